@@ -1,0 +1,38 @@
+# Shared by the scripts in ci/. Sourced, never run.
+#
+#   cache           where everything that is built is kept; BINDER_EGRESS_CACHE moves it
+#   step TEXT CMD…  run CMD, its output to a log; print TEXT and the elapsed time; on failure the log's end
+#   packages NAME…  install Debian packages that are missing
+#   checksum PATH…  one checksum over files and folders, for cache keys
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${BINDER_EGRESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/binder-egress}
+logs=$cache/logs
+mkdir -p "$cache" "$logs"
+
+step() {
+  local text=$1 began log code=0
+  shift
+  began=$(date +%s%N)
+  log=$(mktemp "$logs/$(date +%H%M%S)-XXXXXX.log")
+  printf '%s ▶ %s\n' "$(date +%T)" "$text" >&2
+  "$@" >"$log" 2>&1 || code=$?
+  local tenths=$((($(date +%s%N) - began) / 100000000))
+  if [ "$code" != 0 ]; then
+    tail -n 60 "$log" >&2
+    printf '%s ✗ %s (%d.%d s, exit %d); all of its output: %s\n' "$(date +%T)" "$text" $((tenths / 10)) $((tenths % 10)) "$code" "$log" >&2
+    return "$code"
+  fi
+  printf '%s ✓ %s (%d.%d s)\n' "$(date +%T)" "$text" $((tenths / 10)) $((tenths % 10)) >&2
+}
+
+packages() {
+  dpkg -s "$@" >/dev/null 2>&1 && return
+  apt-get -o DPkg::Lock::Timeout=300 update -q
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "$@"
+}
+
+checksum() {
+  (cd "$top" && find "$@" -type f -not -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+}

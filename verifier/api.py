@@ -1,0 +1,73 @@
+"""The in-cluster HTTP interface, on a port of its own: BinderHub's hook, probes and metrics."""
+
+import hmac
+import time
+
+from flask import Blueprint, Response, jsonify, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from . import bodies, logs
+from .openapi import internal_document
+from .problems import Problem
+from .rules import Launch, Rules
+from .settings import UNVERIFIED
+from .store import StoreUnavailable
+from .web import services
+
+internal = Blueprint("internal", __name__)
+
+
+def _check_bearer_token() -> None:
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    expected = services().settings.api_token.get_secret_value()
+    if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected.encode()):
+        raise Problem("unauthorized", "Send Authorization: Bearer with api-token of the Secret.")
+
+
+@internal.post("/api/launches")
+def decide_launch() -> Response:
+    """Decide a launch that BinderHub is about to make, and leave a waiting grant where there is one."""
+    _check_bearer_token()
+    body = bodies.read(bodies.LaunchBody)
+    now = time.time()
+    launch = Launch.from_request(body.model_dump(), now)
+    metrics = services().metrics
+    if not body.context:
+        metrics.without_context.inc()
+    try:
+        decision = Rules(services().settings, services().passes, services().store).decide(launch, now)
+    except StoreUnavailable:
+        metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
+        raise
+    grant = decision.grant
+    metrics.launches.labels(grant.tier, grant.rule, decision.used).inc()
+    logs.decision(
+        "launch", user=body.user, server=body.server, repository=body.repository, client_network=launch.network,
+        tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id,
+    )  # fmt: skip
+    return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id)
+
+
+@internal.get("/healthz")
+def alive() -> Response:
+    """Whether the process answers."""
+    return jsonify(status="ok")
+
+
+@internal.get("/readyz")
+def ready() -> Response:
+    """Whether it can decide: Redis answers."""
+    services().store.ping()
+    return jsonify(status="ok")
+
+
+@internal.get("/metrics")
+def metrics() -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(generate_latest(services().metrics.registry), content_type=CONTENT_TYPE_LATEST)
+
+
+@internal.get("/openapi.json")
+def openapi() -> Response:
+    """This interface, as an OpenAPI document."""
+    return jsonify(internal_document())

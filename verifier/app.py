@@ -1,0 +1,73 @@
+"""The verifier: two Flask apps, one for each port."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from . import captcha, problems
+from .api import internal
+from .bodies import MAX_BODY
+from .metrics import Metrics
+from .passes import Passes
+from .settings import InvalidSettings, VerifierSettings
+from .store import Store, connect
+from .web import Services, public
+
+MAX_INTERNAL_BODY = 1 << 20
+"""Bytes. BinderHub sends on whatever token a client gave it, and must get an answer."""
+
+
+def create_services(settings: VerifierSettings, store: Store | None = None) -> Services:
+    """Make what the views work with.
+
+    Raises:
+        InvalidSettings: a provider's options are wrong.
+    """
+    try:
+        providers = captcha.providers(settings.captcha_providers, settings.keys, set(settings.tiers))
+    except ValueError as error:
+        raise InvalidSettings(str(error)) from None
+    store = store or Store(connect(settings))
+    return Services(settings, store, Passes(settings.keys), providers, Metrics(store))
+
+
+def create_public_app(services: Services) -> Flask:
+    """The app that strangers reach, below `ingress.path`."""
+    app = _app(services, MAX_BODY)
+    app.register_blueprint(public, url_prefix=services.settings.base_path.rstrip("/"))
+    # Trust as many X-Forwarded-For entries as there are proxies of the operator's; anything further left a client can forge.
+    hops = services.settings.trusted_proxies
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+    return app
+
+
+def create_internal_app(services: Services) -> Flask:
+    """The app that only the cluster reaches."""
+    app = _app(services, MAX_INTERNAL_BODY)
+    app.register_blueprint(internal)
+    return app
+
+
+def _app(services: Services, max_body: int) -> Flask:
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_body
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["binder-egress"] = services
+    problems.register(app)
+    return app
+
+
+def create_app(settings: VerifierSettings) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """The WSGI application for gunicorn: the port that a connection came in by decides which app answers.
+
+    The port is the listening socket's, which no header can change.
+    """
+    services = create_services(settings)
+    apps = {str(settings.public_port): create_public_app(services), str(settings.internal_port): create_internal_app(services)}
+
+    def dispatch(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        return apps[environ["SERVER_PORT"]](environ, start_response)
+
+    return dispatch

@@ -1,0 +1,72 @@
+"""Request bodies, checked by pydantic."""
+
+from typing import Annotated, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .problems import Problem
+
+MAX_BODY = 16 * 1024
+"""Bytes. The longest thing that anyone needs to send is a solution of a kilobyte or two."""
+
+_Name = Annotated[str, Field(min_length=1, max_length=255)]
+_Text = Annotated[str, Field(max_length=2048)]
+_Token = Annotated[str, Field(max_length=8192)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Solution(_Body):
+    """`POST passes`: a provider's name and the solution of one of its challenges."""
+
+    provider: _Name
+    solution: _Token
+
+
+class Unlock(_Body):
+    """`POST servers/…`: a pass, or a solution."""
+
+    token: _Token | None = None
+    provider: _Name | None = None
+    solution: _Token | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Unlock":
+        if (self.token is None) == (self.solution is None) or (self.solution is None) != (self.provider is None):
+            raise ValueError("send either token, or provider and solution")
+        return self
+
+
+class LaunchBody(_Body):
+    """`POST /api/launches`: a launch that BinderHub is about to make."""
+
+    user: _Name
+    server: Annotated[str, Field(max_length=255)] = ""
+    image: _Text
+    repository: _Text = ""
+    token: str | None = None
+    client_address: Annotated[str, Field(max_length=255)] | None = None
+    requested_at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
+    context: bool = True
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read(kind: type[T]) -> T:
+    """The body of the current request.
+
+    Raises:
+        Problem: the body is not JSON, or not of this kind; the detail names the field.
+    """
+    if not request.is_json:
+        raise Problem("not-json", "Send a JSON object with Content-Type: application/json.")
+    try:
+        return kind.model_validate_json(request.get_data())
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Problem("bad-request", f"{where}: {first['msg']}" if where else first["msg"]) from None

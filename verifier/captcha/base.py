@@ -1,0 +1,33 @@
+"""What every captcha provider answers with."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What became of a solution. Three kinds of failure are told apart: the client's, ours, and the provider's."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    """Wrong, expired, for another purpose or network: the client asks for a new challenge."""
+    MISCONFIGURED = "misconfigured"
+    """Our secret or site key is wrong: the operator must act."""
+    UNAVAILABLE = "unavailable"
+    """The provider does not answer."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of checking a solution.
+
+    Attributes:
+        outcome: what became of it.
+        detail: a sentence for the client; empty when all is well.
+        solution_id: what a replay of this solution has in common with it, whatever its encoding.
+        expires_at: Unix time in seconds until which the solution could be presented again.
+    """
+
+    outcome: Outcome
+    detail: str = ""
+    solution_id: str = ""
+    expires_at: float = 0

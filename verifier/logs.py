@@ -1,0 +1,48 @@
+"""Logs: one JSON object a line, on standard error. Never a token."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+
+class _JSONFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configuration(level: str) -> dict[str, Any]:
+    """What `logging.config.dictConfig` needs to send every logger's lines to standard error as JSON. Gunicorn takes it too.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+    """
+    quiet = {"handlers": [], "propagate": True}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": _JSONFormatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
+        "root": {"level": level.upper(), "handlers": ["stderr"]},
+        "loggers": {"gunicorn.error": quiet, "gunicorn.access": quiet},
+    }
+
+
+def decision(event: str, **fields: object) -> None:
+    """Log one decision.
+
+    Args:
+        event: `launch`, `pass`, `unlock` or `pod`.
+        fields: user, server, repository, client network, tier, rule and what else explains it. No token, no solution.
+    """
+    logging.getLogger("binder-egress").info(event, extra={"fields": fields})

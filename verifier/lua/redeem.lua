@@ -1,0 +1,67 @@
+-- Give a server one use of a pass, and write down the grant that follows from it, atomically.
+--
+-- KEYS: epoch, pass, record (launch or unlock) of the server, wake
+-- ARGV: request, a JSON object:
+--   iat            when the pass was issued
+--   ttl            seconds until nobody can present the pass any more
+--   servers        how many servers may hold a use
+--   move_window    seconds after its first use in which a use may move
+--   moves          how often a use may move
+--   server, repository, network, grant (id): who asks
+--   record         what to write into the record; record_ttl: seconds it lives
+--   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live
+-- Returns: held, free, moved, used-up or before-epoch.
+local request = cjson.decode(ARGV[1])
+local t = redis.call('TIME')
+local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
+
+-- A wiped Redis has forgotten who used what: passes from before are refused.
+local epoch = redis.call('GET', KEYS[1])
+if not epoch then
+  epoch = t[1] .. '.' .. string.format('%06d', t[2])
+  redis.call('SET', KEYS[1], epoch)
+end
+if request.iat < tonumber(epoch) then
+  return 'before-epoch'
+end
+
+local uses = cjson.decode(redis.call('GET', KEYS[2]) or '[]')
+
+-- Grants that nobody may act on any more, even if they were read before this.
+local function withdraw(use)
+  redis.call('SET', request.withdrawn .. use.grant, '1', 'EX', request.withdrawn_ttl)
+  redis.call('RPUSH', KEYS[4], use.server)
+end
+
+local function take(slot, first, moves)
+  uses[slot] = {server = request.server, repository = request.repository, network = request.network,
+                grant = request.grant, first = first, moves = moves}
+  redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', request.ttl)
+  redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
+  redis.call('RPUSH', KEYS[4], request.server)
+end
+
+for slot, use in ipairs(uses) do
+  if use.server == request.server then
+    withdraw(use)
+    take(slot, use.first, use.moves)
+    return 'held'
+  end
+end
+
+if #uses < request.servers then
+  take(#uses + 1, now, 0)
+  return 'free'
+end
+
+-- The latest use first: a retry follows the attempt that it repeats.
+for slot = #uses, 1, -1 do
+  local use = uses[slot]
+  if use.repository == request.repository and use.network == request.network
+      and now - use.first <= request.move_window and use.moves < request.moves then
+    withdraw(use)
+    take(slot, use.first, use.moves + 1)
+    return 'moved'
+  end
+end
+return 'used-up'

@@ -1,0 +1,92 @@
+"""The verifier's Prometheus metrics. What the reconciler counts comes from Redis, since it has no port."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .store import Store, StoreUnavailable
+
+WITHOUT_RECORD = "pods-without-launch-record"
+"""The reconciler's counter of pods whose launch nobody told the verifier about."""
+
+
+class Metrics:
+    """The metrics of one app.
+
+    Args:
+        store: where the reconciler's counters are.
+    """
+
+    def __init__(self, store: Store):
+        self.registry = CollectorRegistry()
+        self.launches = Counter(
+            "binder_egress_launches",
+            "Launches that BinderHub told us about, by the tier and the rule that decided, and by what became of the pass "
+            "(none: there was none).",
+            ["tier", "rule", "pass_outcome"],
+            registry=self.registry,
+        )
+        self.without_context = Counter(
+            "binder_egress_launches_without_context",
+            "Launches whose hook knew nothing of the request. Anything but 0 means that the wiring of badge_base_url is lost.",
+            registry=self.registry,
+        )
+        self.solutions = Counter(
+            "binder_egress_solutions",
+            "Captcha solutions presented. rejected: the client's fault; misconfigured: ours; unavailable: the provider's; "
+            "replayed: used before.",
+            ["provider", "purpose", "outcome"],
+            registry=self.registry,
+        )
+        self.unlocks = Counter(
+            "binder_egress_unlocks",
+            "Requests to unlock a running server. pending: the reconciler had not confirmed it in time.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.unlock_seconds = Histogram(
+            "binder_egress_unlock_seconds",
+            "Time from an accepted unlock to the reconciler's word.",
+            buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+            registry=self.registry,
+        )
+        self.registry.register(_Reconciler(store))
+
+
+class _Reconciler(Collector):
+    """What the reconciler left in Redis, read when the metrics are."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering needs no Redis
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("binder_egress_store_up", "1 if Redis answers. Without it nothing can be granted.")
+        try:
+            seen, counters, tiers = self._store.reconciler_state()
+        except StoreUnavailable:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        alive = GaugeMetricFamily(
+            "binder_egress_reconciler_last_seen_timestamp_seconds",
+            "When the reconciler last went round; 0 if it has been silent for 30 s. Without it no new grant reaches a pod.",
+        )
+        alive.add_metric([], seen or 0)
+        yield alive
+        without = CounterMetricFamily(
+            "binder_egress_user_pods_without_launch_record",
+            "User pods whose launch nobody told us about. On an anonymous BinderHub it means that the hook's wiring is lost.",
+        )
+        without.add_metric([], counters.get(WITHOUT_RECORD, 0))
+        yield without
+        pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by the tier they have.", labels=["tier"])
+        for tier, number in sorted(tiers.items()):
+            pods.add_metric([tier], number)
+        yield pods

@@ -1,0 +1,86 @@
+"""Errors as RFC 9457 problem details, with a stable `type`."""
+
+import json
+import logging
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from .store import StoreUnavailable
+
+TYPE = "https://binder-egress.readthedocs.io/problems#"
+"""Names a kind of problem; it is an identifier, and need not lead anywhere."""
+
+TITLES = {
+    "bad-request": (400, "The request is not understood"),
+    "unauthorized": (401, "The bearer token is missing or wrong"),
+    "forbidden-origin": (403, "Requests from this origin are not accepted"),
+    "pass-refused": (403, "The pass is not accepted"),
+    "solution-refused": (403, "The solution is not accepted"),
+    "not-found": (404, "There is nothing at this address"),
+    "no-such-server": (404, "There is no such server"),
+    "method-not-allowed": (405, "This method is not offered here"),
+    "too-large": (413, "The request is too large"),
+    "not-json": (415, "The body must be JSON"),
+    "provider-misconfigured": (503, "The captcha is set up wrong on this site"),
+    "provider-unavailable": (503, "The captcha's provider does not answer"),
+    "unavailable": (503, "The service cannot decide anything just now"),
+    "internal": (500, "The service has a fault"),
+}
+"""Each kind: its HTTP status and its title."""
+
+_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "not-json"}
+
+
+class Problem(Exception):
+    """An error for the client.
+
+    Args:
+        kind: a key of `TITLES`.
+        detail: a sentence that says what to do.
+    """
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+def response(kind: str, detail: str, status: int | None = None) -> Response:
+    """The response for a problem."""
+    usual_status, title = TITLES[kind]
+    status = status or usual_status
+    body = {"type": TYPE + kind, "title": title, "status": status, "detail": detail}
+    answer = Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
+    if status == 503:
+        answer.headers["Retry-After"] = "5"
+    if status == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def register(app: Flask) -> None:
+    """Answer every error of an app with a problem."""
+
+    @app.errorhandler(Problem)
+    def _problem(error: Problem) -> Response:
+        return response(error.kind, error.detail)
+
+    @app.errorhandler(StoreUnavailable)
+    def _store(error: StoreUnavailable) -> Response:
+        logging.getLogger(__name__).error("%s", error)
+        return response("unavailable", "Nothing was granted and nothing is lost. Try again in a few seconds.")
+
+    @app.errorhandler(HTTPException)
+    def _http(error: HTTPException) -> Response:
+        if error.code is None or error.code < 400:
+            return error.get_response()
+        answer = response(_BY_STATUS.get(error.code, "bad-request"), error.description or error.name, error.code)
+        if allowed := getattr(error, "valid_methods", None):
+            answer.headers["Allow"] = ", ".join(sorted(allowed))
+        return answer
+
+    @app.errorhandler(Exception)
+    def _fault(error: Exception) -> Response:
+        logging.getLogger(__name__).exception("fault")
+        return response("internal", "It has been logged. Nothing was granted.")

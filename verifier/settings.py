@@ -1,0 +1,146 @@
+"""Settings, from environment variables that the chart sets.
+
+Every field names the chart value it comes from, so that a wrong one stops the start with a sentence an operator can act on.
+"""
+
+import json
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+UNVERIFIED = "unverified"
+"""The tier that pods are born with. It has no policy of its own and is never written to a pod."""
+
+PREFIX = "BINDER_EGRESS_"
+
+MIN_KEY_LENGTH = 32
+"""Characters of a signing key or bearer token: 32 random letters and digits are 190 bits, more than the 128 that HMAC-SHA-256
+keys need against guessing."""
+
+
+def _lines(text: Any) -> Any:
+    """Split a Secret's text into its lines; a list is left alone."""
+    return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(text, str) else text
+
+
+def _json(text: Any) -> Any:
+    """Decode JSON text here, not in pydantic-settings, whose error for bad JSON names no field."""
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        raise ValueError("is not JSON") from None
+
+
+def _base_path(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must start with /")
+    return path.rstrip("/") + "/"
+
+
+def _value(name: str) -> dict[str, str]:
+    return {"value": name}
+
+
+class InvalidSettings(Exception):
+    """A setting is missing or wrong. The text is one sentence for each, which names the chart value to change."""
+
+
+class RedisSettings(BaseSettings):
+    """Where Redis is. Both processes need it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
+
+    redis_url: str = Field(
+        "redis://localhost:6379/0", pattern="^(rediss?|unix)://", json_schema_extra=_value("redis or externalRedis")
+    )
+    redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", json_schema_extra=_value("logLevel"))
+    mode: Literal["captcha", "observe", "allow"] = Field("captcha", json_schema_extra=_value("mode"))
+    tiers: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = Field(
+        {"verified": {}}, min_length=1, json_schema_extra=_value("tiers")
+    )
+    allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
+
+    @model_validator(mode="after")
+    def _tiers_exist(self) -> Self:
+        if UNVERIFIED in self.tiers:
+            raise ValueError(f"tiers: {UNVERIFIED!r} is what pods have without a grant; choose another name")
+        if self.allow_tier not in self.tiers:
+            raise ValueError(f"allow.tier: there is no tier {self.allow_tier!r}, only {', '.join(sorted(self.tiers))}")
+        return self
+
+
+class VerifierSettings(RedisSettings):
+    """What the verifier needs."""
+
+    base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
+    public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))
+    internal_port: int = Field(8081, ge=1, le=65535, json_schema_extra=_value("verifier"))
+    threads: int = Field(32, ge=1, le=1000, json_schema_extra=_value("verifier.threads"))
+    signing_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_lines)] = Field(
+        min_length=1, json_schema_extra=_value("secret.signingKeys, or signing-keys in the Secret")
+    )
+    api_token: SecretStr = Field(min_length=MIN_KEY_LENGTH, json_schema_extra=_value("secret.apiToken, or api-token in the Secret"))
+    pass_lifetime: int = Field(300, ge=10, le=300, json_schema_extra=_value("passes.lifetime"))
+    pass_servers: int = Field(1, ge=1, le=100, json_schema_extra=_value("passes.servers"))
+    launch_timeout: int = Field(600, ge=10, le=86400, json_schema_extra=_value("launch.timeout"))
+    captcha_providers: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json)] = Field(
+        {"altcha": {}}, min_length=1, json_schema_extra=_value("captcha.providers")
+    )
+    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field([], json_schema_extra=_value("allowedOrigins"))
+    trusted_proxies: int = Field(1, ge=0, le=10, json_schema_extra=_value("trustedProxies"))
+    public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
+
+    @model_validator(mode="after")
+    def _long_keys(self) -> Self:
+        if any(len(key.get_secret_value()) < MIN_KEY_LENGTH for key in self.signing_keys):
+            raise ValueError(
+                f"secret.signingKeys, or signing-keys in the Secret: each key must have at least {MIN_KEY_LENGTH} characters"
+            )
+        return self
+
+    @property
+    def keys(self) -> list[str]:
+        """The signing keys in clear, oldest first; the last one signs."""
+        return [key.get_secret_value() for key in self.signing_keys]
+
+
+class ReconcilerSettings(RedisSettings):
+    """What the reconciler needs. It is given no signing key and no bearer token."""
+
+    namespace: str = Field("default", min_length=1, json_schema_extra=_value("the release's namespace"))
+    user_pod_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field(
+        {"component": "singleuser-server"}, min_length=1, json_schema_extra=_value("userPods.labels")
+    )
+
+
+T = TypeVar("T", bound=BaseSettings)
+
+
+def load(kind: type[T], **overrides: Any) -> T:
+    """Read settings from the environment.
+
+    Args:
+        kind: `VerifierSettings` or `ReconcilerSettings`.
+        overrides: values that win over the environment, for tests.
+
+    Returns:
+        The settings, complete and checked.
+
+    Raises:
+        InvalidSettings: with one sentence for each wrong setting; never with the value of a secret.
+    """
+    try:
+        return kind(**overrides)
+    except ValidationError as error:
+        raise InvalidSettings("\n".join(_sentence(kind, detail) for detail in error.errors())) from None
+
+
+def _sentence(kind: type[BaseSettings], detail: Any) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return f"{message}."
+    name = str(detail["loc"][0])
+    value = (kind.model_fields[name].json_schema_extra or {})["value"]
+    return f"{value}: {message[:1].lower()}{message[1:]} (environment variable {PREFIX}{name.upper()})."

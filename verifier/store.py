@@ -1,0 +1,394 @@
+"""What verifier and reconciler keep in Redis, and every operation on it.
+
+| key | holds | lives |
+|---|---|---|
+| `epoch` | when this Redis first saw a verifier; passes issued before are refused | for ever |
+| `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
+| `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
+| `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
+| `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL` |
+| `withdrawn:<grant>` | that a grant counts no more | `WITHDRAWN_TTL` |
+| `wake` | a list: servers that the reconciler shall look at | until read |
+| `server:<server>` | what the reconciler knows of a server | as long as the pod |
+| `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL` |
+| `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
+
+All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
+their pods' egress, and running servers keep what their annotation says.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from urllib.parse import quote, unquote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .passes import LEEWAY, Pass
+from .settings import UNVERIFIED, RedisSettings
+
+PREFIX = "binder-egress:"
+
+TIMEOUT = 0.5
+"""Seconds for connecting and for each answer. BinderHub's hook waits 1 s in all."""
+
+MOVE_WINDOW = 600
+"""Seconds after its first use in which a use may move to another server of the same repository and client network."""
+
+MOVES = 8
+"""How often one use may move: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
+
+BUILD_LIMIT = 3600
+"""Seconds that may lie between a launch request and its hook: passes are judged by when the request came, builds take long."""
+
+UNLOCK_TTL = 60
+"""Seconds that the reconciler has for an unlock. It takes less than one; after this the client was told `pending` long ago."""
+
+WITHDRAWN_TTL = 7 * 86400
+"""Seconds that a withdrawal is remembered, far beyond the age that a BinderHub's culler lets a pod reach (6 h on mybinder.org)."""
+
+HEARTBEAT_TTL = 30
+"""Seconds after which a silent reconciler counts as gone. It reports every few seconds."""
+
+
+class StoreUnavailable(Exception):
+    """Redis does not answer, or refuses to write. Nothing was granted."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One user server, as JupyterHub names it.
+
+    Attributes:
+        user: JupyterHub's user name.
+        name: the server's name; `""` is the user's default server.
+    """
+
+    user: str
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """The server as one word, for keys."""
+        return f"{quote(self.user, safe='')}/{quote(self.name, safe='')}"
+
+    @classmethod
+    def from_key(cls, key: str) -> "Server":
+        """The server that a key names."""
+        user, _, name = key.partition("/")
+        return cls(unquote(user), unquote(name))
+
+
+@dataclass(frozen=True)
+class Grant:
+    """This server has this tier. On a pod it is the annotation, as JSON.
+
+    Attributes:
+        id: random.
+        tier: the tier; `unverified` means that there is none.
+        rule: the rule that decided.
+        at: Unix time in seconds of the decision.
+    """
+
+    id: str
+    tier: str
+    rule: str
+    at: int
+
+    @classmethod
+    def new(cls, tier: str, rule: str, at: float) -> "Grant":
+        """A new grant with a random id."""
+        return cls(secrets.token_hex(8), tier, rule, int(at))
+
+    def dumps(self) -> str:
+        """The grant as JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str | None) -> "Grant | None":
+        """The grant that JSON says, or None if it says none."""
+        try:
+            found = json.loads(text or "")
+            grant = cls(found["id"], found["tier"], found["rule"], found["at"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return grant if all(isinstance(part, str) for part in (grant.id, grant.tier, grant.rule)) else None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decision that waits in Redis for its pod.
+
+    Attributes:
+        grant: what was decided.
+        image: the image that the pod must have; None for an unlock.
+        uid: the pod that it is for; None for a launch, whose pod does not exist yet.
+        repository: the repository that was launched.
+    """
+
+    grant: Grant
+    image: str | None = None
+    uid: str | None = None
+    repository: str = ""
+
+    def dumps(self) -> str:
+        """The record as JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str | None) -> "Record | None":
+        """The record that JSON says, or None."""
+        if text is None:
+            return None
+        found = json.loads(text)
+        return cls(Grant(**found.pop("grant")), **found)
+
+
+@dataclass(frozen=True)
+class KnownServer:
+    """What the reconciler knows of a server, published for the verifier.
+
+    Attributes:
+        uid: the pod.
+        tier: what it has now; `unverified` if nothing.
+        grant: the id of the grant that the pod carries; empty if none.
+        repository: the repository that was launched; empty if unknown.
+    """
+
+    uid: str
+    tier: str = UNVERIFIED
+    grant: str = ""
+    repository: str = ""
+
+
+@dataclass
+class Pending:
+    """What Redis says about one server.
+
+    Attributes:
+        launch: the latest decision about a launch, or None.
+        unlock: a grant for the running pod, or None.
+        known: what was published last, or None.
+        withdrawn: of the grants asked about, those that count no more.
+    """
+
+    launch: Record | None = None
+    unlock: Record | None = None
+    known: KnownServer | None = None
+    withdrawn: set[str] = field(default_factory=set)
+
+
+def connect(settings: RedisSettings) -> redis.Redis:
+    """A client for the Redis of the settings.
+
+    A pooled connection may have died with the Redis at its other end, so one more try is made on a new one; never after a
+    time-out, which would double the wait.
+    """
+    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+    return redis.Redis.from_url(
+        settings.redis_url,
+        password=password,
+        decode_responses=True,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+
+
+class Store:
+    """All reads and writes. Each method raises `StoreUnavailable` when Redis fails.
+
+    Args:
+        client: a connection with `decode_responses`.
+    """
+
+    def __init__(self, client: redis.Redis):
+        self._redis = client
+        scripts = resources.files(__package__) / "lua"
+        self._issue = client.register_script((scripts / "issue.lua").read_text())
+        self._redeem = client.register_script((scripts / "redeem.lua").read_text())
+
+    # -- the verifier's side
+
+    def ping(self) -> None:
+        """Return if Redis answers."""
+        with _unavailable():
+            self._redis.ping()
+
+    def use_solution(self, provider: str, solution_id: str, lifetime: float) -> float | None:
+        """Mark a solution as used.
+
+        Args:
+            provider: the provider's name.
+            solution_id: `Verdict.solution_id`.
+            lifetime: seconds for which the solution could be presented again.
+
+        Returns:
+            Unix time in seconds by Redis' clock, or None if the solution was used before.
+        """
+        with _unavailable():
+            time = self._issue(
+                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}")], args=[max(1, int(lifetime) + LEEWAY)]
+            )
+        return float(time) if time else None
+
+    def redeem(self, used: Pass, server: Server, record: Record, network: str, now: float, record_ttl: int) -> str:
+        """Give a server one use of a pass, with the grant in `record`.
+
+        Args:
+            used: the pass.
+            server: who asks.
+            record: a launch (no uid) or an unlock (with uid).
+            network: the client's network.
+            now: Unix time in seconds.
+            record_ttl: seconds that the record lives.
+
+        Returns:
+            `held` (this server had it already), `free`, `moved` (taken from the server that had it), and then the record is
+            written; `used-up` or `before-epoch`, and then nothing is.
+        """
+        request = {
+            "iat": used.iat,
+            "ttl": int(max(0, used.exp - now)) + LEEWAY + BUILD_LIMIT,
+            "servers": used.servers,
+            "move_window": MOVE_WINDOW,
+            "moves": MOVES,
+            "server": server.key,
+            "repository": record.repository,
+            "network": network,
+            "grant": record.grant.id,
+            "record": record.dumps(),
+            "record_ttl": record_ttl,
+            "withdrawn": _key("withdrawn:"),
+            "withdrawn_ttl": WITHDRAWN_TTL,
+        }
+        kind = "unlock" if record.uid else "launch"
+        with _unavailable():
+            return self._redeem(
+                keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}"), _key("wake")],
+                args=[json.dumps(request)],
+            )
+
+    def record_launch(self, server: Server, record: Record, ttl: int) -> None:
+        """Write down a launch that uses no pass. It replaces what was decided for this server before."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(_key(f"launch:{server.key}"), record.dumps(), ex=ttl)
+            pipe.rpush(_key("wake"), server.key)
+            pipe.execute()
+
+    def known(self, server: Server) -> KnownServer | None:
+        """What the reconciler published about a server, or None if there is no such pod."""
+        with _unavailable():
+            text = self._redis.get(_key(f"server:{server.key}"))
+        return KnownServer(**json.loads(text)) if text else None
+
+    def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
+        """When the reconciler last went round (Unix seconds, or None), its counters, and its pods by tier."""
+        with _unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(_key("reconciler"))
+            pipe.hgetall(_key("counters"))
+            pipe.hgetall(_key("tiers"))
+            seen, counters, tiers = pipe.execute()
+        as_numbers = [{name: int(value) for name, value in found.items()} for found in (counters, tiers)]
+        return (float(seen) if seen else None), *as_numbers
+
+    # -- the reconciler's side
+
+    def pending(self, server: Server, grants: set[str]) -> Pending:
+        """What is decided about a server, and which of `grants`, and of what is decided, is withdrawn."""
+        with _unavailable():
+            launch, unlock, known = self._redis.mget(
+                _key(f"launch:{server.key}"), _key(f"unlock:{server.key}"), _key(f"server:{server.key}")
+            )
+            found = Pending(Record.loads(launch), Record.loads(unlock), KnownServer(**json.loads(known)) if known else None)
+            asked = sorted(grants | {record.grant.id for record in (found.launch, found.unlock) if record})
+            if asked:
+                marks = self._redis.mget([_key(f"withdrawn:{grant}") for grant in asked])
+                found.withdrawn = {grant for grant, mark in zip(asked, marks, strict=True) if mark}
+        return found
+
+    def is_withdrawn(self, grant: str) -> bool:
+        """Whether a grant counts no more."""
+        with _unavailable():
+            return bool(self._redis.exists(_key(f"withdrawn:{grant}")))
+
+    def settle(self, server: Server) -> None:
+        """Forget the waiting grant of a server whose pod is ready: a later pod of that name needs a launch of its own."""
+        with _unavailable():
+            self._redis.delete(_key(f"launch:{server.key}"))
+
+    def publish(self, server: Server, known: KnownServer) -> None:
+        """Tell the verifier about a server."""
+        with _unavailable():
+            self._redis.set(_key(f"server:{server.key}"), json.dumps(asdict(known)))
+
+    def forget(self, server: Server) -> None:
+        """A server has no pod any more."""
+        with _unavailable():
+            self._redis.delete(_key(f"server:{server.key}"))
+
+    def forget_others(self, present: set[str]) -> None:
+        """Remove what was published about servers that have no pod.
+
+        Args:
+            present: the keys of those that have one.
+        """
+        with _unavailable():
+            for key in self._redis.scan_iter(_key("server:*"), count=1000):
+                if key.removeprefix(_key("server:")) not in present:
+                    self._redis.delete(key)
+
+    def count(self, name: str) -> None:
+        """Add one to a counter that the verifier shows in its metrics."""
+        with _unavailable():
+            self._redis.hincrby(_key("counters"), name, 1)
+
+    def heartbeat(self, now: float, tiers: dict[str, int]) -> bool:
+        """Say that the reconciler is alive, and how many pods have which tier.
+
+        Returns:
+            Whether Redis still knew us: False after a wipe, and after `HEARTBEAT_TTL` seconds of silence.
+        """
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(_key("reconciler"), now, ex=HEARTBEAT_TTL, get=True)
+            pipe.delete(_key("tiers"))
+            if tiers:
+                pipe.hset(_key("tiers"), mapping=tiers)
+            return pipe.execute()[0] is not None
+
+    def woken(self, wait: float) -> set[Server]:
+        """Wait for servers that need a look.
+
+        Args:
+            wait: seconds, below `TIMEOUT`.
+
+        Returns:
+            The servers; empty when the time is up.
+        """
+        with _unavailable():
+            first = self._redis.blpop([_key("wake")], timeout=wait)
+            if not first:
+                return set()
+            more = self._redis.lpop(_key("wake"), 1000) or []
+        return {Server.from_key(key) for key in [first[1], *more]}
+
+
+def _key(name: str) -> str:
+    return PREFIX + name
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Turns every failure of Redis into `StoreUnavailable`."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error

@@ -1,0 +1,249 @@
+"""The public HTTP interface: challenges, passes, and the page of each server."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
+
+from . import bodies, logs
+from .captcha import Outcome, Provider
+from .metrics import Metrics
+from .networks import client_network
+from .openapi import public_document
+from .passes import BadPass, Pass, Passes
+from .problems import Problem
+from .rules import REFUSED
+from .settings import UNVERIFIED, VerifierSettings
+from .store import UNLOCK_TTL, Grant, KnownServer, Record, Server, Store
+
+UNLOCK_WAIT = 2.0
+"""Seconds for which an unlock waits for the reconciler's word before it says `pending`."""
+
+PURPOSES = ("launch", "unlock")
+
+public = Blueprint("public", __name__, static_folder="static", template_folder="templates")
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the views work with; `current_app.extensions["binder-egress"]`."""
+
+    settings: VerifierSettings
+    store: Store
+    passes: Passes
+    providers: dict[str, Provider]
+    metrics: Metrics
+
+
+def services() -> Services:
+    """The services of the current app."""
+    return current_app.extensions["binder-egress"]
+
+
+def _network() -> str:
+    return client_network(request.remote_addr)
+
+
+@public.before_request
+def _check_origin() -> Response | None:
+    """Refuse what another site's page sends, unless the operator listed it, and answer its preflight."""
+    if request.method == "OPTIONS":
+        return Response(status=204)
+    origin = request.headers.get("Origin")
+    if request.method == "POST" and origin and not _is_own(origin) and not _is_listed(origin):
+        raise Problem("forbidden-origin", f"Ask the operator to add {origin!r} to allowedOrigins.")
+    return None
+
+
+@public.after_request
+def _headers(answer: Response) -> Response:
+    answer.headers["X-Content-Type-Options"] = "nosniff"
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers.setdefault(
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; worker-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    )
+    if request.endpoint != "public.static":
+        answer.headers["Cache-Control"] = "no-store"
+    answer.vary.add("Origin")
+    origin = request.headers.get("Origin")
+    if origin and _is_listed(origin):
+        answer.headers["Access-Control-Allow-Origin"] = origin
+        answer.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        answer.headers["Access-Control-Allow-Headers"] = "Content-Type"
+        answer.headers["Access-Control-Max-Age"] = "600"
+    return answer
+
+
+def _is_own(origin: str) -> bool:
+    # The scheme is not compared: behind an ingress that ends TLS it differs.
+    try:
+        host = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return False
+    public_url = services().settings.public_url
+    return host in {request.host.lower(), *([urlsplit(public_url).netloc.lower()] if public_url else [])}
+
+
+def _is_listed(origin: str) -> bool:
+    listed = services().settings.allowed_origins
+    return origin in listed or "*" in listed
+
+
+@public.get("/openapi.json")
+def openapi() -> Response:
+    """This interface, as an OpenAPI document."""
+    return jsonify(public_document(services().settings.base_path))
+
+
+@public.get("/challenge")
+def challenge() -> Response:
+    """What the client may solve: a challenge of each provider, in the operator's order."""
+    purpose = request.args.get("purpose", "launch")
+    if purpose not in PURPOSES:
+        raise Problem("bad-request", f"purpose: send one of {', '.join(PURPOSES)}.")
+    offers = [
+        {"name": provider.name, "tier": provider.tier, "challenge": provider.challenge(purpose, _network())}
+        for provider in services().providers.values()
+    ]
+    return jsonify(purpose=purpose, providers=offers)
+
+
+@public.post("/passes")
+def issue_pass() -> tuple[Response, int]:
+    """A pass for a solution."""
+    body = bodies.read(bodies.Solution)
+    issued = _solve(body.provider, body.solution, "launch")
+    logs.decision("pass", client_network=_network(), tier=issued.tier, provider=body.provider, servers=issued.servers)
+    return (
+        jsonify(
+            token=services().passes.sign(issued),
+            expires_in=services().settings.pass_lifetime,
+            servers=issued.servers,
+            tier=issued.tier,
+        ),
+        201,
+    )
+
+
+@public.get("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
+@public.get("/servers/<user>/<server>")
+def show_server(user: str, server: str) -> Response:
+    """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
+    asked = Server(user, server)
+    known = _known(asked)
+    kind = request.accept_mimetypes.best_match(["text/plain", "application/json", "text/html"], default="application/json")
+    if kind == "application/json":
+        answer = jsonify(_description(asked, known))
+    else:
+        template = "server.html" if kind == "text/html" else "server.txt"
+        verified = known.tier != UNVERIFIED
+        text = render_template(
+            template, verified=verified, tier=known.tier, url=_address(asked), base=services().settings.base_path
+        )
+        answer = make_response(text)
+        answer.content_type = f"{kind}; charset=utf-8"
+    answer.vary.add("Accept")
+    return answer
+
+
+@public.post("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
+@public.post("/servers/<user>/<server>")
+def unlock_server(user: str, server: str) -> tuple[Response, int]:
+    """Give a running server the tier of a pass or of a solution."""
+    body = bodies.read(bodies.Unlock)
+    asked = Server(user, server)
+    known = _known(asked)
+    now = time.time()
+    used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
+    grant = Grant.new(used.tier, "unlock", now)
+    record = Record(grant, uid=known.uid, repository=known.repository)
+    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL)
+    logs.decision(
+        "unlock", user=user, server=server, repository=known.repository, client_network=_network(), tier=used.tier,
+        rule=grant.rule, pass_outcome=outcome,
+    )  # fmt: skip
+    if outcome in REFUSED:
+        services().metrics.unlocks.labels(outcome).inc()
+        raise Problem("pass-refused", REFUSED[outcome])
+    seen = _await_grant(asked, grant)
+    state = "granted" if seen else "pending"
+    services().metrics.unlocks.labels(state).inc()
+    return jsonify(state=state, **_description(asked, seen or known)), 200 if seen else 202
+
+
+def _known(server: Server) -> KnownServer:
+    known = services().store.known(server)
+    if known is None:
+        raise Problem("no-such-server", "No server of this name is running. Check the address, or launch it again.")
+    return known
+
+
+def _description(server: Server, known: KnownServer) -> dict[str, Any]:
+    return {
+        "user": server.user,
+        "server": server.name,
+        "tier": known.tier,
+        "until": None,
+        "unlockable": known.tier == UNVERIFIED,
+    }
+
+
+def _address(server: Server) -> str:
+    host = services().settings.public_url or f"{request.scheme}://{request.host}"
+    path = f"servers/{quote(server.user, safe='')}/{quote(server.name, safe='')}"
+    return host + services().settings.base_path + path
+
+
+def _read_pass(token: str, now: float) -> Pass:
+    try:
+        found = services().passes.read(token, now)
+    except BadPass as error:
+        services().metrics.unlocks.labels(error.outcome).inc()
+        raise Problem("pass-refused", str(error)) from None
+    if found.tier not in services().settings.tiers:
+        services().metrics.unlocks.labels("unknown-tier").inc()
+        raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
+    return found
+
+
+def _solve(name: str, solution: str, purpose: str) -> Pass:
+    """Check a solution, use it up, and make the pass that it earns."""
+    provider = services().providers.get(name)
+    if provider is None:
+        raise Problem("bad-request", f"provider: this site has {', '.join(services().providers)}.")
+    count = services().metrics.solutions.labels
+    verdict = provider.verify(solution, purpose, _network())
+    if verdict.outcome is not Outcome.OK:
+        count(name, purpose, verdict.outcome).inc()
+        raise Problem(_PROBLEMS[verdict.outcome], verdict.detail)
+    issued_at = services().store.use_solution(name, verdict.solution_id, verdict.expires_at - time.time())
+    if issued_at is None:
+        count(name, purpose, "replayed").inc()
+        raise Problem("solution-refused", "This solution has been used before. Ask for a new challenge.")
+    count(name, purpose, Outcome.OK).inc()
+    settings = services().settings
+    return Passes.new(provider.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
+
+
+_PROBLEMS = {
+    Outcome.REJECTED: "solution-refused",
+    Outcome.MISCONFIGURED: "provider-misconfigured",
+    Outcome.UNAVAILABLE: "provider-unavailable",
+}
+
+
+def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
+    """Wait until the reconciler says that the pod carries a grant, `UNLOCK_WAIT` seconds at most."""
+    began = time.monotonic()
+    while True:
+        known = services().store.known(server)
+        if known and known.grant == grant.id:
+            services().metrics.unlock_seconds.observe(time.monotonic() - began)
+            return known
+        if time.monotonic() - began > UNLOCK_WAIT:
+            return None
+        time.sleep(0.02)

@@ -27,14 +27,17 @@ def configuration(level: str) -> dict[str, Any]:
     Args:
         level: `debug`, `info`, `warning` or `error`.
     """
-    quiet = {"handlers": [], "propagate": True}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": _JSONFormatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
         "root": {"level": level.upper(), "handlers": ["stderr"]},
-        "loggers": {"gunicorn.error": quiet, "gunicorn.access": quiet},
+        "loggers": {
+            "gunicorn.error": {"handlers": [], "propagate": True},
+            # A line for each decision is enough; one for each request would store addresses that nobody needs.
+            "gunicorn.access": {"handlers": [], "propagate": False},
+        },
     }
 
 

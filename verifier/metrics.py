@@ -36,7 +36,7 @@ class Metrics:
         self.solutions = Counter(
             "binder_egress_solutions",
             "Captcha solutions presented. rejected: the client's fault; misconfigured: ours; unavailable: the provider's; "
-            "replayed: used before.",
+            "replayed: used before; before-epoch: perhaps used before Redis was wiped.",
             ["provider", "purpose", "outcome"],
             registry=self.registry,
         )

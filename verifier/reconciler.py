@@ -233,6 +233,7 @@ class Reconciler:
         with self._lock:
             before = {pod.server for pod in self._pods.values()}
             self._pods = {pod.uid: pod for pod in pods}
+            self._judged.intersection_update(self._pods)
         self._listed.set()
         for server in before | {pod.server for pod in pods}:
             self._enqueue(server)
@@ -277,6 +278,6 @@ class Reconciler:
         if self._store.heartbeat(self._clock(), dict(tiers)) and not self._store_lost:
             return
         self._store_lost = False
-        self._store.forget_others({pod.server.key for pod in pods})
-        for pod in pods:
-            self._enqueue(pod.server)
+        # Those without a pod are forgotten by the working thread too: a pod that appears meanwhile must stay published.
+        for server in {pod.server for pod in pods} | self._store.published():
+            self._enqueue(server)

@@ -4,10 +4,12 @@ Every field names the chart value it comes from, so that a wrong one stops the s
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
 
 UNVERIFIED = "unverified"
 """The tier that pods are born with. It has no policy of its own and is never written to a pod."""
@@ -38,8 +40,23 @@ def _base_path(path: str) -> str:
     return path.rstrip("/") + "/"
 
 
+def _redis_url(url: str) -> str:
+    try:
+        parse_url(url)
+    except ValueError:
+        raise ValueError("is not the address of a Redis, such as redis://host:6379/0") from None
+    return url
+
+
 def _value(name: str) -> dict[str, str]:
     return {"value": name}
+
+
+_Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]
+"""An origin as browsers send it, without a slash at its end, or `*` for every one."""
+
+
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # Kubernetes' own rule
 
 
 class InvalidSettings(Exception):
@@ -51,8 +68,8 @@ class RedisSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
-    redis_url: str = Field(
-        "redis://localhost:6379/0", pattern="^(rediss?|unix)://", json_schema_extra=_value("redis or externalRedis")
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        "redis://localhost:6379/0", json_schema_extra=_value("redis or externalRedis")
     )
     redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", json_schema_extra=_value("logLevel"))
@@ -66,6 +83,9 @@ class RedisSettings(BaseSettings):
     def _tiers_exist(self) -> Self:
         if UNVERIFIED in self.tiers:
             raise ValueError(f"tiers: {UNVERIFIED!r} is what pods have without a grant; choose another name")
+        for tier in self.tiers:
+            if not _LABEL_VALUE.fullmatch(tier):
+                raise ValueError(f"tiers: {tier!r} cannot be the value of a label; use letters, digits and dashes")
         if self.allow_tier not in self.tiers:
             raise ValueError(f"allow.tier: there is no tier {self.allow_tier!r}, only {', '.join(sorted(self.tiers))}")
         return self
@@ -88,9 +108,18 @@ class VerifierSettings(RedisSettings):
     captcha_providers: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json)] = Field(
         {"altcha": {}}, min_length=1, json_schema_extra=_value("captcha.providers")
     )
-    allowed_origins: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field([], json_schema_extra=_value("allowedOrigins"))
+    allowed_origins: Annotated[list[_Origin], NoDecode, BeforeValidator(_json)] = Field(
+        [], json_schema_extra=_value("allowedOrigins")
+    )
     trusted_proxies: int = Field(1, ge=0, le=10, json_schema_extra=_value("trustedProxies"))
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        # With one port for both, the in-cluster interface would face the internet.
+        if self.public_port == self.internal_port:
+            raise ValueError("verifier: the public and the in-cluster port must differ")
+        return self
 
     @model_validator(mode="after")
     def _long_keys(self) -> Self:

@@ -2,7 +2,7 @@
 
 | key | holds | lives |
 |---|---|---|
-| `epoch` | when this Redis first saw a verifier; passes issued before are refused | for ever |
+| `epoch` | when this Redis first saw a verifier; passes and challenges issued before are refused | for ever |
 | `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
@@ -60,6 +60,10 @@ class StoreUnavailable(Exception):
     """Redis does not answer, or refuses to write. Nothing was granted."""
 
 
+class Replayed(Exception):
+    """A solution was used before. The text is `replayed`, or `before-epoch` if that cannot be known any more."""
+
+
 @dataclass(frozen=True)
 class Server:
     """One user server, as JupyterHub names it.
@@ -115,9 +119,10 @@ class Grant:
         try:
             found = json.loads(text or "")
             grant = cls(found["id"], found["tier"], found["rule"], found["at"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        return grant if all(isinstance(part, str) for part in (grant.id, grant.tier, grant.rule)) else None
+        texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
+        return grant if texts and type(grant.at) is int else None
 
 
 @dataclass(frozen=True)
@@ -210,32 +215,40 @@ class Store:
     def __init__(self, client: redis.Redis):
         self._redis = client
         scripts = resources.files(__package__) / "lua"
+        self._begin = client.register_script((scripts / "begin.lua").read_text())
         self._issue = client.register_script((scripts / "issue.lua").read_text())
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
 
     # -- the verifier's side
 
     def ping(self) -> None:
-        """Return if Redis answers."""
+        """Return if Redis answers. A new or wiped one learns its epoch here, before a challenge is presented to it."""
         with _unavailable():
-            self._redis.ping()
+            self._begin(keys=[_key("epoch")])
 
-    def use_solution(self, provider: str, solution_id: str, lifetime: float) -> float | None:
+    def use_solution(self, provider: str, solution_id: str, issued_at: float, lifetime: float) -> float:
         """Mark a solution as used.
 
         Args:
             provider: the provider's name.
             solution_id: `Verdict.solution_id`.
+            issued_at: Unix time in seconds when its challenge was issued.
             lifetime: seconds for which the solution could be presented again.
 
         Returns:
-            Unix time in seconds by Redis' clock, or None if the solution was used before.
+            Unix time in seconds by Redis' clock.
+
+        Raises:
+            Replayed: the solution was used before, or may have been, before Redis was wiped.
         """
         with _unavailable():
-            time = self._issue(
-                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}")], args=[max(1, int(lifetime) + LEEWAY)]
+            answer = self._issue(
+                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}")],
+                args=[issued_at, max(1, int(lifetime) + LEEWAY)],
             )
-        return float(time) if time else None
+        if answer in ("replayed", "before-epoch"):
+            raise Replayed(answer)
+        return float(answer)
 
     def redeem(self, used: Pass, server: Server, record: Record, network: str, now: float, record_ttl: int) -> str:
         """Give a server one use of a pass, with the grant in `record`.
@@ -254,7 +267,8 @@ class Store:
         """
         request = {
             "iat": used.iat,
-            "ttl": int(max(0, used.exp - now)) + LEEWAY + BUILD_LIMIT,
+            # The leeway counts twice: once for presenting the pass late, once for the clock of another replica.
+            "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY + BUILD_LIMIT,
             "servers": used.servers,
             "move_window": MOVE_WINDOW,
             "moves": MOVES,
@@ -334,16 +348,11 @@ class Store:
         with _unavailable():
             self._redis.delete(_key(f"server:{server.key}"))
 
-    def forget_others(self, present: set[str]) -> None:
-        """Remove what was published about servers that have no pod.
-
-        Args:
-            present: the keys of those that have one.
-        """
+    def published(self) -> set[Server]:
+        """All servers that something is published about."""
+        prefix = _key("server:")
         with _unavailable():
-            for key in self._redis.scan_iter(_key("server:*"), count=1000):
-                if key.removeprefix(_key("server:")) not in present:
-                    self._redis.delete(key)
+            return {Server.from_key(key.removeprefix(prefix)) for key in self._redis.scan_iter(f"{prefix}*", count=1000)}
 
     def count(self, name: str) -> None:
         """Add one to a counter that the verifier shows in its metrics."""
@@ -359,6 +368,7 @@ class Store:
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.set(_key("reconciler"), now, ex=HEARTBEAT_TTL, get=True)
+            self._begin(keys=[_key("epoch")], client=pipe)
             pipe.delete(_key("tiers"))
             if tiers:
                 pipe.hset(_key("tiers"), mapping=tiers)

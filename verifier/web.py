@@ -16,7 +16,7 @@ from .passes import BadPass, Pass, Passes
 from .problems import Problem
 from .rules import REFUSED
 from .settings import UNVERIFIED, VerifierSettings
-from .store import UNLOCK_TTL, Grant, KnownServer, Record, Server, Store
+from .store import UNLOCK_TTL, Grant, KnownServer, Record, Replayed, Server, Store, StoreUnavailable
 
 UNLOCK_WAIT = 2.0
 """Seconds for which an unlock waits for the reconciler's word before it says `pending`."""
@@ -220,10 +220,11 @@ def _solve(name: str, solution: str, purpose: str) -> Pass:
     if verdict.outcome is not Outcome.OK:
         count(name, purpose, verdict.outcome).inc()
         raise Problem(_PROBLEMS[verdict.outcome], verdict.detail)
-    issued_at = services().store.use_solution(name, verdict.solution_id, verdict.expires_at - time.time())
-    if issued_at is None:
-        count(name, purpose, "replayed").inc()
-        raise Problem("solution-refused", "This solution has been used before. Ask for a new challenge.")
+    try:
+        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, verdict.expires_at - time.time())
+    except Replayed as error:
+        count(name, purpose, str(error)).inc()
+        raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None
     count(name, purpose, Outcome.OK).inc()
     settings = services().settings
     return Passes.new(provider.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
@@ -240,7 +241,10 @@ def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
     """Wait until the reconciler says that the pod carries a grant, `UNLOCK_WAIT` seconds at most."""
     began = time.monotonic()
     while True:
-        known = services().store.known(server)
+        try:
+            known = services().store.known(server)
+        except StoreUnavailable:
+            return None  # The grant is written down; whether it reaches the pod is not known.
         if known and known.grant == grant.id:
             services().metrics.unlock_seconds.observe(time.monotonic() - began)
             return known

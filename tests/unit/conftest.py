@@ -96,7 +96,9 @@ def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSet
 @pytest.fixture
 def store(settings: VerifierSettings) -> Iterator[Store]:
     client = connect(settings)
-    yield Store(client)
+    store = Store(client)
+    store.ping()  # as the readiness probe does before anybody is let in
+    yield store
     client.close()
 
 

@@ -75,12 +75,13 @@ class Altcha:
         """A new signed challenge, bound to a purpose and a client network."""
         spread = self.options.counterMax - self.options.counterMin + 1
         challenge_secret, key_secret = self._secrets[0]
+        now = time.time()
         return altcha.create_challenge(
             self.options.algorithm,
             self.options.cost,
             counter=self.options.counterMin + secrets.randbelow(spread),
-            expires_at=int(time.time()) + self.options.lifetime,
-            data={"purpose": purpose, "network": network},
+            expires_at=int(now) + self.options.lifetime,
+            data={"purpose": purpose, "network": network, "issued": now},
             hmac_secret=challenge_secret,
             hmac_key_secret=key_secret,
         ).to_dict()
@@ -104,7 +105,12 @@ class Altcha:
         if parameters.data.get("network") != network:
             return Verdict(Outcome.REJECTED, "The challenge was issued to another network. Ask for a new one.")
         # The nonce is signed and random; everything else in a payload can be re-encoded and still verifies.
-        return Verdict(Outcome.OK, solution_id=parameters.nonce, expires_at=parameters.expires_at)
+        return Verdict(
+            Outcome.OK,
+            solution_id=parameters.nonce,
+            expires_at=parameters.expires_at,
+            issued_at=parameters.data.get("issued", 0),
+        )
 
 
 def _derive(key: str, use: str) -> str:

@@ -25,9 +25,11 @@ class Verdict:
         detail: a sentence for the client; empty when all is well.
         solution_id: what a replay of this solution has in common with it, whatever its encoding.
         expires_at: Unix time in seconds until which the solution could be presented again.
+        issued_at: Unix time in seconds when its challenge was issued.
     """
 
     outcome: Outcome
     detail: str = ""
     solution_id: str = ""
     expires_at: float = 0
+    issued_at: float = 0

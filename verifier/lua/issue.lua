@@ -1,10 +1,16 @@
 -- Mark a solution as used and tell the time at which its pass is issued, atomically.
--- KEYS: epoch, solution   ARGV: seconds until the solution could not be presented anyway
--- Returns the time as text, or false if the solution was used before.
+-- KEYS: epoch, solution
+-- ARGV: when the challenge was issued; seconds until the solution could not be presented anyway
+-- Returns the time as text, `replayed`, or `before-epoch`.
 local t = redis.call('TIME')
 local now = t[1] .. '.' .. string.format('%06d', t[2])
+
+-- A wiped Redis has forgotten which solutions were used: those of challenges from before are refused.
 redis.call('SET', KEYS[1], now, 'NX')
-if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[1]) then
-  return false
+if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1])) then
+  return 'before-epoch'
+end
+if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[2]) then
+  return 'replayed'
 end
 return now

@@ -1,0 +1,126 @@
+"""The launches of ci/demo, and the table of what came of them."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import click
+import requests
+from rich.console import Console
+from rich.table import Table
+from stage import TOP, Failed, Stage
+
+# What a pod may reach: the names of Stage.targets().
+OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
+
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
+
+
+def step(text: str, work: Callable[[], object]) -> object:
+    """Do something, and say how long it took."""
+    began = time.monotonic()
+    console.print(f"{time.strftime('%T')} ▶ {text}", highlight=False)
+    done = work()
+    console.print(f"{time.strftime('%T')} ✓ {text} ({time.monotonic() - began:.1f} s)", highlight=False)
+    return done
+
+
+def install(stage: Stage) -> None:
+    """Install the chart and a BinderHub that is wired by the values which the chart generates."""
+    step("helm install binder-egress", stage.install_gate)
+    step("helm install BinderHub, with the generated values", stage.install_binderhub)
+
+
+def launches(stage: Stage) -> list[tuple[str, str, bool]]:
+    """Launch in each way.
+
+    Returns:
+        For each: what was done, the user, and whether its pod should have egress.
+    """
+    plain = step("(a) launch without a pass", stage.launch)
+    token = step("    solve a challenge", stage.get_pass)
+    verified = step("(b) launch with it", lambda: stage.launch(token=token))
+    forged = step("(c) launch with a forged pass", lambda: stage.launch(token=token[:-6] + "forged"))
+    again = step("(d) launch another repository with the pass of (b)", lambda: stage.launch("fake/other/repo/main", token=token))
+    time.sleep(1)  # whatever the start of a pod lets through is over; later work closes that window
+    return [
+        ("(a) no pass", plain.user, False),
+        ("(b) solved challenge", verified.user, True),
+        ("(c) forged pass", forged.user, False),
+        ("(d) pass used up", again.user, False),
+    ]
+
+
+def show(rows: list[tuple[str, dict[str, bool], bool]]) -> bool:
+    """Print the table; whether everything is as it should be."""
+    names = list(rows[0][1])
+    table = Table(title="What each pod could reach", title_justify="left")
+    table.add_column("launch")
+    for name in names:
+        table.add_column(name, justify="center")
+    table.add_column("as it should")
+    right = True
+    for text, reached, egress in rows:
+        expected = {name: egress and name in OPEN for name in names}
+        cells = [
+            ("[green]yes[/]" if reached[name] else "–")
+            if reached[name] == expected[name]
+            else f"[bold red]{'YES' if reached[name] else 'NO'}![/]"
+            for name in names
+        ]
+        table.add_row(text, *cells, "[green]✓[/]" if reached == expected else "[bold red]✗[/]")
+        right = right and reached == expected
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    return right
+
+
+@click.command()
+@click.option("--context", help="The kubeconfig's context.")
+@click.option("--keep", is_flag=True, help="Leave everything running and say what to open.")
+def main(context: str | None, keep: bool) -> None:
+    """Install, launch, look, and tell."""
+    began = time.monotonic()
+    stage = Stage(context)
+    try:
+        install(stage)
+        done = launches(stage)
+        targets = stage.targets()
+        rows = [
+            (text, step(f"packets from {text}", lambda user=user: stage.battery(user, targets)), egress)
+            for text, user, egress in done
+        ]
+        first = done[0][1]
+        answer = step("(e) unlock (a) while it runs", lambda: stage.unlock(first))
+        if answer.json().get("state") != "granted":
+            raise Failed(answer.text)
+        time.sleep(0.5)  # from the label to the packet filter
+        rows.append(("(e) = (a), unlocked", step("packets from (e)", lambda: stage.battery(first, targets)), True))
+        right = show(rows)
+        if keep:
+            tell(stage, done[2][1])
+        else:
+            step("remove the user pods", stage.delete_user_pods)
+    except (Failed, requests.RequestException) as error:
+        console.print(f"[bold red]failed:[/] {error}", highlight=False)
+        sys.exit(1)
+    finally:
+        stage.close()
+    verdict = "every pod reached what it should, and nothing else" if right else "NOT as it should be: see the table"
+    console.print(f"{verdict}; {time.monotonic() - began:.0f} s from helm install to here", highlight=False)
+    sys.exit(0 if right else 1)
+
+
+def tell(stage: Stage, user: str) -> None:
+    """Say what to open in what was left running."""
+    inside = f"{TOP.relative_to(TOP.cwd()) if TOP.is_relative_to(TOP.cwd()) else TOP}/ci/cluster"
+    console.print(
+        f"\nIt is left running. `{inside}/down` removes it (CLUSTER_NAME as in the environment of ci/demo).", highlight=False
+    )
+    console.print(f"In its network: `{inside}/in bash`, and there", highlight=False)
+    console.print(f"  curl {stage.verifier}/servers/{user}/        the unlock page of (c), as text", highlight=False)
+    console.print(f"  curl -N -H 'Accept: text/event-stream' {stage.url('binder', 80)}/build/fake/owner/repo/main", highlight=False)
+    console.print("  kubectl -n binder get pods -L binder-egress/tier", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

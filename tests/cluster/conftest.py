@@ -1,0 +1,49 @@
+"""One installation for all cluster tests. Run them through ci/test, which brings the cluster up and loads the images."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from stage import TOP, Stage
+
+# Solved within milliseconds: these tests are about what happens to solutions, ci/demo is about solving them.
+QUICK = [
+    "--set=captcha.providers.altcha.cost=1",
+    "--set=captcha.providers.altcha.counterMin=1",
+    "--set=captcha.providers.altcha.counterMax=5",
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--context", default=None, help="the kubeconfig's context; by default the current one")
+
+
+@pytest.fixture(scope="session")
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Everything installed as an operator would: this chart, and a BinderHub wired by the values that it generates."""
+    stage = Stage(request.config.getoption("--context"))
+    stage.install_gate(*QUICK)
+    stage.install_binderhub()
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_user_pods_left(stage: Stage) -> Iterator[None]:
+    """Each test begins without user pods: they cost memory, and tests count them."""
+    yield
+    stage.delete_user_pods()
+
+
+@pytest.fixture
+def local_cluster() -> str:
+    """For tests that reach into the node: they need the cluster of ci/cluster."""
+    if not os.environ.get("CLUSTER_TARGETS"):
+        pytest.skip("needs the local cluster of ci/cluster, not --context")
+    return os.environ["CLUSTER_NAME"]
+
+
+def restart_component(name: str) -> None:
+    """Kill a component of the local cluster; the node starts it again."""
+    subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=120)

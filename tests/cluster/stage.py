@@ -1,0 +1,307 @@
+"""A cluster with BinderHub and binder-egress in it, and what people do with them. Used by ci/demo, the cluster tests and ci/bench.
+
+In the local cluster (`ci/cluster/in` has been used) Services are reached by their addresses; in any other, through
+`kubectl port-forward`.
+"""
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import altcha
+import requests
+
+TOP = Path(__file__).parents[2]
+CLIENT = "198.51.100.7"
+"""The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
+
+USER_PODS = "component=singleuser-server"
+LABEL = "binder-egress/tier"
+
+
+class Failed(Exception):
+    """A command or a launch failed; the text says how."""
+
+
+@dataclass
+class Launched:
+    """A finished launch.
+
+    Attributes:
+        events: all events of the stream.
+        seconds: from the request to `ready`.
+    """
+
+    events: list[dict[str, Any]]
+    seconds: float
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The last event."""
+        return self.events[-1]
+
+    @property
+    def user(self) -> str:
+        """The JupyterHub user that was made for it."""
+        found = re.search(r"/user/([^/]+)/", self.ready["url"])
+        assert found
+        return found[1]
+
+
+@dataclass
+class Stage:
+    """One namespace with everything in it.
+
+    Args:
+        context: the kubeconfig's context; None for the current one.
+        namespace: where everything is installed.
+    """
+
+    context: str | None = None
+    namespace: str = "binder"
+    _forwards: dict[tuple[str, int], tuple[str, subprocess.Popen[bytes]]] = field(default_factory=dict)
+
+    # -- commands
+
+    def run(self, *command: str, stdin: str | None = None, timeout: float = 300) -> str:
+        """Run a command and return its standard output; `Failed` with all that it said if it fails."""
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        if done.returncode:
+            raise Failed(f"{' '.join(command[:6])} …: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def kubectl(self, *args: str, stdin: str | None = None, timeout: float = 300) -> str:
+        """Run kubectl in the namespace."""
+        context = ["--context", self.context] if self.context else []
+        return self.run("kubectl", *context, "--namespace", self.namespace, *args, stdin=stdin, timeout=timeout)
+
+    def get(self, *args: str) -> dict[str, Any]:
+        """`kubectl get … -o json`."""
+        return json.loads(self.kubectl("get", *args, "-o", "json"))
+
+    def helm(self, *args: str, stdin: str | None = None) -> str:
+        """Run helm in the namespace."""
+        context = ["--kube-context", self.context] if self.context else []
+        return self.run("helm", *context, "--namespace", self.namespace, *args, stdin=stdin)
+
+    # -- installation
+
+    def install_gate(self, *args: str) -> None:
+        """`helm upgrade --install` this project's chart, and wait until it is ready."""
+        self.helm(
+            "upgrade", "--install", "binder-egress", str(TOP / "chart"), "--create-namespace", "--wait", "--timeout=3m", *args
+        )
+
+    def binderhub_values(self) -> str:
+        """The values for BinderHub that the chart generates."""
+        return self.get("configmap", "binder-egress-binderhub-values")["data"]["values.yaml"]
+
+    def install_binderhub(self, *args: str, values: str | None = None) -> None:
+        """Install the test's BinderHub as a release of its own, wired by the generated values.
+
+        Args:
+            args: more for helm.
+            values: other values than the generated ones.
+        """
+        self.helm(
+            "upgrade", "--install", "binder", str(TOP / "tests/cluster/binderhub/chart"), "--create-namespace", "--wait",
+            "--timeout=5m", "--values=-", *args, stdin=self.binderhub_values() if values is None else values,
+        )  # fmt: skip
+
+    # -- addresses
+
+    def url(self, service: str, port: int) -> str:
+        """Where a Service's port is reached from here."""
+        if os.environ.get("CLUSTER_TARGETS"):
+            return f"http://{self.cluster_ip(service)}:{port}"
+        known = self._forwards.get((service, port))
+        if known and known[1].poll() is None:
+            return known[0]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            local = probe.getsockname()[1]
+        context = ["--context", self.context] if self.context else []
+        process = subprocess.Popen(
+            ["kubectl", *context, "-n", self.namespace, "port-forward", f"service/{service}", f"{local}:{port}"],
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", local)) == 0:
+                    break
+            time.sleep(0.1)
+        self._forwards[service, port] = (f"http://127.0.0.1:{local}", process)
+        return self._forwards[service, port][0]
+
+    def cluster_ip(self, service: str) -> str:
+        """The first ClusterIP of a Service."""
+        return self.get("service", service)["spec"]["clusterIP"]
+
+    def close(self) -> None:
+        """End the port-forwards."""
+        for _, process in self._forwards.values():
+            process.terminate()
+            process.wait()
+
+    @property
+    def verifier(self) -> str:
+        """The verifier's public address, with its path."""
+        return self.url("binder-egress", 80) + "/egress"
+
+    # -- what people do
+
+    def launch(
+        self, spec: str = "fake/owner/repo/main", token: str | None = None, client: str = CLIENT, timeout: float = 120
+    ) -> Launched:
+        """Launch, as a browser's page does, and wait for the last event.
+
+        Args:
+            spec: provider and what to launch.
+            token: a pass.
+            client: the client's address, as the ingress reports it.
+            timeout: seconds.
+
+        Raises:
+            Failed: the launch failed; no launch ever should.
+        """
+        began = time.monotonic()
+        events = []
+        for event in self.stream(spec, token, client, timeout):
+            events.append(event)
+            if event.get("phase") == "failed":
+                raise Failed(f"launch of {spec}: {json.dumps(events[-5:], indent=1)}")
+            if event.get("phase") == "ready":
+                return Launched(events, time.monotonic() - began)
+        raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
+
+    def stream(self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = 120) -> Iterator[dict[str, Any]]:
+        """The events of a launch."""
+        answer = requests.get(
+            f"{self.url('binder', 80)}/build/{spec}",
+            params={"egress_token": token} if token else None,
+            headers={"Accept": "text/event-stream", "X-Real-IP": client},
+            stream=True,
+            timeout=timeout,
+        )
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if line.startswith(b"data:"):
+                yield json.loads(line[5:])
+
+    def solve(self, purpose: str = "launch", client: str = CLIENT) -> str:
+        """Get a challenge and solve it: an ALTCHA payload."""
+        answer = requests.get(f"{self.verifier}/challenge", params={"purpose": purpose}, headers=_from(client), timeout=10)
+        answer.raise_for_status()
+        challenge = altcha.Challenge.from_dict(answer.json()["providers"][0]["challenge"])
+        solution = altcha.solve_challenge(challenge)
+        assert solution
+        return altcha.Payload(challenge, solution).to_base64()
+
+    def get_pass(self, client: str = CLIENT) -> str:
+        """Solve a challenge and exchange the solution for a pass."""
+        body = {"provider": "altcha", "solution": self.solve("launch", client)}
+        answer = requests.post(f"{self.verifier}/passes", json=body, headers=_from(client), timeout=10)
+        if answer.status_code != 201:
+            raise Failed(answer.text)
+        return answer.json()["token"]
+
+    def unlock(self, user: str, client: str = CLIENT, **body: str) -> requests.Response:
+        """Unlock a running server, by a solution unless `body` says something else."""
+        body = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
+        return requests.post(f"{self.verifier}/servers/{user}/", json=body, headers=_from(client), timeout=10)
+
+    def decide_launch(self, **body: Any) -> requests.Response:
+        """`POST /api/launches`, as BinderHub's hook does."""
+        token = self.get("secret", "binder-egress")["data"]["api-token"]
+        headers = {"Authorization": f"Bearer {base64.b64decode(token).decode()}"}
+        return requests.post(f"{self.url('binder-egress', 8081)}/api/launches", json=body, headers=headers, timeout=5)
+
+    def metrics(self) -> dict[str, float]:
+        """The verifier's metrics: a sample's name with its labels → its value. Of one replica."""
+        text = requests.get(f"{self.url('binder-egress', 8081)}/metrics", timeout=5).text
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
+    # -- what came of it
+
+    def pods(self, user: str | None = None) -> list[dict[str, Any]]:
+        """The user pods, or those of one user."""
+        found = self.get("pods", "-l", USER_PODS)["items"]
+        return [pod for pod in found if user in (None, pod["metadata"]["annotations"].get("hub.jupyter.org/username"))]
+
+    def pod(self, user: str) -> dict[str, Any]:
+        """The pod of a user's server."""
+        found = self.pods(user)
+        if len(found) != 1:
+            raise Failed(f"{len(found)} pods of {user}")
+        return found[0]
+
+    def tier(self, user: str) -> str | None:
+        """The tier label of a user's pod."""
+        return self.pod(user)["metadata"]["labels"].get(LABEL)
+
+    def await_tier(self, user: str, tier: str | None, seconds: float = 10) -> None:
+        """Wait until a user's pod has a tier (None: no label)."""
+        found: str | None = ""
+        for _ in range(int(seconds / 0.1)):
+            if (found := self.tier(user)) == tier:
+                return
+            time.sleep(0.1)
+        raise Failed(f"pod of {user} has tier {found}, not {tier}, after {seconds} s")
+
+    def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
+        """What a user's pod can reach: packets sent from inside it.
+
+        Args:
+            user: the JupyterHub user.
+            targets: name → target, as `probe battery` takes them.
+        """
+        pod = self.pod(user)["metadata"]["name"]
+        text = self.kubectl("exec", "-i", pod, "-c", "notebook", "--", "probe", "battery", "-", stdin=_lines(targets))
+        return {name: verdict["reached"] for name, verdict in json.loads(text).items()}
+
+    def delete_user_pods(self) -> None:
+        """Remove all user pods, through JupyterHub's back: it notices by itself."""
+        self.kubectl("delete", "pods", "-l", USER_PODS, "--grace-period=0", "--force", "--ignore-not-found")
+
+    def targets(self) -> dict[str, str]:
+        """What a user pod may be asked to reach: name → target.
+
+        In another cluster than the local one, BINDER_EGRESS_TARGETS names a file like the one that ci/cluster/up writes.
+        """
+        file = os.environ.get("CLUSTER_TARGETS") or os.environ.get("BINDER_EGRESS_TARGETS")
+        if not file:
+            raise Failed("say what is the internet: set BINDER_EGRESS_TARGETS to a file like the one in docs/contributing.md")
+        known = json.loads(Path(file).read_text())
+        found = {
+            "hub": f"tcp://{self.cluster_ip('hub')}:8081",
+            "DNS": f"dns://{known['cluster_dns'][0]}:53/kubernetes.default.svc.cluster.local",
+            "public HTTP": known["public_http"],
+            "public TCP": known["public_tcp"],
+            "public UDP": known["public_udp"],
+            "private range": f"http://{known['private']}",
+            "metadata": f"http://{known['metadata']}",
+        }
+        if known.get("public6_http"):
+            found |= {
+                "public IPv6": known["public6_http"],
+                "private IPv6": f"http://[{known['private6']}]",
+                "metadata IPv6": f"http://[{known['metadata6']}]",
+            }
+        return found
+
+
+def _from(client: str) -> dict[str, str]:
+    return {"X-Forwarded-For": client}
+
+
+def _lines(targets: dict[str, str]) -> str:
+    return "".join(f"{name}={target}\n" for name, target in targets.items())

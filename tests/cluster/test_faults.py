@@ -1,0 +1,218 @@
+"""The worst days: whatever fails, launches go on, and nobody gets egress without a decision."""
+
+import json
+import threading
+import time
+
+import pytest
+import requests
+from conftest import QUICK, restart_component
+from stage import Failed, Stage
+from test_launches import expect
+
+HOOK_LIMIT = 1.0
+"""Seconds that the hook may add to a launch."""
+
+NOISE = 4.0
+"""Seconds by which two launches in this cluster differ anyway."""
+
+
+@pytest.fixture
+def usual(stage):
+    """How long a launch takes when all is well: the slower of two."""
+    return max(stage.launch().seconds for _ in range(2))
+
+
+def scale(stage: Stage, what: str, replicas: int) -> None:
+    """Scale a Deployment or StatefulSet and wait until it is so."""
+    stage.kubectl("scale", what, f"--replicas={replicas}")
+    component = what.rpartition("-")[2]
+    if replicas:
+        stage.kubectl("rollout", "status", what, "--timeout=120s")
+    else:
+        stage.kubectl("wait", "--for=delete", "pod", "-l", f"app.kubernetes.io/component={component}", "--timeout=60s")
+
+
+def forget_failures(stage: Stage) -> None:
+    """End the hook's rest after failures: a new BinderHub has none."""
+    stage.kubectl("rollout", "restart", "deployment/binder")
+    stage.kubectl("rollout", "status", "deployment/binder", "--timeout=120s")
+
+
+def redis_workload(stage: Stage) -> str:
+    """The name of Redis' workload, with its kind."""
+    names = stage.kubectl("get", "deployments,statefulsets", "-l", "app.kubernetes.io/component=redis", "-o", "name").split()
+    assert len(names) == 1
+    return names[0]
+
+
+def test_without_a_verifier_launches_go_on_unverified(stage, usual):
+    token = stage.get_pass()
+    scale(stage, "deployment/binder-egress-verifier", 0)
+    try:
+        launched = stage.launch(token=token)
+        assert launched.seconds < usual + HOOK_LIMIT + NOISE
+        assert stage.tier(launched.user) is None
+        expect(stage, launched.user, egress=False)
+    finally:
+        scale(stage, "deployment/binder-egress-verifier", 1)
+        forget_failures(stage)
+    # What came while it was away can be made good.
+    assert stage.unlock(launched.user).json()["state"] == "granted"
+
+
+def test_a_verifier_that_hangs_costs_a_launch_one_second(stage, usual):
+    token = stage.get_pass()
+    pod = stage.get("pods", "-l", "app.kubernetes.io/component=verifier")["items"][0]["metadata"]["name"]
+    # The worker stops answering, its port stays open; gunicorn replaces it after half a minute.
+    stage.kubectl(
+        "exec",
+        pod,
+        "--",
+        "sh",
+        "-c",
+        "for p in /proc/[0-9]*; do [ ${p#/proc/} = 1 ] || kill -STOP ${p#/proc/}; done; true",
+        timeout=20,
+    )
+    try:
+        launched = stage.launch(token=token)
+        assert launched.seconds < usual + HOOK_LIMIT + NOISE
+        assert stage.tier(launched.user) is None
+    finally:
+        stage.kubectl("rollout", "restart", "deployment/binder-egress-verifier")
+        stage.kubectl("rollout", "status", "deployment/binder-egress-verifier", "--timeout=120s")
+        forget_failures(stage)
+    assert stage.launch(token=stage.get_pass()).ready
+
+
+def test_a_verifier_that_answers_garbage_costs_nothing(stage, usual):
+    """Another program answers at the verifier's address: JupyterHub's proxy says 404, in HTML."""
+    token = stage.get_pass()
+    stage.install_binderhub("--set=extraEnv.BINDER_EGRESS_API=http://proxy-public")
+    try:
+        launched = stage.launch(token=token)
+        assert launched.seconds < usual + HOOK_LIMIT + NOISE
+        assert stage.tier(launched.user) is None
+    finally:
+        stage.install_binderhub()
+
+
+def test_without_redis_launches_go_on_and_nothing_is_granted(stage):
+    verified, waiting = stage.launch(token=stage.get_pass()).user, stage.launch().user
+    old = stage.get_pass()
+    redis = redis_workload(stage)
+    scale(stage, redis, 0)
+    try:
+        launched = stage.launch(token=old)
+        assert stage.tier(launched.user) is None
+        expect(stage, launched.user, egress=False)
+        expect(stage, verified, egress=True)
+        with pytest.raises((Failed, requests.RequestException)):
+            stage.get_pass()
+    finally:
+        scale(stage, redis, 1)
+        stage.kubectl("rollout", "status", "deployment/binder-egress-verifier", "--timeout=120s")
+        forget_failures(stage)
+    # It came back empty: running servers keep what they have and are known again, passes from before are refused.
+    assert stage.tier(verified) == "verified"
+    deadline = time.monotonic() + 30
+    while requests.get(f"{stage.verifier}/servers/{waiting}/", timeout=5).status_code != 200:
+        assert time.monotonic() < deadline, "the reconciler did not publish its servers again"
+        time.sleep(0.2)
+    assert stage.unlock(waiting, token=old).status_code == 403
+    late = stage.launch(token=old).user
+    assert stage.tier(late) is None
+    assert stage.unlock(waiting).json()["state"] == "granted"
+
+
+def test_without_a_reconciler_launches_go_on_and_are_made_good(stage):
+    scale(stage, "deployment/binder-egress-reconciler", 0)
+    try:
+        user = stage.launch(token=stage.get_pass()).user
+        assert stage.tier(user) is None
+    finally:
+        scale(stage, "deployment/binder-egress-reconciler", 1)
+    stage.await_tier(user, "verified", 20)
+    expect(stage, user, egress=True)
+
+
+def test_a_reconciler_that_died_half_way_converges_from_the_pods(stage):
+    annotated, labelled = stage.launch().user, stage.launch().user
+    scale(stage, "deployment/binder-egress-reconciler", 0)
+    try:
+        grant = json.dumps({"id": "0123456789abcdef", "tier": "verified", "rule": "valid-pass", "at": 1})
+        stage.kubectl("annotate", "pod", stage.pod(annotated)["metadata"]["name"], f"binder-egress/grant={grant}")
+        stage.kubectl("label", "pod", stage.pod(labelled)["metadata"]["name"], "binder-egress/tier=verified")
+    finally:
+        scale(stage, "deployment/binder-egress-reconciler", 1)
+    stage.await_tier(annotated, "verified", 20)
+    stage.await_tier(labelled, None, 20)
+
+
+def test_a_killed_reconciler_loses_no_grant(stage):
+    users, errors = [], []
+
+    def launch() -> None:
+        try:
+            users.append(stage.launch(token=stage.get_pass()).user)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=launch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(1)
+        stage.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=reconciler", "--grace-period=0", "--force")
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for user in users:
+        stage.await_tier(user, "verified", 40)
+
+
+def test_an_api_server_that_restarts_loses_no_grant(stage, local_cluster):
+    user = stage.launch().user
+    restart_component("kube-apiserver")
+    wait_for_api_server(stage)
+    assert stage.unlock(user).status_code in (200, 202)
+    stage.await_tier(user, "verified", 40)
+    token = stage.get_pass()
+    launched = stage.launch(token=token)
+    stage.await_tier(launched.user, "verified", 40)
+
+
+def test_keys_are_rotated_without_refusing_a_pass(stage):
+    """Accept everywhere, then sign, then drop: oldest first, the last signs."""
+    old, new = "a" * 40, "b" * 40
+    stage.install_gate(*QUICK, f"--set=secret.signingKeys={{{old}}}")
+    try:
+        token = stage.get_pass()
+        stage.install_gate(*QUICK, f"--set=secret.signingKeys={{{old},{new}}}")
+        assert stage.tier(stage.launch(token=token).user) == "verified"
+        token, fresh = stage.get_pass(), stage.get_pass()
+        stage.install_gate(*QUICK, f"--set=secret.signingKeys={{{new}}}")
+        assert stage.tier(stage.launch(token=fresh).user) == "verified"
+        assert stage.unlock(stage.launch("fake/a/b/main").user, token=token).status_code == 200
+        stage.install_gate(*QUICK, f"--set=secret.signingKeys={{{'c' * 40}}}")
+        launched = stage.launch("fake/c/d/main", token=stage_pass_signed_by(new))
+        assert stage.tier(launched.user) is None, "a removed key still counts"
+    finally:
+        stage.install_gate(*QUICK)
+
+
+def stage_pass_signed_by(key: str) -> str:
+    """A pass that would be good if its key were."""
+    from verifier.passes import Passes
+
+    return Passes([key]).sign(Passes.new("verified", 1, time.time(), 300))
+
+
+def wait_for_api_server(stage: Stage) -> None:
+    for _ in range(60):
+        try:
+            stage.kubectl("get", "--raw", "/readyz", timeout=5)
+            return
+        except Exception:
+            time.sleep(0.5)
+    raise Failed("the API server does not come back")

@@ -1,0 +1,85 @@
+"""What runs, runs with as little as it can: read off the live objects."""
+
+import base64
+
+import pytest
+from conftest import QUICK
+from stage import Failed, Stage
+
+OURS = "app.kubernetes.io/name=binder-egress"
+
+
+def ours(stage: Stage) -> list[dict]:
+    pods = [pod for pod in stage.get("pods", "-l", OURS)["items"] if "deletionTimestamp" not in pod["metadata"]]
+    assert {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods} == {"verifier", "reconciler", "redis"}
+    return pods
+
+
+def test_every_container_is_hardened(stage):
+    for pod in ours(stage):
+        for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
+            merged = {**pod["spec"].get("securityContext", {}), **container["securityContext"]}
+            assert merged["runAsNonRoot"] is True and merged["runAsUser"] > 0
+            assert merged["readOnlyRootFilesystem"] is True and merged["allowPrivilegeEscalation"] is False
+            assert merged["capabilities"] == {"drop": ["ALL"]} and merged["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_only_the_reconciler_has_kubernetes_credentials(stage):
+    for pod in ours(stage):
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        mounts = [mount["mountPath"] for container in pod["spec"]["containers"] for mount in container.get("volumeMounts", [])]
+        assert ("/var/run/secrets/kubernetes.io/serviceaccount" in mounts) == (component == "reconciler"), component
+
+
+def test_only_the_verifier_has_the_keys(stage):
+    for pod in ours(stage):
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        text = str([container.get("env", []) for container in pod["spec"]["containers"]])
+        assert ("signing-keys" in text or "SIGNING_KEYS" in text) == (component == "verifier"), component
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "allowed"),
+    [
+        ("patch", "pods", True),
+        ("watch", "pods", True),
+        ("delete", "pods", False),
+        ("create", "pods", False),
+        ("create", "pods/exec", False),
+        ("get", "secrets", False),
+        ("patch", "networkpolicies", False),
+        ("patch", "nodes", False),
+    ],
+)
+def test_the_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed):
+    (account,) = {pod["spec"]["serviceAccountName"] for pod in ours(stage) if "reconciler" in pod["metadata"]["name"]}
+    identity = f"--as=system:serviceaccount:{stage.namespace}:{account}"
+    try:
+        answer = stage.kubectl("auth", "can-i", verb, what, identity).strip()
+    except Failed:
+        answer = "no"
+    assert answer == ("yes" if allowed else "no")
+
+
+def test_user_pods_carry_no_kubernetes_credentials(stage):
+    pod = stage.pod(stage.launch().user)
+    assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+def test_nothing_secret_is_in_the_logs(stage):
+    token = stage.get_pass()
+    user = stage.launch(token=token).user
+    stage.unlock(user)
+    secret = stage.get("secret", "binder-egress")["data"]
+    forbidden = [token, token[:40], *(base64.b64decode(value).decode().strip() for value in secret.values())]
+    for what in ("deployment/binder-egress-verifier", "deployment/binder-egress-reconciler", "deployment/binder"):
+        logs = stage.kubectl("logs", what)
+        assert user in logs, f"{what} says nothing about the launch"
+        for text in forbidden:
+            assert text not in logs, what
+
+
+def test_the_secret_is_kept_across_upgrades(stage):
+    before = stage.get("secret", "binder-egress")["data"]
+    stage.install_gate(*QUICK)
+    assert stage.get("secret", "binder-egress")["data"] == before

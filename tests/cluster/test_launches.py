@@ -1,0 +1,187 @@
+"""One launch each way: BinderHub's hook, the label on the pod, and packets."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+from stage import LABEL, Stage
+
+# What a verified pod reaches, of Stage.targets(); an unverified one reaches nothing.
+OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
+
+
+def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None) -> None:
+    """Compare what a pod reaches with what it should; `more` are targets that no pod may reach."""
+    targets = stage.targets()
+    reached = stage.battery(user, {**targets, **(more or {})})
+    assert reached == {name: egress and name in OPEN for name in reached}
+
+
+def forbidden(stage: Stage) -> dict[str, str]:
+    """What no user pod may reach, whatever its tier."""
+    neighbour = stage.launch("fake/bystander/repo/main").user
+    found = {
+        "in-cluster port of the verifier": f"http://{stage.cluster_ip('binder-egress')}:8081/healthz",
+        "public port of the verifier, by Service": f"http://{stage.cluster_ip('binder-egress')}:80/egress/challenge",
+        "Redis": f"tcp://{stage.cluster_ip('binder-egress-redis')}:6379",
+        "proxy of the hub": f"http://{stage.cluster_ip('proxy-public')}:80",
+        "BinderHub": f"http://{stage.cluster_ip('binder')}:80",
+        "API server": f"https://{stage.get('service', 'kubernetes', '-n', 'default')['spec']['clusterIP']}",
+        "kubelet": f"https://{stage.pod(neighbour)['status']['hostIP']}:10250",
+    }
+    for address in stage.pod(neighbour)["status"]["podIPs"]:
+        ip = address["ip"]
+        found[f"server of a neighbour, {'IPv6' if ':' in ip else 'IPv4'}"] = (
+            f"tcp://[{ip}]:8888" if ":" in ip else f"tcp://{ip}:8888"
+        )
+    return found
+
+
+def test_a_launch_without_a_pass_gets_a_pod_that_reaches_nothing(stage):
+    launched = stage.launch()
+    assert stage.tier(launched.user) is None
+    expect(stage, launched.user, egress=False, more=forbidden(stage))
+
+
+def test_a_launch_with_a_pass_gets_a_pod_with_its_tier(stage):
+    launched = stage.launch(token=stage.get_pass())
+    stage.await_tier(launched.user, "verified")
+    expect(stage, launched.user, egress=True, more=forbidden(stage))
+
+
+def test_the_grant_is_on_the_pod_before_its_user_can_be(stage):
+    launched = stage.launch(token=stage.get_pass())
+    assert stage.tier(launched.user) == "verified", "at the ready event the label was not there"
+    grant = json.loads(stage.pod(launched.user)["metadata"]["annotations"]["binder-egress/grant"])
+    assert (grant["tier"], grant["rule"]) == ("verified", "valid-pass")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda token: token[:-4] + "AAAA", id="forged"),
+        pytest.param(lambda token: "x", id="not a pass"),
+        pytest.param(lambda token: "ä€\x00\r\n", id="strange characters"),
+        pytest.param(lambda token: token * 40, id="oversized"),
+    ],
+)
+def test_a_launch_with_a_bad_pass_goes_on_without_egress(stage, spoil):
+    launched = stage.launch(token=spoil(stage.get_pass()))
+    assert stage.tier(launched.user) is None
+    expect(stage, launched.user, egress=False)
+
+
+def test_a_pass_is_good_for_one_server(stage):
+    token = stage.get_pass()
+    first = stage.launch("fake/owner/repo/main", token=token)
+    second = stage.launch("fake/owner/other/main", token=token)
+    assert (stage.tier(first.user), stage.tier(second.user)) == ("verified", None)
+
+
+def test_a_repeated_launch_takes_the_use_with_it(stage):
+    token = stage.get_pass()
+    first = stage.launch(token=token)
+    second = stage.launch(token=token)
+    stage.await_tier(first.user, None)
+    stage.await_tier(second.user, "verified")
+    expect(stage, first.user, egress=False)
+    expect(stage, second.user, egress=True)
+
+
+def test_parallel_launches_with_one_pass_leave_one_server_with_egress(stage):
+    token = stage.get_pass()
+    with ThreadPoolExecutor(6) as pool:
+        users = [launched.user for launched in pool.map(lambda _: stage.launch(token=token), range(6))]
+    time.sleep(2)
+    assert sorted(str(stage.tier(user)) for user in users) == ["None"] * 5 + ["verified"]
+
+
+def test_a_hundred_concurrent_redemptions_leave_one_grant(stage):
+    token = stage.get_pass()
+
+    def redeem(number: int) -> str:
+        body = {"image": "localhost/user-server:1", "repository": f"https://example.com/{number}", "client_address": "198.51.100.7"}
+        return stage.decide_launch(
+            user=f"user-{number}", server="", token=token, requested_at=time.time(), context=True, **body
+        ).json()["tier"]
+
+    with ThreadPoolExecutor(50) as pool:
+        tiers = list(pool.map(redeem, range(100)))
+    assert sorted(tiers) == ["unverified"] * 99 + ["verified"]
+
+
+def test_a_waiting_grant_does_not_fit_another_image(stage):
+    answer = stage.decide_launch(
+        user="someone", server="", image="localhost/user-server:1", repository="https://example.com/a/b", token=stage.get_pass(),
+        client_address="198.51.100.7", requested_at=time.time(), context=True,
+    )  # fmt: skip
+    assert answer.json()["tier"] == "verified"
+    start_by_hub(stage, "someone", "localhost/user-server:2")
+    assert stage.tier("someone") is None
+
+
+def test_what_the_hub_started_without_binderhub_is_counted(stage):
+    name = "binder_egress_user_pods_without_launch_record_total"
+    before = stage.metrics()[name]
+    start_by_hub(stage, "stranger", "localhost/user-server:1")
+    assert stage.tier("stranger") is None
+    deadline = time.monotonic() + 10
+    while stage.metrics()[name] != before + 1:
+        assert time.monotonic() < deadline, "not counted"
+        time.sleep(0.2)
+
+
+def test_the_wiring_loses_no_request(stage):
+    name = "binder_egress_launches_without_context_total"
+    before = stage.metrics()
+    stage.launch()
+    after = stage.metrics()
+    launches = 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"}'
+    assert after[launches] == before.get(launches, 0) + 1
+    assert after[name] == before[name]
+
+
+def test_a_hook_without_context_is_counted_and_the_launch_goes_on(stage):
+    """Somebody's later snippet replaced badge_base_url: passes are lost, and a metric says so."""
+    name = "binder_egress_launches_without_context_total"
+    stage.install_binderhub("--set-string=extraConfig.zzz-mine=c.BinderHub.badge_base_url = ''")
+    try:
+        before = stage.metrics()[name]
+        launched = stage.launch(token=stage.get_pass())
+        assert stage.metrics()[name] == before + 1
+        assert stage.tier(launched.user) is None
+    finally:
+        stage.install_binderhub()
+
+
+def test_the_pod_knows_its_unlock_address(stage):
+    launched = stage.launch()
+    (container,) = stage.pod(launched.user)["spec"]["containers"]
+    assert any(env["name"] == "BINDER_EGRESS_URL" for env in container["env"])
+    pod = stage.pod(launched.user)["metadata"]["name"]
+    url = stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", 'echo "$BINDER_EGRESS_URL"').strip()
+    assert url.startswith("http") and url.endswith(f"/egress/servers/{launched.user}/"), url
+
+
+def test_the_server_answers_through_the_hubs_proxy(stage):
+    """The base policy must not cut users off from their own server."""
+    launched = stage.launch()
+    address = f"{stage.url('proxy-public', 80)}/user/{launched.user}/api/status"
+    answer = requests.get(address, params={"token": launched.ready["token"]}, timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def start_by_hub(stage: Stage, user: str, image: str) -> None:
+    """Start a server through JupyterHub's API, as BinderHub does, but without its hook."""
+    hub, headers = stage.url("hub", 8081), {"Authorization": "token token-of-a-test-binder"}
+    requests.delete(f"{hub}/hub/api/users/{user}", headers=headers, timeout=30)
+    requests.post(f"{hub}/hub/api/users/{user}", headers=headers, timeout=10).raise_for_status()
+    body = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b"}
+    requests.post(f"{hub}/hub/api/users/{user}/servers/", json=body, headers=headers, timeout=60).raise_for_status()
+    deadline = time.monotonic() + 60
+    while not (pods := stage.pods(user)) or pods[0]["status"]["phase"] != "Running":
+        assert time.monotonic() < deadline, f"the pod of {user} does not run"
+        time.sleep(0.2)
+    assert LABEL not in pods[0]["metadata"]["labels"]

@@ -1,0 +1,72 @@
+"""Unlocking a server that runs."""
+
+import time
+
+import requests
+from stage import CLIENT, Stage
+from test_launches import expect
+
+
+def test_a_running_server_is_unlocked_by_a_solution(stage):
+    user = stage.launch().user
+    expect(stage, user, egress=False)
+    answer = stage.unlock(user)
+    assert (answer.status_code, answer.json()["state"], answer.json()["tier"]) == (200, "granted", "verified")
+    assert stage.tier(user) == "verified"
+    expect(stage, user, egress=True)
+
+
+def test_a_running_server_is_unlocked_by_a_pass(stage):
+    user = stage.launch().user
+    assert stage.unlock(user, token=stage.get_pass()).json()["state"] == "granted"
+    assert stage.tier(user) == "verified"
+
+
+def test_a_used_pass_unlocks_nothing(stage):
+    token = stage.get_pass()
+    first = stage.launch("fake/owner/repo/main", token=token).user
+    second = stage.launch("fake/owner/other/main").user
+    answer = stage.unlock(second, token=token)
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "pass-refused")
+    assert (stage.tier(first), stage.tier(second)) == ("verified", None)
+
+
+def test_an_unknown_server_is_not_found(stage):
+    for method in ("GET", "POST"):
+        answer = requests.request(method, f"{stage.verifier}/servers/nobody-here/", json={"token": "x"}, timeout=5)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_the_page_of_a_server_is_gone_with_its_pod(stage):
+    user = stage.launch().user
+    assert address(stage, user).status_code == 200
+    stage.delete_user_pods()
+    deadline = time.monotonic() + 20
+    while address(stage, user).status_code != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_the_page_tells_no_more_than_it_must(stage):
+    user = stage.launch("fake/secret-owner/secret-repo/main").user
+    for kind in ("text/html", "text/plain", "application/json"):
+        answer = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": kind}, timeout=5)
+        assert answer.headers["Content-Type"].startswith(kind)
+        shown = answer.text.replace(user, "")  # BinderHub makes the repository part of the user's name
+        assert "secret" not in shown and CLIENT not in shown and "default" not in shown
+
+
+def test_a_label_set_by_hand_is_taken_off(stage):
+    user = stage.launch().user
+    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified")
+    stage.await_tier(user, None)
+
+
+def test_a_label_taken_off_by_hand_comes_back(stage):
+    user = stage.launch(token=stage.get_pass()).user
+    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-")
+    stage.await_tier(user, "verified")
+
+
+def address(stage: Stage, user: str) -> requests.Response:
+    return requests.get(f"{stage.verifier}/servers/{user}/", timeout=5)

@@ -1,0 +1,282 @@
+"""The measurements of ci/bench."""
+
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import redis
+import requests
+import yaml
+from conftest import API_TOKEN, KEYS, RedisServer, get_pass, internal_client, make_settings, public_client, run_pod
+from flask import Flask, request
+from rich.console import Console
+from rich.table import Table
+from stage import TOP, Stage
+from traitlets.config import Config
+
+from verifier.app import create_services
+from verifier.store import Store, connect
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+BARE = """
+import redis
+from flask import Flask, jsonify
+app, store = Flask(__name__), redis.Redis.from_url({url!r})
+@app.post("/api/launches")
+def bare():
+    store.get("something")
+    return jsonify(tier="unverified", rule="default")
+"""
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which a share of the values lies."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def hook() -> None:
+    """The hook's delay: the text of values.yaml, calling the verifier, and calling a bare app, in turns."""
+    server = RedisServer()
+    server.start()
+    public, internal, bare = free_port(), free_port(), free_port()
+    env = {
+        **os.environ,
+        "BINDER_EGRESS_REDIS_URL": server.url,
+        "BINDER_EGRESS_SIGNING_KEYS": KEYS,
+        "BINDER_EGRESS_API_TOKEN": API_TOKEN,
+        "BINDER_EGRESS_PUBLIC_PORT": str(public),
+        "BINDER_EGRESS_INTERNAL_PORT": str(internal),
+    }
+    module = Path("/tmp") / f"bare_{os.getpid()}.py"
+    module.write_text(BARE.format(url=server.url))
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--worker-class=gthread",
+        "--threads=32",
+        "--keep-alive=75",
+        "--no-control-socket",
+    ]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"], env=env, stderr=subprocess.DEVNULL
+        ),
+        subprocess.Popen(
+            [*gunicorn, f"--bind=127.0.0.1:{bare}", f"--pythonpath={module.parent}", f"{module.stem}:app"],
+            stderr=subprocess.DEVNULL,
+        ),
+    ]
+    try:
+        for port in (internal, bare):
+            for _ in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+        delays: dict[str, list[float]] = {"hook": [], "bare Flask + Redis": []}
+        hooks = {"hook": load_hook(internal), "bare Flask + Redis": load_hook(bare)}
+
+        async def measure() -> None:
+            for number in range(1100):
+                for name, call in hooks.items():
+                    began = time.perf_counter()
+                    await call(None, "image", f"user-{number}", "", "https://example.com/a/b")
+                    if number >= 100:
+                        delays[name].append((time.perf_counter() - began) * 1000)
+
+        asyncio.run(measure())
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+        module.unlink()
+        server.stop()
+    table = Table("1,000 calls each, in turns", "p50 ms", "p99 ms", title="What the hook adds to a launch", title_justify="left")
+    for name, values in delays.items():
+        table.add_row(name, f"{percentile(values, 0.5):.2f}", f"{percentile(values, 0.99):.2f}")
+    ours, base = delays.values()
+    table.add_row("ratio", *(f"{percentile(ours, share) / percentile(base, share):.2f}" for share in (0.5, 0.99)))
+    console.print(table)
+
+
+def load_hook(port: int) -> Callable[..., Awaitable[None]]:
+    """The hook of values.yaml, for a verifier at a port."""
+    values = yaml.safe_load((TOP / "chart/values.yaml").read_text())
+    os.environ |= {"BINDER_EGRESS_API": f"http://127.0.0.1:{port}", "BINDER_EGRESS_API_TOKEN": API_TOKEN}
+    config = Config()
+    exec(values["integration"]["binderhub"]["extraConfig"]["zz-binder-egress"], {"c": config})
+    seen = SimpleNamespace(
+        query_arguments={}, remote_ip="198.51.100.7", request_time=lambda: 0.0, protocol="http", host="h", uri="/build/x"
+    )
+    launch: Callable[..., Awaitable[None]] = config.Launcher.pre_launch_hook
+
+    async def call(*args: Any) -> None:
+        config.BinderHub.badge_base_url(SimpleNamespace(request=seen, settings={"base_url": "/"}))
+        await launch(*args)
+
+    return call
+
+
+def requests_per_core() -> None:
+    """Requests per second of processor time, in one process, without a network: the code's own cost."""
+    server = RedisServer()
+    server.start()
+    # Solved before the clock runs; an easy challenge, but with the usual key derivation.
+    settings = make_settings(server, captcha_providers={"altcha": {"cost": 5000, "counterMin": 1, "counterMax": 2}})
+    client = connect(settings)
+    store = Store(client)
+    store.ping()
+    services = create_services(settings, store)
+    public, internal = public_client(services), internal_client(services)
+    run_pod(store)
+
+    app = Flask("bare")
+    plain = redis.Redis.from_url(server.url)
+
+    @app.post("/")
+    def bare() -> dict[str, Any]:
+        plain.get("something")
+        return {"got": request.get_json()}
+
+    other = app.test_client()
+    from conftest import solve
+
+    solutions = [solve(public) for _ in range(500)]
+    tokens = [get_pass(public) for _ in range(500)]
+    body = {"user": "u", "server": "", "image": "i", "repository": "r", "client_address": "198.51.100.7", "context": True}
+
+    def rate(call: Callable[[int], Any], number: int = 500) -> float:
+        """The median of 5 rounds."""
+        rates = []
+        for part in range(5):
+            began = time.process_time()
+            for index in range(part * number // 5, (part + 1) * number // 5):
+                assert call(index).status_code < 300
+            rates.append(number / 5 / (time.process_time() - began))
+        return statistics.median(rates)
+
+    rates = {
+        "bare Flask + Redis": rate(lambda _: other.post("/", json=body)),
+        "GET challenge": rate(lambda _: public.get("/egress/challenge")),
+        "POST passes": rate(lambda i: public.post("/egress/passes", json={"provider": "altcha", "solution": solutions[i]})),
+        "GET servers/…": rate(lambda _: public.get("/egress/servers/alice/")),
+        "POST /api/launches, no pass": rate(lambda i: internal.post("/api/launches", json={**body, "user": f"n{i}"})),
+        "POST /api/launches, pass": rate(
+            lambda i: internal.post("/api/launches", json={**body, "user": f"p{i}", "token": tokens[i]})
+        ),
+    }
+    client.close()
+    plain.close()
+    server.stop()
+    table = Table("request", "per second and core", "of bare Flask", title="Requests", title_justify="left")
+    for name, found in rates.items():
+        table.add_row(name, f"{found:,.0f}", f"{found / rates['bare Flask + Redis']:.2f}")
+    console.print(table)
+
+
+def unlock(stage: Stage) -> None:
+    """From the accepted unlock to the first packet that gets through, and from `kubectl label` returning to the same."""
+    delays: dict[str, list[float]] = {"unlock": [], "kubectl label": []}
+    address = stage.targets()["public TCP"].removeprefix("tcp://")
+    for number in range(5):
+        user = stage.launch(f"fake/unlock/{number}/main").user
+        solution = stage.solve("unlock")
+        delays["unlock"].append(first_packet(stage, user, address, lambda user=user, s=solution: present(stage, user, s)))
+    # A pod that the reconciler does not know, but the policies do: it is no server of JupyterHub's.
+    for number in range(5):
+        name = f"bare-{number}"
+        stage.kubectl(
+            "run",
+            name,
+            "--image=localhost/probe:1",
+            "--image-pull-policy=IfNotPresent",
+            "--labels=component=singleuser-server",
+            "--command",
+            "--",
+            "sleep",
+            "600",
+        )
+        stage.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+        time.sleep(2)
+        label = ("label", "pod", name, "binder-egress/tier=verified")
+        delays["kubectl label"].append(first_packet(stage, None, address, lambda label=label: stage.kubectl(*label), pod=name))
+        stage.kubectl("delete", "pod", name, "--now", "--wait=false")
+    table = Table("5 times each", "median ms", "max ms", title="From the call's start to the first packet", title_justify="left")
+    for name, values in delays.items():
+        table.add_row(name, f"{statistics.median(values):.0f}", f"{max(values):.0f}")
+    table.add_row("ratio", f"{statistics.median(delays['unlock']) / statistics.median(delays['kubectl label']):.2f}", "")
+    console.print(table)
+
+
+def present(stage: Stage, user: str, solution: str) -> None:
+    """Unlock with a solution."""
+    answer: requests.Response = stage.unlock(user, provider="altcha", solution=solution)
+    assert answer.json().get("state") == "granted", answer.text
+
+
+def first_packet(stage: Stage, user: str | None, address: str, act: Callable[[], object], pod: str = "") -> float:
+    """Milliseconds from the start of `act` to the first connection from a pod that stands."""
+    pod = pod or stage.pod(user or "")["metadata"]["name"]
+    command = ["kubectl", "-n", stage.namespace, "exec", pod, "--", "probe", "watch", address]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert watch.stdout
+    try:
+        assert watch.stdout.readline().split()[1] == "closed"
+        began = time.time() * 1000
+        act()
+        when, state = watch.stdout.readline().split()
+        assert state == "open"
+        return float(when) - began
+    finally:
+        watch.terminate()
+        watch.wait()
+
+
+def memory(stage: Stage) -> None:
+    """Proportional memory of all processes of each pod, a minute after the last request."""
+    time.sleep(60)
+    table = Table("pod", "MiB", title="Idle memory (PSS)", title_justify="left")
+    for component in ("verifier", "reconciler", "redis"):
+        pod = stage.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"][0]["metadata"]["name"]
+        text = stage.kubectl("exec", pod, "--", "sh", "-c", "cat /proc/[0-9]*/smaps_rollup 2>/dev/null || true")
+        table.add_row(component, f"{sum(int(line.split()[1]) for line in text.splitlines() if line.startswith('Pss:')) / 1024:.0f}")
+    console.print(table)
+
+
+def main(parts: list[str]) -> None:
+    """Run the parts."""
+    if "hook" in parts:
+        hook()
+    if "requests" in parts:
+        requests_per_core()
+    if {"unlock", "memory"} & set(parts):
+        stage = Stage()
+        stage.install_gate()
+        stage.install_binderhub()
+        if "unlock" in parts:
+            unlock(stage)
+        if "memory" in parts:
+            stage.delete_user_pods()
+            memory(stage)
+        stage.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import click
 import requests
@@ -44,34 +45,36 @@ def launches(stage: Stage) -> list[tuple[str, str, bool]]:
     again = step("(d) launch another repository with the pass of (b)", lambda: stage.launch("fake/other/repo/main", token=token))
     time.sleep(1)  # whatever the start of a pod lets through is over; later work closes that window
     return [
-        ("(a) no pass", plain.user, False),
-        ("(b) solved challenge", verified.user, True),
-        ("(c) forged pass", forged.user, False),
-        ("(d) pass used up", again.user, False),
+        ("(a) no\npass", plain.user, False),
+        ("(b) solved\nchallenge", verified.user, True),
+        ("(c) forged\npass", forged.user, False),
+        ("(d) pass\nused up", again.user, False),
     ]
 
 
-def show(rows: list[tuple[str, dict[str, bool], bool]]) -> bool:
-    """Print the table; whether everything is as it should be."""
-    names = list(rows[0][1])
-    table = Table(title="What each pod could reach", title_justify="left")
-    table.add_column("launch")
+def show(names: list[str], columns: list[tuple[str, dict[str, bool], bool]]) -> bool:
+    """Print the table; whether everything is as it should be.
+
+    Args:
+        names: the targets, in the order to show.
+        columns: for each launch its heading, what its pod reached, and whether it should have egress.
+    """
+    table = Table(title="What each pod could reach, by packets sent from inside it", title_justify="left")
+    table.add_column()
+    for heading, _, _ in columns:
+        table.add_column(heading, justify="center")
+    wrong = 0
     for name in names:
-        table.add_column(name, justify="center")
-    table.add_column("as it should")
-    right = True
-    for text, reached, egress in rows:
-        expected = {name: egress and name in OPEN for name in names}
-        cells = [
-            ("[green]yes[/]" if reached[name] else "–")
-            if reached[name] == expected[name]
-            else f"[bold red]{'YES' if reached[name] else 'NO'}![/]"
-            for name in names
-        ]
-        table.add_row(text, *cells, "[green]✓[/]" if reached == expected else "[bold red]✗[/]")
-        right = right and reached == expected
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
-    return right
+        cells = []
+        for _, reached, egress in columns:
+            right = reached[name] == (egress and name in OPEN)
+            wrong += not right
+            cells.append(
+                ("[green]yes[/]" if reached[name] else "–") if right else f"[bold red]{'YES' if reached[name] else 'NO'}![/]"
+            )
+        table.add_row(name, *cells)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    return not wrong
 
 
 @click.command()
@@ -94,8 +97,8 @@ def main(context: str | None, keep: bool) -> None:
         if answer.json().get("state") != "granted":
             raise Failed(answer.text)
         time.sleep(0.5)  # from the label to the packet filter
-        rows.append(("(e) = (a), unlocked", step("packets from (e)", lambda: stage.battery(first, targets)), True))
-        right = show(rows)
+        columns.append(("(e) is (a),\nunlocked", step("packets from (e)", partial(stage.battery, first, targets)), True))
+        right = show(list(targets), columns)
         if keep:
             tell(stage, done[2][1])
         else:

@@ -73,7 +73,10 @@ class Stage:
 
     def run(self, *command: str, stdin: str | None = None, timeout: float = 300) -> str:
         """Run a command and return its standard output; `Failed` with all that it said if it fails."""
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        try:
+            done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{' '.join(command[:6])} …: no end after {timeout} s") from None
         if done.returncode:
             raise Failed(f"{' '.join(command[:6])} …: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -90,7 +93,7 @@ class Stage:
     def helm(self, *args: str, stdin: str | None = None) -> str:
         """Run helm in the namespace."""
         context = ["--kube-context", self.context] if self.context else []
-        return self.run("helm", *context, "--namespace", self.namespace, *args, stdin=stdin)
+        return self.run("helm", *context, "--namespace", self.namespace, *args, stdin=stdin, timeout=400)
 
     # -- installation
 

@@ -1,6 +1,7 @@
 """A real Redis for each test run, and the apps on top of it."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -51,11 +52,26 @@ class RedisServer:
                 time.sleep(0.02)
         client.close()
 
+    def wipe(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
     def stop(self) -> None:
         if self._process:
+            # Tests may have frozen it.
+            self._process.send_signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """Stop answering, with connections open."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +86,8 @@ def _redis_server() -> Iterator[RedisServer]:
 def redis_server(_redis_server: RedisServer) -> Iterator[RedisServer]:
     """A running, empty Redis."""
     _redis_server.start()
-    client = redis.Redis.from_url(_redis_server.url)
-    client.flushall()
-    client.close()
+    _redis_server.thaw()
+    _redis_server.wipe()
     yield _redis_server
 
 

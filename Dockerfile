@@ -1,0 +1,38 @@
+# The image of the verifier and the reconciler: docker build --build-arg VERSION=… -t NAME:TAG .
+ARG BASE=docker.io/library/python:3.11-slim
+
+# What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
+FROM $BASE AS build
+COPY requirements-build.lock /src/
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements-build.lock
+RUN python3 -m venv --without-pip /opt/venv
+COPY requirements.lock /src/
+RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements.lock
+COPY pyproject.toml README.md LICENSE /src/
+COPY verifier /src/verifier
+# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
+ && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps --prefix /opt/package /opt/wheel/*.whl
+
+FROM $BASE
+# Nothing that installs or builds: neither pip nor what venv would make a new one from.
+RUN pip uninstall -y --root-user-action=ignore pip setuptools wheel \
+ && python3 -c 'import ensurepip, shutil, sysconfig; [shutil.rmtree(d) for d in (sysconfig.get_config_var("WHEEL_PKG_DIR"), *ensurepip.__path__) if d]'
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /opt/package /opt/venv
+# The root file system is read-only in the chart; everything was compiled to bytecode above.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title="binder-egress" \
+      org.opencontainers.image.description="Captcha-gated network egress for BinderHub user pods" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.licenses="BSD-3-Clause"
+# A number, so that the kubelet can tell that it is not root.
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8080 8081
+ENTRYPOINT ["binder-egress"]
+CMD ["verifier"]

@@ -1,0 +1,143 @@
+{{- /*
+redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps nothing on disk. Takes a dict:
+  name                                  of the objects
+  labels, matchLabels, podLabels        YAML text
+  clients                               labels of the pods that may connect, each YAML text
+  podAnnotations                        a map
+  secretName                            Secret with the password under redis-password
+  image                                 its reference
+  imagePullSecrets                      a list
+  podSecurityContext, securityContext   YAML text
+  scheduling                            fields of the pod's spec, YAML text
+  values                                pull policy, maxmemory, resources
+*/}}
+{{- define "redis.manifests" -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- .labels | nindent 4 }}
+spec:
+  replicas: 1
+  selector:
+    matchLabels:
+      {{- .matchLabels | nindent 6 }}
+  # Never two at once: each would accept the same pass.
+  strategy:
+    type: Recreate
+  template:
+    metadata:
+      labels:
+        {{- .podLabels | nindent 8 }}
+      annotations:
+        {{- toYaml .podAnnotations | nindent 8 }}
+    spec:
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      securityContext:
+        {{- .podSecurityContext | nindent 8 }}
+      {{- with .imagePullSecrets }}
+      imagePullSecrets:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .scheduling }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      containers:
+        - name: redis
+          image: {{ .image | quote }}
+          {{- with .values.image.pullPolicy }}
+          imagePullPolicy: {{ . }}
+          {{- end }}
+          # Settings by standard input: as arguments, the password would stand in the list of processes.
+          command:
+            - sh
+            - -c
+            - |
+              exec redis-server - <<SETTINGS
+              requirepass "$REDIS_PASSWORD"
+              port 6379
+              dir /tmp
+              save ""
+              appendonly no
+              maxmemory {{ .values.maxmemory }}
+              maxmemory-policy noeviction
+              SETTINGS
+          env:
+            - name: REDIS_PASSWORD
+              valueFrom:
+                secretKeyRef:
+                  name: {{ .secretName }}
+                  key: redis-password
+            # What redis-cli takes in the probe below.
+            - name: REDISCLI_AUTH
+              value: $(REDIS_PASSWORD)
+          ports:
+            - name: redis
+              containerPort: 6379
+              protocol: TCP
+          livenessProbe:
+            tcpSocket:
+              port: redis
+            periodSeconds: 10
+            timeoutSeconds: 3
+            failureThreshold: 6
+          readinessProbe:
+            exec:
+              command:
+                - sh
+                - -c
+                - test "$(redis-cli ping)" = PONG
+            periodSeconds: 5
+            timeoutSeconds: 3
+          resources:
+            {{- toYaml .values.resources | nindent 12 }}
+          securityContext:
+            {{- .securityContext | nindent 12 }}
+          volumeMounts:
+            - name: tmp
+              mountPath: /tmp
+      volumes:
+        - name: tmp
+          emptyDir:
+            sizeLimit: 16Mi
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- .labels | nindent 4 }}
+spec:
+  selector:
+    {{- .matchLabels | nindent 4 }}
+  ports:
+    - name: redis
+      port: 6379
+      targetPort: redis
+      protocol: TCP
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- .labels | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- .matchLabels | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from:
+        {{- range .clients }}
+        - podSelector:
+            matchLabels:
+              {{- . | nindent 14 }}
+        {{- end }}
+      ports:
+        - port: 6379
+          protocol: TCP
+  egress: []
+{{- end }}

@@ -1,0 +1,233 @@
+{{- /*
+Named templates of binder-egress. All of them take the root context, unless they say otherwise.
+*/}}
+
+{{- /* binder-egress.fullname: the name of all objects, or how it begins. */}}
+{{- define "binder-egress.fullname" -}}
+{{- .Values.fullnameOverride }}
+{{- end }}
+
+{{- /*
+binder-egress.running: "true" in the modes in which verifier, reconciler and Redis run, else nothing.
+*/}}
+{{- define "binder-egress.running" -}}
+{{- if has .Values.mode (list "captcha" "observe" "allow") }}true{{ end }}
+{{- end }}
+
+{{- /* binder-egress.off: "true" in the mode off, else nothing. Without quotes, YAML takes off for false. */}}
+{{- define "binder-egress.off" -}}
+{{- if has .Values.mode (list "off" false) }}true{{ end }}
+{{- end }}
+
+{{- /* binder-egress.enforcing: "true" in the modes in which user pods are isolated, else nothing. */}}
+{{- define "binder-egress.enforcing" -}}
+{{- if has .Values.mode (list "captcha" "allow" "deny") }}true{{ end }}
+{{- end }}
+
+{{- /*
+binder-egress.matchLabels: what Services, policies and Deployments select one of our components by.
+Takes (list root component).
+*/}}
+{{- define "binder-egress.matchLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: binder-egress
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- /* binder-egress.labels: the labels of an object. Takes (list root component). */}}
+{{- define "binder-egress.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "binder-egress.matchLabels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: binder-egress
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /*
+binder-egress.podLabels: the labels of a pod. Ours win, for Services and policies select by them.
+Takes (list root component podLabels).
+*/}}
+{{- define "binder-egress.podLabels" -}}
+{{- $ours := include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml -}}
+{{ merge $ours (index . 2) | toYaml }}
+{{- end }}
+
+{{- /*
+binder-egress.image: the reference of an image. Takes (list image defaultTag), image being {name, tag, digest, …}.
+*/}}
+{{- define "binder-egress.image" -}}
+{{- $image := index . 0 -}}
+{{- if $image.digest -}}
+{{ $image.name }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.name }}:{{ $image.tag | default (index . 1) }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.podSecurityContext and binder-egress.securityContext: what each of our pods and containers runs as. Not values: a
+chart whose purpose is isolation has no switch for its own. Takes the numeric uid, which is the gid too.
+*/}}
+{{- define "binder-egress.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+{{- define "binder-egress.securityContext" -}}
+runAsNonRoot: true
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- /*
+binder-egress.scheduling: where a pod may run and how important it is, as fields of its spec.
+Takes the values of a component: nodeSelector, tolerations, affinity, priorityClassName.
+*/}}
+{{- define "binder-egress.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.secretName: the Secret with our keys, ours or the operator's. */}}
+{{- define "binder-egress.secretName" -}}
+{{- .Values.secret.existingSecret | default (include "binder-egress.fullname" .) }}
+{{- end }}
+
+{{- /*
+binder-egress.canLookup: "true" when Helm talks to a cluster, else nothing. Asked for is a list, because that is never empty, not even
+in a namespace that --create-namespace makes only after rendering; and a list of NetworkPolicies, because who installs this
+chart may read those.
+*/}}
+{{- define "binder-egress.canLookup" -}}
+{{- if lookup "networking.k8s.io/v1" "NetworkPolicy" .Release.Namespace "" }}true{{ end }}
+{{- end }}
+
+{{- /*
+binder-egress.generates: the keys of our Secret that have no value in the values, so that they are made or looked up; JSON list, empty
+with an existing Secret.
+*/}}
+{{- define "binder-egress.generates" -}}
+{{- $keys := list -}}
+{{- if not .Values.secret.existingSecret -}}
+{{- if not .Values.secret.signingKeys }}{{ $keys = append $keys "signing-keys" }}{{ end -}}
+{{- if not .Values.secret.apiToken }}{{ $keys = append $keys "api-token" }}{{ end -}}
+{{- if and .Values.redis.enabled (not .Values.secret.redisPassword) }}{{ $keys = append $keys "redis-password" }}{{ end -}}
+{{- end -}}
+{{ toJson $keys }}
+{{- end }}
+
+{{- /* binder-egress.redisName: the Service, Deployment and policy of the Redis in the chart. */}}
+{{- define "binder-egress.redisName" -}}
+{{ include "binder-egress.fullname" . }}-redis
+{{- end }}
+
+{{- /* binder-egress.redisUrl: where Redis is, without its password. */}}
+{{- define "binder-egress.redisUrl" -}}
+{{- if .Values.redis.enabled -}}
+redis://{{ include "binder-egress.redisName" . }}:6379/0
+{{- else -}}
+{{- with .Values.externalRedis -}}
+{{ ternary "rediss" "redis" .tls }}://{{ .host }}:{{ .port }}/{{ .database }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.redisPasswordEnv: the environment variable with Redis' password, as an item of a container's env. */}}
+{{- define "binder-egress.redisPasswordEnv" -}}
+{{- $external := and (not .Values.redis.enabled) .Values.externalRedis.existingSecret -}}
+- name: BINDER_EGRESS_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ $external | default (include "binder-egress.secretName" .) }}
+      key: {{ ternary .Values.externalRedis.existingSecretKey "redis-password" (not (empty $external)) }}
+      {{- if not .Values.redis.enabled }}
+      # Not every Redis of one's own has a password.
+      optional: {{ empty $external }}
+      {{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.checksum: annotations that change with what a pod reads once, so that it is replaced.
+*/}}
+{{- define "binder-egress.checksum" -}}
+checksum/config: {{ include "binder-egress.config" . | sha256sum }}
+checksum/secret: {{ include "binder-egress.secretChecksum" . }}
+{{- end }}
+
+{{- /*
+binder-egress.secretChecksum: changes with the secrets. Only what stands in the values counts: what was made or looked up does not
+change in an upgrade. Cut, so that nobody who may read pods can try passwords against it.
+*/}}
+{{- define "binder-egress.secretChecksum" -}}
+{{ list .Values.secret .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}
+{{- end }}
+
+{{- /*
+binder-egress.config: our settings, as the environment variables of the image.
+*/}}
+{{- define "binder-egress.config" -}}
+{{- $tiers := dict -}}
+{{- range $name, $_ := .Values.tiers }}{{ $_ := set $tiers $name dict }}{{ end -}}
+{{- $providers := dict -}}
+{{- range $name, $provider := .Values.captcha.providers -}}
+{{- if $provider.enabled -}}
+{{- $_ := set $providers $name (omit $provider "enabled") -}}
+{{- end -}}
+{{- end -}}
+BINDER_EGRESS_MODE: {{ .Values.mode }}
+BINDER_EGRESS_TIERS: {{ toJson $tiers | quote }}
+BINDER_EGRESS_ALLOW_TIER: {{ .Values.allow.tier | quote }}
+BINDER_EGRESS_BASE_PATH: {{ .Values.ingress.path | quote }}
+BINDER_EGRESS_PUBLIC_PORT: "8080"
+BINDER_EGRESS_INTERNAL_PORT: "8081"
+BINDER_EGRESS_THREADS: {{ .Values.verifier.threads | quote }}
+BINDER_EGRESS_REDIS_URL: {{ include "binder-egress.redisUrl" . | quote }}
+BINDER_EGRESS_PASS_LIFETIME: {{ .Values.passes.lifetime | quote }}
+BINDER_EGRESS_PASS_SERVERS: {{ .Values.passes.servers | quote }}
+BINDER_EGRESS_LAUNCH_TIMEOUT: {{ .Values.launch.timeout | quote }}
+BINDER_EGRESS_CAPTCHA_PROVIDERS: {{ toJson $providers | quote }}
+BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
+BINDER_EGRESS_TRUSTED_PROXIES: {{ .Values.trustedProxies | quote }}
+BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}
+BINDER_EGRESS_PUBLIC_URL: {{ .Values.publicUrl | quote }}
+BINDER_EGRESS_LOG_LEVEL: {{ .Values.logLevel }}
+{{- end }}
+
+{{- /*
+binder-egress.binderhubValues: the values for a BinderHub that is a release of its own. As integration.binderhub, but with the names
+and the path of this release; and without policies of ours JupyterHub's own stays as it is.
+*/}}
+{{- define "binder-egress.binderhubValues" -}}
+{{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
+{{- $page := printf "$(BINDER_LAUNCH_HOST)%s/servers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" (base .Values.ingress.path) -}}
+{{- $ours := dict
+  "extraEnv" (dict
+    "BINDER_EGRESS_API" (printf "http://%s:8081" (include "binder-egress.fullname" .))
+    "BINDER_EGRESS_API_TOKEN" (dict "valueFrom" (dict "secretKeyRef" $token)))
+  "jupyterhub" (dict "singleuser" (dict "extraEnv" (dict "BINDER_EGRESS_URL" $page))) -}}
+{{- $values := mergeOverwrite (deepCopy .Values.integration.binderhub) $ours -}}
+{{- if not (include "binder-egress.enforcing" .) -}}
+{{- $_ := unset $values.jupyterhub.singleuser "networkPolicy" -}}
+{{- end -}}
+{{ toYaml $values }}
+{{- end }}

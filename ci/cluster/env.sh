@@ -1,0 +1,52 @@
+# Names, addresses and helpers of the local cluster's scripts. Sourced, never run.
+# shellcheck shell=bash disable=SC2034
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+here=$top/ci/cluster
+
+name=${CLUSTER_NAME:-binder-egress}   # clusters of different names run side by side
+family=${CLUSTER_IP_FAMILY:-dual}     # dual, or ipv4: what k3s does by default
+state=$cache/clusters/$name
+[[ $name =~ ^[a-z0-9][a-z0-9-]{0,40}$ ]] || { echo "CLUSTER_NAME: lower case letters, digits and - only, not '$name'" >&2; exit 2; }
+[[ $family =~ ^(dual|ipv4)$ ]] || { echo "CLUSTER_IP_FAMILY: dual or ipv4, not '$family'" >&2; exit 2; }
+
+node_ns=$name-node internet_ns=$name-internet    # two network namespaces; nothing in them can leave the machine
+cgroup=/cluster-$name                            # kubelet's cgroupRoot: all our cgroups are below it
+
+# The only link between the two; pods and Services as in k3s.
+node_ip=172.30.0.2 internet_ip=172.30.0.1 node6=fd30::2 internet6=fd30::1
+pods=10.42.0.0/24 services=10.43.0.0/16 first_service=10.43.0.1 dns=10.43.0.10
+pods6=fd42::/64 services6=fd43::/112 first_service6=fd43::1 dns6=fd43::a
+# The internet: what is public, what only looks reachable, and what must never be.
+public=203.0.113.10 private=10.99.0.10 metadata=169.254.169.254 outside_dns=203.0.113.53
+public6=2001:db8::10 private6=fd00:99::10 metadata6=fd00:ec2::254 outside_dns6=2001:db8::53
+
+# Clusters share the address 127.0.0.1:6443, by which kubectl and helm would share what they remember of an API server.
+export KUBECACHEDIR=$state/kube-cache
+
+dual() { [ "$family" = dual ]; }
+both() { if dual; then echo "$1,$2"; else echo "$1"; fi; }  # both V4 V6: as a list for a flag
+
+# Process 1 of the node's PID namespace, as the machine sees it; fails if there is none. Found by what it is, not by a
+# number kept in a file: the number may be another process's by now, and an `up` that was killed left no file.
+init_pid() {
+  local file
+  for file in $(grep -lsaxzF "cluster-node=$state" /proc/[0-9]*/cmdline || true); do
+    if grep -qs $'^NSpid:.*\t1$' "${file%cmdline}status" && grep -qsaxzF "$here/node.sh" "$file"; then
+      file=${file#/proc/}; echo "${file%/cmdline}"; return
+    fi
+  done
+  return 1
+}
+# A command in the node: its mounts, its processes, its network.
+on_node() { nsenter -t "$(init_pid)" -m -p -n -- "$@"; }
+# A command in the node's network only. Not `ip netns exec`: that hides the cgroup mounts.
+in_network() { nsenter --net=/run/netns/$node_ns -- "$@"; }
+kubectl() { in_network "$(<"$state/tools")/kubectl" --kubeconfig "$state/pki/admin.kubeconfig" "$@"; }
+answers() { kubectl get --raw /readyz --request-timeout 2s >/dev/null 2>&1; }
+wait_for() {  # wait_for WHAT COMMAND…: at most 60 s
+  local what=$1 end=$((SECONDS + 60)); shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $end ] || { echo "not within 60 s: $what. Logs: $state/log" >&2; return 1; }
+    sleep 0.1
+  done
+}

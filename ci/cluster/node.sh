@@ -1,0 +1,67 @@
+#!/bin/bash
+# Process 1 of the node's PID namespace, in its own mount and network namespace. Started by `up`, not by hand.
+. "$(dirname "$0")/env.sh"
+tools=$(<"$state/tools")
+cd "$state"
+
+exec 9</run/netns/$internet_ns   # while /run is still the machine's
+# All components use their default paths and our folders are what is there: nothing is left in the machine's.
+mount -t tmpfs tmpfs /run
+mount --bind "$state/lib" /var/lib
+mount --bind "$state/log" /var/log
+# The kubelet sets these for the whole machine; here it gets files to write to.
+for key in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+  [ -e /proc/sys/$key ] || continue
+  mkdir -p "sysctl/${key%/*}"; cat /proc/sys/$key >"sysctl/$key"; mount --bind "sysctl/$key" /proc/sys/$key
+done
+mount --make-rshared /           # the kubelet wants shared mounts
+
+# keep NAME COMMAND…: run it, and again whenever it ends; its pid in a file for `restart`.
+keep() {
+  local name=$1; shift
+  while :; do
+    "$@" >>"log/$name.log" 2>&1 & echo $! >"pid/$name"
+    wait $! || true
+    sleep 0.2
+  done &
+}
+kube() { keep "$1" "$tools/kubeall" "$@"; }
+
+addresses=("$public" "$private" "$metadata" "[$public6]" "[$private6]" "[$metadata6]")
+listen=(); for address in "${addresses[@]}"; do listen+=("$address":{80,443,9000}); done
+keep internet nsenter --net=/dev/fd/9 "$tools/probe" serve "${listen[@]}"
+keep outside-dns nsenter --net=/dev/fd/9 "$tools/coredns" -conf Corefile
+exec 9<&-
+
+keep containerd containerd --config containerd.toml
+kube etcd --data-dir etcd --unsafe-no-fsync --log-level warn \
+  --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
+kube kube-apiserver --etcd-servers http://127.0.0.1:2379 --advertise-address $node_ip --secure-port 6443 \
+  --service-cluster-ip-range "$(both $services $services6)" --allow-privileged \
+  --tls-cert-file pki/apiserver.crt --tls-private-key-file pki/apiserver.key --client-ca-file pki/ca.crt \
+  --kubelet-client-certificate pki/admin.crt --kubelet-client-key pki/admin.key --kubelet-certificate-authority pki/ca.crt \
+  --kubelet-preferred-address-types InternalIP \
+  --service-account-key-file pki/sa.key --service-account-signing-key-file pki/sa.key \
+  --service-account-issuer https://kubernetes.default.svc.cluster.local \
+  --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction
+
+until [ -S /run/containerd/containerd.sock ] && ctr version >/dev/null 2>&1; do sleep 0.1; done
+for image in "$(<images)"/*.tar; do ctr -n k8s.io images import "$image" >>log/images.log; done
+until curl -skf https://127.0.0.1:6443/readyz >/dev/null; do sleep 0.1; done
+
+admin=pki/admin.kubeconfig
+kube kube-controller-manager --kubeconfig $admin --leader-elect=false --root-ca-file pki/ca.crt \
+  --service-account-private-key-file pki/sa.key --cluster-cidr "$(both $pods $pods6)"
+kube kube-scheduler --kubeconfig $admin --leader-elect=false
+kube kubelet --config kubelet.yaml --kubeconfig pki/kubelet.kubeconfig --node-ip "$(both $node_ip $node6)" --hostname-override node
+# The proxy learns the node's addresses when it starts.
+until curl -sf --cacert pki/ca.crt --cert pki/admin.crt --key pki/admin.key https://127.0.0.1:6443/api/v1/nodes/node >/dev/null; do sleep 0.1; done
+# Conntrack's settings are read-only outside the machine's first network namespace; 0 is "leave alone".
+kube kube-proxy --kubeconfig $admin --hostname-override node --cluster-cidr "$(both $pods $pods6)" --proxy-mode iptables \
+  --conntrack-max-per-core 0 --conntrack-min 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
+# kube-router saves the whole filter table and restores it milliseconds later: chains that the proxy made in between are
+# gone, and the proxy looks again only after 30 s. So not before its first round is done.
+until curl -sf http://127.0.0.1:10256/healthz >/dev/null; do sleep 0.1; done
+keep netpol "$tools/netpol" --kubeconfig $admin --hostname-override node --service-cluster-ip-range "$(both $services $services6)" \
+  --enable-ipv6="$(if dual; then echo true; else echo false; fi)" --iptables-sync-period 5m -v 1
+wait

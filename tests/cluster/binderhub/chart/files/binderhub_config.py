@@ -1,0 +1,75 @@
+"""BinderHub's configuration, for the real one and for the stand-in. It ends as the one in BinderHub's chart does."""
+
+import os
+import sys
+
+import yaml
+
+c = get_config()  # noqa: F821
+
+with open("/etc/binderhub/config/values.yaml") as file:
+    values = yaml.safe_load(file)
+
+try:
+    if os.environ["BINDER_KIND"] == "standin":
+        raise ImportError
+    import binderhub.builder
+    from binderhub.build import FakeBuild
+    from binderhub.registry import FakeRegistry
+    from binderhub.repoproviders import RepoProvider
+except ImportError:
+    from standin import RepoProvider
+
+    c.BinderHub.build_seconds = 0 if values["cached"] else 2
+else:
+
+    class Registry(FakeRegistry):
+        """Has every image, or none."""
+
+        async def get_image_manifest(self, image, tag):
+            """What is there of the image."""
+            return {"image": image} if values["cached"] else None
+
+    c.BinderHub.registry_class = Registry
+    c.BinderHub.build_class = FakeBuild
+    c.BinderHub.builder_required = False
+    # Without this each repository has an image name of its own, and each would have to be put on the node.
+    binderhub.builder._safe_build_slug = lambda slug, *args, **kwargs: slug
+
+
+class Example(RepoProvider):
+    """fake/<owner>/<name>/<ref>: any repository exists; the ref `other-image` has another image than all others."""
+
+    def _part(self, number):
+        return [*self.spec.split("/"), "", ""][number]
+
+    async def get_resolved_ref(self):
+        """The image's tag."""
+        return "2" if self._part(2) == "other-image" else "1"
+
+    async def get_resolved_spec(self):
+        """Refs never move."""
+        return self.spec
+
+    def get_repo_url(self):
+        """Where the repository would be."""
+        return f"https://example.com/{self._part(0)}/{self._part(1)}.git"
+
+    async def get_resolved_ref_url(self):
+        """Where the ref would be."""
+        return f"https://example.com/{self._part(0)}/{self._part(1)}/tree/{self._part(2)}"
+
+    def get_build_slug(self):
+        """The image's name."""
+        return "user-server"
+
+
+c.BinderHub.repo_providers = {"fake": Example}
+c.BinderHub.hub_api_token = os.environ["JUPYTERHUB_API_TOKEN"]
+
+for section, settings in values["config"].items():
+    c[section].update(settings)
+
+for key, snippet in sorted((values["extraConfig"] or {}).items()):
+    print(f"Loading extra config: {key}", file=sys.stderr)
+    exec(snippet)

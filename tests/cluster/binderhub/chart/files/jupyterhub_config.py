@@ -1,0 +1,112 @@
+"""JupyterHub as JupyterHub's and BinderHub's charts configure it, as far as pods, labels and launches go."""
+
+import asyncio
+import os
+import sys
+
+import yaml
+from kubespawner import KubeSpawner
+from tornado import web
+
+c = get_config()  # noqa: F821
+
+with open("/etc/jupyterhub/values.yaml") as file:
+    values = yaml.safe_load(file)
+singleuser, hub = values["singleuser"], values["hub"]
+
+c.JupyterHub.hub_bind_url = "http://:8081"
+c.JupyterHub.hub_connect_url = "http://hub:8081"
+c.JupyterHub.db_url = "sqlite:////srv/jupyterhub/jupyterhub.sqlite"
+c.JupyterHub.cookie_secret_file = "/srv/jupyterhub/cookie_secret"
+# User pods outlive a restart of the hub.
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+c.ConfigurableHTTPProxy.api_url = "http://proxy-api:8001"
+c.ConfigurableHTTPProxy.should_start = False
+c.JupyterHub.services = [{"name": "binder", "api_token": os.environ["BINDER_TOKEN"], "display": False}]
+c.JupyterHub.load_roles = [{"name": name, **role} for name, role in sorted(hub["loadRoles"].items())]
+
+release = os.environ["HELM_RELEASE_NAME"]
+c.KubeSpawner.namespace = os.environ["POD_NAMESPACE"]
+c.KubeSpawner.common_labels = {
+    "app": "jupyterhub",
+    "app.kubernetes.io/name": "jupyterhub",
+    "release": release,
+    "app.kubernetes.io/instance": release,
+    "app.kubernetes.io/managed-by": "kubespawner",
+}
+for trait, key in {
+    "allow_privilege_escalation": "allowPrivilegeEscalation",
+    "environment": "extraEnv",
+    "extra_labels": "extraLabels",
+    "extra_pod_config": "extraPodConfig",
+    "fs_gid": "fsGid",
+    "init_containers": "initContainers",
+    "start_timeout": "startTimeout",
+    "uid": "uid",
+}.items():
+    if singleuser.get(key) is not None:
+        c.KubeSpawner[trait] = singleuser[key]
+# The images are on the node already, and there is no place to pull them from.
+c.KubeSpawner.image_pull_policy = "IfNotPresent"
+c.Spawner.cmd = singleuser["cmd"]
+
+for section, settings in hub["config"].items():
+    c[section].update(settings)
+
+
+class BinderSpawner(KubeSpawner):
+    """Image and token come with the launch; the user's server asks for that token and knows nothing of the hub."""
+
+    failed_once = set()  # noqa: RUF012
+
+    def get_args(self):
+        """What a plain Jupyter server needs behind the hub's proxy: its address and its token."""
+        return [
+            "--ip=0.0.0.0",
+            f"--port={self.port}",
+            f"--ServerApp.base_url={self.server.base_url}",
+            f"--ServerApp.token={self.user_options['token']}",
+            "--ServerApp.trust_xheaders=True",
+            *self.args,
+        ]
+
+    def start(self):
+        """Start the pod with the image that was built."""
+        for option in ("token", "image"):
+            if option not in self.user_options:
+                raise web.HTTPError(400, f"{option} required")
+        self.image = self.user_options["image"]
+        repository = self.user_options.get("repo_url", "")
+        if "/flaky/" in repository and repository not in self.failed_once:
+            self.failed_once.add(repository)
+            return self.fail()
+        return super().start()
+
+    async def fail(self):
+        """Fail as a pod does, after the hub said that it starts: BinderHub then launches again for another user name."""
+        await asyncio.sleep(1)
+        raise web.HTTPError(500, "The first server of a repository of the owner `flaky` does not start")
+
+    def get_env(self):
+        """What BinderHub tells the server about its launch."""
+        env = super().get_env()
+        if "repo_url" in self.user_options:
+            env["BINDER_REPO_URL"] = self.user_options["repo_url"]
+        for key in (
+            "binder_ref_url",
+            "binder_launch_host",
+            "binder_persistent_request",
+            "binder_request",
+            "binder_client_ip",
+        ):
+            if key in self.user_options:
+                env[key.upper()] = self.user_options[key]
+        return env
+
+
+c.JupyterHub.spawner_class = BinderSpawner
+
+for key, snippet in sorted((hub.get("extraConfig") or {}).items()):
+    print(f"Loading extra config: {key}", file=sys.stderr)
+    exec(snippet)

@@ -1,0 +1,250 @@
+"""Stands in for BinderHub where its Python package is not installed: the documented way of a launch, and nothing else.
+
+Kept: the traits that configuration sets, the order of calls (badge_base_url in each build request; then, in each
+attempt: create the user, pre_launch_hook, start the server, follow its progress), attempts under new user names, the
+event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For. Not here: pages,
+tokens, rate limits, quotas, builds, signed-in users.
+"""
+
+import asyncio
+import base64
+import inspect
+import json
+import logging
+import random
+import string
+import uuid
+from urllib.parse import quote, urlparse
+
+from tornado import web
+from tornado.httpclient import AsyncHTTPClient, HTTPError
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.log import app_log
+from traitlets import Callable, Dict, Integer, Unicode, Union
+from traitlets.config import Application, LoggingConfigurable
+
+
+class RepoProvider(LoggingConfigurable):
+    """What a build request names, `spec`, becomes a repository; configuration has the subclass."""
+
+    spec = Unicode()
+
+
+class Launcher(LoggingConfigurable):
+    """Starts servers by JupyterHub's API."""
+
+    hub_api_token = Unicode()
+    hub_url = Unicode(help="Where users reach JupyterHub.")
+    hub_url_local = Unicode(help="The same from inside.")
+    retries = Integer(4, config=True, help="Attempts, for each call of the hub's API and for each launch.")
+    retry_delay = Integer(4, config=True, help="Seconds before the second attempt; doubled for each one after it.")
+    launch_timeout = Integer(600, config=True, help="Seconds until a server must be ready.")
+    pre_launch_hook = Callable(None, config=True, allow_none=True, help="launcher, image, user, server, repository.")
+
+    async def api_request(self, path, **kwargs):
+        """Ask the hub; a failure on its side is tried again."""
+        headers = {"Authorization": f"token {self.hub_api_token}"}
+        delay = self.retry_delay
+        for attempt in range(1, self.retries + 1):
+            try:
+                return await AsyncHTTPClient().fetch(f"{self.hub_url_local}hub/api/{path}", headers=headers, **kwargs)
+            except (HTTPError, OSError) as error:
+                code = getattr(error, "code", 599)
+                if attempt > 1 and code == 409:
+                    return error.response
+                if code < 500 or attempt == self.retries:
+                    raise
+                app_log.error("Error accessing Hub API: %s", error)
+            await asyncio.sleep(delay)
+            delay *= 2
+
+    def unique_name_from_repo(self, repo_url):
+        """A user name for one launch: the repository's path and a random end."""
+        prefix = urlparse(repo_url).path.strip("/").replace("/", "-").lower().removesuffix(".git")
+        if len(prefix) > 32:
+            prefix = f"{prefix[:15]}-{prefix[-15:]}"
+        return f"{prefix}-{''.join(random.choices(string.ascii_lowercase + string.digits, k=8))}"
+
+    async def launch(self, image, username, server_name, repo_url, extra_args, event_callback):
+        """Create the user, call the hook, start the server and follow it; returns what the `ready` event tells."""
+        user = quote(username, safe="@~")
+        app_log.info("Creating user %s for image %s", username, image)
+        try:
+            await self.api_request(f"users/{user}", method="POST", body=b"")
+        except (HTTPError, OSError) as error:
+            raise web.HTTPError(500, f"Failed to create temporary user for {image}") from error
+        if self.pre_launch_hook:
+            result = self.pre_launch_hook(self, image, username, server_name, repo_url)
+            if inspect.isawaitable(result):
+                # A task of its own, as in BinderHub: the hook sees a copy of the request's context.
+                await asyncio.ensure_future(result)
+        token = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=\n")
+        data = {"image": image, "repo_url": repo_url, "token": token, **extra_args}
+        app_log.info("Starting server for user %s with image %s", username, image)
+        try:
+            await self.api_request(f"users/{user}/servers/{server_name}", method="POST", body=json.dumps(data))
+            await asyncio.wait_for(self.follow(user, event_callback), self.launch_timeout)
+        except (HTTPError, OSError) as error:
+            app_log.error("Error starting server for user %s: %s", username, error)
+            raise web.HTTPError(500, f"Failed to launch image {image}") from error
+        except TimeoutError as error:
+            raise web.HTTPError(500, f"Image {image} for user {username} took too long to launch") from error
+        return {**data, "url": f"{self.hub_url}user/{user}/"}
+
+    async def follow(self, user, event_callback):
+        """Pass the progress of a spawn on until it is ready; raises if it failed."""
+        events, buffer = asyncio.Queue(), b""
+
+        def chunk(data):
+            nonlocal buffer
+            *lines, buffer = (buffer + data).split(b"\n\n")
+            for line in lines:
+                if line.startswith(b"data:"):
+                    events.put_nowait(json.loads(line[5:]))
+
+        path, timeout = f"users/{user}/server/progress", self.launch_timeout
+        stream = asyncio.ensure_future(self.api_request(path, streaming_callback=chunk, request_timeout=timeout))
+        stream.add_done_callback(lambda _: events.put_nowait(None))
+        while (event := await events.get()) is not None:
+            await event_callback(event)
+            if event.get("failed"):
+                raise web.HTTPError(500, event.get("message", "unknown error"))
+            if event.get("ready"):
+                return
+        await stream
+        raise web.HTTPError(500, "Image failed to launch")
+
+
+class BuildHandler(web.RequestHandler):
+    """GET build/<provider>/<spec>: the event stream of one build and launch."""
+
+    def set_default_headers(self):
+        """An event stream that no proxy keeps."""
+        self.set_header("content-type", "text/event-stream")
+        self.set_header("cache-control", "no-cache")
+
+    async def emit(self, **event):
+        """Send one event."""
+        try:
+            self.write(f"data: {json.dumps(event)}\n\n")
+            await self.flush()
+        except StreamClosedError as error:
+            raise web.Finish() from error
+
+    def send_error(self, status_code=500, **kwargs):
+        """A stream has no status code, so an error is an event."""
+        message = getattr(kwargs.get("exc_info", [None, None])[1], "log_message", None) or "Unknown HTTP Error"
+        event = {"phase": "failed", "status_code": status_code, "message": f"{message}\n"}
+        self.write(f"data: {json.dumps(event)}\n\n")
+        self.finish()
+
+    def prepare(self):
+        """Only event streams."""
+        if "text/event-stream" not in {part.strip().lower() for part in self.request.headers.get("Accept", "").split(";")}:
+            raise web.HTTPError(400, "Missing Accept header: text/event-stream")
+
+    def get_badge_base_url(self):
+        """Where this BinderHub is found; a function gets the request, which is how configuration sees it."""
+        url = self.settings["badge_base_url"]
+        if callable(url):
+            url = url(self).removesuffix("/") + "/"
+        return url or f"{self.request.protocol}://{self.request.host}{self.settings['base_url']}"
+
+    async def get(self, prefix, spec):
+        """Build, or not, and launch."""
+        if prefix not in self.settings["repo_providers"]:
+            return await self.emit(phase="failed", message=f"No provider found for prefix {prefix}\n")
+        provider = self.settings["repo_providers"][prefix](spec=spec.rstrip("/"))
+        repo_url = provider.get_repo_url()
+        ref = await provider.get_resolved_ref()
+        extra_args = {
+            "binder_ref_url": await provider.get_resolved_ref_url(),
+            "binder_launch_host": self.get_badge_base_url(),
+            "binder_request": f"v2/{prefix}/{spec}",
+            "binder_persistent_request": f"v2/{prefix}/{await provider.get_resolved_spec()}",
+            "binder_client_ip": self.request.remote_ip,
+        }
+        image = f"{self.settings['image_prefix']}{provider.get_build_slug()}:{ref}"
+        if self.settings["build_seconds"]:
+            await self.emit(phase="building", message="Building\n")
+            await asyncio.sleep(self.settings["build_seconds"])
+        await self.emit(phase="built", imageName=image, message="Found built image, launching...\n")
+        await self.launch(image, repo_url, extra_args)
+
+    async def launch(self, image, repo_url, extra_args):
+        """Up to `retries` attempts, each for a new user."""
+        await self.emit(phase="launching", message="Launching server...\n")
+        launcher = self.settings["launcher"]
+        delay = launcher.retry_delay
+
+        async def progress(event):
+            await self.emit(phase="launching", message=f"{event['message']}\n")
+
+        for attempt in range(1, launcher.retries + 1):
+            user = launcher.unique_name_from_repo(repo_url)
+            try:
+                info = await launcher.launch(image, user, "", repo_url, extra_args, progress)
+                break
+            except Exception as error:
+                if attempt == launcher.retries:
+                    raise
+                app_log.error("Retrying launch of %s after error (attempt=%s): %r", repo_url, attempt, error)
+            await self.emit(phase="launching", message=f"Launch attempt {attempt} failed, retrying...\n")
+            await asyncio.sleep(delay)
+            delay *= 2
+        await self.emit(phase="ready", message=f"server running at {info['url']}\n", **info)
+
+
+class VersionsHandler(web.RequestHandler):
+    """GET versions: for probes."""
+
+    def get(self):
+        """Say which of the two runs here."""
+        self.write({"binderhub": "stand-in"})
+
+
+class BinderHub(Application):
+    """The stand-in's server."""
+
+    classes = [Launcher]  # noqa: RUF012
+    config_file = Unicode("binderhub_config.py", config=True)
+    aliases = {"config": "BinderHub.config_file"}  # noqa: RUF012
+    base_url = Unicode("/", config=True)
+    badge_base_url = Union([Unicode(), Callable()], default_value="", config=True)
+    hub_url = Unicode(config=True)
+    hub_url_local = Unicode(config=True)
+    hub_api_token = Unicode(config=True)
+    image_prefix = Unicode("", config=True)
+    port = Integer(8585, config=True)
+    repo_providers = Dict(config=True)
+    build_seconds = Integer(0, config=True, help="0: every image is there already.")
+
+    def initialize(self, argv=None):
+        """Read the configuration."""
+        self.parse_command_line(argv)
+        self.load_config_file(self.config_file)
+
+    def start(self):
+        """Serve until the process ends."""
+        asyncio.run(self.serve())
+
+    async def serve(self):
+        """Listen, and never return."""
+        AsyncHTTPClient.configure(None, max_clients=200)
+        urls = {"hub_url": self.hub_url, "hub_url_local": self.hub_url_local or self.hub_url}
+        launcher = Launcher(parent=self, hub_api_token=self.hub_api_token, **urls)
+        # No access log: the query may hold a token.
+        settings = {"launcher": launcher, "log_function": lambda handler: None}
+        for trait in ("badge_base_url", "base_url", "build_seconds", "image_prefix", "repo_providers"):
+            settings[trait] = getattr(self, trait)
+        routes = [(rf"{self.base_url}build/([^/]+)/(.+)", BuildHandler), (rf"{self.base_url}versions", VersionsHandler)]
+        self.http_server = HTTPServer(web.Application(routes, **settings), xheaders=True)
+        self.http_server.listen(self.port)
+        app_log.info("BinderHub's stand-in listens on port %d", self.port)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    BinderHub.launch_instance()

@@ -1,0 +1,122 @@
+"""User pods in memory, with the API server's rules: a patch must name the uid and the resourceVersion that the pod has."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from verifier.cluster import Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
+from verifier.store import Grant, Server
+
+
+class FakeCluster(Cluster):
+    """What `Cluster` does, on a dictionary.
+
+    Attributes:
+        conflicts: how many of the next patches meet a pod that has just changed.
+        down: whether the API server does not answer.
+        before_patch: called once, before the next patch, so that a test can come between look and patch.
+        patches: (uid, grant) of every patch that succeeded.
+    """
+
+    def __init__(self) -> None:
+        self.pods: dict[str, Pod] = {}  # by name
+        self.conflicts = 0
+        self.down = False
+        self.before_patch: Callable[[], None] | None = None
+        self.patches: list[tuple[str, Grant | None]] = []
+        self.events: list[tuple[str, Pod]] = []
+        self._version = 0
+        self._lock = threading.RLock()
+        self._more = threading.Condition(self._lock)
+
+    # -- what a test does
+
+    def add(
+        self, user: str = "alice", uid: str = "uid-1", *, server: str = "", image: str = "image:1", created: float = 0, **fields
+    ) -> Pod:
+        """A pod appears, unready; one of the same name is replaced."""
+        values = {"grant": None, "annotated": False, "label": None, "ready": False, "ended": False} | fields
+        pod = Pod(
+            name=f"jupyter-{user}--{server}",
+            uid=uid,
+            version="",
+            server=Server(user, server),
+            image=image,
+            created=created,
+            **values,
+        )
+        return self._put("ADDED", pod)
+
+    def change(self, name_or_pod: "str | Pod", **fields: Any) -> Pod:
+        """A pod changes, and so its resourceVersion."""
+        name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
+        return self._put("MODIFIED", replace(self.pods[name], **fields))
+
+    def remove(self, name_or_pod: "str | Pod") -> None:
+        """A pod is gone."""
+        name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
+        with self._lock:
+            self._event("DELETED", self.pods.pop(name))
+
+    def labelled(self) -> set[Server]:
+        """The servers whose pod the policy of a tier selects."""
+        with self._lock:
+            return {pod.server for pod in self.pods.values() if pod.label and not pod.ended}
+
+    def _put(self, kind: str, pod: Pod) -> Pod:
+        with self._lock:
+            self._version += 1
+            pod = replace(pod, version=str(self._version))
+            self.pods[pod.name] = pod
+            self._event(kind, pod)
+            return pod
+
+    def _event(self, kind: str, pod: Pod) -> None:
+        self.events.append((kind, pod))
+        self._more.notify_all()
+
+    # -- what the reconciler does
+
+    def _check(self) -> None:
+        if self.down:
+            raise ClusterUnavailable("down")
+
+    def list(self) -> tuple[list[Pod], str]:
+        with self._lock:
+            self._check()
+            return list(self.pods.values()), str(len(self.events))
+
+    def watch(self, version: str) -> Iterator[tuple[str, Pod]]:
+        at = int(version)
+        while True:
+            with self._lock:
+                if self.down:
+                    raise WatchLost("down")
+                if at >= len(self.events) and not self._more.wait(0.2):
+                    raise WatchLost("renewed")
+                new = self.events[at:]
+            at += len(new)
+            yield from new
+
+    def read(self, name: str) -> Pod | None:
+        with self._lock:
+            self._check()
+            return self.pods.get(name)
+
+    def patch(self, pod: Pod, grant: Grant | None) -> Pod:
+        between, self.before_patch = self.before_patch, None
+        if between:
+            between()
+        with self._lock:
+            self._check()
+            now = self.pods.get(pod.name)
+            if now and self.conflicts:
+                self.conflicts -= 1
+                now = self._put("MODIFIED", now)
+            if now is None or (now.uid, now.version) != (pod.uid, pod.version):
+                raise Conflict("the object has been modified")
+            self.patches.append((pod.uid, grant))
+            return self._put(
+                "MODIFIED", replace(now, grant=grant, annotated=grant is not None, label=grant.tier if grant else None)
+            )

@@ -1,0 +1,394 @@
+"""The chart as a whole: each values file of chart/ci, a parent chart that imports from it, and the care taken of its values.
+
+What single templates render is in the suites of chart/tests.
+"""
+
+import ipaddress
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+CHART = TOP / "chart"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+# The tools are built on first use, which takes minutes.
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """The folder that helm is in."""
+    return Path(subprocess.run([TOP / "ci/tools/build"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+@pytest.fixture
+def helm(tools):
+    """A function that runs helm and returns its output; without a cluster, whatever kubeconfig there is."""
+
+    def run(*args, check=True):
+        env = {**os.environ, "KUBECONFIG": "/nonexistent"}
+        result = subprocess.run([tools / "helm", *args], capture_output=True, text=True, env=env)
+        if check:
+            assert result.returncode == 0, result.stderr
+        return result.stdout if check else result
+
+    return run
+
+
+@pytest.fixture
+def render(helm):
+    """A function that renders a chart and returns its objects by (kind, name)."""
+
+    def run(*args, chart=CHART):
+        text = helm("template", "r", chart, "--namespace", "binder", *args)
+        objects = [document for document in yaml.safe_load_all(text) if document]
+        by_name = {(document["kind"], document["metadata"]["name"]): document for document in objects}
+        assert len(by_name) == len(objects), "two objects with one name"
+        return by_name
+
+    return run
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_topology_has_what_its_mode_needs(render, values):
+    objects = render("--values", values)
+    mode = yaml.safe_load(values.read_text()).get("mode", "captcha") or "off"
+    kinds = {kind for kind, _ in objects}
+    assert (mode == "off") == (not objects)
+    assert ("Deployment" in kinds) == (mode in ("captcha", "observe", "allow"))
+    assert (("NetworkPolicy", "binder-egress-base") in objects) == (mode in ("captcha", "allow", "deny"))
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_every_pod_is_hardened(render, values):
+    for (kind, name), document in render("--values", values).items():
+        if kind != "Deployment":
+            continue
+        pod = document["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is (name == "binder-egress-reconciler")
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert all("emptyDir" in volume for volume in pod["volumes"])
+        for container in pod.get("initContainers", []) + pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_every_policy_is_one_the_api_server_takes(render, values):
+    """Exceptions lie inside their CIDR; no rule for everybody slipped in; no policy selects every pod."""
+    for (kind, name), document in render("--values", values).items():
+        if kind != "NetworkPolicy":
+            continue
+        spec = document["spec"]
+        assert spec["podSelector"].get("matchLabels"), name
+        rules = [(rule, "to") for rule in spec.get("egress") or []] + [(rule, "from") for rule in spec.get("ingress") or []]
+        for rule, peers in rules:
+            assert rule.get(peers) or rule.get("ports"), f"{name} has a rule for everything"
+            for peer in rule.get(peers, []):
+                if "ipBlock" in peer:
+                    outer = ipaddress.ip_network(peer["ipBlock"]["cidr"])
+                    for inner in map(ipaddress.ip_network, peer["ipBlock"].get("except", [])):
+                        assert inner.subnet_of(outer) and inner != outer, (name, outer, inner)
+
+
+@pytest.mark.parametrize("more", [[], ["--set", "tiers.verified.cidrs.::/0=true"]], ids=["default", "all of IPv6"])
+def test_nothing_private_is_open(render, more):
+    objects = render(*more)
+    rules = objects["NetworkPolicy", "binder-egress-tier-verified"]["spec"]["egress"]
+    blocks = [peer["ipBlock"] for rule in rules for peer in rule["to"] if "ipBlock" in peer]
+
+    def reachable(address):
+        address = ipaddress.ip_address(address)
+        return any(
+            address in ipaddress.ip_network(block["cidr"])
+            and not any(address in ipaddress.ip_network(cidr) for cidr in block["except"])
+            for block in blocks
+        )
+
+    closed = (
+        "0.0.0.0 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 169.254.169.254 168.63.129.16 172.16.0.1 172.31.255.254 192.0.0.192 "
+        "192.168.255.255 198.19.0.1 224.0.0.1 255.255.255.255 :: ::1 fc00::1 fd00:ec2::254 fd20:ce::254 fdff::1 fe80::1 fec0::1 "
+        "ff02::1 64:ff9b::a00:1 64:ff9b:1::1 2002:a00:1:: 2001::1"
+    )
+    assert not [address for address in closed.split() if reachable(address)]
+    opened = ["1.1.1.1", "9.255.255.255", "11.0.0.0", "100.128.0.1", "172.32.0.1", "203.0.113.10", "2606:4700::1111", "2a00::1"]
+    assert [address for address in opened if reachable(address)] == opened
+
+
+def test_exceptions_hold_on_kube_router(render):
+    """kube-router makes 2000::/3 and fd00::/8 of ::/0, and the narrowest entry of its set wins, match or not."""
+    made = [ipaddress.ip_network("2000::/3"), ipaddress.ip_network("fd00::/8")]
+    excepted = [ipaddress.ip_network(cidr) for cidr in VALUES["except"] if ":" in cidr]
+    for network in made:
+        assert not [cidr for cidr in excepted if network.subnet_of(cidr)]
+    halves = [cidr for cidr in excepted if cidr.subnet_of(made[1])]
+    assert list(ipaddress.collapse_addresses(halves)) == [made[1]]
+
+
+def test_reconciler_sees_no_secret_but_redis_password(render):
+    container = render()["Deployment", "binder-egress-reconciler"]["spec"]["template"]["spec"]["containers"][0]
+    keys = [entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
+    assert keys == ["redis-password"]
+
+
+def test_secrets_are_only_in_the_secret(render):
+    secret = {"signingKeys": ["k" * 40], "apiToken": "t" * 40, "redisPassword": "p" * 40}
+    objects = render("--set-json", f"secret={json.dumps(secret)}")
+    del objects["Secret", "binder-egress"]
+    text = json.dumps(list(objects.values()))
+    for value in ("k" * 40, "t" * 40, "p" * 40):
+        assert value not in text
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"),
+    [
+        ("logLevel=debug", {"checksum/config"}),
+        ("captcha.providers.altcha.cost=6000", {"checksum/config"}),
+        ("secret.apiToken=" + "t" * 32, {"checksum/secret"}),
+        ("except.203\\.0\\.113\\.0/24=true", set()),
+    ],
+)
+def test_pods_are_replaced_when_what_they_read_changes(render, setting, changed):
+    def annotations(objects):
+        return objects["Deployment", "binder-egress-verifier"]["spec"]["template"]["metadata"]["annotations"]
+
+    before, after = annotations(render()), annotations(render("--set", setting))
+    assert {key for key in before if before[key] != after[key]} == changed
+
+
+def test_values_for_another_release_are_the_exported_ones(render):
+    text = render()["ConfigMap", "binder-egress-binderhub-values"]["data"]["values.yaml"]
+    assert yaml.safe_load(text) == VALUES["integration"]["binderhub"]
+
+
+def test_snippet_is_python():
+    compile(VALUES["integration"]["binderhub"]["extraConfig"]["zz-binder-egress"], "zz-binder-egress", "exec")
+
+
+def test_settings_are_those_the_image_reads(render):
+    """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all of its own."""
+    from verifier.settings import PREFIX, ReconcilerSettings, VerifierSettings
+
+    objects = render()
+    config = objects["ConfigMap", "binder-egress"]["data"]
+    env = {}
+    for name in ("verifier", "reconciler"):
+        pod = objects["Deployment", f"binder-egress-{name}"]["spec"]["template"]["spec"]
+        env[name] = [entry["name"] for entry in pod["containers"][0]["env"]]
+    known = {PREFIX + field.upper() for field in {**VerifierSettings.model_fields, **ReconcilerSettings.model_fields}}
+    assert set(config) <= known
+    assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in VerifierSettings.model_fields}
+    assert set(env["reconciler"]) == {PREFIX + field.upper() for field in ReconcilerSettings.model_fields}
+
+
+# A parent chart, as small as it can be: BinderHub with a closed schema, and JupyterHub with its own default below it.
+
+
+@pytest.fixture
+def parent(tmp_path):
+    def write(path, content):
+        path = tmp_path / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+    def show(name):
+        return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata:\n  values: {{ toJson .Values | quote }}\n"
+
+    dependency = {
+        "name": "binder-egress",
+        "version": "0.1.0",
+        "condition": "binder-egress.enabled",
+        "import-values": [{"child": "integration.binderhub", "parent": "binderhub"}],
+    }
+    write(
+        "Chart.yaml",
+        {
+            "apiVersion": "v2",
+            "name": "parent",
+            "version": "1.0.0",
+            "dependencies": [{"name": "binderhub", "version": "1.0.0"}, dependency],
+        },
+    )
+    write(
+        "values.yaml",
+        {
+            "binder-egress": {"enabled": True},
+            "binderhub": {"extraConfig": {"01-plausible": "pass"}, "extraEnv": {"OTHER": "kept"}},
+        },
+    )
+    write("charts/binderhub/Chart.yaml", {"apiVersion": "v2", "name": "binderhub", "version": "1.0.0"})
+    write("charts/binderhub/values.yaml", {"extraConfig": {}, "extraEnv": {}})
+    closed = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "extraConfig": {"type": "object", "additionalProperties": {"type": "string"}},
+            "extraEnv": {"type": "object"},
+            "global": {"type": "object"},
+            "jupyterhub": {"type": "object"},
+        },
+    }
+    write("charts/binderhub/values.schema.json", json.dumps(closed))
+    write("charts/binderhub/templates/values.yaml", show("binderhub"))
+    hub = "charts/binderhub/charts/jupyterhub"
+    write(f"{hub}/Chart.yaml", {"apiVersion": "v2", "name": "jupyterhub", "version": "1.0.0"})
+    write(f"{hub}/values.yaml", {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}})
+    write(f"{hub}/templates/values.yaml", show("jupyterhub"))
+    shutil.copytree(CHART, tmp_path / "charts/binder-egress", ignore=shutil.ignore_patterns("tests", "ci"))
+    return tmp_path
+
+
+def seen(objects, name):
+    return json.loads(objects["ConfigMap", name]["data"]["values"])
+
+
+def test_parent_imports_the_wiring_beside_its_own(render, parent):
+    objects = render(chart=parent)
+    binderhub = seen(objects, "binderhub")
+    assert sorted(binderhub["extraConfig"]) == ["01-plausible", "zz-binder-egress"]
+    exported = VALUES["integration"]["binderhub"]
+    assert binderhub["extraConfig"]["zz-binder-egress"] == exported["extraConfig"]["zz-binder-egress"]
+    assert binderhub["extraEnv"] == {"OTHER": "kept", **exported["extraEnv"]}
+    hub = seen(objects, "jupyterhub")
+    assert hub["singleuser"]["extraEnv"] == exported["jupyterhub"]["singleuser"]["extraEnv"]
+    assert ("Deployment", "binder-egress-verifier") in objects
+    # The addresses in what was imported are those of what is rendered.
+    assert ("Service", "binder-egress") in objects and ("Secret", "binder-egress") in objects
+
+
+def test_parent_has_to_switch_the_policy_of_jupyterhub_off_itself(render, parent):
+    explicit = "binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
+    assert seen(render("--set", explicit, chart=parent), "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
+
+
+def test_parent_wins_over_what_is_imported(render, parent):
+    binderhub = seen(render("--set", "binderhub.extraEnv.BINDER_EGRESS_API=", chart=parent), "binderhub")
+    assert binderhub["extraEnv"]["BINDER_EGRESS_API"] == ""
+
+
+def test_condition_takes_everything_out(render, parent):
+    objects = render("--set", "binder-egress.enabled=false", chart=parent)
+    assert set(objects) == {("ConfigMap", "binderhub"), ("ConfigMap", "jupyterhub")}
+    assert "egress" not in json.dumps(list(objects.values())).lower()
+
+
+def test_parent_sets_values_and_a_wrong_one_is_refused(helm, render, parent):
+    objects = render("--set", "binder-egress.mode=deny", chart=parent)
+    assert [name for kind, name in objects if kind == "NetworkPolicy"] == ["binder-egress-base"]
+    refused = helm("template", "r", parent, "--set", "binder-egress.moed=deny", check=False)
+    assert refused.returncode != 0
+    assert "additional properties 'moed' not allowed" in refused.stderr
+
+
+# Care taken of values. What the operators' maps contain is data, and so is what is exported.
+
+DATA = ("except", "integration.binderhub", "tiers.verified.cidrs", "base.ingress", "userPods.labels", "dns.namespaceLabels")
+DATA += ("dns.podLabels", "dns.ports", "verifier.networkPolicy.internalFrom", "reconciler.networkPolicy.apiServer.ports")
+
+
+def leaves(values, path=()):
+    """The paths of all values that an operator sets: leaves, and the maps that are data as a whole."""
+    for key, value in values.items():
+        here = (*path, str(key))
+        if isinstance(value, dict) and value and ".".join(here) not in DATA and here[-1] != "resources":
+            yield from leaves(value, here)
+        else:
+            yield here
+
+
+LEAVES = sorted(leaves(VALUES))
+
+
+def explained():
+    """The paths in values.yaml that have a comment beginning with `# --` right above them."""
+    stack, found, comment = [], set(), False
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if match := re.match(r'( *)"?([\w.:/-]+?)"?:(?: |$)', line):
+            depth = len(match[1]) // 2
+            stack[depth:] = [match[2]]
+            if comment:
+                found.add(tuple(stack))
+            comment = False
+        elif line.strip().startswith("# --"):
+            comment = True
+        elif not line.strip().startswith("#"):
+            comment = False
+    return found
+
+
+def set_in_suites():
+    """The paths that the suites in chart/tests set, and those of the maps on the way."""
+
+    def paths(node, prefix=()):
+        for key, value in node.items():
+            # helm-unittest takes a key for a path, unless a part of it is in quotes or brackets.
+            here = prefix + tuple(str(key).split("."))
+            yield from (here[: i + 1] for i in range(len(prefix), len(here)))
+            if isinstance(value, dict):
+                yield from paths(value, here)
+
+    found = set()
+    for file in (CHART / "tests").glob("*_test.yaml"):
+        suite = yaml.safe_load(file.read_text())
+        for test in [suite, *suite["tests"]]:
+            found.update(paths(test.get("set") or {}))
+    return found
+
+
+def test_every_value_is_explained():
+    found = explained()
+    assert not [".".join(path) for path in LEAVES if path not in found]
+
+
+def test_every_value_is_set_in_a_suite():
+    """A value that no suite sets could do nothing, and nobody would see it."""
+    found = set_in_suites()
+    assert not [".".join(path) for path in LEAVES if path not in found]
+
+
+def test_values_and_schema_agree():
+    """Each default is in the schema, and the schema has nothing that is not there, apart from a parent's `enabled`."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(values, node, path):
+        while "$ref" in node:
+            node = schema["definitions"][node["$ref"].rpartition("/")[2]]
+        properties = node.get("properties")
+        if not properties or not isinstance(values, dict):
+            return
+        extra = {(): {"enabled"}, ("redis",): {"global"}}.get(path, set())
+        assert set(values) == set(properties) - extra, path
+        for key in values:
+            compare(values[key], properties[key], (*path, key))
+
+    compare(VALUES, schema, ())
+
+
+def test_lock_is_valid_and_linked(helm):
+    assert (TOP / "Chart.lock").is_symlink() and (TOP / "Chart.lock").resolve() == CHART / "Chart.lock"
+    assert re.search(r"redis\s+0\.1\.0\s+unpacked", helm("dependency", "list", CHART))
+    assert not list((CHART / "charts").glob("*.tgz"))
+
+
+def test_package_contains_what_it_needs(helm, tmp_path):
+    helm("package", CHART, "--destination", tmp_path)
+    with tarfile.open(tmp_path / "binder-egress-0.1.0.tgz") as package:
+        names = package.getnames()
+    assert "binder-egress/charts/redis/templates/_manifests.tpl" in names
+    assert not [name for name in names if "/tests/" in name or "/ci/" in name]

@@ -1,0 +1,503 @@
+"""What both ports do with requests that are not as they should be."""
+
+import json
+import logging
+import time
+
+import pytest
+from conftest import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+
+from verifier.app import create_app, create_public_app, create_services
+from verifier.problems import TITLES, TYPE
+
+POSTS = ["/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"]
+
+
+def assert_problem(answer, kind):
+    """RFC 9457, with our stable type."""
+    status, title = TITLES[kind]
+    assert answer.status_code == status, answer.text
+    assert answer.content_type == "application/problem+json"
+    assert answer.json.keys() == {"type", "title", "status", "detail"}
+    assert (answer.json["type"], answer.json["title"], answer.json["status"]) == (TYPE + kind, title, status)
+    assert answer.json["detail"]
+
+
+def test_the_types_of_problems_are_stable():
+    """Clients tell them apart by type: a change here is a change of the interface."""
+    assert {kind: status for kind, (status, _) in TITLES.items()} == {
+        "bad-request": 400,
+        "unauthorized": 401,
+        "forbidden-origin": 403,
+        "pass-refused": 403,
+        "solution-refused": 403,
+        "not-found": 404,
+        "no-such-server": 404,
+        "method-not-allowed": 405,
+        "too-large": 413,
+        "not-json": 415,
+        "provider-misconfigured": 503,
+        "provider-unavailable": 503,
+        "unavailable": 503,
+        "internal": 500,
+    }
+
+
+# -- bodies
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"])
+def test_a_body_that_is_not_json_is_refused(public, store, path, content_type):
+    run_pod(store)
+    assert_problem(public.post(path, data=b'{"token": "x"}', content_type=content_type), "not-json")
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b"[]", b'"x"', b"1", b"\xff", b'{"token": "\\ud800"}', b"[" * 5000, b'{"a":' * 2000, b"NaN", b"1e999"],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_body_that_is_not_an_object_is_refused(public, path, body):
+    assert_problem(public.post(path, data=body, content_type="application/json"), "bad-request")
+
+
+@pytest.mark.parametrize("value", [None, 1, True, ["x"], {"x": 1}])
+def test_a_field_of_the_wrong_type_is_named(public, value):
+    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": value})
+    assert_problem(answer, "bad-request")
+    assert answer.json["detail"].startswith("solution: ")
+
+
+def test_an_unknown_key_is_named(public):
+    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": "x", "solutoin": "x"})
+    assert_problem(answer, "bad-request")
+    assert answer.json["detail"].startswith("solutoin: ")
+
+
+def test_an_unknown_provider_is_told_which_there_are(public):
+    answer = public.post("/egress/passes", json={"provider": "turnstile", "solution": "x"})
+    assert_problem(answer, "bad-request")
+    assert "altcha" in answer.json["detail"]
+
+
+def test_an_unknown_purpose_is_told_which_there_are(public):
+    answer = public.get("/egress/challenge?purpose=fun")
+    assert_problem(answer, "bad-request")
+    assert "launch, unlock" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("size", [16 * 1024 + 1, 1 << 20])
+def test_a_large_body_is_refused(public, path, size):
+    body = json.dumps({"provider": "altcha", "solution": "x" * size})
+    assert_problem(public.post(path, data=body, content_type="application/json"), "too-large")
+
+
+def test_a_launch_with_a_large_token_is_answered(internal):
+    assert launch(internal, token="x" * 900_000)["pass_outcome"] == "invalid"
+
+
+def test_a_launch_of_more_than_a_megabyte_is_refused(internal):
+    body = json.dumps({"user": "a", "image": "i", "token": "x" * (1 << 20)})
+    assert_problem(internal.post("/api/launches", data=body, content_type="application/json"), "too-large")
+
+
+LAUNCH = {"user": "alice", "image": "image:1"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user": ""},
+        {"user": None},
+        {"user": 1},
+        {"user": "x" * 256},
+        {"server": None},
+        {"server": "x" * 256},
+        {"image": None},
+        {"image": "x" * 2049},
+        {"repository": "x" * 2049},
+        {"token": 1},
+        {"client_address": ["x"]},
+        {"requested_at": "now"},
+        {"requested_at": -1},
+        {"requested_at": 1e12},
+        {"requested_at": True},
+        {"context": "yes"},
+        {"context": None},
+        {"tier": "verified"},
+    ],
+    ids=lambda change: repr(change)[:30],
+)
+def test_a_launch_of_another_shape_is_refused_and_its_field_named(internal, store, change):
+    answer = internal.post("/api/launches", json=LAUNCH | change)
+    assert_problem(answer, "bad-request")
+    assert answer.json["detail"].startswith(next(iter(change)) + ": ")
+    assert store._redis.keys("binder-egress:launch:*") == []
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-Infinity"])
+def test_a_time_that_is_no_number_is_refused(internal, value):
+    body = json.dumps(LAUNCH)[:-1] + f', "requested_at": {value}}}'
+    assert_problem(internal.post("/api/launches", data=body, content_type="application/json"), "bad-request")
+
+
+@pytest.mark.parametrize("address", ["", "x", "1.2.3.4, 5.6.7.8", "1.2.3.4:80", "[::1]", "fe80::1%eth0", "999.1.1.1", "\x00"])
+def test_a_client_address_that_is_none_is_no_fault(internal, address):
+    assert launch(internal, client_address=address)["tier"] == "unverified"
+
+
+@pytest.mark.parametrize("name", ["ü😀", "a b", "a/b", "%2F", "\x00", "-", "a" * 255, "\n"])
+def test_any_name_of_a_server_is_no_fault(internal, name):
+    assert launch(internal, name, server=name)["tier"] == "unverified"
+
+
+# -- methods and paths
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/egress/challenge"),
+        ("GET", "/egress/passes"),
+        ("DELETE", "/egress/passes"),
+        ("PUT", "/egress/servers/alice"),
+        ("PATCH", "/egress/servers/alice/x"),
+        ("DELETE", "/egress/servers/alice"),
+        ("TRACE", "/egress/challenge"),
+        ("POST", "/egress/openapi.json"),
+        ("BREW", "/egress/passes"),
+    ],
+)
+def test_a_method_that_is_not_offered(public, method, path):
+    answer = public.open(path, method=method)
+    assert_problem(answer, "method-not-allowed")
+    assert "OPTIONS" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_method_that_is_not_offered_in_the_cluster(internal, method):
+    assert_problem(internal.open("/api/launches", method=method), "method-not-allowed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/egress", "/egress/", "/egress/x", "/challenge", "/egress/servers", "/egress/servers/", "/favicon.ico",
+     "/egress/servers/a/b/c", "/egress/passes/"],
+)  # fmt: skip
+def test_an_unknown_path(public, path):
+    assert_problem(public.get(path), "not-found")
+
+
+@pytest.mark.parametrize("path", ["/api/launches", "/egress/api/launches", "/metrics", "/egress/metrics", "/healthz", "/readyz"])
+def test_the_public_port_has_nothing_of_the_in_cluster_port(public, path):
+    headers = {"Authorization": f"Bearer {API_TOKEN}"}
+    assert_problem(public.get(path, headers=headers), "not-found")
+    assert_problem(public.post(path, json=LAUNCH, headers=headers), "not-found")
+
+
+@pytest.mark.parametrize(
+    "path", ["/egress/challenge", "/egress/passes", "/egress/servers/alice", "/egress/openapi.json", "/challenge"]
+)
+def test_the_in_cluster_port_has_nothing_of_the_public_port(internal, store, path):
+    run_pod(store)
+    assert_problem(internal.get(path), "not-found")
+
+
+@pytest.mark.parametrize(("port", "inside"), [("8080", False), ("8081", True)], ids=["public", "in-cluster"])
+@pytest.mark.parametrize("headers", [{}, {"Host": "x:8081"}, {"Host": "x:8080"}, {"X-Forwarded-Port": "8081"}])
+def test_the_listening_port_decides_which_app_answers(settings, port, inside, headers):
+    from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+    app = create_app(settings)
+
+    def status(path):
+        environ = EnvironBuilder(path, headers=headers).get_environ() | {"SERVER_PORT": port}
+        return int(run_wsgi_app(app, environ)[1].split()[0])
+
+    assert (status("/metrics"), status("/egress/challenge")) == ((200, 404) if inside else (404, 200))
+
+
+def test_another_base_path(redis_server, store):
+    services = create_services(make_settings(redis_server, base_path="/a/b"), store)
+    client = public_client(services)
+    assert client.get("/a/b/challenge").status_code == 200
+    assert_problem(client.get("/egress/challenge"), "not-found")
+
+
+# -- other sites' pages
+
+LISTED = "https://course.example.com"
+
+
+@pytest.fixture
+def open_to(redis_server, store):
+    """A client of a site that lists these origins."""
+
+    def make(*origins):
+        return public_client(create_services(make_settings(redis_server, allowed_origins=json.dumps(origins)), store))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://",
+        "https://",
+        "localhost",
+        "file://",
+        "https://localhost.evil.example",
+        "https://evil.example/localhost",
+        "https://localhost@evil.example",
+        "https://evil.example#localhost",
+        "https://localhost:8443",
+        "http://[::1",
+        "https://course.example.com.evil.example",
+        "https://course.example.com/",
+        "http://course.example.com",
+        "*",
+        "\x7f",
+        "ö",
+    ],
+)
+@pytest.mark.parametrize("path", POSTS)
+def test_a_foreign_origin_may_not_post(open_to, store, path, origin):
+    run_pod(store)
+    answer = open_to(LISTED).post(path, json={"token": "x"}, headers={"Origin": origin})
+    assert_problem(answer, "forbidden-origin")
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["http://localhost", "https://localhost", "https://LOCALHOST"])
+def test_our_own_origin_may_post(public, origin):
+    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public)}, headers={"Origin": origin})
+    assert answer.status_code == 201
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_the_public_url_is_our_own_origin(redis_server, store):
+    client = public_client(create_services(make_settings(redis_server, public_url="https://hub.example.org"), store))
+    store.ping()
+    body = {"provider": "altcha", "solution": solve(client)}
+    assert client.post("/egress/passes", json=body, headers={"Origin": "https://hub.example.org"}).status_code == 201
+
+
+def test_no_origin_may_post(public):
+    """curl and scripts send none."""
+    assert get_pass(public)
+
+
+@pytest.mark.parametrize(("listed", "origin"), [(LISTED, LISTED), ("*", "https://anything.example"), ("*", "null")])
+def test_a_listed_origin_may_post_and_read_the_answer(open_to, store, listed, origin):
+    client = open_to(listed)
+    store.ping()
+    answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client)}, headers={"Origin": origin})
+    assert answer.status_code == 201
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "Origin" in answer.headers["Vary"]
+
+
+def test_a_listed_origin_can_read_why_it_was_refused(open_to):
+    answer = open_to(LISTED).post("/egress/passes", json={"provider": "altcha", "solution": "x"}, headers={"Origin": LISTED})
+    assert_problem(answer, "solution-refused")
+    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), ("null", None)])
+@pytest.mark.parametrize("path", POSTS)
+def test_a_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    answer = open_to(LISTED).options(path, headers=headers)
+    assert answer.status_code == 204
+    assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+    assert answer.headers.get("Access-Control-Allow-Headers") == (allowed and "Content-Type")
+    assert "Origin" in answer.headers["Vary"]
+
+
+def test_anybody_may_get_a_challenge_but_only_a_listed_page_may_read_it(open_to):
+    client = open_to(LISTED)
+    for origin, allowed in ((LISTED, LISTED), ("https://evil.example", None)):
+        answer = client.get("/egress/challenge", headers={"Origin": origin})
+        assert answer.status_code == 200
+        assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+
+# -- whose address counts
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "network"),
+    [
+        pytest.param(0, "203.0.113.1", "192.0.2.1/32", id="0: the header is not believed"),
+        pytest.param(1, "203.0.113.1", "203.0.113.1/32", id="1: the proxy's word"),
+        pytest.param(1, "198.51.100.66, 203.0.113.1", "203.0.113.1/32", id="1: what the client wrote is not believed"),
+        pytest.param(1, "x, y, z, 203.0.113.1", "203.0.113.1/32", id="1: rubbish before it"),
+        pytest.param(2, "198.51.100.66, 203.0.113.1, 10.0.0.1", "203.0.113.1/32", id="2: the outer proxy's word"),
+        pytest.param(2, "203.0.113.1, 198.51.100.2", "203.0.113.1/32", id="2: both proxies"),
+        pytest.param(2, "203.0.113.1", "192.0.2.1/32", id="2: one proxy was passed by"),
+        pytest.param(1, "", "192.0.2.1/32", id="1: no header"),
+        pytest.param(1, "rubbish", "", id="1: the proxy sent rubbish"),
+        pytest.param(1, "10.1.2.3", "", id="1: the proxy hides its clients"),
+        pytest.param(1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="1: IPv6"),
+    ],
+)
+def test_only_trusted_proxies_are_believed(redis_server, store, proxies, forwarded, network):
+    services = create_services(make_settings(redis_server, trusted_proxies=proxies), store)
+    client = create_public_app(services).test_client()
+    answer = client.get("/egress/challenge", headers={"X-Forwarded-For": forwarded}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
+    assert answer.json["providers"][0]["challenge"]["parameters"]["data"]["network"] == network
+
+
+def test_a_forged_forwarding_header_cannot_borrow_a_solution(redis_server, store):
+    """A solution made elsewhere, presented with the maker's address in front."""
+    services = create_services(make_settings(redis_server), store)
+    store.ping()
+    solution = solve(public_client(services, "203.0.113.1"))
+    answer = public_client(services, "203.0.113.1, 198.51.100.9").post(
+        "/egress/passes", json={"provider": "altcha", "solution": solution}
+    )
+    assert_problem(answer, "solution-refused")
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Prefix", "CF-Connecting-IP"])
+def test_other_forwarding_headers_mean_nothing(public, store, header):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers={header: "evil.example", "Accept": "text/plain"})
+    assert "http://localhost/egress/" in answer.text
+    data = public.get("/egress/challenge", headers={header: "203.0.113.5"}).json["providers"][0]["challenge"]["parameters"]["data"]
+    assert data["network"] == f"{CLIENT}/32"
+
+
+# -- the bearer token
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {API_TOKEN}x",
+        f"Bearer {API_TOKEN[:-1]}",
+        f"Bearer {API_TOKEN.upper()}",
+        f"Basic {API_TOKEN}",
+        API_TOKEN,
+        f"Bearer {API_TOKEN} {API_TOKEN}",
+        "Bearer ü",
+        "Bearer \xff",
+        f"Bearer, Bearer {API_TOKEN}",
+    ],
+)
+def test_a_launch_without_the_bearer_token_is_refused_before_its_body_is_read(services, store, header):
+    client = internal_client(services)
+    del client.environ_base["HTTP_AUTHORIZATION"]
+    for body in (json.dumps(LAUNCH), "{", "x" * 1000):
+        headers = {} if header is None else {"Authorization": header}
+        answer = client.post("/api/launches", data=body, content_type="application/json", headers=headers)
+        assert_problem(answer, "unauthorized")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert store._redis.keys("binder-egress:launch:*") == []
+
+
+@pytest.mark.parametrize("header", [f"Bearer {API_TOKEN}", f"bearer {API_TOKEN}", f"BEARER  {API_TOKEN} "])
+def test_the_bearer_token_is_accepted(services, header):
+    client = internal_client(services)
+    client.environ_base["HTTP_AUTHORIZATION"] = header
+    assert launch(client)["tier"] == "unverified"
+
+
+def test_probes_and_metrics_need_no_bearer_token(services):
+    client = internal_client(services)
+    del client.environ_base["HTTP_AUTHORIZATION"]
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/metrics", "/openapi.json")] == [200] * 4
+
+
+# -- faults and logs
+
+
+def test_a_fault_is_a_problem_that_tells_nothing(services, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("the secret cause")
+
+    monkeypatch.setattr("verifier.rules.Rules.decide", fail)
+    answer = internal_client(services).post("/api/launches", json=LAUNCH)
+    assert_problem(answer, "internal")
+    assert "secret cause" not in answer.text
+    assert "secret cause" in caplog.text
+
+
+def logged(caplog):
+    """All that was logged, with every field."""
+    return "\n".join(f"{record.getMessage()} {record.exc_text} {vars(record)}" for record in caplog.records)
+
+
+def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, monkeypatch, redis_server):
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    caplog.set_level(logging.DEBUG)
+    run_pod(store)
+    solution, unlocking = solve(public), solve(public, "unlock")
+    token = public.post("/egress/passes", json={"provider": "altcha", "solution": solution}).json["token"]
+    public.post("/egress/passes", json={"provider": "altcha", "solution": solution})
+    public.post("/egress/servers/alice", json={"provider": "altcha", "solution": unlocking})
+    for sent in (token, token[:-1], token + "x"):
+        launch(internal, token=sent)
+        public.post("/egress/servers/alice", json={"token": sent})
+        public.post("/egress/servers/alice", json={"token": sent, "more": sent})
+        public.post("/egress/servers/alice", json={"token": [sent]})
+    redis_server.stop()
+    internal.post("/api/launches", json=LAUNCH | {"token": token})
+    public.post("/egress/servers/alice", json={"token": token})
+    redis_server.start()
+    text = logged(caplog)
+    assert "pass" in text
+    for secret in (
+        token,
+        token[:40],
+        token[-30:],
+        solution[:200],
+        solution[-200:],
+        unlocking[-200:],
+        API_TOKEN,
+        "first-key",
+        "second-key",
+    ):
+        assert secret not in text
+
+
+def test_a_fault_does_not_log_what_was_sent(public, internal, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    token = get_pass(public)
+    monkeypatch.setattr("verifier.passes.Passes.read", fail)
+    internal.post("/api/launches", json=LAUNCH | {"token": token})
+    assert "broken" in caplog.text
+    assert token not in logged(caplog)
+
+
+def test_one_line_is_logged_for_each_launch(internal, caplog):
+    caplog.set_level(logging.INFO)
+    launch(internal, "alice", requested_at=time.time())
+    (record,) = [record for record in caplog.records if record.getMessage() == "launch"]
+    assert record.fields | {"grant": ""} == {
+        "user": "alice", "server": "", "repository": "https://example.com/a/b", "client_network": "198.51.100.7/32",
+        "tier": "unverified", "rule": "default", "pass_outcome": "none", "grant": "",
+    }  # fmt: skip
+
+
+def test_a_log_line_is_one_line_of_json():
+    from verifier.logs import configuration
+
+    formatter = configuration("info")["formatters"]["json"]["()"]()
+    record = logging.makeLogRecord({"msg": "a\nb", "levelname": "INFO", "fields": {"user": 'x\n"\u2028', "more": "ü"}})
+    line = formatter.format(record)
+    assert len(line.split("\n")) == 1
+    assert json.loads(line)["user"] == 'x\n"\u2028'

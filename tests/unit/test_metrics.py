@@ -1,0 +1,170 @@
+"""Metrics: their names are an interface, and they tell what happened."""
+
+import time
+
+import pytest
+from conftest import get_pass, internal_client, launch, run_pod, solve
+from prometheus_client.parser import text_string_to_metric_families
+
+from verifier.passes import Passes
+
+NAMES = {
+    "binder_egress_launches": "counter",
+    "binder_egress_launches_without_context": "counter",
+    "binder_egress_solutions": "counter",
+    "binder_egress_unlocks": "counter",
+    "binder_egress_unlock_seconds": "histogram",
+    "binder_egress_store_up": "gauge",
+    "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
+    "binder_egress_user_pods_without_launch_record": "counter",
+    "binder_egress_user_pods": "gauge",
+}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+
+
+def families(internal):
+    answer = internal.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain")
+    found = text_string_to_metric_families(answer.text)
+    return {family.name: family for family in found if not family.name.endswith("_created")}
+
+
+def value(internal, name, **labels):
+    """The value of a sample; 0 if there is none."""
+    for family in families(internal).values():
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    return 0
+
+
+def test_the_names_and_kinds_of_metrics_are_stable_and_explained(internal):
+    found = families(internal)
+    assert {name: family.type for name, family in found.items()} == NAMES
+    assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
+
+
+def test_launches_are_counted_by_tier_rule_and_what_became_of_the_pass(public, internal):
+    token = get_pass(public)
+    for user in ("a", "a", "b"):
+        launch(internal, user, token=token)
+    launch(internal, "c", token=token, repository="other")
+    launch(internal, "d", token="forged")
+    launch(internal, "e")
+    for labels in (
+        ("verified", "valid-pass", "free"),
+        ("verified", "valid-pass", "held"),
+        ("verified", "valid-pass", "moved"),
+        ("unverified", "default", "used-up"),
+        ("unverified", "default", "invalid"),
+        ("unverified", "default", "none"),
+    ):
+        labels = dict(zip(("tier", "rule", "pass_outcome"), labels, strict=True))
+        assert value(internal, "binder_egress_launches_total", **labels) == 1, labels
+
+
+def test_launches_without_context_are_counted(internal):
+    launch(internal, context=False)
+    launch(internal, context=True)
+    assert value(internal, "binder_egress_launches_without_context_total") == 1
+
+
+def test_solutions_are_counted_by_outcome(public, internal):
+    solution = solve(public)
+    for sent in (solution, solution, "bad"):
+        public.post("/egress/passes", json={"provider": "altcha", "solution": sent})
+    for outcome in ("ok", "replayed", "rejected"):
+        labels = {"provider": "altcha", "purpose": "launch", "outcome": outcome}
+        assert value(internal, "binder_egress_solutions_total", **labels) == 1, outcome
+
+
+def test_a_solution_of_before_a_wipe_is_counted_apart(public, internal, redis_server):
+    solution = solve(public)
+    redis_server.wipe()
+    public.post("/egress/passes", json={"provider": "altcha", "solution": solution})
+    labels = {"provider": "altcha", "purpose": "launch", "outcome": "before-epoch"}
+    assert value(internal, "binder_egress_solutions_total", **labels) == 1
+
+
+def test_names_that_clients_send_make_no_new_time_series(public, internal):
+    for number in range(20):
+        public.post("/egress/passes", json={"provider": f"provider-{number}", "solution": "x"})
+        public.get(f"/egress/challenge?purpose=purpose-{number}")
+        public.post(f"/egress/servers/user-{number}", json={"token": "x"})
+        launch(internal, f"user-{number}", repository=f"repository-{number}", token=f"token-{number}")
+    text = internal.get("/metrics").text
+    assert not [word for word in ("provider-1", "purpose-1", "user-1", "repository-1", "token-1") if word in text]
+
+
+def test_unlocks_are_counted_by_outcome(public, internal, store, services):
+    run_pod(store)
+    token = get_pass(public)
+    launch(internal, "bob", token=token, repository="other")
+    old = services.passes.sign(Passes.new("verified", 1, time.time() - 1000, 1))
+    gold = services.passes.sign(Passes.new("gold", 1, time.time(), 60))
+    for sent in (get_pass(public), token, "forged", old, gold):
+        public.post("/egress/servers/alice", json={"token": sent})
+    for outcome in ("pending", "used-up", "invalid", "expired", "unknown-tier"):
+        assert value(internal, "binder_egress_unlocks_total", outcome=outcome) == 1, outcome
+
+
+def test_the_time_of_an_unlock_is_measured(public, internal, store, monkeypatch):
+    from test_unlock import reconciler
+
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 2)
+    run_pod(store)
+    with reconciler(store):
+        assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 200
+    assert value(internal, "binder_egress_unlocks_total", outcome="granted") == 1
+    assert value(internal, "binder_egress_unlock_seconds_count") == 1
+
+
+def test_what_the_reconciler_reports_is_shown(internal, store):
+    assert value(internal, "binder_egress_reconciler_last_seen_timestamp_seconds") == 0
+    store.heartbeat(1234.5, {"verified": 2, "unverified": 3})
+    store.count("pods-without-launch-record")
+    store.count("pods-without-launch-record")
+    assert value(internal, "binder_egress_reconciler_last_seen_timestamp_seconds") == 1234.5
+    assert value(internal, "binder_egress_user_pods", tier="verified") == 2
+    assert value(internal, "binder_egress_user_pods", tier="unverified") == 3
+    assert value(internal, "binder_egress_user_pods_without_launch_record_total") == 2
+
+
+def test_a_tier_without_pods_is_shown_no_more(internal, store):
+    store.heartbeat(1, {"verified": 2})
+    store.heartbeat(2, {})
+    assert families(internal)["binder_egress_user_pods"].samples == []
+
+
+def test_a_silent_reconciler_is_forgotten(store):
+    store.heartbeat(time.time(), {})
+    assert 25 <= store._redis.ttl("binder-egress:reconciler") <= 30
+
+
+def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, redis_server):
+    internal = internal_client(services)
+    launch(internal)
+    assert value(internal, "binder_egress_store_up") == 1
+    redis_server.stop()
+    assert value(internal, "binder_egress_store_up") == 0
+    labels = {"tier": "unverified", "rule": "default", "pass_outcome": "none"}
+    assert value(internal, "binder_egress_launches_total", **labels) == 1
+    internal.post("/api/launches", json={"user": "a", "image": "i"})
+    labels = {"tier": "unverified", "rule": "store-unavailable", "pass_outcome": "none"}
+    assert value(internal, "binder_egress_launches_total", **labels) == 1
+
+
+def test_metrics_are_made_without_redis(redis_server):
+    from conftest import make_settings
+
+    from verifier.app import create_services
+
+    redis_server.stop()
+    services = create_services(make_settings(redis_server))
+    assert value(internal_client(services), "binder_egress_store_up") == 0
+    services.store._redis.close()

@@ -1,0 +1,258 @@
+"""Launches, moves, unlocks, pods that come and go, two reconcilers and a Redis that is wiped, in any order.
+
+The model knows which server holds which use of which pass. Whenever all is worked off, a pod has a label only by a grant that is
+the current one of a use that its server holds, and only if image or uid are those that the grant was for.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from conftest import make_settings
+from fake_cluster import FakeCluster
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from verifier.passes import Pass, Passes
+from verifier.reconciler import Reconciler
+from verifier.rules import REFUSED, Launch, Rules
+from verifier.settings import ReconcilerSettings, load
+from verifier.store import MOVES, UNLOCK_TTL, Grant, Record, Server, Store, connect
+
+USERS = st.sampled_from("abc")
+REPOSITORIES = st.sampled_from(["r", "s"])
+NETWORKS = st.sampled_from(["198.51.100.7/32", ""])
+IMAGES = st.sampled_from(["image:1", "image:2"])
+WHICH = st.integers(0, 1)
+PASSES = st.integers(0, 3)
+
+
+class OneThread(Reconciler):
+    """What is to be tried later is tried when the test says so."""
+
+    def _later(self, server):
+        pass
+
+    def turn(self, *, fresh=True):
+        if fresh:
+            self._relist()
+        else:
+            for server in {pod.server for pod in self._pods.values()}:
+                self._enqueue(server)
+        while not self._work.empty():
+            self._work_one()
+
+
+@dataclass
+class Use:
+    server: Server
+    repository: str
+    network: str
+    grant: str
+    moves: int = 0
+
+
+@dataclass
+class ModelPass:
+    signed: Pass
+    token: str
+    uses: list[Use] = field(default_factory=list)
+    void: bool = False
+
+    def redeem(self, server, repository, network, grant):
+        """What is expected of the store."""
+        if self.void:
+            return "before-epoch"
+        for use in self.uses:
+            if use.server == server:
+                use.repository, use.network, use.grant = repository, network, grant
+                return "held"
+        if len(self.uses) < self.signed.servers:
+            self.uses.append(Use(server, repository, network, grant))
+            return "free"
+        for use in reversed(self.uses):
+            if (use.repository, use.network) == (repository, network) and use.moves < MOVES:
+                use.server, use.grant = server, grant
+                use.moves += 1
+                return "moved"
+        return "used-up"
+
+
+class Machine(RuleBasedStateMachine):
+    redis_server = None
+
+    def __init__(self):
+        super().__init__()
+        self.redis_server.wipe()
+        made = make_settings(self.redis_server)
+        self.client = connect(made)
+        self.store = Store(self.client)
+        self.store.ping()
+        self.passes = Passes(made.keys)
+        self.rules = Rules(made, self.passes, self.store)
+        self.cluster = FakeCluster()
+        self.reconcilers = [self._reconciler() for _ in range(2)]
+        self.model: list[ModelPass] = []
+        self.purpose: dict[str, tuple] = {}  # grant → what it is for
+        self.kept: dict[str, str] = {}  # uid → grant, of pods that had one when Redis was wiped
+        self.uids = 0
+        self.quiet = True
+
+    def teardown(self):
+        self.client.close()
+
+    def _reconciler(self):
+        return OneThread(load(ReconcilerSettings, tiers={"verified": {}}), self.cluster, self.store)
+
+    # -- what clients do
+
+    @rule(servers=st.integers(1, 2))
+    def issue(self, servers):
+        now = self.store.use_solution("altcha", f"id-{len(self.model)}-{time.time_ns()}", time.time() + 1, 60)
+        signed = Passes.new("verified", servers, now, 300)
+        self.model.append(ModelPass(signed, self.passes.sign(signed)))
+
+    def _pass(self, which):
+        return self.model[-1 - which % len(self.model)] if self.model else None
+
+    @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS, image=IMAGES)
+    def launch(self, which, user, repository, network, image):
+        self.quiet = False
+        used, server, now = self._pass(which), Server(user), time.time()
+        token = used.token if used else None
+        decision = self.rules.decide(Launch(server, image, repository, token, network, now), now)
+        if used is None:
+            assert decision.used == "none"
+        else:
+            assert decision.used == used.redeem(server, repository, network, decision.grant.id)
+        self.purpose[decision.grant.id] = (server, "image", image)
+
+    @rule(user=USERS)
+    def launch_without_pass(self, user):
+        self.quiet = False
+        now = time.time()
+        assert self.rules.decide(Launch(Server(user), "image:1", "r", None, "", now), now).grant.tier == "unverified"
+
+    @rule(which=PASSES, user=USERS, network=NETWORKS)
+    def unlock(self, which, user, network):
+        """As the verifier does it."""
+        self.quiet = False
+        used, server, now = self._pass(which), Server(user), time.time()
+        known = self.store.known(server)
+        if used is None or known is None:
+            return
+        grant = Grant.new("verified", "unlock", now)
+        record = Record(grant, uid=known.uid, repository=known.repository)
+        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL)
+        assert outcome == used.redeem(server, known.repository, network, grant.id)
+        assert (outcome in REFUSED) == (outcome in ("used-up", "before-epoch"))
+        self.purpose[grant.id] = (server, "uid", known.uid)
+
+    @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS)
+    def launch_between_look_and_patch(self, which, user, repository, network):
+        self.cluster.before_patch = lambda: self.launch(which, user, repository, network, "image:1")
+
+    # -- what pods do
+
+    @rule(user=USERS, image=IMAGES)
+    def pod_appears_or_is_replaced(self, user, image):
+        self.quiet = False
+        self.uids += 1
+        self.cluster.add(user, f"uid-{self.uids}", image=image, created=self.uids)
+
+    @rule(user=USERS, image=IMAGES)
+    def pod_is_replaced_between_look_and_patch(self, user, image):
+        self.cluster.before_patch = lambda: self.pod_appears_or_is_replaced(user, image)
+
+    @precondition(lambda self: self.cluster.pods)
+    @rule(data=st.data(), change=st.sampled_from(["ready", "label lost", "label forged", "annotation lost", "ended", "gone"]))
+    def pod_changes(self, data, change):
+        self.quiet = False
+        pod = self.cluster.pods[data.draw(st.sampled_from(sorted(self.cluster.pods)))]
+        if change == "gone":
+            self.cluster.remove(pod)
+            return
+        fields = {
+            "ready": {"ready": True},
+            "label lost": {"label": None},
+            "label forged": {"label": "verified"},
+            "annotation lost": {"grant": None, "annotated": False},
+            "ended": {"ended": True},
+        }[change]
+        self.cluster.change(pod, **fields)
+
+    @rule(number=st.integers(1, 7))
+    def pods_keep_changing(self, number):
+        self.cluster.conflicts = number
+
+    # -- what the reconcilers do
+
+    @rule(which=WHICH, fresh=st.booleans())
+    def reconciler_takes_a_turn(self, which, fresh):
+        self.reconcilers[which].turn(fresh=fresh)
+
+    @rule(which=WHICH)
+    def reconciler_restarts(self, which):
+        self.reconcilers[which] = self._reconciler()
+
+    @rule(which=WHICH)
+    def all_is_worked_off(self, which):
+        for _ in range(3):
+            self.reconcilers[which].turn()
+        self.cluster.before_patch, self.cluster.conflicts = None, 0
+        self.reconcilers[which].turn()
+        self.quiet = True
+
+    @rule(which=WHICH)
+    def redis_is_wiped(self, which):
+        self.all_is_worked_off(which)
+        self.kept = {pod.uid: pod.grant.id for pod in self.cluster.pods.values() if pod.grant}
+        self.redis_server.wipe()
+        self.store.ping()
+        for used in self.model:
+            used.void = True
+        self.reconcilers[which].turn()
+
+    # -- what holds
+
+    @invariant()
+    def a_label_follows_from_a_use_that_its_server_holds(self):
+        if not self.quiet:
+            return
+        current = {use.grant: use for used in self.model if not used.void for use in used.uses}
+        for pod in self.cluster.pods.values():
+            if pod.ended:
+                continue
+            assert (pod.label is None) == (pod.grant is None)
+            if pod.grant is None or self.kept.get(pod.uid) == pod.grant.id:
+                continue
+            assert pod.grant.id in current, "nobody holds this use, or another server does"
+            assert current[pod.grant.id].server == pod.server
+            server, kind, value = self.purpose[pod.grant.id]
+            assert (server, getattr(pod, kind)) == (pod.server, value)
+
+    @invariant()
+    def what_is_published_is_what_pods_carry(self):
+        if not self.quiet:
+            return
+        for pod in self.cluster.pods.values():
+            if not pod.ended:
+                known = self.store.known(pod.server)
+                assert (known.uid, known.grant) == (pod.uid, pod.grant.id if pod.grant else "")
+
+    @invariant()
+    def a_pass_is_held_by_as_many_servers_as_it_is_good_for(self):
+        for used in self.model:
+            assert len({use.server for use in used.uses}) == len(used.uses) <= used.signed.servers
+
+
+@pytest.mark.timeout(60)
+def test_labels_follow_from_uses_whatever_happens(redis_server):
+    Machine.redis_server = redis_server
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+        ),
+    )

@@ -1,0 +1,169 @@
+"""The OpenAPI documents: they are well-formed, and the apps answer as they say."""
+
+import jsonschema_rs
+import pytest
+import schemathesis
+from conftest import API_TOKEN, CLIENT, make_settings
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+
+import verifier.web
+from verifier.app import create_internal_app, create_public_app, create_services
+from verifier.problems import TITLES
+from verifier.store import KnownServer, Server, Store, connect
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+BOUNDED = settings(
+    max_examples=60,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(_redis_server):
+    """Apps on a Redis of their own for all examples; unlocks do not wait for a reconciler."""
+    _redis_server.start()
+    _redis_server.wipe()
+    made = make_settings(_redis_server)
+    client = connect(made)
+    services = create_services(made, Store(client))
+    services.store.ping()
+    for server in (Server("alice"), Server("alice", "lab")):
+        services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+    yield services
+    patch.undo()
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def public_schema(services):
+    return schemathesis.openapi.from_wsgi("/egress/openapi.json", create_public_app(services))
+
+
+@pytest.fixture(scope="module")
+def internal_schema(services):
+    return schemathesis.openapi.from_wsgi("/openapi.json", create_internal_app(services))
+
+
+PUBLIC = [
+    ("/challenge", "GET"),
+    ("/passes", "POST"),
+    *((path, method) for path in ("/servers/{user}", "/servers/{user}/{server}") for method in ("GET", "POST")),
+]
+SHOW = [operation for operation in PUBLIC if operation[0].startswith("/servers") and operation[1] == "GET"]
+INTERNAL = [("/api/launches", "POST"), ("/healthz", "GET"), ("/readyz", "GET"), ("/metrics", "GET")]
+
+
+def ask(operation, mode, headers, allowed=None, change=None):
+    """Call an operation with many inputs that fit its document, or do not."""
+
+    @BOUNDED
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def check(case):
+        if change:
+            change(case)
+        answer = case.call(headers=headers)
+        case.validate_response(answer, checks=CHECKS)
+        assert allowed is None or answer.status_code in allowed
+
+    check()
+
+
+@pytest.mark.parametrize(("path", "method"), PUBLIC)
+def test_the_public_app_answers_as_its_document_says(public_schema, path, method):
+    ask(public_schema[path][method], GenerationMode.POSITIVE, {"X-Forwarded-For": CLIENT})
+
+
+@pytest.mark.parametrize(("path", "method"), [operation for operation in PUBLIC if "{" in operation[0]])
+def test_a_running_server_answers_as_the_document_says(public_schema, path, method):
+    def running(case):
+        case.path_parameters.update({"user": "alice", "server": "lab"} if "server}" in path else {"user": "alice"})
+
+    allowed = {200} if method == "GET" else {200, 202, 400, 403}
+    ask(public_schema[path][method], GenerationMode.POSITIVE, {"X-Forwarded-For": CLIENT}, allowed, running)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [operation for operation in PUBLIC if operation[1] == "POST" or operation[0] == "/challenge"]
+)
+def test_the_public_app_refuses_what_does_not_fit_its_document(public_schema, path, method):
+    ask(public_schema[path][method], GenerationMode.NEGATIVE, {"X-Forwarded-For": CLIENT})
+
+
+@pytest.mark.parametrize(("path", "method"), INTERNAL)
+def test_the_in_cluster_app_answers_as_its_document_says(internal_schema, path, method):
+    ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"})
+
+
+@pytest.mark.parametrize(("token", "allowed"), [(API_TOKEN, {200, 400, 401, 415}), ("wrong", {401})])
+def test_the_in_cluster_app_refuses_what_does_not_fit_its_document(internal_schema, token, allowed):
+    operation = internal_schema["/api/launches"]["POST"]
+    ask(operation, GenerationMode.NEGATIVE, {"Authorization": f"Bearer {token}"}, allowed)
+
+
+def documents(services):
+    return [
+        create_public_app(services).test_client().get("/egress/openapi.json"),
+        create_internal_app(services).test_client().get("/openapi.json"),
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["public", "in-cluster"])
+def test_a_document_is_valid_openapi(services, which):
+    answer = documents(services)[which]
+    assert answer.status_code == 200
+    assert answer.json["openapi"] == "3.1.0"
+    jsonschema_rs.validator_for(OPENAPI_31).validate(answer.json)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["public", "in-cluster"])
+def test_every_route_is_in_its_document(services, which):
+    app = (create_public_app, create_internal_app)[which](services)
+    document = documents(services)[which].json
+    base = document["servers"][0]["url"].rstrip("/")
+    described = {
+        (base + path.replace("{", "<").replace("}", ">"), method.upper())
+        for path, operations in document["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    routed = {
+        (rule.rule, method)
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if not rule.rule.endswith(("/openapi.json", "<path:filename>"))
+    }
+    assert described == routed
+
+
+def test_the_base_path_is_the_documents_server(_redis_server):
+    made = create_services(make_settings(_redis_server, base_path="/a/b/"))
+    document = create_public_app(made).test_client().get("/a/b/openapi.json").json
+    assert document["servers"] == [{"url": "/a/b/"}]
+
+
+def test_every_error_that_is_described_is_a_kind_of_problem(services):
+    statuses = {str(status) for status, _ in TITLES.values()}
+    for answer in documents(services):
+        for operations in answer.json["paths"].values():
+            for method, operation in operations.items():
+                if method != "parameters":
+                    assert {status for status in operation["responses"] if status[0] in "45"} <= statuses

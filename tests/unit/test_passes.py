@@ -1,0 +1,190 @@
+"""Passes: which tokens a launch may present."""
+
+import time
+from dataclasses import asdict, replace
+
+import pytest
+from conftest import KEYS, get_pass, launch, make_settings, run_pod
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from itsdangerous import URLSafeSerializer
+
+from verifier.passes import Pass, Passes
+
+OLD, NEW = KEYS.splitlines()
+
+
+@pytest.fixture
+def passes():
+    return Passes([OLD, NEW])
+
+
+def make_pass(**changes):
+    """A pass of now, changed."""
+    return replace(Passes.new("verified", 1, time.time(), 300), **changes)
+
+
+def outcome(internal, token, **fields):
+    decision = launch(internal, token=token, **fields)
+    granted = decision["tier"] != "unverified"
+    assert granted == (decision["rule"] == "valid-pass") == (decision["pass_outcome"] in ("free", "held", "moved"))
+    return decision["pass_outcome"]
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        pytest.param(lambda token: token[:-1], id="truncated"),
+        pytest.param(lambda token: token[: len(token) // 2], id="half"),
+        pytest.param(lambda token: token.rpartition(".")[0], id="no signature"),
+        pytest.param(lambda token: token.rpartition(".")[0] + ".", id="empty signature"),
+        pytest.param(lambda token: "." + token, id="said to be compressed"),
+        pytest.param(lambda token: token + token, id="twice"),
+        pytest.param(lambda token: token.swapcase(), id="other case"),
+        pytest.param(lambda token: ("B" if token[0] == "A" else "A") + token[1:], id="one letter changed"),
+        pytest.param(lambda token: token + "A" * 1024, id="oversized"),
+        pytest.param(lambda token: "A" * 100_000, id="a hundred kilobytes"),
+        pytest.param(lambda token: "x", id="one letter"),
+        pytest.param(lambda token: " ", id="a space"),
+        pytest.param(lambda token: "ä.ö", id="not ASCII"),
+        pytest.param(lambda token: "\x00", id="NUL"),
+    ],
+)
+def test_a_forged_token_is_refused(internal, public, forge):
+    assert outcome(internal, forge(get_pass(public))) == "invalid"
+
+
+def test_more_servers_cannot_be_written_into_a_token(internal, passes):
+    issued = make_pass()
+    _, _, signature = passes.sign(issued).rpartition(".")
+    body, _, _ = Passes(["x" * 32]).sign(replace(issued, servers=100)).rpartition(".")
+    assert outcome(internal, f"{body}.{signature}") == "invalid"
+
+
+@pytest.mark.parametrize("key", [OLD, NEW])
+def test_a_token_signed_by_any_listed_key_is_accepted(internal, key):
+    assert outcome(internal, Passes([key]).sign(make_pass())) == "free"
+
+
+def test_the_last_key_signs(passes):
+    token = passes.sign(make_pass())
+    assert Passes([NEW]).read(token, time.time())
+
+
+@pytest.mark.parametrize("key", ["removed-key-0123456789abcdef0123456789", OLD + "x", OLD[:-1], "a" * 32])
+def test_a_token_signed_by_an_unlisted_key_is_refused(internal, key):
+    assert outcome(internal, Passes([key]).sign(make_pass())) == "invalid"
+
+
+def test_a_text_that_a_key_signed_for_another_purpose_is_refused(internal):
+    other = URLSafeSerializer([NEW], salt="something else").dumps(asdict(make_pass()))
+    assert outcome(internal, other) == "invalid"
+
+
+@pytest.mark.parametrize("content", [None, [], {}, "text", 1, {"id": "x"}, asdict(make_pass()) | {"more": 1}])
+def test_a_signed_token_of_another_shape_is_refused(internal, passes, content):
+    assert outcome(internal, passes._serializer.dumps(content)) == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(2, "free"), (55, "free"), (65, "invalid"), (3600, "invalid")], ids=lambda value: str(value)
+)
+def test_a_clock_may_be_ahead_by_a_minute(internal, passes, seconds, expected):
+    ahead = time.time() + seconds
+    assert outcome(internal, passes.sign(make_pass(iat=ahead, exp=ahead + 300))) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(5, "free"), (55, "free"), (65, "expired"), (7200, "expired")])
+def test_a_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, seconds, expected):
+    assert outcome(internal, passes.sign(make_pass(iat=time.time() - 400, exp=time.time() - seconds))) == expected
+
+
+@pytest.fixture
+def old_epoch(services):
+    """A Redis that has been there for a day."""
+    services.store._redis.set("binder-egress:epoch", time.time() - 86400)
+
+
+@pytest.mark.parametrize(
+    ("expired", "requested", "expected"),
+    [
+        pytest.param(1800, 1900, "free", id="requested before it expired, half an hour of build"),
+        pytest.param(3500, 3550, "free", id="just within the limit"),
+        pytest.param(1800, 1700, "expired", id="requested after it expired"),
+        pytest.param(3700, 3900, "expired", id="the build took longer than the limit"),
+        pytest.param(86000, 86100, "expired", id="a lie: requested a day ago"),
+        pytest.param(7200, 1e9, "expired", id="a lie: requested decades ago"),
+    ],
+)
+def test_a_pass_is_judged_by_when_the_launch_was_requested(internal, passes, old_epoch, expired, requested, expected):
+    now = time.time()
+    token = passes.sign(make_pass(iat=now - expired - 300, exp=now - expired))
+    assert outcome(internal, token, requested_at=max(0, now - requested)) == expected
+
+
+@pytest.mark.parametrize("requested_at", [0, 0.0, 1e11, None, 1])
+def test_a_pass_of_now_is_accepted_only_from_a_request_that_can_have_it(internal, public, requested_at):
+    # A request of an hour ago cannot carry a pass of now; one of the future is one of now.
+    expected = "invalid" if requested_at in (0, 1) else "free"
+    assert outcome(internal, get_pass(public), requested_at=requested_at) == expected
+
+
+def test_a_request_from_the_future_does_not_bring_a_future_pass_in(internal, passes):
+    ahead = time.time() + 7200
+    token = passes.sign(make_pass(iat=ahead, exp=ahead + 300))
+    assert outcome(internal, token, requested_at=ahead) == "invalid"
+
+
+def test_a_pass_for_an_unknown_tier_is_refused(internal, passes):
+    assert outcome(internal, passes.sign(make_pass(tier="gold"))) == "unknown-tier"
+
+
+def test_a_pass_for_the_unverified_tier_is_refused(internal, passes):
+    assert outcome(internal, passes.sign(make_pass(tier="unverified"))) == "unknown-tier"
+
+
+def test_a_pass_for_an_unknown_tier_unlocks_nothing(public, passes, store):
+    run_pod(store)
+    answer = public.post("/egress/servers/alice", json={"token": passes.sign(make_pass(tier="gold"))})
+    assert (answer.status_code, answer.json["detail"]) == (403, "The pass is for a tier that this site does not have.")
+
+
+def test_an_empty_token_is_no_token(internal):
+    assert outcome(internal, "") == "none"
+
+
+def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
+    from conftest import public_client
+
+    from verifier.app import create_services
+
+    services = create_services(make_settings(redis_server, pass_servers=3, pass_lifetime=60), store)
+    store.ping()
+    client = public_client(services)
+    found = services.passes.read(get_pass(client), time.time())
+    assert (found.servers, round(found.exp - found.iat)) == (3, 60)
+
+
+def test_a_pass_is_remembered_for_as_long_as_anybody_can_present_it(store, passes):
+    from verifier.passes import LEEWAY
+    from verifier.store import BUILD_LIMIT, Grant, Record, Server
+
+    now = time.time()
+    used = make_pass(exp=now + 300.9)
+    store.redeem(used, Server("a"), Record(Grant.new("verified", "valid-pass", now), image="i"), "", now, 600)
+    remembered_until = now + store._redis.ttl(f"binder-egress:pass:{used.id}")
+    assert remembered_until > used.exp + LEEWAY + BUILD_LIMIT
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=200) | st.from_regex(r"\.?[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,60}", fullmatch=True))
+@example("." * 50)
+def test_no_token_makes_a_fault(internal, token):
+    decision = launch(internal, token=token)
+    assert decision["tier"] == "unverified"
+
+
+def test_reading_gives_back_what_was_signed(passes):
+    issued = make_pass()
+    assert passes.read(passes.sign(issued), time.time()) == issued
+    assert isinstance(issued, Pass)

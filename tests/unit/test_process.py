@@ -1,0 +1,149 @@
+"""The command as a process: gunicorn, two real ports, threads."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
+
+import altcha
+import pytest
+from conftest import API_TOKEN, CLIENT, KEYS, QUICK
+
+from verifier.store import MOVES
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def verifier(_redis_server):
+    """A verifier that runs: its public and its in-cluster address, and what it logs."""
+    _redis_server.start()
+    ports = free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")} | {
+        "BINDER_EGRESS_REDIS_URL": _redis_server.url,
+        "BINDER_EGRESS_SIGNING_KEYS": KEYS,
+        "BINDER_EGRESS_API_TOKEN": API_TOKEN,
+        "BINDER_EGRESS_CAPTCHA_PROVIDERS": json.dumps(QUICK),
+        "BINDER_EGRESS_PUBLIC_PORT": str(ports[0]),
+        "BINDER_EGRESS_INTERNAL_PORT": str(ports[1]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    public, internal = (f"http://127.0.0.1:{port}" for port in ports)
+    until = time.monotonic() + 20
+    while True:
+        try:
+            assert ask(f"{internal}/readyz")[0] == 200
+            break
+        except OSError:
+            assert time.monotonic() < until and process.poll() is None, "it does not start"
+            time.sleep(0.05)
+    yield public, internal
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"time", "level", "message"} <= lines[0].keys()
+
+
+@pytest.fixture(autouse=True)
+def with_redis(redis_server, verifier):
+    ask(f"{verifier[1]}/readyz")
+
+
+def ask(address, body=None, **headers):
+    """GET, or POST of JSON: status and body."""
+    data = None if body is None else json.dumps(body).encode()
+    sent = {"Content-Type": "application/json", "X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"} | headers
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, data, sent), timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def get_pass(public):
+    _, text = ask(f"{public}/egress/challenge")
+    challenge = altcha.Challenge.from_dict(json.loads(text)["providers"][0]["challenge"])
+    solution = altcha.Payload(challenge, altcha.solve_challenge(challenge)).to_base64()
+    status, text = ask(f"{public}/egress/passes", {"provider": "altcha", "solution": solution})
+    assert status == 201
+    return json.loads(text)["token"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Host": "HOST"}, {"X-Forwarded-Port": "PORT", "X-Forwarded-Host": "HOST"}])
+def test_no_header_reaches_the_other_port(verifier, headers):
+    public, internal = verifier
+    for address, other, path in ((public, internal, "/metrics"), (internal, public, "/egress/challenge")):
+        host = other.removeprefix("http://")
+        sent = {name: value.replace("HOST", host).replace("PORT", host.rpartition(":")[2]) for name, value in headers.items()}
+        assert ask(address + path, **sent)[0] == 404
+        assert ask(other + path)[0] == 200
+
+
+def test_a_hundred_launches_over_http_at_once_leave_one_grant(verifier, store):
+    public, internal = verifier
+    token = get_pass(public)
+
+    def launch(number):
+        body = {"user": f"user-{number}", "image": "image:1", "repository": "r", "token": token, "client_address": CLIENT}
+        status, text = ask(f"{internal}/api/launches", body)
+        assert status == 200
+        return json.loads(text)
+
+    with ThreadPoolExecutor(32) as pool:
+        decisions = list(pool.map(launch, range(100)))
+    granted = [decision["grant"] for decision in decisions if decision["tier"] == "verified"]
+    assert len(granted) == 1 + MOVES
+    assert len([grant for grant in granted if not store.is_withdrawn(grant)]) == 1
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["length", "chunked"])
+def test_a_body_of_a_megabyte_is_refused_over_http(verifier, declared):
+    host, port = verifier[0].removeprefix("http://").split(":")
+    head = "Content-Length: 1048576" if declared else "Transfer-Encoding: chunked"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"POST /egress/passes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{head}\r\n\r\n".encode())
+        if not declared:
+            chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+            connection.sendall(chunk * 2)
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_malformed_request_does_not_stop_the_others(verifier):
+    host, port = verifier[0].removeprefix("http://").split(":")
+    for garbage in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\r\n" * 50):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(garbage)
+    assert ask(f"{verifier[0]}/egress/challenge")[0] == 200
+
+
+def test_slow_clients_of_the_public_port_do_not_hold_up_launches(verifier):
+    """More than there are threads, each in the middle of its headers."""
+    host, port = verifier[0].removeprefix("http://").split(":")
+    connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(40)]
+    try:
+        for connection in connections:
+            connection.sendall(b"GET /egress/challenge HTTP/1.1\r\nHost: x\r\n")
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert ask(f"{verifier[1]}/healthz")[0] == 200
+        assert time.monotonic() - began < 1
+    finally:
+        for connection in connections:
+            connection.close()

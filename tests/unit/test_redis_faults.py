@@ -1,0 +1,293 @@
+"""Redis away, full, slow or wiped: nothing is granted that was not decided, nothing hangs, and nobody has to restart anything."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import redis
+from conftest import get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+
+from verifier.app import create_services
+from verifier.problems import TYPE
+from verifier.store import KnownServer, Server, Store, StoreUnavailable, connect
+
+LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
+
+
+@contextmanager
+def within(seconds):
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+def assert_unavailable(answer):
+    assert answer.status_code == 503, answer.text
+    assert answer.content_type == "application/problem+json"
+    assert answer.json["type"] == TYPE + "unavailable"
+    assert answer.headers["Retry-After"]
+
+
+def test_a_verifier_starts_without_redis_and_works_when_redis_comes(redis_server):
+    redis_server.stop()
+    services = create_services(make_settings(redis_server))
+    internal, public = internal_client(services), public_client(services)
+    assert_unavailable(internal.get("/readyz"))
+    assert internal.get("/healthz").status_code == 200
+    redis_server.start()
+    assert internal.get("/readyz").status_code == 200
+    assert launch(internal, token=get_pass(public))["tier"] == "verified"
+    services.store._redis.close()
+
+
+def test_without_redis_a_launch_is_answered_at_once_and_gets_nothing(public, internal, redis_server):
+    token = get_pass(public)
+    redis_server.stop()
+    with within(1):
+        assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
+    with within(1):
+        assert_unavailable(internal.post("/api/launches", json=LAUNCH))
+
+
+def test_without_redis_a_solution_gives_no_pass(public, redis_server):
+    solution = solve(public)
+    redis_server.stop()
+    with within(1):
+        assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
+
+
+def test_without_redis_no_server_is_unlocked_or_shown(public, store, redis_server):
+    run_pod(store)
+    token = get_pass(public)
+    redis_server.stop()
+    with within(1):
+        assert_unavailable(public.post("/egress/servers/alice", json={"token": token}))
+    with within(1):
+        assert_unavailable(public.get("/egress/servers/alice"))
+
+
+def test_a_forged_token_is_told_apart_from_redis_being_away_only_after_it_was_read(internal, redis_server):
+    """A bad pass needs no Redis, but the decision is written down, and so it is unavailable too."""
+    redis_server.stop()
+    assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": "forged"}))
+
+
+def test_when_redis_is_back_it_works_without_a_restart(public, internal, redis_server):
+    old = get_pass(public)
+    redis_server.stop()
+    assert_unavailable(internal.post("/api/launches", json=LAUNCH))
+    redis_server.start()
+    assert internal.get("/readyz").status_code == 200
+    # This Redis came back empty: the old pass counts no more, a new one does.
+    assert launch(internal, token=old)["pass_outcome"] == "before-epoch"
+    assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
+
+
+def test_a_dead_connection_costs_nothing_when_redis_is_back(public, internal, redis_server):
+    launch(internal)
+    redis_server.stop()
+    redis_server.start()
+    # No request failed in between; the pool's connections are dead.
+    assert launch(internal)["tier"] == "unverified"
+
+
+def test_redis_going_and_coming_during_many_launches_makes_no_fault(services, public, redis_server):
+    tokens = [get_pass(public) for _ in range(4)]
+
+    def go(number):
+        if number == 30:
+            redis_server.stop()
+        if number == 60:
+            redis_server.start()
+        client = internal_client(services)
+        began = time.monotonic()
+        answer = client.post("/api/launches", json=LAUNCH | {"user": f"user-{number}", "token": tokens[number % 4]})
+        return answer.status_code, time.monotonic() - began
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(go, range(120)))
+    assert {status for status, _ in answers} == {200, 503}
+    assert answers[-1][0] == 200
+
+
+def test_an_unlock_that_is_written_down_before_redis_goes_is_pending(public, store, redis_server, monkeypatch):
+    run_pod(store)
+    token = get_pass(public)
+    redeem = Store.redeem
+
+    def redeem_and_go(*args):
+        outcome = redeem(*args)
+        redis_server.stop()
+        return outcome
+
+    monkeypatch.setattr(Store, "redeem", redeem_and_go)
+    with within(1):
+        answer = public.post("/egress/servers/alice", json={"token": token})
+    assert (answer.status_code, answer.json["state"]) == (202, "pending")
+
+
+# -- slow
+
+
+def test_a_redis_that_hangs_is_given_up_within_the_hooks_second(public, internal, store, redis_server):
+    run_pod(store)
+    token, solution = get_pass(public), solve(public)
+    launch(internal)
+    redis_server.freeze()
+    try:
+        for ask in (
+            lambda: internal.post("/api/launches", json=LAUNCH | {"token": token}),
+            lambda: internal.post("/api/launches", json=LAUNCH),
+            lambda: public.post("/egress/passes", json={"provider": "altcha", "solution": solution}),
+            lambda: public.get("/egress/servers/alice"),
+            lambda: internal.get("/readyz"),
+        ):
+            with within(1):
+                assert_unavailable(ask())
+    finally:
+        redis_server.thaw()
+    assert internal.get("/readyz").status_code == 200
+
+
+def test_a_redis_that_is_slow_for_a_while_is_used_again(public, internal, store, redis_server):
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.execute_command("CLIENT PAUSE 700 ALL")
+    with within(1):
+        assert_unavailable(internal.post("/api/launches", json=LAUNCH))
+    time.sleep(0.5)
+    assert launch(internal)["tier"] == "unverified"
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next(store, redis_server):
+    """A connection whose answer was given up must not be used again."""
+    store.publish(Server("alice"), KnownServer("uid-alice"))
+    store.publish(Server("bob"), KnownServer("uid-bob"))
+    redis_server.freeze()
+    with pytest.raises(StoreUnavailable):
+        store.known(Server("alice"))
+    redis_server.thaw()
+    for _ in range(3):
+        assert store.known(Server("bob")).uid == "uid-bob"
+
+
+# -- full
+
+
+@pytest.fixture
+def full(redis_server):
+    """Make what Redis holds more than it may hold; it refuses to write."""
+
+    def fill():
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
+        with pytest.raises(redis.OutOfMemoryError):
+            client.set("one", "more")
+
+    with redis.Redis.from_url(redis_server.url) as client:
+        yield fill
+        client.config_set("maxmemory", 0)
+
+
+def test_a_full_redis_grants_nothing_and_makes_no_fault(public, internal, store, full):
+    run_pod(store)
+    used, fresh = get_pass(public), get_pass(public)
+    launch(internal, "bob", token=used)
+    solution, unlocking = solve(public), solve(public, "unlock")
+    keys = set(store._redis.keys("binder-egress:*"))
+    full()
+    for token in (used, fresh, "forged", None):
+        assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
+    assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
+    assert_unavailable(public.post("/egress/servers/alice", json={"provider": "altcha", "solution": unlocking}))
+    for token in (used, fresh):
+        assert_unavailable(public.post("/egress/servers/alice", json={"token": token}))
+    # Scripts are refused at their first write, so there is no half of a decision.
+    assert set(store._redis.keys("binder-egress:*")) == keys
+    assert public.get("/egress/servers/alice").status_code == 200
+    assert internal.get("/metrics").status_code == 200
+    assert internal.get("/readyz").status_code == 200
+
+
+def test_a_redis_that_was_full_takes_what_was_refused(public, internal, store, full):
+    token, solution = get_pass(public), solve(public)
+    full()
+    assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
+    store._redis.config_set("maxmemory", 0)
+    assert launch(internal, token=token)["pass_outcome"] == "free"
+    assert public.post("/egress/passes", json={"provider": "altcha", "solution": solution}).status_code == 201
+
+
+# -- other faults of Redis
+
+
+def test_a_password_that_is_wrong_makes_it_unavailable(redis_server, caplog):
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("requirepass", "right")
+        try:
+            services = create_services(make_settings(redis_server, redis_password="wrong-password"))
+            assert_unavailable(internal_client(services).post("/api/launches", json=LAUNCH))
+            services.store._redis.close()
+            services = create_services(make_settings(redis_server, redis_password="right"))
+            assert launch(internal_client(services))["tier"] == "unverified"
+            services.store._redis.close()
+        finally:
+            client.config_set("requirepass", "")
+    assert "wrong-password" not in caplog.text
+
+
+def test_a_port_where_nothing_speaks_redis_makes_it_unavailable(redis_server):
+    import socket
+    import threading
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer():
+            connection, _ = listening.accept()
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        services = create_services(make_settings(redis_server, redis_url=f"redis://127.0.0.1:{port}/0"))
+        with within(2):
+            assert_unavailable(internal_client(services).post("/api/launches", json=LAUNCH))
+        services.store._redis.close()
+
+
+def test_a_redis_whose_scripts_were_flushed_gets_them_again(public, internal, store):
+    store._redis.script_flush()
+    assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
+    store._redis.script_flush()
+    assert store.heartbeat(time.time(), {}) is False
+    assert store.heartbeat(time.time(), {}) is True
+
+
+def test_every_operation_says_that_redis_is_away(redis_server, settings):
+    from verifier.passes import Passes
+    from verifier.store import Grant, Record
+
+    client = connect(settings)
+    store, server, now = Store(client), Server("alice"), time.time()
+    redis_server.stop()
+    record = Record(Grant.new("verified", "unlock", now), uid="uid-1")
+    for ask in (
+        store.ping,
+        lambda: store.use_solution("altcha", "id", now, 60),
+        lambda: store.redeem(Passes.new("verified", 1, now, 60), server, record, "", now, 60),
+        lambda: store.record_launch(server, record, 60),
+        lambda: store.known(server),
+        store.reconciler_state,
+        lambda: store.pending(server, set()),
+        lambda: store.is_withdrawn("x"),
+        lambda: store.settle(server),
+        lambda: store.publish(server, KnownServer("uid-1")),
+        lambda: store.forget(server),
+        store.published,
+        lambda: store.count("x"),
+        lambda: store.heartbeat(now, {"verified": 1}),
+        lambda: store.woken(0.1),
+    ):
+        with pytest.raises(StoreUnavailable), within(1.2):
+            ask()
+    client.close()

@@ -1,0 +1,194 @@
+"""Settings: a wrong one stops the start with one sentence that names the chart value, and never the text of a secret."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import API_TOKEN, KEYS
+
+from verifier.app import create_services
+from verifier.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
+
+GOOD = {"SIGNING_KEYS": KEYS, "API_TOKEN": API_TOKEN}
+SECRET = "s3cret-text"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set the environment to these settings alone."""
+
+    def change(**values):
+        for name in list(os.environ):
+            if name.startswith("BINDER_EGRESS_"):
+                monkeypatch.delenv(name)
+        for name, value in (GOOD | values).items():
+            if value is not None:
+                monkeypatch.setenv(f"BINDER_EGRESS_{name}", value)
+
+    return change
+
+
+def sentences(kind=VerifierSettings):
+    with pytest.raises(InvalidSettings) as caught:
+        settings = load(kind)
+        if kind is VerifierSettings:
+            create_services(settings)
+    return str(caught.value).splitlines()
+
+
+def test_the_defaults_are_complete_but_for_the_secrets(environment):
+    environment()
+    settings = load(VerifierSettings)
+    assert (settings.mode, settings.base_path, settings.public_port, settings.internal_port) == ("captcha", "/egress/", 8080, 8081)
+    assert (settings.pass_lifetime, settings.pass_servers, settings.launch_timeout, settings.trusted_proxies) == (300, 1, 600, 1)
+    assert load(ReconcilerSettings).user_pod_labels == {"component": "singleuser-server"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("MODE", "off", "mode"),
+        ("MODE", "", "mode"),
+        ("TIERS", "{", "tiers"),
+        ("TIERS", "[]", "tiers"),
+        ("TIERS", "{}", "tiers"),
+        ("TIERS", "null", "tiers"),
+        ("TIERS", "", "tiers"),
+        ("TIERS", '{"unverified": {}, "verified": {}}', "tiers"),
+        ("TIERS", '{"a b": {}, "verified": {}}', "tiers"),
+        ("TIERS", '{"": {}, "verified": {}}', "tiers"),
+        ("TIERS", json.dumps({"x" * 64: {}, "verified": {}}), "tiers"),
+        ("TIERS", '{"small": {}}', "allow.tier"),
+        ("ALLOW_TIER", "gold", "allow.tier"),
+        ("BASE_PATH", "egress", "ingress.path"),
+        ("BASE_PATH", "", "ingress.path"),
+        ("PUBLIC_PORT", "0", "verifier"),
+        ("PUBLIC_PORT", "http", "verifier"),
+        ("INTERNAL_PORT", "65536", "verifier"),
+        ("INTERNAL_PORT", "8080", "verifier"),
+        ("THREADS", "0", "verifier.threads"),
+        ("THREADS", "many", "verifier.threads"),
+        ("REDIS_URL", "localhost", "redis or externalRedis"),
+        ("REDIS_URL", "", "redis or externalRedis"),
+        ("REDIS_URL", "http://localhost", "redis or externalRedis"),
+        ("REDIS_URL", f"redis://user:{SECRET}@host:port/0", "redis or externalRedis"),
+        ("REDIS_URL", f"redis://user:{SECRET}@[::1", "redis or externalRedis"),
+        ("SIGNING_KEYS", None, "secret.signingKeys, or signing-keys in the Secret"),
+        ("SIGNING_KEYS", "", "secret.signingKeys, or signing-keys in the Secret"),
+        ("SIGNING_KEYS", " \n\n ", "secret.signingKeys, or signing-keys in the Secret"),
+        ("SIGNING_KEYS", SECRET, "secret.signingKeys, or signing-keys in the Secret"),
+        ("SIGNING_KEYS", f"{KEYS}\n{SECRET}", "secret.signingKeys, or signing-keys in the Secret"),
+        ("API_TOKEN", None, "secret.apiToken, or api-token in the Secret"),
+        ("API_TOKEN", "", "secret.apiToken, or api-token in the Secret"),
+        ("API_TOKEN", SECRET, "secret.apiToken, or api-token in the Secret"),
+        ("PASS_LIFETIME", "9", "passes.lifetime"),
+        ("PASS_LIFETIME", "301", "passes.lifetime"),
+        ("PASS_LIFETIME", "5m", "passes.lifetime"),
+        ("PASS_SERVERS", "0", "passes.servers"),
+        ("PASS_SERVERS", "1.5", "passes.servers"),
+        ("PASS_SERVERS", "101", "passes.servers"),
+        ("LAUNCH_TIMEOUT", "-1", "launch.timeout"),
+        ("CAPTCHA_PROVIDERS", "altcha", "captcha.providers"),
+        ("CAPTCHA_PROVIDERS", "{}", "captcha.providers"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": null}', "captcha.providers"),
+        ("CAPTCHA_PROVIDERS", '{"nobody": {}}', "captcha.providers.nobody"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": {"tier": "gold"}}', "captcha.providers.altcha.tier"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": {"cost": 0}}', "captcha.providers.altcha.cost"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": {"lifetime": 5}}', "captcha.providers.altcha.lifetime"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": {"algorithm": "MD5"}}', "captcha.providers.altcha.algorithm"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": {"counterMin": 9, "counterMax": 8}}', "captcha.providers.altcha"),
+        ("CAPTCHA_PROVIDERS", f'{{"altcha": {{"secret": "{SECRET}"}}}}', "captcha.providers.altcha.secret"),
+        ("ALLOWED_ORIGINS", "https://example.com", "allowedOrigins"),
+        ("ALLOWED_ORIGINS", '"https://example.com"', "allowedOrigins"),
+        ("ALLOWED_ORIGINS", '["example.com"]', "allowedOrigins"),
+        ("ALLOWED_ORIGINS", '["https://example.com/"]', "allowedOrigins"),
+        ("ALLOWED_ORIGINS", "[1]", "allowedOrigins"),
+        ("TRUSTED_PROXIES", "-1", "trustedProxies"),
+        ("TRUSTED_PROXIES", "all", "trustedProxies"),
+        ("PUBLIC_URL", "hub.example.org", "publicUrl"),
+        ("PUBLIC_URL", "https://hub.example.org/", "publicUrl"),
+        ("LOG_LEVEL", "loud", "logLevel"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_the_chart_value(environment, name, value, named):
+    environment(**{name: value})
+    (sentence,) = sentences()
+    assert sentence.startswith(named)
+    assert sentence.endswith(".")
+    for secret in (SECRET, API_TOKEN, *KEYS.splitlines()):
+        assert secret not in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("NAMESPACE", "", "the release's namespace"),
+        ("USER_POD_LABELS", "{}", "userPods.labels"),
+        ("USER_POD_LABELS", '{"a": 1}', "userPods.labels"),
+        ("USER_POD_LABELS", "component=singleuser-server", "userPods.labels"),
+        ("TIERS", "x", "tiers"),
+    ],
+)
+def test_a_wrong_setting_of_the_reconciler_is_named(environment, name, value, named):
+    environment(**{name: value})
+    (sentence,) = sentences(ReconcilerSettings)
+    assert sentence.startswith(named)
+
+
+def test_every_wrong_setting_has_its_own_sentence(environment):
+    environment(MODE="x", THREADS="x", SIGNING_KEYS=None)
+    assert [sentence.partition(":")[0] for sentence in sentences()] == [
+        "mode",
+        "verifier.threads",
+        "secret.signingKeys, or signing-keys in the Secret",
+    ]
+
+
+def test_secrets_are_not_shown_by_a_settings_object(environment):
+    environment(REDIS_PASSWORD=SECRET)
+    text = repr(load(VerifierSettings)) + str(load(VerifierSettings))
+    assert not [secret for secret in (SECRET, API_TOKEN, *KEYS.splitlines()) if secret in text]
+
+
+def test_keys_are_lines_and_empty_lines_do_not_count(environment):
+    environment(SIGNING_KEYS=f"\n  {KEYS}\r\n\n")
+    assert load(VerifierSettings).keys == KEYS.splitlines()
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/", "/"), ("/a", "/a/"), ("/a/b/", "/a/b/"), ("/a//", "/a/")])
+def test_the_path_ends_with_a_slash(environment, path, expected):
+    environment(BASE_PATH=path)
+    assert load(VerifierSettings).base_path == expected
+
+
+def test_the_root_may_be_the_path(environment):
+    from verifier.app import create_public_app
+
+    environment(BASE_PATH="/")
+    client = create_public_app(create_services(load(VerifierSettings))).test_client()
+    assert client.get("/challenge").status_code == 200
+
+
+@pytest.mark.parametrize("command", ["verifier", "reconciler"])
+def test_the_command_ends_with_code_2_and_the_sentence_alone(command):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
+    environment |= {"BINDER_EGRESS_MODE": "off", "BINDER_EGRESS_SIGNING_KEYS": KEYS, "BINDER_EGRESS_API_TOKEN": API_TOKEN}
+    run = subprocess.run(
+        [sys.executable, "-c", "from verifier.cli import main; main()", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("mode: ")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_the_verifier_does_not_load_the_kubernetes_client():
+    code = "import sys, verifier.cli; sys.exit('kubernetes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

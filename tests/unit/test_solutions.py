@@ -1,0 +1,372 @@
+"""Solutions of ALTCHA challenges: what is accepted, and what cannot be presented twice."""
+
+import base64
+import json
+import time
+
+import altcha
+import pytest
+from conftest import KEYS, get_pass, make_settings, public_client, solve
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from verifier.app import create_services
+from verifier.problems import TYPE
+
+OLD, NEW = KEYS.splitlines()
+
+
+def present(client, solution):
+    return client.post("/egress/passes", json={"provider": "altcha", "solution": solution})
+
+
+def assert_refused(answer, detail=""):
+    assert answer.status_code == 403, answer.text
+    assert answer.json["type"] == TYPE + "solution-refused"
+    assert detail in answer.json["detail"]
+
+
+def opened(solution):
+    """The JSON inside a solution."""
+    return json.loads(base64.b64decode(solution))
+
+
+def closed(payload, **options):
+    """A solution again, from its JSON."""
+    text = payload if isinstance(payload, str) else json.dumps(payload, **options)
+    return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def test_a_solution_is_worth_a_pass_for_one_server(public):
+    answer = present(public, solve(public))
+    assert answer.status_code == 201
+    assert answer.json.keys() == {"token", "expires_in", "servers", "tier"}
+    assert (answer.json["expires_in"], answer.json["servers"], answer.json["tier"]) == (300, 1, "verified")
+
+
+PARAMETERS = {"algorithm": "SHA-256", "cost": 1, "keyLength": 32, "keyPrefix": "00", "nonce": "00", "salt": "00"}
+SOLUTION = {"counter": 1, "derivedKey": "00"}
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("not base64!", id="not base64"),
+        pytest.param("ÄÖÜ", id="not ASCII"),
+        pytest.param("\x00" * 40, id="NULs"),
+        pytest.param(closed("{"), id="not JSON"),
+        pytest.param(base64.b64encode(b"\xff\xfe\x00\xd8").decode(), id="not text"),
+        *(pytest.param(closed(value), id=f"JSON {value!r:.30}") for value in (None, 1, "x", [], {}, [{}], {"challenge": None})),
+        pytest.param(closed({"challenge": [], "solution": []}), id="lists for objects"),
+        pytest.param(closed({"challenge": {"parameters": None}, "solution": None}), id="nulls for objects"),
+        pytest.param(closed({"challenge": {"parameters": "x"}, "solution": SOLUTION}), id="text for parameters"),
+        pytest.param(closed({"challenge": {"parameters": PARAMETERS}, "solution": SOLUTION}), id="no signature"),
+        pytest.param(closed({"challenge": {"parameters": PARAMETERS, "signature": []}, "solution": SOLUTION}), id="a list"),
+        pytest.param(closed({"challenge": {"parameters": PARAMETERS, "signature": "\ud800"}, "solution": SOLUTION}), id="half"),
+        pytest.param(closed("[" * 3000), id="deep nesting"),
+        pytest.param(
+            closed(
+                json.dumps({"challenge": {"parameters": PARAMETERS | {"data": "DEEP"}, "signature": "a"}, "solution": SOLUTION})
+                .replace('"DEEP"', '{"a":' * 400 + "1" + "}" * 400)
+            ),
+            id="deep data",
+        ),
+        *(
+            pytest.param(
+                closed({"challenge": {"parameters": PARAMETERS | {field: value}, "signature": "aa"}, "solution": SOLUTION}),
+                id=f"{field} {value!r:.20}",
+            )
+            for field, value in {
+                "algorithm": ["x"],
+                "cost": "many",
+                "nonce": {},
+                "salt": None,
+                "keyLength": -1,
+                "keyPrefix": 7,
+                "expiresAt": "soon",
+                "data": "text",
+            }.items()
+        ),
+        *(
+            pytest.param(
+                closed({"challenge": {"parameters": PARAMETERS | {"expiresAt": value}, "signature": "aa"}, "solution": SOLUTION}),
+                id=f"expiresAt {value!r:.12}",
+            )
+            for value in (10**300, -1, float("inf"), float("nan"), True, [], {})
+        ),
+        pytest.param(closed('{"challenge":' + "9" * 2900 + "}"), id="a very long number"),
+    ],
+)  # fmt: skip
+def test_a_bad_payload_is_refused(public, solution):
+    assert_refused(present(public, solution), "")
+
+
+def test_an_oversized_solution_is_refused(public):
+    good = opened(solve(public))
+    assert_refused(present(public, closed(good | {"padding": "x" * 4096})), "not an ALTCHA payload")
+
+
+def test_an_expired_challenge_is_refused(public, monkeypatch):
+    solution = solve(public)
+    later = time.time() + 601
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert_refused(present(public, solution), "expired")
+
+
+def test_a_challenge_whose_expiry_was_put_off_is_refused(public):
+    payload = opened(solve(public))
+    payload["challenge"]["parameters"]["expiresAt"] += 10_000
+    assert_refused(present(public, closed(payload)), "not issued here")
+
+
+def test_a_replayed_solution_is_refused(public):
+    solution = solve(public)
+    assert present(public, solution).status_code == 201
+    assert_refused(present(public, solution), "has been used")
+
+
+def other_counter(payload):
+    """Another counter, with another derived key that also begins as it must. The signed key makes it worthless in any case."""
+    payload["solution"]["counter"] += 1
+
+
+def upper_case(payload):
+    payload["solution"]["derivedKey"] = payload["solution"]["derivedKey"].upper()
+
+
+def upper_case_signature(payload):
+    payload["challenge"]["signature"] = payload["challenge"]["signature"].upper()
+
+
+def upper_case_nonce(payload):
+    payload["challenge"]["parameters"]["nonce"] = payload["challenge"]["parameters"]["nonce"].upper()
+
+
+def expiry_as_float(payload):
+    payload["challenge"]["parameters"]["expiresAt"] = float(payload["challenge"]["parameters"]["expiresAt"])
+
+
+def extra_keys(payload):
+    payload["extra"] = payload["challenge"]["extra"] = payload["solution"]["extra"] = payload["challenge"]["parameters"][
+        "extra"
+    ] = 1
+
+
+def other_time(payload):
+    payload["solution"]["time"] = 123456.789
+
+
+def no_time(payload):
+    payload["solution"].pop("time", None)
+
+
+def spread_nonce(payload):
+    payload["challenge"]["parameters"]["nonce"] += " "
+
+
+@pytest.mark.parametrize(
+    "malleate",
+    [
+        other_counter,
+        upper_case,
+        upper_case_signature,
+        upper_case_nonce,
+        expiry_as_float,
+        extra_keys,
+        other_time,
+        no_time,
+        spread_nonce,
+    ],
+)
+def test_a_used_solution_in_another_form_is_refused(public, malleate):
+    solution = solve(public)
+    assert present(public, solution).status_code == 201
+    payload = opened(solution)
+    malleate(payload)
+    assert_refused(present(public, closed(payload)))
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        pytest.param(lambda text: closed(json.dumps(json.loads(text), indent=7)), id="white space"),
+        pytest.param(lambda text: closed(json.dumps(json.loads(text), sort_keys=True)), id="sorted keys"),
+        pytest.param(
+            lambda text: closed(text[:-1] + ',"challenge":' + json.dumps(json.loads(text)["challenge"]) + "}"), id="key twice"
+        ),
+        pytest.param(lambda text: base64.b64encode(text.encode("utf-16")).decode(), id="UTF-16"),
+        pytest.param(lambda text: closed(text).rstrip("="), id="no padding"),
+        pytest.param(lambda text: closed(text) + "\n", id="a line feed in base64"),
+        pytest.param(lambda text: " " + closed(text), id="a space in base64"),
+        pytest.param(lambda text: closed(text).replace("+", "-").replace("/", "_"), id="URL-safe base64"),
+        pytest.param(lambda text: closed(text + " ")[:-1] + "!", id="rubbish in base64"),
+    ],
+)
+def test_a_used_solution_in_another_encoding_is_refused(public, encode):
+    solution = solve(public)
+    assert present(public, solution).status_code == 201
+    assert_refused(present(public, encode(base64.b64decode(solution).decode())))
+
+
+def test_a_solution_in_another_form_uses_up_the_original(public):
+    solution = solve(public)
+    payload = opened(solution)
+    extra_keys(payload)
+    assert present(public, closed(payload, indent=1)).status_code == 201
+    assert_refused(present(public, solution), "has been used")
+
+
+def test_two_solutions_presented_at_once_give_one_pass(public, services):
+    from concurrent.futures import ThreadPoolExecutor
+
+    solution = solve(public)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: present(public_client(services), solution).status_code, range(16)))
+    assert sorted(answers) == [201] + [403] * 15
+
+
+@pytest.mark.parametrize("field", ["purpose", "network", "issued"])
+def test_what_a_challenge_is_bound_to_cannot_be_changed(public, field):
+    payload = opened(solve(public))
+    payload["challenge"]["parameters"]["data"][field] = "unlock"
+    assert_refused(present(public, closed(payload)), "not issued here")
+
+
+def test_a_wrong_solution_is_refused(public):
+    payload = opened(solve(public))
+    payload["solution"]["derivedKey"] = "00" * 32
+    assert_refused(present(public, closed(payload)), "wrong")
+
+
+def test_an_unlock_challenge_gives_no_pass(public):
+    assert_refused(present(public, solve(public, "unlock")), "purpose=launch")
+
+
+def test_a_launch_challenge_unlocks_nothing(public, store):
+    from conftest import run_pod
+
+    run_pod(store)
+    answer = public.post("/egress/servers/alice", json={"provider": "altcha", "solution": solve(public)})
+    assert_refused(answer, "purpose=unlock")
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [("198.51.100.7", "198.51.100.8"), ("2001:db8:1:2::1", "2001:db8:1:3::1"), ("198.51.100.7", "10.0.0.1")],
+)
+def test_a_solution_from_another_network_is_refused(services, here, there):
+    solution = solve(public_client(services, here))
+    assert_refused(present(public_client(services, there), solution), "another network")
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"), ("198.51.100.7", "::ffff:198.51.100.7"), ("10.0.0.1", "192.168.3.4")],
+)
+def test_a_solution_from_the_same_network_is_accepted(services, here, there):
+    solution = solve(public_client(services, here))
+    assert present(public_client(services, there), solution).status_code == 201
+
+
+def with_keys(redis_server, store, *keys):
+    return public_client(create_services(make_settings(redis_server, signing_keys="\n".join(keys)), store))
+
+
+def test_a_challenge_signed_by_an_older_key_is_accepted(redis_server, store, public):
+    solution = solve(with_keys(redis_server, store, OLD))
+    assert present(public, solution).status_code == 201
+
+
+def test_a_challenge_signed_by_a_removed_key_is_refused(redis_server, store, public):
+    solution = solve(public)
+    assert_refused(present(with_keys(redis_server, store, OLD), solution), "not issued here")
+
+
+def test_a_challenge_signed_by_somebody_else_is_refused(public):
+    challenge = altcha.create_challenge(
+        "SHA-256",
+        1,
+        counter=1,
+        expires_at=int(time.time()) + 600,
+        data={"purpose": "launch", "network": "198.51.100.7/32", "issued": time.time()},
+        hmac_secret="a" * 64,
+        hmac_key_secret="b" * 64,
+    )
+    payload = altcha.Payload(challenge, altcha.solve_challenge(challenge))
+    assert_refused(present(public, payload.to_base64()), "not issued here")
+
+
+def test_a_pass_is_no_solution_and_a_solution_is_no_pass(public, internal):
+    from conftest import launch
+
+    assert_refused(present(public, get_pass(public)))
+    assert launch(internal, token=solve(public))["pass_outcome"] == "invalid"
+
+
+def test_a_solution_of_before_a_wipe_is_refused(public, store, redis_server):
+    solution = solve(public)
+    redis_server.wipe()
+    assert_refused(present(public, solution), "may have been")
+
+
+def test_a_spent_solution_gives_no_second_pass_after_a_wipe(public, redis_server):
+    solution = solve(public)
+    assert present(public, solution).status_code == 201
+    redis_server.wipe()
+    assert_refused(present(public, solution), "may have been")
+
+
+def test_after_a_wipe_new_challenges_count_as_soon_as_the_probe_has_asked(public, internal, redis_server):
+    redis_server.wipe()
+    assert internal.get("/readyz").status_code == 200
+    assert present(public, solve(public)).status_code == 201
+
+
+def test_after_a_wipe_without_a_probe_the_second_try_counts(public, redis_server):
+    redis_server.wipe()
+    assert_refused(present(public, solve(public)))
+    assert present(public, solve(public)).status_code == 201
+
+
+# -- anything at all
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def near_payloads(draw):
+    """A payload of the right shape with anything in some of its fields."""
+    parameters = PARAMETERS | {"expiresAt": 2**40, "data": {"purpose": "launch"}, "keySignature": "aa"}
+    changed = draw(st.dictionaries(st.sampled_from([*parameters, "memoryCost", "x"]), JSON, max_size=3))
+    challenge = {"parameters": parameters | changed, "signature": draw(st.just("aa") | JSON)}
+    solution = SOLUTION | draw(st.dictionaries(st.sampled_from([*SOLUTION, "time"]), JSON, max_size=2))
+    return {"challenge": draw(st.just(challenge) | JSON), "solution": draw(st.just(solution) | JSON)}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(max_size=300)
+    | st.binary(max_size=300).map(lambda raw: base64.b64encode(raw).decode())
+    | (JSON | near_payloads()).map(closed)
+)
+@example(closed({"challenge": {"parameters": PARAMETERS | {"data": {"__proto__": 1}}, "signature": "aa"}, "solution": SOLUTION}))
+def test_no_solution_makes_a_fault(public, solution):
+    answer = public.post(
+        "/egress/passes", data=json.dumps({"provider": "altcha", "solution": solution}), content_type="application/json"
+    )
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.content_type == "application/problem+json"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON.map(json.dumps).map(str.encode) | st.binary(max_size=200))
+def test_no_body_makes_a_fault(public, body):
+    for path in ("/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"):
+        answer = public.post(path, data=body, content_type="application/json")
+        assert 400 <= answer.status_code < 500, answer.text
+        assert answer.json["type"].startswith(TYPE)

@@ -1,0 +1,341 @@
+"""Unlocking a running server, and the page that every server has."""
+
+import re
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from conftest import KEYS, get_pass, launch, make_settings, public_client, run_pod, solve
+
+import verifier.web
+from verifier.app import create_services
+from verifier.passes import Passes
+from verifier.problems import TYPE
+from verifier.store import KnownServer, Server
+
+SECRET_WORDS = ("example.com/a/b", "valid-pass", "198.51.100.7", "uid-1")
+
+
+@contextmanager
+def reconciler(store, server=None, delay=0.0):
+    """A thread that does what the reconciler does with an unlock: gives the pod its grant and says so."""
+    server = server or Server("alice")
+    done = threading.Event()
+
+    def work():
+        while not done.wait(0.01):
+            pending = store.pending(server, set())
+            if pending.unlock and pending.known.grant != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
+                done.wait(delay)
+                grant = pending.unlock.grant
+                store.publish(server, KnownServer(pending.known.uid, grant.tier, grant.id, pending.known.repository))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Say `pending` at once."""
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+
+
+def unlock(client, path="alice", **body):
+    return client.post(f"/egress/servers/{path}", json=body)
+
+
+def test_a_pass_unlocks_a_running_server(public, store):
+    run_pod(store)
+    with reconciler(store):
+        answer = unlock(public, token=get_pass(public))
+    assert answer.status_code == 200
+    assert answer.json == {
+        "state": "granted", "user": "alice", "server": "", "tier": "verified", "until": None, "unlockable": False
+    }  # fmt: skip
+
+
+def test_a_solution_unlocks_a_running_server(public, store):
+    run_pod(store)
+    with reconciler(store):
+        answer = unlock(public, provider="altcha", solution=solve(public, "unlock"))
+    assert (answer.status_code, answer.json["state"]) == (200, "granted")
+
+
+def test_a_reconciler_that_takes_its_time_is_waited_for(public, store):
+    run_pod(store)
+    with reconciler(store, delay=1.3):
+        began = time.monotonic()
+        answer = unlock(public, token=get_pass(public))
+    assert answer.status_code == 200
+    assert 1.2 < time.monotonic() - began < 2.5
+
+
+def test_without_a_reconciler_an_unlock_is_pending_after_two_seconds(public, store):
+    run_pod(store)
+    token = get_pass(public)
+    began = time.monotonic()
+    answer = unlock(public, token=token)
+    assert 1.9 < time.monotonic() - began < 2.5
+    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "unverified")
+
+
+def test_an_unlock_names_the_pod_that_it_is_for(public, store, impatient):
+    run_pod(store, uid="uid-7")
+    unlock(public, token=get_pass(public))
+    record = store.pending(Server("alice"), set()).unlock
+    assert (record.uid, record.image, record.grant.tier, record.grant.rule) == ("uid-7", None, "verified", "unlock")
+
+
+def test_an_unlock_of_one_pod_is_not_granted_to_its_successor(public, store):
+    """The pod is replaced by another of the same name while the client waits."""
+    run_pod(store, uid="old")
+    token = get_pass(public)
+    timer = threading.Timer(0.2, run_pod, [store, "alice", "new"])
+    timer.start()
+    with reconciler(store, delay=0.4):
+        answer = unlock(public, token=token)
+    timer.join()
+    assert store.pending(Server("alice"), set()).unlock.uid == "old"
+    assert answer.status_code in (200, 202)
+
+
+@pytest.mark.parametrize("path", ["bob", "alice/other", "alice%2Fx", "alice/x/", "ALICE", "alice%20", "%00", "a" * 300])
+def test_an_unknown_server_is_not_found(public, store, path):
+    run_pod(store)
+    token = get_pass(public)
+    for answer in (public.get(f"/egress/servers/{path}"), unlock(public, path, token=token)):
+        assert answer.status_code == 404
+        assert answer.json["type"] in (TYPE + "no-such-server", TYPE + "not-found")
+    # The pass was not touched.
+    assert store._redis.keys("binder-egress:pass:*") == []
+
+
+def test_a_solution_for_an_unknown_server_is_not_spent(public, store, impatient):
+    solution = solve(public, "unlock")
+    assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 404
+    run_pod(store)
+    assert unlock(public, provider="altcha", solution=solution).status_code == 202
+
+
+def test_a_solution_unlocks_once(public, store, impatient):
+    run_pod(store)
+    run_pod(store, "bob", "uid-2")
+    solution = solve(public, "unlock")
+    assert unlock(public, provider="altcha", solution=solution).status_code == 202
+    assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 403
+    assert unlock(public, provider="altcha", solution=solution).status_code == 403
+
+
+def test_a_used_up_pass_unlocks_nothing(public, internal, store, impatient):
+    run_pod(store)
+    token = get_pass(public)
+    launch(internal, "bob", token=token, repository="https://example.com/other")
+    answer = unlock(public, token=token)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert "used" in answer.json["detail"]
+    assert store.pending(Server("alice"), set()).unlock is None
+
+
+def test_the_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impatient):
+    """The page script posts the pass again when it does not know whether the launch had it."""
+    token = get_pass(public)
+    first = launch(internal, "alice", token=token)
+    run_pod(store)
+    assert unlock(public, token=token).status_code == 202
+    pending = store.pending(Server("alice"), {first["grant"]})
+    assert first["grant"] in pending.withdrawn
+    assert pending.unlock.grant.id not in pending.withdrawn
+
+
+def test_an_unlock_moves_the_use_from_a_launch_of_the_same_repository_and_network(public, internal, store, impatient):
+    token = get_pass(public)
+    first = launch(internal, "bob", token=token)
+    run_pod(store)
+    assert unlock(public, token=token).status_code == 202
+    assert store.is_withdrawn(first["grant"])
+
+
+def test_an_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient):
+    services = create_services(make_settings(redis_server, pass_servers=5), store)
+    store.ping()
+    run_pod(store)
+    unlock(public_client(services), provider="altcha", solution=solve(public_client(services), "unlock"))
+    assert len(store._redis.keys("binder-egress:pass:*")) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [("x", 403), ("x" * 1025, 403), ("x" * 8193, 400), ("", 400), (None, 400), (7, 400), (["x"], 400), ({}, 400)],
+    ids=lambda value: str(value)[:10],
+)
+def test_a_bad_token_unlocks_nothing(public, store, token, status):
+    run_pod(store)
+    assert unlock(public, token=token).status_code == status
+    assert store.pending(Server("alice"), set()).unlock is None
+
+
+def test_an_expired_pass_unlocks_nothing(public, store, services):
+    run_pod(store)
+    store._redis.set("binder-egress:epoch", 0)
+    token = services.passes.sign(Passes.new("verified", 1, time.time() - 400, 300))
+    answer = unlock(public, token=token)
+    assert (answer.status_code, "expired" in answer.json["detail"]) == (403, True)
+
+
+def test_a_pass_with_a_removed_key_unlocks_nothing(public, store):
+    run_pod(store)
+    token = Passes(["removed-key-0123456789abcdef0123456789"]).sign(Passes.new("verified", 1, time.time(), 300))
+    assert unlock(public, token=token).status_code == 403
+
+
+@pytest.mark.parametrize("key", KEYS.splitlines())
+def test_a_pass_with_any_listed_key_unlocks(public, store, impatient, key):
+    run_pod(store)
+    assert unlock(public, token=Passes([key]).sign(Passes.new("verified", 1, time.time(), 300))).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"provider": "altcha"},
+        {"solution": "x"},
+        {"token": "x", "provider": "altcha", "solution": "x"},
+        {"token": "x", "more": 1},
+        {"provider": "nobody", "solution": "x"},
+    ],
+)
+def test_an_unlock_sends_either_a_token_or_a_solution(public, store, body):
+    run_pod(store)
+    answer = unlock(public, **body)
+    assert (answer.status_code, answer.json["type"]) == (400, TYPE + "bad-request")
+
+
+def test_both_addresses_of_the_default_server_are_one(public, store, impatient):
+    run_pod(store)
+    assert public.get("/egress/servers/alice/").status_code == 200
+    assert unlock(public, "alice/", token=get_pass(public)).status_code == 202
+
+
+def test_a_named_server_has_its_own_page(public, store):
+    store.publish(Server("alice", "lab 2/ü"), KnownServer("uid-2", tier="verified"))
+    found = public.get("/egress/servers/alice/lab%202%2F%C3%BC", headers={"Accept": "application/json"})
+    # An encoded slash reaches the app decoded, so such a server has no page; JupyterHub makes no such names.
+    assert found.status_code == 404
+    store.publish(Server("alice", "lab 2 ü"), KnownServer("uid-2", tier="verified"))
+    found = public.get("/egress/servers/alice/lab%202%20%C3%BC", headers={"Accept": "application/json"})
+    assert (found.status_code, found.json["server"], found.json["tier"]) == (200, "lab 2 ü", "verified")
+
+
+# -- what the page says
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        pytest.param("*/*", "text/plain", id="curl"),
+        pytest.param("", "application/json", id="empty"),
+        pytest.param(None, "application/json", id="absent"),
+        pytest.param("text/plain", "text/plain", id="text"),
+        pytest.param("application/json", "application/json", id="JSON"),
+        pytest.param("application/json, text/plain;q=0.9, */*;q=0.1", "application/json", id="JSON before text"),
+        pytest.param(BROWSER, "text/html", id="browser"),
+        pytest.param("image/png", "application/json", id="something else"),
+        pytest.param(";;;q=x,,/", "application/json", id="malformed"),
+        pytest.param("a" * 5000, "application/json", id="very long"),
+    ],
+)
+def test_the_page_comes_in_the_form_that_the_client_asks_for(public, store, accept, kind):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers={} if accept is None else {"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.mimetype == kind
+    assert "Accept" in answer.headers["Vary"]
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "text/html", "application/json"])
+@pytest.mark.parametrize("tier", ["unverified", "verified"])
+def test_the_page_tells_nothing_about_the_launch(public, store, accept, tier):
+    grant = "a-grant-id" if tier == "verified" else ""
+    store.publish(Server("alice"), KnownServer("uid-1", tier, grant, "https://example.com/a/b"))
+    answer = public.get("/egress/servers/alice", headers={"Accept": accept})
+    assert not [word for word in (*SECRET_WORDS, "a-grant-id") if word in answer.text]
+
+
+def test_the_answer_to_an_unlock_tells_nothing_about_the_launch(public, internal, store, impatient):
+    run_pod(store)
+    token = get_pass(public)
+    answers = [unlock(public, token=token)]
+    launch(internal, "bob", token=token, repository="https://example.com/other", client_address="203.0.113.77")
+    run_pod(store, "carol", "uid-3")
+    for _ in range(12):
+        answers.append(unlock(public, "carol", token=token))
+        answers.append(unlock(public, "alice", token=token))
+    answers.append(unlock(public, token="forged"))
+    assert {answer.status_code for answer in answers} == {202, 403}
+    for answer in answers:
+        assert not [word for word in (*SECRET_WORDS, "uid-3", "bob", token) if word in answer.text]
+
+
+def test_json_names_the_state_of_the_server(public, store):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers={"Accept": "application/json"})
+    assert answer.json == {"user": "alice", "server": "", "tier": "unverified", "until": None, "unlockable": True}
+
+
+def test_the_text_has_the_address_to_open(public, store):
+    run_pod(store)
+    text = public.get("/egress/servers/alice", headers={"Accept": "*/*"}).text
+    assert "no internet access" in text
+    assert "http://localhost/egress/servers/alice/" in text
+
+
+def test_the_public_url_is_what_the_text_shows(redis_server, store):
+    services = create_services(make_settings(redis_server, public_url="https://hub.example.org"), store)
+    run_pod(store)
+    text = public_client(services).get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
+    assert "https://hub.example.org/egress/servers/alice/" in text
+
+
+def test_a_name_is_escaped_in_every_form(public, store):
+    name = "<script>alert(1)</script>"
+    run_pod(store, name)
+    address = "/egress/servers/%3Cscript%3Ealert(1)%3C%2Fscript%3E"
+    store.publish(Server("<script>x"), KnownServer("uid"))
+    for accept in ("text/html", "text/plain"):
+        answer = public.get("/egress/servers/%3Cscript%3Ex", headers={"Accept": accept})
+        assert answer.status_code == 200
+        assert "<script>x" not in answer.text
+    assert public.get(address).status_code == 404
+
+
+@pytest.mark.parametrize("tier", ["unverified", "verified"])
+def test_the_html_page_runs_no_inline_script_and_loads_only_its_own_files(public, store, tier):
+    store.publish(Server("alice"), KnownServer("uid-1", tier))
+    answer = public.get("/egress/servers/alice", headers={"Accept": "text/html"})
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'self'" in policy and "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\bstyle=|<style|javascript:", answer.text)
+    for address in re.findall(r'(?:src|href)="([^"]+)"', answer.text):
+        found = public.get(address)
+        assert (address.startswith("/egress/static/"), found.status_code) == (True, 200)
+    if tier == "verified":
+        assert "<script" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["..%2fweb.py", "../web.py", "%2e%2e/web.py", "", "nothing.js", "..%2f..%2f..%2fetc%2fpasswd"])
+def test_nothing_else_is_served_as_a_file(public, path):
+    assert public.get(f"/egress/static/{path}").status_code == 404

@@ -1,0 +1,288 @@
+"""Uses of a pass: one use is held by one server at a time, whatever comes at once."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import CLIENT, get_pass, internal_client, launch, make_settings, public_client
+
+from verifier.app import create_services
+from verifier.passes import Passes
+from verifier.store import MOVE_WINDOW, MOVES, Record, Server
+
+
+def services_with(redis_server, store, servers):
+    made = create_services(make_settings(redis_server, pass_servers=servers), store)
+    store.ping()
+    return made
+
+
+def waiting(store, user):
+    """The waiting grant of a user's server, or None if there is none that counts."""
+    found = store.pending(Server(user), set())
+    if found.launch is None or found.launch.grant.tier == "unverified" or found.launch.grant.id in found.withdrawn:
+        return None
+    return found.launch.grant
+
+
+def outcomes(internal, token, *launches):
+    """Launch one after the other; each is a user, or a user and more fields."""
+    return [launch(internal, user, token=token, **fields)["pass_outcome"] for user, fields in launches]
+
+
+OTHER_REPOSITORY = {"repository": "https://example.com/c/d"}
+OTHER_NETWORK = {"client_address": "203.0.113.9"}
+
+
+def test_the_same_server_again_holds_its_use(public, internal, store):
+    token = get_pass(public)
+    assert outcomes(internal, token, ("a", {}), ("a", {}), ("a", {})) == ["free", "held", "held"]
+    assert waiting(store, "a")
+
+
+def test_a_server_that_asks_again_gets_a_new_grant_and_its_old_one_is_withdrawn(public, internal, store):
+    token = get_pass(public)
+    first, second = (launch(internal, "a", token=token)["grant"] for _ in range(2))
+    assert store.is_withdrawn(first)
+    assert waiting(store, "a").id == second
+
+
+@pytest.mark.parametrize("other", [OTHER_REPOSITORY, OTHER_NETWORK, OTHER_REPOSITORY | OTHER_NETWORK])
+def test_another_repository_or_network_finds_the_pass_used_up(public, internal, store, other):
+    token = get_pass(public)
+    assert outcomes(internal, token, ("a", {}), ("b", other)) == ["free", "used-up"]
+    assert waiting(store, "a")
+    assert waiting(store, "b") is None
+
+
+def test_the_same_repository_and_network_move_the_use(public, internal, store):
+    token = get_pass(public)
+    first = launch(internal, "a", token=token)
+    second = launch(internal, "b", token=token)
+    assert (first["pass_outcome"], second["pass_outcome"]) == ("free", "moved")
+    assert waiting(store, "a") is None
+    assert store.is_withdrawn(first["grant"])
+    assert waiting(store, "b").id == second["grant"]
+
+
+def test_a_named_server_is_another_server(public, internal, store):
+    token = get_pass(public)
+    launch(internal, "a", token=token)
+    assert launch(internal, "a", server="x", token=token)["pass_outcome"] == "moved"
+    assert waiting(store, "a") is None
+
+
+def test_names_that_look_alike_are_other_servers(public, internal):
+    token = get_pass(public)
+    assert launch(internal, "a/b", server="", token=token)["pass_outcome"] == "free"
+    assert launch(internal, "a", server="b", token=token)["pass_outcome"] == "moved"
+    assert launch(internal, "a%2Fb", server="", token=token)["pass_outcome"] == "moved"
+    assert launch(internal, "A", server="b", token=token)["pass_outcome"] == "moved"
+
+
+def test_a_use_moves_on_and_back_and_only_its_last_server_has_it(public, internal, store):
+    token = get_pass(public)
+    assert outcomes(internal, token, ("a", {}), ("b", {}), ("c", {}), ("a", {})) == ["free", "moved", "moved", "moved"]
+    assert [bool(waiting(store, user)) for user in "abc"] == [True, False, False]
+
+
+def test_a_use_moves_a_limited_number_of_times(public, internal, store):
+    token = get_pass(public)
+    users = [f"user-{number}" for number in range(MOVES + 3)]
+    assert outcomes(internal, token, *((user, {}) for user in users)) == ["free"] + ["moved"] * MOVES + ["used-up"] * 2
+    assert [bool(waiting(store, user)) for user in users] == [False] * MOVES + [True, False, False]
+
+
+def test_a_server_that_asks_again_does_not_get_more_moves(public, internal):
+    token = get_pass(public)
+    launches = [(user, {}) for number in range(MOVES + 2) for user in [f"user-{number}"] * 2]
+    assert outcomes(internal, token, *launches).count("moved") == MOVES
+
+
+@pytest.mark.parametrize(("age", "expected"), [(MOVE_WINDOW - 20, "moved"), (MOVE_WINDOW + 1, "used-up")])
+def test_a_use_moves_within_a_window(public, internal, services, age, expected):
+    token = get_pass(public)
+    launch(internal, "a", token=token)
+    used = services.passes.read(token, time.time())
+    key = f"binder-egress:pass:{used.id}"
+    uses = json.loads(services.store._redis.get(key))
+    uses[0]["first"] -= age
+    services.store._redis.set(key, json.dumps(uses), keepttl=True)
+    assert outcomes(internal, token, ("b", {})) == [expected]
+
+
+def test_moving_does_not_prolong_the_window(public, internal, services):
+    token = get_pass(public)
+    launch(internal, "a", token=token)
+    key = f"binder-egress:pass:{services.passes.read(token, time.time()).id}"
+    first = json.loads(services.store._redis.get(key))[0]["first"]
+    launch(internal, "b", token=token)
+    launch(internal, "b", token=token)
+    assert json.loads(services.store._redis.get(key))[0]["first"] == pytest.approx(first, abs=1e-3)
+
+
+def test_a_pass_for_three_servers(redis_server, store):
+    services = services_with(redis_server, store, 3)
+    internal, token = internal_client(services), get_pass(public_client(services))
+    assert outcomes(internal, token, *((user, {}) for user in "abc")) == ["free"] * 3
+    assert outcomes(internal, token, ("d", OTHER_REPOSITORY)) == ["used-up"]
+    # A retry follows the attempt that it repeats: the latest use moves.
+    assert outcomes(internal, token, ("e", {})) == ["moved"]
+    assert [bool(waiting(store, user)) for user in "abcde"] == [True, True, False, False, True]
+
+
+def test_a_pass_for_three_servers_moves_only_the_use_of_the_same_repository(redis_server, store):
+    services = services_with(redis_server, store, 3)
+    internal, token = internal_client(services), get_pass(public_client(services))
+    outcomes(internal, token, ("a", {}), ("b", OTHER_REPOSITORY), ("c", OTHER_NETWORK))
+    assert outcomes(internal, token, ("d", {})) == ["moved"]
+    assert [bool(waiting(store, user)) for user in "abcd"] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+@pytest.mark.parametrize("repositories", [1, 100])
+def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for(redis_server, store, servers, repositories):
+    services = services_with(redis_server, store, servers)
+    token = get_pass(public_client(services))
+    start = threading.Barrier(20)
+
+    def go(number):
+        client = internal_client(services)
+        if number < 20:
+            start.wait()
+        return launch(client, f"user-{number}", token=token, repository=f"https://example.com/{number % repositories}")
+
+    with ThreadPoolExecutor(20) as pool:
+        decisions = list(pool.map(go, range(100)))
+    holding = [user for user in (f"user-{number}" for number in range(100)) if waiting(store, user)]
+    assert len(holding) == servers
+    said = [decision for decision in decisions if decision["tier"] == "verified"]
+    assert len(said) <= servers * (1 + MOVES)
+    assert len([decision for decision in said if not store.is_withdrawn(decision["grant"])]) == servers
+
+
+def test_a_hundred_launches_and_unlocks_at_once_leave_one_server_with_a_grant(redis_server, store, monkeypatch):
+    from conftest import run_pod
+
+    import verifier.web
+
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+    services = services_with(redis_server, store, 1)
+    token = get_pass(public_client(services))
+    for number in range(50):
+        run_pod(store, f"unlocked-{number}")
+
+    def go(number):
+        if number % 2:
+            launch(internal_client(services), f"launched-{number // 2}", token=token)
+        else:
+            public_client(services).post(f"/egress/servers/unlocked-{number // 2}", json={"token": token})
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(go, range(100)))
+    grants = [waiting(store, f"launched-{number}") for number in range(50)]
+    for number in range(50):
+        found = store.pending(Server(f"unlocked-{number}"), set())
+        grants.append(found.unlock and found.unlock.grant.id not in found.withdrawn)
+    assert len([grant for grant in grants if grant]) == 1
+
+
+def test_a_refused_launch_replaces_the_waiting_grant_of_its_server(public, internal, store):
+    launch(internal, "a", token=get_pass(public))
+    launch(internal, "a")
+    assert waiting(store, "a") is None
+
+
+def test_a_waiting_grant_names_image_and_repository_and_ends_with_the_launch_timeout(public, internal, store, settings):
+    launch(internal, "a", token=get_pass(public), image="image:2")
+    record = store.pending(Server("a"), set()).launch
+    assert (record.image, record.repository, record.uid) == ("image:2", "https://example.com/a/b", None)
+    assert settings.launch_timeout - 5 < store._redis.ttl("binder-egress:launch:a/") <= settings.launch_timeout
+
+
+def test_a_withdrawal_is_remembered_for_longer_than_any_waiting_grant(public, internal, store, settings):
+    token = get_pass(public)
+    first = launch(internal, "a", token=token)
+    launch(internal, "b", token=token)
+    assert store._redis.ttl(f"binder-egress:withdrawn:{first['grant']}") > settings.launch_timeout
+
+
+# -- the epoch
+
+
+def test_a_pass_of_before_a_wipe_is_refused_even_if_it_was_never_used(public, internal, redis_server):
+    token = get_pass(public)
+    redis_server.wipe()
+    assert outcomes(internal, token, ("a", {}), ("a", {})) == ["before-epoch", "before-epoch"]
+
+
+def test_a_used_pass_gives_nothing_more_after_a_wipe(public, internal, store, redis_server):
+    token = get_pass(public)
+    launch(internal, "a", token=token)
+    redis_server.wipe()
+    assert outcomes(internal, token, ("b", {})) == ["before-epoch"]
+    assert waiting(store, "b") is None
+
+
+def test_a_pass_of_before_a_wipe_unlocks_nothing(public, store, redis_server):
+    from conftest import run_pod
+
+    token = get_pass(public)
+    redis_server.wipe()
+    run_pod(store)
+    answer = public.post("/egress/servers/alice", json={"token": token})
+    assert answer.status_code == 403
+    assert store.pending(Server("alice"), set()).unlock is None
+
+
+def test_a_wipe_while_a_pass_is_used_by_many_leaves_no_more_than_one_use(public, services, redis_server, store):
+    token = get_pass(public)
+
+    def go(number):
+        if number == 20:
+            redis_server.wipe()
+        return launch(internal_client(services), f"user-{number}", token=token, repository=str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        decisions = list(pool.map(go, range(60)))
+    assert len([decision for decision in decisions if decision["tier"] == "verified"]) == 1
+    assert not [user for user in range(60) if waiting(store, f"user-{user}")]
+
+
+def test_a_pass_of_after_a_wipe_counts(public, internal, redis_server, store):
+    redis_server.wipe()
+    store.ping()
+    assert outcomes(internal, get_pass(public), ("a", {})) == ["free"]
+
+
+def test_the_epoch_is_written_once(store):
+    store.ping()
+    first = store._redis.get("binder-egress:epoch")
+    store.ping()
+    store.heartbeat(time.time(), {})
+    assert store._redis.get("binder-egress:epoch") == first
+    assert store._redis.ttl("binder-egress:epoch") == -1
+
+
+def test_a_record_survives_its_json(public, internal, store):
+    launch(internal, "a", token=get_pass(public), repository='https://example.com/"\\ü€😀')
+    record = store.pending(Server("a"), set()).launch
+    assert Record.loads(record.dumps()) == record
+    assert record.repository == 'https://example.com/"\\ü€😀'
+
+
+def test_an_unknown_network_is_one_network(public, internal):
+    token = get_pass(public)
+    assert outcomes(internal, token, ("a", {"client_address": "10.0.0.1"}), ("b", {"client_address": None})) == ["free", "moved"]
+    assert outcomes(internal, token, ("c", {"client_address": CLIENT})) == ["used-up"]
+
+
+def test_a_server_name_survives_its_key():
+    for server in (Server("a"), Server("a/b", "c d"), Server("ü😀%", "/"), Server("a", "")):
+        assert Server.from_key(server.key) == server
+
+
+def test_passes_have_random_names():
+    assert len({Passes.new("verified", 1, 0, 0).id for _ in range(100)}) == 100

@@ -88,9 +88,8 @@ def main(context: str | None, keep: bool) -> None:
         install(stage)
         done = launches(stage)
         targets = stage.targets()
-        rows = [
-            (text, step(f"packets from {text}", lambda user=user: stage.battery(user, targets)), egress)
-            for text, user, egress in done
+        columns = [
+            (text, step(f"packets from {text[:3]}", partial(stage.battery, user, targets)), egress) for text, user, egress in done
         ]
         first = done[0][1]
         answer = step("(e) unlock (a) while it runs", lambda: stage.unlock(first))

@@ -12,12 +12,16 @@ logs=$cache/logs
 mkdir -p "$cache" "$logs"
 
 step() {
-  local text=$1 began log code=0
+  local text=$1 began log code
   shift
   began=$(date +%s%N)
   log=$(mktemp "$logs/$(date +%H%M%S)-XXXXXX.log")
   printf '%s ▶ %s\n' "$(date +%T)" "$text" >&2
-  "$@" >"$log" 2>&1 || code=$?
+  # Not `"$@" || code=$?`: behind || a function goes on after a command that failed.
+  set +e
+  (set -e; "$@") >"$log" 2>&1
+  code=$?
+  set -e
   local tenths=$((($(date +%s%N) - began) / 100000000))
   if [ "$code" != 0 ]; then
     tail -n 60 "$log" >&2

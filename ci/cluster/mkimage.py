@@ -4,7 +4,12 @@
 mkimage.py NAME ROOTFS OUT.tar [--cmd ARG…]
 For the cluster's own images; they need no container engine, and the same files give the same digest.
 """
-import argparse, hashlib, io, json, tarfile
+
+import argparse
+import hashlib
+import io
+import json
+import tarfile
 
 
 def digest(data):
@@ -27,28 +32,44 @@ def main():
     with tarfile.open(fileobj=buf, mode="w", format=tarfile.PAX_FORMAT) as t:
         t.add(a.rootfs, arcname=".", filter=clean)
     layer = buf.getvalue()
-    config = json.dumps({
-        "architecture": "amd64", "os": "linux",
-        "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin:/sbin"], "Cmd": a.cmd},
-        "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
-    }).encode()
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin:/sbin"], "Cmd": a.cmd},
+            "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
+        }
+    ).encode()
     oci = "application/vnd.oci.image."
-    manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": oci + "manifest.v1+json",
-        "config": {"mediaType": oci + "config.v1+json", "digest": digest(config), "size": len(config)},
-        "layers": [{"mediaType": oci + "layer.v1.tar", "digest": digest(layer), "size": len(layer)}],
-    }).encode()
-    index = json.dumps({
-        "schemaVersion": 2,
-        "manifests": [{"mediaType": oci + "manifest.v1+json", "digest": digest(manifest), "size": len(manifest),
-                       # containerd names the imported image after this annotation
-                       "annotations": {"io.containerd.image.name": a.name}}],
-    }).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": oci + "manifest.v1+json",
+            "config": {"mediaType": oci + "config.v1+json", "digest": digest(config), "size": len(config)},
+            "layers": [{"mediaType": oci + "layer.v1.tar", "digest": digest(layer), "size": len(layer)}],
+        }
+    ).encode()
+    index = json.dumps(
+        {
+            "schemaVersion": 2,
+            "manifests": [
+                {
+                    "mediaType": oci + "manifest.v1+json",
+                    "digest": digest(manifest),
+                    "size": len(manifest),
+                    # containerd names the imported image after this annotation
+                    "annotations": {"io.containerd.image.name": a.name},
+                }
+            ],
+        }
+    ).encode()
     with tarfile.open(a.out, "w") as t:
+
         def put(path, data):
             info = tarfile.TarInfo(path)
             info.size = len(data)
             t.addfile(info, io.BytesIO(data))
+
         put("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         put("index.json", index)
         for blob in (layer, config, manifest):

@@ -115,9 +115,10 @@ class Stage:
             values: other values than the generated ones.
         """
         self.helm(
-            "upgrade", "--install", "binder", str(TOP / "tests/cluster/binderhub/chart"), "--create-namespace", "--wait",
+            "upgrade", "--install", "binder", str(TOP / "tests/cluster/binderhub-for-tests/chart"), "--create-namespace", "--wait",
             "--timeout=5m", "--values=-", *args, stdin=self.binderhub_values() if values is None else values,
         )  # fmt: skip
+        self.await_address("binder", 80, "/versions")
 
     # -- addresses
 
@@ -158,6 +159,18 @@ class Stage:
     def verifier(self) -> str:
         """The verifier's public address, with its path."""
         return self.url("binder-egress", 80) + "/egress"
+
+    def await_address(self, service: str, port: int, path: str, seconds: float = 30) -> None:
+        """Wait until a Service answers: its pods may be ready before every node's packet filter knows."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                requests.get(self.url(service, port) + path, timeout=2)
+                return
+            except requests.ConnectionError as error:
+                if time.monotonic() > deadline:
+                    raise Failed(f"{service}:{port} does not answer after {seconds} s: {error}") from None
+                time.sleep(0.2)
 
     # -- what people do
 

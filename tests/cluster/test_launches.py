@@ -90,6 +90,14 @@ def test_a_repeated_launch_takes_the_use_with_it(stage):
     expect(stage, second.user, egress=True)
 
 
+def test_a_retry_of_binderhub_under_a_new_user_name_keeps_the_egress(stage):
+    """The first server of an owner called flaky fails after the hub accepted it; BinderHub tries again as another user."""
+    launched = stage.launch("fake/flaky/repo/main", token=stage.get_pass())
+    assert any("retrying" in event.get("message", "") for event in launched.events)
+    stage.await_tier(launched.user, "verified")
+    expect(stage, launched.user, egress=True)
+
+
 def test_parallel_launches_with_one_pass_leave_one_server_with_egress(stage):
     token = stage.get_pass()
     with ThreadPoolExecutor(6) as pool:

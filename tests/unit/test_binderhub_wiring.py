@@ -31,7 +31,7 @@ from tornado.web import Application, RequestHandler
 from traitlets.config import Config
 
 VALUES = Path(__file__).parents[2] / "chart" / "values.yaml"
-STANDIN = Path(__file__).parents[1] / "cluster" / "binderhub" / "chart" / "files" / "standin.py"
+STANDIN = Path(__file__).parents[1] / "cluster" / "binderhub-for-tests" / "chart" / "files" / "standin.py"
 KEY = "zz-binder-egress"
 PASS = "pass-that-no-log-may-hold"
 API_TOKEN = "api-token-that-no-log-may-hold"
@@ -508,6 +508,18 @@ def test_no_answer_of_the_verifier_fails_or_delays_a_launch(snippet, monkeypatch
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert len(seen) == 1
         assert max(reply["seconds"]) < LIMIT
+
+    asyncio.run(main())
+
+
+def test_all_attempts_of_one_request_wait_one_second_together(snippet, monkeypatch):
+    async def main():
+        seen = []
+        async with verifier(seen, slow) as api, binderhub(Wiring(snippet, monkeypatch, api)) as hub:
+            reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
+            assert sum(reply["seconds"]) < LIMIT
+            reply = await get(f"{hub}/build/2", egress_token=PASS)
+            assert reply["seconds"][0] > 0.5, "the next request has a second of its own"
 
     asyncio.run(main())
 

@@ -3,9 +3,13 @@
 import logging.config
 import signal
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import click
 from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from . import __version__, logs
 from .app import create_app
@@ -13,24 +17,52 @@ from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, loa
 from .store import Store, connect
 
 
+class _Threads(ThreadPoolExecutor):
+    """Threads for requests, and as many again for the in-cluster port: slow strangers cannot hold up launches and probes.
+
+    Args:
+        threads: how many, for each port.
+        internal_port: the in-cluster port.
+    """
+
+    def __init__(self, threads: int, internal_port: int):
+        super().__init__(threads)
+        self._internal_port = internal_port
+        self._internal = ThreadPoolExecutor(threads)
+
+    def submit(self, handle: Callable[[TConn], Any], conn: TConn) -> Future[Any]:  # type: ignore[override]
+        if conn.server[1] == self._internal_port:
+            return self._internal.submit(handle, conn)
+        return super().submit(handle, conn)
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        self._internal.shutdown(*args, **kwargs)
+        super().shutdown(*args, **kwargs)
+
+
+class _Worker(ThreadWorker):
+    def get_thread_pool(self) -> _Threads:
+        return _Threads(self.cfg.threads, self.app.settings.internal_port)
+
+
 class _Gunicorn(BaseApplication):
     """Gunicorn with one worker: metrics and state stay simple, and the work is I/O and microseconds of HMAC."""
 
     def __init__(self, settings: VerifierSettings, app: object):
-        self._settings = settings
+        self.settings = settings
         self._app = app
         super().__init__()
 
     def load_config(self) -> None:
         options = {
-            "bind": [f"[::]:{port}" for port in (self._settings.public_port, self._settings.internal_port)],
-            "worker_class": "gthread",
-            "threads": self._settings.threads,
+            "bind": [f"[::]:{port}" for port in (self.settings.public_port, self.settings.internal_port)],
+            "worker_class": _Worker,
+            "threads": self.settings.threads,
             "worker_tmp_dir": "/tmp",
             "control_socket_disable": True,
             "keepalive": 75,
             "graceful_timeout": 10,
-            "logconfig_dict": logs.configuration(self._settings.log_level),
+            "logconfig_dict": logs.configuration(self.settings.log_level),
         }
         for name, value in options.items():
             self.cfg.set(name, value)

@@ -436,6 +436,14 @@ def test_a_pod_that_is_gone_before_its_patch_is_no_fault(reconciler, cluster, st
     assert store.known(ALICE) is None
 
 
+def test_a_pod_that_ends_before_its_patch_gets_nothing(reconciler, cluster, store):
+    wait_for(store, make_grant())
+    pod = cluster.add()
+    cluster.before_patch = lambda: cluster.change(pod, ended=True)
+    look(reconciler)
+    assert cluster.patches == []
+
+
 def test_a_pod_that_changed_its_image_before_the_patch_gets_nothing(reconciler, cluster, store):
     """Kubernetes lets an image be changed in place."""
     wait_for(store, make_grant())
@@ -747,6 +755,24 @@ def test_what_was_missed_while_redis_was_away_is_done_when_it_is_back(reconciler
     work(reconciler)
     assert cluster.labelled() == {ALICE}
     assert store.known(ALICE)
+
+
+def test_what_was_missed_is_done_even_if_redis_lost_nothing(reconciler, cluster, store, monkeypatch):
+    def fail(*_):
+        raise StoreUnavailable("hangs")
+
+    reconciler._beat()
+    wait_for(store, make_grant())
+    cluster.add()
+    reconciler._relist()
+    reconciler._beat()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "pending", fail)
+        work(reconciler)
+    assert cluster.labelled() == set()
+    reconciler._beat()
+    work(reconciler)
+    assert cluster.labelled() == {ALICE}
 
 
 # -- the threads

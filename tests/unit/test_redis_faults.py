@@ -15,6 +15,11 @@ from verifier.store import KnownServer, Server, Store, StoreUnavailable, connect
 LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
 
 
+@pytest.fixture(autouse=True)
+def patient():
+    """The time-outs are those of the product here."""
+
+
 @contextmanager
 def within(seconds):
     began = time.monotonic()

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 import requests
 import yaml
-from conftest import API_TOKEN, KEYS, RedisServer, get_pass, internal_client, make_settings, public_client, run_pod
+from apps import API_TOKEN, KEYS, RedisServer, get_pass, internal_client, make_settings, public_client, run_pod
 from flask import Flask, request
 from rich.console import Console
 from rich.table import Table
@@ -156,7 +156,7 @@ def requests_per_core() -> None:
         return {"got": request.get_json()}
 
     other = app.test_client()
-    from conftest import solve
+    from apps import solve
 
     solutions = [solve(public) for _ in range(500)]
     tokens = [get_pass(public) for _ in range(500)]

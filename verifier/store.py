@@ -21,8 +21,9 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import redis
@@ -54,6 +55,9 @@ WITHDRAWN_TTL = 7 * 86400
 
 HEARTBEAT_TTL = 30
 """Seconds after which a silent reconciler counts as gone. It reports every few seconds."""
+
+
+T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):
@@ -151,7 +155,7 @@ class Record:
         if text is None:
             return None
         found = json.loads(text)
-        return cls(Grant(**found.pop("grant")), **found)
+        return _make(cls, {**found, "grant": _make(Grant, found["grant"])})
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,15 @@ class KnownServer:
     tier: str = UNVERIFIED
     grant: str = ""
     repository: str = ""
+
+    def dumps(self) -> str:
+        """This as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str | None) -> "KnownServer | None":
+        """What JSON says, or None."""
+        return _make(cls, json.loads(text)) if text else None
 
 
 @dataclass
@@ -300,7 +313,7 @@ class Store:
         """What the reconciler published about a server, or None if there is no such pod."""
         with _unavailable():
             text = self._redis.get(_key(f"server:{server.key}"))
-        return KnownServer(**json.loads(text)) if text else None
+        return KnownServer.loads(text)
 
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
         """When the reconciler last went round (Unix seconds, or None), its counters, and its pods by tier."""
@@ -321,7 +334,7 @@ class Store:
             launch, unlock, known = self._redis.mget(
                 _key(f"launch:{server.key}"), _key(f"unlock:{server.key}"), _key(f"server:{server.key}")
             )
-            found = Pending(Record.loads(launch), Record.loads(unlock), KnownServer(**json.loads(known)) if known else None)
+            found = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known))
             asked = sorted(grants | {record.grant.id for record in (found.launch, found.unlock) if record})
             if asked:
                 marks = self._redis.mget([_key(f"withdrawn:{grant}") for grant in asked])
@@ -341,7 +354,7 @@ class Store:
     def publish(self, server: Server, known: KnownServer) -> None:
         """Tell the verifier about a server."""
         with _unavailable():
-            self._redis.set(_key(f"server:{server.key}"), json.dumps(asdict(known)))
+            self._redis.set(_key(f"server:{server.key}"), known.dumps())
 
     def forget(self, server: Server) -> None:
         """A server has no pod any more."""
@@ -389,6 +402,11 @@ class Store:
                 return set()
             more = self._redis.lpop(_key("wake"), 1000) or []
         return {Server.from_key(key) for key in [first[1], *more]}
+
+
+def _make(kind: type[T], found: dict[str, Any]) -> T:
+    """An object from JSON. What a newer version added is left out: during an upgrade both read the same Redis."""
+    return kind(**{part.name: found[part.name] for part in fields(kind) if part.name in found})
 
 
 def _key(name: str) -> str:

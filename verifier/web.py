@@ -57,7 +57,7 @@ def _check_origin() -> Response | None:
     return None
 
 
-@public.after_request
+@public.after_app_request
 def _headers(answer: Response) -> Response:
     answer.headers["X-Content-Type-Options"] = "nosniff"
     answer.headers["Referrer-Policy"] = "no-referrer"

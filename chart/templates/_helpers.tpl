@@ -167,19 +167,19 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
 {{- end }}
 
 {{- /*
-binder-egress.checksum: annotations that change with what a pod reads once, so that it is replaced.
+binder-egress.secretChecksum: changes with the secrets that the verifier reads once, so that it is replaced. Only what stands in the values
+counts: what was made or looked up does not change in an upgrade. Cut, so that nobody who may read pods can try passwords against it.
 */}}
-{{- define "binder-egress.checksum" -}}
-checksum/config: {{ include "binder-egress.config" . | sha256sum }}
-checksum/secret: {{ include "binder-egress.secretChecksum" . }}
+{{- define "binder-egress.secretChecksum" -}}
+{{- list .Values.secret .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}
 {{- end }}
 
 {{- /*
-binder-egress.secretChecksum: changes with the secrets. Only what stands in the values counts: what was made or looked up does not
-change in an upgrade. Cut, so that nobody who may read pods can try passwords against it.
+binder-egress.redisSecretChecksum: the same for what Redis and the reconciler read. A rotation of signing keys must not restart Redis: it
+would forget the passes that the rotation is meant to keep.
 */}}
-{{- define "binder-egress.secretChecksum" -}}
-{{ list .Values.secret .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}
+{{- define "binder-egress.redisSecretChecksum" -}}
+{{- list .Values.secret.existingSecret .Values.secret.redisPassword .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}
 {{- end }}
 
 {{- /*

@@ -1,18 +1,10 @@
 """One installation for all cluster tests. Run them through ci/test, which brings the cluster up and loads the images."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
-from stage import TOP, Stage
-
-# Solved within milliseconds: these tests are about what happens to solutions, ci/demo is about solving them.
-QUICK = [
-    "--set=captcha.providers.altcha.cost=1",
-    "--set=captcha.providers.altcha.counterMin=1",
-    "--set=captcha.providers.altcha.counterMax=5",
-]
+from stage import QUICK, Stage
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,8 +34,3 @@ def local_cluster() -> str:
     if not os.environ.get("CLUSTER_TARGETS"):
         pytest.skip("needs the local cluster of ci/cluster, not --context")
     return os.environ["CLUSTER_NAME"]
-
-
-def restart_component(name: str) -> None:
-    """Kill a component of the local cluster; the node starts it again."""
-    subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=120)

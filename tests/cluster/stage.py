@@ -24,7 +24,16 @@ CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 
 USER_PODS = "component=singleuser-server"
+OURS = "app.kubernetes.io/name=binder-egress"
 LABEL = "binder-egress/tier"
+
+
+# Solved within milliseconds: these tests are about what happens to solutions, ci/demo is about solving them.
+QUICK = [
+    "--set=captcha.providers.altcha.cost=1",
+    "--set=captcha.providers.altcha.counterMin=1",
+    "--set=captcha.providers.altcha.counterMax=5",
+]
 
 
 class Failed(Exception):
@@ -236,9 +245,12 @@ class Stage:
 
     def decide_launch(self, **body: Any) -> requests.Response:
         """`POST /api/launches`, as BinderHub's hook does."""
-        token = self.get("secret", "binder-egress")["data"]["api-token"]
-        headers = {"Authorization": f"Bearer {base64.b64decode(token).decode()}"}
+        headers = {"Authorization": f"Bearer {self.secret('api-token')}"}
         return requests.post(f"{self.url('binder-egress', 8081)}/api/launches", json=body, headers=headers, timeout=5)
+
+    def secret(self, key: str) -> str:
+        """A value of the chart's Secret."""
+        return base64.b64decode(self.get("secret", "binder-egress")["data"][key]).decode().strip()
 
     def metrics(self) -> dict[str, float]:
         """The verifier's metrics: a sample's name with its labels → its value. Of one replica."""
@@ -313,6 +325,11 @@ class Stage:
                 "metadata IPv6": f"http://[{known['metadata6']}]",
             }
         return found
+
+
+def restart_component(name: str) -> None:
+    """Kill a component of the local cluster; the node starts it again."""
+    subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=120)
 
 
 def _from(client: str) -> dict[str, str]:

@@ -3,10 +3,7 @@
 import base64
 
 import pytest
-from conftest import QUICK
-from stage import Failed, Stage
-
-OURS = "app.kubernetes.io/name=binder-egress"
+from stage import OURS, QUICK, Failed, Stage
 
 
 def ours(stage: Stage) -> list[dict]:

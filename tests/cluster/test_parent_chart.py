@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
-from stage import TOP, Stage
+from stage import QUICK, TOP, Stage
 from test_launches import expect
 
 

@@ -5,7 +5,7 @@ import logging
 import time
 
 import pytest
-from conftest import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
 from verifier.app import create_app, create_public_app, create_services
 from verifier.problems import TITLES, TYPE

@@ -1,6 +1,10 @@
 """Launches: which decision BinderHub's hook gets."""
 
-from conftest import get_pass, launch
+import json
+
+from apps import get_pass, launch
+
+from verifier.store import Grant, KnownServer, Record, Server
 
 
 def test_a_launch_without_a_pass_gets_nothing(internal):
@@ -11,3 +15,15 @@ def test_a_launch_without_a_pass_gets_nothing(internal):
 def test_a_launch_with_a_pass_gets_its_tier(public, internal):
     decision = launch(internal, token=get_pass(public))
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("verified", "valid-pass", "free")
+
+
+def test_what_a_newer_version_wrote_is_read_all_the_same(store):
+    """During a rolling upgrade two versions share a Redis; the older one must not fail on a field that it does not know."""
+    server = Server("alice")
+    record = Record(Grant.new("verified", "valid-pass", 1), image="image:1")
+    newer = json.loads(record.dumps())
+    newer["later"] = newer["grant"]["later"] = "something"
+    store._redis.set("binder-egress:launch:alice/", json.dumps(newer))
+    store._redis.set("binder-egress:server:alice/", json.dumps({"uid": "u", "later": 1}))
+    pending = store.pending(server, set())
+    assert (pending.launch, pending.known) == (record, KnownServer("u"))

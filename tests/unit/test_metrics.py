@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import get_pass, internal_client, launch, run_pod, solve
+from apps import get_pass, internal_client, launch, run_pod, solve
 from prometheus_client.parser import text_string_to_metric_families
 
 from verifier.passes import Passes
@@ -160,7 +160,7 @@ def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, re
 
 
 def test_metrics_are_made_without_redis(redis_server):
-    from conftest import make_settings
+    from apps import make_settings
 
     from verifier.app import create_services
 

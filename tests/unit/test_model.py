@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import make_settings
+from apps import make_settings
 from fake_cluster import FakeCluster
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st

@@ -3,7 +3,7 @@
 import jsonschema_rs
 import pytest
 import schemathesis
-from conftest import API_TOKEN, CLIENT, make_settings
+from apps import API_TOKEN, CLIENT, make_settings
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode

@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, replace
 
 import pytest
-from conftest import KEYS, get_pass, launch, make_settings, run_pod
+from apps import KEYS, get_pass, launch, make_settings, run_pod
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
@@ -154,7 +154,7 @@ def test_an_empty_token_is_no_token(internal):
 
 
 def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
-    from conftest import public_client
+    from apps import public_client
 
     from verifier.app import create_services
 

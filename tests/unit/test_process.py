@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 
 import altcha
 import pytest
-from conftest import API_TOKEN, CLIENT, KEYS, QUICK
+from apps import API_TOKEN, CLIENT, KEYS, QUICK
 
 from verifier.store import MOVES
 

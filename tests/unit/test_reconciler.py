@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import get_pass, launch
+from apps import get_pass, launch
 from fake_cluster import FakeCluster
 
 import verifier.reconciler
@@ -816,7 +816,7 @@ def test_a_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster,
     assert eventually(lambda: store.known(Server("bob")))
     # bob is of no known repository, so the use does not move to it; a solution of its own unlocks it.
     assert public.post("/egress/servers/bob", json={"token": token}).status_code == 403
-    from conftest import solve
+    from apps import solve
 
     answer = public.post("/egress/servers/bob", json={"provider": "altcha", "solution": solve(public, "unlock")})
     assert (answer.status_code, answer.json["state"]) == (200, "granted")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import redis
-from conftest import get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from apps import another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
 from verifier.app import create_services
 from verifier.problems import TYPE
@@ -99,15 +99,15 @@ def test_a_dead_connection_costs_nothing_when_redis_is_back(public, internal, re
 
 def test_redis_going_and_coming_during_many_launches_makes_no_fault(services, public, redis_server):
     tokens = [get_pass(public) for _ in range(4)]
+    internal = internal_client(services)
 
     def go(number):
         if number == 30:
             redis_server.stop()
         if number == 60:
             redis_server.start()
-        client = internal_client(services)
         began = time.monotonic()
-        answer = client.post("/api/launches", json=LAUNCH | {"user": f"user-{number}", "token": tokens[number % 4]})
+        answer = another(internal).post("/api/launches", json=LAUNCH | {"user": f"user-{number}", "token": tokens[number % 4]})
         return answer.status_code, time.monotonic() - began
 
     with ThreadPoolExecutor(4) as pool:

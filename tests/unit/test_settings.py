@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import API_TOKEN, KEYS
+from apps import API_TOKEN, KEYS
 
 from verifier.app import create_services
 from verifier.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import KEYS, get_pass, launch, make_settings, public_client, run_pod, solve
+from apps import KEYS, get_pass, launch, make_settings, public_client, run_pod, solve
 
 import verifier.web
 from verifier.app import create_services

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import CLIENT, get_pass, internal_client, launch, make_settings, public_client
+from apps import CLIENT, another, get_pass, internal_client, launch, make_settings, public_client
 
 from verifier.app import create_services
 from verifier.passes import Passes
@@ -146,13 +146,13 @@ def test_a_pass_for_three_servers_moves_only_the_use_of_the_same_repository(redi
 def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for(redis_server, store, servers, repositories):
     services = services_with(redis_server, store, servers)
     token = get_pass(public_client(services))
-    start = threading.Barrier(20)
+    start = threading.Barrier(20, timeout=10)
+    internal = internal_client(services)
 
     def go(number):
-        client = internal_client(services)
         if number < 20:
             start.wait()
-        return launch(client, f"user-{number}", token=token, repository=f"https://example.com/{number % repositories}")
+        return launch(another(internal), f"user-{number}", token=token, repository=f"https://example.com/{number % repositories}")
 
     with ThreadPoolExecutor(20) as pool:
         decisions = list(pool.map(go, range(100)))
@@ -164,7 +164,7 @@ def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for
 
 
 def test_a_hundred_launches_and_unlocks_at_once_leave_one_server_with_a_grant(redis_server, store, monkeypatch):
-    from conftest import run_pod
+    from apps import run_pod
 
     import verifier.web
 
@@ -173,12 +173,13 @@ def test_a_hundred_launches_and_unlocks_at_once_leave_one_server_with_a_grant(re
     token = get_pass(public_client(services))
     for number in range(50):
         run_pod(store, f"unlocked-{number}")
+    public, internal = public_client(services), internal_client(services)
 
     def go(number):
         if number % 2:
-            launch(internal_client(services), f"launched-{number // 2}", token=token)
+            launch(another(internal), f"launched-{number // 2}", token=token)
         else:
-            public_client(services).post(f"/egress/servers/unlocked-{number // 2}", json={"token": token})
+            another(public).post(f"/egress/servers/unlocked-{number // 2}", json={"token": token})
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(go, range(100)))
@@ -227,7 +228,7 @@ def test_a_used_pass_gives_nothing_more_after_a_wipe(public, internal, store, re
 
 
 def test_a_pass_of_before_a_wipe_unlocks_nothing(public, store, redis_server):
-    from conftest import run_pod
+    from apps import run_pod
 
     token = get_pass(public)
     redis_server.wipe()
@@ -237,13 +238,13 @@ def test_a_pass_of_before_a_wipe_unlocks_nothing(public, store, redis_server):
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_a_wipe_while_a_pass_is_used_by_many_leaves_no_more_than_one_use(public, services, redis_server, store):
+def test_a_wipe_while_a_pass_is_used_by_many_leaves_no_more_than_one_use(public, internal, redis_server, store):
     token = get_pass(public)
 
     def go(number):
         if number == 20:
             redis_server.wipe()
-        return launch(internal_client(services), f"user-{number}", token=token, repository=str(number))
+        return launch(another(internal), f"user-{number}", token=token, repository=str(number))
 
     with ThreadPoolExecutor(8) as pool:
         decisions = list(pool.map(go, range(60)))

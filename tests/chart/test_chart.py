@@ -68,6 +68,21 @@ def test_topology_has_what_its_mode_needs(render, values):
     assert (("NetworkPolicy", "binder-egress-base") in objects) == (mode in ("captcha", "allow", "deny"))
 
 
+def test_a_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
+    """Redis keeps which passes were used in memory: restarted, it would refuse those that a rotation is meant to keep."""
+
+    def checksums(*keys):
+        objects = render("--set", f"secret.signingKeys={{{','.join(key * 40 for key in keys)}}}")
+        return {
+            name: document["spec"]["template"]["metadata"]["annotations"]
+            for (kind, name), document in objects.items()
+            if kind == "Deployment"
+        }
+
+    before, after = checksums("a"), checksums("a", "b")
+    assert {name for name in before if before[name] != after[name]} == {"binder-egress-verifier"}
+
+
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_every_pod_is_hardened(render, values):
     for (kind, name), document in render("--values", values).items():

@@ -1,0 +1,150 @@
+"""A Redis and the two apps for the unit tests, and what clients and BinderHub do with them."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import altcha
+import redis
+from flask.testing import FlaskClient
+
+from verifier.app import create_internal_app, create_public_app
+from verifier.settings import VerifierSettings, load
+from verifier.store import KnownServer, Server, Store
+from verifier.web import Services
+
+API_TOKEN = "api-token-of-the-tests-0123456789abcdef"
+
+
+KEYS = "first-key-0123456789abcdef0123456789\nsecond-key-0123456789abcdef0123456789"
+
+
+CLIENT = "198.51.100.7"
+
+
+# A solution within a few milliseconds: the tests are about what happens to it.
+QUICK = {"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5}}
+
+
+class RedisServer:
+    """A redis-server on loopback that a test may stop and start again."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self._process:
+            return
+        binary = shutil.which("redis-server")
+        assert binary, "the tests need redis-server: apt-get install redis-server"
+        self._process = subprocess.Popen(
+            [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL
+        )
+        client = redis.Redis(port=self.port)
+        for _ in range(200):
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                time.sleep(0.02)
+        client.close()
+
+    def wipe(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def stop(self) -> None:
+        if self._process:
+            # Tests may have frozen it.
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop answering, with connections open."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+
+def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:
+    """Settings as the chart would make them, with a quick proof of work."""
+    values = {
+        "redis_url": redis_server.url,
+        "signing_keys": KEYS,
+        "api_token": API_TOKEN,
+        "captcha_providers": QUICK,
+        "tiers": {"verified": {}, "small": {}},
+    }
+    return load(VerifierSettings, **{**values, **overrides})
+
+
+def public_client(services: Services, address: str = CLIENT) -> FlaskClient:
+    client = create_public_app(services).test_client()
+    client.environ_base["HTTP_X_FORWARDED_FOR"] = address
+    return client
+
+
+def internal_client(services: Services) -> FlaskClient:
+    client = create_internal_app(services).test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {API_TOKEN}"
+    return client
+
+
+def another(client: FlaskClient) -> FlaskClient:
+    """Another client of the same app, for another thread: apps themselves are made in one thread, as in the real process."""
+    made = client.application.test_client()
+    made.environ_base.update(client.environ_base)
+    return made
+
+
+def solve(client: FlaskClient, purpose: str = "launch") -> str:
+    """Get a challenge and solve it: an ALTCHA payload."""
+    answer = client.get(f"/egress/challenge?purpose={purpose}")
+    assert answer.status_code == 200, answer.text
+    challenge = altcha.Challenge.from_dict(answer.json["providers"][0]["challenge"])
+    solution = altcha.solve_challenge(challenge)
+    assert solution
+    return altcha.Payload(challenge, solution).to_base64()
+
+
+def get_pass(client: FlaskClient) -> str:
+    """Solve a challenge and exchange it: a token."""
+    answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client)})
+    assert answer.status_code == 201, answer.text
+    return answer.json["token"]
+
+
+def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:
+    """Tell the verifier about a launch, as BinderHub's hook does: its decision."""
+    body = {
+        "user": user,
+        "server": "",
+        "image": "image:1",
+        "repository": "https://example.com/a/b",
+        "token": None,
+        "client_address": CLIENT,
+        "requested_at": time.time(),
+        "context": True,
+        **fields,
+    }
+    answer = client.post("/api/launches", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json
+
+
+def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
+    """Publish a server as the reconciler would."""
+    server = Server(user)
+    store.publish(server, KnownServer(uid=uid, repository="https://example.com/a/b"))
+    return server

@@ -9,10 +9,7 @@ import click
 import requests
 from rich.console import Console
 from rich.table import Table
-from stage import TOP, Failed, Stage
-
-# What a pod may reach: the names of Stage.targets().
-OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
+from stage import OPEN, TOP, Failed, Stage
 
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
 
@@ -83,7 +80,7 @@ def show(names: list[str], columns: list[tuple[str, dict[str, bool], bool]]) -> 
 def main(context: str | None, keep: bool) -> None:
     """Install, launch, look, and tell."""
     began = time.monotonic()
-    stage = Stage(context)
+    stage = Stage(context, "binder-egress-demo")
     try:
         install(stage)
         done = launches(stage)
@@ -101,7 +98,7 @@ def main(context: str | None, keep: bool) -> None:
         if keep:
             tell(stage, done[2][1])
         else:
-            step("remove the user pods", stage.delete_user_pods)
+            step("remove it all", stage.remove)
     except (Failed, requests.RequestException) as error:
         console.print(f"[bold red]failed:[/] {error}", highlight=False)
         sys.exit(1)
@@ -121,7 +118,7 @@ def tell(stage: Stage, user: str) -> None:
     console.print(f"In its network: `{inside}/in bash`, and there", highlight=False)
     console.print(f"  curl {stage.verifier}/servers/{user}/        the unlock page of (c), as text", highlight=False)
     console.print(f"  curl -N -H 'Accept: text/event-stream' {stage.url('binder', 80)}/build/fake/owner/repo/main", highlight=False)
-    console.print("  kubectl -n binder get pods -L binder-egress/tier", highlight=False)
+    console.print(f"  kubectl -n {stage.namespace} get pods -L binder-egress/tier", highlight=False)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,8 @@ What single templates render is in the suites of chart/tests.
 
 import ipaddress
 import json
-import os
 import re
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -22,26 +20,6 @@ TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
-
-
-@pytest.fixture(scope="session")
-def tools():
-    """The folder that helm is in."""
-    return Path(subprocess.run([TOP / "ci/tools/build"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
-
-
-@pytest.fixture
-def helm(tools):
-    """A function that runs helm and returns its output; without a cluster, whatever kubeconfig there is."""
-
-    def run(*args, check=True):
-        env = {**os.environ, "KUBECONFIG": "/nonexistent"}
-        result = subprocess.run([tools / "helm", *args], capture_output=True, text=True, env=env)
-        if check:
-            assert result.returncode == 0, result.stderr
-        return result.stdout if check else result
-
-    return run
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Everything installed as an operator would: this chart, and a BinderHub wired by the values that it generates."""
-    stage = Stage(request.config.getoption("--context"))
+    stage = Stage(request.config.getoption("--context"), "binder-egress-test")
     stage.install_gate(*QUICK)
     stage.install_binderhub()
     yield stage
+    if stage.context:  # the local cluster goes as a whole
+        stage.remove()
     stage.close()
 
 

@@ -24,6 +24,9 @@ CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 
 USER_PODS = "component=singleuser-server"
+OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
+"""What a verified pod reaches, of `Stage.targets()`. An unverified one reaches nothing."""
+
 OURS = "app.kubernetes.io/name=binder-egress"
 LABEL = "binder-egress/tier"
 
@@ -108,13 +111,20 @@ class Stage:
 
     def install_gate(self, *args: str) -> None:
         """`helm upgrade --install` this project's chart, and wait until it is ready."""
-        self.helm(
-            "upgrade", "--install", "binder-egress", str(TOP / "chart"), "--create-namespace", "--wait", "--timeout=3m", *args
-        )
+        wait = ("--create-namespace", "--wait", "--timeout=3m")
+        self.helm("upgrade", "--install", "binder-egress", str(TOP / "chart"), *wait, "--reset-values", *args)
+        # Helm does not wait for the pods of before, and they still answer.
+        while any("deletionTimestamp" in pod["metadata"] for pod in self.get("pods", "-l", OURS)["items"]):
+            time.sleep(0.2)
+        if self.kubectl("get", "deployments", "-l", "app.kubernetes.io/component=verifier", "-o", "name"):
+            self.await_address("binder-egress", 8081, "/healthz")
 
     def binderhub_values(self) -> str:
-        """The values for BinderHub that the chart generates."""
-        return self.get("configmap", "binder-egress-binderhub-values")["data"]["values.yaml"]
+        """The values for BinderHub that the chart generates, by the command that the README gives."""
+        (command,) = re.findall(r"^kubectl get configmap .*(?= > )", (TOP / "README.md").read_text(), re.MULTILINE)
+        context = f"--context {self.context} " if self.context else ""
+        command = command.replace("kubectl ", f"kubectl {context}").replace("--namespace binder", f"--namespace {self.namespace}")
+        return self.run("bash", "-c", command)
 
     def install_binderhub(self, *args: str, values: str | None = None) -> None:
         """Install the test's BinderHub as a release of its own, wired by the generated values.
@@ -128,6 +138,13 @@ class Stage:
             "--timeout=5m", "--values=-", *args, stdin=self.binderhub_values() if values is None else values,
         )  # fmt: skip
         self.await_address("binder", 80, "/versions")
+
+    def remove(self) -> None:
+        """Uninstall everything, and delete the namespace, which is ours alone."""
+        self.delete_user_pods()
+        for release in ("binder", "binder-egress"):
+            self.helm("uninstall", release, "--ignore-not-found", "--wait")
+        self.kubectl("delete", "namespace", self.namespace, "--timeout=120s")
 
     # -- addresses
 

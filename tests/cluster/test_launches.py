@@ -6,10 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from stage import LABEL, Stage
-
-# What a verified pod reaches, of Stage.targets(); an unverified one reaches nothing.
-OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
+from stage import LABEL, OPEN, Stage
 
 
 def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None) -> None:

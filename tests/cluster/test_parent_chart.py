@@ -15,13 +15,15 @@ def parent(stage: Stage, tmp_path: Path) -> Iterator[Stage]:
     chart = subprocess.run(
         [TOP / "tests/cluster/binderhub-for-tests/make-parent", tmp_path], check=True, capture_output=True, text=True
     )
-    other = Stage(stage.context, "parent")
+    other = Stage(stage.context, f"{stage.namespace}-parent")
     quick = [option.replace("--set=", "--set=binder-egress.") for option in QUICK]
     other.helm("upgrade", "--install", "parent", chart.stdout.strip(), "--create-namespace", "--wait", "--timeout=5m", *quick)
     yield other
     other.delete_user_pods()
     other.close()
-    stage.run("kubectl", *(["--context", stage.context] if stage.context else []), "delete", "namespace", "parent", "--wait=false")
+    stage.run(
+        "kubectl", *(["--context", stage.context] if stage.context else []), "delete", "namespace", other.namespace, "--wait=false"
+    )
 
 
 def test_one_dependency_entry_is_enough(parent):

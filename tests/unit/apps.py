@@ -1,10 +1,17 @@
-"""A Redis and the two apps for the unit tests, and what clients and BinderHub do with them."""
+"""A Redis and the verifier, as two apps and as a process, and what clients, BinderHub and the reconciler do with them."""
 
+import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import altcha
 import redis
@@ -28,13 +35,17 @@ CLIENT = "198.51.100.7"
 QUICK = {"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5}}
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class RedisServer:
     """A redis-server on loopback that a test may stop and start again."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,6 +86,56 @@ class RedisServer:
     def thaw(self) -> None:
         assert self._process
         self._process.send_signal(signal.SIGCONT)
+
+
+class VerifierProcess:
+    """The command, with gunicorn and two real ports. `public` and `internal` are the addresses of its ports.
+
+    Args:
+        redis_server: its Redis, which runs.
+        settings: those that differ, under their names in `VerifierSettings`.
+    """
+
+    def __init__(self, redis_server: RedisServer, **settings: object) -> None:
+        ports = free_port(), free_port()
+        self.public, self.internal = (f"http://127.0.0.1:{port}" for port in ports)
+        values = {
+            "redis_url": redis_server.url,
+            "signing_keys": KEYS,
+            "api_token": API_TOKEN,
+            "captcha_providers": QUICK,
+            "public_port": ports[0],
+            "internal_port": ports[1],
+        } | settings
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
+        for name, value in values.items():
+            environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Wait until it is ready, as Kubernetes does before anybody is let in."""
+        until = time.monotonic() + 20
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.internal}/readyz", timeout=10):
+                    return
+            except OSError:
+                assert time.monotonic() < until and self._process.poll() is None, "it does not start"
+                time.sleep(0.05)
+
+    def stop(self) -> list[str]:
+        """Stop it as Kubernetes does: the lines of its log."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        _, log = self._process.communicate(timeout=20)
+        assert self._process.returncode == 0
+        return log.splitlines()
 
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:
@@ -148,3 +209,26 @@ def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
     server = Server(user)
     store.publish(server, KnownServer(uid=uid, repository="https://example.com/a/b"))
     return server
+
+
+@contextmanager
+def reconciler(store: Store, server: Server | None = None, delay: float = 0.0) -> Iterator[None]:
+    """A thread that does what the reconciler does with an unlock: gives the pod its grant and says so."""
+    server = server or Server("alice")
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(0.01):
+            pending = store.pending(server, set())
+            if pending.unlock and pending.known.grant != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
+                done.wait(delay)
+                grant = pending.unlock.grant
+                store.publish(server, KnownServer(pending.known.uid, grant.tier, grant.id, pending.known.repository))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

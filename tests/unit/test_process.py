@@ -1,11 +1,7 @@
 """The command as a process: gunicorn, two real ports, threads."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,50 +9,18 @@ from urllib.error import HTTPError
 
 import altcha
 import pytest
-from apps import API_TOKEN, CLIENT, KEYS, QUICK
+from apps import API_TOKEN, CLIENT, VerifierProcess
 
 from verifier.store import MOVES
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def verifier(_redis_server):
-    """A verifier that runs: its public and its in-cluster address, and what it logs."""
+    """A verifier that runs: its public and its in-cluster address."""
     _redis_server.start()
-    ports = free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")} | {
-        "BINDER_EGRESS_REDIS_URL": _redis_server.url,
-        "BINDER_EGRESS_SIGNING_KEYS": KEYS,
-        "BINDER_EGRESS_API_TOKEN": API_TOKEN,
-        "BINDER_EGRESS_CAPTCHA_PROVIDERS": json.dumps(QUICK),
-        "BINDER_EGRESS_PUBLIC_PORT": str(ports[0]),
-        "BINDER_EGRESS_INTERNAL_PORT": str(ports[1]),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    public, internal = (f"http://127.0.0.1:{port}" for port in ports)
-    until = time.monotonic() + 20
-    while True:
-        try:
-            assert ask(f"{internal}/readyz")[0] == 200
-            break
-        except OSError:
-            assert time.monotonic() < until and process.poll() is None, "it does not start"
-            time.sleep(0.05)
-    yield public, internal
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
-    assert process.returncode == 0
-    lines = [json.loads(line) for line in log.splitlines()]
+    process = VerifierProcess(_redis_server)
+    yield process.public, process.internal
+    lines = [json.loads(line) for line in process.stop()]
     assert {"time", "level", "message"} <= lines[0].keys()
 
 

@@ -3,10 +3,9 @@
 import re
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
-from apps import KEYS, get_pass, launch, make_settings, public_client, run_pod, solve
+from apps import KEYS, get_pass, launch, make_settings, public_client, reconciler, run_pod, solve
 
 import verifier.web
 from verifier.app import create_services
@@ -15,29 +14,6 @@ from verifier.problems import TYPE
 from verifier.store import KnownServer, Server
 
 SECRET_WORDS = ("example.com/a/b", "valid-pass", "198.51.100.7", "uid-1")
-
-
-@contextmanager
-def reconciler(store, server=None, delay=0.0):
-    """A thread that does what the reconciler does with an unlock: gives the pod its grant and says so."""
-    server = server or Server("alice")
-    done = threading.Event()
-
-    def work():
-        while not done.wait(0.01):
-            pending = store.pending(server, set())
-            if pending.unlock and pending.known.grant != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
-                done.wait(delay)
-                grant = pending.unlock.grant
-                store.publish(server, KnownServer(pending.known.uid, grant.tier, grant.id, pending.known.repository))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @pytest.fixture

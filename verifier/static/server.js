@@ -2,8 +2,7 @@
 "use strict";
 
 (() => {
-  const button = document.getElementById("unlock");
-  const state = document.getElementById("state");
+  const [button, progress, state, why] = ["unlock", "progress", "state", "why"].map((id) => document.getElementById(id));
   const say = (text) => { state.textContent = text; };
 
   const bytes = (hex) => Uint8Array.from(hex.match(/../g) ?? [], (pair) => parseInt(pair, 16));
@@ -23,7 +22,6 @@
       if (derivedKey.startsWith(keyPrefix)) {
         return { challenge: { parameters, signature }, solution: { counter, derivedKey, time: performance.now() - began } };
       }
-      if (counter % 50 === 0) say(`Calculating … (${counter} tries)`);
     }
   }
 
@@ -38,14 +36,23 @@
   }
 
   async function json(address, options) {
-    const answer = await fetch(address, options);
-    const body = await answer.json();
+    let answer, body;
+    try {
+      // Far above the 2 s that an unlock may take; without a limit a browser waits for minutes.
+      answer = await fetch(address, { ...options, signal: AbortSignal.timeout(15_000) });
+      body = await answer.json();
+    } catch {
+      // No connection, or a proxy's error page; what the browser says about either helps nobody.
+      throw new Error("The service does not answer. Check your connection and try again in a moment.");
+    }
     if (!answer.ok) throw new Error(body.detail);
     return body;
   }
 
   async function unlock() {
     button.disabled = true;
+    progress.hidden = false;
+    say("Calculating. This takes a few seconds.");
     try {
       const { providers } = await json(`${button.dataset.base}challenge?purpose=unlock`);
       const { name, challenge } = providers[0];
@@ -59,11 +66,13 @@
         ? "Your server has internet access. Connections you open from now on work."
         : "Accepted. It takes a moment longer than usual; reload this page to see when it is done.");
       button.hidden = true;
-      document.getElementById("why").hidden = true;
+      why.hidden = true;
     } catch (error) {
       say(`Your server has no internet access yet. ${error.message}`);
       button.disabled = false;
+      button.focus(); // A disabled button loses it.
     }
+    progress.hidden = true;
   }
 
   // Browsers offer crypto.subtle on https and localhost only.

@@ -1,0 +1,41 @@
+"""What the documents say is there, is there, and what they tell to type is accepted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/README.md"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
+def test_every_link_leads_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
+def test_every_path_exists(document):
+    """Paths from the top of the project, in code spans and in commands."""
+    paths = re.findall(r"(?<![\w./-])((?:ci|chart|docs|tests|verifier)/[\w./-]*\w)", document.read_text())
+    for path in paths:
+        assert (TOP / path).exists() or (TOP / "chart" / path).exists(), path
+
+
+@pytest.mark.parametrize("document", [TOP / "README.md", TOP / "chart/README.md"], ids=str)
+def test_the_install_command_is_accepted(helm, document):
+    (command,) = re.findall(r"^helm install (.*)$", document.read_text(), re.MULTILINE)
+    name, chart, *options = shlex.split(command)
+    assert "hub.example.org" in helm("template", name, str(TOP / chart), *options)
+
+
+def test_the_table_in_the_readme_is_what_the_demo_shows():
+    text = (TOP / "README.md").read_text()
+    rows = dict(re.findall(r"^│ ([^│]+?) +│(.*)│$", text, re.MULTILINE))
+    stage = (TOP / "tests/cluster/stage.py").read_text()
+    (opened,) = re.findall(r"^OPEN = \{(.*)\}", stage, re.MULTILINE)
+    expected = {name: ["yes" if egress and f'"{name}"' in opened else "–" for egress in (0, 1, 0, 0, 1)] for name in rows}
+    assert {name: [cell.strip() for cell in cells.split("│")] for name, cells in rows.items()} == expected
+    assert all(f'"{name}": ' in stage for name in rows)

@@ -38,14 +38,17 @@ def decide_launch() -> Response:
         decision = Rules(services().settings, services().passes, services().store).decide(launch, now)
     except StoreUnavailable:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
+        _log(body, launch, UNVERIFIED, "store-unavailable")
         raise
     grant = decision.grant
     metrics.launches.labels(grant.tier, grant.rule, decision.used).inc()
-    logs.decision(
-        "launch", user=body.user, server=body.server, repository=body.repository, client_network=launch.network,
-        tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id,
-    )  # fmt: skip
+    _log(body, launch, grant.tier, grant.rule, pass_outcome=decision.used, grant=grant.id)
     return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id)
+
+
+def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
+    where = {"user": body.user, "server": body.server, "repository": body.repository, "client_network": launch.network}
+    logs.decision("launch", **where, tier=tier, rule=rule, **more)
 
 
 @internal.get("/healthz")

@@ -45,7 +45,7 @@ def decision(event: str, **fields: object) -> None:
     """Log one decision.
 
     Args:
-        event: `launch`, `pass`, `unlock` or `pod`.
+        event: `launch`, `pass`, `solution` (a refused one), `unlock` or `pod`.
         fields: user, server, repository, client network, tier, rule and what else explains it. No token, no solution.
     """
     logging.getLogger("binder-egress").info(event, extra={"fields": fields})

@@ -42,7 +42,7 @@ class Metrics:
         )
         self.unlocks = Counter(
             "binder_egress_unlocks",
-            "Requests to unlock a running server. pending: the reconciler had not confirmed it in time.",
+            "Requests to unlock a running server. pending: the reconciler had not confirmed it in time; had-it: nothing to do.",
             ["outcome"],
             registry=self.registry,
         )

@@ -13,15 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import logs
-from .cluster import Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
+from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
 from .metrics import WITHOUT_RECORD
+from .rules import MODE_ALLOW
 from .settings import UNVERIFIED, ReconcilerSettings
 from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable
 
 log = logging.getLogger("binder-egress")
 
 ALIVE = Path("/tmp/alive")
-"""Touched while the process works; the liveness probe looks at its age."""
+"""Touched while the process goes round; the liveness probe looks at its age."""
+
+READY = Path("/tmp/ready")
+"""Touched while it also hears from the API server; the readiness probe looks at its age."""
+
+DEAF = 2 * (WATCH + SILENCE)
+"""Seconds without a successful list after which the reconciler does not count as alive. Each end of a watch brings a list."""
 
 PAUSE = 1.0
 """Seconds between tries while the API server or Redis is away, and between signs of life."""
@@ -50,7 +57,7 @@ class Reconciler:
         self._work: queue.SimpleQueue[Server | None] = queue.SimpleQueue()
         self._queued: set[Server] = set()
         self._stop = threading.Event()
-        self._listed = threading.Event()
+        self._listed_at: float | None = None  # monotonic
         self._store_lost = True  # until the first heartbeat: what an earlier process published may be stale
         self._started = clock()
         self._judged: set[str] = set()  # uids whose launch record was looked for
@@ -117,7 +124,8 @@ class Reconciler:
         withdrawn = pending.withdrawn if pending else set()
 
         def usable(grant: Grant) -> bool:
-            return grant.tier in self._settings.tiers and grant.id not in withdrawn
+            outdated = grant.rule == MODE_ALLOW and self._settings.mode != "allow"
+            return grant.tier in self._settings.tiers and grant.id not in withdrawn and not outdated
 
         if pending and pending.unlock and pending.unlock.uid == pod.uid and usable(pending.unlock.grant):
             return pending.unlock.grant
@@ -126,7 +134,7 @@ class Reconciler:
         if pending and pending.launch and pending.launch.image == pod.image and usable(pending.launch.grant):
             return pending.launch.grant
         if self._settings.mode == "allow":
-            return Grant.new(self._settings.allow_tier, "mode-allow", self._clock())
+            return Grant.new(self._settings.allow_tier, MODE_ALLOW, self._clock())
         return None
 
     def _publish(self, pod: Pod, pending: Pending) -> None:
@@ -144,7 +152,7 @@ class Reconciler:
         if now != known:
             self._store.publish(pod.server, now)
         if pod.ready and launch and launch.image == pod.image:
-            self._store.settle(pod.server)
+            self._store.settle(pod.server, launch)
 
     def _judge(self, pod: Pod, launch: Record | None) -> None:
         """Notice, once for each pod, that its launch was not told to us, or was told of another image."""
@@ -234,7 +242,7 @@ class Reconciler:
             before = {pod.server for pod in self._pods.values()}
             self._pods = {pod.uid: pod for pod in pods}
             self._judged.intersection_update(self._pods)
-        self._listed.set()
+        self._listed_at = time.monotonic()
         for server in before | {pod.server for pod in pods}:
             self._enqueue(server)
         return version
@@ -256,22 +264,28 @@ class Reconciler:
                     self._enqueue(server)
                 if time.monotonic() - beat >= PAUSE:
                     beat = time.monotonic()
-                    ALIVE.touch()
-                    self._beat()
+                    if self._sign_of_life():
+                        self._beat()
             except StoreUnavailable as error:
                 if not self._store_lost:
                     log.warning("%s", error)
                 self._store_lost = True
-                ALIVE.touch()
+                self._sign_of_life()
                 self._stop.wait(PAUSE)
             except Exception:
                 log.exception("fault while waiting for work")
                 self._stop.wait(PAUSE)
 
+    def _sign_of_life(self) -> bool:
+        """Touch the probes' files; whether we hear from the API server."""
+        ALIVE.touch()
+        hearing = self._listed_at is not None and time.monotonic() - self._listed_at <= DEAF
+        if hearing:
+            READY.touch()
+        return hearing
+
     def _beat(self) -> None:
         """Tell Redis that we live. After it was away or wiped, publish everything again and look at every pod."""
-        if not self._listed.is_set():
-            return
         with self._lock:
             pods = list(self._pods.values())
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)

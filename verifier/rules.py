@@ -61,6 +61,10 @@ class Decision:
     recorded: bool = False
 
 
+MODE_ALLOW = "mode-allow"
+"""The rule of grants that everybody gets in mode `allow`. In another mode they count no more."""
+
+
 class Rules:
     """Decides launches.
 
@@ -104,7 +108,7 @@ class Rules:
     def mode_allow(self, launch: Launch, now: float) -> Decision:
         """`mode: allow`: everybody gets `allow.tier`."""
         tier = self._settings.allow_tier if self._settings.mode == "allow" else UNVERIFIED
-        return Decision(Grant.new(tier, "mode-allow", now))
+        return Decision(Grant.new(tier, MODE_ALLOW, now))
 
     def valid_pass(self, launch: Launch, now: float) -> Decision:
         """A pass that is signed, in time, and has a use left: its tier."""

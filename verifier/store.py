@@ -231,6 +231,7 @@ class Store:
         self._begin = client.register_script((scripts / "begin.lua").read_text())
         self._issue = client.register_script((scripts / "issue.lua").read_text())
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
+        self._settle = client.register_script((scripts / "settle.lua").read_text())
 
     # -- the verifier's side
 
@@ -257,7 +258,7 @@ class Store:
         with _unavailable():
             answer = self._issue(
                 keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}")],
-                args=[issued_at, max(1, int(lifetime) + LEEWAY)],
+                args=[issued_at, max(1, int(lifetime) + LEEWAY), secrets.token_hex(8)],
             )
         if answer in ("replayed", "before-epoch"):
             raise Replayed(answer)
@@ -346,10 +347,15 @@ class Store:
         with _unavailable():
             return bool(self._redis.exists(_key(f"withdrawn:{grant}")))
 
-    def settle(self, server: Server) -> None:
-        """Forget the waiting grant of a server whose pod is ready: a later pod of that name needs a launch of its own."""
+    def settle(self, server: Server, launch: Record) -> None:
+        """Forget the launch of a server whose pod is ready: a later pod of that name needs a launch of its own.
+
+        Args:
+            server: the server.
+            launch: the launch that was seen; another one, written meanwhile, stays.
+        """
         with _unavailable():
-            self._redis.delete(_key(f"launch:{server.key}"))
+            self._settle(keys=[_key(f"launch:{server.key}")], args=[launch.grant.id])
 
     def publish(self, server: Server, known: KnownServer) -> None:
         """Tell the verifier about a server."""

@@ -117,7 +117,7 @@ def issue_pass() -> tuple[Response, int]:
     """A pass for a solution."""
     body = bodies.read(bodies.Solution)
     issued = _solve(body.provider, body.solution, "launch")
-    logs.decision("pass", client_network=_network(), tier=issued.tier, provider=body.provider, servers=issued.servers)
+    _log("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
     return (
         jsonify(
             token=services().passes.sign(issued),
@@ -159,20 +159,29 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     known = _known(asked)
     now = time.time()
     used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
+    if used.tier == known.tier:
+        # A use would be spent for nothing, and whoever gave it could move it on and so take the tier away.
+        services().metrics.unlocks.labels("had-it").inc()
+        _log("unlock", used.tier, "had-it", repository=known.repository)
+        return jsonify(state="granted", **_description(asked, known)), 200
     grant = Grant.new(used.tier, "unlock", now)
     record = Record(grant, uid=known.uid, repository=known.repository)
     outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL)
-    logs.decision(
-        "unlock", user=user, server=server, repository=known.repository, client_network=_network(), tier=used.tier,
-        rule=grant.rule, pass_outcome=outcome,
-    )  # fmt: skip
     if outcome in REFUSED:
         services().metrics.unlocks.labels(outcome).inc()
+        _log("unlock", UNVERIFIED, outcome, repository=known.repository)
         raise Problem("pass-refused", REFUSED[outcome])
+    _log("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id)
     seen = _await_grant(asked, grant)
     state = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
     return jsonify(state=state, **_description(asked, seen or known)), 200 if seen else 202
+
+
+def _log(event: str, tier: str, rule: str, **more: object) -> None:
+    """Log a decision about the server of the request's path, if it names one."""
+    path = request.view_args or {}
+    logs.decision(event, **path, client_network=_network(), tier=tier, rule=rule, **more)
 
 
 def _known(server: Server) -> KnownServer:
@@ -203,9 +212,11 @@ def _read_pass(token: str, now: float) -> Pass:
         found = services().passes.read(token, now)
     except BadPass as error:
         services().metrics.unlocks.labels(error.outcome).inc()
+        _log("unlock", UNVERIFIED, error.outcome)
         raise Problem("pass-refused", str(error)) from None
     if found.tier not in services().settings.tiers:
         services().metrics.unlocks.labels("unknown-tier").inc()
+        _log("unlock", UNVERIFIED, "unknown-tier")
         raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
     return found
 
@@ -215,17 +226,22 @@ def _solve(name: str, solution: str, purpose: str) -> Pass:
     provider = services().providers.get(name)
     if provider is None:
         raise Problem("bad-request", f"provider: this site has {', '.join(services().providers)}.")
-    count = services().metrics.solutions.labels
+
+    def count(outcome: str) -> None:
+        services().metrics.solutions.labels(name, purpose, outcome).inc()
+        if outcome != Outcome.OK:
+            _log("solution", UNVERIFIED, outcome, provider=name, purpose=purpose)
+
     verdict = provider.verify(solution, purpose, _network())
     if verdict.outcome is not Outcome.OK:
-        count(name, purpose, verdict.outcome).inc()
+        count(verdict.outcome)
         raise Problem(_PROBLEMS[verdict.outcome], verdict.detail)
     try:
         issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, verdict.expires_at - time.time())
     except Replayed as error:
-        count(name, purpose, str(error)).inc()
+        count(str(error))
         raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None
-    count(name, purpose, Outcome.OK).inc()
+    count(Outcome.OK)
     settings = services().settings
     return Passes.new(provider.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
 

@@ -11,6 +11,7 @@ import altcha
 import pytest
 from apps import API_TOKEN, CLIENT, VerifierProcess
 
+from verifier.server import Threads
 from verifier.store import MOVES
 
 
@@ -110,6 +111,55 @@ def test_a_malformed_request_does_not_stop_the_others(verifier):
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(garbage)
     assert ask(f"{verifier[0]}/egress/challenge")[0] == 200
+
+
+def test_a_thousand_connections_to_the_public_port_do_not_hold_up_launches(verifier):
+    """As many as gunicorn takes on all ports together, each with a request half sent."""
+    host, port = verifier[0].removeprefix("http://").split(":")
+    connections = []
+    try:
+        for _ in range(1100):
+            connection = socket.create_connection((host, int(port)), timeout=10)
+            connections.append(connection)
+            connection.sendall(b"POST /egress/passes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        began = time.monotonic()
+        assert ask(f"{verifier[1]}/healthz")[0] == 200
+        assert time.monotonic() - began < 1
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_request_to_the_public_port_has_a_limit():
+    threads = Threads(2, internal_port=81, limit=0.3, connections=3)
+    handled = []
+
+    def handle(conn):
+        handled.append(conn.sock.recv(1))  # as gunicorn's parser waits for the rest of a request
+
+    pairs = [socket.socketpair() for _ in range(5)]
+    try:
+        slow = [threads.submit(handle, Connection(ours, ("::", 80))) for ours, _ in pairs[:4]]
+        assert slow[3].result(timeout=0.2) is None, "more than there may be are turned away at once"
+        inside = threads.submit(handle, Connection(pairs[4][0], ("::", 81)))
+        for done in slow:
+            done.result(timeout=3)
+        assert handled == [b""] * 4
+        assert not inside.done(), "the in-cluster port has no limit"
+        pairs[4][1].sendall(b"x")
+        inside.result(timeout=3)
+    finally:
+        threads.shutdown()
+        for pair in pairs:
+            for end in pair:
+                end.close()
+
+
+class Connection:
+    """What `Threads` sees of gunicorn's connection."""
+
+    def __init__(self, sock, server):
+        self.sock, self.server = sock, server
 
 
 def test_slow_clients_of_the_public_port_do_not_hold_up_launches(verifier):

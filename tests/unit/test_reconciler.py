@@ -14,7 +14,7 @@ from fake_cluster import FakeCluster
 import verifier.reconciler
 from verifier.cluster import ANNOTATION, LABEL, ClusterUnavailable, Conflict, Pod
 from verifier.metrics import WITHOUT_RECORD
-from verifier.reconciler import Reconciler
+from verifier.reconciler import DEAF, Reconciler
 from verifier.settings import ReconcilerSettings, load
 from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, connect
 
@@ -379,16 +379,18 @@ def test_an_unlock_replaces_the_grant_that_a_pod_has(reconciler, cluster, store)
     assert cluster.pods[pod.name].grant == grant
 
 
-def test_the_launchs_own_pass_unlocks_the_same_pod(public, internal, reconciler, cluster, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
-    token = get_pass(public)
-    launch(internal, "alice", token=token)
+def test_a_pass_for_a_server_that_has_its_tier_is_not_spent(public, internal, reconciler, cluster, store):
+    """Whoever gave it could move its use to a server of their own, and the tier would go with it."""
+    decision = launch(internal, "alice", token=get_pass(public))
     cluster.add("alice", ready=True)
     look(reconciler)
-    assert public.post("/egress/servers/alice", json={"token": token}).status_code == 202
+    token = get_pass(public)
+    answer = public.post("/egress/servers/alice", json={"token": token})
+    assert (answer.status_code, answer.json["state"]) == (200, "granted")
+    assert store.pending(ALICE, set()).unlock is None
+    assert launch(internal, "bob", token=token)["pass_outcome"] == "free"
     look(reconciler)
-    assert cluster.labelled() == {ALICE}
-    assert store.known(ALICE).grant == cluster.pods["jupyter-alice--"].grant.id == store.pending(ALICE, set()).unlock.grant.id
+    assert cluster.pods["jupyter-alice--"].grant.id == decision["grant"]
 
 
 # -- conflicts and faults of the API server
@@ -578,9 +580,22 @@ def test_what_an_earlier_process_published_about_gone_pods_is_forgotten(make, cl
 def test_before_the_pods_are_listed_nothing_is_forgotten(make, store):
     store.publish(ALICE, KnownServer("uid-1", "verified"))
     reconciler = make()
-    reconciler._beat()
-    work(reconciler)
+    assert not reconciler._sign_of_life()
     assert store.known(ALICE)
+
+
+def test_who_does_not_hear_from_the_api_server_is_alive_but_not_ready(make, monkeypatch, tmp_path):
+    alive, ready = tmp_path / "alive", tmp_path / "ready"
+    monkeypatch.setattr("verifier.reconciler.ALIVE", alive)
+    monkeypatch.setattr("verifier.reconciler.READY", ready)
+    reconciler = make()
+    assert not reconciler._sign_of_life()
+    assert (alive.exists(), ready.exists()) == (True, False)
+    reconciler._relist()
+    assert reconciler._sign_of_life()
+    assert ready.exists()
+    reconciler._listed_at -= DEAF + 1
+    assert not reconciler._sign_of_life()
 
 
 def test_a_pod_that_appears_while_gone_ones_are_forgotten_stays_published(make, cluster, store, monkeypatch):
@@ -653,6 +668,27 @@ def test_in_mode_allow_a_grant_that_a_pod_has_stays(make, cluster):
     cluster.add(**granted(make_grant()))
     look(make(mode="allow", allow_tier="small"))
     assert cluster.patches == []
+
+
+@pytest.mark.parametrize("where", ["on the pod", "waiting"])
+def test_back_from_mode_allow_what_everybody_got_counts_no_more(make, cluster, store, where):
+    everybody = Grant.new("verified", "mode-allow", 1)
+    if where == "on the pod":
+        cluster.add(**granted(everybody))
+    else:
+        wait_for(store, everybody)
+        cluster.add()
+    look(make(mode="captcha"))
+    assert cluster.labelled() == set()
+
+
+def test_a_launch_that_comes_while_the_one_before_is_settled_stays(store):
+    first, second = (Record(make_grant(), image="image:1") for _ in range(2))
+    store.record_launch(ALICE, second, 60)
+    store.settle(ALICE, first)
+    assert store.pending(ALICE, set()).launch == second
+    store.settle(ALICE, second)
+    assert store.pending(ALICE, set()).launch is None
 
 
 @pytest.mark.parametrize("mode", ["captcha", "observe"])

@@ -10,7 +10,7 @@ from apps import another, get_pass, internal_client, launch, make_settings, publ
 
 from verifier.app import create_services
 from verifier.problems import TYPE
-from verifier.store import KnownServer, Server, Store, StoreUnavailable, connect
+from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, connect
 
 LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
 
@@ -270,7 +270,6 @@ def test_a_redis_whose_scripts_were_flushed_gets_them_again(public, internal, st
 
 def test_every_operation_says_that_redis_is_away(redis_server, settings):
     from verifier.passes import Passes
-    from verifier.store import Grant, Record
 
     client = connect(settings)
     store, server, now = Store(client), Server("alice"), time.time()
@@ -285,7 +284,7 @@ def test_every_operation_says_that_redis_is_away(redis_server, settings):
         store.reconciler_state,
         lambda: store.pending(server, set()),
         lambda: store.is_withdrawn("x"),
-        lambda: store.settle(server),
+        lambda: store.settle(server, Record(Grant.new("verified", "valid-pass", 1))),
         lambda: store.publish(server, KnownServer("uid-1")),
         lambda: store.forget(server),
         store.published,

@@ -287,3 +287,21 @@ def test_a_server_name_survives_its_key():
 
 def test_passes_have_random_names():
     assert len({Passes.new("verified", 1, 0, 0).id for _ in range(100)}) == 100
+
+
+def test_an_answer_that_got_lost_on_its_way_costs_nothing(services, store, public, monkeypatch):
+    """Redis did the work, its answer never came: the client asks again, and gets what it got before."""
+    script = store._redeem
+
+    def twice(**kwargs):
+        assert script(**kwargs) == "free"
+        return script(**kwargs)
+
+    monkeypatch.setattr(store, "_redeem", twice)
+    internal = internal_client(services)
+    decision = launch(internal, "a", token=get_pass(public))
+    assert (decision["tier"], store.is_withdrawn(decision["grant"])) == ("verified", False)
+
+    issue = store._issue
+    monkeypatch.setattr(store, "_issue", lambda **kwargs: (issue(**kwargs), issue(**kwargs))[1])
+    assert get_pass(public)

@@ -43,7 +43,10 @@ end
 
 for slot, use in ipairs(uses) do
   if use.server == request.server then
-    withdraw(use)
+    -- The same grant comes twice when the answer got lost on its way and the client asked again.
+    if use.grant ~= request.grant then
+      withdraw(use)
+    end
     take(slot, use.first, use.moves)
     return 'held'
   end

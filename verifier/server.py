@@ -1,0 +1,127 @@
+"""How the verifier is served: gunicorn, one process, both ports, and strangers who send slowly kept apart from launches."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from . import logs
+from .settings import VerifierSettings
+
+REQUEST_LIMIT = 15.0
+"""Seconds that a request to the public port may take, sending included. The longest that is in order, an unlock, takes 2 s."""
+
+PUBLIC_CONNECTIONS = 500
+"""Connections of the public port with a request on its way. gunicorn takes 1,000 (`worker_connections`) on both ports together, so
+that as many are left for the in-cluster port and for connections that wait for their next request."""
+
+
+class Threads(ThreadPoolExecutor):
+    """The threads of both ports: each has its own, and a request to the public port has a limit.
+
+    gunicorn has one pool, no time-out for a client that sends slowly, and stops accepting on all ports when it has too many
+    connections. Each of these would let a stranger hold up launches and probes.
+
+    Args:
+        threads: how many, for each port.
+        internal_port: the in-cluster port.
+        limit: seconds for a request to the public port.
+        connections: requests to the public port at a time; more are turned away.
+    """
+
+    def __init__(self, threads: int, internal_port: int, limit: float = REQUEST_LIMIT, connections: int = PUBLIC_CONNECTIONS):
+        super().__init__(threads)
+        self._internal_port = internal_port
+        self._internal = ThreadPoolExecutor(threads)
+        self._turning_away = ThreadPoolExecutor(1)
+        self._limit = limit
+        self._connections = connections
+        self._open: dict[TConn, float] = {}  # when each was handed to us
+        self._lock = threading.Lock()
+        threading.Thread(target=self._end_slow, name="slow", daemon=True).start()
+
+    def submit(self, handle: Callable[[TConn], Any], conn: TConn) -> Future[Any]:  # type: ignore[override]
+        """Handle a connection's next request in a thread of its port."""
+        if conn.server[1] == self._internal_port:
+            return self._internal.submit(handle, conn)
+        with self._lock:
+            full = len(self._open) >= self._connections
+            if not full:
+                self._open[conn] = time.monotonic()
+        if full:
+            _end(conn)
+            return self._turning_away.submit(handle, conn)
+        done = super().submit(handle, conn)
+        done.add_done_callback(lambda _: self._forget(conn))
+        return done
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """End all pools."""
+        self._internal.shutdown(*args, **kwargs)
+        self._turning_away.shutdown(*args, **kwargs)
+        super().shutdown(*args, **kwargs)
+
+    def _forget(self, conn: TConn) -> None:
+        with self._lock:
+            self._open.pop(conn, None)
+
+    def _end_slow(self) -> None:
+        while True:
+            time.sleep(self._limit / 15)
+            with self._lock:
+                slow = [conn for conn, began in self._open.items() if time.monotonic() - began > self._limit]
+            for conn in slow:
+                _end(conn)
+
+
+def _end(conn: TConn) -> None:
+    # Not close(): the thread that reads must see an end of file, and closes it.
+    with suppress(OSError):
+        conn.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Worker(ThreadWorker):
+    """gunicorn's worker with threads, with ours."""
+
+    def get_thread_pool(self) -> Threads:
+        """The hook that gunicorn has for this."""
+        return Threads(self.cfg.threads, self.app.settings.internal_port)
+
+
+class Server(BaseApplication):
+    """gunicorn with one worker: metrics and state stay simple, and the work is I/O and microseconds of HMAC.
+
+    Args:
+        settings: ports and threads.
+        app: the WSGI application.
+    """
+
+    def __init__(self, settings: VerifierSettings, app: object):
+        self.settings = settings
+        self._app = app
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Give gunicorn its settings."""
+        options = {
+            "bind": [f"[::]:{port}" for port in (self.settings.public_port, self.settings.internal_port)],
+            "worker_class": Worker,
+            "threads": self.settings.threads,
+            "worker_tmp_dir": "/tmp",
+            "control_socket_disable": True,
+            "keepalive": 75,
+            "graceful_timeout": 10,
+            "logconfig_dict": logs.configuration(self.settings.log_level),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> object:
+        """The WSGI application."""
+        return self._app

@@ -102,6 +102,9 @@ def hook() -> None:
                         delays[name].append((time.perf_counter() - began) * 1000)
 
         asyncio.run(measure())
+        # The hook swallows every error, so only the verifier knows that it was asked.
+        text = requests.get(f"http://127.0.0.1:{internal}/metrics", timeout=5).text
+        assert 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"} 1100.0' in text, text
     finally:
         for process in processes:
             process.terminate()

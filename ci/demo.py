@@ -1,5 +1,6 @@
 """The launches of ci/demo, and the table of what came of them."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import click
 import requests
 from rich.console import Console
 from rich.table import Table
-from stage import OPEN, TOP, Failed, Stage
+from stage import OPEN, Failed, Stage
 
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
 
@@ -104,6 +105,7 @@ def main(context: str | None, keep: bool) -> None:
         sys.exit(1)
     finally:
         stage.close()
+    console.print("Not in the table: ping. kube-router lets it through whatever the policies say (README).", highlight=False)
     verdict = "every pod reached what it should, and nothing else" if right else "NOT as it should be: see the table"
     console.print(f"{verdict}; {time.monotonic() - began:.0f} s from helm install to here", highlight=False)
     sys.exit(0 if right else 1)
@@ -111,14 +113,25 @@ def main(context: str | None, keep: bool) -> None:
 
 def tell(stage: Stage, user: str) -> None:
     """Say what to open in what was left running."""
-    inside = f"{TOP.relative_to(TOP.cwd()) if TOP.is_relative_to(TOP.cwd()) else TOP}/ci/cluster"
-    console.print(
-        f"\nIt is left running. `{inside}/down` removes it (CLUSTER_NAME as in the environment of ci/demo).", highlight=False
-    )
-    console.print(f"In its network: `{inside}/in bash`, and there", highlight=False)
-    console.print(f"  curl {stage.verifier}/servers/{user}/        the unlock page of (c), as text", highlight=False)
-    console.print(f"  curl -N -H 'Accept: text/event-stream' {stage.url('binder', 80)}/build/fake/owner/repo/main", highlight=False)
-    console.print(f"  kubectl -n {stage.namespace} get pods -L binder-egress/tier", highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    pods = f"kubectl -n {stage.namespace} get pods -L binder-egress/tier"
+    if stage.context:
+        kubectl = f"kubectl --context {stage.context} -n {stage.namespace}"
+        say(f"\nIt is left running in the namespace {stage.namespace}. To look at it:")
+        say(f"  {kubectl} get pods -L binder-egress/tier")
+        say(f"  {kubectl} port-forward service/binder-egress 8080:80      # then open http://localhost:8080/egress/servers/{user}/")
+        say(f"To remove it: helm uninstall binder binder-egress, and delete the namespace {stage.namespace}.")
+        return
+    name = os.environ["CLUSTER_NAME"]
+    say("\nIt is left running. Its network is its own; this looks into it:")
+    say(f"  CLUSTER_NAME={name} ci/cluster/in {pods}")
+    say(f"  CLUSTER_NAME={name} ci/cluster/in curl {stage.verifier}/servers/{user}/      # what the server of (c) is told")
+    launch = f"{stage.url('binder', 80)}/build/fake/owner/repo/main"
+    say(f"  CLUSTER_NAME={name} ci/cluster/in curl -N -H 'Accept: text/event-stream' {launch}      # one more launch")
+    say(f"To remove it: CLUSTER_NAME={name} ci/cluster/down")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Metrics:
 
 
 class _Reconciler(Collector):
-    """What the reconciler left in Redis, read when the metrics are."""
+    """What the reconciler left in Redis, read when the metrics are. Every replica shows the same: take the maximum, not the sum."""
 
     def __init__(self, store: Store):
         self._store = store

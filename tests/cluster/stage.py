@@ -50,10 +50,12 @@ class Launched:
     Attributes:
         events: all events of the stream.
         seconds: from the request to `ready`.
+        hook: seconds from "Launching server" to the next event: user, hook, and the hub's word that it starts.
     """
 
     events: list[dict[str, Any]]
     seconds: float
+    hook: float
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -146,6 +148,15 @@ class Stage:
             self.helm("uninstall", release, "--ignore-not-found", "--wait")
         self.kubectl("delete", "namespace", self.namespace, "--timeout=120s")
 
+    def scale(self, component: str, replicas: int) -> None:
+        """Scale the verifier, the reconciler or Redis, and wait until it is so."""
+        deployment = f"deployment/binder-egress-{component}"
+        self.kubectl("scale", deployment, f"--replicas={replicas}")
+        if replicas:
+            self.kubectl("rollout", "status", deployment, "--timeout=120s")
+        else:
+            self.kubectl("wait", "--for=delete", "pod", "-l", f"app.kubernetes.io/component={component}", "--timeout=60s")
+
     # -- addresses
 
     def url(self, service: str, port: int) -> str:
@@ -215,13 +226,15 @@ class Stage:
             Failed: the launch failed; no launch ever should.
         """
         began = time.monotonic()
-        events = []
+        events, times = [], []
         for event in self.stream(spec, token, client, timeout):
             events.append(event)
+            times.append(time.monotonic())
             if event.get("phase") == "failed":
                 raise Failed(f"launch of {spec}: {json.dumps(events[-5:], indent=1)}")
             if event.get("phase") == "ready":
-                return Launched(events, time.monotonic() - began)
+                at = next(number for number, found in enumerate(events) if found.get("phase") == "launching")
+                return Launched(events, time.monotonic() - began, times[at + 1] - times[at])
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
     def stream(self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = 120) -> Iterator[dict[str, Any]]:

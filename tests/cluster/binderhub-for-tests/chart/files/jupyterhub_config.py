@@ -63,7 +63,8 @@ class BinderSpawner(KubeSpawner):
     def get_args(self):
         """What a plain Jupyter server needs behind the hub's proxy: its address and its token."""
         return [
-            "--ip=0.0.0.0",
+            # IPv6 too, so that tests can see that nobody reaches it there.
+            "--ip=*",
             f"--port={self.port}",
             f"--ServerApp.base_url={self.server.base_url}",
             f"--ServerApp.token={self.user_options['token']}",

@@ -11,7 +11,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,10 +273,10 @@ class Stage:
         body = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
         return requests.post(f"{self.verifier}/servers/{user}/", json=body, headers=_from(client), timeout=10)
 
-    def decide_launch(self, **body: Any) -> requests.Response:
-        """`POST /api/launches`, as BinderHub's hook does."""
-        headers = {"Authorization": f"Bearer {self.secret('api-token')}"}
-        return requests.post(f"{self.url('binder-egress', 8081)}/api/launches", json=body, headers=headers, timeout=5)
+    def hook(self) -> Callable[..., requests.Response]:
+        """`POST /api/launches` as BinderHub's hook does it: a function of the body's fields."""
+        address, headers = self.url("binder-egress", 8081), {"Authorization": f"Bearer {self.secret('api-token')}"}
+        return lambda **body: requests.post(f"{address}/api/launches", json=body, headers=headers, timeout=5)
 
     def secret(self, key: str) -> str:
         """A value of the chart's Secret."""

@@ -1,6 +1,7 @@
 """The worst days: whatever fails, launches go on, and nobody gets egress without a decision."""
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -169,7 +170,7 @@ def test_an_api_server_that_restarts_while_pods_start_loses_no_grant(stage, loca
 
 def test_keys_are_rotated_without_refusing_a_pass(stage):
     """Accept everywhere, then sign, then drop: the oldest key first, the last one signs."""
-    old, new = stage.secret("signing-keys").split()[-1], "n" * 40
+    old, new = stage.secret("signing-keys").split()[-1], secrets.token_hex(20)
 
     def rotate_to(*keys: str) -> None:
         token = stage.get_pass()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,25 +130,26 @@ def test_ping_is_the_known_exception(stage, local_cluster):
 
 
 def test_a_waiting_grant_does_not_fit_another_image(stage):
+    user = f"someone-{secrets.token_hex(4)}"
     answer = stage.hook()(
-        user="someone", server="", image="localhost/user-server:1", repository="https://example.com/a/b", token=stage.get_pass(),
+        user=user, server="", image="localhost/user-server:1", repository="https://example.com/a/b", token=stage.get_pass(),
         client_address=CLIENT, requested_at=time.time(), context=True,
     )  # fmt: skip
     assert answer.json()["tier"] == "verified"
-    start_by_hub(stage, "someone", "localhost/user-server:2")
+    start_by_hub(stage, user, "localhost/user-server:2")
     time.sleep(2)
-    assert stage.tier("someone") is None
+    assert stage.tier(user) is None
     # The same grant, still waiting, fits the image that it was given for.
-    stage.delete_user_pods()
-    start_by_hub(stage, "someone", "localhost/user-server:1")
-    stage.await_tier("someone", "verified")
+    stop_by_hub(stage, user)
+    start_by_hub(stage, user, "localhost/user-server:1")
+    stage.await_tier(user, "verified")
 
 
 def test_what_the_hub_started_without_binderhub_is_counted(stage):
     name = "binder_egress_user_pods_without_launch_record_total"
-    before = stage.metrics()[name]
-    start_by_hub(stage, "stranger", "localhost/user-server:1")
-    assert stage.tier("stranger") is None
+    before, user = stage.metrics()[name], f"stranger-{secrets.token_hex(4)}"
+    start_by_hub(stage, user, "localhost/user-server:1")
+    assert stage.tier(user) is None
     deadline = time.monotonic() + 10
     while stage.metrics()[name] != before + 1:
         assert time.monotonic() < deadline, "not counted"
@@ -194,14 +196,29 @@ def test_the_server_answers_through_the_hubs_proxy(stage):
     assert answer.status_code == 200, answer.text
 
 
+def ask_hub(stage: Stage, method: str, path: str, **body: str) -> requests.Response:
+    """JupyterHub's API, as BinderHub may use it."""
+    headers = {"Authorization": "token token-of-a-test-binder"}
+    return requests.request(
+        method, f"{stage.url('hub', 8081)}/hub/api/users/{path}", json=body or None, headers=headers, timeout=60
+    )
+
+
 def start_by_hub(stage: Stage, user: str, image: str) -> None:
     """Start a server through JupyterHub's API, as BinderHub does, but without its hook."""
-    hub, headers = stage.url("hub", 8081), {"Authorization": "token token-of-a-test-binder"}
-    requests.delete(f"{hub}/hub/api/users/{user}", headers=headers, timeout=30)
-    requests.post(f"{hub}/hub/api/users/{user}", headers=headers, timeout=10).raise_for_status()
-    body = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b"}
-    requests.post(f"{hub}/hub/api/users/{user}/servers/", json=body, headers=headers, timeout=60).raise_for_status()
+    assert ask_hub(stage, "POST", user).status_code in (201, 409)  # 409: there is such a user
+    ask_hub(stage, "POST", f"{user}/servers/", image=image, token="secret", repo_url="https://example.com/a/b").raise_for_status()
     deadline = time.monotonic() + 60
     while not (pods := stage.pods(user)) or pods[0]["status"]["phase"] != "Running":
         assert time.monotonic() < deadline, f"the pod of {user} does not run"
         time.sleep(0.2)
+
+
+def stop_by_hub(stage: Stage, user: str) -> None:
+    """Stop a user's server, and wait until the hub and Kubernetes have forgotten it."""
+    # Until it is ready the hub cannot stop it.
+    deadline = time.monotonic() + 60
+    while ask_hub(stage, "GET", user).json()["servers"] or stage.pods(user):
+        ask_hub(stage, "DELETE", f"{user}/server")
+        assert time.monotonic() < deadline, f"the server of {user} does not stop"
+        time.sleep(0.5)

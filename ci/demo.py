@@ -98,7 +98,7 @@ def main(context: str | None, keep: bool) -> None:
         right = show(list(targets), columns)
         if keep:
             tell(stage, done[2][1])
-        else:
+        elif context:  # the local cluster goes as a whole
             step("remove it all", stage.remove)
     except (Failed, requests.RequestException) as error:
         console.print(f"[bold red]failed:[/] {error}", highlight=False)

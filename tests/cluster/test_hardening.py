@@ -53,10 +53,10 @@ def test_the_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed)
     (account,) = {pod["spec"]["serviceAccountName"] for pod in ours(stage) if "reconciler" in pod["metadata"]["name"]}
     identity = f"--as=system:serviceaccount:{stage.namespace}:{account}"
     try:
-        answer = stage.kubectl("auth", "can-i", verb, what, identity).strip()
-    except Failed:
-        answer = "no"
-    assert answer == ("yes" if allowed else "no")
+        answer = stage.kubectl("auth", "can-i", verb, what, identity)
+    except Failed as error:  # kubectl's way to say no; whatever else fails says something else
+        answer = str(error)
+    assert ("yes" if allowed else "no") in answer.splitlines()
 
 
 def test_user_pods_carry_no_kubernetes_credentials(stage):

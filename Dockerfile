@@ -1,5 +1,13 @@
 # The image of the verifier and the reconciler: docker build --build-arg VERSION=… -t NAME:TAG .
 ARG BASE=docker.io/library/python:3.11-slim
+ARG NODE=docker.io/library/node:20-slim
+
+# What browsers run: bundled here, from packages that the lock file pins.
+FROM $NODE AS frontend
+COPY frontend/package.json frontend/package-lock.json frontend/.npmrc /src/frontend/
+RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
+COPY frontend /src/frontend
+RUN cd /src/frontend && npm run build
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
 FROM $BASE AS build
@@ -11,6 +19,7 @@ COPY requirements.lock /src/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
+COPY --from=frontend /src/verifier/static /src/verifier/static
 # Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps --prefix /opt/package /opt/wheel/*.whl

@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import captcha, problems
 from .api import internal
+from .assets import Assets
 from .bodies import MAX_BODY
 from .metrics import Metrics
 from .passes import Passes
@@ -24,13 +25,14 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
 
     Raises:
         InvalidSettings: a provider's options are wrong.
+        AssetsMissing: what browsers run has not been built.
     """
     try:
-        providers = captcha.providers(settings.captcha_providers, settings.keys, set(settings.tiers))
+        configured = captcha.Captcha(settings.captcha_providers, settings.keys, set(settings.tiers))
     except ValueError as error:
         raise InvalidSettings(str(error)) from None
     store = store or Store(connect(settings))
-    return Services(settings, store, Passes(settings.keys), providers, Metrics(store))
+    return Services(settings, store, Passes(settings.keys), configured, Metrics(store), Assets())
 
 
 def create_public_app(services: Services) -> Flask:

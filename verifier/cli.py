@@ -8,6 +8,7 @@ import click
 
 from . import __version__, logs
 from .app import create_app
+from .assets import AssetsMissing
 from .server import Server
 from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
 from .store import Store, connect
@@ -43,6 +44,6 @@ def main() -> None:
     """Run the command; a wrong setting ends it with one sentence and exit code 2."""
     try:
         cli()
-    except InvalidSettings as error:
+    except (InvalidSettings, AssetsMissing) as error:
         click.echo(str(error), err=True)
         sys.exit(2)

@@ -8,7 +8,8 @@ from urllib.parse import quote, urlsplit
 from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
 
 from . import bodies, logs
-from .captcha import Outcome, Provider
+from .assets import Assets
+from .captcha import Captcha, Outcome
 from .metrics import Metrics
 from .networks import client_network
 from .openapi import public_document
@@ -33,8 +34,9 @@ class Services:
     settings: VerifierSettings
     store: Store
     passes: Passes
-    providers: dict[str, Provider]
+    captcha: Captcha
     metrics: Metrics
+    assets: Assets
 
 
 def services() -> Services:
@@ -68,6 +70,8 @@ def _headers(answer: Response) -> Response:
     )
     if request.endpoint != "public.static":
         answer.headers["Cache-Control"] = "no-store"
+    elif answer.status_code == 200:
+        answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
     answer.vary.add("Origin")
     origin = request.headers.get("Origin")
     if origin and _is_listed(origin):
@@ -105,11 +109,7 @@ def challenge() -> Response:
     purpose = request.args.get("purpose", "launch")
     if purpose not in PURPOSES:
         raise Problem("bad-request", f"purpose: send one of {', '.join(PURPOSES)}.")
-    offers = [
-        {"name": provider.name, "tier": provider.tier, "challenge": provider.challenge(purpose, _network())}
-        for provider in services().providers.values()
-    ]
-    return jsonify(purpose=purpose, providers=offers)
+    return jsonify(purpose=purpose, providers=services().captcha.offers(purpose, _network(), price=1))
 
 
 @public.post("/passes")
@@ -142,7 +142,7 @@ def show_server(user: str, server: str) -> Response:
         template = "server.html" if kind == "text/html" else "server.txt"
         verified = known.tier != UNVERIFIED
         text = render_template(
-            template, verified=verified, tier=known.tier, url=_address(asked), base=services().settings.base_path
+            template, verified=verified, tier=known.tier, url=_address(asked), base=services().settings.base_path, asset=_asset
         )
         answer = make_response(text)
         answer.content_type = f"{kind}; charset=utf-8"
@@ -207,6 +207,10 @@ def _address(server: Server) -> str:
     return host + services().settings.base_path + path
 
 
+def _asset(name: str) -> str:
+    return f"{services().settings.base_path}static/{services().assets.file(name)}"
+
+
 def _read_pass(token: str, now: float) -> Pass:
     try:
         found = services().passes.read(token, now)
@@ -223,9 +227,9 @@ def _read_pass(token: str, now: float) -> Pass:
 
 def _solve(name: str, solution: str, purpose: str) -> Pass:
     """Check a solution, use it up, and make the pass that it earns."""
-    provider = services().providers.get(name)
+    provider = services().captcha.providers.get(name)
     if provider is None:
-        raise Problem("bad-request", f"provider: this site has {', '.join(services().providers)}.")
+        raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.providers)}.")
 
     def count(outcome: str) -> None:
         services().metrics.solutions.labels(name, purpose, outcome).inc()

@@ -21,6 +21,9 @@ from .base import Outcome, Verdict
 MAX_SOLUTION = 4096
 """Bytes. Payloads of altcha 2.3 with our challenges are 750 to 1000 bytes long."""
 
+MAX_COUNTER = 2**32 - 1
+"""The counter is 4 bytes of what is hashed (`uint32`, the default of altcha's counter mode)."""
+
 
 class Options(BaseModel):
     """`captcha.providers.altcha` in the chart."""
@@ -71,17 +74,17 @@ class Altcha:
                 "\n".join(f"captcha.providers.altcha.{'.'.join(map(str, e['loc']))}: {e['msg']}." for e in error.errors())
             ) from None
 
-    def challenge(self, purpose: str, network: str) -> dict[str, Any]:
-        """A new signed challenge, bound to a purpose and a client network."""
-        spread = self.options.counterMax - self.options.counterMin + 1
+    def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
+        """A new signed challenge, bound to a purpose and a client network. The work grows with the price."""
+        least, most = (min(MAX_COUNTER, round(bound * price)) for bound in (self.options.counterMin, self.options.counterMax))
         challenge_secret, key_secret = self._secrets[0]
         now = time.time()
         return altcha.create_challenge(
             self.options.algorithm,
             self.options.cost,
-            counter=self.options.counterMin + secrets.randbelow(spread),
+            counter=least + secrets.randbelow(most - least + 1),
             expires_at=int(now) + self.options.lifetime,
-            data={"purpose": purpose, "network": network, "issued": now},
+            data={"purpose": purpose, "network": network, "issued": now, "price": price},
             hmac_secret=challenge_secret,
             hmac_key_secret=key_secret,
         ).to_dict()
@@ -110,6 +113,7 @@ class Altcha:
             solution_id=parameters.nonce,
             expires_at=parameters.expires_at,
             issued_at=parameters.data.get("issued", 0),
+            price=parameters.data.get("price", 1),
         )
 
 

@@ -26,6 +26,7 @@ class Verdict:
         solution_id: what a replay of this solution has in common with it, whatever its encoding.
         expires_at: Unix time in seconds until which the solution could be presented again.
         issued_at: Unix time in seconds when its challenge was issued.
+        price: the price that its challenge asked; None if the provider asks for no work.
     """
 
     outcome: Outcome
@@ -33,3 +34,4 @@ class Verdict:
     solution_id: str = ""
     expires_at: float = 0
     issued_at: float = 0
+    price: float | None = None

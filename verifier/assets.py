@@ -1,0 +1,31 @@
+"""What browsers load: the files that `frontend/` is built into."""
+
+import json
+from pathlib import Path
+
+STATIC = Path(__file__).parent / "static"
+
+
+class AssetsMissing(Exception):
+    """`frontend/` has not been built."""
+
+
+class Assets:
+    """The built files.
+
+    Args:
+        folder: where they are, with the `manifest.json` that the build writes.
+
+    Raises:
+        AssetsMissing: there are none.
+    """
+
+    def __init__(self, folder: Path = STATIC):
+        try:
+            self._files: dict[str, str] = json.loads((folder / "manifest.json").read_text())
+        except FileNotFoundError:
+            raise AssetsMissing(f"{folder} is not there: run ci/frontend, which builds it.") from None
+
+    def file(self, name: str) -> str:
+        """The name that a file of the sources has now; it changes with the content, so browsers may keep the file for ever."""
+        return self._files[name]

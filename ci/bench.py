@@ -17,6 +17,7 @@ import requests
 import yaml
 from apps import API_TOKEN, KEYS, RedisServer, get_pass, internal_client, make_settings, public_client, run_pod
 from flask import Flask, request
+from newborns import bear, guard_of, lives
 from rich.console import Console
 from rich.table import Table
 from stage import TOP, Stage
@@ -252,6 +253,28 @@ def first_packet(stage: Stage, user: str | None, address: str, act: Callable[[],
         watch.wait()
 
 
+def guard(stage: Stage) -> None:
+    """What gets out of eight pods that start at once, without the start guard and with it, and what the guard costs."""
+    guard = guard_of(stage.pod(stage.launch().user))
+    table = Table(
+        "8 pods at once", "got something out", "last packet, median ms", "max ms", "guard waited, median s", "max s",
+        title="The first moments of a pod", title_justify="left",
+    )  # fmt: skip
+    for name, container in (("without guard", None), ("with guard", guard)):
+        for number in range(8):
+            bear(stage, f"newborn-{number}", container)
+        pods = list(lives(stage).values())
+        last = [max(pod.last) for pod in pods if any(pod.reached)]
+        waited = [pod.said["seconds"] for pod in pods if pod.said]
+        table.add_row(
+            name,
+            f"{len(last)} of {len(pods)}",
+            *((f"{statistics.median(last):.0f}", f"{max(last):.0f}") if last else ("–", "–")),
+            *((f"{statistics.median(waited):.2f}", f"{max(waited):.2f}") if waited else ("–", "–")),
+        )
+    console.print(table)
+
+
 def memory(stage: Stage) -> None:
     """Proportional memory of all processes of each pod, a minute after the last request."""
     time.sleep(60)
@@ -269,12 +292,15 @@ def main(parts: list[str]) -> None:
         hook()
     if "requests" in parts:
         requests_per_core()
-    if {"unlock", "memory"} & set(parts):
+    if {"unlock", "guard", "memory"} & set(parts):
         stage = Stage()
         stage.install_gate()
         stage.install_binderhub()
         if "unlock" in parts:
             unlock(stage)
+        if "guard" in parts:
+            stage.delete_user_pods()
+            guard(stage)
         if "memory" in parts:
             stage.delete_user_pods()
             memory(stage)

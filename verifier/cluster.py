@@ -21,6 +21,9 @@ LABEL = "binder-egress/tier"
 ANNOTATION = "binder-egress/grant"
 """The annotation that holds the grant, and is the grant."""
 
+GUARD = "binder-egress-start-guard"
+"""The init container that waits for the pod's isolation (`start_guard`)."""
+
 PAGE = 500
 """Pods in one answer of a list, as kubectl asks for."""
 
@@ -59,6 +62,8 @@ class Pod:
         created: Unix time in seconds.
         ready: whether it passes its readiness probe.
         ended: whether it is done, or being deleted.
+        guard: what its start guard saw (`start_guard.guard`), and the seconds that it took; `absent` if there is none, `failed` if
+            it left nothing; None while it is not done.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Pod:
     created: float
     ready: bool
     ended: bool
+    guard: tuple[str, float] | None = None
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Pod | None":
@@ -97,7 +103,21 @@ class Pod:
             created=datetime.fromisoformat(meta["creationTimestamp"]).timestamp(),
             ready=conditions.get("Ready") == "True",
             ended="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
+            guard=_guard(found),
         )
+
+
+def _guard(pod: dict[str, Any]) -> tuple[str, float] | None:
+    if not any(container["name"] == GUARD for container in pod["spec"].get("initContainers") or []):
+        return "absent", 0.0
+    for status in pod.get("status", {}).get("initContainerStatuses") or []:
+        if status["name"] == GUARD and (ended := status.get("state", {}).get("terminated")):
+            try:
+                seen = json.loads(ended.get("message") or "")
+                return seen["outcome"], float(seen["seconds"])
+            except (ValueError, KeyError, TypeError):
+                return "failed", 0.0
+    return None
 
 
 class Cluster:

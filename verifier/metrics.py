@@ -11,6 +11,12 @@ from .store import Store, StoreUnavailable
 WITHOUT_RECORD = "pods-without-launch-record"
 """The reconciler's counter of pods whose launch nobody told the verifier about."""
 
+START_GUARD = "start-guard:"
+"""The beginning of the reconciler's counters of pods by what their start guard saw."""
+
+START_GUARD_TIME = "start-guard-milliseconds"
+"""The reconciler's counter of the time that start guards took."""
+
 
 class Metrics:
     """The metrics of one app.
@@ -86,6 +92,19 @@ class _Reconciler(Collector):
         )
         without.add_metric([], counters.get(WITHOUT_RECORD, 0))
         yield without
+        guards = CounterMetricFamily(
+            "binder_egress_start_guards",
+            "User pods by what their start guard saw. closed: open, then blocked; blocked: from the start; off: no policies to "
+            "wait for; absent: no guard. open, unclear, unable, failed: the pod may have had network that nobody granted.",
+            labels=["outcome"],
+        )
+        for name, number in sorted(counters.items()):
+            if name.startswith(START_GUARD):
+                guards.add_metric([name.removeprefix(START_GUARD)], number)
+        yield guards
+        time = CounterMetricFamily("binder_egress_start_guard_seconds", "Time that start guards took, all together.")
+        time.add_metric([], counters.get(START_GUARD_TIME, 0) / 1000)
+        yield time
         pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by the tier they have.", labels=["tier"])
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)

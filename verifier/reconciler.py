@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import logs
 from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
-from .metrics import WITHOUT_RECORD
+from .metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 from .rules import MODE_ALLOW
 from .settings import UNVERIFIED, ReconcilerSettings
 from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable
@@ -61,6 +61,7 @@ class Reconciler:
         self._store_lost = True  # until the first heartbeat: what an earlier process published may be stale
         self._started = clock()
         self._judged: set[str] = set()  # uids whose launch record was looked for
+        self._guarded: set[str] = set()  # uids whose start guard was counted
 
     # -- what happens to one server
 
@@ -142,6 +143,9 @@ class Reconciler:
         if pod.uid not in self._judged:
             self._judged.add(pod.uid)
             self._judge(pod, launch)
+        if pod.guard and pod.uid not in self._guarded:
+            self._guarded.add(pod.uid)
+            self._count_guard(pod, *pod.guard)
         before = known if known and known.uid == pod.uid else None
         now = KnownServer(
             uid=pod.uid,
@@ -163,6 +167,16 @@ class Reconciler:
                 log.warning("pod without launch record", extra={"fields": fields})
         elif launch.image != pod.image:
             log.warning("waiting grant is for another image", extra={"fields": {**fields, "granted_image": launch.image}})
+
+    def _count_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
+        """Count, once for each pod, what its start guard saw."""
+        if pod.created < self._started:
+            return  # An earlier process has.
+        self._store.count(f"{START_GUARD}{outcome}")
+        self._store.count(START_GUARD_TIME, round(seconds * 1000))
+        if outcome in ("open", "unclear", "unable", "failed"):
+            fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "outcome": outcome, "seconds": seconds}
+            log.warning("pod started without proof of its isolation", extra={"fields": fields})
 
     def _pods_of(self, server: Server) -> list[Pod]:
         with self._lock:
@@ -242,6 +256,7 @@ class Reconciler:
             before = {pod.server for pod in self._pods.values()}
             self._pods = {pod.uid: pod for pod in pods}
             self._judged.intersection_update(self._pods)
+            self._guarded.intersection_update(self._pods)
         self._listed_at = time.monotonic()
         for server in before | {pod.server for pod in pods}:
             self._enqueue(server)
@@ -252,6 +267,7 @@ class Reconciler:
             if kind == "DELETED":
                 self._pods.pop(pod.uid, None)
                 self._judged.discard(pod.uid)
+                self._guarded.discard(pod.uid)
             else:
                 self._pods[pod.uid] = pod
         self._enqueue(pod.server)

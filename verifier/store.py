@@ -373,10 +373,10 @@ class Store:
         with _unavailable():
             return {Server.from_key(key.removeprefix(prefix)) for key in self._redis.scan_iter(f"{prefix}*", count=1000)}
 
-    def count(self, name: str) -> None:
-        """Add one to a counter that the verifier shows in its metrics."""
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a counter that the verifier shows in its metrics."""
         with _unavailable():
-            self._redis.hincrby(_key("counters"), name, 1)
+            self._redis.hincrby(_key("counters"), name, number)
 
     def heartbeat(self, now: float, tiers: dict[str, int]) -> bool:
         """Say that the reconciler is alive, and how many pods have which tier.

@@ -6,6 +6,7 @@ import pytest
 from apps import get_pass, internal_client, launch, run_pod, solve
 from prometheus_client.parser import text_string_to_metric_families
 
+from verifier.metrics import START_GUARD, START_GUARD_TIME
 from verifier.passes import Passes
 
 NAMES = {
@@ -18,6 +19,8 @@ NAMES = {
     "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
     "binder_egress_user_pods_without_launch_record": "counter",
     "binder_egress_user_pods": "gauge",
+    "binder_egress_start_guards": "counter",
+    "binder_egress_start_guard_seconds": "counter",
 }
 
 
@@ -133,6 +136,15 @@ def test_what_the_reconciler_reports_is_shown(internal, store):
     assert value(internal, "binder_egress_user_pods", tier="verified") == 2
     assert value(internal, "binder_egress_user_pods", tier="unverified") == 3
     assert value(internal, "binder_egress_user_pods_without_launch_record_total") == 2
+
+
+def test_what_start_guards_saw_is_shown(internal, store):
+    for outcome in ("closed", "closed", "open"):
+        store.count(START_GUARD + outcome)
+    store.count(START_GUARD_TIME, 10_500)
+    assert value(internal, "binder_egress_start_guards_total", outcome="closed") == 2
+    assert value(internal, "binder_egress_start_guards_total", outcome="open") == 1
+    assert value(internal, "binder_egress_start_guard_seconds_total") == 10.5
 
 
 def test_a_tier_without_pods_is_shown_no_more(internal, store):

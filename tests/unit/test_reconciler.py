@@ -13,7 +13,7 @@ from fake_cluster import FakeCluster
 
 import verifier.reconciler
 from verifier.cluster import ANNOTATION, LABEL, ClusterUnavailable, Conflict, Pod
-from verifier.metrics import WITHOUT_RECORD
+from verifier.metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 from verifier.reconciler import DEAF, Reconciler
 from verifier.settings import ReconcilerSettings, load
 from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, connect
@@ -253,8 +253,9 @@ def test_a_pod_is_read_from_json():
         pod_json({ANNOTATION: grant.dumps(), "hub.jupyter.org/servername": "lab"}, labels={LABEL: "verified", "app": "x"})
     )
     assert found == Pod(
-        "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False
-    )
+        "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
+        guard=("absent", 0.0),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
@@ -705,6 +706,27 @@ def test_the_modes_captcha_and_observe_label_the_same(make, cluster, store, mode
 
 def without_record(store):
     return store.reconciler_state()[1].get(WITHOUT_RECORD, 0)
+
+
+def test_what_a_start_guard_saw_is_counted_once(reconciler, cluster, store, caplog):
+    pod = cluster.add(created=5)
+    look(reconciler)
+    assert START_GUARD_TIME not in store.reconciler_state()[1]  # not done yet
+    cluster.change(pod, guard=("closed", 0.25))
+    cluster.add("bob", "uid-2", created=5, guard=("open", 10.0))
+    for _ in range(3):
+        look(reconciler)
+    counters = store.reconciler_state()[1]
+    assert [counters.get(START_GUARD + outcome) for outcome in ("closed", "open", "absent")] == [1, 1, None]
+    assert counters[START_GUARD_TIME] == 10250
+    (warning,) = [record for record in caplog.records if record.msg == "pod started without proof of its isolation"]
+    assert (warning.fields["user"], warning.fields["outcome"]) == ("bob", "open")
+
+
+def test_start_guards_of_before_the_reconciler_are_not_counted_again(make, cluster, store):
+    cluster.add(created=5, guard=("closed", 0.25))
+    look(make(started=6))
+    assert START_GUARD_TIME not in store.reconciler_state()[1]
 
 
 def test_a_pod_without_launch_record_is_counted_once(reconciler, cluster, store, caplog):

@@ -108,6 +108,16 @@ class BinderSpawner(KubeSpawner):
 
 c.JupyterHub.spawner_class = BinderSpawner
 
+def get_config(path, default=None):
+    """What extraConfig may read values with: JupyterHub's chart has the same function."""
+    found = values
+    for part in path.split("."):
+        if part not in (found or {}):
+            return default
+        found = found[part]
+    return found
+
+
 for key, snippet in sorted((hub.get("extraConfig") or {}).items()):
     print(f"Loading extra config: {key}", file=sys.stderr)
     exec(snippet)

@@ -1,0 +1,92 @@
+"""Pods that try to get out from their first instant, for the tests and the measurement of the start guard.
+
+They are not JupyterHub's, for a server is up only seconds later; their init container is taken from a pod that JupyterHub made.
+"""
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from stage import Failed, Stage
+
+FAMILIES = ("public HTTP", "public IPv6")
+"""The targets of `Stage.targets()` that are tried."""
+
+
+@dataclass
+class Newborn:
+    """What became of one pod.
+
+    Attributes:
+        reached: for each address, how many connections came about.
+        last: for each address, milliseconds from the first instant to the last connection that came about; -1: none.
+        said: what its start guard said; empty without one.
+    """
+
+    reached: list[int]
+    last: list[float]
+    said: dict[str, Any]
+
+
+def guard_of(pod: dict[str, Any]) -> dict[str, Any]:
+    """The start guard of a pod of JupyterHub's, as another pod can have it."""
+    (found,) = pod["spec"]["initContainers"]
+    return {key: found[key] for key in ("name", "image", "command", "env", "securityContext", "resources")}
+
+
+def bear(stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool = True, seconds: float = 2.5) -> None:
+    """Start a pod that opens a connection each millisecond, over IPv4 and, where there is one, IPv6.
+
+    Args:
+        stage: where.
+        name: the pod's name.
+        guard: its init container, or None.
+        isolated: whether the base policy selects it.
+        seconds: how long it tries.
+    """
+    targets = stage.targets()
+    parts = [urlsplit(targets[family]) for family in FAMILIES if family in targets]
+    addresses = [f"{part.netloc.removesuffix(f':{part.port}')}:{part.port or 80}" for part in parts]
+    script = " & ".join(f"probe loop '{address}' {seconds}" for address in addresses) + " & wait"
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"newborn": "yes", **({"component": "singleuser-server"} if isolated else {})}},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "initContainers": [guard] if guard else [],
+            "containers": [{"name": "newborn", "image": "localhost/user-server:1", "command": ["sh", "-c", script]}],
+        },
+    }
+    stage.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+
+
+def lives(stage: Stage) -> dict[str, Newborn]:
+    """Wait until all of them are done, and remove them: name → what became of it."""
+    deadline = time.monotonic() + 120
+    while True:
+        pods = stage.get("pods", "-l", "newborn=yes")["items"]
+        if all(pod["status"]["phase"] == "Succeeded" for pod in pods):
+            break
+        if time.monotonic() > deadline:
+            raise Failed(f"newborn pods are not done: {[(pod['metadata']['name'], pod['status']) for pod in pods]}")
+        time.sleep(0.5)
+    found = {}
+    for pod in pods:
+        text = stage.kubectl("logs", pod["metadata"]["name"], "-c", "newborn")
+        if not re.search(r"attempts=\d{3}", text):
+            raise Failed(f"{pod['metadata']['name']} hardly tried: {text}")
+        (ended,) = [status["state"]["terminated"] for status in pod["status"].get("initContainerStatuses", [])] or [{}]
+        found[pod["metadata"]["name"]] = Newborn(
+            [int(number) for number in re.findall(r"\bok=(\d+)", text)],
+            [float(number) for number in re.findall(r"last_ok_ms=(\S+)", text)],
+            json.loads(ended.get("message", "{}")),
+        )
+    stage.kubectl("delete", "pods", "-l", "newborn=yes")
+    return found

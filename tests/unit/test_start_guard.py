@@ -1,0 +1,308 @@
+"""The start guard: what it waits for, what it says, and how the hub adds it to user pods."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from traitlets import Dict, List, Union
+from traitlets.config import Config, Configurable
+
+from verifier import start_guard
+from verifier.cluster import Pod
+from verifier.start_guard import AFTER_OPEN, FROM_THE_START, PAUSE, able, parse, targets_of, watch
+
+TOP = Path(__file__).parents[2]
+INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
+SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-start-guard"]
+VALUES = INTEGRATION["custom"]["binderEgress"]["startGuard"]
+TARGETS = [("192.0.2.1", 443), ("192.0.2.2", 443)]
+
+
+class Network:
+    """Plays a network and the clock. `open` says, for a time in seconds and a target, whether a connection comes about."""
+
+    def __init__(self, open, connect=0.0):
+        self.open, self.connect, self.now = open, connect, 0.0
+
+    def connects(self, target):
+        opened = self.open(self.now, target)
+        self.now += 0.0 if opened else self.connect
+        return opened
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def watch(self, timeout=10.0, targets=TARGETS):
+        return watch(targets, timeout, self.connects, lambda: self.now, self.sleep)
+
+
+# -- what it waits for
+
+
+def test_it_waits_until_what_was_open_is_blocked_several_times_in_a_row():
+    seen = Network(lambda now, _: now < 0.42).watch()
+    assert seen["outcome"] == "closed"
+    assert 0.42 + (AFTER_OPEN - 1) * PAUSE <= seen["seconds"] <= 0.42 + (AFTER_OPEN + 1) * PAUSE
+    assert seen["through"] == 9
+
+
+def test_what_is_blocked_only_now_and_then_is_open():
+    # Two of three tries fail: a target that loses packets, not a policy.
+    tries = iter(range(10_000))
+    seen = Network(lambda *_: next(tries) % 3 == 0).watch(targets=TARGETS[:1])
+    assert (seen["outcome"] in ("open", "unclear"), seen["seconds"] > 9.9) == (True, True)
+
+
+def test_one_open_target_is_enough_to_wait():
+    seen = Network(lambda now, target: target == TARGETS[1] and now < 3).watch()
+    assert (seen["outcome"], seen["seconds"] > 3) == ("closed", True)
+
+
+def test_a_target_that_never_answers_must_be_seen_blocked_longer():
+    seen = Network(lambda *_: False).watch()
+    assert seen["outcome"] == "blocked"
+    assert seen["seconds"] == pytest.approx((FROM_THE_START - 1) * PAUSE)
+
+
+def test_a_target_that_is_reachable_only_later_is_still_seen_open():
+    # The network of the pod comes up after 0.2 s, the policies after 0.8 s.
+    seen = Network(lambda now, _: 0.2 <= now < 0.8).watch()
+    assert (seen["outcome"], seen["seconds"] > 0.8) == ("closed", True)
+
+
+def test_it_does_not_wait_longer_than_it_may():
+    seen = Network(lambda *_: True).watch(timeout=2)
+    assert (seen["outcome"], 1.9 <= seen["seconds"] <= 2) == ("open", True)
+    # A plugin that drops packets makes each try long.
+    seen = Network(lambda now, _: now < 1.9, connect=0.15).watch(timeout=2)
+    assert (seen["outcome"], seen["seconds"] <= 2.4) == ("unclear", True)
+
+
+def test_the_tries_are_real_connections():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = listener.getsockname()
+        assert start_guard.connects(target)
+        threading.Timer(0.3, listener.close).start()
+        seen = watch([target], 5)
+    assert (seen["outcome"], seen["through"] > 2) == ("closed", True)
+
+
+def test_it_knows_whether_it_could_see_anything_at_all():
+    assert able()
+    assert not able(lambda _: False)
+
+
+# -- settings
+
+
+def test_targets_are_addresses_with_ports():
+    assert parse("10.43.0.1:443, [fd00::1]:8080") == [("10.43.0.1", 443), ("fd00::1", 8080)]
+    for text in ("10.43.0.1", ":443", "10.43.0.1:https"):
+        with pytest.raises(ValueError):
+            parse(text)
+
+
+def test_without_targets_it_is_the_kubernetes_api():
+    api = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    assert targets_of(api) == [("fd00::1", 443)]
+    assert targets_of({**api, start_guard.TARGETS_VARIABLE: "192.0.2.1:80"}) == [("192.0.2.1", 80)]
+
+
+# -- as a process
+
+
+def run(**environment):
+    """Run it as the init container does; what it says, and the seconds it took."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "verifier.start_guard"],
+        cwd=TOP,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("start guard: ")
+    return json.loads(done.stdout.removeprefix("start guard: ")), time.monotonic() - began
+
+
+@contextmanager
+def closed_port():
+    with socket.socket() as holder:  # bound, but nobody listens: connections are refused
+        holder.bind(("127.0.0.1", 0))
+        yield "127.0.0.1:{1}".format(*holder.getsockname())
+
+
+def test_it_ends_well_when_the_target_is_blocked():
+    with closed_port() as target:
+        seen, _ = run(BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target)
+    assert seen["outcome"] == "blocked"
+
+
+def test_it_ends_well_when_the_target_stays_open():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = "127.0.0.1:{1}".format(*listener.getsockname())
+        seen, _ = run(
+            BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target, BINDER_EGRESS_START_GUARD_TIMEOUT="0.5"
+        )
+    assert seen["outcome"] == "open"
+
+
+@pytest.mark.parametrize("targets", ["nonsense", "", "10.0.0.1:http"])
+def test_targets_that_it_cannot_read_make_it_wait_and_end_well(targets):
+    seen, seconds = run(
+        BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=targets, BINDER_EGRESS_START_GUARD_TIMEOUT="0.5"
+    )
+    assert (seen["outcome"], 0.5 <= seconds < 8) == ("unable", True)
+
+
+def test_without_policies_there_is_nothing_to_wait_for():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = "127.0.0.1:{1}".format(*listener.getsockname())
+        seen, seconds = run(BINDER_EGRESS_START_GUARD_TARGETS=target)
+    assert (seen["outcome"], seconds < 5) == ("off", True)
+
+
+def test_it_needs_nothing_but_the_standard_library():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.start_guard; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
+    assert {name for name in ours if not name.startswith(("verifier", "sitecustomize", "site"))} == set()
+    assert {name for name in ours if name.startswith("verifier")} == {"verifier", "verifier.start_guard"}
+
+
+# -- in the hub
+
+
+class KubeSpawner(Configurable):
+    """KubeSpawner's trait, as version 7.1 has it."""
+
+    init_containers = Union([List(), Dict()], config=True)
+
+
+class BinderSpawner(KubeSpawner):
+    """BinderHub's subclass."""
+
+
+def load(config=None, guard=None, snippet=SNIPPET):
+    """Run the snippet as the hub does; the init containers that a spawner then has."""
+    c = config or Config()
+    custom = {**VALUES, **(guard or {})}
+    namespace = {"c": c, "get_config": lambda path, default=None: custom if path == "custom.binderEgress.startGuard" else default}
+    exec(textwrap.dedent(snippet), namespace)
+    assert "_binder_egress_start_guard" not in namespace
+    return BinderSpawner(config=c).init_containers
+
+
+def test_the_hub_adds_it():
+    (container,) = load()
+    assert container["name"] == "binder-egress-start-guard"
+    assert container["image"] == VALUES["image"]
+    assert container["command"][-1] == "verifier.start_guard"
+    assert "imagePullPolicy" not in container
+    variables = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+    assert variables == {
+        start_guard.ISOLATED_VARIABLE: {
+            "configMapKeyRef": {"name": "binder-egress-start-guard", "key": "isolated", "optional": True}
+        },
+        start_guard.TIMEOUT_VARIABLE: "10",
+        start_guard.TARGETS_VARIABLE: "",
+    }
+
+
+def test_its_values_are_used():
+    (container,) = load(guard={"image": "i:2", "pullPolicy": "Always", "timeout": 3, "targets": "192.0.2.1:80", "resources": {}})
+    assert (container["image"], container["imagePullPolicy"], container["resources"]) == ("i:2", "Always", {})
+    assert [entry.get("value") for entry in container["env"]] == [None, "3", "192.0.2.1:80"]
+
+
+def test_it_can_be_switched_off():
+    assert load(guard={"enabled": False}) == []
+
+
+def test_it_comes_last_and_what_was_configured_stays():
+    c = Config()
+    c.KubeSpawner.init_containers = [{"name": "tc-init"}]
+    assert [container["name"] for container in load(c)] == ["tc-init", "binder-egress-start-guard"]
+
+
+def test_it_comes_last_of_containers_by_name():
+    c = Config()
+    c.KubeSpawner.init_containers = {"tc-init": {"name": "tc-init"}}
+    found = load(c)
+    assert [found[key]["name"] for key in sorted(found)] == ["tc-init", "binder-egress-start-guard"]
+
+
+def test_it_adds_to_what_another_snippet_appended():
+    c = Config()
+    c.KubeSpawner.init_containers.append({"name": "block-metadata"})
+    assert [container["name"] for container in load(c)] == ["block-metadata", "binder-egress-start-guard"]
+
+
+def test_containers_of_the_subclass_count():
+    c = Config()
+    c.KubeSpawner.init_containers = [{"name": "hidden"}]
+    c.BinderSpawner.init_containers = [{"name": "own"}]
+    assert [container["name"] for container in load(c)] == ["own", "binder-egress-start-guard"]
+
+
+def test_the_hub_starts_whatever_the_values_are(capsys):
+    assert load(guard={"image": None, "timeout": None}) != []
+    c = Config()
+    c.KubeSpawner.init_containers = ()
+    namespace = {"c": c, "get_config": lambda *_: {"enabled": True}}
+    exec(SNIPPET, namespace)
+    assert "no start guard: KeyError" in capsys.readouterr().out
+
+
+def test_the_image_is_that_of_this_version():
+    chart = yaml.safe_load((TOP / "chart/Chart.yaml").read_text())
+    values = yaml.safe_load((TOP / "chart/values.yaml").read_text())
+    assert VALUES["image"] == f"{values['image']['name']}:{chart['appVersion']}"
+
+
+# -- what the reconciler reads of it
+
+
+def pod(state=None, name="binder-egress-start-guard"):
+    statuses = [{"name": name, "state": state}] if state else []
+    return Pod.from_json(
+        {
+            "metadata": {
+                "name": "jupyter-alice", "uid": "1", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": {"hub.jupyter.org/username": "alice"},
+            },
+            "spec": {"containers": [{"image": "i"}], "initContainers": [{"name": "tc-init"}, {"name": name}]},
+            "status": {"initContainerStatuses": statuses},
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, None),
+        ({"running": {}}, None),
+        ({"terminated": {"message": '{"outcome": "closed", "seconds": 0.31, "tries": 7}'}}, ("closed", 0.31)),
+        ({"terminated": {"exitCode": 137}}, ("failed", 0.0)),
+        ({"terminated": {"message": "[1]"}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "closed"}'}}, ("failed", 0.0)),
+    ],
+)
+def test_what_it_saw_is_read_off_the_pod(state, expected):
+    assert pod(state).guard == expected
+
+
+def test_a_pod_without_it_is_told_apart():
+    assert pod(name="other").guard == ("absent", 0.0)

@@ -7,6 +7,7 @@ FROM $NODE AS frontend
 COPY frontend/package.json frontend/package-lock.json frontend/.npmrc /src/frontend/
 RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
 COPY frontend /src/frontend
+COPY verifier/messages /src/verifier/messages
 RUN cd /src/frontend && npm run build
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.

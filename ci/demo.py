@@ -41,7 +41,6 @@ def launches(stage: Stage) -> list[tuple[str, str, bool]]:
     verified = step("(b) launch with it", lambda: stage.launch(token=token))
     forged = step("(c) launch with a forged pass", lambda: stage.launch(token=token[:-6] + "forged"))
     again = step("(d) launch another repository with the pass of (b)", lambda: stage.launch("fake/other/repo/main", token=token))
-    time.sleep(1)  # whatever the start of a pod lets through is over; later work closes that window
     return [
         ("(a) no\npass", plain.user, False),
         ("(b) solved\nchallenge", verified.user, True),

@@ -4,12 +4,13 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build } from "esbuild";
+import { build, transform } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = process.argv[2] ?? join(here, "../verifier/static");
 // Each ends in a file of its own. ALTCHA's workers are taken as they are: a worker is started from an address, not from a bundle.
-const entries = ["src/server.js", "src/server.css"];
+// launch.js loads widgets.js when it needs that, and so has to know its name.
+const entries = ["src/server.js", "src/server.css", "src/widgets.js", "src/launch.js"];
 const workers = ["pbkdf2", "sha", "scrypt", "argon2id"].map((name) => `node_modules/altcha/dist/workers/${name}.js`);
 
 const manifest = {};
@@ -23,15 +24,29 @@ function keep(name, content) {
   writeFileSync(join(out, manifest[name]), content);
 }
 
+// A style sheet that a script imports is for a shadow root: minified text.
+const sheets = {
+  name: "sheets",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /\.css$/ }, ({ kind, path, resolveDir }) => (kind === "import-statement" ? { namespace: "sheet", path: join(resolveDir, path) } : null));
+    onLoad({ filter: /./, namespace: "sheet" }, async ({ path }) => {
+      const { code } = await transform(readFileSync(path, "utf8"), { loader: "css", minify: true, target: "es2020" });
+      return { contents: code.trim(), loader: "text" };
+    });
+  },
+};
+
 for (const worker of workers) {
   const minified = await build({ entryPoints: [join(here, worker)], minify: true, write: false, target: "es2020" });
   keep(`worker-${basename(worker)}`, minified.outputFiles[0].contents);
 }
 for (const entry of entries) {
   const bundle = await build({
-    entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, format: "iife", target: "es2020", charset: "utf8",
-    // The workers' names, for solve.js.
+    entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8",
+    format: entry === "src/widgets.js" ? "esm" : "iife",
+    // The names so far: solve.js starts workers, launch.js imports widgets.js.
     define: { MANIFEST: JSON.stringify(manifest) },
+    plugins: [sheets],
   });
   keep(basename(entry), bundle.outputFiles[0].contents);
 }

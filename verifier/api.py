@@ -30,7 +30,7 @@ def decide_launch() -> Response:
     _check_bearer_token()
     body = bodies.read(bodies.LaunchBody)
     now = time.time()
-    launch = Launch.from_request(body.model_dump(), now)
+    launch = Launch.from_request(body.model_dump(), now, services().settings)
     metrics = services().metrics
     if not body.context:
         metrics.without_context.inc()

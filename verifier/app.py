@@ -10,7 +10,9 @@ from . import captcha, problems
 from .api import internal
 from .assets import Assets
 from .bodies import MAX_BODY
+from .fairness import Fairness
 from .metrics import Metrics
+from .networks import HiddenClients
 from .passes import Passes
 from .settings import InvalidSettings, VerifierSettings
 from .store import Store, connect
@@ -28,11 +30,29 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         AssetsMissing: what browsers run has not been built.
     """
     try:
-        configured = captcha.Captcha(settings.captcha_providers, settings.keys, set(settings.tiers))
+        configured = captcha.Captcha(
+            settings.captcha_providers,
+            settings.keys,
+            set(settings.tiers),
+            secrets={name: secret.get_secret_value() for name, secret in settings.captcha_secrets.items()},
+            hostnames=settings.captcha_hostnames,
+            on_outage=settings.captcha_on_outage,
+            proof_of_work=settings.captcha_proof_of_work,
+            allow_test_keys=settings.captcha_allow_test_keys,
+        )
     except ValueError as error:
         raise InvalidSettings(str(error)) from None
     store = store or Store(connect(settings))
-    return Services(settings, store, Passes(settings.keys), configured, Metrics(store), Assets())
+    return Services(
+        settings=settings,
+        store=store,
+        passes=Passes(settings.keys),
+        captcha=configured,
+        metrics=Metrics(store, configured),
+        assets=Assets(),
+        fairness=Fairness.from_settings(settings),
+        hidden_clients=HiddenClients(),
+    )
 
 
 def create_public_app(services: Services) -> Flask:
@@ -61,12 +81,12 @@ def _app(services: Services, max_body: int) -> Flask:
     return app
 
 
-def create_app(settings: VerifierSettings) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+def create_app(services: Services) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     """The WSGI application for gunicorn: the port that a connection came in by decides which app answers.
 
     The port is the listening socket's, which no header can change.
     """
-    services = create_services(settings)
+    settings = services.settings
     apps = {str(settings.public_port): create_public_app(services), str(settings.internal_port): create_internal_app(services)}
 
     def dispatch(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -21,6 +21,7 @@ class Assets:
     """
 
     def __init__(self, folder: Path = STATIC):
+        self._folder = folder
         try:
             self._files: dict[str, str] = json.loads((folder / "manifest.json").read_text())
         except FileNotFoundError:
@@ -29,3 +30,11 @@ class Assets:
     def file(self, name: str) -> str:
         """The name that a file of the sources has now; it changes with the content, so browsers may keep the file for ever."""
         return self._files[name]
+
+    def read(self, file: str) -> bytes:
+        """The content of one of the built files.
+
+        Args:
+            file: the name that it has now.
+        """
+        return (self._folder / file).read_bytes()

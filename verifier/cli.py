@@ -7,7 +7,7 @@ import sys
 import click
 
 from . import __version__, logs
-from .app import create_app
+from .app import create_app, create_services
 from .assets import AssetsMissing
 from .server import Server
 from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
@@ -23,7 +23,8 @@ def cli() -> None:
 @cli.command(help="Run the verifier: it checks solutions, issues passes and decides launches.")
 def verifier() -> None:
     settings = load(VerifierSettings)
-    Server(settings, create_app(settings)).run()
+    services = create_services(settings)
+    Server(settings, create_app(services), services.captcha.start).run()
 
 
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .captcha import Captcha, State
 from .store import Store, StoreUnavailable
 
 WITHOUT_RECORD = "pods-without-launch-record"
@@ -23,9 +24,10 @@ class Metrics:
 
     Args:
         store: where the reconciler's counters are.
+        captcha: the providers.
     """
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, captcha: Captcha):
         self.registry = CollectorRegistry()
         self.launches = Counter(
             "binder_egress_launches",
@@ -41,9 +43,23 @@ class Metrics:
         )
         self.solutions = Counter(
             "binder_egress_solutions",
-            "Captcha solutions presented. rejected: the client's fault; misconfigured: ours; unavailable: the provider's; "
-            "replayed: used before; before-epoch: perhaps used before Redis was wiped.",
+            "Captcha solutions presented. unchecked: accepted while the provider is down (captcha.onOutage: allow). rejected: the "
+            "client's fault; misconfigured: ours; unavailable: the provider's; "
+            "replayed: used before; before-epoch: perhaps used before Redis was wiped; price-risen: its challenge was too cheap by "
+            "then; budget-spent: the client's network had all the passes that it may have.",
             ["provider", "purpose", "outcome"],
+            registry=self.registry,
+        )
+        self.prices = Histogram(
+            "binder_egress_challenge_price",
+            "What challenges cost that were given out, in multiples of the base work.",
+            buckets=(1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100),
+            registry=self.registry,
+        )
+        self.without_address = Counter(
+            "binder_egress_clients_without_address",
+            "Challenges given out and solutions presented without a client address on the internet, so that nobody is charged. If "
+            "nearly all are, a proxy hides the clients.",
             registry=self.registry,
         )
         self.unlocks = Counter(
@@ -58,7 +74,36 @@ class Metrics:
             buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
             registry=self.registry,
         )
+        self.registry.register(_Providers(captcha))
         self.registry.register(_Reconciler(store))
+
+
+class _Providers(Collector):
+    """What this replica knows of remote captcha providers."""
+
+    def __init__(self, captcha: Captcha):
+        self._captcha = captcha
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(
+            "binder_egress_captcha_provider_up", "1 if a remote captcha provider answers, else 0.", labels=["provider"]
+        )
+        wrong = GaugeMetricFamily(
+            "binder_egress_captcha_provider_misconfigured",
+            "1 if a remote captcha provider does not accept our keys. It is not offered then.",
+            labels=["provider"],
+        )
+        for provider in self._captcha.remotes:
+            up.add_metric([provider.name], provider.state is not State.DOWN)
+            wrong.add_metric([provider.name], provider.state is State.MISCONFIGURED)
+        yield up
+        yield wrong
+        stands_in = GaugeMetricFamily(
+            "binder_egress_captcha_stand_in",
+            "1 while proof of work is offered in place of a remote captcha provider (captcha.onOutage).",
+        )
+        stands_in.add_metric([], self._captcha.stands_in)
+        yield stands_in
 
 
 class _Reconciler(Collector):

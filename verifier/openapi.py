@@ -34,12 +34,35 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string"}
+_HOLD = {"type": "integer", "minimum": 0, "maximum": 60}
 _SERVER = {
     "user": _TEXT,
     "server": {"type": "string", "description": "empty: the user's default server"},
     "tier": {"type": "string", "description": "unverified: no egress"},
     "until": {"type": ["number", "null"], "description": "Unix time in seconds at which the tier ends; null: it does not"},
     "unlockable": {"type": "boolean", "description": "whether a pass would change the tier"},
+}
+_WIDGET = _object(
+    site_key=_TEXT,
+    script={"type": "string", "format": "uri", "description": "the widget's script; of mcaptcha, the page for a frame"},
+    action={"type": "string", "description": "what the widget is told the solution is for"},
+)
+_WIDGET["properties"]["endpoint"] = {"type": "string", "format": "uri", "description": "what the widget asks, if it must be told"}
+_OFFER = {
+    "oneOf": [
+        _object(
+            name=_TEXT,
+            tier=_TEXT,
+            kind={"const": "proof-of-work"},
+            challenge=_object(parameters={"type": "object"}, signature=_TEXT) | {"description": "of ALTCHA, version 2"},
+        ),
+        _object(
+            name=_TEXT,
+            tier=_TEXT,
+            kind={"enum": ["interactive", "automatic"], "description": "whether a person has something to click"},
+            challenge=_WIDGET,
+        ),
+    ]
 }
 _PROBLEM = _object(type={"type": "string", "format": "uri"}, title=_TEXT, status={"type": "integer"}, detail=_TEXT)
 
@@ -70,6 +93,10 @@ def public_document(base_path: str) -> dict[str, Any]:
             "text/html": {"schema": _TEXT},
         },
     }
+    # People get a page or text, whatever it says.
+    no_server = _problems("no-such-server", "unavailable")
+    for answer in no_server.values():
+        answer["content"] |= {"text/plain": {"schema": _TEXT}, "text/html": {"schema": _TEXT}}
     unlocked = _object(state={"enum": ["granted", "pending"]}, **_SERVER)
 
     def server(parameters: list[Any], which: str) -> dict[str, Any]:
@@ -78,7 +105,7 @@ def public_document(base_path: str) -> dict[str, Any]:
             "get": {
                 "operationId": f"show{which}",
                 "summary": f"Show what {which} may reach",
-                "responses": {"200": shown, **_problems("no-such-server", "unavailable")},
+                "responses": {"200": shown, **no_server},
             },
             "post": {
                 "operationId": f"unlock{which}",
@@ -91,6 +118,10 @@ def public_document(base_path: str) -> dict[str, Any]:
                         "forbidden-origin",
                         "pass-refused",
                         "solution-refused",
+                        "price-risen",
+                        "budget-spent",
+                        "provider-misconfigured",
+                        "provider-unavailable",
                         "no-such-server",
                         "too-large",
                         "not-json",
@@ -104,6 +135,17 @@ def public_document(base_path: str) -> dict[str, Any]:
         "binder-egress",
         base_path,
         {
+            "/launch.js": {
+                "get": {
+                    "operationId": "getLaunchScript",
+                    "summary": "Get the script for launch pages",
+                    "responses": {
+                        "200": {"description": "The script", "content": {"text/javascript": {"schema": _TEXT}}},
+                        "304": {"description": "The script that the client has, by its ETag, is the present one"},
+                        **_problems(),
+                    },
+                }
+            },
             "/challenge": {
                 "get": {
                     "operationId": "getChallenge",
@@ -121,13 +163,16 @@ def public_document(base_path: str) -> dict[str, Any]:
                             "What may be solved",
                             _object(
                                 purpose=_TEXT,
+                                hold=_HOLD | {"description": "seconds that a launch may wait for a solution that needs no click"},
+                                interactive_hold=_HOLD | {"description": "seconds that it may wait for one that does"},
                                 providers={
                                     "type": "array",
-                                    "items": _object(name=_TEXT, tier=_TEXT, challenge={"type": "object"}),
+                                    "items": _OFFER,
+                                    "description": "in the operator's order; none: nothing can be solved just now",
                                 },
                             ),
                         ),
-                        **_problems(),
+                        **_problems("unavailable"),
                     },
                 }
             },
@@ -146,7 +191,17 @@ def public_document(base_path: str) -> dict[str, Any]:
                                 tier=_TEXT,
                             ),
                         ),
-                        **_problems("forbidden-origin", "solution-refused", "too-large", "not-json", "unavailable"),
+                        **_problems(
+                            "forbidden-origin",
+                            "solution-refused",
+                            "price-risen",
+                            "budget-spent",
+                            "provider-misconfigured",
+                            "provider-unavailable",
+                            "too-large",
+                            "not-json",
+                            "unavailable",
+                        ),
                     },
                 }
             },

@@ -17,11 +17,13 @@ TITLES = {
     "forbidden-origin": (403, "Requests from this origin are not accepted"),
     "pass-refused": (403, "The pass is not accepted"),
     "solution-refused": (403, "The solution is not accepted"),
+    "price-risen": (403, "The challenge is too cheap by now"),
     "not-found": (404, "There is nothing at this address"),
     "no-such-server": (404, "There is no such server"),
     "method-not-allowed": (405, "This method is not offered here"),
     "too-large": (413, "The request is too large"),
     "not-json": (415, "The body must be JSON"),
+    "budget-spent": (429, "Your network had as many passes as it may have for now"),
     "provider-misconfigured": (503, "The captcha is set up wrong on this site"),
     "provider-unavailable": (503, "The captcha's provider does not answer"),
     "unavailable": (503, "The service cannot decide anything just now"),
@@ -38,22 +40,24 @@ class Problem(Exception):
     Args:
         kind: a key of `TITLES`.
         detail: a sentence that says what to do.
+        retry_after: seconds after which it makes sense to try again, if that is known.
     """
 
-    def __init__(self, kind: str, detail: str):
+    def __init__(self, kind: str, detail: str, retry_after: int | None = None):
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
+        self.retry_after = retry_after
 
 
-def response(kind: str, detail: str, status: int | None = None) -> Response:
+def response(kind: str, detail: str, status: int | None = None, retry_after: int | None = None) -> Response:
     """The response for a problem."""
     usual_status, title = TITLES[kind]
     status = status or usual_status
     body = {"type": TYPE + kind, "title": title, "status": status, "detail": detail}
     answer = Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
-    if status == 503:
-        answer.headers["Retry-After"] = "5"
+    if retry_after is not None or status == 503:
+        answer.headers["Retry-After"] = str(retry_after or 5)
     if status == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
@@ -64,7 +68,7 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Problem)
     def _problem(error: Problem) -> Response:
-        return response(error.kind, error.detail)
+        return response(error.kind, error.detail, retry_after=error.retry_after)
 
     @app.errorhandler(StoreUnavailable)
     def _store(error: StoreUnavailable) -> Response:

@@ -30,7 +30,7 @@ class Launch:
     requested_at: float
 
     @classmethod
-    def from_request(cls, body: dict, now: float) -> "Launch":
+    def from_request(cls, body: dict, now: float, settings: VerifierSettings) -> "Launch":
         """Make it from the body of `POST /api/launches`.
 
         The time of the request is believed for `BUILD_LIMIT` at most: uses of a pass are remembered that long.
@@ -41,7 +41,7 @@ class Launch:
             image=body["image"],
             repository=body["repository"],
             token=body["token"] or None,
-            network=client_network(body["client_address"]),
+            network=client_network(body["client_address"], settings.client_ipv4_prefix, settings.client_ipv6_prefix),
             requested_at=min(now, max(now - BUILD_LIMIT, requested_at)),
         )
 

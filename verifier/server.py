@@ -100,11 +100,13 @@ class Server(BaseApplication):
     Args:
         settings: ports and threads.
         app: the WSGI application.
+        begin: called when the worker starts.
     """
 
-    def __init__(self, settings: VerifierSettings, app: object):
+    def __init__(self, settings: VerifierSettings, app: object, begin: Callable[[], None]):
         self.settings = settings
         self._app = app
+        self._begin = begin
         super().__init__()
 
     def load_config(self) -> None:
@@ -123,5 +125,6 @@ class Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> object:
-        """The WSGI application."""
+        """The WSGI application. gunicorn calls this in its worker, where threads have to be started: they do not survive a fork."""
+        self._begin()
         return self._app

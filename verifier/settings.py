@@ -4,10 +4,11 @@ Every field names the chart value it comes from, so that a wrong one stops the s
 """
 
 import json
+import os
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -15,6 +16,9 @@ UNVERIFIED = "unverified"
 """The tier that pods are born with. It has no policy of its own and is never written to a pod."""
 
 PREFIX = "BINDER_EGRESS_"
+
+CAPTCHA_SECRET = f"{PREFIX}CAPTCHA_SECRET_"
+"""What the name of the environment variable begins with that has a remote provider's secret."""
 
 MIN_KEY_LENGTH = 32
 """Characters of a signing key or bearer token: 32 random letters and digits are 190 bits, more than the 128 that HMAC-SHA-256
@@ -40,6 +44,15 @@ def _base_path(path: str) -> str:
     return path.rstrip("/") + "/"
 
 
+def _captcha_secrets() -> dict[str, SecretStr]:
+    """The secrets of remote providers, each in a variable of its own: the provider's name in upper case → the secret."""
+    return {
+        name.upper().removeprefix(CAPTCHA_SECRET): SecretStr(value.strip())
+        for name, value in os.environ.items()
+        if name.upper().startswith(CAPTCHA_SECRET)
+    }
+
+
 def _redis_url(url: str) -> str:
     try:
         parse_url(url)
@@ -59,6 +72,20 @@ _Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # Kubernetes' own rule
 
 
+class Tier(BaseModel):
+    """What the verifier tells people about a tier. The chart takes it from the values that it makes the tier's policy of.
+
+    Attributes:
+        description: the operator's own words by language; empty for ours.
+        internet: whether it opens the internet, or only some addresses; None if the chart does not say.
+        ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty for all.
+    """
+
+    description: dict[str, str] = {}
+    internet: bool | None = None
+    ports: list[str] = []
+
+
 class InvalidSettings(Exception):
     """A setting is missing or wrong. The text is one sentence for each, which names the chart value to change."""
 
@@ -74,8 +101,8 @@ class RedisSettings(BaseSettings):
     redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", json_schema_extra=_value("logLevel"))
     mode: Literal["captcha", "observe", "allow"] = Field("captcha", json_schema_extra=_value("mode"))
-    tiers: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = Field(
-        {"verified": {}}, min_length=1, json_schema_extra=_value("tiers")
+    tiers: Annotated[dict[str, Tier], NoDecode, BeforeValidator(_json)] = Field(
+        {"verified": Tier()}, min_length=1, json_schema_extra=_value("tiers")
     )
     allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
 
@@ -108,11 +135,29 @@ class VerifierSettings(RedisSettings):
     captcha_providers: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json)] = Field(
         {"altcha": {}}, min_length=1, json_schema_extra=_value("captcha.providers")
     )
+    captcha_proof_of_work: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)] = Field(
+        {}, json_schema_extra=_value("captcha.providers.altcha")
+    )
+    captcha_on_outage: Literal["deny", "proofOfWork", "allow"] = Field("proofOfWork", json_schema_extra=_value("captcha.onOutage"))
+    captcha_allow_test_keys: bool = Field(False, json_schema_extra=_value("captcha.allowTestKeys"))
+    captcha_hostnames: Annotated[frozenset[str], NoDecode, BeforeValidator(_json)] = Field(
+        frozenset(), json_schema_extra=_value("captcha.hostnames")
+    )
+    captcha_secrets: dict[str, SecretStr] = Field(
+        default_factory=_captcha_secrets, json_schema_extra=_value("captcha.providers, existingSecret of each")
+    )
     allowed_origins: Annotated[list[_Origin], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("allowedOrigins")
     )
     trusted_proxies: int = Field(1, ge=0, le=10, json_schema_extra=_value("trustedProxies"))
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
+    client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
+    client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))
+    fairness_window: int = Field(3600, ge=60, le=86400, json_schema_extra=_value("fairness.window"))
+    fairness_doubled_after: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.doubledAfter"))
+    fairness_budget: int = Field(0, ge=0, le=1_000_000, json_schema_extra=_value("fairness.budget"))
+    launch_hold: int = Field(4, ge=0, le=60, json_schema_extra=_value("launchPage.hold"))
+    launch_interactive_hold: int = Field(60, ge=0, le=60, json_schema_extra=_value("launchPage.interactiveHold"))
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:

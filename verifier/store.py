@@ -4,6 +4,7 @@
 |---|---|---|
 | `epoch` | when this Redis first saw a verifier; passes and challenges issued before are refused | for ever |
 | `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
+| `charges:<network>` | a hash: how many passes a client network had, by when | `fairness.window` after the last |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL` |
@@ -14,7 +15,7 @@
 | `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
 
 All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
-their pods' egress, and running servers keep what their annotation says.
+their pods' egress, and client networks are charged from the beginning; running servers keep what their annotation says.
 """
 
 import json
@@ -30,6 +31,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from .fairness import Charge
 from .passes import LEEWAY, Pass
 from .settings import UNVERIFIED, RedisSettings
 
@@ -66,6 +68,22 @@ class StoreUnavailable(Exception):
 
 class Replayed(Exception):
     """A solution was used before. The text is `replayed`, or `before-epoch` if that cannot be known any more."""
+
+
+class PriceRisen(Exception):
+    """A challenge asked for less than it may by now. Its solution is not used up."""
+
+
+class BudgetSpent(Exception):
+    """A client network had as many passes as it may. The solution is not used up.
+
+    Args:
+        retry_after: seconds until there is something left.
+    """
+
+    def __init__(self, retry_after: int):
+        super().__init__(retry_after)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -229,6 +247,7 @@ class Store:
         self._redis = client
         scripts = resources.files(__package__) / "lua"
         self._begin = client.register_script((scripts / "begin.lua").read_text())
+        self._charges = client.register_script((scripts / "charges.lua").read_text())
         self._issue = client.register_script((scripts / "issue.lua").read_text())
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
         self._settle = client.register_script((scripts / "settle.lua").read_text())
@@ -240,29 +259,57 @@ class Store:
         with _unavailable():
             self._begin(keys=[_key("epoch")])
 
-    def use_solution(self, provider: str, solution_id: str, issued_at: float, lifetime: float) -> float:
-        """Mark a solution as used.
+    def charges(self, network: str, window: int) -> int:
+        """How much a client network was charged lately.
+
+        Args:
+            network: the client's network; `""`, for clients whose network is not known, is never charged.
+            window: seconds for which a charge counts.
+        """
+        with _unavailable():
+            return self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window])
+
+    def use_solution(
+        self, provider: str, solution_id: str, issued_at: float, lifetime: float, charge: Charge | None = None
+    ) -> float:
+        """Mark a solution as used, and charge the client's network for it.
 
         Args:
             provider: the provider's name.
             solution_id: `Verdict.solution_id`.
             issued_at: Unix time in seconds when its challenge was issued.
             lifetime: seconds for which the solution could be presented again.
+            charge: whom to charge, and what must not be exceeded; None: nobody.
 
         Returns:
             Unix time in seconds by Redis' clock.
 
         Raises:
             Replayed: the solution was used before, or may have been, before Redis was wiped.
+            PriceRisen: the network was charged so much meanwhile that the challenge was too cheap.
+            BudgetSpent: the network was charged all that it may be.
         """
+        request: dict[str, Any] = {
+            "issued": issued_at,
+            "ttl": max(1, int(lifetime) + LEEWAY),
+            "word": secrets.token_hex(8),
+        }
+        if charge:
+            request |= {"window": charge.window, "budget": charge.budget}
+            request |= {} if charge.most is None else {"most": charge.most}
+        network = charge.network if charge else ""
         with _unavailable():
-            answer = self._issue(
-                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}")],
-                args=[issued_at, max(1, int(lifetime) + LEEWAY), secrets.token_hex(8)],
+            outcome, *more = self._issue(
+                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), _key(f"charges:{network}")],
+                args=[json.dumps(request)],
             )
-        if answer in ("replayed", "before-epoch"):
-            raise Replayed(answer)
-        return float(answer)
+        if outcome in ("replayed", "before-epoch"):
+            raise Replayed(outcome)
+        if outcome == "price-risen":
+            raise PriceRisen(outcome)
+        if outcome == "budget-spent":
+            raise BudgetSpent(more[0])
+        return float(outcome)
 
     def redeem(self, used: Pass, server: Server, record: Record, network: str, now: float, record_ttl: int) -> str:
         """Give a server one use of a pass, with the grant in `record`.

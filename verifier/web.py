@@ -5,19 +5,31 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
+from flask import Blueprint, Response, current_app, jsonify, make_response, request
 
-from . import bodies, logs
+from . import bodies, logs, pages
 from .assets import Assets
 from .captcha import Captcha, Outcome
+from .fairness import Fairness
 from .metrics import Metrics
-from .networks import client_network
+from .networks import HiddenClients, client_network
 from .openapi import public_document
 from .passes import BadPass, Pass, Passes
 from .problems import Problem
 from .rules import REFUSED
 from .settings import UNVERIFIED, VerifierSettings
-from .store import UNLOCK_TTL, Grant, KnownServer, Record, Replayed, Server, Store, StoreUnavailable
+from .store import (
+    UNLOCK_TTL,
+    BudgetSpent,
+    Grant,
+    KnownServer,
+    PriceRisen,
+    Record,
+    Replayed,
+    Server,
+    Store,
+    StoreUnavailable,
+)
 
 UNLOCK_WAIT = 2.0
 """Seconds for which an unlock waits for the reconciler's word before it says `pending`."""
@@ -37,6 +49,8 @@ class Services:
     captcha: Captcha
     metrics: Metrics
     assets: Assets
+    fairness: Fairness
+    hidden_clients: HiddenClients
 
 
 def services() -> Services:
@@ -45,7 +59,17 @@ def services() -> Services:
 
 
 def _network() -> str:
-    return client_network(request.remote_addr)
+    settings = services().settings
+    return client_network(request.remote_addr, settings.client_ipv4_prefix, settings.client_ipv6_prefix)
+
+
+def _chargeable() -> str:
+    """The network of a client that is charged, or `""`, which is counted, for a client that has none that we know."""
+    network = _network()
+    services().hidden_clients.note(network)
+    if not network:
+        services().metrics.without_address.inc()
+    return network
 
 
 @public.before_request
@@ -63,23 +87,68 @@ def _check_origin() -> Response | None:
 def _headers(answer: Response) -> Response:
     answer.headers["X-Content-Type-Options"] = "nosniff"
     answer.headers["Referrer-Policy"] = "no-referrer"
-    answer.headers.setdefault(
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; worker-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    )
-    if request.endpoint != "public.static":
-        answer.headers["Cache-Control"] = "no-store"
-    elif answer.status_code == 200:
+    answer.headers.setdefault("Content-Security-Policy", _policy(answer))
+    if request.endpoint == "public.show_server" and answer.mimetype == "text/html":
+        # A provider's widget has no business with these.
+        answer.headers["Permissions-Policy"] = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"
+    if request.endpoint in ("public.static", "public.launch_script"):
+        # A launch page of another host loads these, and may have asked its browser to isolate it.
+        answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    if request.endpoint == "public.launch_script" and answer.status_code in (200, 304):
+        answer.headers["Cache-Control"] = "no-cache"
+    elif request.endpoint == "public.static" and answer.status_code in (200, 304):
         answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    else:
+        answer.headers["Cache-Control"] = "no-store"
     answer.vary.add("Origin")
     origin = request.headers.get("Origin")
     if origin and _is_listed(origin):
         answer.headers["Access-Control-Allow-Origin"] = origin
         answer.headers["Access-Control-Allow-Methods"] = "GET, POST"
         answer.headers["Access-Control-Allow-Headers"] = "Content-Type"
+        answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
         answer.headers["Access-Control-Max-Age"] = "600"
     return answer
+
+
+_POLICY = {
+    "default-src": ["'none'"],
+    "script-src": ["'self'"],
+    "style-src": ["'self'"],
+    "connect-src": ["'self'"],
+    "worker-src": ["'self'"],
+    "base-uri": ["'none'"],
+    "form-action": ["'none'"],
+    "frame-ancestors": ["'none'"],
+}
+
+
+def _policy(answer: Response) -> str:
+    """The Content-Security-Policy: what captcha providers need in addition, only where they are shown."""
+    more: dict[str, list[str]] = {}
+    if request.endpoint == "public.show_server" and answer.mimetype == "text/html":
+        more = services().captcha.content_security_policy()
+    elif request.endpoint == "public.static":
+        more = services().captcha.worker_policy()
+    return "; ".join(" ".join([name, *_POLICY.get(name, []), *more.get(name, [])]) for name in _POLICY | more)
+
+
+@public.after_request
+def _readable(answer: Response) -> Response:
+    """Show a problem with a server's page as a page: whoever follows an old link is a person."""
+    if request.endpoint == "public.show_server":
+        answer.vary.update(("Accept", "Accept-Language"))
+        kind = _kind()
+        if answer.status_code >= 400 and kind != "application/json":
+            language = pages.choose_language(request.accept_languages)
+            answer.set_data(pages.problem_page(kind, language, answer.get_json(force=True), asset=_asset))
+            answer.content_type = f"{kind}; charset=utf-8"
+    return answer
+
+
+def _kind() -> str:
+    """The kind of answer that the client likes best. curl, which likes all of them, gets text."""
+    return request.accept_mimetypes.best_match(["text/plain", "application/json", "text/html"], default="application/json")
 
 
 def _is_own(origin: str) -> bool:
@@ -103,13 +172,32 @@ def openapi() -> Response:
     return jsonify(public_document(services().settings.base_path))
 
 
+@public.get("/launch.js")
+def launch_script() -> Response:
+    """The script for launch pages. Its address stays, so browsers ask each time whether it has changed."""
+    name = services().assets.file("launch.js")
+    answer = Response(services().assets.read(name), content_type="text/javascript; charset=utf-8")
+    answer.set_etag(name)  # It has a checksum of the content.
+    return answer.make_conditional(request)
+
+
 @public.get("/challenge")
 def challenge() -> Response:
     """What the client may solve: a challenge of each provider, in the operator's order."""
     purpose = request.args.get("purpose", "launch")
     if purpose not in PURPOSES:
         raise Problem("bad-request", f"purpose: send one of {', '.join(PURPOSES)}.")
-    return jsonify(purpose=purpose, providers=services().captcha.offers(purpose, _network(), price=1))
+    # For clients who cannot be charged too: where no solution can be used up, none shall be made.
+    charges = services().store.charges(_chargeable(), services().fairness.window)
+    price = services().fairness.price(charges)
+    services().metrics.prices.observe(price)
+    settings = services().settings
+    return jsonify(
+        purpose=purpose,
+        hold=settings.launch_hold,
+        interactive_hold=settings.launch_interactive_hold,
+        providers=services().captcha.offers(purpose, _network(), price),
+    )
 
 
 @public.post("/passes")
@@ -135,18 +223,25 @@ def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
     asked = Server(user, server)
     known = _known(asked)
-    kind = request.accept_mimetypes.best_match(["text/plain", "application/json", "text/html"], default="application/json")
+    kind = _kind()
     if kind == "application/json":
         answer = jsonify(_description(asked, known))
     else:
-        template = "server.html" if kind == "text/html" else "server.txt"
-        verified = known.tier != UNVERIFIED
-        text = render_template(
-            template, verified=verified, tier=known.tier, url=_address(asked), base=services().settings.base_path, asset=_asset
+        settings = services().settings
+        text = pages.server_page(
+            kind,
+            pages.choose_language(request.accept_languages),
+            tier=known.tier,
+            tiers=settings.tiers,
+            address=_address(asked),
+            base=settings.base_path,
+            asset=_asset,
+            observed=settings.mode == "observe",
+            from_elsewhere=request.headers.get("Sec-Fetch-Site") == "cross-site",
+            qr=request.args.get("qr", "0") != "0",
         )
         answer = make_response(text)
         answer.content_type = f"{kind}; charset=utf-8"
-    answer.vary.add("Accept")
     return answer
 
 
@@ -226,28 +321,36 @@ def _read_pass(token: str, now: float) -> Pass:
 
 
 def _solve(name: str, solution: str, purpose: str) -> Pass:
-    """Check a solution, use it up, and make the pass that it earns."""
-    provider = services().captcha.providers.get(name)
-    if provider is None:
-        raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.providers)}.")
+    """Check a solution, use it up, charge the client's network, and make the pass that it earns."""
+    if name not in services().captcha.names:
+        raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.names)}.")
 
     def count(outcome: str) -> None:
         services().metrics.solutions.labels(name, purpose, outcome).inc()
-        if outcome != Outcome.OK:
+        if outcome not in (Outcome.OK, Outcome.UNCHECKED):
             _log("solution", UNVERIFIED, outcome, provider=name, purpose=purpose)
 
-    verdict = provider.verify(solution, purpose, _network())
-    if verdict.outcome is not Outcome.OK:
+    verdict = services().captcha.verify(name, solution, purpose, _network(), request.remote_addr or "")
+    if not verdict.accepted:
         count(verdict.outcome)
         raise Problem(_PROBLEMS[verdict.outcome], verdict.detail)
+    charge = services().fairness.charge(_chargeable(), verdict.price)
+    lifetime = verdict.expires_at - time.time()
     try:
-        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, verdict.expires_at - time.time())
+        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, charge)
     except Replayed as error:
         count(str(error))
         raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None
-    count(Outcome.OK)
+    except PriceRisen:
+        count("price-risen")
+        raise Problem("price-risen", "Your network had many passes since the challenge was made. Ask for a new one.") from None
+    except BudgetSpent as error:
+        count("budget-spent")
+        detail = "You can launch, without internet access, and unlock your server later."
+        raise Problem("budget-spent", detail, error.retry_after) from None
+    count(verdict.outcome)
     settings = services().settings
-    return Passes.new(provider.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
+    return Passes.new(verdict.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
 
 
 _PROBLEMS = {

@@ -183,15 +183,66 @@ would forget the passes that the rotation is meant to keep.
 {{- end }}
 
 {{- /*
+binder-egress.toldTier: what the page of a server says about a tier, JSON. Takes the tier. Ports are as people read them: 443, 53/UDP.
+*/}}
+{{- define "binder-egress.toldTier" -}}
+{{- $cidrs := include "binder-egress.enabledKeys" .cidrs | fromJsonArray -}}
+{{- $ports := dig "ports" "tcp" dict . | include "binder-egress.enabledKeys" | fromJsonArray -}}
+{{- range dig "ports" "udp" dict . | include "binder-egress.enabledKeys" | fromJsonArray }}{{ $ports = append $ports (printf "%s/UDP" .) }}{{ end -}}
+{{- $told := dict "internet" (or (has "0.0.0.0/0" $cidrs) (has "2000::/3" $cidrs) (has "::/0" $cidrs)) -}}
+{{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
+{{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
+{{ toJson $told }}
+{{- end }}
+
+{{- /* binder-egress.remoteProviders: the remote captcha providers that are enabled, sorted, as a JSON list. */}}
+{{- define "binder-egress.remoteProviders" -}}
+{{- $names := list -}}
+{{- range $name, $provider := omit .Values.captcha.providers "altcha" -}}
+{{- if $provider.enabled }}{{ $names = append $names $name }}{{ end -}}
+{{- end -}}
+{{ sortAlpha $names | toJson }}
+{{- end }}
+
+{{- /* binder-egress.captchaSecretsEnv: the secrets of the enabled remote providers, as items of a container's env. */}}
+{{- define "binder-egress.captchaSecretsEnv" -}}
+{{- range $name := include "binder-egress.remoteProviders" . | fromJsonArray }}
+{{- $provider := get $.Values.captcha.providers $name }}
+- name: BINDER_EGRESS_CAPTCHA_SECRET_{{ upper $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $provider.existingSecret | default (include "binder-egress.secretName" $) }}
+      key: {{ $provider.existingSecretKey | default (printf "captcha-%s" $name) }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.captchaHostnames: hosts on whose pages captchas may be solved, as a JSON list; empty for any. Without knowing our own host we
+cannot tell.
+*/}}
+{{- define "binder-egress.captchaHostnames" -}}
+{{- $hosts := include "binder-egress.enabledKeys" .Values.captcha.hostnames | fromJsonArray -}}
+{{- if not $hosts -}}
+{{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end -}}
+{{- with .Values.publicUrl }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
+{{- if $hosts -}}
+{{- range .Values.allowedOrigins }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
+{{- end -}}
+{{- if contains "*" (join " " $hosts) }}{{ $hosts = list }}{{ end -}}
+{{- end -}}
+{{ $hosts | uniq | sortAlpha | toJson }}
+{{- end }}
+
+{{- /*
 binder-egress.config: our settings, as the environment variables of the image.
 */}}
 {{- define "binder-egress.config" -}}
 {{- $tiers := dict -}}
-{{- range $name, $_ := .Values.tiers }}{{ $_ := set $tiers $name dict }}{{ end -}}
+{{- range $name, $tier := .Values.tiers }}{{ $_ := set $tiers $name (include "binder-egress.toldTier" $tier | fromJson) }}{{ end -}}
 {{- $providers := dict -}}
 {{- range $name, $provider := .Values.captcha.providers -}}
 {{- if $provider.enabled -}}
-{{- $_ := set $providers $name (omit $provider "enabled") -}}
+{{- $_ := set $providers $name (omit $provider "enabled" "existingSecret" "existingSecretKey") -}}
 {{- end -}}
 {{- end -}}
 BINDER_EGRESS_MODE: {{ .Values.mode }}
@@ -205,7 +256,18 @@ BINDER_EGRESS_REDIS_URL: {{ include "binder-egress.redisUrl" . | quote }}
 BINDER_EGRESS_PASS_LIFETIME: {{ .Values.passes.lifetime | quote }}
 BINDER_EGRESS_PASS_SERVERS: {{ .Values.passes.servers | quote }}
 BINDER_EGRESS_LAUNCH_TIMEOUT: {{ .Values.launch.timeout | quote }}
+BINDER_EGRESS_LAUNCH_HOLD: {{ .Values.launchPage.hold | quote }}
+BINDER_EGRESS_LAUNCH_INTERACTIVE_HOLD: {{ .Values.launchPage.interactiveHold | quote }}
+BINDER_EGRESS_FAIRNESS_WINDOW: {{ .Values.fairness.window | quote }}
+BINDER_EGRESS_FAIRNESS_DOUBLED_AFTER: {{ int64 .Values.fairness.doubledAfter | quote }}
+BINDER_EGRESS_FAIRNESS_BUDGET: {{ int64 .Values.fairness.budget | quote }}
+BINDER_EGRESS_CLIENT_IPV4_PREFIX: {{ .Values.clientNetwork.ipv4Prefix | quote }}
+BINDER_EGRESS_CLIENT_IPV6_PREFIX: {{ .Values.clientNetwork.ipv6Prefix | quote }}
 BINDER_EGRESS_CAPTCHA_PROVIDERS: {{ toJson $providers | quote }}
+BINDER_EGRESS_CAPTCHA_PROOF_OF_WORK: {{ omit .Values.captcha.providers.altcha "enabled" | toJson | quote }}
+BINDER_EGRESS_CAPTCHA_ON_OUTAGE: {{ .Values.captcha.onOutage }}
+BINDER_EGRESS_CAPTCHA_ALLOW_TEST_KEYS: {{ .Values.captcha.allowTestKeys | quote }}
+BINDER_EGRESS_CAPTCHA_HOSTNAMES: {{ include "binder-egress.captchaHostnames" . | quote }}
 BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
 BINDER_EGRESS_TRUSTED_PROXIES: {{ .Values.trustedProxies | quote }}
 BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}

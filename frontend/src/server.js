@@ -1,52 +1,254 @@
-// The unlock page: solve a proof of work in this browser and present it for the server that this page is about.
+// The page of a server: says what the server may reach, unlocks it, and follows what becomes of it while the page is looked at.
+import { fill } from "./language.js";
 import { solve } from "./solve.js";
+import { mountWidget, title, WidgetError } from "./widgets.js";
 
-const [button, progress, state, why] = ["unlock", "progress", "state", "why"].map((id) => document.getElementById(id));
-const say = (text) => { state.textContent = text; };
+const [page, state, reach, how, way, button, progress, widget, others] =
+  ["page", "state", "reach", "how", "way", "unlock", "progress", "widget", "others"].map((id) => document.getElementById(id));
+const { base } = page.dataset;
+const messages = JSON.parse(page.dataset.messages);
+const tiers = JSON.parse(page.dataset.tiers);
+const language = document.documentElement.lang;
+const UNVERIFIED = "unverified";
+
+// Far above the 2 s that an unlock may take; without a limit a browser waits for minutes.
+const PATIENCE = 15_000;
+// How often the page looks whether something changed, in ms: soon after something happened, then more and more seldom.
+const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
+// How long the reconciler may need, in ms, until the page says that something seems to be wrong.
+const TOO_LONG = 60_000;
+
+let tier = page.dataset.tier; // null: there is no such server
+let offers = [];
+let chosen; // the name of the provider that a person chose
+let working = null; // the AbortController of a solution that is under way
+let granted = null; // ends the wait of an unlock that is pending
+let changes = 0; // what was asked before the last change is old
+
+const say = (...parts) => { state.textContent = parts.filter(Boolean).join(" "); };
+const text = (name, values) => fill(messages[name], values);
+
+/** An error whose words are in the catalogue: `name` is a problem's type, or one of ours. */
+class Failure extends Error {
+  constructor(name, { detail, after } = {}) {
+    super(name);
+    Object.assign(this, { name, detail, after });
+  }
+}
 
 async function json(address, options) {
   let answer, body;
   try {
-    // Far above the 2 s that an unlock may take; without a limit a browser waits for minutes.
-    answer = await fetch(address, { ...options, signal: AbortSignal.timeout(15_000) });
+    answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
     body = await answer.json();
   } catch {
     // No connection, or a proxy's error page; what the browser says about either helps nobody.
-    throw new Error("The service does not answer. Check your connection and try again in a moment.");
+    throw new Failure("no-answer");
   }
-  if (!answer.ok) throw new Error(body.detail);
-  return body;
+  if (answer.ok) return body;
+  const name = String(body?.type).split("#")[1];
+  throw new Failure(name ?? "no-answer", { detail: body.detail, after: Number(answer.headers.get("Retry-After")) });
 }
 
-async function unlock() {
-  button.disabled = true;
-  progress.hidden = false;
-  say("Calculating. This takes a few seconds.");
+// -- the server
+
+function show(now, live) {
+  if (now === tier && !live) return;
+  changes += 1;
+  tier = now;
+  const locked = tier === UNVERIFIED;
+  how.hidden = !locked;
+  reach.textContent = tier === null ? text("ended-help") : tiers[tier] ?? "";
+  reach.hidden = !reach.textContent;
+  if (locked) {
+    say(text("locked"));
+    offer();
+  } else {
+    working?.abort();
+    say(tier === null ? text("ended") : text("granted"), tier !== null && text("from-now-on"));
+  }
+  granted?.();
+}
+
+let timer, wait;
+
+// Look at the server while the page is looked at.
+async function look() {
+  clearTimeout(timer);
+  if (document.visibilityState !== "visible") return;
+  const before = changes;
   try {
-    const { providers } = await json(`${button.dataset.base}challenge?purpose=unlock`);
-    const { name, challenge } = providers[0];
-    const solution = await solve(challenge, new URL(button.dataset.base, location.href).href);
-    const { state: result } = await json(location.pathname, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ provider: name, solution }),
-    });
-    say(result === "granted"
-      ? "Your server has internet access. Connections you open from now on work."
-      : "Accepted. It takes a moment longer than usual; reload this page to see when it is done.");
-    button.hidden = true;
-    why.hidden = true;
+    const { tier: now } = await json(location.pathname, { headers: { Accept: "application/json" } });
+    if (before === changes) show(now);
   } catch (error) {
-    say(`Your server has no internet access yet. ${error.message}`);
-    button.disabled = false;
-    button.focus(); // A disabled button loses it.
+    if (error.name === "no-such-server" && before === changes) show(null);
   }
-  progress.hidden = true;
+  wait = Math.min(wait * SLOWER, LATE);
+  timer = setTimeout(look, wait);
 }
 
-if (!globalThis.crypto?.subtle) {
-  say("Your server has no internet access, and this browser cannot calculate over an insecure connection (http). Open this page with https.");
-} else {
-  button.hidden = false;
-  button.addEventListener("click", unlock);
+function follow(soon = SOON) {
+  clearTimeout(timer);
+  wait = soon;
+  timer = setTimeout(look, wait);
 }
+
+// -- the ways to unlock it
+
+const calculates = (one) => one.kind === "proof-of-work";
+
+async function ask() {
+  const { providers } = await json(`${base}challenge?purpose=unlock`);
+  // Browsers offer what the calculation needs on https and localhost only.
+  offers = providers.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
+  if (!offers.length) throw new Failure(providers.length ? "insecure" : "nothing-to-solve");
+}
+
+function choose(current) {
+  way.textContent = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
+  const rest = offers.filter((one) => one.name !== current.name);
+  others.hidden = !rest.length;
+  others.lastElementChild.replaceChildren(...rest.map((one) => {
+    const item = document.createElement("li");
+    const other = document.createElement("button");
+    other.type = "button";
+    other.textContent = calculates(one) ? text("way-calculation") : text("way-widget", { provider: title(one.name) });
+    other.addEventListener("click", () => {
+      others.open = false;
+      others.firstElementChild.focus(); // The button goes.
+      unlock(one.name);
+    });
+    item.append(other);
+    return item;
+  }));
+}
+
+// Show what may be solved. A widget is shown at once, for it is what a person clicks; a calculation begins with a click, or where the
+// address asks for it, unless another site's page sent the visitor here: it must not let its visitors work for a server of its own.
+async function offer() {
+  button.hidden = false;
+  if (working || document.visibilityState !== "visible") return;
+  try {
+    await ask();
+  } catch (error) {
+    // Without an answer the button is still there, and says so.
+    if (error.name === "insecure" || error.name === "nothing-to-solve") fail(error);
+    return;
+  }
+  if (tier !== UNVERIFIED || working) return;
+  choose(offers[0]);
+  const start = location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
+  if (offers[0].kind === "interactive" || start) unlock(offers[0].name);
+}
+
+function fail(error) {
+  const words = messages[`error-${error.name}`] ? error.name : "other";
+  const provider = error.provider && title(error.provider);
+  const minutes = Math.max(1, Math.round((error.after || 0) / 60));
+  const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
+  const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
+  say(text("failed"), text(`error-${words}`, { provider, when, detail: error.detail ?? "" }), another && text("error-another-way"));
+  // Nothing to press where it cannot help.
+  button.hidden = words === "insecure";
+}
+
+async function solution(one, signal) {
+  if (calculates(one)) {
+    say(text("calculating"));
+    progress.hidden = false;
+    try {
+      return await solve(one.challenge, new URL(base, location.href).href, signal);
+    } catch (error) {
+      throw signal.aborted ? error : new Failure("workers");
+    }
+  }
+  const provider = title(one.name);
+  say(text("locked"), text("widget-loading", { provider }));
+  const onShown = () => say(text("locked"), one.kind === "interactive" && text("widget-ready"));
+  try {
+    return await mountWidget(one, widget, { signal, language, onShown });
+  } catch (error) {
+    if (signal.aborted || !(error instanceof WidgetError)) throw error;
+    throw Object.assign(new Failure(error.reason === "script" ? "script" : "widget"), { provider: one.name });
+  }
+}
+
+// Solve and present it. `name` is the provider's; without one it is the first.
+async function unlock(name) {
+  chosen = name;
+  working?.abort();
+  const controller = new AbortController();
+  working = controller;
+  const { signal } = controller;
+  const focused = document.activeElement === button;
+  button.disabled = true;
+  widget.replaceChildren();
+  try {
+    for (let again = false; ; again = true) {
+      // Anew each time: challenges end, and their price may have changed.
+      await ask();
+      signal.throwIfAborted();
+      const one = offers.find((each) => each.name === name) ?? offers[0];
+      choose(one);
+      button.hidden = one.kind === "interactive";
+      const solved = await solution(one, signal);
+      signal.throwIfAborted();
+      say(text("presenting"));
+      progress.hidden = false;
+      try {
+        changes += 1;
+        await present(one.name, solved, signal);
+        break;
+      } catch (error) {
+        if (error.name !== "price-risen" || again) throw Object.assign(error, { provider: one.name });
+      }
+    }
+  } catch (error) {
+    if (working === controller && tier === UNVERIFIED) {
+      if (error.name === "no-such-server") show(null);
+      else fail(error instanceof Failure ? error : new Failure("other", { detail: error }));
+      follow();
+    }
+  } finally {
+    if (working === controller) {
+      working = null;
+      widget.replaceChildren();
+      progress.hidden = true;
+      button.disabled = false;
+      if (focused) button.focus(); // A disabled button loses it.
+    }
+  }
+}
+
+async function present(provider, solved, signal) {
+  const answer = await json(location.pathname, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ provider, solution: solved }),
+  });
+  if (answer.state === "granted") return show(answer.tier, true);
+  if (tier !== UNVERIFIED) return undefined;
+  button.hidden = true;
+  others.hidden = true;
+  widget.replaceChildren();
+  say(text("pending"));
+  // Until the reconciler has confirmed it: `look` finds out.
+  const late = setTimeout(() => say(text("pending-long")), TOO_LONG);
+  follow(SOON / 3);
+  await new Promise((resolve) => {
+    granted = resolve;
+    signal.addEventListener("abort", resolve);
+  });
+  clearTimeout(late);
+  return undefined;
+}
+
+button.addEventListener("click", () => unlock(chosen));
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState !== "visible") return;
+  if (tier === UNVERIFIED && !offers.length) offer();
+  wait = SOON;
+  look();
+});
+if (tier === UNVERIFIED) offer();
+follow();

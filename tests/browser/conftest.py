@@ -13,6 +13,9 @@ from verifier.store import Store, connect
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
+AXE = Path(__file__).parents[2] / "frontend/node_modules/axe-core/axe.min.js"
+"""ci/frontend installs it."""
+
 INSECURE_HOST = "hub.example.org"
 """Leads to loopback in the tests' browser. To a browser plain http is secure enough on localhost, and nowhere else."""
 
@@ -86,16 +89,19 @@ class Tab:
     Args:
         page: not yet opened.
         address: where it will go first.
+        also: another origin that it may ask for something.
     """
 
-    def __init__(self, page: Page, address: str) -> None:
+    def __init__(self, page: Page, address: str, also: str = "") -> None:
         self.page = page
         self.state = page.locator("#state")
-        self.button = page.get_by_role("button")
+        self.button = page.locator("#unlock")
         self.posts = 0
         self.requests_fail = False
         """Set by a test in which they do: the browser itself reports each as an error on the console."""
-        self._origin = urlsplit(address)[:2]
+        self._origins = [urlsplit(origin)[:2] for origin in (address, also) if origin]
+        self.strangers: list[str] = []
+        """The addresses of `also` that it asked for."""
         self._faults: list[str] = []
         page.on("pageerror", lambda error: self._faults.append(f"thrown: {error}"))
         page.on("console", self._console)
@@ -112,13 +118,22 @@ class Tab:
 
     def _request(self, request) -> None:
         self.posts += request.method == "POST"
-        if urlsplit(request.url)[:2] != self._origin:
+        if urlsplit(request.url)[:2] not in self._origins:
             self._faults.append(f"request: {request.url}")
+        elif urlsplit(request.url)[:2] != self._origins[0]:
+            self.strangers.append(request.url)
 
-    def picture(self, name: str) -> None:
-        """Leave a screenshot, for people to look at, and see that nothing is wider than the screen."""
+    def picture(self, name: str, axe: bool = True) -> None:
+        """Leave a screenshot, for people to look at, and see that nothing is wider than the screen, and what axe-core finds."""
         self.page.screenshot(path=ARTIFACTS / f"unlock-{name}.png", full_page=True)
         assert self.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        if not axe:
+            return
+        self.page.evaluate(AXE.read_text())
+        # Not what is inside of a provider's frame.
+        found = self.page.evaluate("axe.run({ exclude: ['iframe'] }, { iframes: false })")
+        assert len(found["passes"]) > 5
+        assert [f"{fault['id']}: {fault['help']}: {fault['nodes'][0]['html']}" for fault in found["violations"]] == []
 
     def check(self) -> None:
         assert self._faults == []
@@ -130,10 +145,10 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
     ARTIFACTS.mkdir(exist_ok=True)
     tabs = []
 
-    def open_tab(address: str, **options: object) -> Tab:
+    def open_tab(address: str, also: str = "", **options: object) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 800, "height": 400}, **options})
         context.set_default_timeout(30_000)
-        tabs.append(Tab(context.new_page(), address))
+        tabs.append(Tab(context.new_page(), address, also))
         return tabs[-1]
 
     yield open_tab

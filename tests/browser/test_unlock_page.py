@@ -4,22 +4,49 @@ Each test also fails for what the page throws, errors on the console, breaches o
 another origin (`Tab`).
 """
 
+import json
+import re
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
 import pytest
 from apps import VerifierProcess, reconciler, run_pod
-from conftest import INSECURE_HOST
+from conftest import INSECURE_HOST, MODEST
+from doubles import running
 from playwright.sync_api import expect
+from test_pages import CHOICES
 
+from verifier.pages import MESSAGES
 from verifier.store import KnownServer, Server
+
+TOP = Path(__file__).parents[2]
 
 LOCKED = "Your server has no internet access."
 GRANTED = "Your server has internet access."
 FAILED = "Your server has no internet access yet."
+FROM_NOW_ON = "Connections you open from now on work."
+ENDED = "This server is not running."
 
 PHONE = {"viewport": {"width": 320, "height": 600}}
 """The narrowest that WCAG 1.4.10 asks for."""
 
 # Calculating takes seconds on a busy machine, and an unlock may take 2 s on an idle one.
 expect.set_options(timeout=30_000)
+
+
+@pytest.fixture
+def start(redis_server):
+    """A function that starts a verifier with settings of its own. Name it before `open_tab`: open pages go on asking it."""
+    processes = []
+
+    def start(**settings):
+        processes.append(VerifierProcess(redis_server, **settings))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.stop()
 
 
 @pytest.fixture
@@ -43,7 +70,7 @@ def test_one_click_unlocks_and_a_reload_shows_it(page_address, store, open_tab):
     tab.page.reload()
     expect(tab.page.get_by_text(GRANTED, exact=True)).to_be_visible()
     expect(tab.page.get_by_text("no internet access")).to_have_count(0)
-    expect(tab.button).to_have_count(0)
+    expect(tab.button).to_be_hidden()
     tab.picture("verified")
 
 
@@ -66,50 +93,41 @@ def test_a_second_click_does_nothing(page_address, store, open_tab):
 
 
 @pytest.mark.parametrize("algorithm", ["SHA-256", "SHA-384", "SHA-512", "PBKDF2/SHA-384", "PBKDF2/SHA-512"])
-def test_the_page_solves_every_algorithm(algorithm, redis_server, store, open_tab):
+def test_the_page_solves_every_algorithm(algorithm, start, store, open_tab):
     options = {"altcha": {"algorithm": algorithm, "cost": 3, "counterMin": 20, "counterMax": 40}}
-    process = VerifierProcess(redis_server, captcha_providers=options)
-    try:
-        run_pod(store)
-        tab = open_tab(f"{process.public}/egress/servers/alice")
-        with reconciler(store):
-            tab.button.click()
-            expect(tab.state).to_contain_text(GRANTED)
-    finally:
-        process.stop()
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(GRANTED)
 
 
-def test_a_named_server_below_another_path(redis_server, store, open_tab):
-    process = VerifierProcess(redis_server, base_path="/hub/gate")
+def test_a_named_server_below_another_path(start, store, open_tab):
+    process = start(base_path="/hub/gate")
     server = Server("zoë@example.org", "a b+c")
-    try:
-        store.publish(server, KnownServer("uid-1"))
-        tab = open_tab(f"{process.public}/hub/gate/servers/zo%C3%AB%40example.org/a%20b+c")
-        with reconciler(store, server):
-            tab.button.click()
-            expect(tab.state).to_contain_text(GRANTED)
-    finally:
-        process.stop()
+    store.publish(server, KnownServer("uid-1"))
+    tab = open_tab(f"{process.public}/hub/gate/servers/zo%C3%AB%40example.org/a%20b+c")
+    with reconciler(store, server):
+        tab.button.click()
+        expect(tab.state).to_contain_text(GRANTED)
 
 
 @pytest.mark.timeout(60)  # Playwright waits without limit for a page that stands still.
 @pytest.mark.parametrize("algorithm", ["PBKDF2/SHA-256", "SHA-256"])
-def test_while_it_calculates_the_page_says_so_and_does_not_stand_still(algorithm, redis_server, store, open_tab):
+def test_while_it_calculates_the_page_says_so_and_does_not_stand_still(algorithm, start, store, open_tab):
     """With more work than anybody does."""
     options = {"altcha": {"algorithm": algorithm, "counterMin": 900_000, "counterMax": 900_000}}
-    process = VerifierProcess(redis_server, captcha_providers=options)
-    try:
-        run_pod(store)
-        tab = open_tab(f"{process.public}/egress/servers/alice/", **PHONE)
-        tab.button.click()
-        expect(tab.page.get_by_role("progressbar", name="Calculating")).to_be_visible()
-        expect(tab.state).to_contain_text("Calculating")
-        expect(tab.button).to_be_disabled()
-        tab.picture("calculating-320")
-        tab.page.reload()
-        expect(tab.button).to_be_enabled()
-    finally:
-        process.stop()
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/", **PHONE)
+    tab.button.click()
+    expect(tab.page.get_by_role("progressbar", name="Calculating")).to_be_visible()
+    expect(tab.state).to_contain_text("Calculating")
+    expect(tab.button).to_be_disabled()
+    tab.picture("calculating-320")
+    tab.page.reload()
+    expect(tab.button).to_be_enabled()
 
 
 def test_a_silent_reconciler(page_address, open_tab):
@@ -133,7 +151,7 @@ def fails(tab, text):
 def test_without_redis_the_page_says_so_and_works_again_afterwards(page_address, redis_server, _verifier, store, open_tab):
     tab = open_tab(page_address)
     redis_server.stop()
-    fails(tab, "The service's memory does not answer. Try again in a few seconds.")
+    fails(tab, "The service cannot decide just now. Try again in a few seconds.")
     tab.picture("no-redis")
     redis_server.start()
     _verifier.await_ready()
@@ -146,10 +164,11 @@ def test_without_redis_the_page_says_so_and_works_again_afterwards(page_address,
 NO_ANSWER = "The service does not answer. Check your connection and try again in a moment."
 
 
-def test_without_a_verifier(redis_server, store, open_tab):
-    process = VerifierProcess(redis_server)
+def test_without_a_verifier(start, store, open_tab):
+    process = start()
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/")
+    tab.requests_fail = True
     process.stop()
     fails(tab, NO_ANSWER)
     tab.picture("no-verifier")
@@ -174,17 +193,22 @@ def test_a_server_that_has_stopped_meanwhile(page_address, redis_server, _verifi
     tab = open_tab(page_address)
     redis_server.wipe()
     _verifier.await_ready()
-    fails(tab, "No server of this name is running. Check the address, or launch it again.")
+    tab.requests_fail = True
+    tab.button.click()
+    expect(tab.state).to_have_text(ENDED)
+    expect(tab.page.get_by_text("Launch it again")).to_be_visible()
+    expect(tab.button).to_be_hidden()
+    tab.picture("ended")
 
 
 def test_without_javascript_the_page_says_what_is_needed(page_address, open_tab):
     tab = open_tab(page_address, java_script_enabled=False)
     expect(tab.state).to_have_text(LOCKED)
     # Not get_by_text, which leaves out what is in a noscript.
-    expect(tab.page.locator("noscript p")).to_contain_text("The calculation needs JavaScript")
+    expect(tab.page.locator("noscript p")).to_contain_text("The check needs JavaScript")
     expect(tab.page.locator("noscript p")).to_be_visible()
     expect(tab.button).to_be_hidden()
-    tab.picture("no-javascript")
+    tab.picture("no-javascript", axe=False)  # It needs JavaScript itself.
 
 
 def test_an_insecure_connection(page_address, open_tab):
@@ -210,3 +234,432 @@ def test_a_narrow_screen(scheme, color, page_address, store, open_tab):
         tab.button.click()
         expect(tab.state).to_contain_text(GRANTED)
     tab.picture(f"granted-320-{scheme}")
+
+
+# -- what becomes of the server while the page is open
+
+
+def test_another_tab_unlocks_it(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    expect(tab.button).to_be_visible()
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 0
+
+
+def test_another_tab_unlocks_it_while_this_one_calculates(start, store, open_tab):
+    options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/")
+    tab.button.click()
+    expect(tab.state).to_contain_text("Calculating")
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.page.get_by_role("progressbar")).to_be_hidden()
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 0
+
+
+def test_access_that_is_taken_away_can_be_had_again(page_address, store, open_tab):
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    tab = open_tab(page_address)
+    expect(tab.state).to_have_text(GRANTED)
+    run_pod(store)
+    expect(tab.state).to_have_text(LOCKED)
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+def test_a_server_that_ends_and_comes_back(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.requests_fail = True
+    store.forget(Server("alice"))
+    expect(tab.state).to_have_text(ENDED)
+    expect(tab.button).to_be_hidden()
+    run_pod(store)
+    expect(tab.state).to_have_text(LOCKED)
+    expect(tab.button).to_be_visible()
+
+
+def test_it_is_promised_only_once_the_reconciler_confirmed_it(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.button.click()
+    expect(tab.state).to_contain_text("Accepted.")
+    assert FROM_NOW_ON not in tab.state.text_content()
+    with reconciler(store):
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    assert tab.posts == 1
+
+
+def test_a_page_that_nobody_looks_at_asks_nothing(page_address, open_tab):
+    tab = open_tab(page_address)
+    with tab.page.expect_response(page_address):
+        pass  # It asks.
+    asked = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    look = "state => { Object.defineProperty(document, 'visibilityState', {value: state, configurable: true});"
+    look += "document.dispatchEvent(new Event('visibilitychange')) }"
+    tab.page.evaluate(look, "hidden")
+    tab.page.wait_for_timeout(4_500)  # It would have asked again after 3.6 s.
+    assert asked == []
+    with tab.page.expect_request(page_address):
+        tab.page.evaluate(look, "visible")
+
+
+# -- without a click
+
+
+def test_a_link_that_says_so_needs_no_click(page_address, store, open_tab):
+    with reconciler(store):
+        tab = open_tab(f"{page_address}#unlock", **PHONE)
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+def visit(browser, where, script=""):
+    """Follow a link on a page of another site, and wait as long as an unlock takes: the requests that the page then made."""
+    context = browser.new_context()
+    context.add_init_script(script)
+    page = context.new_page()
+    page.route("https://elsewhere.example/", lambda route: route.fulfill(content_type="text/html", body=f'<a href="{where}">a</a>'))
+    page.goto("https://elsewhere.example/")
+    asked = []
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    page.get_by_role("link").click()
+    expect(page.locator("#unlock")).to_be_visible()
+    page.wait_for_timeout(1_500)
+    context.close()
+    return asked
+
+
+def test_a_link_on_another_site_begins_nothing(page_address, browser, store):
+    """Its visitors' browsers must not work for somebody's server."""
+    asked = visit(browser, f"{page_address}#unlock")
+    assert asked and not [request for request in asked if request.startswith("POST")]
+    assert store.pending(Server("alice"), set()).unlock is None
+
+
+def test_a_page_that_is_not_shown_begins_nothing(page_address, store, open_tab, browser):
+    """As with a prerendered page."""
+    hidden = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
+    context = browser.new_context()
+    context.add_init_script(hidden)
+    page = context.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{page_address}#unlock")
+    expect(page.locator("#unlock")).to_be_visible()
+    page.wait_for_timeout(1_500)
+    assert not [address for address in asked if "challenge" in address]
+    with reconciler(store):
+        page.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'visible', configurable: true})")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator("#state")).to_contain_text(FROM_NOW_ON)
+    context.close()
+
+
+# -- what can go wrong, in words
+
+
+def test_a_price_that_has_risen_is_paid_without_asking(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.requests_fail = True
+    answered = []
+
+    def refuse(route):
+        if route.request.method == "POST" and not answered:
+            answered.append(1)
+            return route.fulfill(status=403, content_type="application/problem+json", body='{"type": "https://x#price-risen"}')
+        return route.continue_()
+
+    tab.page.route("**/servers/alice/", refuse)
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    assert tab.posts == 2
+
+
+PROBLEMS = {
+    "price-risen": (403, {}, "Many checks came from your network, so the calculation takes longer now. Try again."),
+    "solution-refused": (403, {}, "The solution was not accepted. Try again."),
+    "budget-spent": (429, {"Retry-After": "290"}, "Too many checks came from your network. Try again in 5 minutes."),
+    "provider-misconfigured": (503, {}, "This check is set up wrong. Tell the operators of this site."),
+    "something-new": (418, {}, "The service refused: Some words."),
+}
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_a_refusal_says_what_to_do(kind, page_address, open_tab):
+    status, headers, words = PROBLEMS[kind]
+    body = json.dumps({"type": f"https://x#{kind}", "detail": "Some words."})
+    tab = open_tab(page_address)
+    tab.page.route(
+        "**/servers/alice/",
+        lambda route: (
+            route.fulfill(status=status, headers=headers, content_type="application/problem+json", body=body)
+            if route.request.method == "POST"
+            else route.continue_()
+        ),
+    )
+    fails(tab, words)
+    tab.picture(f"error-{kind}")
+
+
+def test_a_network_that_has_spent_its_budget(start, store, open_tab):
+    """The real thing."""
+    process = start(captcha_providers=MODEST, fairness_budget=1)
+    for name in ("alice", "bob"):
+        run_pod(store, name)
+    here = {"extra_http_headers": {"X-Forwarded-For": "198.51.100.7"}}
+    first = open_tab(f"{process.public}/egress/servers/alice/", **here)
+    with reconciler(store):
+        first.button.click()
+        expect(first.state).to_contain_text(FROM_NOW_ON)
+    second = open_tab(f"{process.public}/egress/servers/bob/", **here)
+    second.requests_fail = True
+    second.button.click()
+    expect(second.state).to_contain_text(re.compile("Too many checks came from your network. Try again in 6[0-9] minutes."))
+
+
+def test_nothing_to_solve(page_address, open_tab):
+    body = '{"purpose": "unlock", "providers": []}'
+    tab = open_tab("about:blank")
+    tab._origins.append(urlsplit(page_address)[:2])
+    tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))
+    tab.page.goto(page_address)
+    expect(tab.state).to_contain_text("There is no check to solve just now. Try again in a few minutes.")
+    tab.picture("nothing-to-solve")
+
+
+def test_a_browser_without_workers(page_address, open_tab):
+    tab = open_tab(page_address)
+    tab.page.evaluate("delete globalThis.Worker")
+    fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
+
+
+def test_a_worker_that_is_gone(page_address, open_tab):
+    """As while the verifier is replaced by another version, whose files have other names."""
+    tab = open_tab(page_address)
+    tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
+    fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
+
+
+def test_the_page_of_a_server_that_never_was(verifier, open_tab):
+    tab = open_tab("about:blank")
+    tab.requests_fail = True
+    tab._origins.append(urlsplit(verifier)[:2])
+    tab.page.goto(f"{verifier}/egress/servers/nobody/")
+    expect(tab.page.get_by_role("heading", name=ENDED)).to_be_visible()
+    tab.picture("no-such-server")
+
+
+# -- captcha providers, against the double of their interfaces and widgets
+
+INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap", "mcaptcha", "prosopo"]
+TITLES = {"hcaptcha": "hCaptcha", "turnstile": "Cloudflare Turnstile", "recaptchaV3": "reCAPTCHA"}
+
+
+@pytest.fixture(scope="module")
+def double():
+    with running() as double:
+        yield double
+
+
+@pytest.fixture
+def providers(double, start, store):
+    """A function that starts a verifier with some providers, and gives the address of a server's page."""
+
+    def start_with(*names, altcha=False, **options):
+        settings = {**double.settings(*names, with_altcha=MODEST["altcha"] if altcha else None), **options}
+        run_pod(store)
+        return f"{start(**settings).public}/egress/servers/alice/"
+
+    yield start_with
+    double.behaviour.update(dict.fromkeys(double.behaviour, "right"))
+
+
+def press(tab, name):
+    """Click a button of the widget, in its frame or in the page."""
+    frame = tab.page.locator("#widget iframe")
+    expect(tab.state).to_contain_text("Solve the check below.")
+    place = frame.content_frame if frame.count() else tab.page.locator("#widget")
+    place.get_by_role("button", name=name).click()
+
+
+@pytest.mark.parametrize("name", INTERACTIVE)
+def test_a_widget_is_one_click(name, double, providers, store, open_tab):
+    tab = open_tab(providers(name), double.url)
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.page.locator("#widget > *")).to_have_count(0)
+    assert tab.posts == 1 + 2 * (name == "cap")
+
+
+def test_a_widget_without_a_click_waits_for_ours(double, providers, store, open_tab):
+    tab = open_tab(providers("recaptchaV3"), double.url)
+    expect(tab.page.get_by_text("The check is reCAPTCHA.")).to_be_visible()
+    assert tab.strangers == []
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    assert double.calls[-1][1]["response"]
+
+
+def test_another_way(double, providers, store, open_tab):
+    """The calculation is the accessible way beside a widget, and reached with the keyboard."""
+    tab = open_tab(providers("hcaptcha", "turnstile", altcha=True), double.url, **PHONE)
+    expect(tab.state).to_have_text(f"{LOCKED} Solve the check below.")
+    expect(tab.page.locator("iframe")).to_be_visible()
+    tab.picture("widget-320")
+    tab.page.get_by_text("Another way").focus()
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.get_by_role("button", name="Use Cloudflare Turnstile")).to_be_visible()
+    tab.picture("another-way-320")
+    assert not [address for address in tab.strangers if "turnstile" in address]
+    with reconciler(store):
+        for key in ("Tab", "Tab", "Enter"):
+            tab.page.keyboard.press(key)
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+def test_a_third_party_is_asked_only_when_it_is_chosen(double, providers, store, open_tab):
+    order = {"altcha": {**MODEST["altcha"], "order": 0}, "turnstile": {**double.options("turnstile"), "order": 1}}
+    tab = open_tab(providers("turnstile", captcha_providers=order), double.url)
+    expect(tab.page.get_by_text("Another way")).to_be_visible()
+    tab.page.wait_for_timeout(500)
+    assert tab.strangers == []
+    tab.page.get_by_text("Another way").click()
+    tab.page.get_by_role("button", name="Use Cloudflare Turnstile").click()
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+def test_a_wrong_solution_and_then_another_way(double, providers, store, open_tab):
+    tab = open_tab(providers("hcaptcha", altcha=True), double.url)
+    tab.requests_fail = True
+    press(tab, "Wrong")
+    expect(tab.state).to_have_text(f"{FAILED} The solution was not accepted. Try again. Or choose another way.")
+    tab.picture("refused")
+    # Again: a new widget, and one click.
+    tab.button.click()
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+def test_a_widget_that_expired_can_be_solved_nevertheless(double, providers, store, open_tab):
+    tab = open_tab(providers("turnstile"), double.url)
+    press(tab, "Expire")
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+@pytest.mark.parametrize("name", ["hcaptcha", "friendlyCaptcha", "cap", "prosopo"])
+def test_a_widget_that_breaks(name, double, providers, open_tab):
+    tab = open_tab(providers(name), double.url)
+    press(tab, "Break")
+    expect(tab.state).to_contain_text("reports a fault. Try again.")
+    expect(tab.button).to_be_enabled()
+
+
+def test_a_script_that_is_blocked(double, providers, store, open_tab):
+    tab = open_tab("about:blank", double.url)
+    address = providers("hcaptcha", altcha=True)
+    tab._origins.insert(0, urlsplit(address)[:2])
+    tab.requests_fail = True
+    tab.page.route(f"{double.url}/**", lambda route: route.abort())
+    tab.page.goto(address)
+    expect(tab.state).to_have_text(
+        f"{FAILED} hCaptcha did not load. If you use a content blocker, allow it here and try again. Or choose another way."
+    )
+    tab.picture("blocked")
+    tab.page.unroute(f"{double.url}/**")
+    tab.button.click()
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["turnstile", "mcaptcha"])
+def test_a_script_that_never_comes(name, double, providers, open_tab):
+    tab = open_tab("about:blank", double.url)
+    address = providers(name)
+    tab._origins.insert(0, urlsplit(address)[:2])
+    # A hundredth of the page's patience for scripts; what it asks the verifier for has as little.
+    tab.page.add_init_script("{ const real = AbortSignal.timeout; AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 10); }")
+    tab.page.route(f"{double.url}/**", lambda route: None)
+    tab.page.goto(address)
+    expect(tab.state).to_contain_text("did not load.")
+
+
+def test_a_provider_that_is_down(double, providers, open_tab):
+    tab = open_tab(providers("hcaptcha", altcha=True), double.url)
+    tab.requests_fail = True
+    double.behaviour["hcaptcha"] = "down"
+    press(tab, "I am a person")
+    expect(tab.state).to_have_text(
+        f"{FAILED} The provider of this check does not answer. Try again in a minute. Or choose another way."
+    )
+
+
+# -- languages and screens
+
+LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_on_a_phone(language, page_address, store, open_tab):
+    messages = MESSAGES[language]
+    tab = open_tab(page_address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
+    assert tab.page.evaluate("document.documentElement.lang") == language
+    expect(tab.state).to_have_text(messages["locked"])
+    tab.picture(f"{language}-320")
+    left = tab.state.evaluate("element => getComputedStyle(element).direction")
+    assert left == ("rtl" if language == "ar" else "ltr")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
+
+
+def test_the_front_end_chooses_languages_as_the_server_does():
+    def languages(header):
+        """As `navigator.languages` would have them."""
+        return [part.split(";")[0].strip() for part in header.split(",") if not part.endswith(";q=0")]
+
+    table = [[languages(header), chosen] for header, chosen in CHOICES]
+    script = f"""
+      import {{ chooseLanguage, direction }} from {json.dumps((TOP / "frontend/src/language.js").as_uri())};
+      for (const [languages, chosen] of {json.dumps(table)}) {{
+        const found = chooseLanguage(languages, {json.dumps(LANGUAGES)});
+        if (found !== chosen) throw new Error(`${{languages}}: ${{found}}`);
+      }}
+      if ({json.dumps(LANGUAGES)}.map(direction).join() !== "ltr,ltr,ltr,ltr,ltr,rtl") throw new Error("direction");
+    """
+    subprocess.run(["node", "--input-type=module", "--eval", script], check=True)
+
+
+def test_a_wide_screen_has_a_code_for_the_phone(page_address, open_tab):
+    tab = open_tab(page_address, viewport={"width": 1280, "height": 800})
+    code = tab.page.get_by_role("img", name="QR code with the address of this page")
+    expect(code).to_be_visible()
+    assert code.bounding_box()["width"] >= 120
+    tab.picture("wide")
+    tab.page.set_viewport_size(PHONE["viewport"])
+    expect(code).to_be_hidden()
+
+
+def test_nothing_moves_for_those_who_do_not_want_it(start, store, open_tab):
+    options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/", reduced_motion="reduce")
+    tab.button.click()
+    expect(tab.state).to_contain_text("Calculating")
+    expect(tab.page.locator("progress")).to_be_hidden()
+    assert tab.page.evaluate("document.getAnimations().length") == 0

@@ -186,7 +186,9 @@ def test_settings_are_those_the_image_reads(render):
         env[name] = [entry["name"] for entry in pod["containers"][0]["env"]]
     known = {PREFIX + field.upper() for field in {**VerifierSettings.model_fields, **ReconcilerSettings.model_fields}}
     assert set(config) <= known
-    assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in VerifierSettings.model_fields}
+    # The secrets of captcha providers are a variable each, and there are none by default.
+    fields = set(VerifierSettings.model_fields) - {"captcha_secrets"}
+    assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
     assert set(env["reconciler"]) == {PREFIX + field.upper() for field in ReconcilerSettings.model_fields}
 
 
@@ -231,6 +233,7 @@ def parent(tmp_path):
         "type": "object",
         "additionalProperties": False,
         "properties": {
+            "config": {"type": "object"},
             "extraConfig": {"type": "object", "additionalProperties": {"type": "string"}},
             "extraEnv": {"type": "object"},
             "global": {"type": "object"},
@@ -275,6 +278,16 @@ def test_parent_wins_over_what_is_imported(render, parent):
     assert binderhub["extraEnv"]["BINDER_EGRESS_API"] == ""
 
 
+def test_parent_has_the_hint_inside_servers_only_where_it_imports_it(render, parent):
+    assert "extraFiles" not in seen(render(chart=parent), "jupyterhub")["singleuser"]
+    chart = yaml.safe_load((parent / "Chart.yaml").read_text())
+    chart["dependencies"][1]["import-values"].append({"child": "integration.hint", "parent": "binderhub"})
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    singleuser = seen(render(chart=parent), "jupyterhub")["singleuser"]
+    assert singleuser["extraFiles"] == VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
+    assert "BINDER_EGRESS_URL" in singleuser["extraEnv"]
+
+
 def test_condition_takes_everything_out(render, parent):
     objects = render("--set", "binder-egress.enabled=false", chart=parent)
     assert set(objects) == {("ConfigMap", "binderhub"), ("ConfigMap", "jupyterhub")}
@@ -292,7 +305,9 @@ def test_parent_sets_values_and_a_wrong_one_is_refused(helm, render, parent):
 # Care taken of values. What the operators' maps contain is data, and so is what is exported.
 
 DATA = ("except", "integration.binderhub", "tiers.verified.cidrs", "base.ingress", "userPods.labels", "dns.namespaceLabels")
+DATA += ("integration.hint",)
 DATA += ("dns.podLabels", "dns.ports", "verifier.networkPolicy.internalFrom", "reconciler.networkPolicy.apiServer.ports")
+DATA += ("verifier.networkPolicy.captchaProviders.cidrs", "verifier.networkPolicy.captchaProviders.ports")
 
 
 def leaves(values, path=()):

@@ -33,7 +33,8 @@ def test_a_used_pass_unlocks_nothing(stage):
 
 def test_an_unknown_server_is_not_found(stage):
     for method in ("GET", "POST"):
-        answer = requests.request(method, f"{stage.verifier}/servers/nobody-here/", json={"token": "x"}, timeout=5)
+        address, headers = f"{stage.verifier}/servers/nobody-here/", {"Accept": "application/json"}
+        answer = requests.request(method, address, json={"token": "x"}, headers=headers, timeout=5)
         assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
 
 

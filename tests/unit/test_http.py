@@ -2,12 +2,15 @@
 
 import json
 import logging
+import re
 import time
+from dataclasses import replace
 
 import pytest
 from apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
 from verifier.app import create_app, create_public_app, create_services
+from verifier.assets import Assets
 from verifier.problems import TITLES, TYPE
 
 POSTS = ["/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"]
@@ -31,11 +34,13 @@ def test_the_types_of_problems_are_stable():
         "forbidden-origin": 403,
         "pass-refused": 403,
         "solution-refused": 403,
+        "price-risen": 403,
         "not-found": 404,
         "no-such-server": 404,
         "method-not-allowed": 405,
         "too-large": 413,
         "not-json": 415,
+        "budget-spent": 429,
         "provider-misconfigured": 503,
         "provider-unavailable": 503,
         "unavailable": 503,
@@ -211,7 +216,7 @@ def test_the_in_cluster_port_has_nothing_of_the_public_port(internal, store, pat
 def test_the_listening_port_decides_which_app_answers(settings, port, inside, headers):
     from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-    app = create_app(settings)
+    app = create_app(create_services(settings))
 
     def status(path):
         environ = EnvironBuilder(path, headers=headers).get_environ() | {"SERVER_PORT": port}
@@ -326,6 +331,156 @@ def test_anybody_may_get_a_challenge_but_only_a_listed_page_may_read_it(open_to)
         answer = client.get("/egress/challenge", headers={"Origin": origin})
         assert answer.status_code == 200
         assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_a_page_of_a_federation_works_with_another_member(open_to, store, path):
+    """mybinder.org's page, a build on hub.member.example: preflight, then the request."""
+    run_pod(store)
+    client = open_to("https://mybinder.org", LISTED)
+    client.environ_base["HTTP_HOST"] = "hub.member.example"
+    for origin, allowed in (("https://mybinder.org", True), (LISTED, True), ("https://mybinder.org.evil.example", False)):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        preflight = client.options(path, headers=headers)
+        answer = client.post(path, json={"provider": "altcha", "solution": "x"}, headers={"Origin": origin})
+        if allowed:
+            for found in (preflight, answer):
+                assert found.headers["Access-Control-Allow-Origin"] == origin
+            assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+            # A script can read how long to wait.
+            assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
+            assert answer.status_code in (403, 404) and "forbidden-origin" not in answer.text
+        else:
+            assert [name for name in dict(preflight.headers) if name.startswith("Access-Control")] == []
+            assert_problem(answer, "forbidden-origin")
+            assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+# -- the script for launch pages
+
+SCRIPT = b"export const checksum = 'of this';"
+
+
+@pytest.fixture
+def with_script(redis_server, store, tmp_path):
+    """A client of a site with a built script for launch pages."""
+    (tmp_path / "manifest.json").write_text('{"launch.js": "launch-0123456789ab.js"}')
+    (tmp_path / "launch-0123456789ab.js").write_bytes(SCRIPT)
+    made = create_services(make_settings(redis_server, allowed_origins=json.dumps([LISTED])), store)
+    return public_client(replace(made, assets=Assets(tmp_path)))
+
+
+def test_the_launch_script_has_a_stable_address_and_is_asked_for_again(with_script):
+    answer = with_script.get("/egress/launch.js")
+    assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    again = with_script.get("/egress/launch.js", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", answer.headers["ETag"])
+    assert again.headers["Cache-Control"] == "no-cache"
+    assert again.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+
+
+def test_another_launch_script_has_another_etag(with_script, redis_server, store, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/manifest.json").write_text('{"launch.js": "launch-ba9876543210.js"}')
+    (tmp_path / "new/launch-ba9876543210.js").write_text("new")
+    old = with_script.get("/egress/launch.js").headers["ETag"]
+    services = replace(create_services(make_settings(redis_server), store), assets=Assets(tmp_path / "new"))
+    answer = public_client(services).get("/egress/launch.js", headers={"If-None-Match": old})
+    assert (answer.status_code, answer.text) == (200, "new")
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), (None, None)])
+def test_the_launch_script_can_be_loaded_by_listed_pages_with_integrity(with_script, origin, allowed):
+    answer = with_script.get("/egress/launch.js", headers={"Origin": origin} if origin else {})
+    assert answer.headers.get("Access-Control-Allow-Origin") == allowed
+    assert "Origin" in answer.headers["Vary"]
+
+
+def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, services):
+    answer = public.get(f"/egress/static/{services.assets.file('server.js')}")
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+# -- headers
+
+
+@pytest.fixture
+def answers(public, services, store, monkeypatch):
+    """An answer of each kind."""
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    run_pod(store)
+    page = {"Accept": "text/html"}
+    return {
+        "challenge": public.get("/egress/challenge"),
+        "pass": public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public)}),
+        "refusal": public.post("/egress/passes", json={"provider": "altcha", "solution": "x"}),
+        "page": public.get("/egress/servers/alice", headers=page),
+        "text": public.get("/egress/servers/alice"),
+        "no server": public.get("/egress/servers/bob", headers=page),
+        "unlock": public.post("/egress/servers/alice", json={"token": get_pass(public)}),
+        "static": public.get(f"/egress/static/{services.assets.file('server.css')}"),
+        "openapi": public.get("/egress/openapi.json"),
+        "preflight": public.options("/egress/passes"),
+        "nothing": public.get("/egress/x"),
+    }
+
+
+def test_nothing_sets_a_cookie_and_nothing_depends_on_one(answers):
+    for name, answer in answers.items():
+        assert "Set-Cookie" not in answer.headers, name
+        assert "Cookie" not in answer.headers.get("Vary", ""), name
+        assert "Access-Control-Allow-Credentials" not in answer.headers, name
+
+
+def test_every_answer_has_the_headers_that_keep_it_where_it_belongs(answers):
+    for name, answer in answers.items():
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; "), name
+        assert "frame-ancestors 'none'" in policy, name
+        assert "unsafe" not in policy, name
+        assert answer.headers["Referrer-Policy"] == "no-referrer", name
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", name
+        assert answer.headers["Cache-Control"] == ("public, max-age=31536000, immutable" if name == "static" else "no-store"), name
+        assert ("camera=()" in answer.headers.get("Permissions-Policy", "")) == (name in ("page", "no server")), name
+
+
+# -- a server's page that is none
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("path", ["/egress/servers/bob", "/egress/servers/bob/lab"])
+def test_a_browser_gets_a_page_about_a_server_that_is_gone(public, path):
+    answer = public.get(path, headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.content_type) == (404, "text/html; charset=utf-8")
+    assert re.search(r"<h1>[^<]+</h1>\s*<p>[^<]+</p>", answer.text)
+    assert "Accept" in answer.headers["Vary"]
+    assert not re.search(r"<script(?![^>]*src=)|<style| style=| on\w+=|javascript:", answer.text)
+
+
+@pytest.mark.parametrize("accept", ["application/json", None])
+def test_others_get_a_problem_about_a_server_that_is_gone(public, accept):
+    answer = public.get("/egress/servers/bob", headers={"Accept": accept} if accept else {})
+    assert_problem(answer, "no-such-server")
+    assert "Accept" in answer.headers["Vary"]
+
+
+def test_a_browser_gets_a_page_while_redis_is_away(public, redis_server):
+    redis_server.stop()
+    answer = public.get("/egress/servers/bob", headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.content_type) == (503, "text/html; charset=utf-8")
+    assert re.search(r"<h1>[^<]+</h1>\s*<p>[^<]+</p>", answer.text)
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_what_is_posted_is_answered_for_scripts(public):
+    """Even by a browser: the page's own script reads it."""
+    answer = public.post("/egress/servers/bob", json={"token": "x"}, headers={"Accept": BROWSER})
+    assert_problem(answer, "no-such-server")
 
 
 # -- whose address counts

@@ -64,6 +64,7 @@ def internal_schema(services):
 
 
 PUBLIC = [
+    ("/launch.js", "GET"),
     ("/challenge", "GET"),
     ("/passes", "POST"),
     *((path, method) for path in ("/servers/{user}", "/servers/{user}/{server}") for method in ("GET", "POST")),

@@ -113,7 +113,8 @@ def test_redis_going_and_coming_during_many_launches_makes_no_fault(services, pu
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(go, range(120)))
     assert {status for status, _ in answers} == {200, 503}
-    assert answers[-1][0] == 200
+    # Only now: the others may all have been refused by the time that Redis is back.
+    assert go(120)[0] == 200
 
 
 def test_an_unlock_that_is_written_down_before_redis_goes_is_pending(public, store, redis_server, monkeypatch):

@@ -90,6 +90,18 @@ def test_the_defaults_are_complete_but_for_the_secrets(environment):
         ("PASS_SERVERS", "1.5", "passes.servers"),
         ("PASS_SERVERS", "101", "passes.servers"),
         ("LAUNCH_TIMEOUT", "-1", "launch.timeout"),
+        ("LAUNCH_HOLD", "61", "launchPage.hold"),
+        ("LAUNCH_HOLD", "-1", "launchPage.hold"),
+        ("LAUNCH_INTERACTIVE_HOLD", "61", "launchPage.interactiveHold"),
+        ("FAIRNESS_WINDOW", "59", "fairness.window"),
+        ("FAIRNESS_WINDOW", "86401", "fairness.window"),
+        ("FAIRNESS_DOUBLED_AFTER", "-1", "fairness.doubledAfter"),
+        ("FAIRNESS_BUDGET", "-1", "fairness.budget"),
+        ("FAIRNESS_BUDGET", "many", "fairness.budget"),
+        ("CLIENT_IPV4_PREFIX", "33", "clientNetwork.ipv4Prefix"),
+        ("CLIENT_IPV4_PREFIX", "15", "clientNetwork.ipv4Prefix"),
+        ("CLIENT_IPV6_PREFIX", "65", "clientNetwork.ipv6Prefix"),
+        ("CLIENT_IPV6_PREFIX", "31", "clientNetwork.ipv6Prefix"),
         ("CAPTCHA_PROVIDERS", "altcha", "captcha.providers"),
         ("CAPTCHA_PROVIDERS", "{}", "captcha.providers"),
         ("CAPTCHA_PROVIDERS", '{"altcha": null}', "captcha.providers"),
@@ -164,10 +176,10 @@ def test_the_path_ends_with_a_slash(environment, path, expected):
     assert load(VerifierSettings).base_path == expected
 
 
-def test_the_root_may_be_the_path(environment):
+def test_the_root_may_be_the_path(environment, redis_server):
     from verifier.app import create_public_app
 
-    environment(BASE_PATH="/")
+    environment(BASE_PATH="/", REDIS_URL=redis_server.url)
     client = create_public_app(create_services(load(VerifierSettings))).test_client()
     assert client.get("/challenge").status_code == 200
 

@@ -308,8 +308,6 @@ def test_the_html_page_runs_no_inline_script_and_loads_only_its_own_files(public
     for address in re.findall(r'(?:src|href)="([^"]+)"', answer.text):
         found = public.get(address)
         assert (address.startswith("/egress/static/"), found.status_code) == (True, 200)
-    if tier == "verified":
-        assert "<script" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["..%2fweb.py", "../web.py", "%2e%2e/web.py", "", "nothing.js", "..%2f..%2f..%2fetc%2fpasswd"])

@@ -1,17 +1,28 @@
 """Captcha providers: what a challenge asks and how a solution is checked.
 
-To add a provider, write a module with a class like `altcha.Altcha` and name it in `KINDS`.
+ALTCHA, proof of work, is a module of its own. The remote providers are rows of the table `providers.ROWS` behind the adapter
+`siteverify`.
 """
 
-from typing import Any, Protocol
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol
 
 from .altcha import Altcha
 from .base import Outcome, Verdict
+from .providers import ROWS
+from .siteverify import Remote, State
 
-KINDS = {"altcha": Altcha}
-"""The providers that exist: the name in `captcha.providers` → the class."""
+CHECK_TROUBLED, CHECK_UP = 60.0, 900.0
+"""Seconds between two self-checks of a provider that is down or misconfigured, and of one that is up."""
 
-__all__ = ["KINDS", "Captcha", "Outcome", "Provider", "Verdict"]
+CHECK_GAP = 10.0
+"""Seconds between two self-checks at least, whatever calls for one."""
+
+__all__ = ["Captcha", "Outcome", "Provider", "Remote", "State", "Verdict"]
 
 
 class Provider(Protocol):
@@ -19,6 +30,11 @@ class Provider(Protocol):
 
     name: str
     tier: str
+    kind: str
+    """`proof-of-work`, `interactive` or `automatic`."""
+    order: int
+    usable: bool
+    """Whether it makes sense to offer it just now."""
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
         """What the client needs to solve: a JSON object that goes out under the provider's name.
@@ -29,35 +45,148 @@ class Provider(Protocol):
             price: how many times the usual work to ask for, 1 or more. A provider that asks for no work ignores it.
         """
 
-    def verify(self, solution: str, purpose: str, network: str) -> Verdict:
+    def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Check a solution. Never raises for what a client sent."""
+
+    def policy(self) -> dict[str, list[str]]:
+        """What a page that uses it needs in its Content-Security-Policy: directive → sources."""
 
 
 class Captcha:
     """The configured providers, in the operator's order.
 
     Args:
-        configured: `captcha.providers`: name → its options.
+        configured: `captcha.providers`, those that are enabled: name → its options.
         keys: the signing keys, oldest first.
         tiers: the tiers that exist.
+        secrets: of remote providers, by name in upper case.
+        hostnames: hosts on whose pages solutions may be made; empty: any.
+        on_outage: `captcha.onOutage`.
+        proof_of_work: the options of ALTCHA where it takes the place of another provider without being enabled.
+        allow_test_keys: `captcha.allowTestKeys`.
 
     Raises:
-        ValueError: an unknown name or option, or a tier that does not exist; the text names the chart value.
+        ValueError: an unknown name or option, a missing secret, or a tier that does not exist; the text names the chart value.
     """
 
-    def __init__(self, configured: dict[str, dict[str, Any]], keys: list[str], tiers: set[str]):
-        self.providers: dict[str, Provider] = {}
+    def __init__(
+        self,
+        configured: dict[str, dict[str, Any]],
+        keys: list[str],
+        tiers: set[str],
+        *,
+        secrets: Mapping[str, str] = {},
+        hostnames: frozenset[str] = frozenset(),
+        on_outage: Literal["deny", "proofOfWork", "allow"] = "proofOfWork",
+        proof_of_work: dict[str, Any] | None = None,
+        allow_test_keys: bool = False,
+    ):
+        found: list[Provider] = []
         for name, options in configured.items():
-            if name not in KINDS:
-                raise ValueError(f"captcha.providers.{name}: unknown provider; there are {', '.join(sorted(KINDS))}.")
-            provider = KINDS[name].from_options(options, keys)
+            if name == Altcha.name:
+                found.append(Altcha.from_options(options, keys))
+            elif name in ROWS:
+                secret = secrets.get(name.upper(), "")
+                found.append(Remote.from_options(name, ROWS[name], options, secret, hostnames, allow_test_keys))
+            else:
+                known = ", ".join(sorted([Altcha.name, *ROWS]))
+                raise ValueError(f"captcha.providers.{name}: unknown provider; there are {known}.")
+        found.sort(key=lambda provider: (provider.order, provider.name))
+        self.providers = {provider.name: provider for provider in found}
+        """Those that are enabled, in order."""
+        self.remotes = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
+        self._unchecked = on_outage == "allow"
+        self._stand_in: Altcha | None = None
+        if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
+            # With secrets of its own: what somebody's ALTCHA gave out that is enabled, here earlier or at another member of a
+            # federation that shares our keys, was never meant to take another provider's place.
+            self._stand_in = Altcha.from_options(proof_of_work or {}, keys, "challenge in place of another provider")
+        for provider in [*self.providers.values(), *([self._stand_in] if self._stand_in else [])]:
             if provider.tier not in tiers:
-                raise ValueError(f"captcha.providers.{name}.tier: there is no tier {provider.tier!r}.")
-            self.providers[name] = provider
+                raise ValueError(f"captcha.providers.{provider.name}.tier: there is no tier {provider.tier!r}.")
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether proof of work takes the place of a provider just now."""
+        return self._stand_in is not None and not all(provider.usable for provider in self.remotes)
+
+    def _offered(self) -> list[Provider]:
+        offered: list[Provider] = []
+        for provider in self.providers.values():
+            if provider.usable:
+                offered.append(provider)
+            elif self._stand_in and self._stand_in not in offered:
+                offered.append(self._stand_in)
+        return offered
 
     def offers(self, purpose: str, network: str, price: float) -> list[dict[str, Any]]:
-        """What the client may solve, one entry for each provider (`Provider.challenge` has the arguments)."""
+        """What the client may solve, one entry for each provider that answers (`Provider.challenge` has the arguments)."""
         return [
-            {"name": provider.name, "tier": provider.tier, "challenge": provider.challenge(purpose, network, price)}
-            for provider in self.providers.values()
+            {
+                "name": provider.name,
+                "tier": provider.tier,
+                "kind": provider.kind,
+                "challenge": provider.challenge(purpose, network, price),
+            }
+            for provider in self._offered()
         ]
+
+    @property
+    def names(self) -> list[str]:
+        """The providers whose solutions are accepted."""
+        # What took the place of another is accepted after that is back: it was given out before, or by another replica.
+        return [*self.providers, *([self._stand_in.name] if self._stand_in else [])]
+
+    def verify(self, name: str, solution: str, purpose: str, network: str, address: str) -> Verdict:
+        """Check a solution. Never raises for what a client sent.
+
+        Args:
+            name: one of `names`.
+            solution: what the client sent.
+            purpose: `launch` or `unlock`.
+            network: the client's network.
+            address: the client's address, for a provider that the operator lets have it.
+        """
+        provider = self.providers.get(name) or self._stand_in
+        assert provider and provider.name == name, name
+        verdict = provider.verify(solution, purpose, network, address)
+        down = isinstance(provider, Remote) and provider.state is State.DOWN
+        if self._unchecked and down and verdict.outcome is Outcome.UNAVAILABLE:
+            return replace(verdict, outcome=Outcome.UNCHECKED, detail="")
+        return verdict
+
+    def content_security_policy(self) -> dict[str, list[str]]:
+        """What a page needs beyond our own files on which everything that is offered may be solved: directive → sources."""
+        return _merged(provider.policy() for provider in self._offered())
+
+    def worker_policy(self) -> dict[str, list[str]]:
+        """What the scripts of workers need: they have a policy of their own."""
+        return _merged(provider.policy() for provider in self._offered() if isinstance(provider, Altcha))
+
+    def start(self) -> None:
+        """Begin the self-checks, each in a thread of its own, so that a provider that hangs delays neither the start nor the
+        others."""
+        for provider in self.remotes:
+            if provider.test_keys:
+                logging.getLogger(__name__).warning("captcha.providers.%s: public test keys; anybody gets through", provider.name)
+            threading.Thread(target=_watch, args=[provider], name=f"{provider.name} self-check", daemon=True).start()
+
+
+def _watch(provider: Remote) -> None:
+    while True:
+        provider.wake.clear()
+        try:
+            provider.check()
+        except Exception:
+            logging.getLogger(__name__).exception("self-check of %s", provider.name)
+        time.sleep(CHECK_GAP)
+        provider.wake.wait((CHECK_UP if provider.usable else CHECK_TROUBLED) - CHECK_GAP)
+
+
+def _merged(policies: Any) -> dict[str, list[str]]:
+    merged: dict[str, list[str]] = {}
+    for policy in policies:
+        for directive, sources in policy.items():
+            known = merged.setdefault(directive, [])
+            known += [source for source in sources if source not in known]
+    return merged

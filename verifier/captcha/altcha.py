@@ -1,7 +1,8 @@
 """ALTCHA: proof of work that the client's browser does, without a third party (https://altcha.org/docs/v2/).
 
 Challenges are in *deterministic* mode: the server picks the counter, so the work is bounded and its spread is chosen here; in the
-default mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC.
+default mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC. With scrypt
+and Argon2id that derivation takes tens of milliseconds and MiB, which is why few are made at a time.
 """
 
 import base64
@@ -10,7 +11,10 @@ import hashlib
 import hmac
 import json
 import secrets
+import threading
 import time
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 import altcha
@@ -24,6 +28,19 @@ MAX_SOLUTION = 4096
 MAX_COUNTER = 2**32 - 1
 """The counter is 4 bytes of what is hashed (`uint32`, the default of altcha's counter mode)."""
 
+MAX_MEMORY = 32 * 1024
+"""KiB that one key derivation may take."""
+
+DERIVATIONS = 2
+"""Derivations with scrypt or Argon2id at a time. With `MAX_MEMORY` they stay well below the memory limit of the verifier's pod."""
+
+DIGESTS = {"SHA-384": 48, "SHA-512": 64}
+"""Bytes of a whole digest. A key that is shorter is cut in each round by npm's altcha 3.2.2, and at the end by Python's 2.3.0, so
+that browsers would find no solution."""
+
+HARD = ("SCRYPT", "ARGON2ID")
+"""Algorithms that need memory. Browsers run them as WebAssembly."""
+
 
 class Options(BaseModel):
     """`captcha.providers.altcha` in the chart."""
@@ -31,8 +48,13 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tier: str = "verified"
-    algorithm: Literal["PBKDF2/SHA-256", "PBKDF2/SHA-384", "PBKDF2/SHA-512", "SHA-256", "SHA-384", "SHA-512"] = "PBKDF2/SHA-256"
+    order: int = Field(50, ge=0, le=1000)
+    algorithm: Literal[
+        "PBKDF2/SHA-256", "PBKDF2/SHA-384", "PBKDF2/SHA-512", "SHA-256", "SHA-384", "SHA-512", "SCRYPT", "ARGON2ID"
+    ] = "PBKDF2/SHA-256"
     cost: int = Field(5000, ge=1, le=1_000_000)
+    memoryCost: int = Field(8, ge=1, le=MAX_MEMORY)
+    parallelism: int = Field(1, ge=1, le=16)
     counterMin: int = Field(500, ge=0, le=1_000_000)
     counterMax: int = Field(1500, ge=1, le=1_000_000)
     lifetime: int = Field(600, ge=10, le=3600)
@@ -43,6 +65,23 @@ class Options(BaseModel):
             raise ValueError("counterMin must not be above counterMax")
         return self
 
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        if self.algorithm == "SCRYPT":
+            if self.cost < 2 or self.cost & (self.cost - 1):
+                raise ValueError("cost must be a power of 2 for SCRYPT")
+            # 128 bytes for each block: RFC 7914
+            if self.cost * self.memoryCost * self.parallelism > MAX_MEMORY * 8:
+                raise ValueError("cost x memoryCost x parallelism must be at most 262144 for SCRYPT, which takes 32 MiB")
+        if self.algorithm == "ARGON2ID":
+            if find_spec("argon2") is None:
+                raise ValueError("algorithm ARGON2ID needs the Python package argon2-cffi, which this image does not have")
+            if self.cost > 10:
+                raise ValueError("cost must be at most 10 for ARGON2ID, where it counts passes over the memory")
+            if self.memoryCost < 8 * self.parallelism:
+                raise ValueError("memoryCost must be at least 8 x parallelism for ARGON2ID, in KiB")
+        return self
+
 
 class Altcha:
     """The provider `altcha`.
@@ -50,47 +89,64 @@ class Altcha:
     Args:
         options: cost of a challenge, its lifetime in seconds, and the tier its solution earns.
         keys: the signing keys, oldest first. Challenges are signed with secrets derived from the last and accepted from all.
+        use: what its secrets are for. Challenges of one use are worth nothing for another.
     """
 
     name = "altcha"
+    kind = "proof-of-work"
+    usable = True
 
-    def __init__(self, options: Options, keys: list[str]):
+    def __init__(self, options: Options, keys: list[str], use: str = "challenge"):
         self.options = options
         self.tier = options.tier
+        self.order = options.order
         # (challenge secret, derived-key secret), newest first: most solutions were made with the newest
-        self._secrets = [(_derive(key, "challenge"), _derive(key, "derived key")) for key in reversed(keys)]
+        self._secrets = [(_derive(key, use), _derive(key, "derived key")) for key in reversed(keys)]
+        self._few = threading.BoundedSemaphore(DERIVATIONS) if options.algorithm in HARD else nullcontext()
 
     @classmethod
-    def from_options(cls, options: dict[str, Any], keys: list[str]) -> Self:
+    def from_options(cls, options: dict[str, Any], keys: list[str], use: str = "challenge") -> Self:
         """Make the provider from chart values.
 
         Raises:
             ValueError: with one sentence for each wrong option, which names the chart value.
         """
         try:
-            return cls(Options(**options), keys)
+            return cls(Options(**options), keys, use)
         except ValidationError as error:
             raise ValueError(
-                "\n".join(f"captcha.providers.altcha.{'.'.join(map(str, e['loc']))}: {e['msg']}." for e in error.errors())
+                "\n".join(
+                    f"{'.'.join(('captcha.providers.altcha', *map(str, e['loc'])))}: {e['msg'].removeprefix('Value error, ')}."
+                    for e in error.errors()
+                )
             ) from None
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
         """A new signed challenge, bound to a purpose and a client network. The work grows with the price."""
         least, most = (min(MAX_COUNTER, round(bound * price)) for bound in (self.options.counterMin, self.options.counterMax))
         challenge_secret, key_secret = self._secrets[0]
-        now = time.time()
-        return altcha.create_challenge(
-            self.options.algorithm,
-            self.options.cost,
-            counter=least + secrets.randbelow(most - least + 1),
-            expires_at=int(now) + self.options.lifetime,
-            data={"purpose": purpose, "network": network, "issued": now, "price": price},
-            hmac_secret=challenge_secret,
-            hmac_key_secret=key_secret,
-        ).to_dict()
+        hard = self.options.algorithm in HARD
+        with self._few:
+            now = time.time()
+            return altcha.create_challenge(
+                self.options.algorithm,
+                self.options.cost,
+                counter=least + secrets.randbelow(most - least + 1),
+                key_length=DIGESTS.get(self.options.algorithm, 32),
+                memory_cost=self.options.memoryCost if hard else None,
+                parallelism=self.options.parallelism if hard else None,
+                expires_at=int(now) + self.options.lifetime,
+                data={"purpose": purpose, "network": network, "issued": now, "price": price},
+                hmac_secret=challenge_secret,
+                hmac_key_secret=key_secret,
+            ).to_dict()
 
-    def verify(self, solution: str, purpose: str, network: str) -> Verdict:
-        """Check a solution's signature, expiry, work, purpose and network."""
+    def policy(self) -> dict[str, list[str]]:
+        """What a page, and a worker, need in their Content-Security-Policy to solve: directive → sources."""
+        return {"script-src": ["'wasm-unsafe-eval'"]} if self.options.algorithm in HARD else {}
+
+    def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
+        """Check a solution's signature, expiry, work, purpose and network. The address is not needed."""
         payload = _decode(solution)
         if payload is None:
             return Verdict(Outcome.REJECTED, "This is not an ALTCHA payload: base64 of JSON with challenge and solution.")
@@ -114,6 +170,7 @@ class Altcha:
             expires_at=parameters.expires_at,
             issued_at=parameters.data.get("issued", 0),
             price=parameters.data.get("price", 1),
+            tier=self.tier,
         )
 
 

@@ -8,6 +8,8 @@ class Outcome(StrEnum):
     """What became of a solution. Three kinds of failure are told apart: the client's, ours, and the provider's."""
 
     OK = "ok"
+    UNCHECKED = "unchecked"
+    """Accepted without being checked: the provider is down, and the operator chose `captcha.onOutage: allow`."""
     REJECTED = "rejected"
     """Wrong, expired, for another purpose or network: the client asks for a new challenge."""
     MISCONFIGURED = "misconfigured"
@@ -27,6 +29,7 @@ class Verdict:
         expires_at: Unix time in seconds until which the solution could be presented again.
         issued_at: Unix time in seconds when its challenge was issued.
         price: the price that its challenge asked; None if the provider asks for no work.
+        tier: the tier that it earns.
     """
 
     outcome: Outcome
@@ -35,3 +38,9 @@ class Verdict:
     expires_at: float = 0
     issued_at: float = 0
     price: float | None = None
+    tier: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the solution earns its tier."""
+        return self.outcome in (Outcome.OK, Outcome.UNCHECKED)

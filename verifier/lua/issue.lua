@@ -1,17 +1,63 @@
--- Mark a solution as used and tell the time at which its pass is issued, atomically.
--- KEYS: epoch, solution
--- ARGV: when the challenge was issued; seconds until the solution could not be presented anyway; a random word of this call
--- Returns the time as text, `replayed`, or `before-epoch`.
+-- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically.
+--
+-- KEYS: epoch, solution, charges
+-- ARGV: request, a JSON object:
+--   issued     when the challenge was issued
+--   ttl        seconds until the solution could not be presented anyway
+--   word       a random word of this call
+--   window     seconds for which a charge counts; absent: nobody is charged, and then neither of these is looked at:
+--   most       charges from which on the price has risen too far; absent: no matter
+--   budget     charges from which on no pass is issued; 0: there is no budget
+-- Returns {the time as text}, {replayed}, {before-epoch}, {price-risen}, or {budget-spent, seconds until a charge is forgotten}.
+local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
+local second = tonumber(t[1])
 local now = t[1] .. '.' .. string.format('%06d', t[2])
 
 -- A wiped Redis has forgotten which solutions were used: those of challenges from before are refused.
 redis.call('SET', KEYS[1], now, 'NX')
-if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1])) then
-  return 'before-epoch'
+if request.issued < tonumber(redis.call('GET', KEYS[1])) then
+  return {'before-epoch'}
 end
--- The same word is there already when the answer got lost on its way and the client asked again.
-if not redis.call('SET', KEYS[2], ARGV[3], 'NX', 'EX', ARGV[2]) and redis.call('GET', KEYS[2]) ~= ARGV[3] then
-  return 'replayed'
+
+local word = redis.call('GET', KEYS[2])
+if word then
+  -- The same word is there already when the answer got lost on its way and the client asked again. It was charged then.
+  return {word == request.word and now or 'replayed'}
 end
-return now
+
+if request.window then
+  -- The buckets of charges.lua.
+  local width = math.ceil(request.window / 12)
+  local n, old, buckets = 0, {}, {}
+  local found = redis.call('HGETALL', KEYS[3])
+  for i = 1, #found, 2 do
+    local ends, charges = tonumber(found[i]) + width + request.window, tonumber(found[i + 1])
+    if ends > second then
+      n = n + charges
+      table.insert(buckets, {ends = ends, charges = charges})
+    else
+      table.insert(old, found[i])
+    end
+  end
+  if request.most and n > request.most then
+    return {'price-risen'}
+  end
+  if request.budget > 0 and n >= request.budget then
+    table.sort(buckets, function(a, b) return a.ends < b.ends end)
+    local left = n
+    for _, bucket in ipairs(buckets) do
+      left = left - bucket.charges
+      if left < request.budget then
+        return {'budget-spent', bucket.ends - second}
+      end
+    end
+  end
+  if #old > 0 then
+    redis.call('HDEL', KEYS[3], unpack(old))
+  end
+  redis.call('HINCRBY', KEYS[3], second - second % width, 1)
+  redis.call('EXPIRE', KEYS[3], request.window + width)
+end
+redis.call('SET', KEYS[2], request.word, 'EX', request.ttl)
+return {now}

@@ -108,6 +108,7 @@ class BinderSpawner(KubeSpawner):
 
 c.JupyterHub.spawner_class = BinderSpawner
 
+
 def get_config(path, default=None):
     """What extraConfig may read values with: JupyterHub's chart has the same function."""
     found = values

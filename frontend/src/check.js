@@ -1,0 +1,226 @@
+// One check of a person's browser: a challenge, its solution, and the pass that the verifier gives for it.
+import { solve } from "./solve.js";
+
+// Seconds for one answer of the verifier. Nobody's launch waits for it; it ends what would never end.
+const PATIENCE = 10;
+// Seconds for which a launch waits for the challenge itself. Somebody who is to confirm something has to be asked before the launch goes, and
+// of a verifier that has just delivered launch.js an answer may be expected.
+const GRACE = 1;
+// Seconds before its end from which a pass is not sent any more.
+const MARGIN = 5;
+// Seconds, where the verifier does not say; and the most that is believed, for BinderHub's build tokens live for 300 s.
+const HOLD = [4, 60];
+const INTERACTIVE_HOLD = [60, 240];
+
+/** The verifier's refusal; `type` is one word of its problem types. */
+class Refusal extends Error {
+  constructor(body) {
+    super(body.detail);
+    this.type = String(body.type).split(/[:/#]/).pop();
+  }
+}
+
+/** The verifier gave no answer, or could not. */
+class NoAnswer extends Error {}
+
+export class Check {
+  /**
+   * @type {"asking"|"solving"|"widget"|"passed"|"none"|"unanswered"|"needed"|"without"} what it does, or how it ended: `needed` where only a
+   *   provider could help that may not be loaded here, `without` where the person declined
+   */
+  state = "asking";
+  /** @type {?string} the name of the provider that is needed, as people know it */
+  provider = null;
+  /** Whether there are other offers than this one. */
+  others = false;
+  _token = null;
+  _until = 0;
+  _hold = HOLD[0];
+  _interactiveHold = INTERACTIVE_HOLD[0];
+  _asked = performance.now();
+  _instead = 0;
+  _solving = new AbortController();
+  _another = false;
+  _waiting = new Set();
+
+  /**
+   * Begin a check.
+   *
+   * @param {string} base the absolute address of the verifier, ending in "/"
+   * @param {?Promise<Response>} asked the answer to `GET challenge`, if somebody has already asked
+   * @param {?object} widgets where widgets of third parties may be shown: `{place: () => Promise<HTMLElement>, language, theme}`; null where
+   *   nothing of third parties may be loaded
+   * @param {() => void} changed called after each change
+   */
+  constructor(base, asked, widgets, changed) {
+    this.base = base;
+    this.widgets = widgets;
+    this.changed = changed;
+    this._run(asked).catch((error) => this._set(error instanceof Refusal ? "none" : "unanswered"));
+  }
+
+  /** Whether something is on the way that a launch may wait for. */
+  get running() {
+    return this.state === "solving" || this.state === "widget" || (this.state === "asking" && performance.now() < this._asked + GRACE * 1000);
+  }
+
+  /** The pass, while it is good. */
+  get token() {
+    return performance.now() < this._until ? this._token : null;
+  }
+
+  /** Whether there was a pass, and it is too old now. */
+  get expired() {
+    return this.state === "passed" && !this.token;
+  }
+
+  /**
+   * Wait while it runs, but not for longer than the operator allows.
+   *
+   * @param {AbortSignal} [signal] ends the waiting
+   * @returns {Promise<void>} never rejects
+   */
+  async wait(signal) {
+    const began = performance.now();
+    const stop = new Promise((resolve) => { signal?.addEventListener("abort", resolve, { once: true }); });
+    while (this.running && !signal?.aborted) {
+      let limit = began + (this.state === "widget" ? this._interactiveHold : this._hold) * 1000;
+      if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE * 1000);
+      // The launch waited for a widget, and now for a calculation instead of it.
+      if (this._instead > began) limit = Math.min(this._instead + this._hold * 1000, began + this._interactiveHold * 1000);
+      const left = limit - performance.now();
+      if (left <= 0) return;
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, left);
+        this._waiting.add(() => { clearTimeout(timer); resolve(); });
+        stop.then(resolve);
+      });
+    }
+  }
+
+  /** Go on without. */
+  decline() {
+    this._set("without");
+    this._solving.abort();
+  }
+
+  /** Try the next offer instead of this one. */
+  another() {
+    this._another = true;
+    this._solving.abort();
+  }
+
+  /** End it, because nothing can come of it any more. */
+  stop() {
+    if (this.running || this.state === "asking") this._set("none");
+    this._solving.abort();
+  }
+
+  _set(state) {
+    // What a person decided, or has been told, stays.
+    if (["without", "passed"].includes(this.state)) return;
+    this.state = state;
+    const waiting = [...this._waiting];
+    this._waiting.clear();
+    for (const wake of waiting) wake();
+    this.changed();
+  }
+
+  async _run(asked) {
+    let answer = await json(asked ?? fetch(`${this.base}challenge?purpose=launch`));
+    for (let again = true; ; again = false) {
+      this._hold = seconds(answer.hold, HOLD);
+      this._interactiveHold = seconds(answer.interactive_hold, INTERACTIVE_HOLD);
+      try {
+        return await this._solveOne(answer.providers);
+      } catch (error) {
+        // Meanwhile others of this network have got passes: solve a harder one, once.
+        if (error.type !== "price-risen" || !again) throw error;
+        answer = await json(fetch(`${this.base}challenge?purpose=launch`));
+      }
+    }
+  }
+
+  async _solveOne(providers) {
+    const offers = providers.filter((offer) => offer.kind === "proof-of-work" || this.widgets);
+    if (!offers.length) {
+      if (!providers.length) return this._set("none");
+      this.provider = providers[0].name;
+      await this._import().then(({ title }) => { this.provider = title(this.provider); }, () => {});
+      return this._set("needed");
+    }
+    while (offers.length) {
+      const offer = offers[0];
+      this.others = offers.length > 1;
+      this._another = false;
+      this._solving = new AbortController();
+      try {
+        const solution = await this._solve(offer, this._solving.signal);
+        if (this.state === "without") return undefined;
+        const began = performance.now();
+        const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution })));
+        this._token = String(got.token);
+        // By this browser's own stopwatch: its clock may be wrong.
+        this._until = began + (Number(got.expires_in) - MARGIN) * 1000;
+        return this._set("passed");
+      } catch (error) {
+        if (this.state === "without") return undefined;
+        if (this.state === "widget") this._instead = performance.now();
+        if (this._another) {
+          offers.push(offers.shift());
+          continue;
+        }
+        // Not this one: it is blocked, or does not work here. The next, if there is one.
+        offers.shift();
+        if (!offers.length || error.type === "price-risen") {
+          if (error instanceof Refusal || error instanceof NoAnswer) throw error;
+          return this._set("none");
+        }
+      }
+    }
+    return undefined;
+  }
+
+  async _solve(offer, signal) {
+    if (offer.kind === "proof-of-work") {
+      this._set("solving");
+      return solve(offer.challenge, this.base, signal);
+    }
+    const { place, language, theme } = this.widgets;
+    const [{ mountWidget }, element] = await Promise.all([this._import(), place()]);
+    this._set("widget");
+    return mountWidget(offer, element, { signal, language, theme: theme() });
+  }
+
+  // Our own table of widgets; a page with proof of work never loads it.
+  _import() {
+    return import(`${this.base}static/${MANIFEST["widgets.js"]}`);
+  }
+}
+
+/** What to send as JSON. */
+export const post = (body) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+async function json(answer) {
+  let response, body, timer;
+  try {
+    const late = new Promise((_, reject) => { timer = setTimeout(reject, PATIENCE * 1000, new NoAnswer("late")); });
+    [response, body] = await Promise.race([answer.then(async (got) => [got, await got.json()]), late]);
+  } catch (error) {
+    // No connection, no end, or a proxy's error page.
+    throw new NoAnswer(String(error));
+  } finally {
+    clearTimeout(timer);
+  }
+  if (response.status >= 500) throw new NoAnswer(response.status);
+  if (!response.ok) throw new Refusal(body);
+  return body;
+}
+
+function seconds(said, [otherwise, most]) {
+  return typeof said === "number" && said >= 0 ? Math.min(said, most) : otherwise;
+}

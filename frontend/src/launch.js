@@ -1,0 +1,240 @@
+// BinderHub's launch page: solves a challenge while the page loads and sends the pass with its build request.
+//
+// The page has an inline wrapper of fetch (chart/values.yaml, extra_header_html) that loads this and then hands it build requests.
+// Whatever fails here, the request goes out as if none of this were there.
+import { Check, post } from "./check.js";
+import { readEvents } from "./events.js";
+import { Panel } from "./panel.js";
+
+/** What the wrapper and this file share; docs/launch-page.md says what pages may read of it. */
+const ours = window.binderEgress;
+
+/**
+ * One launch: the build request, and those that repeat it, because the page tries again.
+ *
+ * @typedef {object} Launch
+ * @property {?string} address of the build request
+ * @property {Check} check
+ * @property {number} waiting how many requests wait for the check
+ * @property {boolean} gone whether a request has gone without a pass
+ * @property {boolean} sent whether the last one has gone with a pass
+ * @property {boolean} ended whether its server is ready
+ * @property {?string} unlock the verifier's answer to an unlock: granted, pending or refused
+ */
+
+/** @type {Map<string, Launch>} those that are under way, by the address of their build request */
+const launches = new Map();
+/** @type {?Launch} of the page that launches at once; its build request is still to come */
+let expected = null;
+/** @type {?Launch} what the panel is about */
+let current = null;
+/** @type {?Panel} */
+let panel = null;
+
+function begin() {
+  try {
+    panel = new Panel();
+    panel.onCarryOn = () => current.check.decline();
+    panel.onAnother = () => current.check.another();
+    // Coming back to a page that was kept: what it says is over.
+    addEventListener("pageshow", (event) => { if (event.persisted) panel.host.remove(); });
+  } catch {
+    // An old browser. Proof of work may do all the same.
+  }
+  if (ours.challenge) expected = newLaunch(null, ours.challenge);
+  const early = ours.early ?? [];
+  ours.early = null;
+  ours.send = send;
+  for (const [address, copy] of early) {
+    const launch = launchOf(address);
+    launch.gone = true;
+    watch(launch, copy, address, null);
+    show(launch);
+  }
+}
+
+function newLaunch(address, asked) {
+  const launch = { address, waiting: 0, gone: false, sent: false, ended: false, unlock: null };
+  launch.check = newCheck(launch, asked);
+  show(launch);
+  return launch;
+}
+
+function newCheck(launch, asked) {
+  // Scripts of third parties must not see the hub's token of somebody who is signed in.
+  const widgets = panel && !signedIn() ? { place: () => panel.attach(), language: panel.language, theme: () => panel.theme } : null;
+  return new Check(ours.base, asked, widgets, () => {
+    // A pass that a request waits for goes with it in this moment, and then there is more to say.
+    if (launch.check && !(launch.check.token && launch.waiting)) show(launch);
+  });
+}
+
+// With auth_enabled BinderHub takes no build request without the token of this cookie, which its page can read and sends along.
+function signedIn() {
+  try {
+    return Boolean(window.pageConfig.apiToken) || /(?:^|; )_xsrf=/.test(document.cookie);
+  } catch {
+    // A page that may not read its cookies.
+    return true;
+  }
+}
+
+function launchOf(address) {
+  let launch = launches.get(address);
+  if (!launch) {
+    launch = expected ?? newLaunch(address, null);
+    launch.address = address;
+    expected = null;
+    launches.set(address, launch);
+  }
+  return launch;
+}
+
+/**
+ * Send a build request, with a pass if there is one, after waiting for it if a challenge is being solved.
+ *
+ * @param {typeof fetch} original the page's fetch
+ * @param {*} self what it was called on
+ * @param {IArguments} args what it was called with
+ * @param {string} address the absolute address of the request
+ * @returns {Promise<Response>|undefined} nothing if this is none of our business
+ */
+function send(original, self, args, address) {
+  const url = new URL(address);
+  const method = String(args[1]?.method ?? args[0].method ?? "GET").toUpperCase();
+  if (method !== "GET" || url.searchParams.has("egress_token") || url.searchParams.get("build_only") === "true") return undefined;
+  const launch = launchOf(address);
+  // A retry after longer than a pass lives.
+  if (launch.check.expired) launch.check = newCheck(launch, null);
+  const go = () => {
+    let token = launch.check.token;
+    const more = token && withToken(args, address, token);
+    if (!more) token = null;
+    const answer = original.apply(self, more ?? args);
+    launch.sent = Boolean(token);
+    launch.gone ||= !token;
+    try {
+      watch(launch, answer.then((response) => response.clone()), address, token);
+      show(launch);
+    } catch {
+      // The request is on its way.
+    }
+    return answer;
+  };
+  if (launch.check.token || !launch.check.running) return go();
+  launch.waiting += 1;
+  show(launch);
+  return launch.check.wait(args[1]?.signal ?? args[0].signal).catch(() => {}).then(() => {
+    launch.waiting -= 1;
+    return go();
+  });
+}
+
+function withToken(args, address, token) {
+  try {
+    const url = new URL(address);
+    // Not by searchParams, which would write the rest of the query anew.
+    url.search += `${url.search ? "&" : "?"}egress_token=${encodeURIComponent(token)}`;
+    return [args[0] instanceof Request ? new Request(url.href, args[0]) : url.href, ...[...args].slice(1)];
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Read along in a build.
+ *
+ * @param {Launch} launch
+ * @param {Promise<Response>} copy a clone of the response that the page reads
+ * @param {string} address that the request was for
+ * @param {?string} token the pass that it had
+ */
+async function watch(launch, copy, address, token) {
+  try {
+    const response = await copy;
+    if (!response.ok) return;
+    await readEvents(response.body, ({ phase, url }) => {
+      const said = phase.toLowerCase();
+      if (said === "ready") ready(launch, token, new URL(url, response.url), verifierOf(response.url, address));
+      // The build took longer than a pass lives.
+      if (said === "launching" && !token && launch.check.expired) launch.check = newCheck(launch, null);
+      return said === "launching";
+    });
+  } catch {
+    // The page ended it, or sees the same error and deals with it.
+  }
+}
+
+function ready(launch, token, server, verifier) {
+  launch.ended = true;
+  // The next request for the same address is another launch, and has a pass of its own.
+  launches.delete(launch.address);
+  const late = launch.check.token;
+  if (!token && late) unlock(launch, late, server, verifier);
+  else launch.check.stop();
+  show(launch);
+}
+
+function unlock(launch, token, server, verifier) {
+  const [, user, name] = server.pathname.match(/\/user\/([^/]+)(?:\/([^/]+))?\/?$/);
+  // The page is about to leave, and this must not end with it.
+  fetch(`${verifier}servers/${user}${name ? `/${name}` : ""}`, { ...post({ token }), keepalive: true })
+    .then((answer) => answer.json())
+    .then(({ state }) => {
+      launch.unlock = state ?? "refused";
+      show(launch);
+    })
+    .catch(() => {});
+}
+
+/**
+ * The verifier of the member that built, in a federation that redirects build requests.
+ *
+ * @param {string} answered the address that the response came from
+ * @param {string} asked the address that the request was for
+ * @returns {string} ending in "/"
+ */
+function verifierOf(answered, asked) {
+  const [member, page] = [answered, asked].map((address) => address.slice(0, address.indexOf("/build/") + 1));
+  return member === page ? ours.base : member + ours.base.match(/[^/]+\/$/)[0];
+}
+
+function show(launch) {
+  current = launch;
+  const { check } = launch;
+  const state = check ? stateOf(launch) : "checking";
+  const asks = Boolean(check?.running) && !launch.ended;
+  ours.state = state;
+  try {
+    panel?.show({
+      state,
+      provider: check?.provider,
+      busy: state === "checking" || state === "holding",
+      carryOn: asks && (check.others || check.state === "widget"),
+      another: asks && check.others,
+    });
+  } catch {
+    // Nobody sees it; the launch goes on.
+  }
+}
+
+// The messages' keys. "will" is a promise: only a pass that went with the request keeps it.
+function stateOf({ check, waiting, gone, sent, ended, unlock }) {
+  if (unlock === "granted") return "has";
+  if (unlock === "refused") return "none";
+  if (sent) return "will";
+  if (check.state === "passed") return "checked";
+  if (ended) return "none";
+  switch (check.state) {
+    case "asking":
+    case "solving": return waiting ? "holding" : "checking";
+    case "widget": return gone && !waiting ? "confirm_running" : "confirm";
+    default: return check.state;
+  }
+}
+
+try {
+  if (ours && !ours.send) begin();
+} catch {
+  // Nothing of it is to be seen on the page.
+}

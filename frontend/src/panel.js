@@ -1,0 +1,123 @@
+// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it.
+import ar from "../../verifier/messages/launch/ar.json";
+import de from "../../verifier/messages/launch/de.json";
+import en from "../../verifier/messages/launch/en.json";
+import es from "../../verifier/messages/launch/es.json";
+import fr from "../../verifier/messages/launch/fr.json";
+import ja from "../../verifier/messages/launch/ja.json";
+import { chooseLanguage, direction, fill } from "./language.js";
+import style from "./panel.css";
+
+const MESSAGES = { en, de, fr, es, ja, ar };
+
+export class Panel {
+  /** The language it speaks: "de". */
+  language = chooseLanguage(navigator.languages ?? [navigator.language], Object.keys(MESSAGES));
+  /** @type {() => void} called for the button *continue without internet access* */
+  onCarryOn = () => {};
+  /** @type {() => void} called for the button *another way* */
+  onAnother = () => {};
+  _messages = MESSAGES[this.language];
+  _shown = null;
+  _attached = null;
+
+  /** Make a panel; it is not in the page before it has something to say. */
+  constructor() {
+    const make = (name, properties, ...children) => {
+      const element = Object.assign(document.createElement(name), properties);
+      element.append(...children);
+      return element;
+    };
+    const button = (name, onclick) => make("button", { type: "button", className: name, textContent: this._messages[name], onclick });
+    // The page's style sheets and ours do not meet. The widget alone is in the page's own tree: providers' scripts look for it there.
+    this.host = make("div", { id: "binder-egress" });
+    this.widget = make("div", { slot: "widget" });
+    this.host.append(this.widget);
+    const root = this.host.attachShadow({ mode: "open" });
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(style);
+    root.adoptedStyleSheets = [sheet];
+    this.progress = make("span", { className: "progress" });
+    this.progress.setAttribute("aria-hidden", "true");
+    this.text = make("p", { className: "text" });
+    this.text.setAttribute("role", "status");
+    this.text.setAttribute("aria-live", "polite");
+    this.reason = make("p", { className: "reason", id: "reason", textContent: this._messages.reason, hidden: true });
+    this.why = button("why", () => {
+      this.reason.hidden = !this.reason.hidden;
+      this.why.setAttribute("aria-expanded", String(!this.reason.hidden));
+    });
+    this.why.setAttribute("aria-expanded", "false");
+    this.why.setAttribute("aria-controls", "reason");
+    this.carryOn = button("carry_on", () => this.onCarryOn());
+    this.another = button("another", () => this.onAnother());
+    const close = make("button", { type: "button", className: "close", textContent: "×", onclick: () => this.close() });
+    close.setAttribute("aria-label", this._messages.close);
+    const buttons = make("div", { className: "buttons" }, this.carryOn, this.another);
+    const section = make("section", { lang: this.language, dir: direction(this.language) },
+      make("div", { className: "line" }, this.progress, this.text, this.why, close),
+      make("slot", { name: "widget" }), buttons, this.reason);
+    section.setAttribute("aria-label", this._messages.label);
+    root.append(section);
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    const paint = () => { this.host.dataset.theme = this.theme = pageTheme() ?? (dark.matches ? "dark" : "light"); };
+    paint();
+    dark.addEventListener("change", paint);
+    new MutationObserver(paint).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
+  }
+
+  /**
+   * Put it into the page, as soon as there is a body.
+   *
+   * @returns {Promise<HTMLElement>} the element in it that a provider's widget goes into
+   */
+  attach() {
+    this._attached ??= (async () => {
+      if (!document.body) await new Promise((resolve) => { document.addEventListener("DOMContentLoaded", resolve); });
+      document.body.append(this.host);
+      // A live region must be there before its text is, or nobody hears of it.
+      setTimeout(() => this._render(), 50);
+      return this.widget;
+    })();
+    return this._attached;
+  }
+
+  /**
+   * Say something.
+   *
+   * @param {object} what
+   * @param {string} what.state the key of a message
+   * @param {?string} [what.provider] named in it
+   * @param {boolean} [what.busy] whether something is being calculated
+   * @param {boolean} [what.carryOn] whether a person may choose to continue without
+   * @param {boolean} [what.another] whether there is another way
+   */
+  show(what) {
+    this._shown = what;
+    if (this._attached) this._render();
+    else this.attach().catch(() => {});
+  }
+
+  /** Take it out of the page. A launch that waits for a person who closes it goes on. */
+  close() {
+    if (this._shown?.carryOn) this.onCarryOn();
+    this.host.remove();
+  }
+
+  _render() {
+    const { state, provider, busy, carryOn, another } = this._shown;
+    const text = fill(this._messages[state], { provider: provider ?? "", later: this._messages.later });
+    // Screen readers read it again otherwise.
+    if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
+    this.host.dataset.state = state;
+    this.progress.hidden = !busy;
+    this.carryOn.hidden = !carryOn;
+    this.another.hidden = !another;
+  }
+}
+
+// Of Bootstrap, with which BinderHub's page is made; BinderHub itself sets none.
+function pageTheme() {
+  const theme = document.documentElement.dataset.bsTheme;
+  return theme === "dark" || theme === "light" ? theme : null;
+}

@@ -1,0 +1,244 @@
+// The widgets of remote captcha providers: one row of a table for each, as their documents describe them.
+//
+// A provider's script is loaded only when its widget is to be shown, from the address that the verifier's offer names.
+
+// Seconds for which a provider's script may load. Solving has no limit of its own: `signal` ends it.
+const LOADING = 15;
+
+/** A widget that cannot be used. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
+export class WidgetError extends Error {
+  constructor(reason, detail) {
+    super(`${reason}: ${detail}`);
+    this.reason = reason;
+  }
+}
+
+/**
+ * Show a remote provider's widget and wait until it is solved.
+ *
+ * @param {{name: string, challenge: object}} offer an offer of `GET challenge` that is `interactive` or `automatic`
+ * @param {HTMLElement} element what the widget goes into; it is emptied first
+ * @param {object} [options]
+ * @param {AbortSignal} [options.signal] takes the widget away; the promise then rejects with the signal's reason
+ * @param {string} [options.language] "de"; the widget's own choice without it
+ * @param {"light"|"dark"} [options.theme] the browser's without it
+ * @param {() => void} [options.onShown] called when the widget is there to be clicked
+ * @returns {Promise<string>} the provider's token, which is good for a minute or two: present it at once
+ * @throws {WidgetError}
+ */
+export async function mountWidget(offer, element, { signal, language, theme, onShown } = {}) {
+  signal?.throwIfAborted();
+  const row = ROWS[key(offer.name)];
+  if (!row) throw new WidgetError("unknown", offer.name);
+  const place = document.createElement("div");
+  element.replaceChildren(place);
+  const limit = AbortSignal.timeout(LOADING * 1000);
+  const dark = globalThis.matchMedia?.("(prefers-color-scheme: dark)").matches;
+  const what = { ...offer.challenge, language, theme: theme ?? (dark ? "dark" : "light") };
+  let remove;
+  try {
+    return await new Promise((resolve, reject) => {
+      signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+      const on = {
+        solved: (token) => (token ? resolve(String(token)) : on.failed("no token")),
+        failed: (detail) => reject(new WidgetError("widget", `${offer.name}: ${detail}`)),
+        // Nothing came from the provider in time.
+        absent: () => reject(new WidgetError("script", offer.name)),
+      };
+      const show = async () => {
+        if (row.script !== false) {
+          const query = Object.entries(row.query?.(what) ?? {}).filter(([, value]) => value);
+          await load(what.script, query, row.module, limit);
+        }
+        const api = row.ready && (await until(row.ready, limit, what.script));
+        if (signal?.aborted) return;
+        remove = row.show(place, what, on, api, limit);
+        onShown?.();
+      };
+      show().catch((error) => reject(error instanceof WidgetError ? error : new WidgetError("widget", error)));
+    });
+  } catch (error) {
+    try { remove?.(); } catch { /* It is taken out of the page below. */ }
+    place.remove();
+    throw error;
+  }
+}
+
+/** The name of a provider as people know it. */
+export const title = (name) => ROWS[key(name)]?.title ?? name;
+
+// "recaptcha-v2" and "recaptchaV2" are the same.
+const key = (name) => name.toLowerCase().replace(/[^a-z0-9]/g, "");
+
+// hCaptcha, Turnstile and reCAPTCHA v2 have nearly the same function `render`.
+const classic = (what, on, more) => ({
+  sitekey: what.site_key,
+  theme: what.theme,
+  callback: on.solved,
+  "error-callback": (code) => {
+    // hCaptcha says so when somebody closes its window, or takes too long: the box can be ticked again.
+    if (code !== "challenge-closed" && code !== "challenge-expired") on.failed(code);
+    return true; // To Turnstile: it has been handled.
+  },
+  ...more,
+});
+
+// Each row: `query` is added to the script's address; `ready` returns what the script defines, once it is there; `show` renders, and
+// returns a function that takes the widget away. A challenge that nobody answers in time is begun again.
+const ROWS = {
+  hcaptcha: {
+    title: "hCaptcha",
+    query: ({ language }) => ({ render: "explicit", hl: language }),
+    ready: () => globalThis.hcaptcha?.render && globalThis.hcaptcha,
+    show(place, what, on, api) {
+      const again = () => api.reset(id);
+      const id = api.render(place, classic(what, on, { "expired-callback": again, "chalexpired-callback": again }));
+      return () => api.remove(id);
+    },
+  },
+  turnstile: {
+    title: "Cloudflare Turnstile",
+    query: () => ({ render: "explicit" }),
+    ready: () => globalThis.turnstile?.render && globalThis.turnstile,
+    show(place, what, on, api) {
+      const again = () => api.reset(id);
+      const id = api.render(place, classic(what, on, {
+        action: what.action,
+        cData: what.cdata,
+        language: what.language,
+        size: "flexible",
+        "expired-callback": again,
+        "timeout-callback": again,
+        "unsupported-callback": () => on.failed("unsupported browser"),
+      }));
+      return () => api.remove(id);
+    },
+  },
+  recaptchav2: {
+    title: "reCAPTCHA",
+    query: ({ language }) => ({ render: "explicit", hl: language }),
+    ready: () => globalThis.grecaptcha?.render && globalThis.grecaptcha,
+    show(place, what, on, api) {
+      const id = api.render(place, classic(what, on, { "expired-callback": () => api.reset(id) }));
+      return () => api.reset(id);
+    },
+  },
+  recaptchav3: {
+    title: "reCAPTCHA",
+    query: ({ site_key: render, language }) => ({ render, hl: language }),
+    ready: () => globalThis.grecaptcha?.execute && globalThis.grecaptcha,
+    show(place, what, on, api) {
+      api.execute(what.site_key, { action: what.action }).then(on.solved, on.failed);
+    },
+  },
+  friendlycaptcha: {
+    title: "Friendly Captcha",
+    module: true,
+    ready: () => globalThis.frcaptcha,
+    show(place, what, on, api) {
+      const widget = api.createWidget({
+        element: place,
+        sitekey: what.site_key,
+        apiEndpoint: what.endpoint,
+        language: what.language,
+        theme: what.theme,
+        startMode: "none",
+        formFieldName: null,
+      });
+      widget.addEventListener("frc:widget.complete", (event) => on.solved(event.detail.response));
+      widget.addEventListener("frc:widget.error", (event) => on.failed(event.detail.error?.code));
+      widget.addEventListener("frc:widget.expire", () => widget.reset());
+      return () => widget.destroy();
+    },
+  },
+  cap: {
+    title: "Cap",
+    ready: () => globalThis.customElements.get("cap-widget"),
+    show(place, what, on) {
+      const widget = document.createElement("cap-widget");
+      widget.setAttribute("data-cap-api-endpoint", what.endpoint);
+      widget.addEventListener("solve", (event) => on.solved(event.detail.token));
+      widget.addEventListener("error", (event) => on.failed(event.detail?.message));
+      place.append(widget);
+    },
+  },
+  mcaptcha: {
+    // A frame of the instance, which says the token in a message; no script of it runs in our page.
+    title: "mCaptcha",
+    script: false,
+    show(place, what, on, api, limit) {
+      const frame = document.createElement("iframe");
+      const address = new URL(what.script);
+      address.searchParams.set("sitekey", what.site_key);
+      const listen = ({ origin, source, data }) => {
+        if (origin !== address.origin || source !== frame.contentWindow || !data?.token) return;
+        removeEventListener("message", listen);
+        on.solved(data.token);
+      };
+      addEventListener("message", listen);
+      limit.addEventListener("abort", on.absent);
+      frame.addEventListener("load", () => limit.removeEventListener("abort", on.absent));
+      frame.src = address.href;
+      frame.title = "mCaptcha";
+      frame.width = 304;
+      frame.height = 78;
+      place.append(frame);
+      return () => removeEventListener("message", listen);
+    },
+  },
+  prosopo: {
+    title: "Prosopo",
+    module: true,
+    query: () => ({ render: "explicit" }),
+    ready: () => globalThis.procaptcha?.render && globalThis.procaptcha,
+    show(place, what, on, api) {
+      api.render(place, {
+        siteKey: what.site_key,
+        theme: what.theme,
+        language: what.language,
+        callback: on.solved,
+        "error-callback": on.failed,
+        "failed-callback": () => on.failed("not solved"),
+      });
+    },
+  },
+};
+
+const loaded = new Map();
+
+// Load a script once. What did not load may be tried again.
+function load(address, query, module, limit) {
+  const url = new URL(address);
+  for (const [name, value] of query) url.searchParams.set(name, value);
+  if (!loaded.has(url.href)) {
+    const script = document.createElement("script");
+    loaded.set(url.href, new Promise((resolve, reject) => {
+      const fail = () => {
+        loaded.delete(url.href);
+        script.remove();
+        reject(new WidgetError("script", url.origin));
+      };
+      script.addEventListener("load", () => {
+        limit.removeEventListener("abort", fail);
+        resolve();
+      });
+      script.addEventListener("error", fail);
+      limit.addEventListener("abort", fail);
+    }));
+    if (module) script.type = "module";
+    script.async = true;
+    script.src = url.href;
+    document.head.append(script);
+  }
+  return loaded.get(url.href);
+}
+
+// Some scripts define what they offer only after they have loaded more.
+async function until(ready, limit, address) {
+  for (;;) {
+    const found = ready();
+    if (found) return found;
+    if (limit.aborted) throw new WidgetError("script", `${address} loaded, but defines nothing`);
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+}

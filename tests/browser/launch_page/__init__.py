@@ -1,0 +1,325 @@
+"""A double of BinderHub: its page, its build streams and a server's page, with the verifier behind the same host.
+
+The page is made as binderhub/templates/page.html makes it: `pageConfig`, then the snippets of `extra_header_html` in the order of
+their keys (those of chart/values.yaml), then `#root` and the bundle, which uses the real client `@jupyterhub/binderhub-client`.
+"""
+
+import html
+import http.client
+import json
+import os
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import yaml
+from apps import API_TOKEN
+
+TOP = Path(__file__).parents[3]
+HERE = Path(__file__).parent
+VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
+HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub"]["extra_header_html"]
+"""What the chart puts into BinderHub's page."""
+
+LIMIT = 20.0
+"""Seconds after which the double stops waiting for a test."""
+
+
+def bundle() -> bytes:
+    """The page's script, built with the client that frontend/package.json pins."""
+    modules = TOP / "frontend/node_modules"
+    command = [modules / ".bin/esbuild", HERE / "page.js", "--bundle", "--format=iife"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, "NODE_PATH": str(modules)}).stdout
+
+
+@dataclass
+class Build:
+    """A build request that arrived.
+
+    Attributes:
+        spec: what is to be built, `gh/o/cached/HEAD`.
+        token: the pass that came with it.
+        at: `time.monotonic()` of its arrival.
+        user: the user name that its server got.
+        tier: what the verifier decided for it, as BinderHub's hook would be told.
+        headers: of the request.
+    """
+
+    spec: str
+    token: str | None
+    at: float
+    user: str
+    query: dict[str, list[str]]
+    headers: dict[str, str]
+    tier: str | None = None
+
+
+@dataclass
+class Gate:
+    """Something that a request waits for; open unless a test closes it."""
+
+    event: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.event.set()
+
+    def close(self) -> None:
+        self.event.clear()
+
+    def open(self) -> None:
+        self.event.set()
+
+    def pass_through(self) -> None:
+        self.event.wait(LIMIT)
+
+
+class BinderHub:
+    """The double. `url` is its address, ending in the base URL.
+
+    Args:
+        verifier: the public and the internal address of the verifier that is behind `/egress/`; None: nothing is.
+        script: the page's bundle.
+
+    Attributes:
+        base: BinderHub's base_url.
+        headers: more headers of the page.
+        header_html: the snippets of `extra_header_html`.
+        page_config: more of `pageConfig`.
+        redirect: the address of the member that builds; None: this one.
+        fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404`, `garbage`; or nothing.
+        fault_paths: how the paths begin of which that is so.
+        seen: `METHOD path` of each request in order, those for the verifier too.
+        builds: the build requests.
+        ready: gate before the event `ready`.
+        bundle: gate before the page's script is delivered.
+        gates: gates of paths of the verifier, `passes`.
+        failures: how many build requests are still to be answered with 503.
+        cuts: how many streams are still to be cut.
+        cached: whether all events come at once.
+        delivered: `time.monotonic()` when the page's script was asked for and its gate was open.
+        launched: called with each build's user name before `ready`, as if the pod had been seen.
+    """
+
+    def __init__(self, verifier: tuple[str, str] | None, script: bytes, base: str = "/") -> None:
+        self.verifier = verifier
+        self.script = script
+        self.base = base
+        self.headers: dict[str, str] = {}
+        self.header_html = dict(HEADER)
+        self.page_config: dict[str, Any] = {}
+        self.redirect: str | None = None
+        self.fault = ""
+        self.fault_paths = ("",)
+        self.seen: list[str] = []
+        self.builds: list[Build] = []
+        self.ready = Gate()
+        self.bundle = Gate()
+        self.gates: dict[str, Gate] = {name: Gate() for name in ("launch.js", "challenge", "passes", "servers")}
+        self.failures = 0
+        self.cuts = 0
+        self.cached = True
+        self.launched: Callable[[str], object] = lambda user: None
+        self.delivered = 0.0
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}{base}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        for gate in (self.ready, self.bundle, *self.gates.values()):
+            gate.open()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def page(self, name: str = "cached") -> str:
+        """The launch page of a repository."""
+        return f"{self.url}v2/gh/o/{name}/HEAD"
+
+    def count(self, line: str) -> int:
+        """How often a request was seen; the line may be the beginning of it."""
+        return sum(seen.startswith(line) for seen in self.seen)
+
+    def _html(self, launches: bool) -> bytes:
+        config = {"baseUrl": self.base, **({"buildToken": "build-token"} if launches else {}), **self.page_config}
+        snippets = "\n".join(self.header_html[key].strip() for key in sorted(self.header_html, key=str.lower))
+        return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <title>Binder</title>
+  <link rel="icon" href="data:,">
+  <script>
+    window.pageConfig = {json.dumps(config)};
+  </script>
+  {snippets}
+</head>
+<body>
+<div id="root"></div>
+</body>
+<script src="{self.base}static/bundle.js"></script>
+</html>
+""".encode()
+
+    def _events(self, build: Build) -> Iterator[dict[str, Any]]:
+        yield {"phase": "built", "message": "Found built image, launching...\n", "imageName": "image:1"}
+        yield {"phase": "launching", "message": "Launching server...\n"}
+        build.tier = self._announce(build)
+        self.launched(build.user)
+        self.ready.pass_through()
+        yield {
+            "phase": "ready",
+            "message": f"server running at {self.url}user/{build.user}/\n",
+            "url": f"{self.url}user/{build.user}/",
+            "token": "server-token",
+        }
+
+    def _announce(self, build: Build) -> str | None:
+        """What BinderHub's hook does: tell the verifier about the launch, with the pass that came."""
+        if self.verifier is None:
+            return None
+        launch = {
+            "user": build.user,
+            "server": "",
+            "image": "image:1",
+            "repository": f"https://example.com/{build.spec}",
+            "token": build.token,
+            "client_address": "127.0.0.1",
+            "requested_at": time.time(),
+            "context": True,
+        }
+        headers = {"Authorization": f"Bearer {API_TOKEN}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.verifier[1]}/api/launches", json.dumps(launch).encode(), headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)["tier"]
+
+    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def answer(self, status: int, body: bytes = b"", kind: str = "text/html; charset=utf-8", **headers: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except (ConnectionError, TimeoutError):
+                    self.close_connection = True
+
+            def do_GET(self) -> None:
+                path = urlsplit(self.path).path
+                with hub._lock:
+                    hub.seen.append(f"{self.command} {path}")
+                inside = path.removeprefix(hub.base)
+                if inside.startswith("egress/"):
+                    self.forward(inside.removeprefix("egress/"))
+                elif inside.startswith("build/"):
+                    self.build(inside.removeprefix("build/"))
+                elif inside == "static/bundle.js":
+                    hub.bundle.pass_through()
+                    hub.delivered = time.monotonic()
+                    self.answer(200, hub.script, "text/javascript")
+                elif inside.startswith("user/"):
+                    title = f"Server of {html.escape(inside.split('/')[1])}"
+                    body = f"<!doctype html><html lang=en><title>{title}</title><link rel=icon href='data:,'><h1>{title}</h1>"
+                    self.answer(200, body.encode())
+                elif inside.startswith("v2/") or not inside:
+                    self.answer(200, hub._html(bool(inside)), **hub.headers)
+                else:
+                    self.answer(404, b"not found")
+
+            do_POST = do_GET
+            do_OPTIONS = do_GET
+
+            def forward(self, path: str) -> None:
+                """As an ingress does."""
+                name = path.split("/")[0]
+                if name in hub.gates:
+                    hub.gates[name].pass_through()
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                fault = hub.fault if any(path.startswith(start) for start in hub.fault_paths) else ""
+                if fault == "hang":
+                    hub.stopping.wait(LIMIT)
+                if fault in ("hang", "down") or hub.verifier is None:
+                    self.close_connection = True
+                elif fault == "404":
+                    self.answer(404, b"<h1>Not Found</h1>")
+                elif fault == "garbage":
+                    self.answer(200, b"<h1>Welcome to our Wi-Fi</h1>")
+                else:
+                    host = urlsplit(hub.verifier[0]).netloc
+                    connection = http.client.HTTPConnection(host, timeout=30)
+                    headers = {
+                        key: value for key, value in self.headers.items() if key.lower() not in ("connection", "accept-encoding")
+                    }
+                    query = urlsplit(self.path).query
+                    target = f"/egress/{quote(path, safe='/%')}" + (f"?{query}" if query else "")
+                    connection.request(self.command, target, body or None, headers | {"X-Forwarded-For": "127.0.0.1"})
+                    got = connection.getresponse()
+                    content = got.read()
+                    self.send_response(got.status)
+                    for key, value in got.getheaders():
+                        if key.lower() not in ("connection", "content-length", "date", "server", "transfer-encoding"):
+                            self.send_header(key, value)
+                    if got.status not in (204, 304):
+                        self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+                    connection.close()
+
+            def build(self, spec: str) -> None:
+                query = parse_qs(urlsplit(self.path).query)
+                if hub.redirect:
+                    self.answer(307, Location=hub.redirect + self.path.removeprefix(hub.base), **self.cors())
+                    return
+                with hub._lock:
+                    user = f"user-{len(hub.builds) + 1}"
+                    made = Build(spec, query.get("egress_token", [None])[0], time.monotonic(), user, query, dict(self.headers))
+                    hub.builds.append(made)
+                    failing, hub.failures = hub.failures > 0, max(0, hub.failures - 1)
+                    cut, hub.cuts = hub.cuts > 0, max(0, hub.cuts - 1)
+                if failing:
+                    self.answer(503, b"busy", "text/plain", **self.cors())
+                    return
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                for name, value in self.cors().items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.close_connection = True
+                text = b""
+                for event in hub._events(made):
+                    text += f"data: {json.dumps(event)}\n\n".encode()
+                    if cut:
+                        break
+                    if not hub.cached:
+                        self.wfile.write(text)
+                        text = b""
+                self.wfile.write(text)
+
+            def cors(self) -> dict[str, str]:
+                # BinderHub's cors_allow_origin of mybinder.org, for every answer.
+                return {"Access_Control_Allow_Origin": "*"}
+
+        return Handler

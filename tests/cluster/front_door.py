@@ -1,0 +1,119 @@
+"""What an operator's ingress does, for a browser: one host for BinderHub, its servers and the verifier.
+
+The stand-in for BinderHub has no pages, so this serves one in its place, with the header that the chart's values bring and with
+BinderHub's own client. It listens on localhost, which browsers take for a secure context without a certificate.
+"""
+
+import http.client
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import yaml
+from stage import CLIENT, Stage
+
+PORT = 8700
+URL = f"http://localhost:{PORT}/"
+
+HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "content-length", "date", "server")
+
+
+class FrontDoor:
+    """The ingress.
+
+    Args:
+        stage: the installation that it leads to.
+        script: the bundle of the page that stands in for BinderHub's.
+
+    Attributes:
+        headers: more headers for BinderHub's pages.
+    """
+
+    def __init__(self, stage: Stage, script: bytes) -> None:
+        self.headers: dict[str, str] = {}
+        self._services = {
+            "egress/": stage.url("binder-egress", 80),
+            "user/": stage.url("proxy-public", 80),
+            "hub/": stage.url("proxy-public", 80),
+            "": stage.url("binder", 80),
+        }
+        values = yaml.safe_load(stage.binderhub_values())
+        self._header: dict[str, str] = values["config"]["BinderHub"]["extra_header_html"]
+        self._script = script
+        self._server = ThreadingHTTPServer(("localhost", PORT), self._handler())
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _page(self) -> bytes:
+        config = json.dumps({"baseUrl": "/", "buildToken": "none"})
+        header = "\n".join(self._header[key] for key in sorted(self._header))
+        return (
+            f"<!doctype html><html lang=en><title>Binder</title><link rel=icon href='data:,'>"
+            f"<script>window.pageConfig = {config}</script>{header}<body><div id=root></div></body>"
+            "<script src=/stand-in.js></script></html>"
+        ).encode()
+
+    def _handler(door) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                path = urlsplit(self.path).path.removeprefix("/")
+                if path == "stand-in.js":
+                    self.answer(door._script, "text/javascript")
+                    return
+                try:
+                    self.forward(next(service for prefix, service in door._services.items() if path.startswith(prefix)), path)
+                except (ConnectionError, TimeoutError, http.client.HTTPException):
+                    # As an ingress whose backend is away; too late if the answer has begun.
+                    self.close_connection = True
+                    self.send_error(502)
+
+            do_POST = do_PUT = do_DELETE = do_OPTIONS = do_HEAD = do_GET
+
+            def answer(self, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+                self.send_response(200)
+                for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def forward(self, service: str, path: str) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=120)
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+                # What a client says of itself is replaced by what the ingress sees.
+                headers |= {"X-Forwarded-For": CLIENT, "X-Real-IP": CLIENT, "X-Forwarded-Proto": "http"}
+                connection.request(self.command, self.path, body or None, headers)
+                got = connection.getresponse()
+                if got.status == 404 and path.startswith("v2/"):
+                    got.read()
+                    self.answer(door._page(), "text/html; charset=utf-8", door.headers)
+                    return
+                self.send_response(got.status)
+                for name, value in got.getheaders():
+                    if name.lower() not in HOP_BY_HOP:
+                        self.send_header(name, value)
+                if path.startswith("v2/"):
+                    for name, value in door.headers.items():
+                        self.send_header(name, value)
+                if self.command == "HEAD" or got.status in (204, 304):
+                    self.end_headers()
+                    return
+                self.send_header("Connection", "close")
+                self.close_connection = True
+                self.end_headers()
+                while chunk := got.read1(65536):
+                    self.wfile.write(chunk)
+                connection.close()
+
+        return Handler

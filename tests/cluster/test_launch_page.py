@@ -1,0 +1,91 @@
+"""A person launches, in a real browser: BinderHub's page with what the chart puts into it, and pods of a real kubelet.
+
+The browser tests in tests/browser have all that can happen on the page; these have what it is for.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from front_door import URL, FrontDoor
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from stage import Stage
+from test_launches import expect as expect_packets
+
+from tests.browser.conftest import FLAGS
+from tests.browser.launch_page import bundle
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def door(stage: Stage) -> Iterator[FrontDoor]:
+    door = FrontDoor(stage, bundle())
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    context.set_default_timeout(60_000)
+    yield context.new_page()
+    context.close()
+
+
+def launch(page: Page, repository: str = "owner/repo/main") -> str:
+    """Open the launch page and wait until it has left for the server; the user that the server belongs to."""
+    page.goto(f"{URL}v2/fake/{repository}")
+    page.wait_for_url(f"{URL}user/**", wait_until="commit")
+    return page.url.removeprefix(f"{URL}user/").partition("/")[0]
+
+
+def unlock_address(stage: Stage, user: str) -> str:
+    """What the environment of a user's pod says."""
+    pod = stage.pod(user)["metadata"]["name"]
+    return stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
+
+
+def test_a_launch_with_no_click_ends_in_a_pod_with_egress(stage, door, page):
+    user = launch(page)
+    stage.await_tier(user, "verified")
+    expect_packets(stage, user, egress=True)
+
+
+def test_with_workers_blocked_it_ends_in_a_pod_without_which_is_unlocked_in_one_step(stage, door, page):
+    door.headers["Content-Security-Policy"] = "worker-src 'none'"
+    said: list[str] = []
+    page.expose_function("panelSays", lambda line: said.append(line))
+    page.add_init_script(
+        """addEventListener("DOMContentLoaded", () => setInterval(() => {
+             for (const element of document.querySelectorAll("*")) {
+               const line = element.shadowRoot?.querySelector("[role=status]")?.textContent;
+               if (line) panelSays(line);
+             }
+           }, 20))"""
+    )
+    user = launch(page)
+    expect_packets(stage, user, egress=False)
+    assert any("Your server will have no internet access" in line for line in said), said
+
+    page.goto(unlock_address(stage, user))
+    page.locator("#unlock").click()
+    expect(page.get_by_text("Connections you open from now on work")).to_be_visible()
+    assert stage.tier(user) == "verified"
+    expect_packets(stage, user, egress=True)
+
+
+def test_without_the_verifier_a_launch_goes_on(stage, door, page):
+    stage.scale("verifier", 0)
+    try:
+        user = launch(page)
+    finally:
+        stage.scale("verifier", 1)
+        stage.await_address("binder-egress", 8081, "/healthz")
+    assert stage.tier(user) is None

@@ -1,0 +1,63 @@
+"""A local double of the remote captcha providers: their documented siteverify interfaces, and scripts that stand for their widgets.
+
+Nothing of the providers themselves is in here. A test starts one server for all of them:
+
+    from doubles import running
+
+    with running() as double:
+        process = VerifierProcess(redis_server, **double.settings("turnstile", "recaptchaV3"))
+
+`double.settings(*names, **options)` is what a `VerifierProcess` needs for these providers, in this order, with the tier `verified`
+unless `options` (name → options that win) say otherwise; `with_altcha=MODEST["altcha"]` puts proof of work last. `double.url` is
+the double's address, one origin for everything, so it stands in the policy (CSP) of a page that shows a widget.
+
+Names: hcaptcha, turnstile, recaptchaV2, recaptchaV3, friendlyCaptcha, cap, mcaptcha, prosopo.
+
+How the interfaces answer is set for each provider, and counts at once:
+
+    double.behaviour["turnstile"] = "down"
+
+`right` (the default; a token counts once), `down` (503), `limited` (429), `hanging` (no answer for 20 s), `misconfigured` (as for a
+wrong secret), `rejecting` (every token is refused), `rubbish` (200, HTML). `double.calls` is a list of (provider, fields) of all
+calls.
+
+The scripts define what the real ones do, as far as their documents say: `hcaptcha.render/reset/remove`,
+`turnstile.render/reset/remove`, `grecaptcha.render/reset/execute/ready`, `frcaptcha.createWidget(…)` with the events
+`frc:widget.complete/.error/.expire`, `procaptcha.render`, the element `<cap-widget data-cap-api-endpoint>` with the events `solve`
+and `error`. mCaptcha has no script, but a frame `widget/?sitekey=…` that posts `{token}` to its parent. A widget is a frame of the
+double (title "double of <provider>"), as are most real ones; those of Cap and Prosopo are in the page. It has these buttons:
+
+    "I am a person"   calls back with a token that counts
+    "Wrong"           calls back with a token that the interface refuses
+    "Expire"          calls the expired callback
+    "Break"           calls the error callback
+
+reCAPTCHA v3 has no widget: `execute` resolves with a token at once, with the score `double.score` (0.9).
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from werkzeug.serving import make_server
+
+from .app import SECRET, SITE_KEY, Double
+
+__all__ = ["SECRET", "SITE_KEY", "Double", "running"]
+
+
+@contextmanager
+def running() -> Iterator[Double]:
+    """The double, served on loopback."""
+    double = Double()
+    server = make_server("127.0.0.1", 0, double.app, threaded=True)
+    double.url = f"http://127.0.0.1:{server.port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield double
+    finally:
+        double.stopping.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

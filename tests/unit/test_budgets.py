@@ -1,0 +1,586 @@
+"""What passes cost: the price rises with what a client network had, and a budget withholds passes, never launches."""
+
+import base64
+import logging
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import altcha
+import pytest
+from apps import CLIENT, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from verifier.app import create_public_app, create_services
+from verifier.fairness import TOLERANCE, Charge, Fairness
+from verifier.networks import QUIET, client_network
+from verifier.problems import TYPE
+from verifier.store import BudgetSpent, PriceRisen, Replayed
+
+NETWORK = "198.51.100.7/32"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+
+
+@pytest.fixture
+def site(redis_server, store):
+    """The services of a site with these settings."""
+    return lambda **overrides: create_services(make_settings(redis_server, **overrides), store)
+
+
+def charge(store, network=NETWORK, times=1, window=3600):
+    """Charge a network, as if it had had so many passes just now."""
+    for _ in range(times):
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(network, window, None, 0))
+
+
+def charges(store):
+    """All networks that are charged, and how much."""
+    prefix = "binder-egress:charges:"
+    return {key.removeprefix(prefix): store.charges(key.removeprefix(prefix), 3600) for key in store._redis.keys(f"{prefix}*")}
+
+
+def price(client, purpose="launch"):
+    return client.get(f"/egress/challenge?purpose={purpose}").json["providers"][0]["challenge"]["parameters"]["data"]["price"]
+
+
+def present(client, solution, **options):
+    return client.post("/egress/passes", json={"provider": "altcha", "solution": solution}, **options)
+
+
+def unlock(client, **body):
+    return client.post("/egress/servers/alice", json=body)
+
+
+def assert_problem(answer, kind, status):
+    assert (answer.status_code, answer.json["type"]) == (status, TYPE + kind), answer.text
+
+
+def value(services, name, **labels):
+    """The value of a sample of the metrics; 0 if there is none."""
+    for family in text_string_to_metric_families(internal_client(services).get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    return 0
+
+
+# -- the curve
+
+
+@pytest.mark.parametrize(
+    ("had", "expected"),
+    [(0, 1), (1, 1 + 1 / 30), (30, 2), (100, 1 + 100 / 30), (3000, 101)],
+)
+def test_the_price_is_as_the_documents_say(public, store, had, expected):
+    store._redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), had)
+    assert price(public) == pytest.approx(expected)
+    assert price(public, "unlock") == pytest.approx(expected)
+
+
+def test_the_work_is_that_many_times_the_base(site, store):
+    client = public_client(site(captcha_providers={"altcha": {"cost": 1, "counterMin": 100, "counterMax": 100}}))
+    charge(store, times=60)
+    answer = client.get("/egress/challenge").json["providers"][0]["challenge"]
+    solution = altcha.solve_challenge(altcha.Challenge.from_dict(answer))
+    assert solution.counter == 300
+
+
+@pytest.mark.parametrize("had", [0, 7, 30, 31])
+def test_a_priced_challenge_survives_a_browsers_json(public, store, had):
+    """JavaScript writes 2 where Python writes 2.0; the price is signed."""
+    charge(store, times=had)
+    text = re.sub(r"(\d)\.0([,}])", r"\1\2", base64.b64decode(solve(public)).decode())
+    assert ".0," not in text and ".0}" not in text
+    assert present(public, base64.b64encode(text.encode()).decode()).status_code == 201
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(0, 10**6))
+def test_the_price_is_never_below_1_and_rises_with_each_charge(had, more, doubled_after):
+    curve = Fairness(3600, doubled_after, 0)
+    assert 1 <= curve.price(had) <= curve.price(had + more)
+    assert (curve.price(had) < curve.price(had + more)) == bool(doubled_after)
+
+
+@given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 10**4))
+def test_a_challenge_is_too_cheap_exactly_when_the_price_has_more_than_doubled(then, more, doubled_after):
+    curve = Fairness(3600, doubled_after, 0)
+    most = curve.charge(NETWORK, curve.price(then)).most
+    # In whole numbers: 1 + now/d <= 2 (1 + then/d).
+    assert (then + more <= most) == (doubled_after + then + more <= TOLERANCE * (doubled_after + then))
+
+
+def test_a_price_that_never_rises(site, store):
+    services = site(fairness_doubled_after=0)
+    client = public_client(services)
+    cheap = solve(client)
+    charge(store, times=200)
+    assert price(client) == 1
+    assert present(client, cheap).status_code == 201
+
+
+def test_another_curve_and_window(site, store):
+    client = public_client(site(fairness_doubled_after=2, fairness_window=60))
+    charge(store, times=3, window=60)
+    assert price(client) == 2.5
+
+
+# -- the window
+
+
+class Clock:
+    """Charges that were made some seconds ago, in the buckets that they were counted in."""
+
+    def __init__(self, store, window):
+        self.store, self.window = store, window
+        self.width = -(-window // 12)
+        self.key = f"binder-egress:charges:{NETWORK}"
+
+    def charged(self, ago):
+        at = int(time.time()) - ago
+        self.store._redis.hincrby(self.key, str(at - at % self.width), 1)
+
+
+@examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(60, 86400), st.lists(st.floats(0, 2), max_size=40))
+def test_no_charge_is_lost_within_the_window_and_none_counts_a_twelfth_longer(store, window, ages):
+    clock = Clock(store, window)
+    store._redis.delete(clock.key)
+    for age in ages:
+        clock.charged(int(age * window))
+    # Seconds may pass between the two.
+    young = sum(int(age * window) < window - 5 for age in ages)
+    not_old = sum(int(age * window) <= window + clock.width + 1 for age in ages)
+    assert young <= store.charges(NETWORK, window) <= not_old
+    # What decides about a solution counts the same.
+    found = store.charges(NETWORK, window)
+    if found:
+        with pytest.raises(PriceRisen):
+            store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, window, found - 1, 0))
+        with pytest.raises(BudgetSpent) as spent:
+            store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, window, None, found))
+        assert 1 <= spent.value.retry_after <= window + clock.width
+    store.use_solution("altcha", str(time.time_ns()), time.time() + 1, 60, Charge(NETWORK, window, found, found + 1))
+    assert found <= store.charges(NETWORK, window) <= found + 1
+
+
+def test_each_charge_counts_at_once_and_one(store):
+    for number in range(1, 40):
+        charge(store)
+        assert store.charges(NETWORK, 3600) == number
+
+
+def test_a_charge_is_forgotten_with_the_window(store):
+    charge(store, window=60)
+    assert 60 < store._redis.ttl(f"binder-egress:charges:{NETWORK}") <= 65
+    # Not only by its expiry: somebody who comes every minute would keep all for ever.
+    clock = Clock(store, 60)
+    clock.charged(80)
+    clock.charged(70)
+    assert store.charges(NETWORK, 60) == 1
+    charge(store, window=60)
+    assert len(store._redis.hgetall(clock.key)) <= 2
+
+
+def test_memory_of_one_network_is_bounded(store):
+    clock = Clock(store, 3600)
+    for ago in range(0, 7200, 10):
+        clock.charged(ago)
+    charge(store)
+    assert len(store._redis.hgetall(clock.key)) <= 14
+
+
+def test_a_longer_window_after_an_upgrade_counts_what_was_charged_before(store):
+    charge(store, times=5)
+    assert store.charges(NETWORK, 7200) == 5
+
+
+# -- who is charged, when
+
+
+def test_a_pass_is_charged_when_its_solution_is_presented_and_not_again(public, internal, store):
+    run_pod(store)
+    token = get_pass(public)
+    assert charges(store) == {NETWORK: 1}
+    launch(internal, token=token)
+    unlock(public, token=token)
+    assert charges(store) == {NETWORK: 1}
+
+
+def test_an_unlock_by_solution_is_charged(public, store):
+    run_pod(store)
+    assert unlock(public, provider="altcha", solution=solve(public, "unlock")).status_code == 202
+    assert charges(store) == {NETWORK: 1}
+
+
+def test_only_a_good_solution_is_charged(public, store):
+    solution = solve(public)
+    present(public, "rubbish")
+    present(public_client_of(public, "203.0.113.1"), solution)
+    unlock(public, provider="altcha", solution=solution)  # no such server
+    assert charges(store) == {}
+    assert present(public, solution).status_code == 201
+    assert present(public, solution).status_code == 403
+    assert charges(store) == {NETWORK: 1}
+
+
+def public_client_of(client, address):
+    other = another(client)
+    other.environ_base["HTTP_X_FORWARDED_FOR"] = address
+    return other
+
+
+def test_challenges_are_not_charged(public, store):
+    for _ in range(50):
+        price(public)
+    assert charges(store) == {}
+    assert price(public) == 1
+
+
+def test_each_network_pays_for_itself(public, store):
+    charge(store, times=30)
+    assert price(public) == 2
+    assert price(public_client_of(public, "198.51.100.8")) == 1
+    assert price(public_client_of(public, "2001:db8::1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "network"),
+    [
+        (0, "203.0.113.1", "192.0.2.1/32"),
+        (0, "203.0.113.1, 203.0.113.2", "192.0.2.1/32"),
+        (1, "203.0.113.2", "203.0.113.2/32"),
+        (1, "203.0.113.1, 203.0.113.2", "203.0.113.2/32"),
+        (1, "10.0.0.1, 203.0.113.2", "203.0.113.2/32"),
+        (2, "203.0.113.1, 203.0.113.2, 10.0.0.9", "203.0.113.2/32"),
+        (2, "rubbish, 203.0.113.2, 198.51.100.1", "203.0.113.2/32"),
+    ],
+)
+def test_a_forged_header_neither_lowers_the_price_nor_charges_another(site, store, proxies, forwarded, network):
+    services = site(trusted_proxies=proxies)
+    client = create_public_app(services).test_client()
+    client.environ_base["REMOTE_ADDR"] = "192.0.2.1"
+    charge(store, network, times=30)
+    for forged in (
+        {},
+        {"X-Real-IP": "203.0.113.99"},
+        {"Forwarded": "for=203.0.113.99"},
+        {"CF-Connecting-IP": "203.0.113.99"},
+        {"True-Client-IP": "203.0.113.99"},
+        {"X-Client-IP": "203.0.113.99"},
+        {"X-Forwarded": "203.0.113.99"},
+    ):
+        client.environ_base.update({f"HTTP_{name.upper().replace('-', '_')}": sent for name, sent in forged.items()})
+        client.environ_base["HTTP_X_FORWARDED_FOR"] = forwarded
+        assert price(client) >= 2
+        assert present(client, solve(client)).status_code == 201
+    assert charges(store) == {network: 37}
+
+
+def test_the_address_in_a_launch_charges_nobody(internal, store):
+    launch(internal, client_address="203.0.113.1")
+    assert charges(store) == {}
+
+
+@pytest.mark.parametrize(
+    "address", ["10.1.2.3", "192.168.1.1", "100.64.0.1", "127.0.0.1", "fd00::1", "::ffff:10.0.0.1", "rubbish", ""]
+)
+def test_a_client_without_an_address_is_never_charged_but_counted(site, store, address):
+    services = site(fairness_budget=1)
+    client = create_public_app(services).test_client()
+    client.environ_base.update(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR=address)
+    for _ in range(3):
+        assert price(client) == 1
+        assert present(client, solve(client)).status_code == 201
+    assert charges(store) == {}
+    assert value(services, "binder_egress_clients_without_address_total") == 9
+
+
+def test_a_client_with_an_address_is_not_counted_as_hidden(services, public):
+    get_pass(public)
+    assert value(services, "binder_egress_clients_without_address_total") == 0
+
+
+@pytest.mark.parametrize("mapped", ["::ffff:198.51.100.7", "::ffff:c633:6407"])
+def test_an_ipv4_address_in_ipv6_is_the_same_client(public, store, mapped):
+    get_pass(public_client_of(public, mapped))
+    assert charges(store) == {NETWORK: 1}
+
+
+@pytest.mark.parametrize(
+    ("address", "ipv4", "ipv6", "network"),
+    [
+        ("198.51.100.7", 32, 64, "198.51.100.7/32"),
+        ("198.51.100.7", 24, 64, "198.51.100.0/24"),
+        ("::ffff:198.51.100.7", 24, 56, "198.51.100.0/24"),
+        ("2001:db8:1:2:3::4", 24, 64, "2001:db8:1:2::/64"),
+        ("2001:db8:1:234::4", 24, 56, "2001:db8:1:200::/56"),
+        ("2001:db8:1:2::4", 24, 48, "2001:db8:1::/48"),
+    ],
+)
+def test_the_length_of_a_client_network(site, store, address, ipv4, ipv6, network):
+    assert client_network(address, ipv4, ipv6) == network
+    client = public_client(site(client_ipv4_prefix=ipv4, client_ipv6_prefix=ipv6), address)
+    data = client.get("/egress/challenge").json["providers"][0]["challenge"]["parameters"]["data"]
+    assert data["network"] == network
+    get_pass(client)
+    assert charges(store) == {network: 1}
+
+
+@pytest.mark.parametrize(("prefix", "expected"), [(24, "moved"), (32, "used-up")])
+def test_a_use_moves_within_the_client_network(site, prefix, expected):
+    services = site(client_ipv4_prefix=prefix)
+    token = get_pass(public_client(services))
+    internal = internal_client(services)
+    launch(internal, "a", token=token, client_address="198.51.100.7")
+    assert launch(internal, "b", token=token, client_address="198.51.100.8")["pass_outcome"] == expected
+
+
+def warnings(caplog):
+    return [record for record in caplog.records if record.name == "verifier.networks"]
+
+
+def test_when_all_clients_look_private_it_is_said_once_an_hour(services, caplog, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
+    private, shown = public_client(services, "10.0.0.1"), public_client(services)
+    for _ in range(5):
+        get_pass(private)
+    (warning,) = warnings(caplog)
+    assert warning.levelname == "WARNING"
+    assert "trustedProxies" in warning.getMessage()
+    now[0] += QUIET - 1
+    price(private)
+    assert len(warnings(caplog)) == 1
+    now[0] += 2
+    price(private)
+    assert len(warnings(caplog)) == 2
+    # One client with an address in the last hour: they are not all hidden.
+    now[0] += QUIET - 10
+    price(shown)
+    now[0] += 60
+    price(private)
+    assert len(warnings(caplog)) == 2
+    now[0] += QUIET
+    price(private)
+    assert len(warnings(caplog)) == 3
+
+
+# -- challenges fetched when they were cheap
+
+
+def test_a_class_of_thirty_that_starts_in_the_same_second_is_never_refused(public, store):
+    solutions = [solve(public) for _ in range(30)]
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda solution: present(another(public), solution).status_code, solutions))
+    assert answers == [201] * 30
+    assert charges(store) == {NETWORK: 30}
+
+
+def test_challenges_hoarded_at_the_base_price_are_refused_once_it_has_more_than_doubled(services, public, store):
+    solutions = [solve(public) for _ in range(40)]
+    answers = [present(public, solution) for solution in solutions]
+    assert [answer.status_code for answer in answers] == [201] * 31 + [403] * 9
+    assert_problem(answers[-1], "price-risen", 403)
+    assert charges(store) == {NETWORK: 31}
+    labels = {"provider": "altcha", "purpose": "launch"}
+    assert value(services, "binder_egress_solutions_total", outcome="ok", **labels) == 31
+    assert value(services, "binder_egress_solutions_total", outcome="price-risen", **labels) == 9
+    # A new one is accepted, and is good for twice as long a way.
+    assert present(public, solve(public)).status_code == 201
+
+
+def test_a_lecture_of_a_hundred_in_the_same_second_needs_three_rounds_at_most(public):
+    waiting, rounds = 100, []
+    while waiting:
+        solutions = [solve(public) for _ in range(waiting)]
+        done = sum(present(public, solution).status_code == 201 for solution in solutions)
+        rounds.append(done)
+        waiting -= done
+    assert rounds == [31, 62, 7]
+
+
+def test_a_cheap_solution_unlocks_nothing_either(public, store):
+    run_pod(store)
+    solution = solve(public, "unlock")
+    charge(store, times=31)
+    assert_problem(unlock(public, provider="altcha", solution=solution), "price-risen", 403)
+    assert store._redis.keys("binder-egress:unlock:*") == []
+
+
+def test_a_solution_without_work_has_no_price(store):
+    curve = Fairness(3600, 30, 0)
+    charge(store, times=500)
+    store.use_solution("hcaptcha", "x", time.time() + 1, 60, curve.charge(NETWORK, None))
+    assert charges(store) == {NETWORK: 501}
+
+
+# -- the budget
+
+
+def test_a_budget_withholds_the_pass_and_never_the_launch(site, store):
+    services = site(fairness_budget=3)
+    client, internal = public_client(services), internal_client(services)
+    run_pod(store)
+    tokens = [get_pass(client) for _ in range(3)]
+    solution = solve(client)
+    for answer in (
+        present(client, solution),
+        unlock(client, provider="altcha", solution=solve(client, "unlock")),
+    ):
+        assert_problem(answer, "budget-spent", 429)
+        assert 3600 - 5 <= int(answer.headers["Retry-After"]) <= 3900
+    assert value(services, "binder_egress_solutions_total", provider="altcha", purpose="launch", outcome="budget-spent") == 1
+    # Launches go on, passes from before count, and others are not concerned.
+    assert launch(internal, "a")["tier"] == "unverified"
+    assert [launch(internal, f"b{number}", token=token)["tier"] for number, token in enumerate(tokens)] == ["verified"] * 3
+    assert unlock(client, token=get_pass(public_client_of(client, "203.0.113.1"))).status_code == 202
+    # What was not accepted is not used up.
+    store._redis.delete(f"binder-egress:charges:{NETWORK}")
+    assert present(client, solution).status_code == 201
+
+
+def test_a_replay_is_told_from_a_spent_budget(site):
+    client = public_client(site(fairness_budget=1))
+    solution = solve(client)
+    assert present(client, solution).status_code == 201
+    assert_problem(present(client, solution), "solution-refused", 403)
+
+
+def test_there_is_no_budget_by_default(public, store):
+    store._redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), 999_999)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("verifier.captcha.altcha.MAX_COUNTER", 1)  # the work of that is not what is tested
+        assert present(public, solve(public)).status_code == 201
+
+
+def test_a_budget_counts_for_every_provider(store):
+    curve = Fairness(3600, 30, 2)
+    store.use_solution("hcaptcha", "a", time.time() + 1, 60, curve.charge(NETWORK, None))
+    store.use_solution("altcha", "b", time.time() + 1, 60, curve.charge(NETWORK, 1))
+    for name, asked in (("hcaptcha", None), ("altcha", 1)):
+        with pytest.raises(BudgetSpent):
+            store.use_solution(name, "c", time.time() + 1, 60, curve.charge(NETWORK, asked))
+
+
+def test_when_to_come_back_is_when_there_is_something_left(store):
+    clock = Clock(store, 3600)
+    for ago in (0, 3000, 600, 3000):
+        clock.charged(ago)
+
+    def wait(budget):
+        with pytest.raises(BudgetSpent) as spent:
+            store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, budget))
+        return spent.value.retry_after
+
+    # A charge counts for the window, and until its bucket of 300 s is over.
+    assert 600 - 5 <= wait(3) <= wait(4) + 300 and wait(4) <= 900
+    assert 3000 - 5 <= wait(2) <= 3300
+    assert 3600 - 5 <= wait(1) <= 3900
+
+
+def test_fifty_at_the_same_time_never_exceed_the_budget(site, store):
+    client = public_client(site(fairness_budget=20, fairness_doubled_after=0))
+    solutions = [solve(client) for _ in range(50)]
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda solution: present(another(client), solution).status_code, solutions))
+    assert sorted(answers) == [201] * 20 + [429] * 30
+    assert charges(store) == {NETWORK: 20}
+
+
+def test_the_same_solution_fifty_times_is_charged_once(public, store):
+    solution = solve(public)
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: present(another(public), solution).status_code, range(50)))
+    assert sorted(answers) == [201] + [403] * 49
+    assert charges(store) == {NETWORK: 1}
+
+
+@examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10))
+def test_no_order_of_presentations_overdraws(store, budget, threads, most):
+    """Budget and price together: as many are accepted as both allow, and as many are charged."""
+    store._redis.delete(f"binder-egress:charges:{NETWORK}")
+
+    def use(number):
+        try:
+            store.use_solution("altcha", f"{time.time_ns()}-{number}", time.time() + 1, 60, Charge(NETWORK, 3600, most, budget))
+        except (BudgetSpent, PriceRisen):
+            return False
+        return True
+
+    with ThreadPoolExecutor(threads) as pool:
+        accepted = sum(pool.map(use, range(20)))
+    assert accepted == min(budget, most + 1) == store.charges(NETWORK, 3600)
+
+
+# -- Redis
+
+
+def test_an_answer_that_got_lost_is_not_charged_again(store, monkeypatch):
+    """The client library asks again on a dead connection; the word of the call tells."""
+    monkeypatch.setattr("verifier.store.secrets.token_hex", lambda _: "the same word")
+    for _ in range(2):
+        store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
+    assert charges(store) == {NETWORK: 1}
+    monkeypatch.undo()
+    with pytest.raises(Replayed):
+        store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
+
+
+@pytest.mark.parametrize("address", [CLIENT, "10.0.0.1"])
+def test_without_redis_no_challenge_can_be_priced_and_nobody_solves_in_vain(services, redis_server, address):
+    redis_server.stop()
+    answer = public_client(services, address).get("/egress/challenge")
+    assert_problem(answer, "unavailable", 503)
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_a_wiped_redis_forgets_what_was_charged_and_nothing_more(public, internal, store, redis_server):
+    charge(store, times=60)
+    redis_server.wipe()
+    assert price(public) == 1
+    assert launch(internal, token=get_pass(public))["tier"] == "verified"
+
+
+def test_a_full_redis_gives_no_pass_for_nothing(public, store):
+    solution = solve(public)
+    try:
+        store._redis.config_set("maxmemory", 1)
+        store._redis.config_set("maxmemory-policy", "noeviction")
+        assert_problem(present(public, solution), "unavailable", 503)
+        assert price(public) == 1
+    finally:
+        store._redis.config_set("maxmemory", 0)
+    assert present(public, solution).status_code == 201
+    assert charges(store) == {NETWORK: 1}
+
+
+# -- what can be seen
+
+
+def test_prices_and_refusals_can_be_seen(services, public, store, caplog):
+    caplog.set_level(logging.INFO)
+    price(public)
+    charge(store, times=60)
+    price(public)
+    assert value(services, "binder_egress_challenge_price_count") == 2
+    assert value(services, "binder_egress_challenge_price_sum") == 4
+    cheap = solve(public)
+    charge(store, times=200)
+    present(public, cheap)
+    (record,) = [record for record in caplog.records if record.getMessage() == "solution"]
+    assert (record.fields["rule"], record.fields["client_network"]) == ("price-risen", NETWORK)
+
+
+def test_a_challenge_says_how_long_a_launch_may_wait(public, site):
+    answer = public.get("/egress/challenge").json
+    assert (answer["hold"], answer["interactive_hold"]) == (4, 60)
+    answer = public_client(site(launch_hold=0, launch_interactive_hold=20)).get("/egress/challenge").json
+    assert (answer["hold"], answer["interactive_hold"]) == (0, 20)

@@ -1,0 +1,200 @@
+"""The hint inside user servers: what bash and IPython say, and that they say nothing else and break nothing.
+
+Both files are taken from the chart's values, as operators import them.
+"""
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+VALUES = yaml.safe_load((Path(__file__).parents[2] / "chart/values.yaml").read_text())
+FILES = VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
+URL = "https://hub.example.org/egress/servers/alice/"
+SAID = f"{URL}#unlock"
+
+
+# -- the terminal
+
+
+def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> str:
+    """What a command writes to a terminal of its own."""
+    controller, terminal = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True)
+    os.close(terminal)
+    os.write(controller, typed.encode())
+    written = b""
+    while True:
+        try:
+            part = os.read(controller, 65536)
+        except OSError:  # the last of them closed it
+            break
+        if not part:
+            break
+        written += part
+    os.close(controller)
+    assert process.wait(timeout=10) == 0
+    return written.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """A file that reads the hint as a login shell's profile does."""
+    script = tmp_path / "zz-binder-egress.sh"
+    script.write_text(FILES["binder-egress-terminal"]["stringData"])
+    return script
+
+
+def shells():
+    return [shell for shell in ("bash", "dash") if shutil.which(shell)]
+
+
+def test_it_is_where_login_shells_of_every_image_look():
+    assert FILES["binder-egress-terminal"]["mountPath"] == "/etc/profile.d/zz-binder-egress.sh"
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_a_terminal_says_where_the_page_is(shell, profile):
+    # dash reads ENV when it is interactive; that is as near to a profile as both of them come without root.
+    command = ["bash", "--noprofile", "--rcfile", profile, "-i"] if shell == "bash" else ["dash", "-i"]
+    written = in_terminal(command, BINDER_EGRESS_URL=URL, ENV=str(profile))
+    assert written.count(SAID) == 1
+    assert "This server may have no internet access." in written
+
+
+def test_it_is_quick_and_needs_no_program(profile):
+    began = time.monotonic()
+    written = in_terminal(
+        [shutil.which("bash"), "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=URL, PATH="/nonexistent"
+    )
+    assert time.monotonic() - began < 1
+    assert SAID in written and "not found" not in written
+
+
+def test_a_terminal_without_an_address_says_nothing(profile):
+    for variables in ({}, {"BINDER_EGRESS_URL": ""}):
+        written = in_terminal(["bash", "--noprofile", "--rcfile", profile, "-i"], **variables)
+        assert "internet" not in written and "unlock" not in written
+
+
+def test_an_address_is_text(profile):
+    address = "%s$(touch pwned)`id`;\\n"
+    written = in_terminal(["bash", "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=address)
+    assert f"  {address}#unlock\n" in written
+
+
+@pytest.mark.parametrize("shell", shells())
+@pytest.mark.parametrize("options", ["", "-e", "-u", "-eu"])
+def test_scripts_see_nothing_of_it(shell, options, profile):
+    command = [shell, *([options] if options else []), "-c", f". {profile}; echo done"]
+    for variables in ({}, {"BINDER_EGRESS_URL": URL}):
+        environment = {"PATH": os.environ["PATH"], **variables}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize("shell", shells())
+def test_a_script_in_a_terminal_sees_nothing_of_it(shell, profile):
+    written = in_terminal([shell, "-c", f". {profile}; echo done"], BINDER_EGRESS_URL=URL)
+    assert "done" in written and "unlock" not in written
+
+
+def test_an_interactive_shell_whose_output_is_a_file_sees_nothing_of_it(profile):
+    environment = {"PATH": os.environ["PATH"], "BINDER_EGRESS_URL": URL}
+    command = ["bash", "--noprofile", "--norc", "-i", "-c", f". {profile}; echo $?"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.stdout == "0\n"
+
+
+# -- IPython
+
+STARTUP = FILES["binder-egress-ipython"]["stringData"]
+
+
+@pytest.fixture
+def ipython(tmp_path):
+    """A function that runs cells in a real IPython with the startup file: what they wrote to stdout, and to stderr."""
+    startup = tmp_path / "profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "zz-binder-egress.py").write_text(STARTUP)
+
+    def run(*cells: str, **variables: str) -> tuple[str, str]:
+        environment = {"PATH": os.environ["PATH"], "IPYTHONDIR": str(tmp_path), "HOME": str(tmp_path), **variables}
+        command = [sys.executable, "-m", "IPython", "--simple-prompt", "--colors=NoColor", "--no-confirm-exit", "--no-banner"]
+        result = subprocess.run(command, input="\n".join(cells) + "\n", capture_output=True, text=True, env=environment, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout, result.stderr
+
+    return run
+
+
+def test_ipython_reads_the_folder_in_every_image():
+    from IPython.core.application import SYSTEM_CONFIG_DIRS
+
+    folder, name = FILES["binder-egress-ipython"]["mountPath"].split("/startup/")
+    assert folder in SYSTEM_CONFIG_DIRS and name.endswith(".py")
+
+
+# What libraries make of a name that is not resolved, and of a network that is not reached.
+FAILURES = {
+    "socket": "import socket; raise socket.gaierror(-3, 'Temporary failure in name resolution')",
+    "urllib": "import socket, urllib.error; raise urllib.error.URLError(socket.gaierror(-3, 'Temporary failure'))",
+    "unreachable": "raise OSError(101, 'Network is unreachable')",
+    "wrapped": "import socket\ntry: raise socket.gaierror(-3, 'x')\nexcept OSError as e: raise RuntimeError('download') from e\n",
+    "requests": "import socket, requests\ndef fail(*a, **k): raise socket.gaierror(-3, 'x')\n\nsocket.getaddrinfo = fail\n"
+    "requests.get('http://name.invalid')",
+}
+
+
+@pytest.mark.parametrize("cell", FAILURES.values(), ids=FAILURES.keys())
+def test_a_cell_that_fails_for_want_of_a_network_is_explained(ipython, cell):
+    _, errors = ipython(cell, BINDER_EGRESS_URL=URL)
+    assert errors.count(f"This server may have no internet access. To see, and to get it, open {SAID}") == 1
+
+
+@pytest.mark.parametrize(
+    "cell", ["1 / 0", "print('fine')", "raise ConnectionRefusedError(111, 'no database')", "raise TimeoutError", "1 +"]
+)
+def test_other_cells_are_not(ipython, cell):
+    written, errors = ipython(cell, "6 * 7", BINDER_EGRESS_URL=URL)
+    assert "42" in written
+    assert "internet" not in written + errors
+
+
+def test_without_an_address_ipython_is_as_it_was(ipython):
+    written, errors = ipython(FAILURES["socket"], "6 * 7")
+    assert "42" in written
+    assert "internet" not in written + errors
+
+
+def test_it_leaves_no_name_behind(ipython):
+    written, _ = ipython("[name for name in dir() if 'binder' in name.lower()]", BINDER_EGRESS_URL=URL)
+    assert "[]" in written
+
+
+def test_an_odd_error_breaks_nothing(ipython):
+    cell = "class Odd(Exception):\n    @property\n    def reason(self): raise ValueError('odd')\n\nraise Odd"
+    written, errors = ipython(cell, "6 * 7", BINDER_EGRESS_URL=URL)
+    assert "42" in written and "internet" not in errors
+
+
+def test_outside_of_ipython_it_does_nothing():
+    result = subprocess.run([sys.executable, "-c", STARTUP], capture_output=True, text=True, env={"BINDER_EGRESS_URL": URL})
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_neither_file_uses_the_network():
+    """An unverified server has none, so whoever asks it waits."""
+    assert not [
+        word
+        for word in ("curl", "wget", "connect(", "urlopen", "getaddrinfo", "/dev/tcp")
+        for file in FILES.values()
+        if word in file["stringData"]
+    ]

@@ -1,0 +1,272 @@
+"""The words of the unlock page: the languages, what a tier is said to reach, the forms, and the QR codes."""
+
+import json
+import re
+import string
+
+import pytest
+import segno
+from apps import make_settings, public_client, run_pod
+from werkzeug.datastructures import LanguageAccept
+from werkzeug.http import parse_accept_header
+
+from verifier import pages, problems
+from verifier.app import create_services
+from verifier.settings import InvalidSettings, Tier
+from verifier.store import KnownServer, Server
+
+CURL = {"Accept": "*/*", "User-Agent": "curl/8.5.0"}
+HTML = {"Accept": "text/html"}
+
+
+# -- the catalogues
+
+
+def placeholders(text):
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_every_language_says_everything(language):
+    english, texts = pages.MESSAGES["en"], pages.MESSAGES[language]
+    assert list(texts) == list(english)
+    for key, text in texts.items():
+        assert text.strip() == text != "", key
+        assert placeholders(text) == placeholders(english[key]), key
+        assert "<" not in text and "  " not in text, key
+        if language != "en":
+            assert text != english[key], key
+
+
+def test_every_text_is_used_and_every_text_that_is_used_is_there():
+    sources = [path.read_text() for path in (source("verifier/pages.py"), source("frontend/src/server.js"))]
+    sources += [path.read_text() for path in source("verifier/templates").iterdir()]
+    text = "\n".join(sources)
+    used = set(re.findall(r"""(?:messages?\[|text\()["']([a-z-]+)["']""", text))
+    made = {key for key in pages.MESSAGES["en"] if key.startswith("error-")}
+    assert used - set(pages.MESSAGES["en"]) == set()
+    assert set(pages.MESSAGES["en"]) - used - made == set()
+
+
+def source(path):
+    return pages.resources.files("verifier").parent / path
+
+
+def test_every_problem_that_a_visitor_may_meet_has_words():
+    """The others are an attacker's, or a fault in the page; they are told in English."""
+    worded = {key.removeprefix("error-") for key in pages.MESSAGES["en"] if key.startswith("error-")}
+    met = {"solution-refused", "price-risen", "budget-spent", "provider-misconfigured", "provider-unavailable", "unavailable"}
+    assert met <= worded & set(problems.TITLES)
+
+
+# -- the choice of a language. tests/browser runs the same table through the front end.
+
+CHOICES = [
+    ("de", "de"),
+    ("de-CH,de;q=0.9,en;q=0.8", "de"),
+    ("fr-CA, en;q=0.5", "fr"),
+    ("nl,ja;q=0.5", "ja"),
+    ("pt_BR,es_419", "es"),
+    ("AR-EG", "ar"),
+    ("xx", "en"),
+    ("*", "en"),
+    ("", "en"),
+    ("xx,de;q=0", "en"),
+    ("ene,den,deu", "en"),
+]
+
+
+@pytest.mark.parametrize(("header", "language"), CHOICES)
+def test_the_first_language_that_there_is_wins(header, language):
+    assert pages.choose_language(parse_accept_header(header, LanguageAccept)) == language
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+@pytest.mark.parametrize("accept", ["text/html", "text/plain"])
+def test_the_page_speaks_the_visitors_language(public, store, language, accept):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers={"Accept": accept, "Accept-Language": f"{language}-XX,en;q=0.1"})
+    assert pages.MESSAGES[language]["locked"] in answer.text
+    assert {"Accept", "Accept-Language"} <= set(answer.vary)
+    if accept == "text/html":
+        direction = "rtl" if language == "ar" else "ltr"
+        assert f'<html lang="{language}" dir="{direction}">' in answer.text
+
+
+# -- what a server may reach
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, ""),
+        ({"internet": True}, "Programs in it can open connections to the internet, but not to this site's private network."),
+        (
+            {"internet": True, "ports": ["443", "80", "53/UDP", "6000-6010"]},
+            "Programs in it can open connections to the internet on these ports only: 53/UDP, 80, 443, 6000-6010.",
+        ),
+        (
+            {"internet": False},
+            "Programs in it can open connections to some addresses only, which the operators of this site chose.",
+        ),
+        ({"internet": True, "description": {"en": "PyPI & CRAN.", "de": "Nur PyPI."}}, "PyPI & CRAN."),
+        ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),
+    ],
+)
+def test_a_tier_is_told_in_words(told, said):
+    assert pages.reach(Tier(**told), "en") == said
+
+
+def test_the_operators_words_come_in_the_visitors_language_or_in_english():
+    tier = Tier(description={"en": "Mirrors only.", "de": "Nur Spiegel."})
+    assert [pages.reach(tier, language) for language in ("en", "de", "fr")] == ["Mirrors only.", "Nur Spiegel.", "Mirrors only."]
+
+
+def test_the_page_has_them_as_text(redis_server, store):
+    settings = make_settings(redis_server, tiers={"verified": {"description": {"en": "<b>PyPI</b> & CRAN."}}})
+    client = public_client(create_services(settings, store))
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    assert "&lt;b&gt;PyPI&lt;/b&gt; &amp; CRAN." in client.get("/egress/servers/alice", headers=HTML).text
+    assert "<b>" not in client.get("/egress/servers/alice", headers=HTML).text
+    assert "<b>PyPI</b> & CRAN." in client.get("/egress/servers/alice", headers=CURL).text
+
+
+def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
+    store.publish(Server("alice"), KnownServer("uid-1", "gone"))
+    for headers in (HTML, CURL):
+        answer = public.get("/egress/servers/alice", headers=headers)
+        assert answer.status_code == 200
+        assert "cannot open connections" not in re.sub(r'data-\S+="[^"]*"', "", answer.text)
+
+
+@pytest.mark.parametrize(("mode", "told"), [("observe", True), ("captcha", False)])
+def test_where_nothing_is_enforced_the_page_says_so(redis_server, store, mode, told):
+    client = public_client(create_services(make_settings(redis_server, mode=mode), store))
+    run_pod(store)
+    for headers in (HTML, CURL):
+        assert (
+            "This site only watches for now"
+            in re.sub(r'data-\S+="[^"]*"', "", client.get("/egress/servers/alice", headers=headers).text)
+        ) is told
+
+
+@pytest.mark.parametrize(
+    "tiers", [{"verified": {"ports": "443"}}, {"verified": {"internet": "perhaps"}}, {"verified": {"description": "x"}}]
+)
+def test_what_is_told_of_a_tier_is_checked(redis_server, tiers):
+    with pytest.raises(InvalidSettings, match="tiers"):
+        make_settings(redis_server, tiers=tiers)
+
+
+# -- the forms
+
+
+def test_curl_gets_text_with_the_link_that_begins_at_once(public, store):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers=CURL)
+    assert (answer.status_code, answer.content_type) == (200, "text/plain; charset=utf-8")
+    lines = answer.text.splitlines()
+    assert lines[0] == "Your server has no internet access. Programs in it cannot open connections to the internet."
+    assert "  http://localhost/egress/servers/alice/#unlock" in lines
+    assert "\x1b" not in answer.text and "█" not in answer.text
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    assert public.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
+
+
+@pytest.mark.parametrize(("headers", "kind"), [(HTML, "text/html"), (CURL, "text/plain"), ({}, "application/problem+json")])
+def test_a_server_that_is_gone_is_told_in_the_form_that_was_asked_for(public, headers, kind):
+    answer = public.get("/egress/servers/nobody", headers={**headers, "Accept-Language": "fr"})
+    assert (answer.status_code, answer.mimetype) == (404, kind)
+    assert {"Accept", "Accept-Language"} <= set(answer.vary)
+    if kind == "application/problem+json":
+        assert answer.json["type"].endswith("#no-such-server")
+    else:
+        assert "Ce serveur n’est pas en marche." in answer.text and "Lancez-le de nouveau" in answer.text
+        assert ('<html lang="fr" dir="ltr">' in answer.text) == (kind == "text/html")
+
+
+def test_without_redis_the_page_says_so(public, redis_server):
+    redis_server.stop()
+    answer = public.get("/egress/servers/alice", headers=HTML)
+    assert (answer.status_code, answer.mimetype, answer.headers["Retry-After"]) == (503, "text/html", "5")
+    assert "The service cannot decide just now. Try again in a few seconds." in answer.text
+
+
+def test_the_answer_to_an_unlock_stays_json_whatever_the_client_likes(public, store):
+    answer = public.post("/egress/servers/nobody", json={"token": "x"}, headers=HTML)
+    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("site", "elsewhere"), [("cross-site", True), ("same-origin", False), ("same-site", False), ("none", False), (None, False)]
+)
+def test_the_page_knows_who_comes_from_another_site(public, store, site, elsewhere):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers={**HTML, **({"Sec-Fetch-Site": site} if site else {})})
+    assert ("data-from-elsewhere" in answer.text) is elsewhere
+
+
+def test_the_script_gets_the_words_of_every_state(public, store):
+    run_pod(store)
+    page = public.get("/egress/servers/alice", headers={**HTML, "Accept-Language": "ja"}).text
+    found = {
+        name: json.loads(text.replace("&#34;", '"').replace("&#39;", "'").replace("&amp;", "&"))
+        for name, text in re.findall(r'data-(tiers|messages)="([^"]*)"', page)
+    }
+    assert found["messages"] == pages.MESSAGES["ja"]
+    assert found["tiers"]["unverified"] == pages.MESSAGES["ja"]["reach-locked"]
+    assert set(found["tiers"]) == {"unverified", "verified", "small"}
+
+
+# -- QR codes
+
+ADDRESS = "https://notebooks.example.org/egress/servers/jupyterlab-jupyterlab-demo-a1b2c3d4/#unlock"
+
+
+def test_a_terminal_gets_a_code_where_it_asks(public, store):
+    run_pod(store)
+    for path in ("?qr", "?qr=1"):
+        text = public.get(f"/egress/servers/alice{path}", headers=CURL).text
+        assert pages.terminal_qr("http://localhost/egress/servers/alice/#unlock") in text
+    assert "\x1b" not in public.get("/egress/servers/alice?qr=0", headers=CURL).text
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    assert "\x1b" not in public.get("/egress/servers/alice?qr=1", headers=CURL).text
+
+
+def test_the_code_of_a_terminal_is_the_code_of_the_address():
+    lines = pages.terminal_qr(ADDRESS).split("\n")
+    rows = []
+    for line in lines:
+        # Black on white, whatever the terminal's colours.
+        inside = re.fullmatch("\x1b\\[38;5;16;48;5;231m([ ▀▄█]+)\x1b\\[0m", line)[1]
+        assert len(inside) <= 80
+        rows += [[char in "▀█" for char in inside], [char in "▄█" for char in inside]]
+    expected = [
+        [bool(module) for module in row] for row in segno.make_qr(ADDRESS, error="l", boost_error=False).matrix_iter(border=2)
+    ]
+    assert rows[: len(expected)] == expected
+    assert not any(any(row) for row in rows[len(expected) :])
+
+
+def test_a_code_wider_than_a_terminal_is_left_out():
+    assert pages.terminal_qr("x" * 1500) == ""
+
+
+def test_the_code_in_the_page_keeps_to_the_content_security_policy(public, store):
+    run_pod(store)
+    page = public.get("/egress/servers/alice", headers=HTML).text
+    svg = re.search("<svg.*?</svg>", page, re.DOTALL)[0]
+    assert not re.search("style|href|width=|height=|<script", svg.replace("stroke-width", ""))
+    assert str(pages._inline_qr("http://localhost/egress/servers/alice/#unlock")) == svg
+
+
+def test_the_longest_names_have_a_page(public, store):
+    """JupyterHub's names have 255 characters at most, each of which may take nine or more in an address."""
+    server = Server("ü" * 255, "本" * 255)
+    store.publish(server, KnownServer("uid-1"))
+    for headers in (HTML, CURL):
+        answer = public.get(f"/egress/servers/{server.user}/{server.name}?qr=1", headers=headers)
+        assert answer.status_code == 200
+        assert "<svg" not in answer.text and "\x1b" not in answer.text
+    run_pod(store, server.user)
+    assert "<svg" in public.get(f"/egress/servers/{server.user}", headers=HTML).text

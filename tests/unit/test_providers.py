@@ -1,0 +1,602 @@
+"""Remote captcha providers: how each is asked, and what each documented answer and each failure of its service means."""
+
+import json
+import logging
+import socket
+import threading
+import time
+from urllib.parse import parse_qs
+
+import pytest
+import requests
+import responses
+from apps import CLIENT
+
+from verifier.captcha import ROWS, Captcha, Outcome, State
+from verifier.captcha import siteverify as adapter
+from verifier.server import REQUEST_LIMIT
+
+SITE_KEY, SECRET = "site-key-0123", "very-secret-0123"
+SELF_HOSTED = {name: {"apiUrl": "https://captcha.example.org"} for name in ("cap", "mcaptcha")}
+TOKENS = dict.fromkeys(ROWS, "a-token-of-a-client") | {"cap": f"{SITE_KEY}:id:a-token-of-a-client"}
+NOW = "2026-01-02T03:04:05.678Z"
+
+URLS = {
+    "hcaptcha": "https://api.hcaptcha.com/siteverify",
+    "turnstile": "https://challenges.cloudflare.com/turnstile/v0/siteverify",
+    "recaptchaV2": "https://www.google.com/recaptcha/api/siteverify",
+    "recaptchaV3": "https://www.google.com/recaptcha/api/siteverify",
+    "friendlyCaptcha": "https://global.frcapi.com/api/v2/captcha/siteverify",
+    "cap": f"https://captcha.example.org/{SITE_KEY}/siteverify",
+    "mcaptcha": "https://captcha.example.org/api/v1/pow/siteverify",
+    "prosopo": "https://api.prosopo.io/siteverify",
+}
+
+RIGHT = {
+    "hcaptcha": {"success": True, "challenge_ts": NOW, "hostname": "hub.example.org"},
+    "turnstile": {"success": True, "challenge_ts": NOW, "hostname": "hub.example.org", "error-codes": [], "action": "launch"},
+    "recaptchaV2": {"success": True, "challenge_ts": NOW, "hostname": "hub.example.org"},
+    "recaptchaV3": {"success": True, "challenge_ts": NOW, "hostname": "hub.example.org", "score": 0.9, "action": "launch"},
+    "friendlyCaptcha": {"success": True, "data": {"event_id": "e", "challenge": {"timestamp": NOW, "origin": "hub.example.org"}}},
+    "cap": {"success": True},
+    "mcaptcha": {"valid": True},
+    "prosopo": {"status": "ok", "verified": True},
+}
+"""What each says to a right solution."""
+
+WRONG = {
+    "hcaptcha": {"success": False, "error-codes": ["invalid-input-response"]},
+    "turnstile": {"success": False, "error-codes": ["invalid-input-response"]},
+    "recaptchaV2": {"success": False, "error-codes": ["invalid-input-response"]},
+    "recaptchaV3": {"success": False, "error-codes": ["invalid-input-response"]},
+    "friendlyCaptcha": {"success": False, "error": {"error_code": "response_invalid", "detail": "No."}},
+    "cap": {"success": False, "error": "Token not found"},
+    "mcaptcha": {"valid": False},
+    "prosopo": {"status": "Benutzer nicht verifiziert", "verified": False},
+}
+
+
+def make(name, captcha=(), **options):
+    """A `Captcha` with one remote provider."""
+    configured = {name: {"siteKey": SITE_KEY} | SELF_HOSTED.get(name, {}) | options}
+    return Captcha(configured, ["k" * 32], {"verified"}, **{"secrets": {name.upper(): SECRET}, **dict(captcha)})
+
+
+def verify(captcha, name, solution=None, purpose="launch"):
+    return captcha.verify(name, TOKENS[name] if solution is None else solution, purpose, "198.51.100.7/32", CLIENT)
+
+
+@pytest.fixture
+def net():
+    """Nothing leaves the tests: what a provider is to answer is said here."""
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        yield mock
+
+
+@pytest.fixture(params=ROWS)
+def name(request):
+    return request.param
+
+
+# -- how they are asked
+
+
+def sent(call):
+    body = call.request.body
+    if call.request.headers["Content-Type"] == "application/json":
+        return json.loads(body)
+    return {field: values[0] for field, values in parse_qs(body).items()}
+
+
+FIELDS = {
+    "hcaptcha": {"secret": SECRET, "response": "TOKEN", "sitekey": SITE_KEY},
+    "turnstile": {"secret": SECRET, "response": "TOKEN"},
+    "recaptchaV2": {"secret": SECRET, "response": "TOKEN"},
+    "recaptchaV3": {"secret": SECRET, "response": "TOKEN"},
+    "friendlyCaptcha": {"response": "TOKEN", "sitekey": SITE_KEY},
+    "cap": {"secret": SECRET, "response": "TOKEN"},
+    "mcaptcha": {"secret": SECRET, "token": "TOKEN", "key": SITE_KEY},
+    "prosopo": {"secret": SECRET, "token": "TOKEN"},
+}
+
+
+def test_a_provider_is_asked_as_its_documents_say(net, name):
+    net.post(URLS[name], json=RIGHT[name])
+    assert verify(make(name), name).outcome is Outcome.OK
+    (call,) = net.calls
+    fields = sent(call)
+    assert len(fields.pop("idempotency_key", "")) == (36 if name == "turnstile" else 0)
+    assert fields == {field: TOKENS[name] if value == "TOKEN" else value for field, value in FIELDS[name].items()}
+    assert call.request.headers.get("X-API-Key") == (SECRET if name == "friendlyCaptcha" else None)
+    forms = ("hcaptcha", "recaptchaV2", "recaptchaV3")
+    kind = "application/x-www-form-urlencoded" if name in forms else "application/json"
+    assert call.request.headers["Content-Type"] == kind
+    assert SECRET not in call.request.url
+
+
+ADDRESS = {"hcaptcha": "remoteip", "turnstile": "remoteip", "recaptchaV2": "remoteip", "recaptchaV3": "remoteip", "prosopo": "ip"}
+
+
+def test_the_clients_address_is_sent_only_on_demand(net, name):
+    net.post(URLS[name], json=RIGHT[name])
+    verify(make(name), name)
+    verify(make(name, sendAddress=True), name)
+    assert CLIENT not in str(net.calls[0].request.body)
+    assert {field: value for field, value in sent(net.calls[1]).items() if value == CLIENT} == (
+        {ADDRESS[name]: CLIENT} if name in ADDRESS else {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "api_url", "url"),
+    [
+        ("friendlyCaptcha", "https://eu.frcapi.com", "https://eu.frcapi.com/api/v2/captcha/siteverify"),
+        ("recaptchaV2", "https://www.recaptcha.net/", "https://www.recaptcha.net/recaptcha/api/siteverify"),
+        ("cap", "http://cap.captcha.svc:3000", f"http://cap.captcha.svc:3000/{SITE_KEY}/siteverify"),
+        ("mcaptcha", "https://example.org/m", "https://example.org/m/api/v1/pow/siteverify"),
+        ("prosopo", "https://eu.example.org", "https://eu.example.org/siteverify"),
+    ],
+)
+def test_another_address_is_a_value(net, name, api_url, url):
+    net.post(url, json=RIGHT[name])
+    assert verify(make(name, apiUrl=api_url), name).outcome is Outcome.OK
+
+
+def test_the_limits_leave_room_for_an_answer_of_ours():
+    assert adapter.CONNECT + adapter.READ <= 5
+    assert 2 * (adapter.CONNECT + adapter.READ) <= adapter.LIMIT < REQUEST_LIMIT
+
+
+# -- what their answers mean
+
+CODES = [
+    ("hcaptcha", 200, {"success": False, "error-codes": [code]}, outcome)
+    for code, outcome in {
+        "missing-input-secret": "misconfigured",
+        "invalid-input-secret": "misconfigured",
+        "sitekey-secret-mismatch": "misconfigured",
+        "not-using-dummy-passcode": "misconfigured",
+        "bad-request": "misconfigured",
+        "missing-remoteip": "misconfigured",
+        "invalid-remoteip": "misconfigured",
+        "missing-input-response": "rejected",
+        "invalid-input-response": "rejected",
+        "expired-input-response": "rejected",
+        "already-seen-response": "rejected",
+        "invalid-or-already-seen-response": "rejected",
+    }.items()
+]
+CODES += [
+    (name, status, {"success": False, "error-codes": [code]}, outcome)
+    for name in ("turnstile", "recaptchaV2", "recaptchaV3")
+    for status in (200, 400)
+    for code, outcome in {
+        "missing-input-secret": "misconfigured",
+        "invalid-input-secret": "misconfigured",
+        "bad-request": "misconfigured",
+        "missing-input-response": "rejected",
+        "invalid-input-response": "rejected",
+        "timeout-or-duplicate": "rejected",
+        "internal-error": "unavailable",
+    }.items()
+]
+CODES += [
+    ("friendlyCaptcha", status, {"success": False, "error": {"error_code": code, "detail": "."}}, outcome)
+    for status, code, outcome in (
+        (401, "auth_required", "misconfigured"),
+        (401, "auth_invalid", "misconfigured"),
+        (400, "sitekey_invalid", "misconfigured"),
+        (400, "response_missing", "misconfigured"),
+        (400, "bad_request", "misconfigured"),
+        (200, "response_invalid", "rejected"),
+        (200, "response_timeout", "rejected"),
+        (200, "response_duplicate", "rejected"),
+    )
+]
+CODES += [
+    ("cap", status, {"success": False, "error": text}, outcome)
+    for status, text, outcome in (
+        (400, "Missing required parameters", "misconfigured"),
+        (403, "Invalid site key or secret", "misconfigured"),
+        (404, "Invalid site key or secret", "misconfigured"),
+        (404, "Token not found", "rejected"),
+        (403, "Token expired", "rejected"),
+    )
+]
+CODES += [("cap", 404, {"error": "Token not found"}, "rejected")]
+CODES += [
+    ("mcaptcha", 200, {"valid": False}, "rejected"),
+    ("mcaptcha", 400, {"error": "captcha"}, "rejected"),
+    ("mcaptcha", 401, {"error": "Wrong password"}, "misconfigured"),
+    ("mcaptcha", 404, {"error": "Not found"}, "misconfigured"),
+    ("prosopo", 200, {"status": "API.USER_NOT_VERIFIED", "verified": False}, "rejected"),
+    ("prosopo", 200, {"status": "ok", "verified": False}, "rejected"),
+    ("prosopo", 401, {"error": {"message": "."}}, "misconfigured"),
+    ("prosopo", 403, {"error": {"message": "."}}, "misconfigured"),
+    ("prosopo", 400, {"error": {"message": "."}}, "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "body", "outcome"), CODES, ids=str)
+def test_each_documented_code_has_its_outcome(net, name, status, body, outcome):
+    net.post(URLS[name], json=body, status=status)
+    verdict = verify(make(name), name)
+    assert verdict.outcome == outcome
+    assert not verdict.accepted
+    assert ROWS[name].title in verdict.detail
+
+
+def test_each_code_of_the_table_is_tested(name):
+    tested = {code for tested, status, body, _ in CODES if tested == name for code in (json.dumps(body), f"HTTP {status}")}
+    assert [code for code in ROWS[name].codes if not any(code in text for text in tested)] == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "outcome"),
+    [
+        ([], "rejected"),
+        (["invalid-input-response", "invalid-input-secret"], "misconfigured"),
+        (["invalid-input-response", "internal-error"], "unavailable"),
+        (["something-new"], "unavailable"),
+        (["something-new", "invalid-input-response"], "unavailable"),
+    ],
+)
+def test_of_several_codes_the_one_counts_that_is_least_the_clients_fault(net, codes, outcome):
+    net.post(URLS["turnstile"], json={"success": False, "error-codes": codes})
+    assert verify(make("turnstile"), "turnstile").outcome == outcome
+
+
+# -- transport
+
+FAILURES = {
+    "refused": {"body": requests.ConnectionError()},
+    "connecting takes too long": {"body": requests.ConnectTimeout()},
+    "the answer takes too long": {"body": requests.ReadTimeout()},
+    "a bad certificate": {"body": requests.exceptions.SSLError()},
+    "a broken answer": {"body": requests.exceptions.ChunkedEncodingError()},
+    "no DNS": {"body": OSError("Name or service not known")},
+    "500": {"status": 500, "json": {"error": "."}},
+    "502": {"status": 502, "body": "<html>"},
+    "503": {"status": 503, "body": ""},
+    "429": {"status": 429, "body": "slow down"},
+    "429 with JSON": {"status": 429, "json": {"success": True, "valid": True, "verified": True}},
+    "500 that says yes": {"status": 500, "json": {"success": True, "valid": True, "verified": True}},
+    "a redirect": {
+        "status": 302,
+        "headers": {"Location": "https://elsewhere.example.org/"},
+        "json": {"success": True, "valid": True},
+    },
+    "no JSON": {"body": "<!doctype html><title>Welcome to our network</title>"},
+    "nothing": {"body": ""},
+    "not UTF-8": {"body": b"\xff\xfe{"},
+    "deep nesting": {"body": "[" * 60000},
+    "a huge number": {"body": '{"success": ' + "9" * 6000 + "}"},
+    "a list": {"json": [True]},
+    "true": {"json": True},
+    "a text": {"json": "success"},
+    "an empty object": {"json": {}},
+    "text for a boolean": {"json": {"success": "true", "valid": "true", "verified": "true"}},
+    "a number for a boolean": {"json": {"success": 1, "valid": 1, "verified": 1}},
+    "a huge body": {"json": {"success": True, "valid": True, "verified": True, "more": "x" * 70000}},
+    "yes with 201": {"status": 201, "json": {"success": True}},
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_each_failure_of_the_service_is_the_providers(net, name, failure):
+    net.post(URLS[name], **FAILURES[failure])
+    net.post("https://elsewhere.example.org/", json=RIGHT[name])
+    net.get("https://elsewhere.example.org/", json=RIGHT[name])
+    captcha = make(name)
+    assert verify(captcha, name).outcome is Outcome.UNAVAILABLE
+    assert not [call for call in net.calls if "elsewhere" in call.request.url]
+
+
+@pytest.mark.parametrize("status", [302, 429, 500, 503])
+def test_a_service_in_trouble_does_not_blame_the_client(net, name, status):
+    net.post(URLS[name], json=WRONG[name], status=status)
+    assert verify(make(name), name).outcome is Outcome.UNAVAILABLE
+
+
+def test_what_an_error_repeats_of_a_request_is_not_logged(net, name, caplog):
+    caplog.set_level(logging.DEBUG)
+    net.post(URLS[name], body=requests.ConnectionError(f"refused: secret={SECRET}&response={TOKENS[name]}"))
+    captcha = make(name)
+    for _ in range(3):
+        verify(captcha, name)
+    assert "is down, and not offered: ConnectionError." in caplog.text
+    assert SECRET not in caplog.text and TOKENS[name] not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"success": False, "error-codes": "invalid-input-response"},
+        {"success": False, "error-codes": [1]},
+        {"success": False, "error-codes": {"a": 1}},
+        {"success": None},
+        {"error-codes": ["invalid-input-response"]},
+    ],
+)
+def test_an_answer_of_another_shape_is_not_understood(net, body):
+    net.post(URLS["hcaptcha"], json=body)
+    assert verify(make("hcaptcha"), "hcaptcha").outcome is Outcome.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("failure", "times"), [("refused", 2), ("503", 2), ("429", 1), ("no JSON", 2)])
+def test_turnstile_is_asked_twice_with_one_key(net, failure, times):
+    net.post(URLS["turnstile"], **FAILURES[failure])
+    verify(make("turnstile"), "turnstile")
+    assert len(net.calls) == times
+    assert len({sent(call)["idempotency_key"] for call in net.calls}) == 1
+
+
+def test_a_second_try_of_turnstile_may_succeed(net):
+    net.post(URLS["turnstile"], json={"success": False, "error-codes": ["internal-error"]})
+    net.post(URLS["turnstile"], json=RIGHT["turnstile"])
+    assert verify(make("turnstile"), "turnstile").outcome is Outcome.OK
+
+
+def test_the_others_are_asked_once(net, name):
+    if name != "turnstile":
+        net.post(URLS[name], status=503)
+        verify(make(name), name)
+        assert len(net.calls) == 1
+
+
+@pytest.fixture
+def slow_server():
+    """A server that sends a good answer, a byte now and then."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def serve():
+        while not done.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=drip, args=[connection]).start()
+
+    def drip(connection):
+        text = b'{"valid": true' + b" " * 500 + b"}"
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text))
+            for byte in text:
+                if done.wait(0.05):
+                    return
+                try:
+                    connection.sendall(bytes([byte]))
+                except OSError:
+                    return
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    done.set()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_an_answer_that_drips_is_given_up(slow_server, monkeypatch):
+    monkeypatch.setattr(adapter, "CONNECT", 0.2)
+    monkeypatch.setattr(adapter, "READ", 0.3)
+    began = time.monotonic()
+    assert verify(make("mcaptcha", apiUrl=slow_server), "mcaptcha").outcome is Outcome.UNAVAILABLE
+    assert time.monotonic() - began < 3
+
+
+def test_a_provider_that_hangs_is_asked_by_so_many_at_a_time(net, monkeypatch):
+    monkeypatch.setattr(adapter, "LIMIT", 0.3)
+    release = threading.Event()
+
+    def hang(request):
+        release.wait(10)
+        return 200, {}, json.dumps(RIGHT["hcaptcha"])
+
+    net.add_callback(responses.POST, URLS["hcaptcha"], hang)
+    captcha = make("hcaptcha")
+    verdicts = []
+    threads = [threading.Thread(target=lambda: verdicts.append(verify(captcha, "hcaptcha"))) for _ in range(adapter.CALLS + 5)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began < 5
+    assert {verdict.outcome for verdict in verdicts} == {Outcome.UNAVAILABLE}
+    release.set()
+    captcha.remotes[0]._pool.shutdown()
+    assert len(net.calls) == adapter.CALLS
+
+
+# -- solutions
+
+
+@pytest.mark.parametrize("solution", ["", " ", "a b", "ä", "a\nb", "\x00", "\ud800", "x\x7f"])
+def test_what_cannot_be_a_solution_is_not_sent(net, name, solution):
+    assert verify(make(name), name, solution).outcome is Outcome.REJECTED
+    assert len(net.calls) == 0
+
+
+@pytest.mark.parametrize("solution", ["one", "one:two", "one:two:three:four", "one::three", ":two:three"])
+def test_a_solution_of_cap_has_three_parts(net, solution):
+    assert verify(make("cap"), "cap", solution).outcome is Outcome.REJECTED
+
+
+def test_a_solution_of_turnstile_is_not_longer_than_documented(net):
+    assert verify(make("turnstile"), "turnstile", "x" * 2049).outcome is Outcome.REJECTED
+
+
+def test_what_a_right_solution_says_of_itself(net, name):
+    net.post(URLS[name], json=RIGHT[name])
+    now = time.time()
+    verdict = verify(make(name, tier="verified"), name)
+    assert verdict.outcome is Outcome.OK and verdict.accepted
+    assert (verdict.tier, verdict.price, verdict.detail) == ("verified", None, "")
+    timed = name not in ("cap", "mcaptcha", "prosopo")
+    assert verdict.issued_at == pytest.approx(1767323045.678 if timed else now, abs=2)
+    assert verdict.expires_at == pytest.approx(now + ROWS[name].life, abs=2)
+    assert len(verdict.solution_id) == 64
+
+
+def test_solutions_are_told_apart_and_not_kept(net):
+    net.post(URLS["hcaptcha"], json=RIGHT["hcaptcha"])
+    captcha = make("hcaptcha")
+    ids = [verify(captcha, "hcaptcha", solution).solution_id for solution in ("one", "two", "one")]
+    assert ids[0] == ids[2] != ids[1]
+    assert "one" not in ids[0]
+
+
+@pytest.mark.parametrize("moment", [None, "", "yesterday", [], {}, True, 1e300, -1, "9999999999999"])
+def test_a_time_that_is_none_does_no_harm(net, moment):
+    net.post(URLS["hcaptcha"], json=RIGHT["hcaptcha"] | {"challenge_ts": moment})
+    verdict = verify(make("hcaptcha"), "hcaptcha")
+    assert verdict.outcome is Outcome.OK
+    assert verdict.issued_at == pytest.approx(time.time(), abs=5)
+
+
+def test_a_time_may_be_a_number(net):
+    body = {"success": True, "data": {"challenge": {"timestamp": 1767323045, "origin": ""}}}
+    net.post(URLS["friendlyCaptcha"], json=body)
+    assert verify(make("friendlyCaptcha"), "friendlyCaptcha").issued_at == 1767323045
+
+
+HOSTS = {"hostnames": frozenset({"hub.example.org"})}
+
+
+def with_host(name, host):
+    body = json.loads(json.dumps(RIGHT[name]))
+    (body["data"]["challenge"] if name == "friendlyCaptcha" else body).update(
+        {"origin" if name == "friendlyCaptcha" else "hostname": host}
+    )
+    return body
+
+
+@pytest.mark.parametrize("name", ["hcaptcha", "turnstile", "recaptchaV2", "recaptchaV3", "friendlyCaptcha"])
+@pytest.mark.parametrize(
+    ("host", "accepted"),
+    [
+        ("hub.example.org", True),
+        ("https://hub.example.org", True),
+        ("hub.example.org:8443", True),
+        ("evil.example.org", False),
+        ("evil.hub.example.org", False),
+        ("hub.example.org.evil.example", False),
+        ([], None),
+        ({"a": 1}, False),
+        (7, False),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_solution_of_another_sites_page_is_refused(net, name, host, accepted):
+    net.post(URLS[name], json=with_host(name, host))
+    assert verify(make(name), name).accepted
+    expected = name == "friendlyCaptcha" if accepted is None else accepted
+    assert verify(make(name, HOSTS), name).outcome is (Outcome.OK if expected else Outcome.REJECTED)
+
+
+@pytest.mark.parametrize("name", ["turnstile", "recaptchaV3"])
+@pytest.mark.parametrize("action", ["unlock", "", None, ["launch"], 1])
+def test_a_solution_for_another_purpose_is_refused(net, name, action):
+    net.post(URLS[name], json=RIGHT[name] | {"action": action})
+    assert verify(make(name), name).outcome is Outcome.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "accepted"),
+    [
+        (0.5, None, True),
+        (0.49, None, False),
+        (0.3, 0.3, True),
+        (0.9, 0.95, False),
+        (0, 0, True),
+        (1, 1, True),
+        (None, None, False),
+        ("0.9", None, False),
+        (True, None, False),
+        (float("nan"), None, False),
+        ([], None, False),
+    ],
+)
+def test_a_low_score_is_refused(net, score, threshold, accepted):
+    net.post(URLS["recaptchaV3"], body=json.dumps(RIGHT["recaptchaV3"] | {"score": score}))
+    captcha = make("recaptchaV3", **({} if threshold is None else {"score": threshold}))
+    assert verify(captcha, "recaptchaV3").outcome is (Outcome.OK if accepted else Outcome.REJECTED)
+
+
+# -- settings
+
+
+def refusal(name, captcha=(), **options):
+    with pytest.raises(ValueError) as caught:
+        make(name, captcha, **options)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"siteKey": ""}, "siteKey"),
+        ({"siteKey": "a/../b"}, "siteKey"),
+        ({"siteKey": "a b"}, "siteKey"),
+        ({"apiUrl": "challenges.cloudflare.com"}, "apiUrl"),
+        ({"apiUrl": "https://a b"}, "apiUrl"),
+        ({"widgetUrl": "https://a; script-src *"}, "widgetUrl"),
+        ({"tier": "gold"}, "tier"),
+        ({"order": -1}, "order"),
+        ({"secret": SECRET}, "secret"),
+        ({"sendAddress": "perhaps"}, "sendAddress"),
+    ],
+)
+def test_a_wrong_option_is_named(name, options, named):
+    assert refusal(name, **options).startswith(f"captcha.providers.{name}.{named}: ")
+
+
+def test_a_score_is_an_option_of_recaptcha_v3_alone(name):
+    if name == "recaptchaV3":
+        assert refusal(name, score=1.1).startswith("captcha.providers.recaptchaV3.score: ")
+    else:
+        assert refusal(name, score=0.5) == f"captcha.providers.{name}.score: {ROWS[name].title} has no score."
+
+
+@pytest.mark.parametrize("secrets", [{}, {"OTHER": SECRET}, {"NAME": ""}, {"NAME": SECRET + "\nmore"}, {"NAME": SECRET + " x"}])
+def test_a_secret_that_is_missing_or_cannot_be_one_is_refused(name, secrets):
+    secrets = {name.upper() if key == "NAME" else key: value for key, value in secrets.items()}
+    assert refusal(name, {"secrets": secrets}).startswith(f"captcha.providers.{name}: ")
+
+
+@pytest.mark.parametrize("name", ["cap", "mcaptcha"])
+def test_what_is_self_hosted_needs_an_address(name):
+    assert refusal(name, apiUrl="").startswith(f"captcha.providers.{name}.apiUrl: ")
+
+
+TEST_KEYS = [
+    ("hcaptcha", "10000000-ffff-ffff-ffff-000000000001", SECRET),
+    ("hcaptcha", SITE_KEY, "0x0000000000000000000000000000000000000000"),
+    *(("turnstile", key, SECRET) for key in sorted(ROWS["turnstile"].test_site_keys)),
+    *(("turnstile", SITE_KEY, f"{first}x0000000000000000000000000000000AA") for first in "123"),
+    ("recaptchaV2", "6LeIxAcTAAAAAJcZVRqyHh71UMIEGNQ_MXjiZKhI", SECRET),
+    ("recaptchaV2", SITE_KEY, "6LeIxAcTAAAAAGG-vFI1TnRWxMZNFuojJ4WifJWe"),
+    ("recaptchaV3", SITE_KEY, "6LeIxAcTAAAAAGG-vFI1TnRWxMZNFuojJ4WifJWe"),
+    ("prosopo", "5EARALUe4HXQwKo5KanZSGGKqJV4VTaytpezFwv8ZHbZewmh", SECRET),
+    ("prosopo", "5ETtechmZkn3CUVeJX7Z511oiuiu742aHLm91D5ZZw4fqoAG", SECRET),
+]
+
+
+@pytest.mark.parametrize(("name", "site_key", "secret"), TEST_KEYS)
+def test_public_test_keys_are_refused_unless_allowed(net, caplog, monkeypatch, name, site_key, secret):
+    secrets = {"secrets": {name.upper(): secret}}
+    assert "captcha.allowTestKeys" in refusal(name, secrets, siteKey=site_key)
+    captcha = make(name, secrets | HOSTS | {"allow_test_keys": True}, siteKey=site_key)
+    monkeypatch.setattr("verifier.captcha._watch", lambda provider: None)
+    captcha.start()
+    assert f"captcha.providers.{name}: public test keys; anybody gets through" in caplog.text
+    # The answers to test keys name a host of the provider's.
+    body = RIGHT[name] | ({"hostname": "testkey.google.com"} if "hostname" in RIGHT[name] else {})
+    net.post(URLS[name], json=body)
+    assert verify(captcha, name).accepted
+    captcha.remotes[0].check()
+    assert captcha.remotes[0].state is State.UP

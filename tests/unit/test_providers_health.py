@@ -1,0 +1,689 @@
+"""Providers in the verifier: several at once, outages, wrong secrets, what takes their place, and what operators see of it."""
+
+import json
+import logging
+import re
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import altcha
+import pytest
+from apps import CLIENT, QUICK, VerifierProcess, internal_client, make_settings, public_client, run_pod, solve
+from doubles import SECRET, SITE_KEY, running
+from test_metrics import value
+
+from verifier import captcha as captcha_module
+from verifier.app import create_services
+from verifier.captcha import ROWS, Outcome, State
+from verifier.problems import TYPE
+from verifier.settings import InvalidSettings
+
+REMOTE = list(ROWS)
+
+
+@pytest.fixture(scope="module")
+def _double():
+    with running() as double:
+        yield double
+
+
+@pytest.fixture
+def double(_double):
+    """The doubles, all of which work."""
+    _double.behaviour = dict.fromkeys(_double.behaviour, "right")
+    _double.calls.clear()
+    return _double
+
+
+@pytest.fixture
+def make(redis_server, store, double):
+    """Services with remote providers, and ALTCHA if `altcha` is among them."""
+
+    def make(*names, options=None, **settings):
+        providers = {name: double.options(name) | {"order": order} for order, name in enumerate(names) if name != "altcha"}
+        if "altcha" in names:
+            providers["altcha"] = QUICK["altcha"] | {"order": names.index("altcha")}
+        for name, more in (options or {}).items():
+            providers[name] |= more
+        defaults = {
+            "captcha_providers": providers,
+            "captcha_secrets": {name.upper(): SECRET for name in names},
+            "captcha_proof_of_work": QUICK["altcha"] | {"tier": "small"},
+        }
+        return create_services(make_settings(redis_server, **(defaults | settings)), store)
+
+    return make
+
+
+def remote(services, name):
+    return services.captcha.providers[name]
+
+
+def present(client, name, solution):
+    return client.post("/egress/passes", json={"provider": name, "solution": solution})
+
+
+def offers(client):
+    return client.get("/egress/challenge").json["providers"]
+
+
+def assert_problem(answer, kind, status):
+    assert (answer.status_code, answer.json["type"]) == (status, TYPE + kind), answer.text
+
+
+# -- solutions
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_a_solution_is_worth_a_pass_once(make, double, name):
+    services = make(name)
+    client = public_client(services)
+    token = double.token(name, action="launch")
+    answer = present(client, name, token)
+    assert (answer.status_code, answer.json["tier"]) == (201, "verified")
+    assert_problem(present(client, name, token), "solution-refused", 403)
+    assert_problem(present(client, name, double.token(name, right=False)), "solution-refused", 403)
+    assert [fields.get("remoteip", fields.get("ip")) for _, fields in double.calls] == [None] * 3
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_a_solution_counts_once_even_if_the_provider_forgets(make, double, name):
+    services = make(name)
+    client = public_client(services)
+    token = double.token(name, action="launch")
+    assert present(client, name, token).status_code == 201
+    double._used.clear()
+    answer = present(client, name, token)
+    assert_problem(answer, "solution-refused", 403)
+    assert "has been used" in answer.json["detail"]
+    assert (
+        value(internal_client(services), "binder_egress_solutions_total", provider=name, purpose="launch", outcome="replayed") == 1
+    )
+
+
+def test_a_solution_of_before_a_wipe_is_refused_where_its_time_is_known(make, double, redis_server, store):
+    client = public_client(make("turnstile", "cap"))
+    old = double.token("turnstile", action="launch", time=time.time() - 5)
+    redis_server.wipe()
+    store.ping()
+    assert "may have been" in present(client, "turnstile", old).json["detail"]
+
+
+@pytest.mark.parametrize("name", ["cap", "mcaptcha", "prosopo"])
+def test_without_a_time_the_provider_itself_remembers_through_a_wipe(make, double, redis_server, store, name):
+    client = public_client(make(name))
+    token = double.token(name)
+    assert present(client, name, token).status_code == 201
+    redis_server.wipe()
+    store.ping()
+    assert_problem(present(client, name, token), "solution-refused", 403)
+
+
+def test_a_solution_unlocks_a_server(make, double, store, monkeypatch):
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    run_pod(store)
+    client = public_client(make("turnstile"))
+    for action, status in (("launch", 403), ("unlock", 202)):
+        body = {"provider": "turnstile", "solution": double.token("turnstile", action=action)}
+        assert client.post("/egress/servers/alice", json=body).status_code == status
+
+
+def test_the_address_that_is_sent_is_the_clients(make, double):
+    client = public_client(make("hcaptcha", options={"hcaptcha": {"sendAddress": True}}))
+    present(client, "hcaptcha", double.token("hcaptcha"))
+    assert double.calls[0][1]["remoteip"] == CLIENT
+
+
+def test_each_provider_has_its_tier(make, double):
+    client = public_client(make("hcaptcha", "altcha", options={"altcha": {"tier": "small"}}))
+    assert [(offer["name"], offer["tier"]) for offer in offers(client)] == [("hcaptcha", "verified"), ("altcha", "small")]
+    assert present(client, "hcaptcha", double.token("hcaptcha")).json["tier"] == "verified"
+
+
+def test_a_provider_that_is_not_enabled_is_not_accepted(make, double):
+    client = public_client(make("hcaptcha", captcha_on_outage="deny"))
+    for name in ("turnstile", "altcha", "nobody"):
+        answer = present(client, name, "x")
+        assert_problem(answer, "bad-request", 400)
+        assert answer.json["detail"] == "provider: this site has hcaptcha."
+
+
+# -- offers
+
+
+def test_offers_come_in_the_operators_order(make):
+    for names in (["cap", "altcha", "hcaptcha"], ["hcaptcha", "cap", "altcha"], ["altcha", "hcaptcha", "cap"]):
+        assert [offer["name"] for offer in offers(public_client(make(*names)))] == names
+
+
+def test_equal_orders_go_by_name(make):
+    names = ["turnstile", "altcha", "hcaptcha"]
+    services = make(*names, options={name: {"order": 7} for name in names})
+    assert [offer["name"] for offer in offers(public_client(services))] == sorted(names)
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_an_offer_has_what_the_widget_needs(make, double, name):
+    (offer,) = offers(public_client(make(name)))
+    challenge = offer["challenge"]
+    assert offer["kind"] == ("automatic" if name == "recaptchaV3" else "interactive")
+    assert (challenge.pop("site_key"), challenge.pop("action")) == (SITE_KEY, "launch")
+    assert challenge.pop("script").startswith(f"{double.url}/{name}/")
+    base = f"{double.url}/{name}"
+    more = {"friendlyCaptcha": {"endpoint": base}, "cap": {"endpoint": f"{base}/{SITE_KEY}/"}}
+    assert challenge == more.get(name, {})
+    assert SECRET not in json.dumps(offer)
+
+
+SCRIPTS = {
+    "hcaptcha": "https://js.hcaptcha.com/1/api.js",
+    "turnstile": "https://challenges.cloudflare.com/turnstile/v0/api.js",
+    "recaptchaV2": "https://www.google.com/recaptcha/api.js",
+    "recaptchaV3": "https://www.google.com/recaptcha/api.js",
+    "friendlyCaptcha": "https://cdn.jsdelivr.net/npm/@friendlycaptcha/sdk@1.0.2/site.min.js",
+    "cap": "https://cap.example.org/assets/widget.js",
+    "mcaptcha": "https://cap.example.org/widget/",
+    "prosopo": "https://js.prosopo.io/js/procaptcha.bundle.js",
+}
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_the_scripts_are_the_providers_unless_a_value_says_otherwise(make, name):
+    own = {"apiUrl": "https://cap.example.org" if name in ("cap", "mcaptcha") else "", "widgetUrl": ""}
+    (offer,) = offers(public_client(make(name, options={name: own})))
+    assert offer["challenge"]["script"] == SCRIPTS[name]
+
+
+def test_offers_are_as_the_openapi_document_says(make):
+    import jsonschema
+
+    client = public_client(make(*REMOTE, "altcha"))
+    document = client.get("/egress/openapi.json").json
+    schema = document["paths"]["/challenge"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    answer = client.get("/egress/challenge").json
+    jsonschema.validate(answer, schema)
+    assert len(answer["providers"]) == len(REMOTE) + 1
+    answer["providers"][0]["kind"] = "proof-of-work"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(answer, schema)
+
+
+# -- the policy of pages
+
+
+def policy(answer):
+    return {part.split()[0]: part.split()[1:] for part in answer.headers["Content-Security-Policy"].split("; ")}
+
+
+PLAIN = {
+    "default-src": ["'none'"],
+    "script-src": ["'self'"],
+    "style-src": ["'self'"],
+    "connect-src": ["'self'"],
+    "worker-src": ["'self'"],
+    "base-uri": ["'none'"],
+    "form-action": ["'none'"],
+    "frame-ancestors": ["'none'"],
+}
+
+
+def page(client):
+    answer = client.get("/egress/servers/alice", headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    return answer
+
+
+def test_with_proof_of_work_alone_the_policy_is_plain(make, store):
+    run_pod(store)
+    assert policy(page(public_client(make("altcha")))) == PLAIN
+
+
+POLICIES = {
+    "hcaptcha": {
+        directive: ["https://hcaptcha.com", "https://*.hcaptcha.com", "https://js.hcaptcha.com"]
+        for directive in ("script-src", "frame-src", "style-src", "connect-src")
+    },
+    "turnstile": {directive: ["https://challenges.cloudflare.com"] for directive in ("script-src", "frame-src")},
+    "recaptchaV2": {
+        "script-src": ["https://www.google.com/recaptcha/", "https://www.gstatic.com/recaptcha/"],
+        "frame-src": ["https://www.google.com/recaptcha/", "https://recaptcha.google.com/recaptcha/"],
+    },
+    "mcaptcha": {"frame-src": ["https://cap.example.org"]},
+    "cap": {
+        "script-src": ["https://cap.example.org/c/assets/", "'wasm-unsafe-eval'"],
+        "connect-src": ["https://cap.example.org", "https://cdn.jsdelivr.net/npm/@cap.js/"],
+        "worker-src": ["blob:"],
+        "style-src": ["'unsafe-inline'"],
+    },
+    "friendlyCaptcha": {
+        "script-src": ["https://cdn.jsdelivr.net/npm/@friendlycaptcha/"],
+        "frame-src": ["https://global.frcapi.com", "https://*.frcapi.com"],
+        "connect-src": ["https://global.frcapi.com", "https://*.frcapi.com"],
+    },
+}
+POLICIES["recaptchaV3"] = POLICIES["recaptchaV2"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_unlock_page_lets_in_what_is_offered_and_other_pages_nothing(make, store, name):
+    run_pod(store)
+    own = {"apiUrl": {"cap": "https://cap.example.org/c", "mcaptcha": "https://cap.example.org"}.get(name, ""), "widgetUrl": ""}
+    services = make(name, options={name: own})
+    client = public_client(services)
+    expected = {directive: [*PLAIN.get(directive, []), *POLICIES[name].get(directive, [])] for directive in PLAIN | POLICIES[name]}
+    assert policy(page(client)) == expected
+    for path in ("/egress/challenge", "/egress/openapi.json", "/egress/servers/alice", "/egress/nothing"):
+        assert policy(client.get(path, headers={"Accept": "application/json"})) == PLAIN
+    remote(services, name).state = State.DOWN
+    assert policy(page(client)) == PLAIN
+
+
+def test_no_provider_opens_script_or_frame_to_all(make):
+    services = make(*REMOTE, options={name: {"widgetUrl": ""} for name in REMOTE})
+    sources = [source for listed in services.captcha.content_security_policy().values() for source in listed]
+    assert not {"*", "https:", "http:", "'unsafe-eval'"} & set(sources)
+    assert [source for source in sources if source.startswith("https://cdn.jsdelivr.net") and source.count("/") < 4] == []
+    assert "'unsafe-inline'" not in services.captcha.content_security_policy()["script-src"]
+
+
+def test_webassembly_is_allowed_where_the_algorithm_needs_it(make, store):
+    run_pod(store)
+    hard = {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 1, "counterMin": 1, "counterMax": 2}
+    services = make("altcha", options={"altcha": hard})
+    client = public_client(services)
+    assert policy(page(client))["script-src"] == ["'self'", "'wasm-unsafe-eval'"]
+    worker = client.get(f"/egress/static/{services.assets.file('worker-scrypt.js')}")
+    assert policy(worker)["script-src"] == ["'self'", "'wasm-unsafe-eval'"]
+    assert policy(client.get("/egress/challenge")) == PLAIN
+
+
+# -- outages
+
+
+def state(services, name):
+    return remote(services, name).state
+
+
+@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [("right", "up"), ("down", "down"), ("limited", "down"), ("rubbish", "down"), ("misconfigured", "misconfigured")],
+)
+def test_the_self_check_tells_trouble_from_a_wrong_secret(make, double, name, behaviour, expected):
+    services = make(name)
+    double.behaviour[name] = behaviour
+    remote(services, name).check()
+    # Prosopo says the same of a wrong solution, whatever the secret.
+    assert state(services, name) == ("up" if (name, behaviour) == ("prosopo", "misconfigured") else expected)
+    internal = internal_client(services)
+    current = state(services, name)
+    assert value(internal, "binder_egress_captcha_provider_up", provider=name) == (current != "down")
+    assert value(internal, "binder_egress_captcha_provider_misconfigured", provider=name) == (current == "misconfigured")
+    double.behaviour[name] = "right"
+    remote(services, name).check()
+    assert state(services, name) == "up"
+
+
+def test_a_provider_that_accepts_anything_is_not_believed(make, double, monkeypatch):
+    services = make("turnstile")
+    monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
+    remote(services, "turnstile").check()
+    assert state(services, "turnstile") == "misconfigured"
+
+
+def test_the_log_says_what_to_change_and_no_secret(make, double, caplog):
+    caplog.set_level(logging.INFO)
+    services = make("turnstile")
+    for behaviour in ("misconfigured", "down", "right"):
+        double.behaviour["turnstile"] = behaviour
+        remote(services, "turnstile").check()
+        remote(services, "turnstile").check()  # nothing new, no line
+    first, second, third = (record.getMessage() for record in caplog.records if record.name.startswith("verifier"))
+    assert "invalid-input-secret" in first and "secret.captcha.turnstile" in first
+    assert "HTTP 503" in second and "verifier.networkPolicy.captchaProviders" in second
+    assert third == "captcha.providers.turnstile answers, and is offered again"
+    assert SECRET not in caplog.text
+
+
+def test_three_failures_in_a_row_take_a_provider_out_and_a_success_brings_it_back(make, double):
+    services = make("hcaptcha", "turnstile")
+    client = public_client(services)
+    double.behaviour["hcaptcha"] = "down"
+    for _ in range(2):
+        assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
+    double.behaviour["hcaptcha"] = "right"
+    assert present(client, "hcaptcha", double.token("hcaptcha")).status_code == 201
+    double.behaviour["hcaptcha"] = "down"
+    for failures in range(1, 4):
+        assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
+        assert state(services, "hcaptcha") == ("down" if failures == 3 else "up")
+    double.behaviour["hcaptcha"] = "right"
+    assert present(client, "hcaptcha", double.token("hcaptcha")).status_code == 201
+    assert state(services, "hcaptcha") == "up"
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_wrong_solutions_take_no_provider_out(make, double, name):
+    services = make(name)
+    client = public_client(services)
+    for number in range(5):
+        present(client, name, f"{SITE_KEY}:junk:{number}" if name == "cap" else f"junk-{number}")
+    assert state(services, name) == "up"
+
+
+def test_what_a_client_sends_misconfigures_nothing_but_calls_for_a_check(make, double):
+    services = make("turnstile")
+    client = public_client(services)
+    double.behaviour["turnstile"] = "misconfigured"
+    for _ in range(5):
+        assert_problem(present(client, "turnstile", double.token("turnstile")), "provider-misconfigured", 503)
+    assert state(services, "turnstile") == "up"
+    assert remote(services, "turnstile").wake.is_set()
+
+
+def test_a_provider_that_cannot_tell_is_not_taken_out_by_what_clients_send(make, double, monkeypatch):
+    from flask import jsonify
+
+    services = make("prosopo")
+    client = public_client(services)
+    # As its open source answers what it cannot read.
+    monkeypatch.setitem(double.app.view_functions, "prosopo", lambda: (jsonify(error={"code": 500}), 500))
+    for _ in range(5):
+        assert_problem(present(client, "prosopo", "junk"), "provider-unavailable", 503)
+    assert state(services, "prosopo") == "up"
+    remote(services, "prosopo").check()
+    assert state(services, "prosopo") == "up"
+
+
+def test_a_success_of_a_client_ends_a_misconfiguration_and_a_refusal_does_not(make, double):
+    services = make("turnstile")
+    client = public_client(services)
+    remote(services, "turnstile").state = State.MISCONFIGURED
+    present(client, "turnstile", double.token("turnstile", right=False))
+    assert state(services, "turnstile") == "misconfigured"
+    present(client, "turnstile", double.token("turnstile", action="launch"))
+    assert state(services, "turnstile") == "up"
+
+
+def test_the_self_checks_run_by_themselves_and_again_when_called(make, double, monkeypatch):
+    monkeypatch.setattr(captcha_module, "CHECK_GAP", 0.01)
+    monkeypatch.setattr(captcha_module, "CHECK_TROUBLED", 0.05)
+    services = make("turnstile", "hcaptcha")
+    double.behaviour["turnstile"] = "down"
+    double.behaviour["hcaptcha"] = "hanging"
+    began = time.monotonic()
+    services.captcha.start()
+    assert time.monotonic() - began < 1
+
+    def await_state(name, expected):
+        until = time.monotonic() + 10
+        while state(services, name) != expected:
+            assert time.monotonic() < until, (name, state(services, name))
+            time.sleep(0.01)
+
+    await_state("turnstile", "down")
+    double.behaviour["turnstile"] = "misconfigured"
+    await_state("turnstile", "misconfigured")
+    double.behaviour["turnstile"] = "right"
+    await_state("turnstile", "up")
+    # Up: the next would be in a quarter of an hour.
+    calls = len(double.calls)
+    time.sleep(0.2)
+    assert [name for name, _ in double.calls[calls:]].count("turnstile") == 0
+    double.behaviour["turnstile"] = "misconfigured"
+    remote(services, "turnstile").wake.set()
+    await_state("turnstile", "misconfigured")
+    double.behaviour["hcaptcha"] = double.behaviour["turnstile"] = "right"
+    await_state("hcaptcha", "up")
+
+
+def test_the_command_checks_its_providers_too(redis_server, double):
+    """Threads do not survive gunicorn's fork, so this is about the real process."""
+    double.behaviour["turnstile"] = "misconfigured"
+    process = VerifierProcess(redis_server, **double.settings("turnstile", "hcaptcha", with_altcha=QUICK["altcha"]))
+    try:
+        until = time.monotonic() + 20
+        while True:
+            with urllib.request.urlopen(f"{process.internal}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+            if 'binder_egress_captcha_provider_misconfigured{provider="turnstile"} 1.0' in lines:
+                break
+            assert time.monotonic() < until, "no self-check"
+            time.sleep(0.05)
+        assert 'binder_egress_captcha_provider_misconfigured{provider="hcaptcha"} 0.0' in lines
+        with urllib.request.urlopen(f"{process.public}/egress/challenge", timeout=10) as answer:
+            assert [offer["name"] for offer in json.load(answer)["providers"]] == ["hcaptcha", "altcha"]
+    finally:
+        log = process.stop()
+    (line,) = [json.loads(line) for line in log if "captcha.providers" in line]
+    assert line["level"] == "error" and "captcha.providers.turnstile is set up wrong" in line["message"]
+    assert SECRET not in "\n".join(log)
+
+
+def test_a_proxy_is_used_that_the_environment_names(make, double, monkeypatch):
+    """`verifier.extraEnv` in the chart."""
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"valid": true}')
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        client = public_client(make("mcaptcha", options={"mcaptcha": {"apiUrl": "http://captcha.example.org"}}))
+        assert present(client, "mcaptcha", "token").status_code == 201
+        proxy.shutdown()
+    assert asked == ["http://captcha.example.org/api/v1/pow/siteverify"]
+
+
+def test_checks_come_as_often_as_documented():
+    assert (captcha_module.CHECK_TROUBLED, captcha_module.CHECK_UP) == (60, 900)
+
+
+# -- in its place
+
+
+def names(client):
+    return [(offer["name"], offer["tier"], offer["kind"]) for offer in offers(client)]
+
+
+STAND_IN = ("altcha", "small", "proof-of-work")
+
+
+@pytest.mark.parametrize("trouble", [State.DOWN, State.MISCONFIGURED])
+@pytest.mark.parametrize(("on_outage", "in_place"), [("deny", []), ("proofOfWork", [STAND_IN]), ("allow", [STAND_IN])])
+def test_proof_of_work_takes_the_place_of_a_provider_in_trouble(make, on_outage, in_place, trouble):
+    services = make("turnstile", captcha_on_outage=on_outage)
+    client, internal = public_client(services), internal_client(services)
+    assert names(client) == [("turnstile", "verified", "interactive")]
+    assert value(internal, "binder_egress_captcha_stand_in") == 0
+    remote(services, "turnstile").state = trouble
+    assert names(client) == in_place
+    assert value(internal, "binder_egress_captcha_stand_in") == len(in_place)
+    if in_place:
+        answer = present(client, "altcha", solve(client))
+        assert (answer.status_code, answer.json["tier"]) == (201, "small")
+
+
+def test_one_proof_of_work_takes_the_place_of_several(make):
+    services = make("turnstile", "cap", "hcaptcha")
+    client = public_client(services)
+    remote(services, "cap").state = remote(services, "turnstile").state = State.DOWN
+    assert [name for name, *_ in names(client)] == ["altcha", "hcaptcha"]
+
+
+def test_where_it_is_offered_anyway_nothing_is_added(make):
+    services = make("turnstile", "altcha")
+    client = public_client(services)
+    remote(services, "turnstile").state = State.DOWN
+    assert names(client) == [("altcha", "verified", "proof-of-work")]
+    assert value(internal_client(services), "binder_egress_captcha_stand_in") == 0
+
+
+def test_what_took_the_place_counts_after_the_outage_and_at_other_replicas(make):
+    services, other = make("turnstile"), make("turnstile")
+    client = public_client(services)
+    remote(services, "turnstile").state = State.DOWN
+    solutions = [solve(client), solve(client)]
+    remote(services, "turnstile").state = State.UP
+    assert present(client, "altcha", solutions[0]).status_code == 201
+    assert present(public_client(other), "altcha", solutions[1]).status_code == 201
+
+
+def test_proof_of_work_given_out_elsewhere_takes_nobodys_place(make):
+    """A member of a federation that shares our keys may offer ALTCHA for good; here it is for outages."""
+    solution = solve(public_client(make("altcha")))
+    assert_problem(present(public_client(make("turnstile")), "altcha", solution), "solution-refused", 403)
+
+
+def test_without_an_outage_no_unchecked_solution_counts(make, double):
+    services = make("turnstile", captcha_on_outage="allow")
+    client = public_client(services)
+    double.behaviour["turnstile"] = "down"
+    for _ in range(2):
+        assert_problem(present(client, "turnstile", double.token("turnstile", action="launch")), "provider-unavailable", 503)
+
+
+@pytest.mark.parametrize("on_outage", ["deny", "proofOfWork", "allow"])
+def test_an_unchecked_solution_counts_only_where_the_operator_says_so(make, double, on_outage):
+    services = make("turnstile", captcha_on_outage=on_outage, pass_servers=3)
+    client, internal = public_client(services), internal_client(services)
+    double.behaviour["turnstile"] = "down"
+    remote(services, "turnstile").check()
+    token = double.token("turnstile", action="launch")
+    answer = present(client, "turnstile", token)
+    labels = {"provider": "turnstile", "purpose": "launch"}
+    if on_outage == "allow":
+        assert (answer.status_code, answer.json["tier"], answer.json["servers"]) == (201, "verified", 3)
+        assert value(internal, "binder_egress_solutions_total", outcome="unchecked", **labels) == 1
+        assert value(internal, "binder_egress_solutions_total", outcome="ok", **labels) == 0
+        assert_problem(present(client, "turnstile", token), "solution-refused", 403)
+    else:
+        assert_problem(answer, "provider-unavailable", 503)
+        assert value(internal, "binder_egress_solutions_total", outcome="unavailable", **labels) == 1
+
+
+def test_a_misconfigured_provider_accepts_nothing_unchecked(make, double):
+    services = make("turnstile", captcha_on_outage="allow")
+    client = public_client(services)
+    double.behaviour["turnstile"] = "misconfigured"
+    remote(services, "turnstile").check()
+    assert_problem(present(client, "turnstile", double.token("turnstile", action="launch")), "provider-misconfigured", 503)
+
+
+def test_a_refused_solution_is_refused_during_an_outage_too(make, double):
+    services = make("turnstile", captcha_on_outage="allow")
+    remote(services, "turnstile").state = State.DOWN
+    assert_problem(present(public_client(services), "turnstile", double.token("turnstile", right=False)), "solution-refused", 403)
+
+
+# -- settings
+
+
+def test_secrets_come_from_a_variable_for_each_provider(redis_server, double, monkeypatch):
+    monkeypatch.setenv("BINDER_EGRESS_CAPTCHA_SECRET_RECAPTCHAV3", f"{SECRET}\n")
+    settings = make_settings(redis_server, captcha_providers={"recaptchaV3": double.options("recaptchaV3")})
+    assert SECRET not in repr(settings)
+    services = create_services(settings)
+    remote(services, "recaptchaV3").check()
+    assert state(services, "recaptchaV3") == "up"
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"captcha_secrets": {}}, "captcha.providers.turnstile: there is no secret"),
+        ({"captcha_proof_of_work": {"tier": "gold"}}, "captcha.providers.altcha.tier: "),
+        ({"captcha_proof_of_work": {"cost": 0}}, "captcha.providers.altcha.cost: "),
+        (
+            {"captcha_providers": {"turnstile": {"siteKey": "1x00000000000000000000AA"}}},
+            "captcha.providers.turnstile: these are public",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_at_the_start(make, changed, named):
+    with pytest.raises(InvalidSettings) as caught:
+        make("turnstile", **changed)
+    assert str(caught.value).startswith(named)
+
+
+def test_what_is_not_used_is_not_read(make):
+    make("turnstile", captcha_on_outage="deny", captcha_proof_of_work={"tier": "gold"})
+    make("altcha", captcha_proof_of_work={"tier": "gold"})
+
+
+# -- ALTCHA
+
+
+HARD = [
+    {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 2, "parallelism": 2},
+    {"algorithm": "ARGON2ID", "cost": 1, "memoryCost": 32, "parallelism": 2},
+]
+
+
+@pytest.mark.parametrize("options", [*HARD, {"algorithm": "SHA-256", "cost": 3}, {"algorithm": "PBKDF2/SHA-512", "cost": 3}])
+def test_each_algorithm_is_solved_and_accepted(make, options):
+    client = public_client(make("altcha", options={"altcha": options}))
+    parameters = offers(client)[0]["challenge"]["parameters"]
+    hard = options["algorithm"] in ("SCRYPT", "ARGON2ID")
+    assert (parameters["algorithm"], parameters["cost"]) == (options["algorithm"], options["cost"])
+    assert ("memoryCost" in parameters, "parallelism" in parameters) == (hard, hard)
+    solution = solve(client)
+    assert present(client, "altcha", solution).status_code == 201
+    assert_problem(present(client, "altcha", solution), "solution-refused", 403)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"algorithm": "SCRYPT", "cost": 5000}, "cost must be a power of 2 for SCRYPT"),
+        ({"algorithm": "SCRYPT", "cost": 65536, "memoryCost": 8}, "cost x memoryCost x parallelism must be at most 262144"),
+        ({"algorithm": "ARGON2ID", "cost": 5000, "memoryCost": 1024}, "cost must be at most 10 for ARGON2ID"),
+        ({"algorithm": "ARGON2ID", "cost": 1, "memoryCost": 8, "parallelism": 2}, "memoryCost must be at least 8 x parallelism"),
+        ({"memoryCost": 32769}, "Input should be less than or equal to 32768"),
+    ],
+)
+def test_what_the_server_could_not_afford_is_refused(make, options, sentence):
+    with pytest.raises(InvalidSettings, match=re.escape(sentence)) as caught:
+        make("altcha", options={"altcha": options})
+    assert str(caught.value).startswith("captcha.providers.altcha")
+
+
+def test_argon2id_without_its_package_is_refused_by_name(make, monkeypatch):
+    monkeypatch.setattr("verifier.captcha.altcha.find_spec", lambda name: None)
+    with pytest.raises(InvalidSettings, match=r"captcha\.providers\.altcha: algorithm ARGON2ID needs .*argon2-cffi"):
+        make("altcha", options={"altcha": HARD[1]})
+
+
+def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    services = make("altcha", options={"altcha": HARD[0]})
+    running_now, most = [], []
+    real = altcha.create_challenge
+
+    def slow(*args, **kwargs):
+        running_now.append(1)
+        most.append(len(running_now))
+        time.sleep(0.02)
+        running_now.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(altcha, "create_challenge", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: services.captcha.offers("launch", "198.51.100.7/32", 1), range(16)))
+    assert max(most) == 2
+
+
+def test_the_outcomes_are_these():
+    assert [outcome.value for outcome in Outcome] == ["ok", "unchecked", "rejected", "misconfigured", "unavailable"]

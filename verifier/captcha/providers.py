@@ -1,0 +1,239 @@
+"""The remote providers: a row for each, from their documents.
+
+To add one, add a row. Nothing else in Python knows a provider's name; `frontend/src/widgets.js` shows its widget, and the chart
+lists its values.
+"""
+
+import re
+from typing import Any
+
+from .base import Outcome
+from .siteverify import DAY, Row
+
+_REJECTED, _MISCONFIGURED, _UNAVAILABLE = Outcome.REJECTED, Outcome.MISCONFIGURED, Outcome.UNAVAILABLE
+
+
+def _read_success(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+    """hCaptcha, Turnstile and reCAPTCHA: `{"success": …, "error-codes": […]}`."""
+    return body.get("success"), body.get("error-codes") or []
+
+
+def _read_friendly(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+    error = body.get("error")
+    return body.get("success"), [error.get("error_code")] if isinstance(error, dict) else []
+
+
+def _read_cap(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+    # The status alone is ambiguous: 403 and 404 are said of our keys and of the client's token.
+    return body.get("success", False if "error" in body else None), [body["error"]] if "error" in body else []
+
+
+def _read_mcaptcha(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+    return (body.get("valid"), []) if status == 200 else (False, [f"HTTP {status}"])
+
+
+def _read_prosopo(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
+    # `status` in the body is a text in some language.
+    return (body.get("verified"), []) if status == 200 else (False, [f"HTTP {status}"])
+
+
+_CODES = {
+    "missing-input-secret": _MISCONFIGURED,
+    "invalid-input-secret": _MISCONFIGURED,
+    "bad-request": _MISCONFIGURED,
+    "missing-input-response": _REJECTED,
+    "invalid-input-response": _REJECTED,
+    "timeout-or-duplicate": _REJECTED,
+}
+"""The codes that began with reCAPTCHA."""
+
+_HCAPTCHA_SOURCES = ("https://hcaptcha.com", "https://*.hcaptcha.com", "{widget_origin}")
+
+_RECAPTCHA = {
+    "title": "reCAPTCHA",
+    "api": "https://www.google.com",
+    "path": "/recaptcha/api/siteverify",
+    "widget": "https://www.google.com",
+    "script": "/recaptcha/api.js",
+    "read": _read_success,
+    "codes": _CODES,
+    "life": 120,
+    "solved_at": ("challenge_ts",),
+    "hostname": ("hostname",),
+    "policy": {
+        "script-src": ("{widget}/recaptcha/", "https://www.gstatic.com/recaptcha/"),
+        "frame-src": ("{widget}/recaptcha/", "https://recaptcha.google.com/recaptcha/"),
+    },
+    "test_site_keys": frozenset({"6LeIxAcTAAAAAJcZVRqyHh71UMIEGNQ_MXjiZKhI"}),
+    "test_secrets": frozenset({"6LeIxAcTAAAAAGG-vFI1TnRWxMZNFuojJ4WifJWe"}),
+}
+
+ROWS = {
+    # https://docs.hcaptcha.com/
+    "hcaptcha": Row(
+        title="hCaptcha",
+        api="https://api.hcaptcha.com",
+        path="/siteverify",
+        widget="https://js.hcaptcha.com",
+        script="/1/api.js",
+        fields={"secret": "secret", "solution": "response", "site_key": "sitekey", "address": "remoteip"},
+        read=_read_success,
+        codes={
+            "missing-input-secret": _MISCONFIGURED,
+            "invalid-input-secret": _MISCONFIGURED,
+            "sitekey-secret-mismatch": _MISCONFIGURED,
+            "not-using-dummy-passcode": _MISCONFIGURED,
+            "bad-request": _MISCONFIGURED,
+            "missing-remoteip": _MISCONFIGURED,
+            "invalid-remoteip": _MISCONFIGURED,
+            "missing-input-response": _REJECTED,
+            "invalid-input-response": _REJECTED,
+            "expired-input-response": _REJECTED,
+            "already-seen-response": _REJECTED,
+            "invalid-or-already-seen-response": _REJECTED,
+        },
+        life=300,  # 120 by default; not confirmed
+        solved_at=("challenge_ts",),
+        hostname=("hostname",),
+        policy={
+            "script-src": _HCAPTCHA_SOURCES,
+            "frame-src": _HCAPTCHA_SOURCES,
+            "style-src": _HCAPTCHA_SOURCES,
+            "connect-src": _HCAPTCHA_SOURCES,
+        },
+        test_site_keys=frozenset(
+            f"{first}-ffff-ffff-ffff-{last}"
+            for first, last in (("10000000", "000000000001"), ("20000000", "000000000002"), ("30000000", "000000000003"))
+        ),
+        test_secrets=frozenset({"0x0000000000000000000000000000000000000000"}),
+    ),
+    # https://developers.cloudflare.com/turnstile/
+    "turnstile": Row(
+        title="Cloudflare Turnstile",
+        api="https://challenges.cloudflare.com",
+        path="/turnstile/v0/siteverify",
+        widget="https://challenges.cloudflare.com",
+        script="/turnstile/v0/api.js",
+        as_json=True,
+        retry_field="idempotency_key",
+        read=_read_success,
+        codes=_CODES | {"internal-error": _UNAVAILABLE},
+        life=300,
+        solved_at=("challenge_ts",),
+        hostname=("hostname",),
+        action=True,
+        policy={"script-src": ("{widget_origin}",), "frame-src": ("{widget_origin}",)},
+        test_site_keys=frozenset(
+            {
+                "1x00000000000000000000AA",
+                "2x00000000000000000000AB",
+                "1x00000000000000000000BB",
+                "2x00000000000000000000BB",
+                "3x00000000000000000000FF",
+            }
+        ),
+        test_secrets=frozenset(f"{first}x0000000000000000000000000000000AA" for first in "123"),
+        shape=lambda solution: len(solution) <= 2048,
+    ),
+    # https://developers.google.com/recaptcha/docs/verify
+    "recaptchaV2": Row(**_RECAPTCHA),
+    "recaptchaV3": Row(**_RECAPTCHA, kind="automatic", action=True, score=True),
+    # https://developer.friendlycaptcha.com/docs/v2/getting-started/verify
+    "friendlyCaptcha": Row(
+        title="Friendly Captcha",
+        api="https://global.frcapi.com",
+        path="/api/v2/captcha/siteverify",
+        widget="https://cdn.jsdelivr.net",
+        script="/npm/@friendlycaptcha/sdk@1.0.2/site.min.js",
+        fields={"solution": "response", "site_key": "sitekey"},
+        as_json=True,
+        key_header="X-API-Key",
+        read=_read_friendly,
+        codes={
+            "auth_required": _MISCONFIGURED,
+            "auth_invalid": _MISCONFIGURED,
+            "sitekey_invalid": _MISCONFIGURED,
+            "bad_request": _MISCONFIGURED,
+            "response_missing": _MISCONFIGURED,
+            "response_invalid": _REJECTED,
+            "response_timeout": _REJECTED,
+            "response_duplicate": _REJECTED,
+        },
+        life=DAY,  # not documented
+        solved_at=("data", "challenge", "timestamp"),
+        hostname=("data", "challenge", "origin"),
+        hostname_may_lack=True,
+        extra={"endpoint": "{api}"},
+        # The endpoint of the widget has spares with other names.
+        policy={
+            "script-src": ("{widget}/npm/@friendlycaptcha/",),
+            "frame-src": ("{api_origin}", "https://*.frcapi.com"),
+            "connect-src": ("{api_origin}", "https://*.frcapi.com"),
+        },
+    ),
+    # https://trycap.dev/guide/standalone/
+    "cap": Row(
+        title="Cap",
+        path="/{site_key}/siteverify",
+        script="/assets/widget.js",
+        fields={"secret": "secret", "solution": "response"},
+        as_json=True,
+        read=_read_cap,
+        codes={
+            "Missing required parameters": _MISCONFIGURED,
+            "Invalid site key or secret": _MISCONFIGURED,
+            "Token not found": _REJECTED,
+            "Token expired": _REJECTED,
+        },
+        life=2 * 3600,
+        extra={"endpoint": "{widget}/{site_key}/"},
+        # Its widget fetches its own WebAssembly, makes workers of text, and has its style in the page.
+        policy={
+            "script-src": ("{widget}/assets/", "'wasm-unsafe-eval'"),
+            "connect-src": ("{widget_origin}", "https://cdn.jsdelivr.net/npm/@cap.js/"),
+            "worker-src": ("blob:",),
+            "style-src": ("'unsafe-inline'",),
+        },
+        wrong_solution="{site_key}:binder-egress:self-check",
+        # Cap's own service fails over what is not of three parts.
+        shape=lambda solution: bool(re.fullmatch("[^:]+:[^:]+:[^:]+", solution)),
+    ),
+    # https://mcaptcha.org/docs/
+    "mcaptcha": Row(
+        title="mCaptcha",
+        path="/api/v1/pow/siteverify",
+        script="/widget/",  # a page for a frame, not a script
+        fields={"secret": "secret", "solution": "token", "site_key": "key"},
+        as_json=True,
+        read=_read_mcaptcha,
+        codes={"HTTP 400": _REJECTED, "HTTP 401": _MISCONFIGURED, "HTTP 404": _MISCONFIGURED},
+        life=DAY,  # the instance's choice
+        policy={"frame-src": ("{widget_origin}",)},
+    ),
+    # https://docs.prosopo.io/en/basics/server-side-verification/
+    "prosopo": Row(
+        title="Prosopo",
+        api="https://api.prosopo.io",
+        path="/siteverify",
+        widget="https://js.prosopo.io",
+        script="/js/procaptcha.bundle.js",
+        fields={"secret": "secret", "solution": "token", "address": "ip"},
+        as_json=True,
+        read=_read_prosopo,
+        codes={"HTTP 401": _MISCONFIGURED, "HTTP 403": _MISCONFIGURED},
+        life=600,
+        policy={
+            "script-src": ("{widget_origin}",),
+            "connect-src": ("https://*.prosopo.io", "{api_origin}"),
+            "img-src": ("https://*.prosopo.io", "data:"),
+            "style-src": ("'unsafe-inline'",),
+            "worker-src": ("blob:",),
+        },
+        test_site_keys=frozenset(
+            {"5EARALUe4HXQwKo5KanZSGGKqJV4VTaytpezFwv8ZHbZewmh", "5ETtechmZkn3CUVeJX7Z511oiuiu742aHLm91D5ZZw4fqoAG"}
+        ),
+        # A wrong solution and a wrong secret may both be HTTP 400 or 500.
+        tells=False,
+    ),
+}
+"""Name in `captcha.providers` → the provider."""

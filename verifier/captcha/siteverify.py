@@ -1,0 +1,434 @@
+"""Remote providers: one adapter for all whose solutions are checked by a request of ours, the "siteverify" kind.
+
+What they differ in is a row of a table (`providers.ROWS`): where, how, and what their answers mean. Whatever is not clearly a yes
+is no yes; a provider's trouble, our wrong settings and a wrong solution are told apart. Some vendors advise to accept solutions
+when their service fails; that is done only if the operator says so (`captcha.onOutage`).
+"""
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import requests
+import urllib3
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .base import Outcome, Verdict
+
+CONNECT, READ = 2.0, 3.0
+"""Seconds for connecting and for each part of the answer."""
+
+LIMIT = 10.0
+"""Seconds for asking a provider, a second try and the wait for a free thread included; less than `server.REQUEST_LIMIT`."""
+
+CALLS = 16
+"""Calls of one provider at a time. Half of `verifier.threads` by default: a provider that hangs must not take the others'
+threads."""
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer. Real ones have some hundred."""
+
+DOWN_AFTER = 3
+"""Failures in a row after which a provider counts as down."""
+
+DAY = 86400
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[int, dict[str, Any]], tuple[Any, Any]]
+
+
+class State(StrEnum):
+    """What is known of a provider. One that is not up is not offered."""
+
+    UP = "up"
+    DOWN = "down"
+    MISCONFIGURED = "misconfigured"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a provider is asked, what its answers mean, and what a page needs that shows its widget.
+
+    Attributes:
+        title: its name, for texts.
+        path: the address of the interface, below `api`; may contain `{site_key}`.
+        script: the address of the widget's script, below `widget`.
+        read: HTTP status and JSON object → whether the solution is right (a boolean, or else the answer is not understood), and the
+            error codes.
+        codes: error code → what it means. A code that is not here is the provider's trouble.
+        life: seconds for which a solution could be presented, at most.
+        api: where the interface is; empty: the operator says.
+        widget: where the widget comes from; empty: from `api`.
+        kind: `interactive` if a person has something to click.
+        fields: our word → the provider's, of what is sent.
+        as_json: whether they are sent as JSON; else as a form.
+        key_header: the header that the secret is sent in; else it is a field.
+        retry_field: the field that makes a second try of the same solution safe; without it there is none.
+        solved_at: where in an answer the time is at which the challenge was solved: text of RFC 3339, or Unix time.
+        hostname: where in an answer the host is on whose page it was solved.
+        hostname_may_lack: whether it may be missing or empty.
+        action: whether an answer repeats the action of the widget, which is our purpose.
+        score: whether an answer has a score between 0 (a bot) and 1.
+        extra: more of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
+        policy: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, with `_origin` only
+            their origins.
+        test_site_keys: public keys, with which anybody's solution is right.
+        test_secrets: their secrets.
+        wrong_solution: what the self-check presents.
+        shape: whether a text may be a solution at all.
+        tells: whether the answer to a wrong solution tells that the secret is right.
+    """
+
+    title: str
+    path: str
+    script: str
+    read: Read
+    codes: Mapping[str, Outcome]
+    life: int
+    api: str = ""
+    widget: str = ""
+    kind: Literal["interactive", "automatic"] = "interactive"
+    fields: Mapping[str, str] = field(default_factory=lambda: {"secret": "secret", "solution": "response", "address": "remoteip"})
+    as_json: bool = False
+    key_header: str = ""
+    retry_field: str = ""
+    solved_at: tuple[str, ...] = ()
+    hostname: tuple[str, ...] = ()
+    hostname_may_lack: bool = False
+    action: bool = False
+    score: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+    policy: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    test_site_keys: frozenset[str] = frozenset()
+    test_secrets: frozenset[str] = frozenset()
+    wrong_solution: str = "binder-egress-self-check"
+    shape: Callable[[str], bool] = lambda solution: True
+    tells: bool = True
+
+
+class Options(BaseModel):
+    """`captcha.providers.<name>` in the chart, for a remote provider."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    tier: str = "verified"
+    order: int = Field(50, ge=0, le=1000)
+    siteKey: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$")
+    apiUrl: str = Field("", pattern=r"^(https?://[^\s?#;,']+)?$")
+    widgetUrl: str = Field("", pattern=r"^(https?://[^\s?#;,']+)?$")
+    sendAddress: bool = False
+    score: float | None = Field(None, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a provider said.
+
+    Attributes:
+        outcome: what it means.
+        reason: a few words for the log: a known code, or what went wrong. Never what the provider or a client wrote.
+        body: the JSON object; empty if there was none.
+        again: whether a second try might do better.
+        busy: whether we did not ask at all, because too many calls are under way.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    again: bool = False
+    busy: bool = False
+
+
+class Remote:
+    """A remote provider.
+
+    Args:
+        name: its key in `captcha.providers`.
+        row: its row of the table.
+        options: its chart values.
+        secret: ours with it.
+        hostnames: on whose pages solutions may be made; empty: anywhere that the provider allows.
+    """
+
+    def __init__(self, name: str, row: Row, options: Options, secret: str, hostnames: frozenset[str]):
+        self.name = name
+        self.kind = row.kind
+        self.tier = options.tier
+        self.order = options.order
+        self.state = State.UP
+        self.wake = threading.Event()
+        """Set when the self-check shall look now."""
+        self.test_keys = False
+        """Whether its keys are public ones, for tests."""
+        self._row = row
+        self._options = options
+        self._secret = secret
+        self._hostnames = hostnames
+        self._api = (options.apiUrl or row.api).rstrip("/")
+        self._widget = (options.widgetUrl or row.widget or self._api).rstrip("/")
+        self._failures = 0
+        self._lock = threading.Lock()
+        # Its time-outs are for each read; that of a result is for all, however slowly a provider sends.
+        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix=name)
+
+    @classmethod
+    def from_options(
+        cls, name: str, row: Row, options: dict[str, Any], secret: str, hostnames: frozenset[str], allow_test_keys: bool
+    ) -> Self:
+        """Make the provider from chart values.
+
+        Raises:
+            ValueError: with one sentence for each wrong option, which names the chart value, and never the secret.
+        """
+        value = f"captcha.providers.{name}"
+        try:
+            checked = Options(**options)
+        except ValidationError as error:
+            raise ValueError("\n".join(f"{value}.{'.'.join(map(str, e['loc']))}: {e['msg']}." for e in error.errors())) from None
+        if checked.score is not None and not row.score:
+            raise ValueError(f"{value}.score: {row.title} has no score.")
+        if not (checked.apiUrl or row.api):
+            raise ValueError(f"{value}.apiUrl: say where your {row.title} is.")
+        if not secret:
+            raise ValueError(f"{value}: there is no secret; set existingSecret, or secret.captcha.{name}.")
+        if not (secret.isascii() and secret.isprintable()) or " " in secret:
+            raise ValueError(f"{value}: the secret has a character that no key of {row.title} has, perhaps a line feed at its end.")
+        if checked.siteKey in row.test_site_keys or secret in row.test_secrets:
+            if not allow_test_keys:
+                raise ValueError(
+                    f"{value}: these are public test keys, with which everybody's solution is right; use your own, or set "
+                    "captcha.allowTestKeys."
+                )
+            # Their answers name a host of the provider's.
+            hostnames = frozenset()
+            row = replace(row, action=False, tells=False)
+        made = cls(name, row, checked, secret, hostnames)
+        made.test_keys = secret in row.test_secrets or checked.siteKey in row.test_site_keys
+        return made
+
+    @property
+    def usable(self) -> bool:
+        """Whether it makes sense to offer it."""
+        return self.state is State.UP
+
+    def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
+        """What the widget needs. A remote provider knows nothing of networks and prices."""
+        return {
+            "site_key": self._options.siteKey,
+            "script": self._widget + self._row.script,
+            "action": purpose,
+            **{name: self._fill(text) for name, text in self._row.extra.items()},
+        }
+
+    def policy(self) -> dict[str, list[str]]:
+        """What a page with the widget needs in its Content-Security-Policy: directive → sources."""
+        return {directive: [self._fill(source) for source in sources] for directive, sources in self._row.policy.items()}
+
+    def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
+        """Ask the provider about a solution, and check what it tells of it."""
+        now = time.time()
+        verdict = Verdict(
+            Outcome.OK,
+            solution_id=hashlib.sha256(solution.encode("utf-8", "surrogatepass")).hexdigest(),
+            expires_at=now + self._row.life,
+            issued_at=now,
+            tier=self.tier,
+        )
+        if not (solution.isascii() and solution.isprintable()) or " " in solution or not solution or not self._row.shape(solution):
+            return replace(verdict, outcome=Outcome.REJECTED, detail=f"This is no solution of {self._row.title}.")
+        answer = self._ask(solution, address)
+        self._note(answer)
+        if answer.outcome is not Outcome.OK:
+            return replace(verdict, outcome=answer.outcome, detail=_DETAILS[answer.outcome].format(self._row.title))
+        if wrong := self._wrong(answer.body, purpose):
+            return replace(verdict, outcome=Outcome.REJECTED, detail=f"The solution was made {wrong}. Solve again here.")
+        # Without a time from the provider, its own single use protects after a wipe of Redis.
+        return replace(verdict, issued_at=_seconds(_at(answer.body, self._row.solved_at)) or now)
+
+    def check(self) -> None:
+        """Present a wrong solution, to see whether the provider answers, and whether our secret is right."""
+        answer = self._ask(self._fill(self._row.wrong_solution), "")
+        if answer.busy:
+            return
+        state = _STATES[answer.outcome]
+        if not self._row.tells and answer.body:
+            state = State.UP
+        reason = answer.reason
+        if answer.outcome is Outcome.OK and self._row.tells:
+            # A real provider never says so; what stands between us and it does.
+            state, reason = State.MISCONFIGURED, "it accepts a solution that is none"
+        with self._lock:
+            self._failures = 0
+            self._move(state, reason)
+
+    def _note(self, answer: Answer) -> None:
+        """Learn from the answer to a client's solution. What a client can bring about by what it sends must not take a provider
+        out."""
+        with self._lock:
+            if answer.outcome is Outcome.OK:
+                self._failures = 0
+                self._move(State.UP, answer.reason)
+            elif answer.outcome is Outcome.REJECTED:
+                self._failures = 0
+                if self.state is State.DOWN:
+                    self._move(State.UP, answer.reason)
+            elif answer.outcome is Outcome.MISCONFIGURED:
+                log.warning("captcha.providers.%s: a solution was answered with: %s", self.name, answer.reason)
+                self.wake.set()
+            elif not answer.busy and (self._row.tells or not answer.body):
+                self._failures += 1
+                if self._failures >= DOWN_AFTER and self.state is State.UP:
+                    self._move(State.DOWN, answer.reason)
+
+    def _move(self, state: State, reason: str) -> None:
+        if state is self.state:
+            return
+        self.state = state
+        value = f"captcha.providers.{self.name}"
+        if state is State.UP:
+            log.info("%s answers, and is offered again", value)
+        elif state is State.DOWN:
+            log.error(
+                "%s is down, and not offered: %s. See whether DNS, verifier.networkPolicy.captchaProviders and a firewall let the "
+                "verifier reach %s, and what %s says of its service",
+                value,
+                reason,
+                self._api,
+                self._row.title,
+            )
+        else:
+            log.error(
+                "%s is set up wrong, and not offered: %s. Put the secret that belongs to siteKey into its existingSecret or "
+                "secret.captcha.%s, and see that apiUrl is right",
+                value,
+                reason,
+                self.name,
+            )
+
+    def _fill(self, text: str) -> str:
+        api, widget = (f"{parts.scheme}://{parts.netloc}" for parts in (urlsplit(self._api), urlsplit(self._widget)))
+        return text.format(api=self._api, widget=self._widget, api_origin=api, widget_origin=widget, site_key=self._options.siteKey)
+
+    def _wrong(self, body: Mapping[str, Any], purpose: str) -> str:
+        """What is wrong with a solution that the provider calls right; empty if nothing is."""
+        if self._row.hostname and self._hostnames:
+            host = _at(body, self._row.hostname)
+            # Some say an origin.
+            known = isinstance(host, str) and host.rpartition("://")[2].partition(":")[0] in self._hostnames
+            if not known and not (self._row.hostname_may_lack and not host):
+                return "on another site's page"
+        if self._row.action and body.get("action") != purpose:
+            return "for another purpose"
+        if self._row.score:
+            score = body.get("score")
+            threshold = 0.5 if self._options.score is None else self._options.score
+            # Not `<`, which is false of NaN.
+            if isinstance(score, bool) or not isinstance(score, int | float) or not score >= threshold:
+                return "by what looks like a bot"
+        return ""
+
+    def _ask(self, solution: str, address: str) -> Answer:
+        asked = self._pool.submit(self._try_twice, solution, address)
+        try:
+            return asked.result(LIMIT)
+        except TimeoutError:
+            busy = asked.cancel()
+            return Answer(Outcome.UNAVAILABLE, "too many calls are under way" if busy else "it takes too long", busy=busy)
+
+    def _try_twice(self, solution: str, address: str) -> Answer:
+        row = self._row
+        known = {"secret": self._secret, "solution": solution, "site_key": self._options.siteKey}
+        if address and self._options.sendAddress:
+            known["address"] = address
+        sent = {theirs: known[ours] for ours, theirs in row.fields.items() if ours in known}
+        if row.retry_field:
+            sent[row.retry_field] = str(uuid4())
+        answer = self._try(sent)
+        return self._try(sent) if answer.again and row.retry_field else answer
+
+    def _try(self, sent: dict[str, str]) -> Answer:
+        deadline = time.monotonic() + CONNECT + READ
+        try:
+            # A new connection each time: one that was left open may be dead, and most of these calls cannot be repeated.
+            with (
+                requests.Session() as session,
+                session.post(
+                    self._api + self._fill(self._row.path),
+                    headers={"Accept": "application/json"} | ({self._row.key_header: self._secret} if self._row.key_header else {}),
+                    timeout=(CONNECT, READ),
+                    allow_redirects=False,
+                    stream=True,
+                    **{"json" if self._row.as_json else "data": sent},
+                ) as response,
+            ):
+                text = bytearray()
+                # Byte by byte, because a larger read waits until it is full.
+                for byte in response.iter_content(1):
+                    text += byte
+                    if len(text) > MAX_ANSWER or time.monotonic() > deadline:
+                        return Answer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
+                return self._judge(response.status_code, bytes(text))
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # Only the kind: the text of an error may repeat what was sent.
+            return Answer(Outcome.UNAVAILABLE, type(error).__name__, again=True)
+
+    def _judge(self, status: int, text: bytes) -> Answer:
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            return Answer(Outcome.UNAVAILABLE, f"HTTP {status}, and no JSON object", again=status != 429)
+        if status == 429 or status >= 500 or 300 <= status < 400:
+            return Answer(Outcome.UNAVAILABLE, f"HTTP {status}", body, again=status != 429)
+        right, codes = self._row.read(status, body)
+        if not isinstance(right, bool) or not (isinstance(codes, list) and all(isinstance(code, str) for code in codes)):
+            return Answer(Outcome.UNAVAILABLE, f"HTTP {status}, and an answer that is not understood", body)
+        if right:
+            return Answer(Outcome.OK, "", body) if status == 200 else Answer(Outcome.UNAVAILABLE, f"HTTP {status}", body)
+        meant = {self._row.codes.get(code, Outcome.UNAVAILABLE) for code in codes} or {Outcome.REJECTED}
+        outcome = next(kind for kind in (Outcome.MISCONFIGURED, Outcome.UNAVAILABLE, Outcome.REJECTED) if kind in meant)
+        known = ", ".join(code for code in codes if code in self._row.codes) or f"HTTP {status}, and no code that is known"
+        return Answer(outcome, known, body, again=outcome is Outcome.UNAVAILABLE)
+
+
+_STATES = {
+    Outcome.OK: State.UP,
+    Outcome.REJECTED: State.UP,
+    Outcome.MISCONFIGURED: State.MISCONFIGURED,
+    Outcome.UNAVAILABLE: State.DOWN,
+}
+
+_DETAILS = {
+    Outcome.REJECTED: "{} did not accept the solution: it is wrong, too old, or was used before. Solve again.",
+    Outcome.MISCONFIGURED: "{} does not accept this site's keys. Its operators must act; choose another way if there is one.",
+    Outcome.UNAVAILABLE: "{} does not answer. Try again in a minute, or choose another way if there is one.",
+}
+
+
+def _at(body: Any, path: tuple[str, ...]) -> Any:
+    """What is in a JSON object at a path; None if that leads nowhere."""
+    for name in path:
+        body = body.get(name) if isinstance(body, Mapping) else None
+    return body if path else None
+
+
+def _seconds(moment: Any) -> float | None:
+    """Unix time in seconds, from text of RFC 3339 or from a number; None if it is neither."""
+    if isinstance(moment, int | float) and not isinstance(moment, bool):
+        return float(moment) if 0 < moment < 1e11 else None
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,19 @@
+-- How many charges of a client network count now.
+-- KEYS: epoch, charges   ARGV: window, in seconds
+-- Begins an epoch too, as begin.lua does: a challenge that is priced now must be younger than the epoch it is presented in.
+local t = redis.call('TIME')
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('SET', KEYS[1], t[1] .. '.' .. string.format('%06d', t[2]))
+end
+
+-- Twelve buckets and the one that is being filled, a field each: the second in which it began, and how many. A bucket counts until
+-- its last charge is older than the window, so none counts too short, and none more than a twelfth too long.
+local window = tonumber(ARGV[1])
+local n = 0
+local found = redis.call('HGETALL', KEYS[2])
+for i = 1, #found, 2 do
+  if tonumber(found[i]) + math.ceil(window / 12) + window > tonumber(t[1]) then
+    n = n + tonumber(found[i + 1])
+  end
+end
+return n

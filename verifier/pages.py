@@ -1,0 +1,181 @@
+"""What people read: the page of each server as a page and as text, in their language, and errors in its place.
+
+The texts are in `messages/server`, one catalogue for each language. The page's script gets the catalogue of its page with it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import resources
+
+import segno
+from flask import render_template
+from markupsafe import Markup
+from werkzeug.datastructures import LanguageAccept
+
+from .settings import UNVERIFIED, Tier
+
+LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
+"""The languages that there is a catalogue for; the first is for everybody else."""
+
+Asset = Callable[[str], str]
+
+START = "#unlock"
+"""At the end of a page's address: begin without a click. A fragment is not sent to the server, and only a script that runs in a
+visible page acts on it, so neither a prefetch nor a preview of the link spends anything."""
+
+QR_LIMIT = 2000
+"""Characters of an address that a QR code is made of. Longer ones, of names in many bytes, do not fit or are hard to scan."""
+
+TERMINAL_WIDTH = 80
+"""Columns that the text form may take."""
+
+
+def _catalogue(language: str) -> dict[str, str]:
+    return json.loads((resources.files(__package__) / "messages" / "server" / f"{language}.json").read_text("utf-8"))
+
+
+MESSAGES = {language: _catalogue(language) for language in LANGUAGES}
+"""The texts: language → key → text with `{names}` to fill in."""
+
+
+def choose_language(accepted: LanguageAccept) -> str:
+    """The first language of `Accept-Language` that there is a catalogue for (`chooseLanguage` in the front end)."""
+    # Not best_match, which prefers the second "en" of "fr-CA, en;q=0.5", because it is the same tag.
+    for language, quality in accepted:
+        primary = language.lower().replace("_", "-").split("-")[0]
+        if quality > 0 and primary in LANGUAGES:
+            return primary
+    return LANGUAGES[0]
+
+
+def direction(language: str) -> str:
+    """The direction that a language is written in, for the attribute `dir`."""
+    return "rtl" if language == "ar" else "ltr"
+
+
+def reach(tier: Tier | None, language: str) -> str:
+    """What a server with a tier may reach, in a sentence.
+
+    Args:
+        tier: the tier; None for a server that has none.
+        language: one of `LANGUAGES`.
+
+    Returns:
+        The operator's own words where there are some; else what the chart knows of the tier's policy; `""` where it told nothing.
+    """
+    messages = MESSAGES[language]
+    if tier is None:
+        return messages["reach-locked"]
+    if tier.description:
+        return tier.description.get(language) or tier.description.get("en") or next(iter(tier.description.values()))
+    if tier.internet is None:
+        return ""
+    if not tier.internet:
+        return messages["reach-some"]
+    if not tier.ports:
+        return messages["reach-internet"]
+    return messages["reach-ports"].format(
+        ports=", ".join(sorted(tier.ports, key=lambda port: int(port.split("/")[0].split("-")[0])))
+    )
+
+
+def server_page(
+    kind: str,
+    language: str,
+    *,
+    tier: str,
+    tiers: Mapping[str, Tier],
+    address: str,
+    base: str,
+    asset: Asset,
+    observed: bool,
+    from_elsewhere: bool,
+    qr: bool,
+) -> str:
+    """What a server may reach, and how it is unlocked.
+
+    Args:
+        kind: `text/html` or `text/plain`.
+        language: one of `LANGUAGES`.
+        tier: what the server has.
+        tiers: all tiers of this site.
+        address: the page's own address, absolute.
+        base: the path that everything of ours is under.
+        asset: the address of a file of the front end.
+        observed: mode `observe`, in which no server is isolated.
+        from_elsewhere: the visitor follows a link of another site's page: nothing begins without a click.
+        qr: show a QR code in the text.
+    """
+    known = tiers.get(tier)
+    verified = tier != UNVERIFIED
+    values = {
+        "verified": verified,
+        "tier": tier,
+        # A tier that the site no longer has gets no words.
+        "reach": "" if verified and known is None else reach(known, language),
+        "observed": observed,
+        "start": address + START,
+        **_common(language, asset),
+    }
+    if kind == "text/plain":
+        # A terminal gets the code where it asks: to a screen reader, or to a script, it is noise.
+        return render_template("server.txt", qr=terminal_qr(address + START) if qr and not verified else "", **values)
+    sentences = {name: reach(found, language) for name, found in tiers.items()} | {UNVERIFIED: reach(None, language)}
+    return render_template(
+        "server.html",
+        base=base,
+        sentences=json.dumps(sentences),
+        catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
+        from_elsewhere=from_elsewhere,
+        qr=_inline_qr(address + START),
+        **values,
+    )
+
+
+def problem_page(kind: str, language: str, problem: Mapping[str, str], *, asset: Asset) -> str:
+    """An error in place of a server's page.
+
+    Args:
+        kind: `text/html` or `text/plain`.
+        language: one of `LANGUAGES`.
+        problem: the problem details; their `type` says which words there are.
+        asset: the address of a file of the front end.
+    """
+    messages = MESSAGES[language]
+    name = problem["type"].rpartition("#")[2]
+    if name == "no-such-server":
+        title, text = messages["ended"], messages["ended-help"]
+    else:
+        title, text = messages["problem-title"], messages.get(f"error-{name}") or problem["detail"]
+    template = "problem.html" if kind == "text/html" else "problem.txt"
+    return render_template(template, problem_title=title, problem_text=text, **_common(language, asset))
+
+
+def _common(language: str, asset: Asset) -> dict[str, object]:
+    return {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
+
+
+def _inline_qr(text: str) -> Markup | str:
+    if len(text) > QR_LIMIT:
+        return ""
+    # Without a width, so that the style sheet has the say, and without a style, which the content security policy forbids.
+    return Markup(segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3))
+
+
+def terminal_qr(text: str) -> str:
+    """A QR code of two modules per character, in colours of its own: black on white in every terminal.
+
+    Returns:
+        `""` where it is wider than `TERMINAL_WIDTH`.
+    """
+    if len(text) > QR_LIMIT:
+        return ""
+    rows = [list(row) for row in segno.make_qr(text, error="l", boost_error=False).matrix_iter(border=2)]
+    if len(rows[0]) > TERMINAL_WIDTH:
+        return ""
+    rows += [[0] * len(rows[0])] * (len(rows) % 2)
+    lines = (
+        "".join(" ▀▄█"[upper + 2 * lower] for upper, lower in zip(*pair, strict=True))
+        for pair in zip(rows[::2], rows[1::2], strict=True)
+    )
+    return "\n".join(f"\x1b[38;5;16;48;5;231m{line}\x1b[0m" for line in lines)

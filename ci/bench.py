@@ -221,7 +221,7 @@ def unlock(stage: Stage) -> None:
         )
         stage.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
         time.sleep(2)
-        label = ("label", "pod", name, "binder-egress/tier=verified")
+        label = ("label", "pod", name, "binder-egress/tier=verified", stage.as_reconciler)
         delays["kubectl label"].append(first_packet(stage, None, address, lambda label=label: stage.kubectl(*label), pod=name))
         stage.kubectl("delete", "pod", name, "--now", "--wait=false")
     table = Table("5 times each", "median ms", "max ms", title="From the call's start to the first packet", title_justify="left")

@@ -1,12 +1,14 @@
 """The in-cluster HTTP interface, on a port of its own: BinderHub's hook, probes and metrics."""
 
 import hmac
+import socket
 import time
+from contextlib import suppress
 
 from flask import Blueprint, Response, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from . import bodies, logs
+from . import __version__, bodies, logs
 from .openapi import internal_document
 from .problems import Problem
 from .rules import Launch, Rules
@@ -40,10 +42,22 @@ def decide_launch() -> Response:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")
         raise
+    with suppress(StoreUnavailable):  # decided is decided
+        services().store.note_launch(now, body.context)
     grant = decision.grant
     metrics.launches.labels(grant.tier, grant.rule, decision.used).inc()
     _log(body, launch, grant.tier, grant.rule, pass_outcome=decision.used, grant=grant.id)
     return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id)
+
+
+def _report() -> dict[str, object]:
+    """What `doctor` may know of this replica: nothing secret."""
+    return {
+        "version": __version__,
+        "at": time.time(),
+        "signing_keys": len(services().settings.keys),
+        "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
+    }
 
 
 def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
@@ -61,6 +75,8 @@ def alive() -> Response:
 def ready() -> Response:
     """Whether it can decide: Redis answers."""
     services().store.ping()
+    with suppress(StoreUnavailable):  # A full Redis can still be read.
+        services().store.report_verifier(socket.gethostname(), _report())
     return jsonify(status="ok")
 
 

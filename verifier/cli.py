@@ -3,6 +3,7 @@
 import logging.config
 import signal
 import sys
+import threading
 
 import click
 
@@ -14,7 +15,21 @@ from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, loa
 from .store import Store, connect
 
 
-@click.group(help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
+class _Later(click.Group):
+    """The commands of `doctor`, loaded when they are needed: the verifier does not hold the Kubernetes client."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), "doctor", "helm-test"])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in ("doctor", "helm-test"):
+            from . import doctor
+
+            return {"doctor": doctor.doctor, "helm-test": doctor.helm_test}[name]
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Later, help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
 @click.version_option(__version__)
 def cli() -> None:
     pass
@@ -31,11 +46,15 @@ def verifier() -> None:
 def reconciler() -> None:
     # Not at the top: the verifier neither needs nor should hold the Kubernetes client.
     from .cluster import Cluster
+    from .proof import Prover, Surroundings
     from .reconciler import Reconciler
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
     worker = Reconciler(settings, Cluster(settings.namespace, settings.user_pod_labels), Store(connect(settings)))
+    # With a connection of its own, and no part in anything: what proves that the gate is shut must not slow down who opens it.
+    prover = Prover(settings, Surroundings(settings.namespace), Store(connect(settings)), worker.kinds)
+    threading.Thread(target=prover.run, args=[threading.Event()], name="proof", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()

@@ -7,16 +7,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
+from .policies import LABEL, kind_of
 from .store import Grant, Server
-
-LABEL = "binder-egress/tier"
-"""The label that the tiers' NetworkPolicies select."""
 
 ANNOTATION = "binder-egress/grant"
 """The annotation that holds the grant, and is the grant."""
@@ -64,6 +63,7 @@ class Pod:
         ended: whether it is done, or being deleted.
         guard: what its start guard saw (`start_guard.guard`), and the seconds that it took; `absent` if there is none, `failed` if
             it left nothing; None while it is not done.
+        kind: its labels, without those of this pod alone (`policies.kind_of`).
     """
 
     name: str
@@ -78,6 +78,7 @@ class Pod:
     ready: bool
     ended: bool
     guard: tuple[str, float] | None = None
+    kind: frozenset[tuple[str, str | None]] = frozenset()
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Pod | None":
@@ -104,7 +105,14 @@ class Pod:
             ready=conditions.get("Ready") == "True",
             ended="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
             guard=_guard(found),
+            kind=_same(kind_of(meta.get("labels") or {})),
         )
+
+
+@lru_cache(maxsize=1000)
+def _same(kind: frozenset[tuple[str, str | None]]) -> frozenset[tuple[str, str | None]]:
+    """The same object for all pods of a kind: thousands of them share a few."""
+    return kind
 
 
 def _guard(pod: dict[str, Any]) -> tuple[str, float] | None:

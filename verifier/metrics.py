@@ -1,6 +1,8 @@
 """The verifier's Prometheus metrics. What the reconciler counts comes from Redis, since it has no port."""
 
+from collections import Counter as Counts
 from collections.abc import Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -119,6 +121,7 @@ class _Reconciler(Collector):
         up = GaugeMetricFamily("binder_egress_store_up", "1 if Redis answers. Without it nothing can be granted.")
         try:
             seen, counters, tiers = self._store.reconciler_state()
+            proof = self._store.proof()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -154,3 +157,44 @@ class _Reconciler(Collector):
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)
         yield pods
+        yield from _proof(proof or {})
+
+
+def _proof(proof: dict[str, Any]) -> Iterator[Metric]:
+    """What the reconciler found about policies and the canary. What is not known has no sample."""
+    judged, canary = proof.get("judgement"), proof.get("canary")
+    at = GaugeMetricFamily(
+        "binder_egress_policies_read_timestamp_seconds",
+        "When the reconciler last read the namespace's NetworkPolicies; 0 if it cannot. Then no bypass would be seen.",
+    )
+    at.add_metric([], proof["at"] if judged else 0)
+    yield at
+    bypasses = GaugeMetricFamily(
+        "binder_egress_bypasses",
+        "Rules of other NetworkPolicies that give an unverified user pod more than the base policy does, by policy and direction.",
+        labels=["policy", "direction"],
+    )
+    found = Counts((rule["policy"], rule["direction"]) for rule in (judged or {}).get("bypasses", []))
+    for (policy, direction), number in sorted(found.items()):
+        bypasses.add_metric([policy, direction], number)
+    yield bypasses
+    missing = GaugeMetricFamily(
+        "binder_egress_base_policy_missing", "1 if no base policy isolates user pods: the gate is open for everybody. Else 0."
+    )
+    wrong = GaugeMetricFamily(
+        "binder_egress_policies_wrong", "Policies of ours that are missing, or not as the chart renders them."
+    )
+    if judged:
+        missing.add_metric([], judged["base_missing"])
+        wrong.add_metric([], len(judged["missing"]) + len(judged["altered"]))
+    yield missing
+    yield wrong
+    shut = GaugeMetricFamily(
+        "binder_egress_canary_shut",
+        "What the canary tries: 1 if it is stopped, as a user pod without a tier must be; 0 if it gets through; no sample if "
+        "that is not known.",
+        labels=["target"],
+    )
+    for target, stopped in sorted((canary or {}).get("targets", {}).items()):
+        shut.add_metric([target], stopped)
+    yield shut

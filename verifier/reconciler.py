@@ -183,6 +183,11 @@ class Reconciler:
             # The oldest first, so that the youngest is published last.
             return sorted((pod for pod in self._pods.values() if pod.server == server), key=lambda pod: pod.created)
 
+    def kinds(self) -> list[frozenset[tuple[str, str | None]]]:
+        """The labels of the user pods that run, each kind once (`policies.kind_of`)."""
+        with self._lock:
+            return sorted({pod.kind for pod in self._pods.values() if pod.kind and not pod.ended}, key=str)
+
     # -- the three threads
 
     def run(self) -> None:

@@ -187,6 +187,11 @@ class ReconcilerSettings(RedisSettings):
     user_pod_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field(
         {"component": "singleuser-server"}, min_length=1, json_schema_extra=_value("userPods.labels")
     )
+    policies: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json)] = Field(
+        {}, json_schema_extra=_value("base and tiers")
+    )
+    """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`."""
+    canary: bool = Field(False, json_schema_extra=_value("canary.enabled"))
 
 
 T = TypeVar("T", bound=BaseSettings)

@@ -12,6 +12,9 @@
 | `wake` | a list: servers that the reconciler shall look at | until read |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod |
 | `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL` |
+| `wiring` | a hash: launches that the hook told of, those without its context, when the first and the last came | for ever |
+| `verifier:<host>` | what a verifier says of itself: providers, keys, clock | `VERIFIER_TTL` |
+| `proof` | what the reconciler found about policies and the canary | `PROOF_TTL` |
 | `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
 
 All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
@@ -57,6 +60,12 @@ WITHDRAWN_TTL = 7 * 86400
 
 HEARTBEAT_TTL = 30
 """Seconds after which a silent reconciler counts as gone. It reports every few seconds."""
+
+VERIFIER_TTL = 60
+"""Seconds after which a silent verifier counts as gone. It reports with each readiness probe."""
+
+PROOF_TTL = 600
+"""Seconds that findings count. They are made every minute."""
 
 
 T = TypeVar("T")
@@ -373,6 +382,68 @@ class Store:
             seen, counters, tiers = pipe.execute()
         as_numbers = [{name: int(value) for name, value in found.items()} for found in (counters, tiers)]
         return (float(seen) if seen else None), *as_numbers
+
+    # -- what doctor and metrics read
+
+    def note_launch(self, now: float, context: bool) -> None:
+        """Remember that BinderHub's hook told of a launch, for all replicas together.
+
+        Args:
+            now: Unix time in seconds.
+            context: whether the hook knew of the request.
+        """
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.hincrby(_key("wiring"), "launches", 1)
+            pipe.hincrby(_key("wiring"), "without-context", 0 if context else 1)
+            pipe.hsetnx(_key("wiring"), "first", int(now))
+            pipe.hset(_key("wiring"), "last", int(now))
+            pipe.execute()
+
+    def report_verifier(self, host: str, report: dict[str, Any]) -> None:
+        """Say what a verifier knows of itself; nothing secret."""
+        with _unavailable():
+            self._redis.set(_key(f"verifier:{host}"), json.dumps(report), ex=VERIFIER_TTL)
+
+    def publish_proof(self, found: str) -> None:
+        """Publish what the reconciler found, JSON."""
+        with _unavailable():
+            self._redis.set(_key("proof"), found, ex=PROOF_TTL)
+
+    def proof(self) -> dict[str, Any] | None:
+        """What the reconciler found last (`proof.Proof`), or None."""
+        with _unavailable():
+            text = self._redis.get(_key("proof"))
+        return json.loads(text) if text else None
+
+    def health(self) -> dict[str, Any]:
+        """What `doctor` wants to know of Redis.
+
+        Returns:
+            `wiring` (its numbers), `verifiers` (host → report), `epoch` (Unix seconds, or None), `now` (Redis' clock, Unix
+            seconds), and of what Redis says of itself `maxmemory_policy`, `maxmemory` and `used_memory` (bytes), each None where
+            it does not say.
+        """
+        prefix = _key("verifier:")
+        with _unavailable():
+            names = list(self._redis.scan_iter(f"{prefix}*", count=1000))
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(_key("wiring"))
+            pipe.get(_key("epoch"))
+            pipe.time()
+            wiring, epoch, (seconds, micro) = pipe.execute()
+            texts = self._redis.mget(names) if names else []
+            try:
+                memory = self._redis.info("memory")
+            except redis.ResponseError:  # Not every Redis of one's own lets us ask.
+                memory = {}
+        return {
+            "wiring": {name: int(number) for name, number in wiring.items()},
+            "verifiers": {name.removeprefix(prefix): json.loads(text) for name, text in zip(names, texts, strict=True) if text},
+            "epoch": float(epoch) if epoch else None,
+            "now": seconds + micro / 1e6,
+            **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},
+        }
 
     # -- the reconciler's side
 

@@ -156,3 +156,74 @@ binder-egress.netpol.named: a map of named peers or rules as items of a list, wi
 {{- end }}
 {{- include "binder-egress.netpol.named" .Values.base.egress }}
 {{- end }}
+
+{{- /* binder-egress.policies: the `spec` of each policy for user pods, by name, as JSON; empty in modes that do not enforce. */}}
+{{- define "binder-egress.policies" -}}
+{{- $policies := dict -}}
+{{- if include "binder-egress.enforcing" . -}}
+{{- $name := include "binder-egress.fullname" . -}}
+{{- $_ := set $policies (printf "%s-base" $name) (include "binder-egress.policies.base" . | fromYaml) -}}
+{{- if ne .Values.mode "deny" -}}
+{{- range $tier, $values := .Values.tiers -}}
+{{- $_ := set $policies (printf "%s-tier-%s" $name $tier) (include "binder-egress.policies.tier" (list $ $tier $values) | fromYaml) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $policies }}
+{{- end }}
+
+{{- /*
+binder-egress.policies.base: isolates every user pod from birth. Selected are labels that user pods always have, never one that is added
+later. Both directions, so that a pod cannot be reached by its neighbours either: one with network would relay for one without.
+*/}}
+{{- define "binder-egress.policies.base" -}}
+podSelector:
+  matchLabels:
+    {{- toYaml .Values.userPods.labels | nindent 4 }}
+policyTypes: [Ingress, Egress]
+{{- with include "binder-egress.netpol.named" .Values.base.ingress }}
+ingress:
+  {{- . | trim | nindent 2 }}
+{{- else }}
+ingress: []
+{{- end }}
+{{- with include "binder-egress.base.egress" . }}
+egress:
+  {{- . | trim | nindent 2 }}
+{{- else }}
+egress: []
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.policies.tier: what a tier adds. Takes (list root name tier). */}}
+{{- define "binder-egress.policies.tier" -}}
+{{- $root := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- $tier := index . 2 -}}
+{{- $ports := $tier.ports | default dict -}}
+{{- /* Not `merge`, which takes the false of an exception that is off for nothing. */ -}}
+{{- $except := deepCopy $root.Values.except -}}
+{{- range $cidr, $on := $tier.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
+podSelector:
+  matchLabels:
+    {{- toYaml $root.Values.userPods.labels | nindent 4 }}
+    binder-egress/tier: {{ $name | quote }}
+policyTypes: [Egress]
+egress:
+  {{- if ne (get $tier "dns" | toString) "false" }}
+  {{- include "binder-egress.netpol.dns" $root | nindent 2 }}
+  {{- end }}
+  {{- $ports := print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) | trim }}
+  {{- /* A rule for each: kube-router keeps the CIDRs of a rule and their exceptions in one set, where they would mix. */}}
+  {{- range include "binder-egress.enabledKeys" $tier.cidrs | fromJsonArray }}
+  - to:
+      {{- include "binder-egress.netpol.cidrs" (list (dict . true) $except) | trim | nindent 6 }}
+    {{- with $ports }}
+    ports:
+      {{- . | nindent 6 }}
+    {{- end }}
+  {{- end }}
+  {{- with include "binder-egress.netpol.named" $tier.extraEgress }}
+  {{- . | trim | nindent 2 }}
+  {{- end }}
+{{- end }}

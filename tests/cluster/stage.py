@@ -23,7 +23,7 @@ TOP = Path(__file__).parents[2]
 CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 
-USER_PODS = "component=singleuser-server"
+USER_PODS = "component=singleuser-server,!binder-egress/proof"
 OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
 """What a verified pod reaches, of `Stage.targets()`. An unverified one reaches nothing."""
 
@@ -147,6 +147,11 @@ class Stage:
         for release in ("binder", "binder-egress"):
             self.helm("uninstall", release, "--ignore-not-found", "--wait")
         self.kubectl("delete", "namespace", self.namespace, "--timeout=120s")
+
+    @property
+    def as_reconciler(self) -> str:
+        """For kubectl: act as the reconciler, the only one who may change our label and annotation."""
+        return f"--as=system:serviceaccount:{self.namespace}:binder-egress-reconciler"
 
     def scale(self, component: str, replicas: int) -> None:
         """Scale the verifier, the reconciler or Redis, and wait until it is so."""

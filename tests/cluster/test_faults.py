@@ -126,8 +126,9 @@ def test_a_reconciler_that_died_half_way_converges_from_the_pods(stage):
     stage.scale("reconciler", 0)
     try:
         grant = json.dumps({"id": "0123456789abcdef", "tier": "verified", "rule": "valid-pass", "at": 1})
-        stage.kubectl("annotate", "pod", stage.pod(annotated)["metadata"]["name"], f"binder-egress/grant={grant}")
-        stage.kubectl("label", "pod", stage.pod(labelled)["metadata"]["name"], "binder-egress/tier=verified")
+        pods = [stage.pod(user)["metadata"]["name"] for user in (annotated, labelled)]
+        stage.kubectl("annotate", "pod", pods[0], f"binder-egress/grant={grant}", stage.as_reconciler)
+        stage.kubectl("label", "pod", pods[1], "binder-egress/tier=verified", stage.as_reconciler)
     finally:
         stage.scale("reconciler", 1)
     stage.await_tier(annotated, "verified", 20)

@@ -45,6 +45,7 @@ def test_only_the_verifier_has_the_keys(stage):
         ("create", "pods", False),
         ("create", "pods/exec", False),
         ("get", "secrets", False),
+        ("list", "networkpolicies", True),
         ("patch", "networkpolicies", False),
         ("patch", "nodes", False),
     ],

@@ -62,13 +62,16 @@ def test_back_from_allow_only_those_who_solved_keep_it(stage, switch):
     expect(stage, plain, egress=False)
 
 
-def test_deny_needs_nothing_but_one_policy(stage, switch):
+def test_deny_needs_little_but_one_policy(stage, switch):
     verified = stage.launch(token=stage.get_pass()).user
     switch("deny")
     assert policies(stage) == {"binder-egress-base"}
     left = stage.get("deployments,statefulsets,services,secrets,roles,configmaps", "-l", OURS)["items"]
-    # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts.
-    assert [(item["kind"], item["metadata"]["name"]) for item in left] == [("Secret", "binder-egress")]
+    # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts. Start guards read the ConfigMap.
+    assert {(item["kind"], item["metadata"]["name"]) for item in left} == {
+        ("Secret", "binder-egress"),
+        ("ConfigMap", "binder-egress-start-guard"),
+    }
     expect(stage, verified, egress=False)
     launched = stage.launch()
     expect(stage, launched.user, egress=False)

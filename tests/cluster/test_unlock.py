@@ -59,13 +59,13 @@ def test_the_page_tells_no_more_than_it_must(stage):
 
 def test_a_label_set_by_hand_is_taken_off(stage):
     user = stage.launch().user
-    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified")
+    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified", stage.as_reconciler)
     stage.await_tier(user, None)
 
 
 def test_a_label_taken_off_by_hand_comes_back(stage):
     user = stage.launch(token=stage.get_pass()).user
-    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-")
+    stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)
     stage.await_tier(user, "verified")
 
 

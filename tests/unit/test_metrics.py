@@ -26,6 +26,11 @@ NAMES = {
     "binder_egress_user_pods": "gauge",
     "binder_egress_start_guards": "counter",
     "binder_egress_start_guard_seconds": "counter",
+    "binder_egress_policies_read_timestamp_seconds": "gauge",
+    "binder_egress_bypasses": "gauge",
+    "binder_egress_base_policy_missing": "gauge",
+    "binder_egress_policies_wrong": "gauge",
+    "binder_egress_canary_shut": "gauge",
 }
 
 

@@ -254,7 +254,7 @@ def test_a_pod_is_read_from_json():
     )
     assert found == Pod(
         "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
-        guard=("absent", 0.0),
+        guard=("absent", 0.0), kind=frozenset({("app", "x")}),
     )  # fmt: skip
 
 

@@ -1,0 +1,265 @@
+"""Proof that the gate is shut: bypasses are found, the canary and `helm test` send packets, the API server keeps others out."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from stage import LABEL, QUICK, Failed, Stage
+
+from verifier.cluster import ANNOTATION
+
+SINGLEUSER = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "singleuser", "labels": {"component": "singleuser"}},
+    "spec": {
+        "podSelector": {"matchLabels": {"component": "singleuser-server"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}]}],
+    },
+}
+"""JupyterHub's, with `nonPrivateIPs` and `privateIPs` on."""
+
+
+def doctor(stage: Stage) -> dict[str, list[tuple[str, str]]]:
+    """What `doctor` says: name → state and text of each line."""
+    command = ("exec", "deploy/binder-egress-reconciler", "--", "sh", "-c", "binder-egress doctor --json; true")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for check in json.loads(stage.kubectl(*command)):
+        found.setdefault(check["name"], []).append((check["state"], check["text"]))
+    return found
+
+
+def eventually(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {seconds} s"
+        time.sleep(1)
+
+
+def canary(stage: Stage) -> dict[str, float]:
+    """The canary's metric: target → 1 if shut."""
+    return {
+        found[1]: value
+        for name, value in stage.metrics().items()
+        if (found := re.fullmatch(r'binder_egress_canary_shut\{target="(.+)"\}', name))
+    }
+
+
+@pytest.fixture
+def bypass(stage):
+    """A function that makes a NetworkPolicy; it is gone at the end."""
+    yield lambda policy: stage.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    stage.kubectl("delete", "networkpolicy", SINGLEUSER["metadata"]["name"], "--ignore-not-found")
+
+
+def test_doctor_finds_nothing_wrong_but_says_what_it_sees(stage):
+    stage.launch()
+    eventually(lambda: doctor(stage)["canary"][0][0] != "warning", 120)
+    found = doctor(stage)
+    for name in (
+        "mode",
+        "Redis",
+        "epoch",
+        "clock of Redis",
+        "clock of the API server",
+        "reconciler",
+        "verifier",
+        "keys",
+        "policies",
+    ):
+        assert [state for state, _ in found[name]] == ["ok"], (name, found[name])
+    assert found["bypass"] == [("ok", "no other NetworkPolicy opens anything for user pods")]
+    assert "launches told of" in found["wiring"][0][1]
+
+
+def test_a_policy_of_jupyterhub_is_found_with_the_value_to_change_and_the_canary_gets_out(stage, bypass):
+    eventually(lambda: canary(stage).get("kubernetes-api") == 1, 180)
+    bypass(SINGLEUSER)
+    ((state, text),) = doctor(stage)["bypass"]
+    assert state == "problem" and "egressAllowRules.nonPrivateIPs: false" in text
+    name = 'binder_egress_bypasses{direction="egress",policy="singleuser"}'
+    eventually(lambda: stage.metrics().get(name) == 1, 90)
+    eventually(lambda: canary(stage).get("kubernetes-api") == 0, 180)
+    assert "kubernetes-api" in doctor(stage)["canary"][0][1]
+    stage.kubectl("delete", "networkpolicy", "singleuser")
+    eventually(lambda: name not in stage.metrics(), 90)
+    eventually(lambda: canary(stage).get("kubernetes-api") == 1, 300)
+
+
+def test_a_missing_base_policy_is_loud(stage):
+    saved = stage.get("networkpolicy", "binder-egress-base")
+    stage.kubectl("delete", "networkpolicy", "binder-egress-base")
+    try:
+        assert doctor(stage)["policies"][0][0] == "problem"
+        eventually(lambda: stage.metrics().get("binder_egress_base_policy_missing") == 1, 90)
+    finally:
+        del saved["metadata"]["resourceVersion"], saved["metadata"]["uid"]
+        stage.kubectl("apply", "-f", "-", stdin=json.dumps(saved))
+    assert doctor(stage)["policies"][0][0] == "ok"
+
+
+def run_helm_test(stage: Stage) -> tuple[bool, str]:
+    """`helm test`: whether it passed, and the table."""
+    try:
+        stage.helm("test", "binder-egress", "--timeout=5m")
+        passed = True
+    except Failed:
+        passed = False
+    table = stage.kubectl("logs", "binder-egress-test")
+    stage.kubectl("delete", "pods", "-l", "binder-egress/proof=test")
+    stage.kubectl("delete", "pod", "binder-egress-test")
+    return passed, table
+
+
+def lines(table: str) -> dict[tuple[str, str], str]:
+    """The table: pod and target → what was seen and the verdict."""
+    cells = (re.split(r"\s{2,}", line) for line in table.splitlines()[1:])
+    return {(cell[0], cell[1]): " ".join(cell[2:]) for cell in cells if len(cell) >= 4}
+
+
+@pytest.fixture
+def without_link_local(stage):
+    """An installation that does not try IPv6 link-local, which is open in this cluster: that has a test of its own."""
+    stage.install_gate(*QUICK, "--set=proof.shut.link-local=false", f"--set=proof.open.internet={stage.targets()['public TCP']}")
+    yield
+    stage.install_gate(*QUICK)
+
+
+def test_helm_test_passes_and_shows_what_is_open_and_shut(stage, without_link_local):
+    passed, table = run_helm_test(stage)
+    assert passed, table
+    found = lines(table)
+    assert found["unverified", "kubernetes-api"] == found["verified", "kubernetes-api"] == "shut ok"
+    assert found["unverified", "internet"] == "shut ok" and found["verified", "internet"] == "open ok"
+    assert found["unverified", "dns"] == "shut ok" and found["verified", "dns"] == "open ok"
+    assert found["unverified", "kubelet"] == found["unverified", "verifier"] == "shut ok"
+
+
+def test_helm_test_fails_where_a_policy_opens_the_gate(stage, without_link_local, bypass):
+    bypass(SINGLEUSER)
+    passed, table = run_helm_test(stage)
+    assert not passed
+    assert lines(table)["unverified", "kubernetes-api"] == "open FAILED: must be shut"
+
+
+def test_helm_test_fails_where_nothing_can_be_told(stage, without_link_local):
+    """Every target is dead: unreachable proves nothing."""
+    dead = [f"--set=proof.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
+    stage.install_gate(*QUICK, *dead, "--set=proof.shut.link-local=false", "--set=base.allowDns=true")
+    passed, table = run_helm_test(stage)
+    assert not passed
+    assert "cannot tell" in table and "nothing that must be shut could be told" in table
+
+
+def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
+    """kube-router filters by the addresses that Kubernetes knows of a pod, which fe80:: is not."""
+    dead = [f"--set=proof.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
+    stage.install_gate(*QUICK, *dead)
+    try:
+        passed, table = run_helm_test(stage)
+        assert not passed
+        found = lines(table)
+        assert found["unverified", "link-local"] == found["verified", "link-local"] == "open FAILED: must be shut"
+        eventually(lambda: canary(stage).get("link-local") == 0, 60)
+        assert "link-local" in doctor(stage)["canary"][0][1]
+        stage.install_gate(*QUICK, *dead, "--set-string=proof.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
+        passed, table = run_helm_test(stage)
+        assert passed, table
+        assert lines(table)["unverified", "link-local"] == "– cannot try"
+    finally:
+        stage.install_gate(*QUICK)
+
+
+def test_the_canary_is_no_user_pod(stage):
+    """Not for JupyterHub, nor the reconciler, nor BinderHub's quota, which counts `app=jupyterhub,component=singleuser-server`."""
+    (pod,) = [
+        pod for pod in stage.get("pods", "-l", "binder-egress/proof=canary")["items"] if "deletionTimestamp" not in pod["metadata"]
+    ]
+    assert "app" not in pod["metadata"]["labels"] and "ownerReferences" not in pod["metadata"]
+    launched = stage.launch()
+    time.sleep(3)
+    counted = {name: value for name, value in stage.metrics().items() if name.startswith("binder_egress_user_pods{")}
+    assert counted == {'binder_egress_user_pods{tier="unverified"}': 1}, launched.user
+
+
+# -- what the API server enforces
+
+
+def patch(stage: Stage, pod: str, change: dict, *args: str) -> None:
+    stage.kubectl("patch", "pod", pod, "--type=merge", "-p", json.dumps(change), *args)
+
+
+FORBIDDEN_FOR_RECONCILER = {
+    "image": lambda spec: {"spec": {"containers": [{**spec["containers"][0], "image": "localhost/other:1"}]}},
+    "tolerations": lambda spec: {"spec": {"tolerations": [*spec["tolerations"], {"key": "x", "operator": "Exists"}]}},
+    "label": {"metadata": {"labels": {"component": "proxy"}}},
+    "new label": {"metadata": {"labels": {"x": "y"}}},
+    "label taken off": {"metadata": {"labels": {"component": None}}},
+    "annotation": {"metadata": {"annotations": {"hub.jupyter.org/username": "somebody"}}},
+    "new annotation": {"metadata": {"annotations": {"x": "y"}}},
+    "finalizer": {"metadata": {"finalizers": ["example.org/stay"]}},
+    "owner": {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"}]}},
+    "image beside our label": {
+        "metadata": {"labels": {LABEL: "verified"}},
+        "spec": {"activeDeadlineSeconds": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN_FOR_RECONCILER)
+def test_the_reconcilers_account_can_change_nothing_else(stage, what):
+    pod = stage.pod(stage.launch().user)
+    change = FORBIDDEN_FOR_RECONCILER[what]
+    change = change(pod["spec"]) if callable(change) else change
+    # With our own words: an expression that cannot be evaluated is refused too.
+    with pytest.raises(Failed, match=r"narrow-reconciler[\s\S]*(The reconciler may not|the reconciler may change)"):
+        patch(stage, pod["metadata"]["name"], change, stage.as_reconciler)
+
+
+def test_the_reconcilers_account_can_change_ours(stage):
+    pod = stage.pod(stage.launch().user)["metadata"]["name"]
+    patch(stage, pod, {"metadata": {"labels": {LABEL: "verified"}, "annotations": {ANNOTATION: "x"}}}, stage.as_reconciler)
+
+
+@pytest.mark.parametrize("subresource", [[], ["--subresource=status"]], ids=["pod", "status"])
+@pytest.mark.parametrize("where", ["labels", "annotations"])
+def test_nobody_else_can_set_change_or_remove_ours(stage, subresource, where):
+    ours = LABEL if where == "labels" else ANNOTATION
+    plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
+    stage.await_tier(verified, "verified")
+    for user, value in ((plain, "verified"), (verified, "other"), (verified, None)):
+        with pytest.raises(Failed, match=r"protect-pods[\s\S]*by binder-egress' reconciler alone"):
+            patch(stage, stage.pod(user)["metadata"]["name"], {"metadata": {where: {ours: value}}}, *subresource)
+    # And not by taking off the label that makes it a user pod, in the same step.
+    change = {"metadata": {"labels": {"component": None, LABEL: "verified"}}}
+    with pytest.raises(Failed, match=r"protect-pods[\s\S]*by binder-egress' reconciler alone"):
+        patch(stage, stage.pod(plain)["metadata"]["name"], change, *subresource)
+
+
+def test_others_can_change_everything_else_of_a_user_pod(stage):
+    for token in (None, stage.get_pass()):
+        pod = stage.pod(stage.launch(token=token).user)["metadata"]["name"]
+        patch(stage, pod, {"metadata": {"labels": {"x": "y"}, "annotations": {"x": "y"}}})
+
+
+def test_a_pod_that_is_born_with_our_label_starts_and_loses_it(stage):
+    """A slip in the hub's configuration must not cost a launch."""
+    pod = stage.pod(stage.launch().user)
+    made = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "born-with-label",
+            "labels": {"component": "singleuser-server", LABEL: "verified"},
+            "annotations": {"hub.jupyter.org/username": "born", "hub.jupyter.org/servername": ""},
+        },
+        "spec": {
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "notebook", "image": pod["spec"]["containers"][0]["image"]}],
+        },
+    }
+    stage.kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    stage.await_tier("born", None)

@@ -1,0 +1,463 @@
+"""Proof and doctor: what is found, published, logged and advised."""
+
+import json
+import logging
+import threading
+import time
+from email.utils import formatdate
+from types import SimpleNamespace
+
+import pytest
+from apps import launch
+from click.testing import CliRunner
+from fake_cluster import FakeCluster
+from kubernetes.client.exceptions import ApiException
+from test_metrics import families, value
+from test_policies import EXPECTED, OURS, egress, jupyterhub, policy
+
+from verifier import doctor as module
+from verifier.cli import cli
+from verifier.doctor import OK, PROBLEM, WARNING, examine
+from verifier.metrics import START_GUARD, WITHOUT_RECORD
+from verifier.policies import Judgement
+from verifier.proof import Canary, Prover, Surroundings, Unreadable, canary_of, look
+from verifier.settings import ReconcilerSettings, load
+from verifier.store import Store, StoreUnavailable, connect
+
+CANARY = {"api": True, "kubelet": True}
+
+
+class FakeSurroundings:
+    """A namespace as it should be; a test changes it."""
+
+    def __init__(self):
+        self.found_policies = list(OURS)
+        self.found_canary = Canary("running", dict(CANARY), "binder-egress-canary-1")
+        self.groups: list[str] = []
+        self.found_pods: list[dict] = []
+        self.ahead = 0.0
+        self.unreadable = False
+
+    def _check(self):
+        if self.unreadable:
+            raise Unreadable("403 Forbidden")
+
+    def policies(self):
+        self._check()
+        return self.found_policies
+
+    def canary(self):
+        self._check()
+        return self.found_canary
+
+    def other_kinds(self):
+        self._check()
+        return self.groups
+
+    def pods(self, selector, most=100):
+        self._check()
+        return self.found_pods
+
+    def clock(self):
+        self._check()
+        return self.ahead
+
+
+@pytest.fixture
+def surroundings():
+    return FakeSurroundings()
+
+
+@pytest.fixture
+def ours(redis_server):
+    """The reconciler's."""
+    return load(ReconcilerSettings, redis_url=redis_server.url, policies=EXPECTED, canary=True)
+
+
+@pytest.fixture
+def well(store, surroundings, redis_server):
+    """All is well: verifier and reconciler have reported, and BinderHub has told of a launch."""
+    store._redis.config_set("maxmemory-policy", "noeviction")
+    store.heartbeat(time.time(), {})
+    store.report_verifier("a", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}})
+    store.note_launch(time.time(), True)
+    store.count(f"{START_GUARD}closed")
+    return store
+
+
+def states(checks):
+    return {check.name: check.state for check in checks}
+
+
+def text(checks, name):
+    return "; ".join(check.text for check in checks if check.name == name)
+
+
+def test_all_is_well(ours, well, surroundings):
+    checks = examine(ours, well, surroundings)
+    assert [check for check in checks if check.state != OK] == []
+    assert {
+        "mode",
+        "Redis",
+        "epoch",
+        "clock of Redis",
+        "reconciler",
+        "verifier",
+        "keys",
+        "provider altcha",
+        "wiring",
+        "launch records",
+    } <= set(states(checks))
+    assert {"start guard", "clock of the API server", "policies", "bypass", "other policies", "canary"} <= set(states(checks))
+
+
+def test_modes(ours, well, surroundings):
+    for mode, state in (("captcha", OK), ("allow", WARNING), ("observe", WARNING)):
+        assert states(examine(ours.model_copy(update={"mode": mode}), well, surroundings))["mode"] == state
+
+
+def test_without_redis_the_rest_is_still_looked_at(ours, surroundings, redis_server):
+    redis_server.stop()
+    client = connect(ours)
+    checks = examine(ours, Store(client), surroundings)
+    client.close()
+    assert states(checks)["Redis"] == PROBLEM
+    assert states(checks)["policies"] == OK
+
+
+def test_a_redis_that_evicts_is_a_problem(ours, well, surroundings):
+    well._redis.config_set("maxmemory-policy", "allkeys-lru")
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["Redis"] == PROBLEM and "noeviction" in text(checks, "Redis")
+
+
+def test_a_full_redis_is_told(ours, well, surroundings):
+    well._redis.config_set("maxmemory", well._redis.info("memory")["used_memory"] + 1000)
+    try:
+        assert "nearly full" in text(examine(ours, well, surroundings), "Redis")
+    finally:
+        well._redis.config_set("maxmemory", 0)
+
+
+def test_a_redis_without_epoch(ours, well, surroundings):
+    well._redis.delete("binder-egress:epoch")
+    assert states(examine(ours, well, surroundings))["epoch"] == WARNING
+
+
+@pytest.mark.parametrize(("ahead", "state"), [(0, OK), (2, OK), (5, WARNING), (-5, WARNING), (60, PROBLEM), (-60, PROBLEM)])
+def test_clocks(ours, well, surroundings, ahead, state):
+    surroundings.ahead = ahead
+    assert states(examine(ours, well, surroundings))["clock of the API server"] == state
+    found = states(examine(ours, well, surroundings, now=lambda: time.time() - ahead))
+    assert found["clock of Redis"] == state
+
+
+def test_a_verifier_whose_clock_is_ahead(ours, well, surroundings):
+    well.report_verifier("b", {"version": "1", "at": time.time() + 20, "signing_keys": 1, "providers": {}})
+    assert "ahead of Redis in b" in text(examine(ours, well, surroundings), "clock of the verifier")
+
+
+def test_a_silent_reconciler(ours, well, surroundings):
+    well._redis.delete("binder-egress:reconciler")
+    assert states(examine(ours, well, surroundings))["reconciler"] == PROBLEM
+    well.heartbeat(time.time() - 20, {})
+    assert states(examine(ours, well, surroundings))["reconciler"] == WARNING
+
+
+def test_no_verifier(ours, well, surroundings):
+    well._redis.delete("binder-egress:verifier:a")
+    assert states(examine(ours, well, surroundings))["verifier"] == PROBLEM
+
+
+def test_verifiers_that_differ(ours, well, surroundings):
+    well.report_verifier("b", {"version": "1", "at": time.time(), "signing_keys": 2, "providers": {}})
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["verifier"] == WARNING and "signing_keys" in text(checks, "verifier")
+    assert text(checks, "keys").startswith("2 signing keys")
+
+
+@pytest.mark.parametrize(("known", "state"), [("up", OK), ("down", WARNING), ("misconfigured", PROBLEM)])
+def test_providers(ours, well, surroundings, known, state):
+    well.report_verifier("b", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"hcaptcha": known}})
+    assert states(examine(ours, well, surroundings))["provider hcaptcha"] == state
+
+
+def test_wiring(ours, well, surroundings):
+    well.note_launch(time.time(), False)
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["wiring"] == WARNING and "1 without their request" in text(checks, "wiring")
+    well._redis.delete("binder-egress:wiring")
+    assert "has told of no launch" in text(examine(ours, well, surroundings), "wiring")
+    well.note_launch(time.time(), False)
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["wiring"] == PROBLEM and "badge_base_url" in text(checks, "wiring")
+    well.count(WITHOUT_RECORD, 3)
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["launch records"] == WARNING and "3 user pods" in text(checks, "launch records")
+
+
+@pytest.mark.parametrize("outcome", ["open", "unclear", "unable", "failed", "absent"])
+def test_start_guards(ours, well, surroundings, outcome):
+    well.count(f"{START_GUARD}{outcome}", 2)
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["start guard"] == WARNING and f"of 3 pods: {outcome} 2" in text(checks, "start guard")
+
+
+def test_a_bypass(ours, well, surroundings):
+    surroundings.found_policies.append(
+        jupyterhub({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "169.254.169.254/32"]}}]})
+    )
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["bypass"] == PROBLEM
+    assert "singleuser, egress rule 1" in text(checks, "bypass") and "nonPrivateIPs: false" in text(checks, "bypass")
+
+
+def test_the_pods_that_run_are_what_counts(ours, well, surroundings):
+    surroundings.found_policies.append(policy("other", egress({}, selector={"matchLabels": {"release": "other"}})))
+    assert states(examine(ours, well, surroundings))["bypass"] == PROBLEM
+    surroundings.found_pods = [{"metadata": {"labels": {"component": "singleuser-server", "release": "binder"}}}]
+    assert states(examine(ours, well, surroundings))["bypass"] == OK
+
+
+def test_policies_of_ours_that_are_wrong(ours, well, surroundings):
+    surroundings.found_policies = [OURS[1], policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier": "verified"}}))]
+    checks = examine(ours, well, surroundings)
+    assert "does not isolate" in text(checks, "policies") and "missing: binder-egress-base" in text(checks, "policies")
+    assert "selects by our tier" in text(checks, "policies")
+
+
+def test_without_policies_of_ours_there_is_nothing_to_judge(ours, well, surroundings):
+    checks = examine(ours.model_copy(update={"policies": {}, "mode": "observe"}), well, surroundings)
+    assert "canary" not in states(checks) and states(checks)["policies"] == OK
+
+
+def test_what_cannot_be_read_is_said(ours, well, surroundings):
+    surroundings.unreadable = True
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["policies"] == PROBLEM and "403 Forbidden" in text(checks, "policies")
+    assert [states(checks)[name] for name in ("canary", "other policies", "clock of the API server")] == [WARNING] * 3
+
+
+def test_other_kinds_of_policy_are_named_and_packets_settle_it(ours, well, surroundings):
+    surroundings.groups = ["cilium.io"]
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["other policies"] == OK and "CiliumNetworkPolicy" in text(checks, "other policies")
+    surroundings.found_canary = Canary("starting")
+    assert states(examine(ours, well, surroundings))["other policies"] == WARNING
+
+
+@pytest.mark.parametrize(
+    ("canary", "state", "says"),
+    [
+        (Canary("running", {"api": False, "kubelet": True}, "c"), PROBLEM, "c reached api"),
+        (Canary("missing"), WARNING, "helm upgrade"),
+        (Canary("starting", {}, "c"), WARNING, "not said anything"),
+    ],
+)
+def test_the_canary(ours, well, surroundings, canary, state, says):
+    surroundings.found_canary = canary
+    checks = examine(ours, well, surroundings)
+    assert states(checks)["canary"] == state and says in text(checks, "canary")
+
+
+def test_a_canary_that_is_off(ours, well, surroundings):
+    assert states(examine(ours.model_copy(update={"canary": False}), well, surroundings))["canary"] == WARNING
+
+
+def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, surroundings):
+    monkeypatch.setattr(module, "load", lambda kind: ours)
+    monkeypatch.setattr(module, "Surroundings", lambda namespace: surroundings)
+    done = CliRunner().invoke(cli, ["doctor"])
+    assert (done.exit_code, "canary" in done.output) == (0, True)
+    surroundings.found_canary = Canary("running", {"api": False}, "c")
+    done = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert done.exit_code == 1
+    assert {"name": "canary", "state": "problem"}.items() <= next(
+        c for c in json.loads(done.output) if c["name"] == "canary"
+    ).items()
+
+
+# -- what the reconciler publishes
+
+
+@pytest.fixture
+def prover(ours, surroundings, store):
+    return Prover(ours, surroundings, store, lambda: [])
+
+
+def test_findings_become_metrics(prover, surroundings, store, internal):
+    surroundings.found_policies.append(jupyterhub({}, ingress=[{}]))
+    surroundings.found_canary = Canary("running", {"api": False, "kubelet": True}, "c")
+    prover.once()
+    for direction in ("egress", "ingress"):
+        assert value(internal, "binder_egress_bypasses", policy="singleuser", direction=direction) == 1
+    assert value(internal, "binder_egress_base_policy_missing") == 0
+    assert value(internal, "binder_egress_canary_shut", target="api") == 0
+    assert value(internal, "binder_egress_canary_shut", target="kubelet") == 1
+    assert value(internal, "binder_egress_policies_read_timestamp_seconds") == pytest.approx(time.time(), abs=60)
+    surroundings.found_policies = []
+    surroundings.found_canary = Canary("missing")
+    prover.once()
+    assert value(internal, "binder_egress_base_policy_missing") == 1
+    assert value(internal, "binder_egress_policies_wrong") == 2
+    assert families(internal)["binder_egress_canary_shut"].samples == []
+
+
+def test_what_is_not_known_has_no_sample(prover, surroundings, internal):
+    surroundings.unreadable = True
+    prover.once()
+    found = families(internal)
+    assert found["binder_egress_base_policy_missing"].samples == found["binder_egress_canary_shut"].samples == []
+    assert value(internal, "binder_egress_policies_read_timestamp_seconds") == 0
+
+
+def test_findings_are_logged_once_and_when_they_end(prover, surroundings, caplog):
+    caplog.set_level(logging.INFO, "binder-egress")
+    surroundings.found_policies.append(policy("other", egress({})))
+    for _ in range(3):
+        prover.once()
+    assert [record.getMessage() for record in caplog.records] == ["policies open the gate"]
+    surroundings.found_policies.append(policy("more", egress({})))
+    prover.once()
+    assert len(caplog.records) == 2
+    surroundings.found_policies = list(OURS)
+    prover.once()
+    assert caplog.records[-1].getMessage() == "over: policies open the gate"
+    surroundings.unreadable = True
+    prover.once()
+    prover.once()
+    assert [record.getMessage()[:11] for record in caplog.records[3:]] == ["cannot read", "cannot read"]
+
+
+def test_without_redis_it_goes_on_and_logs(ours, surroundings, caplog):
+    class Down:
+        def publish_proof(self, found):
+            raise StoreUnavailable("down")
+
+    surroundings.found_policies = []
+    Prover(ours, surroundings, Down(), lambda: []).once()
+    assert "the base policy does not isolate user pods: the gate is open" in caplog.text
+
+
+def test_a_fault_does_not_end_it(ours, surroundings, store, monkeypatch, caplog):
+    stop = threading.Event()
+    calls = []
+
+    def fail():
+        calls.append(1)
+        if len(calls) == 3:
+            stop.set()
+        raise RuntimeError("x")
+
+    monkeypatch.setattr("verifier.proof.PERIOD", 0.01)
+    Prover(ours, surroundings, store, fail).run(stop)
+    assert len(calls) == 3 and "fault while looking for proof" in caplog.text
+
+
+def test_the_reconciler_tells_the_kinds_of_its_pods(redis_server, store):
+    from verifier.reconciler import Reconciler
+
+    cluster = FakeCluster()
+    worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
+    kind = frozenset({("component", "singleuser-server")})
+    for user in ("a", "b"):
+        cluster.add(user, f"uid-{user}", kind=kind)
+    cluster.add("c", "uid-c", kind=frozenset({("x", "y")}), ended=True)
+    worker._relist()
+    assert worker.kinds() == [kind]
+
+
+# -- the API server's answers
+
+
+def canary_pod(state=None, last=None, **status):
+    found = {"state": state or {"running": {}}, "lastState": last or {}}
+    meta = {"name": "c", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": meta, "status": {"phase": "Running", "containerStatuses": [found], **status}}
+
+
+SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null}}'}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "state", "targets"),
+    [
+        ([], "missing", {}),
+        ([canary_pod(last=SAID)], "running", {"a": False, "b": True, "c": False}),
+        ([canary_pod(SAID)], "running", {"a": False, "b": True, "c": False}),
+        ([canary_pod({"waiting": {"reason": "CrashLoopBackOff"}}, SAID)], "running", {"a": False, "b": True, "c": False}),
+        ([canary_pod({"waiting": {"reason": "ImagePullBackOff"}}, SAID)], "starting", {}),
+        ([canary_pod()], "starting", {}),
+        ([canary_pod(last={"terminated": {"message": "Killed", "exitCode": 137}})], "starting", {}),
+        ([canary_pod(last=SAID, phase="Failed")], "missing", {}),
+        ([canary_pod(containerStatuses=None)], "starting", {}),
+    ],
+)
+def test_the_canary_is_read_off_its_pod(pods, state, targets):
+    found = canary_of(pods)
+    assert (found.state, found.targets) == (state, targets)
+
+
+class Api:
+    """The client's `ApiClient`, as far as it is used: every call gets the same answer."""
+
+    def __init__(self, body, headers=None, error=None):
+        self.answer = SimpleNamespace(data=json.dumps(body).encode(), headers=headers or {})
+        self.error = error
+        self.asked = []
+
+    def __call__(self, *args, **kwargs):
+        self.asked.append((args, kwargs))
+        if self.error:
+            raise self.error
+        return self.answer
+
+
+def surroundings_with(api):
+    found = Surroundings.__new__(Surroundings)
+    found._namespace = "binder"
+    found._core = SimpleNamespace(list_namespaced_pod=api)
+    found._networking = SimpleNamespace(list_namespaced_network_policy=api)
+    found._apis = SimpleNamespace(get_api_versions=api)
+    return found
+
+
+def test_the_api_server_is_asked_for_little():
+    api = Api(
+        {"items": OURS, "groups": [{"name": "apps"}, {"name": "cilium.io"}]}, {"Date": formatdate(time.time() + 60, usegmt=True)}
+    )
+    found = surroundings_with(api)
+    assert found.policies() == OURS
+    assert found.other_kinds() == ["cilium.io"]
+    assert found.clock() == pytest.approx(60, abs=2)
+    assert all(kwargs["_request_timeout"] for _, kwargs in api.asked)
+
+
+@pytest.mark.parametrize("error", [ApiException(403, "Forbidden"), OSError("refused")])
+def test_what_it_refuses_is_told(error):
+    found = surroundings_with(Api({}, error=error))
+    for ask in (found.policies, found.other_kinds, found.canary, found.clock):
+        with pytest.raises(Unreadable):
+            ask()
+
+
+def test_a_look_says_what_it_could_not_read(ours, surroundings):
+    surroundings.unreadable = True
+    found = look(ours, surroundings, [], 1.0)
+    assert (found.judgement, found.canary, set(found.unread)) == (None, None, {"policies", "canary"})
+    assert json.loads(found.dumps())["at"] == 1.0
+    assert look(ours.model_copy(update={"policies": {}}), FakeSurroundings(), [], 1.0).judgement == Judgement()
+
+
+# -- what the verifier leaves for doctor
+
+
+def test_the_verifier_reports_with_its_readiness_probe_and_notes_launches(internal, store):
+    assert internal.get("/readyz").status_code == 200
+    launch(internal, "a")
+    launch(internal, "b", context=False)
+    health = store.health()
+    (report,) = health["verifiers"].values()
+    assert report["signing_keys"] >= 1 and report["providers"] == {"altcha": "up"}
+    assert (health["wiring"]["launches"], health["wiring"]["without-context"]) == (2, 1)
+    assert health["wiring"]["first"] <= health["wiring"]["last"] <= time.time()

@@ -1,0 +1,265 @@
+"""Bypasses: which NetworkPolicies give an unverified user pod more than our base policy does, and what is said of them."""
+
+import pytest
+
+from verifier.policies import LABEL, PER_POD, judge, kind_of, selects, supposed
+
+USER_PODS = {"component": "singleuser-server"}
+BASE = {
+    "podSelector": {"matchLabels": USER_PODS},
+    "policyTypes": ["Ingress", "Egress"],
+    "ingress": [{"from": [{"podSelector": {"matchLabels": {"component": "proxy"}}}], "ports": [{"port": 8888, "protocol": "TCP"}]}],
+    "egress": [],
+}
+TIER = {
+    "podSelector": {"matchLabels": {**USER_PODS, LABEL: "verified"}},
+    "policyTypes": ["Egress"],
+    "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}],
+}
+EXPECTED = {"binder-egress-base": BASE, "binder-egress-tier-verified": TIER}
+PODS = [supposed(USER_PODS)]
+PRIVATE = [{"ipBlock": {"cidr": cidr}} for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
+DNS_PORTS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+SINGLEUSER = "jupyterhub.singleuser.networkPolicy"
+
+
+def policy(name, spec, **meta):
+    return {"metadata": {"name": name, **meta}, "spec": spec}
+
+
+OURS = [policy(name, spec) for name, spec in EXPECTED.items()]
+
+
+def judged(*others, pods=PODS, ours=OURS):
+    return judge([*ours, *others], EXPECTED, pods)
+
+
+def egress(*rules, selector=None, **spec):
+    selector = {"matchLabels": USER_PODS} if selector is None else selector
+    return {"podSelector": selector, "policyTypes": ["Egress"], "egress": list(rules), **spec}
+
+
+def jupyterhub(*rules, ingress=()):
+    """JupyterHub's singleuser policy, as its chart 4 renders it, with these egress rules."""
+    labels = {"app": "jupyterhub", "component": "singleuser-server", "release": "binder"}
+    spec = {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"], "egress": list(rules)}
+    return policy("singleuser", {**spec, "ingress": list(ingress)}, labels={"component": "singleuser", "app": "jupyterhub"})
+
+
+def test_our_own_policies_are_no_bypass():
+    found = judged()
+    assert (found.bypasses, found.missing, found.altered, found.by_tier, found.base_missing) == ([], [], [], [], False)
+
+
+def test_what_the_api_server_fills_in_is_no_change():
+    filled = {
+        **{key: value for key, value in BASE.items() if key != "egress"},
+        "policyTypes": ["Egress", "Ingress"],
+        "ingress": [{**BASE["ingress"][0], "ports": [{"port": 8888, "protocol": "TCP"}]}],
+    }
+    rendered = {**EXPECTED, "binder-egress-base": {**BASE, "ingress": [{**BASE["ingress"][0], "ports": [{"port": 8888}]}]}}
+    found = judge([policy("binder-egress-base", filled), OURS[1]], rendered, PODS)
+    assert (found.altered, found.base_missing) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("selector", "selected"),
+    [
+        ({}, True),
+        ({"matchLabels": {"component": "singleuser-server"}}, True),
+        ({"matchLabels": {"component": "hub"}}, False),
+        ({"matchLabels": {"unknown": "x"}}, False),
+        ({"matchLabels": {"component": "singleuser-server", "unknown": "x"}}, False),
+        # A label that every user pod has, with a value that nobody told us.
+        ({"matchLabels": {"release": "binder"}}, True),
+        ({"matchExpressions": [{"key": "component", "operator": "In", "values": ["dind", "singleuser-server"]}]}, True),
+        ({"matchExpressions": [{"key": "component", "operator": "In", "values": ["dind"]}]}, False),
+        ({"matchExpressions": [{"key": "component", "operator": "NotIn", "values": ["dind"]}]}, True),
+        ({"matchExpressions": [{"key": "component", "operator": "NotIn", "values": ["singleuser-server"]}]}, False),
+        ({"matchExpressions": [{"key": "release", "operator": "NotIn", "values": ["binder"]}]}, True),
+        ({"matchExpressions": [{"key": "unknown", "operator": "NotIn", "values": ["x"]}]}, True),
+        ({"matchExpressions": [{"key": "component", "operator": "Exists"}]}, True),
+        ({"matchExpressions": [{"key": "unknown", "operator": "Exists"}]}, False),
+        ({"matchExpressions": [{"key": "unknown", "operator": "DoesNotExist"}]}, True),
+        ({"matchExpressions": [{"key": "component", "operator": "DoesNotExist"}]}, False),
+        ({"matchLabels": {"app": "jupyterhub"}, "matchExpressions": [{"key": "release", "operator": "Exists"}]}, True),
+    ],
+)
+def test_selectors(selector, selected):
+    assert selects(selector, PODS[0]) is selected
+    everything = egress({}, selector=selector)
+    assert bool(judged(policy("other", everything)).bypasses) is selected
+
+
+def test_a_policy_for_unverified_pods_is_a_bypass_and_one_for_a_tier_is_told():
+    unverified = {"matchExpressions": [{"key": LABEL, "operator": "DoesNotExist"}]}
+    assert [bypass.policy for bypass in judged(policy("a", egress({}, selector=unverified))).bypasses] == ["a"]
+    for selector in ({"matchLabels": {LABEL: "verified"}}, {"matchExpressions": [{"key": LABEL, "operator": "Exists"}]}):
+        found = judged(policy("b", egress({}, selector=selector)))
+        assert (found.bypasses, found.by_tier) == ([], ["b"])
+
+
+def test_a_pod_with_a_tier_is_judged_as_the_unverified_one_it_was():
+    unverified = {"matchExpressions": [{"key": LABEL, "operator": "DoesNotExist"}]}
+    assert judged(policy("a", egress({}, selector=unverified)), pods=[{**USER_PODS, LABEL: "verified"}]).bypasses
+    assert not judged(
+        policy("b", egress({}, selector={"matchLabels": {LABEL: "verified"}})), pods=[{**USER_PODS, LABEL: "verified"}]
+    ).bypasses
+
+
+def test_a_policy_that_opens_nothing_is_no_bypass():
+    assert judged(policy("deny-all", egress(selector={}))).bypasses == []
+    assert judged(policy("types", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})).bypasses == []
+
+
+def test_without_types_a_policy_is_about_ingress_and_about_egress_if_it_has_any():
+    spec = {"podSelector": {}, "egress": [{}], "ingress": [{}]}
+    assert {bypass.direction for bypass in judged(policy("a", spec)).bypasses} == {"egress", "ingress"}
+    assert [bypass.direction for bypass in judged(policy("a", {"podSelector": {}, "ingress": [{}]})).bypasses] == ["ingress"]
+    # Egress is there, but the policy is not about it.
+    assert judged(policy("a", {"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]})).bypasses == []
+
+
+def test_what_the_base_policy_opens_itself_is_no_bypass():
+    same = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": BASE["ingress"]}
+    assert judged(policy("same", same)).bypasses == []
+    every_port = {**same, "ingress": [{"from": BASE["ingress"][0]["from"]}]}
+    assert [bypass.direction for bypass in judged(policy("wider", every_port)).bypasses] == ["ingress"]
+    more = {**same, "ingress": [{**BASE["ingress"][0], "from": [*BASE["ingress"][0]["from"], {"podSelector": {}}]}]}
+    assert len(judged(policy("more", more)).bypasses) == 1
+
+
+def test_a_rule_is_named_by_its_place():
+    found = judged(policy("other", egress({"to": [{"podSelector": {}}]}, {"ports": [{"port": 443}]})))
+    assert [(bypass.policy, bypass.direction, bypass.rule) for bypass in found.bypasses] == [
+        ("other", "egress", 1),
+        ("other", "egress", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({}, "every port and protocol to everywhere"),
+        ({"ports": [{"port": 53, "protocol": "UDP"}]}, "UDP 53 to everywhere"),
+        ({"ports": [{"port": 8000, "endPort": 8010}, {"protocol": "SCTP"}]}, "TCP 8000-8010 and SCTP every port to everywhere"),
+        (
+            {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]},
+            "every port and protocol to 0.0.0.0/0 without 10.0.0.0/8",
+        ),
+        ({"to": [{"podSelector": {}}]}, "every port and protocol to every pod of this namespace"),
+        ({"to": [{"podSelector": {"matchLabels": {"app": "x"}}}]}, "every port and protocol to pods app=x of this namespace"),
+        ({"to": [{"namespaceSelector": {}}]}, "every port and protocol to every pod of every namespace"),
+        (
+            {"to": [{"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {"matchLabels": {"app": "x"}}}]},
+            "every port and protocol to pods app=x of namespaces a=b",
+        ),
+    ],
+)
+def test_what_it_opens_is_said_in_words(rule, words):
+    (bypass,) = judged(policy("other", egress(rule))).bypasses
+    assert bypass.opens == words
+
+
+WORLD = {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.169.254/32"]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        (
+            {"to": [{"podSelector": {"matchLabels": {"component": "hub"}}}], "ports": [{"port": 8081}]},
+            [f"{SINGLEUSER}.enabled: false"],
+        ),
+        (
+            {"to": [{"podSelector": {"matchLabels": {"component": "proxy"}}}], "ports": [{"port": 8000}]},
+            [f"{SINGLEUSER}.enabled: false"],
+        ),
+        ({"to": PRIVATE, "ports": DNS_PORTS}, ["dnsPortsPrivateIPs: false"]),
+        ({"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}], "ports": DNS_PORTS}, ["dnsPortsCloudMetadataServer: false"]),
+        (
+            {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}], "ports": DNS_PORTS},
+            ["dnsPortsKubeSystemNamespace: false"],
+        ),
+        ({"to": [{"ipBlock": WORLD}]}, ["nonPrivateIPs: false"]),
+        ({"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}, ["nonPrivateIPs: false", "privateIPs: false", "cloudMetadataServer: false"]),
+        ({"to": PRIVATE}, [".privateIPs: false"]),
+        ({"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}]}, ["cloudMetadataServer: false"]),
+        ({"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 443}]}, [f"{SINGLEUSER}.egress: []"]),
+    ],
+)
+def test_jupyterhubs_policy_is_known_with_the_value_of_each_rule(rule, change):
+    (bypass,) = judged(jupyterhub(rule)).bypasses
+    assert [part for part in change if part not in bypass.change] == []
+    if "nonPrivateIPs" not in "".join(change):
+        assert "nonPrivateIPs" not in bypass.change
+
+
+def test_jupyterhubs_ingress_is_known_too():
+    own = {
+        "from": [{"podSelector": {"matchLabels": {"hub.jupyter.org/network-access-singleuser": "true"}}}],
+        "ports": [{"port": "notebook-port"}],
+    }
+    (bypass,) = judged(jupyterhub(ingress=[own])).bypasses
+    assert (bypass.direction, bypass.change) == ("ingress", f"`{SINGLEUSER}.enabled: false`")
+    (bypass,) = judged(jupyterhub(ingress=[{}])).bypasses
+    assert bypass.change == f"`{SINGLEUSER}.ingress: []`"
+
+
+def test_mybinders_policy_is_known():
+    selector = {
+        "matchLabels": {"release": "prod"},
+        "matchExpressions": [{"key": "component", "operator": "In", "values": ["singleuser-server", "dind", "image-builder"]}],
+    }
+    rule = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}], "ports": [{"port": 443}]}
+    (bypass,) = judged(policy("binder-users", egress(rule, selector=selector))).bypasses
+    assert "tiers.<tier>.ports" in bypass.change and "dind" in bypass.change
+
+
+def test_others_are_told_by_their_release():
+    annotations = {"meta.helm.sh/release-name": "monitoring"}
+    (bypass,) = judged(policy("x", egress({}), annotations=annotations)).bypasses
+    assert "Helm release monitoring" in bypass.change
+
+
+def test_missing_and_altered_policies_of_ours():
+    found = judged(ours=[])
+    assert (found.missing, found.base_missing) == (sorted(EXPECTED), True)
+    found = judged(ours=[OURS[0]])
+    assert (found.missing, found.base_missing) == (["binder-egress-tier-verified"], False)
+    # Changed by hand, and opened: it is a bypass like any other, with the advice that fits.
+    opened = policy("binder-egress-base", {**BASE, "egress": [{}]}, labels={"app.kubernetes.io/name": "binder-egress"})
+    found = judged(ours=[opened, OURS[1]])
+    assert (found.altered, found.base_missing) == (["binder-egress-base"], False)
+    assert [(bypass.policy, bypass.opens) for bypass in found.bypasses] == [
+        ("binder-egress-base", "every port and protocol to everywhere")
+    ]
+    assert "helm upgrade" in found.bypasses[0].change
+
+
+@pytest.mark.parametrize("change", [{"policyTypes": ["Ingress"]}, {"podSelector": {"matchLabels": {"component": "nobody"}}}])
+def test_a_base_policy_that_does_not_isolate_is_missing(change):
+    found = judged(ours=[policy("binder-egress-base", {**BASE, **change}), OURS[1]])
+    assert found.base_missing
+
+
+def test_without_policies_of_ours_nothing_is_a_bypass():
+    found = judge([policy("other", egress({}))], {}, PODS)
+    assert (found.bypasses, found.missing, found.base_missing) == ([], [], False)
+
+
+def test_what_runs_is_judged_instead_of_what_is_supposed():
+    """Two hubs in one namespace: the other's policy does not select our pods."""
+    other = policy("singleuser", egress({}, selector={"matchLabels": {"release": "other"}}))
+    assert judged(other).bypasses
+    running = [dict(kind_of({"component": "singleuser-server", "release": "binder", LABEL: "verified"}))]
+    assert judged(other, pods=running).bypasses == []
+    assert judged(other, pods=[*running, {"component": "singleuser-server", "release": "other"}]).bypasses
+
+
+def test_a_kind_of_pod_is_what_many_pods_share():
+    labels = {"component": "singleuser-server", LABEL: "verified"}
+    kinds = {kind_of({**labels, "hub.jupyter.org/username": name}) for name in ("a", "b")}
+    (kind,) = kinds
+    assert dict(kind) == {"component": "singleuser-server", "hub.jupyter.org/username": None}
+    assert set(PER_POD) <= set(supposed(USER_PODS))

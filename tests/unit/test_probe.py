@@ -1,0 +1,226 @@
+"""The probe: what it reaches, what it says, and the comparison of `helm test`."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from verifier import helm_test, probe
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield "tcp://127.0.0.1:{1}".format(*server.getsockname())
+
+
+@pytest.fixture
+def closed():
+    with socket.socket() as holder:  # bound, but nobody listens: connections are refused
+        holder.bind(("127.0.0.1", 0))
+        yield "tcp://127.0.0.1:{1}".format(*holder.getsockname())
+
+
+def test_a_connection_is_reached_and_a_refused_one_is_not(listener, closed):
+    assert probe.reaches(listener) is True
+    assert probe.reaches(closed) is False
+
+
+def test_dns_is_reached_if_anything_answers():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        questions = []
+
+        def answer():
+            question, address = server.recvfrom(512)
+            questions.append(question)
+            server.sendto(question[:2] + b"\x81\x83", address)
+
+        threading.Thread(target=answer, daemon=True).start()
+        target = "dns://127.0.0.1:{1}/a.example".format(*server.getsockname())
+        assert probe.reaches(target) is True
+        assert questions[0].endswith(b"\x01a\x07example\x00\x00\x01\x00\x01")
+        assert probe.reaches(target, timeout=0.1) is False  # nobody answers any more
+
+
+def test_its_own_dns_server_is_that_of_resolv_conf(tmp_path):
+    (tmp_path / "resolv.conf").write_text("search a.example\nnameserver 10.43.0.10\nnameserver 10.43.0.11\n")
+    assert probe.own_dns_server(tmp_path / "resolv.conf") == "10.43.0.10"
+    assert probe.own_dns_server(tmp_path / "none") == ""
+
+
+def test_the_link_local_address_follows_from_the_hardware_address():
+    assert probe.link_local("be:24:11:00:ab:01") == "fe80::bc24:11ff:fe00:ab01"
+    assert probe.link_local("ee:ee:ee:ee:ee:ee") == "fe80::ecee:eeff:feee:eeee"
+
+
+ROUTE = "Iface\tDestination\tGateway \tFlags\neth0\t0000580A\t00000000\t0001\neth0\t00000000\t0100007F\t0003\n"
+ARP = "IP address       HW type     Flags       HW address            Mask     Device\n"
+
+
+OWN = "fe80000000000000bc2411fffe00ab01 02 40 20 80     eth0\n"
+
+
+@pytest.mark.parametrize(
+    ("inet6", "arp", "expected"),
+    [
+        (OWN, "127.0.0.1 0x1 0x2 be:24:11:00:ab:01 * eth0\n", "fe80::bc24:11ff:fe00:ab01%eth0"),
+        (OWN, "127.0.0.1 0x1 0x0 00:00:00:00:00:00 * eth0\n", None),
+        ("00000000000000000000000000000001 01 80 10 80       lo\n", "127.0.0.1 0x1 0x2 be:24:11:00:ab:01 * eth0\n", None),
+        (None, "", None),
+    ],
+)
+def test_the_neighbour_is_the_gateway_of_a_pod_with_a_link_local_address(tmp_path, inet6, arp, expected):
+    if inet6 is not None:  # IPv6 may be switched off as a whole
+        (tmp_path / "if_inet6").write_text(inet6)
+    (tmp_path / "route").write_text(ROUTE)
+    (tmp_path / "arp").write_text(ARP + arp)
+    assert probe.neighbour(tmp_path) == expected
+
+
+def test_without_a_neighbour_there_is_nothing_to_try(monkeypatch):
+    monkeypatch.setattr(probe, "neighbour", lambda: None)
+    assert probe.reaches("link-local://:10250") is None
+
+
+def test_targets_are_filled_in_and_those_without_variable_left_out():
+    targets = {"api": "tcp://$(HOST):$(PORT)", "hub": "tcp://$(HUB_SERVICE_HOST):8081", "db": "tcp://10.0.0.9:5432"}
+    environment = {probe.TARGETS_VARIABLE: json.dumps(targets), "HOST": "fd00::1", "PORT": "443"}
+    assert probe.targets_of(environment) == {"api": "tcp://[fd00::1]:443", "db": "tcp://10.0.0.9:5432"}
+
+
+def test_what_must_be_shut_is_tried_twice_and_one_success_is_enough():
+    answers = {"a": [False, True], "b": [False, False], "c": [None]}
+    found = probe.look({"a": "a", "b": "b", "c": "c"}, reaches=lambda target: answers[target].pop(0))
+    assert found == {"a": True, "b": False, "c": None}
+    assert answers == {"a": [], "b": [], "c": []}
+
+
+def test_what_opens_late_is_waited_for():
+    answers = [False] * 5 + [True]
+    assert probe.look({"a": "a"}, 5, reaches=lambda _: answers.pop(0)) == {"a": True}
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "SEEN", tmp_path / "seen")
+    monkeypatch.setattr(probe, "BEAT", tmp_path / "beat")
+    waited = []
+    monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: waited.append(1))
+
+    def run(**targets):
+        probe.canary({probe.TARGETS_VARIABLE: json.dumps(targets), probe.INTERVAL_VARIABLE: "0.01"}, tmp_path / "message")
+        return json.loads((tmp_path / "message").read_text())["reached"]
+
+    run.waited = waited
+    return run
+
+
+def test_the_canary_ends_when_what_it_sees_has_changed(canary, listener, closed, tmp_path, monkeypatch):
+    assert canary(a=closed) == {"a": False}  # its first look is a change, too
+    # Nothing has changed: it goes on looking, until something has.
+    looks = []
+    answers = [{"a": False}, {"a": False}, {"a": True}]
+    monkeypatch.setattr(probe, "look", lambda targets: looks.append(1) or answers.pop(0))
+    assert canary(a=closed) == {"a": True}
+    assert (len(looks), canary.waited) == (3, [1])
+    assert probe.BEAT.exists()
+
+
+def test_a_canary_that_cannot_see_says_nothing(canary, closed, monkeypatch):
+    monkeypatch.setattr(probe.start_guard, "able", lambda: False)
+    with pytest.raises(SystemExit, match="not even"):
+        canary(a=closed)
+
+
+def test_it_needs_nothing_but_the_standard_library():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.probe; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
+    assert {name for name in loaded if name.startswith("verifier")} == {"verifier", "verifier.probe", "verifier.start_guard"}
+
+
+# -- the comparison
+
+EXPECTED = {"unverified": {"api": False, "dns": False}, "verified": {"api": False, "dns": True}}
+WELL = {"": {"api": True, "dns": True}, "unverified": {"api": False, "dns": False}, "verified": {"api": False, "dns": True}}
+
+
+def seen(**changes):
+    return {who: {**targets, **changes.get(who or "control", {})} for who, targets in WELL.items()}
+
+
+def test_all_as_it_should_be():
+    rows, well = helm_test.verdicts(seen(), EXPECTED)
+    assert well
+    assert rows[0] == ("unverified", "api", "shut", "ok")
+    assert ("verified", "dns", "open", "ok") in rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed"),
+    [
+        ({"unverified": {"api": True}}, "unverified  api  open  FAILED: must be shut"),
+        ({"verified": {"dns": False}}, "verified  dns  shut  FAILED: must be open"),
+        ({"verified": {"api": True}}, "verified  api  open  FAILED: must be shut"),
+        # What nothing reaches proves nothing.
+        ({"control": {"api": False}}, "verified  FAILED: nothing that must be shut could be told from something dead"),
+        ({"verified": {"api": None}}, "verified  FAILED: nothing that must be shut could be told from something dead"),
+    ],
+)
+def test_each_difference_fails(changes, failed):
+    rows, well = helm_test.verdicts(seen(**changes), EXPECTED)
+    assert not well
+    assert failed in ["  ".join(filter(None, row)) for row in rows]
+
+
+def test_what_is_dead_is_told_from_what_is_shut():
+    rows, well = helm_test.verdicts(seen(control={"dns": False}), EXPECTED)
+    assert well
+    assert ("unverified", "dns", "shut", "cannot tell: the control pod does not reach it either") in rows
+
+
+def test_a_pod_without_result_fails():
+    rows, well = helm_test.verdicts({"": WELL[""], "verified": WELL["verified"]}, EXPECTED)
+    assert not well and ("unverified", "", "", "FAILED: the pod left no result") in rows
+
+
+def test_a_target_that_does_not_exist_here_is_left_out():
+    rows, well = helm_test.verdicts(WELL, {"unverified": {"api": False, "hub": False}})
+    assert well and [row[1] for row in rows] == ["api"]
+
+
+def pod(who, message):
+    state = {"terminated": {"message": message}} if message is not None else {"running": {}}
+    meta = {"annotations": {"binder-egress/stands-for": who}, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": meta, "status": {"containerStatuses": [{"state": state}]}}
+
+
+def test_results_are_read_off_the_pods():
+    pods = [pod("", '{"reached": {"api": true}}'), pod("unverified", "killed"), pod("verified", None)]
+    assert helm_test.seen_by(pods) == {"": {"api": True}}
+
+
+def test_the_command_prints_a_table_and_fails(monkeypatch):
+    from verifier import doctor
+
+    class Pods:
+        def __init__(self, namespace):
+            pass
+
+        def pods(self, selector, most):
+            assert selector == "binder-egress/proof=test"
+            return [pod(who, json.dumps({"reached": targets})) for who, targets in WELL.items()]
+
+    monkeypatch.setattr(doctor, "Surroundings", Pods)
+    done = CliRunner().invoke(doctor.helm_test, ["--expected", json.dumps(EXPECTED)])
+    assert (done.exit_code, done.output.splitlines()[0].split()) == (0, ["pod", "target", "seen"])
+    wrong = {**EXPECTED, "verified": {"dns": False}}
+    done = CliRunner().invoke(doctor.helm_test, ["--expected", json.dumps(wrong)])
+    assert done.exit_code == 1 and "FAILED" in done.output

@@ -1,0 +1,289 @@
+"""What the namespace's NetworkPolicies give an unverified user pod beyond our base policy.
+
+Policies add up, so one that was made by somebody else can void the gate. These functions read policies as JSON, as the API server
+returns them, and say which do, what each rule opens, and what to change. They know nothing of other kinds of policy
+(`OTHER_KINDS`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LABEL = "binder-egress/tier"
+"""The label that the tiers' NetworkPolicies select."""
+
+JSON = Mapping[str, Any]
+
+Labels = Mapping[str, str | None]
+"""A pod's labels. None: it has that label, with a value that is not known; every value may match."""
+
+PER_POD = frozenset({"hub.jupyter.org/username", "hub.jupyter.org/servername"})
+"""Labels whose value differs from user pod to user pod."""
+
+USUAL: Labels = {
+    "app": "jupyterhub",
+    "app.kubernetes.io/component": "singleuser-server",
+    "app.kubernetes.io/instance": None,
+    "app.kubernetes.io/managed-by": "kubespawner",
+    "app.kubernetes.io/name": "jupyterhub",
+    "chart": None,
+    "component": "singleuser-server",
+    "helm.sh/chart": None,
+    "heritage": "jupyterhub",
+    "hub.jupyter.org/network-access-hub": "true",
+    "hub.jupyter.org/servername": None,
+    "hub.jupyter.org/username": None,
+    "release": None,
+}
+"""What KubeSpawner 7 and JupyterHub's chart label every user pod with. It stands in for real pods while there are none."""
+
+OTHER_KINDS = {
+    "cilium.io": "CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy",
+    "crd.antrea.io": "Antrea's NetworkPolicy and ClusterNetworkPolicy",
+    "crd.nsx.vmware.com": "NSX SecurityPolicy",
+    "crd.projectcalico.org": "Calico's NetworkPolicy and GlobalNetworkPolicy",
+    "k8s.ovn.org": "OVN-Kubernetes' EgressFirewall and its kin",
+    "kubeovn.io": "Kube-OVN's security groups",
+    "networking.gke.io": "GKE's FQDNNetworkPolicy",
+    "networking.k8s.aws": "AWS' ApplicationNetworkPolicy and ClusterNetworkPolicy",
+    "policy.networking.k8s.io": "AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy",
+    "projectcalico.org": "Calico's NetworkPolicy and GlobalNetworkPolicy",
+}
+"""API groups whose policies add to, or overrule, NetworkPolicies, and are not judged here: each has rules, an order and tiers of
+its own, and some apply to the whole cluster. Packets tell (`helm test`, the canary)."""
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """A rule of somebody else's policy that opens more than the base policy does.
+
+    Attributes:
+        policy: the policy's name.
+        direction: `egress` or `ingress`.
+        rule: the rule's place in that list, from 1.
+        opens: what it opens, in words.
+        change: what to do about it.
+    """
+
+    policy: str
+    direction: str
+    rule: int
+    opens: str
+    change: str
+
+
+@dataclass
+class Judgement:
+    """What is to be said about the policies of a namespace.
+
+    Attributes:
+        bypasses: what opens more than the base policy does.
+        missing: names of our policies that are not there.
+        altered: names of our policies that are not as the chart renders them.
+        by_tier: names of policies of others that select by our label: they give a tier more than the chart's values say.
+        base_missing: whether the base policy is not there, or does not select user pods.
+    """
+
+    bypasses: list[Bypass] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    by_tier: list[str] = field(default_factory=list)
+    base_missing: bool = False
+
+
+def judge(policies: Iterable[JSON], expected: Mapping[str, JSON], pods: Iterable[Labels]) -> Judgement:
+    """Judge the NetworkPolicies of a namespace.
+
+    Args:
+        policies: all of them.
+        expected: ours as the chart renders them, name → `spec`. That without the tier label in its selector is the base policy.
+            Empty where there are none, in mode `observe`: then nothing is missing and nothing is a bypass.
+        pods: the labels of user pods, without those of single pods. What selects any of them counts.
+    """
+    found = Judgement()
+    if not expected:
+        return found
+    by_name = {policy["metadata"]["name"]: policy for policy in policies}
+    kinds = [{key: value for key, value in labels.items() if key != LABEL} for labels in pods]
+    base = next(name for name, spec in expected.items() if LABEL not in spec["podSelector"].get("matchLabels", {}))
+    for name, spec in expected.items():
+        if name not in by_name:
+            found.missing.append(name)
+        elif _plain(by_name[name]["spec"]) != _plain(spec):
+            found.altered.append(name)
+    # A base policy that somebody changed still counts, if it isolates every user pod in both directions.
+    live = by_name[base]["spec"] if base in by_name else {}
+    isolates = set(_types(live)) == {"Egress", "Ingress"} if live else False
+    found.base_missing = not isolates or not all(selects(live["podSelector"], labels) for labels in kinds)
+    for name, policy in sorted(by_name.items()):
+        if name in expected and name not in found.altered:
+            continue
+        spec = policy["spec"]
+        if name not in expected and _names_tier(spec["podSelector"]):
+            found.by_tier.append(name)
+        if any(selects(spec["podSelector"], labels) for labels in kinds):
+            found.bypasses += _bypasses(policy, expected[base])
+    return found
+
+
+def selects(selector: JSON, labels: Labels) -> bool:
+    """Whether a label selector matches, or may match where a value is not known."""
+
+    def among(key: str, values: Iterable[str]) -> bool:
+        return key in labels and (labels[key] is None or labels[key] in values)
+
+    for key, value in (selector.get("matchLabels") or {}).items():
+        if not among(key, [value]):
+            return False
+    for expression in selector.get("matchExpressions") or []:
+        key, values = expression["key"], expression.get("values") or []
+        fits = {
+            "In": among(key, values),
+            "NotIn": labels.get(key) is None or labels[key] not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }
+        if not fits[expression["operator"]]:
+            return False
+    return True
+
+
+def kind_of(labels: Mapping[str, str]) -> frozenset[tuple[str, str | None]]:
+    """A user pod's labels without what is of this pod alone, so that thousands of pods are a few kinds."""
+    return frozenset((key, None if key in PER_POD else value) for key, value in labels.items() if key != LABEL)
+
+
+def supposed(user_pod_labels: Mapping[str, str]) -> Labels:
+    """The labels that user pods will have, as long as there is none to look at."""
+    return {**USUAL, **user_pod_labels}
+
+
+def _names_tier(selector: JSON) -> bool:
+    named = LABEL in (selector.get("matchLabels") or {})
+    return named or any(expression["key"] == LABEL for expression in selector.get("matchExpressions") or [])
+
+
+def _types(spec: JSON) -> list[str]:
+    return spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+
+
+def _bypasses(policy: JSON, base: JSON) -> Iterable[Bypass]:
+    name, spec = policy["metadata"]["name"], policy["spec"]
+    for kind, direction, peers in (("Egress", "egress", "to"), ("Ingress", "ingress", "from")):
+        if kind not in _types(spec):
+            continue
+        for place, rule in enumerate(spec.get(direction) or [], 1):
+            if not all(_covered(pair, base.get(direction) or [], peers) for pair in _pairs(rule, peers)):
+                yield Bypass(name, direction, place, _words(rule, peers), _change(policy, direction, rule))
+
+
+def _pairs(rule: JSON, peers: str) -> list[tuple[Any, Any]]:
+    """Each peer with each port of a rule; None for every peer or port."""
+    plain = _plain(rule)
+    return [(peer, port) for peer in plain.get(peers) or [None] for port in plain.get("ports") or [None]]
+
+
+def _covered(pair: tuple[Any, Any], base: list[JSON], peers: str) -> bool:
+    return any(peer in (None, pair[0]) and port in (None, pair[1]) for rule in base for peer, port in _pairs(rule, peers))
+
+
+def _plain(part: Any) -> Any:
+    """A spec with what the API server fills in, and without what means the same as its absence, so that two can be compared."""
+    if isinstance(part, list):
+        return [_plain(each) for each in part]
+    if not isinstance(part, Mapping):
+        return part
+    may_go = ("egress", "except", "from", "ingress", "matchExpressions", "matchLabels", "ports", "to")
+    plain = {key: _plain(value) for key, value in part.items() if value or key not in may_go}
+    if "policyTypes" in plain:
+        plain["policyTypes"] = sorted(plain["policyTypes"])
+    for port in plain.get("ports") or []:
+        port.setdefault("protocol", "TCP")
+    return plain
+
+
+# -- in words
+
+
+def _words(rule: JSON, peers: str) -> str:
+    ports = " and ".join(_port(port) for port in rule.get("ports") or []) or "every port and protocol"
+    who = ", ".join(_peer(peer) for peer in rule.get(peers) or []) or "everywhere"
+    return f"{ports} {peers} {who}"
+
+
+def _port(port: JSON) -> str:
+    number = port.get("port", "every port")
+    return f"{port.get('protocol', 'TCP')} {number}{'-{}'.format(port['endPort']) if 'endPort' in port else ''}"
+
+
+def _peer(peer: JSON) -> str:
+    if block := peer.get("ipBlock"):
+        return block["cidr"] + (f" without {', '.join(block['except'])}" if block.get("except") else "")
+    pods = "every pod" if not peer.get("podSelector") else f"pods {_selector(peer['podSelector'])}"
+    if "namespaceSelector" not in peer:
+        return f"{pods} of this namespace"
+    return f"{pods} of " + (
+        f"namespaces {_selector(peer['namespaceSelector'])}" if peer["namespaceSelector"] else "every namespace"
+    )
+
+
+def _selector(selector: JSON) -> str:
+    parts = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
+    for expression in selector.get("matchExpressions") or []:
+        values = f" ({', '.join(expression['values'])})" if expression.get("values") else ""
+        parts.append(f"{expression['key']} {expression['operator']}{values}")
+    return ", ".join(parts) or "of any label"
+
+
+# -- what to change
+
+_SINGLEUSER = "jupyterhub.singleuser.networkPolicy"
+_ALLOW = f"{_SINGLEUSER}.egressAllowRules"
+
+
+def _change(policy: JSON, direction: str, rule: JSON) -> str:
+    meta = policy["metadata"]
+    name, labels = meta["name"], meta.get("labels") or {}
+    if labels.get("app.kubernetes.io/name") == "binder-egress" or labels.get("app.kubernetes.io/part-of") == "binder-egress":
+        return "it was changed by hand, or is left over: `helm upgrade` puts it back as the values say"
+    if labels.get("component") == "singleuser" or name == "singleuser" or name.endswith("-singleuser"):
+        return _change_of_jupyterhub(direction, rule)
+    if name == "binder-users":
+        return (
+            "mybinder's own policy: let it select `component` in (dind, image-builder) only, and move its ports and its excepted "
+            "addresses to binder-egress' values `tiers.<tier>.ports` and `tiers.<tier>.except`"
+        )
+    release = (meta.get("annotations") or {}).get("meta.helm.sh/release-name")
+    origin = f"it is of the Helm release {release}: " if release else ""
+    return f"{origin}change its podSelector so that it does not select user pods, or delete it"
+
+
+def _change_of_jupyterhub(direction: str, rule: JSON) -> str:
+    """Which of JupyterHub's values makes a rule of its singleuser policy."""
+    if direction == "ingress":
+        own = any("hub.jupyter.org/network-access-singleuser" in str(peer) for peer in rule.get("from") or [])
+        return f"`{_SINGLEUSER}.enabled: false`" if own else f"`{_SINGLEUSER}.ingress: []`"
+    dns = bool(rule.get("ports")) and all(port.get("port") == 53 for port in rule["ports"])
+    blocks = {
+        peer["ipBlock"]["cidr"]: set(peer["ipBlock"].get("except") or []) for peer in rule.get("to") or [] if "ipBlock" in peer
+    }
+    metadata = any(cidr.startswith("169.254.") for cidr in blocks)
+    private = any(cidr.startswith(("10.", "172.16.", "192.168.")) for cidr in blocks)
+    flags = []
+    if dns:
+        flags += ["dnsPortsPrivateIPs"] if private or not rule.get("to") else []
+        flags += ["dnsPortsCloudMetadataServer"] if metadata else []
+        flags += ["dnsPortsKubeSystemNamespace"] if any("namespaceSelector" in peer for peer in rule.get("to") or []) else []
+    elif not rule.get("ports"):
+        world = blocks.get("0.0.0.0/0")
+        flags += ["nonPrivateIPs"] if world is not None else []
+        flags += ["privateIPs"] if private or (world is not None and "10.0.0.0/8" not in world) else []
+        seen = world is not None and not any(cidr.startswith("169.254.") for cidr in world)
+        flags += ["cloudMetadataServer"] if metadata or seen else []
+    if flags:
+        return (
+            ", ".join(f"`{_ALLOW}.{flag}: false`" for flag in flags) + f"; `{_SINGLEUSER}.enabled: false` ends all of that policy"
+        )
+    if any("component" in str(peer.get("podSelector") or "") for peer in rule.get("to") or []):
+        return f"JupyterHub's policy always has this rule while it is on: `{_SINGLEUSER}.enabled: false`"
+    return f"`{_SINGLEUSER}.egress: []`, or `{_SINGLEUSER}.enabled: false`"

@@ -1,19 +1,21 @@
-"""The in-cluster HTTP interface, on a port of its own: BinderHub's hook, probes and metrics."""
+"""The in-cluster HTTP interface, on a port of its own: BinderHub's hook, operators, probes and metrics."""
 
 import hmac
 import socket
 import time
 from contextlib import suppress
+from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from . import __version__, bodies, logs
 from .openapi import internal_document
-from .problems import Problem
+from .operators import Operators, Refused
+from .problems import Problem, response
 from .rules import Launch, Rules
 from .settings import UNVERIFIED
-from .store import StoreUnavailable
+from .store import Server, StoreUnavailable
 from .web import services
 
 internal = Blueprint("internal", __name__)
@@ -63,6 +65,77 @@ def _report() -> dict[str, object]:
 def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
     where = {"user": body.user, "server": body.server, "repository": body.repository, "client_network": launch.network}
     logs.decision("launch", **where, tier=tier, rule=rule, **more)
+
+
+# -- what operators do
+
+
+def _operators() -> Operators:
+    _check_bearer_token()
+    return Operators(services().settings, services().store)
+
+
+@internal.errorhandler(Refused)
+def _refused(error: Refused) -> Response:
+    return response(error.kind, str(error))
+
+
+def _done(answer: dict[str, Any]) -> tuple[Response, int]:
+    return jsonify(answer), 200 if answer["state"] == "done" else 202
+
+
+@internal.get("/api/grants")
+def list_grants() -> Response:
+    """What running servers have."""
+    wanted = {name: request.args.get(name, "") for name in ("user", "tier", "repository", "network")}
+    return jsonify(grants=_operators().grants(**wanted))
+
+
+@internal.get("/api/servers/<user>", defaults={"server": ""}, strict_slashes=False)
+@internal.get("/api/servers/<user>/<server>")
+def explain_server(user: str, server: str) -> Response:
+    """Why a server has network, or not."""
+    return jsonify(_operators().explain(Server(user, server)))
+
+
+@internal.post("/api/grants")
+def grant() -> tuple[Response, int]:
+    """Give a running server a tier."""
+    operators, body = _operators(), bodies.read(bodies.GrantBody)
+    return _done(operators.grant(Server(body.user, body.server), body.tier, body.by, body.why))
+
+
+@internal.post("/api/revocations")
+def revoke() -> tuple[Response, int]:
+    """Take a running server's tier away and lock it."""
+    operators, body = _operators(), bodies.read(bodies.RevocationBody)
+    return _done(operators.revoke(Server(body.user, body.server), body.by, body.why, body.stop))
+
+
+@internal.get("/api/locks")
+def list_locks() -> Response:
+    """All locks."""
+    return jsonify(locks=_operators().locks())
+
+
+@internal.post("/api/locks")
+def lock() -> tuple[Response, int]:
+    """Lock a server, a repository or a client network."""
+    operators, body = _operators(), bodies.read(bodies.LockBody)
+    return _done(operators.lock(body.kind, body.what, body.by, body.why, body.until))
+
+
+@internal.delete("/api/locks/<lock>")
+def unlock_lock(lock: str) -> tuple[Response, int]:
+    """Take a lock off."""
+    operators = _operators()
+    by = request.args.get("by", "").strip()
+    if not by:
+        raise Problem("bad-request", "by: say who you are.")
+    return _done(operators.unlock_lock(lock, by[:255], request.args.get("why", "")[:1000]))
+
+
+# -- for Kubernetes and Prometheus
 
 
 @internal.get("/healthz")

@@ -1,6 +1,6 @@
 """Request bodies, checked by pydantic."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -51,6 +51,37 @@ class LaunchBody(_Body):
     client_address: Annotated[str, Field(max_length=255)] | None = None
     requested_at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
     context: bool = True
+    authenticated: bool = False
+    groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
+
+
+class _Action(_Body):
+    by: _Name
+    why: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class GrantBody(_Action):
+    """`POST /api/grants`: a tier for a running server."""
+
+    user: _Name
+    server: Annotated[str, Field(max_length=255)] = ""
+    tier: _Name
+
+
+class RevocationBody(_Action):
+    """`POST /api/revocations`: take a running server's tier away and lock it."""
+
+    user: _Name
+    server: Annotated[str, Field(max_length=255)] = ""
+    stop: bool = False
+
+
+class LockBody(_Action):
+    """`POST /api/locks`: lock a server (`user`, `user/server` or a pod), a repository (or `…/*`), or a client network (CIDR)."""
+
+    kind: Literal["server", "repository", "network"]
+    what: Annotated[str, Field(min_length=1, max_length=2048)]
+    until: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
 
 
 T = TypeVar("T", bound=BaseModel)

@@ -16,16 +16,16 @@ from .store import Store, connect
 
 
 class _Later(click.Group):
-    """The commands of `doctor`, loaded when they are needed: the verifier does not hold the Kubernetes client."""
+    """Has `helm-test` too, loaded when it is needed: the verifier does not hold the Kubernetes client."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "doctor", "helm-test"])
+        return sorted([*super().list_commands(context), "helm-test"])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in ("doctor", "helm-test"):
-            from . import doctor
+        if name == "helm-test":
+            from .doctor import helm_test
 
-            return {"doctor": doctor.doctor, "helm-test": doctor.helm_test}[name]
+            return helm_test
         return super().get_command(context, name)
 
 

@@ -64,6 +64,8 @@ class Pod:
         guard: what its start guard saw (`start_guard.guard`), and the seconds that it took; `absent` if there is none, `failed` if
             it left nothing; None while it is not done.
         kind: its labels, without those of this pod alone (`policies.kind_of`).
+        repository: the repository that was launched, as BinderHub wrote it into the user's environment; empty if it did not.
+        client: the address of the client that launched it, likewise; BinderHub writes it since March 2026.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Pod:
     ended: bool
     guard: tuple[str, float] | None = None
     kind: frozenset[tuple[str, str | None]] = frozenset()
+    repository: str = ""
+    client: str = ""
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Pod | None":
@@ -91,13 +95,15 @@ class Pod:
         user = annotations.get("hub.jupyter.org/username")
         if not user:
             return None
+        first = found["spec"]["containers"][0]
+        environment = {entry["name"]: entry.get("value") or "" for entry in first.get("env") or []}
         conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
         return cls(
             name=meta["name"],
             uid=meta["uid"],
             version=meta["resourceVersion"],
             server=Server(user, annotations.get("hub.jupyter.org/servername", "")),
-            image=found["spec"]["containers"][0]["image"],
+            image=first["image"],
             grant=Grant.loads(annotations.get(ANNOTATION)),
             annotated=ANNOTATION in annotations,
             label=(meta.get("labels") or {}).get(LABEL),
@@ -106,6 +112,8 @@ class Pod:
             ended="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
             guard=_guard(found),
             kind=_same(kind_of(meta.get("labels") or {})),
+            repository=environment.get("BINDER_REPO_URL", ""),
+            client=environment.get("BINDER_CLIENT_IP", ""),
         )
 
 
@@ -232,7 +240,7 @@ class Cluster:
                 "uid": pod.uid,
                 "resourceVersion": pod.version,
                 "annotations": {ANNOTATION: grant.dumps() if grant else None},
-                "labels": {LABEL: grant.tier if grant else None},
+                "labels": {LABEL: grant.label if grant else None},
             }
         }
         found = self._call(
@@ -243,6 +251,16 @@ class Cluster:
             _request_timeout=SILENCE,
         )
         return Pod.from_json(found) or pod
+
+    def delete(self, pod: Pod) -> None:
+        """Delete a pod; JupyterHub notices that the server has ended.
+
+        Raises:
+            Conflict: it is gone, or another one has its name.
+            ClusterUnavailable: the API server does not answer, or does not let us (`reconciler.mayStopPods`).
+        """
+        body = {"preconditions": {"uid": pod.uid}}
+        self._call(self._api.delete_namespaced_pod, pod.name, body=body, _request_timeout=SILENCE)
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -9,6 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .captcha import Captcha, State
+from .operators import Operators
+from .settings import VerifierSettings
 from .store import Store, StoreUnavailable
 
 WITHOUT_RECORD = "pods-without-launch-record"
@@ -27,14 +29,15 @@ class Metrics:
     Args:
         store: where the reconciler's counters are.
         captcha: the providers.
+        settings: for the operators' locks.
     """
 
-    def __init__(self, store: Store, captcha: Captcha):
+    def __init__(self, store: Store, captcha: Captcha, settings: VerifierSettings):
         self.registry = CollectorRegistry()
         self.launches = Counter(
             "binder_egress_launches",
             "Launches that BinderHub told us about, by the tier and the rule that decided, and by what became of the pass "
-            "(none: there was none).",
+            "(none: there was none, or an earlier rule decided). In mode observe, what would happen.",
             ["tier", "rule", "pass_outcome"],
             registry=self.registry,
         )
@@ -48,7 +51,8 @@ class Metrics:
             "Captcha solutions presented. unchecked: accepted while the provider is down (captcha.onOutage: allow). rejected: the "
             "client's fault; misconfigured: ours; unavailable: the provider's; "
             "replayed: used before; before-epoch: perhaps used before Redis was wiped; price-risen: its challenge was too cheap by "
-            "then; budget-spent: the client's network had all the passes that it may have.",
+            "then; budget-spent: the client's network had all the passes that it may have; locked, own-network: nothing "
+            "is offered to this client.",
             ["provider", "purpose", "outcome"],
             registry=self.registry,
         )
@@ -66,7 +70,8 @@ class Metrics:
         )
         self.unlocks = Counter(
             "binder_egress_unlocks",
-            "Requests to unlock a running server. pending: the reconciler had not confirmed it in time; had-it: nothing to do.",
+            "Requests to unlock a running server. pending: the reconciler had not confirmed it in time; had-it: nothing to do; "
+            "locked, blocked-repository, own-network: the rule that refused it.",
             ["outcome"],
             registry=self.registry,
         )
@@ -77,7 +82,7 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_Providers(captcha))
-        self.registry.register(_Reconciler(store))
+        self.registry.register(_Reconciler(store, Operators(settings, store)))
 
 
 class _Providers(Collector):
@@ -111,8 +116,9 @@ class _Providers(Collector):
 class _Reconciler(Collector):
     """What the reconciler left in Redis, read when the metrics are. Every replica shows the same: take the maximum, not the sum."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, operators: Operators):
         self._store = store
+        self._operators = operators
 
     def describe(self) -> list[Metric]:
         return []  # so that registering needs no Redis
@@ -122,6 +128,7 @@ class _Reconciler(Collector):
         try:
             seen, counters, tiers = self._store.reconciler_state()
             proof = self._store.proof()
+            locked = self._operators.counts()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -157,6 +164,10 @@ class _Reconciler(Collector):
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)
         yield pods
+        locks = GaugeMetricFamily("binder_egress_locks", "Locks of operators, by what they lock.", labels=["kind"])
+        for kind, number in locked.items():
+            locks.add_metric([kind], number)
+        yield locks
         yield from _proof(proof or {})
 
 

@@ -4,9 +4,29 @@ import ipaddress
 import logging
 import threading
 import time
+from collections.abc import Iterable
 
 QUIET = 3600.0
 """Seconds: a warning about hidden clients comes after so long without a client that has an address, and at most once in so long."""
+
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_address(text: str | None) -> IPAddress | None:
+    """An address, IPv4 where it is an IPv4 address in IPv6 clothes; None if it is none."""
+    try:
+        ip = ipaddress.ip_address((text or "").strip())
+    except ValueError:
+        return None
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+def in_networks(text: str | None, networks: Iterable[IPNetwork]) -> bool:
+    """Whether a text is an address in one of some networks."""
+    ip = parse_address(text)
+    return ip is not None and any(ip.version == network.version and ip in network for network in networks)
 
 
 def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
@@ -24,13 +44,8 @@ def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int 
     Returns:
         A network such as `198.51.100.7/32` or `2001:db8:1:2::/64`, or `""` if it is private, absent or not an address.
     """
-    try:
-        ip = ipaddress.ip_address((address or "").strip())
-    except ValueError:
-        return ""
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    if _hidden(ip):
+    ip = parse_address(address)
+    if ip is None or in_networks(address, _NOT_CLIENTS):
         return ""
     return str(ipaddress.ip_network((ip, ipv4_prefix if ip.version == 4 else ipv6_prefix), strict=False))
 
@@ -60,10 +75,6 @@ class HiddenClients:
             "No client of the last hour had an address on the internet, so nobody is charged for passes. If clients do come from "
             "the internet, a proxy hides them: check trustedProxies, and that the proxy sees the addresses itself."
         )
-
-
-def _hidden(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return any(ip.version == network.version and ip in network for network in _NOT_CLIENTS)
 
 
 # Not ip.is_private: that counts the documentation ranges, which tests stand on, and which a client on the internet never has.

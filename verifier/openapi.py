@@ -40,7 +40,7 @@ _SERVER = {
     "server": {"type": "string", "description": "empty: the user's default server"},
     "tier": {"type": "string", "description": "unverified: no egress"},
     "until": {"type": ["number", "null"], "description": "Unix time in seconds at which the tier ends; null: it does not"},
-    "unlockable": {"type": "boolean", "description": "whether a pass would change the tier"},
+    "unlockable": {"type": "boolean", "description": "whether a pass would change the tier; false too where operators locked it"},
 }
 _WIDGET = _object(
     site_key=_TEXT,
@@ -118,6 +118,7 @@ def public_document(base_path: str) -> dict[str, Any]:
                         "forbidden-origin",
                         "pass-refused",
                         "solution-refused",
+                        "locked",
                         "price-risen",
                         "budget-spent",
                         "provider-misconfigured",
@@ -194,6 +195,7 @@ def public_document(base_path: str) -> dict[str, Any]:
                         **_problems(
                             "forbidden-origin",
                             "solution-refused",
+                            "locked",
                             "price-risen",
                             "budget-spent",
                             "provider-misconfigured",
@@ -209,6 +211,86 @@ def public_document(base_path: str) -> dict[str, Any]:
             "/servers/{user}/{server}": server([user, name], "Server"),
         },
     )
+
+
+_TIME = {"type": ["number", "null"], "description": "Unix time in seconds"}
+_ROW = {
+    "user": _TEXT, "server": _TEXT, "pod": _TEXT, "tier": _TEXT, "rule": {"type": "string", "description": "the rule that decided"},
+    "locked": {"type": "boolean"}, "at": _TIME, "until": _TIME, "by": _TEXT, "why": _TEXT, "grant": _TEXT, "repository": _TEXT,
+    "client": {"type": "string", "description": "the address of the client that launched it"},
+}  # fmt: skip
+_LOCK = _object(
+    id=_TEXT, kind={"enum": ["server", "repository", "network"]}, what=_TEXT, by=_TEXT, why=_TEXT, at=_TIME, until=_TIME
+)
+_LOCK["properties"]["only_on_pods"] = {
+    "type": "boolean",
+    "description": "Redis has forgotten it; it holds for the pods that carry it",
+}
+_STATE = {"enum": ["done", "pending"], "description": "pending: the reconciler has not confirmed it yet"}
+
+
+def _operation(name: str, summary: str, answer: dict[str, Any], *kinds: str, body: type[BaseModel] | None = None) -> dict[str, Any]:
+    """An operation of operators; what changes something may be pending."""
+    pending = (
+        {"202": _json("Written down; the reconciler has not confirmed it yet", answer)} if "state" in answer["properties"] else {}
+    )
+    return {
+        "operationId": name,
+        "summary": summary,
+        "security": [{"bearer": []}],
+        **({"requestBody": _body(body)} if body else {}),
+        "responses": {
+            "200": _json("Done", answer),
+            **pending,
+            **_problems("unauthorized", "unavailable", *(("too-large", "not-json") if body else ()), *kinds),
+        },
+    }
+
+
+def _operators() -> dict[str, Any]:
+    """What operators do."""
+
+    def parameter(name: str, place: str, required: bool = False, **schema: Any) -> dict[str, Any]:
+        return {"name": name, "in": place, "required": required, "schema": {"type": "string", **schema}}
+
+    acted = _object(state=_STATE, user=_TEXT)
+    explained = _object(
+        **_ROW,
+        because={"type": "string", "description": "one sentence"},
+        mode=_TEXT,
+        uid=_TEXT,
+        label={"type": ["string", "null"]},
+        waiting={"type": "array", "items": {"type": "object"}},
+        locks={"type": "array", "items": _LOCK},
+        reconciler_seen=_TIME,
+    )
+    user, server = parameter("user", "path", True, minLength=1), parameter("server", "path", True, minLength=1)
+    filters = [parameter(name, "query") for name in ("user", "tier", "repository", "network")]
+
+    def explain(which: str, *parameters: Any) -> dict[str, Any]:
+        operation = _operation(f"explain{which}", f"Say why {which} has network, or not", explained, "no-such-server")
+        return {"parameters": list(parameters), "get": operation}
+
+    grants = _object(grants={"type": "array", "items": _object(**_ROW)})
+    give = _operation("grant", "Give a running server a tier", acted, "no-such-server", "refused", body=bodies.GrantBody)
+    revoke = _operation("revoke", "Take a tier away, and lock", acted, "no-such-server", "refused", body=bodies.RevocationBody)
+    put = _object(state=_STATE, lock=_TEXT, servers={"type": "integer"})
+    remove = _operation("unlockLock", "Take a lock off", _object(state=_STATE, lock=_TEXT), "no-such-lock", "refused")
+    by = [parameter("by", "query", True, minLength=1, pattern=r"\S"), parameter("why", "query")]
+    return {
+        "/api/grants": {
+            "get": _operation("listGrants", "List running servers, and what they have", grants) | {"parameters": filters},
+            "post": give,
+        },
+        "/api/revocations": {"post": revoke},
+        "/api/servers/{user}": explain("DefaultServer", user),
+        "/api/servers/{user}/{server}": explain("Server", user, server),
+        "/api/locks": {
+            "get": _operation("listLocks", "List all locks", _object(locks={"type": "array", "items": _LOCK})),
+            "post": _operation("lock", "Lock", put, "no-such-server", "refused", body=bodies.LockBody),
+        },
+        "/api/locks/{lock}": {"parameters": [parameter("lock", "path", True, minLength=1)], "delete": remove | {"parameters": by}},
+    }
 
 
 def internal_document() -> dict[str, Any]:
@@ -230,6 +312,7 @@ def internal_document() -> dict[str, Any]:
                     },
                 }
             },
+            **_operators(),
             "/healthz": {"get": {"operationId": "alive", "responses": {"200": ok}}},
             "/readyz": {"get": {"operationId": "ready", "responses": {"200": ok, **_problems("unavailable")}}},
             "/metrics": {

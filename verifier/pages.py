@@ -89,6 +89,7 @@ def server_page(
     base: str,
     asset: Asset,
     observed: bool,
+    closed: bool,
     from_elsewhere: bool,
     qr: bool,
 ) -> str:
@@ -103,6 +104,7 @@ def server_page(
         base: the path that everything of ours is under.
         asset: the address of a file of the front end.
         observed: mode `observe`, in which no server is isolated.
+        closed: it cannot be unlocked, by the rules of the operators.
         from_elsewhere: the visitor follows a link of another site's page: nothing begins without a click.
         qr: show a QR code in the text.
     """
@@ -114,12 +116,15 @@ def server_page(
         # A tier that the site no longer has gets no words.
         "reach": "" if verified and known is None else reach(known, language),
         "observed": observed,
+        "closed": closed,
         "start": address + START,
         **_common(language, asset),
     }
     if kind == "text/plain":
         # A terminal gets the code where it asks: to a screen reader, or to a script, it is noise.
-        return render_template("server.txt", qr=terminal_qr(address + START) if qr and not verified else "", **values)
+        return render_template(
+            "server.txt", qr=terminal_qr(address + START) if qr and not verified and not closed else "", **values
+        )
     sentences = {name: reach(found, language) for name, found in tiers.items()} | {UNVERIFIED: reach(None, language)}
     return render_template(
         "server.html",

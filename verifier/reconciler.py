@@ -15,9 +15,9 @@ from pathlib import Path
 from . import logs
 from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
 from .metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
-from .rules import MODE_ALLOW
+from .rules import MODE_ALLOW, Facts, fits, refusal
 from .settings import UNVERIFIED, ReconcilerSettings
-from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable
+from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable, Woken
 
 log = logging.getLogger("binder-egress")
 
@@ -85,58 +85,93 @@ class Reconciler:
                 pending = self._store.pending(server, {pod.grant.id} if pod.grant else set())
             except StoreUnavailable as error:
                 unavailable, pending = error, None
-            pod = self._converge(pod, pending)
+            pod, pending = self._converge(pod, pending)
             if pending:
                 self._publish(pod, pending)
+                if pending.stop == pod.uid:
+                    self._end(pod)
         if unavailable:
             raise unavailable
 
-    def _converge(self, pod: Pod, pending: Pending | None) -> Pod:
+    def _converge(self, pod: Pod, pending: Pending | None) -> tuple[Pod, Pending | None]:
+        """Patch a pod until it is as it should be: the pod, and what Redis said last."""
         for _ in range(ATTEMPTS):
             wanted = self._wanted(pod, pending)
-            if wanted == pod.grant and pod.label == (wanted.tier if wanted else None) and pod.annotated == bool(wanted):
-                return pod
+            if wanted == pod.grant and pod.label == (wanted.label if wanted else None) and pod.annotated == bool(wanted):
+                return pod, pending
             try:
                 patched = self._cluster.patch(pod, wanted)
             except Conflict:
                 fresh = self._cluster.read(pod.name)
                 if fresh is None or fresh.uid != pod.uid or fresh.ended:
-                    return pod
+                    return pod, pending
                 pod = fresh
                 continue
             logs.decision(
                 "pod", user=pod.server.user, server=pod.server.name, pod=pod.name,
                 tier=wanted.tier if wanted else UNVERIFIED, rule=wanted.rule if wanted else "withdrawn",
-                grant=wanted.id if wanted else "",
+                grant=wanted.id if wanted else "", **({"by": wanted.by, "why": wanted.why} if wanted and wanted.by else {}),
             )  # fmt: skip
             with self._lock:
                 if patched.uid in self._pods:
                     self._pods[patched.uid] = patched
-            # A withdrawal may have come between our look and our patch, and its wake-up been taken by another reconciler.
-            if wanted and pending and self._store.is_withdrawn(wanted.id):
-                pending.withdrawn.add(wanted.id)
-                pod = patched
-                continue
-            return patched
+            if pending is None:
+                return patched, None
+            if wanted and wanted.locks(self._clock()):
+                # What waits for this pod was decided before, and must not come back with the end of the lock.
+                self._store.withdraw(
+                    record.grant.id for record in (self._launch(pod, pending), self._unlock(pod, pending)) if record
+                )
+            # A withdrawal or a lock may have come between our look and our patch, and its wake-up been taken by another reconciler.
+            pending = self._store.pending(pod.server, {wanted.id} if wanted else set())
+            if self._wanted(patched, pending) == wanted:
+                return patched, pending
+            pod = patched
         raise Conflict(f"pod {pod.name} keeps changing")
 
     def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
-        """The grant that a pod shall carry: an unlock, else what it has, else what waits for it, else what the mode gives all."""
+        """The grant that a pod shall carry: a lock, an unlock, what it has, what waits for it, or what the mode gives all."""
         withdrawn = pending.withdrawn if pending else set()
+        now, facts = self._clock(), self._facts(pod, pending)
+
+        if pod.grant and pod.grant.locks(now) and pod.grant.id not in withdrawn:
+            return pod.grant
+        for lock in pending.locks if pending else []:
+            if fits(lock, facts, now):
+                return lock.grant
 
         def usable(grant: Grant) -> bool:
             outdated = grant.rule == MODE_ALLOW and self._settings.mode != "allow"
             return grant.tier in self._settings.tiers and grant.id not in withdrawn and not outdated
 
-        if pending and pending.unlock and pending.unlock.uid == pod.uid and usable(pending.unlock.grant):
-            return pending.unlock.grant
+        unlock, launch = self._unlock(pod, pending), self._launch(pod, pending)
+        if unlock and usable(unlock.grant):
+            return unlock.grant
         if pod.grant and usable(pod.grant):
             return pod.grant
-        if pending and pending.launch and pending.launch.image == pod.image and usable(pending.launch.grant):
-            return pending.launch.grant
-        if self._settings.mode == "allow":
-            return Grant.new(self._settings.allow_tier, MODE_ALLOW, self._clock())
+        if launch and usable(launch.grant):
+            return launch.grant
+        if self._settings.mode == "allow" and not refusal(facts, (), self._settings, now):
+            return Grant.new(self._settings.allow_tier, MODE_ALLOW, now)
         return None
+
+    @staticmethod
+    def _unlock(pod: Pod, pending: Pending | None) -> Record | None:
+        """The unlock that waits for a pod."""
+        return pending.unlock if pending and pending.unlock and pending.unlock.uid == pod.uid else None
+
+    @staticmethod
+    def _launch(pod: Pod, pending: Pending | None) -> Record | None:
+        """The launch that a pod follows from."""
+        return pending.launch if pending and pending.launch and pending.launch.image == pod.image else None
+
+    def _facts(self, pod: Pod, pending: Pending | None) -> Facts:
+        """What is known of a pod's launch: what BinderHub told us of it, even if that is over, else what stands on the pod."""
+        launch = self._launch(pod, pending)
+        known = pending.known if pending and pending.known and pending.known.uid == pod.uid else None
+        repository = launch.repository if launch else known.repository if known else ""
+        client = launch.client if launch else known.client if known else ""
+        return Facts(repository or pod.repository, (client or pod.client,), pod.uid)
 
     def _publish(self, pod: Pod, pending: Pending) -> None:
         known, launch = pending.known, pending.launch
@@ -146,17 +181,21 @@ class Reconciler:
         if pod.guard and pod.uid not in self._guarded:
             self._guarded.add(pod.uid)
             self._count_guard(pod, *pod.guard)
-        before = known if known and known.uid == pod.uid else None
+        facts, grant = self._facts(pod, pending), pod.grant or Grant("", UNVERIFIED, "", 0)
         now = KnownServer(
-            uid=pod.uid,
-            tier=pod.grant.tier if pod.grant else UNVERIFIED,
-            grant=pod.grant.id if pod.grant else "",
-            repository=launch.repository if launch else (before.repository if before else ""),
-        )
+            uid=pod.uid, tier=grant.tier, grant=grant.id, repository=facts.repository, client=facts.clients[0], pod=pod.name,
+            label=pod.label or "", rule=grant.rule, at=grant.at, by=grant.by, why=grant.why, until=grant.until,
+        )  # fmt: skip
         if now != known:
             self._store.publish(pod.server, now)
         if pod.ready and launch and launch.image == pod.image:
             self._store.settle(pod.server, launch)
+
+    def _end(self, pod: Pod) -> None:
+        """Delete a pod that an operator wants stopped, if we may."""
+        if self._settings.may_stop_pods:
+            self._cluster.delete(pod)
+            logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
 
     def _judge(self, pod: Pod, launch: Record | None) -> None:
         """Notice, once for each pod, that its launch was not told to us, or was told of another image."""
@@ -281,8 +320,7 @@ class Reconciler:
         beat = 0.0
         while not self._stop.is_set():
             try:
-                for server in self._store.woken(0.3):
-                    self._enqueue(server)
+                self._serve(self._store.woken(0.3))
                 if time.monotonic() - beat >= PAUSE:
                     beat = time.monotonic()
                     if self._sign_of_life():
@@ -296,6 +334,17 @@ class Reconciler:
             except Exception:
                 log.exception("fault while waiting for work")
                 self._stop.wait(PAUSE)
+
+    def _serve(self, woken: Woken) -> None:
+        for action in woken.actions:
+            logs.decision(**action)
+        for server in woken.servers:
+            self._enqueue(server)
+        if woken.everything:
+            with self._lock:
+                servers = {pod.server for pod in self._pods.values()}
+            for server in servers:
+                self._enqueue(server)
 
     def _sign_of_life(self) -> bool:
         """Touch the probes' files; whether we hear from the API server."""

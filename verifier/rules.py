@@ -1,12 +1,78 @@
-"""Which tier a launch gets: a list of rules, of which the first that matches decides."""
+"""Which tier a server gets: a list of rules, of which the first that matches decides.
 
-from collections.abc import Callable
+| rule | matches | gives |
+|---|---|---|
+| `locked` | an operator locked the server, its repository, or the client's network | nothing |
+| `blocked-repository` | `rules.blockedRepositories` | nothing |
+| `own-network` | the client is in `rules.selfNetworks` | nothing |
+| `mode-allow` | `mode: allow` | `allow.tier` |
+| `valid-pass` | a pass that is signed, in time, and has a use left | its tier |
+| `trusted-repository` | `rules.trustedRepositories` | the tier there |
+| `authenticated` | `rules.authenticatedUsers` and `rules.authenticatedGroups` | the tier there |
+| `default` | always | nothing |
+
+All of them are asked at a launch, and at an unlock the first three again (`refusal`), from what is on the pod: whoever unlocks
+comes with a pass, so the rest is its tier.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from .networks import client_network
+from .networks import client_network, in_networks
 from .passes import BadPass, Passes
-from .settings import UNVERIFIED, VerifierSettings
-from .store import BUILD_LIMIT, Grant, Record, Server, Store
+from .repositories import exact, matches
+from .settings import UNVERIFIED, RedisSettings, VerifierSettings
+from .store import BUILD_LIMIT, LOCKED, Grant, Lock, Record, Server, Store
+
+BLOCKED, OWN_NETWORK, MODE_ALLOW = "blocked-repository", "own-network", "mode-allow"
+
+OPERATOR = "operator"
+"""The rule of a grant that an operator gave."""
+
+REFUSALS = {
+    LOCKED: "The operators of this site locked it.",
+    BLOCKED: "The operators of this site locked it.",
+    OWN_NETWORK: "Egress is not offered from this network.",
+}
+"""The rules of `refusal`, with all that a client is told."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `refusal` goes by.
+
+    Attributes:
+        repository: the URL of the repository; empty if unknown.
+        clients: addresses of clients: of the launch, and of whoever asks.
+        uid: the pod; empty before there is one.
+    """
+
+    repository: str = ""
+    clients: tuple[str, ...] = ()
+    uid: str = ""
+
+
+def refusal(facts: Facts, locks: Iterable[Lock], settings: RedisSettings, now: float) -> str | None:
+    """The rule that keeps a server from any egress, or None."""
+    if any(fits(lock, facts, now) for lock in locks):
+        return LOCKED
+    if any(matches(pattern, facts.repository) for pattern in settings.blocked_repositories):
+        return BLOCKED
+    if any(in_networks(client, settings.self_networks) for client in facts.clients):
+        return OWN_NETWORK
+    return None
+
+
+def fits(lock: Lock, facts: Facts, now: float) -> bool:
+    """Whether a lock is in force and meant for these."""
+    if not lock.grant.locks(now):
+        return False
+    if lock.kind == "server":
+        return lock.uid == facts.uid
+    if lock.kind == "repository":
+        return matches(lock.what, facts.repository)
+    return any(in_networks(client, [ipaddress.ip_network(lock.what)]) for client in facts.clients)
 
 
 @dataclass(frozen=True)
@@ -20,6 +86,9 @@ class Launch:
         token: the pass that came with the launch request, or None.
         network: the client's network as BinderHub saw it.
         requested_at: Unix time in seconds when the launch request came in, before any build.
+        client: the client's address.
+        authenticated: whether BinderHub knows who the user is (`auth_enabled`).
+        groups: the user's groups.
     """
 
     server: Server
@@ -28,6 +97,9 @@ class Launch:
     token: str | None
     network: str
     requested_at: float
+    client: str = ""
+    authenticated: bool = False
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def from_request(cls, body: dict, now: float, settings: VerifierSettings) -> "Launch":
@@ -43,6 +115,9 @@ class Launch:
             token=body["token"] or None,
             network=client_network(body["client_address"], settings.client_ipv4_prefix, settings.client_ipv6_prefix),
             requested_at=min(now, max(now - BUILD_LIMIT, requested_at)),
+            client=body["client_address"] or "",
+            authenticated=body["authenticated"],
+            groups=tuple(body["groups"]),
         )
 
 
@@ -51,34 +126,40 @@ class Decision:
     """What was decided, and why.
 
     Attributes:
-        grant: tier, and the rule that decided.
+        grant: tier, and the rule that decided; None: the rule does not match.
         used: what became of the pass: `none`, or an outcome of `BadPass` or `Store.redeem`.
         recorded: whether the store has it already.
     """
 
-    grant: Grant
+    grant: Grant | None
     used: str = "none"
     recorded: bool = False
 
 
-MODE_ALLOW = "mode-allow"
-"""The rule of grants that everybody gets in mode `allow`. In another mode they count no more."""
+NO_MATCH = Decision(None)
 
 
 class Rules:
     """Decides launches.
 
     Args:
-        settings: mode and tiers.
+        settings: mode, tiers, and the operator's lists.
         passes: reads tokens.
-        store: where uses and decisions are kept.
+        store: where locks, uses and decisions are kept.
     """
 
     def __init__(self, settings: VerifierSettings, passes: Passes, store: Store):
         self._settings = settings
         self._passes = passes
         self._store = store
-        self._rules: list[Callable[[Launch, float], Decision]] = [self.mode_allow, self.valid_pass, self.default]
+        self._rules: list[Callable[[Launch, float], Decision]] = [
+            self.refused,
+            self.mode_allow,
+            self.valid_pass,
+            self.trusted_repository,
+            self.authenticated,
+            self.default,
+        ]
 
     def decide(self, launch: Launch, now: float) -> Decision:
         """Decide a launch and write the decision down.
@@ -88,7 +169,7 @@ class Rules:
             now: Unix time in seconds.
 
         Returns:
-            The decision of the first rule that grants a tier, or that of `default`; `used` says what became of the pass.
+            The decision of the first rule that matches; `used` says what became of the pass.
 
         Raises:
             StoreUnavailable: nothing was granted.
@@ -97,39 +178,59 @@ class Rules:
         for rule in self._rules:
             decision = rule(launch, now)
             used = decision.used if decision.used != "none" else used
-            if decision.grant.tier != UNVERIFIED:
+            if decision.grant:
                 break
         decision = replace(decision, used=used)
         if not decision.recorded:
-            record = Record(decision.grant, image=launch.image, repository=launch.repository)
-            self._store.record_launch(launch.server, record, self._settings.launch_timeout)
+            self._store.record_launch(launch.server, self._record(decision.grant, launch), self._settings.launch_timeout)
         return decision
 
+    def refused(self, launch: Launch, now: float) -> Decision:
+        """Locked, a blocked repository, or from our own networks: nothing. A pass is not even looked at."""
+        rule = refusal(Facts(launch.repository, (launch.client,)), self._store.locks(), self._settings, now)
+        return Decision(Grant.new(UNVERIFIED, rule, now)) if rule else NO_MATCH
+
     def mode_allow(self, launch: Launch, now: float) -> Decision:
-        """`mode: allow`: everybody gets `allow.tier`."""
-        tier = self._settings.allow_tier if self._settings.mode == "allow" else UNVERIFIED
-        return Decision(Grant.new(tier, MODE_ALLOW, now))
+        """`mode: allow`: everybody gets `allow.tier`. In another mode such grants count no more."""
+        return Decision(Grant.new(self._settings.allow_tier, MODE_ALLOW, now)) if self._settings.mode == "allow" else NO_MATCH
 
     def valid_pass(self, launch: Launch, now: float) -> Decision:
         """A pass that is signed, in time, and has a use left: its tier."""
-        refused = Grant.new(UNVERIFIED, "valid-pass", now)
         if launch.token is None:
-            return Decision(refused)
+            return NO_MATCH
         try:
             found = self._passes.read(launch.token, launch.requested_at)
         except BadPass as error:
-            return Decision(refused, used=error.outcome)
+            return Decision(None, used=error.outcome)
         if found.tier not in self._settings.tiers:
-            return Decision(refused, used="unknown-tier")
-        record = Record(Grant.new(found.tier, "valid-pass", now), image=launch.image, repository=launch.repository)
+            return Decision(None, used="unknown-tier")
+        record = self._record(Grant.new(found.tier, "valid-pass", now), launch)
         used = self._store.redeem(found, launch.server, record, launch.network, now, self._settings.launch_timeout)
         if used in REFUSED:
-            return Decision(refused, used=used)
+            return Decision(None, used=used)
         return Decision(record.grant, used=used, recorded=True)
+
+    def trusted_repository(self, launch: Launch, now: float) -> Decision:
+        """A repository that the operator trusts, by its exact name."""
+        tier = self._settings.trusted_repositories.get(exact(launch.repository))
+        return Decision(Grant.new(tier, "trusted-repository", now)) if tier else NO_MATCH
+
+    def authenticated(self, launch: Launch, now: float) -> Decision:
+        """A user who logged in, by name; else by the first group that is listed; else `*`, everybody who logged in."""
+        if not launch.authenticated:
+            return NO_MATCH
+        users, groups = self._settings.authenticated_users, self._settings.authenticated_groups
+        named = [users.get(launch.server.user), *(groups[group] for group in groups if group in launch.groups), users.get("*")]
+        tier = next(filter(None, named), None)
+        return Decision(Grant.new(tier, "authenticated", now)) if tier else NO_MATCH
 
     def default(self, launch: Launch, now: float) -> Decision:
         """No egress."""
         return Decision(Grant.new(UNVERIFIED, "default", now))
+
+    @staticmethod
+    def _record(grant: Grant, launch: Launch) -> Record:
+        return Record(grant, image=launch.image, repository=launch.repository, client=launch.client)
 
 
 REFUSED = {

@@ -3,6 +3,7 @@
 Every field names the chart value it comes from, so that a wrong one stops the start with a sentence an operator can act on.
 """
 
+import ipaddress
 import json
 import os
 import re
@@ -11,6 +12,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
+
+from .networks import IPNetwork
+from .repositories import exact
 
 UNVERIFIED = "unverified"
 """The tier that pods are born with. It has no policy of its own and is never written to a pod."""
@@ -90,8 +94,35 @@ class InvalidSettings(Exception):
     """A setting is missing or wrong. The text is one sentence for each, which names the chart value to change."""
 
 
+def _networks(found: Any) -> Any:
+    try:
+        return [ipaddress.ip_network(cidr, strict=False) for cidr in _json(found)]
+    except TypeError:
+        raise ValueError("is not a list of CIDRs") from None
+
+
+def _trusted(repositories: dict[str, str]) -> dict[str, str]:
+    for name in repositories:
+        if not exact(f"https://{name}"):
+            raise ValueError(f"{name!r} is not host/owner/name, written out")
+    return {exact(f"https://{name}"): tier for name, tier in repositories.items()}
+
+
+def _blocked(patterns: list[str]) -> list[str]:
+    for pattern in patterns:
+        if not PATTERN.fullmatch(pattern):
+            raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*")
+    return patterns
+
+
+PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
+"""What blocks repositories: `host/owner/name`, a DOI, or all below one of these: `host/owner/*`."""
+
+_Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
+
+
 class RedisSettings(BaseSettings):
-    """Where Redis is. Both processes need it."""
+    """What both processes and the operators' commands need: where Redis is, and what the rules say."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
@@ -105,6 +136,18 @@ class RedisSettings(BaseSettings):
         {"verified": Tier()}, min_length=1, json_schema_extra=_value("tiers")
     )
     allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
+    blocked_repositories: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_blocked)] = Field(
+        [], json_schema_extra=_value("rules.blockedRepositories")
+    )
+    self_networks: Annotated[list[IPNetwork], NoDecode, BeforeValidator(_networks)] = Field(
+        [], json_schema_extra=_value("rules.selfNetworks")
+    )
+    trusted_repositories: Annotated[_Tiers, AfterValidator(_trusted)] = Field(
+        {}, json_schema_extra=_value("rules.trustedRepositories")
+    )
+    authenticated_users: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedUsers"))
+    authenticated_groups: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedGroups"))
+    may_stop_pods: bool = Field(False, json_schema_extra=_value("reconciler.mayStopPods"))
 
     @model_validator(mode="after")
     def _tiers_exist(self) -> Self:
@@ -115,6 +158,11 @@ class RedisSettings(BaseSettings):
                 raise ValueError(f"tiers: {tier!r} cannot be the value of a label; use letters, digits and dashes")
         if self.allow_tier not in self.tiers:
             raise ValueError(f"allow.tier: there is no tier {self.allow_tier!r}, only {', '.join(sorted(self.tiers))}")
+        for field in ("trusted_repositories", "authenticated_users", "authenticated_groups"):
+            for name, tier in getattr(self, field).items():
+                if tier not in self.tiers:
+                    value = type(self).model_fields[field].json_schema_extra["value"]  # type: ignore[index,call-overload]
+                    raise ValueError(f"{value}: {name} has the tier {tier!r}, and there is none of that name")
         return self
 
 

@@ -8,8 +8,10 @@
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL` |
+| `stop:<server>` | the uid of a pod that shall be stopped | `UNLOCK_TTL` |
+| `locks` | a hash: what operators locked, by id | until it is taken off, `until`, or `WITHDRAWN_TTL` for a server's |
 | `withdrawn:<grant>` | that a grant counts no more | `WITHDRAWN_TTL` |
-| `wake` | a list: servers that the reconciler shall look at | until read |
+| `wake` | a list: servers that the reconciler shall look at, and what operators did, for its log | until read |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod |
 | `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL` |
 | `wiring` | a hash: launches that the hook told of, those without its context, when the first and the last came | for ever |
@@ -18,14 +20,15 @@
 | `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
 
 All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
-their pods' egress, and client networks are charged from the beginning; running servers keep what their annotation says.
+their pods' egress, client networks are charged from the beginning, and locks of repositories and networks are gone; running servers
+keep what their annotation says, a lock too.
 """
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -57,6 +60,12 @@ UNLOCK_TTL = 60
 
 WITHDRAWN_TTL = 7 * 86400
 """Seconds that a withdrawal is remembered, far beyond the age that a BinderHub's culler lets a pod reach (6 h on mybinder.org)."""
+
+LOCKED = "locked"
+"""The rule of what an operator locked. On a pod it is a grant of nothing, and stays until an operator takes it off."""
+
+EVERYTHING = "*"
+"""On the wake list: look at all servers. No server is called so there, for `Server.key` has a slash."""
 
 HEARTBEAT_TTL = 30
 """Seconds after which a silent reconciler counts as gone. It reports every few seconds."""
@@ -128,12 +137,27 @@ class Grant:
         tier: the tier; `unverified` means that there is none.
         rule: the rule that decided.
         at: Unix time in seconds of the decision.
+        by: the operator who decided; empty for rules.
+        why: the operator's reason.
+        until: Unix time in seconds at which a lock ends; None if it does not.
     """
 
     id: str
     tier: str
     rule: str
     at: int
+    by: str = ""
+    why: str = ""
+    until: int | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The value of the tier label that follows from it."""
+        return None if self.tier == UNVERIFIED else self.tier
+
+    def locks(self, now: float) -> bool:
+        """Whether it is a lock, and in force at a Unix time in seconds."""
+        return self.tier == UNVERIFIED and self.rule == LOCKED and (self.until is None or now < self.until)
 
     @classmethod
     def new(cls, tier: str, rule: str, at: float) -> "Grant":
@@ -150,10 +174,12 @@ class Grant:
         try:
             found = json.loads(text or "")
             grant = cls(found["id"], found["tier"], found["rule"], found["at"])
+            grant = replace(grant, by=found.get("by", ""), why=found.get("why", ""), until=found.get("until"))
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
-        return grant if texts and type(grant.at) is int else None
+        texts = texts and isinstance(grant.by, str) and isinstance(grant.why, str)
+        return grant if texts and type(grant.at) is int and type(grant.until) in (int, type(None)) else None
 
 
 @dataclass(frozen=True)
@@ -165,12 +191,14 @@ class Record:
         image: the image that the pod must have; None for an unlock.
         uid: the pod that it is for; None for a launch, whose pod does not exist yet.
         repository: the repository that was launched.
+        client: the address of the client that launched it.
     """
 
     grant: Grant
     image: str | None = None
     uid: str | None = None
     repository: str = ""
+    client: str = ""
 
     def dumps(self) -> str:
         """The record as JSON."""
@@ -193,13 +221,29 @@ class KnownServer:
         uid: the pod.
         tier: what it has now; `unverified` if nothing.
         grant: the id of the grant that the pod carries; empty if none.
-        repository: the repository that was launched; empty if unknown.
+        repository: the repository that was launched; empty if unknown. Never shown publicly, like all that follows.
+        client: the address of the client that launched it; empty if unknown.
+        pod: the pod's name.
+        label: the value of its tier label; empty if it has none.
+        rule, at, by, why, until: of its grant.
     """
 
     uid: str
     tier: str = UNVERIFIED
     grant: str = ""
     repository: str = ""
+    client: str = ""
+    pod: str = ""
+    label: str = ""
+    rule: str = ""
+    at: int = 0
+    by: str = ""
+    why: str = ""
+    until: int | None = None
+
+    def locked(self, now: float) -> bool:
+        """Whether the pod carries a lock that is in force at a Unix time in seconds."""
+        return Grant(self.grant, self.tier, self.rule, self.at, until=self.until).locks(now)
 
     def dumps(self) -> str:
         """This as JSON."""
@@ -211,6 +255,60 @@ class KnownServer:
         return _make(cls, json.loads(text)) if text else None
 
 
+@dataclass(frozen=True)
+class Lock:
+    """What an operator locked: no server that it fits gets egress, or keeps it.
+
+    Attributes:
+        id: random; also the id of the grant of nothing that it puts on pods.
+        kind: `server`, `repository` or `network`.
+        what: the key of a server, a pattern of repositories, or a CIDR of clients.
+        by: the operator.
+        why: the operator's reason.
+        at: Unix time in seconds.
+        until: Unix time in seconds at which it ends; None if it does not.
+        uid: the pod of a server: a later one of the same name is somebody else's.
+    """
+
+    id: str
+    kind: str
+    what: str
+    by: str
+    why: str
+    at: int
+    until: int | None = None
+    uid: str = ""
+
+    @property
+    def grant(self) -> Grant:
+        """What it puts on pods."""
+        return Grant(self.id, UNVERIFIED, LOCKED, self.at, self.by, self.why, self.until)
+
+    def dumps(self) -> str:
+        """This as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> "Lock":
+        """What JSON says."""
+        return _make(cls, json.loads(text))
+
+
+@dataclass
+class Woken:
+    """What the wake list had.
+
+    Attributes:
+        servers: those to look at.
+        everything: whether to look at all.
+        actions: what operators did, for the log.
+    """
+
+    servers: set[Server] = field(default_factory=set)
+    everything: bool = False
+    actions: list[dict[str, Any]] = field(default_factory=list)
+
+
 @dataclass
 class Pending:
     """What Redis says about one server.
@@ -220,12 +318,16 @@ class Pending:
         unlock: a grant for the running pod, or None.
         known: what was published last, or None.
         withdrawn: of the grants asked about, those that count no more.
+        locks: all locks, the oldest first.
+        stop: the uid of a pod that shall be stopped; empty if none.
     """
 
     launch: Record | None = None
     unlock: Record | None = None
     known: KnownServer | None = None
     withdrawn: set[str] = field(default_factory=set)
+    locks: list[Lock] = field(default_factory=list)
+    stop: str = ""
 
 
 def connect(settings: RedisSettings) -> redis.Redis:
@@ -372,6 +474,64 @@ class Store:
             text = self._redis.get(_key(f"server:{server.key}"))
         return KnownServer.loads(text)
 
+    def locks(self) -> list[Lock]:
+        """All locks, the oldest first; some may have ended."""
+        with _unavailable():
+            return _locks(self._redis.hgetall(_key("locks")))
+
+    # -- the operators' side
+
+    def add_lock(self, lock: Lock, servers: Iterable[Server]) -> None:
+        """Lock, forget locks that have ended, and wake the reconciler: first for the servers that are known to be meant."""
+        over = [old.id for old in self.locks() if _is_over(old, lock.at)]
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.hset(_key("locks"), lock.id, lock.dumps())
+            if over:
+                pipe.hdel(_key("locks"), *over)
+            pipe.rpush(_key("wake"), *(server.key for server in servers), EVERYTHING)
+            pipe.execute()
+
+    def remove_lock(self, lock: str) -> None:
+        """Take a lock off, from the pods that carry it too."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.hdel(_key("locks"), lock)
+            pipe.set(_key(f"withdrawn:{lock}"), 1, ex=WITHDRAWN_TTL)
+            pipe.rpush(_key("wake"), EVERYTHING)
+            pipe.execute()
+
+    def grant(self, server: Server, record: Record) -> None:
+        """Give a running server a grant that needs no pass."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(_key(f"unlock:{server.key}"), record.dumps(), ex=UNLOCK_TTL)
+            pipe.rpush(_key("wake"), server.key)
+            pipe.execute()
+
+    def ask_to_stop(self, server: Server, uid: str) -> None:
+        """Have a pod stopped."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(_key(f"stop:{server.key}"), uid, ex=UNLOCK_TTL)
+            pipe.rpush(_key("wake"), server.key)
+            pipe.execute()
+
+    def log(self, action: dict[str, Any]) -> None:
+        """Have the reconciler log what an operator did: what a command writes would end in the operator's terminal."""
+        with _unavailable():
+            self._redis.rpush(_key("wake"), json.dumps(action))
+
+    def all_known(self) -> dict[Server, KnownServer]:
+        """What the reconciler published about all servers."""
+        return self.known_of(sorted(self.published(), key=lambda server: server.key))
+
+    def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
+        """What the reconciler published about some servers; those without a pod are left out."""
+        with _unavailable():
+            texts = self._redis.mget([_key(f"server:{server.key}") for server in servers]) if servers else []
+        return {server: KnownServer.loads(text) for server, text in zip(servers, texts, strict=True) if text}
+
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
         """When the reconciler last went round (Unix seconds, or None), its counters, and its pods by tier."""
         with _unavailable():
@@ -450,10 +610,12 @@ class Store:
     def pending(self, server: Server, grants: set[str]) -> Pending:
         """What is decided about a server, and which of `grants`, and of what is decided, is withdrawn."""
         with _unavailable():
-            launch, unlock, known = self._redis.mget(
-                _key(f"launch:{server.key}"), _key(f"unlock:{server.key}"), _key(f"server:{server.key}")
-            )
+            pipe = self._redis.pipeline()
+            pipe.mget([_key(f"{kind}:{server.key}") for kind in ("launch", "unlock", "server", "stop")])
+            pipe.hgetall(_key("locks"))
+            (launch, unlock, known, stop), locks = pipe.execute()
             found = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known))
+            found.locks, found.stop = _locks(locks), stop or ""
             asked = sorted(grants | {record.grant.id for record in (found.launch, found.unlock) if record})
             if asked:
                 marks = self._redis.mget([_key(f"withdrawn:{grant}") for grant in asked])
@@ -464,6 +626,14 @@ class Store:
         """Whether a grant counts no more."""
         with _unavailable():
             return bool(self._redis.exists(_key(f"withdrawn:{grant}")))
+
+    def withdraw(self, grants: Iterable[str]) -> None:
+        """Let grants count no more."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            for grant in grants:
+                pipe.set(_key(f"withdrawn:{grant}"), 1, ex=WITHDRAWN_TTL)
+            pipe.execute()
 
     def settle(self, server: Server, launch: Record) -> None:
         """Forget the launch of a server whose pod is ready: a later pod of that name needs a launch of its own.
@@ -511,21 +681,39 @@ class Store:
                 pipe.hset(_key("tiers"), mapping=tiers)
             return pipe.execute()[0] is not None
 
-    def woken(self, wait: float) -> set[Server]:
+    def woken(self, wait: float) -> Woken:
         """Wait for servers that need a look.
 
         Args:
             wait: seconds, below `TIMEOUT`.
 
         Returns:
-            The servers; empty when the time is up.
+            What there is to do; nothing when the time is up.
         """
+        found = Woken()
         with _unavailable():
             first = self._redis.blpop([_key("wake")], timeout=wait)
             if not first:
-                return set()
+                return found
             more = self._redis.lpop(_key("wake"), 1000) or []
-        return {Server.from_key(key) for key in [first[1], *more]}
+        for text in [first[1], *more]:
+            if text == EVERYTHING:
+                found.everything = True
+            elif text.startswith("{"):
+                found.actions.append(json.loads(text))
+            else:
+                found.servers.add(Server.from_key(text))
+        return found
+
+
+def _locks(found: dict[str, str]) -> list[Lock]:
+    return sorted(map(Lock.loads, found.values()), key=lambda lock: lock.at)
+
+
+def _is_over(lock: Lock, now: float) -> bool:
+    """Whether a lock has ended; that of a server, whose pod carries it, may be forgotten after a while."""
+    ended = lock.until is not None and lock.until <= now
+    return ended or (lock.kind == "server" and lock.at + WITHDRAWN_TTL < now)
 
 
 def _make(kind: type[T], found: dict[str, Any]) -> T:

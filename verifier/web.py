@@ -16,9 +16,10 @@ from .networks import HiddenClients, client_network
 from .openapi import public_document
 from .passes import BadPass, Pass, Passes
 from .problems import Problem
-from .rules import REFUSED
+from .rules import REFUSALS, REFUSED, Facts, refusal
 from .settings import UNVERIFIED, VerifierSettings
 from .store import (
+    LOCKED,
     UNLOCK_TTL,
     BudgetSpent,
     Grant,
@@ -223,9 +224,10 @@ def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
     asked = Server(user, server)
     known = _known(asked)
+    closed = known.tier == UNVERIFIED and _refusal(known) is not None
     kind = _kind()
     if kind == "application/json":
-        answer = jsonify(_description(asked, known))
+        answer = jsonify(_description(asked, known, closed))
     else:
         settings = services().settings
         text = pages.server_page(
@@ -237,6 +239,7 @@ def show_server(user: str, server: str) -> Response:
             base=settings.base_path,
             asset=_asset,
             observed=settings.mode == "observe",
+            closed=closed,
             from_elsewhere=request.headers.get("Sec-Fetch-Site") == "cross-site",
             qr=request.args.get("qr", "0") != "0",
         )
@@ -253,6 +256,10 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     asked = Server(user, server)
     known = _known(asked)
     now = time.time()
+    if rule := _refusal(known):
+        services().metrics.unlocks.labels(rule).inc()
+        _log("unlock", UNVERIFIED, rule, repository=known.repository)
+        raise Problem("locked", REFUSALS[rule])
     used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
     if used.tier == known.tier:
         # A use would be spent for nothing, and whoever gave it could move it on and so take the tier away.
@@ -260,7 +267,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         _log("unlock", used.tier, "had-it", repository=known.repository)
         return jsonify(state="granted", **_description(asked, known)), 200
     grant = Grant.new(used.tier, "unlock", now)
-    record = Record(grant, uid=known.uid, repository=known.repository)
+    record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL)
     if outcome in REFUSED:
         services().metrics.unlocks.labels(outcome).inc()
@@ -286,14 +293,23 @@ def _known(server: Server) -> KnownServer:
     return known
 
 
-def _description(server: Server, known: KnownServer) -> dict[str, Any]:
+def _description(server: Server, known: KnownServer, closed: bool = False) -> dict[str, Any]:
     return {
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
         "until": None,
-        "unlockable": known.tier == UNVERIFIED,
+        "unlockable": known.tier == UNVERIFIED and not closed,
     }
+
+
+def _refusal(known: KnownServer | None) -> str | None:
+    """The rule that keeps a running server, or None for a new one, from what this client asks for."""
+    now, clients = time.time(), (request.remote_addr or "",)
+    if known is None:
+        return refusal(Facts(clients=clients), services().store.locks(), services().settings, now)
+    facts = Facts(known.repository, (known.client, *clients), known.uid)
+    return LOCKED if known.locked(now) else refusal(facts, services().store.locks(), services().settings, now)
 
 
 def _address(server: Server) -> str:
@@ -330,6 +346,9 @@ def _solve(name: str, solution: str, purpose: str) -> Pass:
         if outcome not in (Outcome.OK, Outcome.UNCHECKED):
             _log("solution", UNVERIFIED, outcome, provider=name, purpose=purpose)
 
+    if rule := _refusal(None):
+        count(rule)
+        raise Problem("locked", REFUSALS[rule])
     verdict = services().captcha.verify(name, solution, purpose, _network(), request.remote_addr or "")
     if not verdict.accepted:
         count(verdict.outcome)

@@ -233,6 +233,13 @@ cannot tell.
 {{ $hosts | uniq | sortAlpha | toJson }}
 {{- end }}
 
+{{- /* binder-egress.tiersByName: a map of names to tiers without those that are false, as JSON. Takes the map. */}}
+{{- define "binder-egress.tiersByName" -}}
+{{- $found := dict -}}
+{{- range $name, $tier := . }}{{ if $tier }}{{ $_ := set $found $name $tier }}{{ end }}{{ end -}}
+{{ toJson $found }}
+{{- end }}
+
 {{- /*
 binder-egress.config: our settings, as the environment variables of the image.
 */}}
@@ -248,6 +255,12 @@ binder-egress.config: our settings, as the environment variables of the image.
 BINDER_EGRESS_MODE: {{ .Values.mode }}
 BINDER_EGRESS_TIERS: {{ toJson $tiers | quote }}
 BINDER_EGRESS_ALLOW_TIER: {{ .Values.allow.tier | quote }}
+BINDER_EGRESS_BLOCKED_REPOSITORIES: {{ include "binder-egress.enabledKeys" .Values.rules.blockedRepositories | quote }}
+BINDER_EGRESS_SELF_NETWORKS: {{ include "binder-egress.enabledKeys" .Values.rules.selfNetworks | quote }}
+BINDER_EGRESS_TRUSTED_REPOSITORIES: {{ include "binder-egress.tiersByName" .Values.rules.trustedRepositories | quote }}
+BINDER_EGRESS_AUTHENTICATED_USERS: {{ include "binder-egress.tiersByName" .Values.rules.authenticatedUsers | quote }}
+BINDER_EGRESS_AUTHENTICATED_GROUPS: {{ include "binder-egress.tiersByName" .Values.rules.authenticatedGroups | quote }}
+BINDER_EGRESS_MAY_STOP_PODS: {{ .Values.reconciler.mayStopPods | quote }}
 BINDER_EGRESS_BASE_PATH: {{ .Values.ingress.path | quote }}
 BINDER_EGRESS_PUBLIC_PORT: "8080"
 BINDER_EGRESS_INTERNAL_PORT: "8081"

@@ -67,7 +67,8 @@ def test_deny_needs_little_but_one_policy(stage, switch):
     switch("deny")
     assert policies(stage) == {"binder-egress-base"}
     left = stage.get("deployments,statefulsets,services,secrets,roles,configmaps", "-l", OURS)["items"]
-    # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts. Start guards read the ConfigMap.
+    # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts. Start guards read the
+    # ConfigMap.
     assert {(item["kind"], item["metadata"]["name"]) for item in left} == {
         ("Secret", "binder-egress"),
         ("ConfigMap", "binder-egress-start-guard"),

@@ -25,7 +25,7 @@ SINGLEUSER = {
 
 def doctor(stage: Stage) -> dict[str, list[tuple[str, str]]]:
     """What `doctor` says: name → state and text of each line."""
-    command = ("exec", "deploy/binder-egress-reconciler", "--", "sh", "-c", "binder-egress doctor --json; true")
+    command = ("exec", "deploy/binder-egress-reconciler", "--", "sh", "-c", "egress doctor --json; true")
     found: dict[str, list[tuple[str, str]]] = {}
     for check in json.loads(stage.kubectl(*command)):
         found.setdefault(check["name"], []).append((check["state"], check["text"]))

@@ -104,6 +104,14 @@ class FakeCluster(Cluster):
             self._check()
             return self.pods.get(name)
 
+    def delete(self, pod: Pod) -> None:
+        with self._lock:
+            self._check()
+            now = self.pods.get(pod.name)
+            if now is None or now.uid != pod.uid:
+                raise Conflict("gone")
+            self._put("MODIFIED", replace(now, ended=True))
+
     def patch(self, pod: Pod, grant: Grant | None) -> Pod:
         between, self.before_patch = self.before_patch, None
         if between:
@@ -118,5 +126,5 @@ class FakeCluster(Cluster):
                 raise Conflict("the object has been modified")
             self.patches.append((pod.uid, grant))
             return self._put(
-                "MODIFIED", replace(now, grant=grant, annotated=grant is not None, label=grant.tier if grant else None)
+                "MODIFIED", replace(now, grant=grant, annotated=grant is not None, label=grant.label if grant else None)
             )

@@ -100,10 +100,10 @@ class Wiring:
         url = self.config.BinderHub.badge_base_url(handler)
         return url if url.endswith("/") else url + "/"
 
-    async def launch(self, user="fake-repo-abc", server="", image=IMAGE, repository=REPOSITORY):
+    async def launch(self, user="fake-repo-abc", server="", image=IMAGE, repository=REPOSITORY, launcher=None):
         """As BinderHub's Launcher.launch: hook in a task of its own; returns the seconds that it took."""
         began = time.monotonic()
-        result = self.config.Launcher.pre_launch_hook(object(), image, user, server, repository)
+        result = self.config.Launcher.pre_launch_hook(launcher or object(), image, user, server, repository)
         await asyncio.ensure_future(result)
         return time.monotonic() - began
 
@@ -150,6 +150,10 @@ def verifier(seen, answer=good):
 class Build(RequestHandler):
     """Plays BuildHandler: the badge address first, then up to four launches, each with a new user name."""
 
+    def get_current_user(self):
+        """As BinderHub's BaseHandler: JupyterHub's model of the user, or a word without auth_enabled."""
+        return self.settings.get("user", "anonymous")
+
     async def get(self, number):
         """Answer with the badge address and the seconds that each hook took."""
         wiring, seconds = self.settings["wiring"], []
@@ -157,7 +161,8 @@ class Build(RequestHandler):
         url = wiring.badge(self)
         await asyncio.sleep(self.settings.get("building", 0))
         for attempt in range(int(self.get_query_argument("attempts", "1"))):
-            seconds.append(await wiring.launch(user=f"fake-repo-{number}-{attempt}"))
+            user = f"fake-repo-{number}-{attempt}"
+            seconds.append(await wiring.launch(user=user, launcher=self.settings.get("launcher")))
         self.write({"url": url, "seconds": seconds})
 
 
@@ -196,7 +201,9 @@ def test_a_launch_is_announced_with_what_the_request_brought(snippet, monkeypatc
             "repository": REPOSITORY,
             "token": PASS,
             "client_address": "203.0.113.9",
+            "groups": [],
             "context": True,
+            "authenticated": False,
         }
 
     asyncio.run(main())
@@ -221,6 +228,31 @@ def test_odd_tokens_arrive_as_what_the_verifier_can_refuse(snippet, monkeypatch,
             await client.fetch(f"{hub}/build/1?{query}")
         assert [body["token"] for _, body in seen] == [token]
         assert seen[0][1]["context"] is True
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("create_user", "user", "told"),
+    [
+        (True, "anonymous", (False, [])),
+        (False, {"name": "alice", "kind": "user", "groups": ["staff", "x" * 300]}, (True, ["staff", "x" * 255])),
+        (False, {"name": "alice", "kind": "user"}, (True, [])),
+        (False, {"name": "alice", "groups": None}, (True, [])),
+        (None, {"name": "alice", "groups": ["g"] * 2000}, (False, ["g"] * 1000)),
+    ],
+)
+def test_who_logged_in_is_told_with_their_groups(snippet, monkeypatch, create_user, user, told):
+    """BinderHub's launcher makes users itself unless auth_enabled; the groups come with JupyterHub's model of the user."""
+
+    async def main():
+        seen = []
+        launcher = types.SimpleNamespace(**({} if create_user is None else {"create_user": create_user}))
+        async with verifier(seen) as api, binderhub(Wiring(snippet, monkeypatch, api), launcher=launcher, user=user) as hub:
+            await get(f"{hub}/build/1", egress_token=PASS)
+        [(_, body)] = seen
+        assert (body["authenticated"], body["groups"]) == told
+        assert body["token"] == PASS
 
     asyncio.run(main())
 

@@ -16,7 +16,7 @@ from test_metrics import families, value
 from test_policies import EXPECTED, OURS, egress, jupyterhub, policy
 
 from verifier import doctor as module
-from verifier.cli import cli
+from verifier.commands import egress as command
 from verifier.doctor import OK, PROBLEM, WARNING, examine
 from verifier.metrics import START_GUARD, WITHOUT_RECORD
 from verifier.policies import Judgement
@@ -267,10 +267,10 @@ def test_a_canary_that_is_off(ours, well, surroundings):
 def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, surroundings):
     monkeypatch.setattr(module, "load", lambda kind: ours)
     monkeypatch.setattr(module, "Surroundings", lambda namespace: surroundings)
-    done = CliRunner().invoke(cli, ["doctor"])
+    done = CliRunner().invoke(command, ["doctor"])
     assert (done.exit_code, "canary" in done.output) == (0, True)
     surroundings.found_canary = Canary("running", {"api": False}, "c")
-    done = CliRunner().invoke(cli, ["doctor", "--json"])
+    done = CliRunner().invoke(command, ["doctor", "--json"])
     assert done.exit_code == 1
     assert {"name": "canary", "state": "problem"}.items() <= next(
         c for c in json.loads(done.output) if c["name"] == "canary"

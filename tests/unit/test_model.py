@@ -1,7 +1,8 @@
-"""Launches, moves, unlocks, pods that come and go, two reconcilers and a Redis that is wiped, in any order.
+"""Launches, moves, unlocks, locks, pods that come and go, two reconcilers and a Redis that is wiped, in any order.
 
 The model knows which server holds which use of which pass. Whenever all is worked off, a pod has a label only by a grant that is
-the current one of a use that its server holds, and only if image or uid are those that the grant was for.
+the current one of a use that its server holds, and only if image or uid are those that the grant was for; and none has a label
+that a lock fits, or that was revoked and not unlocked by an operator.
 """
 
 import time
@@ -14,11 +15,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+import verifier.operators
+from verifier.operators import Operators, Refused
 from verifier.passes import Pass, Passes
 from verifier.reconciler import Reconciler
-from verifier.rules import REFUSED, Launch, Rules
+from verifier.rules import REFUSED, Facts, Launch, Rules, fits
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import MOVES, UNLOCK_TTL, Grant, Record, Server, Store, connect
+from verifier.store import LOCKED, MOVES, UNLOCK_TTL, Grant, Lock, Record, Server, Store, connect
 
 # Few of each, so that they meet; the common one comes first and more than once.
 USERS = st.sampled_from("abc")
@@ -97,6 +100,8 @@ class Machine(RuleBasedStateMachine):
         self.model: list[ModelPass] = []
         self.purpose: dict[str, tuple] = {}  # grant → what it is for
         self.kept: dict[str, str] = {}  # uid → grant, of pods that had one when Redis was wiped
+        self.operators = Operators(made, self.store)
+        self.revoked: dict[str, bool] = {}  # uid → whether Redis knows it, too
         self.uids = 0
         self.quiet = self.published = True
 
@@ -131,6 +136,9 @@ class Machine(RuleBasedStateMachine):
         self.quiet = False
         used, server, now = self._pass(which), Server(user), time.time()
         decision = self.rules.decide(Launch(server, image, repository, used.token, network, now), now)
+        if any(lock.kind == "repository" and lock.what == repository for lock in self.store.locks()):
+            assert (decision.grant.rule, decision.used) == (LOCKED, "none")
+            return
         assert decision.used == used.redeem(server, repository, network, decision.grant.id)
         self.purpose[decision.grant.id] = (server, "image", image)
 
@@ -159,6 +167,37 @@ class Machine(RuleBasedStateMachine):
     def launch_between_look_and_patch(self, which, user, repository, network):
         self.cluster.before_patch = lambda: self.launch(which, user, repository, network, "image:1")
 
+    # -- what operators do
+
+    @rule(user=USERS)
+    def revoke(self, user):
+        self.quiet = False
+        known = self.store.known(Server(user))
+        if known:
+            self.operators.revoke(Server(user), "eve", "mining")
+            self.revoked.setdefault(known.uid, any(lock.uid == known.uid for lock in self.store.locks()))
+
+    @rule(user=USERS)
+    def revoke_between_look_and_patch(self, user):
+        self.cluster.before_patch = lambda: self.revoke(user)
+
+    @rule(user=USERS, lock=st.sampled_from(["", "lock-r", "lock-s"]))
+    def unlock_lock(self, user, lock):
+        self.quiet = False
+        known = self.store.known(Server(user))
+        try:
+            self.operators.unlock_lock(lock or user, "eve")
+        except Refused:
+            return
+        if known and not lock:
+            self.revoked.pop(known.uid, None)
+
+    @rule(repository=REPOSITORIES)
+    def lock_repository(self, repository):
+        self.quiet = False
+        self.store.add_lock(Lock(f"lock-{repository}", "repository", repository, "eve", "mining", 0), [])
+        self.client.delete(f"binder-egress:withdrawn:lock-{repository}")  # a real one has a new name each time
+
     # -- what pods do
 
     @rule(user=USERS, image=IMAGES)
@@ -179,6 +218,8 @@ class Machine(RuleBasedStateMachine):
         if change == "gone":
             self.cluster.remove(pod)
             return
+        if change == "annotation lost" and not self.revoked.get(pod.uid, True):
+            del self.revoked[pod.uid]  # There is nothing left that knows it.
         fields = {
             "ready": {"ready": True},
             "label lost": {"label": None},
@@ -220,6 +261,7 @@ class Machine(RuleBasedStateMachine):
         self.store.ping()
         for used in self.model:
             used.void = True
+        self.revoked = dict.fromkeys(self.revoked, False)
         self.reconcilers[which].turn()
 
     # -- what holds
@@ -232,13 +274,26 @@ class Machine(RuleBasedStateMachine):
         for pod in self.cluster.pods.values():
             if pod.ended:
                 continue
-            assert (pod.label is None) == (pod.grant is None)
-            if pod.grant is None or self.kept.get(pod.uid) == pod.grant.id:
+            assert pod.label == (pod.grant.label if pod.grant else None)
+            if pod.label is None or self.kept.get(pod.uid) == pod.grant.id:
                 continue
             assert pod.grant.id in current, "nobody holds this use, or another server does"
             assert current[pod.grant.id].server == pod.server
             server, kind, value = self.purpose[pod.grant.id]
             assert (server, getattr(pod, kind)) == (pod.server, value)
+
+    @invariant()
+    def nothing_that_is_locked_has_a_label(self):
+        if not (self.quiet and self.published):
+            return
+        now, locks = time.time(), self.store.locks()
+        for pod in self.cluster.pods.values():
+            if pod.ended:
+                continue
+            known = self.store.known(pod.server)
+            locked = any(fits(lock, Facts(known.repository, (known.client,), pod.uid), now) for lock in locks)
+            if locked or pod.uid in self.revoked:
+                assert (pod.label, pod.grant.rule) == (None, LOCKED)
 
     @invariant()
     def what_is_published_is_what_pods_carry(self):
@@ -256,7 +311,8 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(60)
-def test_labels_follow_from_uses_whatever_happens(redis_server):
+def test_labels_follow_from_uses_whatever_happens(redis_server, monkeypatch):
+    monkeypatch.setattr(verifier.operators, "WAIT", 0)
     Machine.redis_server = redis_server
     run_state_machine_as_test(
         Machine,

@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
+import verifier.operators
 import verifier.web
 from verifier.app import create_internal_app, create_public_app, create_services
 from verifier.problems import TITLES
@@ -48,6 +49,7 @@ def services(_redis_server):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
     patch = pytest.MonkeyPatch()
     patch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+    patch.setattr(verifier.operators, "WAIT", 0)
     yield services
     patch.undo()
     client.close()
@@ -70,7 +72,14 @@ PUBLIC = [
     *((path, method) for path in ("/servers/{user}", "/servers/{user}/{server}") for method in ("GET", "POST")),
 ]
 SHOW = [operation for operation in PUBLIC if operation[0].startswith("/servers") and operation[1] == "GET"]
-INTERNAL = [("/api/launches", "POST"), ("/healthz", "GET"), ("/readyz", "GET"), ("/metrics", "GET")]
+OPERATORS = [
+    *((path, method) for path in ("/api/grants", "/api/locks") for method in ("GET", "POST")),
+    ("/api/revocations", "POST"),
+    ("/api/servers/{user}", "GET"),
+    ("/api/servers/{user}/{server}", "GET"),
+    ("/api/locks/{lock}", "DELETE"),
+]
+INTERNAL = [("/api/launches", "POST"), *OPERATORS, ("/healthz", "GET"), ("/readyz", "GET"), ("/metrics", "GET")]
 
 
 def ask(operation, mode, headers, allowed=None, change=None):
@@ -114,10 +123,41 @@ def test_the_in_cluster_app_answers_as_its_document_says(internal_schema, path, 
     ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"})
 
 
-@pytest.mark.parametrize(("token", "allowed"), [(API_TOKEN, {200, 400, 401, 415}), ("wrong", {401})])
-def test_the_in_cluster_app_refuses_what_does_not_fit_its_document(internal_schema, token, allowed):
-    operation = internal_schema["/api/launches"]["POST"]
+@pytest.mark.parametrize(("token", "allowed"), [(API_TOKEN, {200, 400, 401, 404, 409, 415}), ("wrong", {401})])
+@pytest.mark.parametrize("path", [path for path, method in INTERNAL if method == "POST"])
+def test_the_in_cluster_app_refuses_what_does_not_fit_its_document(internal_schema, path, token, allowed):
+    operation = internal_schema[path]["POST"]
     ask(operation, GenerationMode.NEGATIVE, {"Authorization": f"Bearer {token}"}, allowed)
+
+
+@pytest.mark.parametrize(("path", "method"), OPERATORS)
+def test_what_operators_do_needs_the_bearer_token(internal_schema, path, method):
+    ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": "Bearer wrong"}, {401})
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"),
+    [
+        ("/api/servers/{user}", "GET", {200}),
+        ("/api/grants", "GET", {200, 400}),
+        ("/api/grants", "POST", {202, 409}),
+        ("/api/revocations", "POST", {202, 409}),
+        ("/api/locks", "POST", {200, 202, 409}),
+        ("/api/locks", "GET", {200}),
+    ],
+)
+def test_what_operators_do_to_a_running_server_is_as_the_document_says(internal_schema, path, method, allowed):
+    """In this order: the later ones lock it."""
+
+    def running(case):
+        if "user" in (case.path_parameters or {}):
+            case.path_parameters["user"] = "alice"
+        if path == "/api/locks" and method == "POST":
+            case.body |= {"kind": "repository", "what": "example.com/a/b"}
+        elif method == "POST":
+            case.body |= {"user": "alice", "server": ""} | ({"tier": "verified"} if "tier" in case.body else {})
+
+    ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"}, allowed, running)
 
 
 def documents(services):

@@ -16,7 +16,7 @@ from verifier.cluster import ANNOTATION, LABEL, ClusterUnavailable, Conflict, Po
 from verifier.metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 from verifier.reconciler import DEAF, Reconciler
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, connect
+from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, Woken, connect
 
 ALICE = Server("alice")
 
@@ -28,6 +28,13 @@ def make_grant(tier="verified", rule="valid-pass"):
 def granted(grant):
     """The fields of a pod that carries a grant."""
     return {"grant": grant, "annotated": True, "label": grant.tier}
+
+
+def known(uid, grant=None, pod="jupyter-alice--", **fields):
+    """What is published of a pod that carries a grant."""
+    if grant:
+        fields |= {"tier": grant.tier, "grant": grant.id, "label": grant.label, "rule": grant.rule, "at": grant.at}
+    return KnownServer(uid, pod=pod, **fields)
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_a_waiting_grant_is_applied_to_its_pod(reconciler, cluster, store):
     look(reconciler)
     now = cluster.pods[pod.name]
     assert (now.grant, now.label) == (grant, "verified")
-    assert store.known(ALICE) == KnownServer("uid-1", "verified", grant.id, "r")
+    assert store.known(ALICE) == known("uid-1", grant, repository="r")
 
 
 def test_a_pod_that_does_not_wait_for_a_grant_gets_none(reconciler, cluster, store):
@@ -93,7 +100,7 @@ def test_a_pod_that_does_not_wait_for_a_grant_gets_none(reconciler, cluster, sto
     cluster.add()
     look(reconciler)
     assert cluster.patches == []
-    assert store.known(ALICE) == KnownServer("uid-1", "unverified", "", "r")
+    assert store.known(ALICE) == known("uid-1", repository="r")
 
 
 @pytest.mark.parametrize("other", [{"user": "bob"}, {"server": "x"}, {"user": "alice/"}, {"user": "Alice"}])
@@ -338,7 +345,7 @@ def test_a_move_wakes_the_reconciler_for_both_servers(public, internal, store):
     launch(internal, "alice", token=token)
     store.woken(0.01)
     launch(internal, "bob", token=token)
-    assert store.woken(0.01) == {ALICE, Server("bob")}
+    assert store.woken(0.01) == Woken({ALICE, Server("bob")})
 
 
 def test_a_withdrawn_grant_of_one_pass_leaves_that_of_another(public, internal, reconciler, cluster, store):
@@ -550,8 +557,8 @@ def test_a_restart_with_an_empty_redis_publishes_every_pod_and_changes_none(make
     reconciler = make(started=time.time())
     look(reconciler)
     assert cluster.patches == []
-    assert store.known(ALICE) == KnownServer("uid-1", "verified", grant.id)
-    assert store.known(Server("bob")) == KnownServer("uid-2")
+    assert store.known(ALICE) == known("uid-1", grant)
+    assert store.known(Server("bob")) == known("uid-2", pod="jupyter-bob--")
     assert store.reconciler_state()[1] == {}
 
 

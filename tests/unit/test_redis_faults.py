@@ -10,7 +10,7 @@ from apps import another, get_pass, internal_client, launch, make_settings, publ
 
 from verifier.app import create_services
 from verifier.problems import TYPE
-from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, connect
+from verifier.store import Grant, KnownServer, Lock, Record, Server, Store, StoreUnavailable, connect
 
 LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
 
@@ -289,6 +289,15 @@ def test_every_operation_says_that_redis_is_away(redis_server, settings):
         lambda: store.publish(server, KnownServer("uid-1")),
         lambda: store.forget(server),
         store.published,
+        store.locks,
+        lambda: store.add_lock(Lock("x", "server", server.key, "eve", "mining", 1), [server]),
+        lambda: store.remove_lock("x"),
+        lambda: store.grant(server, record),
+        lambda: store.ask_to_stop(server, "uid-1"),
+        lambda: store.withdraw(["x"]),
+        lambda: store.log({"event": "revoke"}),
+        store.all_known,
+        lambda: store.known_of([server]),
         lambda: store.count("x"),
         lambda: store.heartbeat(now, {"verified": 1}),
         lambda: store.woken(0.1),

@@ -204,3 +204,40 @@ def test_the_command_ends_with_code_2_and_the_sentence_alone(command):
 def test_the_verifier_does_not_load_the_kubernetes_client():
     code = "import sys, verifier.cli; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("BLOCKED_REPOSITORIES", '["https://github.com/a/b"]', "rules.blockedRepositories"),
+        ("BLOCKED_REPOSITORIES", '["*"]', "rules.blockedRepositories"),
+        ("BLOCKED_REPOSITORIES", '["github.com/*/b"]', "rules.blockedRepositories"),
+        ("BLOCKED_REPOSITORIES", "{", "rules.blockedRepositories"),
+        ("SELF_NETWORKS", '["pods"]', "rules.selfNetworks"),
+        ("SELF_NETWORKS", "5", "rules.selfNetworks"),
+        ("SELF_NETWORKS", '["10.0.0.0/33"]', "rules.selfNetworks"),
+        ("TRUSTED_REPOSITORIES", '{"github.com/a/*": "verified"}', "rules.trustedRepositories"),
+        ("TRUSTED_REPOSITORIES", '{"github.com/a": "verified"}', "rules.trustedRepositories"),
+        ("TRUSTED_REPOSITORIES", '{"github.com/a/b": "gold"}', "rules.trustedRepositories"),
+        ("TRUSTED_REPOSITORIES", '["github.com/a/b"]', "rules.trustedRepositories"),
+        ("AUTHENTICATED_USERS", '{"*": "gold"}', "rules.authenticatedUsers"),
+        ("AUTHENTICATED_GROUPS", '{"staff": "unverified"}', "rules.authenticatedGroups"),
+        ("MAY_STOP_PODS", "perhaps", "reconciler.mayStopPods"),
+    ],
+)
+@pytest.mark.parametrize("kind", [VerifierSettings, ReconcilerSettings])
+def test_wrong_rules_stop_both_processes_with_a_sentence(environment, name, text, named, kind):
+    environment(**{name: text})
+    (sentence,) = sentences(kind)
+    assert sentence.startswith(f"{named}: ")
+
+
+def test_rules_are_read(environment):
+    environment(
+        BLOCKED_REPOSITORIES='["github.com/A/*", "10.5281/zenodo.1"]',
+        SELF_NETWORKS='["10.1.2.3/8", "2001:db8::/32"]',
+        TRUSTED_REPOSITORIES='{"github.com/A/b": "verified", "git.example.org/A/b": "verified"}',
+    )
+    settings = load(ReconcilerSettings)
+    assert list(map(str, settings.self_networks)) == ["10.0.0.0/8", "2001:db8::/32"]
+    assert set(settings.trusted_repositories) == {"github.com/a/b", "git.example.org/A/b"}

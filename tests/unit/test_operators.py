@@ -1,0 +1,661 @@
+"""What operators do: commands and in-cluster interface, with a reconciler that carries it out, and what locks withstand."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from apps import get_pass, internal_client, launch, make_settings
+from fake_cluster import FakeCluster
+from test_metrics import value
+from test_reconciler import ALICE, granted, look, make_grant, unlock_for, wait_for, work
+
+import verifier.commands
+import verifier.operators
+from verifier.app import create_services
+from verifier.cluster import ANNOTATION, LABEL, Cluster, Pod
+from verifier.operators import Operators, Refused
+from verifier.reconciler import Reconciler
+from verifier.settings import ReconcilerSettings, load
+from verifier.store import LOCKED, Grant, Lock, Record, Server
+
+BOB = Server("bob")
+REPOSITORY = "https://github.com/owner/name"
+
+
+@pytest.fixture
+def cluster():
+    return FakeCluster()
+
+
+@pytest.fixture
+def make(redis_server, cluster, store):
+    """Make a reconciler."""
+
+    def make(**overrides):
+        values = {"redis_url": redis_server.url, "tiers": {"verified": {}, "small": {}}, **overrides}
+        return Reconciler(load(ReconcilerSettings, **values), cluster, store)
+
+    return make
+
+
+@pytest.fixture
+def reconciler(make):
+    return make()
+
+
+@pytest.fixture
+def operators(redis_server, store, monkeypatch):
+    """The actions, which do not wait."""
+    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+    return Operators(make_settings(redis_server, may_stop_pods=True), store)
+
+
+@contextmanager
+def running(reconciler):
+    thread = threading.Thread(target=reconciler.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        reconciler.stop()
+        thread.join()
+
+
+def pod(cluster, name="jupyter-alice--"):
+    return cluster.pods[name]
+
+
+def serve(reconciler, store):
+    """What the waking thread does, and the work that follows."""
+    reconciler._serve(store.woken(0.01))
+    work(reconciler)
+
+
+# -- locks on pods
+
+
+def start(cluster, reconciler, user="alice", uid="uid-1", **fields):
+    """A server that runs, with a tier."""
+    fields = {"repository": REPOSITORY, "client": "198.51.100.7"} | fields
+    cluster.add(user, uid, **granted(make_grant()), **fields)
+    look(reconciler)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("server", "alice"), ("repository", "github.com/Owner/*"), ("network", "198.51.100.0/24")],
+)
+def test_a_lock_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, store, operators, redis_server, make, kind, what):
+    start(cluster, reconciler)
+    start(cluster, reconciler, "bob", "uid-2", repository="https://github.com/other/name", client="203.0.113.9")
+    done = operators.lock(kind, what, "eve", "mining")
+    serve(reconciler, store)
+    assert cluster.labelled() == {BOB}
+    grant = pod(cluster).grant
+    assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", LOCKED, "eve", "mining", done["lock"])
+    # Redis forgets it, and another reconciler looks.
+    redis_server.wipe()
+    store.ping()
+    another = make()
+    look(another)
+    assert pod(cluster).grant == grant and cluster.labelled() == {BOB}
+    assert store.known(ALICE).locked(time.time())
+    unlock_for(store, make_grant(rule="unlock"))
+    wait_for(store, make_grant())
+    look(another)
+    assert pod(cluster).grant == grant
+    assert [lock["only_on_pods"] for lock in operators.locks()] == [True]
+    # Until an operator takes it off.
+    operators.unlock_lock("alice", "eve")
+    serve(another, store)
+    look(another)
+    assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
+    assert not store.known(ALICE).locked(time.time())
+
+
+def test_what_waited_when_a_lock_came_does_not_come_back_with_its_end(reconciler, cluster, store, operators):
+    cluster.add(repository=REPOSITORY)
+    look(reconciler)
+    done = operators.lock("repository", "github.com/owner/name", "eve", "mining")
+    unlock_for(store, make_grant(rule="unlock"))
+    wait_for(store, make_grant(), repository=REPOSITORY)
+    serve(reconciler, store)
+    operators.unlock_lock(done["lock"], "eve", "was a mistake")
+    serve(reconciler, store)
+    look(reconciler)
+    assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
+    # But it may be unlocked anew.
+    unlock_for(store, grant := make_grant(rule="unlock"))
+    look(reconciler)
+    assert pod(cluster).grant == grant
+
+
+@pytest.mark.parametrize("mode", ["captcha", "observe", "allow"])
+@pytest.mark.parametrize("kind", ["launch", "unlock", "mode"])
+def test_a_lock_that_comes_between_look_and_patch_wins(make, cluster, store, operators, mode, kind):
+    reconciler = make(mode=mode)
+    if kind == "launch":
+        wait_for(store, make_grant(), repository=REPOSITORY)
+    elif kind == "unlock":
+        unlock_for(store, make_grant(rule="unlock"))
+    cluster.add(repository=REPOSITORY)
+
+    def come():
+        operators.lock("repository", "github.com/owner/name", "eve", "mining")
+        store.woken(0.01)  # the other reconciler takes the wake-up
+
+    cluster.before_patch = come
+    look(reconciler)
+    if kind == "mode" and mode != "allow":
+        assert cluster.patches == []  # there was nothing to patch; the next look finds the lock
+        cluster.before_patch = None
+        come()
+        look(reconciler)
+    assert cluster.labelled() == set()
+    assert pod(cluster).grant.rule == LOCKED
+
+
+def test_a_lock_that_goes_between_look_and_patch_is_off(reconciler, cluster, store, operators):
+    start(cluster, reconciler)
+    done = operators.lock("repository", "github.com/owner/name", "eve", "mining")
+
+    def go():
+        operators.unlock_lock(done["lock"], "eve")
+        store.woken(0.01)
+
+    cluster.before_patch = go
+    look(reconciler)
+    assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
+
+
+def test_a_lock_meets_a_new_pod_of_its_repository_before_it_has_anything(reconciler, cluster, store, operators):
+    operators.lock("repository", "github.com/owner/*", "eve", "mining")
+    wait_for(store, make_grant(), repository=REPOSITORY)
+    cluster.add(repository=REPOSITORY)
+    look(reconciler)
+    assert [grant.rule for _, grant in cluster.patches] == [LOCKED]
+
+
+def test_a_lock_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
+    start(cluster, reconciler)
+    store.forget(ALICE)
+    assert operators.lock("repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
+    serve(reconciler, store)
+    assert pod(cluster).grant.rule == LOCKED
+
+
+@pytest.mark.parametrize("mode", ["captcha", "allow"])
+def test_a_later_pod_of_a_locked_servers_name_is_not_locked(make, cluster, store, operators, mode):
+    reconciler = make(mode=mode)
+    start(cluster, reconciler)
+    operators.lock("server", "alice", "eve", "mining")
+    serve(reconciler, store)
+    cluster.remove(pod(cluster))
+    wait_for(store, make_grant())
+    cluster.add(uid="uid-2", repository=REPOSITORY)
+    look(reconciler)
+    assert pod(cluster).grant.rule == "valid-pass"
+    assert operators.locks() == []
+
+
+def test_two_reconcilers_agree_on_a_lock(make, cluster, store, operators):
+    first, second = make(), make()
+    start(cluster, first)
+    look(second)
+    operators.lock("server", "alice", "eve", "mining")
+    serve(first, store)
+    # The other one has old pods in mind, and no wake-up.
+    second._enqueue(ALICE)
+    work(second)
+    look(second)
+    look(first)
+    assert cluster.labelled() == set()
+    assert pod(cluster).grant.rule == LOCKED
+    assert [grant.rule for _, grant in cluster.patches] == [LOCKED]
+
+
+def test_a_lock_ends_when_its_time_is_up(redis_server, cluster, store, operators):
+    now = [time.time()]
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
+    start(cluster, reconciler)
+    operators.lock("network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
+    serve(reconciler, store)
+    assert pod(cluster).grant.locks(now[0])
+    now[0] += 61
+    look(reconciler)
+    assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
+
+
+def test_without_redis_a_locked_pod_stays_locked(make, cluster, store, operators, redis_server):
+    reconciler = make(mode="allow")
+    start(cluster, reconciler)
+    operators.lock("server", "alice", "eve", "mining")
+    serve(reconciler, store)
+    redis_server.stop()
+    cluster.change(pod(cluster), label="verified")
+    look(reconciler)
+    assert cluster.labelled() == set()
+
+
+@pytest.mark.parametrize(
+    ("values", "fields"),
+    [
+        ({"blocked_repositories": ["github.com/owner/*"]}, {"repository": REPOSITORY}),
+        ({"self_networks": ["10.0.0.0/8"]}, {"client": "10.0.0.9"}),
+    ],
+)
+def test_mode_allow_gives_nothing_to_what_the_rules_refuse_but_takes_nothing_either(make, cluster, values, fields):
+    reconciler = make(mode="allow", **values)
+    cluster.add(**fields)
+    cluster.add("bob", "uid-2", **granted(grant := make_grant()), **fields)
+    look(reconciler)
+    assert cluster.labelled() == {BOB}
+    assert pod(cluster, "jupyter-bob--").grant == grant
+
+
+def test_what_binderhub_told_of_a_launch_counts_more_than_the_pod(reconciler, cluster, store):
+    """With auth_enabled a user may start a server with an environment of his own."""
+    record = Record(make_grant("unverified", "default"), image="image:1", repository="https://github.com/a/b", client="192.0.2.1")
+    store.record_launch(ALICE, record, 600)
+    cluster.add(repository="https://github.com/forged/x", client="192.0.2.2", ready=True)
+    look(reconciler)
+    assert store.pending(ALICE, set()).launch is None  # settled, and remembered
+    look(reconciler)
+    known = store.known(ALICE)
+    assert (known.repository, known.client) == ("https://github.com/a/b", "192.0.2.1")
+    store.forget(ALICE)
+    look(reconciler)
+    known = store.known(ALICE)
+    assert (known.repository, known.client) == ("https://github.com/forged/x", "192.0.2.2")
+
+
+def test_the_facts_of_a_launch_are_read_from_the_pod():
+    environment = [
+        {"name": "BINDER_REPO_URL", "value": "https://github.com/x/first"},
+        {"name": "BINDER_REPO_URL", "value": REPOSITORY},
+        {"name": "BINDER_CLIENT_IP", "value": "198.51.100.7"},
+        {"name": "OTHER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    found = {
+        "metadata": {
+            "name": "p", "uid": "u", "resourceVersion": "1", "creationTimestamp": "2025-01-02T03:04:05Z",
+            "annotations": {"hub.jupyter.org/username": "alice"},
+        },
+        "spec": {"containers": [{"name": "notebook", "image": "i", "env": environment}, {"name": "x", "image": "y", "env": []}]},
+    }  # fmt: skip
+    read = Pod.from_json(found)
+    assert (read.repository, read.client) == (REPOSITORY, "198.51.100.7")
+    del found["spec"]["containers"][0]["env"]
+    read = Pod.from_json(found)
+    assert (read.repository, read.client) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id":"g","tier":"unverified","rule":"locked","at":1,"by":5}',
+        '{"id":"g","tier":"unverified","rule":"locked","at":1,"until":"x"}',
+        '{"id":"g","tier":"unverified","rule":"locked","at":1,"until":true}',
+        '{"id":"g","tier":"unverified","rule":"locked","at":1,"why":null}',
+    ],
+)
+def test_an_annotation_with_garbage_in_a_lock_is_no_grant(text):
+    assert Grant.loads(text) is None
+
+
+def test_a_lock_in_an_annotation_survives_writing_and_reading():
+    grant = Lock("x", "server", "alice/", "é", "мина", 1, 2, "uid-1").grant
+    assert Grant.loads(grant.dumps()) == grant
+    assert grant.label is None
+
+
+class Recorder:
+    """The client's API: keeps what is asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*args, **kwargs):
+            self.calls.append((name, args, kwargs))
+            found = {"metadata": {"name": "p", "uid": "u", "annotations": {}}}
+            return type("Answer", (), {"data": json.dumps(found)})()
+
+        return call
+
+
+def test_a_lock_is_written_without_a_label_and_a_deletion_names_the_uid():
+    api = Recorder()
+    cluster = Cluster("ns", {"a": "b"}, api)
+    subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
+    lock = Lock("x", "server", "alice/", "eve", "mining", 1, None, "u").grant
+    cluster.patch(subject, lock)
+    cluster.delete(subject)
+    (_, _, patched), (name, args, deleted) = api.calls
+    assert patched["body"]["metadata"]["labels"] == {LABEL: None}
+    assert Grant.loads(patched["body"]["metadata"]["annotations"][ANNOTATION]) == lock
+    assert (name, args, deleted["body"]) == ("delete_namespaced_pod", ("p", "ns"), {"preconditions": {"uid": "u"}})
+
+
+# -- actions
+
+
+def test_an_action_waits_for_the_reconciler_and_is_logged_by_it(reconciler, cluster, store, redis_server, caplog):
+    operators = Operators(make_settings(redis_server), store)
+    cluster.add(**granted(make_grant()))
+    with caplog.at_level(logging.INFO), running(reconciler):
+        while not store.known(ALICE):
+            time.sleep(0.02)
+        done = operators.revoke(ALICE, "eve", "mining")
+        assert (done["state"], done["locked"], done["tier"]) == ("done", True, "unverified")
+        assert cluster.labelled() == set()
+        assert operators.unlock_lock("alice", "eve", "asked nicely")["state"] == "done"
+        done = operators.grant(ALICE, "small", "eve", "a course")
+        assert (done["state"], done["tier"], done["rule"], done["by"]) == ("done", "small", "operator", "eve")
+        assert pod(cluster).label == "small"
+        began = time.monotonic()
+        assert operators.lock("repository", "github.com/x/y", "eve", "w") | {"lock": ""} == {
+            "state": "done",
+            "lock": "",
+            "servers": 0,
+        }
+        assert time.monotonic() - began < 1
+        time.sleep(0.5)
+    said = {record.getMessage(): record.fields for record in caplog.records if hasattr(record, "fields") and "by" in record.fields}
+    assert {"revoke", "unlock-lock", "grant", "lock", "pod"} <= set(said)
+    assert (said["revoke"]["by"], said["revoke"]["why"], said["revoke"]["user"]) == ("eve", "mining", "alice")
+    assert said["unlock-lock"]["why"] == "asked nicely"
+
+
+def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, store, redis_server, cluster, make):
+    start(cluster, make())
+    assert operators.revoke(ALICE, "eve", "mining")["state"] == "pending"
+    assert "not put it on the pod yet" in operators.explain(ALICE)["because"]
+    # The verifier refuses an unlock already.
+    public = create_services(make_settings(redis_server), store)
+    from apps import public_client
+
+    token = get_pass(public_client(public))
+    assert public_client(public).post("/egress/servers/alice", json={"token": token}).status_code == 403
+    store._redis.delete(*store._redis.keys("binder-egress:unlock:*"), "nothing")
+    later = make()
+    look(later)
+    assert cluster.labelled() == set()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, redis_server, allowed, monkeypatch):
+    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+    reconciler = make(may_stop_pods=allowed)
+    start(cluster, reconciler)
+    operators = Operators(make_settings(redis_server, may_stop_pods=allowed), store)
+    if not allowed:
+        with pytest.raises(Refused, match=r"reconciler\.mayStopPods"):
+            operators.revoke(ALICE, "eve", "mining", stop=True)
+        assert store.locks() == []
+        store.ask_to_stop(ALICE, "uid-1")  # whoever writes to Redis by other ways
+    else:
+        operators.revoke(ALICE, "eve", "mining", stop=True)
+    serve(reconciler, store)
+    assert pod(cluster).ended == allowed
+    assert bool(pod(cluster).label) != allowed
+
+
+def test_stop_is_for_one_pod_and_works_on_a_server_that_is_locked_already(make, cluster, store, operators):
+    reconciler = make(may_stop_pods=True)
+    start(cluster, reconciler)
+    first = operators.revoke(ALICE, "eve", "mining")
+    serve(reconciler, store)
+    store.ask_to_stop(ALICE, "uid-0")
+    look(reconciler)
+    assert not pod(cluster).ended
+    operators.revoke(ALICE, "eve", "mining", stop=True)
+    serve(reconciler, store)
+    assert pod(cluster).ended
+    assert [lock.id for lock in store.locks()] == [pod(cluster).grant.id] and first["user"] == "alice"
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        (lambda o: o.grant(Server("nobody"), "verified", "e", "w"), "no-such-server"),
+        (lambda o: o.revoke(Server("nobody"), "e", "w"), "no-such-server"),
+        (lambda o: o.explain(Server("nobody")), "no-such-server"),
+        (lambda o: o.find("jupyter-nobody"), "no-such-server"),
+        (lambda o: o.lock("server", "nobody", "e", "w"), "no-such-server"),
+        (lambda o: o.unlock_lock("nothing", "e"), "no-such-lock"),
+        (lambda o: o.unlock_lock("alice", "e"), "no-such-lock"),
+        (lambda o: o.grant(ALICE, "gold", "e", "w"), "bad-request"),
+        (lambda o: o.grant(ALICE, "unverified", "e", "w"), "bad-request"),
+        (lambda o: o.lock("repository", "*", "e", "w"), "bad-request"),
+        (lambda o: o.lock("repository", "name", "e", "w"), "bad-request"),
+        (lambda o: o.lock("repository", "github.com/*/name", "e", "w"), "bad-request"),
+        (lambda o: o.lock("network", "github.com", "e", "w"), "bad-request"),
+        (lambda o: o.grants(network="x"), "bad-request"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_sentence(reconciler, cluster, operators, act, kind):
+    start(cluster, reconciler)
+    with pytest.raises(Refused) as caught:
+        act(operators)
+    assert caught.value.kind == kind
+    assert str(caught.value).endswith(".")
+
+
+def test_a_grant_is_no_way_around_a_lock_or_a_rule(reconciler, cluster, store, operators, redis_server):
+    start(cluster, reconciler)
+    operators.revoke(ALICE, "eve", "mining")
+    with pytest.raises(Refused, match="locked"):
+        operators.grant(ALICE, "verified", "eve", "w")
+    operators.unlock_lock(store.locks()[0].id, "eve")
+    blocking = Operators(make_settings(redis_server, blocked_repositories=["github.com/owner/name"]), store)
+    with pytest.raises(Refused, match="blocked-repository"):
+        blocking.grant(ALICE, "verified", "eve", "w")
+
+
+def test_a_server_that_is_locked_with_others_is_not_unlocked_alone(reconciler, cluster, store, operators):
+    start(cluster, reconciler)
+    lock = operators.lock("repository", "github.com/owner/*", "eve", "mining")["lock"]
+    serve(reconciler, store)
+    with pytest.raises(Refused, match=lock):
+        operators.unlock_lock("alice", "eve")
+    with pytest.raises(Refused, match=f"already, by eve: {lock}"):
+        operators.lock("repository", "https://github.com/OWNER/*", "mallory", "x")
+
+
+def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators):
+    cluster.add("alice", "uid-1", server="lab")
+    cluster.add("bob", "uid-2")
+    look(reconciler)
+    assert operators.find("alice/lab") == operators.find("jupyter-alice--lab") == Server("alice", "lab")
+    assert operators.find("bob") == operators.find("bob/") == BOB
+
+
+@pytest.mark.parametrize(
+    ("only", "users"),
+    [
+        ({}, {"alice", "bob"}),
+        ({"user": "al*"}, {"alice"}),
+        ({"tier": "verified"}, {"alice"}),
+        ({"tier": "unverified"}, {"bob"}),
+        ({"repository": "github.com/owner/*"}, {"alice"}),
+        ({"network": "198.51.100.0/24"}, {"alice"}),
+        ({"network": "198.51.100.0/24", "tier": "unverified"}, set()),
+    ],
+)
+def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, users):
+    start(cluster, reconciler)
+    cluster.add("bob", "uid-2", repository="https://github.com/x/y", client="10.0.0.1")
+    look(reconciler)
+    assert {row["user"] for row in operators.grants(**only)} == users
+
+
+def test_explain_says_why(make, cluster, store, operators, redis_server):
+    reconciler = make()
+    cluster.add(repository=REPOSITORY)
+    look(reconciler)
+    assert operators.explain(ALICE)["because"] == "No network: it was launched without a pass, and nobody has unlocked it."
+    wait_for(store, make_grant())
+    assert operators.explain(ALICE)["waiting"] == [{"kind": "launch", "tier": "verified", "rule": "valid-pass", "image": "image:1"}]
+    look(reconciler)
+    found = operators.explain(ALICE)
+    assert found["because"] == "Network of the tier verified, by the rule valid-pass."
+    assert (found["label"], found["uid"], found["repository"]) == ("verified", "uid-1", "r")
+    watching = Operators(make_settings(redis_server, mode="observe", blocked_repositories=["x.y/z"]), store)
+    assert "In mode observe every server has the network" in watching.explain(ALICE)["because"]
+    operators.revoke(ALICE, "eve", "mining")
+    serve(reconciler, store)
+    found = operators.explain(ALICE)
+    assert found["because"] == "No network: locked by eve: mining."
+    assert (found["label"], found["locked"], [lock["why"] for lock in found["locks"]]) == (None, True, ["mining"])
+
+
+def test_locks_that_are_over_are_forgotten_with_the_next(operators, store):
+    operators.lock("network", "192.0.2.1", "eve", "w", until=1)
+    store.add_lock(Lock("old", "server", "alice/", "eve", "w", 1, None, "uid-1"), [])
+    operators.lock("network", "192.0.2.2", "eve", "w")
+    assert [lock.what for lock in store.locks()] == ["192.0.2.2/32"]
+
+
+# -- the in-cluster interface
+
+
+def test_the_same_by_http(reconciler, cluster, store, redis_server, operators):
+    services = create_services(make_settings(redis_server), store)
+    internal = internal_client(services)
+    start(cluster, reconciler)
+    assert [row["user"] for row in internal.get("/api/grants?tier=verified").json["grants"]] == ["alice"]
+    who = {"by": "eve", "why": "mining"}
+    answer = internal.post("/api/revocations", json={"user": "alice", **who})
+    assert (answer.status_code, answer.json["state"]) == (202, "pending")
+    serve(reconciler, store)
+    assert internal.get("/api/servers/alice").json["because"] == "No network: locked by eve: mining."
+    assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 200
+    assert internal.post("/api/grants", json={"user": "alice", "tier": "verified", **who}).status_code == 409
+    (lock,) = internal.get("/api/locks").json["locks"]
+    assert (lock["kind"], lock["what"], lock["why"]) == ("server", "alice", "mining")
+    assert internal.delete(f"/api/locks/{lock['id']}").status_code == 400
+    assert internal.delete(f"/api/locks/{lock['id']}?by=eve").json["state"] == "pending"
+    serve(reconciler, store)
+    assert internal.delete(f"/api/locks/{lock['id']}?by=eve").status_code == 404
+    assert internal.post("/api/grants", json={"user": "alice", "tier": "small", **who}).status_code == 202
+    serve(reconciler, store)
+    assert pod(cluster).label == "small"
+    assert internal.post("/api/locks", json={"kind": "network", "what": "198.51.100.7", **who}).json["servers"] == 1
+    assert value(internal, "binder_egress_locks", kind="network") == 1
+    assert launch(internal, "carol")["rule"] == "locked"
+    assert internal.get("/api/servers/nobody").json["type"].endswith("#no-such-server")
+
+
+def test_no_action_without_a_reason(redis_server, store):
+    internal = internal_client(create_services(make_settings(redis_server), store))
+    for path, body in (
+        ("grants", {"user": "alice", "tier": "verified"}),
+        ("revocations", {"user": "alice"}),
+        ("locks", {"kind": "network", "what": "192.0.2.1"}),
+    ):
+        assert internal.post(f"/api/{path}", json=body | {"by": "eve"}).status_code == 400
+        assert internal.post(f"/api/{path}", json=body | {"by": "eve", "why": ""}).status_code == 400
+
+
+# -- the commands
+
+
+@pytest.fixture
+def egress(redis_server, store):
+    """Run the command as in the reconciler's pod: exit code, output, errors."""
+
+    def run(*arguments, **settings):
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
+        environment |= {"BINDER_EGRESS_REDIS_URL": redis_server.url, **settings}
+        code = (
+            "import sys; from verifier.commands import main; sys.argv[0] = 'egress'; main(); assert 'kubernetes' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_the_commands_do_what_they_say(egress, reconciler, cluster, store):
+    start(cluster, reconciler)
+    with running(reconciler):
+        code, out, _ = egress("grants")
+        assert code == 0
+        header, row = out.splitlines()
+        assert header.split() == ["USER", "SERVER", "TIER", "RULE", "AT", "BY", "CLIENT", "REPOSITORY"]
+        assert row.split()[:4] == ["alice", "-", "verified", "valid-pass"]
+        assert json.loads(egress("grants", "--tier", "unverified", "--json")[1]) == []
+        code, out, _ = egress("revoke", "alice", "--as", "eve", "--why", "mining")
+        assert (code, out) == (0, "alice is locked.\n")
+        code, out, _ = egress("explain", "jupyter-alice--")
+        assert out.startswith("No network: locked by eve: mining.\n  user: alice\n")
+        assert json.loads(egress("explain", "alice", "--json")[1])["label"] is None
+        assert "unverified (locked)" in egress("grants")[1]
+        assert egress("locks")[1].splitlines()[1].split()[1:3] == ["server", "alice"]
+        code, _, error = egress("grant", "alice", "--tier", "verified", "--why", "w")
+        assert code == 4 and "stronger than a grant" in error
+        assert egress("unlock-lock", "alice")[0] == 0
+        assert egress("grant", "alice", "--tier", "verified", "--why", "a course", BINDER_EGRESS_OPERATOR="zoe")[0] == 0
+        assert pod(cluster).grant.by == "zoe"
+        code, out, _ = egress("lock", "repository", "github.com/owner/*", "--for", "12h", "--why", "mining", "--json")
+        until = json.loads(egress("locks", "--json")[1])[0]["until"]
+        assert code == 0 and json.loads(out)["servers"] == 1 and 11.9 * 3600 < until - time.time() <= 12 * 3600
+        assert cluster.labelled() == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["explain", "nobody"], 3, "the reconciler is silent"),
+        (["unlock-lock", "nothing"], 3, "no lock"),
+        (["revoke", "alice"], 2, "--why"),
+        (["revoke", "alice", "--stop", "--why", "w"], 4, "reconciler.mayStopPods"),
+        (["grant", "alice", "--tier", "gold", "--why", "w"], 2, "gold"),
+        (["lock", "planet", "earth", "--why", "w"], 2, "planet"),
+        (["lock", "network", "x", "--why", "w"], 2, "no CIDR"),
+        (["lock", "network", "192.0.2.1", "--for", "long", "--why", "w"], 2, "90m, 12h or 7d"),
+        (["revoke", "alice", "--why", "w"], 5, "not confirmed it yet"),
+    ],
+)
+def test_a_command_that_fails_says_so_by_its_exit_code(egress, store, cluster, reconciler, arguments, code, says):
+    if "alice" in arguments:
+        start(cluster, reconciler)
+    found, out, error = egress(*arguments)
+    assert (found, out) == (code, "")
+    assert says in error and "Traceback" not in error
+
+
+def test_without_redis_or_with_wrong_settings_a_command_says_so(egress, redis_server):
+    assert egress("grants", BINDER_EGRESS_MODE="off")[0] == 2
+    redis_server.stop()
+    code, _, error = egress("grants")
+    assert code == 6 and error.startswith("Redis: ")
+
+
+def test_the_image_has_the_command():
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["egress"].partition(":")
+    assert (module, getattr(verifier.commands, function)) == ("verifier.commands", verifier.commands.main)
+
+
+def test_strangers_names_cannot_write_to_an_operators_terminal(egress, store, cluster, reconciler):
+    start(cluster, reconciler, repository="https://github.com/x/\x1b[2J\u202ename")
+    out = egress("grants")[1] + egress("explain", "alice")[1]
+    assert "\x1b" not in out and "\u202e" not in out
+
+
+def test_conflicts_are_tried_again(reconciler, cluster, store, operators):
+    start(cluster, reconciler)
+    operators.revoke(ALICE, "eve", "mining")
+    cluster.conflicts = 3
+    serve(reconciler, store)
+    assert cluster.labelled() == set()

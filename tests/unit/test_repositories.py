@@ -1,0 +1,182 @@
+"""Names of repositories: what is blocked cannot be spelt around, and what is trusted cannot be imitated."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verifier.repositories import CASELESS, exact, matches, name
+
+SPELLINGS = """
+https://github.com/Owner/Name
+http://github.com/owner/name
+https://github.com/owner/name/
+https://github.com/owner/name.git
+https://github.com/owner/name.git/
+https://github.com/owner/name.git.git
+https://GitHub.COM/owner/name
+https://www.github.com/owner/name
+https://github.com./owner/name
+https://github.com:443/owner/name
+https://user:password@github.com/owner/name
+https://evil.example@github.com/owner/name
+https://github.com//owner//name
+https://github.com/./owner/name
+https://github.com/x/../owner/name
+https://github.com/x/y/../../owner/name
+https://github.com/../owner/name
+https://github.com/owner/%6eame
+https://github.com/owner/%256eame
+https://github.com/owner%2fname
+https%3A%2F%2Fgithub.com%2Fowner%2Fname
+https://github.com/owner/name?x=1
+https://github.com/owner/name#x
+https:/github.com/owner/name
+https://ｇithub.com/owner/name
+https://github.com/ｏwner/name
+git://github.com/owner/name
+git+https://github.com/owner/name
+ssh://git@github.com/owner/name.git
+ssh://git@github.com:22/owner/name.git
+git@github.com:owner/name.git
+git@github.com:/owner/name.git
+github.com:owner/name
+github.com:/owner/name
+github.com/owner/name
+""".strip("\n").split("\n")
+
+
+@pytest.mark.parametrize(
+    "url", [*SPELLINGS, " https://github.com/owner/name\t", "https://github.com/owner/na\nme", "https://github.com\\owner\\name"]
+)
+def test_however_a_repository_is_spelt_it_is_blocked(url):
+    assert name(url) == "github.com/owner/name"
+    assert matches("github.com/owner/name", url)
+    assert matches("github.com/owner/*", url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "x", "https://github.com/owner/name2", "https://github.com/owner/nam", "https://github.com/owner2/name",
+        "https://github.com/owner", "https://example.com/github.com/owner/name", "https://github.com.example.com/owner/name",
+        "https://notgithub.com/owner/name", "https://gitlab.com/owner/name", "https://github.com/x/owner/name",
+        "https://gist.github.com/owner/name", "https://github.com/owner/name/tree",
+    ],
+)  # fmt: skip
+def test_another_repository_is_not_blocked_with_it(url):
+    assert not matches("github.com/owner/name", url)
+
+
+def test_all_of_an_owner_are_blocked_and_nobody_else():
+    assert matches("github.com/owner/*", "https://github.com/OWNER/anything.git")
+    assert not matches("github.com/owner/*", "https://github.com/owner2/anything")
+    assert not matches("github.com/owner/*", "https://github.com/owner")
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://gist.github.com/user/0123abc.git", "gist.github.com/user/0123abc"),
+        ("https://gitlab.com/group/sub/sub2/name.git", "gitlab.com/group/sub/sub2/name"),
+        ("https://git.example.org:8443/~me/Thing", "git.example.org/~me/thing"),
+        ("10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),  # what BinderHub's archives have for a URL
+        ("https://doi.org/10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
+        ("https://www.hydroshare.org/resource/b8f6/", "hydroshare.org/resource/b8f6"),
+        ("10.7910/DVN/TJCLKP", "10.7910/dvn/tjclkp"),
+    ],
+)
+def test_what_other_providers_say_has_a_name_too(url, found):
+    assert name(url) == found
+    assert matches(found, url)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://github.com/Owner/Name", "github.com/owner/name"),
+        ("https://GITHUB.com/owner/name.git", "github.com/owner/name"),
+        ("https://github.com/owner/name/", "github.com/owner/name"),
+        ("https://git.example.org/Owner/Name", "git.example.org/Owner/Name"),
+        ("https://gitlab.com/group/sub/name.git", "gitlab.com/group/sub/name"),
+        ("HTTPS://github.com/owner/name", "github.com/owner/name"),
+    ],
+)
+def test_a_plain_url_has_an_exact_name(url, found):
+    assert exact(url) == found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://github.com/owner/name", "git@github.com:owner/name", "ssh://git@github.com/owner/name", "github.com/owner/name",
+        "https://user@github.com/owner/name", "https://github.com:443/owner/name", "https://github.com/owner/name?x",
+        "https://github.com/owner/name#x", "https://github.com/owner/../name/x", "https://github.com/./owner/name",
+        "https://github.com//owner/name", "https://github.com/owner/%6eame", "https://github.com\\owner/name",
+        "https://github.com/owner/name\n", " https://github.com/owner/name", "https://github.com/owner/name@evil.example/x",
+        "https://evil.example/https://github.com/owner/name", "https://ｇithub.com/owner/name", "https://github.com/owner/naｍe",
+        "https://github.com/owner", "https://github.com", "https:///owner/name", "10.5281/zenodo.3242074", "",
+        "https://github.com/owner/name/*", "https://github.com/owner/name//", "https://github.com/owner/na me",
+    ],
+)  # fmt: skip
+def test_nothing_else_can_be_trusted(url):
+    assert exact(url) == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://github.com/owner/name2",
+        "https://github.com/owner/name/x",
+        "https://github.com/owner-/name",
+        "https://www.github.com/owner/name",
+        "https://github.com/owner/name.git.git",
+    ],
+)
+def test_a_name_that_begins_alike_is_not_the_same(url):
+    assert exact(url) != "github.com/owner/name"
+
+
+PART = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=12).filter(
+    lambda part: set(part) != {"."} and not part.lower().endswith(".git")
+)
+HOST = st.sampled_from(["github.com", "gitlab.com", "git.example.org"])
+
+
+@given(st.text(max_size=80) | st.text("%256feE/.:@?#\\ wgit*", max_size=40))
+def test_a_name_is_its_own_name(url):
+    assert name(name(url)) == name(url)
+
+
+@given(HOST, PART, PART, st.data())
+def test_no_change_of_spelling_gets_around_a_block(host, owner, repository, data):
+    def percent(text):
+        return "".join(f"%{ord(letter):02x}" if data.draw(st.booleans()) else letter for letter in text)
+
+    scheme = data.draw(st.sampled_from(["https://", "http://", "git://", "ssh://git@", "git@", ""]))
+    colon = ":" if scheme == "git@" else "/"
+    owner_spelt, repository_spelt = (
+        percent(owner),
+        percent(data.draw(st.sampled_from([repository, repository.upper(), repository.lower()]))),
+    )
+    end = data.draw(st.sampled_from(["", "/", ".git", ".git/", "?a=b", "#c", "//"]))
+    assert matches(f"{host}/{owner}/{repository}", f"{scheme}{host}{colon}{owner_spelt}/{repository_spelt}{end}")
+
+
+@given(HOST, PART, PART, st.integers(0, 60), st.characters())
+def test_one_letter_more_makes_another_repository_or_none(host, owner, repository, where, letter):
+    url, trusted = f"https://{host}/{owner}/{repository}", exact(f"https://{host}/{owner}/{repository}")
+    where = min(where, len(url))
+    changed = url[:where] + letter + url[where:]
+    if exact(changed) == trusted:
+        assert changed == url + "/"
+
+
+@given(st.text(max_size=60) | st.from_regex(r"https://[a-z.]{3,12}/[\w./-]{3,20}", fullmatch=True))
+def test_whatever_is_trusted_is_named_alike(url):
+    """Blocking sees the same repository in it as trusting does."""
+    found = exact(url)
+    if found:
+        assert name(url) == name(found)
+        assert found.partition("/")[0] not in CASELESS or found == found.lower()

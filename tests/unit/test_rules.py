@@ -1,0 +1,260 @@
+"""Each rule, at a launch and at an unlock, and which of two wins."""
+
+import json
+
+import pytest
+from apps import CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from test_metrics import value
+
+import verifier.web
+from verifier.app import create_services
+from verifier.operators import Operators
+from verifier.problems import TYPE
+from verifier.store import KnownServer, Lock, Server
+
+REPOSITORY = "https://example.com/a/b"  # of apps.launch and apps.run_pod
+
+
+@pytest.fixture
+def site(redis_server, store):
+    """A function that makes the apps with settings of one's own: public, internal, services."""
+
+    def make(address=CLIENT, **settings):
+        services = create_services(make_settings(redis_server, **settings), store)
+        return public_client(services, address), internal_client(services), services
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+
+
+def add_lock(store, kind, what, until=None, uid=""):
+    store.add_lock(Lock(f"id-{kind}", kind, what, "eve", "mining", 0, until, uid), [])
+
+
+def decided(decision):
+    return decision["tier"], decision["rule"]
+
+
+def refused(answer, detail):
+    assert (answer.status_code, answer.json["type"]) == (403, f"{TYPE}locked"), answer.text
+    assert detail in answer.json["detail"]
+
+
+# -- what refuses
+
+REFUSING = {
+    "blocked-repository": ({"blocked_repositories": ["example.com/a/*"]}, "operators"),
+    "own-network": ({"self_networks": ["198.51.100.0/24"]}, "network"),
+}
+
+
+@pytest.mark.parametrize("rule", REFUSING)
+@pytest.mark.parametrize("mode", ["captcha", "observe", "allow"])
+def test_a_launch_that_is_refused_gets_nothing_whatever_it_brings(site, rule, mode):
+    public, internal, _ = site("203.0.113.9", mode=mode)
+    token = get_pass(public)
+    _, internal, services = site(
+        mode=mode, trusted_repositories={"example.com/a/b": "verified"}, authenticated_users={"*": "verified"}, **REFUSING[rule][0]
+    )
+    decision = launch(internal, token=token, authenticated=True)
+    assert decided(decision) == ("unverified", rule)
+    labels = {"tier": "unverified", "rule": rule, "pass_outcome": "none"}
+    assert value(internal, "binder_egress_launches_total", **labels) == 1
+    assert services.store.pending(Server("alice"), set()).launch.grant.rule == rule
+
+
+@pytest.mark.parametrize(("kind", "what"), [("repository", "example.com/a/b"), ("network", "198.51.100.0/24")])
+@pytest.mark.parametrize("mode", ["captcha", "allow"])
+def test_a_launch_that_a_lock_fits_gets_nothing(site, store, kind, what, mode):
+    public, internal, _ = site("203.0.113.9", mode=mode)
+    token = get_pass(public)
+    add_lock(store, kind, what)
+    assert decided(launch(internal, token=token)) == ("unverified", "locked")
+    # Its pass is not used up by it.
+    assert (
+        launch(internal, "bob", token=token, repository="https://example.com/c/d", client_address="203.0.113.9")["tier"]
+        == "verified"
+    )
+
+
+def test_a_lock_that_has_ended_refuses_nothing(site, store):
+    public, internal, _ = site()
+    add_lock(store, "network", "198.51.100.0/24", until=1)
+    assert launch(internal, token=get_pass(public))["tier"] == "verified"
+
+
+def test_the_first_rule_that_matches_is_named(site, store):
+    _, internal, _ = site(blocked_repositories=["example.com/a/b"], self_networks=["198.51.100.7/32"])
+    assert decided(launch(internal)) == ("unverified", "blocked-repository")
+    add_lock(store, "repository", "example.com/*")
+    assert decided(launch(internal)) == ("unverified", "locked")
+
+
+@pytest.mark.parametrize(
+    "address", ["10.1.2.3", "::ffff:10.1.2.3", " 10.1.2.3 ", "2001:db8::7", "100.64.0.9"]
+)  # private ones count as one client elsewhere
+def test_an_address_of_our_own_is_known_by_itself(site, address):
+    _, internal, _ = site(self_networks=["10.0.0.0/8", "2001:db8::/32", "100.64.0.0/10"])
+    assert decided(launch(internal, client_address=address)) == ("unverified", "own-network")
+
+
+@pytest.mark.parametrize("address", ["11.0.0.1", "2001:db9::7", "", None, "garbage", "10.1.2.3, 11.0.0.1"])
+def test_another_address_is_not_ours(site, address):
+    public, internal, _ = site(self_networks=["10.0.0.0/8", "2001:db8::/32"])
+    assert launch(internal, token=get_pass(public), client_address=address)["tier"] == "verified"
+
+
+# -- the same at POST passes and at an unlock
+
+
+def test_nobody_gets_a_pass_from_our_own_networks(site):
+    public, internal, services = site(self_networks=["198.51.100.0/24"])
+    solution = solve(public)
+    refused(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}), "network")
+    labels = {"provider": "altcha", "purpose": "launch", "outcome": "own-network"}
+    assert value(internal, "binder_egress_solutions_total", **labels) == 1
+    # From elsewhere the same solution would be one of another client; what was refused is not used up.
+    assert not services.store._redis.keys("binder-egress:solution:*")
+
+
+def test_nobody_gets_a_pass_from_a_locked_network(site, store):
+    public, _, _ = site()
+    solution = solve(public)
+    add_lock(store, "network", "198.51.100.7/32")
+    refused(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}), "operators")
+
+
+@pytest.mark.parametrize(
+    ("known", "values", "lock", "rule"),
+    [
+        ({}, {"blocked_repositories": ["example.com/a/b"]}, None, "blocked-repository"),
+        ({"client": "10.0.0.7"}, {"self_networks": ["10.0.0.0/8"]}, None, "own-network"),
+        ({}, {"self_networks": ["198.51.100.0/24"]}, None, "own-network"),  # who unlocks is inside, who launched was not
+        ({}, {}, ("repository", "example.com/a/*"), "locked"),
+        ({"client": "203.0.113.9"}, {}, ("network", "203.0.113.9/32"), "locked"),
+        ({}, {}, ("network", "198.51.100.7/32"), "locked"),
+        ({}, {}, ("server", "alice/", None, "uid-1"), "locked"),
+        ({"rule": "locked", "grant": "g"}, {}, None, "locked"),  # on the pod; Redis has forgotten it
+    ],
+)
+@pytest.mark.parametrize("how", ["pass", "solution"])
+def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, lock, rule, how):
+    public, internal, _ = site(**values)
+    elsewhere, _, _ = site("203.0.113.200")
+    body = {"token": get_pass(elsewhere)} if how == "pass" else {"provider": "altcha", "solution": solve(public, "unlock")}
+    if lock:
+        add_lock(store, *lock)
+    store.publish(Server("alice"), KnownServer("uid-1", repository=REPOSITORY, **known))
+    answer = public.post("/egress/servers/alice", json=body)
+    refused(answer, "network" if rule == "own-network" else "operators")
+    assert "example.com" not in answer.text and "mining" not in answer.text
+    assert value(internal, "binder_egress_unlocks_total", outcome=rule) == 1
+    assert store.pending(Server("alice"), set()).unlock is None
+    assert not store._redis.keys("binder-egress:pass:*")
+    shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
+    assert (shown["tier"], shown["unlockable"]) == ("unverified", False)
+    assert set(shown) == {"user", "server", "tier", "until", "unlockable"}
+    for kind in ("text/plain", "text/html"):
+        page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
+        assert "The operators of this site do not offer it here." in page
+        assert ".js" not in page  # nothing that could offer a challenge
+        assert "Open this page" not in page
+
+
+@pytest.mark.parametrize(
+    "lock", [("server", "alice/", None, "uid-0"), ("server", "bob/", None, "uid-2"), ("repository", "example.com/a/b", 1)]
+)
+def test_a_lock_of_another_pod_or_one_that_is_over_does_not_hinder(site, store, lock):
+    public, _, _ = site()
+    run_pod(store)
+    add_lock(store, *lock)
+    assert public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json["unlockable"] is True
+    assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 202
+
+
+# -- what gives
+
+
+def test_a_trusted_repository_gets_its_tier_without_a_pass(site):
+    _, internal, _ = site(trusted_repositories={"github.com/Jupyter/Demo": "small"})
+    assert decided(launch(internal, repository="https://github.com/jupyter/demo.git")) == ("small", "trusted-repository")
+    assert decided(launch(internal, repository="https://github.com/jupyter/demo2")) == ("unverified", "default")
+    assert decided(launch(internal, repository="https://www.github.com/jupyter/demo")) == ("unverified", "default")
+
+
+def test_a_pass_comes_before_a_trusted_repository_and_a_bad_one_does_no_harm(site):
+    public, internal, _ = site(trusted_repositories={"example.com/a/b": "small"})
+    assert decided(launch(internal, token=get_pass(public))) == ("verified", "valid-pass")
+    decision = launch(internal, "bob", token="garbage")
+    assert (*decided(decision), decision["pass_outcome"]) == ("small", "trusted-repository", "invalid")
+
+
+@pytest.mark.parametrize(
+    ("user", "groups", "tier"),
+    [
+        ("alice", [], "small"),
+        ("alice", ["staff"], "small"),
+        ("bob", ["staff", "other"], "verified"),
+        ("bob", ["other"], "unverified"),
+        ("bob", [], "unverified"),
+        ("*", [], "unverified"),
+    ],
+)
+def test_users_who_logged_in_get_what_is_theirs(site, user, groups, tier):
+    _, internal, _ = site(authenticated_users={"alice": "small"}, authenticated_groups={"staff": "verified"})
+    decision = launch(internal, user, authenticated=True, groups=groups)
+    assert decided(decision) == (tier, "authenticated" if tier != "unverified" else "default")
+    # Names that BinderHub makes up are nobody's.
+    assert decided(launch(internal, user, authenticated=False, groups=groups)) == ("unverified", "default")
+
+
+def test_everybody_who_logged_in_can_be_named_and_comes_last(site):
+    _, internal, _ = site(authenticated_users={"*": "small", "alice": "verified"}, authenticated_groups={"staff": "verified"})
+    assert launch(internal, "alice", authenticated=True)["tier"] == "verified"
+    assert launch(internal, "bob", authenticated=True)["tier"] == "small"
+    assert launch(internal, "carol", authenticated=True, groups=["staff"])["tier"] == "verified"
+
+
+def test_observe_counts_what_each_rule_would_do(site):
+    _, internal, _ = site(
+        mode="observe", blocked_repositories=["example.com/x/*"], trusted_repositories={"example.com/a/b": "small"}
+    )
+    launch(internal)
+    launch(internal, repository="https://example.com/x/y")
+    launch(internal, repository="https://example.com/c/d")
+    for tier, rule in (("small", "trusted-repository"), ("unverified", "blocked-repository"), ("unverified", "default")):
+        assert value(internal, "binder_egress_launches_total", tier=tier, rule=rule, pass_outcome="none") == 1
+
+
+def test_a_decision_and_its_rule_are_logged(site, caplog):
+    _, internal, _ = site(blocked_repositories=["example.com/a/b"])
+    with caplog.at_level("INFO"):
+        launch(internal)
+    (line,) = [record.fields for record in caplog.records if record.getMessage() == "launch"]
+    assert (line["tier"], line["rule"], line["repository"]) == ("unverified", "blocked-repository", REPOSITORY)
+
+
+def test_locks_are_counted_by_kind_while_their_server_runs(site, store):
+    _, internal, services = site()
+    operators = Operators(services.settings, store)
+    run_pod(store)
+    operators.lock("server", "alice", "eve", "mining")
+    operators.lock("repository", "example.com/c/*", "eve", "mining")
+    operators.lock("repository", "example.com/d/e", "eve", "mining", until=1)
+    for kind, number in (("server", 1), ("repository", 1), ("network", 0)):
+        assert value(internal, "binder_egress_locks", kind=kind) == number
+    store.forget(Server("alice"))
+    assert value(internal, "binder_egress_locks", kind="server") == 0
+
+
+def test_what_an_older_version_wrote_is_read(store):
+    """During an upgrade records without a client, and grants without a lock's fields, are still there."""
+    old = {"grant": {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}, "image": None, "uid": "uid-1", "repository": "r"}
+    store._redis.set("binder-egress:unlock:alice/", json.dumps(old))
+    found = store.pending(Server("alice"), set()).unlock
+    assert (found.client, found.grant.by, found.grant.until) == ("", "", None)

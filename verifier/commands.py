@@ -1,0 +1,196 @@
+"""The command `egress`: what operators do, in the reconciler's pod.
+
+    kubectl exec deploy/binder-egress-reconciler -- egress --help
+
+Exit codes: 0 done; 2 wrong usage or settings; 3 no such server or lock; 4 refused as things are; 5 written down, but the reconciler
+has not confirmed it; 6 Redis does not answer.
+"""
+
+import json
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from . import __version__
+from .operators import KINDS, Operators, Refused
+from .settings import InvalidSettings, RedisSettings, load
+from .store import Store, StoreUnavailable, connect
+
+EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-lock": 3, "refused": 4}
+PENDING, UNAVAILABLE = 5, 6
+
+_who = click.option(
+    "--as", "by", default="operator", envvar="BINDER_EGRESS_OPERATOR", show_default=True, help="Who you are, for the log."
+)
+_why = click.option("--why", required=True, help="Why, for the log.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _WithDoctor(click.Group):
+    """Has `doctor` too, loaded when it is needed: no other command needs the Kubernetes client."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), "doctor"])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name == "doctor":
+            from .doctor import doctor
+
+            return doctor
+        return super().get_command(context, name)
+
+
+@click.group(cls=_WithDoctor, help="What servers may reach, and why; to give it, to take it away, and to lock.")
+@click.version_option(__version__)
+@click.pass_context
+def egress(context: click.Context) -> None:
+    settings = load(RedisSettings)
+    context.obj = Operators(settings, Store(connect(settings)))
+
+
+@egress.command(help="List running servers, and what they have.")
+@click.option("--user", default="", help="Only of this user; * stands for anything.")
+@click.option("--tier", default="", help="Only with this tier; unverified: with none.")
+@click.option("--repository", default="", help="Only of this repository, or of …/*.")
+@click.option("--network", default="", help="Only launched from this address or CIDR.")
+@_as_json
+@click.pass_obj
+def grants(operators: Operators, as_json: bool, **only: str) -> None:
+    found = operators.grants(**only)
+    for row in found:
+        row["tier"] = row["tier"] + (" (locked)" if row["locked"] and not as_json else "")
+    _show(found, as_json, ["user", "server", "tier", "rule", "at", "by", "client", "repository"])
+
+
+@egress.command(help="Say why a server has network, or not. SERVER: user, user/server, or the name of its pod.")
+@click.argument("server")
+@_as_json
+@click.pass_obj
+def explain(operators: Operators, server: str, as_json: bool) -> None:
+    found = operators.explain(operators.find(server))
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    click.echo(_clean(found.pop("because")))
+    for name, value in found.items():
+        if value not in ("", None, []):
+            click.echo(f"  {name}: {_cell(name, value)}")
+
+
+@egress.command(help="Give a running server a tier.")
+@click.argument("server")
+@click.option("--tier", required=True, help="The tier.")
+@_who
+@_why
+@_as_json
+@click.pass_obj
+def grant(operators: Operators, server: str, tier: str, by: str, why: str, as_json: bool) -> None:
+    _say(operators.grant(operators.find(server), tier, by, why), f"{server} has the tier {tier}.", as_json)
+
+
+@egress.command(help="Take a running server's tier away and lock it. Open connections may stay open; --stop ends them.")
+@click.argument("server")
+@click.option("--stop", is_flag=True, help="Delete its pod too (reconciler.mayStopPods).")
+@_who
+@_why
+@_as_json
+@click.pass_obj
+def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
+    _say(operators.revoke(operators.find(server), by, why, stop), f"{server} is locked{' and stops' if stop else ''}.", as_json)
+
+
+@egress.command(help="Lock a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("what")
+@click.option("--for", "duration", default="", help="How long: 90m, 12h, 7d. Without it, until you take it off.")
+@_who
+@_why
+@_as_json
+@click.pass_obj
+def lock(operators: Operators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
+    until = time.time() + _seconds(duration) if duration else None
+    done = operators.lock(kind, what, by, why, until)
+    _say(done, f"Locked: {done['lock']}. Running servers that it took network from, or keeps it from: {done['servers']}.", as_json)
+
+
+@egress.command("unlock-lock", help="Take a lock off. LOCK: its id, or a server that is locked by itself.")
+@click.argument("lock")
+@_who
+@click.option("--why", default="", help="Why, for the log.")
+@_as_json
+@click.pass_obj
+def unlock_lock(operators: Operators, lock: str, by: str, why: str, as_json: bool) -> None:
+    _say(
+        operators.unlock_lock(lock, by, why),
+        "The lock is off. What it took away does not come back; servers can be unlocked.",
+        as_json,
+    )
+
+
+@egress.command(help="List all locks.")
+@_as_json
+@click.pass_obj
+def locks(operators: Operators, as_json: bool) -> None:
+    _show(operators.locks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+
+
+def _seconds(duration: str) -> float:
+    found = re.fullmatch(r"(\d{1,6})([mhd])", duration)
+    if not found:
+        raise click.BadParameter("say 90m, 12h or 7d.", param_hint="--for")
+    return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
+    """Say what was done, and end with `PENDING` if the reconciler has not confirmed it."""
+    pending = done["state"] != "done"
+    if as_json:
+        click.echo(json.dumps(done, ensure_ascii=False))
+    elif pending:
+        click.echo("It is written down, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
+    else:
+        click.echo(sentence)
+    if pending:
+        sys.exit(PENDING)
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
+    """Print a table as kubectl does: what one pipes into other commands must not depend on the width of a terminal."""
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    lines = [[name.upper() for name in columns], *([_cell(name, row[name]) or "-" for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("at", "until", "reconciler_seen") and value:
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _clean("" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _clean(text: str) -> str:
+    """Without control characters: names of users and repositories are strangers' and end in an operator's terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def main() -> None:
+    """Run the command; what cannot be done ends it with one sentence and the exit code that says so."""
+    try:
+        egress()
+    except InvalidSettings as error:
+        sentence, code = str(error), 2
+    except Refused as error:
+        sentence, code = str(error), EXIT_CODES[error.kind]
+    except StoreUnavailable as error:
+        sentence, code = str(error), UNAVAILABLE
+    else:
+        return
+    click.echo(_clean(sentence), err=True)
+    sys.exit(code)

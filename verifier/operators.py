@@ -1,0 +1,304 @@
+"""What operators may do, for the command `egress` and the in-cluster interface alike.
+
+Neither has Kubernetes credentials for it: each writes a wish to Redis, which the reconciler carries out, and waits for its word.
+"""
+
+import ipaddress
+import secrets
+import time
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .networks import in_networks
+from .repositories import matches, name
+from .rules import OPERATOR, Facts, fits, refusal
+from .settings import PATTERN, UNVERIFIED, RedisSettings
+from .store import LOCKED, Grant, KnownServer, Lock, Record, Server, Store
+
+WAIT = 2.0
+"""Seconds for which an action waits for the reconciler's word before it says `pending`."""
+
+KINDS = ("server", "repository", "network")
+"""What can be locked."""
+
+
+class Refused(Exception):
+    """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-lock`, `refused` or `bad-request`."""
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(detail)
+        self.kind = kind
+
+
+class Operators:
+    """The operators' actions. Each raises `Refused` for what cannot be, and `StoreUnavailable` when Redis fails.
+
+    Args:
+        settings: mode, tiers and rules.
+        store: Redis.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, settings: RedisSettings, store: Store, clock: Callable[[], float] = time.time):
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+
+    # -- to look
+
+    def grants(self, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
+        """What all running servers have.
+
+        Args:
+            user: only users of this name; `*` stands for anything.
+            tier: only servers that have this tier; `unverified`: those that have none.
+            repository: only servers of this repository, or of all that a pattern fits.
+            network: only servers launched from this CIDR.
+        """
+        networks = [_network(network)] if network else []
+        return [
+            self._row(server, known)
+            for server, known in self._store.all_known().items()
+            if (not user or fnmatchcase(server.user, user))
+            and (not tier or known.tier == tier)
+            and (not repository or matches(repository, known.repository))
+            and (not networks or in_networks(known.client, networks))
+        ]
+
+    def find(self, text: str) -> Server:
+        """The server that an operator names: `user`, `user/server`, or the name of its pod."""
+        user, _, server = text.partition("/")
+        if self._store.known(Server(user, server)):
+            return Server(user, server)
+        for candidate, known in self._store.all_known().items():
+            if known.pod == text:
+                return candidate
+        raise Refused("no-such-server", self._missing(text))
+
+    def explain(self, server: Server) -> dict[str, Any]:
+        """Why a server has network, or not."""
+        known = self._known(server)
+        pending = self._store.pending(server, set())
+        because, locks = self._because(server, known), [lock for lock in pending.locks if fits(lock, _facts(known), self._clock())]
+        return self._row(server, known) | {
+            "because": because,
+            "mode": self._settings.mode,
+            "uid": known.uid,
+            "label": known.label or None,
+            "waiting": [
+                _waiting(kind, record) for kind, record in (("launch", pending.launch), ("unlock", pending.unlock)) if record
+            ],
+            "locks": [_lock(lock) for lock in locks],
+            "reconciler_seen": self._store.reconciler_state()[0],
+        }
+
+    def locks(self) -> list[dict[str, Any]]:
+        """All locks: of repositories and networks, and of servers that run. A pod may carry one that Redis has forgotten."""
+        now, known = self._clock(), self._store.all_known()
+        found = {lock.id: _lock(lock) for lock in self._store.locks() if self._stands(lock, now, known)}
+        for server, has in known.items():
+            if has.locked(now) and has.grant not in found:
+                only = Lock(has.grant, "server", server.key, has.by, has.why, has.at, has.until, has.uid)
+                found[has.grant] = _lock(only) | {"only_on_pods": True}
+        return list(found.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many locks there are in Redis, by kind."""
+        locks = self._store.locks()
+        known = self._store.known_of([Server.from_key(lock.what) for lock in locks if lock.kind == "server"])
+        standing = [lock.kind for lock in locks if self._stands(lock, self._clock(), known)]
+        return {kind: standing.count(kind) for kind in KINDS}
+
+    # -- to act
+
+    def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
+        """Give a running server a tier. A lock is stronger: take it off first."""
+        known = self._known(server)
+        if tier not in self._settings.tiers:
+            raise Refused("bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}.")
+        if rule := self._refusal(known):
+            raise Refused("refused", f"The server is under the rule {rule}, which is stronger than a grant: take that away first.")
+        given = Grant(secrets.token_hex(8), tier, OPERATOR, int(self._clock()), by, why)
+        self._store.grant(server, Record(given, uid=known.uid, repository=known.repository, client=known.client))
+        self._log("grant", by, why, user=server.user, server=server.name, tier=tier, grant=given.id)
+        return self._answer(self._await([server], given.id), server)
+
+    def revoke(self, server: Server, by: str, why: str, stop: bool = False) -> dict[str, Any]:
+        """Take a server's tier away and lock it; with `stop`, end its pod too."""
+        if stop and not self._settings.may_stop_pods:
+            raise Refused("refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values.")
+        known = self._known(server)
+        lock = self._lock_server(server, known, by, why, None)
+        if stop:
+            self._store.ask_to_stop(server, known.uid)
+        self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, lock=lock)
+        return self._answer(self._await([server], lock), server)
+
+    def lock(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
+        """Lock a server, a repository or a client network: no server that it fits keeps its tier, or gets one.
+
+        Args:
+            kind: one of `KINDS`.
+            what: what `find` takes, a repository or `…/*`, or an address or CIDR.
+            by: the operator.
+            why: the reason.
+            until: Unix time in seconds at which it ends; None: when it is taken off.
+        """
+        if kind == "server":
+            server = self.find(what)
+            lock, what, servers = self._lock_server(server, self._known(server), by, why, until), server.key, [server]
+        else:
+            what = str(_network(what)) if kind == "network" else _pattern(what)
+            new = Lock(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until))
+            same = [old for old in self._store.locks() if (old.kind, old.what) == (kind, what) and old.grant.locks(self._clock())]
+            if same:
+                raise Refused("refused", f"This is locked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
+            servers = [server for server, known in self._store.all_known().items() if fits(new, _facts(known), self._clock())]
+            self._store.add_lock(new, servers)
+            lock = new.id
+        self._log("lock", by, why, kind=kind, what=what, until=until, lock=lock, servers=len(servers))
+        done = self._await(servers, lock)
+        return {"state": "done" if done else "pending", "lock": lock, "servers": len(servers)}
+
+    def unlock_lock(self, lock: str, by: str, why: str = "") -> dict[str, Any]:
+        """Take a lock off. Its servers have nothing then, but may be unlocked; what they had before does not come back.
+
+        Args:
+            lock: the lock's id, or a server, if it is locked by itself.
+            by: the operator.
+            why: the reason.
+        """
+        standing = {found["id"]: found for found in self.locks()}
+        if lock not in standing:
+            try:
+                server = self.find(lock)
+            except Refused:
+                raise Refused(
+                    "no-such-lock", f"There is no lock {lock!r}, and no such server. `egress locks` lists them."
+                ) from None
+            lock = self._known(server).grant
+            if lock not in standing:
+                raise Refused("no-such-lock", f"{server.user}/{server.name} is not locked.")
+            if standing[lock]["kind"] != "server":
+                raise Refused("refused", f"The server is locked with others, by {lock}: take that off.")
+        self._store.remove_lock(lock)
+        self._log("unlock-lock", by, why, lock=lock, kind=standing[lock]["kind"], what=standing[lock]["what"])
+        gone = self._until(lambda: all(known.grant != lock for known in self._store.all_known().values()))
+        return {"state": "done" if gone else "pending", "lock": lock}
+
+    # -- how
+
+    def _lock_server(self, server: Server, known: KnownServer, by: str, why: str, until: float | None) -> str:
+        """Lock a server, if it is not: the id of its lock."""
+        if known.locked(self._clock()):
+            return known.grant
+        lock = Lock(secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), _seconds(until), known.uid)
+        self._store.add_lock(lock, [server])
+        return lock.id
+
+    def _known(self, server: Server) -> KnownServer:
+        known = self._store.known(server)
+        if known is None:
+            raise Refused("no-such-server", self._missing(f"{server.user}/{server.name}"))
+        return known
+
+    def _missing(self, text: str) -> str:
+        if self._store.reconciler_state()[0] is None:
+            return f"No server {text!r} is known, but the reconciler is silent, so it may run all the same."
+        return f"No server {text!r} is running. Name a pod, or user or user/server as JupyterHub calls them."
+
+    def _refusal(self, known: KnownServer) -> str | None:
+        now = self._clock()
+        return LOCKED if known.locked(now) else refusal(_facts(known), self._store.locks(), self._settings, now)
+
+    def _because(self, server: Server, known: KnownServer) -> str:
+        """One sentence for an operator."""
+        rule = self._refusal(known)
+        if rule == LOCKED and not known.locked(self._clock()):
+            return "A lock fits it, but the reconciler has not put it on the pod yet."
+        if known.locked(self._clock()):
+            return f"No network: locked by {known.by or 'an operator'}: {known.why or 'no reason given'}."
+        if (known.label or UNVERIFIED) != known.tier:
+            return f"Its label is {known.label or 'none'}, its grant says {known.tier}: the reconciler has not caught up."
+        if known.tier != UNVERIFIED:
+            watched = " In mode observe every server has the network it has without us." if self._settings.mode == "observe" else ""
+            later = f" The rule {rule} would refuse it now, but takes nothing from servers that run." if rule else ""
+            who = f" by {known.by}: {known.why}" if known.by else ""
+            return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{later}{watched}"
+        if rule:
+            return f"No network: the rule {rule} refuses it."
+        if self._settings.mode == "observe":
+            return "No tier. In mode observe it has the network it has without us."
+        return "No network: it was launched without a pass, and nobody has unlocked it."
+
+    def _row(self, server: Server, known: KnownServer) -> dict[str, Any]:
+        return {
+            "user": server.user, "server": server.name, "pod": known.pod, "tier": known.tier, "rule": known.rule,
+            "locked": known.locked(self._clock()), "at": known.at or None, "until": known.until, "by": known.by, "why": known.why,
+            "grant": known.grant, "repository": known.repository, "client": known.client,
+        }  # fmt: skip
+
+    def _stands(self, lock: Lock, now: float, known: dict[Server, KnownServer]) -> bool:
+        """Whether a lock is in force; that of a server ends with its pod."""
+        runs = lock.kind != "server" or getattr(known.get(Server.from_key(lock.what)), "uid", "") == lock.uid
+        return lock.grant.locks(now) and runs
+
+    def _answer(self, done: bool, server: Server) -> dict[str, Any]:
+        known = self._store.known(server)
+        return {"state": "done" if done else "pending"} | (self._row(server, known) if known else {"user": server.user})
+
+    def _await(self, servers: list[Server], grant: str) -> bool:
+        """Whether the reconciler says within `WAIT` that the pods carry a grant, or a lock of their own, or are gone."""
+
+        def done() -> bool:
+            found = self._store.known_of(servers).values()
+            return all(known.grant == grant or known.locked(self._clock()) for known in found)
+
+        return self._until(done)
+
+    @staticmethod
+    def _until(done: Callable[[], bool]) -> bool:
+        ends = time.monotonic() + WAIT
+        while not done():
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _log(self, event: str, by: str, why: str, **fields: object) -> None:
+        self._store.log({"event": event, "by": by, "why": why, **fields})
+
+
+def _facts(known: KnownServer) -> Facts:
+    return Facts(known.repository, (known.client,), known.uid)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise Refused("bad-request", f"network: {text!r} is no address and no CIDR.") from None
+
+
+def _pattern(text: str) -> str:
+    pattern = name(text)
+    if not PATTERN.fullmatch(pattern):
+        raise Refused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
+    return pattern
+
+
+def _seconds(until: float | None) -> int | None:
+    return None if until is None else int(until)
+
+
+def _waiting(kind: str, record: Record) -> dict[str, Any]:
+    return {"kind": kind, "tier": record.grant.tier, "rule": record.grant.rule, "image": record.image}
+
+
+def _lock(lock: Lock) -> dict[str, Any]:
+    what = lock.what
+    if lock.kind == "server":
+        server = Server.from_key(lock.what)
+        what = f"{server.user}/{server.name}" if server.name else server.user
+    return {"id": lock.id, "kind": lock.kind, "what": what, "by": lock.by, "why": lock.why, "at": lock.at, "until": lock.until}

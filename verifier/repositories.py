@@ -1,0 +1,64 @@
+"""Names of repositories. A URL has many spellings: to block, all of them count as one name; to trust, only the plain one counts."""
+
+import re
+import unicodedata
+from urllib.parse import unquote
+
+CASELESS = {"github.com", "gist.github.com", "gitlab.com", "bitbucket.org"}
+"""Hosts that take upper and lower case of owners and names for the same."""
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # without a dot, which is a host's: github.com:/owner/name
+_PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,})/?", re.ASCII | re.IGNORECASE)
+
+
+def name(url: str) -> str:
+    """The name by which a repository is blocked: `host/owner/name`, or a bare DOI.
+
+    Generous: whatever might lead to the same repository has the same name. Scheme, user, port, query, `www.`, `.git`, case, percent
+    encoding and superfluous slashes do not count.
+
+    Args:
+        url: what BinderHub calls the URL of the repository; of archives it is a DOI. Or a pattern, which ends in `/*`.
+    """
+    while (shorter := _shorten(url)) != url:
+        url = shorter
+    return url
+
+
+def _shorten(url: str) -> str:
+    text = unicodedata.normalize("NFKC", unquote(url)).casefold().replace("\\", "/")
+    text = re.split(r"[?#]", re.sub(r"[\s\x00-\x1f\x7f]", "", text))[0]
+    scheme = _SCHEME.match(text)
+    authority, _, path = text[scheme.end() if scheme else 0 :].partition("/")
+    host, _, after = authority.rpartition("@")[2].partition(":")
+    if after and not (scheme and after.isdigit()):
+        path = f"{after}/{path}"  # git@host:owner/name
+    host = re.sub(r"^(www\.)+", "", host.rstrip("."))
+    parts: list[str] = [] if host in ("doi.org", "dx.doi.org") else [host]
+    for part in path.split("/"):
+        if part == "..":
+            parts = parts[:1] + parts[1:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return re.sub(r"(\.git)+$", "", "/".join(filter(None, parts)))
+
+
+def matches(pattern: str, url: str) -> bool:
+    """Whether a repository is the one of a pattern, or below it where that ends in `/*`."""
+    pattern, found = name(pattern), name(url)
+    return found.startswith(pattern[:-1]) if pattern.endswith("/*") else found == pattern
+
+
+def exact(url: str) -> str:
+    """The name by which a repository may be trusted: `host/owner/name`, as it is written.
+
+    Strict: anything but a plain https URL has none.
+
+    Returns:
+        The name, or `""`. Case counts, but for the host, and for everything on the hosts of `CASELESS`.
+    """
+    found = _PLAIN.fullmatch(url)
+    if not found or {".", ".."} & set(found[2].split("/")):
+        return ""
+    host, path = found[1].lower(), found[2].removesuffix(".git")
+    return host + (path.lower() if host in CASELESS else path)

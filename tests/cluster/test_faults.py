@@ -151,7 +151,7 @@ def test_a_killed_reconciler_loses_no_grant(stage):
             stage.kubectl("delete", "pod", "-l", "app.kubernetes.io/component=reconciler", "--grace-period=0", "--force")
 
     for user in launches_during(stage, kill):
-        stage.await_tier(user, "verified", 40)
+        stage.await_tier(user, "verified", 120)
 
 
 def test_an_api_server_that_restarts_while_pods_start_loses_no_grant(stage, local_cluster):

@@ -1,0 +1,343 @@
+"""The measurements of ci/bench that are about people who launch: in Chromium, of what browsers load, and of captcha providers.
+
+BinderHub and the remote providers are the doubles of the tests, all on loopback. The verifier, its Redis, the browser and the npm
+client are real, and the proof of work is the default one; clients on loopback are charged nothing, so its price stays at 1.
+"""
+
+import gzip
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import altcha
+import requests
+from apps import KEYS, RedisServer, VerifierProcess, make_settings, run_pod
+from bench import console, percentile
+from playwright.sync_api import Browser, Page, sync_playwright
+from rich.table import Table
+
+from tests.browser.conftest import FLAGS
+from tests.browser.launch_page import HEADER, TOP, BinderHub, Gate, bundle
+from tests.doubles import SECRET, Double
+from verifier.assets import Assets
+from verifier.captcha import ROWS, Outcome, Remote
+from verifier.captcha.altcha import Altcha
+from verifier.store import Server, Store, connect
+
+CACHED, BUILD = 2.0, 10.0
+"""Seconds from the build request to `ready`: for a cached image, whose pod only starts, and for a build."""
+
+LOADED = 1.0
+"""Seconds for which a browser loads BinderHub's page script (large; launch.js comes first) where it does not have it yet."""
+
+
+@dataclass
+class After(Gate):
+    """A gate that opens for each request after some seconds."""
+
+    seconds: float = 0.0
+
+    def pass_through(self) -> None:
+        time.sleep(self.seconds)
+
+
+@contextmanager
+def running_verifier() -> Iterator[tuple[VerifierProcess, Store]]:
+    """A verifier with the default proof of work, and what a reconciler would write to."""
+    server = RedisServer()
+    server.start()
+    # Quiet, since nobody reads its log.
+    process = VerifierProcess(server, captcha_providers={"altcha": {}}, log_level="warning")
+    client = connect(make_settings(server))
+    try:
+        yield process, Store(client)
+    finally:
+        client.close()
+        process.stop()
+        server.stop()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser of the tests."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def fresh_page(browser: Browser, script: str) -> Iterator[Page]:
+    """A page of somebody who was never here: with empty caches. The script runs before those of each document."""
+    context = browser.new_context()
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    page.add_init_script(script)
+    yield page
+    context.close()
+
+
+def launch() -> None:
+    """From the launch page to the server's page, with what the chart puts into the page and without it, in turns."""
+    # With fewer than 20 launches the 95th percentile is the worst of them.
+    table = Table(
+        "medians in seconds", "page script after", "times", "without", "with", "lost", "lost, p95",
+        "pass at the build", "unlocked at ready", "none",
+        title="From the launch page to the server's page", title_justify="left",
+    )  # fmt: skip
+    cases = [
+        (f"cached image, ready after {CACHED:g} s", 15, LOADED, CACHED),
+        (f"cached image, ready after {CACHED:g} s", 15, 0.0, CACHED),
+        (f"build, ready after {BUILD:g} s", 5, LOADED, BUILD),
+        (f"build, ready after {BUILD:g} s", 5, 0.0, BUILD),
+    ]
+    script = bundle()
+    with running_verifier() as (process, store), chromium() as browser:
+        hub = BinderHub((process.public, process.internal), script)
+        hub.cached = False
+        hub.launched = lambda user: run_pod(store, user)
+        one_launch(browser, hub, store)
+        for name, times, loaded, ready in cases:
+            hub.bundle, hub.ready = After(seconds=loaded), After(seconds=ready)
+            seconds: dict[bool, list[float]] = {True: [], False: []}
+            ends: Counter[str] = Counter()
+            for number in range(times):
+                for ours in (True, False) if number % 2 else (False, True):
+                    hub.header_html = dict(HEADER) if ours else {}
+                    took, end = one_launch(browser, hub, store)
+                    seconds[ours].append(took)
+                    ends[end] += ours
+                    assert ours or end == "none", end
+            lost = [ours - bare for ours, bare in zip(seconds[True], seconds[False], strict=True)]
+            table.add_row(
+                name,
+                f"{loaded:g} s",
+                str(times),
+                *(f"{statistics.median(seconds[ours]):.2f}" for ours in (False, True)),
+                f"{statistics.median(lost):.2f}",
+                f"{percentile(lost, 0.95):.2f}",
+                *(str(ends[end]) for end in ("pass", "unlocked", "none")),
+            )
+        hub.stop()
+    console.print(table)
+
+
+def one_launch(browser: Browser, hub: BinderHub, store: Store) -> tuple[float, str]:
+    """Launch once.
+
+    Returns:
+        Seconds from the beginning of the launch page until the server's page has arrived, by the browser's clock; and what the
+        server has: a `pass` that came with the build, `unlocked` by the page when it was ready, or `none`.
+    """
+    # Both pages are of one origin, and so share this.
+    remember = "if (location.pathname.startsWith('/v2/')) sessionStorage.setItem('began', performance.timeOrigin)"
+    with fresh_page(browser, remember) as page:
+        page.goto(hub.page(), wait_until="commit")
+        page.wait_for_url(f"{hub.url}user/**")
+        took = page.evaluate(
+            "performance.timeOrigin + performance.getEntriesByType('navigation')[0].responseEnd - sessionStorage.getItem('began')"
+        )
+        build = hub.builds[-1]
+        assert f"/{build.user}/" in page.url
+        if build.tier == "verified":
+            return took / 1000, "pass"
+        # The page sends an unlock while it leaves.
+        for _ in range(30 if hub.header_html else 0):
+            if store.pending(Server(build.user), set()).unlock:
+                return took / 1000, "unlocked"
+            time.sleep(0.1)
+    return took / 1000, "none"
+
+
+def solve() -> None:
+    """The same challenges of default cost, solved by frontend/src/solve.js with one worker and with two, in turns."""
+    manifest = (TOP / "verifier/static/manifest.json").read_text()
+    command = [TOP / "frontend/node_modules/.bin/esbuild", "--bundle", "--format=iife", "--global-name=measured"]
+    source = subprocess.run(
+        [*command, f"--define:MANIFEST={json.dumps(json.loads(manifest))}"],
+        input=b'export { solve } from "./solve.js";',
+        cwd=TOP / "frontend/src",
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout.decode()
+    times: dict[int, list[float]] = {1: [], 2: []}
+    derivations: list[int] = []
+    with running_verifier() as (process, _), chromium() as browser:
+        hub = BinderHub((process.public, process.internal), b"")
+        hub.header_html = {}
+        # solve.js takes as many workers as there are processors, two at most.
+        cores = "Object.defineProperty(Navigator.prototype, 'hardwareConcurrency', {{ get: () => {} }})".format
+        with fresh_page(browser, cores(1)) as one, fresh_page(browser, cores(2)) as two:
+            pages = {1: one, 2: two}
+            started: dict[int, list[object]] = {1: [], 2: []}
+            for workers, page in pages.items():
+                page.on("worker", lambda worker, seen=started[workers]: seen.append(worker))
+                page.goto(hub.url)
+                page.add_script_tag(content=source)
+            for number in range(11):
+                challenge = requests.get(f"{process.public}/egress/challenge?purpose=launch", timeout=10).json()["providers"][0][
+                    "challenge"
+                ]
+                assert challenge["parameters"]["data"]["price"] == 1
+                for workers in (1, 2) if number % 2 else (2, 1):
+                    took, solution = pages[workers].evaluate(
+                        """async ([challenge, base]) => {
+                          const began = performance.now();
+                          const solution = await measured.solve(challenge, base);
+                          return [performance.now() - began, solution];
+                        }""",
+                        [challenge, f"{hub.url}egress/"],
+                    )
+                    # The first one loads the worker, and is not counted.
+                    if number:
+                        times[workers].append(took / 1000)
+                body = {"provider": "altcha", "solution": solution}
+                answer = requests.post(f"{process.public}/egress/passes", json=body, timeout=10)
+                assert answer.status_code == 201, answer.text
+                if number:
+                    payload = altcha.Payload.from_base64(solution)
+                    derivations.append(payload.solution.counter)
+            assert {workers: len(all_of) for workers, all_of in started.items()} == {1: 11, 2: 22}
+        hub.stop()
+    table = Table(
+        "10 challenges each", "median s", "max s", "key derivations a second", title="Default proof of work", title_justify="left"
+    )
+    for workers, values in times.items():
+        rate = sum(derivations) / sum(values)
+        table.add_row(
+            f"{workers} worker{'s' * (workers > 1)}", f"{statistics.median(values):.2f}", f"{max(values):.2f}", f"{rate:,.0f}"
+        )
+    ratios = [two / one for one, two in zip(times[1], times[2], strict=True)]
+    table.add_row("2 workers / 1, of each challenge", f"{statistics.median(ratios):.2f}", f"{max(ratios):.2f}", "")
+    console.print(table)
+
+
+def weight() -> None:
+    """What browsers load, in bytes."""
+    pages = {
+        "launch page: the snippet in it": HEADER["zz-binder-egress"].encode(),
+        "launch.js": None,
+        "worker-pbkdf2.js": None,
+        "widgets.js": None,
+        "server page": None,
+        "server.js": None,
+        "server.css": None,
+    }
+    sent: dict[str, str] = {}
+    assets = Assets()
+    with running_verifier() as (process, store):
+        run_pod(store)
+        for name in [name for name, content in pages.items() if content is None]:
+            path = {"server page": "servers/alice", "launch.js": "launch.js"}.get(name)
+            answer = requests.get(
+                f"{process.public}/egress/{path or f'static/{assets.file(name)}'}",
+                headers={"Accept": "text/html, */*;q=0.1", "Accept-Encoding": "gzip"},
+                timeout=10,
+            )
+            answer.raise_for_status()
+            pages[name] = answer.content
+            sent[name] = answer.headers.get("Content-Encoding", "as it is")
+    # What a person with the default provider loads: no widgets.
+    sums = {
+        "launch page, all that we add": ["launch page: the snippet in it", "launch.js", "worker-pbkdf2.js"],
+        "server page, all": ["server page", "server.js", "server.css", "worker-pbkdf2.js"],
+    }
+    table = Table(
+        "file", "bytes", "gzip -9", "sent by the verifier", title="What browsers load, with empty caches", title_justify="left"
+    )
+    sizes = {name: (len(content), len(gzip.compress(content, 9))) for name, content in pages.items() if content is not None}
+    for name, (raw, small) in sizes.items():
+        table.add_row(name, f"{raw:,}", f"{small:,}", sent.get(name, "in BinderHub's page"))
+    for name, parts in sums.items():
+        table.add_row(name, *(f"{sum(sizes[part][index] for part in parts):,}" for index in (0, 1)), "")
+    console.print(table)
+
+
+DOUBLE = """
+from tests.doubles import running
+with running() as double:
+    print(double.url, flush=True)
+    input()
+"""
+
+
+def providers() -> None:
+    """Verifications per second of our own processor time. The providers' double is another process, whose time is not counted."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DOUBLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdin and process.stdout
+    found: dict[str, tuple[float, float]] = {}
+    try:
+        double = Double()
+        double.url = process.stdout.readline().strip()
+        for name, row in ROWS.items():
+            provider = Remote.from_options(name, row, double.options(name), SECRET, frozenset(), False)
+            site_key = double.options(name)["siteKey"]
+            url = f"{double.url}/{name}{row.path.format(site_key=site_key)}"
+
+            def verify(token: str, provider: Remote = provider) -> None:
+                verdict = provider.verify(token, "launch", "", "")
+                assert verdict.outcome is Outcome.OK, verdict
+
+            def post(token: str, row=row, url: str = url, site_key: str = site_key) -> None:
+                known = {"secret": SECRET, "solution": token, "site_key": site_key}
+                sent = {theirs: known[ours] for ours, theirs in row.fields.items() if ours in known}
+                headers = {row.key_header: SECRET} if row.key_header else {}
+                answer = requests.post(url, headers=headers, timeout=5, **{"json" if row.as_json else "data": sent})
+                assert answer.status_code == 200, answer.text
+
+            found[name] = rates(verify, post, lambda name=name: double.token(name, action="launch"))
+    finally:
+        process.stdin.close()
+        process.wait()
+    own = Altcha.from_options({}, KEYS.splitlines())
+    challenge = altcha.Challenge.from_dict(own.challenge("launch", "", 1))
+    solution = altcha.solve_challenge(challenge)
+    assert solution
+    payload = altcha.Payload(challenge, solution).to_base64()
+
+    def check(_: str) -> None:
+        verdict = own.verify(payload, "launch", "", "")
+        assert verdict.outcome is Outcome.OK, verdict
+
+    usual = statistics.median(bare for _, bare in found.values())
+    found["altcha"] = (rates(check, check, lambda: "")[0], usual)
+    table = Table(
+        "provider", "verifications per second and core", "bare requests.post", "ratio",
+        caption="altcha asks nobody; beside it is the median of the bare posts", caption_justify="left",
+        title="Solutions, of remote providers against their double", title_justify="left",
+    )  # fmt: skip
+    for name, (ours, bare) in found.items():
+        table.add_row(name, f"{ours:,.0f}", f"{bare:,.0f}", f"{ours / bare:.2f}")
+    console.print(table)
+
+
+def rates(ours: Callable[[str], None], bare: Callable[[str], None], token: Callable[[], str]) -> tuple[float, float]:
+    """Calls per second of processor time, each the median of 5 rounds, in turns; the first is not counted."""
+    found: list[list[float]] = [[], []]
+    for _ in range(6):
+        for call, values in zip((ours, bare), found, strict=True):
+            tokens = [token() for _ in range(40)]
+            began = time.process_time()
+            for one in tokens:
+                call(one)
+            values.append(len(tokens) / (time.process_time() - began))
+    return statistics.median(found[0][1:]), statistics.median(found[1][1:])
+
+
+PARTS: dict[str, Callable[[], None]] = {"weight": weight, "providers": providers, "solve": solve, "launch": launch}
+
+
+if __name__ == "__main__":
+    console.print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} before we began")
+    for part, run in PARTS.items():
+        if part in sys.argv[1:]:
+            run()

@@ -1,0 +1,132 @@
+"""Operators' commands, run in the reconciler's pod, on servers that run."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from stage import QUICK, Failed, Stage
+from test_launches import expect
+
+REPOSITORY = "https://example.com/owner/repo.git"
+
+
+def egress(stage: Stage, *args: str) -> dict | list:
+    """Run a command as the documents say; what it prints as JSON."""
+    command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", *args, "--json")
+    return json.loads(stage.kubectl(*command))
+
+
+def refused(stage: Stage, *args: str) -> str:
+    """Run a command that must fail; what it says."""
+    with pytest.raises(Failed) as caught:
+        stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", *args)
+    return str(caught.value)
+
+
+@pytest.fixture
+def verified(stage: Stage) -> str:
+    """The user of a server that has a tier."""
+    user = stage.launch(token=stage.get_pass()).user
+    stage.await_tier(user, "verified")
+    return user
+
+
+@pytest.fixture(autouse=True)
+def _no_locks_left(stage: Stage) -> Iterator[None]:
+    yield
+    for lock in egress(stage, "locks"):
+        egress(stage, "unlock-lock", lock["id"])
+
+
+def test_servers_are_listed_and_explained(stage, verified):
+    other = stage.launch("fake/somebody/else/main").user
+    rows = {row["user"]: row for row in egress(stage, "grants")}
+    assert {verified, other} <= set(rows)
+    assert (rows[verified]["tier"], rows[verified]["rule"], rows[verified]["repository"]) == ("verified", "valid-pass", REPOSITORY)
+    assert rows[other]["tier"] == "unverified"
+    assert [row["user"] for row in egress(stage, "grants", "--tier", "verified")] == [verified]
+    pod = stage.pod(other)["metadata"]["name"]
+    assert egress(stage, "explain", pod)["user"] == other
+    assert "no server" in refused(stage, "explain", "nobody-here").lower()
+
+
+def test_a_grant_of_an_operator_opens_the_network(stage):
+    user = stage.launch().user
+    egress(stage, "grant", user, "--tier", "verified", "--as", "eve", "--why", "a test")
+    assert stage.tier(user) == "verified"
+    expect(stage, user, egress=True)
+    assert (egress(stage, "explain", user)["rule"], egress(stage, "explain", user)["by"]) == ("operator", "eve")
+    logs = stage.kubectl("logs", "deployment/binder-egress-reconciler", "--since=1m")
+    assert any('"eve"' in line and "a test" in line and user in line for line in logs.splitlines())
+
+
+def test_a_revoked_server_has_nothing_and_cannot_be_unlocked_by_solving_again(stage, verified):
+    egress(stage, "revoke", verified, "--as", "eve", "--why", "a test")
+    assert stage.tier(verified) is None
+    expect(stage, verified, egress=False)
+    answer = stage.unlock(verified)
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "locked")
+    assert "eve" not in answer.text and "a test" not in answer.text
+    egress(stage, "unlock-lock", verified, "--as", "eve")
+    assert stage.unlock(verified).status_code == 200
+    expect(stage, verified, egress=True)
+
+
+def test_a_locked_repository_has_nothing_now_and_later_whatever_is_solved(stage, verified):
+    egress(stage, "lock", "repository", "example.com/owner/*", "--why", "a test")
+    stage.await_tier(verified, None)
+    again = stage.launch(token=stage.get_pass()).user
+    other = stage.launch("fake/somebody/else/main", token=stage.get_pass()).user
+    stage.await_tier(other, "verified")
+    assert stage.tier(again) is None
+    expect(stage, again, egress=False)
+
+
+def test_a_lock_on_a_pod_outlives_redis(stage, verified):
+    egress(stage, "lock", "repository", "example.com/owner/repo", "--why", "a test")
+    stage.await_tier(verified, None)
+    stage.kubectl("rollout", "restart", "deployment/binder-egress-redis")
+    stage.kubectl("rollout", "status", "deployment/binder-egress-redis", "--timeout=120s")
+    deadline = time.monotonic() + 60
+    while True:  # until the verifier has found the new one, and knows the server again
+        try:
+            answer = stage.unlock(verified)
+            if answer.status_code not in (404, 503):
+                break
+        except Exception as error:
+            answer = error
+        assert time.monotonic() < deadline, answer
+        time.sleep(1)
+    assert (answer.status_code, stage.tier(verified)) == (403, None)
+
+
+def stream(stage: Stage, user: str) -> subprocess.Popen[str]:
+    """A connection from a user's pod to the internet over which a byte comes back every 10 ms."""
+    address = stage.targets()["public TCP"].removeprefix("tcp://")
+    context = ["--context", stage.context] if stage.context else []
+    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
+    running = subprocess.Popen([*command, "probe", "stream", address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(1.5)
+    assert running.poll() is None, running.stdout and running.stdout.read()
+    return running
+
+
+def test_an_open_connection_stays_open_until_the_pod_is_stopped(stage, verified, local_cluster):
+    """What docs/operating.md says, of kube-router: a lock stops what is new. Only the end of the pod ends what is open."""
+    running = stream(stage, verified)
+    try:
+        egress(stage, "revoke", verified, "--why", "a test")
+        expect(stage, verified, egress=False)
+        time.sleep(3)  # a stall of 2 s would have ended it
+        assert running.poll() is None
+        assert "mayStopPods" in refused(stage, "revoke", verified, "--stop", "--why", "a test")
+        stage.install_gate(*QUICK, "--set=reconciler.mayStopPods=true")
+        egress(stage, "revoke", verified, "--stop", "--why", "a test")
+        stage.kubectl("wait", "--for=delete", "pod", "-l", f"hub.jupyter.org/username={verified}", "--timeout=60s")
+        running.wait(timeout=30)
+    finally:
+        running.kill()
+        running.wait()
+        stage.install_gate(*QUICK)

@@ -32,7 +32,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
     try:
         configured = captcha.Captcha(
             settings.captcha_providers,
-            settings.keys,
+            settings.challenge_keys,
             set(settings.tiers),
             secrets={name: secret.get_secret_value() for name, secret in settings.captcha_secrets.items()},
             hostnames=settings.captcha_hostnames,

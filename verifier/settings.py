@@ -227,6 +227,15 @@ class VerifierSettings(RedisSettings):
         """The signing keys in clear, oldest first; the last one signs."""
         return [key.get_secret_value() for key in self.signing_keys]
 
+    @property
+    def challenge_keys(self) -> list[str]:
+        """The same for challenges, bound to this installation by its bearer token.
+
+        Members of a federation share signing keys, so that passes count everywhere. Challenges must not: which solutions were used
+        is in each member's own Redis, so one solution would earn a pass at every member.
+        """
+        return [f"{self.api_token.get_secret_value()} {key}" for key in self.keys]
+
 
 class ReconcilerSettings(RedisSettings):
     """What the reconciler needs. It is given no signing key and no bearer token."""

@@ -127,7 +127,7 @@ _POLICY = {
 def _policy(answer: Response) -> str:
     """The Content-Security-Policy: what captcha providers need in addition, only where they are shown."""
     more: dict[str, list[str]] = {}
-    if request.endpoint == "public.show_server" and answer.mimetype == "text/html":
+    if request.endpoint == "public.show_server" and answer.mimetype == "text/html" and answer.status_code == 200:
         more = services().captcha.content_security_policy()
     elif request.endpoint == "public.static":
         more = services().captcha.worker_policy()
@@ -260,12 +260,13 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         services().metrics.unlocks.labels(rule).inc()
         _log("unlock", UNVERIFIED, rule, repository=known.repository)
         raise Problem("locked", REFUSALS[rule])
-    used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
-    if used.tier == known.tier:
-        # A use would be spent for nothing, and whoever gave it could move it on and so take the tier away.
+    if known.tier != UNVERIFIED:
+        # Tiers have no order, so another one could be less than what it has, and anybody who knows the address could ask for that.
+        # The same one would spend a use for nothing, and whoever gave it could move it on and so take the tier away.
         services().metrics.unlocks.labels("had-it").inc()
-        _log("unlock", used.tier, "had-it", repository=known.repository)
+        _log("unlock", known.tier, "had-it", repository=known.repository)
         return jsonify(state="granted", **_description(asked, known)), 200
+    used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
     grant = Grant.new(used.tier, "unlock", now)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL)

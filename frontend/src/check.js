@@ -12,6 +12,12 @@ const MARGIN = 5;
 const HOLD = [4, 60];
 const INTERACTIVE_HOLD = [60, 240];
 
+/**
+ * How often to solve, while the price rises. Each price is accepted until it has doubled, so with the default 465 who begin in the same second
+ * get through (docs/fairness.md).
+ */
+const ROUNDS = 4;
+
 /** The verifier's refusal; `type` is one word of its problem types. */
 class Refusal extends Error {
   constructor(body) {
@@ -31,6 +37,8 @@ export class Check {
   state = "asking";
   /** @type {?string} the name of the provider that is needed, as people know it */
   provider = null;
+  /** Whether a person has to do something. */
+  interactive = false;
   /** Whether there are other offers than this one. */
   others = false;
   _token = null;
@@ -41,6 +49,8 @@ export class Check {
   _instead = 0;
   _solving = new AbortController();
   _another = false;
+  _over = false;
+  _paying = null;
   _waiting = new Set();
 
   /**
@@ -100,8 +110,7 @@ export class Check {
 
   /** Go on without. */
   decline() {
-    this._set("without");
-    this._solving.abort();
+    this._end("without");
   }
 
   /** Try the next offer instead of this one. */
@@ -112,13 +121,18 @@ export class Check {
 
   /** End it, because nothing can come of it any more. */
   stop() {
-    if (this.running || this.state === "asking") this._set("none");
+    this._end(this.running || this.state === "asking" ? "none" : this.state);
+  }
+
+  _end(state) {
+    this._set(state);
+    this._over = true;
     this._solving.abort();
   }
 
   _set(state) {
     // What a person decided, or has been told, stays.
-    if (["without", "passed"].includes(this.state)) return;
+    if (this._over || this.state === "passed") return;
     this.state = state;
     const waiting = [...this._waiting];
     this._waiting.clear();
@@ -128,14 +142,14 @@ export class Check {
 
   async _run(asked) {
     let answer = await json(asked ?? fetch(`${this.base}challenge?purpose=launch`));
-    for (let again = true; ; again = false) {
+    for (let round = 1; ; round += 1) {
       this._hold = seconds(answer.hold, HOLD);
       this._interactiveHold = seconds(answer.interactive_hold, INTERACTIVE_HOLD);
       try {
         return await this._solveOne(answer.providers);
       } catch (error) {
-        // Meanwhile others of this network have got passes: solve a harder one, once.
-        if (error.type !== "price-risen" || !again) throw error;
+        // Meanwhile others of this network have got passes: solve a harder one.
+        if (error.type !== "price-risen" || round === ROUNDS) throw error;
         answer = await json(fetch(`${this.base}challenge?purpose=launch`));
       }
     }
@@ -143,28 +157,32 @@ export class Check {
 
   async _solveOne(providers) {
     const offers = providers.filter((offer) => offer.kind === "proof-of-work" || this.widgets);
+    // Whoever has begun to pay goes on with that.
+    offers.sort((one, other) => (other.name === this._paying) - (one.name === this._paying));
     if (!offers.length) {
       if (!providers.length) return this._set("none");
       this.provider = providers[0].name;
       await this._import().then(({ title }) => { this.provider = title(this.provider); }, () => {});
       return this._set("needed");
     }
-    while (offers.length) {
+    while (offers.length && !this._over) {
       const offer = offers[0];
+      this.interactive = offer.kind === "interactive";
       this.others = offers.length > 1;
       this._another = false;
       this._solving = new AbortController();
       try {
         const solution = await this._solve(offer, this._solving.signal);
-        if (this.state === "without") return undefined;
+        if (this._over) return undefined;
         const began = performance.now();
         const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution })));
+        if (this._over) return undefined;
         this._token = String(got.token);
         // By this browser's own stopwatch: its clock may be wrong.
         this._until = began + (Number(got.expires_in) - MARGIN) * 1000;
         return this._set("passed");
       } catch (error) {
-        if (this.state === "without") return undefined;
+        if (this._over) return undefined;
         if (this.state === "widget") this._instead = performance.now();
         if (this._another) {
           offers.push(offers.shift());
@@ -172,6 +190,7 @@ export class Check {
         }
         // Not this one: it is blocked, or does not work here. The next, if there is one.
         offers.shift();
+        if (error.type === "price-risen") this._paying = offer.name;
         if (!offers.length || error.type === "price-risen") {
           if (error instanceof Refusal || error instanceof NoAnswer) throw error;
           return this._set("none");
@@ -188,8 +207,10 @@ export class Check {
     }
     const { place, language, theme } = this.widgets;
     const [{ mountWidget }, element] = await Promise.all([this._import(), place()]);
-    this._set("widget");
-    return mountWidget(offer, element, { signal, language, theme: theme() });
+    // Only what there is to click is waited for longer than a calculation.
+    this._set("solving");
+    const onShown = () => { if (this.interactive) this._set("widget"); };
+    return mountWidget(offer, element, { signal, language, theme: theme(), onShown });
   }
 
   // Our own table of widgets; a page with proof of work never loads it.

@@ -106,13 +106,14 @@ function send(original, self, args, address) {
   const launch = launchOf(address);
   // A retry after longer than a pass lives.
   if (launch.check.expired) launch.check = newCheck(launch, null);
+  const signal = args[1]?.signal ?? args[0].signal;
   const go = () => {
     let token = launch.check.token;
     const more = token && withToken(args, address, token);
     if (!more) token = null;
     const answer = original.apply(self, more ?? args);
     launch.sent = Boolean(token);
-    launch.gone ||= !token;
+    launch.gone ||= !token && !signal?.aborted;
     try {
       watch(launch, answer.then((response) => response.clone()), address, token);
       show(launch);
@@ -121,10 +122,11 @@ function send(original, self, args, address) {
     }
     return answer;
   };
-  if (launch.check.token || !launch.check.running) return go();
+  // A launch waits once: when the page tries again, it goes at once.
+  if (launch.check.token || launch.gone || !launch.check.running) return go();
   launch.waiting += 1;
   show(launch);
-  return launch.check.wait(args[1]?.signal ?? args[0].signal).catch(() => {}).then(() => {
+  return launch.check.wait(signal).catch(() => {}).then(() => {
     launch.waiting -= 1;
     return go();
   });
@@ -210,7 +212,7 @@ function show(launch) {
       state,
       provider: check?.provider,
       busy: state === "checking" || state === "holding",
-      carryOn: asks && (check.others || check.state === "widget"),
+      carryOn: asks && (check.others || check.interactive),
       another: asks && check.others,
     });
   } catch {

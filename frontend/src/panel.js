@@ -19,7 +19,7 @@ export class Panel {
   onAnother = () => {};
   _messages = MESSAGES[this.language];
   _shown = null;
-  _attached = null;
+  _closed = false;
 
   /** Make a panel; it is not in the page before it has something to say. */
   constructor() {
@@ -67,19 +67,19 @@ export class Panel {
   }
 
   /**
-   * Put it into the page, as soon as there is a body.
+   * Put it into the page, as soon as there is a body, if it is not there.
    *
    * @returns {Promise<HTMLElement>} the element in it that a provider's widget goes into
    */
-  attach() {
-    this._attached ??= (async () => {
-      if (!document.body) await new Promise((resolve) => { document.addEventListener("DOMContentLoaded", resolve); });
+  async attach() {
+    if (!document.body) await new Promise((resolve) => { document.addEventListener("DOMContentLoaded", resolve); });
+    this._closed = false;
+    if (!this.host.isConnected) {
       document.body.append(this.host);
       // A live region must be there before its text is, or nobody hears of it.
       setTimeout(() => this._render(), 50);
-      return this.widget;
-    })();
-    return this._attached;
+    }
+    return this.widget;
   }
 
   /**
@@ -94,12 +94,13 @@ export class Panel {
    */
   show(what) {
     this._shown = what;
-    if (this._attached) this._render();
-    else this.attach().catch(() => {});
+    if (this.host.isConnected) this._render();
+    else if (!this._closed) this.attach().catch(() => {});
   }
 
-  /** Take it out of the page. A launch that waits for a person who closes it goes on. */
+  /** Take it out of the page for a person who has had enough of it: only a widget brings it back. A launch that waits for them goes on. */
   close() {
+    this._closed = true;
     if (this._shown?.carryOn) this.onCarryOn();
     this.host.remove();
   }

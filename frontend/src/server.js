@@ -11,7 +11,7 @@ const tiers = JSON.parse(page.dataset.tiers);
 const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
-// Far above the 2 s that an unlock may take; without a limit a browser waits for minutes.
+// Far above the 2 s that an unlock may take; without a limit, as in browsers from before 2022, a browser waits for minutes.
 const PATIENCE = 15_000;
 // How often the page looks whether something changed, in ms: soon after something happened, then more and more seldom.
 const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
@@ -39,7 +39,7 @@ class Failure extends Error {
 async function json(address, options) {
   let answer, body;
   try {
-    answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+    answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout?.(PATIENCE) });
     body = await answer.json();
   } catch {
     // No connection, or a proxy's error page; what the browser says about either helps nobody.

@@ -322,6 +322,7 @@ def test_the_home_page_solves_nothing_and_shows_nothing_before_a_launch(hub, tab
     hub.ready.close()
     press_launch(opened)
     opened.expect("will")
+    wait_for(lambda: hub.builds[0].tier, "not announced")
     assert hub.builds[0].tier == "verified"
 
 
@@ -367,6 +368,30 @@ def test_a_client_that_repeats_its_request_keeps_the_pass(hub, tab):
     assert tokens is None
     assert len({build.token for build in hub.builds}) == 1 and len(hub.builds) == 2
     assert hub.builds[1].tier == "verified"
+
+
+def test_a_launch_that_is_tried_again_waits_once(start, tab):
+    hub = start(launch_hold=2)
+    hub.failures = 1
+    opened = tab()
+    opened.noise.append("503")
+    hub.bundle.close()
+    hub.gates["passes"].close()
+    opened.page.goto(hub.page(), wait_until="commit")
+    wait_for(lambda: hub.count("POST /egress/passes"), "nothing is solved")
+    waited = opened.page.evaluate(
+        """async () => {
+          const waited = [];
+          for (const attempt of [1, 2]) {
+            const began = performance.now();
+            const answer = await fetch("/build/gh/o/cached/HEAD");
+            await answer.text();
+            waited.push((performance.now() - began) / 1000);
+          }
+          return waited;
+        }"""
+    )
+    assert waited[0] > 1.9 and waited[1] < 1.5, waited
 
 
 def test_after_the_server_is_ready_the_same_address_is_another_launch(hub, tab):
@@ -490,7 +515,7 @@ def test_blocked_requests_cost_nothing(hub, tab):
     assert lost(hub) < QUICKLY
 
 
-def test_a_price_that_has_risen_is_paid_once(hub, tab):
+def test_a_price_that_has_risen_is_paid(hub, tab):
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
     opened.noise.append("403")
@@ -498,7 +523,7 @@ def test_a_price_that_has_risen_is_paid_once(hub, tab):
 
     def refuse(route: Route):
         refusals.append(route)
-        if len(refusals) == 1:
+        if len(refusals) <= 3:
             route.fulfill(status=403, content_type="application/problem+json", body=problem)
         else:
             route.continue_()
@@ -506,12 +531,12 @@ def test_a_price_that_has_risen_is_paid_once(hub, tab):
     opened.page.route("**/egress/passes", refuse)
     launch_when_solved(hub, opened)
     opened.server("user-1")
-    assert len(refusals) == 2
-    assert hub.count("GET /egress/challenge") == 2
+    assert len(refusals) == 4
+    assert hub.count("GET /egress/challenge") == 4
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_price_that_rises_again_is_not_paid(hub, tab):
+def test_a_price_that_rises_for_ever_is_not_paid(hub, tab):
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
     opened.noise.append("403")
@@ -519,7 +544,7 @@ def test_a_price_that_rises_again_is_not_paid(hub, tab):
     hub.ready.close()
     opened.page.goto(hub.page())
     opened.expect("none")
-    assert hub.count("GET /egress/challenge") == 2
+    assert hub.count("GET /egress/challenge") == 4
 
 
 # --- browsers and pages that cannot -----------------------------------------------------------------------------------
@@ -791,6 +816,20 @@ def test_another_way(double, start, tab):
     assert presented(double) == []
 
 
+def test_whoever_chose_another_way_pays_a_price_that_has_risen_there(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
+    opened = tab()
+    opened.noise.append("403")
+    opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
+    launch(hub, opened)
+    opened.expect("confirm")
+    opened.button("another").click()
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+    assert presented(double) == []
+
+
 def test_the_keyboard_is_enough(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     hub.ready.close()
@@ -861,12 +900,86 @@ def test_a_provider_that_does_not_load_gives_way_to_the_next(double, start, tab)
     assert hub.builds[0].tier == "verified"
 
 
+def test_a_provider_that_hangs_costs_no_more_than_a_calculation(double, start, tab):
+    hub = start(**double.settings("hcaptcha"), launch_hold=2)
+    hub.ready.close()
+    opened = tab()
+    opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
+    launch(hub, opened)
+    opened.expect("holding")
+    expect(opened.button("carry_on")).to_be_visible()
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < 3 + QUICKLY
+
+
+def test_closing_the_panel_before_the_widget_is_there_is_to_continue_without(double, start, tab):
+    hub = start(**double.settings("hcaptcha"), **LONG)
+    opened = tab()
+    opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
+    launch(hub, opened)
+    opened.expect("holding")
+    opened.button("close").click()
+    opened.server("user-1")
+    assert hub.builds[0].token is None
+    assert lost(hub) < 2 * QUICKLY
+
+
 def test_a_provider_without_a_click(double, start, tab):
     hub = start(**double.settings("recaptchaV3"))
     opened = tab()
     launch_when_solved(hub, opened)
     opened.server("user-1")
     assert hub.builds[0].tier == "verified"
+
+
+def test_what_needs_no_click_is_waited_for_like_a_calculation(double, start, tab):
+    """The provider's script never comes to an end, as where its own requests are blocked."""
+    hub = start(**double.settings("recaptchaV3"), launch_hold=2)
+    hub.ready.close()
+    opened = tab()
+    opened.page.route(
+        f"{double.url}/recaptchaV3/recaptcha/api.js*",
+        lambda route: route.fulfill(
+            content_type="text/javascript", body="window.grecaptcha = { execute: () => new Promise(() => {}) }"
+        ),
+    )
+    launch(hub, opened)
+    opened.expect("holding")
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < 3 + QUICKLY
+    opened.expect("checking")
+
+
+def test_a_new_launch_asks_anew_after_the_panel_was_closed(double, start, tab):
+    hub = start(**double.settings("hcaptcha"))
+    hub.page_config["stay"] = True
+    opened = home(hub, tab)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    press_launch(opened)
+    opened.expect("confirm")
+    opened.button("close").click()
+    expect(opened.phase).to_have_text("ready")
+    expect(opened.panel).to_have_count(0)
+    press_launch(opened, "gh/o/two/HEAD")
+    opened.expect("confirm")
+    assert len(hub.builds) == 1
+    person(opened).click()
+    wait_for(lambda: len(hub.builds) == 2, "no build")
+    assert hub.builds[1].token
+
+
+def test_after_the_launch_nothing_more_is_solved(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]), launch_interactive_hold=1)
+    hub.page_config["stay"] = True
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm_running")
+    hub.ready.open()
+    opened.expect("none")
+    time.sleep(2)
+    assert hub.count("POST /egress/passes") == 0
+    opened.expect("none")
 
 
 SIGNED_IN = ["apiToken", "cookie"]

@@ -381,6 +381,16 @@ def test_a_price_that_has_risen_is_paid_without_asking(page_address, store, open
     assert tab.posts == 2
 
 
+def test_a_browser_that_knows_no_time_limit(page_address, store, open_tab):
+    """Such as Safari 15."""
+    tab = open_tab(page_address)
+    tab.page.add_init_script("delete AbortSignal.timeout")
+    tab.page.reload()
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
 PROBLEMS = {
     "price-risen": (403, {}, "Many checks came from your network, so the calculation takes longer now. Try again."),
     "solution-refused": (403, {}, "The solution was not accepted. Try again."),

@@ -17,6 +17,7 @@ from test_metrics import value
 from verifier import captcha as captcha_module
 from verifier.app import create_services
 from verifier.captcha import ROWS, Outcome, State
+from verifier.captcha.siteverify import CALLS
 from verifier.problems import TYPE
 from verifier.settings import InvalidSettings
 
@@ -329,8 +330,23 @@ def test_the_self_check_tells_trouble_from_a_wrong_secret(make, double, name, be
 def test_a_provider_that_accepts_anything_is_not_believed(make, double, monkeypatch):
     services = make("turnstile")
     monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
+    client = public_client(services)
     remote(services, "turnstile").check()
     assert state(services, "turnstile") == "misconfigured"
+    # Nor by whoever sends a solution without having been offered one; and that does not make it right.
+    assert_problem(present(client, "turnstile", "made-up"), "provider-misconfigured", 503)
+    assert state(services, "turnstile") == "misconfigured"
+    monkeypatch.undo()
+    remote(services, "turnstile").check()
+    assert state(services, "turnstile") == "up"
+    assert present(client, "turnstile", double.token("turnstile", action="launch")).status_code == 201
+
+
+def test_one_that_cannot_tell_a_wrong_secret_is_not_believed_either_when_it_accepts_anything(make, double, monkeypatch):
+    services = make("prosopo")
+    monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
+    remote(services, "prosopo").check()
+    assert state(services, "prosopo") == "misconfigured"
 
 
 def test_the_log_says_what_to_change_and_no_secret(make, double, caplog):
@@ -347,21 +363,50 @@ def test_the_log_says_what_to_change_and_no_secret(make, double, caplog):
     assert SECRET not in caplog.text
 
 
-def test_three_failures_in_a_row_take_a_provider_out_and_a_success_brings_it_back(make, double):
+def test_an_outage_that_clients_meet_is_for_the_self_check_to_confirm(make, double):
     services = make("hcaptcha", "turnstile")
     client = public_client(services)
+    hcaptcha = remote(services, "hcaptcha")
     double.behaviour["hcaptcha"] = "down"
-    for _ in range(2):
-        assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
-    double.behaviour["hcaptcha"] = "right"
-    assert present(client, "hcaptcha", double.token("hcaptcha")).status_code == 201
-    double.behaviour["hcaptcha"] = "down"
-    for failures in range(1, 4):
-        assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
-        assert state(services, "hcaptcha") == ("down" if failures == 3 else "up")
+    assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
+    assert state(services, "hcaptcha") == "up" and hcaptcha.wake.is_set()
+    hcaptcha.check()
+    assert state(services, "hcaptcha") == "down"
     double.behaviour["hcaptcha"] = "right"
     assert present(client, "hcaptcha", double.token("hcaptcha")).status_code == 201
     assert state(services, "hcaptcha") == "up"
+
+
+def test_clients_whose_calls_hang_keep_no_self_check_from_being_made(make, double, monkeypatch):
+    monkeypatch.setattr("verifier.captcha.siteverify.LIMIT", 2)
+    turnstile = remote(make("turnstile"), "turnstile")
+    end = threading.Event()
+    for _ in range(CALLS):
+        turnstile._pool.submit(end.wait, 20)
+    double.behaviour["turnstile"] = "down"
+    turnstile.check()
+    end.set()
+    assert turnstile.state is State.DOWN
+
+
+@pytest.mark.parametrize("on_outage", ["proofOfWork", "allow"])
+def test_nobody_brings_about_an_outage_by_what_they_send(make, double, monkeypatch, on_outage):
+    """Such as what a firewall in front of the interface takes for an attack, or what makes the interface fail."""
+    services = make("hcaptcha", captcha_on_outage=on_outage)
+    client = public_client(services)
+    answer = double.app.view_functions["hcaptcha"]
+
+    def firewall():
+        from flask import request
+
+        return ("<h1>Blocked</h1>", 403) if "<script>" in request.form["response"] else answer()
+
+    monkeypatch.setitem(double.app.view_functions, "hcaptcha", firewall)
+    for number in range(5):
+        assert_problem(present(client, "hcaptcha", f"<script>{number}"), "provider-unavailable", 503)
+    assert names(client) == [("hcaptcha", "verified", "interactive")]
+    remote(services, "hcaptcha").check()
+    assert names(client) == [("hcaptcha", "verified", "interactive")]
 
 
 @pytest.mark.parametrize("name", REMOTE)

@@ -370,3 +370,12 @@ def test_no_body_makes_a_fault(public, body):
         answer = public.post(path, data=body, content_type="application/json")
         assert 400 <= answer.status_code < 500, answer.text
         assert answer.json["type"].startswith(TYPE)
+
+
+def test_a_solution_counts_at_one_member_of_a_federation_only(redis_server, store):
+    """They share signing keys, but not what was used."""
+    member = public_client(create_services(make_settings(redis_server), store))
+    other = public_client(create_services(make_settings(redis_server, api_token="another-token-of-another-member-00"), store))
+    solution = solve(member)
+    assert_refused(present(other, solution), "not issued here")
+    assert present(member, solution).status_code == 201

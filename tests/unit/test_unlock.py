@@ -129,6 +129,23 @@ def test_the_pass_of_a_launch_unlocks_the_same_server(public, internal, store, i
     assert pending.unlock.grant.id not in pending.withdrawn
 
 
+def test_nobody_replaces_the_tier_of_a_server_by_another(redis_server, store, impatient):
+    """Neither a stranger who knows the address, nor the launch page with a pass that came late."""
+    small = make_settings(
+        redis_server, captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "small"}}
+    )
+    public = public_client(create_services(small, store))
+    store.publish(Server("alice"), KnownServer("uid-1", tier="verified", grant="g"))
+    solution = solve(public, "unlock")
+    for body in ({"token": get_pass(public)}, {"provider": "altcha", "solution": solution}):
+        answer = unlock(public, **body)
+        assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", "verified")
+    assert store.pending(Server("alice"), set()).unlock is None
+    # Nothing was spent on it.
+    store.publish(Server("bob"), KnownServer("uid-2"))
+    assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 202
+
+
 def test_an_unlock_moves_the_use_from_a_launch_of_the_same_repository_and_network(public, internal, store, impatient):
     token = get_pass(public)
     first = launch(internal, "bob", token=token)

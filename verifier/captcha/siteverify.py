@@ -38,10 +38,10 @@ threads."""
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer. Real ones have some hundred."""
 
-DOWN_AFTER = 3
-"""Failures in a row after which a provider counts as down."""
-
 DAY = 86400
+
+ACCEPTS_ANYTHING = "it accepts a solution that is none"
+"""The reason not to believe what stands in a provider's place."""
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,10 @@ class Row:
     tells: bool = True
 
 
+_ADDRESS = r"^(https?://[^\s?#;,'@/]+(/[^\s?#;,']*)?)?$"
+"""Without a user and a password, which would be seen in the ConfigMap and in the log."""
+
+
 class Options(BaseModel):
     """`captcha.providers.<name>` in the chart, for a remote provider."""
 
@@ -125,8 +129,8 @@ class Options(BaseModel):
     tier: str = "verified"
     order: int = Field(50, ge=0, le=1000)
     siteKey: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,200}$")
-    apiUrl: str = Field("", pattern=r"^(https?://[^\s?#;,']+)?$")
-    widgetUrl: str = Field("", pattern=r"^(https?://[^\s?#;,']+)?$")
+    apiUrl: str = Field("", pattern=_ADDRESS)
+    widgetUrl: str = Field("", pattern=_ADDRESS)
     sendAddress: bool = False
     score: float | None = Field(None, ge=0, le=1)
 
@@ -177,10 +181,12 @@ class Remote:
         self._hostnames = hostnames
         self._api = (options.apiUrl or row.api).rstrip("/")
         self._widget = (options.widgetUrl or row.widget or self._api).rstrip("/")
-        self._failures = 0
+        self._accepts_anything = False
         self._lock = threading.Lock()
         # Its time-outs are for each read; that of a result is for all, however slowly a provider sends.
         self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix=name)
+        # Of its own, so that clients cannot keep the self-check from being made.
+        self._check_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{name} self-check")
 
     @classmethod
     def from_options(
@@ -247,7 +253,9 @@ class Remote:
         )
         if not (solution.isascii() and solution.isprintable()) or " " in solution or not solution or not self._row.shape(solution):
             return replace(verdict, outcome=Outcome.REJECTED, detail=f"This is no solution of {self._row.title}.")
-        answer = self._ask(solution, address)
+        answer = self._ask(self._pool, solution, address)
+        if answer.outcome is Outcome.OK and self._accepts_anything:
+            answer = Answer(Outcome.MISCONFIGURED, ACCEPTS_ANYTHING)
         self._note(answer)
         if answer.outcome is not Outcome.OK:
             return replace(verdict, outcome=answer.outcome, detail=_DETAILS[answer.outcome].format(self._row.title))
@@ -258,43 +266,30 @@ class Remote:
 
     def check(self) -> None:
         """Present a wrong solution, to see whether the provider answers, and whether our secret is right."""
-        answer = self._ask(self._fill(self._row.wrong_solution), "")
-        if answer.busy:
-            return
-        state = _STATES[answer.outcome]
-        if not self._row.tells and answer.body:
-            state = State.UP
-        reason = answer.reason
-        if answer.outcome is Outcome.OK and self._row.tells:
-            # A real provider never says so; what stands between us and it does.
-            state, reason = State.MISCONFIGURED, "it accepts a solution that is none"
-        with self._lock:
-            self._failures = 0
-            self._move(state, reason)
+        answer = self._ask(self._check_pool, self._fill(self._row.wrong_solution), "")
+        # A real provider never accepts it; what stands between us and it does.
+        if answer.outcome is not Outcome.UNAVAILABLE:
+            self._accepts_anything = answer.outcome is Outcome.OK and not self.test_keys
+        if answer.outcome is Outcome.OK and self._accepts_anything:
+            self._move(State.MISCONFIGURED, ACCEPTS_ANYTHING)
+        else:
+            self._move(_STATES[answer.outcome] if self._row.tells or not answer.body else State.UP, answer.reason)
 
     def _note(self, answer: Answer) -> None:
-        """Learn from the answer to a client's solution. What a client can bring about by what it sends must not take a provider
-        out."""
-        with self._lock:
-            if answer.outcome is Outcome.OK:
-                self._failures = 0
-                self._move(State.UP, answer.reason)
-            elif answer.outcome is Outcome.REJECTED:
-                self._failures = 0
-                if self.state is State.DOWN:
-                    self._move(State.UP, answer.reason)
-            elif answer.outcome is Outcome.MISCONFIGURED:
+        """Learn from the answer to a client's solution. Only the self-check takes a provider out: what a client sends might bring
+        about any trouble."""
+        if answer.outcome is Outcome.OK or (answer.outcome is Outcome.REJECTED and self.state is State.DOWN):
+            self._move(State.UP, answer.reason)
+        elif answer.outcome is not Outcome.REJECTED and not answer.busy:
+            if answer.outcome is Outcome.MISCONFIGURED:
                 log.warning("captcha.providers.%s: a solution was answered with: %s", self.name, answer.reason)
-                self.wake.set()
-            elif not answer.busy and (self._row.tells or not answer.body):
-                self._failures += 1
-                if self._failures >= DOWN_AFTER and self.state is State.UP:
-                    self._move(State.DOWN, answer.reason)
+            self.wake.set()
 
     def _move(self, state: State, reason: str) -> None:
-        if state is self.state:
-            return
-        self.state = state
+        with self._lock:
+            if state is self.state:
+                return
+            self.state = state
         value = f"captcha.providers.{self.name}"
         if state is State.UP:
             log.info("%s answers, and is offered again", value)
@@ -338,8 +333,8 @@ class Remote:
                 return "by what looks like a bot"
         return ""
 
-    def _ask(self, solution: str, address: str) -> Answer:
-        asked = self._pool.submit(self._try_twice, solution, address)
+    def _ask(self, pool: ThreadPoolExecutor, solution: str, address: str) -> Answer:
+        asked = pool.submit(self._try_twice, solution, address)
         try:
             return asked.result(LIMIT)
         except TimeoutError:

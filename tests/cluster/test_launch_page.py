@@ -24,8 +24,14 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def _hub_behind_the_door(stage: Stage) -> None:
+    """BinderHub sends browsers to where the front door is. No other test follows that address."""
+    stage.install_binderhub(f"--set=config.BinderHub.hub_url={URL}")
+
+
 @pytest.fixture
-def door(stage: Stage) -> Iterator[FrontDoor]:
+def door(stage: Stage, _hub_behind_the_door: None) -> Iterator[FrontDoor]:
     door = FrontDoor(stage, bundle())
     yield door
     door.close()

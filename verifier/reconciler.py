@@ -53,6 +53,7 @@ class Reconciler:
         self._store = store
         self._clock = clock
         self._pods: dict[str, Pod] = {}  # by uid
+        self._uids: dict[Server, set[str]] = {}  # of the pods of a server: there are thousands, and each is asked for its own
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[Server | None] = queue.SimpleQueue()
         self._queued: set[Server] = set()
@@ -114,7 +115,7 @@ class Reconciler:
             )  # fmt: skip
             with self._lock:
                 if patched.uid in self._pods:
-                    self._pods[patched.uid] = patched
+                    self._keep(patched)
             if pending is None:
                 return patched, None
             if wanted and wanted.locks(self._clock()):
@@ -220,7 +221,20 @@ class Reconciler:
     def _pods_of(self, server: Server) -> list[Pod]:
         with self._lock:
             # The oldest first, so that the youngest is published last.
-            return sorted((pod for pod in self._pods.values() if pod.server == server), key=lambda pod: pod.created)
+            return sorted((self._pods[uid] for uid in self._uids.get(server, ())), key=lambda pod: pod.created)
+
+    def _keep(self, pod: Pod) -> None:
+        """Know a pod, with the lock held."""
+        self._drop(pod.uid)
+        self._pods[pod.uid] = pod
+        self._uids.setdefault(pod.server, set()).add(pod.uid)
+
+    def _drop(self, uid: str) -> None:
+        """Know a pod no more, with the lock held."""
+        if pod := self._pods.pop(uid, None):
+            self._uids[pod.server].remove(uid)
+            if not self._uids[pod.server]:
+                del self._uids[pod.server]
 
     def kinds(self) -> list[frozenset[tuple[str, str | None]]]:
         """The labels of the user pods that run, each kind once (`policies.kind_of`)."""
@@ -297,8 +311,10 @@ class Reconciler:
     def _relist(self) -> str:
         pods, version = self._cluster.list()
         with self._lock:
-            before = {pod.server for pod in self._pods.values()}
-            self._pods = {pod.uid: pod for pod in pods}
+            before = set(self._uids)
+            self._pods, self._uids = {}, {}
+            for pod in pods:
+                self._keep(pod)
             self._judged.intersection_update(self._pods)
             self._guarded.intersection_update(self._pods)
         self._listed_at = time.monotonic()
@@ -309,11 +325,11 @@ class Reconciler:
     def _take(self, kind: str, pod: Pod) -> None:
         with self._lock:
             if kind == "DELETED":
-                self._pods.pop(pod.uid, None)
+                self._drop(pod.uid)
                 self._judged.discard(pod.uid)
                 self._guarded.discard(pod.uid)
             else:
-                self._pods[pod.uid] = pod
+                self._keep(pod)
         self._enqueue(pod.server)
 
     def _wake(self) -> None:
@@ -342,7 +358,7 @@ class Reconciler:
             self._enqueue(server)
         if woken.everything:
             with self._lock:
-                servers = {pod.server for pod in self._pods.values()}
+                servers = set(self._uids)
             for server in servers:
                 self._enqueue(server)
 

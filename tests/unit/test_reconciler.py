@@ -777,7 +777,7 @@ def test_what_is_remembered_of_gone_pods_is_not_kept(reconciler, cluster):
         look(reconciler)
         cluster.remove(pod)
     look(reconciler)
-    assert (reconciler._judged, reconciler._pods) == (set(), {})
+    assert (reconciler._judged, reconciler._pods, reconciler._uids) == (set(), {}, {})
 
 
 def test_pods_are_counted_by_tier(reconciler, cluster, store):

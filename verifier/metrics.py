@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from .captcha import Captcha, State
@@ -21,6 +21,24 @@ START_GUARD = "start-guard:"
 
 START_GUARD_TIME = "start-guard-milliseconds"
 """The reconciler's counter of the time that start guards took."""
+
+GRANTS = "grants:"
+"""The beginning of the reconciler's counters of grants that it wrote on pods: `grants:<tier>:<rule>`."""
+
+LAG = "lag:"
+"""The beginning of the reconciler's counters of how long servers waited for it: `lag:<bucket>`, each without those below."""
+
+LAG_TIME = "lag-milliseconds"
+"""The reconciler's counter of the time that servers waited for it."""
+
+LAG_BUCKETS = ("0.03", "0.1", "0.3", "1", "3", "10", "30", "+Inf")
+"""Upper limits in seconds. It takes some hundredths where nothing is wrong; an unlock gives up waiting after 2."""
+
+
+def lag_counters(seconds: float) -> dict[str, int]:
+    """What one server's wait for the reconciler adds to its counters."""
+    bucket = next(bucket for bucket in LAG_BUCKETS if seconds <= float(bucket))
+    return {f"{LAG}{bucket}": 1, LAG_TIME: round(seconds * 1000)}
 
 
 class Metrics:
@@ -54,6 +72,20 @@ class Metrics:
             "then; budget-spent: the client's network had all the passes that it may have; locked, own-network: nothing "
             "is offered to this client.",
             ["provider", "purpose", "outcome"],
+            registry=self.registry,
+        )
+        self.verify_seconds = Histogram(
+            "binder_egress_captcha_verify_seconds",
+            "Time that checking a solution took, by what came of it. Of a remote captcha provider it is nearly all its answer.",
+            ["provider", "outcome"],
+            buckets=(0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
+        self.passes = Counter(
+            "binder_egress_passes",
+            "Passes given out, by the tier that they are good for. Most are presented with a launch; "
+            "binder_egress_launches has what became of them there.",
+            ["tier"],
             registry=self.registry,
         )
         self.prices = Histogram(
@@ -141,6 +173,17 @@ class _Reconciler(Collector):
         )
         alive.add_metric([], seen or 0)
         yield alive
+        yield _lag(counters)
+        grants = CounterMetricFamily(
+            "binder_egress_grants",
+            "Grants that the reconciler wrote on user pods, by tier and by the rule that decided. A pod that gets another one "
+            "counts again.",
+            labels=["tier", "rule"],
+        )
+        for name, number in sorted(counters.items()):
+            if name.startswith(GRANTS):
+                grants.add_metric(name.removeprefix(GRANTS).split(":"), number)
+        yield grants
         without = CounterMetricFamily(
             "binder_egress_user_pods_without_launch_record",
             "User pods whose launch nobody told us about. On an anonymous BinderHub it means that the hook's wiring is lost.",
@@ -169,6 +212,21 @@ class _Reconciler(Collector):
             locks.add_metric([kind], number)
         yield locks
         yield from _proof(proof or {})
+
+
+def _lag(counters: dict[str, int]) -> Metric:
+    """How long servers waited for the reconciler, as a histogram made of its counters."""
+    total, buckets = 0, []
+    for bucket in LAG_BUCKETS:
+        total += counters.get(LAG + bucket, 0)
+        buckets.append((bucket, total))
+    return HistogramMetricFamily(
+        "binder_egress_reconciler_lag_seconds",
+        "Time from when the reconciler hears of a server until its pod carries what was decided. Where it grows, launches start "
+        "without the network that was granted, and unlocks answer pending.",
+        buckets=buckets,
+        sum_value=counters.get(LAG_TIME, 0) / 1000,
+    )
 
 
 def _proof(proof: dict[str, Any]) -> Iterator[Metric]:

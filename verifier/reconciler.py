@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import logs
 from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
-from .metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
+from .metrics import GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
 from .rules import MODE_ALLOW, Facts, fits, refusal
 from .settings import UNVERIFIED, ReconcilerSettings
 from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable, Woken
@@ -56,7 +56,8 @@ class Reconciler:
         self._uids: dict[Server, set[str]] = {}  # of the pods of a server: there are thousands, and each is asked for its own
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[Server | None] = queue.SimpleQueue()
-        self._queued: set[Server] = set()
+        self._queued: dict[Server, float] = {}  # when, monotonic
+        self._counts: Counter[str] = Counter()  # what the next heartbeat adds to the counters
         self._stop = threading.Event()
         self._listed_at: float | None = None  # monotonic
         self._store_lost = True  # until the first heartbeat: what an earlier process published may be stale
@@ -116,6 +117,8 @@ class Reconciler:
             with self._lock:
                 if patched.uid in self._pods:
                     self._keep(patched)
+                if wanted and wanted.label and wanted != pod.grant:
+                    self._counts[f"{GRANTS}{wanted.tier}:{wanted.rule}"] += 1
             if pending is None:
                 return patched, None
             if wanted and wanted.locks(self._clock()):
@@ -264,7 +267,7 @@ class Reconciler:
         with self._lock:
             if server in self._queued:
                 return
-            self._queued.add(server)
+            self._queued[server] = time.monotonic()
         self._work.put(server)
 
     def _later(self, server: Server) -> None:
@@ -277,9 +280,11 @@ class Reconciler:
         if server is None:
             return
         with self._lock:
-            self._queued.discard(server)
+            queued = self._queued.pop(server)
         try:
             self.reconcile(server)
+            with self._lock:
+                self._counts.update(lag_counters(time.monotonic() - queued))
         except (Conflict, ClusterUnavailable) as error:
             log.warning("will try again: %s", error, extra={"fields": {"user": server.user, "server": server.name}})
             self._later(server)
@@ -374,8 +379,9 @@ class Reconciler:
         """Tell Redis that we live. After it was away or wiped, publish everything again and look at every pod."""
         with self._lock:
             pods = list(self._pods.values())
+            counts, self._counts = self._counts, Counter()
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)
-        if self._store.heartbeat(self._clock(), dict(tiers)) and not self._store_lost:
+        if self._store.heartbeat(self._clock(), dict(tiers), counts) and not self._store_lost:
             return
         self._store_lost = False
         # Those without a pod are forgotten by the working thread too: a pod that appears meanwhile must stay published.

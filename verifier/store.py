@@ -666,8 +666,13 @@ class Store:
         with _unavailable():
             self._redis.hincrby(_key("counters"), name, number)
 
-    def heartbeat(self, now: float, tiers: dict[str, int]) -> bool:
-        """Say that the reconciler is alive, and how many pods have which tier.
+    def heartbeat(self, now: float, tiers: dict[str, int], counts: dict[str, int] | None = None) -> bool:
+        """Say that the reconciler is alive.
+
+        Args:
+            now: Unix time in seconds.
+            tiers: how many pods have which tier.
+            counts: what to add to counters, as `count` does.
 
         Returns:
             Whether Redis still knew us: False after a wipe, and after `HEARTBEAT_TTL` seconds of silence.
@@ -679,6 +684,8 @@ class Store:
             pipe.delete(_key("tiers"))
             if tiers:
                 pipe.hset(_key("tiers"), mapping=tiers)
+            for name, number in (counts or {}).items():
+                pipe.hincrby(_key("counters"), name, number)
             return pipe.execute()[0] is not None
 
     def woken(self, wait: float) -> Woken:

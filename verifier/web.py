@@ -206,6 +206,7 @@ def issue_pass() -> tuple[Response, int]:
     """A pass for a solution."""
     body = bodies.read(bodies.Solution)
     issued = _solve(body.provider, body.solution, "launch")
+    services().metrics.passes.labels(issued.tier).inc()
     _log("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
     return (
         jsonify(
@@ -350,7 +351,9 @@ def _solve(name: str, solution: str, purpose: str) -> Pass:
     if rule := _refusal(None):
         count(rule)
         raise Problem("locked", REFUSALS[rule])
+    began = time.monotonic()
     verdict = services().captcha.verify(name, solution, purpose, _network(), request.remote_addr or "")
+    services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
     if not verdict.accepted:
         count(verdict.outcome)
         raise Problem(_PROBLEMS[verdict.outcome], verdict.detail)

@@ -1,19 +1,110 @@
-"""The alerts: expressions that Prometheus can read, about metrics that there are, with what they tell people."""
+"""The alerts: expressions that Prometheus can read, about metrics that there are, with what they tell people, and when they fire.
+
+Prometheus' own `promtool` tries each with time series that must bring it about, and with some that must not.
+"""
 
 import re
+import subprocess
 from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
-from test_metrics import NAMES
+from test_metrics import samples
 
 TOP = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.timeout(1800)
 
-# A unit test compares NAMES with what the verifier answers.
-SAMPLES = {f"{name}_total" if kind == "counter" else name for name, kind in NAMES.items()}
+# A unit test compares them with what the verifier answers.
+SAMPLES = samples()
+
+# Each minute of an hour, by whether something is wrong: alert → the labels that it fires with, and for each of the two what
+# Prometheus sees. `4x60` is 4 all the time, `0+1x60` one more each minute. Where a label must be ignored there are two of it.
+SEEN = {
+    "BinderEgressGateOpen": (
+        {"target": "hub"},
+        {"binder_egress_canary_shut{target='hub',pod='a'}": "0x60", "binder_egress_canary_shut{target='hub',pod='b'}": "1x60"},
+        {"binder_egress_canary_shut{target='hub'}": "1 0 1 1 0 1x60", "binder_egress_canary_shut{target='verifier'}": "1x60"},
+    ),
+    "BinderEgressCanarySilent": (
+        {"namespace": "binder"},
+        {"binder_egress_store_up{}": "1x60"},
+        {"binder_egress_canary_shut{target='hub'}": "0x60"},
+    ),
+    "BinderEgressBypass": (
+        {"policy": "singleuser", "direction": "egress"},
+        {"binder_egress_bypasses{policy='singleuser',direction='egress'}": "2x60"},
+        {"binder_egress_bypasses{policy='singleuser',direction='egress'}": "2x3 _x60"},
+    ),
+    "BinderEgressBasePolicyMissing": (
+        {},
+        {"binder_egress_base_policy_missing{pod='a'}": "0x60", "binder_egress_base_policy_missing{pod='b'}": "1x60"},
+        {"binder_egress_base_policy_missing{}": "0x60"},
+    ),
+    "BinderEgressPolicyAltered": ({}, {"binder_egress_policies_wrong{}": "1x60"}, {"binder_egress_policies_wrong{}": "0x60"}),
+    "BinderEgressPoliciesUnread": (
+        {},
+        {"binder_egress_policies_read_timestamp_seconds{}": "0x60"},
+        {"binder_egress_policies_read_timestamp_seconds{}": "0+60x60"},
+    ),
+    "BinderEgressPodNotIsolated": (
+        {"outcome": "open"},
+        {
+            "binder_egress_start_guards_total{outcome='open'}": "3x25 4x35",
+            "binder_egress_start_guards_total{outcome='closed'}": "0+9x60",
+        },
+        {
+            "binder_egress_start_guards_total{outcome='open'}": "3x60",
+            "binder_egress_start_guards_total{outcome='closed'}": "0+9x60",
+        },
+    ),
+    "BinderEgressReconcilerGone": (
+        {},
+        {"binder_egress_reconciler_last_seen_timestamp_seconds{}": "0+60x20 0x40"},
+        {"binder_egress_reconciler_last_seen_timestamp_seconds{}": "0+60x60"},
+    ),
+    "BinderEgressStoreDown": (
+        {},
+        {"binder_egress_store_up{pod='a'}": "1x60", "binder_egress_store_up{pod='b'}": "0x60"},
+        {"binder_egress_store_up{pod='a'}": "1x60", "binder_egress_store_up{pod='b'}": "1 0 1x60"},
+    ),
+    "BinderEgressVerifierGone": ({"namespace": "binder"}, {}, {"binder_egress_store_up{}": "0x60"}),
+    "BinderEgressWiringLost": (
+        {},
+        {
+            "binder_egress_launches_without_context_total{}": "0+1x60",
+            "binder_egress_user_pods_without_launch_record_total{}": "2x60",
+        },
+        {"binder_egress_launches_without_context_total{}": "7x60", "binder_egress_user_pods_without_launch_record_total{}": "2x60"},
+    ),
+    "BinderEgressWiringLost (nobody told of a pod)": (
+        {},
+        {
+            "binder_egress_user_pods_without_launch_record_total{pod='a'}": "0+1x60",
+            "binder_egress_user_pods_without_launch_record_total{pod='b'}": "0+1x60",
+        },
+        {"binder_egress_user_pods_without_launch_record_total{}": "2x60"},
+    ),
+    "BinderEgressCaptchaProviderDown": (
+        {"provider": "hcaptcha"},
+        {
+            "binder_egress_captcha_provider_up{provider='hcaptcha'}": "0x60",
+            "binder_egress_captcha_provider_up{provider='cap'}": "1x60",
+        },
+        # Another replica reaches it.
+        {
+            "binder_egress_captcha_provider_up{provider='cap',pod='a'}": "0x60",
+            "binder_egress_captcha_provider_up{provider='cap',pod='b'}": "1x60",
+        },
+    ),
+    "BinderEgressCaptchaProviderMisconfigured": (
+        {"provider": "hcaptcha"},
+        {"binder_egress_captcha_provider_misconfigured{provider='hcaptcha'}": "1x60"},
+        {"binder_egress_captcha_provider_misconfigured{provider='hcaptcha'}": "0x60"},
+    ),
+}
+AT = "30m"
 
 
 @pytest.fixture
@@ -25,12 +116,7 @@ def rules(helm):
 
 
 def test_what_must_be_noticed_has_an_alert(rules):
-    assert set(rules) == {
-        "BinderEgressBasePolicyMissing", "BinderEgressBypass", "BinderEgressCanarySilent", "BinderEgressCaptchaProviderDown",
-        "BinderEgressCaptchaProviderMisconfigured", "BinderEgressGateOpen", "BinderEgressPodNotIsolated",
-        "BinderEgressPoliciesUnread", "BinderEgressPolicyAltered", "BinderEgressReconcilerGone",
-        "BinderEgressStoreDown", "BinderEgressVerifierGone", "BinderEgressWiringLost",
-    }  # fmt: skip
+    assert set(rules) == {case.split()[0] for case in SEEN}
 
 
 def test_every_expression_is_promql_about_metrics_that_there_are(rules):
@@ -57,3 +143,58 @@ def test_every_alert_says_what_is_wrong_and_how_bad_it_is(rules):
 def test_the_docs_list_every_alert(rules):
     listed = set(re.findall(r"`(BinderEgress\w+)`", (TOP / "docs/proof.md").read_text()))
     assert listed == set(rules)
+
+
+def series(seen, namespace):
+    return [
+        {"series": name.replace("{", f"{{namespace='{namespace}',", 1).replace(",}", "}"), "values": values}
+        for name, values in seen.items()
+    ]
+
+
+def promtool(folder, rules, tests):
+    """What Prometheus says of tests of alerts; "" if they are as expected."""
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "binder-egress", "rules": list(rules.values())}]}))
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (folder / "tests.yaml").write_text(yaml.safe_dump(document))
+    done = subprocess.run(["promtool", "test", "rules", "tests.yaml"], cwd=folder, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def expected(rule, labels):
+    """The alert as Prometheus sends it."""
+
+    def fill(text):
+        return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels[found[1]], text)
+
+    return {
+        "exp_labels": labels | rule["labels"],
+        "exp_annotations": {name: fill(text) for name, text in rule["annotations"].items()},
+    }
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_each_alert_fires_when_something_is_wrong_and_only_then(rules, tmp_path, case):
+    labels, wrong, well = SEEN[case]
+    name = case.split()[0]
+    test = {
+        "interval": "1m",
+        "alert_rule_test": [{"eval_time": AT, "alertname": name, "exp_alerts": [expected(rules[name], labels)]}],
+    }
+    quiet = {"interval": "1m", "alert_rule_test": [{"eval_time": AT, "alertname": name, "exp_alerts": []}]}
+    # Another BinderHub in the cluster, where it is the other way round, makes no difference.
+    tests = [
+        test | {"input_series": series(wrong, "binder") + series(well, "elsewhere")},
+        quiet | {"input_series": series(well, "binder") + series(wrong, "elsewhere")},
+    ]
+    assert promtool(tmp_path, rules, tests) == ""
+
+
+def test_promtool_would_say_so(rules, tmp_path):
+    test = {"interval": "1m", "input_series": series({"binder_egress_policies_wrong{}": "0x60"}, "binder")}
+    alert = {
+        "eval_time": AT,
+        "alertname": "BinderEgressPolicyAltered",
+        "exp_alerts": [expected(rules["BinderEgressPolicyAltered"], {})],
+    }
+    assert "FAILED" in promtool(tmp_path, rules, [test | {"alert_rule_test": [alert]}])

@@ -6,13 +6,15 @@ import pytest
 from apps import get_pass, internal_client, launch, run_pod, solve
 from prometheus_client.parser import text_string_to_metric_families
 
-from verifier.metrics import START_GUARD, START_GUARD_TIME
+from verifier.metrics import LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
 from verifier.passes import Passes
 
 NAMES = {
     "binder_egress_launches": "counter",
     "binder_egress_launches_without_context": "counter",
     "binder_egress_solutions": "counter",
+    "binder_egress_captcha_verify_seconds": "histogram",
+    "binder_egress_passes": "counter",
     "binder_egress_challenge_price": "histogram",
     "binder_egress_clients_without_address": "counter",
     "binder_egress_unlocks": "counter",
@@ -22,6 +24,8 @@ NAMES = {
     "binder_egress_captcha_stand_in": "gauge",
     "binder_egress_store_up": "gauge",
     "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
+    "binder_egress_reconciler_lag_seconds": "histogram",
+    "binder_egress_grants": "counter",
     "binder_egress_user_pods_without_launch_record": "counter",
     "binder_egress_user_pods": "gauge",
     "binder_egress_start_guards": "counter",
@@ -46,6 +50,12 @@ def families(internal):
     assert answer.content_type.startswith("text/plain")
     found = text_string_to_metric_families(answer.text)
     return {family.name: family for family in found if not family.name.endswith("_created")}
+
+
+def samples():
+    """The names of the samples that there are: what a query may name."""
+    suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    return {name + suffix for name, kind in NAMES.items() for suffix in suffixes[kind]}
 
 
 def value(internal, name, **labels):
@@ -147,6 +157,38 @@ def test_what_the_reconciler_reports_is_shown(internal, store):
     assert value(internal, "binder_egress_user_pods", tier="verified") == 2
     assert value(internal, "binder_egress_user_pods", tier="unverified") == 3
     assert value(internal, "binder_egress_user_pods_without_launch_record_total") == 2
+
+
+def test_passes_and_the_time_of_checking_solutions_are_shown(public, internal):
+    get_pass(public)
+    public.post("/egress/passes", json={"provider": "altcha", "solution": "bad"})
+    assert value(internal, "binder_egress_passes_total", tier="verified") == 1
+    for outcome in ("ok", "rejected"):
+        assert value(internal, "binder_egress_captcha_verify_seconds_count", provider="altcha", outcome=outcome) == 1, outcome
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"), [(0, "0.03"), (0.03, "0.03"), (0.031, "0.1"), (30, "30"), (31, "+Inf"), (1e9, "+Inf")]
+)
+def test_a_wait_is_counted_in_its_bucket(seconds, bucket):
+    assert lag_counters(seconds) == {f"lag:{bucket}": 1, "lag-milliseconds": round(seconds * 1000)}
+
+
+def test_how_long_servers_waited_for_the_reconciler_is_shown(internal, store):
+    for seconds in (0.02, 0.02, 0.5, 60):
+        store.heartbeat(1, {}, lag_counters(seconds))
+    name = "binder_egress_reconciler_lag_seconds"
+    # The buckets of a histogram add up.
+    assert [value(internal, f"{name}_bucket", le=le) for le in LAG_BUCKETS] == [2, 2, 2, 3, 3, 3, 3, 4]
+    assert value(internal, f"{name}_count") == 4
+    assert value(internal, f"{name}_sum") == pytest.approx(60.54)
+
+
+def test_grants_are_shown_by_tier_and_rule(internal, store):
+    store.heartbeat(1, {}, {"grants:verified:valid-pass": 2, "grants:verified:unlock": 1})
+    store.heartbeat(1, {}, {"grants:verified:valid-pass": 1})
+    assert value(internal, "binder_egress_grants_total", tier="verified", rule="valid-pass") == 3
+    assert value(internal, "binder_egress_grants_total", tier="verified", rule="unlock") == 1
 
 
 def test_what_start_guards_saw_is_shown(internal, store):

@@ -730,6 +730,23 @@ def test_what_a_start_guard_saw_is_counted_once(reconciler, cluster, store, capl
     assert (warning.fields["user"], warning.fields["outcome"]) == ("bob", "open")
 
 
+def test_what_it_wrote_and_how_long_servers_waited_is_counted_with_the_next_sign_of_life(reconciler, cluster, store):
+    for user, grant in (("a", make_grant()), ("b", make_grant()), ("c", make_grant("unverified", "default"))):
+        wait_for(store, grant, Server(user))
+        cluster.add(user, f"uid-{user}")
+    look(reconciler)
+    reconciler._beat()
+    work(reconciler)  # what it published again
+    cluster.change("jupyter-a--", label=None)  # put back, but no new grant
+    look(reconciler)
+    reconciler._beat()
+    reconciler._beat()  # nothing new
+    counters = store.reconciler_state()[1]
+    assert {name: number for name, number in counters.items() if name.startswith("grants:")} == {"grants:verified:valid-pass": 2}
+    assert sum(number for name, number in counters.items() if name.startswith("lag:")) == 9
+    assert cluster.pods["jupyter-a--"].label == "verified"
+
+
 def test_start_guards_of_before_the_reconciler_are_not_counted_again(make, cluster, store):
     cluster.add(created=5, guard=("closed", 0.25))
     look(make(started=6))

@@ -1,0 +1,67 @@
+"""The Grafana dashboard: queries that Prometheus can read, about metrics and labels that there are."""
+
+import json
+import re
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+from test_metrics import samples
+
+TOP = Path(__file__).parents[2]
+DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+QUERIES = {f"{panel['title']} {target['refId']}": target for panel in PANELS for target in panel["targets"]}
+LABELS = {
+    "direction", "instance", "kind", "le", "outcome", "pass_outcome", "pod", "policy", "provider", "rule", "target", "tier",
+}  # fmt: skip
+
+
+def named(expression):
+    return set(re.findall(r"binder_egress_\w+", expression))
+
+
+@pytest.mark.parametrize("title", QUERIES)
+def test_every_query_is_promql_about_metrics_that_there_are(title):
+    expression = QUERIES[title]["expr"]
+    promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+    assert named(expression) and named(expression) <= samples(), named(expression) - samples()
+    assert expression.count('{namespace=~"$namespace"}') == len(re.findall(r"binder_egress_\w+", expression))
+
+
+@pytest.mark.parametrize("title", QUERIES)
+def test_every_label_of_a_legend_is_kept_by_its_query(title):
+    kept = {label for group in re.findall(r"by \(([^)]*)\)", QUERIES[title]["expr"]) for label in group.split(", ")}
+    assert kept <= LABELS
+    assert set(re.findall(r"{{(\w+)}}", QUERIES[title]["legendFormat"])) <= kept
+
+
+@pytest.mark.parametrize("title", QUERIES)
+def test_counters_are_shown_by_their_rate(title):
+    for name in named(QUERIES[title]["expr"]):
+        if name.endswith(("_total", "_bucket")):
+            assert re.search(rf"rate\({name}\{{", QUERIES[title]["expr"]), name
+
+
+def test_panels_have_numbers_of_their_own_and_lie_side_by_side():
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    taken = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
+        taken |= cells
+
+
+def test_the_variables_that_queries_use_are_there():
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))) - {"__rate_interval", "__all"}
+    assert used == {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+
+
+@pytest.mark.timeout(1800)
+def test_the_chart_has_it_unchanged(helm):
+    text = helm("template", "r", TOP / "chart", "--set", "metrics.grafanaDashboard.enabled=true")
+    (found,) = [one for one in yaml.safe_load_all(text) if one and one["metadata"]["name"] == "binder-egress-dashboard"]
+    assert json.loads(found["data"]["binder-egress.json"]) == DASHBOARD

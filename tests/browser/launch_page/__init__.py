@@ -105,6 +105,7 @@ class BinderHub:
         cached: whether all events come at once.
         delivered: `time.monotonic()` when the page's script was asked for and its gate was open.
         launched: called with each build's user name before `ready`, as if the pod had been seen.
+        client: the client's address, as the ingress reports it.
     """
 
     def __init__(self, verifier: tuple[str, str] | None, script: bytes, base: str = "/") -> None:
@@ -127,13 +128,14 @@ class BinderHub:
         self.cached = True
         self.launched: Callable[[str], object] = lambda user: None
         self.delivered = 0.0
+        self.client = "127.0.0.1"
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}{base}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
         self.stopping.set()
@@ -194,7 +196,7 @@ class BinderHub:
             "image": "image:1",
             "repository": f"https://example.com/{build.spec}",
             "token": build.token,
-            "client_address": "127.0.0.1",
+            "client_address": self.client,
             "requested_at": time.time(),
             "context": True,
         }
@@ -274,7 +276,7 @@ class BinderHub:
                     }
                     query = urlsplit(self.path).query
                     target = f"/egress/{quote(path, safe='/%')}" + (f"?{query}" if query else "")
-                    connection.request(self.command, target, body or None, headers | {"X-Forwarded-For": "127.0.0.1"})
+                    connection.request(self.command, target, body or None, headers | {"X-Forwarded-For": hub.client})
                     got = connection.getresponse()
                     content = got.read()
                     self.send_response(got.status)

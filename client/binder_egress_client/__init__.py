@@ -1,0 +1,31 @@
+"""Launch BinderHub servers with network egress, from terminals and scripts.
+
+A hub with binder-egress gives network to servers whose launch carried a solved challenge. `Launch` launches as any client does,
+solves meanwhile, and says what came of it; `unlock` gives network to a server that runs; `Verifier` is the HTTP interface below
+both. The command is in `command`.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("binder-egress-client")
+except PackageNotFoundError:  # run from a checkout
+    __version__ = "0.0.0"
+
+from .launch import Event, Launch, LaunchFailed
+from .unlocking import Outcome, await_egress, unlock
+from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
+
+__all__ = [
+    "Event",
+    "Launch",
+    "LaunchFailed",
+    "NoAnswer",
+    "NoGate",
+    "Outcome",
+    "Refused",
+    "Server",
+    "Verifier",
+    "await_egress",
+    "unlock",
+]

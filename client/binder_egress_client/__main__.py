@@ -1,0 +1,5 @@
+"""`python -m binder_egress_client`."""
+
+from .command import main
+
+main()

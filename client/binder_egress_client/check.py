@@ -1,0 +1,139 @@
+"""A pass, in the background: a challenge, its solution, and what the verifier gives for it."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .solving import Cancelled, Unsolvable, solve
+from .verifier import NoAnswer, NoGate, Refused, Verifier
+
+GRACE = 1.0
+"""Seconds for which a launch waits for the challenge itself."""
+
+HOLD = 4.0
+"""Seconds for which a launch waits for a pass where the verifier does not say."""
+
+MOST_HOLD = 60.0
+"""Seconds; what a verifier says beyond that is not believed."""
+
+MARGIN = 5.0
+"""Seconds before its end from which a pass is not sent any more."""
+
+ROUNDS = 2
+"""How often a challenge is solved if the price has risen meanwhile: once more."""
+
+
+class PersonNeeded(Exception):
+    """Nothing that is offered can be solved without a person."""
+
+
+def proof_of_work(challenge: dict[str, Any]) -> dict[str, Any]:
+    """The first offer that a program can solve.
+
+    Raises:
+        PersonNeeded: there is none.
+        Refused: there is no offer at all.
+    """
+    offers = [offer for offer in challenge["providers"] if isinstance(offer, dict)]
+    for offer in offers:
+        if offer.get("kind") == "proof-of-work" and isinstance(offer.get("name"), str):
+            return offer
+    if not offers:
+        raise Refused("nothing-to-solve", "there is nothing to solve just now")
+    raise PersonNeeded(" or ".join(str(offer.get("name")) for offer in offers))
+
+
+def earn(
+    verifier: Verifier,
+    key: str | None = None,
+    cancelled: threading.Event | None = None,
+    answered: Callable[[dict[str, Any]], object] = lambda challenge: None,
+) -> dict[str, Any]:
+    """A pass, for a key or else for proof of work.
+
+    Args:
+        verifier: who gives it.
+        key: an API key.
+        cancelled: stops the work when set.
+        answered: called with each challenge.
+
+    Returns:
+        The verifier's answer: `token`, `expires_in`, `servers`, `tier`.
+
+    Raises:
+        NoGate, NoAnswer, Refused, PersonNeeded, Unsolvable, Cancelled: there is none.
+    """
+    if key:
+        return verifier.pass_for_key(key)
+    for round in range(1, ROUNDS + 1):
+        challenge = verifier.challenge("launch")
+        answered(challenge)
+        offer = proof_of_work(challenge)
+        solution = solve(offer.get("challenge"), cancelled or threading.Event())
+        try:
+            return verifier.pass_for_solution(offer["name"], solution)
+        except Refused as refusal:
+            if refusal.kind != "price-risen" or round == ROUNDS:
+                raise
+    raise AssertionError("unreachable")
+
+
+class Check:
+    """Earns a pass in a thread of its own, which `stop` ends.
+
+    Attributes:
+        error: why there is no pass; None while there may be one.
+    """
+
+    def __init__(self, verifier: Verifier, key: str | None = None):
+        self.error: Exception | None = None
+        self._key = key
+        self._hold = HOLD
+        self._until = 0.0
+        self._token: str | None = None
+        self._cancelled = threading.Event()
+        # A key is asked for nothing first.
+        self._answered = threading.Event()
+        self._done = threading.Event()
+        if key:
+            self._answered.set()
+        self._thread = threading.Thread(target=self._run, args=(verifier,), daemon=True)
+        self._thread.start()
+
+    @property
+    def token(self) -> str | None:
+        """The pass, while it is good."""
+        return self._token if time.monotonic() < self._until else None
+
+    def wait(self) -> None:
+        """Wait for the pass as long as a launch may: a second for the challenge, and what it says for the solution."""
+        began = time.monotonic()
+        if self._answered.wait(GRACE):
+            self._done.wait(max(0.0, began + self._hold - time.monotonic()))
+
+    def finish(self) -> None:
+        """Wait until it has ended, however."""
+        self._done.wait()
+
+    def stop(self) -> None:
+        """End it. It stops between two tries; a request that is under way ends with the process at the latest."""
+        self._cancelled.set()
+        self._thread.join(1)
+
+    def _run(self, verifier: Verifier) -> None:
+        try:
+            answer = earn(verifier, self._key, self._cancelled, self._note)
+            self._until = time.monotonic() + float(answer["expires_in"]) - MARGIN
+            self._token = answer["token"]
+        except (NoGate, NoAnswer, Refused, PersonNeeded, Unsolvable, Cancelled) as error:
+            self.error = error
+        finally:
+            self._answered.set()
+            self._done.set()
+
+    def _note(self, challenge: dict[str, Any]) -> None:
+        said = challenge.get("hold")
+        if isinstance(said, int | float) and not isinstance(said, bool) and said >= 0:
+            self._hold = min(float(said), MOST_HOLD)
+        self._answered.set()

@@ -1,0 +1,339 @@
+"""The command. What people read goes to standard error; standard output has the address, the pass, or JSON, and nothing else."""
+
+import dataclasses
+import enum
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import click
+import segno
+from rich.console import Console
+from rich.text import Text
+
+from . import __version__
+from .check import PersonNeeded, earn
+from .launch import Launch, LaunchFailed
+from .solving import Unsolvable
+from .unlocking import UNVERIFIED, Outcome
+from .unlocking import unlock as unlock_server
+from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
+
+WAIT = 300.0
+"""Seconds to wait for a person, on a terminal."""
+
+
+class Exit(enum.IntEnum):
+    """Exit codes; the README of the package explains them to people."""
+
+    DONE = 0
+    LAUNCH_FAILED = 1
+    USAGE = 2  # click's
+    NO_EGRESS = 3
+    NO_ANSWER = 4
+    NO_SERVER = 5
+    INTERRUPTED = 130
+
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _say(text: str, style: str = "") -> None:
+    err.print(Text(text, style=style))
+
+
+class Address(click.ParamType):
+    """An http or https address without query, fragment or password."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            self.fail(f"{value!r} is not an address like https://hub.example.org", param, ctx)
+        return value
+
+
+class ServerAddress(click.ParamType):
+    """What `BINDER_EGRESS_URL` of a server says."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Server:
+        if isinstance(value, Server):
+            return value
+        try:
+            return Server.of_unlock_address(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+class Spec(click.ParamType):
+    """What to launch."""
+
+    name = "spec"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "://" in value or value.strip("/").count("/") < 1:
+            self.fail(f"{value!r} is not like gh/owner/repo/ref", param, ctx)
+        return value
+
+
+class Key(click.ParamType):
+    """An API key. No message may have it in it."""
+
+    name = "key"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        value = value.strip()
+        if not value.isascii() or not value.isprintable() or " " in value:
+            self.fail("the key has characters that no key has", param, ctx)
+        return value
+
+
+hub_option = click.option(
+    "--binder",
+    "hub",
+    type=Address(),
+    default="https://mybinder.org",
+    envvar="BINDER_URL",
+    show_default=True,
+    show_envvar=True,
+    help="BinderHub's address.",
+)
+verifier_option = click.option(
+    "--egress", "verifier", type=Address(), help="The verifier's address.  [default: egress/ below BinderHub's]"
+)
+key_option = click.option(
+    "--key",
+    type=Key(),
+    envvar="BINDER_EGRESS_KEY",
+    show_envvar=True,
+    help="An API key, used instead of a calculation. Better in the environment: others can see the arguments of commands.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
+browser_option = click.option(
+    "--in-browser",
+    is_flag=True,
+    help="Do not calculate: show the link to the server's page, and wait until somebody has solved there.",
+)
+wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(0, 86400),
+    help=f"Seconds to wait for a person, where one is needed.  [default: {WAIT:.0f} on a terminal, else 0]",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Launch BinderHub servers with network egress, from terminals and scripts.
+
+    Exit codes: 0 done; 1 the launch failed; 2 wrong usage; 3 no egress; 4 no answer; 5 no such server; 130 interrupted.
+    """
+
+
+@cli.command()
+@click.argument("spec", type=Spec())
+@hub_option
+@verifier_option
+@key_option
+@browser_option
+@wait_option
+@click.option("--no-egress", is_flag=True, help="Launch, and ask for nothing.")
+@json_option
+def launch(
+    spec: str,
+    hub: str,
+    verifier: str | None,
+    key: str | None,
+    in_browser: bool,
+    wait: float | None,
+    no_egress: bool,
+    as_json: bool,
+) -> Exit:
+    """Launch SPEC (gh/owner/repo/ref), and print the server's address.
+
+    With --json: BinderHub's events as they come, one a line, and at last an object with the one key "binder_egress".
+    """
+    started = Launch(spec, hub, verifier=verifier, key=key, egress=not no_egress, calculate=not in_browser)
+    with started, err.status(f"Launching {spec}", spinner="line") as status:
+        try:
+            for event in started:
+                if as_json:
+                    click.echo(event.text)
+                else:
+                    _progress(event.data)
+                status.update(f"{event.data.get('phase', 'launching')} {spec}")
+        except LaunchFailed as error:
+            _say(f"The launch failed: {error}", "bold red")
+            if as_json:
+                click.echo(
+                    json.dumps({"binder_egress": {"url": None, "egress": False, "kind": "launch-failed", "why": str(error)}})
+                )
+            return Exit.LAUNCH_FAILED
+        status.update("Looking whether the server has egress")
+        outcome = started.outcome(wait=_seconds(wait), on_link=_show_link(status.stop))
+    if as_json:
+        click.echo(json.dumps({"binder_egress": {"url": started.address, **_described(outcome)}}))
+    elif started.address:
+        click.echo(started.address)
+    _conclude(outcome)
+    return Exit.NO_EGRESS if outcome.egress is False or outcome.kind == "no-answer" else Exit.DONE
+
+
+@cli.command()
+@click.argument("server", metavar="URL", type=ServerAddress())
+@key_option
+@browser_option
+@wait_option
+@json_option
+def unlock(server: Server, key: str | None, in_browser: bool, wait: float | None, as_json: bool) -> Exit:
+    """Give a running server network. URL is what its environment variable BINDER_EGRESS_URL says."""
+    try:
+        with err.status("Unlocking", spinner="line") as status:
+            outcome = unlock_server(
+                server,
+                key=key,
+                calculate=not in_browser and not key,
+                wait=_seconds(wait),
+                on_link=_show_link(status.stop),
+            )
+    except NoGate as error:
+        outcome = Outcome(None, why=str(error), kind="no-answer")
+    if as_json:
+        click.echo(json.dumps(_described(outcome)))
+    _conclude(outcome)
+    if outcome.egress:
+        return Exit.DONE
+    return {"no-answer": Exit.NO_ANSWER, "no-such-server": Exit.NO_SERVER}.get(outcome.kind, Exit.NO_EGRESS)
+
+
+@cli.command()
+@click.argument("server", metavar="URL", type=ServerAddress())
+@json_option
+def status(server: Server, as_json: bool) -> Exit:
+    """Say whether a server has network. URL is what its environment variable BINDER_EGRESS_URL says."""
+    shown = _or_end(lambda: Verifier(server.verifier).show(server))
+    if as_json:
+        click.echo(json.dumps(shown))
+    elif shown["tier"] != UNVERIFIED:
+        until = shown.get("until")
+        end = f", until {time.strftime('%F %T', time.localtime(until))}" if isinstance(until, int | float) else ""
+        click.echo(f"egress: {shown['tier']}{end}")
+    else:
+        click.echo("egress: none")
+        if shown.get("unlockable", True):
+            _say(f"To unlock it: binder-egress-client unlock {server.verifier}{server.path}\nor open in a browser: {server.link}")
+    return Exit.NO_EGRESS if shown["tier"] == UNVERIFIED else Exit.DONE
+
+
+@cli.command("pass")
+@hub_option
+@verifier_option
+@key_option
+@json_option
+def get_pass(hub: str, verifier: str | None, key: str | None, as_json: bool) -> Exit:
+    """Print a pass, for a launch by something else, which sends it as the query parameter egress_token. It lives for minutes."""
+    asked = Verifier(verifier or hub.rstrip("/") + "/egress/")
+
+    def get() -> dict[str, Any]:
+        with err.status("Solving", spinner="line"):
+            return earn(asked, key)
+
+    answer = _or_end(get)
+    click.echo(json.dumps(answer) if as_json else answer["token"])
+    return Exit.DONE
+
+
+def _or_end(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the verifier says, or the end."""
+    try:
+        return ask()
+    except (NoGate, NoAnswer) as error:
+        _end(str(error), Exit.NO_ANSWER)
+    except Refused as refusal:
+        _end(
+            f"refused: {refusal}{_when(refusal.retry_after)}",
+            Exit.NO_SERVER if refusal.kind == "no-such-server" else Exit.NO_EGRESS,
+        )
+    except PersonNeeded as error:
+        _end(f"this hub offers {error}, which a person has to solve; launch first, and then open the server's page", Exit.NO_EGRESS)
+    except Unsolvable as error:
+        _end(str(error), Exit.NO_EGRESS)
+
+
+def _end(text: str, code: Exit) -> NoReturn:
+    _say(text, "bold red")
+    raise click.exceptions.Exit(code)
+
+
+def _seconds(wait: float | None) -> float:
+    """Nobody reads a link where standard error is no terminal."""
+    if wait is not None:
+        return wait
+    return WAIT if err.is_terminal else 0
+
+
+def _progress(event: dict[str, Any]) -> None:
+    """A message of BinderHub. Builds run strangers' code, so of its escape sequences only colours are kept."""
+    if message := str(event.get("message") or "").rstrip():
+        line = Text(f"{event.get('phase', '')}: ", style="dim")
+        err.print(line + Text.from_ansi(message.replace("\r", "\n")))
+
+
+def _show_link(before: Callable[[], object]) -> Callable[[str, float], None]:
+    def show(link: str, seconds: float) -> None:
+        before()
+        _say(f"A person has to solve a check. Open this in any browser, on any device (waiting {seconds:.0f} s):\n\n  {link}\n")
+        if err.is_terminal:
+            code = io.StringIO()
+            segno.make_qr(link, error="l", boost_error=False).terminal(code, border=2, compact=True)
+            if max(map(len, code.getvalue().splitlines())) <= err.width:
+                # Dark on light, whatever the terminal's own colours are.
+                err.print(Text(code.getvalue(), style="bright_white on black"))
+
+    return show
+
+
+def _described(outcome: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(outcome).items() if name == "egress" or value not in (None, "")}
+
+
+def _when(seconds: int | None) -> str:
+    if not seconds:
+        return ""
+    return f" Try again in {seconds} s, at {time.strftime('%H:%M', time.localtime(time.time() + seconds))}."
+
+
+def _conclude(outcome: Outcome) -> None:
+    if outcome.egress:
+        _say(f"The server has egress ({outcome.tier}).", "green")
+    elif outcome.kind == "no-gate":
+        _say(
+            f"This hub has no egress gate that this client knows of ({outcome.why}): the server has the network that the hub gives."
+        )
+    elif outcome.kind == "no-answer":
+        _say(f"Whether the server has egress is not known: {outcome.why}.", "bold yellow")
+        if outcome.link:
+            _say(f"Later, open in any browser: {outcome.link}")
+    elif outcome.kind != "not-wanted":
+        _say(f"The server has no egress: {outcome.why}.{_when(outcome.retry_after)}".replace("..", "."), "bold yellow")
+        if outcome.link:
+            _say(f"To unlock it, open in any browser: {outcome.link}")
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.Abort:
+        # Ctrl-C. click has put out a line end.
+        sys.exit(Exit.INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

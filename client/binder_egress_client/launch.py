@@ -1,0 +1,223 @@
+"""One launch: BinderHub's event stream as it comes, and what network its server got."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote, urlsplit
+
+import requests
+import urllib3
+
+from .check import Check, PersonNeeded
+from .solving import Unsolvable
+from .unlocking import APPEARS, UNVERIFIED, Outcome, unlock
+from .verifier import NoAnswer, NoGate, Refused, Server, Verifier, new_session, reason
+
+SILENCE = 120.0
+"""Seconds of silence after which a build's stream is given up. BinderHub sends a comment each 25 s."""
+
+CONNECT = 30.0
+"""Seconds for a connection to BinderHub."""
+
+LABELLED = 5.0
+"""Seconds within which a server that was launched with a pass has its tier, after it is ready."""
+
+FINAL = ("budget-spent", "locked", "unauthorized")
+"""Refusals of a pass that would be repeated if the server were unlocked."""
+
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes of one line of the stream. A line is one line of a build's log."""
+
+
+class LaunchFailed(Exception):
+    """There is no server; the text is BinderHub's, or says what happened to the stream."""
+
+
+class Event(NamedTuple):
+    """An event of BinderHub: its JSON text as it came, and what that says."""
+
+    text: str
+    data: dict[str, Any]
+
+
+class Launch:
+    """A launch. Iterate over it for BinderHub's events, then ask for its `outcome`.
+
+    Args:
+        spec: what to launch, `gh/owner/repo/ref`.
+        hub: BinderHub's address.
+        verifier: the verifier's address; by default "egress/" below BinderHub's.
+        key: an API key, used instead of a calculation.
+        egress: whether egress is wanted at all.
+        calculate: whether proof of work may be done.
+
+    Attributes:
+        ready: BinderHub's last event, once there is one.
+        passed: whether a pass went with the launch.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        hub: str,
+        *,
+        verifier: str | None = None,
+        key: str | None = None,
+        egress: bool = True,
+        calculate: bool = True,
+    ):
+        self._hub = hub.rstrip("/") + "/"
+        # What is percent-encoded in it stays: refs with a slash, addresses of repositories.
+        self._build = f"{self._hub}build/" + quote(spec.strip("/"), safe="/:@%~!$&'()*+,;=")
+        self._verifier = (verifier or f"{self._hub}egress/").rstrip("/") + "/"
+        self._key = key
+        self._wanted = egress
+        self._calculate = calculate
+        self._session = new_session()
+        self._check = Check(Verifier(self._verifier), key) if egress and (calculate or key) else None
+        self.ready: dict[str, Any] | None = None
+        self.passed = False
+        self._answered_by = self._build
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the stream, and end the calculation."""
+        if self._check:
+            self._check.stop()
+        self._session.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        """BinderHub's events. The request goes out at the first one that is asked for, after the short wait for a pass.
+
+        Raises:
+            LaunchFailed: BinderHub says so, or its stream ends too early.
+        """
+        if self._check:
+            self._check.wait()
+        token = self._check.token if self._check else None
+        self.passed = token is not None
+        address = f"{self._build}?egress_token={quote(token, safe='')}" if token else self._build
+        try:
+            with self._session.get(
+                address,
+                headers={"Accept": "text/event-stream", "Accept-Encoding": "identity"},
+                stream=True,
+                timeout=(CONNECT, SILENCE),
+            ) as answer:
+                self._answered_by = answer.url
+                if not answer.ok:
+                    raise LaunchFailed(f"{self._hub} answers {answer.status_code} {answer.reason}")
+                if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    raise LaunchFailed(f"{self._hub} does not answer as a BinderHub does")
+                yield from self._events(answer)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise LaunchFailed(f"the connection to {self._hub} failed: {reason(error)}") from None
+
+    def _events(self, answer: requests.Response) -> Iterator[Event]:
+        for line in _lines(answer):
+            if not line.startswith(b"data:"):
+                continue
+            text = line[5:].strip().decode("utf-8", "replace")
+            try:
+                data = json.loads(text)
+                phase = str(data.get("phase", "")).lower()
+            except (ValueError, AttributeError, RecursionError):
+                raise LaunchFailed(f"{self._hub} sends events that no BinderHub sends") from None
+            yield Event(text, data)
+            if phase in ("failed", "failure"):
+                raise LaunchFailed(str(data.get("message") or "the build failed").strip())
+            if phase == "ready":
+                self.ready = data
+                return
+        raise LaunchFailed("the stream ended before the server was ready")
+
+    @property
+    def address(self) -> str | None:
+        """Where the server is, with its token, once it is ready."""
+        if not self.ready or not self.ready.get("url"):
+            return None
+        token = self.ready.get("token")
+        return str(self.ready["url"]) + (f"?token={quote(str(token), safe='')}" if token else "")
+
+    def outcome(self, *, wait: float = 0, on_link: Callable[[str, float], object] = lambda link, seconds: None) -> Outcome:
+        """What network the server got. If a pass did not go with the launch, the server is unlocked now. Never raises for a fault.
+
+        Args:
+            wait: seconds to wait for a person, where one is needed.
+            on_link: called with the link for that person and these seconds.
+        """
+        if not self._wanted:
+            return Outcome(None, kind="not-wanted")
+        if not self.ready or not self.ready.get("url"):
+            return Outcome(False, why="there is no server", kind="no-such-server")
+        try:
+            server = Server.of_server_address(self._verifier_that_answered(), self.ready["url"])
+        except ValueError as error:
+            return Outcome(False, why=str(error), kind="no-such-server")
+        try:
+            if found := self._already(server):
+                return found
+            late = None
+            if self._check and not self.passed:
+                self._check.finish()
+                late = self._check.token
+                if not late and isinstance(self._check.error, Refused) and self._check.error.kind in FINAL:
+                    raise self._check.error
+            return unlock(
+                server,
+                # Not to a host that somebody's redirect names.
+                key=self._key if server.verifier == self._verifier else None,
+                token=late,
+                calculate=self._calculate and not self._key,
+                wait=wait,
+                on_link=on_link,
+            )
+        except NoGate as error:
+            return Outcome(None, why=str(error), kind="no-gate")
+        except NoAnswer as error:
+            return Outcome(None, why=str(error), kind="no-answer", link=server.link)
+        except Refused as refusal:
+            return Outcome(False, None, str(refusal), refusal.kind, server.link, refusal.retry_after)
+        except (Unsolvable, PersonNeeded) as error:
+            return Outcome(False, why=str(error), kind="unsolvable", link=server.link)
+
+    def _already(self, server: Server) -> Outcome | None:
+        """Whether it has egress: by its pass, by a rule of the operators. The verifier hears of a new server within moments."""
+        began = time.monotonic()
+        verifier = Verifier(server.verifier)
+        while True:
+            waited = time.monotonic() - began
+            try:
+                shown = verifier.show(server)
+                if shown["tier"] != UNVERIFIED:
+                    return Outcome(True, shown["tier"])
+                if not self.passed or not shown.get("unlockable", True) or waited > LABELLED:
+                    return None
+            except Refused as refusal:
+                if refusal.kind != "no-such-server" or waited > APPEARS:
+                    raise
+            time.sleep(0.3)
+
+    def _verifier_that_answered(self) -> str:
+        """The verifier of the member that built, in a federation that redirects build requests."""
+        asked, answered = (address.partition("/build/")[0] + "/" for address in (self._build, self._answered_by))
+        if asked == answered:
+            return self._verifier
+        return answered + urlsplit(self._verifier).path.rstrip("/").rpartition("/")[2] + "/"
+
+
+def _lines(answer: requests.Response) -> Iterator[bytes]:
+    """The lines of a response as soon as they are there. `iter_lines` fills a buffer first where a proxy took the chunks away."""
+    rest = b""
+    while chunk := answer.raw.read1(65536, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.rstrip(b"\r") for line in lines)
+        if len(rest) > MAX_LINE:
+            raise LaunchFailed("the stream is not one of events")

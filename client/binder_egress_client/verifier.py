@@ -1,0 +1,209 @@
+"""The verifier's public HTTP interface (`GET openapi.json` describes it), and what may be wrong with its answers."""
+
+import json
+import re
+import time
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from . import __version__
+
+PATIENCE = 10.0
+"""Seconds for one answer of the verifier."""
+
+MAX_ANSWER = 256 * 1024
+"""Bytes. Answers have some hundred; a challenge has a kilobyte or two."""
+
+USER_AGENT = f"binder-egress-client/{__version__}"
+
+
+class NoAnswer(Exception):
+    """The verifier did not answer, could not, or something else answered in its place; the text says which."""
+
+
+class NoGate(Exception):
+    """There is no verifier at this address: the hub has no egress gate, or has it somewhere else."""
+
+
+class Refused(Exception):
+    """The verifier refused.
+
+    Args:
+        kind: the last word of the problem's `type`, `budget-spent`.
+        detail: a sentence for people.
+        retry_after: seconds after which it makes sense to try again; None if that is not known.
+    """
+
+    def __init__(self, kind: str, detail: str, retry_after: int | None = None):
+        super().__init__(detail)
+        self.kind = kind
+        self.retry_after = retry_after
+
+
+class _Bearer(AuthBase):
+    """`requests` lets ~/.netrc replace a header, but not this."""
+
+    def __init__(self, key: str):
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+def new_session() -> requests.Session:
+    """A session with our name, and proxies from the environment."""
+    session = requests.Session()
+    session.headers["User-Agent"] = USER_AGENT
+    return session
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong with a connection, without its address, which may have a pass in it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
+        return "the connection broke"
+    return {"InvalidURL": "this is no address", "TooManyRedirects": "too many redirects"}.get(
+        type(error).__name__, type(error).__name__
+    )
+
+
+class Server(NamedTuple):
+    """A user server: its verifier's address, ending in "/", and its path there, `servers/<user>/` or `servers/<user>/<server>`."""
+
+    verifier: str
+    path: str
+
+    @classmethod
+    def of_unlock_address(cls, address: str) -> Self:
+        """From what the environment variable `BINDER_EGRESS_URL` of a server says.
+
+        Raises:
+            ValueError: it is not such an address.
+        """
+        parts = urlsplit(address)
+        found = re.fullmatch(r"(.*/)(servers/[^/]+/(?:[^/]+/?)?|servers/[^/]+)", parts.path)
+        if parts.scheme not in ("http", "https") or not parts.netloc or not found:
+            raise ValueError("it must look like https://hub.example.org/egress/servers/NAME/")
+        return cls(f"{parts.scheme}://{parts.netloc}{found[1]}", found[2])
+
+    @classmethod
+    def of_server_address(cls, verifier: str, address: str) -> Self:
+        """From the address of the server itself, as BinderHub's `ready` event has it.
+
+        Raises:
+            ValueError: it is not the address of a server.
+        """
+        found = re.search(r"/user/([^/]+)/?([^/]+)?/?$", urlsplit(address).path)
+        if not found:
+            raise ValueError(f"{address} is not the address of a server")
+        return cls(verifier, f"servers/{found[1]}/{found[2] or ''}")
+
+    @property
+    def link(self) -> str:
+        """For people: the page that unlocks it in any browser, without a further click."""
+        return f"{self.verifier}{self.path}#unlock"
+
+
+class Verifier:
+    """The verifier.
+
+    Args:
+        url: its address, ending in "/egress/" as a rule.
+    """
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/") + "/"
+        self._session = new_session()
+
+    def challenge(self, purpose: str) -> dict[str, Any]:
+        """What may be solved, for `launch` (it earns a pass) or `unlock`.
+
+        Raises:
+            NoGate: there is no verifier.
+        """
+        answer = self._ask("GET", f"challenge?purpose={purpose}")
+        if not isinstance(answer.get("providers"), list):
+            raise NoAnswer(f"{self.url} answers, but not as a verifier does")
+        return answer
+
+    def pass_for_solution(self, provider: str, solution: str) -> dict[str, Any]:
+        """A pass for the solution of a challenge: `token`, `expires_in`, `servers`, `tier`."""
+        return self._pass({"provider": provider, "solution": solution})
+
+    def pass_for_key(self, key: str) -> dict[str, Any]:
+        """A pass for an API key, which goes nowhere else."""
+        return self._pass({}, _Bearer(key))
+
+    def show(self, server: Server) -> dict[str, Any]:
+        """What a server may reach: `tier`, `until`, `unlockable`."""
+        return self._server("GET", server)
+
+    def unlock(self, server: Server, **body: str) -> dict[str, Any]:
+        """Unlock a server by `token`, or by `provider` and `solution`: the same, with `state` (`granted` or `pending`)."""
+        return self._server("POST", server, body)
+
+    def _pass(self, body: dict[str, str], auth: AuthBase | None = None) -> dict[str, Any]:
+        answer = self._ask("POST", "passes", body, auth)
+        if not isinstance(answer.get("token"), str) or not isinstance(answer.get("expires_in"), int | float):
+            raise NoAnswer(f"{self.url} answers, but without a pass")
+        return answer
+
+    def _server(self, method: str, server: Server, body: dict[str, str] | None = None) -> dict[str, Any]:
+        answer = self._ask(method, server.path, body)
+        if not isinstance(answer.get("tier"), str):
+            raise NoAnswer(f"{self.url} answers, but not as a verifier does")
+        return answer
+
+    def _ask(self, method: str, path: str, body: dict[str, str] | None = None, auth: AuthBase | None = None) -> dict[str, Any]:
+        content, deadline = b"", time.monotonic() + PATIENCE
+        try:
+            # A redirect would turn a POST into a GET, or carry a key to where nobody wanted it.
+            with self._session.request(
+                method,
+                self.url + path,
+                json=body,
+                auth=auth,
+                headers={"Accept": "application/json, application/problem+json", "Accept-Encoding": "identity"},
+                timeout=PATIENCE,
+                allow_redirects=method == "GET",
+                stream=True,
+            ) as answer:
+                # The time limit of `requests` is for each read.
+                while chunk := answer.raw.read1(65536, decode_content=True):
+                    content += chunk
+                    if len(content) > MAX_ANSWER or time.monotonic() > deadline:
+                        raise NoAnswer(f"the answer of {self.url} does not end")
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise NoAnswer(f"{self.url} does not answer: {reason(error)}") from None
+        if answer.is_redirect:
+            raise NoAnswer(f"{self.url} redirects elsewhere; give the address that it leads to")
+        if method == "GET" and answer.history and path.startswith("challenge") and "/challenge" in answer.url:
+            # From http to https, as a rule: what follows is sent there.
+            self.url = answer.url.rpartition("/challenge")[0] + "/"
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            found = None
+        problem = isinstance(found, dict) and "#" in str(found.get("type"))
+        if answer.status_code in (404, 405) and not problem:
+            raise NoGate(f"there is no verifier at {self.url}")
+        if not isinstance(found, dict) or not (answer.ok or problem):
+            raise NoAnswer(f"{self.url} answers {answer.status_code}, but not as a verifier does")
+        if answer.ok:
+            return found
+        detail = str(found.get("detail") or found.get("title") or "no reason given")
+        if answer.status_code >= 500:
+            raise NoAnswer(f"{self.url} cannot decide: {detail}")
+        wait = answer.headers.get("Retry-After", "")
+        raise Refused(str(found["type"]).rpartition("#")[2], detail, int(wait) if wait.isdecimal() else None)

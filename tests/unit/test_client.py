@@ -1,0 +1,626 @@
+"""The command-line client: the real verifier behind a double of BinderHub."""
+
+import ast
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from apps import CLIENT, internal_client, launch, make_settings, reconciler, run_pod
+from binder_egress_client import command, solving, verifier
+from binder_egress_client.verifier import Server as ServerAddress
+from werkzeug.serving import make_server
+
+from tests.browser.launch_page import BinderHub
+from verifier.app import create_internal_app, create_public_app, create_services
+from verifier.fairness import Charge
+from verifier.store import KnownServer, Server
+
+TOP = Path(__file__).parents[2]
+PACKAGE = TOP / "client/binder_egress_client"
+SPEC = "gh/o/cached/HEAD"
+KEY = "key-of-the-tests-0123456789"
+HCAPTCHA = {"captcha_providers": {"hcaptcha": {"siteKey": "site-key"}}, "captcha_secrets": {"HCAPTCHA": "provider-secret"}}
+ESCAPES = re.compile(r"\x1b[\[\]]")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """What the machine's environment says is not part of a test."""
+    for name in (
+        "BINDER_URL",
+        "BINDER_EGRESS_KEY",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(verifier, "PATIENCE", 2)
+
+
+@pytest.fixture
+def serve(redis_server, store):
+    """Starts the two apps of a site with these settings: their addresses."""
+    servers = []
+
+    def start(app):
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    def serve(**overrides):
+        services = create_services(make_settings(redis_server, **overrides), store)
+        return start(create_public_app(services)), start(create_internal_app(services))
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def open_hub(store):
+    """A function that opens a BinderHub whose servers the verifier knows once they are ready."""
+    hubs = []
+
+    def open_hub(addresses, kind=BinderHub):
+        hub = kind(addresses, b"")
+
+        def appear(user):
+            build = hub.builds[-1]
+            store.publish(
+                Server(user), KnownServer(f"uid-{user}", build.tier or "unverified", repository=f"https://example.com/{build.spec}")
+            )
+
+        hub.launched = appear
+        hubs.append(hub)
+        return hub
+
+    yield open_hub
+    for hub in hubs:
+        hub.stop()
+
+
+@pytest.fixture
+def hub(serve, open_hub):
+    return open_hub(serve())
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["binder-egress-client", *arguments])
+        with pytest.raises(SystemExit) as end:
+            command.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+def process(*arguments, **options):
+    """The command as a process."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **options.pop("env", {})}
+    return subprocess.Popen([sys.executable, "-m", "binder_egress_client", *arguments], env=environment, text=True, **options)
+
+
+def on_a_terminal(*arguments, env=None):
+    """What the command shows on a terminal, and its exit code."""
+    master, slave = pty.openpty()
+    running = process(
+        *arguments, stdin=slave, stdout=slave, stderr=slave, env={"TERM": "xterm-256color", "COLUMNS": "100", **(env or {})}
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # Linux's word for the end of a terminal
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    return shown.decode(), running.wait(20)
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def charge(store, times):
+    for _ in range(times):
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(f"{CLIENT}/32", 3600, None, 0))
+
+
+# -- launch
+
+
+def test_a_pass_goes_with_the_launch(hub, run):
+    code, out, err = run("launch", SPEC, "--binder", hub.url)
+    assert (code, out) == (0, f"{hub.url}user/user-1/?token=server-token\n")
+    assert [(build.spec, build.tier) for build in hub.builds] == [(SPEC, "verified")]
+    for text in ("built: Found built image", "launching: Launching server", "The server has egress (verified)"):
+        assert text in err
+    assert hub.builds[0].token not in out + err
+
+
+def test_json_is_what_binderhub_streams_and_one_object_more(hub, run):
+    code, out, _ = run("launch", SPEC, "--binder", hub.url, "--json")
+    *events, last = out.splitlines()
+    # Byte by byte: the double makes them anew for the same build.
+    assert events == [json.dumps(event) for event in hub._events(hub.builds[0])]
+    url = f"{hub.url}user/user-1/?token=server-token"
+    assert (code, json.loads(last)) == (0, {"binder_egress": {"url": url, "egress": True, "tier": "verified"}})
+
+
+def test_a_late_challenge_keeps_no_launch_and_unlocks_the_server(hub, run, store):
+    hub.gates["challenge"].close()
+    hub.ready.close()
+
+    def late():
+        until(lambda: hub.builds)
+        hub.gates["challenge"].open()
+        until(lambda: hub.count("POST /egress/passes"))
+        hub.ready.open()
+
+    helper = threading.Thread(target=late)
+    helper.start()
+    with reconciler(store, Server("user-1")):
+        code, _, err = run("launch", SPEC, "--binder", hub.url)
+    helper.join()
+    assert (code, hub.builds[0].token) == (0, None), err
+    assert hub.count("POST /egress/servers/user-1/") == 1
+
+
+def test_a_launch_waits_no_longer_than_the_verifier_says(serve, open_hub, run, store):
+    slow = {"altcha": {"cost": 100_000, "counterMin": 20, "counterMax": 20}}
+    hub = open_hub(serve(launch_hold=0, captcha_providers=slow))
+    with reconciler(store, Server("user-1")):
+        code, _, err = run("launch", SPEC, "--binder", hub.url)
+    # It was solved all the same, once, and the pass unlocked the server.
+    assert (code, hub.builds[0].token, hub.count("GET /egress/challenge")) == (0, None, 1), err
+
+
+def test_a_hub_without_a_gate_launches(hub, run):
+    hub.fault = "404"
+    code, out, err = run("launch", SPEC, "--binder", hub.url, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["binder_egress"]["egress"] is None
+    assert "no egress gate" in err
+
+
+@pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
+def test_whatever_the_verifier_does_the_launch_goes_on(hub, run, fault):
+    hub.fault = fault
+    code, out, err = run("launch", SPEC, "--binder", hub.url)
+    assert (code, out) == (3, f"{hub.url}user/user-1/?token=server-token\n")
+    assert len(hub.builds) == 1 and hub.builds[0].token is None
+    assert "not known" in err and "Traceback" not in err
+
+
+def test_a_verifier_that_fails_after_the_pass_leaves_it_unknown(hub, run):
+    hub.fault, hub.fault_paths = "garbage", ("servers",)
+    code, out, _ = run("launch", SPEC, "--binder", hub.url, "--json")
+    assert (code, hub.builds[0].tier) == (3, "verified")
+    assert json.loads(out.splitlines()[-1])["binder_egress"]["egress"] is None
+
+
+class Streams(BinderHub):
+    """Sends what a test says in place of events."""
+
+    events = ()
+
+    def _events(self, build):
+        yield from self.events
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([{"phase": "failed", "message": "no such repository\n"}], "no such repository"),
+        ([{"phase": "fetching", "message": "a"}, {"phase": "failure", "message": "RUN: exit 1"}], "RUN: exit 1"),
+        ([{"phase": "building", "message": "a"}], "ended before the server was ready"),
+        (["a string"], "no BinderHub sends"),
+        ([], "ended before"),
+    ],
+)
+def test_a_failed_launch_says_so(serve, open_hub, run, events, said):
+    hub = open_hub(serve(), Streams)
+    hub.events = events
+    code, out, err = run("launch", SPEC, "--binder", hub.url)
+    assert (code, out) == (1, "") and said in err
+
+
+def test_a_busy_hub_and_a_cut_stream_are_failed_launches(hub, run):
+    hub.failures = 1
+    code, _, err = run("launch", SPEC, "--binder", hub.url)
+    assert code == 1 and "503" in err
+    hub.cuts = 1
+    assert run("launch", SPEC, "--binder", hub.url)[0] == 1
+
+
+def test_no_hub_at_all_is_a_failed_launch(run, monkeypatch):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        code, out, err = run("launch", SPEC, "--binder", f"http://127.0.0.1:{nobody.getsockname()[1]}", "--json")
+    assert code == 1 and "refused" in err
+    assert json.loads(out)["binder_egress"]["kind"] == "launch-failed"
+
+
+def test_what_goes_wrong_with_a_launch_shows_no_pass(hub, run, monkeypatch):
+    """The address of the request has it, and exceptions have the address."""
+    monkeypatch.setattr("binder_egress_client.launch.SILENCE", 0.5)
+    hub.cached = False
+    hub.ready.close()
+    code, out, err = run("launch", SPEC, "--binder", hub.url)
+    assert code == 1 and "no answer in time" in err
+    assert hub.builds[0].token and hub.builds[0].token not in out + err
+
+
+def test_a_federation_keeps_the_pass_and_the_member_is_asked(serve, open_hub, run, store):
+    addresses = serve()
+    prime, member = open_hub(addresses), open_hub(addresses)
+    prime.redirect = member.url.replace("127.0.0.1", "localhost")
+    code, _out, err = run("launch", SPEC, "--binder", prime.url)
+    assert (code, [build.tier for build in member.builds], prime.builds) == (0, ["verified"], []), err
+    assert prime.count("POST /egress/passes") == 1
+    assert not prime.count("GET /egress/servers/") and member.count("GET /egress/servers/user-1/")
+
+
+def test_a_federation_whose_first_host_has_no_verifier_unlocks_at_the_member(serve, open_hub, run, store):
+    prime, member = open_hub(None), open_hub(serve())
+    prime.fault = "404"
+    prime.redirect = member.url.replace("127.0.0.1", "localhost")
+    with reconciler(store, Server("user-1")):
+        code, _, err = run("launch", SPEC, "--binder", prime.url)
+    assert code == 0, err
+    assert member.builds[0].token is None and member.count("POST /egress/servers/user-1/") == 1
+
+
+def test_a_launch_that_wants_no_egress_asks_for_nothing(hub, run):
+    code, _, err = run("launch", SPEC, "--binder", hub.url, "--no-egress")
+    assert (code, hub.count("GET /egress"), hub.builds[0].token) == (0, 0, None)
+    assert "egress" not in err
+
+
+def test_another_address_of_the_verifier(serve, open_hub, run):
+    addresses = serve()
+    hub = open_hub(addresses)
+    code, _, _ = run("launch", SPEC, "--binder", hub.url, "--egress", f"{addresses[0]}/egress")
+    assert (code, hub.count("GET /egress/")) == (0, 0)
+
+
+def test_a_refused_repository_is_not_unlocked(serve, open_hub, run):
+    hub = open_hub(serve(blocked_repositories=["example.com/gh/*"]))
+    code, _, err = run("launch", SPEC, "--binder", hub.url)
+    assert code == 3 and "operators" in err
+    assert not hub.count("POST /egress/servers/")
+
+
+# -- prices
+
+
+def test_a_risen_price_is_paid_once(hub, run, store, monkeypatch):
+    hub.client = CLIENT
+    asked = verifier.Verifier.challenge
+
+    def meanwhile(passes):
+        monkeypatch.setattr(
+            verifier.Verifier, "challenge", lambda self, purpose: (asked(self, purpose), charge(store, passes.pop()))[0]
+        )
+
+    meanwhile([0, 40])
+    code, _, err = run("pass", "--binder", hub.url)
+    assert code == 0, err
+    assert (hub.count("GET /egress/challenge"), hub.count("POST /egress/passes")) == (2, 2)
+    # From 41 to 121, and to 401: each more than twice as dear.
+    meanwhile([300, 120])
+    code, _, err = run("pass", "--binder", hub.url)
+    assert code == 3 and "many passes" in err
+    assert hub.count("POST /egress/passes") == 4
+
+
+def test_a_spent_budget_says_when(serve, open_hub, run):
+    hub = open_hub(serve(fairness_budget=1))
+    hub.client = CLIENT
+    assert run("launch", SPEC, "--binder", hub.url)[0] == 0
+    code, _out, err = run("launch", SPEC, "--binder", hub.url)
+    assert code == 3 and hub.builds[1].token is None
+    assert re.search(r"Try again in \d+ s, at \d\d:\d\d", err) and f"{hub.url}egress/servers/user-2/#unlock" in err
+    # Nothing is calculated for an answer that is known.
+    assert hub.count("GET /egress/challenge") == 2
+    code, _, err = run("pass", "--binder", hub.url)
+    assert code == 3 and "Try again in" in err
+
+
+# -- unlock and status
+
+
+def test_a_running_server_is_unlocked(hub, run, store):
+    run_pod(store)
+    address = f"{hub.url}egress/servers/alice/"
+    code, out, err = run("status", address)
+    assert (code, out) == (3, "egress: none\n") and f"{address}#unlock" in err
+    with reconciler(store):
+        assert run("unlock", address)[0] == 0
+    code, out, _ = run("status", address, "--json")
+    assert (code, json.loads(out)["tier"]) == (0, "verified")
+    # A second time nothing is solved.
+    before = hub.count("GET /egress/challenge")
+    code, out, _ = run("unlock", f"{address}?qr#unlock", "--json")
+    assert (code, json.loads(out), hub.count("GET /egress/challenge")) == (0, {"egress": True, "tier": "verified"}, before)
+
+
+@pytest.mark.parametrize("which", ["status", "unlock"])
+def test_what_is_wrong_with_a_server_is_told_apart(hub, run, store, which, monkeypatch):
+    assert run(which, f"{hub.url}egress/servers/nobody/")[0] == 5
+    run_pod(store)
+    address = f"{hub.url}egress/servers/alice/"
+    for fault in ("down", "404", "garbage"):
+        hub.fault = fault
+        code, _, err = run(which, address)
+        assert code == 4 and "Traceback" not in err, (fault, err)
+
+
+def test_what_operators_refuse_is_not_solved_for(serve, open_hub, run, store):
+    hub = open_hub(serve(blocked_repositories=["example.com/a/b"]))
+    run_pod(store)
+    code, _, err = run("unlock", f"{hub.url}egress/servers/alice/")
+    assert code == 3 and "operators" in err and not hub.count("GET /egress/challenge")
+
+
+def test_an_unlock_that_nobody_confirms_is_pending(hub, run, store, monkeypatch):
+    run_pod(store)
+    monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0.1)
+    code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
+    assert (code, json.loads(out)["kind"]) == (3, "pending") and "may still come" in err
+
+
+# -- where a person is needed
+
+
+@pytest.fixture
+def interactive(serve, open_hub):
+    return open_hub(serve(**HCAPTCHA))
+
+
+def test_where_a_person_is_needed_the_launch_goes_at_once_and_shows_the_link(interactive, run):
+    code, _, err = run("launch", SPEC, "--binder", interactive.url)
+    assert code == 3 and f"{interactive.url}egress/servers/user-1/#unlock" in err
+    assert "█" not in err
+
+
+def test_it_waits_until_a_person_has_solved(interactive, run, store, monkeypatch):
+    monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)
+
+    def person():
+        until(lambda: interactive.count("GET /egress/servers/user-1/") > 3)
+        store.publish(Server("user-1"), KnownServer("uid-user-1", "verified"))
+
+    helper = threading.Thread(target=person)
+    helper.start()
+    code, _, err = run("launch", SPEC, "--binder", interactive.url, "--wait", "30")
+    helper.join()
+    assert code == 0 and f"{interactive.url}egress/servers/user-1/#unlock" in err and "has egress (verified)" in err
+
+
+def test_the_waiting_ends(interactive, run, store, monkeypatch):
+    monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)
+    run_pod(store)
+    code, _, err = run("unlock", f"{interactive.url}egress/servers/alice/", "--wait", "0.3")
+    assert code == 3 and "nobody unlocked it" in err
+
+
+def test_a_person_may_be_asked_though_a_program_could(hub, run, store):
+    run_pod(store)
+    code, _, err = run("unlock", f"{hub.url}egress/servers/alice/", "--in-browser")
+    assert code == 3 and "#unlock" in err and not hub.count("GET /egress/challenge")
+    code, _, _ = run("launch", SPEC, "--binder", hub.url, "--in-browser")
+    assert (code, hub.count("GET /egress/challenge"), hub.builds[0].token) == (3, 0, None)
+
+
+def test_a_terminal_gets_a_qr_code_and_colours_unless_it_wants_none(interactive, run, store):
+    run_pod(store)
+    arguments = ("unlock", f"{interactive.url}egress/servers/alice/", "--wait", "1")
+    shown, code = on_a_terminal(*arguments)
+    assert code == 3 and "█" in shown and "\x1b[97;40m" in shown
+    shown, _ = on_a_terminal(*arguments, env={"NO_COLOR": "1"})
+    # The cursor is moved for what is in progress, but nothing has a colour.
+    assert "█" in shown and not re.search(r"\x1b\[[0-9;]*(?:3|4|9|10)[0-7][0-9;]*m", shown)
+
+
+def test_no_pass_where_a_person_is_needed(interactive, run):
+    code, out, err = run("pass", "--binder", interactive.url)
+    assert (code, out) == (3, "") and "hcaptcha" in err
+
+
+# -- pass and key
+
+
+def test_a_pass_is_good_for_a_launch(hub, run, services):
+    code, out, _ = run("pass", "--binder", hub.url)
+    assert code == 0
+    assert launch(internal_client(services), token=out.strip(), client_address="127.0.0.1")["tier"] == "verified"
+    assert json.loads(run("pass", "--binder", hub.url, "--json")[1])["expires_in"] > 0
+
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["launch"],
+        ["launch", "owner"],
+        ["launch", "https://hub.example.org/v2/gh/o/r/HEAD"],
+        ["launch", SPEC, "--binder", "hub.example.org"],
+        ["launch", SPEC, "--binder", "ftp://hub.example.org"],
+        ["launch", SPEC, "--wait", "-1"],
+        ["unlock", "https://hub.example.org/user/alice/"],
+        ["status", "servers/alice/"],
+        ["launch", SPEC, "--key", "a secret\nkey"],
+        ["solve"],
+    ],
+)
+def test_wrong_usage(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and "Error: " in err and "secret" not in err
+
+
+@pytest.mark.parametrize(
+    ("address", "verifier", "path"),
+    [
+        ("https://h/egress/servers/a/", "https://h/egress/", "servers/a/"),
+        ("https://h/egress/servers/a", "https://h/egress/", "servers/a"),
+        ("https://h/b/egress/servers/a/lab?qr#unlock", "https://h/b/egress/", "servers/a/lab"),
+        ("https://h/egress/servers/servers/", "https://h/egress/", "servers/servers/"),
+        ("https://h/egress/servers/a%2Fb/", "https://h/egress/", "servers/a%2Fb/"),
+    ],
+)
+def test_addresses_of_servers(address, verifier, path):
+    assert ServerAddress.of_unlock_address(address) == (verifier, path)
+
+
+# -- its surroundings
+
+
+def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
+    monkeypatch.setenv("http_proxy", hub.url)
+    code, _out, err = run("launch", SPEC, "--binder", "http://hub.example.org")
+    assert code == 0, err
+    assert hub.builds[0].tier == "verified"
+
+
+def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub):
+    hub = open_hub(serve(), Streams)
+    hub.events = [{"phase": "building", "message": "\x1b[31mred\x1b[0m \x1b]52;c;aGk=\x07 \x1b[2J \x1b]0;title\x07 end\n"}]
+    shown, code = on_a_terminal("launch", SPEC, "--binder", hub.url)
+    assert code == 1 and "red" in shown and "end" in shown
+    assert "\x1b]" not in shown and "\x1b[2J" not in shown and "\x07" not in shown
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
+    """While it calculates and the stream is open, and while only the stream is."""
+    never = {"altcha": {"cost": 100_000, "counterMin": 100_000, "counterMax": 100_000}} if busy else None
+    hub = open_hub(serve(launch_hold=0, **({"captcha_providers": never} if never else {})))
+    hub.cached = False
+    hub.ready.close()
+    running = process("launch", SPEC, "--binder", hub.url, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        until(lambda: hub.builds)
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=15)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "Traceback" not in err
+
+
+# -- solving
+
+
+CHALLENGE = {
+    "parameters": {
+        "algorithm": "PBKDF2/SHA-256",
+        "nonce": "00" * 16,
+        "salt": "00" * 16,
+        "cost": 1000,
+        "keyLength": 32,
+        "keyPrefix": "ff" * 16,
+    },
+    "signature": "00",
+}
+
+
+def test_a_calculation_stops_when_it_is_told_to():
+    cancelled = threading.Event()
+    threading.Timer(0.2, cancelled.set).start()
+    with pytest.raises(solving.Cancelled):
+        solving.solve(CHALLENGE, cancelled)
+
+
+def test_a_calculation_has_a_limit():
+    with pytest.raises(solving.Unsolvable, match="not solved within"):
+        solving.solve(CHALLENGE, threading.Event(), limit=0.1)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"cost": 10**12},
+        {"cost": -1},
+        {"cost": "1"},
+        {"keyLength": 10**9},
+        {"algorithm": "ROT13"},
+        {"algorithm": "SCRYPT", "cost": 2**19, "memoryCost": 8},
+        {"nonce": "xyz"},
+        {"nonce": None},
+        {"keyPrefix": 7},
+    ],
+)
+def test_a_challenge_that_asks_too_much_or_is_none_is_refused(parameters):
+    with pytest.raises(solving.Unsolvable):
+        solving.solve(CHALLENGE | {"parameters": CHALLENGE["parameters"] | parameters}, threading.Event())
+
+
+@pytest.mark.parametrize("challenge", [None, {}, "x", {"parameters": None}, {"parameters": []}])
+def test_garbage_is_no_challenge(challenge):
+    with pytest.raises(solving.Unsolvable):
+        solving.solve(challenge, threading.Event())
+
+
+@pytest.mark.parametrize(
+    "algorithm", [{"algorithm": "SHA-512"}, {"algorithm": "SCRYPT", "cost": 16}, {"algorithm": "ARGON2ID", "cost": 1}]
+)
+def test_every_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorithm):
+    hub = open_hub(serve(captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5} | algorithm}))
+    assert run("pass", "--binder", hub.url)[0] == 0
+
+
+# -- the package
+
+
+def test_it_needs_what_it_says_and_nothing_of_the_server():
+    names = {
+        alias.name.partition(".")[0]
+        for file in PACKAGE.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module)])
+    }
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = {re.split("[<>=]", needed)[0] for needed in project["dependencies"]}
+    assert names - sys.stdlib_module_names == declared
+
+
+def test_the_readme_names_every_exit_code_and_option():
+    text = (PACKAGE.parent / "README.md").read_text()
+    codes = set(map(int, re.findall(r"^\| (\d+) \|", text, re.MULTILINE)))
+    assert codes == {int(code) for code in command.Exit}
+    for each in command.cli.commands.values():
+        assert f"binder-egress-client {each.name}" in text
+        for parameter in each.params:
+            if parameter.param_type_name == "option":
+                assert parameter.opts[0] in text

@@ -16,7 +16,7 @@ from .problems import Problem, response
 from .rules import Launch, Rules
 from .settings import UNVERIFIED
 from .store import Server, StoreUnavailable
-from .web import services
+from .web import logged_network, services
 
 internal = Blueprint("internal", __name__)
 
@@ -63,8 +63,8 @@ def _report() -> dict[str, object]:
 
 
 def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
-    where = {"user": body.user, "server": body.server, "repository": body.repository, "client_network": launch.network}
-    logs.decision("launch", **where, tier=tier, rule=rule, **more)
+    where = {"user": body.user, "server": body.server, "repository": body.repository}
+    logs.decision("launch", **where, client_network=logged_network(launch.client), tier=tier, rule=rule, **more)
 
 
 # -- what operators do

@@ -201,6 +201,8 @@ class VerifierSettings(RedisSettings):
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
     client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
     client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))
+    log_ipv4_prefix: int = Field(24, ge=0, le=32, json_schema_extra=_value("logClientNetwork.ipv4Prefix"))
+    log_ipv6_prefix: int = Field(48, ge=0, le=128, json_schema_extra=_value("logClientNetwork.ipv6Prefix"))
     fairness_window: int = Field(3600, ge=60, le=86400, json_schema_extra=_value("fairness.window"))
     fairness_doubled_after: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.doubledAfter"))
     fairness_budget: int = Field(0, ge=0, le=1_000_000, json_schema_extra=_value("fairness.budget"))

@@ -64,6 +64,12 @@ def _network() -> str:
     return client_network(request.remote_addr, settings.client_ipv4_prefix, settings.client_ipv6_prefix)
 
 
+def logged_network(address: str | None) -> str:
+    """What logs say of a client's address."""
+    settings = services().settings
+    return client_network(address, settings.log_ipv4_prefix, settings.log_ipv6_prefix)
+
+
 def _chargeable() -> str:
     """The network of a client that is charged, or `""`, which is counted, for a client that has none that we know."""
     network = _network()
@@ -285,7 +291,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
 def _log(event: str, tier: str, rule: str, **more: object) -> None:
     """Log a decision about the server of the request's path, if it names one."""
     path = request.view_args or {}
-    logs.decision(event, **path, client_network=_network(), tier=tier, rule=rule, **more)
+    logs.decision(event, **path, client_network=logged_network(request.remote_addr), tier=tier, rule=rule, **more)
 
 
 def _known(server: Server) -> KnownServer:

@@ -276,6 +276,8 @@ BINDER_EGRESS_FAIRNESS_DOUBLED_AFTER: {{ int64 .Values.fairness.doubledAfter | q
 BINDER_EGRESS_FAIRNESS_BUDGET: {{ int64 .Values.fairness.budget | quote }}
 BINDER_EGRESS_CLIENT_IPV4_PREFIX: {{ .Values.clientNetwork.ipv4Prefix | quote }}
 BINDER_EGRESS_CLIENT_IPV6_PREFIX: {{ .Values.clientNetwork.ipv6Prefix | quote }}
+BINDER_EGRESS_LOG_IPV4_PREFIX: {{ .Values.logClientNetwork.ipv4Prefix | quote }}
+BINDER_EGRESS_LOG_IPV6_PREFIX: {{ .Values.logClientNetwork.ipv6Prefix | quote }}
 BINDER_EGRESS_CAPTCHA_PROVIDERS: {{ toJson $providers | quote }}
 BINDER_EGRESS_CAPTCHA_PROOF_OF_WORK: {{ omit .Values.captcha.providers.altcha "enabled" | toJson | quote }}
 BINDER_EGRESS_CAPTCHA_ON_OUTAGE: {{ .Values.captcha.onOutage }}

@@ -646,9 +646,35 @@ def test_one_line_is_logged_for_each_launch(internal, caplog):
     launch(internal, "alice", requested_at=time.time())
     (record,) = [record for record in caplog.records if record.getMessage() == "launch"]
     assert record.fields | {"grant": ""} == {
-        "user": "alice", "server": "", "repository": "https://example.com/a/b", "client_network": "198.51.100.7/32",
+        "user": "alice", "server": "", "repository": "https://example.com/a/b", "client_network": "198.51.100.0/24",
         "tier": "unverified", "rule": "default", "pass_outcome": "none", "grant": "",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "address", "logged_as"),
+    [
+        ({}, "198.51.100.7", "198.51.100.0/24"),
+        ({}, "2001:db8:1:2::3", "2001:db8:1::/48"),
+        ({}, "10.0.0.7", ""),
+        ({"log_ipv4_prefix": 32}, "198.51.100.7", "198.51.100.7/32"),
+        ({"log_ipv4_prefix": 0}, "198.51.100.7", "0.0.0.0/0"),
+        ({"log_ipv6_prefix": 128}, "2001:db8:1:2::3", "2001:db8:1:2::3/128"),
+    ],
+)
+def test_logs_have_no_more_of_an_address_than_the_operator_wants(redis_server, caplog, prefixes, address, logged_as):
+    from apps import make_settings
+
+    from verifier.app import create_services
+
+    caplog.set_level(logging.INFO)
+    services = create_services(make_settings(redis_server, **prefixes))
+    launch(internal_client(services), "alice", client_address=address)
+    public_client(services, address).post("/egress/passes", json={"provider": "altcha", "solution": "x"})
+    assert {record.msg: record.fields["client_network"] for record in caplog.records if hasattr(record, "fields")} == {
+        "launch": logged_as, "solution": logged_as
+    }  # fmt: skip
+    services.store._redis.close()
 
 
 def test_a_log_line_is_one_line_of_json():

@@ -1,0 +1,89 @@
+"""docs/logs.md lists what is logged: each event, each message, each field."""
+
+import ast
+import re
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+DOCUMENT = (TOP / "docs/logs.md").read_text()
+SOURCES = sorted(path for path in TOP.glob("verifier/**/*.py") if path.name not in ("logs.py", "start_guard.py", "probe.py"))
+LEVELS = ("info", "warning", "error", "exception")
+
+
+def section(title):
+    """The first cells of the table below a heading, without their code spans' marks."""
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def name(call):
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def text(node):
+    """A constant text, with … for what is filled in; None for anything else."""
+    found = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return re.sub(r"%[sd]", "…", node.value) if found else None
+
+
+def is_logging(call):
+    logger = getattr(call.func, "value", None)
+    ours = getattr(logger, "id", "") == "log" or (isinstance(logger, ast.Call) and name(logger) == "getLogger")
+    return ours and name(call) in LEVELS
+
+
+def keys(tree):
+    """The keys of all dictionaries in a part of the code."""
+    found = (key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys)
+    return {key.value for key in found if isinstance(key, ast.Constant)}
+
+
+def functions():
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield node, [call for call in ast.walk(node) if isinstance(call, ast.Call)]
+
+
+def logged():
+    """The events, the messages and the fields in the code."""
+    events, messages, fields = set(), set(), {"user", "server"}  # web._log adds the path's arguments
+    for function, calls in functions():
+        deciding = [call for call in calls if name(call) in ("decision", "_log")]
+        telling = [call for call in calls if is_logging(call) or name(call) == "_say"]
+        events.update(text(call.args[0]) for call in deciding if call.args)
+        messages.update(text(call.args[2] if name(call) == "_say" else call.args[0]) for call in telling)
+        fields.update(word.arg for call in deciding for word in call.keywords)
+        fields.update(word.arg for call in telling if name(call) == "_say" for word in call.keywords)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and {"fields", "where"} & {getattr(target, "id", "") for target in node.targets}:
+                fields.update(keys(node.value))
+        # Those after ** too.
+        for call in deciding + telling:
+            fields.update(key for word in call.keywords if word.arg in (None, "extra") for key in keys(word.value))
+        if function.name == "_log":
+            fields.update(keys(function))
+    return events - {None}, messages - {None, "…"}, fields - {None, "fields", "event"}
+
+
+EVENTS, MESSAGES, FIELDS = logged()
+
+
+def test_what_is_logged_is_found_in_the_code():
+    assert {"launch", "pass", "solution", "unlock", "pod", "lock"} <= EVENTS
+    assert {"pod without launch record", "policies open the gate", "list: …"} <= MESSAGES
+    assert {"client_network", "repository", "granted_image", "pass_outcome", "why", "targets"} <= FIELDS
+
+
+def test_every_event_is_documented_and_every_documented_event_is_logged():
+    assert section("Decisions") == EVENTS
+
+
+def test_every_message_is_documented_and_every_documented_message_is_logged():
+    assert section("Messages") == MESSAGES
+
+
+def test_every_field_is_documented_and_every_documented_field_is_logged():
+    assert section("Fields") == FIELDS

@@ -38,14 +38,23 @@ class Conflict(Exception):
 
 
 class WatchLost(Exception):
-    """The watch ended; list again."""
+    """The watch ended.
+
+    Args:
+        why: for the log.
+        version: the resourceVersion to go on from, if nothing was missed; None: list again.
+    """
+
+    def __init__(self, why: str, version: str | None = None):
+        super().__init__(why)
+        self.version = version
 
 
 class ClusterUnavailable(Exception):
     """The API server does not answer, or refuses."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pod:
     """What the reconciler needs of a user pod.
 
@@ -181,7 +190,8 @@ class Cluster:
             `ADDED`, `MODIFIED` or `DELETED`, and the pod.
 
         Raises:
-            WatchLost: always, at the end: after `WATCH` seconds, an error, or 410 Gone.
+            WatchLost: always, at the end: after `WATCH` seconds with the version to go on from, or without one after an error or
+                410 Gone.
         """
         try:
             answer = self._api.list_namespaced_pod(
@@ -189,6 +199,8 @@ class Cluster:
                 label_selector=self._selector,
                 resource_version=version,
                 watch=True,
+                # Where nothing happens to user pods for long, these keep the version young enough to go on from.
+                allow_watch_bookmarks=True,
                 timeout_seconds=WATCH,
                 _request_timeout=(SILENCE, WATCH + SILENCE),
                 _preload_content=False,
@@ -200,11 +212,12 @@ class Cluster:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         raise WatchLost(event["object"].get("message", "error"))
-                    if pod := Pod.from_json(event["object"]):
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if pod := Pod.from_json(event["object"]):  # a bookmark is none
                         yield event["type"], pod
         except (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise WatchLost(f"{type(error).__name__}: {error}") from None
-        raise WatchLost("renewed")
+        raise WatchLost("renewed", version)
 
     def read(self, name: str) -> Pod | None:
         """One pod as it is now, or None if it is gone.

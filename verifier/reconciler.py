@@ -2,6 +2,9 @@
 
 Three threads: one watches pods, one waits for Redis' wake list, and one works on the servers that the two name, one at a time. All
 that it knows can be rebuilt from the pods alone, so it may die at any point and start again.
+
+Pods are listed when it starts and after a watch was lost; a watch that only ends goes on from where it was. Once a minute every
+server is looked at again, whatever the watch and the wake list said.
 """
 
 import logging
@@ -9,7 +12,8 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from . import logs
@@ -28,10 +32,13 @@ READY = Path("/tmp/ready")
 """Touched while it also hears from the API server; the readiness probe looks at its age."""
 
 DEAF = 2 * (WATCH + SILENCE)
-"""Seconds without a successful list after which the reconciler does not count as alive. Each end of a watch brings a list."""
+"""Seconds without a word from the API server after which the reconciler does not count as ready: a list, or a watch that lasted."""
 
 PAUSE = 1.0
 """Seconds between tries while the API server or Redis is away, and between signs of life."""
+
+BATCH = 100
+"""Servers that Redis is asked about together. With one at a time, thousands of round trips would be most of a start."""
 
 ATTEMPTS = 5
 """Patches of one pod that may conflict before other pods have their turn: a pod that starts changes several times a second."""
@@ -59,7 +66,7 @@ class Reconciler:
         self._queued: dict[Server, float] = {}  # when, monotonic
         self._counts: Counter[str] = Counter()  # what the next heartbeat adds to the counters
         self._stop = threading.Event()
-        self._listed_at: float | None = None  # monotonic
+        self._heard_at: float | None = None  # from the API server, monotonic
         self._store_lost = True  # until the first heartbeat: what an earlier process published may be stale
         self._started = clock()
         self._judged: set[str] = set()  # uids whose launch record was looked for
@@ -67,8 +74,12 @@ class Reconciler:
 
     # -- what happens to one server
 
-    def reconcile(self, server: Server) -> None:
+    def reconcile(self, server: Server, asked: Pending | StoreUnavailable | None = None) -> None:
         """Make the pods of a server carry what was decided, and tell the verifier.
+
+        Args:
+            server: the server.
+            asked: what Redis said of it a moment ago; None if it was not asked.
 
         Raises:
             Conflict: a pod keeps changing; try again.
@@ -78,13 +89,17 @@ class Reconciler:
         pods = self._pods_of(server)
         current = [pod for pod in pods if not pod.ended]
         if not current:
-            if not pods:
+            # Before the first list there may be some that we have not seen.
+            if not pods and self._heard_at is not None:
                 self._store.forget(server)
             return
         unavailable = None
         for pod in current:
             try:
-                pending = self._store.pending(server, {pod.grant.id} if pod.grant else set())
+                if isinstance(asked, StoreUnavailable):
+                    raise asked
+                # The second pod of a server comes after what was done about the first.
+                pending = asked if asked and pod is current[0] else self._store.pending(server, _grants([pod]))
             except StoreUnavailable as error:
                 unavailable, pending = error, None
             pod, pending = self._converge(pod, pending)
@@ -256,7 +271,7 @@ class Reconciler:
         for thread in threads:
             thread.start()
         while not self._stop.is_set():
-            self._work_one()
+            self._work_some()
 
     def stop(self) -> None:
         """End `run`. Nothing needs to be saved."""
@@ -275,14 +290,32 @@ class Reconciler:
         timer.daemon = True
         timer.start()
 
-    def _work_one(self) -> None:
-        server = self._work.get()
-        if server is None:
-            return
+    def _work_some(self) -> None:
+        """Work on what is queued, `BATCH` servers at most."""
+        found = [self._work.get()]
+        with suppress(queue.Empty):
+            while len(found) < BATCH:
+                found.append(self._work.get_nowait())
+        servers = [server for server in found if server is not None]
+        if len(servers) < len(found):
+            return  # We are to stop.
         with self._lock:
-            queued = self._queued.pop(server)
+            queued = [self._queued.pop(server) for server in servers]
+        asked: Mapping[Server, Pending] | StoreUnavailable
         try:
-            self.reconcile(server)
+            asked = self._store.pending_all({server: _grants(self._pods_of(server)) for server in servers})
+        except StoreUnavailable as error:
+            asked = error
+        except Exception:
+            # What one of them has there cannot be read. Each by itself, so that it does not stop the others.
+            log.exception("fault while asking Redis")
+            asked = {}
+        for server, since in zip(servers, queued, strict=True):
+            self._work_on(server, asked if isinstance(asked, StoreUnavailable) else asked.get(server), since)
+
+    def _work_on(self, server: Server, asked: Pending | StoreUnavailable | None, queued: float) -> None:
+        try:
+            self.reconcile(server, asked)
             with self._lock:
                 self._counts.update(lag_counters(time.monotonic() - queued))
         except (Conflict, ClusterUnavailable) as error:
@@ -297,21 +330,34 @@ class Reconciler:
             self._later(server)
 
     def _watch(self) -> None:
+        version: str | None = None
         while not self._stop.is_set():
             try:
-                version = self._relist()
+                version = version or self._relist()
                 for kind, pod in self._cluster.watch(version):
                     self._take(kind, pod)
             except WatchLost as error:
                 log.debug("watch: %s", error)
-                if str(error) != "renewed":
+                version = error.version
+                if version:
+                    self._heard_at = time.monotonic()
+                    self._look_at_all()
+                else:
                     self._stop.wait(PAUSE)
             except (ClusterUnavailable, Conflict) as error:
                 log.warning("list: %s", error)
+                version = None
                 self._stop.wait(PAUSE)
             except Exception:
                 log.exception("fault while watching")
+                version = None
                 self._stop.wait(PAUSE)
+
+    def _look_at_all(self) -> None:
+        with self._lock:
+            servers = set(self._uids)
+        for server in servers:
+            self._enqueue(server)
 
     def _relist(self) -> str:
         pods, version = self._cluster.list()
@@ -322,7 +368,7 @@ class Reconciler:
                 self._keep(pod)
             self._judged.intersection_update(self._pods)
             self._guarded.intersection_update(self._pods)
-        self._listed_at = time.monotonic()
+        self._heard_at = time.monotonic()
         for server in before | {pod.server for pod in pods}:
             self._enqueue(server)
         return version
@@ -362,15 +408,12 @@ class Reconciler:
         for server in woken.servers:
             self._enqueue(server)
         if woken.everything:
-            with self._lock:
-                servers = set(self._uids)
-            for server in servers:
-                self._enqueue(server)
+            self._look_at_all()
 
     def _sign_of_life(self) -> bool:
         """Touch the probes' files; whether we hear from the API server."""
         ALIVE.touch()
-        hearing = self._listed_at is not None and time.monotonic() - self._listed_at <= DEAF
+        hearing = self._heard_at is not None and time.monotonic() - self._heard_at <= DEAF
         if hearing:
             READY.touch()
         return hearing
@@ -387,3 +430,8 @@ class Reconciler:
         # Those without a pod are forgotten by the working thread too: a pod that appears meanwhile must stay published.
         for server in {pod.server for pod in pods} | self._store.published():
             self._enqueue(server)
+
+
+def _grants(pods: Iterable[Pod]) -> set[str]:
+    """The ids of the grants that pods carry."""
+    return {pod.grant.id for pod in pods if pod.grant}

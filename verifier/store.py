@@ -26,7 +26,7 @@ keep what their annotation says, a lock too.
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
@@ -609,17 +609,29 @@ class Store:
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
         """What is decided about a server, and which of `grants`, and of what is decided, is withdrawn."""
+        return self.pending_all({server: grants})[server]
+
+    def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:
+        """The same for many servers, in two round trips."""
+        kinds = ("launch", "unlock", "server", "stop")
+        found: dict[Server, Pending] = {}
+        grants: dict[Server, list[str]] = {}
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.mget([_key(f"{kind}:{server.key}") for kind in ("launch", "unlock", "server", "stop")])
+            pipe.mget([_key(f"{kind}:{server.key}") for server in asked for kind in kinds])
             pipe.hgetall(_key("locks"))
-            (launch, unlock, known, stop), locks = pipe.execute()
-            found = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known))
-            found.locks, found.stop = _locks(locks), stop or ""
-            asked = sorted(grants | {record.grant.id for record in (found.launch, found.unlock) if record})
-            if asked:
-                marks = self._redis.mget([_key(f"withdrawn:{grant}") for grant in asked])
-                found.withdrawn = {grant for grant, mark in zip(asked, marks, strict=True) if mark}
+            texts, locks = pipe.execute()
+            for at, (server, has) in enumerate(asked.items()):
+                launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
+                pending = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known), stop=stop or "")
+                found[server] = pending
+                grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
+            names = [_key(f"withdrawn:{grant}") for has in grants.values() for grant in has]
+            marks = iter(self._redis.mget(names) if names else [])
+        sorted_locks = _locks(locks)
+        for server, has in grants.items():
+            found[server].locks = sorted_locks
+            found[server].withdrawn = {grant for grant in has if next(marks)}
         return found
 
     def is_withdrawn(self, grant: str) -> bool:

@@ -94,7 +94,7 @@ class FakeCluster(Cluster):
                 if self.down:
                     raise WatchLost("down")
                 if at >= len(self.events) and not self._more.wait(0.2):
-                    raise WatchLost("renewed")
+                    raise WatchLost("renewed", str(at))
                 new = self.events[at:]
             at += len(new)
             yield from new

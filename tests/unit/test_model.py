@@ -45,7 +45,7 @@ class OneThread(Reconciler):
             for server in {pod.server for pod in self._pods.values()}:
                 self._enqueue(server)
         while not self._work.empty():
-            self._work_one()
+            self._work_some()
 
 
 @dataclass

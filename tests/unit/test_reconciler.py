@@ -66,7 +66,7 @@ def look(reconciler):
 
 def work(reconciler):
     while not reconciler._work.empty():
-        reconciler._work_one()
+        reconciler._work_some()
 
 
 def wait_for(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):
@@ -592,6 +592,37 @@ def test_before_the_pods_are_listed_nothing_is_forgotten(make, store):
     assert store.known(ALICE)
 
 
+def test_before_the_pods_are_listed_nothing_that_is_woken_for_is_forgotten(make, cluster, store):
+    cluster.add()
+    look(make())
+    restarted = make()
+    restarted._enqueue(ALICE)
+    work(restarted)
+    assert store.known(ALICE)
+
+
+def test_what_cannot_be_read_about_one_server_does_not_stop_the_others(reconciler, cluster, store):
+    for number, user in enumerate(("alice", "bob", "carol")):
+        cluster.add(user, f"uid-{number}")
+        wait_for(store, make_grant(), Server(user))
+    store._redis.set("binder-egress:launch:bob/", "no JSON")
+    look(reconciler)
+    assert cluster.labelled() == {ALICE, Server("carol")}
+
+
+def test_two_pods_of_a_server_are_each_judged_by_what_redis_says_then(reconciler, cluster, store):
+    """Asked about together, the second would be published over by what was known before the first."""
+    look(reconciler)
+    cluster.add("alice", "uid-1", server="", created=1)
+    reconciler._relist()
+    work(reconciler)
+    second = replace(cluster.pods["jupyter-alice--"], name="jupyter-alice-again", uid="uid-2", created=2)
+    cluster.pods[second.name] = second
+    for _ in range(2):
+        look(reconciler)
+        assert store.known(ALICE).uid == "uid-2"
+
+
 def test_who_does_not_hear_from_the_api_server_is_alive_but_not_ready(make, monkeypatch, tmp_path):
     alive, ready = tmp_path / "alive", tmp_path / "ready"
     monkeypatch.setattr("verifier.reconciler.ALIVE", alive)
@@ -602,7 +633,7 @@ def test_who_does_not_hear_from_the_api_server_is_alive_but_not_ready(make, monk
     reconciler._relist()
     assert reconciler._sign_of_life()
     assert ready.exists()
-    reconciler._listed_at -= DEAF + 1
+    reconciler._heard_at -= DEAF + 1
     assert not reconciler._sign_of_life()
 
 
@@ -849,7 +880,7 @@ def test_what_was_missed_is_done_even_if_redis_lost_nothing(reconciler, cluster,
     reconciler._relist()
     reconciler._beat()
     with monkeypatch.context() as patch:
-        patch.setattr(store, "pending", fail)
+        patch.setattr(store, "pending_all", fail)
         work(reconciler)
     assert cluster.labelled() == set()
     reconciler._beat()
@@ -922,6 +953,20 @@ def test_a_running_reconciler_survives_the_api_server_and_redis(running, cluster
     store._redis.flushall()
     assert eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
     assert cluster.labelled() == {ALICE, Server("bob")}
+
+
+def test_a_watch_that_only_ended_goes_on_without_a_list(running, cluster, store, monkeypatch):
+    cluster.add("alice")
+    assert eventually(lambda: store.known(ALICE) and not running._store_lost and running._work.empty())
+    lists = []
+    monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
+    heard = running._heard_at
+    # Nothing wakes the reconciler for this: it looks at everything when a watch ends.
+    store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
+    assert eventually(lambda: cluster.labelled() == {ALICE})
+    cluster.add("bob", "uid-2")
+    assert eventually(lambda: store.known(Server("bob")))
+    assert running._heard_at > heard and lists == []
 
 
 def test_a_patch_is_logged(reconciler, cluster, store, caplog):

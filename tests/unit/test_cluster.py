@@ -1,0 +1,199 @@
+"""The Kubernetes API as the reconciler's client sees it, on its good and its bad days: answers come from an HTTP server here."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from kubernetes import client
+
+from verifier.cluster import PAGE, Cluster, ClusterUnavailable, Conflict, WatchLost
+from verifier.store import Grant, Server
+
+
+def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:
+    return {
+        "metadata": {
+            "name": name,
+            "uid": uid,
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"component": "singleuser-server", **labels},
+            "annotations": {"hub.jupyter.org/username": name.removeprefix("jupyter-")},
+        },
+        "spec": {"containers": [{"name": "notebook", "image": "image:1"}]},
+    }
+
+
+class Api:
+    """An API server that answers as it is told.
+
+    Attributes:
+        answer: called with method, query and body of each request: status and what to send, which may be cut off.
+        asked: method, path and query of each request.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable[[str, dict, dict | None], tuple[int, object]] = lambda *_: (500, {})
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
+                api.asked.append((self.command, parts.path, query))
+                status, said = api.answer(self.command, query, body)
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
+
+            do_PATCH = do_DELETE = do_GET
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    api = Api()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def cluster(api: Api) -> Cluster:
+    configuration = client.Configuration(host=api.url)
+    return Cluster("binder", {"component": "singleuser-server"}, client.CoreV1Api(client.ApiClient(configuration)))
+
+
+def lines(*events: tuple[str, dict]) -> bytes:
+    return b"".join(json.dumps({"type": kind, "object": found}).encode() + b"\n" for kind, found in events)
+
+
+def watch(cluster: Cluster, version: str = "5") -> tuple[list[tuple[str, str]], WatchLost]:
+    """All that a watch gives, and how it ended."""
+    found = []
+    with pytest.raises(WatchLost) as lost:
+        for kind, pod in cluster.watch(version):
+            found.append((kind, pod.version))
+    return found, lost.value
+
+
+def bookmark(version: int) -> tuple[str, dict]:
+    return "BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
+
+
+def test_a_list_is_read_in_pages(cluster, api):
+    def answer(method, query, body):
+        at = int(query.get("continue", 0))
+        return 200, {
+            "metadata": {"resourceVersion": "9", "continue": str(at + 1) if at < 2 else ""},
+            "items": [pod_json(f"jupyter-user-{at}")],
+        }
+
+    api.answer = answer
+    pods, version = cluster.list()
+    assert [pod.server for pod in pods] == [Server(f"user-{number}") for number in range(3)]
+    assert version == "9"
+    assert [query["limit"] for _, _, query in api.asked] == [str(PAGE)] * 3
+    assert {query["labelSelector"] for _, _, query in api.asked} == {"component=singleuser-server"}
+
+
+def test_a_list_whose_pages_expired_is_no_list(cluster, api):
+    api.answer = lambda method, query, body: (
+        (410, {"reason": "Expired"}) if "continue" in query else (200, {"metadata": {"continue": "x"}, "items": [pod_json()]})
+    )
+    with pytest.raises(ClusterUnavailable, match="410"):
+        cluster.list()
+
+
+def test_a_watch_that_ends_says_where_to_go_on(cluster, api):
+    api.answer = lambda *_: (200, lines(("ADDED", pod_json(version=6)), ("MODIFIED", pod_json(version=8))))
+    found, lost = watch(cluster)
+    assert found == [("ADDED", "6"), ("MODIFIED", "8")]
+    assert (str(lost), lost.version) == ("renewed", "8")
+    assert api.asked[0][2]["resourceVersion"] == "5" and api.asked[0][2]["allowWatchBookmarks"] == "true"
+
+
+def test_bookmarks_and_foreign_pods_move_it_on_and_are_no_events(cluster, api):
+    foreign = pod_json(version=11)
+    foreign["metadata"]["annotations"] = {}
+    api.answer = lambda *_: (200, lines(bookmark(10), ("ADDED", foreign)))
+    assert watch(cluster)[0] == []
+    api.answer = lambda *_: (200, lines(("ADDED", foreign), bookmark(12)))
+    assert watch(cluster)[1].version == "12"
+
+
+def test_a_watch_that_saw_nothing_goes_on_from_its_beginning(cluster, api):
+    api.answer = lambda *_: (200, b"")
+    assert watch(cluster)[1].version == "5"
+
+
+GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 5 (9)"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param((410, GONE), id="410 at once"),
+        pytest.param((200, lines(("ADDED", pod_json(version=6)), ("ERROR", GONE))), id="410 later"),
+        pytest.param((429, {}), id="throttled"),
+        pytest.param((503, b"upstream"), id="unavailable"),
+        pytest.param((200, b"no JSON\n"), id="garbage"),
+        pytest.param((200, lines(("ADDED", pod_json(version=6))) + b'{"type": "ADDED", "object": {\n'), id="half a line"),
+    ],
+)
+def test_after_a_fault_a_watch_must_begin_with_a_list(cluster, api, answer):
+    api.answer = lambda *_: answer
+    assert watch(cluster)[1].version is None
+
+
+def test_an_event_that_was_cut_off_comes_again(cluster, api):
+    """The end of the stream and the end of a watch look the same."""
+    whole = lines(("MODIFIED", pod_json(version=7)))
+    api.answer = lambda *_: (200, lines(("ADDED", pod_json(version=6))) + whole[:40])
+    found, lost = watch(cluster)
+    assert (found, lost.version) == ([("ADDED", "6")], "6")
+
+
+def test_an_api_server_that_is_away_loses_the_watch_and_the_list(cluster, api):
+    api.close()
+    assert watch(cluster)[1].version is None
+    with pytest.raises(ClusterUnavailable):
+        cluster.list()
+
+
+@pytest.mark.parametrize("status", [429, 500, 403])
+def test_a_patch_that_is_throttled_or_refused_is_no_conflict(cluster, api, status):
+    api.answer = lambda method, *_: (status, {}) if method == "PATCH" else (200, pod_json())
+    pod = cluster.read("jupyter-alice")
+    with pytest.raises(ClusterUnavailable, match=str(status)):
+        cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_patch_names_what_it_was_decided_on(cluster, api, status):
+    bodies = []
+
+    def answer(method, query, body):
+        bodies.append(body)
+        return (status, {}) if method == "PATCH" else (200, pod_json(version=3))
+
+    api.answer = answer
+    pod = cluster.read("jupyter-alice")
+    with pytest.raises(Conflict):
+        cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
+    assert (bodies[-1]["metadata"]["uid"], bodies[-1]["metadata"]["resourceVersion"]) == ("uid-1", "3")

@@ -265,14 +265,18 @@ class Cluster:
         )
         return Pod.from_json(found) or pod
 
-    def delete(self, pod: Pod) -> None:
+    def delete(self, pod: Pod, unchanged: bool = False) -> None:
         """Delete a pod; JupyterHub notices that the server has ended.
 
+        Args:
+            pod: the pod as it was read.
+            unchanged: only as it was read.
+
         Raises:
-            Conflict: it is gone, or another one has its name.
+            Conflict: it is gone, or another one has its name, or it changed where it must not have.
             ClusterUnavailable: the API server does not answer, or does not let us (`reconciler.mayStopPods`).
         """
-        body = {"preconditions": {"uid": pod.uid}}
+        body = {"preconditions": {"uid": pod.uid} | ({"resourceVersion": pod.version} if unchanged else {})}
         self._call(self._api.delete_namespaced_pod, pod.name, body=body, _request_timeout=SILENCE)
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:

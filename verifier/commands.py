@@ -63,7 +63,7 @@ def grants(operators: Operators, as_json: bool, **only: str) -> None:
     found = operators.grants(**only)
     for row in found:
         row["tier"] = row["tier"] + (" (locked)" if row["locked"] and not as_json else "")
-    _show(found, as_json, ["user", "server", "tier", "rule", "at", "by", "client", "repository"])
+    _show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
 
 
 @egress.command(help="Say why a server has network, or not. SERVER: user, user/server, or the name of its pod.")

@@ -41,6 +41,10 @@ def lag_counters(seconds: float) -> dict[str, int]:
     return {f"{LAG}{bucket}": 1, LAG_TIME: round(seconds * 1000)}
 
 
+EXPIRIES = "expiries:"
+"""The beginning of the reconciler's counters of leases that were over, by what came then."""
+
+
 class Metrics:
     """The metrics of one app.
 
@@ -102,7 +106,8 @@ class Metrics:
         )
         self.unlocks = Counter(
             "binder_egress_unlocks",
-            "Requests to unlock a running server. pending: the reconciler had not confirmed it in time; had-it: nothing to do; "
+            "Requests to unlock a running server, or to renew its lease. pending: the reconciler had not confirmed it in time; "
+            "had-it: nothing to do; "
             "locked, blocked-repository, own-network: the rule that refused it.",
             ["outcome"],
             registry=self.registry,
@@ -203,6 +208,15 @@ class _Reconciler(Collector):
         time = CounterMetricFamily("binder_egress_start_guard_seconds", "Time that start guards took, all together.")
         time.add_metric([], counters.get(START_GUARD_TIME, 0) / 1000)
         yield time
+        expiries = CounterMetricFamily(
+            "binder_egress_lease_expiries",
+            "Leases that were over before they were renewed. block: the server lost its tier; stop: its pod is deleted too, unless "
+            "somebody unlocks it within two minutes.",
+            labels=["on_expiry"],
+        )
+        for on_expiry in ("block", "stop"):
+            expiries.add_metric([on_expiry], counters.get(f"{EXPIRIES}{on_expiry}", 0))
+        yield expiries
         pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by the tier they have.", labels=["tier"])
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)

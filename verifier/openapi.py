@@ -39,8 +39,20 @@ _SERVER = {
     "user": _TEXT,
     "server": {"type": "string", "description": "empty: the user's default server"},
     "tier": {"type": "string", "description": "unverified: no egress"},
-    "until": {"type": ["number", "null"], "description": "Unix time in seconds at which the tier ends; null: it does not"},
+    "until": {
+        "type": ["integer", "null"],
+        "description": "Unix time in seconds at which the tier ends, or, if that is over, the server is stopped; null: neither",
+    },
+    "expires_in": {"type": ["integer", "null"], "description": "the same in seconds from now, for clients whose clock is wrong"},
+    "on_expiry": {
+        "enum": ["block", "stop", None],
+        "description": "what comes then: block: the tier is gone; stop: the server is stopped too, two minutes later",
+    },
     "unlockable": {"type": "boolean", "description": "whether a pass would change the tier; false too where operators locked it"},
+    "renewable_in": {
+        "type": ["integer", "null"],
+        "description": "seconds until a pass or a solution for this tier renews its lease; 0: now; null: it cannot be",
+    },
 }
 _WIDGET = _object(
     site_key=_TEXT,

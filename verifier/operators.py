@@ -7,9 +7,11 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .leases import EXPIRED
 from .networks import in_networks
 from .repositories import matches, name
 from .rules import OPERATOR, Facts, fits, refusal
@@ -225,9 +227,13 @@ class Operators:
             watched = " In mode observe every server has the network it has without us." if self._settings.mode == "observe" else ""
             later = f" The rule {rule} would refuse it now, but takes nothing from servers that run." if rule else ""
             who = f" by {known.by}: {known.why}" if known.by else ""
-            return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{later}{watched}"
+            ends = f" Its lease ends at {_utc(known.until)}." if known.until is not None else ""
+            return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{ends}{later}{watched}"
         if rule:
             return f"No network: the rule {rule} refuses it."
+        if known.rule == EXPIRED:
+            ends = f" Its pod is stopped after {_utc(known.until)}, unless somebody does." if known.until is not None else ""
+            return f"No network: its lease ended at {_utc(known.at)}, and nobody has renewed it.{ends}"
         if self._settings.mode == "observe":
             return "No tier. In mode observe it has the network it has without us."
         return "No network: it was launched without a pass, and nobody has unlocked it."
@@ -286,6 +292,10 @@ def _pattern(text: str) -> str:
     if not PATTERN.fullmatch(pattern):
         raise Refused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
     return pattern
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _seconds(until: float | None) -> int | None:

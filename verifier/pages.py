@@ -5,6 +5,8 @@ The texts are in `messages/server`, one catalogue for each language. The page's 
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import resources
 
 import segno
@@ -12,6 +14,7 @@ from flask import render_template
 from markupsafe import Markup
 from werkzeug.datastructures import LanguageAccept
 
+from .leases import Left
 from .settings import UNVERIFIED, Tier
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
@@ -90,6 +93,7 @@ def server_page(
     asset: Asset,
     observed: bool,
     closed: bool,
+    left: Left | None,
     from_elsewhere: bool,
     qr: bool,
 ) -> str:
@@ -105,6 +109,7 @@ def server_page(
         asset: the address of a file of the front end.
         observed: mode `observe`, in which no server is isolated.
         closed: it cannot be unlocked, by the rules of the operators.
+        left: what is left of its lease; None if it has none.
         from_elsewhere: the visitor follows a link of another site's page: nothing begins without a click.
         qr: show a QR code in the text.
     """
@@ -117,7 +122,11 @@ def server_page(
         "reach": "" if verified and known is None else reach(known, language),
         "observed": observed,
         "closed": closed,
+        "address": address,
         "start": address + START,
+        "left": left,
+        "time": clock(left.expires_in) if left else "",
+        "until": datetime.fromtimestamp(left.until, UTC).strftime("%H:%M:%S") if left else "",
         **_common(language, asset),
     }
     if kind == "text/plain":
@@ -130,11 +139,18 @@ def server_page(
         "server.html",
         base=base,
         sentences=json.dumps(sentences),
+        lease=json.dumps(left and asdict(left)),
         catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
         from_elsewhere=from_elsewhere,
         qr=_inline_qr(address + START),
         **values,
     )
+
+
+def clock(seconds: int) -> str:
+    """A time span as a clock shows it, which needs no language: `4:05`, `1:04:05` (`clock` in the front end)."""
+    minutes, hours = seconds // 60 % 60, seconds // 3600
+    return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
 def problem_page(kind: str, language: str, problem: Mapping[str, str], *, asset: Asset) -> str:

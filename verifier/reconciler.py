@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from . import logs
+from . import leases, logs
 from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
-from .metrics import GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
+from .metrics import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
 from .rules import MODE_ALLOW, Facts, fits, refusal
 from .settings import UNVERIFIED, ReconcilerSettings
 from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable, Woken
@@ -52,13 +52,22 @@ class Reconciler:
         cluster: the user pods.
         store: Redis.
         clock: Unix time in seconds.
+        steady: seconds that no setting of a clock changes.
     """
 
-    def __init__(self, settings: ReconcilerSettings, cluster: Cluster, store: Store, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        settings: ReconcilerSettings,
+        cluster: Cluster,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ):
         self._settings = settings
         self._cluster = cluster
         self._store = store
         self._clock = clock
+        self._steady = steady
         self._pods: dict[str, Pod] = {}  # by uid
         self._uids: dict[Server, set[str]] = {}  # of the pods of a server: there are thousands, and each is asked for its own
         self._lock = threading.Lock()
@@ -71,6 +80,7 @@ class Reconciler:
         self._started = clock()
         self._judged: set[str] = set()  # uids whose launch record was looked for
         self._guarded: set[str] = set()  # uids whose start guard was counted
+        self._over: dict[str, float] = {}  # id of a grant whose lease is over → since when a renewal could have come (steady)
 
     # -- what happens to one server
 
@@ -107,6 +117,7 @@ class Reconciler:
                 self._publish(pod, pending)
                 if pending.stop == pod.uid:
                     self._end(pod)
+                self._stop_expired(pod)
         if unavailable:
             raise unavailable
 
@@ -114,6 +125,10 @@ class Reconciler:
         """Patch a pod until it is as it should be: the pod, and what Redis said last."""
         for _ in range(ATTEMPTS):
             wanted = self._wanted(pod, pending)
+            if pending and wanted and leases.has_ended(wanted, pod.grant):
+                # A renewal may have come since Redis was asked.
+                pending = self._store.pending(pod.server, {wanted.id})
+                wanted = self._wanted(pod, pending)
             if wanted == pod.grant and pod.label == (wanted.label if wanted else None) and pod.annotated == bool(wanted):
                 return pod, pending
             try:
@@ -124,6 +139,7 @@ class Reconciler:
                     return pod, pending
                 pod = fresh
                 continue
+            expired = wanted is not None and leases.has_ended(wanted, pod.grant)
             logs.decision(
                 "pod", user=pod.server.user, server=pod.server.name, pod=pod.name,
                 tier=wanted.tier if wanted else UNVERIFIED, rule=wanted.rule if wanted else "withdrawn",
@@ -132,7 +148,9 @@ class Reconciler:
             with self._lock:
                 if patched.uid in self._pods:
                     self._keep(patched)
-                if wanted and wanted.label and wanted != pod.grant:
+                if expired:
+                    self._counts[f"{EXPIRIES}{'stop' if self._stops(pod.grant) else 'block'}"] += 1
+                if wanted and wanted.label and not (pod.grant and pod.grant.id == wanted.id):
                     self._counts[f"{GRANTS}{wanted.tier}:{wanted.rule}"] += 1
             if pending is None:
                 return patched, None
@@ -159,20 +177,33 @@ class Reconciler:
             if fits(lock, facts, now):
                 return lock.grant
 
-        def usable(grant: Grant) -> bool:
+        def given(grant: Grant) -> bool:
             outdated = grant.rule == MODE_ALLOW and self._settings.mode != "allow"
             return grant.tier in self._settings.tiers and grant.id not in withdrawn and not outdated
 
-        unlock, launch = self._unlock(pod, pending), self._launch(pod, pending)
-        if unlock and usable(unlock.grant):
-            return unlock.grant
-        if pod.grant and usable(pod.grant):
-            return pod.grant
-        if launch and usable(launch.grant):
-            return launch.grant
+        has = pod.grant
+        unlock, launch = (
+            # What is on the pod already lasts as long as the pod says.
+            record.grant if record and not (has and has.id == record.grant.id) else None
+            for record in (self._unlock(pod, pending), self._launch(pod, pending))
+        )
+        if unlock and given(unlock):
+            return leases.begin(unlock, self._settings.tiers[unlock.tier], now)
+        if has and given(has) and not has.over(now):
+            return leases.shorten(has, self._settings.tiers[has.tier], now)
+        if launch and given(launch):
+            return leases.begin(launch, self._settings.tiers[launch.tier], now)
         if self._settings.mode == "allow" and not refusal(facts, (), self._settings, now):
             return Grant.new(self._settings.allow_tier, MODE_ALLOW, now)
+        if has and has.rule == leases.EXPIRED and has.id not in withdrawn:
+            return has
+        if has and given(has):
+            return leases.end(has, now, self._stops(has))
         return None
+
+    def _stops(self, grant: Grant | None) -> bool:
+        tier = self._settings.tiers.get(grant.tier) if grant else None
+        return tier is not None and leases.stops(tier, self._settings)
 
     @staticmethod
     def _unlock(pod: Pod, pending: Pending | None) -> Record | None:
@@ -215,6 +246,51 @@ class Reconciler:
         if self._settings.may_stop_pods:
             self._cluster.delete(pod)
             logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
+
+    def _stop_expired(self, pod: Pod) -> None:
+        """Delete a pod whose lease is over, if for `GRACE` seconds on end it could have been renewed, and was not.
+
+        The time is this process' own: neither a clock that is set forward nor a restart takes it from anybody. It begins again
+        when Redis or all verifiers were away.
+        """
+        grant = pod.grant
+        if grant is None or grant.rule != leases.EXPIRED or grant.until is None:
+            return
+        now = self._steady()
+        if now - self._over.setdefault(grant.id, now) < leases.GRACE:
+            return
+        self._over[grant.id] = now  # whatever comes, not again at once
+        if not self._settings.may_stop_pods or not self._store.verifier_is_there():
+            return
+        # What the watch told may be old, and a renewal may be on its way.
+        fresh = self._cluster.read(pod.name)
+        if fresh is None or fresh.uid != pod.uid or fresh.ended or fresh.grant != grant:
+            return
+        renewal = self._unlock(fresh, self._store.pending(pod.server, set()))
+        if renewal and renewal.grant.id != grant.id:
+            return
+        self._cluster.delete(fresh, unchanged=True)
+        logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name, rule=grant.rule, grant=grant.id)
+
+    def _remind(self) -> None:
+        """Look at the pods whose time has come. Nothing else happens at that moment."""
+        now, steady = self._clock(), self._steady()
+        with self._lock:
+            ending = [pod for pod in self._pods.values() if pod.grant and pod.grant.until is not None and not pod.ended]
+        grants = {pod.grant.id for pod in ending}
+        self._over = {grant: since for grant, since in list(self._over.items()) if grant in grants}
+        for pod in ending:
+            if pod.grant.rule != leases.EXPIRED:
+                due = pod.grant.over(now)
+            else:
+                due = not self._store_lost and steady - self._over.get(pod.grant.id, -leases.GRACE) >= leases.GRACE
+            if due:
+                self._enqueue(pod.server)
+
+    def _lose_store(self) -> None:
+        """Redis is away: nobody can renew."""
+        self._store_lost = True
+        self._over.clear()
 
     def _judge(self, pod: Pod, launch: Record | None) -> None:
         """Notice, once for each pod, that its launch was not told to us, or was told of another image."""
@@ -323,7 +399,7 @@ class Reconciler:
             self._later(server)
         except StoreUnavailable:
             # One try a second for each of thousands of pods would help nobody: the waking thread finds out when Redis is back.
-            self._store_lost = True
+            self._lose_store()
         except Exception:
             # One server must not stop the others; what it has stays as it is.
             log.exception("fault", extra={"fields": {"user": server.user, "server": server.name}})
@@ -384,9 +460,12 @@ class Reconciler:
         self._enqueue(pod.server)
 
     def _wake(self) -> None:
-        beat = 0.0
+        beat = reminded = 0.0
         while not self._stop.is_set():
             try:
+                if time.monotonic() - reminded >= PAUSE:
+                    reminded = time.monotonic()
+                    self._remind()
                 self._serve(self._store.woken(0.3))
                 if time.monotonic() - beat >= PAUSE:
                     beat = time.monotonic()
@@ -395,7 +474,7 @@ class Reconciler:
             except StoreUnavailable as error:
                 if not self._store_lost:
                     log.warning("%s", error)
-                self._store_lost = True
+                self._lose_store()
                 self._sign_of_life()
                 self._stop.wait(PAUSE)
             except Exception:
@@ -426,6 +505,7 @@ class Reconciler:
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)
         if self._store.heartbeat(self._clock(), dict(tiers), counts) and not self._store_lost:
             return
+        self._over.clear()  # What was wiped may have been a renewal.
         self._store_lost = False
         # Those without a pod are forgotten by the working thread too: a pod that appears meanwhile must stay published.
         for server in {pod.server for pod in pods} | self._store.published():

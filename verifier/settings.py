@@ -77,17 +77,21 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # K
 
 
 class Tier(BaseModel):
-    """What the verifier tells people about a tier. The chart takes it from the values that it makes the tier's policy of.
+    """What we know of a tier beside its policy. The chart takes it from the same values.
 
     Attributes:
         description: the operator's own words by language; empty for ours.
         internet: whether it opens the internet, or only some addresses; None if the chart does not say.
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty for all.
+        lease: seconds after which a grant ends unless it is renewed; 0: it does not end.
+        on_expiry: what comes then: `block` takes the tier away, `stop` ends the server too.
     """
 
     description: dict[str, str] = {}
     internet: bool | None = None
     ports: list[str] = []
+    lease: int = Field(0, ge=0)
+    on_expiry: Literal["block", "stop"] = "block"
 
 
 class InvalidSettings(Exception):
@@ -156,6 +160,8 @@ class RedisSettings(BaseSettings):
         for tier in self.tiers:
             if not _LABEL_VALUE.fullmatch(tier):
                 raise ValueError(f"tiers: {tier!r} cannot be the value of a label; use letters, digits and dashes")
+            if self.tiers[tier].on_expiry == "stop" and not self.may_stop_pods:
+                raise ValueError(f"tiers.{tier}.onExpiry is stop, which deletes user pods: set reconciler.mayStopPods: true")
         if self.allow_tier not in self.tiers:
             raise ValueError(f"allow.tier: there is no tier {self.allow_tier!r}, only {', '.join(sorted(self.tiers))}")
         for field in ("trusted_repositories", "authenticated_users", "authenticated_groups"):

@@ -139,7 +139,7 @@ class Grant:
         at: Unix time in seconds of the decision.
         by: the operator who decided; empty for rules.
         why: the operator's reason.
-        until: Unix time in seconds at which a lock ends; None if it does not.
+        until: Unix time in seconds at which it ends, a lock or a lease; None if it does not.
     """
 
     id: str
@@ -157,7 +157,11 @@ class Grant:
 
     def locks(self, now: float) -> bool:
         """Whether it is a lock, and in force at a Unix time in seconds."""
-        return self.tier == UNVERIFIED and self.rule == LOCKED and (self.until is None or now < self.until)
+        return self.tier == UNVERIFIED and self.rule == LOCKED and not self.over(now)
+
+    def over(self, now: float) -> bool:
+        """Whether it has ended at a Unix time in seconds."""
+        return self.until is not None and self.until <= now
 
     @classmethod
     def new(cls, tier: str, rule: str, at: float) -> "Grant":
@@ -422,7 +426,9 @@ class Store:
             raise BudgetSpent(more[0])
         return float(outcome)
 
-    def redeem(self, used: Pass, server: Server, record: Record, network: str, now: float, record_ttl: int) -> str:
+    def redeem(
+        self, used: Pass, server: Server, record: Record, network: str, now: float, record_ttl: int, renewal: bool = False
+    ) -> str:
         """Give a server one use of a pass, with the grant in `record`.
 
         Args:
@@ -432,6 +438,8 @@ class Store:
             network: the client's network.
             now: Unix time in seconds.
             record_ttl: seconds that the record lives.
+            renewal: the server has the tier already. The use is not taken from another server then, and stays: whoever gave it
+                could otherwise take it on to a server of their own, and the tier would go with it.
 
         Returns:
             `held` (this server had it already), `free`, `moved` (taken from the server that had it), and then the record is
@@ -444,6 +452,7 @@ class Store:
             "servers": used.servers,
             "move_window": MOVE_WINDOW,
             "moves": MOVES,
+            "renewal": renewal,
             "server": server.key,
             "repository": record.repository,
             "network": network,
@@ -666,6 +675,11 @@ class Store:
         """A server has no pod any more."""
         with _unavailable():
             self._redis.delete(_key(f"server:{server.key}"))
+
+    def verifier_is_there(self) -> bool:
+        """Whether any verifier has said lately that it is ready."""
+        with _unavailable():
+            return next(self._redis.scan_iter(_key("verifier:*"), count=1000), None) is not None
 
     def published(self) -> set[Server]:
         """All servers that something is published about."""

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, request
 
-from . import bodies, logs, pages
+from . import bodies, leases, logs, pages
 from .assets import Assets
 from .captcha import Captcha, Outcome
 from .fairness import Fairness
@@ -231,10 +231,10 @@ def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
     asked = Server(user, server)
     known = _known(asked)
-    closed = known.tier == UNVERIFIED and _refusal(known) is not None
+    refused = (known.tier == UNVERIFIED or known.until is not None) and _refusal(known) is not None
     kind = _kind()
     if kind == "application/json":
-        answer = jsonify(_description(asked, known, closed))
+        answer = jsonify(_description(asked, known, refused))
     else:
         settings = services().settings
         text = pages.server_page(
@@ -246,7 +246,8 @@ def show_server(user: str, server: str) -> Response:
             base=settings.base_path,
             asset=_asset,
             observed=settings.mode == "observe",
-            closed=closed,
+            closed=refused and known.tier == UNVERIFIED,
+            left=leases.left(known, settings, time.time(), refused),
             from_elsewhere=request.headers.get("Sec-Fetch-Site") == "cross-site",
             qr=request.args.get("qr", "0") != "0",
         )
@@ -258,7 +259,7 @@ def show_server(user: str, server: str) -> Response:
 @public.post("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @public.post("/servers/<user>/<server>")
 def unlock_server(user: str, server: str) -> tuple[Response, int]:
-    """Give a running server the tier of a pass or of a solution."""
+    """Give a running server the tier of a pass or of a solution, or renew the lease of the tier that it has."""
     body = bodies.read(bodies.Unlock)
     asked = Server(user, server)
     known = _known(asked)
@@ -267,16 +268,18 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         services().metrics.unlocks.labels(rule).inc()
         _log("unlock", UNVERIFIED, rule, repository=known.repository)
         raise Problem("locked", REFUSALS[rule])
-    if known.tier != UNVERIFIED:
+    renewal = known.tier != UNVERIFIED
+    left = leases.left(known, services().settings, now)
+    if renewal and not (left and left.renewable_in == 0 and _is_worth(body) == known.tier):
         # Tiers have no order, so another one could be less than what it has, and anybody who knows the address could ask for that.
         # The same one would spend a use for nothing, and whoever gave it could move it on and so take the tier away.
         services().metrics.unlocks.labels("had-it").inc()
         _log("unlock", known.tier, "had-it", repository=known.repository)
         return jsonify(state="granted", **_description(asked, known)), 200
     used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
-    grant = Grant.new(used.tier, "unlock", now)
+    grant = Grant.new(used.tier, "renewal" if renewal else "unlock", now)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL)
+    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL, renewal)
     if outcome in REFUSED:
         services().metrics.unlocks.labels(outcome).inc()
         _log("unlock", UNVERIFIED, outcome, repository=known.repository)
@@ -301,13 +304,22 @@ def _known(server: Server) -> KnownServer:
     return known
 
 
-def _description(server: Server, known: KnownServer, closed: bool = False) -> dict[str, Any]:
+def _is_worth(body: bodies.Unlock) -> str | None:
+    """The tier of what a client presents."""
+    return _read_pass(body.token, time.time()).tier if body.token else services().captcha.tier_of(body.provider or "")
+
+
+def _description(server: Server, known: KnownServer, refused: bool = False) -> dict[str, Any]:
+    left = leases.left(known, services().settings, time.time(), refused)
     return {
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
-        "until": None,
-        "unlockable": known.tier == UNVERIFIED and not closed,
+        "until": left and left.until,
+        "expires_in": left and left.expires_in,
+        "on_expiry": left and left.on_expiry,
+        "unlockable": known.tier == UNVERIFIED and not refused,
+        "renewable_in": left and left.renewable_in,
     }
 
 

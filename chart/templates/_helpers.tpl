@@ -183,7 +183,7 @@ would forget the passes that the rotation is meant to keep.
 {{- end }}
 
 {{- /*
-binder-egress.toldTier: what the page of a server says about a tier, JSON. Takes the tier. Ports are as people read them: 443, 53/UDP.
+binder-egress.toldTier: what our processes know of a tier beside its policy, JSON. Takes the tier. Ports are as people read them: 443, 53/UDP.
 */}}
 {{- define "binder-egress.toldTier" -}}
 {{- $cidrs := include "binder-egress.enabledKeys" .cidrs | fromJsonArray -}}
@@ -192,6 +192,7 @@ binder-egress.toldTier: what the page of a server says about a tier, JSON. Takes
 {{- $told := dict "internet" (or (has "0.0.0.0/0" $cidrs) (has "2000::/3" $cidrs) (has "::/0" $cidrs)) -}}
 {{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
 {{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
+{{- with .lease }}{{ $_ := set $told "lease" (int64 .) }}{{ $_ := set $told "on_expiry" ($.onExpiry | default "block") }}{{ end -}}
 {{ toJson $told }}
 {{- end }}
 

@@ -1,10 +1,12 @@
-// The page of a server: says what the server may reach, unlocks it, and follows what becomes of it while the page is looked at.
+// The page of a server: says what the server may reach and for how long, unlocks it, renews its lease, and follows what becomes of it
+// while the page is looked at.
 import { fill } from "./language.js";
 import { solve } from "./solve.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
 
-const [page, state, reach, how, way, button, progress, widget, others] =
-  ["page", "state", "reach", "how", "way", "unlock", "progress", "widget", "others"].map((id) => document.getElementById(id));
+const [page, state, reach, left, after, how, why, way, button, progress, widget, others] =
+  ["page", "state", "reach", "left", "after", "how", "why", "way", "unlock", "progress", "widget", "others"]
+    .map((id) => document.getElementById(id));
 const { base } = page.dataset;
 const messages = JSON.parse(page.dataset.messages);
 const tiers = JSON.parse(page.dataset.tiers);
@@ -17,8 +19,14 @@ const PATIENCE = 15_000;
 const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
 // How long the reconciler may need, in ms, until the page says that something seems to be wrong.
 const TOO_LONG = 60_000;
+// How long before the end of a lease the page says aloud that it ends, in seconds.
+const NEAR_END = 300;
 
 let tier = page.dataset.tier; // null: there is no such server
+let lease = JSON.parse(page.dataset.lease); // null: it does not end
+let ends, opens; // when it ends, and when it can be renewed, by the clock that nobody sets
+// Begin without a click. Once only: a page that is left open must not renew for somebody who is gone.
+let automatic = location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
 let offers = [];
 let chosen; // the name of the provider that a person chose
 let working = null; // the AbortController of a solution that is under way
@@ -52,22 +60,80 @@ async function json(address, options) {
 
 // -- the server
 
+const renewable = () => tier !== UNVERIFIED && Number.isInteger(lease?.renewable_in) && performance.now() >= opens;
+const useful = () => tier === UNVERIFIED || renewable();
+
+// What the service says of the server, null if there is none. `live`: it is the answer to what was presented.
 function show(now, live) {
-  if (now === tier && !live) return;
+  const was = { tier, until: lease?.until, renewable: renewable(), over: lease && performance.now() > ends - SOON };
+  tier = now ? now.tier : null;
+  lease = now?.until ? now : null;
+  count();
+  const other = tier !== was.tier;
+  const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
+  if (!live && !other && lease?.until === was.until && renewable() === was.renewable) return;
   changes += 1;
-  tier = now;
-  const locked = tier === UNVERIFIED;
-  how.hidden = !locked;
   reach.textContent = tier === null ? text("ended-help") : tiers[tier] ?? "";
   reach.hidden = !reach.textContent;
-  if (locked) {
-    say(text("locked"));
-    offer();
-  } else {
-    working?.abort();
-    say(tier === null ? text("ended") : text("granted"), tier !== null && text("from-now-on"));
+  if (other || renewed || live) {
+    if (tier === UNVERIFIED) {
+      say((was.over || lease) && text("lease-over"), text("locked"));
+    } else {
+      automatic = false;
+      working?.abort();
+      say(tier === null ? text("ended") : text("granted"), tier !== null && (renewed ? text("renewed") : text("from-now-on")));
+    }
+    granted?.();
   }
-  granted?.();
+  suggest();
+}
+
+// Show the ways to unlock or renew it, where that is of use.
+function suggest() {
+  const locked = tier === UNVERIFIED;
+  how.hidden = !useful();
+  why.textContent = locked ? text("why") : text("why-renewal");
+  if (!working) button.textContent = locked ? text("button") : text("renew");
+  if (useful()) offer();
+}
+
+// -- the time left. It is not announced each second, but once near the end.
+
+let warned = false;
+let looked; // the end at which the page has looked what came
+
+const clock = (seconds) => {
+  const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+};
+
+// Begin to count from what the service said: this device's clock may be wrong.
+function count() {
+  const now = performance.now();
+  if (lease) [ends, opens] = [now + lease.expires_in * 1000, now + lease.renewable_in * 1000];
+  tick();
+}
+
+function tick() {
+  const locked = tier === UNVERIFIED;
+  left.hidden = !lease;
+  after.hidden = !lease || locked;
+  if (!lease) return;
+  const seconds = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
+  left.textContent = locked ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
+  const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-block");
+  after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
+  if (renewable() && how.hidden) suggest();
+  if (seconds > NEAR_END) warned = false;
+  if (renewable() && seconds <= NEAR_END && !warned && !working) {
+    warned = true;
+    say(text("granted"), text("ends-soon"));
+  }
+  if (!seconds && looked !== lease.until) {
+    looked = lease.until;
+    follow(SOON / 3);
+  }
 }
 
 let timer, wait;
@@ -78,7 +144,7 @@ async function look() {
   if (document.visibilityState !== "visible") return;
   const before = changes;
   try {
-    const { tier: now } = await json(location.pathname, { headers: { Accept: "application/json" } });
+    const now = await json(location.pathname, { headers: { Accept: "application/json" } });
     if (before === changes) show(now);
   } catch (error) {
     if (error.name === "no-such-server" && before === changes) show(null);
@@ -100,7 +166,8 @@ const calculates = (one) => one.kind === "proof-of-work";
 async function ask() {
   const { providers } = await json(`${base}challenge?purpose=unlock`);
   // Browsers offer what the calculation needs on https and localhost only.
-  offers = providers.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
+  offers = providers.filter((one) => !calculates(one) || globalThis.crypto?.subtle)
+    .filter((one) => !renewable() || one.tier === tier); // A lease is renewed by what earns the same tier.
   if (!offers.length) throw new Failure(providers.length ? "insecure" : "nothing-to-solve");
 }
 
@@ -125,6 +192,7 @@ function choose(current) {
 
 // Show what may be solved. A widget is shown at once, for it is what a person clicks; a calculation begins with a click, or where the
 // address asks for it, unless another site's page sent the visitor here: it must not let its visitors work for a server of its own.
+// A renewal begins with a click, whatever it needs.
 async function offer() {
   button.hidden = false;
   if (working || document.visibilityState !== "visible") return;
@@ -132,13 +200,12 @@ async function offer() {
     await ask();
   } catch (error) {
     // Without an answer the button is still there, and says so.
-    if (error.name === "insecure" || error.name === "nothing-to-solve") fail(error);
+    if (tier === UNVERIFIED && (error.name === "insecure" || error.name === "nothing-to-solve")) fail(error);
     return;
   }
-  if (tier !== UNVERIFIED || working) return;
+  if (!useful() || working) return;
   choose(offers[0]);
-  const start = location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
-  if (offers[0].kind === "interactive" || start) unlock(offers[0].name);
+  if (tier === UNVERIFIED && (offers[0].kind === "interactive" || automatic)) unlock(offers[0].name);
 }
 
 function fail(error) {
@@ -147,7 +214,7 @@ function fail(error) {
   const minutes = Math.max(1, Math.round((error.after || 0) / 60));
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
   const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
-  say(text("failed"), text(`error-${words}`, { provider, when, detail: error.detail ?? "" }), another && text("error-another-way"));
+  say(renewable() ? text("failed-renewal") : text("failed"), text(`error-${words}`, { provider, when, detail: error.detail ?? "" }), another && text("error-another-way"));
   // Nothing to press where it cannot help.
   button.hidden = words === "insecure";
 }
@@ -163,8 +230,9 @@ async function solution(one, signal) {
     }
   }
   const provider = title(one.name);
-  say(text("locked"), text("widget-loading", { provider }));
-  const onShown = () => say(text("locked"), one.kind === "interactive" && text("widget-ready"));
+  const has = renewable() ? text("granted") : text("locked");
+  say(has, text("widget-loading", { provider }));
+  const onShown = () => say(has, one.kind === "interactive" && text("widget-ready"));
   try {
     return await mountWidget(one, widget, { signal, language, onShown });
   } catch (error) {
@@ -193,7 +261,7 @@ async function unlock(name) {
       button.hidden = one.kind === "interactive";
       const solved = await solution(one, signal);
       signal.throwIfAborted();
-      say(text("presenting"));
+      say(renewable() ? text("presenting-renewal") : text("presenting"));
       progress.hidden = false;
       try {
         changes += 1;
@@ -204,7 +272,7 @@ async function unlock(name) {
       }
     }
   } catch (error) {
-    if (working === controller && tier === UNVERIFIED) {
+    if (working === controller && useful()) {
       if (error.name === "no-such-server") show(null);
       else fail(error instanceof Failure ? error : new Failure("other", { detail: error }));
       follow();
@@ -215,6 +283,7 @@ async function unlock(name) {
       widget.replaceChildren();
       progress.hidden = true;
       button.disabled = false;
+      button.textContent = tier === UNVERIFIED ? text("button") : text("renew");
       if (focused) button.focus(); // A disabled button loses it.
     }
   }
@@ -227,7 +296,7 @@ async function present(provider, solved, signal) {
     body: JSON.stringify({ provider, solution: solved }),
   });
   if (answer.state === "granted") return show(answer.tier, true);
-  if (tier !== UNVERIFIED) return undefined;
+  if (!useful()) return undefined;
   button.hidden = true;
   others.hidden = true;
   widget.replaceChildren();
@@ -246,9 +315,11 @@ async function present(provider, solved, signal) {
 button.addEventListener("click", () => unlock(chosen));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
-  if (tier === UNVERIFIED && !offers.length) offer();
+  if (useful() && !offers.length) offer();
   wait = SOON;
   look();
 });
-if (tier === UNVERIFIED) offer();
+if (useful()) offer();
+count();
+setInterval(tick, 1000);
 follow();

@@ -16,6 +16,7 @@ class FakeCluster(Cluster):
         conflicts: how many of the next patches meet a pod that has just changed.
         down: whether the API server does not answer.
         before_patch: called once, before the next patch, so that a test can come between look and patch.
+        before_delete: likewise, before the next deletion.
         patches: (uid, grant) of every patch that succeeded.
     """
 
@@ -24,6 +25,7 @@ class FakeCluster(Cluster):
         self.conflicts = 0
         self.down = False
         self.before_patch: Callable[[], None] | None = None
+        self.before_delete: Callable[[], None] | None = None
         self.patches: list[tuple[str, Grant | None]] = []
         self.events: list[tuple[str, Pod]] = []
         self._version = 0
@@ -104,11 +106,14 @@ class FakeCluster(Cluster):
             self._check()
             return self.pods.get(name)
 
-    def delete(self, pod: Pod) -> None:
+    def delete(self, pod: Pod, unchanged: bool = False) -> None:
+        between, self.before_delete = self.before_delete, None
+        if between:
+            between()
         with self._lock:
             self._check()
             now = self.pods.get(pod.name)
-            if now is None or now.uid != pod.uid:
+            if now is None or now.uid != pod.uid or (unchanged and now.version != pod.version):
                 raise Conflict("gone")
             self._put("MODIFIED", replace(now, ended=True))
 

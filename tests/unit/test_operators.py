@@ -591,7 +591,7 @@ def test_the_commands_do_what_they_say(egress, reconciler, cluster, store):
         code, out, _ = egress("grants")
         assert code == 0
         header, row = out.splitlines()
-        assert header.split() == ["USER", "SERVER", "TIER", "RULE", "AT", "BY", "CLIENT", "REPOSITORY"]
+        assert header.split() == ["USER", "SERVER", "TIER", "RULE", "AT", "UNTIL", "BY", "CLIENT", "REPOSITORY"]
         assert row.split()[:4] == ["alice", "-", "verified", "valid-pass"]
         assert json.loads(egress("grants", "--tier", "unverified", "--json")[1]) == []
         code, out, _ = egress("revoke", "alice", "--as", "eve", "--why", "mining")

@@ -32,7 +32,8 @@ def test_a_pass_unlocks_a_running_server(public, store):
         answer = unlock(public, token=get_pass(public))
     assert answer.status_code == 200
     assert answer.json == {
-        "state": "granted", "user": "alice", "server": "", "tier": "verified", "until": None, "unlockable": False
+        "state": "granted", "user": "alice", "server": "", "tier": "verified", "until": None, "expires_in": None, "on_expiry": None,
+        "unlockable": False, "renewable_in": None,
     }  # fmt: skip
 
 
@@ -283,7 +284,10 @@ def test_the_answer_to_an_unlock_tells_nothing_about_the_launch(public, internal
 def test_json_names_the_state_of_the_server(public, store):
     run_pod(store)
     answer = public.get("/egress/servers/alice", headers={"Accept": "application/json"})
-    assert answer.json == {"user": "alice", "server": "", "tier": "unverified", "until": None, "unlockable": True}
+    assert answer.json == {
+        "user": "alice", "server": "", "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None,
+        "unlockable": True, "renewable_in": None,
+    }  # fmt: skip
 
 
 def test_the_text_has_the_address_to_open(public, store):

@@ -137,6 +137,10 @@ class Captcha:
         # What took the place of another is accepted after that is back: it was given out before, or by another replica.
         return [*self.providers, *([self._stand_in.name] if self._stand_in else [])]
 
+    def tier_of(self, name: str) -> str | None:
+        """The tier that a provider's solution earns; None for a name that is not one of `names`."""
+        return next((found.tier for found in [*self.providers.values(), self._stand_in] if found and found.name == name), None)
+
     def verify(self, name: str, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Check a solution. Never raises for what a client sent.
 

@@ -7,6 +7,7 @@
 --   servers        how many servers may hold a use
 --   move_window    seconds after its first use in which a use may move
 --   moves          how often a use may move
+--   renewal        whether the server has the tier already: then no use moves to it, nor away from it
 --   server, repository, network, grant (id): who asks
 --   record         what to write into the record; record_ttl: seconds it lives
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live
@@ -34,6 +35,9 @@ local function withdraw(use)
 end
 
 local function take(slot, first, moves)
+  if request.renewal then
+    moves = request.moves
+  end
   uses[slot] = {server = request.server, repository = request.repository, network = request.network,
                 grant = request.grant, first = first, moves = moves}
   redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', request.ttl)
@@ -55,6 +59,10 @@ end
 if #uses < request.servers then
   take(#uses + 1, now, 0)
   return 'free'
+end
+
+if request.renewal then
+  return 'used-up'
 end
 
 -- The latest use first: a retry follows the attempt that it repeats.

@@ -1,0 +1,801 @@
+"""Leases: how long egress lasts, what comes then, and what renews it."""
+
+import json
+import logging
+import time
+from dataclasses import replace
+
+import pytest
+from apps import get_pass, internal_client, launch, make_settings, public_client, solve
+from fake_cluster import FakeCluster
+from prometheus_client import generate_latest
+
+import verifier.web
+from verifier import leases
+from verifier.app import create_services
+from verifier.cluster import ClusterUnavailable
+from verifier.leases import EXPIRED, GRACE, Left
+from verifier.operators import Operators
+from verifier.passes import LEEWAY
+from verifier.problems import TYPE
+from verifier.reconciler import Reconciler
+from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
+from verifier.store import LOCKED, Grant, KnownServer, Lock, Record, Server, Store, StoreUnavailable
+
+ALICE = Server("alice")
+LEASE = 600
+TIERS = {
+    "verified": {},
+    "blocked": {"lease": LEASE, "on_expiry": "block"},
+    "stopped": {"lease": LEASE, "on_expiry": "stop"},
+}
+
+
+class Away(Store):
+    """A Redis that does not answer while `gone`."""
+
+    gone = False
+
+    def pending_all(self, asked):
+        if self.gone:
+            raise StoreUnavailable("gone")
+        return super().pending_all(asked)
+
+
+class Place:
+    """Some reconcilers on one cluster and one Redis, with clocks that a test sets."""
+
+    def __init__(self, store, redis_server):
+        self.cluster = FakeCluster()
+        self.store = Away(store._redis)
+        self.redis_server = redis_server
+        self.time = 1_000_000.0  # the wall clock
+        self.steady = 0.0  # what nobody sets
+        self.store.report_verifier("verifier", {})
+
+    def reconciler(self, ahead=0.0, **settings):
+        values = {"tiers": TIERS, "may_stop_pods": True, **settings}
+        made = Reconciler(
+            load(ReconcilerSettings, **values), self.cluster, self.store, lambda: self.time + ahead, lambda: self.steady
+        )
+        made._later = lambda server: None
+        made._beat()
+        return made
+
+    def passes(self, seconds):
+        """Time passes."""
+        self.time += seconds
+        self.steady += seconds
+
+    def turn(self, reconciler, fresh=True):
+        """List, or trust what it knows; then do what is to be done."""
+        if fresh:
+            reconciler._relist()
+        reconciler._remind()
+        while not reconciler._work.empty():
+            reconciler._work_some()
+
+    def pod(self, name="jupyter-alice--"):
+        return self.cluster.pods[name]
+
+    def grant(self, tier, user="alice", uid="uid-1", rule="unlock"):
+        """As the verifier gives it, or renews it."""
+        given = Grant.new(tier, rule, self.time)
+        self.store.grant(Server(user), Record(given, uid=uid, repository="r"))
+        return given
+
+
+@pytest.fixture
+def place(store, redis_server):
+    return Place(store, redis_server)
+
+
+@pytest.fixture
+def reconciler(place):
+    return place.reconciler()
+
+
+def begun(place, reconciler, tier):
+    """A pod whose lease has just begun; what gave it is over."""
+    place.cluster.add(ready=True, repository="r")
+    given = place.grant(tier)
+    place.turn(reconciler)
+    place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
+    return given
+
+
+# -- beginning
+
+
+@pytest.mark.parametrize("tier", ["blocked", "stopped"])
+def test_the_pod_says_until_when_it_lasts(place, reconciler, tier):
+    given = begun(place, reconciler, tier)
+    assert place.pod().grant == replace(given, until=1_000_000 + LEASE)
+    assert place.store.known(ALICE).until == 1_000_000 + LEASE
+    assert place.pod().label == tier
+
+
+def test_without_a_lease_nothing_ends(place, reconciler):
+    given = begun(place, reconciler, "verified")
+    place.passes(10**8)
+    place.turn(reconciler)
+    assert (place.pod().grant, place.pod().label) == (given, "verified")
+
+
+def test_the_lease_of_a_launch_begins_with_its_pod(place, reconciler):
+    """A pod may take minutes to start."""
+    given = Grant.new("blocked", "valid-pass", place.time)
+    place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
+    place.passes(300)
+    place.cluster.add()
+    place.turn(reconciler)
+    assert place.pod().grant.until == place.time + LEASE
+
+
+def test_what_is_on_the_pod_is_not_dated_again(place, reconciler):
+    """The record of the unlock lives on for a while, and a launch's until the pod is ready."""
+    given = Grant.new("blocked", "valid-pass", place.time)
+    place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
+    place.cluster.add()
+    place.turn(reconciler)
+    for _ in range(3):
+        place.passes(100)
+        place.turn(reconciler)
+    assert place.pod().grant.until == 1_000_000 + LEASE
+    assert len(place.cluster.patches) == 1
+    place.passes(LEASE)
+    place.turn(reconciler)
+    place.turn(place.reconciler())
+    assert place.cluster.labelled() == set(), "the same launch must not give it a second time"
+
+
+def test_a_grant_of_an_operator_has_its_tiers_lease(place, reconciler, monkeypatch):
+    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    place.cluster.add()
+    place.turn(reconciler)
+    operators = Operators(reconciler._settings, place.store, lambda: place.time)
+    operators.grant(ALICE, "blocked", "eve", "a course")
+    place.turn(reconciler)
+    assert place.pod().grant.until == 1_000_000 + LEASE
+    because = operators.explain(ALICE)["because"]
+    assert "Its lease ends at 1970-01-12T13:56:40Z." in because and "eve: a course" in because
+    assert operators.grants()[0]["until"] == 1_000_000 + LEASE
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert "its lease ended at 1970-01-12T13:56:40Z" in operators.explain(ALICE)["because"]
+
+
+def test_a_lease_in_values_does_not_touch_what_was_granted_without(place):
+    begun(place, place.reconciler(tiers={"verified": {}, "blocked": {}}), "blocked")
+    place.passes(10 * LEASE)
+    place.turn(place.reconciler())
+    assert (place.pod().label, place.pod().grant.until) == ("blocked", None)
+
+
+# -- the end
+
+
+def test_a_blocked_server_is_as_unverified_and_can_be_unlocked_again(place, reconciler, caplog):
+    given = begun(place, reconciler, "blocked")
+    place.passes(LEASE - 1)
+    place.turn(reconciler, fresh=False)
+    assert place.pod().label == "blocked"
+    place.passes(1)
+    with caplog.at_level(logging.INFO, "binder-egress"):
+        place.turn(reconciler, fresh=False)
+    assert place.pod().label is None
+    assert place.pod().grant == replace(given, tier="unverified", rule=EXPIRED, at=1_000_000 + LEASE, until=None)
+    known = place.store.known(ALICE)
+    assert (known.tier, known.label, known.until) == ("unverified", "", None)
+    (line,) = [record.fields for record in caplog.records if record.getMessage() == "pod"]
+    assert (line["user"], line["tier"], line["rule"], line["grant"]) == ("alice", "unverified", EXPIRED, given.id)
+    place.passes(10 * GRACE)
+    place.turn(reconciler)
+    assert not place.pod().ended and len(place.cluster.patches) == 2
+    again = place.grant("blocked")
+    place.turn(reconciler)
+    assert place.pod().grant == replace(again, until=int(place.time) + LEASE)
+    assert place.pod().label == "blocked"
+
+
+def test_a_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, caplog):
+    begun(place, reconciler, "stopped")
+    place.passes(LEASE)
+    place.turn(reconciler, fresh=False)
+    assert (place.pod().label, place.pod().ended) == (None, False)
+    assert place.store.known(ALICE).until == place.time + GRACE
+    place.passes(GRACE - 1)
+    place.turn(reconciler)
+    assert not place.pod().ended
+    place.passes(1)
+    with caplog.at_level(logging.INFO, "binder-egress"):
+        place.turn(reconciler, fresh=False)
+    assert place.pod().ended
+    assert [record.fields["rule"] for record in caplog.records if record.getMessage() == "stop"] == [EXPIRED]
+
+
+def test_expiries_are_counted(place, reconciler, settings):
+    for number, tier in enumerate(["blocked", "stopped", "stopped"]):
+        place.cluster.add(f"user{number}", f"uid-{number}", ready=True)
+        place.grant(tier, f"user{number}", f"uid-{number}")
+    place.turn(reconciler)
+    place.passes(LEASE)
+    place.store.gone = True
+    place.turn(reconciler)
+    place.store.gone = False
+    reconciler._beat()
+    place.turn(reconciler)
+    reconciler._beat()
+    text = generate_latest(create_services(settings, place.store).metrics.registry).decode()
+    assert 'binder_egress_lease_expiries_total{on_expiry="block"} 1.0' in text
+    assert 'binder_egress_lease_expiries_total{on_expiry="stop"} 2.0' in text
+
+
+def test_a_label_that_is_forged_after_the_end_goes_and_is_not_counted_again(place, reconciler):
+    begun(place, reconciler, "blocked")
+    place.passes(LEASE)
+    place.turn(reconciler)
+    place.cluster.change(place.pod(), label="blocked")
+    place.turn(reconciler)
+    assert place.pod().label is None
+    assert reconciler._counts["expiries:block"] == 1
+
+
+def test_in_mode_observe_nothing_is_stopped(place):
+    observer = place.reconciler(mode="observe")
+    begun(place, observer, "stopped")
+    place.passes(LEASE)
+    place.turn(observer)
+    place.passes(10 * GRACE)
+    place.turn(observer)
+    assert (place.pod().label, place.pod().ended, place.pod().grant.rule) == (None, False, EXPIRED)
+
+
+def test_while_everybody_is_let_in_nothing_expires(place, reconciler):
+    """Mode `allow` is for the day on which nobody can solve anything."""
+    begun(place, reconciler, "stopped")
+    open_to_all = place.reconciler(mode="allow", allow_tier="stopped")
+    place.passes(LEASE)
+    place.turn(open_to_all)
+    assert (place.pod().label, place.pod().grant.rule, place.pod().grant.until) == ("stopped", "mode-allow", None)
+    place.passes(10 * LEASE)
+    place.turn(open_to_all)
+    assert (place.pod().label, place.pod().ended) == ("stopped", False)
+
+
+# -- what must not stop a pod, nor keep it open
+
+
+def over(place, reconciler):
+    begun(place, reconciler, "stopped")
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert place.pod().grant.rule == EXPIRED
+
+
+def test_a_renewal_in_the_last_moment_counts(place, reconciler):
+    over(place, reconciler)
+    place.passes(GRACE)
+    again = place.grant("stopped")
+    place.turn(reconciler)
+    assert (place.pod().grant.id, place.pod().label, place.pod().ended) == (again.id, "stopped", False)
+
+
+def test_a_renewal_between_the_look_and_the_end_counts(place, reconciler):
+    """It changed the pod after it was read for the last time: the deletion names the version."""
+    over(place, reconciler)
+    place.passes(GRACE)
+
+    def renew():
+        place.grant("stopped")
+        place.turn(place.reconciler())
+
+    place.cluster.before_delete = renew
+    place.turn(reconciler)
+    assert (place.pod().label, place.pod().ended) == ("stopped", False)
+
+
+def test_a_renewal_that_only_redis_knows_counts(place, reconciler, monkeypatch):
+    over(place, reconciler)
+    place.passes(GRACE)
+    read = place.cluster.read
+
+    def read_late(name):
+        place.grant("stopped")
+        return read(name)
+
+    monkeypatch.setattr(place.cluster, "read", read_late)
+    place.turn(reconciler)
+    assert not place.pod().ended
+
+
+def test_a_watch_that_lags_stops_nothing_that_was_renewed(place, reconciler):
+    over(place, reconciler)
+    place.grant("stopped")
+    place.turn(place.reconciler())
+    # This one has not heard of it, and what was recorded is over.
+    place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
+    place.passes(GRACE)
+    place.turn(reconciler, fresh=False)
+    assert (place.pod().label, place.pod().ended) == ("stopped", False)
+
+
+def test_a_watch_that_lags_expires_nothing_that_was_renewed(place, reconciler):
+    begun(place, reconciler, "blocked")
+    place.passes(LEASE - 1)
+    again = place.grant("blocked")
+    place.turn(place.reconciler())
+    place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
+    place.passes(1)
+    place.turn(reconciler, fresh=False)
+    assert (place.pod().grant.id, place.pod().label) == (again.id, "blocked")
+
+
+def test_a_renewal_since_redis_was_asked_leaves_the_label_alone(place, reconciler):
+    """Redis is asked about many servers at once."""
+    begun(place, reconciler, "blocked")
+    place.passes(LEASE)
+    before = place.store.pending(ALICE, set())
+    place.grant("blocked")
+    reconciler.reconcile(ALICE, before)
+    assert [grant.tier for _, grant in place.cluster.patches] == ["blocked", "blocked"]
+
+
+def test_another_pod_of_that_name_is_not_stopped(place, reconciler):
+    over(place, reconciler)
+    place.passes(GRACE)
+    place.cluster.add(uid="uid-2")
+    place.turn(reconciler, fresh=False)
+    assert (place.pod().uid, place.pod().ended) == ("uid-2", False)
+
+
+def test_without_redis_egress_ends_but_no_pod_is_stopped(place, reconciler):
+    """A renewal cannot be recorded then. When Redis is back there is time for one."""
+    begun(place, reconciler, "stopped")
+    place.store.gone = True
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert (place.pod().label, place.pod().grant.rule) == (None, EXPIRED)
+    place.passes(100 * GRACE)
+    place.turn(reconciler)
+    assert not place.pod().ended
+    place.store.gone = False
+    reconciler._beat()
+    place.turn(reconciler)
+    place.passes(GRACE - 1)
+    place.turn(reconciler)
+    assert not place.pod().ended
+    place.passes(1)
+    place.turn(reconciler)
+    assert place.pod().ended
+
+
+@pytest.mark.parametrize("away", ["down", "wiped"])
+def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler, away):
+    over(place, reconciler)
+    place.passes(GRACE - 1)
+    if away == "down":
+        place.store.gone = True
+        place.turn(reconciler)
+        place.store.gone = False
+    else:
+        place.redis_server.wipe()
+        place.store.report_verifier("verifier", {})
+    reconciler._beat()
+    place.passes(1)
+    place.turn(reconciler)
+    assert not place.pod().ended
+    place.passes(GRACE)
+    place.turn(reconciler)
+    assert place.pod().ended
+
+
+def test_while_no_verifier_is_there_no_pod_is_stopped(place, reconciler):
+    over(place, reconciler)
+    place.store._redis.delete("binder-egress:verifier:verifier")
+    place.passes(GRACE)
+    place.turn(reconciler)
+    place.store.report_verifier("verifier", {})
+    place.passes(GRACE - 1)
+    place.turn(reconciler)
+    assert not place.pod().ended
+    place.passes(1)
+    place.turn(reconciler)
+    assert place.pod().ended
+
+
+def test_who_may_not_stop_pods_stops_none_and_does_not_try_all_the_time(place, reconciler, monkeypatch):
+    over(place, reconciler)
+    tried = []
+
+    def forbidden(pod, unchanged):
+        tried.append(unchanged)
+        raise ClusterUnavailable("403 Forbidden")
+
+    monkeypatch.setattr(place.cluster, "delete", forbidden)
+    for _ in range(GRACE):
+        place.passes(2)
+        place.turn(reconciler)
+    assert tried == [True, True]
+
+
+def test_a_clock_that_is_set_forward_takes_network_but_leaves_time_to_renew(place, reconciler):
+    begun(place, reconciler, "stopped")
+    place.time += 10 * LEASE
+    for _ in range(3):
+        place.turn(reconciler)
+        place.time += 10 * LEASE
+    assert (place.pod().label, place.pod().ended) == (None, False)
+    again = place.grant("stopped")
+    place.turn(reconciler)
+    assert (place.pod().grant.id, place.pod().grant.until) == (again.id, int(place.time) + LEASE)
+    # And back again: no lease lasts longer than a lease.
+    place.time -= 40 * LEASE
+    place.turn(reconciler)
+    assert place.pod().grant.until == int(place.time) + LEASE
+
+
+def test_a_clock_that_is_set_back_gives_a_lease_at_most(place, reconciler):
+    begun(place, reconciler, "blocked")
+    place.passes(LEASE / 2)
+    place.time -= 100 * LEASE
+    place.turn(reconciler)
+    assert place.pod().grant.until == int(place.time) + LEASE
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert place.pod().label is None
+
+
+def test_a_clock_that_is_set_back_brings_nothing_back(place, reconciler):
+    begun(place, reconciler, "blocked")
+    place.passes(LEASE)
+    place.turn(reconciler)
+    place.time -= LEASE
+    place.turn(reconciler)
+    place.turn(place.reconciler())
+    assert place.pod().label is None
+
+
+def test_clocks_that_differ_a_little_do_not_fight(place, reconciler):
+    begun(place, reconciler, "blocked")
+    behind = place.reconciler(ahead=-LEEWAY)
+    for _ in range(3):
+        place.turn(behind)
+        place.turn(reconciler)
+    assert len(place.cluster.patches) == 1
+
+
+def test_a_shorter_lease_in_values_holds_for_what_runs(place, reconciler):
+    begun(place, reconciler, "blocked")
+    place.turn(place.reconciler(tiers={"verified": {}, "blocked": {"lease": 60}}))
+    assert place.pod().grant.until == place.time + 60
+
+
+# -- restarts, and two at once
+
+
+def test_the_pod_is_all_that_a_new_process_needs(place):
+    begun(place, place.reconciler(), "stopped")
+    place.redis_server.wipe()
+    place.store.report_verifier("verifier", {})
+    place.passes(LEASE)
+    place.turn(place.reconciler())
+    assert (place.pod().label, place.pod().grant.rule) == (None, EXPIRED)
+    place.redis_server.wipe()
+    place.store.report_verifier("verifier", {})
+    last = place.reconciler()
+    place.turn(last)
+    place.passes(GRACE)
+    place.turn(last)
+    assert place.pod().ended
+
+
+def test_a_restart_leaves_time_to_renew(place):
+    over(place, place.reconciler())
+    place.passes(100 * GRACE)
+    last = place.reconciler()
+    place.turn(last)
+    assert not place.pod().ended
+    place.passes(GRACE)
+    place.turn(last)
+    assert place.pod().ended
+
+
+def test_two_reconcilers_at_once(place):
+    one, other = place.reconciler(), place.reconciler(ahead=2)
+    begun(place, one, "stopped")
+    place.turn(other)
+    assert len(place.cluster.patches) == 1
+    place.passes(LEASE)
+    one._relist()
+    place.cluster.before_patch = lambda: place.turn(other)
+    place.turn(one)
+    assert [grant.rule for _, grant in place.cluster.patches] == ["unlock", EXPIRED]
+    place.turn(other)
+    place.passes(GRACE)
+    place.cluster.before_delete = lambda: place.turn(other)
+    place.turn(one)
+    assert place.pod().ended
+
+
+@pytest.mark.parametrize("lock", ["server", "repository"])
+def test_a_lock_is_stronger_than_a_lease_and_its_end(place, reconciler, lock):
+    over(place, reconciler)
+    what, uid = (ALICE.key, "uid-1") if lock == "server" else ("r", "")
+    place.store.add_lock(Lock("lock", lock, what, "eve", "w", 0, uid=uid), [ALICE])
+    place.passes(GRACE)
+    place.turn(reconciler)
+    assert (place.pod().grant.rule, place.pod().ended) == (LOCKED, False)
+
+
+def test_a_withdrawn_grant_ends_before_its_lease(place, reconciler):
+    given = begun(place, reconciler, "stopped")
+    place.store.withdraw([given.id])
+    place.turn(reconciler)
+    assert (place.pod().label, place.pod().grant) == (None, None)
+
+
+# -- renewal
+
+
+def test_a_renewal_changes_the_annotation_alone(place, reconciler):
+    """Each change of a label makes kube-router go through everything."""
+    begun(place, reconciler, "blocked")
+    place.passes(LEASE - 10)
+    before = place.pod()
+    again = place.grant("blocked", rule="renewal")
+    place.turn(reconciler)
+    now = place.pod()
+    assert now == replace(before, version=now.version, grant=replace(again, until=int(place.time) + LEASE))
+    assert len(place.cluster.patches) == 2
+
+
+def test_renewals_do_not_add_up(place, reconciler):
+    begun(place, reconciler, "blocked")
+    for _ in range(5):
+        place.grant("blocked")
+        place.turn(reconciler)
+    assert place.pod().grant.until == place.time + LEASE
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+
+
+@pytest.fixture
+def leasing(redis_server, store):
+    """A verifier whose proof of work is worth a tier with a lease."""
+    quick = {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "blocked"}
+    return create_services(make_settings(redis_server, tiers=TIERS, captcha_providers={"altcha": quick}, may_stop_pods=True), store)
+
+
+@pytest.fixture
+def client(leasing):
+    return public_client(leasing)
+
+
+def has(store, tier, left, **fields):
+    """What the reconciler publishes of a server whose lease lasts a while."""
+    values = {"grant": "old", "rule": "unlock", "until": int(time.time()) + left, "repository": "https://example.com/a/b"}
+    store.publish(ALICE, KnownServer("uid-1", tier, **{**values, **fields}))
+
+
+def post(client, **body):
+    return client.post("/egress/servers/alice/", json=body)
+
+
+def waiting(store):
+    pending = store.pending(ALICE, set())
+    return pending.unlock and pending.unlock.grant
+
+
+def described(client):
+    answer = client.get("/egress/servers/alice", headers={"Accept": "application/json"})
+    return {name: answer.json[name] for name in ("tier", "until", "expires_in", "on_expiry", "unlockable", "renewable_in")}
+
+
+@pytest.mark.parametrize("by", ["pass", "solution"])
+def test_a_pass_or_a_solution_renews(client, store, impatient, by):
+    has(store, "blocked", LEASE // 2 - 5)
+    body = {"token": get_pass(client)} if by == "pass" else {"provider": "altcha", "solution": solve(client, "unlock")}
+    answer = post(client, **body)
+    assert (answer.status_code, answer.json["state"]) == (202, "pending")
+    assert (waiting(store).tier, waiting(store).rule) == ("blocked", "renewal")
+
+
+def test_in_its_first_half_a_lease_is_not_renewed_and_nothing_is_spent(client, store, impatient):
+    has(store, "blocked", LEASE // 2 + 30)
+    token, solution = get_pass(client), solve(client, "unlock")
+    for body in ({"token": token}, {"provider": "altcha", "solution": solution}):
+        answer = post(client, **body)
+        assert (answer.status_code, answer.json["state"], answer.json["renewable_in"] > 0) == (200, "granted", True)
+    assert waiting(store) is None
+    has(store, "blocked", 30)
+    assert post(client, token=token).status_code == 202
+    assert post(client, provider="altcha", solution=solution).status_code == 202
+
+
+def test_another_tier_renews_nothing_and_is_not_spent(client, store, services, impatient):
+    has(store, "stopped", 10)
+    solution = solve(client, "unlock")
+    for body in ({"token": get_pass(client)}, {"provider": "altcha", "solution": solution}):
+        answer = post(client, **body)
+        assert (answer.status_code, answer.json["tier"]) == (200, "stopped")
+    assert waiting(store) is None
+    has(store, "blocked", 10)
+    assert post(client, provider="altcha", solution=solution).status_code == 202
+
+
+@pytest.mark.parametrize("body", [{"token": "x"}, {"provider": "altcha", "solution": "x"}, {"provider": "none", "solution": "x"}])
+def test_what_is_no_pass_and_no_solution_renews_nothing(client, store, body):
+    has(store, "blocked", 10)
+    assert post(client, **body).status_code in (200, 400, 403)
+    assert waiting(store) is None
+
+
+def test_a_locked_or_refused_server_is_not_renewed(client, store, redis_server, impatient):
+    has(store, "blocked", 10)
+    store.add_lock(Lock("lock", "repository", "example.com/a/*", "eve", "w", 0), [])
+    answer = post(client, token=get_pass(client))
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "locked")
+    assert waiting(store) is None
+    assert described(client)["renewable_in"] is None
+    text = client.get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
+    assert "Time left" in text and "enew" not in text
+
+
+def test_who_renews_for_another_cannot_take_it_away_again(client, internal, store, leasing, impatient):
+    """A use that moved on would take the tier with it."""
+    has(store, "blocked", 10)
+    token = get_pass(client)
+    assert post(client, token=token).status_code == 202
+    renewal = waiting(store)
+    assert launch(internal, "mallory", token=token)["pass_outcome"] in ("used-up", "unknown-tier")
+    assert launch(internal_client(leasing), "mallory", token=token)["pass_outcome"] == "used-up"
+    assert not store.is_withdrawn(renewal.id)
+
+
+def test_a_renewal_takes_no_use_from_another_server(client, store, leasing, impatient):
+    token = get_pass(client)
+    first = launch(internal_client(leasing), "bob", token=token)
+    has(store, "blocked", 10)
+    answer = post(client, token=token)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert not store.is_withdrawn(first["grant"])
+
+
+def test_the_pass_of_the_launch_renews_while_it_is_good(client, store, leasing, impatient):
+    token = get_pass(client)
+    first = launch(internal_client(leasing), "alice", token=token)
+    has(store, "blocked", 10, grant=first["grant"])
+    assert post(client, token=token).status_code == 202
+    assert store.is_withdrawn(first["grant"]), "the pod has the renewal instead"
+    assert not store.is_withdrawn(waiting(store).id)
+
+
+def test_the_whole_way(place, client, store, monkeypatch):
+    """Verifier and reconciler together: renewed, expired, unlocked again."""
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+    place.time = time.time()
+    reconciler = place.reconciler()
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    post(client, token=get_pass(client))
+    place.turn(reconciler)
+    assert described(client) | {"until": 0, "expires_in": 0, "renewable_in": 0} == {
+        "tier": "blocked", "until": 0, "expires_in": 0, "on_expiry": "block", "unlockable": False, "renewable_in": 0
+    }  # fmt: skip
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert described(client) == {
+        "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None, "unlockable": True, "renewable_in": None
+    }  # fmt: skip
+    post(client, token=get_pass(client))
+    place.turn(reconciler)
+    assert place.pod().label == "blocked"
+
+
+# -- what is told
+
+
+@pytest.mark.parametrize(
+    ("tier", "left", "fields", "told"),
+    [
+        ("verified", 0, {"until": None}, (None, None, False, None)),
+        ("blocked", LEASE, {}, (LEASE, "block", False, LEASE // 2)),
+        ("blocked", 100, {}, (100, "block", False, 0)),
+        ("stopped", 100, {}, (100, "stop", False, 0)),
+        ("stopped", -5, {}, (0, "stop", False, 0)),
+        ("unverified", 100, {"rule": EXPIRED}, (100, "stop", True, None)),
+        ("unverified", 0, {"rule": EXPIRED, "until": None}, (None, None, True, None)),
+        ("unverified", 100, {"rule": LOCKED}, (None, None, False, None)),
+        # Its lease was taken out of the values, or the tier was.
+        ("verified", 100, {}, (100, "block", False, 0)),
+        ("gone", 100, {}, (100, "block", False, None)),
+    ],
+)
+def test_clients_are_told_what_they_need(client, store, tier, left, fields, told):
+    has(store, tier, left, **fields)
+    found = described(client)
+    seconds, *rest = told
+    if seconds is None:
+        assert (found["until"], found["expires_in"]) == (None, None)
+    else:
+        assert abs(found["until"] - time.time() - left) < 5 and abs(found["expires_in"] - seconds) < 5
+    assert [found["on_expiry"], found["unlockable"]] == rest[:2]
+    assert found["renewable_in"] == rest[2] or abs(found["renewable_in"] - rest[2]) < 5
+
+
+@pytest.mark.parametrize(
+    ("tier", "left", "rule", "texts", "never"),
+    [
+        (
+            "blocked",
+            3725,
+            "unlock",
+            ["Time left: 1:02:0", " UTC. After that your server has no", "in the second half"],
+            "any browser",
+        ),
+        (
+            "blocked",
+            100,
+            "unlock",
+            ["Time left: 1:", "To renew the time, open this page", "/egress/servers/alice/\n"],
+            "second half",
+        ),
+        ("stopped", 100, "unlock", ["two minutes later it is stopped"], "keeps running"),
+        ("unverified", 100, EXPIRED, ["The time is over. Your server will be stopped in 1:", "#unlock"], "Time left"),
+    ],
+)
+def test_curl_tells_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):
+    has(store, tier, left, rule=rule)
+    text = client.get("/egress/servers/alice", headers={"Accept": "*/*"}).text
+    for part in texts:
+        assert part in text, text
+    assert never not in text
+
+
+def test_the_page_has_the_time_left(client, store):
+    has(store, "stopped", 100)
+    text = client.get("/egress/servers/alice", headers={"Accept": "text/html"}).text
+    assert "two minutes later it is stopped" in text and "&#34;on_expiry&#34;: &#34;stop&#34;" in text
+    for word in ("example.com/a/b", "uid-1", "old"):
+        assert word not in text
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59, "0:59"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
+def test_a_time_is_shown_as_a_clock_shows_it(seconds, shown):
+    assert verifier.pages.clock(seconds) == shown
+
+
+# -- settings, and what stands on pods
+
+
+@pytest.mark.parametrize(
+    ("tiers", "text"),
+    [
+        ({"verified": {"lease": -1}}, "tiers"),
+        ({"verified": {"lease": "1h"}}, "tiers"),
+        ({"verified": {"lease": 60, "on_expiry": "delete"}}, "tiers"),
+        ({"verified": {"lease": 60, "on_expiry": "stop"}}, r"tiers\.verified\.onExpiry is stop.*reconciler\.mayStopPods: true"),
+    ],
+)
+def test_wrong_settings_stop_the_start_with_a_sentence(tiers, text):
+    with pytest.raises(InvalidSettings, match=text):
+        load(ReconcilerSettings, tiers=tiers)
+
+
+def test_an_older_annotation_has_no_end():
+    old = {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}
+    assert Grant.loads(json.dumps(old)).over(10**12) is False
+
+
+def test_mode_allow_gives_no_lease():
+    grant = Grant.new("blocked", "mode-allow", 0)
+    assert leases.begin(grant, Tier(lease=60), 0) is grant
+
+
+def test_left_is_never_negative(leasing):
+    left = leases.left(KnownServer("u", "blocked", until=1), leasing.settings, 10)
+    assert left == Left(until=1, expires_in=0, on_expiry="block", renewable_in=0)

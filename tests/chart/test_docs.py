@@ -24,11 +24,13 @@ def test_every_path_exists(document):
         assert (TOP / path).exists() or (TOP / "chart" / path).exists(), path
 
 
-@pytest.mark.parametrize("document", [TOP / "README.md", TOP / "chart/README.md"], ids=str)
+@pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md"])
 def test_the_install_command_is_accepted(helm, document):
-    (command,) = re.findall(r"^helm install (.*)$", document.read_text(), re.MULTILINE)
-    name, chart, *options = shlex.split(command)
-    assert "hub.example.org" in helm("template", name, str(TOP / chart), *options)
+    commands = re.findall(r"^helm (?:install|upgrade) (binder-egress .*)$", (TOP / document).read_text(), re.MULTILINE)
+    assert commands
+    for command in commands:
+        name, chart, *options = shlex.split(command)
+        assert "hub.example.org" in helm("template", name, str(TOP / chart), *options)
 
 
 def test_the_table_in_the_readme_is_what_the_demo_shows():

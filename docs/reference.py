@@ -1,0 +1,136 @@
+"""The reference pages: values, from the comments of chart/values.yaml, and HTTP, from the OpenAPI documents."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from verifier.openapi import internal_document, public_document
+
+VALUES = Path(__file__).parents[1] / "chart/values.yaml"
+
+
+def explained() -> dict[tuple[str, ...], str]:
+    """The values that a `# --` comment stands before: path → what it says."""
+    stack: list[str] = []
+    found: dict[tuple[str, ...], str] = {}
+    comment: list[str] = []
+    for line in VALUES.read_text().splitlines():
+        text = line.strip()
+        if match := re.match(r'( *)"?([\w.:/-]+?)"?:(?: |$)', line):
+            stack[len(match[1]) // 2 :] = [match[2]]
+            if comment:
+                found[tuple(stack)] = "\n".join(comment)
+            comment = []
+        elif text.startswith("# --"):
+            comment = [text.removeprefix("# --").strip()]
+        elif text.startswith("#") and comment:
+            comment.append(text.removeprefix("#").strip())
+        else:
+            comment = []
+    return found
+
+
+def _default(path: tuple[str, ...], known: set[tuple[str, ...]]) -> str:
+    """The default of a value in Markdown; "" where it is a map whose parts are explained themselves."""
+    value: Any = yaml.safe_load(VALUES.read_text())
+    for part in path:
+        value = value[part if part in value else int(part)]
+    if isinstance(value, dict) and any(other[: len(path)] == path and other != path for other in known):
+        return ""
+    if isinstance(value, (dict, list)) and value:
+        return "```yaml\n" + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120) + "```"
+    if isinstance(value, str) and "\n" in value:
+        return "A text of several lines."
+    return f"Default: `{json.dumps(value, ensure_ascii=False)}`"
+
+
+def values_page() -> str:
+    """The page of values."""
+    found = explained()
+    out = ["# Values", "", "All values of the chart, from the comments in its `values.yaml`. The defaults are shown.", ""]
+    group = None
+    for path, text in found.items():
+        if path[0] != group:
+            group = path[0]
+            out += [f"## {group}", ""]
+        body = "\n\n".join(part for part in (text, _default(path, set(found))) if part).splitlines()
+        out += [f"`{'.'.join(path)}`", f": {body[0]}", *(f"  {line}".rstrip() for line in body[1:]), ""]
+    return "\n".join(out)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words."""
+    if "$ref" in schema:
+        return schema["$ref"].rpartition("/")[2]
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(one)}`" for one in schema["enum"])
+    for key in ("oneOf", "anyOf"):
+        if key in schema:
+            return " or ".join(dict.fromkeys(_type(one) for one in schema[key]))
+    kind = schema.get("type", "anything")
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    return " or ".join(kind) if isinstance(kind, list) else kind
+
+
+def _fields(schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Rows of a table: the properties of a JSON schema, and those of their own objects."""
+    for name, part in schema.get("properties", {}).items():
+        needed = "yes" if name in schema.get("required", []) else ""
+        note = part.get("description", "").replace("|", "\\|").replace("\n", " ")
+        yield f"| `{prefix}{name}` | {_type(part)} | {needed} | {note} |"
+        yield from _fields(part, f"{prefix}{name}.")
+        yield from _fields(part.get("items", {}), f"{prefix}{name}[].")
+
+
+def _table(schema: dict[str, Any]) -> list[str]:
+    rows = [row for one in [schema, *schema.get("oneOf", []), *schema.get("anyOf", [])] for row in _fields(one)]
+    return ["| field | type | always | |", "|---|---|---|---|", *dict.fromkeys(rows), ""] if rows else []
+
+
+def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
+    yield from (f"### {method.upper()} {path}", "", operation.get("summary", ""), "")
+    if note := operation.get("description"):
+        yield from (note, "")
+    if parameters := operation.get("parameters"):
+        yield from ("| parameter | in | type | |", "|---|---|---|---|")
+        for one in parameters:
+            yield f"| `{one['name']}` | {one['in']} | {_type(one.get('schema', {}))} | {one.get('description', '')} |"
+        yield ""
+    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+        yield from (f"Body, `{kind}`:", "", *_table(content.get("schema", {})))
+    for status, answer in operation.get("responses", {}).items():
+        yield from (f"**{status}**: {answer['description']}", "")
+        for kind, content in answer.get("content", {}).items():
+            if kind == "application/json":
+                yield from _table(content.get("schema", {}))
+
+
+def http_page() -> str:
+    """The page of the HTTP interfaces."""
+    out = ["# HTTP", "", "From the OpenAPI documents, which the verifier has at `openapi.json` of each port.", ""]
+    out += [
+        "Errors are `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with a `type` that stays.",
+        "",
+    ]
+    for title, document in (
+        ("Public, below the ingress path", public_document("/egress/")),
+        ("In the cluster only", internal_document()),
+    ):
+        out += [f"## {title}", ""]
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                if method in ("get", "post", "put", "delete", "patch"):
+                    out += _operation(method, path, operation)
+    return "\n".join(out)
+
+
+def pages() -> dict[str, str]:
+    """The pages, by name."""
+    return {"values": values_page(), "http": http_page()}

@@ -1,0 +1,107 @@
+"""The documentation as a site: it builds without a warning, every link in it leads somewhere, and the references are complete."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+SITE = TOP / "build/docs"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Page(HTMLParser):
+    """The targets of a page's links, its anchors, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors, self.text = set(), set(), ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.anchors.add(found.get("id"))
+        self.links.update(found[name] for name in ("href", "src") if found.get(name))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The pages of the site, by path."""
+    shutil.rmtree(SITE, ignore_errors=True)
+    sphinx = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--fresh-env", "--write-all", "--quiet"]
+    done = subprocess.run([*sphinx, TOP / "docs", SITE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {path: Page(path) for path in SITE.rglob("*.html") if "_static" not in path.parts}
+
+
+def test_every_document_is_a_page_that_the_contents_lead_to(site):
+    contents = {unquote(urlsplit(link).path) for link in site[SITE / "index.html"].links}
+    for document in (TOP / "docs").glob("*.md"):
+        page = document.with_suffix(".html").name
+        assert SITE / page in site and page in contents | {"index.html"}, page
+
+
+def test_every_link_leads_somewhere(site):
+    wrong = []
+    for path, page in site.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link == "#":
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists() or (parts.fragment and target in site and unquote(parts.fragment) not in site[target].anchors):
+                wrong.append((str(path.relative_to(SITE)), link))
+    assert not wrong
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    """Whoever reads about privacy is not told on."""
+    for path in site:
+        assert not re.search(r'<(?:script|img|iframe)[^>]+src="https?:', path.read_text()), path
+        assert not re.search(r'<link[^>]+rel="(?:stylesheet|preload|icon)"[^>]+href="https?:', path.read_text()), path
+
+
+def test_the_reference_of_values_has_every_value_that_is_explained(site):
+    text = site[SITE / "generated/values.html"].text
+    names = re.findall(r"^ *# -- ", (TOP / "chart/values.yaml").read_text(), re.MULTILINE)
+    sys.path.insert(0, str(TOP / "docs"))
+    from reference import explained
+
+    assert len(explained()) == len(names)
+    assert not [path for path in explained() if ".".join(path) not in text]
+
+
+def test_the_reference_of_values_has_text_and_default(site):
+    text = " ".join(site[SITE / "generated/values.html"].text.split())
+    values = yaml.safe_load((TOP / "chart/values.yaml").read_text())
+    for name, words in (
+        ("mode", "What happens to user pods."),
+        ("fairness.budget", "Passes of one client network"),
+        ("logClientNetwork.ipv4Prefix", "Bits of an IPv4 address"),
+    ):
+        node = values
+        for part in name.split("."):
+            node = node[part]
+        shown = text[text.index(f"{name}{words}") :]
+        assert shown[shown.index("Default: ") :].startswith(f"Default: {json.dumps(node)}"), name
+
+
+def test_the_reference_of_http_has_every_call(site):
+    from verifier.openapi import internal_document, public_document
+
+    text = site[SITE / "generated/http.html"].text
+    for document in (public_document("/egress/"), internal_document()):
+        for path, operations in document["paths"].items():
+            for method in operations:
+                assert method == "parameters" or f"{method.upper()} {path}" in text, path

@@ -18,9 +18,12 @@ import pytest
 from apps import CLIENT, internal_client, launch, make_settings, reconciler, run_pod
 from binder_egress_client import command, solving, verifier
 from binder_egress_client.verifier import Server as ServerAddress
+from doc_examples import examples, run_example
+from flask import request
 from werkzeug.serving import make_server
 
 from tests.browser.launch_page import BinderHub
+from verifier import problems
 from verifier.app import create_internal_app, create_public_app, create_services
 from verifier.fairness import Charge
 from verifier.store import KnownServer, Server
@@ -61,9 +64,9 @@ def serve(redis_server, store):
         servers.append(server)
         return f"http://127.0.0.1:{server.server_port}"
 
-    def serve(**overrides):
+    def serve(public_app=create_public_app, **overrides):
         services = create_services(make_settings(redis_server, **overrides), store)
-        return start(create_public_app(services)), start(create_internal_app(services))
+        return start(public_app(services)), start(create_internal_app(services))
 
     yield serve
     for server in servers:
@@ -464,6 +467,70 @@ def test_a_pass_is_good_for_a_launch(hub, run, services):
     assert json.loads(run("pass", "--binder", hub.url, "--json")[1])["expires_in"] > 0
 
 
+@pytest.fixture
+def keyed(serve, open_hub):
+    """A hub with a key, and what came with it: `POST passes` takes it, as the interface says, in place of a solution."""
+    sent = []
+
+    def app(services):
+        made = create_public_app(services)
+
+        @made.before_request
+        def take_key():
+            if request.path == "/egress/passes" and "Authorization" in request.headers:
+                sent.append((request.headers["Authorization"], request.get_json()))
+                if request.headers["Authorization"] != f"Bearer {KEY}":
+                    return problems.response("unauthorized", "This key is not known, or has ended.")
+                token = services.passes.sign(services.passes.new("verified", 1, time.time(), 300))
+                return {"token": token, "expires_in": 300, "servers": 1, "tier": "verified"}, 201
+            return None
+
+        return made
+
+    # Where nothing can be calculated, so that it is the key that did it.
+    hub = open_hub(serve(public_app=app, **HCAPTCHA))
+    hub.sent = sent
+    return hub
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_key_is_sent_to_post_passes_and_nowhere_else(keyed, run, store, monkeypatch, by):
+    if by == "environment":
+        monkeypatch.setenv("BINDER_EGRESS_KEY", KEY)
+    more = ("--key", KEY) if by == "option" else ()
+    code, out, err = run("launch", SPEC, "--binder", keyed.url, *more)
+    assert (code, keyed.builds[0].tier, keyed.sent) == (0, "verified", [(f"Bearer {KEY}", {})]), err
+    assert KEY not in out + err + str(keyed.builds) + "".join(keyed.seen)
+    assert not keyed.count("GET /egress/challenge")
+
+    run_pod(store)
+    with reconciler(store):
+        code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", *more)
+    assert code == 0 and KEY not in out + err
+    assert run("pass", "--binder", keyed.url, *more)[0] == 0
+
+
+def test_netrc_does_not_take_the_place_of_a_key(keyed, run, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert run("pass", "--binder", keyed.url, "--key", KEY)[0] == 0
+
+
+def test_a_refused_key_is_told_and_nothing_else_is_tried(keyed, run):
+    code, out, err = run("launch", SPEC, "--binder", keyed.url, "--key", "another-key")
+    assert (code, out) == (3, f"{keyed.url}user/user-1/?token=server-token\n") and "not known" in err
+    assert "another-key" not in err and not keyed.count("GET /egress/challenge")
+
+
+def test_a_key_does_not_follow_a_redirect(keyed, open_hub, run):
+    """A hub's redirect may name any host; what travels is the pass."""
+    prime = open_hub(None)
+    prime.fault = "404"
+    prime.redirect = keyed.url.replace("127.0.0.1", "localhost")
+    code, _, _ = run("launch", SPEC, "--binder", prime.url, "--key", KEY)
+    assert (code, keyed.sent, len(keyed.builds)) == (3, [], 1)
+
+
 # -- usage
 
 
@@ -624,3 +691,10 @@ def test_the_readme_names_every_exit_code_and_option():
         for parameter in each.params:
             if parameter.param_type_name == "option":
                 assert parameter.opts[0] in text
+
+
+@pytest.mark.parametrize(("language", "code"), examples("docs/api-users.md"))
+def test_the_examples_of_the_documents(hub, store, tmp_path, language, code):
+    run_pod(store)
+    with reconciler(store):
+        run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/alice/")

@@ -2,8 +2,8 @@
 
 Kept: the traits that configuration sets, the order of calls (badge_base_url in each build request; then, in each
 attempt: create the user, pre_launch_hook, start the server, follow its progress), attempts under new user names, the
-event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For. Not here: pages,
-tokens, rate limits, quotas, builds, signed-in users.
+event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only. Not here:
+pages, tokens, rate limits, quotas, builds, signed-in users.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.log import app_log
-from traitlets import Callable, Dict, Integer, Unicode, Union
+from traitlets import Bool, Callable, Dict, Integer, Unicode, Union
 from traitlets.config import Application, LoggingConfigurable
 
 
@@ -166,9 +166,14 @@ class BuildHandler(web.RequestHandler):
             "binder_client_ip": self.request.remote_ip,
         }
         image = f"{self.settings['image_prefix']}{provider.get_build_slug()}:{ref}"
+        build_only = self.get_query_argument("build_only", "").lower() == "true"
+        if build_only and not self.settings["enable_api_only_mode"]:
+            raise web.HTTPError(400, "Building but not launching is not permitted without enable_api_only_mode")
         if self.settings["build_seconds"]:
             await self.emit(phase="building", message="Building\n")
             await asyncio.sleep(self.settings["build_seconds"])
+        if build_only:
+            return await self.emit(phase="ready", imageName=image, message="Done! Found built image\n")
         await self.emit(phase="built", imageName=image, message="Found built image, launching...\n")
         await self.launch(image, repo_url, extra_args)
 
@@ -219,6 +224,7 @@ class BinderHub(Application):
     port = Integer(8585, config=True)
     repo_providers = Dict(config=True)
     build_seconds = Integer(0, config=True, help="0: every image is there already.")
+    enable_api_only_mode = Bool(False, config=True, help="Allows build_only. There are no pages in any case.")
 
     def initialize(self, argv=None):
         """Read the configuration."""
@@ -236,7 +242,7 @@ class BinderHub(Application):
         launcher = Launcher(parent=self, hub_api_token=self.hub_api_token, **urls)
         # No access log: the query may hold a token.
         settings = {"launcher": launcher, "log_function": lambda handler: None}
-        for trait in ("badge_base_url", "base_url", "build_seconds", "image_prefix", "repo_providers"):
+        for trait in ("badge_base_url", "base_url", "build_seconds", "enable_api_only_mode", "image_prefix", "repo_providers"):
             settings[trait] = getattr(self, trait)
         routes = [(rf"{self.base_url}build/([^/]+)/(.+)", BuildHandler), (rf"{self.base_url}versions", VersionsHandler)]
         self.http_server = HTTPServer(web.Application(routes, **settings), xheaders=True)

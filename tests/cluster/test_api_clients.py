@@ -1,0 +1,242 @@
+"""Clients that are no browser: they launch as without us, whatever state the gate is in, and those that ask get egress.
+
+tests/unit/test_client.py has what can go wrong with our own client; this has what it is for, and everybody else's clients.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from doc_examples import examples, run_example
+from front_door import URL, FrontDoor
+from stage import QUICK, Stage
+from test_launches import expect
+
+TOP = Path(__file__).parents[2]
+SPEC = "fake/owner/repo/main"
+API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
+
+SCRIPT = """
+import json, sys, requests
+answer = requests.get(sys.argv[1], stream=True, headers={"Accept": "text/event-stream"})
+answer.raise_for_status()
+for line in answer.iter_lines():
+    if line.startswith(b"data:"):
+        print(line[5:].decode().strip())
+        if json.loads(line[5:])["phase"] in ("ready", "failed"):
+            break
+"""
+"""As examples/binder-api.py of BinderHub does it."""
+
+
+@pytest.fixture(scope="module")
+def door(stage: Stage) -> Iterator[FrontDoor]:
+    """One host for BinderHub and the verifier."""
+    door = FrontDoor(stage, b"")
+    yield door
+    door.close()
+
+
+@pytest.fixture(scope="module")
+def federation() -> Iterator[str]:
+    """A host that sends build requests on to another one, as mybinder.org does: its address."""
+
+    class Redirects(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(307 if self.path.startswith("/build/") else 404)
+            self.send_header("Location", URL.rstrip("/") + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.send_error(405)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Redirects)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def client(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run our client."""
+    env = {**os.environ, "PYTHONPATH": str(TOP / "client"), **environment}
+    command = [sys.executable, "-m", "binder_egress_client", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def curl(address: str) -> list[str]:
+    """The events that plain curl prints."""
+    command = ["curl", "--no-buffer", "--silent", "--show-error", "--fail", "--location", "--max-time", "110"]
+    done = subprocess.run(
+        [*command, "--header", "Accept: text/event-stream", address], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [line[5:].strip() for line in done.stdout.splitlines() if line.startswith("data:")]
+
+
+def script(address: str) -> list[str]:
+    """The events that a Python script prints."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, address], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def ours(hub: str) -> list[str]:
+    """The events that our client passes on. Whether there is egress is not what is asked here."""
+    done = client("launch", SPEC, "--binder", hub, "--json")
+    assert done.returncode in (0, 3), done.stderr
+    *events, last = done.stdout.splitlines()
+    assert set(json.loads(last)) == {"binder_egress"}
+    return events
+
+
+def user_of(events: list[str]) -> str:
+    """The user name in the last event."""
+    found = re.search(r"/user/([^/]+)/", json.loads(events[-1])["url"])
+    assert found
+    return found[1]
+
+
+def comparable(events: list[str]) -> list[dict[str, Any]]:
+    """Events without what differs between any two launches: the random end of user names, tokens, and Kubernetes' words.
+
+    Those have times in them, some come twice or not at all, and with the gate the pod has one container more.
+    """
+    found = []
+    for text in events:
+        event = json.loads(re.sub(r"-[a-z0-9]{8}(?=[/\\\"\s])", "-NAME", text))
+        if re.match(r"\d{4}-\d\d-\d\dT", event.get("message", "")):
+            assert (event.keys(), event["phase"]) == ({"phase", "message"}, "launching")
+            continue
+        if "token" in event:
+            event["token"] = f"{len(event['token'])} characters"
+        found.append(event)
+    return found
+
+
+WAYS = ("curl", "script", "client", "federation", "build_only", "refused")
+STATES = ("gate on", "verifier gone", "mode off")
+
+
+@pytest.fixture(scope="module")
+def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, dict[str, list[str]]]:
+    """What each client saw in each state of the gate, and without it."""
+
+    def record() -> dict[str, list[str]]:
+        found = {
+            "curl": curl(f"{URL}build/{SPEC}"),
+            "script": script(f"{URL}build/{SPEC}"),
+            "client": ours(URL),
+            "federation": curl(f"{federation}build/{SPEC}"),
+            "build_only": curl(f"{URL}build/{SPEC}?build_only=true"),
+            "refused": curl(f"{URL}build/nowhere/owner/repo/main"),
+        }
+        stage.delete_user_pods()
+        return found
+
+    found = {}
+    try:
+        stage.install_binderhub(API_ONLY)
+        found["gate on"] = record()
+        stage.scale("verifier", 0)
+        found["verifier gone"] = record()
+        stage.install_gate(*QUICK, "--set=mode=off")
+        door.without_verifier()
+        found["mode off"] = record()
+        stage.install_binderhub(API_ONLY, values="{}")
+        found["without us"] = record()
+    finally:
+        stage.install_gate(*QUICK)
+        stage.install_binderhub()
+    return found
+
+
+def test_what_the_recording_compares_is_there(recorded):
+    """Else two empty lists would be alike."""
+    events = comparable(recorded["without us"]["curl"])
+    assert events[0]["phase"] == "built"
+    assert {"phase", "message", "url", "token", "image", "repo_url", "binder_launch_host"} <= events[-1].keys()
+    assert [event["phase"] for event in comparable(recorded["without us"]["build_only"])] == ["ready"]
+    assert [event["phase"] for event in comparable(recorded["without us"]["refused"])] == ["failed"]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_events_as_without_us(recorded, way, state):
+    assert comparable(recorded[state][way]) == comparable(recorded["without us"][way])
+
+
+@pytest.fixture(scope="module")
+def new_door(stage: Stage, recorded: dict, door: FrontDoor) -> Iterator[FrontDoor]:
+    """The verifier's Service is a new one after mode off."""
+    door.close()
+    new = FrontDoor(stage, b"")
+    yield new
+    new.close()
+
+
+def test_the_client_launches_with_egress(stage, new_door):
+    done = client("launch", SPEC, "--binder", URL, "--json")
+    *events, last = done.stdout.splitlines()
+    assert (done.returncode, json.loads(last)["binder_egress"]["tier"]) == (0, "verified"), done.stderr
+    assert stage.tier(user_of(events)) == "verified"
+    expect(stage, user_of(events), egress=True)
+
+
+def test_the_client_finds_the_member_of_a_federation(stage, new_door, federation):
+    """There is no verifier at the first host: the running server is unlocked. If there is one, its pass goes with the launch."""
+    for more in ((), ("--egress", f"{URL}egress/")):
+        done = client("launch", SPEC, "--binder", federation, "--json", *more)
+        *events, last = done.stdout.splitlines()
+        assert (done.returncode, json.loads(last)["binder_egress"]["egress"]) == (0, True), done.stderr
+        rule = json.loads(stage.pod(user_of(events))["metadata"]["annotations"]["binder-egress/grant"])["rule"]
+        assert rule == ("valid-pass" if more else "unlock")
+
+
+def test_a_pass_survives_a_redirect_with_curl(stage, new_door, federation):
+    token = client("pass", "--binder", URL).stdout.strip()
+    user = user_of(curl(f"{federation}build/{SPEC}?egress_token={token}"))
+    stage.await_tier(user, "verified")
+
+
+def test_a_server_of_another_client_is_unlocked_from_a_terminal(stage, new_door):
+    user = user_of(curl(f"{URL}build/{SPEC}"))
+    pod = stage.pod(user)["metadata"]["name"]
+    address = stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
+    text = subprocess.run(["curl", "--silent", "--fail", address], capture_output=True, text=True, timeout=30, check=True).stdout
+    assert "no internet access" in text and f"{address}#unlock" in text
+
+    assert client("status", address).returncode == 3
+    done = client("unlock", address)
+    assert done.returncode == 0, done.stderr
+    assert client("status", address).returncode == 0
+    expect(stage, user, egress=True)
+
+
+def test_from_inside_a_server_nobody_can_ask_the_verifier(stage, new_door):
+    """docs/api-users.md says so: what is printed in the server has to be taken elsewhere."""
+    user = user_of(curl(f"{URL}build/{SPEC}"))
+    targets = {"its own page": f"{stage.verifier}/servers/{user}/", "a challenge": f"{stage.verifier}/challenge"}
+    assert all(requests.get(address, timeout=10).ok for address in targets.values())
+    assert stage.battery(user, targets) == dict.fromkeys(targets, False)
+
+
+@pytest.mark.parametrize(("language", "code"), examples("docs/api-users.md"))
+def test_the_examples_of_the_documents(stage, new_door, tmp_path, language, code):
+    address = ""
+    if "BINDER_EGRESS_URL" in code:
+        address = f"{URL}egress/servers/{user_of(curl(f'{URL}build/{SPEC}'))}/"
+    run_example(language, code, tmp_path, URL, SPEC, BINDER_EGRESS_URL=address)

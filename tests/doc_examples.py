@@ -1,0 +1,58 @@
+"""The examples of a document, as they stand there, for tests that run them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+HUB = "https://hub.example.org"
+REPOSITORY = "gh/binder-examples/requirements/HEAD"
+
+
+def examples(document: str) -> list[object]:
+    """All blocks of shell and Python of a document, as parameters of a test: language and text.
+
+    Args:
+        document: its path from the top of the project.
+    """
+    text = (TOP / document).read_text()
+    found = [
+        (match[1], match[2], text[: match.start()].count("\n") + 1)
+        for match in re.finditer(r"```(sh|python)\n(.*?)```", text, re.S)
+    ]
+    return [pytest.param(language, code, id=f"line {line}") for language, code, line in found]
+
+
+def run_example(language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, **environment: str) -> str:
+    """Run an example against another hub, with our client on the PATH: what it prints.
+
+    Args:
+        language: `sh` or `python`.
+        code: the example.
+        folder: an empty folder, where it runs.
+        hub: the address that takes the place of `HUB`.
+        repository: what takes the place of `REPOSITORY`.
+        environment: more variables.
+    """
+    command = folder / "bin/binder-egress-client"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m binder_egress_client "$@"\n')
+    command.chmod(0o755)
+    code = code.replace(HUB, hub.rstrip("/")).replace(REPOSITORY, repository)
+    assert HUB not in code
+    environment = {
+        **os.environ,
+        "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(TOP / "client"),
+        **environment,
+    }
+    interpreter = ["bash", "-euc"] if language == "sh" else [sys.executable, "-c"]
+    done = subprocess.run(
+        [*interpreter, code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -222,8 +222,9 @@ def status(server: Server, as_json: bool) -> Exit:
     if as_json:
         click.echo(json.dumps(shown))
     elif shown["tier"] != UNVERIFIED:
-        until = shown.get("until")
-        end = f", until {time.strftime('%F %T', time.localtime(until))}" if isinstance(until, int | float) else ""
+        left = shown.get("expires_in")
+        # By this computer's clock, which may be another than the hub's.
+        end = f", until {time.strftime('%F %T', time.localtime(time.time() + left))}" if isinstance(left, int | float) else ""
         click.echo(f"egress: {shown['tier']}{end}")
     else:
         click.echo("egress: none")

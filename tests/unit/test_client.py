@@ -373,6 +373,14 @@ def test_a_running_server_is_unlocked(hub, run, store):
     assert (code, json.loads(out), hub.count("GET /egress/challenge")) == (0, {"egress": True, "tier": "verified"}, before)
 
 
+def test_the_time_that_is_left_is_told(hub, run, store):
+    store.publish(Server("alice"), KnownServer("uid-1", "verified", until=time.time() + 7200))
+    code, out, _ = run("status", f"{hub.url}egress/servers/alice/")
+    assert code == 0
+    said = re.fullmatch(r"egress: verified, until (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\n", out)
+    assert 7100 < time.mktime(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) - time.time() < 7300
+
+
 @pytest.mark.parametrize("which", ["status", "unlock"])
 def test_what_is_wrong_with_a_server_is_told_apart(hub, run, store, which, monkeypatch):
     assert run(which, f"{hub.url}egress/servers/nobody/")[0] == 5

@@ -39,7 +39,7 @@ def decide_launch() -> Response:
     if not body.context:
         metrics.without_context.inc()
     try:
-        decision = Rules(services().settings, services().passes, services().store).decide(launch, now)
+        decision = Rules(services().settings, services().passes, services().store, services().keys).decide(launch, now)
     except StoreUnavailable:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")
@@ -48,7 +48,7 @@ def decide_launch() -> Response:
         services().store.note_launch(now, body.context)
     grant = decision.grant
     metrics.launches.labels(grant.tier, grant.rule, decision.used).inc()
-    _log(body, launch, grant.tier, grant.rule, pass_outcome=decision.used, grant=grant.id)
+    _log(body, launch, grant.tier, grant.rule, pass_outcome=decision.used, grant=grant.id, **({"by": grant.by} if grant.by else {}))
     return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id)
 
 
@@ -58,6 +58,8 @@ def _report() -> dict[str, object]:
         "version": __version__,
         "at": time.time(),
         "signing_keys": len(services().settings.keys),
+        "api_keys": [key.described() for key in services().keys.all().values()],
+        "api_keys_wrong": services().keys.wrong(),
         "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
     }
 
@@ -133,6 +135,28 @@ def unlock_lock(lock: str) -> tuple[Response, int]:
     if not by:
         raise Problem("bad-request", "by: say who you are.")
     return _done(operators.unlock_lock(lock, by[:255], request.args.get("why", "")[:1000]))
+
+
+@internal.get("/api/keys")
+def list_keys() -> Response:
+    """The API keys, and what they had."""
+    return jsonify(keys=_operators().keys())
+
+
+@internal.post("/api/keys")
+def create_key() -> Response:
+    """Make an API key. The answer has it, and nothing else ever will."""
+    operators, body = _operators(), bodies.read(bodies.KeyBody)
+    answer = jsonify(operators.create_key(**body.model_dump()))
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+@internal.post("/api/keys/revocations")
+def revoke_key() -> tuple[Response, int]:
+    """Let an API key count no more."""
+    operators, body = _operators(), bodies.read(bodies.KeyRevocationBody)
+    return _done(operators.revoke_key(body.key, body.by, body.why, body.servers))
 
 
 # -- for Kubernetes and Prometheus

@@ -11,6 +11,7 @@ from .api import internal
 from .assets import Assets
 from .bodies import MAX_BODY
 from .fairness import Fairness
+from .keys import Keys, WrongKeys
 from .metrics import Metrics
 from .networks import HiddenClients
 from .passes import Passes
@@ -47,6 +48,8 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         settings=settings,
         store=store,
         passes=Passes(settings.keys),
+        keys=Keys(settings.api_keys_file, settings.tiers),
+        wrong_keys=WrongKeys(),
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),

@@ -19,11 +19,17 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Solution(_Body):
-    """`POST passes`: a provider's name and the solution of one of its challenges."""
+class PassRequest(_Body):
+    """`POST passes`: a provider's name and the solution of one of its challenges; nothing, if an API key is sent in the header."""
 
-    provider: _Name
-    solution: _Token
+    provider: _Name = ""
+    solution: _Token = ""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "PassRequest":
+        if len(self.model_fields_set) == 1:
+            raise ValueError("send provider and solution, or neither and an API key")
+        return self
 
 
 class Unlock(_Body):
@@ -87,12 +93,38 @@ class LockBody(_Action):
 T = TypeVar("T", bound=BaseModel)
 
 
-def read(kind: type[T]) -> T:
+class KeyBody(_Body):
+    """`POST /api/keys`: make an API key."""
+
+    by: _Name
+    why: Annotated[str, Field(max_length=1000)] = ""
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    tier: _Name
+    servers_per_day: Annotated[int, Field(ge=1, le=1_000_000)]
+    expires: Annotated[str, Field(min_length=1, max_length=10, description="the last day, as 2027-01-31, or days from now, as 90d")]
+    origins: Annotated[list[_Name], Field(max_length=100)] = []
+    repositories: Annotated[list[_Name], Field(max_length=100)] = []
+
+
+class KeyRevocationBody(_Action):
+    """`POST /api/keys/revocations`: let an API key count no more."""
+
+    key: Annotated[str, Field(min_length=1, max_length=255, description="its name or its id")]
+    servers: Annotated[bool, Field(description="whether running servers lose what they have by it")] = False
+
+
+def read(kind: type[T], optional: bool = False) -> T:
     """The body of the current request.
+
+    Args:
+        kind: what it must be.
+        optional: whether there may be none at all, which is read as an empty object.
 
     Raises:
         Problem: the body is not JSON, or not of this kind; the detail names the field.
     """
+    if optional and not request.get_data():
+        return kind()
     if not request.is_json:
         raise Problem("not-json", "Send a JSON object with Content-Type: application/json.")
     try:

@@ -2,8 +2,8 @@
 
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
-Exit codes: 0 done; 2 wrong usage or settings; 3 no such server or lock; 4 refused as things are; 5 written down, but the reconciler
-has not confirmed it; 6 Redis does not answer.
+Exit codes: 0 done; 2 wrong usage or settings; 3 no such server, lock or key; 4 refused as things are; 5 written down, but the
+reconciler has not confirmed it; 6 Redis does not answer.
 """
 
 import json
@@ -16,11 +16,12 @@ from typing import Any
 import click
 
 from . import __version__
+from .keys import MOST_PER_DAY
 from .operators import KINDS, Operators, Refused
 from .settings import InvalidSettings, RedisSettings, load
 from .store import Store, StoreUnavailable, connect
 
-EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-lock": 3, "refused": 4}
+EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-lock": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
 
 _who = click.option(
@@ -136,6 +137,58 @@ def unlock_lock(operators: Operators, lock: str, by: str, why: str, as_json: boo
 @click.pass_obj
 def locks(operators: Operators, as_json: bool) -> None:
     _show(operators.locks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+
+
+@egress.group("keys", help="API keys of courses and services: make, list and revoke them.")
+def api_keys() -> None:
+    pass
+
+
+@api_keys.command("list", help="List the API keys that the verifiers have read, and the servers they had in the last 24 hours.")
+@_as_json
+@click.pass_obj
+def list_keys(operators: Operators, as_json: bool) -> None:
+    columns = ["name", "state", "used", "servers_per_day", "tier", "expires", "id", "origins", "repositories"]
+    _show(operators.keys(), as_json, columns)
+
+
+@api_keys.command("create", help="Make an API key. It is printed once; it counts when its entry is in the chart's values.")
+@click.option("--name", required=True, help="What to call it: lower-case letters, digits and dashes.")
+@click.option("--tier", required=True, help="The tier of its servers.")
+@click.option("--servers-per-day", required=True, type=click.IntRange(1, MOST_PER_DAY), help="How many it may have in 24 hours.")
+@click.option("--expires", required=True, help="The last day on which it counts, 2027-01-31, or 90d from now.")
+@click.option("--origin", "origins", multiple=True, help="Pages that may send it, https://example.org. Without it, anybody may.")
+@click.option("--repository", "repositories", multiple=True, help="host/owner/name or host/owner/*. Without it, any repository.")
+@_who
+@click.option("--why", default="", help="What it is for, for the log.")
+@_as_json
+@click.pass_obj
+def create_key(operators: Operators, as_json: bool, origins: tuple[str, ...], repositories: tuple[str, ...], **values: Any) -> None:
+    made = operators.create_key(origins=list(origins), repositories=list(repositories), **values)
+    if as_json:
+        click.echo(json.dumps(made, ensure_ascii=False, indent=2))
+        return
+    click.echo("The key. It is shown this once, and kept nowhere:\n")
+    click.echo(f"  {made['key']}\n")
+    click.echo("Add this to the chart's values, where it is no secret. The key counts a minute or two after `helm upgrade`:\n")
+    click.echo("apiKeys:\n  keys:")
+    click.echo(f"    {made['name']}:")
+    for name, value in made["values"]["apiKeys"]["keys"][made["name"]].items():
+        click.echo(f"      {name}: {json.dumps(value)}")
+
+
+@api_keys.command("revoke", help="Let a key, and what was issued for it, count no more, at once. KEY: its name, its id, or itself.")
+@click.argument("key")
+@click.option("--servers", is_flag=True, help="Take what it gave from servers that run, too. They may be unlocked.")
+@_who
+@_why
+@_as_json
+@click.pass_obj
+def revoke_key(operators: Operators, key: str, servers: bool, by: str, why: str, as_json: bool) -> None:
+    done = operators.revoke_key(key, by, why, servers)
+    lost = f"Servers that lost what they had, or waited for: {done['withdrawn']}." if done["withdrawn"] else ""
+    remove = f"Now take {', '.join(done['remove'])} out of the values: with a wiped Redis it would count again."
+    _say(done, " ".join(filter(None, ["Revoked.", lost, remove if done["remove"] else ""])), as_json)
 
 
 def _seconds(duration: str) -> float:

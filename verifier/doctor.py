@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from .keys import ends
 from .metrics import START_GUARD, WITHOUT_RECORD
 from .policies import OTHER_KINDS, Labels, kind_of
 from .proof import Proof, Surroundings, Unreadable, look
@@ -59,6 +60,7 @@ def examine(
         checks.append(_clock("clock of Redis", health["now"] - now()))
         checks.append(_reconciler(seen, now()))
         checks += _verifiers(health["verifiers"], health["now"])
+        checks += _api_keys(health["verifiers"], health["revoked_keys"], now())
         checks += _wiring(settings, health["wiring"], counters, now())
         checks.append(_start_guard(counters))
     try:
@@ -152,6 +154,21 @@ def _verifiers(reports: dict[str, dict], now: float) -> list[Check]:
         else:
             found.append(Check(f"provider {name}", OK, "up"))
     return found
+
+
+def _api_keys(reports: dict[str, dict], revoked: set[str], now: float) -> list[Check]:
+    """Keys of courses and services, as the verifiers have read them."""
+    keys = {key["id"]: key for report in reports.values() for key in report.get("api_keys", [])}
+    found = [
+        Check("API keys", PROBLEM, f"apiKeys: {sentence}. It does not count")
+        for sentence in sorted({sentence for report in reports.values() for sentence in report.get("api_keys_wrong", [])})
+    ]
+    if back := sorted(key["name"] for key in keys.values() if key["id"] in revoked):
+        text = f"revoked, but still in the values: {', '.join(back)}. Take them out: if Redis is wiped, they count again"
+        found.append(Check("API keys", WARNING, text))
+    if over := sorted(key["name"] for key in keys.values() if now >= ends(key["expires"])):
+        found.append(Check("API keys", WARNING, f"expired: {', '.join(over)}. Take them out of apiKeys.keys"))
+    return found or [Check("API keys", OK, f"{len(keys)}, all valid" if keys else "none")]
 
 
 def _wiring(settings: ReconcilerSettings, wiring: dict[str, int], counters: dict[str, int], now: float) -> list[Check]:

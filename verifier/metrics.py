@@ -104,6 +104,14 @@ class Metrics:
             "nearly all are, a proxy hides the clients.",
             registry=self.registry,
         )
+        self.api_keys = Counter(
+            "binder_egress_api_key_requests",
+            "Passes asked for with an API key, by the key's name. issued: for one server each; spent: it had its servers of the "
+            "day; other-origin: it is for pages of others; locked, own-network: nothing is offered to this client. Without a name: "
+            "wrong: no key of this site; too-many: the same, from a network that had sent many.",
+            ["key", "outcome"],
+            registry=self.registry,
+        )
         self.unlocks = Counter(
             "binder_egress_unlocks",
             "Requests to unlock a running server, or to renew its lease. pending: the reconciler had not confirmed it in time; "
@@ -166,6 +174,7 @@ class _Reconciler(Collector):
             seen, counters, tiers = self._store.reconciler_state()
             proof = self._store.proof()
             locked = self._operators.counts()
+            keys = self._operators.keys()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -225,6 +234,7 @@ class _Reconciler(Collector):
         for kind, number in locked.items():
             locks.add_metric([kind], number)
         yield locks
+        yield from _keys(keys)
         yield from _proof(proof or {})
 
 
@@ -241,6 +251,20 @@ def _lag(counters: dict[str, int]) -> Metric:
         buckets=buckets,
         sum_value=counters.get(LAG_TIME, 0) / 1000,
     )
+
+
+def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
+    """What API keys had, and may have."""
+    used = GaugeMetricFamily(
+        "binder_egress_api_key_servers", "Servers that a key had passes for in the last 24 hours.", labels=["key"]
+    )
+    most = GaugeMetricFamily("binder_egress_api_key_servers_per_day", "Servers that a key may have in 24 hours.", labels=["key"])
+    ends = GaugeMetricFamily("binder_egress_api_key_expires_timestamp_seconds", "When a key expires.", labels=["key"])
+    for row in keys:
+        used.add_metric([row["name"]], row["used"])
+        most.add_metric([row["name"]], row["servers_per_day"])
+        ends.add_metric([row["name"]], row["until"])
+    yield from (used, most, ends)
 
 
 def _proof(proof: dict[str, Any]) -> Iterator[Metric]:

@@ -192,8 +192,11 @@ def public_document(base_path: str) -> dict[str, Any]:
             "/passes": {
                 "post": {
                     "operationId": "createPass",
-                    "summary": "Exchange a solution for a pass",
-                    "requestBody": _body(bodies.Solution),
+                    "summary": "Exchange a solution, or an API key, for a pass",
+                    "description": "With an API key the body is empty, or an empty object. Where there is a solution, "
+                    "Authorization is not looked at.",
+                    "security": [{}, {"key": []}],
+                    "requestBody": _body(bodies.PassRequest) | {"required": False},
                     "responses": {
                         "201": _json(
                             "A pass; send its token with a launch as the query parameter egress_token",
@@ -207,9 +210,15 @@ def public_document(base_path: str) -> dict[str, Any]:
                         **_problems(
                             "forbidden-origin",
                             "solution-refused",
+                            "key-refused",
+                            "key-expired",
+                            "key-revoked",
+                            "key-elsewhere",
                             "locked",
                             "price-risen",
                             "budget-spent",
+                            "key-spent",
+                            "too-many-wrong-keys",
                             "provider-misconfigured",
                             "provider-unavailable",
                             "too-large",
@@ -222,6 +231,7 @@ def public_document(base_path: str) -> dict[str, Any]:
             "/servers/{user}": server([user], "DefaultServer"),
             "/servers/{user}/{server}": server([user, name], "Server"),
         },
+        securitySchemes={"key": {"type": "http", "scheme": "bearer", "description": "an API key that the operators gave you"}},
     )
 
 
@@ -288,6 +298,20 @@ def _operators() -> dict[str, Any]:
     revoke = _operation("revoke", "Take a tier away, and lock", acted, "no-such-server", "refused", body=bodies.RevocationBody)
     put = _object(state=_STATE, lock=_TEXT, servers={"type": "integer"})
     remove = _operation("unlockLock", "Take a lock off", _object(state=_STATE, lock=_TEXT), "no-such-lock", "refused")
+    key = _object(
+        name=_TEXT, id=_TEXT, state={"enum": ["valid", "expired", "revoked"]}, tier=_TEXT,
+        used={"type": "integer", "description": "passes, for a server each, in the last 24 hours"},
+        servers_per_day={"type": "integer"}, expires={"type": "string", "format": "date", "description": "the last day, by UTC"},
+        until={"type": "number", "description": "Unix time in seconds"},
+        origins={"type": "array", "items": _TEXT}, repositories={"type": "array", "items": _TEXT},
+    )  # fmt: skip
+    created = _object(name=_TEXT, id=_TEXT, key={"type": "string", "description": "shown this once"}, values={"type": "object"})
+    revoked = _object(
+        state=_STATE, keys={"type": "array", "items": _TEXT}, withdrawn={"type": "integer"},
+        remove={"type": "array", "items": _TEXT, "description": "what to take out of the chart's values"},
+    )  # fmt: skip
+    create_key = _operation("createKey", "Make an API key", created, "refused", body=bodies.KeyBody)
+    revoke_key = _operation("revokeKey", "Let an API key count no more", revoked, "no-such-key", body=bodies.KeyRevocationBody)
     by = [parameter("by", "query", True, minLength=1, pattern=r"\S"), parameter("why", "query")]
     return {
         "/api/grants": {
@@ -301,6 +325,11 @@ def _operators() -> dict[str, Any]:
             "get": _operation("listLocks", "List all locks", _object(locks={"type": "array", "items": _LOCK})),
             "post": _operation("lock", "Lock", put, "no-such-server", "refused", body=bodies.LockBody),
         },
+        "/api/keys": {
+            "get": _operation("listKeys", "List API keys, and what they had", _object(keys={"type": "array", "items": key})),
+            "post": create_key,
+        },
+        "/api/keys/revocations": {"post": revoke_key},
         "/api/locks/{lock}": {"parameters": [parameter("lock", "path", True, minLength=1)], "delete": remove | {"parameters": by}},
     }
 

@@ -4,6 +4,7 @@ Neither has Kubernetes credentials for it: each writes a wish to Redis, which th
 """
 
 import ipaddress
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
+from . import keys as api_keys
 from .leases import EXPIRED
 from .networks import in_networks
 from .repositories import matches, name
 from .rules import OPERATOR, Facts, fits, refusal
 from .settings import PATTERN, UNVERIFIED, RedisSettings
-from .store import LOCKED, Grant, KnownServer, Lock, Record, Server, Store
+from .store import LOCKED, Grant, KnownServer, Lock, Record, RevokedKey, Server, Store
 
 WAIT = 2.0
 """Seconds for which an action waits for the reconciler's word before it says `pending`."""
@@ -26,7 +28,8 @@ KINDS = ("server", "repository", "network")
 
 
 class Refused(Exception):
-    """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-lock`, `refused` or `bad-request`."""
+    """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-lock`, `no-such-key`, `refused` or
+    `bad-request`."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(detail)
@@ -112,13 +115,34 @@ class Operators:
         standing = [lock.kind for lock in locks if self._stands(lock, self._clock(), known)]
         return {kind: standing.count(kind) for kind in KINDS}
 
+    def keys(self) -> list[dict[str, Any]]:
+        """The API keys that the verifiers have read from the values, by name, with what they were used for. No hashes."""
+        now, revoked, found = self._clock(), self._store.revoked_keys(), {}
+        for report in self._store.reports().values():
+            for key in report.get("api_keys", []):
+                found[key["name"], key["id"]] = key
+        return [
+            {
+                "name": key["name"],
+                "id": key["id"],
+                "state": "revoked" if key["id"] in revoked else "expired" if now >= api_keys.ends(key["expires"]) else "valid",
+                "tier": key["tier"],
+                "used": self._store.charges(f"key:{key['id']}", api_keys.DAY),
+                "servers_per_day": key["serversPerDay"],
+                "expires": key["expires"],
+                "until": api_keys.ends(key["expires"]),
+                "origins": key["origins"],
+                "repositories": key["repositories"],
+            }
+            for _, key in sorted(found.items())
+        ]
+
     # -- to act
 
     def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
         """Give a running server a tier. A lock is stronger: take it off first."""
         known = self._known(server)
-        if tier not in self._settings.tiers:
-            raise Refused("bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}.")
+        self._tier_exists(tier)
         if rule := self._refusal(known):
             raise Refused("refused", f"The server is under the rule {rule}, which is stronger than a grant: take that away first.")
         given = Grant(secrets.token_hex(8), tier, OPERATOR, int(self._clock()), by, why)
@@ -189,7 +213,88 @@ class Operators:
         gone = self._until(lambda: all(known.grant != lock for known in self._store.all_known().values()))
         return {"state": "done" if gone else "pending", "lock": lock}
 
+    def create_key(
+        self,
+        name: str,
+        tier: str,
+        servers_per_day: int,
+        expires: str,
+        origins: list[str],
+        repositories: list[str],
+        by: str,
+        why: str,
+    ) -> dict[str, Any]:
+        """Make an API key. It counts when its entry is in the chart's values, and is not kept here.
+
+        Args:
+            name: what to call it.
+            tier: the tier of its servers.
+            servers_per_day: how many it may have in 24 hours.
+            expires: the last day, `2027-01-31`, or `90d` from now.
+            origins: origins of pages that may send it; none: anybody.
+            repositories: what its servers may be of, `host/owner/name` or `…/*`; none: anything.
+            by: the operator.
+            why: what it is for.
+
+        Returns:
+            `key`, which nobody will see again, and `values`, its entry.
+        """
+        if not api_keys.NAME.fullmatch(name):
+            raise Refused("bad-request", f"name: {name!r} is not lower-case letters, digits and dashes, 40 at most.")
+        self._tier_exists(tier)
+        if days := re.fullmatch(r"([1-9]\d{0,4})d", expires):
+            expires = str(datetime.fromtimestamp(self._clock() + int(days[1]) * 86400, UTC).date())
+        try:
+            key, entry = api_keys.create(tier, servers_per_day, expires, origins, repositories)
+        except ValueError as error:
+            raise Refused("bad-request", f"{error}.") from None
+        if self._clock() >= api_keys.ends(entry.expires):
+            raise Refused("bad-request", f"expires: {entry.expires} is over.")
+        if any(row["name"] == name for row in self.keys()):
+            raise Refused("refused", f"There is a key called {name}. Choose another name, or take its entry out of the values.")
+        self._log("create-key", by, why, key=name, id=entry.id, tier=tier)
+        values = entry.model_dump(exclude_defaults=True)
+        return {"name": name, "id": entry.id, "key": key, "values": {"apiKeys": {"keys": {name: values}}}}
+
+    def revoke_key(self, key: str, by: str, why: str, servers: bool = False) -> dict[str, Any]:
+        """Let an API key, the passes that were issued for it, and the grants that wait for their pod, count no more.
+
+        Args:
+            key: its name, its id, or the key itself.
+            by: the operator.
+            why: the reason.
+            servers: whether its running servers lose what they have, too. They may be unlocked.
+        """
+        form = api_keys.FORM.fullmatch(key)
+        wanted = form[1] if form else key
+        found = [row for row in self.keys() if wanted in (row["name"], row["id"])]
+        if not found and not re.fullmatch(r"[0-9a-f]{16}", wanted):
+            raise Refused("no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always does.")
+        meant = {row["id"]: row["name"] for row in found} or {wanted: ""}
+        for identity, called in meant.items():
+            self._store.revoke_key(RevokedKey(identity, called, by, why, int(self._clock())))
+            self._log("revoke-key", by, why, key=called, id=identity, servers=servers)
+        # From here on Redis gives nothing for it, so this finds all there is.
+        grants = {grant.id for grant in self._store.waiting() if api_keys.gave(meant, grant.by)}
+        if servers:
+            has = [known for known in self._store.all_known().values() if known.tier != UNVERIFIED]
+            grants |= {known.grant for known in has if api_keys.gave(meant, known.by)}
+        if grants:
+            self._store.withdraw(grants)
+            self._store.wake_all()
+        gone = self._until(lambda: all(known.grant not in grants for known in self._store.all_known().values()))
+        return {
+            "state": "done" if gone else "pending",
+            "keys": list(meant),
+            "withdrawn": len(grants),
+            "remove": [f"apiKeys.keys.{called}" for called in meant.values() if called],
+        }
+
     # -- how
+
+    def _tier_exists(self, tier: str) -> None:
+        if tier not in self._settings.tiers:
+            raise Refused("bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}.")
 
     def _lock_server(self, server: Server, known: KnownServer, by: str, why: str, until: float | None) -> str:
         """Lock a server, if it is not: the id of its lock."""
@@ -226,7 +331,7 @@ class Operators:
         if known.tier != UNVERIFIED:
             watched = " In mode observe every server has the network it has without us." if self._settings.mode == "observe" else ""
             later = f" The rule {rule} would refuse it now, but takes nothing from servers that run." if rule else ""
-            who = f" by {known.by}: {known.why}" if known.by else ""
+            who = f" by {known.by}{f': {known.why}' if known.why else ''}" if known.by else ""
             ends = f" Its lease ends at {_utc(known.until)}." if known.until is not None else ""
             return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{ends}{later}{watched}"
         if rule:

@@ -35,6 +35,7 @@ class Pass:
         servers: how many servers may hold a use of it.
         iat: Unix time in seconds when it was issued, by Redis' clock.
         exp: Unix time in seconds after which it is refused.
+        key: the id of the API key that it was issued for; empty for a solution.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Pass:
     servers: int
     iat: float
     exp: float
+    key: str = ""
 
 
 class Passes:
@@ -59,13 +61,16 @@ class Passes:
         )
 
     @staticmethod
-    def new(tier: str, servers: int, issued_at: float, lifetime: float) -> Pass:
+    def new(tier: str, servers: int, issued_at: float, lifetime: float, key: str = "") -> Pass:
         """A new pass, good for `lifetime` seconds from `issued_at`."""
-        return Pass(secrets.token_urlsafe(12), tier, servers, issued_at, issued_at + lifetime)
+        return Pass(secrets.token_urlsafe(12), tier, servers, issued_at, issued_at + lifetime, key)
 
     def sign(self, issued: Pass) -> str:
         """The token of a pass: URL-safe text."""
-        return self._serializer.dumps(asdict(issued))
+        said = asdict(issued)
+        if not issued.key:
+            del said["key"]  # Members of a federation whose version does not know keys accept it, then.
+        return self._serializer.dumps(said)
 
     def read(self, token: str, presented_at: float) -> Pass:
         """Read a token.

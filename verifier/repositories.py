@@ -49,6 +49,15 @@ def matches(pattern: str, url: str) -> bool:
     return found.startswith(pattern[:-1]) if pattern.endswith("/*") else found == pattern
 
 
+def within(pattern: str, url: str) -> bool:
+    """Whether a repository is the one of a pattern by its exact name (`exact`), or below it where that ends in `/*`."""
+    host, _, path = pattern.partition("/")
+    host = host.lower()
+    wanted = f"{host}/{path.lower() if host in CASELESS else path}"
+    found = exact(url)
+    return found.startswith(wanted[:-1]) if wanted.endswith("/*") else found == wanted.removesuffix(".git")
+
+
 def exact(url: str) -> str:
     """The name by which a repository may be trusted: `host/owner/name`, as it is written.
 

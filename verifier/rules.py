@@ -6,7 +6,8 @@
 | `blocked-repository` | `rules.blockedRepositories` | nothing |
 | `own-network` | the client is in `rules.selfNetworks` | nothing |
 | `mode-allow` | `mode: allow` | `allow.tier` |
-| `valid-pass` | a pass that is signed, in time, and has a use left | its tier |
+| `api-client` | a pass that was issued for an API key, which still counts, for a repository that the key is for | its tier |
+| `valid-pass` | a pass for a solution that is signed, in time, and has a use left | its tier |
 | `trusted-repository` | `rules.trustedRepositories` | the tier there |
 | `authenticated` | `rules.authenticatedUsers` and `rules.authenticatedGroups` | the tier there |
 | `default` | always | nothing |
@@ -19,8 +20,9 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from .keys import Keys
 from .networks import client_network, in_networks
-from .passes import BadPass, Passes
+from .passes import BadPass, Pass, Passes
 from .repositories import exact, matches
 from .settings import UNVERIFIED, RedisSettings, VerifierSettings
 from .store import BUILD_LIMIT, LOCKED, Grant, Lock, Record, Server, Store
@@ -146,15 +148,18 @@ class Rules:
         settings: mode, tiers, and the operator's lists.
         passes: reads tokens.
         store: where locks, uses and decisions are kept.
+        keys: the API keys of this site.
     """
 
-    def __init__(self, settings: VerifierSettings, passes: Passes, store: Store):
+    def __init__(self, settings: VerifierSettings, passes: Passes, store: Store, keys: Keys):
         self._settings = settings
         self._passes = passes
         self._store = store
+        self._keys = keys
         self._rules: list[Callable[[Launch, float], Decision]] = [
             self.refused,
             self.mode_allow,
+            self.api_client,
             self.valid_pass,
             self.trusted_repository,
             self.authenticated,
@@ -194,17 +199,34 @@ class Rules:
         """`mode: allow`: everybody gets `allow.tier`. In another mode such grants count no more."""
         return Decision(Grant.new(self._settings.allow_tier, MODE_ALLOW, now)) if self._settings.mode == "allow" else NO_MATCH
 
-    def valid_pass(self, launch: Launch, now: float) -> Decision:
-        """A pass that is signed, in time, and has a use left: its tier."""
-        if launch.token is None:
-            return NO_MATCH
+    def api_client(self, launch: Launch, now: float) -> Decision:
+        """A pass that was issued for an API key, which still counts, for a repository that the key is for: its tier."""
         try:
-            found = self._passes.read(launch.token, launch.requested_at)
+            found = self._read(launch)
+            if not found or not found.key:
+                return NO_MATCH
+            by = self._keys.accept(found.key, launch.repository, launch.requested_at).label
         except BadPass as error:
             return Decision(None, used=error.outcome)
+        return self._redeem(found, replace(Grant.new(found.tier, "api-client", now), by=by), launch, now)
+
+    def valid_pass(self, launch: Launch, now: float) -> Decision:
+        """A pass for a solution that is signed, in time, and has a use left: its tier."""
+        try:
+            found = self._read(launch)
+        except BadPass as error:
+            return Decision(None, used=error.outcome)
+        if not found or found.key:
+            return NO_MATCH
+        return self._redeem(found, Grant.new(found.tier, "valid-pass", now), launch, now)
+
+    def _read(self, launch: Launch) -> Pass | None:
+        return self._passes.read(launch.token, launch.requested_at) if launch.token is not None else None
+
+    def _redeem(self, found: Pass, grant: Grant, launch: Launch, now: float) -> Decision:
         if found.tier not in self._settings.tiers:
             return Decision(None, used="unknown-tier")
-        record = self._record(Grant.new(found.tier, "valid-pass", now), launch)
+        record = self._record(grant, launch)
         used = self._store.redeem(found, launch.server, record, launch.network, now, self._settings.launch_timeout)
         if used in REFUSED:
             return Decision(None, used=used)
@@ -235,6 +257,7 @@ class Rules:
 
 REFUSED = {
     "used-up": "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
+    "key-revoked": "The operators of this site revoked the key that the pass was issued for.",
     "before-epoch": "The pass was issued before this service lost its memory. Solve a challenge to get a new one.",
 }
 """The outcomes of `Store.redeem` that grant nothing, with a sentence for the client."""

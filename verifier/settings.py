@@ -69,7 +69,7 @@ def _value(name: str) -> dict[str, str]:
     return {"value": name}
 
 
-_Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]
 """An origin as browsers send it, without a slash at its end, or `*` for every one."""
 
 
@@ -200,9 +200,10 @@ class VerifierSettings(RedisSettings):
     captcha_secrets: dict[str, SecretStr] = Field(
         default_factory=_captcha_secrets, json_schema_extra=_value("captcha.providers, existingSecret of each")
     )
-    allowed_origins: Annotated[list[_Origin], NoDecode, BeforeValidator(_json)] = Field(
+    allowed_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("allowedOrigins")
     )
+    api_keys_file: str = Field("", json_schema_extra=_value("apiKeys"))
     trusted_proxies: int = Field(1, ge=0, le=10, json_schema_extra=_value("trustedProxies"))
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
     client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))

@@ -5,6 +5,8 @@
 | `epoch` | when this Redis first saw a verifier; passes and challenges issued before are refused | for ever |
 | `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
 | `charges:<network>` | a hash: how many passes a client network had, by when | `fairness.window` after the last |
+| `charges:key:<id>` | the same of an API key | a day after the last |
+| `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL` |
@@ -21,7 +23,7 @@
 
 All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
 their pods' egress, client networks are charged from the beginning, and locks of repositories and networks are gone; running servers
-keep what their annotation says, a lock too.
+keep what their annotation says, a lock too. A revoked API key counts again if it is still in the values, as `egress doctor` says.
 """
 
 import json
@@ -92,8 +94,12 @@ class PriceRisen(Exception):
     """A challenge asked for less than it may by now. Its solution is not used up."""
 
 
+class KeyRevoked(Exception):
+    """An operator revoked the API key."""
+
+
 class BudgetSpent(Exception):
-    """A client network had as many passes as it may. The solution is not used up.
+    """A client network, or an API key, had as many passes as it may. The solution is not used up.
 
     Args:
         retry_after: seconds until there is something left.
@@ -298,6 +304,25 @@ class Lock:
         return _make(cls, json.loads(text))
 
 
+@dataclass(frozen=True)
+class RevokedKey:
+    """An API key that an operator revoked.
+
+    Attributes:
+        id: the key's id.
+        name: what the values called it; empty if that was not known.
+        by: the operator.
+        why: the operator's reason.
+        at: Unix time in seconds.
+    """
+
+    id: str
+    name: str
+    by: str
+    why: str
+    at: int
+
+
 @dataclass
 class Woken:
     """What the wake list had.
@@ -415,13 +440,41 @@ class Store:
         network = charge.network if charge else ""
         with _unavailable():
             outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), _key(f"charges:{network}")],
+                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), _key(f"charges:{network}"), _key("revoked")],
                 args=[json.dumps(request)],
             )
         if outcome in ("replayed", "before-epoch"):
             raise Replayed(outcome)
         if outcome == "price-risen":
             raise PriceRisen(outcome)
+        if outcome == "budget-spent":
+            raise BudgetSpent(more[0])
+        return float(outcome)
+
+    def use_key(self, key: str, most: int, window: int) -> float:
+        """Charge an API key for a pass that is good for one server.
+
+        Args:
+            key: its id.
+            most: how many it may have in the window.
+            window: seconds.
+
+        Returns:
+            Unix time in seconds by Redis' clock.
+
+        Raises:
+            KeyRevoked: an operator revoked it.
+            BudgetSpent: it had all that it may.
+        """
+        word = secrets.token_hex(8)
+        request = {"key": key, "ttl": LEEWAY, "word": word, "window": window, "budget": most}
+        with _unavailable():
+            outcome, *more = self._issue(
+                keys=[_key("epoch"), _key(f"solution:key:{word}"), _key(f"charges:key:{key}"), _key("revoked")],
+                args=[json.dumps(request)],
+            )
+        if outcome == "key-revoked":
+            raise KeyRevoked(key)
         if outcome == "budget-spent":
             raise BudgetSpent(more[0])
         return float(outcome)
@@ -443,10 +496,11 @@ class Store:
 
         Returns:
             `held` (this server had it already), `free`, `moved` (taken from the server that had it), and then the record is
-            written; `used-up` or `before-epoch`, and then nothing is.
+            written; `used-up`, `before-epoch` or `key-revoked`, and then nothing is.
         """
         request = {
             "iat": used.iat,
+            "key": used.key,
             # The leeway counts twice: once for presenting the pass late, once for the clock of another replica.
             "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY + BUILD_LIMIT,
             "servers": used.servers,
@@ -465,7 +519,7 @@ class Store:
         kind = "unlock" if record.uid else "launch"
         with _unavailable():
             return self._redeem(
-                keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}"), _key("wake")],
+                keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}"), _key("wake"), _key("revoked")],
                 args=[json.dumps(request)],
             )
 
@@ -509,6 +563,37 @@ class Store:
             pipe.set(_key(f"withdrawn:{lock}"), 1, ex=WITHDRAWN_TTL)
             pipe.rpush(_key("wake"), EVERYTHING)
             pipe.execute()
+
+    def revoke_key(self, revoked: RevokedKey) -> None:
+        """Let an API key, and the passes that were issued for it, count no more."""
+        with _unavailable():
+            self._redis.hset(_key("revoked"), revoked.id, json.dumps(asdict(revoked)))
+
+    def revoked_keys(self) -> dict[str, RevokedKey]:
+        """The API keys that operators revoked, by id."""
+        with _unavailable():
+            found = self._redis.hgetall(_key("revoked"))
+        return {key: _make(RevokedKey, json.loads(text)) for key, text in found.items()}
+
+    def waiting(self) -> list[Grant]:
+        """The grants that wait for their pod."""
+        with _unavailable():
+            names = [name for kind in ("launch", "unlock") for name in self._redis.scan_iter(_key(f"{kind}:*"), count=1000)]
+            texts = self._redis.mget(names) if names else []
+        return [record.grant for text in texts if (record := Record.loads(text))]
+
+    def wake_all(self) -> None:
+        """Have the reconciler look at all servers."""
+        with _unavailable():
+            self._redis.rpush(_key("wake"), EVERYTHING)
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """What the verifiers say of themselves, by host."""
+        prefix = _key("verifier:")
+        with _unavailable():
+            names = list(self._redis.scan_iter(f"{prefix}*", count=1000))
+            texts = self._redis.mget(names) if names else []
+        return {name.removeprefix(prefix): json.loads(text) for name, text in zip(names, texts, strict=True) if text}
 
     def grant(self, server: Server, record: Record) -> None:
         """Give a running server a grant that needs no pass."""
@@ -589,26 +674,24 @@ class Store:
         """What `doctor` wants to know of Redis.
 
         Returns:
-            `wiring` (its numbers), `verifiers` (host → report), `epoch` (Unix seconds, or None), `now` (Redis' clock, Unix
-            seconds), and of what Redis says of itself `maxmemory_policy`, `maxmemory` and `used_memory` (bytes), each None where
-            it does not say.
+            `wiring` (its numbers), `verifiers` (host → report), `revoked_keys` (ids), `epoch` (Unix seconds, or None), `now`
+            (Redis' clock, Unix seconds), and of what Redis says of itself `maxmemory_policy`, `maxmemory` and `used_memory`
+            (bytes), each None where it does not say.
         """
-        prefix = _key("verifier:")
         with _unavailable():
-            names = list(self._redis.scan_iter(f"{prefix}*", count=1000))
             pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(_key("wiring"))
             pipe.get(_key("epoch"))
             pipe.time()
             wiring, epoch, (seconds, micro) = pipe.execute()
-            texts = self._redis.mget(names) if names else []
             try:
                 memory = self._redis.info("memory")
             except redis.ResponseError:  # Not every Redis of one's own lets us ask.
                 memory = {}
         return {
             "wiring": {name: int(number) for name, number in wiring.items()},
-            "verifiers": {name.removeprefix(prefix): json.loads(text) for name, text in zip(names, texts, strict=True) if text},
+            "verifiers": self.reports(),
+            "revoked_keys": set(self.revoked_keys()),
             "epoch": float(epoch) if epoch else None,
             "now": seconds + micro / 1e6,
             **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},

@@ -1,7 +1,7 @@
 """The public HTTP interface: challenges, passes, and the page of each server."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -11,6 +11,7 @@ from . import bodies, leases, logs, pages
 from .assets import Assets
 from .captcha import Captcha, Outcome
 from .fairness import Fairness
+from .keys import DAY, Keys, WrongKeys
 from .metrics import Metrics
 from .networks import HiddenClients, client_network
 from .openapi import public_document
@@ -23,6 +24,7 @@ from .store import (
     UNLOCK_TTL,
     BudgetSpent,
     Grant,
+    KeyRevoked,
     KnownServer,
     PriceRisen,
     Record,
@@ -47,6 +49,8 @@ class Services:
     settings: VerifierSettings
     store: Store
     passes: Passes
+    keys: Keys
+    wrong_keys: WrongKeys
     captcha: Captcha
     metrics: Metrics
     assets: Assets
@@ -112,7 +116,8 @@ def _headers(answer: Response) -> Response:
     if origin and _is_listed(origin):
         answer.headers["Access-Control-Allow-Origin"] = origin
         answer.headers["Access-Control-Allow-Methods"] = "GET, POST"
-        answer.headers["Access-Control-Allow-Headers"] = "Content-Type"
+        keys = request.endpoint == "public.issue_pass"
+        answer.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type" if keys else "Content-Type"
         answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
         answer.headers["Access-Control-Max-Age"] = "600"
     return answer
@@ -209,11 +214,15 @@ def challenge() -> Response:
 
 @public.post("/passes")
 def issue_pass() -> tuple[Response, int]:
-    """A pass for a solution."""
-    body = bodies.read(bodies.Solution)
-    issued = _solve(body.provider, body.solution, "launch")
+    """A pass for a solution, or for an API key."""
+    body = bodies.read(bodies.PassRequest, optional=True)
+    if body.model_fields_set:
+        # Whatever Authorization there is may be a proxy's.
+        issued = _solve(body.provider, body.solution, "launch")
+        _log("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
+    else:
+        issued = _use_key()
     services().metrics.passes.labels(issued.tier).inc()
-    _log("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
     return (
         jsonify(
             token=services().passes.sign(issued),
@@ -276,15 +285,20 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         services().metrics.unlocks.labels("had-it").inc()
         _log("unlock", known.tier, "had-it", repository=known.repository)
         return jsonify(state="granted", **_description(asked, known)), 200
-    used = _read_pass(body.token, now) if body.token else _solve(body.provider or "", body.solution or "", "unlock")
-    grant = Grant.new(used.tier, "renewal" if renewal else "unlock", now)
+    by = ""
+    if body.token:
+        used, by = _read_pass(body.token, known.repository, now)
+    else:
+        used = _solve(body.provider or "", body.solution or "", "unlock")
+    grant = replace(Grant.new(used.tier, "renewal" if renewal else "unlock", now), by=by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL, renewal)
     if outcome in REFUSED:
         services().metrics.unlocks.labels(outcome).inc()
         _log("unlock", UNVERIFIED, outcome, repository=known.repository)
         raise Problem("pass-refused", REFUSED[outcome])
-    _log("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id)
+    more = {"by": by} if by else {}
+    _log("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
     seen = _await_grant(asked, grant)
     state = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
@@ -342,9 +356,13 @@ def _asset(name: str) -> str:
     return f"{services().settings.base_path}static/{services().assets.file(name)}"
 
 
-def _read_pass(token: str, now: float) -> Pass:
+def _read_pass(token: str, repository: str, now: float) -> tuple[Pass, str]:
+    """A pass that may count for a server of a repository, and what its grants are by."""
+    by = ""
     try:
         found = services().passes.read(token, now)
+        if found.key:
+            by = services().keys.accept(found.key, repository, now).label
     except BadPass as error:
         services().metrics.unlocks.labels(error.outcome).inc()
         _log("unlock", UNVERIFIED, error.outcome)
@@ -353,7 +371,48 @@ def _read_pass(token: str, now: float) -> Pass:
         services().metrics.unlocks.labels("unknown-tier").inc()
         _log("unlock", UNVERIFIED, "unknown-tier")
         raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
-    return found
+    return found, by
+
+
+def _use_key() -> Pass:
+    """Check the API key of the request, charge it, and make the pass that it earns."""
+    kind, _, presented = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "bearer":
+        raise Problem("bad-request", "Send provider and solution, or a key as Authorization: Bearer.")
+    key = services().keys.find(presented.strip())
+    if key is None:
+        wait = services().wrong_keys.note(_network())
+        services().metrics.api_keys.labels("", "wrong" if wait is None else "too-many").inc()
+        if wait is not None:
+            raise Problem("too-many-wrong-keys", "Do not repeat a key that was refused. See what it should be.", wait)
+        _log("pass", UNVERIFIED, "wrong-key")
+        raise Problem("key-refused", "Copy the key as a whole. If it is whole, ask the operators of this site for another one.")
+
+    def count(outcome: str, tier: str = UNVERIFIED) -> None:
+        services().metrics.api_keys.labels(key.name, outcome).inc()
+        _log("pass", tier, outcome, key=key.name)
+
+    # From here on the client has shown that it has the key, and may know what is wrong with it.
+    if rule := _refusal(None):
+        count(rule)
+        raise Problem("locked", REFUSALS[rule])
+    if key.over(time.time()):
+        count("expired")
+        raise Problem("key-expired", "Ask the operators of this site for another one.")
+    if key.entry.origins and request.headers.get("Origin") not in key.entry.origins:
+        count("other-origin")
+        raise Problem("key-elsewhere", "The key is for pages of certain origins only.")
+    try:
+        issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY)
+    except KeyRevoked:
+        count("revoked")
+        raise Problem("key-revoked", "Ask the operators of this site for another one.") from None
+    except BudgetSpent as error:
+        count("spent")
+        detail = "You can launch, without internet access, and unlock your server by a captcha."
+        raise Problem("key-spent", detail, error.retry_after) from None
+    count("issued", key.entry.tier)
+    return Passes.new(key.entry.tier, 1, issued_at, services().settings.pass_lifetime, key.entry.id)
 
 
 def _solve(name: str, solution: str, purpose: str) -> Pass:

@@ -242,6 +242,18 @@ cannot tell.
 {{- end }}
 
 {{- /*
+binder-egress.apiKeys: the entries of `apiKeys.keys` that are on, as JSON: what the verifier reads from its file. Numbers as such, for Helm
+has floats, and writes large ones with an exponent.
+*/}}
+{{- define "binder-egress.apiKeys" -}}
+{{- $found := dict -}}
+{{- range $name, $key := .Values.apiKeys.keys -}}
+{{- if $key }}{{ $_ := set $found $name (merge (dict "serversPerDay" (int64 $key.serversPerDay)) $key) }}{{ end -}}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
+{{- /*
 binder-egress.config: our settings, as the environment variables of the image.
 */}}
 {{- define "binder-egress.config" -}}
@@ -285,6 +297,7 @@ BINDER_EGRESS_CAPTCHA_ON_OUTAGE: {{ .Values.captcha.onOutage }}
 BINDER_EGRESS_CAPTCHA_ALLOW_TEST_KEYS: {{ .Values.captcha.allowTestKeys | quote }}
 BINDER_EGRESS_CAPTCHA_HOSTNAMES: {{ include "binder-egress.captchaHostnames" . | quote }}
 BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
+BINDER_EGRESS_API_KEYS_FILE: /etc/binder-egress/api-keys/keys.json
 BINDER_EGRESS_TRUSTED_PROXIES: {{ .Values.trustedProxies | quote }}
 BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}
 BINDER_EGRESS_PUBLIC_URL: {{ .Values.publicUrl | quote }}

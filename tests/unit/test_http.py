@@ -32,6 +32,10 @@ def test_the_types_of_problems_are_stable():
         "bad-request": 400,
         "unauthorized": 401,
         "forbidden-origin": 403,
+        "key-refused": 401,
+        "key-expired": 403,
+        "key-revoked": 403,
+        "key-elsewhere": 403,
         "pass-refused": 403,
         "solution-refused": 403,
         "locked": 403,
@@ -39,11 +43,14 @@ def test_the_types_of_problems_are_stable():
         "not-found": 404,
         "no-such-server": 404,
         "no-such-lock": 404,
+        "no-such-key": 404,
         "method-not-allowed": 405,
         "refused": 409,
         "too-large": 413,
         "not-json": 415,
         "budget-spent": 429,
+        "key-spent": 429,
+        "too-many-wrong-keys": 429,
         "provider-misconfigured": 503,
         "provider-unavailable": 503,
         "unavailable": 503,
@@ -324,7 +331,9 @@ def test_a_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
     answer = open_to(LISTED).options(path, headers=headers)
     assert answer.status_code == 204
     assert answer.headers.get("Access-Control-Allow-Origin") == allowed
-    assert answer.headers.get("Access-Control-Allow-Headers") == (allowed and "Content-Type")
+    assert answer.headers.get("Access-Control-Allow-Headers") == (
+        allowed and ("Authorization, Content-Type" if path == "/egress/passes" else "Content-Type")
+    )
     assert "Origin" in answer.headers["Vary"]
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import verifier.operators
+from verifier.keys import Keys
 from verifier.operators import Operators, Refused
 from verifier.passes import Pass, Passes
 from verifier.reconciler import Reconciler
@@ -94,7 +95,7 @@ class Machine(RuleBasedStateMachine):
         self.store = Store(self.client)
         self.store.ping()
         self.passes = Passes(made.keys)
-        self.rules = Rules(made, self.passes, self.store)
+        self.rules = Rules(made, self.passes, self.store, Keys("", []))
         self.cluster = FakeCluster()
         self.reconcilers = [self._reconciler() for _ in range(2)]
         self.model: list[ModelPass] = []

@@ -1,14 +1,16 @@
--- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically.
+-- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically. The same for an API
+-- key, which is charged in the place of a network.
 --
--- KEYS: epoch, solution, charges
+-- KEYS: epoch, solution, charges, revoked keys
 -- ARGV: request, a JSON object:
---   issued     when the challenge was issued
+--   issued     when the challenge was issued; absent: there was none
+--   key        the id of an API key; absent: there is none
 --   ttl        seconds until the solution could not be presented anyway
 --   word       a random word of this call
 --   window     seconds for which a charge counts; absent: nobody is charged, and then neither of these is looked at:
 --   most       charges from which on the price has risen too far; absent: no matter
 --   budget     charges from which on no pass is issued; 0: there is no budget
--- Returns {the time as text}, {replayed}, {before-epoch}, {price-risen}, or {budget-spent, seconds until a charge is forgotten}.
+-- Returns {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen}, or {budget-spent, seconds until a charge is forgotten}.
 local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
 local second = tonumber(t[1])
@@ -16,8 +18,12 @@ local now = t[1] .. '.' .. string.format('%06d', t[2])
 
 -- A wiped Redis has forgotten which solutions were used: those of challenges from before are refused.
 redis.call('SET', KEYS[1], now, 'NX')
-if request.issued < tonumber(redis.call('GET', KEYS[1])) then
+if request.issued and request.issued < tonumber(redis.call('GET', KEYS[1])) then
   return {'before-epoch'}
+end
+
+if request.key and redis.call('HEXISTS', KEYS[4], request.key) == 1 then
+  return {'key-revoked'}
 end
 
 local word = redis.call('GET', KEYS[2])

@@ -1,8 +1,9 @@
 -- Give a server one use of a pass, and write down the grant that follows from it, atomically.
 --
--- KEYS: epoch, pass, record (launch or unlock) of the server, wake
+-- KEYS: epoch, pass, record (launch or unlock) of the server, wake, revoked keys
 -- ARGV: request, a JSON object:
 --   iat            when the pass was issued
+--   key            the id of the API key that it was issued for; empty: there is none
 --   ttl            seconds until nobody can present the pass any more
 --   servers        how many servers may hold a use
 --   move_window    seconds after its first use in which a use may move
@@ -11,7 +12,7 @@
 --   server, repository, network, grant (id): who asks
 --   record         what to write into the record; record_ttl: seconds it lives
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live
--- Returns: held, free, moved, used-up or before-epoch.
+-- Returns: held, free, moved, used-up, before-epoch or key-revoked.
 local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
@@ -24,6 +25,10 @@ if not epoch then
 end
 if request.iat < tonumber(epoch) then
   return 'before-epoch'
+end
+
+if request.key ~= '' and redis.call('HEXISTS', KEYS[5], request.key) == 1 then
+  return 'key-revoked'
 end
 
 local uses = cjson.decode(redis.call('GET', KEYS[2]) or '[]')

@@ -1,0 +1,76 @@
+"""An API key from its creation to its end: the command in the reconciler's pod, the values, a pass, packets, and revocation."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+import yaml
+from stage import CLIENT, QUICK, Stage
+from test_launches import expect
+
+REPOSITORY = "example.com/owner/repo"
+
+
+def keys(stage: Stage, *args: str) -> dict | list:
+    """Run `egress keys` as the documents say; what it prints as JSON."""
+    return json.loads(stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", *args, "--json"))
+
+
+def ask(stage: Stage, key: str) -> requests.Response:
+    headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": CLIENT}
+    return requests.post(f"{stage.verifier}/passes", headers=headers, timeout=10)
+
+
+@pytest.fixture
+def key(stage: Stage, tmp_path) -> Iterator[tuple[str, str]]:
+    """A key in the values, which the verifier has read without having been started again, and the first pass for it."""
+    stage.install_gate(*QUICK)
+    before = pods(stage)
+    made = keys(
+        stage, "create", "--name=course", "--tier=verified", "--servers-per-day=4", "--expires=1d", f"--repository={REPOSITORY}"
+    )
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(made["values"]))
+    stage.install_gate(*QUICK, "--values", str(values))
+    deadline = time.monotonic() + 180  # the kubelet brings a changed Secret within a minute or so
+    while (answer := ask(stage, made["key"])).status_code != 201:
+        assert time.monotonic() < deadline, "the verifier has not read the key"
+        time.sleep(1)
+    assert pods(stage) == before
+    yield made["key"], answer.json()["token"]
+    stage.install_gate(*QUICK)
+
+
+def pods(stage: Stage) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=verifier")["items"]}
+
+
+def test_a_key_from_its_creation_to_its_end(stage, key):
+    # Launched with a pass for it, a server has network; of another repository it has none.
+    key, first = key
+    passes = [first, *(ask(stage, key).json()["token"] for _ in range(3))]
+    user = stage.launch(token=passes[0]).user
+    stage.await_tier(user, "verified", 60)
+    expect(stage, user, egress=True)
+    other = stage.launch("fake/somebody/else/main", token=passes[1]).user
+    expect(stage, other, egress=False)
+
+    # That was all for today.
+    answer = ask(stage, key)
+    assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 3600
+    (row,) = keys(stage, "list")
+    assert (row["name"], row["state"], row["used"], row["servers_per_day"]) == ("course", "valid", 4, 4)
+
+    # Revoked: no pass, and those that were issued give nothing.
+    done = keys(stage, "revoke", "course", "--servers", "--why", "a test")
+    assert done["remove"] == ["apiKeys.keys.course"]
+    answer = ask(stage, key)
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "key-revoked")
+    late = stage.launch(token=passes[2]).user
+    expect(stage, late, egress=False)
+    assert stage.unlock(late, token=passes[3]).status_code == 403
+    stage.await_tier(user, None, 60)
+    expect(stage, user, egress=False)
+    assert keys(stage, "list")[0]["state"] == "revoked"

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -42,8 +43,17 @@ class Exit(enum.IntEnum):
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def _harmless(text: str) -> Text:
+    """What others wrote, with its colours and no other escape sequence: builds run strangers' code, and this is a terminal."""
+    line = Text.from_ansi(text.replace("\r", "\n"))
+    line.plain = re.sub(r"[\x1b\x80-\x9f]", "", line.plain)
+    return line
+
+
 def _say(text: str, style: str = "") -> None:
-    err.print(Text(text, style=style))
+    line = _harmless(text)
+    line.style = style
+    err.print(line)
 
 
 class Address(click.ParamType):
@@ -281,10 +291,9 @@ def _seconds(wait: float | None) -> float:
 
 
 def _progress(event: dict[str, Any]) -> None:
-    """A message of BinderHub. Builds run strangers' code, so of its escape sequences only colours are kept."""
+    """A message of BinderHub."""
     if message := str(event.get("message") or "").rstrip():
-        line = Text(f"{event.get('phase', '')}: ", style="dim")
-        err.print(line + Text.from_ansi(message.replace("\r", "\n")))
+        err.print(Text(f"{event.get('phase', '')}: ", style="dim") + _harmless(message))
 
 
 def _show_link(before: Callable[[], object]) -> Callable[[str, float], None]:

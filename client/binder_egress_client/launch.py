@@ -21,7 +21,7 @@ SILENCE = 120.0
 CONNECT = 30.0
 """Seconds for a connection to BinderHub."""
 
-LABELLED = 5.0
+LABELLED = 10.0
 """Seconds within which a server that was launched with a pass has its tier, after it is ready."""
 
 FINAL = ("budget-spent", "locked", "unauthorized")

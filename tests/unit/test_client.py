@@ -227,6 +227,13 @@ def test_a_verifier_that_fails_after_the_pass_leaves_it_unknown(hub, run):
     assert json.loads(out.splitlines()[-1])["binder_egress"]["egress"] is None
 
 
+def test_the_verifier_may_hear_of_a_server_a_moment_later(hub, run):
+    appear = hub.launched
+    hub.launched = lambda user: threading.Timer(1, appear, [user]).start()
+    code, _, err = run("launch", SPEC, "--binder", hub.url)
+    assert code == 0, err
+
+
 class Streams(BinderHub):
     """Sends what a test says in place of events."""
 
@@ -418,7 +425,7 @@ def interactive(serve, open_hub):
 def test_where_a_person_is_needed_the_launch_goes_at_once_and_shows_the_link(interactive, run):
     code, _, err = run("launch", SPEC, "--binder", interactive.url)
     assert code == 3 and f"{interactive.url}egress/servers/user-1/#unlock" in err
-    assert "█" not in err
+    assert "█" not in err and "waiting" not in err
 
 
 def test_it_waits_until_a_person_has_solved(interactive, run, store, monkeypatch):
@@ -588,10 +595,12 @@ def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
 
 def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub):
     hub = open_hub(serve(), Streams)
-    hub.events = [{"phase": "building", "message": "\x1b[31mred\x1b[0m \x1b]52;c;aGk=\x07 \x1b[2J \x1b]0;title\x07 end\n"}]
+    said = "\x1b[31mred\x1b[0m \x1b]52;c;aGk=\x07 \x1b[2J \x1b]0;title\x07 \x1bc \x9b2J end"
+    hub.events = [{"phase": "building", "message": f"{said}\n"}, {"phase": "failed", "message": said}]
     shown, code = on_a_terminal("launch", SPEC, "--binder", hub.url)
-    assert code == 1 and "red" in shown and "end" in shown
-    assert "\x1b]" not in shown and "\x1b[2J" not in shown and "\x07" not in shown
+    assert code == 1 and shown.count("red") == 3 and shown.count("end") == 3
+    # The cursor is moved for what is in progress; that is ours.
+    assert not re.search(r"\x1b[\]c]|\x1b\[2J|\x07|\x9b", shown)
 
 
 @pytest.mark.parametrize("busy", [True, False])

@@ -24,7 +24,7 @@ def examples(document: str) -> list[object]:
         (match[1], match[2], text[: match.start()].count("\n") + 1)
         for match in re.finditer(r"```(sh|python)\n(.*?)```", text, re.S)
     ]
-    return [pytest.param(language, code, id=f"line {line}") for language, code, line in found]
+    return [pytest.param(language, code, id=f"{Path(document).stem} {line}") for language, code, line in found]
 
 
 def run_example(language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, **environment: str) -> str:

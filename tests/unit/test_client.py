@@ -710,7 +710,7 @@ def test_the_readme_names_every_exit_code_and_option():
                 assert parameter.opts[0] in text
 
 
-@pytest.mark.parametrize(("language", "code"), examples("docs/api-users.md"))
+@pytest.mark.parametrize(("language", "code"), [*examples("docs/api-users.md"), *examples("client/README.md")])
 def test_the_examples_of_the_documents(hub, store, tmp_path, language, code):
     run_pod(store)
     with reconciler(store):

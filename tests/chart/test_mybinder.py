@@ -1,0 +1,206 @@
+"""The change that docs/mybinder.md describes: its diffs apply one after the other, and each member is rendered as the page says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+CHART = TOP / "chart"
+PAGE = (TOP / "docs/mybinder.md").read_text()
+DIFFS = re.findall(r"^```diff\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SECRETS = re.findall(r"`secrets/config/common/binder-egress.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
+BANS = re.findall(r"<<'PY'\n(.*?)^PY$", PAGE, re.MULTILINE | re.DOTALL)[0]
+MEMBERS = {"hetzner-2i2c": "2i2c", "hetzner-gesis": "gesis", "bids-ovh": "bids"}
+OTHERS = ("staging", "prod")
+PORTS = {80, 443, 9418, 873, 1094, 1095, 16286, 4001}
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
+
+
+def stand_in(path, properties):
+    """A sub-chart with a closed schema, that shows the values that reach it."""
+    write(path / "Chart.yaml", {"apiVersion": "v2", "name": path.name, "version": "0.1.3" if "zulip" in path.name else "1.0.0"})
+    closed = {"type": "object", "additionalProperties": False, "properties": {key: {} for key in (*properties, "global")}}
+    write(path / "values.schema.json", json.dumps(closed))
+    shown = (
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {path.name}}}\ndata:\n  values: {{{{ .Values | toJson | quote }}}}\n"
+    )
+    write(path / "templates/values.yaml", shown)
+
+
+@pytest.fixture
+def deploy(tmp_path):
+    """The imitation of the repository, with the charts that it depends on."""
+    path = tmp_path / "mybinder.org-deploy"
+    shutil.copytree(TOP / "tests/chart/mybinder", path)
+    charts = path / "mybinder/charts"
+    wired = ("config", "extraConfig", "extraEnv", "extraVolumes", "extraVolumeMounts", "ingress", "jupyterhub", "networkPolicy")
+    stand_in(charts / "binderhub", wired)
+    stand_in(charts / "binderhub/charts/jupyterhub", ("hub", "singleuser", "ingress", "custom"))
+    write(charts / "binderhub/charts/jupyterhub/values.yaml", {"singleuser": {"extraEnv": {}, "networkPolicy": {"enabled": True}}})
+    stand_in(charts / "k8s-log-alerter-zulip", ("enabled", "rules"))
+    return path
+
+
+def apply(deploy, number, *options):
+    """Apply a diff of the page."""
+    if number == 1 and not options:
+        shutil.copytree(CHART, deploy / "mybinder/charts/binder-egress", ignore=shutil.ignore_patterns("tests", "ci"))
+    command = ["git", "apply", *options, "-"]
+    done = subprocess.run(command, cwd=deploy, input=DIFFS[number - 1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def render(helm, deploy):
+    """What Helm makes of a member: (kind, name) → object."""
+
+    def render(member):
+        write(deploy / "secrets.yaml", SECRETS)
+        lists = deploy / "config/test-secrets.yaml"
+        made = subprocess.run([sys.executable, "-c", BANS, lists], check=True, stdout=subprocess.PIPE, text=True).stdout
+        write(deploy / "bans.yaml", made)
+        files = [deploy / "secrets.yaml", deploy / "bans.yaml", deploy / f"config/{member}.yaml", lists]
+        values = [option for file in files for option in ("--values", str(file))]
+        text = helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values)
+        return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
+
+    return render
+
+
+def seen(objects, chart):
+    return json.loads(objects["ConfigMap", chart]["data"]["values"])
+
+
+def users(objects):
+    return set(objects["NetworkPolicy", "binder-users"]["spec"]["podSelector"]["matchExpressions"][0]["values"])
+
+
+def policies(objects):
+    return {name for kind, name in objects if kind == "NetworkPolicy" and name.startswith("binder-egress-")}
+
+
+def of_user_pods(objects):
+    """Our policies that select user pods."""
+    return {
+        name
+        for name in policies(objects)
+        if "component" in objects["NetworkPolicy", name]["spec"]["podSelector"].get("matchLabels", {})
+    }
+
+
+def test_there_are_three_diffs():
+    assert len(DIFFS) == 3
+
+
+def test_a_diff_that_does_not_fit_is_noticed(deploy):
+    with pytest.raises(AssertionError):
+        apply(deploy, 3)
+
+
+@pytest.mark.parametrize("member", [*MEMBERS, *OTHERS])
+def test_after_the_first_nothing_has_changed(deploy, render, member):
+    before = render(member)
+    apply(deploy, 1)
+    after = render(member)
+    alerter = ("ConfigMap", "k8s-log-alerter-zulip")
+    assert "Egress gate" in seen(after, alerter[1])["rules"] and "Minesweeper killed" in seen(after, alerter[1])["rules"]
+    assert {**after, alerter: None} == {**before, alerter: None}
+
+
+@pytest.mark.parametrize(("member", "host"), MEMBERS.items())
+def test_after_the_second_each_member_looks(deploy, render, member, host):
+    apply(deploy, 1)
+    apply(deploy, 2)
+    objects = render(member)
+    assert {"singleuser-server", "dind", "image-builder"} == users(objects) and not of_user_pods(objects)
+    assert ("Deployment", "binder-egress-verifier") in objects and ("Deployment", "binder-egress-reconciler") in objects
+    address = f"https://{host}.mybinder.org/egress/"
+    binderhub, hub = seen(objects, "binderhub"), seen(objects, "jupyterhub")
+    assert {"01-of-their-own", "zz-binder-egress"} == set(binderhub["extraConfig"])
+    assert {"GOOGLE_APPLICATION_CREDENTIALS", "BINDER_EGRESS_API", "BINDER_EGRESS_API_TOKEN"} == set(binderhub["extraEnv"])
+    snippets = binderhub["config"]["BinderHub"]["extra_header_html"]
+    # In the order of their keys: the address before what reads it.
+    assert sorted(snippets) == ["01-of-their-own", "binder-egress-address", "zz-binder-egress"]
+    assert f'content="{address}"' in snippets["binder-egress-address"]
+    assert {"neverRestart", "zz-binder-egress-start-guard"} == set(hub["hub"]["extraConfig"])
+    assert hub["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"].startswith(f"{address}servers/$(JUPYTERHUB_USER)/")
+    assert hub["singleuser"]["networkPolicy"]["enabled"] is True and hub["singleuser"]["initContainers"] == [{"name": "tc-init"}]
+    (rule,) = objects["Ingress", "binder-egress"]["spec"]["rules"]
+    assert (rule["host"], rule["http"]["paths"][0]["path"]) == (f"{host}.mybinder.org", "/egress/")
+    assert objects["Ingress", "binder-egress"]["spec"]["tls"][0]["secretName"] == f"kubelego-tls-binder-{member}"
+    settings = objects["ConfigMap", "binder-egress"]["data"]
+    assert json.loads(settings["BINDER_EGRESS_ALLOWED_ORIGINS"]) == ["https://mybinder.org"]
+    assert settings["BINDER_EGRESS_MODE"] == "observe"
+
+
+@pytest.mark.parametrize("member", OTHERS)
+def test_who_takes_no_part_has_nothing_of_it(deploy, render, member):
+    before = render(member)
+    for number in (1, 2, 3):
+        apply(deploy, number)
+    after = render(member)
+    alerter = ("ConfigMap", "k8s-log-alerter-zulip")
+    assert {**after, alerter: None} == {**before, alerter: None}
+
+
+def test_after_the_third_one_member_has_shut_its_gate(deploy, render):
+    for number in (1, 2, 3):
+        apply(deploy, number)
+    objects = render("bids-ovh")
+    assert users(objects) == {"dind", "image-builder"}
+    assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
+    assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
+    assert not objects["NetworkPolicy", "binder-egress-base"]["spec"].get("egress")
+    egress = objects["NetworkPolicy", "binder-egress-tier-verified"]["spec"]["egress"]
+    (world,) = [rule for rule in egress for peer in rule["to"] if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
+    assert {port["port"] for port in world["ports"]} == PORTS and {port["protocol"] for port in world["ports"]} == {"TCP"}
+    (block,) = [peer["ipBlock"] for peer in world["to"] if peer["ipBlock"]["cidr"] == "0.0.0.0/0"]
+    assert {"1.1.1.1/32", "1.2.3.4/32", "10.0.0.0/8", "169.254.0.0/16"} <= set(block["except"])
+    traefik = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}
+    assert {"to": [traefik], "ports": [{"port": 443, "protocol": "TCP"}]} in egress
+    for member in ("hetzner-2i2c", "hetzner-gesis"):
+        others = render(member)
+        assert "singleuser-server" in users(others) and not of_user_pods(others)
+
+
+@pytest.mark.parametrize("mode", ["allow", "deny"])
+def test_the_switches_for_a_bad_day(deploy, render, mode):
+    for number in (1, 2, 3):
+        apply(deploy, number)
+    config = deploy / "config/bids-ovh.yaml"
+    config.write_text(config.read_text().replace("mode: captcha", f"mode: {mode}"))
+    objects = render("bids-ovh")
+    assert users(objects) == {"dind", "image-builder"} and "binder-egress-base" in of_user_pods(objects)
+    assert (("Deployment", "binder-egress-verifier") in objects) is (mode == "allow")
+
+
+def test_the_way_back_ends_where_it_began(deploy, render):
+    before = render("bids-ovh")
+    for number in (1, 2, 3):
+        apply(deploy, number)
+    for number in (3, 2, 1):
+        apply(deploy, number, "--reverse")
+    shutil.rmtree(deploy / "mybinder/charts/binder-egress")
+    assert render("bids-ovh") == before
+
+
+def test_members_share_signing_keys_and_nothing_else(deploy, render):
+    apply(deploy, 1)
+    apply(deploy, 2)
+    secrets = [render(member)["Secret", "binder-egress"] for member in MEMBERS]
+    found = [one.get("stringData") or one["data"] for one in secrets]
+    assert len({one["signing-keys"] for one in found}) == 1
+    for name in ("api-token", "redis-password"):
+        assert len({one[name] for one in found}) == len(MEMBERS)

@@ -11,6 +11,9 @@ const out = process.argv[2] ?? join(here, "../verifier/static");
 // Each ends in a file of its own. ALTCHA's workers are taken as they are: a worker is started from an address, not from a bundle.
 // launch.js loads widgets.js when it needs that, and so has to know its name.
 const entries = ["src/server.js", "src/server.css", "src/widgets.js", "src/launch.js"];
+// For third-party pages: a plain script and a module. They know nothing of the names of other files but those of workers, so that they change,
+// and with them the checksums that pages carry, only when they themselves do.
+const thirdParty = { "third-party.js": ["src/third-party-tag.js", "iife"], "third-party.mjs": ["src/third-party.js", "esm"] };
 const workers = ["pbkdf2", "sha", "scrypt", "argon2id"].map((name) => `node_modules/altcha/dist/workers/${name}.js`);
 
 const manifest = {};
@@ -36,9 +39,17 @@ const sheets = {
   },
 };
 
+const forThirdParties = {};
 for (const worker of workers) {
   const minified = await build({ entryPoints: [join(here, worker)], minify: true, write: false, target: "es2020" });
-  keep(`worker-${basename(worker)}`, minified.outputFiles[0].contents);
+  const { contents, text } = minified.outputFiles[0];
+  const name = `worker-${basename(worker)}`;
+  keep(name, contents);
+  // The two that are small go into the script; the others, which carry WebAssembly, are loaded when a site asks for them.
+  forThirdParties[basename(worker, ".js").toUpperCase()] =
+    text.length < 5000
+      ? { text }
+      : { file: manifest[name], integrity: `sha384-${createHash("sha384").update(contents).digest("base64")}` };
 }
 for (const entry of entries) {
   const bundle = await build({
@@ -49,6 +60,13 @@ for (const entry of entries) {
     plugins: [sheets],
   });
   keep(basename(entry), bundle.outputFiles[0].contents);
+}
+for (const [name, [entry, format]] of Object.entries(thirdParty)) {
+  const bundle = await build({
+    entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8", format,
+    define: { WORKERS: JSON.stringify(forThirdParties) },
+  });
+  keep(name, bundle.outputFiles[0].contents);
 }
 writeFileSync(join(out, "manifest.json"), JSON.stringify(manifest, null, 2) + "\n");
 for (const [name, file] of Object.entries(manifest)) console.log(name, file, readFileSync(join(out, file)).length);

@@ -1,5 +1,7 @@
 """What browsers load: the files that `frontend/` is built into."""
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -38,3 +40,8 @@ class Assets:
             file: the name that it has now.
         """
         return (self._folder / file).read_bytes()
+
+    def integrity(self, name: str) -> str:
+        """What a tag's attribute `integrity` says of a file of the sources, `sha384-…`."""
+        digest = hashlib.sha384(self.read(self.file(name))).digest()
+        return f"sha384-{base64.b64encode(digest).decode()}"

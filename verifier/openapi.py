@@ -159,6 +159,46 @@ def public_document(base_path: str) -> dict[str, Any]:
                     },
                 }
             },
+            "/v1/third-party.json": {
+                "get": {
+                    "operationId": "getThirdParty",
+                    "summary": "Get the script tag for third-party pages",
+                    "responses": {
+                        "200": _json(
+                            "The tag, and where the scripts are",
+                            _object(
+                                tag={"type": "string", "description": "HTML"},
+                                scripts={
+                                    "type": "object",
+                                    "additionalProperties": _object(address={"type": "string", "format": "uri"}, integrity=_TEXT),
+                                    "description": "third-party.js is the plain script, third-party.mjs the module",
+                                },
+                            ),
+                        ),
+                        **_problems(),
+                    },
+                }
+            },
+            "/v1/{file}": {
+                "get": {
+                    "operationId": "getThirdPartyScript",
+                    "summary": "Get the script for third-party pages",
+                    "parameters": [
+                        {
+                            "name": "file",
+                            "in": "path",
+                            "required": True,
+                            "schema": {"type": "string", "minLength": 1, "examples": ["third-party.js"]},
+                            "description": "third-party.js, third-party.mjs, or a name from third-party.json, that never changes",
+                        }
+                    ],
+                    "responses": {
+                        "200": {"description": "The script", "content": {"text/javascript": {"schema": _TEXT}}},
+                        "304": {"description": "The script that the client has, by its ETag, is the present one"},
+                        **_problems("not-found"),
+                    },
+                }
+            },
             "/challenge": {
                 "get": {
                     "operationId": "getChallenge",

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, request
+from markupsafe import escape
 
 from . import bodies, leases, logs, pages
 from .assets import Assets
@@ -38,6 +39,9 @@ UNLOCK_WAIT = 2.0
 """Seconds for which an unlock waits for the reconciler's word before it says `pending`."""
 
 PURPOSES = ("launch", "unlock")
+
+THIRD_PARTY = ("third-party.js", "third-party.mjs")
+"""The script for third-party pages: plain, and as a module."""
 
 public = Blueprint("public", __name__, static_folder="static", template_folder="templates")
 
@@ -102,12 +106,13 @@ def _headers(answer: Response) -> Response:
     if request.endpoint == "public.show_server" and answer.mimetype == "text/html":
         # A provider's widget has no business with these.
         answer.headers["Permissions-Policy"] = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"
-    if request.endpoint in ("public.static", "public.launch_script"):
-        # A launch page of another host loads these, and may have asked its browser to isolate it.
+    if request.endpoint in ("public.static", "public.launch_script", "public.third_party_script"):
+        # A page of another host loads these, and may have asked its browser to isolate it.
         answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-    if request.endpoint == "public.launch_script" and answer.status_code in (200, 304):
+    changing = request.endpoint == "public.launch_script" or (request.view_args or {}).get("file") in THIRD_PARTY
+    if changing and answer.status_code in (200, 304):
         answer.headers["Cache-Control"] = "no-cache"
-    elif request.endpoint == "public.static" and answer.status_code in (200, 304):
+    elif request.endpoint in ("public.static", "public.third_party_script") and answer.status_code in (200, 304):
         answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
     else:
         answer.headers["Cache-Control"] = "no-store"
@@ -187,9 +192,33 @@ def openapi() -> Response:
 @public.get("/launch.js")
 def launch_script() -> Response:
     """The script for launch pages. Its address stays, so browsers ask each time whether it has changed."""
-    name = services().assets.file("launch.js")
-    answer = Response(services().assets.read(name), content_type="text/javascript; charset=utf-8")
-    answer.set_etag(name)  # It has a checksum of the content.
+    return _script(services().assets.file("launch.js"))
+
+
+@public.get("/v1/third-party.json")
+def third_party() -> Response:
+    """Where the script for third-party pages is, under names that are there as long as their content is, and the tag for it."""
+    assets = services().assets
+    address = f"{_own_url()}v1/"
+    scripts = {name: {"address": address + assets.file(name), "integrity": assets.integrity(name)} for name in THIRD_PARTY}
+    plain = scripts["third-party.js"]
+    tag = f'<script async src="{escape(plain["address"])}" integrity="{plain["integrity"]}" crossorigin="anonymous"></script>'
+    return jsonify(tag=tag, scripts=scripts)
+
+
+@public.get("/v1/<file>")
+def third_party_script(file: str) -> Response:
+    """The script for third-party pages, under a name that stays and under one with a checksum of the content."""
+    for name in THIRD_PARTY:
+        now = services().assets.file(name)
+        if file in (name, now):
+            return _script(now)
+    raise Problem("not-found", "third-party.json lists what there is.")
+
+
+def _script(file: str) -> Response:
+    answer = Response(services().assets.read(file), content_type="text/javascript; charset=utf-8")
+    answer.set_etag(file)  # It has a checksum of the content.
     return answer.make_conditional(request)
 
 
@@ -347,9 +376,13 @@ def _refusal(known: KnownServer | None) -> str | None:
 
 
 def _address(server: Server) -> str:
+    return f"{_own_url()}servers/{quote(server.user, safe='')}/{quote(server.name, safe='')}"
+
+
+def _own_url() -> str:
+    """Where clients see us, ending in `/`."""
     host = services().settings.public_url or f"{request.scheme}://{request.host}"
-    path = f"servers/{quote(server.user, safe='')}/{quote(server.name, safe='')}"
-    return host + services().settings.base_path + path
+    return host + services().settings.base_path
 
 
 def _asset(name: str) -> str:

@@ -227,7 +227,7 @@ cannot tell.
 {{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end -}}
 {{- with .Values.publicUrl }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
 {{- if $hosts -}}
-{{- range .Values.allowedOrigins }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
+{{- range without .Values.allowedOrigins "*" }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
 {{- end -}}
 {{- if contains "*" (join " " $hosts) }}{{ $hosts = list }}{{ end -}}
 {{- end -}}

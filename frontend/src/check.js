@@ -1,5 +1,4 @@
 // One check of a person's browser: a challenge, its solution, and the pass that the verifier gives for it.
-import { solve } from "./solve.js";
 
 // Seconds for one answer of the verifier. Nobody's launch waits for it; it ends what would never end.
 const PATIENCE = 10;
@@ -58,15 +57,20 @@ export class Check {
    *
    * @param {string} base the absolute address of the verifier, ending in "/"
    * @param {?Promise<Response>} asked the answer to `GET challenge`, if somebody has already asked
-   * @param {?object} widgets where widgets of third parties may be shown: `{place: () => Promise<HTMLElement>, language, theme}`; null where
-   *   nothing of third parties may be loaded
+   * @param {object} means what the page solves with
+   * @param {(challenge: object, signal: AbortSignal) => Promise<string>} means.solve solves proof of work
+   * @param {() => Promise<object>} [means.load] loads widgets.js
+   * @param {?object} [means.widgets] where widgets of third parties may be shown: `{place: () => Promise<HTMLElement>, language, theme}`; null
+   *   where nothing of third parties may be loaded
+   * @param {(offer: object) => boolean} [means.suits] whether an offer is good enough; by default each one is
    * @param {() => void} changed called after each change
    */
-  constructor(base, asked, widgets, changed) {
+  constructor(base, asked, means, changed) {
     this.base = base;
-    this.widgets = widgets;
+    this.means = means;
     this.changed = changed;
-    this._run(asked).catch((error) => this._set(error instanceof Refusal ? "none" : "unanswered"));
+    /** @type {Promise<void>} settles when it has ended, however that is; never rejects */
+    this.done = this._run(asked).catch((error) => this._set(error instanceof Refusal ? "none" : "unanswered"));
   }
 
   /** Whether something is on the way that a launch may wait for. */
@@ -156,13 +160,14 @@ export class Check {
   }
 
   async _solveOne(providers) {
-    const offers = providers.filter((offer) => offer.kind === "proof-of-work" || this.widgets);
+    const { load, suits, widgets } = this.means;
+    const offers = providers.filter((offer) => (offer.kind === "proof-of-work" || widgets) && (suits?.(offer) ?? true));
     // Whoever has begun to pay goes on with that.
     offers.sort((one, other) => (other.name === this._paying) - (one.name === this._paying));
     if (!offers.length) {
       if (!providers.length) return this._set("none");
       this.provider = providers[0].name;
-      await this._import().then(({ title }) => { this.provider = title(this.provider); }, () => {});
+      await load?.().then(({ title }) => { this.provider = title(this.provider); }, () => {});
       return this._set("needed");
     }
     while (offers.length && !this._over) {
@@ -203,19 +208,14 @@ export class Check {
   async _solve(offer, signal) {
     if (offer.kind === "proof-of-work") {
       this._set("solving");
-      return solve(offer.challenge, this.base, signal);
+      return this.means.solve(offer.challenge, signal);
     }
-    const { place, language, theme } = this.widgets;
-    const [{ mountWidget }, element] = await Promise.all([this._import(), place()]);
+    const { load, widgets: { place, language, theme } } = this.means;
+    const [{ mountWidget }, element] = await Promise.all([load(), place()]);
     // Only what there is to click is waited for longer than a calculation.
     this._set("solving");
     const onShown = () => { if (this.interactive) this._set("widget"); };
     return mountWidget(offer, element, { signal, language, theme: theme(), onShown });
-  }
-
-  // Our own table of widgets; a page with proof of work never loads it.
-  _import() {
-    return import(`${this.base}static/${MANIFEST["widgets.js"]}`);
   }
 }
 

@@ -3,7 +3,15 @@
 // The page ends its request as soon as it has read the last event, and that drops what is unread here. So there is no detour
 // (a generator, an event target) between two calls of read(): this loop is as quick as that of the page.
 
-const SAID = /^data:.*"phase": ?"(?:launching|ready|failed)"/i;
+const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
+
+/**
+ * Read one event's data.
+ *
+ * @param {string} data
+ * @returns {?{phase: string, url?: string}} null if it is not of the phases launching, ready and failed
+ */
+export const readEvent = (data) => (SAID.test(data) ? JSON.parse(data) : null);
 
 /**
  * Read until the build is over or the stream ends, however it ends.
@@ -22,7 +30,8 @@ export async function readEvents(body, on) {
     const lines = (rest + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r/);
     rest = lines.pop();
     for (const line of lines) {
-      if (SAID.test(line) && !on(JSON.parse(line.slice(5)))) {
+      const event = line.startsWith("data:") && readEvent(line.slice(5));
+      if (event && !on(event)) {
         // Not awaited: it is done when the page has cancelled its copy, too.
         reader.cancel().catch(() => {});
         return;

@@ -2,9 +2,12 @@
 //
 // The page has an inline wrapper of fetch (chart/values.yaml, extra_header_html) that loads this and then hands it build requests.
 // Whatever fails here, the request goes out as if none of this were there.
-import { Check, post } from "./check.js";
+import { Check } from "./check.js";
 import { readEvents } from "./events.js";
 import { Panel } from "./panel.js";
+import { solve } from "./solve.js";
+import { presentPass, unlockPage, verifierOf } from "./unlock.js";
+import { startWorker } from "./workers.js";
 
 /** What the wrapper and this file share; docs/launch-page.md says what pages may read of it. */
 const ours = window.binderEgress;
@@ -63,7 +66,13 @@ function newLaunch(address, asked) {
 function newCheck(launch, asked) {
   // Scripts of third parties must not see the hub's token of somebody who is signed in.
   const widgets = panel && !signedIn() ? { place: () => panel.attach(), language: panel.language, theme: () => panel.theme } : null;
-  return new Check(ours.base, asked, widgets, () => {
+  const means = {
+    solve: (challenge, signal) => solve(challenge, (algorithm) => startWorker(algorithm, ours.base), signal),
+    // Our own table of widgets; a page with proof of work never loads it.
+    load: () => import(`${ours.base}static/${MANIFEST["widgets.js"]}`),
+    widgets,
+  };
+  return new Check(ours.base, asked, means, () => {
     // A pass that a request waits for goes with it in this moment, and then there is more to say.
     if (launch.check && !(launch.check.token && launch.waiting)) show(launch);
   });
@@ -157,7 +166,7 @@ async function watch(launch, copy, address, token) {
     if (!response.ok) return;
     await readEvents(response.body, ({ phase, url }) => {
       const said = phase.toLowerCase();
-      if (said === "ready") ready(launch, token, new URL(url, response.url), verifierOf(response.url, address));
+      if (said === "ready") ready(launch, token, new URL(url, response.url), verifierOf(response.url, address, ours.base));
       // The build took longer than a pass lives.
       if (said === "launching" && !token && launch.check.expired) launch.check = newCheck(launch, null);
       return said === "launching";
@@ -178,27 +187,12 @@ function ready(launch, token, server, verifier) {
 }
 
 function unlock(launch, token, server, verifier) {
-  const [, user, name] = server.pathname.match(/\/user\/([^/]+)(?:\/([^/]+))?\/?$/);
-  // The page is about to leave, and this must not end with it.
-  fetch(`${verifier}servers/${user}${name ? `/${name}` : ""}`, { ...post({ token }), keepalive: true })
-    .then((answer) => answer.json())
+  presentPass(unlockPage(verifier, server), token)
     .then(({ state }) => {
       launch.unlock = state ?? "refused";
       show(launch);
     })
     .catch(() => {});
-}
-
-/**
- * The verifier of the member that built, in a federation that redirects build requests.
- *
- * @param {string} answered the address that the response came from
- * @param {string} asked the address that the request was for
- * @returns {string} ending in "/"
- */
-function verifierOf(answered, asked) {
-  const [member, page] = [answered, asked].map((address) => address.slice(0, address.indexOf("/build/") + 1));
-  return member === page ? ours.base : member + ours.base.match(/[^/]+\/$/)[0];
 }
 
 function show(launch) {

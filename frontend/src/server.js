@@ -3,6 +3,7 @@
 import { fill } from "./language.js";
 import { solve } from "./solve.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
+import { startWorker } from "./workers.js";
 
 const [page, state, reach, left, after, how, why, way, button, progress, widget, others] =
   ["page", "state", "reach", "left", "after", "how", "why", "way", "unlock", "progress", "widget", "others"]
@@ -224,7 +225,8 @@ async function solution(one, signal) {
     say(text("calculating"));
     progress.hidden = false;
     try {
-      return await solve(one.challenge, new URL(base, location.href).href, signal);
+      const verifier = new URL(base, location.href).href;
+      return await solve(one.challenge, (algorithm) => startWorker(algorithm, verifier), signal);
     } catch (error) {
       throw signal.aborted ? error : new Failure("workers");
     }

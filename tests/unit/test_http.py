@@ -1,5 +1,7 @@
 """What both ports do with requests that are not as they should be."""
 
+import base64
+import hashlib
 import json
 import logging
 import re
@@ -694,3 +696,77 @@ def test_a_log_line_is_one_line_of_json():
     line = formatter.format(record)
     assert len(line.split("\n")) == 1
     assert json.loads(line)["user"] == 'x\n"\u2028'
+
+
+# -- the script for third-party pages
+
+
+@pytest.fixture
+def for_third_parties(redis_server, store, tmp_path):
+    """A client of a site with built scripts for third-party pages."""
+    manifest = {
+        "third-party.js": "third-party-0123456789ab.js",
+        "third-party.mjs": "third-party-ba9876543210.mjs",
+        "x.js": "x-1.js",
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for file in manifest.values():
+        (tmp_path / file).write_bytes(SCRIPT)
+    settings = make_settings(redis_server, allowed_origins=json.dumps([LISTED]), public_url="https://hub.example.org")
+    return public_client(replace(create_services(settings, store), assets=Assets(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        ("third-party.js", "no-cache"),
+        ("third-party.mjs", "no-cache"),
+        ("third-party-0123456789ab.js", "public, max-age=31536000, immutable"),
+        ("third-party-ba9876543210.mjs", "public, max-age=31536000, immutable"),
+    ],
+)
+def test_the_third_party_script_stays_or_is_immutable(for_third_parties, file, kept):
+    answer = for_third_parties.get(f"/egress/v1/{file}", headers={"Origin": LISTED})
+    assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
+    assert answer.headers["Cache-Control"] == kept
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
+    again = for_third_parties.get(f"/egress/v1/{file}", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data, again.headers["Cache-Control"]) == (304, b"", kept)
+    assert "Access-Control-Allow-Origin" not in again.headers
+
+
+@pytest.mark.parametrize(
+    "file", ["third-party-000000000000.js", "x.js", "x-1.js", "manifest.json", "..%2fmanifest.json", "third-party"]
+)
+def test_there_is_nothing_else_beside_the_third_party_script(for_third_parties, file):
+    answer = for_third_parties.get(f"/egress/v1/{file}")
+    assert_problem(answer, "not-found")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_the_list_of_third_party_scripts_has_their_integrity(for_third_parties):
+    listed = for_third_parties.get("/egress/v1/third-party.json")
+    integrity = f"sha384-{base64.b64encode(hashlib.sha384(SCRIPT).digest()).decode()}"
+    address = "https://hub.example.org/egress/v1/third-party-0123456789ab.js"
+    assert listed.json == {
+        "tag": f'<script async src="{address}" integrity="{integrity}" crossorigin="anonymous"></script>',
+        "scripts": {
+            "third-party.js": {"address": address, "integrity": integrity},
+            "third-party.mjs": {
+                "address": "https://hub.example.org/egress/v1/third-party-ba9876543210.mjs",
+                "integrity": integrity,
+            },
+        },
+    }
+    assert listed.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("origin", ["https://anything.example", "null"])
+def test_an_asterisk_lets_every_origin_in_and_sends_no_credentials(open_to, origin):
+    client = open_to("*")
+    answer = client.get("/egress/challenge", headers={"Origin": origin})
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
+    assert "Access-Control-Allow-Credentials" not in answer.headers
+    body = {"provider": "altcha", "solution": solve(client)}
+    assert client.post("/egress/passes", json=body, headers={"Origin": origin}).status_code == 201

@@ -102,6 +102,7 @@ class BinderHub:
         gates: gates of paths of the verifier, `passes`.
         failures: how many build requests are still to be answered with 503.
         cuts: how many streams are still to be cut.
+        fails: whether builds fail.
         cached: whether all events come at once.
         delivered: `time.monotonic()` when the page's script was asked for and its gate was open.
         launched: called with each build's user name before `ready`, as if the pod had been seen.
@@ -125,6 +126,7 @@ class BinderHub:
         self.gates: dict[str, Gate] = {name: Gate() for name in ("launch.js", "challenge", "passes", "servers")}
         self.failures = 0
         self.cuts = 0
+        self.fails = False
         self.cached = True
         self.launched: Callable[[str], object] = lambda user: None
         self.delivered = 0.0
@@ -175,6 +177,9 @@ class BinderHub:
 
     def _events(self, build: Build) -> Iterator[dict[str, Any]]:
         yield {"phase": "built", "message": "Found built image, launching...\n", "imageName": "image:1"}
+        if self.fails:
+            yield {"phase": "failed", "message": "Error during build: no such file\n", "status_code": 500}
+            return
         yield {"phase": "launching", "message": "Launching server...\n"}
         build.tier = self._announce(build)
         self.launched(build.user)
@@ -240,6 +245,8 @@ class BinderHub:
                     hub.bundle.pass_through()
                     hub.delivered = time.monotonic()
                     self.answer(200, hub.script, "text/javascript")
+                elif inside.startswith("user/") and "/api/" in inside:
+                    self.api(inside.partition("/api/")[2])
                 elif inside.startswith("user/"):
                     title = f"Server of {html.escape(inside.split('/')[1])}"
                     body = f"<!doctype html><html lang=en><title>{title}</title><link rel=icon href='data:,'><h1>{title}</h1>"
@@ -251,6 +258,21 @@ class BinderHub:
 
             do_POST = do_GET
             do_OPTIONS = do_GET
+
+            def api(self, name: str) -> None:
+                """A user's Jupyter server, as far as thebe asks it before it starts a kernel. Sessions cannot be started here."""
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                cors = self.cors() | {
+                    "Access_Control_Allow_Headers": "authorization, content-type",
+                    "Access_Control_Allow_Methods": "*",
+                }
+                known = {"kernels": [], "kernelspecs": {"default": "python3", "kernelspecs": {}}, "sessions": [], "status": {}}
+                if self.command == "OPTIONS":
+                    self.answer(204, **cors)
+                elif self.command == "GET" and name in known:
+                    self.answer(200, json.dumps(known[name]).encode(), "application/json", **cors)
+                else:
+                    self.answer(404, b"{}", "application/json", **cors)
 
             def forward(self, path: str) -> None:
                 """As an ingress does."""

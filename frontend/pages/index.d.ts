@@ -1,0 +1,65 @@
+/** What `connect` needs to know. */
+export interface Options {
+  /** The address of the verifier, `https://hub.example.org/egress/`. */
+  verifier: string;
+  /** The address of the BinderHub, `https://mybinder.org/`. By default what the verifier's address is below. */
+  binderhub?: string;
+  /** The tiers that are enough. Proof of work that earns another one is not done. By default each is enough. */
+  tiers?: readonly string[];
+  /** Where to show a link to the server's unlock page if the page cannot unlock the server itself: an element, or a CSS selector. */
+  link?: string | Element;
+}
+
+export interface BinderEgress {
+  /** The address of the verifier, ending in "/". */
+  readonly verifier: string;
+  /** The address of the BinderHub, ending in "/". */
+  readonly binderhub: string;
+  /**
+   * Solve a challenge, and get the pass for it: good for one launch, as the query parameter `egress_token`, for at most five minutes.
+   * Rejects where there is none to be had.
+   */
+  getPass(): Promise<string>;
+  /**
+   * The address of a build request with a pass; the address as it is where there is none to be had, or it takes too long, or the address is
+   * none of this BinderHub's build requests. Never rejects.
+   *
+   * @param timeout seconds to wait, 15 by default
+   */
+  withEgress(url: string | URL, how?: { timeout?: number }): Promise<string>;
+}
+
+/**
+ * Begin to read along in this page's launches, those by `fetch` and by `EventSource`, and to unlock their servers. For the same verifier it
+ * returns the same object.
+ */
+export function connect(options: Options): Readonly<BinderEgress>;
+
+/** The detail of the event `binder-egress` on `window`. */
+export interface Detail {
+  /**
+   * - `checking`: a launch has been seen, a challenge is asked for and solved
+   * - `granted`: its server has a tier
+   * - `pending`: its server will have one within seconds
+   * - `needed`: only a captcha that this page does not show, or no tier that is enough; a person can unlock the server at `unlock`
+   * - `none`: refused, or it could not be solved
+   * - `unanswered`: the verifier does not answer this page
+   */
+  state: "checking" | "granted" | "pending" | "needed" | "none" | "unanswered";
+  /** The address of the build request. */
+  build: string;
+  /** The server, once it is ready. */
+  server: string | null;
+  /** Its unlock page, where it may help. */
+  unlock: string | null;
+}
+
+declare global {
+  interface Window {
+    /** What the plain script defines. */
+    readonly binderEgress?: Readonly<BinderEgress>;
+  }
+  interface WindowEventMap {
+    "binder-egress": CustomEvent<Detail>;
+  }
+}

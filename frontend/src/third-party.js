@@ -1,0 +1,269 @@
+// For pages at other places that launch servers here: thebe, @jupyterhub/binderhub-client, or an EventSource or a fetch of their own.
+//
+// The launch goes out as it is, at once. This reads along, solves meanwhile, and unlocks the server when it is ready. Whatever fails here,
+// the page does not see it.
+import ar from "../../verifier/messages/third-party/ar.json";
+import de from "../../verifier/messages/third-party/de.json";
+import en from "../../verifier/messages/third-party/en.json";
+import es from "../../verifier/messages/third-party/es.json";
+import fr from "../../verifier/messages/third-party/fr.json";
+import ja from "../../verifier/messages/third-party/ja.json";
+import { Check } from "./check.js";
+import { readEvent, readEvents } from "./events.js";
+import { chooseLanguage, direction } from "./language.js";
+import { family, solve, solveInPage } from "./solve.js";
+import { presentPass, unlockPage, verifierOf } from "./unlock.js";
+import { workerOf } from "./workers.js";
+
+const MESSAGES = { en, ar, de, es, fr, ja };
+
+// Seconds for which a page waits for a pass, where it does not say.
+const PATIENCE = 15;
+// Seconds before an unlock is tried again that got no answer, or found no server: the verifier learns of a server a moment after it has started.
+const AGAIN = [1, 2, 4];
+
+/** @type {Map<string, object>} what `connect` has returned, by the verifier */
+const connected = new Map();
+
+/**
+ * Begin to read along in this page's launches at a BinderHub.
+ *
+ * @param {object} options
+ * @param {string} options.verifier the address of the verifier, `https://hub.example.org/egress/`
+ * @param {string} [options.binderhub] the address of the BinderHub, `https://mybinder.org/`; by default the one that the verifier is part of
+ * @param {string[]} [options.tiers] the tiers that are enough: proof of work that earns another one is not done; by default all are
+ * @param {string|Element} [options.link] where to show a link to the server's unlock page, if the page itself cannot unlock it; an element,
+ *   or a CSS selector
+ * @returns {{verifier: string, binderhub: string, getPass: Function, withEgress: Function}}
+ */
+export function connect({ verifier, binderhub, tiers, link } = {}) {
+  if (!verifier) throw new TypeError("binder-egress: say where the verifier is: connect({ verifier: \"https://…/egress/\" })");
+  const base = folder(verifier);
+  if (!connected.has(base)) {
+    const gate = new Gate(base, folder(binderhub ?? "../", base), tiers, link);
+    gate.observe();
+    connected.set(base, Object.freeze({
+      verifier: base,
+      binderhub: gate.binderhub,
+      getPass: () => gate.getPass(),
+      withEgress: (url, how) => gate.withEgress(url, how),
+    }));
+  }
+  return connected.get(base);
+}
+
+const folder = (address, from = document.baseURI) => new URL(address, from).href.replace(/\/?$/, "/");
+
+class Gate {
+  /** @type {Map<string, Launch>} by the address of the build request */
+  launches = new Map();
+
+  constructor(base, binderhub, tiers, link) {
+    Object.assign(this, { base, binderhub, tiers, link });
+  }
+
+  // Proxies that only look: what they return, throw and are is the browser's.
+  observe() {
+    const gate = this;
+    const { EventSource, fetch } = globalThis;
+    if (fetch) {
+      globalThis.fetch = new Proxy(fetch, {
+        apply(target, self, args) {
+          const answer = Reflect.apply(target, self, args);
+          try { gate.fetched(args, answer); } catch { /* It is none of ours. */ }
+          return answer;
+        },
+      });
+    }
+    if (EventSource) {
+      const proxy = new Proxy(EventSource, {
+        construct(target, args, self) {
+          const source = Reflect.construct(target, args, self);
+          try { gate.opened(source); } catch { /* It is none of ours. */ }
+          return source;
+        },
+      });
+      EventSource.prototype.constructor = proxy;
+      globalThis.EventSource = proxy;
+    }
+  }
+
+  /** The launch that a request is; null if it is none, or brings a pass. */
+  launchOf(address, method = "GET") {
+    if (!address.startsWith(`${this.binderhub}build/`) || method.toUpperCase() !== "GET") return null;
+    const asked = new URL(address).searchParams;
+    if (asked.has("egress_token") || asked.get("build_only") === "true") return null;
+    let launch = this.launches.get(address);
+    if (!launch) this.launches.set(address, launch = new Launch(this, address));
+    launch.begin();
+    return launch;
+  }
+
+  fetched([input, options], answer) {
+    const request = input instanceof Request ? input : null;
+    const launch = this.launchOf(new URL(request?.url ?? input, document.baseURI).href, String(options?.method ?? request?.method ?? "GET"));
+    if (launch) this.readAlong(launch, answer);
+  }
+
+  async readAlong(launch, answer) {
+    try {
+      // Cloned before the page can begin to read.
+      const copy = await answer.then((response) => (response.ok && response.body ? response.clone() : null));
+      if (copy) await readEvents(copy.body, (event) => launch.hear(event, copy.url));
+    } catch {
+      // The page ended it, or sees the same error and deals with it.
+    }
+  }
+
+  opened(source) {
+    const launch = this.launchOf(source.url);
+    if (!launch) return;
+    source.addEventListener("message", ({ data, origin }) => {
+      try {
+        const event = readEvent(data);
+        // Of where a redirect led an EventSource tells the origin only. Members of a federation have the same paths.
+        if (event) launch.hear(event, origin + new URL(source.url).pathname);
+      } catch {
+        // What the page's own listeners get is theirs.
+      }
+    });
+  }
+
+  newCheck() {
+    return new Check(this.base, null, {
+      solve: (challenge, signal) => solveSomehow(challenge, this.base, signal),
+      suits: ({ tier }) => !this.tiers?.length || this.tiers.includes(tier),
+    }, () => {});
+  }
+
+  async getPass() {
+    const check = this.newCheck();
+    await check.done;
+    if (!check.token) throw new Error(`binder-egress: no pass: ${check.state}`);
+    return check.token;
+  }
+
+  async withEgress(url, { timeout = PATIENCE } = {}) {
+    const address = String(url);
+    let check;
+    try {
+      if (!this.ownBuild(address)) return address;
+      check = this.newCheck();
+      await Promise.race([check.done, delay(timeout)]);
+      // Not by searchParams, which would write the rest of the query anew.
+      const made = new URL(address, document.baseURI);
+      if (!check.token) return address;
+      made.search += `${made.search ? "&" : "?"}egress_token=${encodeURIComponent(check.token)}`;
+      return made.href;
+    } catch {
+      return address;
+    } finally {
+      check?.stop();
+    }
+  }
+
+  // A pass is for this BinderHub and nobody else.
+  ownBuild(address) {
+    const made = new URL(address, document.baseURI);
+    return made.href.startsWith(`${this.binderhub}build/`) && !made.searchParams.has("egress_token");
+  }
+
+  tell(state, build, server = null, unlock = null) {
+    dispatchEvent(new CustomEvent("binder-egress", { detail: { state, build, server, unlock } }));
+    const place = typeof this.link === "string" ? document.querySelector(this.link) : this.link;
+    if (!place) return;
+    const link = unlock && document.createElement("a");
+    if (link) {
+      const language = chooseLanguage([document.documentElement.lang, ...navigator.languages], Object.keys(MESSAGES));
+      Object.assign(link, { href: unlock, target: "_blank", rel: "noopener", lang: language, dir: direction(language) });
+      link.textContent = MESSAGES[language].unlock;
+    }
+    place.replaceChildren(...(link ? [link] : []));
+  }
+}
+
+/** A build request, and those that repeat it: a page that tries again, or an EventSource that connects again. */
+class Launch {
+  /** @type {?Check} whose pass no server has got yet */
+  check = null;
+
+  constructor(gate, address) {
+    this.gate = gate;
+    this.address = address;
+  }
+
+  begin() {
+    if (this.check?.token || this.check?.running) return;
+    this.check = this.gate.newCheck();
+    this.tell("checking");
+  }
+
+  /** An event of the build. Returns whether more of interest may come. */
+  hear({ phase, url }, answered) {
+    const said = phase.toLowerCase();
+    // The build took longer than a pass lives, or this is the next launch of a stream that began again.
+    if (said === "launching" && (!this.check || this.check.expired)) this.begin();
+    if (said === "ready") {
+      const server = new URL(url, answered);
+      this.ready(server.href, unlockPage(verifierOf(answered, this.address, this.gate.base), server));
+    }
+    return said === "launching";
+  }
+
+  async ready(server, page) {
+    // Whatever comes at this address now is another launch.
+    this.gate.launches.delete(this.address);
+    let check = this.check ?? this.gate.newCheck();
+    this.check = null;
+    await check.done;
+    if (check.expired) {
+      check = this.gate.newCheck();
+      await check.done;
+    }
+    let state = check.state;
+    if (check.token) state = await this.present(page, check.token);
+    this.tell(state, server, ["granted", "pending"].includes(state) ? null : page);
+  }
+
+  async present(page, token) {
+    for (const wait of [...AGAIN, null]) {
+      try {
+        const { state, type = "", status } = await presentPass(page, token);
+        if (state) return state;
+        if (wait === null || (status < 500 && !type.endsWith("no-such-server"))) return "none";
+      } catch {
+        // No connection, or a proxy's error page.
+        if (wait === null) return "unanswered";
+      }
+      await delay(wait);
+    }
+    return "none";
+  }
+
+  tell(state, server, unlock) {
+    try {
+      this.gate.tell(state, this.address, server, unlock);
+    } catch {
+      // Nobody sees it.
+    }
+  }
+}
+
+// In workers, if the page lets us start any; else in the page itself.
+async function solveSomehow(challenge, base, signal) {
+  try {
+    return await solve(challenge, (algorithm) => worker(family(algorithm), base), signal);
+  } catch {
+    signal.throwIfAborted();
+    return solveInPage(challenge, signal);
+  }
+}
+
+// A worker acts for the page's origin, so its text is part of this file, or is checked to be what this file was built with.
+async function worker(name, base) {
+  if (WORKERS[name].text) return workerOf(WORKERS[name].text);
+  const { file, integrity } = WORKERS[name];
+  return workerOf(await (await fetch(`${base}static/${file}`, { integrity })).text());
+}
+
+const delay = (seconds) => new Promise((resolve) => { setTimeout(resolve, seconds * 1000); });

@@ -1,0 +1,34 @@
+// ALTCHA's workers, for pages of the hub: started from the verifier's own files.
+import { family } from "./solve.js";
+
+const FILES = { PBKDF2: "worker-pbkdf2.js", SHA: "worker-sha.js", SCRYPT: "worker-scrypt.js", ARGON2ID: "worker-argon2id.js" };
+
+/**
+ * Start a worker.
+ *
+ * @param {string} algorithm "PBKDF2/SHA-256"
+ * @param {string} base the absolute address of the verifier, ending in "/"
+ * @returns {Worker}
+ */
+export function startWorker(algorithm, base) {
+  const address = `${base}static/${MANIFEST[FILES[family(algorithm)]]}`;
+  if (new URL(address).origin === location.origin) return new Worker(address);
+  // A worker must be of the page's own origin, a script that it imports need not: the page may come from another host than the build.
+  return workerOf(`importScripts(${JSON.stringify(address)})`);
+}
+
+/**
+ * Start a worker from its text.
+ *
+ * @param {string} text of the script
+ * @returns {Worker}
+ */
+export function workerOf(text) {
+  const blob = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+  try {
+    return new Worker(blob);
+  } finally {
+    // Worker() has taken the address; browsers fetch it before they let go of it.
+    setTimeout(() => URL.revokeObjectURL(blob), 10_000);
+  }
+}

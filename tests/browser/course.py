@@ -1,0 +1,186 @@
+"""Pages of somebody else, on another origin than BinderHub, that launch servers with the clients that such pages use.
+
+Each notes in `record` what its client tells it, and sets `done` when that is over.
+"""
+
+import http.server
+import os
+import subprocess
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+TOP = Path(__file__).parents[2]
+MODULES = TOP / "frontend/node_modules"
+KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html; charset=utf-8"}
+
+EVENT_SOURCE = """<script>
+  function launch(address) {
+    const source = new EventSource(address);
+    const is = () => [
+      source instanceof EventSource, source.constructor === EventSource, source.readyState === EventSource.CLOSED, source.url,
+    ];
+    record.push(["made", source.readyState, ...is()]);
+    source.onopen = () => record.push(["open", source.readyState, ...is()]);
+    source.onerror = (event) => record.push(["error", source.readyState, event.constructor.name]);
+    source.addEventListener("message", ({ isTrusted, eventPhase, origin, lastEventId }) => {
+      record.push(["heard", isTrusted, eventPhase, origin, lastEventId]);
+    });
+    source.onmessage = (event) => {
+      record.push(["message", event.data]);
+      const { phase } = JSON.parse(event.data);
+      if (phase !== "ready" && phase !== "failed") return;
+      source.close();
+      record.push(["closed", source.readyState, ...is()]);
+      done += 1;
+    };
+  }
+</script>"""
+
+FETCH = """<script>
+  async function launch(address) {
+    const answer = fetch(address, { headers: { accept: "text/event-stream" } });
+    record.push(["asked", answer.constructor === Promise, fetch.name, fetch.length]);
+    try {
+      const response = await answer;
+      record.push(["answer", response.status, response.type, response.url, response.bodyUsed, [...response.headers].join()]);
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      let text = "";
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        text += value;
+      }
+      record.push(["text", text, response.bodyUsed]);
+    } catch (error) {
+      record.push(["failed", String(error)]);
+    }
+    done += 1;
+  }
+</script>"""
+
+CLIENT = """<script src="/client.js"></script>
+<script>
+  async function launch(address) {
+    const base = address.slice(0, address.indexOf("/build/") + 1);
+    const image = new BinderRepository(address.slice(base.length + "build/".length), new URL("build/", base));
+    for await (const data of image.fetch()) {
+      record.push(data);
+      if (data.phase === "ready" || data.phase === "failed") break;
+    }
+    image.close();
+    done += 1;
+  }
+</script>"""
+
+THEBE_CORE = """<script src="/npm/thebe-core/dist/lib/thebe-core.min.js"></script>
+<script>
+  function launch(address) {
+    const [base, owner, name, ref] = address.match(/^(.*)\\/build\\/gh\\/([^/]+)\\/([^/]+)\\/(.+)$/).slice(1);
+    const config = thebeCore.api.makeConfiguration({
+      binderOptions: { binderUrl: base, repo: `${owner}/${name}`, ref },
+      savedSessionOptions: { enabled: false },
+    });
+    for (const kind of ["status", "error"]) {
+      config.events.on(kind, (event, { subject, status, message }) => record.push([kind, subject, status, message]));
+    }
+    const server = thebeCore.api.makeServer(config);
+    const end = (...what) => { record.push(what); done += 1; };
+    server.ready.then(() => end("ready", server.userServerUrl), (error) => end("rejected", error));
+    server.connectToServerViaBinder();
+  }
+</script>"""
+
+THEBE = """<script src="/npm/thebe/lib/index.js"></script>
+<pre data-executable>1 + 1</pre>
+<script>
+  function launch(address) {
+    const [base, owner, name, ref] = address.match(/^(.*)\\/build\\/gh\\/([^/]+)\\/([^/]+)\\/(.+)$/).slice(1);
+    thebe.on("status", (event, { subject, status, message }) => {
+      if (subject !== "server") return;
+      record.push([subject, status, message]);
+      done += status === "server-ready";
+    });
+    thebe.on("error", (event, { subject, status, message }) => {
+      if (subject === "server") record.push([subject, status, message]);
+      done += subject === "server";
+    });
+    thebe.bootstrap({
+      useBinder: true,
+      binderOptions: { binderUrl: base, repo: `${owner}/${name}`, ref },
+      savedSessionOptions: { enabled: false },
+    }).catch(() => {});
+  }
+</script>"""
+
+CLIENTS = {"EventSource": EVENT_SOURCE, "fetch": FETCH, "binderhub-client": CLIENT, "thebe-core": THEBE_CORE, "thebe": THEBE}
+
+
+def client_script() -> bytes:
+    """The client `@jupyterhub/binderhub-client` as a global of a page."""
+    source = (
+        'import { BinderRepository } from "@jupyterhub/binderhub-client/client.js"; window.BinderRepository = BinderRepository;'
+    )
+    command = [MODULES / ".bin/esbuild", "--bundle", "--format=iife"]
+    environment = {**os.environ, "NODE_PATH": str(MODULES)}
+    return subprocess.run(command, input=source.encode(), check=True, stdout=subprocess.PIPE, env=environment).stdout
+
+
+@dataclass
+class Course:
+    """A web server with such pages, on `localhost`, which to browsers is another site than 127.0.0.1.
+
+    Attributes:
+        pages: the content of each path.
+        headers: more headers of the pages.
+    """
+
+    pages: dict[str, bytes] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        npm = subprocess.run([TOP / "ci/thebe"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        script = client_script()
+        course = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                path = urlsplit(self.path).path
+                if path.startswith("/npm/") and ".." not in path:
+                    file = Path(npm) / path.removeprefix("/npm/")
+                    body = file.read_bytes() if file.is_file() else None
+                else:
+                    body = {"/client.js": script, **course.pages}.get(path)
+                self.send_response(404 if body is None else 200)
+                self.send_header("Content-Type", KINDS.get(Path(path).suffix, "application/octet-stream"))
+                self.send_header("Content-Length", str(len(body or b"")))
+                if path.endswith(".html"):
+                    for name, value in course.headers.items():
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.origin = f"http://localhost:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def page(self, body: str, head: str = "", name: str = "page.html") -> str:
+        """Serve a page; its address."""
+        start = (
+            "<!doctype html><html lang=en><meta charset=utf-8><title>A course</title><link rel=icon href='data:,'>"
+            "<script>var record = [], done = 0, states = [];"
+            "addEventListener('binder-egress', ({ detail }) => states.push(detail));</script>"
+        )
+        self.pages[f"/{name}"] = f"{start}{head}<body>{body}</body></html>".encode()
+        return f"{self.origin}/{name}"

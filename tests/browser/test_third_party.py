@@ -1,0 +1,711 @@
+"""Pages of somebody else in Chromium, with the script tag: launches go out as they would without it, and servers get egress.
+
+The pages are on another origin and use the real clients. Verifier and Redis are real, BinderHub is a double (`launch_page`).
+"""
+
+import json
+import os
+import re
+import subprocess
+import time
+from functools import partial
+
+import pytest
+from apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
+from conftest import MODEST
+from course import CLIENTS, MODULES, Course
+from doubles import running
+from launch_page import TOP, BinderHub
+from playwright.sync_api import expect
+
+from verifier.store import Server, Store, connect
+
+MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/messages/third-party").glob("*.json"))}
+
+
+@pytest.fixture(scope="module")
+def course():
+    made = Course()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _clean(course):
+    course.pages.clear()
+    course.headers.clear()
+
+
+@pytest.fixture(scope="module")
+def _listed(_redis_server, course):
+    """A verifier that lists the course's origin."""
+    _redis_server.start()
+    process = VerifierProcess(_redis_server, captcha_providers=MODEST, allowed_origins=[course.origin])
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def start(redis_server):
+    """A function that starts a BinderHub in front of a verifier, and a verifier with settings if it gets none."""
+    started = []
+    client = connect(make_settings(redis_server))
+
+    def start(process=None, **settings):
+        if process is None:
+            process = VerifierProcess(redis_server, **{"captcha_providers": MODEST, **settings})
+            started.append(process)
+        process.await_ready()
+        hub = BinderHub((process.public, process.internal), b"")
+        hub.launched = lambda user: run_pod(Store(client), user)
+        started.append(hub)
+        return hub
+
+    yield start
+    for one in reversed(started):
+        one.stop()
+    client.close()
+
+
+@pytest.fixture
+def hub(start, _listed):
+    return start(_listed)
+
+
+class Tab:
+    """A page, and what it must not see of us."""
+
+    def __init__(self, page):
+        self.page = page
+        self.thrown = []
+        self.console = []
+        self.requests = []
+        self.workers = []
+        page.on("worker", lambda worker: self.workers.append(worker.url))
+        page.on("pageerror", lambda error: self.thrown.append(str(error)))
+        page.on("console", lambda message: self.console.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def launch(self, hub, name="cached", times=1):
+        """Launch, and wait until the page's client says that it is over."""
+        before = self.page.evaluate("done")
+        self.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/{name}/HEAD")
+        self.page.wait_for_function("(count) => done >= count", arg=before + times)
+
+    def record(self):
+        """What the client told the page, without what differs from launch to launch."""
+        text = re.sub(r"user-\d+", "user", json.dumps(self.page.evaluate("record")))
+        return re.sub(r"http://127\.0\.0\.1:\d+", "hub", text)
+
+    def state(self, expected):
+        """Wait for a word of the script."""
+        self.page.wait_for_function("(expected) => states.at(-1)?.state === expected", arg=expected)
+        return self.page.evaluate("states.at(-1)")
+
+
+@pytest.fixture
+def tab(browser):
+    """A function that opens an address in a new context. What pages throw fails the test."""
+    tabs = []
+
+    def tab(address, init=None, **options):
+        context = browser.new_context(**options)
+        context.set_default_timeout(30_000)
+        opened = Tab(context.new_page())
+        tabs.append(opened)
+        if init:
+            opened.page.add_init_script(init)
+        opened.page.goto(address)
+        return opened
+
+    yield tab
+    for one in tabs:
+        one.page.context.close()
+        assert one.thrown == []
+
+
+expect.set_options(timeout=30_000)
+
+
+def script_tag(hub, file="third-party.js", **data):
+    """The tag, without `async`, so that a test need not wait for it; `bare` ones are not checked by the browser."""
+    attributes = "".join(f' data-{name}="{value}"' for name, value in data.items())
+    return f'<script src="{hub.url}egress/v1/{file}"{attributes}></script>'
+
+
+def wait_for(condition, message):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until, message
+        time.sleep(0.02)
+
+
+def await_tier(store, user="user-1", tier="verified"):
+    wait_for(lambda: store.known(Server(user)).tier == tier, f"{user} is not {tier}")
+
+
+def asked(build):
+    """What BinderHub sees of a build request, without what browsers number."""
+    return build.spec, build.query, {name: value for name, value in build.headers.items() if name.lower() != "host"}
+
+
+# --- the same launches, with egress -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_launch_is_the_same_with_the_tag_and_its_server_gets_egress(client, course, hub, store, tab):
+    hub.cached = False
+    without = tab(course.page(CLIENTS[client]))
+    without.launch(hub)
+    with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
+    with reconciler(store, Server("user-2")):
+        with_it.launch(hub)
+        said = with_it.state("granted")
+    first, second = hub.builds
+    assert asked(first) == asked(second) and second.token is None
+    assert with_it.record() == without.record() and "ready" in with_it.record()
+    assert store.known(Server("user-1")).tier == "unverified"
+    assert store.known(Server("user-2")).tier == "verified"
+    assert said == {
+        "state": "granted",
+        "build": f"{hub.url}build/gh/o/cached/HEAD",
+        "server": f"{hub.url}user/user-2/",
+        "unlock": None,
+    }
+    assert with_it.console == without.console
+
+
+HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garbage later"]
+
+
+@pytest.mark.parametrize(
+    ("what", "client"),
+    [
+        (what, client)
+        for what in HELPLESS
+        for client in CLIENTS
+        if client in ("EventSource", "fetch") or what in ("down", "not listed", "hang later")
+    ],
+)
+def test_where_the_tag_cannot_help_launches_are_the_same(what, client, course, hub, start, verifier, _verifier, tab):
+    without = tab(course.page(CLIENTS[client]))
+    without.launch(hub)
+    if what == "not listed":
+        hub = start(_verifier)
+    else:
+        hub.fault, _, later = what.partition(" ")
+        # Later: the script came, and then nothing more.
+        hub.fault_paths = ("challenge",) if later else ("",)
+    tag = script_tag(hub).replace("<script ", "<script async ")
+    with_it = tab(course.page(CLIENTS[client], tag) if what != "hang" else "about:blank")
+    if what == "hang":
+        with_it.page.goto(course.page(CLIENTS[client], tag), wait_until="commit")
+        with_it.page.wait_for_function("typeof launch === 'function' && document.scripts.length > 2")
+        with_it.page.wait_for_timeout(1000)
+    before = hub.count("GET /build/")
+    with_it.launch(hub)
+    assert hub.count("GET /build/") == before + 1
+    if what == "garbage":
+        # A script that is none: the browser reports it, as it would for any script of the page.
+        with_it.thrown = [text for text in with_it.thrown if "Unexpected token '<'" not in text]
+    assert with_it.record() == without.record()
+    assert hub.builds[-1].token is None
+    assert hub.count("POST /egress/") == 0
+
+
+LACKING = [
+    "delete window.Proxy",
+    "delete window.Worker; delete crypto.subtle; Object.defineProperty(crypto, 'subtle', { value: undefined })",
+    "delete window.CustomEvent",
+    "window.URL = undefined",
+    "delete AbortSignal.prototype.throwIfAborted",
+    "Response.prototype.clone = () => { throw new TypeError('no') }",
+    "delete window.AbortController; delete window.TextDecoder",
+    "delete navigator.hardwareConcurrency; delete window.performance",
+]
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+@pytest.mark.parametrize("lacking", LACKING)
+def test_a_browser_that_lacks_something_launches_as_without_the_tag(lacking, client, course, hub, tab):
+    without = tab(course.page(CLIENTS[client]), init=lacking)
+    without.launch(hub)
+    with_it = tab(course.page(CLIENTS[client], script_tag(hub)), init=lacking)
+    with_it.launch(hub)
+    assert with_it.record() == without.record()
+    assert asked(hub.builds[0]) == asked(hub.builds[1])
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
+def test_a_build_that_fails_is_the_same(client, course, hub, tab):
+    hub.fails = True
+    without = tab(course.page(CLIENTS[client]))
+    without.launch(hub)
+    with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
+    with_it.launch(hub)
+    assert with_it.record() == without.record() and "failed" in with_it.record()
+    # binderhub-client throws one of its own.
+    assert with_it.thrown == without.thrown
+    for opened in (with_it, without):
+        opened.thrown.clear()
+
+
+def test_an_eventsource_whose_stream_is_cut_connects_again_by_itself(course, hub, store, tab):
+    hub.cached = False
+    records = []
+    for head in ("", script_tag(hub)):
+        hub.cuts = 1
+        opened = tab(course.page(CLIENTS["EventSource"], head))
+        with reconciler(store, Server("user-4")):
+            opened.launch(hub)
+            if head:
+                opened.state("granted")
+        records.append(opened.record())
+    assert records[0] == records[1] and '"error", 0' in records[1]
+    assert [build.token for build in hub.builds] == [None] * 4
+    assert store.known(Server("user-4")).tier == "verified"
+    assert hub.count("POST /egress/passes") == 1
+
+
+def test_a_stream_that_the_page_does_not_close_begins_another_launch_and_that_is_unlocked_too(course, hub, store, tab):
+    page = """<script>
+      function launch(address) { new EventSource(address).onmessage = ({ data }) => { done += data.includes('"ready"'); }; }
+    </script>"""
+    opened = tab(course.page(page, script_tag(hub)))
+    with reconciler(store, Server("user-1")), reconciler(store, Server("user-2")):
+        opened.launch(hub, times=2)
+        await_tier(store, "user-1")
+        await_tier(store, "user-2")
+    opened.page.evaluate("location.href = 'about:blank'")
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("one", "one")], ids=["different", "the same"])
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+def test_two_launches_on_one_page(client, names, course, hub, store, tab):
+    opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+    hub.ready.close()
+    opened.page.evaluate(
+        "(addresses) => { for (const address of addresses) launch(address); }",
+        [f"{hub.url}build/gh/o/{name}/HEAD" for name in names],
+    )
+    wait_for(lambda: len(hub.builds) == 2, "not launched")
+    with reconciler(store, Server("user-1")), reconciler(store, Server("user-2")):
+        hub.ready.open()
+        opened.page.wait_for_function("done === 2")
+        await_tier(store, "user-1")
+        await_tier(store, "user-2")
+
+
+def test_a_challenge_that_takes_longer_than_the_build(course, hub, store, tab):
+    hub.gates["challenge"].close()
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    opened.launch(hub)
+    assert hub.count("POST /egress/") == 0
+    with reconciler(store, Server("user-1")):
+        hub.gates["challenge"].open()
+        await_tier(store)
+
+
+def test_a_build_that_takes_longer_than_a_pass_lives(course, start, store, tab):
+    hub = start(allowed_origins=[course.origin], pass_lifetime=30)
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    opened.page.clock.install()
+    hub.ready.close()
+    with opened.page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/passes")) as solved:
+        opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+    solved.value.finished()
+    opened.page.clock.fast_forward(60_000)
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        await_tier(store)
+    assert hub.count("POST /egress/passes") == 2
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
+def test_a_federation_that_redirects_builds(client, course, hub, tab):
+    """The server is another member's, whose verifier is asked to unlock it."""
+    others = RedisServer()
+    others.start()
+    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[course.origin])
+    member = BinderHub((process.public, process.internal), b"")
+    connection = connect(make_settings(others))
+    store = Store(connection)
+    member.launched = lambda user: run_pod(store, user)
+    hub.redirect = member.url
+    try:
+        without = tab(course.page(CLIENTS[client]))
+        without.launch(hub)
+        opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+        with reconciler(store, Server("user-2")):
+            opened.launch(hub)
+            await_tier(store, "user-2")
+        assert opened.record() == without.record()
+        assert member.count("POST /egress/servers/user-2") == 1
+        assert hub.count("POST /egress/servers") == 0 and member.count("POST /egress/passes") == 0
+    finally:
+        member.stop()
+        connection.close()
+        process.stop()
+        others.stop()
+
+
+def test_a_binderhub_at_another_place_than_the_verifier(course, hub, start, _listed, store, tab):
+    front = start(_listed)
+    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
+    opened.launch(hub)
+    assert opened.page.evaluate("states") == []
+    front.redirect = hub.url
+    with reconciler(store, Server("user-2")):
+        opened.launch(front)
+        await_tier(store, "user-2")
+
+
+def test_other_requests_pass_through_untouched(course, hub, start, _listed, tab):
+    other = start(_listed)
+    opened = tab(course.page("", script_tag(hub)))
+    results = opened.page.evaluate(
+        """async ({ hub, other }) => {
+          const results = {};
+          const text = async (...args) => (await fetch(...args)).text();
+          const source = (address) => new Promise((resolve) => {
+            const made = new EventSource(address);
+            made.addEventListener("message", ({ data }) => { if (data.includes('"ready"')) { made.close(); resolve(data); } });
+          });
+          results.other = (await text(`${other}build/gh/o/r/HEAD`)).includes("ready");
+          results.otherSource = Boolean(await source(`${other}build/gh/o/r/HEAD`));
+          results.post = (await text(`${hub}build/gh/o/r/HEAD`, { method: "POST" })).includes("ready");
+          results.token = (await text(`${hub}build/gh/o/r/HEAD?egress_token=mine`)).includes("ready");
+          results.only = Boolean(await source(`${hub}build/gh/o/r/HEAD?build_only=true`));
+          results.data = (await text("data:,x")) === "x";
+          results.request = (await text(new Request(location.href))).includes("course");
+          results.url = (await text(new URL(location.href))).includes("course");
+          for (const [name, call] of Object.entries({
+            empty: () => fetch(), bad: () => fetch("http://"), illegal: () => fetch.call({}, "/"), called: () => EventSource("/"),
+            nothing: () => new EventSource(), wrong: () => new EventSource("http://["),
+          })) {
+            results[name] = await (async () => call())().then(() => "no error", (error) => error.name);
+          }
+          results.statics = [EventSource.CONNECTING, EventSource.OPEN, EventSource.CLOSED, EventSource.name, EventSource.length];
+          class Mine extends EventSource {}
+          const mine = new Mine("data:,");
+          results.sub = [mine instanceof Mine, mine instanceof EventSource, Object.getPrototypeOf(mine) === Mine.prototype];
+          mine.close();
+          results.global = [Object.keys(window).includes("EventSource"), String(fetch).includes("[native code]")];
+          return results;
+        }""",
+        {"hub": hub.url, "other": other.url},
+    )
+    assert results == {
+        "other": True, "otherSource": True, "post": True, "token": True, "only": True, "data": True, "request": True, "url": True,
+        "empty": "TypeError", "bad": "TypeError", "illegal": "TypeError", "called": "TypeError", "nothing": "TypeError",
+        "wrong": "SyntaxError", "statics": [0, 1, 2, "EventSource", 1], "sub": [True, True, True], "global": [False, True],
+    }  # fmt: skip
+    assert opened.page.evaluate("states") == []
+    assert hub.count("GET /egress/challenge") == 0
+
+
+def test_one_global_name(course, hub, tab):
+    names = "Object.getOwnPropertyNames(window)"
+    page = course.page("", "", "without.html")
+    before = tab(page).page.evaluate(names)
+    opened = tab(course.page("", script_tag(hub)))
+    assert set(opened.page.evaluate(names)) - set(before) == {"binderEgress"}
+    assert opened.page.evaluate("Object.keys(binderEgress)") == ["verifier", "binderhub", "getPass", "withEgress"]
+    assert opened.page.evaluate("[binderEgress.verifier, binderEgress.binderhub]") == [f"{hub.url}egress/", hub.url]
+    # Nothing is asked before a launch.
+    assert hub.count("GET /egress/challenge") == 0
+
+
+# --- pages with a policy, and without workers -------------------------------------------------------------------------
+
+
+def policy(hub, *more, left_out=()):
+    """The Content-Security-Policy that docs/third-party-pages.md tells, for a page with scripts of its own."""
+    document = (TOP / "docs/third-party-pages.md").read_text()
+    (told,) = re.findall(r"```csp\n(.*?)```", document, re.DOTALL)
+    host = hub.url.rstrip("/")
+    parts = {line.split()[0]: line for line in told.replace("https://hub.example.org", host).strip().replace(";", "").splitlines()}
+    parts["script-src"] += " 'unsafe-inline'"
+    return "; ".join([*(line for name, line in parts.items() if name not in left_out), *more])
+
+
+def test_the_policy_that_the_documents_tell_is_enough(course, hub, store, tab):
+    course.headers["Content-Security-Policy"] = policy(hub)
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+    assert opened.console == []
+    assert opened.workers
+
+
+@pytest.mark.parametrize("how", ["worker-src 'none'", "no Worker"])
+def test_without_workers_it_is_solved_in_the_page(how, course, hub, store, tab):
+    init = "delete window.Worker" if how == "no Worker" else None
+    if not init:
+        course.headers["Content-Security-Policy"] = policy(hub, "worker-src 'none'", left_out=["worker-src"])
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=init)
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+    assert opened.workers == []
+
+
+def test_a_page_whose_policy_blocks_the_verifier(course, hub, tab):
+    course.headers["Content-Security-Policy"] = policy(hub, f"connect-src {hub.url}build/", left_out=["connect-src"])
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    opened.launch(hub)
+    opened.state("unanswered")
+    assert hub.count("GET /egress/challenge") == 0
+
+
+@pytest.mark.parametrize("algorithm", ["SHA-256", "SCRYPT", "ARGON2ID"])
+def test_other_algorithms(algorithm, course, start, store, tab):
+    cost = {"SHA-256": {"cost": 10}, "SCRYPT": {"cost": 16, "memoryCost": 8}, "ARGON2ID": {"cost": 1, "memoryCost": 64}}[algorithm]
+    altcha = {"altcha": {"algorithm": algorithm, "counterMin": 1, "counterMax": 5, **cost}}
+    hub = start(captcha_providers=altcha, allowed_origins=[course.origin])
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+
+
+# --- where a person is needed ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def double():
+    with running() as double:
+        yield double
+
+
+LINK = '<p id="egress"></p>' + CLIENTS["EventSource"]
+
+
+def test_where_only_a_widget_would_do_the_page_shows_a_link_to_the_unlock_page(double, course, start, tab):
+    hub = start(**double.settings("turnstile"), allowed_origins=[course.origin])
+    opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
+    opened.launch(hub)
+    said = opened.state("needed")
+    assert said["unlock"] == f"{hub.url}egress/servers/user-1"
+    link = opened.page.get_by_role("link", name=MESSAGES["en"]["unlock"], exact=True)
+    expect(link).to_have_attribute("href", said["unlock"])
+    with opened.page.expect_popup() as popup:
+        link.click()
+    expect(popup.value.locator("#state")).to_be_visible()
+    # Nothing of a third party has been loaded into the page.
+    assert not any(double.url in url for url in opened.requests)
+
+
+def test_a_tier_that_is_too_small_is_not_solved_for(course, start, tab):
+    tiers = {"verified": {"internet": True}, "small": {"internet": False}}
+    hub = start(tiers=tiers, captcha_providers={"altcha": {**MODEST["altcha"], "tier": "small"}}, allowed_origins=[course.origin])
+    opened = tab(course.page(LINK, script_tag(hub, tiers="verified other", link="#egress")))
+    opened.launch(hub)
+    assert opened.state("needed")["unlock"]
+    assert hub.count("POST /egress/") == 0
+
+
+def test_a_tier_that_is_enough_is(course, hub, store, tab):
+    opened = tab(course.page(LINK, script_tag(hub, tiers="other verified", link="#egress")))
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+    assert opened.page.locator("#egress a").count() == 0
+
+
+@pytest.mark.parametrize("language", MESSAGES)
+def test_the_link_speaks_the_page_s_language(language, course, hub, tab):
+    hub.fault, hub.fault_paths = "down", ("challenge",)
+    body = f"<script>document.documentElement.lang = '{language}-XX'</script>{LINK}"
+    opened = tab(course.page(body, script_tag(hub, link="#egress")), locale="fr-FR")
+    opened.launch(hub)
+    opened.state("unanswered")
+    link = opened.page.locator("#egress a")
+    assert link.text_content() == MESSAGES[language]["unlock"]
+    assert link.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
+
+
+def test_a_server_that_the_verifier_does_not_know_gets_a_link(course, hub, tab):
+    """For as long as the script tries."""
+    hub.launched = lambda user: None
+    opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
+    opened.launch(hub)
+    assert opened.state("none")["unlock"]
+    assert hub.count("POST /egress/servers/user-1") == 4
+
+
+# --- pages that wait --------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_waits_launches_with_a_pass(course, hub, tab):
+    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
+    opened.page.evaluate(
+        "async (address) => launch(await binderEgress.withEgress(address))", f"{hub.url}build/gh/o/cached/HEAD?labpath=%2Fa+b"
+    )
+    opened.page.wait_for_function("done === 1")
+    [build] = hub.builds
+    assert build.tier == "verified" and build.query["labpath"] == ["/a b"]
+    assert hub.count("POST /egress/servers") == 0
+
+
+def test_a_pass_of_its_own(course, hub, store, tab):
+    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
+    token = opened.page.evaluate("binderEgress.getPass()")
+    assert opened.page.evaluate(
+        "(address) => fetch(address).then((answer) => answer.text())", f"{hub.url}build/gh/o/cached/HEAD?egress_token={token}"
+    )
+    assert hub.builds[0].tier == "verified"
+
+
+@pytest.mark.parametrize(
+    "address", ["https://other.example/build/gh/o/r/HEAD", "{hub}v2/gh/o/r/HEAD", "{hub}build/gh/o/r/HEAD?egress_token=x"]
+)
+def test_a_pass_is_for_this_binderhub_s_builds_only(address, course, hub, tab):
+    opened = tab(course.page("", script_tag(hub)))
+    address = address.format(hub=hub.url)
+    assert opened.page.evaluate("(address) => binderEgress.withEgress(address)", address) == address
+    assert hub.count("GET /egress/challenge") == 0
+
+
+@pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
+def test_without_a_pass_the_address_stays_as_it_is(fault, course, hub, tab):
+    opened = tab(course.page("", script_tag(hub)))
+    hub.fault = fault
+    address = f"{hub.url}build/gh/o/r/HEAD"
+    began = time.monotonic()
+    assert opened.page.evaluate("(address) => binderEgress.withEgress(address, { timeout: 3 })", address) == address
+    assert time.monotonic() - began < 8
+    if fault != "hang":
+        assert "unanswered" in opened.page.evaluate("binderEgress.getPass().catch(String)")
+
+
+# --- the tag, the module, the package ---------------------------------------------------------------------------------
+
+
+def test_the_tag_that_the_verifier_lists_works(course, hub, store, tab):
+    page = tab(course.page(""))
+    listed = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")
+    opened = tab(course.page(CLIENTS["EventSource"], listed["tag"]))
+    opened.page.wait_for_function("Boolean(window.binderEgress)")
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+
+
+def test_a_script_that_was_changed_on_its_way_does_not_run(course, hub, tab):
+    page = tab(course.page(""))
+    tag = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")["tag"]
+    opened = tab("about:blank")
+    headers = {"access-control-allow-origin": "*", "content-type": "text/javascript"}
+    opened.page.route(
+        "**/v1/third-party-*.js",
+        lambda route: route.fulfill(body=route.fetch().text() + ";window.changed = true;", headers=headers),
+    )
+    opened.page.goto(course.page(CLIENTS["EventSource"], tag))
+    opened.launch(hub)
+    assert opened.page.evaluate("[Boolean(window.changed), Boolean(window.binderEgress)]") == [False, False]
+
+
+def test_the_module(course, hub, store, tab):
+    module = f"""<script type="module">
+      import {{ connect }} from "{hub.url}egress/v1/third-party.mjs";
+      window.egress = connect({{ verifier: "{hub.url}egress" }});
+      window.same = connect({{ verifier: "{hub.url}egress/" }}) === egress;
+    </script>"""
+    opened = tab(course.page(CLIENTS["EventSource"] + module))
+    opened.page.wait_for_function("window.same === true")
+    assert opened.page.evaluate("typeof binderEgress") == "undefined"
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The npm package, packed, and put where a project of somebody's has it; its folder."""
+    project = tmp_path_factory.mktemp("project")
+    run = partial(subprocess.run, check=True, stdout=subprocess.PIPE, text=True)
+    archive = run(["npm", "pack", "--silent", "--pack-destination", project], cwd=TOP / "frontend/pages").stdout.split()[-1]
+    folder = project / "node_modules/binder-egress-pages"
+    folder.mkdir(parents=True)
+    run(["tar", "-xzf", project / archive, "-C", folder, "--strip-components=1"])
+    (project / "node_modules/@jupyterhub").symlink_to(MODULES / "@jupyterhub")
+    return folder
+
+
+def blocks(language):
+    """The examples of the document."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (TOP / "docs/third-party-pages.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def here(example, hub):
+    """An example, with this test's addresses."""
+    return (
+        example.replace("https://hub.example.org", hub.url.rstrip("/"))
+        .replace("https://unpkg.com/thebe@0.9.3/", "/npm/thebe/")
+        .replace('src="tag.js"', 'src="/tag.js"')
+    )
+
+
+def test_the_package_holds_what_it_names_and_nothing_else(package):
+    files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    named = {"dist/index.js", "dist/tag.js", "index.d.ts", "package.json", "README.md", "LICENSE", "LICENSE-altcha"}
+    assert files == named
+    version = json.loads((package / "package.json").read_text())["version"]
+    assert f'\nversion = "{version}"\n' in (TOP / "pyproject.toml").read_text()
+    # It can be imported where there is no page, as bundlers and servers that render pages do.
+    subprocess.run(["node", "--input-type=module", "-e", "import 'binder-egress-pages'"], cwd=package.parents[1], check=True)
+
+
+def test_the_typescript_example_is_accepted_and_runs(package, course, hub, store, tab):
+    (example,) = blocks("ts")
+    project = package.parents[1]
+    (project / "page.ts").write_text(here(example, hub))
+    # This client comes without types.
+    (project / "client.d.ts").write_text('declare module "@jupyterhub/binderhub-client/client.js";\n')
+    command = ["node", MODULES / "typescript/bin/tsc", "--noEmit", "--strict", "--target", "es2022", "--module", "esnext"]
+    command += ["--moduleResolution", "bundler", "--lib", "es2022,dom,dom.iterable"]
+    checked = subprocess.run([*command, "client.d.ts", "page.ts"], cwd=project, stdout=subprocess.PIPE, text=True, check=False)
+    assert (checked.returncode, checked.stdout) == (0, "")
+    (project / "wrong.ts").write_text('import { connect } from "binder-egress-pages";\nconnect({ verifier: 1 }).getPass("x");\n')
+    refused = subprocess.run([*command, "wrong.ts"], cwd=project, stdout=subprocess.PIPE, text=True, check=False)
+    assert refused.stdout.count("error TS") == 2
+    bundled = subprocess.run(
+        [MODULES / ".bin/esbuild", "page.ts", "--bundle", "--format=esm"],
+        cwd=project, check=True, stdout=subprocess.PIPE, env={**os.environ, "NODE_PATH": str(MODULES)},
+    ).stdout  # fmt: skip
+    course.pages["/page.mjs"] = bundled
+    use = '<script type=module>import * as page from "/page.mjs"; window.page = page;</script>'
+    opened = tab(course.page(use))
+    opened.page.wait_for_function("Boolean(window.page)")
+    assert "egress_token=" in opened.page.evaluate("page.address")
+    with reconciler(store, Server("user-1")):
+        assert opened.page.evaluate("page.launch('gh/o/cached/HEAD')") == f"{hub.url}user/user-1/"
+        opened.state("granted")
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_examples_of_the_document(number, package, course, hub, store, tab):
+    assert len(blocks("html")) == 6, "say above how many there are"
+    example = blocks("html")[number]
+    course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
+    opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], here(example, hub)))
+    if 'type="module"' not in example:
+        opened.page.wait_for_function("Boolean(window.binderEgress)")
+    with reconciler(store, Server("user-1")):
+        opened.page.get_by_role("button").first.click()
+        wait_for(lambda: hub.builds, "not launched")
+        if "withEgress" in example:
+            wait_for(lambda: hub.builds[0].tier, "not announced")
+            assert hub.builds[0].tier == "verified"
+        else:
+            opened.state("granted")
+            assert hub.builds[0].token is None
+
+
+def test_the_command_that_prints_the_tag(hub):
+    (command,) = re.findall(r"^curl .*$", (TOP / "docs/third-party-pages.md").read_text(), re.MULTILINE)
+    printed = subprocess.run(["bash", "-c", here(command, hub)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    address = rf"{hub.url}egress/v1/third-party-\w+\.js"
+    assert re.fullmatch(rf'<script async src="{address}" integrity="sha384-\S+" crossorigin="anonymous"></script>\n', printed)

@@ -422,7 +422,7 @@ def test_one_global_name(course, hub, tab):
 def policy(hub, *more, left_out=()):
     """The Content-Security-Policy that docs/third-party-pages.md tells, for a page with scripts of its own."""
     document = (TOP / "docs/third-party-pages.md").read_text()
-    (told,) = re.findall(r"```csp\n(.*?)```", document, re.DOTALL)
+    (told,) = re.findall(r"```text\n(.*?)```", document, re.DOTALL)
     host = hub.url.rstrip("/")
     parts = {line.split()[0]: line for line in told.replace("https://hub.example.org", host).strip().replace(";", "").splitlines()}
     parts["script-src"] += " 'unsafe-inline'"

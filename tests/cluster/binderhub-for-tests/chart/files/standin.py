@@ -123,6 +123,8 @@ class BuildHandler(web.RequestHandler):
         """An event stream that no proxy keeps."""
         self.set_header("content-type", "text/event-stream")
         self.set_header("cache-control", "no-cache")
+        if origin := self.settings["cors_allow_origin"]:
+            self.set_header("Access-Control-Allow-Origin", origin)
 
     async def emit(self, **event):
         """Send one event."""
@@ -217,6 +219,7 @@ class BinderHub(Application):
     aliases = {"config": "BinderHub.config_file"}  # noqa: RUF012
     base_url = Unicode("/", config=True)
     badge_base_url = Union([Unicode(), Callable()], default_value="", config=True)
+    cors_allow_origin = Unicode("", config=True)
     hub_url = Unicode(config=True)
     hub_url_local = Unicode(config=True)
     hub_api_token = Unicode(config=True)
@@ -242,7 +245,15 @@ class BinderHub(Application):
         launcher = Launcher(parent=self, hub_api_token=self.hub_api_token, **urls)
         # No access log: the query may hold a token.
         settings = {"launcher": launcher, "log_function": lambda handler: None}
-        for trait in ("badge_base_url", "base_url", "build_seconds", "enable_api_only_mode", "image_prefix", "repo_providers"):
+        for trait in (
+            "badge_base_url",
+            "base_url",
+            "build_seconds",
+            "cors_allow_origin",
+            "enable_api_only_mode",
+            "image_prefix",
+            "repo_providers",
+        ):
             settings[trait] = getattr(self, trait)
         routes = [(rf"{self.base_url}build/([^/]+)/(.+)", BuildHandler), (rf"{self.base_url}versions", VersionsHandler)]
         self.http_server = HTTPServer(web.Application(routes, **settings), xheaders=True)

@@ -32,6 +32,8 @@ from apps import (
     run_pod,
     solve,
 )
+from binder_egress_client.verifier import Refused as NotGiven
+from binder_egress_client.verifier import Verifier
 from click.testing import CliRunner
 from fake_cluster import FakeCluster
 from hypothesis import HealthCheck, given
@@ -873,6 +875,16 @@ def test_the_examples_for_owners_in_the_document_launch_with_a_pass(hub, site, l
     assert done.returncode == 0, done.stderr
     (token,) = tokens
     assert site.services.passes.read(token, time.time()).key == FORM.fullmatch(key)[1]
+
+
+def test_the_client_gets_a_pass_for_a_key_and_is_told_what_is_wrong(hub, site):
+    asked, key = Verifier(f"{hub[0]}/egress/"), site.add("owner")
+    assert asked.pass_for_key(key)["servers"] == 1
+    site.operators.revoke_key("owner", "eve", "leaked")
+    for wrong, kind in ((key, "key-revoked"), ("another-key", "key-refused")):
+        with pytest.raises(NotGiven) as caught:
+            asked.pass_for_key(wrong)
+        assert caught.value.kind == kind
 
 
 def test_every_answer_that_the_document_lists_is_a_kind_of_problem():

@@ -158,7 +158,7 @@ def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, lock
     assert not store._redis.keys("binder-egress:pass:*")
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["tier"], shown["unlockable"]) == ("unverified", False)
-    assert set(shown) == {"user", "server", "tier", "until", "unlockable"}
+    assert set(shown) == {"user", "server", "tier", "until", "expires_in", "on_expiry", "renewable_in", "unlockable"}
     for kind in ("text/plain", "text/html"):
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
         assert "The operators of this site do not offer it here." in page

@@ -24,8 +24,8 @@ CONNECT = 30.0
 LABELLED = 10.0
 """Seconds within which a server that was launched with a pass has its tier, after it is ready."""
 
-FINAL = ("budget-spent", "locked", "unauthorized")
-"""Refusals of a pass that would be repeated if the server were unlocked."""
+FINAL = ("budget-spent", "locked")
+"""Refusals of a solution that would be repeated if the server were unlocked; all refusals of a key would."""
 
 MAX_LINE = 4 * 1024 * 1024
 """Bytes of one line of the stream. A line is one line of a build's log."""
@@ -168,12 +168,13 @@ class Launch:
             if self._check and not self.passed:
                 self._check.finish()
                 late = self._check.token
-                if not late and isinstance(self._check.error, Refused) and self._check.error.kind in FINAL:
-                    raise self._check.error
+                error = self._check.error
+                if not late and isinstance(error, Refused) and (self._key or error.kind in FINAL):
+                    raise error
             return unlock(
                 server,
-                # Not to a host that somebody's redirect names.
-                key=self._key if server.verifier == self._verifier else None,
+                # Each pass for it costs one of the key's servers. And it does not go to a host that somebody's redirect names.
+                key=self._key if not (self.passed or late) and server.verifier == self._verifier else None,
                 token=late,
                 calculate=self._calculate and not self._key,
                 wait=wait,

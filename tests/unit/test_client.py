@@ -23,7 +23,7 @@ from flask import request
 from werkzeug.serving import make_server
 
 from tests.browser.launch_page import BinderHub
-from verifier import problems
+from verifier import keys
 from verifier.app import create_internal_app, create_public_app, create_services
 from verifier.fairness import Charge
 from verifier.store import KnownServer, Server
@@ -31,7 +31,6 @@ from verifier.store import KnownServer, Server
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "client/binder_egress_client"
 SPEC = "gh/o/cached/HEAD"
-KEY = "key-of-the-tests-0123456789"
 HCAPTCHA = {"captcha_providers": {"hcaptcha": {"siteKey": "site-key"}}, "captcha_secrets": {"HCAPTCHA": "provider-secret"}}
 ESCAPES = re.compile(r"\x1b[\[\]]")
 
@@ -483,58 +482,76 @@ def test_a_pass_is_good_for_a_launch(hub, run, services):
 
 
 @pytest.fixture
-def keyed(serve, open_hub):
-    """A hub with a key, and what came with it: `POST passes` takes it, as the interface says, in place of a solution."""
-    sent = []
+def keyed(serve, open_hub, tmp_path):
+    """A hub with a key, bound to the repository that is launched, and what came in `Authorization`, by path.
+
+    Nothing can be calculated there, so that it is the key that did it.
+    """
+    hub = open_hub(None)
+    hub.key, entry = keys.create("verified", 3, "2999-12-31", [], ["example.com/gh/o/*"])
+    (tmp_path / "keys.json").write_text(json.dumps({"course": entry.model_dump()}))
+    hub.sent = []
 
     def app(services):
         made = create_public_app(services)
 
         @made.before_request
-        def take_key():
-            if request.path == "/egress/passes" and "Authorization" in request.headers:
-                sent.append((request.headers["Authorization"], request.get_json()))
-                if request.headers["Authorization"] != f"Bearer {KEY}":
-                    return problems.response("unauthorized", "This key is not known, or has ended.")
-                token = services.passes.sign(services.passes.new("verified", 1, time.time(), 300))
-                return {"token": token, "expires_in": 300, "servers": 1, "tier": "verified"}, 201
-            return None
+        def note():
+            if "Authorization" in request.headers:
+                hub.sent.append((request.path, request.headers["Authorization"], request.get_json()))
 
         return made
 
-    # Where nothing can be calculated, so that it is the key that did it.
-    hub = open_hub(serve(public_app=app, **HCAPTCHA))
-    hub.sent = sent
+    hub.verifier = serve(public_app=app, api_keys_file=str(tmp_path / "keys.json"), **HCAPTCHA)
     return hub
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
 def test_a_key_is_sent_to_post_passes_and_nowhere_else(keyed, run, store, monkeypatch, by):
     if by == "environment":
-        monkeypatch.setenv("BINDER_EGRESS_KEY", KEY)
-    more = ("--key", KEY) if by == "option" else ()
+        monkeypatch.setenv("BINDER_EGRESS_KEY", keyed.key)
+    more = ("--key", keyed.key) if by == "option" else ()
     code, out, err = run("launch", SPEC, "--binder", keyed.url, *more)
-    assert (code, keyed.builds[0].tier, keyed.sent) == (0, "verified", [(f"Bearer {KEY}", {})]), err
-    assert KEY not in out + err + str(keyed.builds) + "".join(keyed.seen)
+    sent = ("/egress/passes", f"Bearer {keyed.key}", {})
+    assert (code, keyed.builds[0].tier, keyed.sent) == (0, "verified", [sent]), err
+    assert keyed.key not in out + err + str(keyed.builds) + "".join(keyed.seen)
     assert not keyed.count("GET /egress/challenge")
 
     run_pod(store)
-    with reconciler(store):
-        code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", *more)
-    assert code == 0 and KEY not in out + err
+    code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", *more)
+    # The server is of another repository.
+    assert code == 3 and keyed.key not in out + err
     assert run("pass", "--binder", keyed.url, *more)[0] == 0
+    # That were three servers.
+    code, out, err = run("pass", "--binder", keyed.url, *more)
+    assert (code, out) == (3, "") and "Try again in" in err
+
+
+def test_a_server_is_unlocked_by_a_key(keyed, run, store):
+    store.publish(Server("alice"), KnownServer("uid-1", repository="https://example.com/gh/o/cached"))
+    with reconciler(store):
+        code, _, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key)
+    assert code == 0, err
 
 
 def test_netrc_does_not_take_the_place_of_a_key(keyed, run, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert run("pass", "--binder", keyed.url, "--key", KEY)[0] == 0
+    assert run("pass", "--binder", keyed.url, "--key", keyed.key)[0] == 0
 
 
 def test_a_refused_key_is_told_and_nothing_else_is_tried(keyed, run):
-    code, out, err = run("launch", SPEC, "--binder", keyed.url, "--key", "another-key")
-    assert (code, out) == (3, f"{keyed.url}user/user-1/?token=server-token\n") and "not known" in err
-    assert "another-key" not in err and not keyed.count("GET /egress/challenge")
+    wrong = keyed.key[:-1] + "_"
+    code, out, err = run("launch", SPEC, "--binder", keyed.url, "--key", wrong)
+    assert (code, out) == (3, f"{keyed.url}user/user-1/?token=server-token\n") and "Copy the key" in err
+    assert wrong not in err and not keyed.count("GET /egress/challenge") and len(keyed.sent) == 1
+
+
+def test_a_launch_costs_one_of_the_servers_of_a_key(keyed, run, monkeypatch):
+    """Even if it was for a repository that the key is not for, and the pass gave nothing."""
+    monkeypatch.setattr("binder_egress_client.launch.LABELLED", 0.5)
+    code, _, _ = run("launch", "gh/somebody/else/HEAD", "--binder", keyed.url, "--key", keyed.key)
+    assert (code, keyed.builds[0].tier, len(keyed.sent)) == (3, "unverified", 1)
 
 
 def test_a_key_does_not_follow_a_redirect(keyed, open_hub, run):
@@ -542,7 +559,7 @@ def test_a_key_does_not_follow_a_redirect(keyed, open_hub, run):
     prime = open_hub(None)
     prime.fault = "404"
     prime.redirect = keyed.url.replace("127.0.0.1", "localhost")
-    code, _, _ = run("launch", SPEC, "--binder", prime.url, "--key", KEY)
+    code, _, _ = run("launch", SPEC, "--binder", prime.url, "--key", keyed.key)
     assert (code, keyed.sent, len(keyed.builds)) == (3, [], 1)
 
 

@@ -8,6 +8,8 @@ export interface Options {
   tiers?: readonly string[];
   /** Where to show a link to the server's unlock page if the page cannot unlock the server itself: an element, or a CSS selector. */
   link?: string | Element;
+  /** An API key that the operator made for this page. It is a budget, not a secret: whoever reads the page has it. */
+  key?: string;
 }
 
 export interface BinderEgress {

@@ -226,7 +226,14 @@ export const post = (body) => ({
   body: JSON.stringify(body),
 });
 
-async function json(answer) {
+/**
+ * What the verifier answers.
+ *
+ * @param {Promise<Response>} answer
+ * @returns {Promise<object>}
+ * @throws {Refusal|NoAnswer}
+ */
+export async function json(answer) {
   let response, body, timer;
   try {
     const late = new Promise((_, reject) => { timer = setTimeout(reject, PATIENCE * 1000, new NoAnswer("late")); });

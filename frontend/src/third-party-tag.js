@@ -9,6 +9,7 @@ try {
     binderhub: dataset.binderhub,
     tiers: dataset.tiers?.split(/\s+/).filter(Boolean),
     link: dataset.link,
+    key: dataset.key,
   });
 } catch (error) {
   console.warn("binder-egress: launches of this page get no internet access:", error);

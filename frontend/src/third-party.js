@@ -8,7 +8,7 @@ import en from "../../verifier/messages/third-party/en.json";
 import es from "../../verifier/messages/third-party/es.json";
 import fr from "../../verifier/messages/third-party/fr.json";
 import ja from "../../verifier/messages/third-party/ja.json";
-import { Check } from "./check.js";
+import { Check, json } from "./check.js";
 import { readEvent, readEvents } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";
 import { family, solve, solveInPage } from "./solve.js";
@@ -34,13 +34,14 @@ const connected = new Map();
  * @param {string[]} [options.tiers] the tiers that are enough: proof of work that earns another one is not done; by default all are
  * @param {string|Element} [options.link] where to show a link to the server's unlock page, if the page itself cannot unlock it; an element,
  *   or a CSS selector
+ * @param {string} [options.key] an API key: passes are asked for with it, and proof of work is done only where it gives none
  * @returns {{verifier: string, binderhub: string, getPass: Function, withEgress: Function}}
  */
-export function connect({ verifier, binderhub, tiers, link } = {}) {
+export function connect({ verifier, binderhub, tiers, link, key } = {}) {
   if (!verifier) throw new TypeError("binder-egress: say where the verifier is: connect({ verifier: \"https://…/egress/\" })");
   const base = folder(verifier);
   if (!connected.has(base)) {
-    const gate = new Gate(base, folder(binderhub ?? "../", base), tiers, link);
+    const gate = new Gate(base, folder(binderhub ?? "../", base), tiers, link, key);
     gate.observe();
     connected.set(base, Object.freeze({
       verifier: base,
@@ -58,8 +59,8 @@ class Gate {
   /** @type {Map<string, Launch>} by the address of the build request */
   launches = new Map();
 
-  constructor(base, binderhub, tiers, link) {
-    Object.assign(this, { base, binderhub, tiers, link });
+  constructor(base, binderhub, tiers, link, key) {
+    Object.assign(this, { base, binderhub, tiers, link, key });
   }
 
   // Proxies that only look: what they return, throw and are is the browser's.
@@ -136,11 +137,40 @@ class Gate {
     }, () => {});
   }
 
+  /** A check for what is to come; null where a key makes it needless. What a key gives is charged when it is asked for, so not before it is needed. */
+  ahead() {
+    return this.key ? null : this.newCheck();
+  }
+
+  /** A pass that is good now, or null, and how it came to that. */
+  async pass(check) {
+    const token = check ? null : await this.passForKey();
+    if (token) return { token, state: "passed" };
+    let last = check ?? this.newCheck();
+    await last.done;
+    // It was too long ago.
+    if (last.expired) {
+      last = this.newCheck();
+      await last.done;
+    }
+    return { token: last.token, state: last.state };
+  }
+
+  async passForKey() {
+    if (!this.key) return null;
+    try {
+      const { token } = await json(fetch(`${this.base}passes`, { method: "POST", headers: { Authorization: `Bearer ${this.key}` } }));
+      return String(token);
+    } catch {
+      // Spent, revoked, or no answer: as without a key.
+      return null;
+    }
+  }
+
   async getPass() {
-    const check = this.newCheck();
-    await check.done;
-    if (!check.token) throw new Error(`binder-egress: no pass: ${check.state}`);
-    return check.token;
+    const { token, state } = await this.pass(this.ahead());
+    if (!token) throw new Error(`binder-egress: no pass: ${state}`);
+    return token;
   }
 
   async withEgress(url, { timeout = PATIENCE } = {}) {
@@ -148,12 +178,12 @@ class Gate {
     let check;
     try {
       if (!this.ownBuild(address)) return address;
-      check = this.newCheck();
-      await Promise.race([check.done, delay(timeout)]);
-      // Not by searchParams, which would write the rest of the query anew.
+      check = this.ahead();
+      const got = await Promise.race([this.pass(check), delay(timeout)]);
+      if (!got?.token) return address;
       const made = new URL(address, document.baseURI);
-      if (!check.token) return address;
-      made.search += `${made.search ? "&" : "?"}egress_token=${encodeURIComponent(check.token)}`;
+      // Not by searchParams, which would write the rest of the query anew.
+      made.search += `${made.search ? "&" : "?"}egress_token=${encodeURIComponent(got.token)}`;
       return made.href;
     } catch {
       return address;
@@ -186,6 +216,8 @@ class Gate {
 class Launch {
   /** @type {?Check} whose pass no server has got yet */
   check = null;
+  /** Whether a server of it is still to come. */
+  begun = false;
 
   constructor(gate, address) {
     this.gate = gate;
@@ -193,8 +225,9 @@ class Launch {
   }
 
   begin() {
-    if (this.check?.token || this.check?.running) return;
-    this.check = this.gate.newCheck();
+    if (this.begun && (this.gate.key || this.check?.token || ["asking", "solving"].includes(this.check?.state))) return;
+    this.begun = true;
+    this.check = this.gate.ahead();
     this.tell("checking");
   }
 
@@ -202,7 +235,7 @@ class Launch {
   hear({ phase, url }, answered) {
     const said = phase.toLowerCase();
     // The build took longer than a pass lives, or this is the next launch of a stream that began again.
-    if (said === "launching" && (!this.check || this.check.expired)) this.begin();
+    if (said === "launching" && (!this.begun || this.check?.expired)) this.begin();
     if (said === "ready") {
       const server = new URL(url, answered);
       this.ready(server.href, unlockPage(verifierOf(answered, this.address, this.gate.base), server));
@@ -213,15 +246,11 @@ class Launch {
   async ready(server, page) {
     // Whatever comes at this address now is another launch.
     this.gate.launches.delete(this.address);
-    let check = this.check ?? this.gate.newCheck();
+    const { check } = this;
     this.check = null;
-    await check.done;
-    if (check.expired) {
-      check = this.gate.newCheck();
-      await check.done;
-    }
-    let state = check.state;
-    if (check.token) state = await this.present(page, check.token);
+    this.begun = false;
+    let { token, state } = await this.gate.pass(check);
+    if (token) state = await this.present(page, token);
     this.tell(state, server, ["granted", "pending"].includes(state) ? null : page);
   }
 

@@ -18,6 +18,7 @@ from doubles import running
 from launch_page import TOP, BinderHub
 from playwright.sync_api import expect
 
+from verifier import keys
 from verifier.store import Server, Store, connect
 
 MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/messages/third-party").glob("*.json"))}
@@ -172,6 +173,7 @@ def test_a_launch_is_the_same_with_the_tag_and_its_server_gets_egress(client, co
         "server": f"{hub.url}user/user-2/",
         "unlock": None,
     }
+    assert [each["state"] for each in with_it.page.evaluate("states")] == ["checking", "granted"]
     assert with_it.console == without.console
 
 
@@ -535,6 +537,53 @@ def test_a_server_that_the_verifier_does_not_know_gets_a_link(course, hub, tab):
     assert hub.count("POST /egress/servers/user-1") == 4
 
 
+# --- with an API key --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_key(course, start, tmp_path):
+    """A BinderHub whose verifier has a key for two servers of the course's pages, and the key."""
+    key, entry = keys.create("keyed", 2, "2999-12-31", [course.origin], [])
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"course": entry.model_dump()}))
+    tiers = {"verified": {"internet": True}, "keyed": {"internet": True}}
+    return start(api_keys_file=str(file), tiers=tiers, allowed_origins=[course.origin]), key
+
+
+def test_with_a_key_nothing_is_calculated_until_it_is_spent(course, with_key, store, tab):
+    hub, key = with_key
+    hub.cached = False
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
+    for user, tier in (("user-1", "keyed"), ("user-2", "keyed"), ("user-3", "verified")):
+        with reconciler(store, Server(user)):
+            opened.launch(hub)
+            opened.page.wait_for_function("(server) => states.at(-1).server === server", arg=f"{hub.url}user/{user}/")
+            await_tier(store, user, tier)
+        assert hub.count("GET /egress/challenge") == (user == "user-3")
+    assert [said["state"] for said in opened.page.evaluate("states")] == ["checking", "granted"] * 3
+    assert not any(key in url for url in opened.requests)
+
+
+def test_a_key_for_pages_that_wait(course, with_key, tab):
+    hub, key = with_key
+    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, key=key)))
+    address = f"{hub.url}build/gh/o/cached/HEAD"
+    opened.page.evaluate("async (address) => launch(await binderEgress.withEgress(address))", address)
+    opened.page.wait_for_function("done === 1")
+    assert opened.page.evaluate("binderEgress.getPass()")
+    assert hub.builds[0].tier == "keyed" and hub.count("GET /egress/challenge") == 0
+
+
+@pytest.mark.parametrize("wrong", ["binder_egress_0123456789abcdef_" + 40 * "0", "ü\n"])
+def test_a_wrong_key_is_as_none(wrong, course, with_key, store, tab):
+    hub, _ = with_key
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=wrong)))
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+    assert store.known(Server("user-1")).tier == "verified"
+
+
 # --- pages that wait --------------------------------------------------------------------------------------------------
 
 
@@ -685,9 +734,9 @@ def test_the_typescript_example_is_accepted_and_runs(package, course, hub, store
         opened.state("granted")
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_the_examples_of_the_document(number, package, course, hub, store, tab):
-    assert len(blocks("html")) == 6, "say above how many there are"
+    assert len(blocks("html")) == 7, "say above how many there are"
     example = blocks("html")[number]
     course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
     opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], here(example, hub)))

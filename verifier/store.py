@@ -709,7 +709,8 @@ class Store:
         found: dict[Server, Pending] = {}
         grants: dict[Server, list[str]] = {}
         with _unavailable():
-            pipe = self._redis.pipeline()
+            # No transaction: a full Redis refuses those, even to read.
+            pipe = self._redis.pipeline(transaction=False)
             pipe.mget([_key(f"{kind}:{server.key}") for server in asked for kind in kinds])
             pipe.hgetall(_key("locks"))
             texts, locks = pipe.execute()

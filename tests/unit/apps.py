@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import altcha
 import redis
@@ -110,11 +112,10 @@ class VerifierProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
         for name, value in values.items():
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
+        # Not a pipe, which blocks the process when nobody reads.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"], env=environment, stderr=self._log
         )
         self.await_ready()
 
@@ -129,13 +130,29 @@ class VerifierProcess:
                 assert time.monotonic() < until and self._process.poll() is None, "it does not start"
                 time.sleep(0.05)
 
+    def processes(self) -> list[int]:
+        """The ids of gunicorn's two processes, the worker first."""
+        own = self._process.pid
+        return [*map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()), own]
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does, with its worker."""
+        if self._process.poll() is not None:
+            return
+        for process in self.processes():
+            os.kill(process, signal.SIGKILL)
+        self._process.wait(timeout=20)
+        self._log.close()
+
     def stop(self) -> list[str]:
         """Stop it as Kubernetes does: the lines of its log."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        _, log = self._process.communicate(timeout=20)
+        self._process.wait(timeout=20)
         assert self._process.returncode == 0
-        return log.splitlines()
+        with self._log as log:
+            log.seek(0)
+            return log.read().splitlines()
 
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:

@@ -1,0 +1,173 @@
+"""Requests that nobody in their right mind would send, for a verifier that runs.
+
+Two kinds: what schemathesis makes of the OpenAPI documents, fitting and not fitting them; and requests that were in order until
+bytes of them were changed, which go out as bytes, for the HTTP parser sees them first.
+"""
+
+import json
+import random
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import altcha
+import requests
+import schemathesis
+from apps import API_TOKEN, CLIENT, VerifierProcess
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.generation import GenerationMode
+
+REFUSALS = (501,)
+"""The one status from 500 on that is in order: gunicorn's for a transfer coding that it does not know (RFC 9112, section 6.1)."""
+
+WORDS = (
+    b"%00", b"%2f..%2f", b"\xff", b"\r\n", b"\r\n\r\n", b" ", b"{", b"[[[[[[[[", b'"', b"null", b"1e999", b"-1", b"9" * 400,
+    b"\x00", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"Expect: 100-continue\r\n", b"Host: [\r\n", b"\xd8\x00",
+    b"\\ud800", b"Origin: null\r\n", b"Accept: text/html\r\n", b"Cookie: a=b\r\n", b"X-Forwarded-For: ::1, x\r\n",
+)  # fmt: skip
+"""What is put in, besides random bytes."""
+
+
+def memory(verifier: VerifierProcess) -> float:
+    """MiB that the verifier and its worker hold."""
+    found = 0
+    for process in verifier.processes():
+        (text,) = re.findall(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+        found += int(text)
+    return found / 1024
+
+
+def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:
+    """About `number` requests after the OpenAPI documents: statuses."""
+    seen: Counter[int] = Counter()
+    headers = {"X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"}
+    schemas = (
+        schemathesis.openapi.from_url(f"{verifier.public}/egress/openapi.json"),
+        schemathesis.openapi.from_url(f"{verifier.internal}/openapi.json"),
+    )
+    operations = [found.ok() for schema in schemas for found in schema.get_all_operations()]
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    each = settings(
+        max_examples=number // (len(operations) * len(modes)),
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    with requests.Session() as session:
+        for operation in operations:
+            for mode in modes:
+
+                @each
+                @given(case=operation.as_strategy(generation_mode=mode))
+                def ask(case: schemathesis.Case) -> None:
+                    seen[case.call(headers=headers, session=session).status_code] += 1
+
+                try:
+                    ask()
+                except Unsatisfiable:
+                    # Nothing that does not fit can be made for an operation that takes nothing.
+                    if mode is GenerationMode.POSITIVE:
+                        raise
+    return seen
+
+
+def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
+    """Requests in order: address and bytes."""
+    public, internal = verifier.public, verifier.internal
+    offered = requests.get(f"{public}/egress/challenge", headers={"X-Forwarded-For": CLIENT}, timeout=10).json()
+    challenge = altcha.Challenge.from_dict(offered["providers"][0]["challenge"])
+    solution = altcha.Payload(challenge, altcha.solve_challenge(challenge)).to_base64()
+    solved = {"provider": "altcha", "solution": solution}
+    launch = {"user": "alice", "server": "", "image": "i", "repository": "https://example.com/a/b", "token": "x",
+              "client_address": CLIENT, "requested_at": time.time(), "context": True}  # fmt: skip
+    operator = {"by": "eve", "why": "a test"}
+    asked = [
+        (public, "GET", "/egress/challenge?purpose=unlock", None),
+        (public, "GET", "/egress/launch.js", None),
+        (public, "GET", "/egress/servers/alice/lab?lang=de", None),
+        (public, "POST", "/egress/passes", solved),
+        (public, "POST", "/egress/servers/alice", solved),
+        (public, "POST", "/egress/servers/alice/", {"token": "x"}),
+        (public, "OPTIONS", "/egress/passes", None),
+        (internal, "POST", "/api/launches", launch),
+        (internal, "GET", "/metrics", None),
+        (internal, "GET", "/api/grants?user=alice", None),
+        (internal, "POST", "/api/grants", {"user": "alice", "tier": "verified", **operator}),
+        (internal, "POST", "/api/revocations", {"user": "alice", **operator}),
+        (internal, "POST", "/api/locks", {"kind": "network", "what": "198.51.100.0/24", **operator}),
+        (internal, "DELETE", "/api/locks/0123456789abcdef?by=eve", None),
+    ]
+    found = []
+    for address, method, path, body in asked:
+        content = json.dumps(body).encode() if body else b""
+        headers = {
+            "Host": "hub.example.org",
+            "X-Forwarded-For": CLIENT,
+            "Authorization": f"Bearer {API_TOKEN}",
+            "Content-Type": "application/json",
+            "Content-Length": len(content),
+            "Connection": "close",
+        }
+        head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+        found.append((address, head.encode() + content))
+    return found
+
+
+def changed(request: bytes, luck: random.Random) -> bytes:
+    """A request with some of its bytes changed, left out, repeated or put in."""
+    for _ in range(luck.choice((1, 1, 1, 2, 3, 8))):
+        at = luck.randrange(len(request) + 1)
+        to = min(len(request), at + luck.choice((1, 1, 4, 20)))
+        part = luck.choice((b"", luck.randbytes(luck.choice((1, 4))), luck.choice(WORDS), request[at:to] * luck.choice((2, 30))))
+        request = request[:at] + part + request[to:]
+        # Half of them as long as they say, so that the body is read.
+        head, end, body = request.partition(b"\r\n\r\n")
+        if end and luck.random() < 0.5:
+            request = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head) + end + body
+    return request
+
+
+def answer(address: str, request: bytes) -> int:
+    """Send bytes and no more: the status of the first answer; 0 if the connection was closed without one."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            said = connection.makefile("rb").readline()
+    except ConnectionError:
+        return 0
+    except TimeoutError:
+        raise AssertionError(f"no answer to {request!r}") from None
+    found = re.match(rb"HTTP/1\.[01] (\d{3}) ", said)
+    assert found or not said, said
+    return int(found[1]) if found else 0
+
+
+def by_bytes(verifier: VerifierProcess, number: int, seed: int) -> Counter[int]:
+    """`number` requests whose bytes were changed: statuses. The same seed makes the same changes."""
+
+    def some(luck: random.Random, share: int) -> Iterator[int]:
+        known = corpus(verifier)
+        for at in range(share):
+            if at % 500 == 499:
+                known = corpus(verifier)  # solutions that count
+            address, request = luck.choice(known)
+            yield answer(address, changed(request, luck))
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = [pool.submit(lambda part: Counter(some(random.Random(seed + part), number // 4)), part) for part in range(4)]
+        return sum((share.result() for share in shares), Counter())
+
+
+def faults(seen: Counter[int], log: list[str]) -> list[object]:
+    """What must not be: statuses with how often each was seen, and lines of the log that tell of a fault."""
+    statuses = [(status, count) for status, count in seen.items() if status >= 500 and status not in REFUSALS]
+    return statuses + [line for line in log if json.loads(line)["level"] in ("error", "critical")]

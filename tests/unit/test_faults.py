@@ -1,0 +1,269 @@
+"""Faults of several parts together. After each: no launch is lost, and nobody has egress that no decision gave.
+
+Those of one part alone are in its own tests: Redis away, hanging, full or wiped for the verifier (test_redis_faults.py), conflicts,
+replaced pods and two reconcilers (test_reconciler.py), a lost watch and a throttling API server (test_cluster.py).
+"""
+
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import altcha
+import pytest
+import requests
+from apps import API_TOKEN, CLIENT, VerifierProcess, run_pod, solve
+from fake_cluster import FakeCluster
+
+from verifier.cluster import ClusterUnavailable
+from verifier.operators import Operators
+from verifier.reconciler import Reconciler
+from verifier.settings import ReconcilerSettings, load
+from verifier.store import Grant, KnownServer, Record, Server, Store
+
+ALICE = Server("alice")
+SETTINGS = {"tiers": {"verified": {}}}
+
+
+def make_grant() -> Grant:
+    return Grant.new("verified", "valid-pass", time.time())
+
+
+def look(reconciler: Reconciler) -> None:
+    """Everything that a reconciler does, once."""
+    reconciler._relist()
+    reconciler._beat()
+    while not reconciler._work.empty():
+        reconciler._work_some()
+
+
+# -- a reconciler that is killed
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Life:
+    """Ends at a step: before or after any call of the API server or Redis."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def step(self) -> None:
+        if self.steps == 0:
+            raise Killed
+        self.steps -= 1
+
+
+class Mortal:
+    """An object whose callers may die before and after each call."""
+
+    def __init__(self, of: object, life: Life) -> None:
+        self._of, self._life = of, life
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self._of, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            self._life.step()
+            found = method(*args, **kwargs)
+            self._life.step()
+            return found
+
+        return call
+
+
+def prepare(store: Store) -> FakeCluster:
+    """A server for each thing that a reconciler does. Alice and Carol shall have egress in the end, nobody else."""
+    cluster = FakeCluster()
+    for number, user in enumerate(("alice", "bob", "carol", "dave", "erin", "frank")):
+        given = make_grant()
+        has = {"grant": given, "annotated": True, "label": "verified"} if user in ("bob", "dave") else {}
+        cluster.add(user, f"uid-{number}", **has, **({"label": "verified"} if user == "erin" else {}))
+        store.publish(Server(user), KnownServer(f"uid-{number}", pod=f"jupyter-{user}--", grant=given.id if has else ""))
+        if user == "bob":
+            store.withdraw([given.id])
+    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    store.record_launch(Server("frank"), Record(make_grant(), image="image:2"), 600)
+    store.grant(Server("carol"), Record(make_grant(), uid="uid-2"))
+    Operators(load(ReconcilerSettings, **SETTINGS), store).revoke(Server("dave"), "eve", "mining")
+    store.publish(Server("gone"), KnownServer("uid-of-before"))
+    return cluster
+
+
+def test_a_reconciler_killed_at_any_step_is_made_good_by_the_next(redis_server, store, monkeypatch):
+    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
+    right = {ALICE, Server("carol")}
+    for steps in itertools.count():
+        redis_server.wipe()
+        store.ping()
+        cluster = prepare(store)
+        wrong = cluster.labelled() - right
+        life = Life(steps)
+        survived = False
+        try:
+            look(Reconciler(settings, Mortal(cluster, life), Mortal(store, life)))
+            survived = True
+        except Killed:
+            assert cluster.labelled() <= right | wrong
+        look(Reconciler(settings, cluster, store))
+        assert cluster.labelled() == right, f"after {steps} steps"
+        for pod in cluster.pods.values():
+            assert store.known(pod.server).grant == (pod.grant.id if pod.grant else "")
+        assert store.known(Server("gone")) is None
+        if survived:
+            break
+    assert steps > 30
+
+
+# -- the API server
+
+
+class Slow(FakeCluster):
+    """An API server that does what it is told, and whose answers get lost."""
+
+    lost = 0
+
+    def patch(self, pod, grant):
+        found = super().patch(pod, grant)
+        if self.lost:
+            self.lost -= 1
+            raise ClusterUnavailable("time-out")
+        return found
+
+
+def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, monkeypatch):
+    monkeypatch.setattr("verifier.reconciler.PAUSE", 0.05)
+    cluster = Slow()
+    cluster.add()
+    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
+    cluster.lost = 1
+    look(reconciler)
+    time.sleep(0.2)
+    look(reconciler)
+    assert (cluster.labelled(), len(cluster.patches)) == ({ALICE}, 1)
+    assert store.known(ALICE).tier == "verified"
+
+
+def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server, store, monkeypatch):
+    monkeypatch.setattr("verifier.reconciler.PAUSE", 0.02)
+    cluster, refused = FakeCluster(), []
+    patch = cluster.patch
+    users = [f"user-{number}" for number in range(20)]
+    for number, user in enumerate(users):
+        cluster.add(user, f"uid-{number}")
+        store.record_launch(Server(user), Record(make_grant(), image="image:1"), 600)
+
+    def throttled(pod, grant):
+        if len(refused) < 50:
+            refused.append(pod.uid)
+            raise ClusterUnavailable("429 Too Many Requests")
+        return patch(pod, grant)
+
+    monkeypatch.setattr(cluster, "patch", throttled)
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
+    look(reconciler)
+    until = time.monotonic() + 20
+    while len(cluster.labelled()) < len(users):
+        assert time.monotonic() < until
+        reconciler._work_some()  # waits for what is tried again
+    assert len(refused) == 50
+
+
+# -- Redis
+
+
+def test_a_full_redis_keeps_no_label_from_following_its_decision(redis_server, store):
+    cluster = FakeCluster()
+    given = make_grant()
+    cluster.add("alice")
+    cluster.add("bob", "uid-2", grant=given, annotated=True, label="verified")
+    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    store.withdraw([given.id])
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
+    store._redis.config_set("maxmemory", 1)
+    try:
+        reconciler._relist()
+        while not reconciler._work.empty():
+            reconciler._work_some()
+        assert cluster.labelled() == {ALICE}
+        assert store.known(ALICE) is None
+    finally:
+        store._redis.config_set("maxmemory", 0)
+    look(reconciler)
+    assert store.known(ALICE).tier == "verified"
+
+
+# -- clocks
+
+
+@pytest.mark.parametrize(("issuing", "redeeming"), list(itertools.product((-300, 0, 300), repeat=2)))
+def test_a_clock_that_is_five_minutes_off_costs_passes_at_most(public, internal, store, monkeypatch, issuing, redeeming):
+    """Passes carry Redis' time. To a verifier whose clock is behind, they come from the future: refused, and the launch goes on."""
+    right = time.time
+    solution = solve(public)
+    monkeypatch.setattr(time, "time", lambda: right() + issuing)
+    run_pod(store)
+    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solution})
+    assert answer.status_code == 201
+    monkeypatch.setattr(time, "time", lambda: right() + redeeming)
+    body = {
+        "user": "alice",
+        "image": "image:1",
+        "token": answer.json["token"],
+        "requested_at": time.time(),
+        "client_address": CLIENT,
+    }
+    told = internal.post("/api/launches", json=body | {"requested_at": time.time()})
+    expected = ("unverified", "invalid") if redeeming < 0 else ("verified", "free")
+    assert (told.status_code, told.json["tier"], told.json["pass_outcome"]) == (200, *expected)
+
+
+def test_a_clock_that_goes_back_does_not_bring_a_pass_back(public, internal, store, monkeypatch):
+    """It expired, and was used up by then."""
+    right, token = time.time, public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public)}).json["token"]
+    body = {"image": "image:1", "repository": "r", "token": token, "client_address": CLIENT}
+    assert internal.post("/api/launches", json=body | {"user": "alice"}).json["tier"] == "verified"
+    for ahead in (600, 0, -30, 0):
+        monkeypatch.setattr(time, "time", lambda ahead=ahead: right() + ahead)
+        told = internal.post("/api/launches", json=body | {"user": f"user-{ahead}", "repository": "another"}).json
+        assert told["tier"] == "unverified"
+
+
+# -- verifiers
+
+
+def test_a_killed_replica_takes_no_pass_with_it(redis_server):
+    first, second = VerifierProcess(redis_server), VerifierProcess(redis_server)
+
+    def get_pass(verifier: VerifierProcess) -> str:
+        headers = {"X-Forwarded-For": CLIENT}
+        offered = requests.get(f"{verifier.public}/egress/challenge", headers=headers, timeout=10).json()
+        challenge = altcha.Challenge.from_dict(offered["providers"][0]["challenge"])
+        solution = altcha.Payload(challenge, altcha.solve_challenge(challenge)).to_base64()
+        body = {"provider": "altcha", "solution": solution}
+        return requests.post(f"{verifier.public}/egress/passes", json=body, headers=headers, timeout=10).json()["token"]
+
+    def launch(verifier: VerifierProcess, user: str, token: str) -> str:
+        body = {"user": user, "image": "i", "repository": user, "token": token, "client_address": CLIENT}
+        headers = {"Authorization": f"Bearer {API_TOKEN}"}
+        try:
+            return requests.post(f"{verifier.internal}/api/launches", json=body, headers=headers, timeout=10).json()["tier"]
+        except requests.RequestException:
+            return "not told"
+
+    try:
+        kept, used = get_pass(first), get_pass(first)
+        with ThreadPoolExecutor(8) as pool:
+            told = [pool.submit(launch, (first, second)[number % 2], f"user-{number}", used) for number in range(60)]
+            first.kill()
+            tiers = [each.result() for each in told]
+        # One at most was told; if the one whose grant it is was not, nobody else has it.
+        assert tiers.count("verified") <= 1
+        assert launch(second, "somebody", used) == "unverified"
+        assert launch(second, "alice", kept) == "verified"
+    finally:
+        first.kill()
+        second.stop()

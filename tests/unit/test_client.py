@@ -49,7 +49,8 @@ def surroundings(monkeypatch):
         "all_proxy",
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(verifier, "PATIENCE", 2)
+    # A machine that is busy with other tests is no fault of the verifier.
+    monkeypatch.setattr("binder_egress_client.check.GRACE", 20)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def serve(redis_server, store):
         return f"http://127.0.0.1:{server.server_port}"
 
     def serve(public_app=create_public_app, **overrides):
-        services = create_services(make_settings(redis_server, **overrides), store)
+        services = create_services(make_settings(redis_server, **{"launch_hold": 20, **overrides}), store)
         return start(public_app(services)), start(create_internal_app(services))
 
     yield serve
@@ -174,7 +175,8 @@ def test_json_is_what_binderhub_streams_and_one_object_more(hub, run):
     assert (code, json.loads(last)) == (0, {"binder_egress": {"url": url, "egress": True, "tier": "verified"}})
 
 
-def test_a_late_challenge_keeps_no_launch_and_unlocks_the_server(hub, run, store):
+def test_a_late_challenge_keeps_no_launch_and_unlocks_the_server(hub, run, store, monkeypatch):
+    monkeypatch.setattr("binder_egress_client.check.GRACE", 0.5)
     hub.gates["challenge"].close()
     hub.ready.close()
 
@@ -211,7 +213,8 @@ def test_a_hub_without_a_gate_launches(hub, run):
 
 
 @pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
-def test_whatever_the_verifier_does_the_launch_goes_on(hub, run, fault):
+def test_whatever_the_verifier_does_the_launch_goes_on(hub, run, fault, monkeypatch):
+    monkeypatch.setattr(verifier, "PATIENCE", 1)
     hub.fault = fault
     code, out, err = run("launch", SPEC, "--binder", hub.url)
     assert (code, out) == (3, f"{hub.url}user/user-1/?token=server-token\n")
@@ -729,6 +732,7 @@ def test_the_readme_names_every_exit_code_and_option():
 
 @pytest.mark.parametrize(("language", "code"), [*examples("docs/api-users.md"), *examples("client/README.md")])
 def test_the_examples_of_the_documents(hub, store, tmp_path, language, code):
-    run_pod(store)
-    with reconciler(store):
-        run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/alice/")
+    run_pod(store, "user-1")
+    # Which also unlocks what is launched, should the machine be so busy that the pass comes late.
+    with reconciler(store, Server("user-1")):
+        run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/user-1/")

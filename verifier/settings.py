@@ -73,6 +73,10 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]
 """An origin as browsers send it, without a slash at its end, or `*` for every one."""
 
 
+_Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
+"""Where a sentinel is: `host:port`."""
+
+
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # Kubernetes' own rule
 
 
@@ -133,7 +137,15 @@ class RedisSettings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         "redis://localhost:6379/0", json_schema_extra=_value("redis or externalRedis")
     )
+    """Where Redis is. With `redis_sentinels` only its scheme (`rediss` for TLS) and the number of the database count."""
     redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
+    redis_ca: str = Field("", json_schema_extra=_value("externalRedis.ca"))
+    """The file of the certificate authority that vouches for Redis and its sentinels; empty for those that the image trusts."""
+    redis_sentinels: Annotated[list[_Sentinel], NoDecode, BeforeValidator(_json)] = Field(
+        [], json_schema_extra=_value("externalRedis.sentinel.hosts")
+    )
+    redis_sentinel_master: str = Field("", json_schema_extra=_value("externalRedis.sentinel.masterName"))
+    redis_sentinel_password: SecretStr | None = Field(None, json_schema_extra=_value("externalRedis.sentinel.existingSecret"))
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", json_schema_extra=_value("logLevel"))
     mode: Literal["captcha", "observe", "allow"] = Field("captcha", json_schema_extra=_value("mode"))
     tiers: Annotated[dict[str, Tier], NoDecode, BeforeValidator(_json)] = Field(
@@ -152,6 +164,12 @@ class RedisSettings(BaseSettings):
     authenticated_users: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedUsers"))
     authenticated_groups: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedGroups"))
     may_stop_pods: bool = Field(False, json_schema_extra=_value("reconciler.mayStopPods"))
+
+    @model_validator(mode="after")
+    def _sentinels_watch_something(self) -> Self:
+        if bool(self.redis_sentinels) != bool(self.redis_sentinel_master):
+            raise ValueError("externalRedis.sentinel: hosts and masterName go together; set both or neither")
+        return self
 
     @model_validator(mode="after")
     def _tiers_exist(self) -> Self:

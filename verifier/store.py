@@ -36,8 +36,11 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import redis
+from pydantic import SecretStr
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from .fairness import Charge
 from .passes import LEEWAY, Pass
@@ -360,20 +363,31 @@ class Pending:
 
 
 def connect(settings: RedisSettings) -> redis.Redis:
-    """A client for the Redis of the settings.
+    """A client for the Redis of the settings, or for the one that its sentinels name.
 
     A pooled connection may have died with the Redis at its other end, so one more try is made on a new one; never after a
-    time-out, which would double the wait.
+    time-out, which would double the wait. With sentinels the new connection goes to whichever Redis they name then.
     """
-    password = settings.redis_password.get_secret_value() if settings.redis_password else None
-    return redis.Redis.from_url(
-        settings.redis_url,
-        password=password,
-        decode_responses=True,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    tls = settings.redis_url.startswith("rediss:")
+    if tls and settings.redis_ca:
+        options["ssl_ca_certs"] = settings.redis_ca
+    common = options | {
+        "password": _clear(settings.redis_password),
+        "decode_responses": True,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    }
+    if not settings.redis_sentinels:
+        return redis.Redis.from_url(settings.redis_url, **common)
+    sentinels = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in settings.redis_sentinels)]
+    # No second try: the next sentinel is asked, not the same one again.
+    asking = options | {"password": _clear(settings.redis_sentinel_password), "retry": Retry(NoBackoff(), 0), "ssl": tls}
+    database = parse_url(settings.redis_url).get("db", 0)
+    return Sentinel(sentinels, sentinel_kwargs=asking).master_for(settings.redis_sentinel_master, db=database, ssl=tls, **common)
+
+
+def _clear(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 class Store:

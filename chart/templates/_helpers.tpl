@@ -39,10 +39,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- define "binder-egress.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "binder-egress.matchLabels" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
 app.kubernetes.io/part-of: binder-egress
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* binder-egress.moreLabels: the labels of an object with those of the operator; ours win. Takes (list root component labels). */}}
+{{- define "binder-egress.moreLabels" -}}
+{{- $ours := include "binder-egress.labels" (list (index . 0) (index . 1)) | fromYaml -}}
+{{ merge $ours (index . 2) | toYaml }}
 {{- end }}
 
 {{- /*
@@ -55,15 +61,43 @@ Takes (list root component podLabels).
 {{- end }}
 
 {{- /*
-binder-egress.image: the reference of an image. Takes (list image defaultTag), image being {name, tag, digest, …}.
+binder-egress.name: the name of an object whose last part comes from the values, at most 63 characters: what is longer is cut, with a checksum so that
+two stay two. Takes (list root rest).
+*/}}
+{{- define "binder-egress.name" -}}
+{{- $name := printf "%s-%s" (include "binder-egress.fullname" (index . 0)) (index . 1) -}}
+{{- if gt (len $name) 63 -}}
+{{ $name | trunc 54 | trimSuffix "-" }}-{{ $name | sha256sum | trunc 8 }}
+{{- else -}}
+{{ $name }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.image: the reference of an image. Takes (list root image defaultTag), image being {name, tag, digest, …}. What a name begins with
+is a registry if it has a dot or a colon, or is localhost; global.imageRegistry takes its place.
 */}}
 {{- define "binder-egress.image" -}}
-{{- $image := index . 0 -}}
+{{- $registry := (index . 0).Values.global.imageRegistry -}}
+{{- $image := index . 1 -}}
+{{- $name := $image.name -}}
+{{- if $registry -}}
+{{- $name = printf "%s/%s" $registry (regexReplaceAll `^([^/]*[.:][^/]*|localhost)/` $name "") -}}
+{{- end -}}
 {{- if $image.digest -}}
-{{ $image.name }}@{{ $image.digest }}
+{{ $name }}@{{ $image.digest }}
 {{- else -}}
-{{ $image.name }}:{{ $image.tag | default (index . 1) }}
+{{ $name }}:{{ $image.tag | default (index . 2) }}
 {{- end }}
+{{- end }}
+
+{{- /* binder-egress.imagePullSecrets: the pull secrets of all pods, those of global too, as a JSON list of {name: …}. */}}
+{{- define "binder-egress.imagePullSecrets" -}}
+{{- $secrets := .Values.imagePullSecrets -}}
+{{- range .Values.global.imagePullSecrets -}}
+{{- $secrets = kindIs "string" . | ternary (dict "name" .) . | append $secrets -}}
+{{- end -}}
+{{ $secrets | uniq | toJson }}
 {{- end }}
 
 {{- /*
@@ -108,6 +142,61 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
+{{- /*
+binder-egress.topologySpread: topologySpreadConstraints of a pod's spec, or nothing. Takes (list root component constraints). One without a selector
+would count nothing.
+*/}}
+{{- define "binder-egress.topologySpread" -}}
+{{- $ours := dict "labelSelector" (dict "matchLabels" (include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml)) -}}
+{{- with index . 2 }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{ hasKey . "labelSelector" | ternary . (merge (deepCopy .) $ours) | toYaml | nindent 4 | trim }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.extraEnv, binder-egress.extraVolumes, binder-egress.extraVolumeMounts: what operators add to a container, as items of its lists, or
+nothing. Each takes the map of the values.
+*/}}
+{{- define "binder-egress.extraEnv" -}}
+{{- range $name, $value := . }}
+{{- if kindIs "map" $value }}
+- name: {{ $name }}
+  valueFrom:
+    {{- toYaml $value.valueFrom | nindent 4 }}
+{{- else if kindIs "string" $value }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "binder-egress.extraVolumes" -}}
+{{- range $name, $source := . }}
+{{- if $source }}
+- name: {{ $name }}
+  {{- toYaml $source | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "binder-egress.extraVolumeMounts" -}}
+{{- range $path, $mount := . }}
+{{- if $mount }}
+- mountPath: {{ $path | quote }}
+  {{- toYaml $mount | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.hosts: the host names that we are reached at, as a JSON list. */}}
+{{- define "binder-egress.hosts" -}}
+{{- $hosts := list -}}
+{{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end -}}
+{{- if .Values.httpRoute.enabled }}{{ $hosts = concat $hosts .Values.httpRoute.hostnames }}{{ end -}}
+{{ $hosts | uniq | toJson }}
+{{- end }}
+
 {{- /* binder-egress.secretName: the Secret with our keys, ours or the operator's. */}}
 {{- define "binder-egress.secretName" -}}
 {{- .Values.secret.existingSecret | default (include "binder-egress.fullname" .) }}
@@ -141,18 +230,62 @@ with an existing Secret.
 {{ include "binder-egress.fullname" . }}-redis
 {{- end }}
 
-{{- /* binder-egress.redisUrl: where Redis is, without its password. */}}
+{{- /* binder-egress.redisUrl: where Redis is, without its password. With sentinels only the scheme and the database count. */}}
 {{- define "binder-egress.redisUrl" -}}
 {{- if .Values.redis.enabled -}}
 redis://{{ include "binder-egress.redisName" . }}:6379/0
 {{- else -}}
 {{- with .Values.externalRedis -}}
-{{ ternary "rediss" "redis" .tls }}://{{ .host }}:{{ .port }}/{{ .database }}
+{{ ternary "rediss" "redis" .tls }}://{{ .host | default "sentinel" }}:{{ .port }}/{{ .database }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.redisPasswordEnv: the environment variable with Redis' password, as an item of a container's env. */}}
+{{- /* binder-egress.redisSentinels: where the sentinels are, as a JSON list; empty without them, and with the Redis of the chart. */}}
+{{- define "binder-egress.redisSentinels" -}}
+{{- if .Values.redis.enabled }}[]{{ else }}{{ include "binder-egress.enabledKeys" .Values.externalRedis.sentinel.hosts }}{{ end }}
+{{- end }}
+
+{{- /* binder-egress.redisCa: the source of the volume with the authority of Redis' certificate, as YAML; nothing without one. */}}
+{{- define "binder-egress.redisCa" -}}
+{{- with .Values.externalRedis -}}
+{{- if and (not $.Values.redis.enabled) .tls (or .ca.existingSecret .ca.existingConfigMap) -}}
+{{- $items := list (dict "key" .ca.key "path" "ca.crt") -}}
+{{- if .ca.existingSecret -}}
+{{ dict "secret" (dict "secretName" .ca.existingSecret "items" $items) | toYaml }}
+{{- else -}}
+{{ dict "configMap" (dict "name" .ca.existingConfigMap "items" $items) | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.volumes and binder-egress.volumeMounts: those of a container that runs our image and talks to Redis, as items of lists. Take
+(list root component's values).
+*/}}
+{{- define "binder-egress.volumes" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: 64Mi
+{{- with include "binder-egress.redisCa" (index . 0) }}
+- name: redis-ca
+  {{- . | nindent 2 }}
+{{- end }}
+{{- include "binder-egress.extraVolumes" (index . 1).extraVolumes }}
+{{- end }}
+{{- define "binder-egress.volumeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- if include "binder-egress.redisCa" (index . 0) }}
+- name: redis-ca
+  mountPath: /etc/binder-egress/redis-ca
+  readOnly: true
+{{- end }}
+{{- include "binder-egress.extraVolumeMounts" (index . 1).extraVolumeMounts }}
+{{- end }}
+
+{{- /* binder-egress.redisPasswordEnv: the environment variables with the passwords of Redis and its sentinels, as items of a container's env. */}}
 {{- define "binder-egress.redisPasswordEnv" -}}
 {{- $external := and (not .Values.redis.enabled) .Values.externalRedis.existingSecret -}}
 - name: BINDER_EGRESS_REDIS_PASSWORD
@@ -164,6 +297,15 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
       # Not every Redis of one's own has a password.
       optional: {{ empty $external }}
       {{- end }}
+{{- with .Values.externalRedis.sentinel }}
+{{- if and .existingSecret (not $.Values.redis.enabled) }}
+- name: BINDER_EGRESS_REDIS_SENTINEL_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .existingSecretKey }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /*
@@ -224,7 +366,7 @@ cannot tell.
 {{- define "binder-egress.captchaHostnames" -}}
 {{- $hosts := include "binder-egress.enabledKeys" .Values.captcha.hostnames | fromJsonArray -}}
 {{- if not $hosts -}}
-{{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end -}}
+{{- $hosts = include "binder-egress.hosts" . | fromJsonArray -}}
 {{- with .Values.publicUrl }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
 {{- if $hosts -}}
 {{- range without .Values.allowedOrigins "*" }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
@@ -279,6 +421,9 @@ BINDER_EGRESS_PUBLIC_PORT: "8080"
 BINDER_EGRESS_INTERNAL_PORT: "8081"
 BINDER_EGRESS_THREADS: {{ .Values.verifier.threads | quote }}
 BINDER_EGRESS_REDIS_URL: {{ include "binder-egress.redisUrl" . | quote }}
+BINDER_EGRESS_REDIS_CA: {{ include "binder-egress.redisCa" . | empty | ternary "" "/etc/binder-egress/redis-ca/ca.crt" | quote }}
+BINDER_EGRESS_REDIS_SENTINELS: {{ include "binder-egress.redisSentinels" . | quote }}
+BINDER_EGRESS_REDIS_SENTINEL_MASTER: {{ .Values.redis.enabled | ternary "" .Values.externalRedis.sentinel.masterName | quote }}
 BINDER_EGRESS_PASS_LIFETIME: {{ .Values.passes.lifetime | quote }}
 BINDER_EGRESS_PASS_SERVERS: {{ .Values.passes.servers | quote }}
 BINDER_EGRESS_LAUNCH_TIMEOUT: {{ .Values.launch.timeout | quote }}
@@ -311,7 +456,7 @@ and the path of this release; and without policies of ours JupyterHub's own stay
 {{- define "binder-egress.binderhubValues" -}}
 {{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
 {{- $page := printf "$(BINDER_LAUNCH_HOST)%s/servers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" (base .Values.ingress.path) -}}
-{{- $image := include "binder-egress.image" (list .Values.image .Chart.AppVersion) -}}
+{{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
 {{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" (printf "%s-start-guard" (include "binder-egress.fullname" .)) -}}
 {{- $ours := dict
   "extraEnv" (dict
@@ -383,7 +528,7 @@ securityContext:
       value: {{ $value | quote }}
     {{- end }}
   {{- end }}
-{{- with $root.Values.imagePullSecrets }}
+{{- with include "binder-egress.imagePullSecrets" $root | fromJsonArray }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -393,7 +538,7 @@ imagePullSecrets:
 restartPolicy: {{ .restartPolicy }}
 containers:
   - name: probe
-    image: {{ include "binder-egress.image" (list $root.Values.image $root.Chart.AppVersion) | quote }}
+    image: {{ include "binder-egress.image" (list $root $root.Values.image $root.Chart.AppVersion) | quote }}
     {{- with $root.Values.image.pullPolicy }}
     imagePullPolicy: {{ . }}
     {{- end }}

@@ -132,6 +132,12 @@ binder-egress.netpol.named: a map of named peers or rules as items of a list, wi
 - ports:
     - port: {{ .Values.externalRedis.port }}
       protocol: TCP
+    {{- $ports := list }}
+    {{- range include "binder-egress.redisSentinels" . | fromJsonArray }}{{ $ports = splitList ":" . | last | append $ports }}{{ end }}
+    {{- range uniq $ports }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
   {{- with include "binder-egress.netpol.cidrs" (list .Values.externalRedis.cidrs dict) }}
   to:
     {{- . | trim | nindent 4 }}
@@ -165,7 +171,7 @@ binder-egress.netpol.named: a map of named peers or rules as items of a list, wi
 {{- $_ := set $policies (printf "%s-base" $name) (include "binder-egress.policies.base" . | fromYaml) -}}
 {{- if ne .Values.mode "deny" -}}
 {{- range $tier, $values := .Values.tiers -}}
-{{- $_ := set $policies (printf "%s-tier-%s" $name $tier) (include "binder-egress.policies.tier" (list $ $tier $values) | fromYaml) -}}
+{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier))) (include "binder-egress.policies.tier" (list $ $tier $values) | fromYaml) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

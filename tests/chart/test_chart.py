@@ -73,9 +73,11 @@ def test_every_pod_is_hardened(render, values):
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        # Hashes of API keys are the only thing that is mounted.
-        mounted = ["api-keys"] if name == "binder-egress-verifier" else []
-        assert [volume["name"] for volume in pod.get("volumes", []) if "emptyDir" not in volume] == mounted
+        # Hashes of API keys, and what an operator names, are all that is mounted: no files of the node, no token of Kubernetes.
+        mounted = {volume["name"]: volume for volume in pod.get("volumes", []) if "emptyDir" not in volume}
+        assert ("api-keys" in mounted) == (name == "binder-egress-verifier")
+        assert set(mounted) <= {"api-keys", "redis-ca", "corporate-ca"}
+        assert all({"configMap", "secret"} & set(volume) for volume in mounted.values())
         for container in pod.get("initContainers", []) + pod["containers"]:
             context = container["securityContext"]
             assert context["readOnlyRootFilesystem"] is True
@@ -189,10 +191,11 @@ def test_settings_are_those_the_image_reads(render):
         env[name] = [entry["name"] for entry in pod["containers"][0]["env"]]
     known = {PREFIX + field.upper() for field in {**VerifierSettings.model_fields, **ReconcilerSettings.model_fields}}
     assert set(config) <= known
-    # The secrets of captcha providers are a variable each, and there are none by default.
-    fields = set(VerifierSettings.model_fields) - {"captcha_secrets"}
+    # The secrets of captcha providers are a variable each, and there are none by default, nor sentinels.
+    fields = set(VerifierSettings.model_fields) - {"captcha_secrets", "redis_sentinel_password"}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
-    assert set(env["reconciler"]) == {PREFIX + field.upper() for field in ReconcilerSettings.model_fields}
+    fields = set(ReconcilerSettings.model_fields) - {"redis_sentinel_password"}
+    assert set(env["reconciler"]) == {PREFIX + field.upper() for field in fields}
 
 
 # A parent chart, as small as it can be: BinderHub with a closed schema, and JupyterHub with its own default below it.

@@ -1,7 +1,7 @@
 {{- /*
 redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps nothing on disk. Takes a dict:
   name                                  of the objects
-  labels, matchLabels, podLabels        YAML text
+  labels, deploymentLabels, matchLabels, podLabels   YAML text
   clients                               labels of the pods that may connect, each YAML text
   podAnnotations                        a map
   secretName                            Secret with the password under redis-password
@@ -9,7 +9,7 @@ redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps not
   imagePullSecrets                      a list
   podSecurityContext, securityContext   YAML text
   scheduling                            fields of the pod's spec, YAML text
-  values                                pull policy, maxmemory, resources
+  values                                pull policy, maxmemory, resources, deploymentAnnotations
 */}}
 {{- define "redis.manifests" -}}
 apiVersion: apps/v1
@@ -17,7 +17,11 @@ kind: Deployment
 metadata:
   name: {{ .name }}
   labels:
-    {{- .labels | nindent 4 }}
+    {{- .deploymentLabels | nindent 4 }}
+  {{- with .values.deploymentAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   replicas: 1
   selector:

@@ -1,0 +1,129 @@
+"""The chart as something that is published and run by others: versions of Kubernetes, names, GitOps, and what is said of it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+CHART = TOP / "chart"
+TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+OLDEST, NEWEST = "1.28.0", "1.37.0"
+"""Versions of Kubernetes: what Chart.yaml asks for, and the newest whose libraries are published."""
+
+# The tools are built on first use, which takes minutes.
+pytestmark = pytest.mark.timeout(1800)
+
+
+def render(helm, *args):
+    """The objects, as text and as documents."""
+    text = helm("template", "r", CHART, "--namespace", "binder", *args)
+    return text, [document for document in yaml.safe_load_all(text) if document]
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_every_topology_renders_for_the_oldest_and_the_newest_kubernetes(helm, values):
+    def objects(version):
+        _, documents = render(helm, "--values", values, "--kube-version", version)
+        # Made anew in each rendering.
+        return [document for document in documents if document["kind"] != "Secret"]
+
+    # What is rendered depends on the kinds that a cluster has, not on its version.
+    assert objects(OLDEST) == objects(NEWEST)
+
+
+def test_an_older_kubernetes_is_refused(helm):
+    refused = helm("template", "r", CHART, "--kube-version", "1.27.9", check=False)
+    assert refused.returncode != 0 and "chart requires kubeVersion: >=1.28.0-0" in refused.stderr
+
+
+def test_admission_policies_are_there_where_the_cluster_has_that_kind(helm):
+    kinds = {document["kind"] for document in render(helm)[1]}
+    assert "ValidatingAdmissionPolicy" not in kinds
+    api = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+    assert "ValidatingAdmissionPolicy" in {document["kind"] for document in render(helm, "--api-versions", api)[1]}
+
+
+def test_with_an_existing_secret_every_rendering_is_the_same(helm):
+    """What only renders (Argo CD, Flux) compares renderings: nothing may be random, and nothing looked up."""
+    first, documents = render(helm, "--set", "secret.existingSecret=mine")
+    assert render(helm, "--set", "secret.existingSecret=mine")[0] == first
+    assert ("Secret", "binder-egress") not in {(document["kind"], document["metadata"]["name"]) for document in documents}
+
+
+LONGEST = "t" * 40
+"""A tier of as many letters as the schema lets pass."""
+
+
+def test_no_name_is_longer_than_a_label_may_be(helm):
+    """63 characters, though most kinds may have more: names of pods become host names, and names of objects labels."""
+    name = ["--set", f"fullnameOverride={'n' * 40}", "--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
+    tiers = ["--set-json", f"tiers.{LONGEST}={{}}", "--set-json", f"tiers.{LONGEST[:-1]}u={{}}"]
+    _, documents = render(helm, *name, *tiers)
+    names = [document["metadata"]["name"] for document in documents if "admission" not in document["apiVersion"]]
+    assert not [name for name in names if len(name) > 63]
+    assert len([name for name in names if "-tier-ttt" in name]) == 4, "two tiers that begin alike are two, in policies and in tests"
+    long = helm("template", "r" * 53, CHART, "--namespace", "binder", *name)
+    for document in yaml.safe_load_all(long):
+        for value in (document or {}).get("metadata", {}).get("labels", {}).values():
+            assert len(value) <= 63, value
+
+
+def test_a_longer_name_is_refused(helm):
+    assert helm("template", "r", CHART, "--set", f"fullnameOverride={'n' * 41}", check=False).returncode != 0
+
+
+# What is said of it.
+
+
+def test_every_template_is_in_a_suite():
+    named = set()
+    for file in (CHART / "tests").glob("*_test.yaml"):
+        suite = yaml.safe_load(file.read_text())
+        named |= set(suite.get("templates", []))
+        for test in suite["tests"]:
+            named |= set(test.get("templates", [])) | {test.get("template")}
+    there = {str(file.relative_to(CHART)) for file in (CHART / "templates").rglob("*") if file.is_file() and file.suffix != ".tpl"}
+    assert there <= named, there - named
+
+
+def test_the_readme_has_the_values_of_values_yaml():
+    assert subprocess.run([sys.executable, TOP / "ci/values-table", "--check"]).returncode == 0
+
+
+def test_the_table_is_made_of_the_comments():
+    text = (CHART / "README.md").read_text()
+    assert "| `verifier.threads` | `32` | Requests that one pod serves at the same time, on each of its two ports. |" in text
+    assert "| `except` | see values.yaml | Addresses that no tier reaches" in text
+
+
+def test_what_chartpress_is_told_exists():
+    (chart,) = yaml.safe_load((TOP / "chartpress.yaml").read_text())["charts"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert chart["chartPath"] == "chart" and chart["name"] == yaml.safe_load((CHART / "Chart.yaml").read_text())["name"]
+    (image,) = chart["images"].values()
+    for path in chart["paths"] + image["paths"] + [image["dockerfilePath"]]:
+        assert (TOP / path).exists(), path
+    for path in image["valuesPath"]:
+        found = values
+        for key in path.split("."):
+            found = found[key]
+        assert "/verifier" in (found if isinstance(found, str) else found["name"])
+    # What its image is made of is what makes a new one.
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
+    for source in " ".join(copied).split():
+        assert any(source == path or source.startswith(f"{path}/") for path in [*image["paths"], "README.md", "LICENSE"]), source
+
+
+def test_artifact_hub_is_told_of_the_images_that_there_are():
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    images = {image["name"]: image["image"] for image in yaml.safe_load(about["annotations"]["artifacthub.io/images"])}
+    redis = values["redis"]["image"]
+    assert images == {"verifier": f"{values['image']['name']}:{about['appVersion']}", "redis": f"{redis['name']}:{redis['tag']}"}
+    for key in ("links", "changes"):
+        assert yaml.safe_load(about["annotations"][f"artifacthub.io/{key}"])

@@ -1,0 +1,252 @@
+"""A Redis of the operator's own: behind TLS with an authority of its own, and one that sentinels name."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from apps import free_port, make_settings
+
+from verifier.settings import InvalidSettings, ReconcilerSettings, load
+from verifier.store import Server, Store, StoreUnavailable, connect
+
+BINARY = shutil.which("redis-server")
+
+
+class Fleet:
+    """Processes of redis-server that end with the test."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, *options: str, sentinel: bool = False, tls: bool = False) -> int:
+        """Start one; its port. Options are lines of its configuration."""
+        port = free_port()
+        file = self.folder / f"{port}.conf"
+        ports = [f"tls-port {port}", "port 0", "tls-auth-clients no"] if tls else [f"port {port}"]
+        file.write_text("\n".join(["bind 127.0.0.1", *ports, f"dir {self.folder}", *options]) + "\n")
+        assert BINARY, "the tests need redis-server: apt-get install redis-server"
+        command = [BINARY, str(file), *(["--sentinel"] if sentinel else [])]
+        self.processes[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=self.folder)
+        return port
+
+    def kill(self, port: int) -> None:
+        process = self.processes.pop(port)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for port in list(self.processes):
+            self.kill(port)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.stop()
+
+
+def settings(url: str, **more: object) -> ReconcilerSettings:
+    return load(ReconcilerSettings, redis_url=url, **more)
+
+
+def until(true, what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if true():
+                return
+        except (redis.RedisError, StoreUnavailable):
+            pass
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def answers(made: ReconcilerSettings) -> bool:
+    with connect(made) as client:
+        return bool(client.ping())
+
+
+# -- TLS
+
+
+def certificate(folder: Path, name: str, *more: str) -> None:
+    """Write a certificate for 127.0.0.1, signed by itself or as `more` says, and its key, as PEM."""
+    openssl = shutil.which("openssl")
+    assert openssl, "the tests need openssl: apt-get install openssl"
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", f"{name}.key"]
+    about = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1", "-out", f"{name}.crt"]
+    subprocess.run([openssl, "req", "-x509", *key, *about, *more], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def authority(tmp_path):
+    """The folder with `ca.crt`, `other.crt` (an authority that signed nothing) and `redis.crt`."""
+    certificate(tmp_path, "ca")
+    certificate(tmp_path, "redis", "-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE")
+    certificate(tmp_path, "other")
+    return tmp_path
+
+
+def tls_options(folder: Path) -> list[str]:
+    return [f"tls-cert-file {folder}/redis.crt", f"tls-key-file {folder}/redis.key", f"tls-ca-cert-file {folder}/ca.crt"]
+
+
+def test_a_redis_with_tls_is_believed_by_its_own_authority_alone(fleet, authority):
+    port = fleet.start(*tls_options(authority), tls=True)
+    url = f"rediss://127.0.0.1:{port}/0"
+    until(lambda: answers(settings(url, redis_ca=f"{authority}/ca.crt")), "it answers")
+    for ca in ("", f"{authority}/other.crt"):
+        with pytest.raises(redis.ConnectionError, match="certificate"):
+            answers(settings(url, redis_ca=ca))
+
+
+def test_a_missing_file_of_the_authority_is_a_redis_that_is_away(fleet, authority):
+    port = fleet.start(*tls_options(authority), tls=True)
+    until(lambda: answers(settings(f"rediss://127.0.0.1:{port}/0", redis_ca=f"{authority}/ca.crt")), "it answers")
+    nothing = settings(f"rediss://127.0.0.1:{port}/0", redis_ca=f"{authority}/nothing.crt")
+    with connect(nothing) as client, pytest.raises(StoreUnavailable):
+        Store(client).ping()
+
+
+# -- Sentinel
+
+PASSWORD = "redis-password-of-the-tests"
+WATCHERS = "sentinels-password-of-the-tests"
+
+
+def watched(fleet: Fleet, *options: str, tls: bool = False) -> tuple[int, int, list[int]]:
+    """A master, its replica, and two sentinels that watch them: their ports."""
+    secret = [f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", 'save ""', *options]
+    secret += ["tls-replication yes"] if tls else []
+    master = fleet.start(*secret, tls=tls)
+    replica = fleet.start(*secret, f"replicaof 127.0.0.1 {master}", tls=tls)
+    watch = [
+        f"sentinel monitor hub 127.0.0.1 {master} 2",
+        f"sentinel auth-pass hub {PASSWORD}",
+        "sentinel down-after-milliseconds hub 1000",
+        "sentinel failover-timeout hub 5000",
+        f"requirepass {WATCHERS}",
+        f"sentinel sentinel-pass {WATCHERS}",
+        *options,
+    ]
+    return master, replica, [fleet.start(*watch, sentinel=True, tls=tls) for _ in range(2)]
+
+
+def sentinel_settings(ports: list[int], scheme: str = "redis", **more: object) -> ReconcilerSettings:
+    values = {
+        "redis_sentinels": [f"127.0.0.1:{port}" for port in ports],
+        "redis_sentinel_master": "hub",
+        "redis_password": PASSWORD,
+        "redis_sentinel_password": WATCHERS,
+    }
+    return settings(f"{scheme}://hub/3", **{**values, **more})
+
+
+def test_it_follows_sentinels_to_another_master(fleet):
+    master, replica, sentinels = watched(fleet)
+    # The first of them is away: the next is asked.
+    made = sentinel_settings([free_port(), *sentinels])
+    until(lambda: answers(made), "sentinels name a master")
+    client = connect(made)
+    store = Store(client)
+    store.ping()
+    assert client.connection_pool.get_master_address() == ("127.0.0.1", master)
+    with redis.Redis(port=master, db=3, password=PASSWORD, decode_responses=True) as direct:
+        assert direct.exists("binder-egress:epoch"), "the number of the database counts"
+    for port in sentinels:
+        with redis.Redis(port=port, password=WATCHERS, decode_responses=True) as asked:
+            # One that has not heard of the replica and of the other sentinel could do nothing.
+            until(lambda asked=asked: asked.sentinel_master("hub")["num-other-sentinels"] == 1, "sentinels know each other")
+            until(lambda asked=asked: asked.sentinel_master("hub")["num-slaves"] == 1, "the replica is known")
+    fleet.kill(master)
+
+    def works():
+        store.forget(Server("alice"))
+        return client.connection_pool.get_master_address() == ("127.0.0.1", replica)
+
+    until(works, "the replica takes over")
+    client.close()
+
+
+def test_a_master_that_became_a_replica_is_left(fleet):
+    """Connections to it are alive, but it refuses to write."""
+    _, replica, sentinels = watched(fleet)
+    made = sentinel_settings(sentinels)
+    until(lambda: answers(made), "sentinels name a master")
+    client = connect(made)
+    store = Store(client)
+    store.ping()
+    with redis.Redis(port=sentinels[0], password=WATCHERS, decode_responses=True) as asked:
+        until(lambda: asked.sentinel_master("hub")["num-slaves"] == 1, "the replica is known")
+        until(lambda: asked.execute_command("SENTINEL", "FAILOVER", "hub") is not None, "a failover is ordered")
+
+    with redis.Redis(port=replica, db=3, password=PASSWORD, decode_responses=True) as direct:
+
+        def written_there():
+            before = direct.hget("binder-egress:counters", "moved")
+            store.count("moved")
+            return direct.role()[0] == "master" and direct.hget("binder-egress:counters", "moved") != before
+
+        until(written_there, "writes go to the new master")
+    client.close()
+
+
+def test_tls_counts_for_sentinels_too(fleet, authority):
+    _, _, sentinels = watched(fleet, *tls_options(authority), tls=True)
+    until(lambda: answers(sentinel_settings(sentinels, "rediss", redis_ca=f"{authority}/ca.crt")), "sentinels name a master")
+    with pytest.raises(redis.ConnectionError):
+        answers(sentinel_settings(sentinels, "rediss", redis_ca=f"{authority}/other.crt"))
+    with pytest.raises(redis.ConnectionError):
+        answers(sentinel_settings(sentinels))
+
+
+def test_a_wrong_password_of_the_sentinels_is_a_redis_that_is_away(fleet):
+    _, _, sentinels = watched(fleet)
+    until(lambda: answers(sentinel_settings(sentinels)), "sentinels name a master")
+    with connect(sentinel_settings(sentinels, redis_sentinel_password="another")) as client, pytest.raises(StoreUnavailable):
+        Store(client).ping()
+
+
+def test_without_any_sentinel_it_is_away_soon(monkeypatch):
+    monkeypatch.setattr("verifier.store.TIMEOUT", 0.5)
+    with connect(sentinel_settings([free_port(), free_port()])) as client:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            Store(client).ping()
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"redis_sentinels": ["a:26379"]}, "masterName"),
+        ({"redis_sentinel_master": "hub"}, "hosts"),
+        ({"redis_sentinels": ["a"], "redis_sentinel_master": "hub"}, "externalRedis.sentinel.hosts"),
+        ({"redis_sentinels": ["http://a:1"], "redis_sentinel_master": "hub"}, "externalRedis.sentinel.hosts"),
+    ],
+)
+def test_half_a_sentinel_is_refused(values, named):
+    with pytest.raises(InvalidSettings, match=named):
+        settings("redis://localhost/0", **values)
+
+
+def test_the_verifier_is_ready_behind_sentinels(fleet, redis_server):
+    """Settings of the verifier, as the chart gives them: JSON in the environment."""
+    _, _, sentinels = watched(fleet)
+    until(lambda: answers(sentinel_settings(sentinels)), "sentinels name a master")
+    made = make_settings(
+        redis_server,
+        redis_url="redis://hub/0",
+        redis_sentinels=f'["127.0.0.1:{sentinels[0]}"]',
+        redis_sentinel_master="hub",
+        redis_password=PASSWORD,
+        redis_sentinel_password=WATCHERS,
+    )
+    with connect(made) as client:
+        Store(client).ping()

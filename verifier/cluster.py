@@ -23,8 +23,8 @@ ANNOTATION = "binder-egress/grant"
 GUARD = "binder-egress-start-guard"
 """The init container that waits for the pod's isolation (`start_guard`)."""
 
-PAGE = 500
-"""Pods in one answer of a list, as kubectl asks for."""
+PAGE = 200
+"""Pods in one answer of a list. What an answer takes while it is read, some 100 kB a pod, is most of the memory of a start."""
 
 WATCH = 60
 """Seconds until a watch is renewed. A connection that died silently is noticed `SILENCE` seconds later at most."""

@@ -15,7 +15,7 @@ from .metrics import START_GUARD, WITHOUT_RECORD
 from .policies import OTHER_KINDS, Labels, kind_of
 from .proof import Proof, Surroundings, Unreadable, look
 from .settings import ReconcilerSettings, load
-from .store import Store, StoreUnavailable, connect
+from .store import VERIFIER_TTL, Store, StoreUnavailable, connect
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -140,6 +140,11 @@ def _verifiers(reports: dict[str, dict], now: float) -> list[Check]:
         found.append(
             Check("clock of the verifier", WARNING, f"ahead of Redis in {', '.join(early)}: see to the time synchronisation")
         )
+    # A report is forgotten when it is as old as this, so one that says to be older was written by a clock that is behind.
+    late = [host for host, report in sorted(reports.items()) if now - report.get("at", now) >= VERIFIER_TTL + CLOCK_WARNING]
+    if late:
+        text = f"behind Redis in {', '.join(late)}: passes are refused as if from the future. See to the time synchronisation"
+        found.append(Check("clock of the verifier", PROBLEM, text))
     states: dict[str, set[str]] = {}
     for report in reports.values():
         for name, state in report.get("providers", {}).items():

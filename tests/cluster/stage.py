@@ -327,8 +327,11 @@ class Stage:
             user: the JupyterHub user.
             targets: name → target, as `probe battery` takes them.
         """
-        pod = self.pod(user)["metadata"]["name"]
-        text = self.kubectl("exec", "-i", pod, "-c", "notebook", "--", "probe", "battery", "-", stdin=_lines(targets))
+        return self.battery_in(self.pod(user)["metadata"]["name"], targets)
+
+    def battery_in(self, pod: str, targets: dict[str, str], *options: str) -> dict[str, bool]:
+        """What the first container of a pod can reach; `options` are those of `probe battery`."""
+        text = self.kubectl("exec", "-i", pod, "--", "probe", "battery", *options, "-", stdin=lines(targets))
         return {name: verdict["reached"] for name, verdict in json.loads(text).items()}
 
     def delete_user_pods(self) -> None:
@@ -371,5 +374,6 @@ def _from(client: str) -> dict[str, str]:
     return {"X-Forwarded-For": client}
 
 
-def _lines(targets: dict[str, str]) -> str:
+def lines(targets: dict[str, str]) -> str:
+    """Targets as `probe battery` reads them."""
     return "".join(f"{name}={target}\n" for name, target in targets.items())

@@ -208,8 +208,17 @@ def start_by_hub(stage: Stage, user: str, image: str) -> None:
     """Start a server through JupyterHub's API, as BinderHub does, but without its hook."""
     assert ask_hub(stage, "POST", user).status_code in (201, 409)  # 409: there is such a user
     ask_hub(stage, "POST", f"{user}/servers/", image=image, token="secret", repo_url="https://example.com/a/b").raise_for_status()
+    await_running(stage, user)
+
+
+def await_running(stage: Stage, user: str, server: str = "") -> str:
+    """Wait until the pod of a user's server runs: its name."""
     deadline = time.monotonic() + 60
-    while not (pods := stage.pods(user)) or pods[0]["status"]["phase"] != "Running":
+    while True:
+        for pod in stage.pods(user):
+            name = pod["metadata"]["annotations"].get("hub.jupyter.org/servername", "")
+            if name == server and pod["status"]["phase"] == "Running":
+                return pod["metadata"]["name"]
         assert time.monotonic() < deadline, f"the pod of {user} does not run"
         time.sleep(0.2)
 

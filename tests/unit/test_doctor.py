@@ -157,6 +157,14 @@ def test_a_verifier_whose_clock_is_ahead(ours, well, surroundings):
     assert "ahead of Redis in b" in text(examine(ours, well, surroundings), "clock of the verifier")
 
 
+def test_a_verifier_whose_clock_is_so_far_behind_that_it_refuses_every_pass(ours, well, surroundings):
+    for behind, state in ((50, None), (70, PROBLEM)):
+        well.report_verifier("b", {"version": "1", "at": time.time() - behind, "signing_keys": 1, "providers": {}})
+        found = examine(ours, well, surroundings)
+        assert states(found).get("clock of the verifier") == state
+    assert "behind Redis in b" in text(found, "clock of the verifier")
+
+
 def test_a_silent_reconciler(ours, well, surroundings):
     well._redis.delete("binder-egress:reconciler")
     assert states(examine(ours, well, surroundings))["reconciler"] == PROBLEM

@@ -1,0 +1,384 @@
+"""The reconciler with thousands of servers: the real process and the real API server with etcd. Only the pods are simulated.
+
+A pod here is an object that nobody runs. This script creates it, bound to a node that does not exist, and writes its status as a
+kubelet would. That is all that the reconciler can see of a pod, and needs no simulated kubelet (kwok) of another project.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+import requests
+from apps import RedisServer, free_port
+from rich.console import Console
+from rich.table import Table
+
+from verifier.cluster import ANNOTATION, GUARD
+from verifier.policies import LABEL
+from verifier.settings import RedisSettings, load
+from verifier.store import Grant, Record, Server, Store, connect
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+NAMESPACE = "binder"
+TOKEN = "token-of-a-measurement"
+STEADY = 130
+"""Seconds over which the idle reconciler's processor time is taken: two turns of whatever it does every minute."""
+
+LAUNCHES, RATE = 300, 10
+"""Launches that are watched, and how many begin in a second."""
+
+START = """
+import sys
+from kubernetes.config import incluster_config
+incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME = sys.argv.pop(1), sys.argv.pop(1)
+from verifier.cli import main
+main()
+"""
+"""The command, with its ServiceAccount's files elsewhere."""
+
+
+@dataclass
+class Figures:
+    """What was measured with a number of servers.
+
+    Attributes:
+        servers: how many.
+        restart: seconds from the process's start to the last of 100 patches that waited for it, all over the list.
+        wiped: the same to the last server published, with an empty Redis.
+        work: seconds of processor time that it took for `restart`; other programs on the machine do not change it.
+        peak: MiB, the most memory that it had by then.
+        steady: share of a core when nothing happens.
+        requests: its API requests for each launch.
+        late: seconds from a pod's creation to its label, median and 99th percentile.
+        busy: share of a core at `RATE` launches a second.
+    """
+
+    servers: int
+    restart: float
+    wiped: float
+    work: float
+    peak: float
+    steady: float
+    requests: dict[str, float]
+    late: tuple[float, float]
+    busy: float
+
+
+class ApiServer:
+    """etcd and kube-apiserver on loopback, with what they keep in a folder.
+
+    Args:
+        kubeall: the program (`ci/tools`).
+        folder: for keys, logs and etcd's data.
+    """
+
+    def __init__(self, kubeall: str, folder: Path):
+        self.port, etcd, peer = free_port(), free_port(), free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.authority, self.token = folder / "ca.crt", folder / "token"
+        key = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        key += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key"), "-out", str(self.authority)]
+        subprocess.run(key, check=True, capture_output=True)
+        self.token.write_text(TOKEN)
+        (folder / "tokens").write_text(f"{TOKEN},reconciler,1,system:masters\n")
+        client, own = f"http://127.0.0.1:{etcd}", f"http://127.0.0.1:{peer}"
+        commands = {
+            "etcd": [
+                f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=error", f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}", f"--listen-peer-urls={own}", f"--initial-advertise-peer-urls={own}",
+                f"--initial-cluster=default={own}",
+            ],
+            "kube-apiserver": [
+                f"--etcd-servers={client}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
+                f"--secure-port={self.port}", f"--tls-cert-file={self.authority}", f"--tls-private-key-file={folder / 'key'}",
+                f"--token-auth-file={folder / 'tokens'}", f"--service-account-key-file={folder / 'key'}",
+                f"--service-account-signing-key-file={folder / 'key'}",
+                "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.43.0.0/16",
+                "--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount",
+            ],
+        }  # fmt: skip
+        self._processes = [
+            subprocess.Popen([kubeall, name, *flags], stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("wb"))
+            for name, flags in commands.items()
+        ]
+        self._sessions = ThreadPoolExecutor(8)
+        until = time.monotonic() + 60
+        while True:
+            try:
+                if self.ask("GET", "/readyz").ok:
+                    break
+            except requests.RequestException:
+                pass
+            assert time.monotonic() < until, (folder / "kube-apiserver.log").read_text()[-2000:]
+            time.sleep(0.2)
+        self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+
+    session = requests.Session()
+    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=32))
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> requests.Response:
+        """One request."""
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": kind}
+        return self.session.request(
+            method,
+            self.url + path,
+            data=json.dumps(body) if body else None,
+            headers=headers,
+            verify=str(self.authority),
+            timeout=60,
+        )
+
+    def requests(self) -> Counter[str]:
+        """How many requests about pods it has answered, by verb; those of a kubelet not counted."""
+        found: Counter[str] = Counter()
+        for line in self.ask("GET", "/metrics").text.splitlines():
+            if line.startswith("apiserver_request_total{") and 'resource="pods"' in line and 'subresource=""' in line:
+                name = re.search(r'verb="(\w+)"', line)
+                assert name
+                found[name[1]] += int(float(line.rsplit(" ", 1)[1]))
+        return found
+
+    def stop(self) -> None:
+        """End both."""
+        for process in reversed(self._processes):
+            process.terminate()
+            process.wait()
+
+
+def pod(number: int, grant: Grant | None = None) -> dict[str, Any]:
+    """A user pod as KubeSpawner makes it for BinderHub, some 8 kB with its status."""
+    user = f"owner-repository-{number:06}"
+    environment = {f"JUPYTERHUB_SETTING_{name}": f"http://hub:8081/hub/api/users/{user}/{name}" for name in range(20)}
+    environment |= {"BINDER_REPO_URL": "https://github.com/owner/repository", "BINDER_CLIENT_IP": "198.51.100.7"}
+    container = {
+        "name": "notebook",
+        "image": "registry.example.org/binder-owner-2drepository-0123ab:0123456789abcdef0123456789abcdef01234567",
+        "args": ["python3", "-c", "import os; " + "# a command line as BinderHub's\n" * 10],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "resources": {"limits": {"memory": "2Gi", "cpu": "1"}, "requests": {"memory": "450Mi", "cpu": "10m"}},
+        "ports": [{"containerPort": 8888, "name": "notebook-port"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "runAsUser": 1000},
+    }
+    guard = {"name": GUARD, "image": "registry.example.org/binder-egress/verifier:0.1.0", "command": ["python", "/guard.py"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"jupyter-{user}",
+            "labels": {
+                "app": "jupyterhub", "component": "singleuser-server", "release": "binder", "heritage": "jupyterhub",
+                "chart": "jupyterhub-4.2.0", "app.kubernetes.io/name": "jupyterhub", "app.kubernetes.io/instance": "binder",
+                "app.kubernetes.io/component": "singleuser-server", "hub.jupyter.org/username": user,
+                "hub.jupyter.org/network-access-hub": "true", **({LABEL: grant.tier} if grant else {}),
+            },
+            "annotations": {
+                "hub.jupyter.org/username": user, "hub.jupyter.org/jupyterhub-version": "5.3.0",
+                **({ANNOTATION: grant.dumps()} if grant else {}),
+            },
+        },
+        "spec": {
+            "nodeName": "nowhere", "automountServiceAccountToken": False, "containers": [container], "initContainers": [guard],
+            "tolerations": [{"key": "hub.jupyter.org/dedicated", "operator": "Equal", "value": "user", "effect": "NoSchedule"}],
+        },
+    }  # fmt: skip
+
+
+def status(number: int) -> dict[str, Any]:
+    """What a kubelet writes of it: it runs, and is ready."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    conditions = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+    seen = json.dumps({"outcome": "closed", "seconds": 0.33})
+    return {
+        "status": {
+            "phase": "Running",
+            "podIP": f"10.{42 + number // 65536}.{number // 256 % 256}.{number % 256}",
+            "hostIP": "192.0.2.1",
+            "startTime": at,
+            "conditions": [{"type": name, "status": "True", "lastTransitionTime": at} for name in conditions],
+            "initContainerStatuses": [
+                {
+                    "name": GUARD, "ready": True, "restartCount": 0, "image": "i", "imageID": "i",
+                    "state": {"terminated": {"exitCode": 0, "reason": "Completed", "message": seen}},
+                }
+            ],
+            "containerStatuses": [
+                {
+                    "name": "notebook", "ready": True, "restartCount": 0, "image": "i", "imageID": "i",
+                    "state": {"running": {"startedAt": at}},
+                }
+            ],
+        }
+    }  # fmt: skip
+
+
+def make(api: ApiServer, number: int, grant: Grant | None = None) -> None:
+    """A pod appears and is ready."""
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    answer = api.ask("POST", pods, pod(number, grant))
+    assert answer.status_code == 201, answer.text
+    name = answer.json()["metadata"]["name"]
+    answer = api.ask("PATCH", f"{pods}/{name}/status", status(number), "application/strategic-merge-patch+json")
+    assert answer.ok, answer.text
+
+
+@contextmanager
+def reconciler(api: ApiServer, redis_url: str, log: Path) -> Iterator[int]:
+    """The real process: its id."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
+    environment |= {
+        "BINDER_EGRESS_REDIS_URL": redis_url,
+        "BINDER_EGRESS_NAMESPACE": NAMESPACE,
+        "BINDER_EGRESS_TIERS": json.dumps({"verified": {}}),
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(api.port),
+    }
+    command = [sys.executable, "-c", START, str(api.token), str(api.authority), "reconciler"]
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, env=environment, stderr=file)
+    try:
+        yield process.pid
+        assert process.poll() is None, log.read_text()[-2000:]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def until(condition: Callable[[], bool], began: float, limit: float = 300) -> float:
+    """Seconds from `began` until something is so."""
+    while not condition():
+        assert time.monotonic() - began < limit, f"not within {limit} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def processor(process: int) -> float:
+    """Seconds of processor time that a process had."""
+    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(process: int, which: str = "VmHWM") -> float:
+    """MiB: the most that a process had, or has (`VmRSS`)."""
+    (found,) = re.findall(rf"^{which}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return int(found) / 1024
+
+
+def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log: Path) -> Figures:
+    """All figures, with so many servers there."""
+    client = redis.Redis.from_url(server.url, decode_responses=True)
+    waiting = [Server(f"owner-repository-{number:06}") for number in range(0, servers, servers // 100)]
+
+    def published() -> int:
+        return sum(1 for _ in client.scan_iter("binder-egress:server:*", count=5000))
+
+    def labelled(path: str = "") -> int:
+        selector = f"labelSelector={LABEL}%3Dverified&limit=1"
+        answer = api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods?{selector}").json()
+        return len(answer["items"]) + answer["metadata"].get("remainingItemCount", 0)
+
+    server.wipe()
+    began = time.monotonic()
+    with reconciler(api, server.url, log) as process:
+        wiped = until(lambda: published() == servers, began)
+        peak = memory(process)
+        # The pods' uids, for what waits for them.
+        uids = {each: known.uid for each in waiting if (known := store.known(each))}
+    carried = {each: (known.grant if (known := store.known(each)) else "") for each in waiting}
+    for each in waiting:
+        store.grant(each, Record(Grant.new("verified", "solution", time.time()), uid=uids[each]))
+    began = time.monotonic()
+    with reconciler(api, server.url, log) as process:
+        restart = until(lambda: all((known := store.known(each)) and known.grant != carried[each] for each in waiting), began)
+        work = processor(process)
+        time.sleep(10)
+        before, used = time.monotonic(), processor(process)
+        time.sleep(STEADY)
+        steady = (processor(process) - used) / (time.monotonic() - before)
+        asked, used, before = api.requests(), processor(process), time.monotonic()
+        created: dict[str, float] = {}
+
+        def launch(number: int) -> None:
+            name = f"owner-repository-{number:06}"
+            image = pod(number)["spec"]["containers"][0]["image"]
+            store.record_launch(Server(name), Record(Grant.new("verified", "valid-pass", time.time()), image), 300)
+            created[name] = time.monotonic()
+            make(api, number)
+
+        late: list[float] = []
+        with ThreadPoolExecutor(8) as pool:
+            for number in range(LAUNCHES):
+                pool.submit(launch, 900_000 + number)
+                time.sleep(max(0.0, before + (number + 1) / RATE - time.monotonic()))
+                for name in list(created):
+                    if (known := store.known(Server(name))) and known.label == "verified":
+                        late.append(time.monotonic() - created.pop(name))
+            until(lambda: all((known := store.known(Server(name))) and known.label for name in created), time.monotonic())
+        busy = (processor(process) - used) / (time.monotonic() - before)
+        peak = max(peak, memory(process))
+    done = api.requests() - asked
+    ours = {verb: (count - (LAUNCHES if verb == "POST" else 0)) / LAUNCHES for verb, count in done.items()}
+    with ThreadPoolExecutor(8) as pool:
+        names = [f"jupyter-owner-repository-{900_000 + number:06}" for number in range(LAUNCHES)]
+        list(pool.map(lambda name: api.ask("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}?gracePeriodSeconds=0"), names))
+    late.sort()
+    percentiles = (late[len(late) // 2], late[int(len(late) * 0.99)])
+    return Figures(servers, restart, wiped, work, peak, steady, {k: v for k, v in ours.items() if v > 0.01}, percentiles, busy)
+
+
+def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
+    """Measure with more and more servers."""
+    found: list[Figures] = []
+    with tempfile.TemporaryDirectory() as folder:
+        server = RedisServer()
+        server.start()
+        api = ApiServer(kubeall, Path(folder))
+        try:
+            store = Store(connect(load(RedisSettings, redis_url=server.url)))
+            there = 0
+            for servers in sizes:
+                with ThreadPoolExecutor(8) as pool:
+                    began = time.time()
+                    grant = Grant.new("verified", "valid-pass", began)
+                    grants = [grant if number % 2 else None for number in range(there, servers)]
+                    list(pool.map(make, [api] * len(grants), range(there, servers), grants))
+                    print(f"{servers} pods made in {time.time() - began:.0f} s", file=sys.stderr, flush=True)
+                there = servers
+                found.append(measure(api, server, store, servers, Path(folder) / "reconciler.log"))
+                print(found[-1], file=sys.stderr, flush=True)
+        finally:
+            api.stop()
+            server.stop()
+    return found
+
+
+def main() -> None:
+    """Print the table. Arguments: `kubeall`, and other numbers of servers."""
+    figures = scale(sys.argv[1], [int(size) for size in sys.argv[2:]] or [100, 1_000, 10_000])
+    table = Table(title="The reconciler with many servers", title_justify="left")
+    heads = ("servers", "restart s", "Redis wiped s", "work s", "MiB", "idle", "requests a launch", "label s, p50 / p99", "busy")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in figures:
+        asked = ", ".join(f"{verb} {number:.2f}" for verb, number in sorted(row.requests.items()))
+        late = "{:.2f} / {:.2f}".format(*row.late)
+        times = (f"{row.restart:.1f}", f"{row.wiped:.1f}", f"{row.work:.1f}", f"{row.peak:.0f}", f"{row.steady:.1%}")
+        cells = (*times, asked, late, f"{row.busy:.0%}")
+        table.add_row(f"{row.servers:,}", *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

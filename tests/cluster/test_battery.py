@@ -1,0 +1,352 @@
+"""The probe battery: from inside user pods in each state, everything that one may want to reach.
+
+What is open and what is shut stands in a table that operators read, in docs/guarantees.md. A cell that is not as it says fails,
+in either direction. Attacks that are not packets come after it. What other tests have of those is not here: passes that are forged,
+used by many at once, or repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation
+(test_operators.py), a label set by hand (test_unlock.py, test_proof.py).
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
+from test_launches import ask_hub, await_running, start_by_hub, stop_by_hub
+from test_operators import egress
+
+STATES = ("unverified", "verified", "expired", "revoked", "locked")
+
+PATIENT = ("--timeout=3s", "--attempts=2")
+"""For `probe battery`: a machine that is busy with other tests is no policy."""
+
+FRONT_DOOR = "203.0.113.77"
+"""The public address of a load balancer. Nodes lead it to its pods without asking the internet, as those of k3s do."""
+
+RELAY = """
+import socket, socketserver, sys, threading
+class Relay(socketserver.BaseRequestHandler):
+    def handle(self):
+        with socket.create_connection((sys.argv[3], int(sys.argv[4]))) as there:
+            def back():
+                while data := there.recv(65536):
+                    self.request.sendall(data)
+            threading.Thread(target=back, daemon=True).start()
+            while data := self.request.recv(65536):
+                there.sendall(data)
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer.daemon_threads = True
+socketserver.ThreadingTCPServer((sys.argv[1], int(sys.argv[2])), Relay).serve_forever()
+"""
+"""On the internet: leads a port to the node's. Arguments: address and port here, address and port there."""
+
+
+PAGE = (TOP / "docs/guarantees.md").read_text().split("## The battery")[1].split("\n## ")[0]
+
+
+def cells() -> dict[str, dict[str, str]]:
+    """What the page says: state → what is tried → `–`, or `open` with the number of a note."""
+    head, _, *rows = [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\|(.+)\|$", PAGE, re.MULTILINE)]
+    for row in rows:
+        assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²³]?", cell) for cell in row[1:]), row
+    return {state: {row[0]: row[number] for row in rows} for number, state in enumerate(head) if number}
+
+
+def table() -> dict[str, dict[str, bool]]:
+    """The same as what must be seen: state → what is tried → whether it is open."""
+    return {state: {name: cell != "–" for name, cell in found.items()} for state, found in cells().items()}
+
+
+@dataclass
+class Seen:
+    """What was tried once for all tests.
+
+    Attributes:
+        reached: state → what is tried → whether it answered.
+        answers: the targets that answered a pod that no policy selects, or the node.
+        stranger: what the pod that no policy selects reached.
+        through_proxy: the status of a user's server, asked through the hub's proxy.
+        refused: who was asked with which token that was found in a user pod → status.
+        closed: as `reached`, after the commands of the page on the node.
+    """
+
+    reached: dict[str, dict[str, bool]]
+    answers: set[str]
+    stranger: dict[str, bool]
+    through_proxy: int
+    refused: dict[str, int]
+    closed: dict[str, dict[str, bool]]
+
+
+def address_of(stage: Stage, user: str, family: int) -> str:
+    """The address of a user's pod, in brackets if it has colons."""
+    (found,) = [ip["ip"] for ip in stage.pod(user)["status"]["podIPs"] if (":" in ip["ip"]) == (family == 6)]
+    return f"[{found}]" if family == 6 else found
+
+
+def link_local_of(listing: str, interface: str) -> str:
+    """The link-local address of an interface, from /proc/net/if_inet6, as a pod of the same node writes it in a URL."""
+    (found,) = re.findall(rf"^(fe80\w+) .* {interface}$", listing, re.MULTILINE)
+    return f"[{':'.join(re.findall('....', found))}%25eth0]"
+
+
+def targets(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, str]:
+    """What is tried: name in the table → target of `probe battery`."""
+    four = {who: address_of(stage, user, 4) for who, user in neighbours.items()}
+    six = {who: address_of(stage, user, 6) for who, user in neighbours.items()}
+    local = {
+        who: link_local_of(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "cat", "/proc/net/if_inet6"), "eth0")
+        for who, user in neighbours.items()
+    }
+    gateway = link_local_of(Path("/proc/net/if_inet6").read_text(), "cni0")
+    port = stage.get("service", "front-door")["spec"]["ports"][0]["nodePort"]
+    services = ("hub", "proxy-public", "proxy-api", "binder", "binder-egress", "binder-egress-redis")
+    address = {name: stage.cluster_ip(name) for name in services}
+    (proxy,) = stage.get("pods", "-l", "component=proxy")["items"]
+    node, node6, dns = known["node_ip"], known["node6_ip"], known["cluster_dns"]
+    server = f"/user/{neighbours['verified']}/api/status"
+    found = {
+        "public address, TCP": known["public_tcp"],
+        "public address, UDP": known["public_udp"],
+        "public address, HTTP": known["public_http"],
+        "public address, ping": f"icmp://{known['public_ip']}",
+        "public IPv6 address, TCP": known["public6_tcp"],
+        "public IPv6 address, UDP": known["public6_udp"],
+        "public IPv6 address, ping": f"icmp://[{known['public6_ip']}]",
+        "the cluster's DNS, an outside name": f"dns://{dns[0]}:53/{known['public_name']}",
+        "the cluster's DNS over TCP": f"tcp://{dns[0]}:53",
+        "the cluster's DNS over IPv6": f"dns://[{dns[1]}]:53/{known['public_name']}",
+        "a DNS server on the internet": f"dns://{known['external_dns']}:53/{known['public_name']}",
+        "private address": f"http://{known['private']}",
+        "private IPv6 address": f"http://[{known['private6']}]",
+        "cloud metadata": f"http://{known['metadata']}",
+        "cloud metadata, IPv6": f"http://[{known['metadata6']}]",
+        "API server, by its Service": known["api_server"],
+        "API server, by its node": known["api_server_node"],
+        "kubelet": known["kubelet"],
+        "kubelet, IPv6": f"https://[{node6}]:10250",
+        "kubelet, IPv6 link-local": f"https://{gateway}:10250",
+        "host-network service": f"http://{node}:9100",
+        "host-network service, UDP": f"udp://{node}:9100",
+        "host-network service, IPv6": f"http://[{node6}]:9100",
+        "node, ping": f"icmp://{node}",
+        "hub": f"http://{address['hub']}:8081/hub/api",
+        "hub's proxy, by its Service": f"http://{address['proxy-public']}:80{server}",
+        "hub's proxy, by its pod": f"http://{proxy['status']['podIP']}:8000{server}",
+        "hub's proxy, by a node port": f"http://{node}:{port}{server}",
+        "hub's proxy, by a node port, IPv6": f"http://[{node6}]:{port}{server}",
+        "hub's proxy, by a load balancer's public address": f"http://{FRONT_DOOR}{server}",
+        "hub's proxy, over the internet and back": f"http://{known['public_ip']}:8000{server}",
+        "API of the hub's proxy": f"http://{address['proxy-api']}:8001/api/routes",
+        "BinderHub": f"http://{address['binder']}:80/versions",
+        "verifier's public port": f"http://{address['binder-egress']}:80/egress/challenge",
+        "verifier's in-cluster port, for forged launches": f"http://{address['binder-egress']}:8081/api/launches",
+        "Redis": f"tcp://{address['binder-egress-redis']}:6379",
+    }
+    for who in neighbours:
+        found |= {
+            f"{who} neighbour, its server": f"http://{four[who]}:8888{server}",
+            f"{who} neighbour, its server, IPv6": f"http://{six[who]}:8888{server}",
+            f"{who} neighbour, another TCP port": f"tcp://{four[who]}:9999",
+            f"{who} neighbour, UDP": f"udp://{four[who]}:9999",
+            f"{who} neighbour, UDP, IPv6": f"udp://{six[who]}:9999",
+            f"{who} neighbour, ping": f"icmp://{four[who]}",
+            f"{who} neighbour, ping, IPv6": f"icmp://{six[who]}",
+            f"{who} neighbour, IPv6 link-local, TCP": f"tcp://{local[who]}:9999",
+            f"{who} neighbour, IPv6 link-local, UDP": f"udp://{local[who]}:9999",
+            f"{who} neighbour, IPv6 link-local, ping": f"icmp://{local[who]}",
+        }
+    return found
+
+
+@contextmanager
+def running(*command: str) -> Iterator[None]:
+    """A command that runs meanwhile."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def helpers(stage: Stage) -> list[dict]:
+    """A pod that no policy selects, a service in a node's network, and a load balancer in front of the hub's proxy."""
+    (proxy,) = stage.get("pods", "-l", "component=proxy")["items"]
+    labels = {name: proxy["metadata"]["labels"][name] for name in ("app", "component", "release")}
+
+    def pod(name: str, *command: str, **spec: object) -> dict:
+        container = {"name": "c", "image": "localhost/user-server:1", "command": list(command), "imagePullPolicy": "IfNotPresent"}
+        spec |= {"terminationGracePeriodSeconds": 0, "automountServiceAccountToken": False, "containers": [container]}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+    service = {
+        "type": "NodePort",
+        "selector": labels,
+        "ports": [{"port": 80, "targetPort": 8000}],
+        "externalIPs": [FRONT_DOOR],
+        "ipFamilyPolicy": "PreferDualStack",
+    }
+    return [
+        pod("stranger", "sleep", "infinity"),
+        pod("host-service", "probe", "serve", ":9100", hostNetwork=True),
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front-door"}, "spec": service},
+    ]
+
+
+@pytest.fixture(scope="module")
+def seen(stage: Stage) -> Seen:
+    """One pass over a user pod in each state, with a verified and an unverified neighbour."""
+    if not os.environ.get("CLUSTER_TARGETS"):
+        pytest.skip("needs the local cluster of ci/cluster, not --context: the table is that of its network plugin")
+    known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())
+    tier = json.dumps({"lease": 60, "cidrs": {"0.0.0.0/0": True, "2000::/3": True}})
+    stage.install_gate(*QUICK, f"--set-json=tiers.short={tier}")
+    tokens = {who: stage.get_pass() for who in ("verified", "revoked", "locked", "neighbour")}
+    egress(stage, "lock", "repository", "example.com/locked/*", "--why", "the battery")
+    made = json.dumps({"apiVersion": "v1", "kind": "List", "items": helpers(stage)})
+    with ExitStack() as stack:
+        stack.callback(stage.install_gate, *QUICK)
+        stack.callback(stage.delete_user_pods)
+        stack.callback(stage.kubectl, "delete", "--now", "-f", "-", stdin=made)
+        stack.callback(lambda: [egress(stage, "unlock-lock", each["id"]) for each in egress(stage, "locks")])
+        stage.kubectl("apply", "-f", "-", stdin=made)
+        with ThreadPoolExecutor(3) as pool:
+            launches = {
+                who: pool.submit(stage.launch, f"fake/{who}/repo/main", tokens.get(who))
+                for who in ("expired", "unverified", "verified", "revoked", "locked", "neighbour", "bystander")
+            }
+        users = {who: launched.result().user for who, launched in launches.items()}
+        egress(stage, "grant", users["expired"], "--tier", "short", "--why", "the battery")
+        stage.await_tier(users["expired"], "short", 30)
+        for who in ("verified", "revoked", "neighbour"):
+            stage.await_tier(users[who], "verified", 60)
+        egress(stage, "revoke", users["revoked"], "--why", "the battery")
+        for who in ("unverified", "revoked", "locked", "bystander"):
+            stage.await_tier(users[who], None, 60)
+        assert egress(stage, "explain", users["locked"])["why"] == "the battery"
+        stage.kubectl("wait", "--for=condition=Ready", "pod/stranger", "pod/host-service", "--timeout=90s")
+        neighbours = {"unverified": users["bystander"], "verified": users["neighbour"]}
+        pods = {who: stage.pod(user)["metadata"]["name"] for who, user in users.items()}
+        for user in neighbours.values():
+            serve = ("exec", stage.pod(user)["metadata"]["name"], "--", "probe", "serve", ":9999")
+            stack.enter_context(running("kubectl", "--namespace", stage.namespace, *serve))
+        node_port = str(stage.get("service", "front-door")["spec"]["ports"][0]["nodePort"])
+        internet = f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-internet"
+        relay = (sys.executable, "-c", RELAY, known["public_ip"], "8000", known["node_ip"], node_port)
+        stack.enter_context(running("nsenter", internet, *relay))
+        tried = targets(stage, known, neighbours)
+        # Each target must be alive, or `–` would say nothing.
+        for _ in range(10):
+            stranger = stage.battery_in("stranger", tried, *PATIENT)
+            node = json.loads(stage.run("probe", "battery", *PATIENT, "-", stdin=lines(tried)))
+            answers = {name for name in tried if stranger[name] or node[name]["reached"]}
+            if answers == set(tried):
+                break
+        stage.await_tier(users["expired"], None, 120)
+        assert egress(stage, "explain", users["expired"])["rule"] == "expired"
+        reached = {state: stage.battery_in(pods[state], tried, *PATIENT) for state in STATES}
+        token = launches["neighbour"].result().ready["token"]
+        address = f"{stage.url('proxy-public', 80)}/user/{users['neighbour']}/api/status"
+        status = requests.get(address, params={"token": token}, timeout=10).status_code
+        refused = try_tokens(stage, known, users["unverified"], token)
+        for rule in re.findall(r"^(ip6?tables .+)$", PAGE, re.MULTILINE):
+            stage.run(*rule.split())
+            stack.callback(stage.run, *rule.replace(" -I ", " -D ").split())
+        closed = {state: stage.battery_in(pods[state], tried, *PATIENT) for state in ("unverified", "verified")}
+        return Seen(reached, answers, stranger, status, refused, closed)
+
+
+def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, int]:
+    """Use every token that is found in a user pod, from a place that reaches everything: who was asked → status."""
+    pod = stage.pod(user)["metadata"]["name"]
+    text = stage.kubectl("exec", pod, "--", "sh", "-c", "env; cat /var/run/secrets/*/*/* /run/secrets/*/*/* 2>/dev/null; true")
+    found = {name: value for name, value in re.findall(r"^(\w*(?:TOKEN|SECRET|KEY|PASSWORD)\w*)=(.+)$", text, re.MULTILINE)}
+    assert "JUPYTERHUB_API_TOKEN" in found and "serviceaccount" not in text
+    forged = {"metadata": {"labels": {LABEL: "verified"}}}
+    launch = {"user": user, "image": "localhost/user-server:1", "token": stage.get_pass()}
+    cluster = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())["clusters"][0]["cluster"]
+    authority, outcome = cluster["certificate-authority"], {}
+    for name, value in (found | {"of the server": token}).items():
+        for scheme in ("Bearer", "token"):
+            headers = {"Authorization": f"{scheme} {value}"}
+            patch = headers | {"Content-Type": "application/merge-patch+json"}
+            api = f"https://{known['node_ip']}:6443/api/v1/namespaces/{stage.namespace}/pods/{pod}"
+            hub, internal = f"{stage.url('hub', 8081)}/hub/api/users/{user}", f"{stage.url('binder-egress', 8081)}/api"
+            asked = {
+                "the API server, to label the pod": requests.patch(api, json=forged, headers=patch, verify=authority, timeout=10),
+                "the verifier, with a launch": requests.post(f"{internal}/launches", json=launch, headers=headers, timeout=10),
+                "the verifier, for a grant": requests.post(f"{internal}/grants", json={"user": user}, headers=headers, timeout=10),
+                "the hub, for a server": requests.post(f"{hub}/servers/second", json={"image": "x"}, headers=headers, timeout=10),
+                "the hub, for a token": requests.post(f"{hub}/tokens", json={}, headers=headers, timeout=10),
+            }
+            outcome |= {f"{who} ({scheme} {name})": answer.status_code for who, answer in asked.items()}
+    return outcome
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_pod_reaches_what_the_table_says_and_nothing_else(seen, state):
+    assert seen.reached[state] == table()[state]
+
+
+def test_everything_that_is_tried_answers_somebody(seen):
+    assert set(table()["unverified"]) - seen.answers == set()
+
+
+def test_only_the_hubs_proxy_reaches_a_user_pod(seen):
+    assert seen.through_proxy == 200
+    servers = {name: there for name, there in seen.stranger.items() if re.match("(un)?verified neighbour, (its|another|UDP)", name)}
+    assert servers and not any(servers.values()), servers
+    # And nobody with a tier or without gets to the proxy, but over the internet.
+    for state, reached in seen.reached.items():
+        ways = {name for name, there in reached.items() if "hub's proxy" in name and there}
+        assert ways <= ({"hub's proxy, over the internet and back"} if state == "verified" else set())
+
+
+def test_no_token_that_is_found_in_a_user_pod_opens_anything(seen):
+    assert len(seen.refused) >= 20
+    assert {who: status for who, status in seen.refused.items() if status not in (401, 403)} == {}
+
+
+@pytest.mark.parametrize("state", ["unverified", "verified"])
+def test_the_commands_of_the_page_close_what_the_network_plugin_leaves_open(seen, state):
+    assert seen.closed[state] == {name: cell in ("open", "open³") for name, cell in cells()[state].items()}
+
+
+def test_a_later_server_of_the_same_name_inherits_nothing(stage):
+    launched = stage.launch(token=stage.get_pass())
+    user, image = launched.user, stage.pod(launched.user)["spec"]["containers"][0]["image"]
+    stage.await_tier(user, "verified")
+    stop_by_hub(stage, user)
+    start_by_hub(stage, user, image)
+    time.sleep(2)
+    assert stage.tier(user) is None
+    reached = stage.battery(user, stage.targets())
+    assert not any(reached.values()), reached
+
+
+def test_a_named_server_of_the_same_user_inherits_nothing(stage):
+    launched = stage.launch(token=stage.get_pass())
+    user, image = launched.user, stage.pod(launched.user)["spec"]["containers"][0]["image"]
+    ask_hub(
+        stage, "POST", f"{user}/servers/second", image=image, token="secret", repo_url="https://example.com/a/b"
+    ).raise_for_status()
+    named = await_running(stage, user, "second")
+    time.sleep(2)
+    tiers = {
+        pod["metadata"]["annotations"].get("hub.jupyter.org/servername", ""): pod["metadata"]["labels"].get(LABEL)
+        for pod in stage.get("pods", "-l", USER_PODS)["items"]
+    }
+    assert tiers == {"": "verified", "second": None}
+    reached = stage.battery_in(named, stage.targets())
+    assert not any(reached.values()), reached

@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from apps import CLIENT, internal_client, launch, make_settings, reconciler, run_pod
-from binder_egress_client import command, solving, verifier
+from binder_egress_client import Launch, LaunchFailed, command, solving, verifier
 from binder_egress_client.verifier import Server as ServerAddress
 from doc_examples import examples, run_example
 from flask import request
@@ -260,6 +261,52 @@ def test_a_failed_launch_says_so(serve, open_hub, run, events, said):
     hub.events = events
     code, out, err = run("launch", SPEC, "--binder", hub.url)
     assert (code, out) == (1, "") and said in err
+
+
+@pytest.fixture
+def chunked():
+    """A server that sends a stream in chunks, as BinderHub does, the second half when it is told to: address and that word."""
+    go_on = threading.Event()
+
+    class Chunks(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            # An event in two chunks, and a comment, as to keep a connection alive.
+            for part in (b'data: {"phase": "buil', b'ding"}\n\n:keepalive\n\n'):
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            go_on.wait(20)
+            part = b'data: {"phase": "ready"}\r\n\r\n'
+            self.wfile.write((b"%x\r\n%s\r\n" % (len(part), part))[: 9 if "cut" in self.path else None])
+            self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Chunks)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", go_on
+    go_on.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("spec", ["gh/o/whole/HEAD", "gh/o/cut/HEAD"])
+def test_events_in_chunks_are_there_as_soon_as_they_are_sent(chunked, spec):
+    hub, go_on = chunked
+    with Launch(spec, hub, egress=False) as launched:
+        events = iter(launched)
+        assert next(events) == ('{"phase": "building"}', {"phase": "building"})
+        go_on.set()
+        if "cut" in spec:
+            with pytest.raises(LaunchFailed, match="broke"):
+                next(events)
+        else:
+            assert [event.data["phase"] for event in events] == ["ready"]
 
 
 def test_a_busy_hub_and_a_cut_stream_are_failed_launches(hub, run):

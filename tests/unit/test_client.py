@@ -309,6 +309,16 @@ def test_events_in_chunks_are_there_as_soon_as_they_are_sent(chunked, spec):
             assert [event.data["phase"] for event in events] == ["ready"]
 
 
+def test_events_behind_a_proxy_without_chunks_are_there_as_soon_as_they_are_sent(hub):
+    hub.cached = False
+    hub.ready.close()
+    with Launch(SPEC, hub.url, egress=False) as launched:
+        events = iter(launched)
+        assert next(events).data["phase"] == "built"
+        hub.ready.open()
+        assert [event.data["phase"] for event in events] == ["launching", "ready"]
+
+
 def test_a_busy_hub_and_a_cut_stream_are_failed_launches(hub, run):
     hub.failures = 1
     code, _, err = run("launch", SPEC, "--binder", hub.url)

@@ -309,14 +309,16 @@ def test_events_in_chunks_are_there_as_soon_as_they_are_sent(chunked, spec):
             assert [event.data["phase"] for event in events] == ["ready"]
 
 
-def test_events_behind_a_proxy_without_chunks_are_there_as_soon_as_they_are_sent(hub):
+def test_events_behind_a_proxy_without_chunks_are_there_as_soon_as_they_are_sent(hub, monkeypatch):
     hub.cached = False
-    hub.ready.close()
+    told, in_time = threading.Event(), []
+    monkeypatch.setattr(hub.ready, "pass_through", lambda: in_time.append(told.wait(20)))
     with Launch(SPEC, hub.url, egress=False) as launched:
         events = iter(launched)
         assert next(events).data["phase"] == "built"
-        hub.ready.open()
+        told.set()
         assert [event.data["phase"] for event in events] == ["launching", "ready"]
+    assert in_time == [True]
 
 
 def test_a_busy_hub_and_a_cut_stream_are_failed_launches(hub, run):

@@ -22,6 +22,25 @@ SAMPLES = samples()
 # Each minute of an hour, by whether something is wrong: alert → the labels that it fires with, and for each of the two what
 # Prometheus sees. `4x60` is 4 all the time, `0+1x60` one more each minute. Where a label must be ignored there are two of it.
 SEEN = {
+    "BinderEgressApiKeySpent": (
+        {"key": "course"},
+        {
+            "binder_egress_api_key_servers{key='course',pod='a'}": "5x60",
+            "binder_egress_api_key_servers{key='course',pod='b'}": "4x60",
+            "binder_egress_api_key_servers_per_day{key='course',pod='a'}": "5x60",
+        },
+        {
+            "binder_egress_api_key_servers{key='course'}": "4x60",
+            "binder_egress_api_key_servers{key='other'}": "9x60",
+            "binder_egress_api_key_servers_per_day{key='course'}": "5x60",
+            "binder_egress_api_key_servers_per_day{key='other'}": "10x60",
+        },
+    ),
+    "BinderEgressApiKeyEnds": (
+        {"key": "course"},
+        {"binder_egress_api_key_expires_timestamp_seconds{key='course'}": "604800x60"},
+        {"binder_egress_api_key_expires_timestamp_seconds{key='course'}": "608400x60"},
+    ),
     "BinderEgressGateOpen": (
         {"target": "hub"},
         {"binder_egress_canary_shut{target='hub',pod='a'}": "0x60", "binder_egress_canary_shut{target='hub',pod='b'}": "1x60"},

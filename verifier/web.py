@@ -308,7 +308,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         raise Problem("locked", REFUSALS[rule])
     renewal = known.tier != UNVERIFIED
     left = leases.left(known, services().settings, now)
-    if renewal and not (left and left.renewable_in == 0 and _is_worth(body) == known.tier):
+    if renewal and not (left and left.renewable_in == 0 and _is_worth(body, known.repository) == known.tier):
         # Tiers have no order, so another one could be less than what it has, and anybody who knows the address could ask for that.
         # The same one would spend a use for nothing, and whoever gave it could move it on and so take the tier away.
         services().metrics.unlocks.labels("had-it").inc()
@@ -347,9 +347,11 @@ def _known(server: Server) -> KnownServer:
     return known
 
 
-def _is_worth(body: bodies.Unlock) -> str | None:
-    """The tier of what a client presents."""
-    return _read_pass(body.token, time.time()).tier if body.token else services().captcha.tier_of(body.provider or "")
+def _is_worth(body: bodies.Unlock, repository: str) -> str | None:
+    """The tier of what a client presents for a server of a repository."""
+    return (
+        _read_pass(body.token, repository, time.time())[0].tier if body.token else services().captcha.tier_of(body.provider or "")
+    )
 
 
 def _description(server: Server, known: KnownServer, refused: bool = False) -> dict[str, Any]:

@@ -499,6 +499,26 @@ def test_a_use_that_a_server_holds_already_is_not_given_again_after_revocation(s
     assert launch(site.internal, token=token)["tier"] == "unverified"
 
 
+def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store, monkeypatch):
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
+    site.add(repositories=["example.com/a/b"])
+    key = site.add("other", repositories=["example.com/a/b"])
+    for_good, for_other, for_late = (site.get_pass(key) for _ in range(3))
+
+    def renew(token, repository):
+        fields = {"label": "small", "rule": "api-client", "until": int(time.time()) + 60, "repository": repository}
+        store.publish(ALICE, KnownServer("uid-1", "small", "old", **fields))
+        return site.public.post("/egress/servers/alice", json={"token": token})
+
+    assert renew(for_good, "https://example.com/a/b").status_code == 202
+    grant = store.pending(ALICE, set()).unlock.grant
+    assert (grant.tier, grant.rule, grant.by) == ("small", "renewal", f"key other ({FORM.fullmatch(key)[1]})")
+    assert_problem(renew(for_other, "https://example.com/c/d"), "pass-refused", 403)
+    site.operators.revoke_key("other", "eve", "leaked")
+    assert_problem(renew(for_late, "https://example.com/a/b"), "pass-refused", 403)
+
+
 @pytest.mark.parametrize("servers", [False, True])
 def test_revocation_reaches_what_waits_and_if_asked_what_runs(site, store, redis_server, servers):
     cluster = FakeCluster()

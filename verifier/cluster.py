@@ -234,6 +234,8 @@ class Cluster:
     def patch(self, pod: Pod, grant: Grant | None) -> Pod:
         """Give a pod a grant, or take it away: annotation and label in one step.
 
+        A label that stays is not mentioned: each change of one makes kube-router go through all pods.
+
         The patch names the uid and the resourceVersion that it was decided on, so that it cannot meet another pod of the same name,
         or one that changed.
 
@@ -248,14 +250,15 @@ class Cluster:
             Conflict: the pod changed or is gone.
             ClusterUnavailable: the API server does not answer.
         """
-        body = {
-            "metadata": {
-                "uid": pod.uid,
-                "resourceVersion": pod.version,
-                "annotations": {ANNOTATION: grant.dumps() if grant else None},
-                "labels": {LABEL: grant.label if grant else None},
-            }
+        label = grant.label if grant else None
+        metadata: dict[str, Any] = {
+            "uid": pod.uid,
+            "resourceVersion": pod.version,
+            "annotations": {ANNOTATION: grant.dumps() if grant else None},
         }
+        if label != pod.label:
+            metadata["labels"] = {LABEL: label}
+        body = {"metadata": metadata}
         found = self._call(
             self._api.patch_namespaced_pod,
             pod.name,

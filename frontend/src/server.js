@@ -26,8 +26,8 @@ const NEAR_END = 300;
 let tier = page.dataset.tier; // null: there is no such server
 let lease = JSON.parse(page.dataset.lease); // null: it does not end
 let ends, opens; // when it ends, and when it can be renewed, by the clock that nobody sets
-// Begin without a click. Once only: a page that is left open must not renew for somebody who is gone.
-let automatic = location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
+// Begin without a click. Once at most: a page that is left open must not renew for somebody who is gone.
+let automatic = tier === UNVERIFIED && location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
 let offers = [];
 let chosen; // the name of the provider that a person chose
 let working = null; // the AbortController of a solution that is under way
@@ -297,7 +297,7 @@ async function present(provider, solved, signal) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ provider, solution: solved }),
   });
-  if (answer.state === "granted") return show(answer.tier, true);
+  if (answer.state === "granted") return show(answer, true);
   if (!useful()) return undefined;
   button.hidden = true;
   others.hidden = true;
@@ -321,7 +321,7 @@ document.addEventListener("visibilitychange", () => {
   wait = SOON;
   look();
 });
-if (useful()) offer();
 count();
+if (useful()) offer();
 setInterval(tick, 1000);
 follow();

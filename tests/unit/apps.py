@@ -229,8 +229,8 @@ def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
 
 
 @contextmanager
-def reconciler(store: Store, server: Server | None = None, delay: float = 0.0) -> Iterator[None]:
-    """A thread that does what the reconciler does with an unlock: gives the pod its grant and says so."""
+def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, lease: int = 0) -> Iterator[None]:
+    """A thread that does what the reconciler does with an unlock: gives the pod its grant (`lease` in seconds), and says so."""
     server = server or Server("alice")
     done = threading.Event()
 
@@ -240,7 +240,8 @@ def reconciler(store: Store, server: Server | None = None, delay: float = 0.0) -
             if pending.unlock and pending.known.grant != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
                 done.wait(delay)
                 grant = pending.unlock.grant
-                store.publish(server, KnownServer(pending.known.uid, grant.tier, grant.id, pending.known.repository))
+                until = int(time.time()) + lease if lease else None
+                store.publish(server, KnownServer(pending.known.uid, grant.tier, grant.id, pending.known.repository, until=until))
 
     thread = threading.Thread(target=work)
     thread.start()

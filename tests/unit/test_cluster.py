@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from kubernetes import client
 
-from verifier.cluster import PAGE, Cluster, ClusterUnavailable, Conflict, WatchLost
+from verifier.cluster import ANNOTATION, LABEL, PAGE, Cluster, ClusterUnavailable, Conflict, WatchLost
 from verifier.store import Grant, Server
 
 
@@ -197,3 +197,31 @@ def test_a_patch_names_what_it_was_decided_on(cluster, api, status):
     with pytest.raises(Conflict):
         cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
     assert (bodies[-1]["metadata"]["uid"], bodies[-1]["metadata"]["resourceVersion"]) == ("uid-1", "3")
+
+
+@pytest.mark.parametrize(("before", "tier", "sent"), [("", "verified", {LABEL: "verified"}), ("verified", "verified", None)])
+def test_a_label_that_stays_is_not_mentioned(cluster, api, before, tier, sent):
+    """Each change of one makes kube-router go through all pods; a renewal is a change of the annotation alone."""
+    patches = []
+
+    def answer(method, query, body):
+        patches.extend([body] if method == "PATCH" else [])
+        return 200, pod_json(**({LABEL: before} if before else {}))
+
+    api.answer = answer
+    cluster.patch(cluster.read("jupyter-alice"), Grant.new(tier, "renewal", 1))
+    assert patches[0]["metadata"].get("labels") == sent
+    assert json.loads(patches[0]["metadata"]["annotations"][ANNOTATION])["rule"] == "renewal"
+
+
+@pytest.mark.parametrize(("unchanged", "named"), [(False, {"uid": "uid-1"}), (True, {"uid": "uid-1", "resourceVersion": "7"})])
+def test_a_deletion_names_the_pod_and_if_need_be_its_version(cluster, api, unchanged, named):
+    deletions = []
+
+    def answer(method, query, body):
+        deletions.extend([body] if method == "DELETE" else [])
+        return 200, pod_json(version=7)
+
+    api.answer = answer
+    cluster.delete(cluster.read("jupyter-alice"), unchanged)
+    assert deletions == [{"preconditions": named}]

@@ -1,8 +1,10 @@
-"""Launches, moves, unlocks, locks, pods that come and go, two reconcilers and a Redis that is wiped, in any order.
+"""Launches, moves, unlocks, renewals, locks, leases, clocks that are set, pods that come and go, two reconcilers and a wiped Redis,
+in any order.
 
 The model knows which server holds which use of which pass. Whenever all is worked off, a pod has a label only by a grant that is
 the current one of a use that its server holds, and only if image or uid are those that the grant was for; and none has a label
-that a lock fits, or that was revoked and not unlocked by an operator.
+that a lock fits, or that was revoked and not unlocked by an operator. None has a label longer than a lease, and none is stopped
+that had no time to be unlocked, or was.
 """
 
 import time
@@ -17,11 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import verifier.operators
 from verifier.keys import Keys
+from verifier.leases import EXPIRED, GRACE
 from verifier.operators import Operators, Refused
-from verifier.passes import Pass, Passes
+from verifier.passes import LEEWAY, Pass, Passes
 from verifier.reconciler import Reconciler
 from verifier.rules import REFUSED, Facts, Launch, Rules, fits
-from verifier.settings import ReconcilerSettings, load
+from verifier.settings import UNVERIFIED, ReconcilerSettings, load
 from verifier.store import LOCKED, MOVES, UNLOCK_TTL, Grant, Lock, Record, Server, Store, connect
 
 # Few of each, so that they meet; the common one comes first and more than once.
@@ -31,6 +34,38 @@ NETWORKS = st.sampled_from(["198.51.100.7/32", "198.51.100.7/32", "198.51.100.7/
 IMAGES = st.sampled_from(["image:1", "image:1", "image:1", "image:2"])
 WHICH = st.integers(0, 1)
 PASSES = st.sampled_from([0, 0, 0, 1, 2])
+
+LEASE = 300
+BEHIND = 30
+"""Seconds by which the clock of the second reconciler is behind."""
+
+
+class Pods(FakeCluster):
+    """Notices when leases end and pods are stopped. `steady` is the time that nobody sets."""
+
+    steady = 0.0
+
+    def __init__(self, store):
+        super().__init__()
+        self.store = store
+        self.expired: dict[str, float] = {}  # uid → when
+        self.wrong: list[str] = []  # The reconciler goes on after what is thrown here.
+
+    def patch(self, pod, grant):
+        patched = super().patch(pod, grant)
+        if grant and grant.rule == EXPIRED and not (pod.grant and pod.grant.rule == EXPIRED):
+            self.expired[pod.uid] = self.steady
+        return patched
+
+    def delete(self, pod, unchanged=False):
+        super().delete(pod, unchanged)
+        unlock = self.store.pending(pod.server, set()).unlock
+        if (pod.label, pod.grant.rule) != (None, EXPIRED):
+            self.wrong.append("its lease is not over")
+        elif self.steady - self.expired[pod.uid] < GRACE:
+            self.wrong.append("there was no time to unlock it")
+        elif unlock and unlock.uid == pod.uid and unlock.grant.id != pod.grant.id:
+            self.wrong.append("it was unlocked")
 
 
 class OneThread(Reconciler):
@@ -65,8 +100,16 @@ class ModelPass:
     uses: list[Use] = field(default_factory=list)
     void: bool = False
 
-    def redeem(self, server, repository, network, grant):
+    def redeem(self, server, repository, network, grant, renewal=False):
         """What is expected of the store."""
+        outcome = self._redeem(server, repository, network, grant, renewal)
+        if renewal and outcome != "used-up":
+            for use in self.uses:
+                if use.grant == grant:
+                    use.moves = MOVES
+        return outcome
+
+    def _redeem(self, server, repository, network, grant, renewal):
         if self.void:
             return "before-epoch"
         for use in self.uses:
@@ -76,7 +119,7 @@ class ModelPass:
         if len(self.uses) < self.signed.servers:
             self.uses.append(Use(server, repository, network, grant))
             return "free"
-        for use in reversed(self.uses):
+        for use in [] if renewal else reversed(self.uses):
             if (use.repository, use.network) == (repository, network) and use.moves < MOVES:
                 use.server, use.grant = server, grant
                 use.moves += 1
@@ -96,8 +139,10 @@ class Machine(RuleBasedStateMachine):
         self.store.ping()
         self.passes = Passes(made.keys)
         self.rules = Rules(made, self.passes, self.store, Keys("", []))
-        self.cluster = FakeCluster()
-        self.reconcilers = [self._reconciler() for _ in range(2)]
+        self.store.report_verifier("verifier", {})
+        self.cluster = Pods(self.store)
+        self.ahead = 0.0  # of the reconcilers' clocks, and so of the leases
+        self.reconcilers = [self._reconciler(which) for which in range(2)]
         self.model: list[ModelPass] = []
         self.purpose: dict[str, tuple] = {}  # grant → what it is for
         self.kept: dict[str, str] = {}  # uid → grant, of pods that had one when Redis was wiped
@@ -109,8 +154,15 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         self.client.close()
 
-    def _reconciler(self):
-        return OneThread(load(ReconcilerSettings, tiers={"verified": {}}), self.cluster, self.store)
+    def _reconciler(self, which):
+        tiers = {"verified": {"lease": LEASE, "on_expiry": "stop"}}
+        return OneThread(
+            load(ReconcilerSettings, tiers=tiers, may_stop_pods=True), self.cluster, self.store,
+            lambda: self._now() - which * BEHIND, lambda: self.cluster.steady,
+        )  # fmt: skip
+
+    def _now(self):
+        return time.time() + self.ahead
 
     # -- what clients do
 
@@ -157,10 +209,11 @@ class Machine(RuleBasedStateMachine):
         known = self.store.known(server)
         if known is None:
             return
-        grant = Grant.new("verified", "unlock", now)
+        renewal = known.tier != UNVERIFIED
+        grant = Grant.new("verified", "renewal" if renewal else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
-        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL)
-        assert outcome == used.redeem(server, known.repository, network, grant.id)
+        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL, renewal)
+        assert outcome == used.redeem(server, known.repository, network, grant.id, renewal)
         assert (outcome in REFUSED) == (outcome in ("used-up", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 
@@ -244,7 +297,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def reconciler_restarts(self, which):
-        self.reconcilers[which] = self._reconciler()
+        self.reconcilers[which] = self._reconciler(which)
 
     @rule(which=WHICH)
     def all_is_worked_off(self, which):
@@ -260,12 +313,50 @@ class Machine(RuleBasedStateMachine):
         self.kept = {pod.uid: pod.grant.id for pod in self.cluster.pods.values() if pod.grant}
         self.redis_server.wipe()
         self.store.ping()
+        self.store.report_verifier("verifier", {})
         for used in self.model:
             used.void = True
         self.revoked = dict.fromkeys(self.revoked, False)
         self.reconcilers[which].turn()
 
+    # -- time
+
+    @rule(seconds=st.sampled_from([GRACE, GRACE, LEASE // 2, LEASE]))
+    def time_passes(self, seconds):
+        self.quiet = False
+        self.ahead += seconds
+        self.cluster.steady += seconds
+
+    @rule(seconds=st.sampled_from([-10 * LEASE, -LEASE, -10, 10, LEASE, 10 * LEASE]))
+    def the_clock_is_set(self, seconds):
+        self.quiet = False
+        self.ahead += seconds
+
+    @rule(seconds=st.sampled_from([-10 * LEASE, 10 * LEASE]), which=WHICH)
+    def the_clock_is_set_and_that_is_noticed(self, seconds, which):
+        self.the_clock_is_set(seconds)
+        self.all_is_worked_off(which)
+
+    @rule(which=WHICH)
+    def nobody_renews(self, which):
+        """The whole way at once, so that some pods are stopped."""
+        for seconds in (LEASE, GRACE, GRACE):
+            self.time_passes(seconds)
+            self.reconcilers[which].turn()
+
     # -- what holds
+
+    @invariant()
+    def no_pod_is_stopped_that_should_not_be(self):
+        assert self.cluster.wrong == []
+
+    @invariant()
+    def no_label_lasts_longer_than_a_lease(self):
+        if not self.quiet:
+            return
+        for pod in self.cluster.pods.values():
+            if pod.label and not pod.ended:
+                assert -BEHIND - 2 <= pod.grant.until - self._now() <= LEASE + LEEWAY
 
     @invariant()
     def a_label_follows_from_a_use_that_its_server_holds(self):

@@ -1,0 +1,99 @@
+"""Leases: what becomes of egress, of open connections and of servers when they are over, and what a renewal changes."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+from stage import QUICK, Stage
+from test_launches import ask_hub, expect, start_by_hub
+from test_operators import egress, stream
+
+LEASE = 60
+"""Seconds: the shortest that the chart takes."""
+
+ANNOTATION = "binder-egress/grant"
+
+
+@pytest.fixture
+def leasing(stage: Stage) -> Iterator[None]:
+    """Two tiers that last a minute: `verified` is taken away then, `visit` ends the server."""
+    stage.install_gate(
+        *QUICK, "--set=reconciler.mayStopPods=true", f"--set=tiers.verified.lease={LEASE}",
+        f"--set-json=tiers.visit={json.dumps({'cidrs': {'0.0.0.0/0': True}, 'lease': LEASE, 'onExpiry': 'stop'})}",
+    )  # fmt: skip
+    yield
+    stage.install_gate(*QUICK)
+
+
+def page(stage: Stage, user: str) -> dict:
+    """What the page of a server says, as JSON."""
+    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
+
+
+def until(what: str, done: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+
+
+def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
+    """A pod's labels, and who has which of them."""
+    name = stage.pod(user)["metadata"]["name"]
+    found = json.loads(stage.kubectl("get", "pod", name, "-o", "json", "--show-managed-fields"))["metadata"]
+    owners = [(entry["manager"], entry["fieldsV1"].get("f:metadata", {}).get("f:labels")) for entry in found["managedFields"]]
+    return found["labels"], [(manager, fields) for manager, fields in owners if fields]
+
+
+def test_leases(stage, leasing, local_cluster):
+    """One after the other these would wait for the same minutes three times."""
+    blocked, stopped, renewed = (stage.launch().user for _ in range(3))
+    for user in (blocked, renewed):
+        assert stage.unlock(user).json()["state"] == "granted"
+    egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
+    began = time.monotonic()
+    streams = {user: stream(stage, user) for user in (blocked, stopped, renewed)}
+    try:
+        before, told = labels_of(stage, renewed), page(stage, renewed)
+        assert (told["tier"], told["on_expiry"]) == ("verified", "block") and 0 < told["expires_in"] <= LEASE
+        assert page(stage, stopped)["on_expiry"] == "stop"
+
+        until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
+        answer = stage.unlock(renewed).json()
+        assert answer["state"] == "granted" and answer["until"] > told["until"]
+        assert labels_of(stage, renewed) == before, "a renewal touches no label"
+        assert json.loads(stage.pod(renewed)["metadata"]["annotations"][ANNOTATION])["until"] == answer["until"]
+
+        until("a lease does not end", lambda: stage.tier(blocked) is None and stage.tier(stopped) is None)
+        over = time.monotonic()
+        assert over - began > LEASE / 2, "a lease ended too early"
+        expect(stage, blocked, egress=False)
+        assert (page(stage, blocked)["unlockable"], page(stage, stopped)["on_expiry"]) == (True, "stop")
+        time.sleep(3)  # a stall of 2 s would have ended them
+        # What docs/leases.md says, of kube-router: what is open stays open.
+        assert [user for user, running in streams.items() if running.poll() is not None] == []
+        assert stage.unlock(blocked).json()["state"] == "granted"
+        expect(stage, blocked, egress=True)
+
+        expired = page(stage, renewed)["tier"] == "unverified"
+        if not expired:  # The battery may have taken long.
+            expect(stage, renewed, egress=True)
+
+        image = stage.pod(stopped)["spec"]["containers"][0]["image"]
+        until("the pod is not deleted", lambda: not stage.pods(stopped), 240)
+        assert time.monotonic() - over > 60, "there was no time to unlock it"
+        streams[stopped].wait(timeout=60)
+        assert stage.pods(blocked), "a server of a tier that only blocks was stopped"
+        until("JupyterHub does not notice", lambda: not ask_hub(stage, "GET", stopped).json()["servers"])
+        start_by_hub(stage, stopped, image)
+        assert stage.tier(stopped) is None
+        metrics = stage.metrics()
+        assert metrics['binder_egress_lease_expiries_total{on_expiry="stop"}'] >= 1
+        assert metrics['binder_egress_lease_expiries_total{on_expiry="block"}'] >= 1
+    finally:
+        for running in streams.values():
+            running.kill()
+            running.wait()

@@ -15,7 +15,7 @@ from apps import RedisServer, VerifierProcess, make_settings, reconciler, run_po
 from conftest import MODEST
 from course import CLIENTS, MODULES, Course
 from doubles import running
-from launch_page import TOP, BinderHub
+from launch_page import TOP, BinderHub, bundle
 from playwright.sync_api import expect
 
 from verifier import keys
@@ -238,6 +238,20 @@ def test_a_browser_that_lacks_something_launches_as_without_the_tag(lacking, cli
     assert asked(hub.builds[0]) == asked(hub.builds[1])
 
 
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+@pytest.mark.parametrize("broken", ["window.URL", "window.JSON.parse", "dispatchEvent"])
+def test_what_throws_in_the_script_does_not_reach_the_page(broken, client, course, hub, tab):
+    records = []
+    for head in ("", script_tag(hub)):
+        opened = tab(course.page(CLIENTS[client].replace("JSON.parse(event.data)", "parse(event.data)"), head))
+        opened.page.evaluate(f"window.parse = JSON.parse; {broken} = function () {{ throw new Error('broken'); }}; null")
+        opened.launch(hub)
+        opened.page.wait_for_timeout(300)
+        records.append(opened.record())
+    assert records[0] == records[1]
+    assert asked(hub.builds[0]) == asked(hub.builds[1])
+
+
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
 def test_a_build_that_fails_is_the_same(client, course, hub, tab):
     hub.fails = True
@@ -416,6 +430,50 @@ def test_one_global_name(course, hub, tab):
     assert opened.page.evaluate("[binderEgress.verifier, binderEgress.binderhub]") == [f"{hub.url}egress/", hub.url]
     # Nothing is asked before a launch.
     assert hub.count("GET /egress/challenge") == 0
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+PULLED = (
+    "git-pull%3Frepo%3Dhttps%253A%252F%252Fgithub.com%252Fo%252Fcontent%26urlpath%3Dlab%252Ftree%252Fa%2520b.ipynb%26branch%3Dmain"
+)
+"""What nbgitpuller's link generator makes: an address in an address in an address."""
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("", "?token=server-token"),
+        (
+            f"?urlpath={PULLED}",
+            "git-pull?repo=https%3A%2F%2Fgithub.com%2Fo%2Fcontent&urlpath=lab%2Ftree%2Fa+b.ipynb&branch=main&token=server-token",
+        ),
+        ("?urlpath=%2Frstudio%2F", "rstudio/?token=server-token"),
+        ("?labpath=a%20b.ipynb", "doc/tree/a%20b.ipynb?token=server-token"),
+        ("?filepath=a.ipynb", "tree/a.ipynb?token=server-token"),
+    ],
+    ids=["badge", "nbgitpuller", "urlpath", "labpath", "filepath"],
+)
+def test_a_link_or_badge_leads_where_it_did(query, path, course, hub, tab):
+    """By way of the launch page, whose own script sends the pass."""
+    hub.script = bundle()
+    link = f"<a href='{hub.page()}{query}'><img alt='launch binder' src='data:,'></a>"
+    ends = []
+    for header in ({}, hub.header_html):
+        hub.header_html = header
+        opened = tab(course.page(link))
+        # As in earnest, where the page's own script is large and comes last.
+        hub.bundle.close()
+        opened.page.get_by_role("link").click(no_wait_after=True)
+        if header:
+            opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+        hub.bundle.open()
+        opened.page.wait_for_url("**/user/**")
+        ends.append(opened.page.url)
+    without, with_us = hub.builds
+    assert ends == [f"{hub.url}user/user-1/{path}", f"{hub.url}user/user-2/{path}"]
+    assert (without.tier, with_us.tier) == ("unverified", "verified")
+    assert with_us.query.pop("egress_token") and with_us.query == without.query
 
 
 # --- pages with a policy, and without workers -------------------------------------------------------------------------

@@ -23,6 +23,10 @@ from test_launches import expect
 
 TOP = Path(__file__).parents[2]
 SPEC = "fake/owner/repo/main"
+
+pytestmark = pytest.mark.timeout(1200)
+"""Four states of the gate are recorded in the set-up of the first test: 24 launches and five installations."""
+
 API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
 
 SCRIPT = """

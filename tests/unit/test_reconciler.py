@@ -966,7 +966,7 @@ def test_a_watch_that_only_ended_goes_on_without_a_list(running, cluster, store,
     assert eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2")
     assert eventually(lambda: store.known(Server("bob")))
-    assert running._heard_at > heard and lists == []
+    assert eventually(lambda: running._heard_at > heard) and lists == []
 
 
 def test_a_patch_is_logged(reconciler, cluster, store, caplog):

@@ -322,8 +322,10 @@ def test_a_challenge_that_takes_longer_than_the_build(course, hub, store, tab):
         await_tier(store)
 
 
-def test_a_build_that_takes_longer_than_a_pass_lives(course, start, store, tab):
+@pytest.mark.parametrize("cached", [True, False], ids=["before launching", "after launching"])
+def test_a_build_that_takes_longer_than_a_pass_lives(cached, course, start, store, tab):
     hub = start(allowed_origins=[course.origin], pass_lifetime=30)
+    hub.cached = cached
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.page.clock.install()
     hub.ready.close()

@@ -25,12 +25,14 @@ class FrontDoor:
     Args:
         stage: the installation that it leads to.
         script: the bundle of the page that stands in for BinderHub's.
+        port: where it listens.
 
     Attributes:
         headers: more headers for BinderHub's pages.
+        header: what stands in their head, by key.
     """
 
-    def __init__(self, stage: Stage, script: bytes) -> None:
+    def __init__(self, stage: Stage, script: bytes, port: int = PORT) -> None:
         self.headers: dict[str, str] = {}
         self._services = {
             "egress/": stage.url("binder-egress", 80),
@@ -39,9 +41,9 @@ class FrontDoor:
             "": stage.url("binder", 80),
         }
         values = yaml.safe_load(stage.binderhub_values())
-        self._header: dict[str, str] = values["config"]["BinderHub"]["extra_header_html"]
+        self.header: dict[str, str] = values["config"]["BinderHub"]["extra_header_html"]
         self._script = script
-        self._server = ThreadingHTTPServer(("localhost", PORT), self._handler())
+        self._server = ThreadingHTTPServer(("localhost", port), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -56,7 +58,7 @@ class FrontDoor:
 
     def _page(self) -> bytes:
         config = json.dumps({"baseUrl": "/", "buildToken": "none"})
-        header = "\n".join(self._header[key] for key in sorted(self._header))
+        header = "\n".join(self.header[key] for key in sorted(self.header))
         return (
             f"<!doctype html><html lang=en><title>Binder</title><link rel=icon href='data:,'>"
             f"<script>window.pageConfig = {config}</script>{header}<body><div id=root></div></body>"
@@ -107,6 +109,9 @@ class FrontDoor:
                 for name, value in got.getheaders():
                     if name.lower() not in HOP_BY_HOP:
                         self.send_header(name, value)
+                if path.startswith("build/") and not got.getheader("Access-Control-Allow-Origin"):
+                    # As BinderHub with cors_allow_origin: "*"; the stand-in says nothing.
+                    self.send_header("Access-Control-Allow-Origin", "*")
                 if path.startswith("v2/"):
                     for name, value in door.headers.items():
                         self.send_header(name, value)

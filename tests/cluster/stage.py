@@ -217,7 +217,7 @@ class Stage:
     # -- what people do
 
     def launch(
-        self, spec: str = "fake/owner/repo/main", token: str | None = None, client: str = CLIENT, timeout: float = 120
+        self, spec: str = "fake/owner/repo/main", token: str | None = None, client: str = CLIENT, timeout: float = 120, at: str = ""
     ) -> Launched:
         """Launch, as a browser's page does, and wait for the last event.
 
@@ -226,13 +226,14 @@ class Stage:
             token: a pass.
             client: the client's address, as the ingress reports it.
             timeout: seconds.
+            at: another address that leads to BinderHub.
 
         Raises:
             Failed: the launch failed; no launch ever should.
         """
         began = time.monotonic()
         events, times = [], []
-        for event in self.stream(spec, token, client, timeout):
+        for event in self.stream(spec, token, client, timeout, at):
             events.append(event)
             times.append(time.monotonic())
             if event.get("phase") == "failed":
@@ -242,10 +243,12 @@ class Stage:
                 return Launched(events, time.monotonic() - began, times[at + 1] - times[at])
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
-    def stream(self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = 120) -> Iterator[dict[str, Any]]:
+    def stream(
+        self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = 120, at: str = ""
+    ) -> Iterator[dict[str, Any]]:
         """The events of a launch."""
         answer = requests.get(
-            f"{self.url('binder', 80)}/build/{spec}",
+            f"{at or self.url('binder', 80)}/build/{spec}",
             params={"egress_token": token} if token else None,
             headers={"Accept": "text/event-stream", "X-Real-IP": client},
             stream=True,

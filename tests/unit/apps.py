@@ -145,14 +145,13 @@ class VerifierProcess:
         self._log.close()
 
     def stop(self) -> list[str]:
-        """Stop it as Kubernetes does: the lines of its log."""
+        """Stop it as Kubernetes does: the lines of its log. It may be stopped already."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(timeout=20)
         assert self._process.returncode == 0
-        with self._log as log:
-            log.seek(0)
-            return log.read().splitlines()
+        self._log.seek(0)
+        return self._log.read().splitlines()
 
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:

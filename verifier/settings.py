@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -40,6 +41,16 @@ def _json(text: Any) -> Any:
         return json.loads(text) if isinstance(text, str) else text
     except ValueError:
         raise ValueError("is not JSON") from None
+
+
+def _json_or_file(text: Any) -> Any:
+    """Decode JSON text, or the file whose path it is."""
+    if isinstance(text, str) and text.startswith("/"):
+        try:
+            text = Path(text).read_text()
+        except OSError as error:
+            raise ValueError(f"the file cannot be read: {error.strerror}") from None
+    return _json(text)
 
 
 def _base_path(path: str) -> str:
@@ -271,10 +282,11 @@ class ReconcilerSettings(RedisSettings):
     user_pod_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field(
         {"component": "singleuser-server"}, min_length=1, json_schema_extra=_value("userPods.labels")
     )
-    policies: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json)] = Field(
+    policies: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_json_or_file)] = Field(
         {}, json_schema_extra=_value("base and tiers")
     )
-    """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`."""
+    """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`.
+    Or the path of a file with that: a variable may have 128 KiB, and thousands of banned addresses are more."""
     canary: bool = Field(False, json_schema_extra=_value("canary.enabled"))
 
 

@@ -171,7 +171,11 @@ binder-egress.netpol.named: a map of named peers or rules as items of a list, wi
 {{- $_ := set $policies (printf "%s-base" $name) (include "binder-egress.policies.base" . | fromYaml) -}}
 {{- if ne .Values.mode "deny" -}}
 {{- range $tier, $values := .Values.tiers -}}
-{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier))) (include "binder-egress.policies.tier" (list $ $tier $values) | fromYaml) -}}
+{{- $labels := set (deepCopy $.Values.userPods.labels) "binder-egress/tier" $tier -}}
+{{- $tells := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "types" (list "Egress") -}}
+{{- range $i, $spec := include "binder-egress.policies.egress" $tells | fromJsonArray -}}
+{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier (gt $i 0 | ternary (printf ".%d" (add1 $i)) "")))) $spec -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -201,35 +205,157 @@ egress: []
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.policies.tier: what a tier adds. Takes (list root name tier). */}}
-{{- define "binder-egress.policies.tier" -}}
-{{- $root := index . 0 -}}
-{{- $name := index . 1 -}}
-{{- $tier := index . 2 -}}
-{{- $ports := $tier.ports | default dict -}}
+{{- /*
+binder-egress.banned: the entries of bannedAddresses, each as {"cidr", "v6", "start", "prefix"}, JSON list. `start` is the first 32 bits of the address,
+which are enough to tell which part of the address space it lies in.
+*/}}
+{{- define "binder-egress.banned" -}}
+{{- $found := dict -}}
+{{- range $list := .Values.bannedAddresses -}}
+{{- range $address := $list | default list -}}
+{{- $cidr := contains "/" $address | ternary $address (contains ":" $address | ternary (print $address "/128") (print $address "/32")) -}}
+{{- $_ := set $found $cidr (include "binder-egress.cidr.start" $cidr | fromJson) -}}
+{{- end -}}
+{{- end -}}
+{{- $entries := list -}}
+{{- range $cidr := keys $found | sortAlpha }}{{ $entries = append $entries (get $found $cidr) }}{{ end -}}
+{{ toJson $entries }}
+{{- end }}
+
+{{- /* binder-egress.cidr.start: a CIDR as an entry of binder-egress.banned, JSON. */}}
+{{- define "binder-egress.cidr.start" -}}
+{{- $v6 := contains ":" . -}}
+{{- $start := int64 0 -}}
+{{- if $v6 -}}
+{{- $groups := (include "binder-egress.cidr.groups" . | fromJson).list -}}
+{{- $start = add (mul (index $groups 0 | int64) 65536) (index $groups 1 | int64) -}}
+{{- else -}}
+{{- range splitList "." (splitList "/" . | first) }}{{ $start = add (mul $start 256) (int64 .) }}{{ end -}}
+{{- end -}}
+{{- dict "cidr" . "v6" $v6 "start" $start "prefix" (splitList "/" . | last | int64) | toJson -}}
+{{- end }}
+
+{{- /*
+binder-egress.netpol.blocks: a CIDR without its exceptions, as one line of JSON {"cidr", "except"} or, with more than `limit` exceptions, several that
+add up to the same. Exceptions cannot be spread over rules of one CIDR, for rules add up: so the CIDR is halved until each half has few enough.
+Takes a dict: v6, start, prefix (as in binder-egress.banned, prefix at most 32), cidr (its text, empty for a half), except (entries as in
+binder-egress.banned, all inside), limit.
+*/}}
+{{- define "binder-egress.netpol.blocks" -}}
+{{- if or (le (len .except) .limit) (ge (int .prefix) 30) -}}
+{{- $cidr := .cidr -}}
+{{- if and (not $cidr) .v6 -}}
+{{- $cidr = printf "%x:%x::/%d" (div .start 65536) (mod .start 65536) (int .prefix) -}}
+{{- else if not $cidr -}}
+{{- $cidr = printf "%d.%d.%d.%d/%d" (div .start 16777216) (mod (div .start 65536) 256) (mod (div .start 256) 256) (mod .start 256) (int .prefix) -}}
+{{- end -}}
+{{- $except := list -}}
+{{- range .except }}{{ $except = append $except .cidr }}{{ end -}}
+{{ dict "cidr" $cidr "except" $except | toJson }}
+{{ else -}}
+{{- $prefix := add .prefix 1 -}}
+{{- $size := int64 1 -}}
+{{- range until (sub 32 $prefix | int) }}{{ $size = mul $size 2 }}{{ end -}}
+{{- range $start := list (int64 .start) (add .start $size) -}}
+{{- $end := add $start $size -}}
+{{- $inside := list -}}
+{{- $gone := false -}}
+{{- range $.except -}}
+{{- $at := int64 .start -}}
+{{- if le (int64 .prefix) (int64 $prefix) -}}
+{{- /* As large as this half, or larger: all of it is an exception, or nothing. */ -}}
+{{- if and (le $at $start) (or (lt (int64 .prefix) (int64 $prefix)) (eq $at $start)) }}{{ $gone = true }}{{ end -}}
+{{- else if and (ge $at $start) (lt $at $end) -}}
+{{- $inside = append $inside . -}}
+{{- end -}}
+{{- end -}}
+{{- if not $gone -}}
+{{ include "binder-egress.netpol.blocks" (dict "v6" $.v6 "start" $start "prefix" $prefix "cidr" "" "except" $inside "limit" $.limit) }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /*
+binder-egress.netpol.reachable: what of some CIDRs is left, as a JSON list of lists of {"cidr", "except"}: a list for each CIDR, with several entries where it
+was divided. Takes a dict: root, cidrs, except (maps), banned (entries of binder-egress.banned).
+*/}}
+{{- define "binder-egress.netpol.reachable" -}}
+{{- $except := .except -}}
+{{- $banned := .banned -}}
+{{- $found := list -}}
+{{- range $cidr := include "binder-egress.enabledKeys" .cidrs | fromJsonArray -}}
+{{- $whole := include "binder-egress.cidr.start" $cidr | fromJson -}}
+{{- $inside := list -}}
+{{- range include "binder-egress.enabledKeys" $except | fromJsonArray -}}
+{{- if include "binder-egress.cidr.inside" (list . $cidr) }}{{ $inside = append $inside (include "binder-egress.cidr.start" . | fromJson) }}{{ end -}}
+{{- end -}}
+{{- $gone := false -}}
+{{- range $banned -}}
+{{- if eq .v6 $whole.v6 -}}
+{{- /* Everything lies inside a whole address family. */ -}}
+{{- if or (and (eq (int $whole.prefix) 0) (gt (int .prefix) 0)) (include "binder-egress.cidr.inside" (list .cidr $cidr)) -}}
+{{- $inside = append $inside . -}}
+{{- else if or (eq .cidr $cidr) (include "binder-egress.cidr.inside" (list $cidr .cidr)) -}}
+{{- $gone = true -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not $gone -}}
+{{- $lines := merge (dict "cidr" $cidr "except" ($inside | uniq) "limit" 2500) $whole | include "binder-egress.netpol.blocks" | trim | splitList "\n" -}}
+{{- $blocks := list -}}
+{{- range $lines }}{{ if . }}{{ $blocks = append $blocks (fromJson .) }}{{ end }}{{ end -}}
+{{- if $blocks }}{{ $found = append $found $blocks }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
+{{- /* binder-egress.netpol.block: the rule of one block. Takes (list block ports), the ports as YAML text. */}}
+{{- define "binder-egress.netpol.block" -}}
+- to:
+    - ipBlock:
+        cidr: {{ (index . 0).cidr | quote }}
+        {{- with (index . 0).except }}
+        except:
+          {{- range . }}
+          - {{ . | quote }}
+          {{- end }}
+        {{- end }}
+  {{- with index . 1 }}
+  ports:
+    {{- . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.policies.egress: specs of policies, as a JSON list: the first with everything that a tier, or `builds`, opens, more where a CIDR was divided.
+Takes a dict: root, selector (podSelector, as a map), values (of the tier), types (policyTypes of the first).
+*/}}
+{{- define "binder-egress.policies.egress" -}}
+{{- $root := .root -}}
+{{- $ports := .values.ports | default dict -}}
+{{- $ports = print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) | trim -}}
 {{- /* Not `merge`, which takes the false of an exception that is off for nothing. */ -}}
 {{- $except := deepCopy $root.Values.except -}}
-{{- range $cidr, $on := $tier.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
-podSelector:
-  matchLabels:
-    {{- toYaml $root.Values.userPods.labels | nindent 4 }}
-    binder-egress/tier: {{ $name | quote }}
-policyTypes: [Egress]
-egress:
-  {{- if ne (get $tier "dns" | toString) "false" }}
-  {{- include "binder-egress.netpol.dns" $root | nindent 2 }}
-  {{- end }}
-  {{- $ports := print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) | trim }}
-  {{- /* A rule for each: kube-router keeps the CIDRs of a rule and their exceptions in one set, where they would mix. */}}
-  {{- range include "binder-egress.enabledKeys" $tier.cidrs | fromJsonArray }}
-  - to:
-      {{- include "binder-egress.netpol.cidrs" (list (dict . true) $except) | trim | nindent 6 }}
-    {{- with $ports }}
-    ports:
-      {{- . | nindent 6 }}
-    {{- end }}
-  {{- end }}
-  {{- with include "binder-egress.netpol.named" $tier.extraEgress }}
-  {{- . | trim | nindent 2 }}
-  {{- end }}
+{{- range $cidr, $on := .values.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
+{{- $banned := include "binder-egress.banned" $root | fromJsonArray -}}
+{{- $reachable := include "binder-egress.netpol.reachable" (dict "cidrs" .values.cidrs "except" $except "banned" $banned) | fromJsonArray -}}
+{{- $rules := list -}}
+{{- if ne (get .values "dns" | toString) "false" }}{{ $rules = concat $rules (include "binder-egress.netpol.dns" $root | fromYamlArray) }}{{ end -}}
+{{- $parts := list -}}
+{{- /* A rule for each: kube-router keeps the CIDRs of a rule and their exceptions in one set, where they would mix. */ -}}
+{{- range $blocks := $reachable -}}
+{{- if eq (len $blocks) 1 -}}
+{{- $rules = concat $rules (include "binder-egress.netpol.block" (list (first $blocks) $ports) | fromYamlArray) -}}
+{{- else -}}
+{{- range $blocks }}{{ $parts = append $parts (include "binder-egress.netpol.block" (list . $ports) | fromYamlArray) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- with include "binder-egress.netpol.named" .values.extraEgress }}{{ $rules = concat $rules (fromYamlArray .) }}{{ end -}}
+{{- $first := dict "podSelector" .selector "policyTypes" .types "egress" $rules -}}
+{{- if has "Ingress" .types }}{{ $_ := set $first "ingress" list }}{{ end -}}
+{{- $specs := list $first -}}
+{{- range $parts }}{{ $specs = append $specs (dict "podSelector" $.selector "policyTypes" (list "Egress") "egress" .) }}{{ end -}}
+{{ toJson $specs }}
 {{- end }}

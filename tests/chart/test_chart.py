@@ -76,7 +76,7 @@ def test_every_pod_is_hardened(render, values):
         # Hashes of API keys, and what an operator names, are all that is mounted: no files of the node, no token of Kubernetes.
         mounted = {volume["name"]: volume for volume in pod.get("volumes", []) if "emptyDir" not in volume}
         assert ("api-keys" in mounted) == (name == "binder-egress-verifier")
-        assert set(mounted) <= {"api-keys", "redis-ca", "corporate-ca"}
+        assert set(mounted) <= {"api-keys", "redis-ca", "corporate-ca", "policies"}
         assert all({"configMap", "secret"} & set(volume) for volume in mounted.values())
         for container in pod.get("initContainers", []) + pod["containers"]:
             context = container["securityContext"]
@@ -313,7 +313,7 @@ def test_parent_sets_values_and_a_wrong_one_is_refused(helm, render, parent):
 DATA = ("except", "integration.binderhub", "tiers.verified.cidrs", "base.ingress", "userPods.labels", "dns.namespaceLabels")
 DATA += ("integration.hint",)
 DATA += ("dns.podLabels", "dns.ports", "verifier.networkPolicy.internalFrom", "reconciler.networkPolicy.apiServer.ports")
-DATA += ("proof.shut",)
+DATA += ("proof.shut", "builds.cidrs", "builds.components")
 DATA += ("verifier.networkPolicy.captchaProviders.cidrs", "verifier.networkPolicy.captchaProviders.ports")
 
 

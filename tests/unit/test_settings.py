@@ -241,3 +241,14 @@ def test_rules_are_read(environment):
     settings = load(ReconcilerSettings)
     assert list(map(str, settings.self_networks)) == ["10.0.0.0/8", "2001:db8::/32"]
     assert set(settings.trusted_repositories) == {"github.com/a/b", "git.example.org/A/b"}
+
+
+def test_policies_may_be_in_a_file(environment, tmp_path):
+    """A variable may have 128 KiB, and thousands of banned addresses are more."""
+    file = tmp_path / "policies.json"
+    environment(POLICIES=str(file))
+    assert sentences(ReconcilerSettings)[0].startswith("base and tiers: the file cannot be read: No such file or directory")
+    file.write_text("{")
+    assert sentences(ReconcilerSettings)[0].startswith("base and tiers: is not JSON")
+    file.write_text('{"base": {"egress": []}}')
+    assert load(ReconcilerSettings).policies == {"base": {"egress": []}}

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ CHART = TOP / "chart"
 PAGE = (TOP / "docs/mybinder.md").read_text()
 DIFFS = re.findall(r"^```diff\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 SECRETS = re.findall(r"`secrets/config/common/binder-egress.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
-BANS = re.findall(r"<<'PY'\n(.*?)^PY$", PAGE, re.MULTILINE | re.DOTALL)[0]
+BANS = re.findall(r"use it:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 MEMBERS = {"hetzner-2i2c": "2i2c", "hetzner-gesis": "gesis", "bids-ovh": "bids"}
 OTHERS = ("staging", "prod")
 PORTS = {80, 443, 9418, 873, 1094, 1095, 16286, 4001}
@@ -69,9 +68,9 @@ def render(helm, deploy):
     def render(member):
         write(deploy / "secrets.yaml", SECRETS)
         lists = deploy / "config/test-secrets.yaml"
-        made = subprocess.run([sys.executable, "-c", BANS, lists], check=True, stdout=subprocess.PIPE, text=True).stdout
-        write(deploy / "bans.yaml", made)
-        files = [deploy / "secrets.yaml", deploy / "bans.yaml", deploy / f"config/{member}.yaml", lists]
+        anchor, use = re.search(r"bannedIps: &\w+\n", BANS)[0], BANS[BANS.index("binder-egress:") :]
+        write(deploy / "lists.yaml", lists.read_text().replace("bannedIps:\n", anchor, 1) + use)
+        files = [deploy / "secrets.yaml", deploy / f"config/{member}.yaml", deploy / "lists.yaml"]
         values = [option for file in files for option in ("--values", str(file))]
         text = helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values)
         return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}

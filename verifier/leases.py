@@ -76,7 +76,7 @@ class Left:
 
 
 def left(known: KnownServer, settings: RedisSettings, now: float, refused: bool = False) -> Left | None:
-    """What is left of a server's lease, or None if it has none. A lock's end is not told.
+    """What is left of a server's lease, or None if it has none. A lock's end is not told, nor that of a pod that is not stopped.
 
     Args:
         known: the server.
@@ -84,7 +84,7 @@ def left(known: KnownServer, settings: RedisSettings, now: float, refused: bool 
         now: Unix time in seconds.
         refused: whether the rules refuse it what it has, so that it cannot be renewed.
     """
-    if known.until is None or known.rule == LOCKED:
+    if known.until is None or known.rule == LOCKED or (known.rule == EXPIRED and settings.mode != "captcha"):
         return None
     expires_in = max(0, known.until - int(now))
     tier = settings.tiers.get(known.tier)

@@ -40,6 +40,9 @@ PAUSE = 1.0
 BATCH = 100
 """Servers that Redis is asked about together. With one at a time, thousands of round trips would be most of a start."""
 
+AROUND = 60.0
+"""Seconds after which every server is looked at again."""
+
 ATTEMPTS = 5
 """Patches of one pod that may conflict before other pods have their turn: a pod that starts changes several times a second."""
 
@@ -250,6 +253,7 @@ class Reconciler:
     def _stop_expired(self, pod: Pod) -> None:
         """Delete a pod whose lease is over, if for `GRACE` seconds on end it could have been renewed, and was not.
 
+        Only in mode `captcha`: in the others nothing is taken away, whatever an earlier mode left on the pod.
         The time is this process' own: neither a clock that is set forward nor a restart takes it from anybody. It begins again
         when Redis or all verifiers were away.
         """
@@ -260,7 +264,7 @@ class Reconciler:
         if now - self._over.setdefault(grant.id, now) < leases.GRACE:
             return
         self._over[grant.id] = now  # whatever comes, not again at once
-        if not self._settings.may_stop_pods or not self._store.verifier_is_there():
+        if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
             return
         # What the watch told may be old, and a renewal may be on its way.
         fresh = self._cluster.read(pod.name)
@@ -410,15 +414,17 @@ class Reconciler:
         while not self._stop.is_set():
             try:
                 version = version or self._relist()
+                began = time.monotonic()
                 for kind, pod in self._cluster.watch(version):
                     self._take(kind, pod)
             except WatchLost as error:
                 log.debug("watch: %s", error)
-                version = error.version
-                if version:
+                lasted = time.monotonic() - began >= PAUSE
+                # One that ends at once and says nothing may be a proxy's, and not a word of the API server.
+                if error.version and (lasted or error.version != version):
                     self._heard_at = time.monotonic()
-                    self._look_at_all()
-                else:
+                version = error.version
+                if not (version and lasted):
                     self._stop.wait(PAUSE)
             except (ClusterUnavailable, Conflict) as error:
                 log.warning("list: %s", error)
@@ -461,11 +467,15 @@ class Reconciler:
 
     def _wake(self) -> None:
         beat = reminded = 0.0
+        around = time.monotonic()
         while not self._stop.is_set():
             try:
                 if time.monotonic() - reminded >= PAUSE:
                     reminded = time.monotonic()
                     self._remind()
+                if time.monotonic() - around >= AROUND:
+                    around = time.monotonic()
+                    self._look_at_all()
                 self._serve(self._store.woken(0.3))
                 if time.monotonic() - beat >= PAUSE:
                     beat = time.monotonic()

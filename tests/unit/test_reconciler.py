@@ -12,7 +12,7 @@ from apps import get_pass, launch
 from fake_cluster import FakeCluster
 
 import verifier.reconciler
-from verifier.cluster import ANNOTATION, LABEL, ClusterUnavailable, Conflict, Pod
+from verifier.cluster import ANNOTATION, LABEL, ClusterUnavailable, Conflict, Pod, WatchLost
 from verifier.metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 from verifier.reconciler import DEAF, Reconciler
 from verifier.settings import ReconcilerSettings, load
@@ -960,13 +960,54 @@ def test_a_watch_that_only_ended_goes_on_without_a_list(running, cluster, store,
     assert eventually(lambda: store.known(ALICE) and not running._store_lost and running._work.empty())
     lists = []
     monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
+    monkeypatch.setattr(verifier.reconciler, "AROUND", 0.2)
     heard = running._heard_at
-    # Nothing wakes the reconciler for this: it looks at everything when a watch ends.
+    # Nothing wakes the reconciler for this: it looks at everything from time to time.
     store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
     assert eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2")
     assert eventually(lambda: store.known(Server("bob")))
     assert eventually(lambda: running._heard_at > heard) and lists == []
+
+
+class Hasty(FakeCluster):
+    """Its watches end at once and say nothing, but for bookmarks if it has any."""
+
+    bookmarks = False
+
+    def __init__(self):
+        super().__init__()
+        self.watches = 0
+
+    def watch(self, version):
+        self.watches += 1
+        raise WatchLost("renewed", str(int(version) + self.bookmarks))
+
+
+@pytest.mark.parametrize("bookmarks", [False, True])
+def test_watches_that_end_at_once_are_no_hot_loop_and_count_as_heard_only_if_they_say_something(
+    redis_server, store, monkeypatch, bookmarks
+):
+    monkeypatch.setattr(verifier.reconciler, "PAUSE", 0.1)
+    cluster = Hasty()
+    cluster.bookmarks = bookmarks
+    cluster.add("alice")
+    made = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
+    thread = threading.Thread(target=made._watch)
+    thread.start()
+    try:
+        assert eventually(lambda: cluster.watches)
+        heard = made._heard_at
+        while not made._work.empty():
+            made._work_some()
+        assert eventually(lambda: cluster.watches > 3)
+    finally:
+        before = cluster.watches
+        made.stop()
+        thread.join()
+    assert before < 100
+    assert made._work.get() is None and made._work.empty()  # only the word to stop: no server was looked at again
+    assert (made._heard_at > heard) is bookmarks
 
 
 def test_a_patch_is_logged(reconciler, cluster, store, caplog):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from .keys import ends
+from .keys import reported
 from .metrics import START_GUARD, WITHOUT_RECORD
 from .policies import OTHER_KINDS, Labels, kind_of
 from .proof import Proof, Surroundings, Unreadable, look
@@ -163,15 +163,15 @@ def _verifiers(reports: dict[str, dict], now: float) -> list[Check]:
 
 def _api_keys(reports: dict[str, dict], revoked: set[str], now: float) -> list[Check]:
     """Keys of courses and services, as the verifiers have read them."""
-    keys = {key["id"]: key for report in reports.values() for key in report.get("api_keys", [])}
+    keys = {key.entry.id: key for key in reported(reports.values())}
     found = [
         Check("API keys", PROBLEM, f"apiKeys: {sentence}. It does not count")
         for sentence in sorted({sentence for report in reports.values() for sentence in report.get("api_keys_wrong", [])})
     ]
-    if back := sorted(key["name"] for key in keys.values() if key["id"] in revoked):
+    if back := sorted(key.name for key in keys.values() if key.entry.id in revoked):
         text = f"revoked, but still in the values: {', '.join(back)}. Take them out: if Redis is wiped, they count again"
         found.append(Check("API keys", WARNING, text))
-    if over := sorted(key["name"] for key in keys.values() if now >= ends(key["expires"])):
+    if over := sorted(key.name for key in keys.values() if key.over(now)):
         found.append(Check("API keys", WARNING, f"expired: {', '.join(over)}. Take them out of apiKeys.keys"))
     return found or [Check("API keys", OK, f"{len(keys)}, all valid" if keys else "none")]
 

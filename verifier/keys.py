@@ -13,9 +13,9 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +23,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .passes import BadPass
 from .repositories import exact, within
-from .settings import Origin
 
 FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
 """What a key looks like. Secret scanners find it by this; the first part is its id, which is no secret."""
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 """Names of keys: they become labels of metrics."""
+
+ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+"""An origin in lower case: scheme, host, port."""
 
 MOST_PER_DAY = 1_000_000
 """More servers a day than any key may have."""
@@ -62,6 +64,17 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _origin(text: str) -> str:
+    if text == "*":
+        raise ValueError("'*' would be every origin: leave origins away for that")
+    found = ORIGIN.fullmatch(text.lower())
+    if not found:
+        raise ValueError(f"{text!r} is not an origin such as https://course.example.org, without a slash at its end")
+    scheme, host, port = found.groups()
+    default = port is None or int(port) == {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host}" + ("" if default else f":{int(port)}")
+
+
 class Entry(BaseModel):
     """What the chart's values say of a key, `apiKeys.keys.<name>`.
 
@@ -71,7 +84,7 @@ class Entry(BaseModel):
         tier: the tier of its servers.
         serversPerDay: how many servers it may have in 24 hours.
         expires: the last day on which it counts, by UTC.
-        origins: origins of pages that may send it; empty: anybody.
+        origins: origins of pages that may send it, as browsers write them; empty: anybody.
         repositories: what its servers may be of, `host/owner/name` or `…/*`; empty: anything.
     """
 
@@ -82,7 +95,7 @@ class Entry(BaseModel):
     tier: Annotated[str, Field(min_length=1, max_length=63)]
     serversPerDay: Annotated[int, Field(ge=1, le=MOST_PER_DAY)]
     expires: Annotated[str, AfterValidator(_day)]
-    origins: list[Origin] = []
+    origins: list[Annotated[str, AfterValidator(_origin)]] = []
     repositories: list[Annotated[str, AfterValidator(_pattern)]] = []
 
 
@@ -120,7 +133,22 @@ def gave(keys: Collection[str], by: str) -> bool:
 
 def ends(expires: str) -> float:
     """Unix time in seconds at which a day is over, by UTC."""
-    return (datetime.fromisoformat(expires).replace(tzinfo=UTC) + timedelta(days=1)).timestamp()
+    return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp() + DAY  # the day after 9999-12-31 is no date
+
+
+def reported(reports: Iterable[dict[str, Any]]) -> list[Key]:
+    """The keys that verifiers say they have, each once, by name. What another version wrote and we cannot read is left out."""
+    found = {}
+    for report in reports:
+        listed = report.get("api_keys")
+        for described in listed if isinstance(listed, list) else []:
+            try:
+                known = {name: described[name] for name in Entry.model_fields if name in described}
+                key = Key(str(described["name"]), Entry.model_validate({**known, "hash": "0" * 64}))
+            except (KeyError, TypeError, ValueError):
+                continue
+            found[key.name, key.entry.id] = key
+    return [key for _, key in sorted(found.items())]
 
 
 def create(tier: str, servers_per_day: int, expires: str, origins: list[str], repositories: list[str]) -> tuple[str, Entry]:

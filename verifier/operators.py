@@ -117,24 +117,23 @@ class Operators:
 
     def keys(self) -> list[dict[str, Any]]:
         """The API keys that the verifiers have read from the values, by name, with what they were used for. No hashes."""
-        now, revoked, found = self._clock(), self._store.revoked_keys(), {}
-        for report in self._store.reports().values():
-            for key in report.get("api_keys", []):
-                found[key["name"], key["id"]] = key
+        now, revoked = self._clock(), self._store.revoked_keys()
+        found = api_keys.reported(self._store.reports().values())
+        used = self._store.charges_of([f"key:{key.entry.id}" for key in found], api_keys.DAY)
         return [
             {
-                "name": key["name"],
-                "id": key["id"],
-                "state": "revoked" if key["id"] in revoked else "expired" if now >= api_keys.ends(key["expires"]) else "valid",
-                "tier": key["tier"],
-                "used": self._store.charges(f"key:{key['id']}", api_keys.DAY),
-                "servers_per_day": key["serversPerDay"],
-                "expires": key["expires"],
-                "until": api_keys.ends(key["expires"]),
-                "origins": key["origins"],
-                "repositories": key["repositories"],
+                "name": key.name,
+                "id": key.entry.id,
+                "state": "revoked" if key.entry.id in revoked else "expired" if key.over(now) else "valid",
+                "tier": key.entry.tier,
+                "used": number,
+                "servers_per_day": key.entry.serversPerDay,
+                "expires": key.entry.expires,
+                "until": api_keys.ends(key.entry.expires),
+                "origins": key.entry.origins,
+                "repositories": key.entry.repositories,
             }
-            for _, key in sorted(found.items())
+            for key, number in zip(found, used, strict=True)
         ]
 
     # -- to act
@@ -337,7 +336,8 @@ class Operators:
         if rule:
             return f"No network: the rule {rule} refuses it."
         if known.rule == EXPIRED:
-            ends = f" Its pod is stopped after {_utc(known.until)}, unless somebody does." if known.until is not None else ""
+            stops = known.until is not None and self._settings.mode == "captcha"
+            ends = f" Its pod is stopped after {_utc(known.until)}, unless somebody does." if stops else ""
             return f"No network: its lease ended at {_utc(known.at)}, and nobody has renewed it.{ends}"
         if self._settings.mode == "observe":
             return "No tier. In mode observe it has the network it has without us."

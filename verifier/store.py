@@ -17,7 +17,7 @@
 | `server:<server>` | what the reconciler knows of a server | as long as the pod |
 | `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL` |
 | `wiring` | a hash: launches that the hook told of, those without its context, when the first and the last came | for ever |
-| `verifier:<host>` | what a verifier says of itself: providers, keys, clock | `VERIFIER_TTL` |
+| `verifiers` | a hash: what each verifier says of itself, by host: providers, API keys, clock | `VERIFIER_TTL` after the last |
 | `proof` | what the reconciler found about policies and the canary | `PROOF_TTL` |
 | `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
 
@@ -423,6 +423,14 @@ class Store:
         with _unavailable():
             return self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window])
 
+    def charges_of(self, networks: list[str], window: int) -> list[int]:
+        """The same for several, together."""
+        with _unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            for network in networks:
+                self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window], client=pipe)
+            return pipe.execute()
+
     def use_solution(
         self, provider: str, solution_id: str, issued_at: float, lifetime: float, charge: Charge | None = None
     ) -> float:
@@ -590,11 +598,15 @@ class Store:
         return {key: _make(RevokedKey, json.loads(text)) for key, text in found.items()}
 
     def waiting(self) -> list[Grant]:
-        """The grants that wait for their pod."""
+        """The grants that wait for their pod. An unlock that is on it already waits no more."""
         with _unavailable():
-            names = [name for kind in ("launch", "unlock") for name in self._redis.scan_iter(_key(f"{kind}:*"), count=1000)]
+            launches, unlocks = (list(self._redis.scan_iter(_key(f"{kind}:*"), count=1000)) for kind in ("launch", "unlock"))
+            servers = [_key("server:") + name.removeprefix(_key("unlock:")) for name in unlocks]
+            names = launches + unlocks + servers
             texts = self._redis.mget(names) if names else []
-        return [record.grant for text in texts if (record := Record.loads(text))]
+        records = [Record.loads(text) for text in texts[: len(names) - len(servers)]]
+        done = [None] * len(launches) + [known and known.grant for known in map(KnownServer.loads, texts[len(records) :])]
+        return [record.grant for record, grant in zip(records, done, strict=True) if record and record.grant.id != grant]
 
     def wake_all(self) -> None:
         """Have the reconciler look at all servers."""
@@ -602,12 +614,18 @@ class Store:
             self._redis.rpush(_key("wake"), EVERYTHING)
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """What the verifiers say of themselves, by host."""
-        prefix = _key("verifier:")
+        """What the verifiers that are not silent say of themselves, by host."""
+        now, texts = self._reports()
+        return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL}
+
+    def _reports(self) -> tuple[int, dict[str, str]]:
+        """Redis' time in seconds, and the reports as they are kept."""
         with _unavailable():
-            names = list(self._redis.scan_iter(f"{prefix}*", count=1000))
-            texts = self._redis.mget(names) if names else []
-        return {name.removeprefix(prefix): json.loads(text) for name, text in zip(names, texts, strict=True) if text}
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.time()
+            pipe.hgetall(_key("verifiers"))
+            (now, _), texts = pipe.execute()
+        return now, texts
 
     def grant(self, server: Server, record: Record) -> None:
         """Give a running server a grant that needs no pass."""
@@ -669,9 +687,19 @@ class Store:
             pipe.execute()
 
     def report_verifier(self, host: str, report: dict[str, Any]) -> None:
-        """Say what a verifier knows of itself; nothing secret."""
+        """Say what a verifier knows of itself; nothing secret. The reports of those that are silent are taken away.
+
+        When it was said is Redis' time: a verifier whose clock is off must be seen.
+        """
+        now, texts = self._reports()
+        silent = [other for other, text in texts.items() if not ((said := _said(text)) and now - said[0] < VERIFIER_TTL)]
         with _unavailable():
-            self._redis.set(_key(f"verifier:{host}"), json.dumps(report), ex=VERIFIER_TTL)
+            pipe = self._redis.pipeline()
+            if silent:
+                pipe.hdel(_key("verifiers"), *silent)
+            pipe.hset(_key("verifiers"), host, json.dumps({"seen": now, "report": report}))
+            pipe.expire(_key("verifiers"), VERIFIER_TTL)
+            pipe.execute()
 
     def publish_proof(self, found: str) -> None:
         """Publish what the reconciler found, JSON."""
@@ -741,11 +769,6 @@ class Store:
             found[server].withdrawn = {grant for grant in has if next(marks)}
         return found
 
-    def is_withdrawn(self, grant: str) -> bool:
-        """Whether a grant counts no more."""
-        with _unavailable():
-            return bool(self._redis.exists(_key(f"withdrawn:{grant}")))
-
     def withdraw(self, grants: Iterable[str]) -> None:
         """Let grants count no more."""
         with _unavailable():
@@ -777,7 +800,7 @@ class Store:
     def verifier_is_there(self) -> bool:
         """Whether any verifier has said lately that it is ready."""
         with _unavailable():
-            return next(self._redis.scan_iter(_key("verifier:*"), count=1000), None) is not None
+            return bool(self._redis.exists(_key("verifiers")))
 
     def published(self) -> set[Server]:
         """All servers that something is published about."""
@@ -839,6 +862,16 @@ class Store:
 
 def _locks(found: dict[str, str]) -> list[Lock]:
     return sorted(map(Lock.loads, found.values()), key=lambda lock: lock.at)
+
+
+def _said(text: str) -> tuple[int, dict[str, Any]] | None:
+    """When a verifier reported, and its report; None if another version wrote it, so that it cannot be read."""
+    try:
+        found = json.loads(text)
+        said = found["seen"], found["report"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return said if isinstance(said[0], int) and isinstance(said[1], dict) else None
 
 
 def _is_over(lock: Lock, now: float) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 from apps import RedisServer, VerifierProcess
-from fuzz import by_bytes, by_document, faults, memory
+from fuzz import by_bytes, by_document, faults, keys_file, memory
 
 REQUESTS = 100_000
 
@@ -11,10 +11,10 @@ GROWTH = 12
 
 
 @pytest.mark.timeout(7200)
-def test_a_hundred_thousand_requests_make_no_fault_and_leave_nothing(record_property):
+def test_a_hundred_thousand_requests_make_no_fault_and_leave_nothing(record_property, tmp_path):
     server = RedisServer()
     server.start()
-    verifier = VerifierProcess(server, log_level="warning")
+    verifier = VerifierProcess(server, log_level="warning", api_keys_file=keys_file(tmp_path))
     try:
         seen = by_bytes(verifier, REQUESTS // 10, seed=10) + by_document(verifier, REQUESTS // 10)
         warm = memory(verifier)

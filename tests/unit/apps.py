@@ -227,6 +227,11 @@ def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
     return server
 
 
+def is_withdrawn(store: Store, grant: str) -> bool:
+    """Whether a grant counts no more."""
+    return grant in store.pending(Server("nobody"), {grant}).withdrawn
+
+
 @contextmanager
 def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, lease: int = 0) -> Iterator[None]:
     """A thread that does what the reconciler does with an unlock: gives the pod its grant (`lease` in seconds), and says so."""

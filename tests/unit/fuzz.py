@@ -4,6 +4,7 @@ Two kinds: what schemathesis makes of the OpenAPI documents, fitting and not fit
 bytes of them were changed, which go out as bytes, for the HTTP parser sees them first.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -32,6 +33,17 @@ WORDS = (
     b"\\ud800", b"Origin: null\r\n", b"Accept: text/html\r\n", b"Cookie: a=b\r\n", b"X-Forwarded-For: ::1, x\r\n",
 )  # fmt: skip
 """What is put in, besides random bytes."""
+
+
+KEY = f"binder_egress_{'0' * 16}_{'0' * 40}"
+
+
+def keys_file(folder: Path) -> str:
+    """A file of API keys with `KEY`, good until the last day that there is."""
+    entry = {"id": "0" * 16, "hash": hashlib.sha256(KEY.encode()).hexdigest(), "tier": "verified", "serversPerDay": 1_000_000}
+    file = folder / "keys.json"
+    file.write_text(json.dumps({"last": entry | {"expires": "9999-12-31"}}))
+    return str(file)
 
 
 def memory(verifier: VerifierProcess) -> float:
@@ -93,6 +105,7 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
         (public, "GET", "/egress/launch.js", None),
         (public, "GET", "/egress/servers/alice/lab?lang=de", None),
         (public, "POST", "/egress/passes", solved),
+        (public, "POST", "/egress/passes", None),
         (public, "POST", "/egress/servers/alice", solved),
         (public, "POST", "/egress/servers/alice/", {"token": "x"}),
         (public, "OPTIONS", "/egress/passes", None),
@@ -103,6 +116,9 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
         (internal, "POST", "/api/revocations", {"user": "alice", **operator}),
         (internal, "POST", "/api/locks", {"kind": "network", "what": "198.51.100.0/24", **operator}),
         (internal, "DELETE", "/api/locks/0123456789abcdef?by=eve", None),
+        (internal, "GET", "/api/keys", None),
+        (internal, "POST", "/api/keys", {"name": "k", "tier": "verified", "servers_per_day": 5, "expires": "90d", **operator}),
+        (internal, "POST", "/api/keys/revocations", {"key": "0123456789abcdef", **operator}),
     ]
     found = []
     for address, method, path, body in asked:
@@ -110,7 +126,7 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
         headers = {
             "Host": "hub.example.org",
             "X-Forwarded-For": CLIENT,
-            "Authorization": f"Bearer {API_TOKEN}",
+            "Authorization": f"Bearer {KEY if address == public else API_TOKEN}",
             "Content-Type": "application/json",
             "Content-Length": len(content),
             "Connection": "close",

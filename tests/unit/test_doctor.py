@@ -22,7 +22,7 @@ from verifier.metrics import START_GUARD, WITHOUT_RECORD
 from verifier.policies import Judgement
 from verifier.proof import Canary, Prover, Surroundings, Unreadable, canary_of, look
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import Store, StoreUnavailable, connect
+from verifier.store import VERIFIER_TTL, Store, StoreUnavailable, connect
 
 CANARY = {"api": True, "kubelet": True}
 
@@ -173,8 +173,21 @@ def test_a_silent_reconciler(ours, well, surroundings):
 
 
 def test_no_verifier(ours, well, surroundings):
-    well._redis.delete("binder-egress:verifier:a")
+    well._redis.delete("binder-egress:verifiers")
     assert states(examine(ours, well, surroundings))["verifier"] == PROBLEM
+
+
+def test_a_verifier_that_is_silent_is_forgotten(store):
+    """By Redis' clock, whatever the verifier's own says."""
+    store.report_verifier("a", {"at": time.time() - 1000})
+    assert list(store.reports()) == ["a"] and store.verifier_is_there()
+    assert 0 < store._redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL
+    seen = int(time.time()) - VERIFIER_TTL - 1
+    store._redis.hset("binder-egress:verifiers", "a", json.dumps({"seen": seen, "report": {}}))
+    assert store.reports() == {}
+    store.report_verifier("b", {"at": 1})
+    assert store.reports() == {"b": {"at": 1}}
+    assert store._redis.hkeys("binder-egress:verifiers") == ["b"]
 
 
 def test_verifiers_that_differ(ours, well, surroundings):

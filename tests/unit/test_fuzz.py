@@ -2,12 +2,12 @@
 
 import pytest
 from apps import VerifierProcess
-from fuzz import by_bytes, by_document, faults
+from fuzz import by_bytes, by_document, faults, keys_file
 
 
 @pytest.mark.timeout(300)
-def test_no_request_makes_a_fault(redis_server):
-    verifier = VerifierProcess(redis_server, log_level="warning")
+def test_no_request_makes_a_fault(redis_server, tmp_path):
+    verifier = VerifierProcess(redis_server, log_level="warning", api_keys_file=keys_file(tmp_path))
     try:
         seen = by_bytes(verifier, 2000, seed=1) + by_document(verifier, 400)
     finally:

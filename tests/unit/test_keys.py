@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+import jsonschema
 import pytest
 import requests
 import yaml
@@ -256,6 +257,81 @@ def test_wrong_keys_are_forgotten_and_take_bounded_memory():
     for number in range(2 * WRONG_NETWORKS):
         counts.note(str(number))
     assert len(counts._counts) == WRONG_NETWORKS
+
+
+# -- keys that are odd
+
+
+def test_a_key_for_the_last_day_that_there_is(site, run):
+    key = site.add(expires="9999-12-31")
+    ends = 253402300800  # `date -d 10000-01-01`, which is no date to Python
+    assert site.ask(key).status_code == 201
+    site.internal.get("/readyz")
+    (row,) = site.internal.get("/api/keys").json["keys"]
+    assert (row["state"], row["until"]) == ("valid", ends)
+    assert site.metric("binder_egress_api_key_expires_timestamp_seconds", key="course") == ends
+    assert checked(site) == [("ok", "1, all valid")]
+    assert "9999-12-31" in run("list").stdout
+    assert json.loads(run("list", "--json").stdout)[0]["until"] == ends
+    assert run(*CREATE[:1], "--name", "other", *CREATE[3:-1], "9999-12-31").exit_code == 0
+    assert run("revoke", "course", "--why", "x").exit_code == 0
+
+
+ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789abcdef", "expires": "9999-12-32"}]
+
+
+@pytest.mark.parametrize("odd", [*([entry] for entry in ODD), 5, {"a": 1}, "text"])
+def test_what_another_version_reports_and_we_cannot_read_costs_only_itself(site, store, odd):
+    key = site.add()
+    described = site.services.keys.find(key).described()
+    store.report_verifier("newer", {"api_keys": odd})
+    store.report_verifier("ours", {"api_keys": [described | {"more": "of a newer version"}]})
+    store._redis.hset(
+        "binder-egress:verifiers", mapping={"a": "no JSON", "b": "5", "c": '{"seen": 1}', "d": '{"seen": 1, "report": 5}'}
+    )
+    assert site.metric("binder_egress_api_key_servers_per_day", key="course") == 5
+    assert [row["name"] for row in site.internal.get("/api/keys").json["keys"]] == ["course"]
+    checks = doctor._api_keys(store.health()["verifiers"], set(), time.time())
+    assert [check.text for check in checks] == ["1, all valid"]
+
+
+SCHEMA = json.loads((DOCUMENT.parents[1] / "chart/values.schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("origin", "written"),
+    [
+        (ORIGIN, ORIGIN),
+        ("HTTPS://Course.Example.ORG", ORIGIN),
+        ("https://course.example.org:443", ORIGIN),
+        ("https://course.example.org:0443", ORIGIN),
+        ("http://course.example.org:80", "http://course.example.org"),
+        ("https://course.example.org:80", "https://course.example.org:80"),
+        ("http://[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
+    ],
+)
+def test_origins_are_written_as_browsers_write_them(make_site, run, origin, written):
+    site = make_site(allowed_origins=[written])
+    done = run(*CREATE, "--origin", origin)
+    assert done.exit_code == 0, done.output
+    values = yaml.safe_load(done.output[done.output.index("apiKeys:") :])
+    (entry,) = values["apiKeys"]["keys"].values()
+    assert entry["origins"] == [written]
+    jsonschema.validate(entry, SCHEMA["definitions"]["apiKey"])
+    # In the values, where somebody may have written it by hand, too.
+    key = site.add(origins=[written])
+    site.entries["course"]["origins"] = [origin]
+    site.write()
+    assert site.ask(key, headers={"Origin": written}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "course.example.org", "https://a/", "https://a?b", "https://u@a", "https://a:b", "https://münchen.de", ""]
+)
+def test_an_origin_that_no_browser_sends_is_refused_in_a_sentence(origin):
+    said = "would be every origin" if origin == "*" else "is not an origin such as"
+    with pytest.raises(ValueError, match=rf"^origins\.0: '.*' {said}"):
+        keys.create("small", 5, LATER, [origin], [])
 
 
 # -- what binds a key
@@ -543,6 +619,24 @@ def test_revocation_reaches_what_waits_and_if_asked_what_runs(site, store, redis
     assert store.known(ALICE).locked(time.time()) is False
 
 
+def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, redis_server):
+    """What unlocked it is in Redis for a while yet."""
+    cluster = FakeCluster()
+    worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, tiers={"small": {}, "verified": {}}), cluster, store)
+    key = site.add()
+    for number, user in enumerate(("alice", "bob")):
+        cluster.add(user, f"uid-{number}", ready=True)
+    look(worker)
+    for user in ("alice", "bob"):
+        site.public.post(f"/egress/servers/{user}", json={"token": site.get_pass(key)})
+        if user == "alice":
+            look(worker)
+    assert cluster.labelled() == {ALICE} and store.pending(ALICE, set()).unlock
+    assert site.operators.revoke_key("course", "eve", "leaked")["withdrawn"] == 1
+    look(worker)
+    assert cluster.labelled() == {ALICE}
+
+
 def test_a_key_that_is_taken_out_of_the_values_is_gone_with_its_passes(site):
     key = site.add()
     token = site.get_pass(key)
@@ -800,6 +894,22 @@ def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):
     found = checked(site)
     assert [state for state, _ in found] == ["problem", "warning", "warning"]
     assert "no tier 'huge'" in found[0][1] and "course" in found[1][1] and "over" in found[2][1]
+
+
+def test_a_scrape_does_not_look_through_all_of_redis_nor_asks_for_each_key(site, store, monkeypatch):
+    for number in range(20):
+        site.add(f"key-{number}")
+    site.internal.get("/readyz")
+    site.internal.get("/metrics")  # loads the script
+    store._redis.config_resetstat()
+    before = store._redis.info("stats")["total_reads_processed"]
+    site.internal.get("/metrics")
+    asked = store._redis.info("stats")["total_reads_processed"] - before
+    assert "cmdstat_scan" not in store._redis.info("commandstats")
+    assert asked < 15
+    store._redis.config_resetstat()
+    assert store.verifier_is_there()
+    assert "cmdstat_scan" not in store._redis.info("commandstats")
 
 
 def test_the_metrics_have_no_more_labels_than_there_are_keys(site):

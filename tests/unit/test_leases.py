@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from apps import get_pass, internal_client, launch, make_settings, public_client, solve
+from apps import get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
 from fake_cluster import FakeCluster
 from prometheus_client import generate_latest
 
@@ -273,6 +273,35 @@ def over(place, reconciler):
     assert place.pod().grant.rule == EXPIRED
 
 
+@pytest.mark.parametrize(
+    ("mode", "ended"),
+    [({"mode": "captcha"}, True), ({"mode": "observe"}, False), ({"mode": "allow", "allow_tier": "stopped"}, False)],
+)
+def test_only_in_mode_captcha_is_a_pod_stopped_whose_lease_was_over_before(place, reconciler, mode, ended):
+    """Mode `observe` is the way back, so it takes nothing that mode `captcha` had doomed."""
+    over(place, reconciler)
+    later = place.reconciler(**mode)
+    for _ in range(3):
+        place.turn(later)
+        place.passes(GRACE)
+    assert place.pod().ended is ended
+    # Back in mode captcha it has all of its time again.
+    again = place.reconciler()
+    place.turn(again)
+    place.passes(GRACE - 1)
+    place.turn(again)
+    assert place.pod().ended is ended
+
+
+def test_in_mode_observe_nobody_is_told_that_a_pod_will_be_stopped(leasing):
+    known = KnownServer("u", rule=EXPIRED, until=1_000_000)
+    for mode, told in (("captcha", True), ("observe", False)):
+        settings = leasing.settings.model_copy(update={"mode": mode})
+        assert (leases.left(known, settings, 10) is not None) is told
+        because = Operators(settings, leasing.store)._because(ALICE, known)
+        assert ("Its pod is stopped after" in because) is told
+
+
 def test_a_renewal_in_the_last_moment_counts(place, reconciler):
     over(place, reconciler)
     place.passes(GRACE)
@@ -392,7 +421,7 @@ def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler
 
 def test_while_no_verifier_is_there_no_pod_is_stopped(place, reconciler):
     over(place, reconciler)
-    place.store._redis.delete("binder-egress:verifier:verifier")
+    place.store._redis.delete("binder-egress:verifiers")
     place.passes(GRACE)
     place.turn(reconciler)
     place.store.report_verifier("verifier", {})
@@ -653,7 +682,7 @@ def test_who_renews_for_another_cannot_take_it_away_again(client, internal, stor
     renewal = waiting(store)
     assert launch(internal, "mallory", token=token)["pass_outcome"] in ("used-up", "unknown-tier")
     assert launch(internal_client(leasing), "mallory", token=token)["pass_outcome"] == "used-up"
-    assert not store.is_withdrawn(renewal.id)
+    assert not is_withdrawn(store, renewal.id)
 
 
 def test_a_renewal_takes_no_use_from_another_server(client, store, leasing, impatient):
@@ -662,7 +691,7 @@ def test_a_renewal_takes_no_use_from_another_server(client, store, leasing, impa
     has(store, "blocked", 10)
     answer = post(client, token=token)
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
-    assert not store.is_withdrawn(first["grant"])
+    assert not is_withdrawn(store, first["grant"])
 
 
 def test_the_pass_of_the_launch_renews_while_it_is_good(client, store, leasing, impatient):
@@ -670,8 +699,8 @@ def test_the_pass_of_the_launch_renews_while_it_is_good(client, store, leasing, 
     first = launch(internal_client(leasing), "alice", token=token)
     has(store, "blocked", 10, grant=first["grant"])
     assert post(client, token=token).status_code == 202
-    assert store.is_withdrawn(first["grant"]), "the pod has the renewal instead"
-    assert not store.is_withdrawn(waiting(store).id)
+    assert is_withdrawn(store, first["grant"]), "the pod has the renewal instead"
+    assert not is_withdrawn(store, waiting(store).id)
 
 
 def test_the_whole_way(place, client, store, monkeypatch):

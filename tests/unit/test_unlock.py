@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from apps import KEYS, get_pass, launch, make_settings, public_client, reconciler, run_pod, solve
+from apps import KEYS, get_pass, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 
 import verifier.web
 from verifier.app import create_services
@@ -152,7 +152,7 @@ def test_an_unlock_moves_the_use_from_a_launch_of_the_same_repository_and_networ
     first = launch(internal, "bob", token=token)
     run_pod(store)
     assert unlock(public, token=token).status_code == 202
-    assert store.is_withdrawn(first["grant"])
+    assert is_withdrawn(store, first["grant"])
 
 
 def test_an_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient):

@@ -43,11 +43,26 @@ class Exit(enum.IntEnum):
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+COLOUR = re.compile(r"(\x1b\[[0-9;:]*m)")
+"""What of others' escape sequences is kept."""
+
+STEERING = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"  # strings: title, clipboard, link, …
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # cursor, screen, …
+    r"|\x1b[ -/]*[0-~]?"  # character sets, reset, …
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # by themselves; not tab and newline
+)
+"""The other escape sequences, and control characters."""
+
+
 def _harmless(text: str) -> Text:
-    """What others wrote, with its colours and no other escape sequence: builds run strangers' code, and this is a terminal."""
-    line = Text.from_ansi(text.replace("\r", "\n"))
-    line.plain = re.sub(r"[\x1b\x80-\x9f]", "", line.plain)
-    return line
+    """What others wrote, with its colours and no other escape sequence: builds run strangers' code, and this is a terminal.
+
+    Nothing else reaches rich, which makes links of some sequences, and writes where they lead as it is.
+    """
+    # Each second part is a colour. The others are cleaned by themselves: what is left of them cannot make a sequence again.
+    parts = COLOUR.split(text.replace("\r", "\n"))
+    return Text.from_ansi("".join(part if at % 2 else STEERING.sub("", part) for at, part in enumerate(parts)))
 
 
 def _say(text: str, style: str = "") -> None:

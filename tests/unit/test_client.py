@@ -672,14 +672,26 @@ def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
     assert hub.builds[0].tier == "verified"
 
 
-def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub):
+@pytest.mark.parametrize(
+    "steering",
+    [
+        "\x1b]52;c;aGk=\x07 \x1b[2J \x1b]0;title\x07 \x1bc \x9b2J",
+        "\x1b]8;;x\x07\x1b]52;c;aGk=\x07\x1b]0;owned\x07\x1b\\hello",  # in a link
+        "\x1b]52;c;aGk=\x1b\\ \x1b]0;owned\x1b\\ \x1bPq#0\x1b\\ \x1b_x\x1b\\",  # ended by ST
+        "\x9d52;c;aGk=\x9c \x9d0;owned\x07 \x90q#0\x9c \x84\x85\x8d",
+        "\x00\x0e\x0f\x1a\x08\x0b\x7f\x1b(0\x1b#8",
+        "\x1b\x1b[31m]52;c;aGk=\x07 \x1b[\x1b[0m2J \x1b]0;\x1b[0mowned",  # around a colour
+    ],
+)
+def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub, steering):
     hub = open_hub(serve(), Streams)
-    said = "\x1b[31mred\x1b[0m \x1b]52;c;aGk=\x07 \x1b[2J \x1b]0;title\x07 \x1bc \x9b2J end"
+    said = f"\x1b[31mred\x1b[0m {steering} end"
     hub.events = [{"phase": "building", "message": f"{said}\n"}, {"phase": "failed", "message": said}]
     shown, code = on_a_terminal("launch", SPEC, "--binder", hub.url)
     assert code == 1 and shown.count("red") == 3 and shown.count("end") == 3
     # The cursor is moved for what is in progress; that is ours.
-    assert not re.search(r"\x1b[\]c]|\x1b\[2J|\x07|\x9b", shown)
+    assert not re.search(r"\x1b(?!\[)|\x1b\[2J|[\x00-\x08\x0b\x0c\x0e-\x1a\x7f-\x9f]", shown)
+    assert "]8;" not in shown
 
 
 @pytest.mark.parametrize("busy", [True, False])

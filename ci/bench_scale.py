@@ -318,14 +318,20 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
             make(api, number)
 
         late: list[float] = []
+
+        def labelled() -> bool:
+            """Note how late the labels were that came since; whether all have come."""
+            for name in list(created):
+                if (known := store.known(Server(name))) and known.label == "verified":
+                    late.append(time.monotonic() - created.pop(name))
+            return not created
+
         with ThreadPoolExecutor(8) as pool:
             for number in range(LAUNCHES):
                 pool.submit(launch, 900_000 + number)
                 time.sleep(max(0.0, before + (number + 1) / RATE - time.monotonic()))
-                for name in list(created):
-                    if (known := store.known(Server(name))) and known.label == "verified":
-                        late.append(time.monotonic() - created.pop(name))
-            until(lambda: all((known := store.known(Server(name))) and known.label for name in created), time.monotonic())
+                labelled()
+        until(labelled, time.monotonic())
         busy = (processor(process) - used) / (time.monotonic() - before)
         peak = max(peak, memory(process))
     done = api.requests() - asked

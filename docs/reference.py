@@ -1,44 +1,17 @@
 """The reference pages: values, from the comments of chart/values.yaml, and HTTP, from the OpenAPI documents."""
 
 import json
-import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
 
+from ci.explained import explained
 from verifier.openapi import internal_document, public_document
 
-VALUES = Path(__file__).parents[1] / "chart/values.yaml"
 
-
-def explained() -> dict[tuple[str, ...], str]:
-    """The values that a `# --` comment stands before: path → what it says."""
-    stack: list[str] = []
-    found: dict[tuple[str, ...], str] = {}
-    comment: list[str] = []
-    for line in VALUES.read_text().splitlines():
-        text = line.strip()
-        if match := re.match(r'( *)"?([\w.:/-]+?)"?:(?: |$)', line):
-            stack[len(match[1]) // 2 :] = [match[2]]
-            if comment:
-                found[tuple(stack)] = "\n".join(comment)
-            comment = []
-        elif text.startswith("# --"):
-            comment = [text.removeprefix("# --").strip()]
-        elif text.startswith("#") and comment:
-            comment.append(text.removeprefix("#").strip())
-        else:
-            comment = []
-    return found
-
-
-def _default(path: tuple[str, ...], known: set[tuple[str, ...]]) -> str:
+def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]) -> str:
     """The default of a value in Markdown; "" where it is a map whose parts are explained themselves."""
-    value: Any = yaml.safe_load(VALUES.read_text())
-    for part in path:
-        value = value[part if part in value else int(part)]
     if isinstance(value, dict) and any(other[: len(path)] == path and other != path for other in known):
         return ""
     if isinstance(value, (dict, list)) and value:
@@ -53,11 +26,11 @@ def values_page() -> str:
     found = explained()
     out = ["# Values", "", "All values of the chart, from the comments in its `values.yaml`. The defaults are shown.", ""]
     group = None
-    for path, text in found.items():
+    for path, (text, default) in found.items():
         if path[0] != group:
             group = path[0]
             out += [f"## {group}", ""]
-        body = "\n\n".join(part for part in (text, _default(path, set(found))) if part).splitlines()
+        body = "\n\n".join(part for part in (text, _default(path, default, found)) if part).splitlines()
         out += [f"`{'.'.join(path)}`", f": {body[0]}", *(f"  {line}".rstrip() for line in body[1:]), ""]
     return "\n".join(out)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from apps import RedisServer, VerifierProcess, make_settings
+from apps import RedisServer, VerifierProcess, make_settings, run_pod
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser.launch_page import BinderHub
 from verifier.store import Store, connect
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
@@ -72,6 +73,30 @@ def verifier(_verifier: VerifierProcess, redis_server: RedisServer) -> str:
     """The public address of a verifier that is ready."""
     _verifier.await_ready()
     return _verifier.public
+
+
+@pytest.fixture
+def start(redis_server: RedisServer) -> Iterator[Callable[..., BinderHub]]:
+    """A function that starts a BinderHub in front of a verifier, and a verifier with settings if it gets none."""
+    started: list[VerifierProcess | BinderHub] = []
+    client = connect(make_settings(redis_server))
+
+    def start(process: VerifierProcess | None = None, script: bytes = b"", base: str = "/", **settings: object) -> BinderHub:
+        if process is None:
+            process = VerifierProcess(redis_server, **{"captcha_providers": MODEST, **settings})
+            started.append(process)
+        process.await_ready()
+        hub = BinderHub((process.public, process.internal), script, base)
+        hub.process = process
+        # The reconciler has seen the pod when the server is ready.
+        hub.launched = lambda user: run_pod(Store(client), user)
+        started.append(hub)
+        return hub
+
+    yield start
+    for one in reversed(started):
+        one.stop()
+    client.close()
 
 
 @pytest.fixture(scope="session")

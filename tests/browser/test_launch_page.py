@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import time
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -47,26 +48,9 @@ def script():
 
 
 @pytest.fixture
-def start(redis_server, script):
-    """A function that starts a verifier with settings, and a BinderHub in front of it."""
-    started = []
-    client = connect(make_settings(redis_server))
-
-    def start(process=None, base="/", **settings):
-        if process is None:
-            process = VerifierProcess(redis_server, **{"captcha_providers": MODEST, **settings})
-            started.append(process)
-        hub = BinderHub((process.public, process.internal), script, base)
-        hub.process = process
-        # The reconciler has seen the pod when the server is ready.
-        hub.launched = lambda user: run_pod(Store(client), user)
-        started.append(hub)
-        return hub
-
-    yield start
-    for one in reversed(started):
-        one.stop()
-    client.close()
+def start(start, script):
+    """The same with the script of BinderHub's page."""
+    return partial(start, script=script)
 
 
 @pytest.fixture

@@ -47,28 +47,6 @@ def _listed(_redis_server, course):
 
 
 @pytest.fixture
-def start(redis_server):
-    """A function that starts a BinderHub in front of a verifier, and a verifier with settings if it gets none."""
-    started = []
-    client = connect(make_settings(redis_server))
-
-    def start(process=None, **settings):
-        if process is None:
-            process = VerifierProcess(redis_server, **{"captcha_providers": MODEST, **settings})
-            started.append(process)
-        process.await_ready()
-        hub = BinderHub((process.public, process.internal), b"")
-        hub.launched = lambda user: run_pod(Store(client), user)
-        started.append(hub)
-        return hub
-
-    yield start
-    for one in reversed(started):
-        one.stop()
-    client.close()
-
-
-@pytest.fixture
 def hub(start, _listed):
     return start(_listed)
 

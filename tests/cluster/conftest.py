@@ -4,7 +4,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from stage import QUICK, Stage
+
+from tests.browser.conftest import FLAGS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +31,14 @@ def _no_user_pods_left(stage: Stage) -> Iterator[None]:
     """Each test begins without user pods: they cost memory, and tests count them."""
     yield
     stage.delete_user_pods()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

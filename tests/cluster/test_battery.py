@@ -25,6 +25,9 @@ from stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
 from test_launches import ask_hub, await_running, start_by_hub, stop_by_hub
 from test_operators import egress
 
+pytestmark = pytest.mark.timeout(1200)
+"""What a user pod reaches in each of five states is tried in the set-up of the first test."""
+
 STATES = ("unverified", "verified", "expired", "revoked", "locked")
 
 PATIENT = ("--timeout=3s", "--attempts=2")

@@ -5,7 +5,6 @@ the first, by a proxy that answers GET only, and whose build requests are redire
 """
 
 import http.client
-import os
 import re
 import secrets
 import threading
@@ -16,11 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 from front_door import FrontDoor
-from playwright.sync_api import sync_playwright
 from stage import QUICK, Stage
 from test_launches import expect
 
-from tests.browser.conftest import FLAGS
 from tests.browser.launch_page import bundle
 
 FRONT = 8710
@@ -141,14 +138,12 @@ def test_the_address_before_them_answers_get_only(federation):
 
 
 @pytest.mark.parametrize("member", [0, 1])
-def test_a_browser_launches_through_it(federation, member):
+def test_a_browser_launches_through_it(federation, member, browser):
     """The page is at one address, the verifier that gives the pass at another, the server perhaps at a third. Nobody clicks."""
     federation.front.member = member
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
-        page = browser.new_page()
-        page.goto(f"{URL}/v2/fake/owner/repo-{member}/main")
-        page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=120_000)
-        user = page.url.split("/user/")[1].partition("/")[0]
-        browser.close()
+    page = browser.new_page()
+    page.goto(f"{URL}/v2/fake/owner/repo-{member}/main")
+    page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=120_000)
+    user = page.url.split("/user/")[1].partition("/")[0]
+    page.close()
     federation.members[member].await_tier(user, "verified", 60)

@@ -3,25 +3,15 @@
 The browser tests in tests/browser have all that can happen on the page; these have what it is for.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from front_door import URL, FrontDoor
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from stage import Stage
 from test_launches import expect as expect_packets
 
-from tests.browser.conftest import FLAGS
 from tests.browser.launch_page import bundle
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

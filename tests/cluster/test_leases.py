@@ -15,6 +15,9 @@ LEASE = 60
 
 ANNOTATION = "binder-egress/grant"
 
+UNLOCKED = ("granted", "pending")
+"""What an unlock says; `pending` where the reconciler took more than a moment."""
+
 
 @pytest.fixture
 def leasing(stage: Stage) -> Iterator[None]:
@@ -30,6 +33,11 @@ def leasing(stage: Stage) -> Iterator[None]:
 def page(stage: Stage, user: str) -> dict:
     """What the page of a server says, as JSON."""
     return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
+
+
+def annotated(stage: Stage, user: str) -> dict:
+    """What a pod says of its grant."""
+    return json.loads(stage.pod(user)["metadata"]["annotations"][ANNOTATION])
 
 
 def until(what: str, done: Callable[[], object], seconds: float = 120) -> None:
@@ -52,20 +60,25 @@ def test_leases(stage, leasing, local_cluster):
     """One after the other these would wait for the same minutes three times."""
     blocked, stopped, renewed = (stage.launch().user for _ in range(3))
     for user in (blocked, renewed):
-        assert stage.unlock(user).json()["state"] == "granted"
+        assert stage.unlock(user).json()["state"] in UNLOCKED
     egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
+    for user, tier in ((blocked, "verified"), (renewed, "verified"), (stopped, "visit")):
+        stage.await_tier(user, tier, 60)
     began = time.monotonic()
-    streams = {user: stream(stage, user) for user in (blocked, stopped, renewed)}
+    streams = {}
     try:
         before, told = labels_of(stage, renewed), page(stage, renewed)
         assert (told["tier"], told["on_expiry"]) == ("verified", "block") and 0 < told["expires_in"] <= LEASE
         assert page(stage, stopped)["on_expiry"] == "stop"
 
         until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
-        answer = stage.unlock(renewed).json()
-        assert answer["state"] == "granted" and answer["until"] > told["until"]
+        assert stage.unlock(renewed).json()["state"] in UNLOCKED
+        until("a renewal does not show", lambda: page(stage, renewed)["until"] > told["until"], 30)
+        # Not from the beginning: a busy machine lets a stream stall for 2 s, which ends it.
+        for user in (blocked, stopped, renewed):
+            streams[user] = stream(stage, user)
+        until("a renewal is not on the pod", lambda: annotated(stage, renewed)["until"] == page(stage, renewed)["until"], 30)
         assert labels_of(stage, renewed) == before, "a renewal touches no label"
-        assert json.loads(stage.pod(renewed)["metadata"]["annotations"][ANNOTATION])["until"] == answer["until"]
 
         until("a lease does not end", lambda: stage.tier(blocked) is None and stage.tier(stopped) is None)
         over = time.monotonic()
@@ -75,7 +88,8 @@ def test_leases(stage, leasing, local_cluster):
         time.sleep(3)  # a stall of 2 s would have ended them
         # What docs/leases.md says, of kube-router: what is open stays open.
         assert [user for user, running in streams.items() if running.poll() is not None] == []
-        assert stage.unlock(blocked).json()["state"] == "granted"
+        assert stage.unlock(blocked).json()["state"] in UNLOCKED
+        stage.await_tier(blocked, "verified", 60)
         expect(stage, blocked, egress=True)
 
         expired = page(stage, renewed)["tier"] == "unverified"

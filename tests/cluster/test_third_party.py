@@ -3,27 +3,16 @@
 tests/browser/test_third_party.py has all that can happen on such pages; these have what the tag is for.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from front_door import URL, FrontDoor
-from playwright.sync_api import Browser, sync_playwright
 from stage import QUICK, Stage
 from test_launches import expect
 
-from tests.browser.conftest import FLAGS
 from tests.browser.course import CLIENTS, Course
 
 TAG = f'<script async src="{URL}egress/v1/third-party.js"></script>'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -186,14 +186,14 @@ def launch(
     With --json: BinderHub's events as they come, one a line, and at last an object with the one key "binder_egress".
     """
     started = Launch(spec, hub, verifier=verifier, key=key, egress=not no_egress, calculate=not in_browser)
-    with started, err.status(f"Launching {spec}", spinner="line") as status:
+    with started, err.status(_harmless(f"Launching {spec}"), spinner="line") as status:
         try:
             for event in started:
                 if as_json:
                     click.echo(event.text)
                 else:
                     _progress(event.data)
-                status.update(f"{event.data.get('phase', 'launching')} {spec}")
+                status.update(_harmless(f"{event.data.get('phase', 'launching')} {spec}"))
         except LaunchFailed as error:
             _say(f"The launch failed: {error}", "bold red")
             if as_json:
@@ -308,7 +308,9 @@ def _seconds(wait: float | None) -> float:
 def _progress(event: dict[str, Any]) -> None:
     """A message of BinderHub."""
     if message := str(event.get("message") or "").rstrip():
-        err.print(Text(f"{event.get('phase', '')}: ", style="dim") + _harmless(message))
+        phase = _harmless(f"{event.get('phase', '')}: ")
+        phase.stylize("dim")
+        err.print(phase + _harmless(message))
 
 
 def _show_link(before: Callable[[], object]) -> Callable[[str, float], None]:

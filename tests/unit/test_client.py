@@ -686,9 +686,10 @@ def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
 def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub, steering):
     hub = open_hub(serve(), Streams)
     said = f"\x1b[31mred\x1b[0m {steering} end"
-    hub.events = [{"phase": "building", "message": f"{said}\n"}, {"phase": "failed", "message": said}]
+    # A closing tag of rich's would be an error where it is read as one.
+    hub.events = [{"phase": f"building{steering}[/b]", "message": f"{said}\n"}, {"phase": "failed", "message": said}]
     shown, code = on_a_terminal("launch", SPEC, "--binder", hub.url)
-    assert code == 1 and shown.count("red") == 3 and shown.count("end") == 3
+    assert code == 1 and shown.count("red") == 3 and shown.count("end") == 3 and "[/b]" in shown
     # The cursor is moved for what is in progress; that is ours.
     assert not re.search(r"\x1b(?!\[)|\x1b\[2J|[\x00-\x08\x0b\x0c\x0e-\x1a\x7f-\x9f]", shown)
     assert "]8;" not in shown

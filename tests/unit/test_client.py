@@ -702,7 +702,9 @@ def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
     hub = open_hub(serve(launch_hold=0, **({"captcha_providers": never} if never else {})))
     hub.cached = False
     hub.ready.close()
-    running = process("launch", SPEC, "--binder", hub.url, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Whoever runs the tests in the background may have SIGINT ignored, and that is inherited.
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    running = process("launch", SPEC, "--binder", hub.url, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeded)
     try:
         until(lambda: hub.builds)
         time.sleep(0.5)

@@ -19,6 +19,10 @@ WITHOUT_RECORD = "pods-without-launch-record"
 START_GUARD = "start-guard:"
 """The beginning of the reconciler's counters of pods by what their start guard saw."""
 
+START_GUARD_OUTCOMES = ("closed", "blocked", "off", "absent", "open", "unclear", "unable", "failed")
+"""What a start guard can have seen (docs/start-guard.md). Each is shown from the beginning: of a counter that appears with 1
+Prometheus sees no increase, and the alert would miss the first pod."""
+
 START_GUARD_TIME = "start-guard-milliseconds"
 """The reconciler's counter of the time that start guards took."""
 
@@ -210,9 +214,8 @@ class _Reconciler(Collector):
             "wait for; absent: no guard. open, unclear, unable, failed: the pod may have had network that nobody granted.",
             labels=["outcome"],
         )
-        for name, number in sorted(counters.items()):
-            if name.startswith(START_GUARD):
-                guards.add_metric([name.removeprefix(START_GUARD)], number)
+        for outcome in START_GUARD_OUTCOMES:
+            guards.add_metric([outcome], counters.get(f"{START_GUARD}{outcome}", 0))
         yield guards
         time = CounterMetricFamily("binder_egress_start_guard_seconds", "Time that start guards took, all together.")
         time.add_metric([], counters.get(START_GUARD_TIME, 0) / 1000)

@@ -1,5 +1,6 @@
 """The chart as something that is published and run by others: versions of Kubernetes, names, GitOps, and what is said of it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -117,6 +118,41 @@ def test_what_chartpress_is_told_exists():
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
     for source in " ".join(copied).split():
         assert any(source == path or source.startswith(f"{path}/") for path in [*image["paths"], "README.md", "LICENSE"]), source
+
+
+PLATFORMS = {"linux/amd64": ("x86_64", "linux-x64"), "linux/arm64": ("aarch64", "linux-arm64")}
+"""What the image is published for, as in chartpress.yaml: in names of wheels, and of npm's packages."""
+
+
+def test_the_image_is_published_for_both_platforms():
+    assert set(re.findall(r"--platform (\S+)", (TOP / "chartpress.yaml").read_text())) == set(PLATFORMS)
+
+
+def test_nothing_in_the_dockerfile_depends_on_the_machine_that_builds():
+    text = (TOP / "Dockerfile").read_text()
+    assert not re.findall(r"(?i)x86|amd64|aarch64|arm64|uname|--platform|\bARCH|dpkg", text)
+    # Whatever is not pure comes as a wheel or a package for the platform; nothing is compiled.
+    installs = re.findall(r"pip(?: --python \S+)? install (.*)", text.replace("\\\n", ""))
+    assert installs and all("--only-binary :all:" in command or "--no-index" in command for command in installs)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_every_dependency_is_there_for_each_platform(platform, tmp_path):
+    """By the hashes of the lock: a wheel for this platform, or one for all."""
+    wheels, package = PLATFORMS[platform]
+    locked = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
+    native = {name for name in locked if "/@esbuild/" in name}
+    assert f"node_modules/@esbuild/{package}" in native, "esbuild is the only package with a program in it"
+    assert {name for name, about in locked.items() if about.get("cpu")} == native
+    platforms = [f"--platform=manylinux{version}_{wheels}" for version in ("2014", "_2_28")]
+    options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.11", *platforms]
+    for lock in ("requirements.lock", "requirements-build.lock"):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", tmp_path, "--requirement", TOP / lock]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = [file.name for file in tmp_path.iterdir()]
+    assert found and all(name.endswith(("-any.whl", f"_{wheels}.whl")) for name in found), found
+    assert any(name.endswith(f"_{wheels}.whl") for name in found)
 
 
 def test_artifact_hub_is_told_of_the_images_that_there_are():

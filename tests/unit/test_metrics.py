@@ -1,6 +1,8 @@
 """Metrics: their names are an interface, and they tell what happened."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 from apps import get_pass, internal_client, launch, run_pod, solve
@@ -203,6 +205,18 @@ def test_what_start_guards_saw_is_shown(internal, store):
     assert value(internal, "binder_egress_start_guards_total", outcome="closed") == 2
     assert value(internal, "binder_egress_start_guards_total", outcome="open") == 1
     assert value(internal, "binder_egress_start_guard_seconds_total") == 10.5
+
+
+def test_every_outcome_of_start_guards_is_shown_before_there_is_one(internal, store):
+    """Prometheus sees no increase of a counter that appears with 1, so the alert would miss the first pod without isolation."""
+    page = (Path(__file__).parents[2] / "docs/start-guard.md").read_text()
+    outcomes = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    shown = {
+        sample.labels["outcome"]: sample.value
+        for sample in families(internal)["binder_egress_start_guards"].samples
+        if sample.name.endswith("_total")
+    }
+    assert shown == dict.fromkeys(outcomes, 0)
 
 
 def test_a_tier_without_pods_is_shown_no_more(internal, store):

@@ -104,8 +104,7 @@ class Operators:
         found = {lock.id: _lock(lock) for lock in self._store.locks() if self._stands(lock, now, known)}
         for server, has in known.items():
             if has.locked(now) and has.grant not in found:
-                only = Lock(has.grant, "server", server.key, has.by, has.why, has.at, has.until, has.uid)
-                found[has.grant] = _lock(only) | {"only_on_pods": True}
+                found[has.grant] = _lock(_carried(server, has)) | {"only_on_pods": True}
         return list(found.values())
 
     def counts(self) -> dict[str, int]:
@@ -154,11 +153,15 @@ class Operators:
         if stop and not self._settings.may_stop_pods:
             raise Refused("refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values.")
         known = self._known(server)
-        lock = self._lock_server(server, known, by, why, None)
+        own = self._own_lock(server, known)
+        # What it is locked with, or for a while, may end before an operator says so.
+        if own is None or own.until is not None:
+            own = Lock(own.id if own else secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), uid=known.uid)
+            self._store.add_lock(own, [server])
         if stop:
             self._store.ask_to_stop(server, known.uid)
-        self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, lock=lock)
-        return self._answer(self._await([server], lock), server)
+        self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, lock=own.id)
+        return self._answer(self._await([server], own.id), server)
 
     def lock(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
         """Lock a server, a repository or a client network: no server that it fits keeps its tier, or gets one.
@@ -170,21 +173,23 @@ class Operators:
             why: the reason.
             until: Unix time in seconds at which it ends; None: when it is taken off.
         """
+        uid = ""
         if kind == "server":
             server = self.find(what)
-            lock, what, servers = self._lock_server(server, self._known(server), by, why, until), server.key, [server]
+            known = self._known(server)
+            what, uid, own = server.key, known.uid, self._own_lock(server, known)
+            same = [own] if own else []
         else:
             what = str(_network(what)) if kind == "network" else _pattern(what)
-            new = Lock(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until))
             same = [old for old in self._store.locks() if (old.kind, old.what) == (kind, what) and old.grant.locks(self._clock())]
-            if same:
-                raise Refused("refused", f"This is locked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
-            servers = [server for server, known in self._store.all_known().items() if fits(new, _facts(known), self._clock())]
-            self._store.add_lock(new, servers)
-            lock = new.id
-        self._log("lock", by, why, kind=kind, what=what, until=until, lock=lock, servers=len(servers))
-        done = self._await(servers, lock)
-        return {"state": "done" if done else "pending", "lock": lock, "servers": len(servers)}
+        if same:
+            raise Refused("refused", f"This is locked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
+        new = Lock(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
+        servers = [server for server, known in self._store.all_known().items() if fits(new, _facts(known), self._clock())]
+        self._store.add_lock(new, servers)
+        self._log("lock", by, why, kind=kind, what=what, until=until, lock=new.id, servers=len(servers))
+        done = self._await(servers, new.id)
+        return {"state": "done" if done else "pending", "lock": new.id, "servers": len(servers)}
 
     def unlock_lock(self, lock: str, by: str, why: str = "") -> dict[str, Any]:
         """Take a lock off. Its servers have nothing then, but may be unlocked; what they had before does not come back.
@@ -295,13 +300,15 @@ class Operators:
         if tier not in self._settings.tiers:
             raise Refused("bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}.")
 
-    def _lock_server(self, server: Server, known: KnownServer, by: str, why: str, until: float | None) -> str:
-        """Lock a server, if it is not: the id of its lock."""
-        if known.locked(self._clock()):
-            return known.grant
-        lock = Lock(secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), _seconds(until), known.uid)
-        self._store.add_lock(lock, [server])
-        return lock.id
+    def _own_lock(self, server: Server, known: KnownServer) -> Lock | None:
+        """The lock that a server has by itself, and not with others; what only its pod remembers counts as that."""
+        locks, now = self._store.locks(), self._clock()
+        for lock in locks:
+            if lock.kind == "server" and lock.uid == known.uid and lock.grant.locks(now):
+                return lock
+        if known.locked(now) and known.grant not in {lock.id for lock in locks}:
+            return _carried(server, known)
+        return None
 
     def _known(self, server: Server) -> KnownServer:
         known = self._store.known(server)
@@ -383,6 +390,11 @@ class Operators:
 
 def _facts(known: KnownServer) -> Facts:
     return Facts(known.repository, (known.client,), known.uid)
+
+
+def _carried(server: Server, known: KnownServer) -> Lock:
+    """The lock that a pod carries."""
+    return Lock(known.grant, "server", server.key, known.by, known.why, known.at, known.until, known.uid)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

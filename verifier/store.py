@@ -571,9 +571,9 @@ class Store:
         over = [old.id for old in self.locks() if _is_over(old, lock.at)]
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.hset(_key("locks"), lock.id, lock.dumps())
             if over:
                 pipe.hdel(_key("locks"), *over)
+            pipe.hset(_key("locks"), lock.id, lock.dumps())
             pipe.rpush(_key("wake"), *(server.key for server in servers), EVERYTHING)
             pipe.execute()
 

@@ -471,6 +471,55 @@ def test_a_server_that_is_locked_with_others_is_not_unlocked_alone(reconciler, c
         operators.lock("repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
+def test_a_revoked_server_stays_locked_when_the_lock_that_it_had_with_others_ends(redis_server, cluster, store, operators):
+    now = [time.time()]
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
+    start(cluster, reconciler)
+    operators.lock("network", "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
+    serve(reconciler, store)
+    operators.revoke(ALICE, "mallory", "scanning")
+    now[0] += 61
+    look(reconciler)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (LOCKED, "mallory", None)
+    operators.unlock_lock("alice", "eve")
+    serve(reconciler, store)
+    assert not pod(cluster).annotated
+
+
+def test_a_revoked_server_stays_locked_when_it_was_to_be_for_a_while(redis_server, cluster, store, operators):
+    now = [time.time()]
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
+    start(cluster, reconciler)
+    lock = operators.lock("server", "alice", "eve", "mining", until=now[0] + 60)["lock"]
+    serve(reconciler, store)
+    with pytest.raises(Refused, match=f"already, by eve: {lock}"):
+        operators.lock("server", "alice", "mallory", "x", until=now[0] + 600)
+    operators.revoke(ALICE, "mallory", "scanning")
+    assert [(found.id, found.until) for found in store.locks()] == [(lock, None)]
+    now[0] += 61
+    look(reconciler)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (LOCKED, None)
+    operators.unlock_lock("alice", "eve")
+    serve(reconciler, store)
+    assert not pod(cluster).annotated
+
+
+def test_a_lock_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster, store, operators, redis_server):
+    start(cluster, reconciler)
+    operators.revoke(ALICE, "eve", "mining")
+    serve(reconciler, store)
+    redis_server.wipe()
+    reconciler._beat()
+    look(reconciler)
+    with pytest.raises(Refused, match="already, by eve"):
+        operators.lock("server", "alice", "mallory", "x")
+    operators.revoke(ALICE, "mallory", "scanning")
+    operators.unlock_lock("alice", "eve")
+    serve(reconciler, store)
+    assert not pod(cluster).annotated
+    assert store.locks() == []
+
+
 def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators):
     cluster.add("alice", "uid-1", server="lab")
     cluster.add("bob", "uid-2")

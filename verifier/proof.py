@@ -1,4 +1,4 @@
-"""What proves that the gate is shut, gathered by the reconciler every few minutes: policies, bypasses and the canary.
+"""What proves that the gate is shut, gathered by the reconciler every minute: policies, bypasses and the canary.
 
 It reads the API server beside the reconciler's own work, publishes what it found in Redis for the metrics, and logs what has
 changed. `doctor` uses the same functions, at once.

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from .origins import origin
 from .passes import BadPass
 from .repositories import exact, within
 
@@ -29,9 +30,6 @@ FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 """Names of keys: they become labels of metrics."""
-
-ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-"""An origin in lower case: scheme, host, port."""
 
 MOST_PER_DAY = 1_000_000
 """More servers a day than any key may have."""
@@ -67,12 +65,7 @@ def _pattern(text: str) -> str:
 def _origin(text: str) -> str:
     if text == "*":
         raise ValueError("'*' would be every origin: leave origins away for that")
-    found = ORIGIN.fullmatch(text.lower())
-    if not found:
-        raise ValueError(f"{text!r} is not an origin such as https://course.example.org, without a slash at its end")
-    scheme, host, port = found.groups()
-    default = port is None or int(port) == {"http": 80, "https": 443}[scheme]
-    return f"{scheme}://{host}" + ("" if default else f":{int(port)}")
+    return origin(text)
 
 
 class Entry(BaseModel):

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
 from .networks import IPNetwork
+from .origins import origin
 from .repositories import exact
 
 UNVERIFIED = "unverified"
@@ -80,8 +81,9 @@ def _value(name: str) -> dict[str, str]:
     return {"value": name}
 
 
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/]+)$")]
-"""An origin as browsers send it, without a slash at its end, or `*` for every one."""
+def _origin_or_all(text: str) -> str:
+    """An origin, or `*` for every one."""
+    return text if text == "*" else origin(text)
 
 
 _Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
@@ -229,7 +231,7 @@ class VerifierSettings(RedisSettings):
     captcha_secrets: dict[str, SecretStr] = Field(
         default_factory=_captcha_secrets, json_schema_extra=_value("captcha.providers, existingSecret of each")
     )
-    allowed_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_json)] = Field(
+    allowed_origins: Annotated[list[Annotated[str, AfterValidator(_origin_or_all)]], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("allowedOrigins")
     )
     api_keys_file: str = Field("", json_schema_extra=_value("apiKeys"))

@@ -259,6 +259,13 @@ def open_to(redis_server, store):
     return make
 
 
+@pytest.mark.parametrize("written", ["https://Course.Example.com", "https://course.example.com:443"])
+def test_an_origin_is_listed_however_the_operator_writes_it(open_to, written):
+    answer = open_to(written).post("/egress/passes", json={}, headers={"Origin": LISTED})
+    assert answer.status_code == 400
+    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
+
+
 @pytest.mark.parametrize(
     "origin",
     [

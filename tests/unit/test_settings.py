@@ -116,6 +116,7 @@ def test_the_defaults_are_complete_but_for_the_secrets(environment):
         ("ALLOWED_ORIGINS", '"https://example.com"', "allowedOrigins"),
         ("ALLOWED_ORIGINS", '["example.com"]', "allowedOrigins"),
         ("ALLOWED_ORIGINS", '["https://example.com/"]', "allowedOrigins"),
+        ("ALLOWED_ORIGINS", '["https://example.com?x"]', "allowedOrigins"),
         ("ALLOWED_ORIGINS", "[1]", "allowedOrigins"),
         ("TRUSTED_PROXIES", "-1", "trustedProxies"),
         ("TRUSTED_PROXIES", "all", "trustedProxies"),

@@ -1,8 +1,8 @@
 """Launch BinderHub servers with network egress, from terminals and scripts.
 
 A hub with binder-egress gives network to servers whose launch carried a solved challenge. `Launch` launches as any client does,
-solves meanwhile, and says what came of it; `unlock` gives network to a server that runs; `Verifier` is the HTTP interface below
-both. The command is in `command`.
+solves meanwhile, and says what came of it; `unlock` gives network to a server that runs or renews its lease, `keep` does so for
+a while; `Verifier` is the HTTP interface below them. The command is in `command`.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +13,7 @@ except PackageNotFoundError:  # run from a checkout
     __version__ = "0.0.0"
 
 from .launch import Event, Launch, LaunchFailed
-from .unlocking import Outcome, await_egress, unlock
+from .unlocking import Outcome, await_egress, keep, unlock
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "Server",
     "Verifier",
     "await_egress",
+    "keep",
     "unlock",
 ]

@@ -28,14 +28,22 @@ class PersonNeeded(Exception):
     """Nothing that is offered can be solved without a person."""
 
 
-def proof_of_work(challenge: dict[str, Any]) -> dict[str, Any]:
+def proof_of_work(challenge: dict[str, Any], tier: str | None = None) -> dict[str, Any]:
     """The first offer that a program can solve.
+
+    Args:
+        challenge: what the verifier offers.
+        tier: what it has to be worth, if it is to renew a lease.
 
     Raises:
         PersonNeeded: there is none.
-        Refused: there is no offer at all.
+        Refused: there is no offer at all, or none of that tier.
     """
     offers = [offer for offer in challenge["providers"] if isinstance(offer, dict)]
+    if offers and tier:
+        offers = [offer for offer in offers if offer.get("tier") == tier]
+        if not offers:
+            raise Refused("other-tier", f"nothing that can be solved here is worth the tier {tier}, which the server has")
     for offer in offers:
         if offer.get("kind") == "proof-of-work" and isinstance(offer.get("name"), str):
             return offer

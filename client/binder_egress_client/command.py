@@ -21,6 +21,7 @@ from .check import PersonNeeded, earn
 from .launch import Launch, LaunchFailed
 from .solving import Unsolvable
 from .unlocking import UNVERIFIED, Outcome
+from .unlocking import keep as keep_server
 from .unlocking import unlock as unlock_server
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
 
@@ -37,6 +38,7 @@ class Exit(enum.IntEnum):
     NO_EGRESS = 3
     NO_ANSWER = 4
     NO_SERVER = 5
+    NOT_RENEWED = 6
     INTERRUPTED = 130
 
 
@@ -158,7 +160,8 @@ wait_option = click.option(
 def cli() -> None:
     """Launch BinderHub servers with network egress, from terminals and scripts.
 
-    Exit codes: 0 done; 1 the launch failed; 2 wrong usage; 3 no egress; 4 no answer; 5 no such server; 130 interrupted.
+    Exit codes: 0 done; 1 the launch failed; 2 wrong usage; 3 no egress; 4 no answer; 5 no such server; 6 egress, but its
+    time could not be renewed; 130 interrupted.
     """
 
 
@@ -216,26 +219,43 @@ def launch(
 @key_option
 @browser_option
 @wait_option
+@click.option(
+    "--keep",
+    metavar="SECONDS",
+    type=click.FloatRange(1, 86400),
+    help="Go on, and renew as often as it takes until the network lasts for so many seconds from now; a day at most.",
+)
 @json_option
-def unlock(server: Server, key: str | None, in_browser: bool, wait: float | None, as_json: bool) -> Exit:
-    """Give a running server network. URL is what its environment variable BINDER_EGRESS_URL says."""
-    try:
-        with err.status("Unlocking", spinner="line") as status:
-            outcome = unlock_server(
-                server,
-                key=key,
-                calculate=not in_browser and not key,
-                wait=_seconds(wait),
-                on_link=_show_link(status.stop),
-            )
-    except NoGate as error:
-        outcome = Outcome(None, why=str(error), kind="no-answer")
+def unlock(server: Server, key: str | None, in_browser: bool, wait: float | None, keep: float | None, as_json: bool) -> Exit:
+    """Give a running server network, or renew its time if it can be renewed by now. URL is what its environment variable
+    BINDER_EGRESS_URL says.
+
+    With --json: an object; with --keep one a line, each time that there is news.
+    """
+    with err.status("Unlocking", spinner="line") as status:
+        how: dict[str, Any] = {
+            "key": key,
+            "calculate": not in_browser and not key,
+            "wait": _seconds(wait),
+            "on_link": _show_link(status.stop),
+        }
+        try:
+            for outcome in keep_server(server, keep, **how) if keep else (unlock_server(server, **how),):
+                _tell(outcome, as_json)
+                status.update("Keeping the server's egress")
+                status.start()
+        except NoGate as error:
+            outcome = Outcome(None, why=str(error), kind="no-answer")
+            _tell(outcome, as_json)
+    if outcome.egress:
+        return Exit.NOT_RENEWED if outcome.renewed is False else Exit.DONE
+    return {"no-answer": Exit.NO_ANSWER, "no-such-server": Exit.NO_SERVER}.get(outcome.kind, Exit.NO_EGRESS)
+
+
+def _tell(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_described(outcome)))
     _conclude(outcome)
-    if outcome.egress:
-        return Exit.DONE
-    return {"no-answer": Exit.NO_ANSWER, "no-such-server": Exit.NO_SERVER}.get(outcome.kind, Exit.NO_EGRESS)
 
 
 @cli.command()
@@ -247,10 +267,11 @@ def status(server: Server, as_json: bool) -> Exit:
     if as_json:
         click.echo(json.dumps(shown))
     elif shown["tier"] != UNVERIFIED:
-        left = shown.get("expires_in")
-        # By this computer's clock, which may be another than the hub's.
-        end = f", until {time.strftime('%F %T', time.localtime(time.time() + left))}" if isinstance(left, int | float) else ""
-        click.echo(f"egress: {shown['tier']}{end}")
+        click.echo(f"egress: {shown['tier']}{_until(shown.get('expires_in'))}")
+        if shown.get("renewable_in") == 0:
+            _say(f"To renew it: binder-egress-client unlock {server.verifier}{server.path}\nor open in a browser: {server.link}")
+        else:
+            _say_renewable(shown.get("renewable_in"))
     else:
         click.echo("egress: none")
         if shown.get("unlockable", True):
@@ -331,15 +352,37 @@ def _described(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(outcome).items() if name == "egress" or value not in (None, "")}
 
 
+def _clock(form: str, seconds: float) -> str:
+    """A time that many seconds from now, by this computer's clock, which may be another than the hub's."""
+    return time.strftime(form, time.localtime(time.time() + seconds))
+
+
 def _when(seconds: int | None) -> str:
-    if not seconds:
-        return ""
-    return f" Try again in {seconds} s, at {time.strftime('%H:%M', time.localtime(time.time() + seconds))}."
+    return f" Try again in {seconds} s, at {_clock('%H:%M', seconds)}." if seconds else ""
+
+
+def _until(seconds: float | None) -> str:
+    return "" if seconds is None else f", until {_clock('%F %T', seconds)}"
+
+
+def _say_renewable(seconds: float | None) -> None:
+    if seconds:
+        _say(f"It can be renewed in {seconds:.0f} s, at {_clock('%T', seconds)}.")
 
 
 def _conclude(outcome: Outcome) -> None:
-    if outcome.egress:
-        _say(f"The server has egress ({outcome.tier}).", "green")
+    if outcome.egress and outcome.renewed is False:
+        _say(
+            f"The server has egress ({outcome.tier}){_until(outcome.expires_in)}, and could not be renewed: "
+            f"{outcome.why}.{_when(outcome.retry_after)}".replace("..", "."),
+            "bold yellow",
+        )
+        if outcome.link:
+            _say(f"To renew it, open in any browser: {outcome.link}")
+    elif outcome.egress:
+        renewed = "Renewed. " if outcome.renewed else ""
+        _say(f"{renewed}The server has egress ({outcome.tier}){_until(outcome.expires_in)}.", "green")
+        _say_renewable(outcome.renewable_in)
     elif outcome.kind == "no-gate":
         _say(
             f"This hub has no egress gate that this client knows of ({outcome.why}): the server has the network that the hub gives."

@@ -1,6 +1,7 @@
 """One launch: BinderHub's event stream as it comes, and what network its server got."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -36,7 +37,7 @@ class LaunchFailed(Exception):
 
 
 class Event(NamedTuple):
-    """An event of BinderHub: its JSON text as it came, and what that says."""
+    """An event of BinderHub: its JSON text as it came, in printable ASCII, and what that says."""
 
     text: str
     data: dict[str, Any]
@@ -130,7 +131,7 @@ class Launch:
                 phase = str(data.get("phase", "")).lower()
             except (ValueError, AttributeError, RecursionError):
                 raise LaunchFailed(f"{self._hub} sends events that no BinderHub sends") from None
-            yield Event(text, data)
+            yield Event(_printable(text), data)
             if phase in ("failed", "failure"):
                 raise LaunchFailed(str(data.get("message") or "the build failed").strip())
             if phase == "ready":
@@ -144,7 +145,11 @@ class Launch:
         if not self.ready or not self.ready.get("url"):
             return None
         token = self.ready.get("token")
-        return str(self.ready["url"]) + (f"?token={quote(str(token), safe='')}" if token else "")
+        # It is for terminals, and for scripts that split what they read at white space.
+        url = "".join(
+            one if one.isprintable() and not one.isspace() else quote(one, errors="replace") for one in str(self.ready["url"])
+        )
+        return url + (f"?token={quote(str(token), safe='', errors='replace')}" if token else "")
 
     def outcome(self, *, wait: float = 0, on_link: Callable[[str, float], object] = lambda link, seconds: None) -> Outcome:
         """What network the server got. If a pass did not go with the launch, the server is unlocked now. Never raises for a fault.
@@ -198,7 +203,7 @@ class Launch:
             try:
                 shown = verifier.show(server)
                 if shown["tier"] != UNVERIFIED:
-                    return Outcome(True, shown["tier"])
+                    return Outcome.of(shown)
                 if not self.passed or not shown.get("unlockable", True) or waited > LABELLED:
                     return None
             except Refused as refusal:
@@ -212,6 +217,14 @@ class Launch:
         if asked == answered:
             return self._verifier
         return answered + urlsplit(self._verifier).path.rstrip("/").rpartition("/")[2] + "/"
+
+
+def _printable(text: str) -> str:
+    """The same JSON in printable ASCII: what a terminal could obey is escaped.
+
+    Beside strings there is nothing else than white space, and in strings no tab or line end is as it is.
+    """
+    return re.sub(r"[^ -~]", lambda one: " " if one[0].isspace() and one[0].isascii() else json.dumps(one[0])[1:-1], text)
 
 
 def _lines(answer: requests.Response) -> Iterator[bytes]:

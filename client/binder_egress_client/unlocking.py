@@ -1,14 +1,14 @@
-"""Giving a running server network: by a pass, by proof of work, by a key, or by a person in a browser."""
+"""Giving a running server network, and renewing its lease: by a pass, by proof of work, by a key, or by a person in a browser."""
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from .check import ROUNDS, PersonNeeded, proof_of_work
 from .solving import Unsolvable, solve
-from .verifier import NoAnswer, Refused, Server, Verifier
+from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
 
 UNVERIFIED = "unverified"
 
@@ -21,6 +21,15 @@ APPEARS = 20.0
 POLL = 2.0
 """Seconds between two looks at a server that a person is to unlock."""
 
+LOOK = 60.0
+"""Seconds between two looks at a server whose network is kept: it may have ended, and computers sleep."""
+
+RETRY = 30.0
+"""Seconds until what failed for the moment is tried again, where the verifier does not say."""
+
+PASSING = ("no-answer", "pending", "price-risen", "nothing-to-solve", "budget-spent", "key-spent")
+"""Kinds of outcomes that may be others a while later."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,9 +40,13 @@ class Outcome:
         tier: what it has.
         why: a sentence for people; empty where it has egress.
         kind: the same as one word: the verifier's problem (`budget-spent`), or `no-gate`, `no-answer`, `closed`, `needs-person`,
-            `pending`, `unsolvable`, `not-wanted`.
-        link: where a person can unlock it.
+            `other-tier`, `pending`, `unsolvable`, `not-wanted`.
+        link: where a person can unlock it, or renew its lease.
         retry_after: seconds after which it makes sense to try again.
+        expires_in: seconds until its lease is over; None if it has none.
+        renewable_in: seconds until its lease can be renewed; None if it cannot be.
+        renewed: True if its lease was renewed just now, False if it could not be, and `why` says why. None if there was nothing to
+            renew yet.
     """
 
     egress: bool | None
@@ -42,6 +55,14 @@ class Outcome:
     kind: str = ""
     link: str | None = None
     retry_after: int | None = None
+    expires_in: float | None = None
+    renewable_in: float | None = None
+    renewed: bool | None = None
+
+    @classmethod
+    def of(cls, shown: dict[str, Any], renewed: bool | None = None) -> Self:
+        """That of a server which has a tier, by what the verifier says of it."""
+        return cls(True, shown["tier"], expires_in=shown.get("expires_in"), renewable_in=shown.get("renewable_in"), renewed=renewed)
 
 
 def unlock(
@@ -53,7 +74,9 @@ def unlock(
     wait: float = 0,
     on_link: Callable[[str, float], object] = lambda link, seconds: None,
 ) -> Outcome:
-    """Give a running server network.
+    """Give a running server network, or renew its lease if it can be renewed by now.
+
+    It may be called as often as you like: where there is nothing to do it asks the verifier once, and nothing is used up.
 
     Args:
         server: which.
@@ -67,56 +90,120 @@ def unlock(
         NoGate: there is no verifier.
     """
     verifier = Verifier(server.verifier)
+    had = None
     try:
         shown = verifier.show(server)
         if shown["tier"] != UNVERIFIED:
-            return Outcome(True, shown["tier"])
-        if not shown.get("unlockable", True):
-            return Outcome(False, UNVERIFIED, "the operators of this hub do not give this server egress", "closed")
-        return _unlock(verifier, server, key, token, calculate, wait, on_link)
+            had = shown
+            if had.get("expires_in") is not None and had.get("renewable_in") is None:
+                raise Refused("closed", "the operators of this hub do not renew it")
+            if had.get("renewable_in") != 0:
+                return Outcome.of(had)
+        elif not shown.get("unlockable", True):
+            raise Refused("closed", "the operators of this hub do not give this server egress")
+        return _present(verifier, server, had, key, token, calculate, wait, on_link)
     except Refused as refusal:
-        link = None if refusal.kind in ("no-such-server", "locked") else server.link
-        return Outcome(False, None, str(refusal), refusal.kind, link, refusal.retry_after)
+        link = None if refusal.kind in ("no-such-server", "locked", "closed") else server.link
+        tier = UNVERIFIED if refusal.kind in ("closed", "needs-person", "pending") else None
+        failed = Outcome(False, tier, str(refusal), refusal.kind, link, refusal.retry_after)
     except NoAnswer as error:
-        return Outcome(None, None, str(error), "no-answer", server.link)
+        failed = Outcome(None, None, str(error), "no-answer", server.link)
     except Unsolvable as error:
-        return Outcome(False, UNVERIFIED, str(error), "unsolvable", server.link)
+        failed = Outcome(False, UNVERIFIED, str(error), "unsolvable", server.link)
+    return _not_renewed(verifier, server, had, failed) if had else failed
 
 
-def _unlock(
+def keep(
+    server: Server,
+    seconds: float,
+    *,
+    key: str | None = None,
+    calculate: bool = True,
+    wait: float = 0,
+    on_link: Callable[[str, float], object] = lambda link, seconds: None,
+) -> Iterator[Outcome]:
+    """Give a running server network, and renew its lease as often as it takes until it lasts for some time from now.
+
+    It sleeps between what it yields: the first outcome, each renewal, what goes wrong, and the last outcome. It ends as soon as the
+    lease reaches that far, or if there is none. What goes wrong at first, or for good, is the end, too. Whoever leaves it early
+    leaves nothing behind but a server with the rest of its lease.
+
+    Args:
+        server: which.
+        seconds: for how long at least.
+        key, calculate, wait, on_link: as for `unlock`. With a key, each renewal takes one of its servers.
+
+    Raises:
+        NoGate: there is no verifier.
+    """
+    deadline = time.monotonic() + seconds
+    before: Outcome | None = None
+    while True:
+        try:
+            outcome = unlock(server, key=key, calculate=calculate, wait=wait, on_link=on_link)
+        except NoGate as error:
+            if not before:
+                raise
+            # Where requests are passed on to the verifier, something may just be changed.
+            outcome = Outcome(None, None, str(error), "no-answer", server.link)
+        left = deadline - time.monotonic()
+        well = outcome.egress is True and outcome.renewed is not False
+        # A verifier whose Redis was wiped does not know the server for a moment.
+        passing = outcome.kind in PASSING or (outcome.kind == "no-such-server" and before and before.kind != outcome.kind)
+        if well:
+            last = outcome.expires_in is None or outcome.expires_in >= left
+            pause = min((outcome.renewable_in or 0) + 1, LOOK)
+        else:
+            last = not (before and passing) or left <= 0
+            pause = min(outcome.retry_after or RETRY, max(left, 1))
+        longer = before and (outcome.expires_in or 0) > (before.expires_in or 0)
+        if last or outcome.renewed or longer or not well or not before or not before.egress:
+            yield outcome
+        if last:
+            return
+        before = outcome
+        time.sleep(pause)
+
+
+def _present(
     verifier: Verifier,
     server: Server,
+    had: dict[str, Any] | None,
     key: str | None,
     token: str | None,
     calculate: bool,
     wait: float,
     on_link: Callable[[str, float], object],
 ) -> Outcome:
+    """Present what there is; `had` is what the server has, if it is to be renewed."""
     if token:
         try:
-            return _confirmed(verifier, server, verifier.unlock(server, token=token))
+            return _confirmed(verifier, server, had, verifier.unlock(server, token=token))
         except Refused as refusal:
             # It may be used up, or too old.
-            if refusal.kind != "pass-refused":
+            if refusal.kind not in ("pass-refused", "other-tier"):
                 raise
     if key:
-        return _confirmed(verifier, server, verifier.unlock(server, token=verifier.pass_for_key(key)["token"]))
+        issued = verifier.pass_for_key(key)
+        if had and issued.get("tier") != had["tier"]:
+            raise _other_tier(had)
+        return _confirmed(verifier, server, had, verifier.unlock(server, token=issued["token"]))
     if calculate:
         try:
-            return _confirmed(verifier, server, _by_calculation(verifier, server))
+            return _confirmed(verifier, server, had, _by_calculation(verifier, server, had))
         except PersonNeeded:
             pass
     if not wait:
-        return Outcome(False, UNVERIFIED, "a person has to solve a check in a browser", "needs-person", server.link)
+        raise Refused("needs-person", "a person has to solve a check in a browser")
     on_link(server.link, wait)
-    return await_egress(verifier, server, wait) or Outcome(
-        False, UNVERIFIED, f"nobody unlocked it within {wait:.0f} s", "needs-person", server.link
-    )
+    if found := await_egress(verifier, server, wait, POLL, had):
+        return found
+    raise Refused("needs-person", f"nobody {'renewed' if had else 'unlocked'} it within {wait:.0f} s")
 
 
-def _by_calculation(verifier: Verifier, server: Server) -> dict[str, Any]:
+def _by_calculation(verifier: Verifier, server: Server, had: dict[str, Any] | None) -> dict[str, Any]:
     for round in range(1, ROUNDS + 1):
-        offer = proof_of_work(verifier.challenge("unlock"))
+        offer = proof_of_work(verifier.challenge("unlock"), had and had["tier"])
         # Ctrl-C is an exception in this thread, so there is nothing to cancel.
         solution = solve(offer.get("challenge"), threading.Event())
         try:
@@ -127,26 +214,63 @@ def _by_calculation(verifier: Verifier, server: Server) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
-def _confirmed(verifier: Verifier, server: Server, answer: dict[str, Any]) -> Outcome:
-    if answer["tier"] != UNVERIFIED:
-        return Outcome(True, answer["tier"])
+def _confirmed(verifier: Verifier, server: Server, had: dict[str, Any] | None, answer: dict[str, Any]) -> Outcome:
+    if _is_done(answer, had):
+        return Outcome.of(answer, True if had else None)
+    if had and answer.get("state") == "granted":
+        # It has what it had, and nothing was used up.
+        raise _other_tier(had)
     # "pending": written down, and the reconciler is late.
-    return await_egress(verifier, server, PENDING) or Outcome(
-        False, UNVERIFIED, f"accepted, but not done after {PENDING:.0f} s; it may still come", "pending", server.link
-    )
+    if found := await_egress(verifier, server, PENDING, POLL, had):
+        return found
+    raise Refused("pending", f"accepted, but not done after {PENDING:.0f} s; it may still come")
 
 
-def await_egress(verifier: Verifier, server: Server, seconds: float, every: float = POLL) -> Outcome | None:
-    """Look until a server has egress.
+def _is_done(shown: dict[str, Any], had: dict[str, Any] | None) -> bool:
+    """Whether a server has a tier; or, where it had one, whether it has it for longer than then."""
+    if shown["tier"] == UNVERIFIED or not had:
+        return shown["tier"] != UNVERIFIED
+    until = shown.get("until")
+    return until is None or until > (had.get("until") or 0)
+
+
+def _other_tier(had: dict[str, Any]) -> Refused:
+    return Refused("other-tier", f"it is not worth the tier {had['tier']}, which the server has; nothing else renews that")
+
+
+def _not_renewed(verifier: Verifier, server: Server, had: dict[str, Any], failed: Outcome) -> Outcome:
+    """What a failure comes to where a server had a lease: it has the rest, unless that is over meanwhile."""
+    if failed.kind == "no-such-server":
+        return failed
+    shown = had
+    try:
+        shown = verifier.show(server)
+    except (NoAnswer, NoGate):
+        pass
+    except Refused as refusal:
+        return Outcome(False, None, str(refusal), refusal.kind)
+    if shown["tier"] == UNVERIFIED:
+        return replace(failed, egress=False, tier=UNVERIFIED)
+    if _is_done(shown, had):
+        # An answer that was lost, or somebody else.
+        return Outcome.of(shown, True)
+    return replace(Outcome.of(shown, False), why=failed.why, kind=failed.kind, link=failed.link, retry_after=failed.retry_after)
+
+
+def await_egress(
+    verifier: Verifier, server: Server, seconds: float, every: float = POLL, had: dict[str, Any] | None = None
+) -> Outcome | None:
+    """Look until a server has egress, or until its lease is renewed.
 
     Args:
         verifier: whom to ask.
         server: which.
         seconds: how long at most.
         every: seconds between two looks.
+        had: what the verifier said of it before, if it is to be renewed.
 
     Returns:
-        None if it has none by then.
+        None if that is not so by then.
 
     Raises:
         Refused: the server has ended.
@@ -155,8 +279,8 @@ def await_egress(verifier: Verifier, server: Server, seconds: float, every: floa
     while True:
         try:
             shown = verifier.show(server)
-            if shown["tier"] != UNVERIFIED:
-                return Outcome(True, shown["tier"])
+            if _is_done(shown, had):
+                return Outcome.of(shown, True if had else None)
         except NoAnswer:
             # It may come back, and somebody may be solving.
             pass

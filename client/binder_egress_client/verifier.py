@@ -18,6 +18,9 @@ PATIENCE = 10.0
 MAX_ANSWER = 256 * 1024
 """Bytes. Answers have some hundred; a challenge has a kilobyte or two."""
 
+TIMES = ("until", "expires_in", "renewable_in")
+"""What the verifier says of a server's lease: Unix time in seconds, and seconds from now."""
+
 USER_AGENT = f"binder-egress-client/{__version__}"
 
 
@@ -64,18 +67,30 @@ def new_session() -> requests.Session:
 
 def reason(error: BaseException) -> str:
     """What went wrong with a connection, without its address, which may have a pass in it."""
+    by_proxy = "the proxy in the environment: " if isinstance(error, requests.exceptions.ProxyError) else ""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
-            return cause.strerror
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+            # http.client's "Tunnel connection failed: 407 …" is a text and no more.
+            said = cause.strerror or (str(cause) if by_proxy else "")
+            if said:
+                return f"{by_proxy}{said}"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
         return "the connection broke"
-    return {"InvalidURL": "this is no address", "TooManyRedirects": "too many redirects"}.get(
-        type(error).__name__, type(error).__name__
-    )
+    return {
+        "InvalidURL": "this is no address",
+        "InvalidProxyURL": "the proxy in the environment is no address",
+        "InvalidSchema": "no such kind of address or proxy is known here (for SOCKS: pip install PySocks)",
+        "TooManyRedirects": "too many redirects",
+    }.get(type(error).__name__, type(error).__name__)
+
+
+def _is_time(found: object) -> bool:
+    """Whether something is a number of seconds, or nothing. A hundred thousand million of them are three thousand years."""
+    return found is None or (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 10**11)
 
 
 class Server(NamedTuple):
@@ -146,22 +161,24 @@ class Verifier:
         return self._pass({}, _Bearer(key))
 
     def show(self, server: Server) -> dict[str, Any]:
-        """What a server may reach: `tier`, `until`, `unlockable`."""
+        """What a server may reach: `tier`, `unlockable`, and of its lease `until`, `expires_in`, `on_expiry`, `renewable_in`."""
         return self._server("GET", server)
 
     def unlock(self, server: Server, **body: str) -> dict[str, Any]:
-        """Unlock a server by `token`, or by `provider` and `solution`: the same, with `state` (`granted` or `pending`)."""
+        """Unlock or renew a server by `token`, or by `provider` and `solution`: the same, with `state` (`granted` or `pending`)."""
         return self._server("POST", server, body)
 
     def _pass(self, body: dict[str, str], auth: AuthBase | None = None) -> dict[str, Any]:
         answer = self._ask("POST", "passes", body, auth)
-        if not isinstance(answer.get("token"), str) or not isinstance(answer.get("expires_in"), int | float):
+        token = answer.get("token")
+        if not isinstance(token, str) or not re.fullmatch("[!-~]+", token) or not isinstance(answer.get("expires_in"), int | float):
             raise NoAnswer(f"{self.url} answers, but without a pass")
         return answer
 
     def _server(self, method: str, server: Server, body: dict[str, str] | None = None) -> dict[str, Any]:
         answer = self._ask(method, server.path, body)
-        if not isinstance(answer.get("tier"), str):
+        tier = answer.get("tier")
+        if not isinstance(tier, str) or not tier.isprintable() or not all(_is_time(answer.get(name)) for name in TIMES):
             raise NoAnswer(f"{self.url} answers, but not as a verifier does")
         return answer
 

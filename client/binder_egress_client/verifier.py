@@ -75,7 +75,8 @@ def reason(error: BaseException) -> str:
             said = cause.strerror or (str(cause) if by_proxy else "")
             if said:
                 return f"{by_proxy}{said}"
-        cause = cause.__cause__ or cause.__context__
+        # urllib3 wraps an error of TLS without raising it.
+        cause = cause.__cause__ or cause.__context__ or next((one for one in cause.args if isinstance(one, BaseException)), None)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):

@@ -5,8 +5,10 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from binder_egress_client import Launch, LaunchFailed, NoGate, Outcome, command,
 from binder_egress_client.verifier import Server as ServerAddress
 from doc_examples import examples, run_example
 from flask import request
+from test_redis_elsewhere import certificate
 from werkzeug.serving import make_server
 
 from tests.browser.launch_page import BinderHub
@@ -48,6 +51,12 @@ def surroundings(monkeypatch):
         "FORCE_COLOR",
         "HTTP_PROXY",
         "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
         "ALL_PROXY",
         "all_proxy",
     ):
@@ -295,6 +304,98 @@ def chunked():
     go_on.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def say():
+    """A function that starts a server which answers everything with these bytes: its address."""
+    servers = []
+
+    def say(body, kind):
+        class Says(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Says))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield say
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+RAW = "\x7f\x84\x85\x8d\x90q\x9b2J\x9c\x9d0;owned\x07\u2028\u2029\u202eträge 🦀\ud800"
+"""What a terminal may obey or does not show as it is, and what is only not ASCII. BinderHub escapes all of that; JSON need not."""
+
+
+def test_json_can_be_shown_on_a_terminal(say, run):
+    raw = RAW.replace("\x07", "").encode("utf-8", "surrogatepass")
+    lines = [
+        b'{"phase": "building", "message": "' + raw + b'"}',
+        b'{\t"phase":\r"building", \r"\xc2\x9b2J": 1.10, "message": "\\u001b[2J\\r\\n \\ud83e\\udd80 \xff"\t}',
+        b'{"phase": "ready", "url": "http://h/user/a/"}',
+    ]
+    hub = say(b"".join(b"data: " + line + b"\n\n" for line in lines), "text/event-stream")
+    code, out, _ = run("launch", SPEC, "--binder", hub, "--no-egress", "--json")
+    *events, last = out.split("\n")[:-1]
+    assert code == 0 and set(last) <= set(map(chr, range(32, 127)))
+    assert len(events) == len(lines) and set("".join(events)) <= set(map(chr, range(32, 127)))
+    # The same JSON, and the same text where nothing had to be escaped.
+    assert list(map(json.loads, events)) == [json.loads(line.decode("utf-8", "replace")) for line in lines]
+    assert "1.10" in events[1] and events[2] == lines[2].decode()
+    assert "\\u009b" in events[0] and "\\u007f" in events[0] and "\\ud83e\\udd80" in events[0]
+
+
+@pytest.mark.parametrize("one", [0, 7, 8, 9, 13, 27, 31])
+def test_a_control_character_in_a_string_is_no_json(say, run, one):
+    hub = say(b'data: {"phase": "building", "message": "%c"}\n\n' % one, "text/event-stream")
+    code, out, err = run("launch", SPEC, "--binder", hub, "--no-egress", "--json")
+    assert code == 1 and "no BinderHub sends" in err and len(out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_the_address_of_a_server_cannot_steer_a_terminal(say, run, as_json):
+    ready = {"phase": "ready", "url": f"http://h/user/a{RAW}\x1b]0;owned\x07 \n/", "token": RAW}
+    hub = say(f"data: {json.dumps(ready)}\n\n".encode(), "text/event-stream")
+    code, out, _ = run("launch", SPEC, "--binder", hub, "--no-egress", *as_json)
+    *_, last = out.splitlines()
+    address = json.loads(last)["binder_egress"]["url"] if as_json else last
+    assert code == 0 and address.isprintable() and " " not in address and address.startswith("http://h/user/a%7F%C2%84")
+    assert len(out.splitlines()) == (2 if as_json else 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("status", {"tier": "\x1b]0;owned\x07"}),
+        ("status", {"tier": "verified\u202e"}),
+        ("status", {"tier": "verified", "expires_in": 1e300}),
+        ("status", {"tier": "verified", "expires_in": float("nan")}),
+        ("status", {"tier": "verified", "expires_in": 60, "renewable_in": "soon"}),
+        ("status", {"tier": "verified", "expires_in": 60, "renewable_in": -1}),
+        ("unlock", {"tier": "verified", "expires_in": True, "renewable_in": 0}),
+        ("pass", {"token": "\x9b2J", "expires_in": 60}),
+        ("pass", {"token": "a b", "expires_in": 60}),
+        ("pass", {"token": "", "expires_in": 60}),
+    ],
+)
+def test_what_no_verifier_says_is_not_shown(say, run, command, answer):
+    url = say(json.dumps(answer).encode(), "application/json")
+    # With a key no challenge is asked for.
+    arguments = ("--binder", url, "--key", "key") if command == "pass" else (f"{url}/egress/servers/alice/",)
+    code, out, err = run(command, *arguments)
+    assert (code, out) == (4, "") and "Traceback" not in err and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", err)
 
 
 @pytest.mark.parametrize("spec", ["gh/o/whole/HEAD", "gh/o/cut/HEAD"])
@@ -900,6 +1001,82 @@ def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
     code, _out, err = run("launch", SPEC, "--binder", "http://hub.example.org")
     assert code == 0, err
     assert hub.builds[0].tier == "verified"
+
+
+@pytest.fixture
+def tunnel(hub, tmp_path):
+    """`hub` by https, and a proxy with a password that leads there whatever it is asked for: its address, and a list of that.
+
+    The authority is in `ca.crt`.
+    """
+    certificate(tmp_path, "ca")
+    certificate(tmp_path, "hub", "-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "hub.crt", tmp_path / "hub.key")
+    # Before anybody has come. The handshake is the handler's, not the listener's.
+    hub._server.socket = context.wrap_socket(hub._server.socket, server_side=True, do_handshake_on_connect=False)
+    hub._server.handle_error = lambda *about: None  # who does not trust it hangs up
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_CONNECT(self):
+            asked.append(self.path)
+            if "Proxy-Authorization" not in self.headers:
+                self.send_error(407)
+                return
+            self.send_response(200)
+            self.end_headers()
+            with socket.create_connection(("127.0.0.1", hub.port)) as there:
+                ends = {self.connection: there, there: self.connection}
+                while True:
+                    for readable in select.select(list(ends), [], [], 20)[0]:
+                        data = readable.recv(65536)
+                        if not data:
+                            return
+                        ends[readable].sendall(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_https_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
+    proxy, asked = tunnel
+    nowhere = "https://127.0.0.1:1"
+    monkeypatch.setenv("https_proxy", f"http://me:mine@{proxy}")
+    code, _, err = run("launch", SPEC, "--binder", nowhere)
+    assert code == 1 and "certificate" in err and "mine" not in err
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.crt"))
+    code, _, err = run("launch", SPEC, "--binder", nowhere, "--egress", f"{nowhere}/egress/")
+    # BinderHub is asked by the proxy, and so is the verifier.
+    assert (hub.builds[-1].tier, hub.count("POST /egress/passes")) == ("verified", 1), err
+    assert code == 0 and set(asked) == {"127.0.0.1:1"}
+
+    before = len(asked)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    code, _, err = run("launch", SPEC, "--binder", nowhere)
+    assert code == 1 and "refused" in err and len(asked) == before
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://{proxy}", "the proxy in the environment: Tunnel connection failed: 407"),
+        ("http://127.0.0.1:1", "the proxy in the environment: Connection refused"),
+        ("socks5h://127.0.0.1:1", "pip install PySocks"),
+        ("http://", "the proxy in the environment is no address"),
+    ],
+)
+def test_a_proxy_that_does_not_work_is_named(tunnel, run, monkeypatch, address, said):
+    monkeypatch.setenv("https_proxy", address.format(proxy=tunnel[0]))
+    for arguments, expected in (("launch", SPEC), 1), (("pass",), 4):
+        code, out, err = run(*arguments, "--binder", "https://127.0.0.1:1")
+        assert (code, out) == (expected, "") and said in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

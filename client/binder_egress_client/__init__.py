@@ -7,6 +7,7 @@ a while; `Verifier` is the HTTP interface below them. The command is in `command
 
 from importlib.metadata import PackageNotFoundError, version
 
+__version__: str
 try:
     __version__ = version("binder-egress-client")
 except PackageNotFoundError:  # run from a checkout

@@ -173,9 +173,9 @@ class Launch:
             if self._check and not self.passed:
                 self._check.finish()
                 late = self._check.token
-                error = self._check.error
-                if not late and isinstance(error, Refused) and (self._key or error.kind in FINAL):
-                    raise error
+                refused = self._check.error
+                if not late and isinstance(refused, Refused) and (self._key or refused.kind in FINAL):
+                    raise refused
             return unlock(
                 server,
                 # Each pass for it costs one of the key's servers. And it does not go to a host that somebody's redirect names.

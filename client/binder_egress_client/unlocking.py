@@ -203,7 +203,7 @@ def _present(
 
 def _by_calculation(verifier: Verifier, server: Server, had: dict[str, Any] | None) -> dict[str, Any]:
     for round in range(1, ROUNDS + 1):
-        offer = proof_of_work(verifier.challenge("unlock"), had and had["tier"])
+        offer = proof_of_work(verifier.challenge("unlock"), had["tier"] if had else None)
         # Ctrl-C is an exception in this thread, so there is nothing to cancel.
         solution = solve(offer.get("challenge"), threading.Event())
         try:
@@ -228,10 +228,10 @@ def _confirmed(verifier: Verifier, server: Server, had: dict[str, Any] | None, a
 
 def _is_done(shown: dict[str, Any], had: dict[str, Any] | None) -> bool:
     """Whether a server has a tier; or, where it had one, whether it has it for longer than then."""
-    if shown["tier"] == UNVERIFIED or not had:
-        return shown["tier"] != UNVERIFIED
+    if shown["tier"] == UNVERIFIED:
+        return False
     until = shown.get("until")
-    return until is None or until > (had.get("until") or 0)
+    return had is None or until is None or bool(until > (had.get("until") or 0))
 
 
 def _other_tier(had: dict[str, Any]) -> Refused:

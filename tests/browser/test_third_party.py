@@ -710,15 +710,16 @@ def test_the_module(course, hub, store, tab):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The npm package, packed, and put where a project of somebody's has it; its folder."""
+    """The npm package, packed, and installed by npm into an empty project: its folder there. It depends on nothing."""
     project = tmp_path_factory.mktemp("project")
     run = partial(subprocess.run, check=True, stdout=subprocess.PIPE, text=True)
     archive = run(["npm", "pack", "--silent", "--pack-destination", project], cwd=TOP / "frontend/pages").stdout.split()[-1]
-    folder = project / "node_modules/binder-egress-pages"
-    folder.mkdir(parents=True)
-    run(["tar", "-xzf", project / archive, "-C", folder, "--strip-components=1"])
+    run(["npm", "init", "--yes", "--silent"], cwd=project)
+    run(["npm", "install", "--offline", "--no-audit", "--no-fund", "--silent", project / archive], cwd=project)
+    assert [found.name for found in (project / "node_modules").iterdir() if found.name[0] != "."] == ["binder-egress-pages"]
+    # What the TypeScript example has besides.
     (project / "node_modules/@jupyterhub").symlink_to(MODULES / "@jupyterhub")
-    return folder
+    return project / "node_modules/binder-egress-pages"
 
 
 def blocks(language):
@@ -742,7 +743,10 @@ def test_the_package_holds_what_it_names_and_nothing_else(package):
     version = json.loads((package / "package.json").read_text())["version"]
     assert f'\nversion = "{version}"\n' in (TOP / "pyproject.toml").read_text()
     # It can be imported where there is no page, as bundlers and servers that render pages do.
-    subprocess.run(["node", "--input-type=module", "-e", "import 'binder-egress-pages'"], cwd=package.parents[1], check=True)
+    code = "import * as found from 'binder-egress-pages'; console.log(Object.keys(found).join(), typeof found.connect)"
+    command = ["node", "--input-type=module", "-e", code]
+    said = subprocess.run(command, cwd=package.parents[1], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert said == "connect function\n"
 
 
 def test_the_typescript_example_is_accepted_and_runs(package, course, hub, store, tab):

@@ -1,0 +1,132 @@
+"""The package of the client as people get it: source archive and wheel, installed where nothing of this checkout is."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from email import message_from_bytes
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+TOP = Path(__file__).parents[2]
+SOURCE = TOP / "client"
+PROJECT = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
+NAME = f"binder_egress_client-{PROJECT['version']}"
+MODULES = {f"binder_egress_client/{file.name}" for file in (SOURCE / "binder_egress_client").glob("*") if file.is_file()}
+
+BUILD = "import os, sys, setuptools.build_meta as build; os.chdir(sys.argv[1]); getattr(build, sys.argv[2])(sys.argv[3])"
+"""What `pip` and `build` do: the build back end of pyproject.toml is called in the folder of the sources."""
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    """What a command prints. Of this process' environment it has nothing, so no checkout on its path."""
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), **environment},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """The source archive, made of a copy: what is built leaves traces."""
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copytree(SOURCE, folder / "client", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    run(sys.executable, "-c", BUILD, folder / "client", "build_sdist", folder, cwd=folder)
+    return folder / f"{NAME}.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def wheel(archive, tmp_path_factory):
+    """The wheel, made of the source archive and not of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(archive) as sources:
+        sources.extractall(folder, filter="data")
+    run(sys.executable, "-c", BUILD, folder / NAME, "build_wheel", folder, cwd=folder)
+    return folder / f"{NAME}-py3-none-any.whl"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A new virtual environment with the wheel and what it needs, in the versions of the lock file: the folder of its commands.
+
+    Its requirements are copied from where the tests run, so that no network is needed. pip looks for nothing, and is content
+    only if they are all there. What is not required, directly or not, is not there to be imported.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
+    python = folder / "bin/python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    needed, found = [Requirement(text) for text in PROJECT["dependencies"]], set()
+    while needed:
+        requirement = needed.pop()
+        if requirement.name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(requirement.name)
+        there = distribution(requirement.name)
+        needed += map(Requirement, there.requires or [])
+        for file in there.files or []:
+            if ".." not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(there.locate_file(file), site / file)
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--disable-pip-version-check", wheel, cwd=folder)
+    return folder / "bin"
+
+
+def test_the_source_archive_holds_what_the_wheel_is_made_of(archive):
+    with tarfile.open(archive) as sources:
+        files = {name.removeprefix(f"{NAME}/") for name in sources.getnames()}
+    assert MODULES | {"LICENSE", "README.md", "pyproject.toml"} <= files
+    rest = {name for name in files - MODULES if "egg-info" not in name}
+    assert rest == {NAME, "binder_egress_client", "LICENSE", "README.md", "pyproject.toml", "PKG-INFO", "setup.cfg"}
+
+
+def test_the_wheel_holds_the_client_and_nothing_of_the_server(wheel):
+    with zipfile.ZipFile(wheel) as content:
+        files = set(content.namelist())
+        about = {name.rpartition("/")[2]: name for name in files if ".dist-info/" in name}
+        metadata = message_from_bytes(content.read(about["METADATA"]))
+        assert content.read(about["LICENSE"]) == (SOURCE / "LICENSE").read_bytes() == (TOP / "LICENSE").read_bytes()
+        commands = content.read(about["entry_points.txt"]).decode().split("\n")
+    assert files - set(about.values()) == MODULES and "binder_egress_client/py.typed" in MODULES
+    assert set(about) == {"METADATA", "LICENSE", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt"}
+    assert [line for line in commands if line] == ["[console_scripts]", "binder-egress-client = binder_egress_client.command:main"]
+    assert (metadata["Name"], metadata["Version"]) == ("binder-egress-client", PROJECT["version"])
+    assert (metadata["License-Expression"], metadata["Requires-Python"]) == ("BSD-3-Clause", ">=3.11")
+    assert metadata["Summary"] and metadata.get_payload(decode=True).strip() == (SOURCE / "README.md").read_bytes().strip()
+    required = [text for text in metadata.get_all("Requires-Dist") if "extra" not in text]
+    assert set(map(Requirement, required)) == set(map(Requirement, PROJECT["dependencies"]))
+
+
+def test_client_and_server_have_one_version():
+    assert tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"] == PROJECT["version"]
+
+
+def test_the_installed_command_runs(installed, tmp_path):
+    command = installed / "binder-egress-client"
+    assert run(command, "--version", cwd=tmp_path).strip().endswith(PROJECT["version"])
+    assert "launch" in run(command, "--help", cwd=tmp_path)
+    # It gets as far as asking: nobody answers at port 1.
+    done = subprocess.run(
+        [command, "launch", "gh/o/r/HEAD", "--binder", "http://127.0.0.1:1", "--json"],
+        cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and '"launch-failed"' in done.stdout and "Connection refused" in done.stderr
+
+
+def test_the_installed_package_is_imported_from_there(installed, tmp_path):
+    code = "import binder_egress_client as found; print(found.__file__, found.__version__, found.unlock, found.keep, found.Launch)"
+    said = run(installed / "python", "-I", "-c", code, cwd=tmp_path)
+    assert said.startswith(str(installed.parent)) and f" {PROJECT['version']} <function unlock" in said
+    code = "import binder_egress_client.command, sys; print(*sorted(name for name in sys.modules if '.' not in name))"
+    loaded = set(run(installed / "python", "-I", "-c", code, cwd=tmp_path).split())
+    assert not loaded & {"verifier", "flask", "redis", "kubernetes"}
+    # Nor is anything of what the tests run with.
+    assert sysconfig.get_path("purelib") not in run(installed / "python", "-I", "-c", "import sys; print(sys.path)", cwd=tmp_path)

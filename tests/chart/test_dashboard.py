@@ -14,7 +14,7 @@ DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text()
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']} {target['refId']}": target for panel in PANELS for target in panel["targets"]}
 LABELS = {
-    "direction", "instance", "kind", "le", "outcome", "pass_outcome", "pod", "policy", "provider", "rule", "target", "tier",
+    "direction", "instance", "key", "kind", "le", "outcome", "pass_outcome", "pod", "policy", "provider", "rule", "target", "tier",
 }  # fmt: skip
 
 
@@ -42,6 +42,12 @@ def test_counters_are_shown_by_their_rate(title):
     for name in named(QUERIES[title]["expr"]):
         if name.endswith(("_total", "_bucket")):
             assert re.search(rf"rate\({name}\{{", QUERIES[title]["expr"]), name
+
+
+def test_everything_about_api_keys_is_shown_for_each_key():
+    shown = {name: target["expr"] for target in QUERIES.values() for name in named(target["expr"]) if "api_key" in name}
+    assert shown.keys() == {name for name in samples() if "api_key" in name and not name.endswith("_created")}
+    assert all(re.search(r"by \(key[,)]", expression) for expression in shown.values())
 
 
 def test_panels_have_numbers_of_their_own_and_lie_side_by_side():

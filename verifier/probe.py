@@ -41,6 +41,9 @@ SEEN = Path("/tmp/seen")
 BEAT = Path("/tmp/beat")
 """Touched with each look of the canary; its liveness probe looks at the age."""
 
+SHUT = Path("/tmp/shut")
+"""There while the canary's last look found shut whatever must be; its readiness probe looks for it, if it has one."""
+
 
 def reaches(target: str, timeout: float = TIMEOUT) -> bool | None:
     """Whether one try gets an answer from a target; None if this pod has no way to try it.
@@ -167,6 +170,11 @@ def say(reached: Mapping[str, bool | None], message: Path = Path(start_guard.MES
         message.write_text(text)
 
 
+def all_shut(reached: Mapping[str, bool | None]) -> bool:
+    """Whether nothing was reached, of something that could be tried."""
+    return True not in reached.values() and False in reached.values()
+
+
 def _wait_for_isolation(environment: Mapping[str, str]) -> None:
     """Some network plugins isolate a new pod late; that is the start guard's business, and no finding here."""
     print(f"start guard: {json.dumps(start_guard.guard(environment, start_guard.TIMEOUT))}", flush=True)
@@ -178,12 +186,17 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
     if not before:
         _wait_for_isolation(environment)
     targets, interval = targets_of(environment), float(environment.get(INTERVAL_VARIABLE) or 30)
+    SHUT.unlink(missing_ok=True)  # that of the container before, which may have hung
     while True:
         BEAT.touch()
         if not start_guard.able():
             raise SystemExit("not even a connection to this container itself comes about")
         reached = look(targets)
         say(reached, message)
+        if all_shut(reached):
+            SHUT.touch()
+        else:
+            SHUT.unlink(missing_ok=True)
         now = json.dumps(reached)
         if now != before:
             SEEN.write_text(now)
@@ -191,13 +204,31 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
         time.sleep(interval)
 
 
-def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
-    """Look once, for `helm test`."""
+def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> dict[str, bool | None]:
+    """Look once, for `helm test`: what was reached."""
     if not start_guard.able():
         raise SystemExit("not even a connection to this container itself comes about")
     _wait_for_isolation(environment)
-    say(look(targets_of(environment), float(environment.get(PATIENCE_VARIABLE) or 0)), message)
+    reached = look(targets_of(environment), float(environment.get(PATIENCE_VARIABLE) or 0))
+    say(reached, message)
+    return reached
+
+
+def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
+    """Look once, and fail if anything is open: `helm test` where nothing runs that may read what other pods saw."""
+    reached = once(environment, message)
+    if through := sorted(name for name, got in reached.items() if got):
+        raise SystemExit(f"FAILED: must be shut, and is open: {', '.join(through)}. docs/proof.md says what to do")
+    if not all_shut(reached):
+        raise SystemExit("FAILED: nothing could be tried, so nothing is proved: see proof.shut")
+    print("All is shut.")
+
+
+def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
+    """The same from a pod that no policy isolates, and fail if nothing answers: then `shut` could not be told from dead."""
+    if True not in once(environment, message).values():
+        raise SystemExit("FAILED: this pod, which is not isolated, reaches nothing either, so nothing is proved: see proof.shut")
 
 
 if __name__ == "__main__":
-    {"canary": canary, "once": once}[sys.argv[1]](os.environ)
+    {"canary": canary, "once": once, "shut": shut, "control": control}[sys.argv[1]](os.environ)

@@ -479,9 +479,13 @@ and the path of this release; and without policies of ours JupyterHub's own stay
 {{ toYaml $values }}
 {{- end }}
 
-{{- /* binder-egress.canary: "true" where there is a canary: user pods are isolated, and a reconciler reads what it saw. Else nothing. */}}
+{{- /*
+binder-egress.canary: "true" where there is a canary: user pods are isolated, and somebody is told what it saw, by the reconciler or by its
+readiness. Else nothing.
+*/}}
 {{- define "binder-egress.canary" -}}
-{{- if and .Values.canary.enabled (include "binder-egress.enforcing" .) (include "binder-egress.running" .) }}true{{ end }}
+{{- $told := or .Values.canary.readiness (include "binder-egress.running" .) -}}
+{{- if and .Values.canary.enabled (include "binder-egress.enforcing" .) $told }}true{{ end }}
 {{- end }}
 
 {{- /*
@@ -510,8 +514,8 @@ Takes (list root canary|test).
 {{- end }}
 
 {{- /*
-binder-egress.probe.spec: the spec of a pod that tries targets. Takes a dict: root, command (canary or once), targets (name → target), env (more
-variables), probes (of the container), volumes.
+binder-egress.probe.spec: the spec of a pod that tries targets. Takes a dict: root, command (canary, once, shut or control), targets (name → target), env
+(more variables), probes (of the container).
 */}}
 {{- define "binder-egress.probe.spec" -}}
 {{- $root := .root -}}
@@ -556,9 +560,8 @@ containers:
       {{- with .env }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
-    {{- with .livenessProbe }}
-    livenessProbe:
-      {{- toYaml . | nindent 6 }}
+    {{- with .probes }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
     resources:
       {{- toYaml $root.Values.proof.resources | nindent 6 }}

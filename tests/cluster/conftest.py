@@ -1,11 +1,12 @@
 """One installation for all cluster tests. Run them through ci/test, which brings the cluster up and loads the images."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from stage import QUICK, Stage
+from stage import QUICK, SINGLEUSER, Stage
 
 from tests.browser.conftest import FLAGS
 
@@ -31,6 +32,13 @@ def _no_user_pods_left(stage: Stage) -> Iterator[None]:
     """Each test begins without user pods: they cost memory, and tests count them."""
     yield
     stage.delete_user_pods()
+
+
+@pytest.fixture
+def bypass(stage: Stage) -> Iterator[Callable[[dict], str]]:
+    """A function that makes a NetworkPolicy of JupyterHub's name; it is gone at the end."""
+    yield lambda policy: stage.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    stage.kubectl("delete", "networkpolicy", SINGLEUSER["metadata"]["name"], "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,18 @@ QUICK = [
     "--set=captcha.providers.altcha.counterMax=5",
 ]
 
+SINGLEUSER = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "singleuser", "labels": {"component": "singleuser"}},
+    "spec": {
+        "podSelector": {"matchLabels": {"component": "singleuser-server"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}]}],
+    },
+}
+"""JupyterHub's, with `nonPrivateIPs` and `privateIPs` on."""
+
 
 class Failed(Exception):
     """A command or a launch failed; the text says how."""

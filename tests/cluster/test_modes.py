@@ -1,7 +1,9 @@
 """The five modes, switched by `helm upgrade` as on a bad day."""
 
+import re
+
 import pytest
-from stage import OURS, QUICK, Failed, Stage
+from stage import OURS, QUICK, SINGLEUSER, Failed, Stage
 from test_launches import expect, forbidden
 
 
@@ -62,9 +64,10 @@ def test_back_from_allow_only_those_who_solved_keep_it(stage, switch):
     expect(stage, plain, egress=False)
 
 
-def test_deny_needs_little_but_one_policy(stage, switch):
+def test_deny_needs_little_but_one_policy(stage, switch, bypass):
     verified = stage.launch(token=stage.get_pass()).user
-    switch("deny")
+    # Link-local is open in this cluster: test_proof.py has that.
+    stage.install_gate("--set=mode=deny", "--set=canary.readiness=true", "--set=proof.shut.link-local=false")
     assert policies(stage) == {"binder-egress-base"}
     left = stage.get("deployments,statefulsets,services,secrets,roles,configmaps", "-l", OURS)["items"]
     # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts. Start guards read the
@@ -76,6 +79,17 @@ def test_deny_needs_little_but_one_policy(stage, switch):
     expect(stage, verified, egress=False)
     launched = stage.launch()
     expect(stage, launched.user, egress=False)
+    # Packets prove it, without a reconciler: by `helm test`, and by the readiness of the canary, for which Helm has waited.
+    (canary,) = stage.get("pods", "-l", "binder-egress/proof=canary,component=singleuser-server")["items"]
+    assert {each["type"]: each["status"] for each in canary["status"]["conditions"]}["Ready"] == "True"
+    stage.helm("test", "binder-egress", "--timeout=3m")
+    bypass(SINGLEUSER)
+    stage.kubectl("wait", "--for=condition=Ready=false", f"pod/{canary['metadata']['name']}", "--timeout=180s")
+    with pytest.raises(Failed, match="binder-egress-test-unverified"):
+        stage.helm("test", "binder-egress", "--timeout=3m")
+    said = stage.kubectl("logs", "binder-egress-test-unverified")
+    assert re.search("FAILED: must be shut, and is open: .*kubernetes-api", said), said
+    stage.kubectl("delete", "pods", "-l", "binder-egress/proof=test")
 
 
 def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):

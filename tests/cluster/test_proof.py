@@ -6,21 +6,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from stage import LABEL, QUICK, Failed, Stage
+from stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 
 from verifier.cluster import ANNOTATION
-
-SINGLEUSER = {
-    "apiVersion": "networking.k8s.io/v1",
-    "kind": "NetworkPolicy",
-    "metadata": {"name": "singleuser", "labels": {"component": "singleuser"}},
-    "spec": {
-        "podSelector": {"matchLabels": {"component": "singleuser-server"}},
-        "policyTypes": ["Egress"],
-        "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}]}],
-    },
-}
-"""JupyterHub's, with `nonPrivateIPs` and `privateIPs` on."""
 
 
 def doctor(stage: Stage) -> dict[str, list[tuple[str, str]]]:
@@ -46,13 +34,6 @@ def canary(stage: Stage) -> dict[str, float]:
         for name, value in stage.metrics().items()
         if (found := re.fullmatch(r'binder_egress_canary_shut\{target="(.+)"\}', name))
     }
-
-
-@pytest.fixture
-def bypass(stage):
-    """A function that makes a NetworkPolicy; it is gone at the end."""
-    yield lambda policy: stage.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
-    stage.kubectl("delete", "networkpolicy", SINGLEUSER["metadata"]["name"], "--ignore-not-found")
 
 
 def test_doctor_finds_nothing_wrong_but_says_what_it_sees(stage):

@@ -112,6 +112,7 @@ def test_what_opens_late_is_waited_for():
 def canary(tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "SEEN", tmp_path / "seen")
     monkeypatch.setattr(probe, "BEAT", tmp_path / "beat")
+    monkeypatch.setattr(probe, "SHUT", tmp_path / "shut")
     waited = []
     monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: waited.append(1))
 
@@ -132,6 +133,58 @@ def test_the_canary_ends_when_what_it_sees_has_changed(canary, listener, closed,
     assert canary(a=closed) == {"a": True}
     assert (len(looks), canary.waited) == (3, [1])
     assert probe.BEAT.exists()
+
+
+@pytest.mark.parametrize(
+    ("reached", "ready"),
+    [
+        ({"a": False, "b": False}, True),
+        ({"a": False, "b": None}, True),
+        ({"a": False, "b": True}, False),
+        ({"a": None}, False),
+        ({}, False),
+    ],
+)
+def test_the_canary_is_ready_while_all_is_shut(canary, monkeypatch, reached, ready):
+    monkeypatch.setattr(probe, "look", lambda targets: reached)
+    canary()
+    assert probe.SHUT.exists() is ready
+    # And no longer once something is open.
+    monkeypatch.setattr(probe, "look", lambda targets: {"a": True})
+    canary()
+    assert not probe.SHUT.exists()
+
+
+def test_a_canary_that_starts_again_is_ready_only_after_its_first_look(canary, monkeypatch):
+    probe.SHUT.touch()
+    seen = []
+    monkeypatch.setattr(probe, "look", lambda targets: seen.append(probe.SHUT.exists()) or {"a": False})
+    canary()
+    assert (seen, probe.SHUT.exists()) == ([False], True)
+
+
+@pytest.mark.parametrize(
+    ("command", "reached", "fails"),
+    [
+        (probe.shut, {"a": False, "b": None}, None),
+        (probe.shut, {"a": False, "b": True}, "must be shut, and is open: b"),
+        (probe.shut, {"a": None}, "nothing could be tried"),
+        (probe.shut, {}, "nothing could be tried"),
+        (probe.control, {"a": True, "b": False}, None),
+        (probe.control, {"a": False, "b": None}, "reaches nothing either"),
+    ],
+)
+def test_where_nobody_compares_the_pods_judge_for_themselves(tmp_path, monkeypatch, command, reached, fails):
+    monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
+    monkeypatch.setattr(probe, "look", lambda targets, patience: reached)
+    if fails is None:
+        command({}, tmp_path / "message")
+    else:
+        with pytest.raises(SystemExit, match=fails) as ended:
+            command({}, tmp_path / "message")
+        assert ended.value.code != 0
+    # What was seen is left in any case.
+    assert json.loads((tmp_path / "message").read_text()) == {"reached": reached}
 
 
 def test_a_canary_that_cannot_see_says_nothing(canary, closed, monkeypatch):

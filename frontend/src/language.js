@@ -1,4 +1,4 @@
-// Which language to speak. verifier/pages.py chooses by the same rule on the server.
+// Which language to speak, and how. verifier/pages.py has the same rules on the server.
 
 /**
  * Choose a language.
@@ -18,11 +18,11 @@ export function chooseLanguage(languages, available) {
 /**
  * The direction a language is written in.
  *
- * @param {string} language a language tag: "ar", "de-CH"
+ * @param {string} language one of those that there are messages in: "ar", "de"
  * @returns {"ltr"|"rtl"} for the attribute `dir`
  */
 export function direction(language) {
-  return ["ar", "fa", "he", "ur"].includes(language.toLowerCase().split(/[-_]/)[0]) ? "rtl" : "ltr";
+  return language === "ar" ? "rtl" : "ltr";
 }
 
 /**

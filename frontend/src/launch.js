@@ -6,7 +6,7 @@ import { Check } from "./check.js";
 import { readEvents } from "./events.js";
 import { Panel } from "./panel.js";
 import { solve } from "./solve.js";
-import { presentPass, unlockPage, verifierOf } from "./unlock.js";
+import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
 import { startWorker } from "./workers.js";
 
 /** What the wrapper and this file share; docs/launch-page.md says what pages may read of it. */
@@ -143,10 +143,8 @@ function send(original, self, args, address) {
 
 function withToken(args, address, token) {
   try {
-    const url = new URL(address);
-    // Not by searchParams, which would write the rest of the query anew.
-    url.search += `${url.search ? "&" : "?"}egress_token=${encodeURIComponent(token)}`;
-    return [args[0] instanceof Request ? new Request(url.href, args[0]) : url.href, ...[...args].slice(1)];
+    const url = withPass(address, token);
+    return [args[0] instanceof Request ? new Request(url, args[0]) : url, ...[...args].slice(1)];
   } catch {
     return null;
   }

@@ -12,7 +12,7 @@ import { Check, json } from "./check.js";
 import { readEvent, readEvents } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";
 import { family, solve, solveInPage } from "./solve.js";
-import { presentPass, unlockPage, verifierOf } from "./unlock.js";
+import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
 import { workerOf } from "./workers.js";
 
 const MESSAGES = { en, ar, de, es, fr, ja };
@@ -181,10 +181,7 @@ class Gate {
       check = this.ahead();
       const got = await Promise.race([this.pass(check), delay(timeout)]);
       if (!got?.token) return address;
-      const made = new URL(address, document.baseURI);
-      // Not by searchParams, which would write the rest of the query anew.
-      made.search += `${made.search ? "&" : "?"}egress_token=${encodeURIComponent(got.token)}`;
-      return made.href;
+      return withPass(new URL(address, document.baseURI), got.token);
     } catch {
       return address;
     } finally {

@@ -1,5 +1,19 @@
-// Unlocks a server that has been launched.
+// What becomes of a pass: it goes with a launch, or unlocks a server that has been launched.
 import { post } from "./check.js";
+
+/**
+ * The address of a build request with a pass.
+ *
+ * @param {string|URL} address absolute
+ * @param {string} token the pass
+ * @returns {string}
+ */
+export function withPass(address, token) {
+  const url = new URL(address);
+  // Not by searchParams, which would write the rest of the query anew.
+  url.search += `${url.search ? "&" : "?"}egress_token=${encodeURIComponent(token)}`;
+  return url.href;
+}
 
 /**
  * The verifier of the member that built, in a federation that redirects build requests.

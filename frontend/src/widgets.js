@@ -28,7 +28,7 @@ export class WidgetError extends Error {
  */
 export async function mountWidget(offer, element, { signal, language, theme, onShown } = {}) {
   signal?.throwIfAborted();
-  const row = ROWS[key(offer.name)];
+  const row = ROWS[offer.name];
   if (!row) throw new WidgetError("unknown", offer.name);
   const place = document.createElement("div");
   element.replaceChildren(place);
@@ -65,10 +65,7 @@ export async function mountWidget(offer, element, { signal, language, theme, onS
 }
 
 /** The name of a provider as people know it. */
-export const title = (name) => ROWS[key(name)]?.title ?? name;
-
-// "recaptcha-v2" and "recaptchaV2" are the same.
-const key = (name) => name.toLowerCase().replace(/[^a-z0-9]/g, "");
+export const title = (name) => ROWS[name]?.title ?? name;
 
 // hCaptcha, Turnstile and reCAPTCHA v2 have nearly the same function `render`.
 const classic = (what, on, more) => ({
@@ -104,7 +101,6 @@ const ROWS = {
       const again = () => api.reset(id);
       const id = api.render(place, classic(what, on, {
         action: what.action,
-        cData: what.cdata,
         language: what.language,
         size: "flexible",
         "expired-callback": again,
@@ -114,7 +110,7 @@ const ROWS = {
       return () => api.remove(id);
     },
   },
-  recaptchav2: {
+  recaptchaV2: {
     title: "reCAPTCHA",
     query: ({ language }) => ({ render: "explicit", hl: language }),
     ready: () => globalThis.grecaptcha?.render && globalThis.grecaptcha,
@@ -123,7 +119,7 @@ const ROWS = {
       return () => api.reset(id);
     },
   },
-  recaptchav3: {
+  recaptchaV3: {
     title: "reCAPTCHA",
     query: ({ site_key: render, language }) => ({ render, hl: language }),
     ready: () => globalThis.grecaptcha?.execute && globalThis.grecaptcha,
@@ -131,7 +127,7 @@ const ROWS = {
       api.execute(what.site_key, { action: what.action }).then(on.solved, on.failed);
     },
   },
-  friendlycaptcha: {
+  friendlyCaptcha: {
     title: "Friendly Captcha",
     module: true,
     ready: () => globalThis.frcaptcha,

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 import requests
 import yaml
-from apps import API_TOKEN, KEYS, RedisServer, get_pass, internal_client, make_settings, public_client, run_pod
+from apps import API_TOKEN, KEYS, RedisServer, free_port, get_pass, internal_client, make_settings, public_client, run_pod
 from flask import Flask, request
 from newborns import bear, guard_of, lives
 from rich.console import Console
@@ -42,13 +42,6 @@ def bare():
 def percentile(values: list[float], share: float) -> float:
     """The value below which a share of the values lies."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def hook() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ci.explained import explained
+
 TOP = Path(__file__).parents[2]
 CHART = TOP / "chart"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -328,23 +330,6 @@ def leaves(values, path=()):
 
 
 LEAVES = sorted(leaves(VALUES))
-
-
-def explained():
-    """The paths in values.yaml that have a comment beginning with `# --` right above them."""
-    stack, found, comment = [], set(), False
-    for line in (CHART / "values.yaml").read_text().splitlines():
-        if match := re.match(r'( *)"?([\w.:/-]+?)"?:(?: |$)', line):
-            depth = len(match[1]) // 2
-            stack[depth:] = [match[2]]
-            if comment:
-                found.add(tuple(stack))
-            comment = False
-        elif line.strip().startswith("# --"):
-            comment = True
-        elif not line.strip().startswith("#"):
-            comment = False
-    return found
 
 
 def set_in_suites():

@@ -16,8 +16,10 @@ from schemathesis.specs.openapi.checks import (
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 import verifier.operators
+import verifier.store
 import verifier.web
 from verifier.app import create_internal_app, create_public_app, create_services
+from verifier.openapi import internal_document, public_document
 from verifier.problems import TITLES
 from verifier.store import KnownServer, Server, Store, connect
 
@@ -41,13 +43,15 @@ def services(_redis_server):
     """Apps on a Redis of their own for all examples; unlocks do not wait for a reconciler."""
     _redis_server.start()
     _redis_server.wipe()
+    patch = pytest.MonkeyPatch()
+    # As `patient`, which comes too late for a fixture of the module.
+    patch.setattr(verifier.store, "TIMEOUT", 10)
     made = make_settings(_redis_server)
     client = connect(made)
     services = create_services(made, Store(client))
     services.store.ping()
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
-    patch = pytest.MonkeyPatch()
     patch.setattr(verifier.web, "UNLOCK_WAIT", 0)
     patch.setattr(verifier.operators, "WAIT", 0)
     yield services
@@ -65,21 +69,15 @@ def internal_schema(services):
     return schemathesis.openapi.from_wsgi("/openapi.json", create_internal_app(services))
 
 
-PUBLIC = [
-    ("/launch.js", "GET"),
-    ("/challenge", "GET"),
-    ("/passes", "POST"),
-    *((path, method) for path in ("/servers/{user}", "/servers/{user}/{server}") for method in ("GET", "POST")),
-]
-SHOW = [operation for operation in PUBLIC if operation[0].startswith("/servers") and operation[1] == "GET"]
-OPERATORS = [
-    *((path, method) for path in ("/api/grants", "/api/locks") for method in ("GET", "POST")),
-    ("/api/revocations", "POST"),
-    ("/api/servers/{user}", "GET"),
-    ("/api/servers/{user}/{server}", "GET"),
-    ("/api/locks/{lock}", "DELETE"),
-]
-INTERNAL = [("/api/launches", "POST"), *OPERATORS, ("/healthz", "GET"), ("/readyz", "GET"), ("/metrics", "GET")]
+def operations(document):
+    """All that a document describes: path and method."""
+    return [(path, method.upper()) for path, found in document["paths"].items() for method in found if method != "parameters"]
+
+
+PUBLIC = operations(public_document("/egress/"))
+SERVERS = [operation for operation in PUBLIC if operation[0].startswith("/servers/")]
+INTERNAL = operations(internal_document())
+OPERATORS = [operation for operation in INTERNAL if operation[0].startswith("/api/") and operation[0] != "/api/launches"]
 
 
 def ask(operation, mode, headers, allowed=None, change=None):
@@ -102,7 +100,7 @@ def test_the_public_app_answers_as_its_document_says(public_schema, path, method
     ask(public_schema[path][method], GenerationMode.POSITIVE, {"X-Forwarded-For": CLIENT})
 
 
-@pytest.mark.parametrize(("path", "method"), [operation for operation in PUBLIC if "{" in operation[0]])
+@pytest.mark.parametrize(("path", "method"), SERVERS)
 def test_a_running_server_answers_as_the_document_says(public_schema, path, method):
     def running(case):
         case.path_parameters.update({"user": "alice", "server": "lab"} if "server}" in path else {"user": "alice"})

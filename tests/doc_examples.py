@@ -27,6 +27,18 @@ def examples(document: str) -> list[object]:
     return [pytest.param(language, code, id=f"{Path(document).stem} {line}") for language, code, line in found]
 
 
+def section(document: str, heading: str, language: str = "sh") -> list[str]:
+    """The blocks of a language below a heading of a document, up to the next heading, whatever its level.
+
+    Args:
+        document: its path from the top of the project.
+        heading: its text.
+        language: `sh`, `yaml`, ….
+    """
+    (text,) = re.findall(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", (TOP / document).read_text(), re.S | re.M)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.S | re.M)
+
+
 def run_example(language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, **environment: str) -> str:
     """Run an example against another hub, with our client on the PATH: what it prints.
 

@@ -63,6 +63,25 @@ def test_a_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
     assert {name for name in before if before[name] != after[name]} == {"binder-egress-verifier"}
 
 
+def test_an_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
+    """It keeps which passes were used in memory. So neither the version nor other settings may be in what its pod is made of."""
+
+    def pods(chart, *args):
+        return {
+            name: document["spec"]["template"]
+            for (kind, name), document in render(*args, chart=chart).items()
+            if kind == "Deployment"
+        }
+
+    before = shutil.copytree(CHART, tmp_path / "chart")
+    about = before / "Chart.yaml"
+    about.write_text(re.sub(r"(?m)^(version|appVersion): .*", r"\1: 0.0.9", about.read_text(), count=2))
+    first, second = pods(before, "--set=logLevel=debug"), pods(CHART)
+    assert {name for name in first if first[name] != second[name]} == {"binder-egress-verifier", "binder-egress-reconciler"}
+    changed = pods(CHART, "--set=redis.maxmemory=1mb")
+    assert {name for name in first if changed[name] != second[name]} == {"binder-egress-redis"}
+
+
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_every_pod_is_hardened(render, values):
     for (kind, name), document in render("--values", values).items():

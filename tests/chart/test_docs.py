@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from doc_examples import section
 
 TOP = Path(__file__).parents[2]
 DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/README.md"])
@@ -25,7 +26,10 @@ def test_every_path_exists(document):
 
 
 @pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md"])
-def test_the_install_command_is_accepted(helm, document):
+def test_the_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for values in section(document, "1. Look first", "yaml") if document == "docs/install.md" else []:
+        Path("your-egress-values.yaml").write_text(values)
     commands = re.findall(r"^helm (?:install|upgrade) (binder-egress .*)$", (TOP / document).read_text(), re.MULTILINE)
     assert commands
     before: list[str] = []

@@ -1,0 +1,93 @@
+"""Every values file of chart/ci, asked of the API server: would it take all of that?"""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from stage import TOP, Stage
+
+TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))
+
+MORE_KINDS = {
+    "gateway.networking.k8s.io": ["HTTPRoute"],
+    "monitoring.coreos.com": ["PodMonitor", "PrometheusRule", "ServiceMonitor"],
+}
+"""Kinds that a cluster has by what operators install, by group; all of version v1."""
+
+
+def definition(group: str, kind: str) -> dict:
+    """A kind with any fields at all: Helm looks whether there is one. Whether the fields are right, this cannot tell."""
+    singular = kind.lower()
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{singular}s.{group}",
+            # The API server wants to see, for groups of Kubernetes, who approved of the definition.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+        },
+        "spec": {
+            "group": group,
+            "names": {"kind": kind, "plural": f"{singular}s", "singular": singular},
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": "v1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                }
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def namespace(stage: Stage) -> Iterator[Stage]:
+    """A namespace with nothing in it, in a cluster that knows those kinds."""
+    other = Stage(stage.context, f"{stage.namespace}-dry")
+    other.kubectl("create", "namespace", other.namespace)
+    definitions = [definition(group, kind) for group, kinds in MORE_KINDS.items() for kind in kinds]
+    there = other.kubectl("get", "crds", "-o", "name")
+    definitions = [made for made in definitions if made["metadata"]["name"] not in there]
+    names = [made["metadata"]["name"] for made in definitions]
+    for made in definitions:
+        other.kubectl("create", "-f", "-", stdin=json.dumps(made))
+    if names:
+        other.kubectl("wait", "--for=condition=Established", "crd", *names, "--timeout=60s")
+    # A pod needs its account, which a dry run does not make. Helm takes over what says that it belongs to the release.
+    account = "serviceaccount/binder-egress-reconciler"
+    other.kubectl("create", *account.split("/"))
+    other.kubectl("label", account, "app.kubernetes.io/managed-by=Helm")
+    other.kubectl(
+        "annotate", account, "meta.helm.sh/release-name=binder-egress", f"meta.helm.sh/release-namespace={other.namespace}"
+    )
+    yield other
+    if names:
+        other.kubectl("delete", "crd", *names)
+    other.kubectl("delete", "namespace", other.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def asked() -> set[str]:
+    """Those of the kinds above that were asked for."""
+    return set()
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_the_api_server_takes_every_topology(namespace, asked, values):
+    # --validate: Helm asks the cluster which kinds it has, as in an installation. It prints the pods of `helm test`, too.
+    rendered = namespace.helm("template", "binder-egress", str(TOP / "chart"), "--validate", "--values", str(values))
+    if "off" in values.name:
+        assert not rendered.strip()
+        return
+    taken = namespace.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", "-o", "name", stdin=rendered).split()
+    assert len(taken) == len(re.findall("^kind: ", rendered, re.M))
+    running = "deployment.apps/binder-egress-verifier" in taken
+    assert any(name.startswith("validatingadmissionpolicy.") for name in taken) == running
+    asked |= {name.partition("/")[0] for name in taken}
+
+
+def test_all_those_kinds_were_asked_for(asked):
+    assert {f"{kind.lower()}.{group}" for group, kinds in MORE_KINDS.items() for kind in kinds} <= asked

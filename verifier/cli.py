@@ -1,5 +1,6 @@
-"""The command `binder-egress`: starts one of the two processes."""
+"""The command `binder-egress`: starts one of the two processes, and compares the results of `helm test`."""
 
+import json
 import logging.config
 import signal
 import sys
@@ -15,21 +16,7 @@ from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, loa
 from .store import Store, connect
 
 
-class _Later(click.Group):
-    """Has `helm-test` too, loaded when it is needed: the verifier does not hold the Kubernetes client."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "helm-test"])
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "helm-test":
-            from .doctor import helm_test
-
-            return helm_test
-        return super().get_command(context, name)
-
-
-@click.group(cls=_Later, help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
+@click.group(help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
 @click.version_option(__version__)
 def cli() -> None:
     pass
@@ -58,6 +45,19 @@ def reconciler() -> None:
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()
+
+
+@cli.command("helm-test", help="Compare what the pods of `helm test` saw with what they should. Run by the chart.")
+@click.option("--expected", required=True, help="JSON: whom a pod stands for → target → whether it must be reached.")
+def helm_test(expected: str) -> None:
+    # Not at the top, as above.
+    from .helm_test import seen_by, table, verdicts
+    from .proof import PROOF, Surroundings
+
+    rows, well = verdicts(seen_by(Surroundings(load(ReconcilerSettings).namespace).pods(f"{PROOF}=test")), json.loads(expected))
+    click.echo(table(rows))
+    click.echo("All is as it should be." if well else "The gate is not as it should be: docs/proof.md says what to do.")
+    sys.exit(0 if well else 1)
 
 
 def main() -> None:

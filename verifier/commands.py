@@ -2,8 +2,8 @@
 
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
-Exit codes: 0 done; 2 wrong usage or settings; 3 no such server, lock or key; 4 refused as things are; 5 written down, but the
-reconciler has not confirmed it; 6 Redis does not answer.
+Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, lock or key; 4 refused as things are;
+5 written down, but the reconciler has not confirmed it; 6 Redis does not answer.
 """
 
 import json
@@ -31,21 +31,7 @@ _why = click.option("--why", required=True, help="Why, for the log.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-class _WithDoctor(click.Group):
-    """Has `doctor` too, loaded when it is needed: no other command needs the Kubernetes client."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "doctor"])
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "doctor":
-            from .doctor import doctor
-
-            return doctor
-        return super().get_command(context, name)
-
-
-@click.group(cls=_WithDoctor, help="What servers may reach, and why; to give it, to take it away, and to lock.")
+@click.group(help="What servers may reach, and why; to give it, to take it away, and to lock.")
 @click.version_option(__version__)
 @click.pass_context
 def egress(context: click.Context) -> None:
@@ -137,6 +123,15 @@ def unlock_lock(operators: Operators, lock: str, by: str, why: str, as_json: boo
 @click.pass_obj
 def locks(operators: Operators, as_json: bool) -> None:
     _show(operators.locks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+
+
+@egress.command(help="Check everything, and say what to do. Exit code 1 if there is a problem.")
+@_as_json
+def doctor(as_json: bool) -> None:
+    # Not at the top: no other command needs the Kubernetes client.
+    from .doctor import show
+
+    sys.exit(0 if show(as_json) else 1)
 
 
 @egress.group("keys", help="API keys of courses and services: make, list and revoke them.")

@@ -13,7 +13,7 @@ import click
 from .keys import reported
 from .metrics import START_GUARD, WITHOUT_RECORD
 from .policies import OTHER_KINDS, Labels, kind_of
-from .proof import Proof, Surroundings, Unreadable, look
+from .proof import PROOF, Proof, Surroundings, Unreadable, look
 from .settings import ReconcilerSettings, load
 from .store import VERIFIER_TTL, Store, StoreUnavailable, connect
 
@@ -216,7 +216,7 @@ def _gate(settings: ReconcilerSettings, surroundings: Surroundings, now: float) 
         return [Check("policies", OK, "none of ours in this mode")]
     selector = ",".join(f"{name}={value}" for name, value in sorted(settings.user_pod_labels.items()))
     try:
-        pods = surroundings.pods(f"{selector},!binder-egress/proof", SAMPLE)
+        pods = surroundings.pods(f"{selector},!{PROOF}", SAMPLE)
     except Unreadable:
         pods = []
     kinds: list[Labels] = [dict(kind) for kind in {kind_of(pod["metadata"]["labels"]) for pod in pods}]
@@ -286,10 +286,8 @@ def _age(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-@click.command(help="Check everything, and say what to do. Exit code 1 if there is a problem.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list instead of lines.")
-@click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
+def show(as_json: bool) -> bool:
+    """Print the checklist, as lines or as one JSON list; whether there is no problem."""
     settings = load(ReconcilerSettings)
     checks = examine(settings, Store(connect(settings)), Surroundings(settings.namespace))
     if as_json:
@@ -299,18 +297,4 @@ def doctor(context: click.Context, as_json: bool) -> None:
         colours = {OK: "green", WARNING: "yellow", PROBLEM: "red"}
         for check in checks:
             click.echo(f"{click.style(check.state.ljust(7), fg=colours[check.state])}  {check.name.ljust(width)}  {check.text}")
-    context.exit(1 if any(check.state == PROBLEM for check in checks) else 0)
-
-
-@click.command(name="helm-test", help="Compare what the pods of `helm test` saw with what they should. Run by the chart.")
-@click.option("--expected", required=True, help="JSON: whom a pod stands for → target → whether it must be reached.")
-@click.pass_context
-def helm_test(context: click.Context, expected: str) -> None:
-    from . import helm_test as compare
-
-    settings = load(ReconcilerSettings)
-    pods = Surroundings(settings.namespace).pods("binder-egress/proof=test", SAMPLE)
-    rows, well = compare.verdicts(compare.seen_by(pods), json.loads(expected))
-    click.echo(compare.table(rows))
-    click.echo("All is as it should be." if well else "The gate is not as it should be: docs/proof.md says what to do.")
-    context.exit(0 if well else 1)
+    return all(check.state != PROBLEM for check in checks)

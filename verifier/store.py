@@ -473,12 +473,12 @@ class Store:
             raise BudgetSpent(more[0])
         return float(outcome)
 
-    def use_key(self, key: str, most: int, window: int) -> float:
+    def use_key(self, key: str, budget: int, window: int) -> float:
         """Charge an API key for a pass that is good for one server.
 
         Args:
             key: its id.
-            most: how many it may have in the window.
+            budget: how many it may have in the window.
             window: seconds.
 
         Returns:
@@ -489,7 +489,7 @@ class Store:
             BudgetSpent: it had all that it may.
         """
         word = secrets.token_hex(8)
-        request = {"key": key, "ttl": LEEWAY, "word": word, "window": window, "budget": most}
+        request = {"key": key, "ttl": LEEWAY, "word": word, "window": window, "budget": budget}
         with _unavailable():
             outcome, *more = self._issue(
                 keys=[_key("epoch"), _key(f"solution:key:{word}"), _key(f"charges:key:{key}"), _key("revoked")],

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from verifier import helm_test, probe
+from verifier import helm_test, probe, proof
+from verifier.cli import cli
 
 TOP = Path(__file__).parents[2]
 
@@ -261,19 +262,17 @@ def test_results_are_read_off_the_pods():
 
 
 def test_the_command_prints_a_table_and_fails(monkeypatch):
-    from verifier import doctor
-
     class Pods:
         def __init__(self, namespace):
             pass
 
-        def pods(self, selector, most):
+        def pods(self, selector):
             assert selector == "binder-egress/proof=test"
             return [pod(who, json.dumps({"reached": targets})) for who, targets in WELL.items()]
 
-    monkeypatch.setattr(doctor, "Surroundings", Pods)
-    done = CliRunner().invoke(doctor.helm_test, ["--expected", json.dumps(EXPECTED)])
+    monkeypatch.setattr(proof, "Surroundings", Pods)
+    done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
     assert (done.exit_code, done.output.splitlines()[0].split()) == (0, ["pod", "target", "seen"])
     wrong = {**EXPECTED, "verified": {"dns": False}}
-    done = CliRunner().invoke(doctor.helm_test, ["--expected", json.dumps(wrong)])
+    done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(wrong)])
     assert done.exit_code == 1 and "FAILED" in done.output

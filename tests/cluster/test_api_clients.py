@@ -74,11 +74,20 @@ def federation() -> Iterator[str]:
     server.server_close()
 
 
-def client(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def client_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start our client."""
+    env = {**os.environ, "PYTHONPATH": str(TOP / "client")}
+    return subprocess.Popen([sys.executable, "-m", "binder_egress_client", *arguments], env=env, text=True, **options)
+
+
+def client(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run our client."""
-    env = {**os.environ, "PYTHONPATH": str(TOP / "client"), **environment}
-    command = [sys.executable, "-m", "binder_egress_client", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    running = client_process(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        out, err = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    return subprocess.CompletedProcess(arguments, running.returncode, out, err)
 
 
 def curl(address: str) -> list[str]:

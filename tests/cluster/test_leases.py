@@ -1,12 +1,14 @@
 """Leases: what becomes of egress, of open connections and of servers when they are over, and what a renewal changes."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import requests
 from stage import QUICK, Stage
+from test_api_clients import client, client_process
 from test_launches import ask_hub, expect, start_by_hub
 from test_operators import egress, stream
 
@@ -35,6 +37,11 @@ def page(stage: Stage, user: str) -> dict:
     return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
 
 
+def address(stage: Stage, user: str) -> str:
+    """What our client takes for a server: the address of its page."""
+    return f"{stage.verifier}/servers/{user}/"
+
+
 def annotated(stage: Stage, user: str) -> dict:
     """What a pod says of its grant."""
     return json.loads(stage.pod(user)["metadata"]["annotations"][ANNOTATION])
@@ -58,11 +65,12 @@ def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
 
 def test_leases(stage, leasing, local_cluster):
     """One after the other these would wait for the same minutes three times."""
-    blocked, stopped, renewed = (stage.launch().user for _ in range(3))
+    blocked, stopped, renewed, kept = (stage.launch().user for _ in range(4))
+    keeping = client_process("unlock", address(stage, kept), "--keep", "150", "--json", stdout=subprocess.PIPE)
     for user in (blocked, renewed):
         assert stage.unlock(user).json()["state"] in UNLOCKED
     egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
-    for user, tier in ((blocked, "verified"), (renewed, "verified"), (stopped, "visit")):
+    for user, tier in ((blocked, "verified"), (renewed, "verified"), (stopped, "visit"), (kept, "verified")):
         stage.await_tier(user, tier, 60)
     began = time.monotonic()
     streams = {}
@@ -72,7 +80,8 @@ def test_leases(stage, leasing, local_cluster):
         assert page(stage, stopped)["on_expiry"] == "stop"
 
         until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
-        assert stage.unlock(renewed).json()["state"] in UNLOCKED
+        done = client("unlock", address(stage, renewed), "--json")
+        assert (done.returncode, json.loads(done.stdout)["renewed"]) == (0, True), done.stderr
         until("a renewal does not show", lambda: page(stage, renewed)["until"] > told["until"], 30)
         # Not from the beginning: a busy machine lets a stream stall for 2 s, which ends it.
         for user in (blocked, stopped, renewed):
@@ -85,6 +94,7 @@ def test_leases(stage, leasing, local_cluster):
         assert over - began > LEASE / 2, "a lease ended too early"
         expect(stage, blocked, egress=False)
         assert (page(stage, blocked)["unlockable"], page(stage, stopped)["on_expiry"]) == (True, "stop")
+        assert stage.tier(kept) == "verified", "the client did not keep it"
         time.sleep(3)  # a stall of 2 s would have ended them
         # What docs/leases.md says, of kube-router: what is open stays open.
         assert [user for user, running in streams.items() if running.poll() is not None] == []
@@ -100,6 +110,8 @@ def test_leases(stage, leasing, local_cluster):
         until("the pod is not deleted", lambda: not stage.pods(stopped), 240)
         assert time.monotonic() - over > 60, "there was no time to unlock it"
         streams[stopped].wait(timeout=60)
+        told = [json.loads(line) for line in keeping.communicate(timeout=120)[0].splitlines()]
+        assert keeping.returncode == 0 and any(outcome.get("renewed") for outcome in told), told
         assert stage.pods(blocked), "a server of a tier that only blocks was stopped"
         until("JupyterHub does not notice", lambda: not ask_hub(stage, "GET", stopped).json()["servers"])
         start_by_hub(stage, stopped, image)
@@ -108,6 +120,6 @@ def test_leases(stage, leasing, local_cluster):
         assert metrics['binder_egress_lease_expiries_total{on_expiry="stop"}'] >= 1
         assert metrics['binder_egress_lease_expiries_total{on_expiry="block"}'] >= 1
     finally:
-        for running in streams.values():
+        for running in (*streams.values(), keeping):
             running.kill()
             running.wait()

@@ -490,6 +490,17 @@ def test_a_refused_repository_is_not_unlocked(serve, open_hub, run):
     assert not hub.count("POST /egress/servers/")
 
 
+def test_from_the_hubs_own_networks_nothing_is_earned(serve, open_hub, run, store):
+    """A miner must not have the hub's processors pay for its network."""
+    hub = open_hub(serve(self_networks=["127.0.0.0/8"]))
+    code, out, err = run("launch", SPEC, "--binder", hub.url)
+    assert (code, out) == (3, f"{hub.url}user/user-1/?token=server-token\n") and "network" in err
+    assert (hub.builds[0].token, hub.count("POST /egress/passes"), hub.count("POST /egress/servers/")) == (None, 1, 0)
+    assert run("pass", "--binder", hub.url)[:2] == (3, "")
+    run_pod(store)
+    assert run("unlock", f"{hub.url}egress/servers/alice/")[0] == 3 and not hub.count("POST /egress/servers/")
+
+
 # -- prices
 
 

@@ -161,7 +161,7 @@ def create(tier: str, servers_per_day: int, expires: str, origins: list[str], re
 
 
 def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def _sentence(error: ValidationError) -> str:

@@ -89,7 +89,7 @@ class Passes:
             raise BadPass("invalid", "This is not a pass: it is too long.")
         try:
             found = Pass(**self._serializer.loads(token))
-        except (BadSignature, TypeError):
+        except (BadSignature, TypeError, ValueError):  # ValueError: characters that no encoding has
             raise BadPass("invalid", "This is not a pass of this service. Solve a challenge to get one.") from None
         if presented_at > found.exp + LEEWAY:
             raise BadPass("expired", "The pass has expired. Solve a challenge to get a new one.")

@@ -172,6 +172,47 @@ def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server
     assert len(refused) == 50
 
 
+def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server, store, monkeypatch):
+    monkeypatch.setattr("verifier.reconciler.PAUSE", 0.02)
+    cluster = FakeCluster()
+    patch, began = cluster.patch, []
+    users = [f"user-{number}" for number in range(10)]
+    for number, user in enumerate(users):
+        cluster.add(user, f"uid-{number}")
+        store.record_launch(Server(user), Record(make_grant(), image="image:1"), 600)
+
+    def slow(pod, grant):
+        began.append(pod.name)
+        time.sleep(0.05)
+        if began.count(pod.name) <= 3:
+            cluster.change(pod.name, ready=not cluster.pods[pod.name].ready)  # its kubelet was faster
+        return patch(pod, grant)
+
+    monkeypatch.setattr(cluster, "patch", slow)
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
+    look(reconciler)
+    until = time.monotonic() + 30
+    while len(cluster.labelled()) < len(users):
+        assert time.monotonic() < until
+        reconciler._work_some()  # waits for what is tried again
+    assert (len(began), len(cluster.patches)) == (4 * len(users), len(users))
+
+
+def test_a_slow_patch_that_a_revocation_overtakes_is_taken_back(redis_server, store, monkeypatch):
+    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
+    cluster = FakeCluster()
+    cluster.add()
+    store.publish(ALICE, KnownServer("uid-1", pod="jupyter-alice--"))
+    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    # It is on its way when somebody revokes; the API server takes it, for the pod has not changed.
+    cluster.before_patch = lambda: Operators(settings, store).revoke(ALICE, "eve", "mining")
+    reconciler = Reconciler(settings, cluster, store)
+    look(reconciler)
+    assert (cluster.before_patch, cluster.labelled()) == (None, set())
+    assert store.known(ALICE).tier == "unverified"
+
+
 # -- Redis
 
 

@@ -731,6 +731,10 @@ def test_names_and_ids_are_checked(tmp_path):
     assert len(found.wrong()) == 3
 
 
+def test_characters_that_no_encoding_has_are_no_key():
+    assert Keys("", []).find("\udc8a") is None
+
+
 def test_without_a_file_there_are_no_keys():
     found = Keys("", [])
     assert (found.all(), found.wrong(), found.find("x")) == ({}, [], None)

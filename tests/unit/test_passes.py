@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
-from verifier.passes import Pass, Passes
+from verifier.passes import BadPass, Pass, Passes
 
 OLD, NEW = KEYS.splitlines()
 
@@ -64,6 +64,11 @@ def test_more_servers_cannot_be_written_into_a_token(internal, passes):
 @pytest.mark.parametrize("key", [OLD, NEW])
 def test_a_token_signed_by_any_listed_key_is_accepted(internal, key):
     assert outcome(internal, Passes([key]).sign(make_pass())) == "free"
+
+
+def test_characters_that_no_encoding_has_are_no_pass(passes):
+    with pytest.raises(BadPass):
+        passes.read(passes.sign(make_pass()) + "\udc8a", time.time())
 
 
 def test_the_last_key_signs(passes):

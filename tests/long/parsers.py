@@ -1,0 +1,177 @@
+"""What reads text of strangers, for atheris: it changes the text so that ever new lines of the code run.
+
+A program of its own, because atheris measures which lines run from the import on, and ends the process.
+
+    python tests/long/parsers.py FOLDER -max_total_time=60     FOLDER keeps what was found, and begins with `SEEDS`
+"""
+
+import base64
+import ipaddress
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import altcha
+import atheris
+
+TOP = Path(__file__).parents[2]
+sys.path[:0] = [str(TOP), str(TOP / "tests/unit")]
+
+with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
+    from flask import Flask
+    from fuzz import KEY, keys_file
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    from verifier import bodies, cluster, networks, repositories
+    from verifier.captcha.altcha import Altcha
+    from verifier.captcha.base import Outcome
+    from verifier.captcha.providers import ROWS
+    from verifier.captcha.siteverify import Remote
+    from verifier.keys import Keys
+    from verifier.passes import BadPass, Passes
+    from verifier.problems import Problem
+    from verifier.store import Grant
+
+logging.disable()
+app = Flask("parsers")
+
+PASSES = Passes(["0" * 40])
+PASS = PASSES.new("verified", 1, 1_000_000.0, 300)
+ALTCHA = Altcha.from_options({"tier": "verified", "cost": 1, "counterMin": 1, "counterMax": 5, "lifetime": 3600}, ["0" * 40])
+NETWORK = "198.51.100.7/32"
+_challenge = altcha.Challenge.from_dict(ALTCHA.challenge("launch", NETWORK, 1))
+SOLUTION = altcha.Payload(_challenge, altcha.solve_challenge(_challenge)).to_base64()
+NONCE = _challenge.parameters.nonce
+KEYS = Keys(keys_file(Path(tempfile.mkdtemp())), ["verified"])
+PROVIDERS = [
+    Remote.from_options(
+        name, row, {"tier": "verified", "siteKey": "s", "apiUrl": "https://example.org"}, "secret", frozenset(), True
+    )
+    for name, row in ROWS.items()
+]
+BODIES = [found for found in vars(bodies).values() if isinstance(found, type) and issubclass(found, bodies._Body)]
+
+
+def a_pass(text: str) -> None:
+    """Only what we signed is a pass, and it says what we signed."""
+    with suppress(BadPass):
+        assert PASSES.read(text, 1_000_001.0) == PASS, "a forged pass"
+
+
+def a_key(text: str) -> None:
+    """Only the key itself is the key."""
+    assert (KEYS.find(text) is not None) == (text == KEY), "a forged key"
+
+
+def a_solution(text: str) -> None:
+    """Only our challenge, solved, is a solution, whatever else is around it."""
+    verdict = ALTCHA.verify(text, "launch", NETWORK, "198.51.100.7")
+    assert verdict.outcome is Outcome.REJECTED or verdict.solution_id == NONCE, "a forged solution"
+
+
+def decoded_solution(text: str) -> None:
+    """The same with what is inside of base64."""
+    a_solution(base64.b64encode(text.encode(errors="replace")).decode())
+
+
+def a_body(text: str) -> None:
+    """A body is what it should be, or the answer says what is wrong."""
+    for kind in BODIES:
+        with app.test_request_context(method="POST", data=text.encode(errors="replace"), content_type="application/json"):
+            try:
+                assert isinstance(bodies.read(kind), kind)
+            except Problem as problem:
+                assert problem.kind in ("bad-request", "not-json") and problem.detail
+
+
+def forwarded_for(text: str) -> None:
+    """What a proxy says of its client: a network of the internet, or nothing."""
+    seen: list[str] = []
+    proxied = ProxyFix(lambda environ, _: seen.append(networks.client_network(environ.get("REMOTE_ADDR"))) or [], x_for=1)
+    proxied({"HTTP_X_FORWARDED_FOR": text, "REMOTE_ADDR": "10.0.0.1", "wsgi.url_scheme": "http"}, lambda *_: None)
+    for found in (*seen, networks.client_network(text)):
+        if found:
+            network = ipaddress.ip_network(found)
+            assert network.prefixlen == (32 if network.version == 4 else 64)
+            assert not networks.in_networks(str(network.network_address), [ipaddress.ip_network("10.0.0.0/8")])
+
+
+def a_repository(text: str) -> None:
+    """A name has one name, and what may be trusted is blocked under the same name, but for case."""
+    name = repositories.name(text)
+    assert repositories.name(name) == name
+    if exact := repositories.exact(text):
+        assert repositories.name(exact) == name
+    repositories.matches(text, "https://github.com/owner/name")
+    repositories.within(text, "https://github.com/owner/name")
+
+
+def an_annotation(text: str) -> None:
+    """What stands on a pod: a grant, and nothing that cannot be written again."""
+    if grant := Grant.loads(text):
+        assert Grant.loads(grant.dumps()) == grant
+
+
+def a_last_word(text: str) -> None:
+    """What a start guard left, or something in its place."""
+    status = {"name": cluster.GUARD, "state": {"terminated": {"message": text}}}
+    found = cluster._guard({"spec": {"initContainers": [{"name": cluster.GUARD}]}, "status": {"initContainerStatuses": [status]}})
+    assert found and isinstance(found[0], str) and isinstance(found[1], float)
+
+
+def an_answer(text: str) -> None:
+    """What a provider, or whoever answers in its place, sends."""
+    for provider in PROVIDERS:
+        for status in (200, 400, 503):
+            answer = provider._judge(status, text.encode(errors="replace"))
+            assert answer.outcome is not Outcome.OK or (status == 200 and '"' in text), "a yes out of nothing"
+
+
+PARSERS: list[Callable[[str], None]] = [
+    a_pass, a_key, a_solution, decoded_solution, a_body, forwarded_for, a_repository, an_annotation, a_last_word, an_answer,
+]  # fmt: skip
+
+SEEDS: dict[Callable[[str], None], list[str]] = {
+    a_pass: [PASSES.sign(PASS)],
+    a_key: [KEY],
+    a_solution: [SOLUTION],
+    decoded_solution: [base64.b64decode(SOLUTION).decode()],
+    a_body: [
+        json.dumps({"provider": "altcha", "solution": "x"}),
+        json.dumps({"token": "x"}),
+        json.dumps({"user": "alice", "server": "", "image": "i", "token": "x", "requested_at": time.time(), "groups": ["a"]}),
+        json.dumps({"by": "eve", "why": "a test", "kind": "network", "what": "198.51.100.0/24", "until": 1.0}),
+    ],
+    forwarded_for: ["203.0.113.9, 198.51.100.7", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"],
+    a_repository: ["https://github.com/Owner/name.git", "git@github.com:owner/name", "10.5281/zenodo.1", "github.com/owner/*"],
+    an_annotation: [Grant.new("verified", "valid-pass", 1.0).dumps()],
+    a_last_word: [json.dumps({"outcome": "closed", "seconds": 0.33, "tries": 5, "through": 2})],
+    an_answer: [json.dumps({"success": True, "error-codes": ["bad-request"], "challenge_ts": "2026-01-01T00:00:00Z"})],
+}
+
+
+def one(data: bytes) -> None:
+    """The first byte says which parser, the rest is its text; what is not UTF-8 becomes characters that no encoding has."""
+    if data:
+        PARSERS[data[0] % len(PARSERS)](data[1:].decode("utf-8", "surrogateescape"))
+
+
+def main() -> None:
+    """Run until the time is over; the first fault ends it."""
+    folder = Path(sys.argv[1])
+    for parser, texts in SEEDS.items():
+        for number, text in enumerate(texts):
+            seed = bytes([PARSERS.index(parser)]) + text.encode()
+            one(seed)
+            (folder / f"{parser.__name__}-{number}").write_bytes(seed)
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

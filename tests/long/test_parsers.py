@@ -1,0 +1,26 @@
+"""What reads text of strangers, against text that atheris makes after the lines that run (`parsers`)."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNS = 60_000
+"""Texts that are tried: some 100 s of one core."""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="there is no atheris for this machine or this Python")
+@pytest.mark.timeout(3600)
+def test_no_text_makes_a_parser_fail_or_believe(tmp_path, record_property):
+    program = str(Path(__file__).parent / "parsers.py")
+    command = [sys.executable, program, str(tmp_path), f"-runs={RUNS}", "-seed=1", "-max_len=8192", "-timeout=60"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    (lines,) = re.findall(r"DONE +cov: (\d+)", done.stderr)
+    print(f"{RUNS} texts, {lines} edges of the code")
+    record_property("edges", lines)
+    # The texts that it begins with reach 130 or so.
+    assert int(lines) > 180

@@ -99,16 +99,23 @@ binder-egress.netpol.named: a map of named peers or rules as items of a list, wi
 {{- end }}
 {{- end }}
 
+{{- /* binder-egress.netpol.labels: a map {label: value|false} without those that are off, as YAML. Takes the map. */}}
+{{- define "binder-egress.netpol.labels" -}}
+{{- $on := dict -}}
+{{- range $label, $value := . }}{{ if kindIs "string" $value }}{{ $_ := set $on $label $value }}{{ end }}{{ end -}}
+{{ toYaml $on }}
+{{- end }}
+
 {{- /* binder-egress.netpol.dns: the egress rule to the DNS servers of `dns`. */}}
 {{- define "binder-egress.netpol.dns" -}}
 # DNS
 - to:
     - namespaceSelector:
         matchLabels:
-          {{- toYaml .Values.dns.namespaceLabels | nindent 10 }}
+          {{- include "binder-egress.netpol.labels" .Values.dns.namespaceLabels | nindent 10 }}
       podSelector:
         matchLabels:
-          {{- toYaml .Values.dns.podLabels | nindent 10 }}
+          {{- include "binder-egress.netpol.labels" .Values.dns.podLabels | nindent 10 }}
     {{- with include "binder-egress.netpol.cidrs" (list .Values.dns.cidrs dict) }}
     {{- . | trim | nindent 4 }}
     {{- end }}

@@ -15,6 +15,10 @@ TOLERANCE = 2.0
 refused but for the first. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
 
 
+REJECTIONS_WINDOW = 60
+"""Seconds after the first of a client network's rejected solutions until they are forgotten."""
+
+
 @dataclass(frozen=True)
 class Charge:
     """What `Store.use_solution` checks and adds to the charges of a client network.

@@ -57,6 +57,31 @@ def stops(tier: Tier, settings: RedisSettings) -> bool:
     return tier.on_expiry == "stop" and settings.mode == "captcha"
 
 
+def larger(known: KnownServer, settings: RedisSettings, now: float) -> list[str]:
+    """The tiers that a server may get in place of the one that it has, the largest first.
+
+    They are more in every respect, since anybody may ask for them: they have a higher rank, last as long at least, and do not stop
+    a server that would not have been stopped.
+
+    Args:
+        known: the server.
+        settings: tiers and mode.
+        now: Unix time in seconds.
+    """
+    has = settings.tiers.get(known.tier)
+    if has is None:
+        return []
+
+    def lasts(tier: Tier) -> bool:
+        if not tier.lease:
+            return True
+        enough = known.until is not None and int(now) + tier.lease >= known.until
+        return enough and (stops(has, settings) or not stops(tier, settings))
+
+    found = [name for name, tier in settings.tiers.items() if tier.rank > has.rank and lasts(tier)]
+    return sorted(found, key=lambda name: (-settings.tiers[name].rank, name))
+
+
 @dataclass(frozen=True)
 class Left:
     """What is left of a lease; or, when it is over, of the time until the pod is stopped.

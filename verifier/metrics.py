@@ -77,8 +77,8 @@ class Metrics:
             "Captcha solutions presented. unchecked: accepted while the provider is down (captcha.onOutage: allow). rejected: the "
             "client's fault; misconfigured: ours; unavailable: the provider's; "
             "replayed: used before; before-epoch: perhaps used before Redis was wiped; price-risen: its challenge was too cheap by "
-            "then; budget-spent: the client's network had all the passes that it may have; locked, own-network: nothing "
-            "is offered to this client.",
+            "then; budget-spent: the client's network had all the passes that it may have; too-many-rejected: it had so many wrong "
+            "ones that the provider was not asked; locked, own-network: nothing is offered to this client.",
             ["provider", "purpose", "outcome"],
             registry=self.registry,
         )

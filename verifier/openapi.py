@@ -48,7 +48,15 @@ _SERVER = {
         "enum": ["block", "stop", None],
         "description": "what comes then: block: the tier is gone; stop: the server is stopped too, two minutes later",
     },
-    "unlockable": {"type": "boolean", "description": "whether a pass would change the tier; false too where operators locked it"},
+    "unlockable": {
+        "type": "boolean",
+        "description": "whether it has no tier, and a pass would give it one; false where operators locked it",
+    },
+    "larger": {
+        "type": "array",
+        "items": _TEXT,
+        "description": "the tiers that a solution of some provider gives it in place of a smaller one that it has",
+    },
     "renewable_in": {
         "type": ["integer", "null"],
         "description": "seconds until a pass or a solution for this tier renews its lease; 0: now; null: it cannot be",
@@ -133,6 +141,7 @@ def public_document(base_path: str) -> dict[str, Any]:
                         "locked",
                         "price-risen",
                         "budget-spent",
+                        "too-many-rejected",
                         "provider-misconfigured",
                         "provider-unavailable",
                         "no-such-server",
@@ -257,6 +266,7 @@ def public_document(base_path: str) -> dict[str, Any]:
                             "locked",
                             "price-risen",
                             "budget-spent",
+                            "too-many-rejected",
                             "key-spent",
                             "too-many-wrong-keys",
                             "provider-misconfigured",

@@ -94,6 +94,7 @@ def server_page(
     observed: bool,
     closed: bool,
     left: Left | None,
+    larger: list[str],
     from_elsewhere: bool,
     qr: bool,
 ) -> str:
@@ -110,6 +111,7 @@ def server_page(
         observed: mode `observe`, in which no server is isolated.
         closed: it cannot be unlocked, by the rules of the operators.
         left: what is left of its lease; None if it has none.
+        larger: the tiers that it may get in place of the one that it has, the largest first.
         from_elsewhere: the visitor follows a link of another site's page: nothing begins without a click.
         qr: show a QR code in the text.
     """
@@ -125,6 +127,9 @@ def server_page(
         "address": address,
         "start": address + START,
         "left": left,
+        "renewable": left is not None and left.renewable_in == 0,
+        "larger": larger,
+        "larger_reach": reach(tiers[larger[0]], language) if larger else "",
         "time": clock(left.expires_in) if left else "",
         "until": datetime.fromtimestamp(left.until, UTC).strftime("%H:%M:%S") if left else "",
         **_common(language, asset),
@@ -140,6 +145,7 @@ def server_page(
         base=base,
         sentences=json.dumps(sentences),
         lease=json.dumps(left and asdict(left)),
+        larger_tiers=json.dumps(larger),
         catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
         from_elsewhere=from_elsewhere,
         qr=_inline_qr(address + START),

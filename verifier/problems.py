@@ -32,6 +32,7 @@ TITLES = {
     "too-large": (413, "The request is too large"),
     "not-json": (415, "The body must be JSON"),
     "budget-spent": (429, "Your network had as many passes as it may have for now"),
+    "too-many-rejected": (429, "Your network sent too many wrong solutions"),
     "key-spent": (429, "The key had as many servers as it may have for now"),
     "too-many-wrong-keys": (429, "Your network sent too many wrong keys"),
     "provider-misconfigured": (503, "The captcha is set up wrong on this site"),

@@ -19,7 +19,7 @@ from pathlib import Path
 from . import leases, logs
 from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
 from .metrics import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
-from .rules import MODE_ALLOW, Facts, fits, refusal
+from .rules import MODE_ALLOW, OPERATOR, Facts, fits, refusal
 from .settings import UNVERIFIED, ReconcilerSettings
 from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable, Woken
 
@@ -190,9 +190,10 @@ class Reconciler:
             record.grant if record and not (has and has.id == record.grant.id) else None
             for record in (self._unlock(pod, pending), self._launch(pod, pending))
         )
-        if unlock and given(unlock):
+        keeps = has is not None and given(has) and not has.over(now)
+        if unlock and given(unlock) and not (keeps and self._is_less(unlock, has)):
             return leases.begin(unlock, self._settings.tiers[unlock.tier], now)
-        if has and given(has) and not has.over(now):
+        if keeps:
             return leases.shorten(has, self._settings.tiers[has.tier], now)
         if launch and given(launch):
             return leases.begin(launch, self._settings.tiers[launch.tier], now)
@@ -203,6 +204,11 @@ class Reconciler:
         if has and given(has):
             return leases.end(has, now, self._stops(has))
         return None
+
+    def _is_less(self, unlock: Grant, has: Grant) -> bool:
+        """Whether an unlock was decided before the pod got what it has, which is not less. What an operator gives is meant."""
+        ranks = {name: tier.rank for name, tier in self._settings.tiers.items()}
+        return unlock.rule != OPERATOR and unlock.tier != has.tier and ranks[unlock.tier] <= ranks[has.tier]
 
     def _stops(self, grant: Grant | None) -> bool:
         tier = self._settings.tiers.get(grant.tier) if grant else None

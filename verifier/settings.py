@@ -102,6 +102,7 @@ class Tier(BaseModel):
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty for all.
         lease: seconds after which a grant ends unless it is renewed; 0: it does not end.
         on_expiry: what comes then: `block` takes the tier away, `stop` ends the server too.
+        rank: a server that has a tier may get one of a higher rank in its place.
     """
 
     description: dict[str, str] = {}
@@ -109,6 +110,7 @@ class Tier(BaseModel):
     ports: list[str] = []
     lease: int = Field(0, ge=0)
     on_expiry: Literal["block", "stop"] = "block"
+    rank: int = 0
 
 
 class InvalidSettings(Exception):
@@ -244,6 +246,7 @@ class VerifierSettings(RedisSettings):
     fairness_window: int = Field(3600, ge=60, le=86400, json_schema_extra=_value("fairness.window"))
     fairness_doubled_after: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.doubledAfter"))
     fairness_budget: int = Field(0, ge=0, le=1_000_000, json_schema_extra=_value("fairness.budget"))
+    fairness_rejections: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.rejections"))
     launch_hold: int = Field(4, ge=0, le=60, json_schema_extra=_value("launchPage.hold"))
     launch_interactive_hold: int = Field(60, ge=0, le=60, json_schema_extra=_value("launchPage.interactiveHold"))
 

@@ -5,6 +5,7 @@
 | `epoch` | when this Redis first saw a verifier; passes and challenges issued before are refused | for ever |
 | `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
 | `charges:<network>` | a hash: how many passes a client network had, by when | `fairness.window` after the last |
+| `rejected:<network>` | how many solutions of a client network remote providers rejected | `REJECTIONS_WINDOW` after the first |
 | `charges:key:<id>` | the same of an API key | a day after the last |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
@@ -42,7 +43,7 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from .fairness import Charge
+from .fairness import REJECTIONS_WINDOW, Charge
 from .passes import LEEWAY, Pass
 from .settings import UNVERIFIED, RedisSettings
 
@@ -403,6 +404,7 @@ class Store:
         self._begin = client.register_script((scripts / "begin.lua").read_text())
         self._charges = client.register_script((scripts / "charges.lua").read_text())
         self._issue = client.register_script((scripts / "issue.lua").read_text())
+        self._reject = client.register_script((scripts / "reject.lua").read_text())
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
         self._settle = client.register_script((scripts / "settle.lua").read_text())
 
@@ -430,6 +432,20 @@ class Store:
             for network in networks:
                 self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window], client=pipe)
             return pipe.execute()
+
+    def rejections(self, network: str) -> tuple[int, int]:
+        """How many solutions of a client network remote providers rejected lately, and the seconds until they are forgotten."""
+        with _unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(_key(f"rejected:{network}"))
+            pipe.ttl(_key(f"rejected:{network}"))
+            number, seconds = pipe.execute()
+        return int(number or 0), max(1, seconds)
+
+    def note_rejection(self, network: str) -> None:
+        """Count one more."""
+        with _unavailable():
+            self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW])
 
     def use_solution(
         self, provider: str, solution_id: str, issued_at: float, lifetime: float, charge: Charge | None = None
@@ -513,8 +529,8 @@ class Store:
             network: the client's network.
             now: Unix time in seconds.
             record_ttl: seconds that the record lives.
-            renewal: the server has the tier already. The use is not taken from another server then, and stays: whoever gave it
-                could otherwise take it on to a server of their own, and the tier would go with it.
+            renewal: the server has this tier, or a smaller one. The use is not taken from another server then, and stays: whoever
+                gave it could otherwise take it on to a server of their own, and the tier would go with it.
 
         Returns:
             `held` (this server had it already), `free`, `moved` (taken from the server that had it), and then the record is

@@ -1,6 +1,7 @@
 """The public HTTP interface: challenges, passes, and the page of each server."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -269,7 +270,8 @@ def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
     asked = Server(user, server)
     known = _known(asked)
-    refused = (known.tier == UNVERIFIED or known.until is not None) and _refusal(known) is not None
+    larger = _larger(known)
+    refused = (known.tier == UNVERIFIED or known.until is not None or bool(larger)) and _refusal(known) is not None
     kind = _kind()
     if kind == "application/json":
         answer = jsonify(_description(asked, known, refused))
@@ -286,6 +288,7 @@ def show_server(user: str, server: str) -> Response:
             observed=settings.mode == "observe",
             closed=refused and known.tier == UNVERIFIED,
             left=leases.left(known, settings, time.time(), refused),
+            larger=[] if refused else larger,
             from_elsewhere=request.headers.get("Sec-Fetch-Site") == "cross-site",
             qr=request.args.get("qr", "0") != "0",
         )
@@ -297,7 +300,7 @@ def show_server(user: str, server: str) -> Response:
 @public.post("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @public.post("/servers/<user>/<server>")
 def unlock_server(user: str, server: str) -> tuple[Response, int]:
-    """Give a running server the tier of a pass or of a solution, or renew the lease of the tier that it has."""
+    """Give a running server the tier of a pass or of a solution, or a larger one than it has, or renew the lease of that."""
     body = bodies.read(bodies.Unlock)
     asked = Server(user, server)
     known = _known(asked)
@@ -306,10 +309,12 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         services().metrics.unlocks.labels(rule).inc()
         _log("unlock", UNVERIFIED, rule, repository=known.repository)
         raise Problem("locked", REFUSALS[rule])
-    renewal = known.tier != UNVERIFIED
+    has_one = known.tier != UNVERIFIED
     left = leases.left(known, services().settings, now)
-    if renewal and not (left and left.renewable_in == 0 and _is_worth(body, known.repository) == known.tier):
-        # Tiers have no order, so another one could be less than what it has, and anybody who knows the address could ask for that.
+    useful = [*leases.larger(known, services().settings, now), *([known.tier] if left and left.renewable_in == 0 else [])]
+    worth = _is_worth(body, known.repository) if has_one and useful else None
+    if has_one and worth not in useful:
+        # One that is not larger could be less than what it has, and anybody who knows the address could ask for that.
         # The same one would spend a use for nothing, and whoever gave it could move it on and so take the tier away.
         services().metrics.unlocks.labels("had-it").inc()
         _log("unlock", known.tier, "had-it", repository=known.repository)
@@ -319,9 +324,9 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         used, by = _read_pass(body.token, known.repository, now)
     else:
         used = _solve(body.provider or "", body.solution or "", "unlock")
-    grant = replace(Grant.new(used.tier, "renewal" if renewal else "unlock", now), by=by)
+    grant = replace(Grant.new(used.tier, "renewal" if used.tier == known.tier else "unlock", now), by=by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL, renewal)
+    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL, has_one)
     if outcome in REFUSED:
         services().metrics.unlocks.labels(outcome).inc()
         _log("unlock", UNVERIFIED, outcome, repository=known.repository)
@@ -354,6 +359,12 @@ def _is_worth(body: bodies.Unlock, repository: str) -> str | None:
     )
 
 
+def _larger(known: KnownServer) -> list[str]:
+    """The tiers that a provider's solution could give a server in place of the one that it has."""
+    offered = {services().captcha.tier_of(name) for name in services().captcha.names}
+    return [tier for tier in leases.larger(known, services().settings, time.time()) if tier in offered]
+
+
 def _description(server: Server, known: KnownServer, refused: bool = False) -> dict[str, Any]:
     left = leases.left(known, services().settings, time.time(), refused)
     return {
@@ -364,6 +375,7 @@ def _description(server: Server, known: KnownServer, refused: bool = False) -> d
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,
         "unlockable": known.tier == UNVERIFIED and not refused,
+        "larger": [] if refused else _larger(known),
         "renewable_in": left and left.renewable_in,
     }
 
@@ -463,9 +475,18 @@ def _solve(name: str, solution: str, purpose: str) -> Pass:
     if rule := _refusal(None):
         count(rule)
         raise Problem("locked", REFUSALS[rule])
+    network, most = _network(), services().settings.fairness_rejections
+    if network and most and name in [remote.name for remote in services().captcha.remotes]:
+        rejected, forgotten_in = services().store.rejections(network)
+        if rejected >= most:
+            count("too-many-rejected")
+            raise Problem("too-many-rejected", "Try again when they are forgotten, or solve another challenge.", forgotten_in)
     began = time.monotonic()
-    verdict = services().captcha.verify(name, solution, purpose, _network(), request.remote_addr or "")
+    verdict = services().captcha.verify(name, solution, purpose, network, request.remote_addr or "")
     services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
+    if verdict.asked and network and verdict.outcome is Outcome.REJECTED:
+        with suppress(StoreUnavailable):  # It is rejected all the same.
+            services().store.note_rejection(network)
     if not verdict.accepted:
         count(verdict.outcome)
         raise Problem(_PROBLEMS[verdict.outcome], verdict.detail)

@@ -334,6 +334,7 @@ binder-egress.toldTier: what our processes know of a tier beside its policy, JSO
 {{- $told := dict "internet" (or (has "0.0.0.0/0" $cidrs) (has "2000::/3" $cidrs) (has "::/0" $cidrs)) -}}
 {{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
 {{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
+{{- with .rank }}{{ $_ := set $told "rank" (int64 .) }}{{ end -}}
 {{- with .lease }}{{ $_ := set $told "lease" (int64 .) }}{{ $_ := set $told "on_expiry" ($.onExpiry | default "block") }}{{ end -}}
 {{ toJson $told }}
 {{- end }}
@@ -432,6 +433,7 @@ BINDER_EGRESS_LAUNCH_INTERACTIVE_HOLD: {{ .Values.launchPage.interactiveHold | q
 BINDER_EGRESS_FAIRNESS_WINDOW: {{ .Values.fairness.window | quote }}
 BINDER_EGRESS_FAIRNESS_DOUBLED_AFTER: {{ int64 .Values.fairness.doubledAfter | quote }}
 BINDER_EGRESS_FAIRNESS_BUDGET: {{ int64 .Values.fairness.budget | quote }}
+BINDER_EGRESS_FAIRNESS_REJECTIONS: {{ int64 .Values.fairness.rejections | quote }}
 BINDER_EGRESS_CLIENT_IPV4_PREFIX: {{ .Values.clientNetwork.ipv4Prefix | quote }}
 BINDER_EGRESS_CLIENT_IPV6_PREFIX: {{ .Values.clientNetwork.ipv6Prefix | quote }}
 BINDER_EGRESS_LOG_IPV4_PREFIX: {{ .Values.logClientNetwork.ipv4Prefix | quote }}

@@ -1,5 +1,5 @@
-// The page of a server: says what the server may reach and for how long, unlocks it, renews its lease, and follows what becomes of it
-// while the page is looked at.
+// The page of a server: says what the server may reach and for how long, unlocks it, gets it a larger tier, renews its lease, and follows
+// what becomes of it while the page is looked at.
 import { fill } from "./language.js";
 import { solve } from "./solve.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
@@ -25,6 +25,8 @@ const NEAR_END = 300;
 
 let tier = page.dataset.tier; // null: there is no such server
 let lease = JSON.parse(page.dataset.lease); // null: it does not end
+let larger = JSON.parse(page.dataset.larger); // the tiers that it may get in place of the one that it has
+let suggested = lease?.renewable_in === 0; // whether it could be renewed when ways were last shown
 let ends, opens; // when it ends, and when it can be renewed, by the clock that nobody sets
 // Begin without a click. Once at most: a page that is left open must not renew for somebody who is gone.
 let automatic = tier === UNVERIFIED && location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
@@ -36,6 +38,14 @@ let changes = 0; // what was asked before the last change is old
 
 const say = (...parts) => { state.textContent = parts.filter(Boolean).join(" "); };
 const text = (name, values) => fill(messages[name], values);
+
+// What a solution may be for, in words.
+const AIMS = {
+  unlock: { why: text("why"), button: text("button"), presenting: text("presenting"), failed: text("failed") },
+  renew: { why: text("why-renewal"), button: text("renew"), presenting: text("presenting-renewal"), failed: text("failed-renewal") },
+  raise: { why: text("why-more"), button: text("button-more"), presenting: text("presenting"), failed: text("failed-more") },
+};
+const gives = (name) => tiers[name] && text("then-reach", { reach: tiers[name] });
 
 /** An error whose words are in the catalogue: `name` is a problem's type, or one of ours. */
 class Failure extends Error {
@@ -62,17 +72,30 @@ async function json(address, options) {
 // -- the server
 
 const renewable = () => tier !== UNVERIFIED && Number.isInteger(lease?.renewable_in) && performance.now() >= opens;
-const useful = () => tier === UNVERIFIED || renewable();
+const useful = () => tier === UNVERIFIED || renewable() || larger.length > 0;
+const aimOf = (one) => { // of an offer; null: it would change nothing
+  if (tier === UNVERIFIED) return "unlock";
+  if (larger.includes(one.tier)) return "raise";
+  return one.tier === tier && renewable() ? "renew" : null;
+};
+let aim; // what is being done, or will be if the button is pressed
+
+function aimAt(next, to) {
+  aim = next;
+  why.textContent = [AIMS[aim].why, aim === "raise" && gives(to)].filter(Boolean).join(" ");
+  button.textContent = AIMS[aim].button;
+}
 
 // What the service says of the server, null if there is none. `live`: it is the answer to what was presented.
 function show(now, live) {
-  const was = { tier, until: lease?.until, renewable: renewable(), over: lease && performance.now() > ends - SOON };
+  const was = { tier, until: lease?.until, renewable: renewable(), larger: String(larger), over: lease && performance.now() > ends - SOON };
   tier = now ? now.tier : null;
   lease = now?.until ? now : null;
+  larger = now?.larger ?? [];
   count();
   const other = tier !== was.tier;
   const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
-  if (!live && !other && lease?.until === was.until && renewable() === was.renewable) return;
+  if (!live && !other && lease?.until === was.until && renewable() === was.renewable && String(larger) === was.larger) return;
   changes += 1;
   reach.textContent = tier === null ? text("ended-help") : tiers[tier] ?? "";
   reach.hidden = !reach.textContent;
@@ -89,13 +112,20 @@ function show(now, live) {
   suggest();
 }
 
-// Show the ways to unlock or renew it, where that is of use.
+// Show the ways to unlock it, to get it more or to renew it, where that is of use.
 function suggest() {
-  const locked = tier === UNVERIFIED;
+  suggested = renewable();
   how.hidden = !useful();
-  why.textContent = locked ? text("why") : text("why-renewal");
-  if (!working) button.textContent = locked ? text("button") : text("renew");
-  if (useful()) offer();
+  if (!useful()) return;
+  if (!working) guess();
+  offer();
+}
+
+// What the button is for, until it is known what may be solved.
+function guess() {
+  if (tier === UNVERIFIED) aimAt("unlock");
+  else if (renewable()) aimAt("renew");
+  else aimAt("raise", larger[0]);
 }
 
 // -- the time left. It is not announced each second, but once near the end.
@@ -125,7 +155,7 @@ function tick() {
   left.textContent = locked ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
   const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-block");
   after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
-  if (renewable() && how.hidden) suggest();
+  if (renewable() && !suggested) suggest();
   if (seconds > NEAR_END) warned = false;
   if (renewable() && seconds <= NEAR_END && !warned && !working) {
     warned = true;
@@ -166,14 +196,18 @@ const calculates = (one) => one.kind === "proof-of-work";
 
 async function ask() {
   const { providers } = await json(`${base}challenge?purpose=unlock`);
+  const suitable = providers.filter(aimOf);
   // Browsers offer what the calculation needs on https and localhost only.
-  offers = providers.filter((one) => !calculates(one) || globalThis.crypto?.subtle)
-    .filter((one) => !renewable() || one.tier === tier); // A lease is renewed by what earns the same tier.
-  if (!offers.length) throw new Failure(providers.length ? "insecure" : "nothing-to-solve");
+  offers = suitable.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
+  if (!offers.length) throw new Failure(suitable.length ? "insecure" : "nothing-to-solve");
 }
 
 function choose(current) {
-  way.textContent = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
+  // Where ways differ in what they give, each says it.
+  const differ = offers.some((one) => one.tier !== current.tier);
+  aimAt(aimOf(current), current.tier);
+  const means = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
+  way.textContent = [means, differ && aim !== "raise" && gives(current.tier)].filter(Boolean).join(" ");
   const rest = offers.filter((one) => one.name !== current.name);
   others.hidden = !rest.length;
   others.lastElementChild.replaceChildren(...rest.map((one) => {
@@ -186,14 +220,14 @@ function choose(current) {
       others.firstElementChild.focus(); // The button goes.
       unlock(one.name);
     });
-    item.append(other);
+    item.append(other, differ ? ` ${gives(one.tier) ?? ""}` : "");
     return item;
   }));
 }
 
 // Show what may be solved. A widget is shown at once, for it is what a person clicks; a calculation begins with a click, or where the
 // address asks for it, unless another site's page sent the visitor here: it must not let its visitors work for a server of its own.
-// A renewal begins with a click, whatever it needs.
+// A renewal, or more than a server has, begins with a click, whatever it needs.
 async function offer() {
   button.hidden = false;
   if (working || document.visibilityState !== "visible") return;
@@ -201,10 +235,13 @@ async function offer() {
     await ask();
   } catch (error) {
     // Without an answer the button is still there, and says so.
-    if (tier === UNVERIFIED && (error.name === "insecure" || error.name === "nothing-to-solve")) fail(error);
+    if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
+    if (tier === UNVERIFIED) fail(error);
+    else if (aim === "raise") how.hidden = true; // Nothing is missing.
     return;
   }
   if (!useful() || working) return;
+  how.hidden = false;
   choose(offers[0]);
   if (tier === UNVERIFIED && (offers[0].kind === "interactive" || automatic)) unlock(offers[0].name);
 }
@@ -215,7 +252,7 @@ function fail(error) {
   const minutes = Math.max(1, Math.round((error.after || 0) / 60));
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
   const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
-  say(renewable() ? text("failed-renewal") : text("failed"), text(`error-${words}`, { provider, when, detail: error.detail ?? "" }), another && text("error-another-way"));
+  say(AIMS[aim].failed, text(`error-${words}`, { provider, when, detail: error.detail ?? "" }), another && text("error-another-way"));
   // Nothing to press where it cannot help.
   button.hidden = words === "insecure";
 }
@@ -232,7 +269,7 @@ async function solution(one, signal) {
     }
   }
   const provider = title(one.name);
-  const has = renewable() ? text("granted") : text("locked");
+  const has = tier === UNVERIFIED ? text("locked") : text("granted");
   say(has, text("widget-loading", { provider }));
   const onShown = () => say(has, one.kind === "interactive" && text("widget-ready"));
   try {
@@ -250,7 +287,7 @@ async function unlock(name) {
   const controller = new AbortController();
   working = controller;
   const { signal } = controller;
-  const focused = document.activeElement === button;
+  const [focused, was] = [document.activeElement === button, tier];
   button.disabled = true;
   widget.replaceChildren();
   try {
@@ -263,7 +300,7 @@ async function unlock(name) {
       button.hidden = one.kind === "interactive";
       const solved = await solution(one, signal);
       signal.throwIfAborted();
-      say(renewable() ? text("presenting-renewal") : text("presenting"));
+      say(AIMS[aim].presenting);
       progress.hidden = false;
       try {
         changes += 1;
@@ -285,20 +322,21 @@ async function unlock(name) {
       widget.replaceChildren();
       progress.hidden = true;
       button.disabled = false;
-      button.textContent = tier === UNVERIFIED ? text("button") : text("renew");
       if (focused) button.focus(); // A disabled button loses it.
+      if (tier !== was) suggest(); // It may get still more.
     }
   }
 }
 
 async function present(provider, solved, signal) {
+  const was = tier;
   const answer = await json(location.pathname, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ provider, solution: solved }),
   });
   if (answer.state === "granted") return show(answer, true);
-  if (!useful()) return undefined;
+  if (!useful() || tier !== was) return undefined;
   button.hidden = true;
   others.hidden = true;
   widget.replaceChildren();
@@ -322,6 +360,9 @@ document.addEventListener("visibilitychange", () => {
   look();
 });
 count();
-if (useful()) offer();
+if (useful()) {
+  guess();
+  offer();
+}
 setInterval(tick, 1000);
 follow();

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from apps import RedisServer, VerifierProcess, make_settings, run_pod
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.browser.launch_page import BinderHub
 from verifier.store import Store, connect
@@ -100,12 +101,30 @@ def start(redis_server: RedisServer) -> Iterator[Callable[..., BinderHub]]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def _playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
-        # Chromium's own sandbox does not start for root, as whom CI often runs.
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
-        yield browser
-        browser.close()
+        yield playwright
+
+
+def _launch(playwright: Playwright, **options: Any) -> Browser:
+    # Chromium's own sandbox does not start for root, as whom CI often runs.
+    sandbox = os.getuid() != 0
+    return playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=sandbox, **options)
+
+
+@pytest.fixture(scope="session")
+def browser(_playwright: Playwright) -> Iterator[Browser]:
+    browser = _launch(_playwright)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
+    """A browser that keeps pages for those who go back, as browsers of people do and Playwright's do not."""
+    browser = _launch(_playwright, ignore_default_args=["--disable-back-forward-cache"])
+    yield browser
+    browser.close()
 
 
 class Tab:

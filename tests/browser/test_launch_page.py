@@ -418,6 +418,28 @@ def test_going_back_is_a_new_launch(hub, tab):
     assert second.tier == "verified"
 
 
+def test_going_back_to_a_page_that_the_browser_kept(hub, store, kept_browser):
+    """Its script goes on where it was: the launch of then is over, and whoever presses the button again has another one."""
+    context = kept_browser.new_context()
+    context.set_default_timeout(20_000)
+    opened = Tab(context.new_page())
+    opened.page.add_init_script("addEventListener('pageshow', (event) => { globalThis.kept = event.persisted; })")
+    launch(hub, opened)
+    opened.server("user-1")
+    opened.page.go_back(wait_until="commit")
+    wait_for(lambda: opened.page.evaluate("globalThis.kept"), "the page was not kept")
+    expect(opened.panel).to_have_count(0)
+    assert len(hub.builds) == 1, "the page launched by itself"
+    press_launch(opened)
+    opened.server("user-2")
+    first, second = hub.builds
+    assert first.token and second.token and second.token != first.token
+    assert [build.tier for build in hub.builds] == ["verified"] * 2
+    assert store.known(Server("user-1")).uid, "the first server is still there"
+    context.close()
+    opened.check()
+
+
 # --- the verifier fails -----------------------------------------------------------------------------------------------
 
 

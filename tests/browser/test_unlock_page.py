@@ -4,6 +4,7 @@ Each test also fails for what the page throws, errors on the console, breaches o
 another origin (`Tab`).
 """
 
+import base64
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 from apps import VerifierProcess, reconciler, run_pod
 from conftest import INSECURE_HOST, MODEST
 from doubles import running
@@ -22,6 +24,9 @@ from verifier.pages import MESSAGES
 from verifier.store import KnownServer, Server
 
 TOP = Path(__file__).parents[2]
+
+JSQR = TOP / "frontend/node_modules/jsqr/dist/jsQR.js"
+"""A reader of QR codes; ci/frontend installs it."""
 
 LOCKED = "Your server has no internet access."
 GRANTED = "Your server has internet access."
@@ -563,6 +568,7 @@ PROBLEMS = {
     "price-risen": (403, {}, "Many checks came from your network, so the calculation takes longer now. Try again."),
     "solution-refused": (403, {}, "The solution was not accepted. Try again."),
     "budget-spent": (429, {"Retry-After": "290"}, "Too many checks came from your network. Try again in 5 minutes."),
+    "too-many-rejected": (429, {"Retry-After": "40"}, "Too many wrong solutions came from your network. Try again in 1 minute."),
     "provider-misconfigured": (503, {}, "This check is set up wrong. Tell the operators of this site."),
     "something-new": (418, {}, "The service refused: Some words."),
 }
@@ -797,6 +803,259 @@ def test_a_provider_that_is_down(double, providers, open_tab):
     expect(tab.state).to_have_text(
         f"{FAILED} The provider of this check does not answer. Try again in a minute. Or choose another way."
     )
+
+
+# -- more than it has
+
+RANKS = {"small": {"internet": True, "ports": ["443"]}, "verified": {"internet": True, "rank": 1}}
+SMALL = "Programs in it can open connections to the internet on these ports only: 443."
+ALL = "Programs in it can open connections to the internet, but not to this site's private network."
+MORE = "Another short check gives your server more access. It keeps running."
+
+
+@pytest.fixture
+def ranked(double, providers):
+    """A function that starts a verifier where proof of work earns `small` and a provider `verified`: the address of a page."""
+
+    def start_ranked(name, first=True, **options):
+        calculation = {"altcha": {**MODEST["altcha"], "tier": "small", "order": 0 if first else 2}}
+        return providers(name, captcha_providers=calculation | {name: {**double.options(name), "order": 1}}, tiers=RANKS, **options)
+
+    return start_ranked
+
+
+def test_whoever_has_less_sees_what_more_there_is_and_gets_it_by_one_click(ranked, double, store, open_tab):
+    tab = open_tab(ranked("recaptchaV3"), double.url)
+    expect(tab.page.locator("#way")).to_contain_text(f"Then: {SMALL}")
+    tab.page.get_by_text("Another way").click()
+    expect(tab.page.get_by_text(f"Then: {ALL}")).to_be_visible()
+    tab.picture("ways-differ")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+        expect(tab.page.locator("#reach")).to_have_text(SMALL)
+        expect(tab.page.locator("#why")).to_have_text(f"{MORE} Then: {ALL}")
+        expect(tab.button).to_have_text("Get more access")
+        expect(tab.page.get_by_text("Another way")).to_be_hidden()
+        tab.picture("more")
+        tab.page.wait_for_timeout(500)
+        assert (tab.strangers, tab.posts) == ([], 1)
+        tab.button.click()
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 2 and store.known(Server("alice")).tier == "verified"
+    tab.picture("more-granted")
+
+
+def test_a_reload_shows_it_too_and_a_widget_comes_only_when_it_is_asked_for(ranked, double, store, open_tab):
+    address = ranked("hcaptcha", first=False)
+    lasts(store, None, "small")
+    tab = open_tab(f"{address}#unlock", double.url, **PHONE)
+    expect(tab.state).to_have_text(GRANTED)
+    expect(tab.page.locator("#why")).to_have_text(f"{MORE} Then: {ALL}")
+    expect(tab.button).to_be_visible()
+    tab.page.wait_for_timeout(500)
+    assert (tab.strangers, tab.posts) == ([], 0), "nothing begins by itself"
+    tab.button.focus()
+    tab.page.keyboard.press("Enter")
+    expect(tab.state).to_have_text(f"{GRANTED} Solve the check below.")
+    tab.picture("more-widget-320")
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+    expect(tab.page.locator("#widget > *")).to_have_count(0)
+
+
+def test_more_that_fails_takes_nothing(ranked, double, store, open_tab):
+    address = ranked("hcaptcha")
+    lasts(store, None, "small")
+    tab = open_tab(address, double.url)
+    tab.requests_fail = True
+    tab.button.click()
+    press(tab, "Wrong")
+    expect(tab.state).to_have_text("Your server has no more access than before. The solution was not accepted. Try again.")
+    assert store.known(Server("alice")).tier == "small"
+    with reconciler(store):
+        tab.button.click()
+        press(tab, "I am a person")
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+
+
+def test_more_that_takes_a_while(ranked, double, store, open_tab):
+    address = ranked("recaptchaV3")
+    lasts(store, None, "small")
+    tab = open_tab(address, double.url)
+    tab.button.click()
+    expect(tab.state).to_contain_text("Accepted.")
+    with reconciler(store):
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+def test_nothing_is_offered_that_cannot_be_had(ranked, double, store, open_tab):
+    """The provider of more is down, and proof of work earns what the server has already."""
+    address = ranked("hcaptcha")
+    lasts(store, None, "small")
+    tab = open_tab("about:blank")
+    tab._origins.append(urlsplit(address)[:2])
+    offer = {"name": "altcha", "kind": "proof-of-work", "tier": "small", "challenge": {}}
+    body = json.dumps({"purpose": "unlock", "providers": [offer]})
+    tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))
+    tab.page.goto(address)
+    expect(tab.state).to_have_text(GRANTED)
+    expect(tab.page.locator("#how")).to_be_hidden()
+
+
+@pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
+def test_more_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
+    messages = MESSAGES[language]
+    address = ranked("recaptchaV3")
+    lasts(store, None, "small")
+    tab = open_tab(address, double.url, locale=f"{language}-XX", **PHONE)
+    expect(tab.button).to_have_text(messages["button-more"])
+    expect(tab.page.locator("#why")).to_contain_text(messages["why-more"])
+    tab.picture(f"more-{language}-320")
+
+
+# -- where people come from
+
+
+def scan(browser, picture):
+    """What a QR reader that knows nothing of ours sees in a picture, a PNG."""
+    page = browser.new_page()
+    page.evaluate(JSQR.read_text())
+    found = page.evaluate(
+        """async (data) => {
+          const image = new Image();
+          image.src = `data:image/png;base64,${data}`;
+          await image.decode();
+          const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+          const context = canvas.getContext("2d");
+          context.drawImage(image, 0, 0);
+          return jsQR(context.getImageData(0, 0, image.width, image.height).data, image.width, image.height)?.data;
+        }""",
+        base64.b64encode(picture).decode(),
+    )
+    page.close()
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser):
+    """As a phone sees it, with a name that needs encoding; and what it says opens the page and unlocks."""
+    server = Server("zoë@example.org-k3jd92ms", "lab 2")
+    store.publish(server, KnownServer("uid-1"))
+    address = f"{start(captcha_providers=MODEST).public}/egress/servers/zo%C3%AB%40example.org-k3jd92ms/lab%202"
+    tab = open_tab(address, color_scheme=scheme, viewport={"width": 1280, "height": 800})
+    found = scan(browser, tab.page.screenshot())
+    assert found == f"{address}#unlock"
+    with reconciler(store, server):
+        phone = open_tab(found, **PHONE)
+        expect(phone.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+@pytest.mark.parametrize("colors", ["#000 on #fff", "#eee on #111"])
+def test_the_code_in_a_terminal_is_scanned(colors, page_address, browser):
+    ours = requests.get(f"{page_address}?qr", headers={"Accept": "text/plain"}, timeout=10).text
+    code = [line.removeprefix("\x1b[38;5;16;48;5;231m").removesuffix("\x1b[0m") for line in ours.splitlines() if "\x1b" in line]
+    foreground, background = colors.split(" on ")
+    page = browser.new_page()
+    # A terminal's cells, twice as high as wide, without gaps between lines.
+    cells = "".join(
+        f'<div style="background:#fff;color:#000;width:max-content;font:16px/16px DejaVu Sans Mono">{line}</div>' for line in code
+    )
+    page.set_content(f'<body style="background:{background};color:{foreground};margin:40px;white-space:pre">{cells}</body>')
+    found = scan(browser, page.screenshot(full_page=True))
+    page.close()
+    assert found == f"{page_address}#unlock"
+
+
+JUPYTERLAB = """<!doctype html><html lang=en><title>JupyterLab</title><link rel=icon href="data:,">
+<a id=link href="{page}" target=_blank {rel}>{page}</a>
+<button onclick="globalThis.opened = open('{page}', '_blank', '{features}')">open</button>"""
+
+
+@pytest.fixture
+def jupyterlab(browser):
+    """A function that serves a JupyterLab of the site itself, and opens it: the page."""
+    contexts = []
+
+    def serve(address, origin, rel="", features=""):
+        context = browser.new_context()
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        body = JUPYTERLAB.format(page=address, rel=rel, features=features)
+        lab = f"{origin}/user/alice/lab/tree/notebook.ipynb?token=secret-token"
+        context.route(f"{origin}/user/**", lambda route: route.fulfill(content_type="text/html", body=body))
+        page = context.new_page()
+        page.goto(lab)
+        return page
+
+    yield serve
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "rel", "features"),
+    [
+        pytest.param("button", "", "", id="window.open"),
+        pytest.param("button", "", "noopener,noreferrer", id="window.open without an opener"),
+        pytest.param("#link", 'rel="opener"', "", id="a link with an opener"),
+        pytest.param("#link", 'rel="noopener noreferrer"', "", id="a link as terminals and notebooks make them"),
+    ],
+)
+@pytest.mark.parametrize("start_at", ["", "#unlock"])
+def test_a_tab_that_jupyterlab_opened(how, rel, features, start_at, page_address, jupyterlab, store):
+    lab = jupyterlab(page_address + start_at, page_address.partition("/egress/")[0], rel, features)
+    sent = []
+    lab.context.on("request", lambda request: sent.append(request))
+    with reconciler(store):
+        with lab.context.expect_page() as opened:
+            lab.locator(how).click()
+        tab = opened.value
+        if not start_at:
+            tab.locator("#unlock").click()
+        expect(tab.locator("#state")).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    # What the page asks for says nothing of where it was opened, and JupyterLab's address has a token.
+    ours = [request for request in sent if "/egress/" in request.url and not request.is_navigation_request()]
+    assert ours and not [request for request in ours if "referer" in request.all_headers()]
+    assert not [request.url for request in sent if "secret-token" in request.url]
+    # An opener gets nothing of the page, and the page does nothing to it.
+    assert lab.title() == "JupyterLab"
+
+
+@pytest.mark.parametrize("sandbox", ["", "sandbox", 'sandbox="allow-scripts"', 'sandbox="allow-scripts allow-same-origin"'])
+def test_the_page_is_not_shown_in_a_frame(sandbox, page_address, browser, store):
+    """Of the site itself neither: a notebook's output could lay something else over the button."""
+    context = browser.new_context()
+    page = context.new_page()
+    origin = page_address.partition("/egress/")[0]
+    body = f'<!doctype html><iframe {sandbox} src="{page_address}#unlock" width=600 height=400></iframe>'
+    page.route(f"{origin}/user/**", lambda route: route.fulfill(content_type="text/html", body=body))
+    said, posts = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
+    page.goto(f"{origin}/user/alice/lab")
+    page.wait_for_timeout(1_500)
+    assert [text for text in said if "frame-ancestors" in text], said
+    assert page.frames[1].url.startswith("chrome-error:")
+    assert posts == [] and store.pending(Server("alice"), set()).unlock is None
+    context.close()
+
+
+def test_going_back_to_the_page_shows_how_things_are_now(page_address, store, kept_browser):
+    """Whether the browser kept the page as it was, or loads it again."""
+    page = kept_browser.new_page()
+    page.goto(page_address)
+    expect(page.locator("#state")).to_have_text(LOCKED)
+    page.goto(f"{page_address.partition('/egress/')[0]}/egress/openapi.json")
+    lasts(store, None)
+    page.go_back(wait_until="commit")
+    expect(page.locator("#state")).to_contain_text(GRANTED)
+    expect(page.locator("#unlock")).to_be_hidden()
+    page.close()
 
 
 # -- languages and screens

@@ -51,6 +51,7 @@ def test_the_types_of_problems_are_stable():
         "too-large": 413,
         "not-json": 415,
         "budget-spent": 429,
+        "too-many-rejected": 429,
         "key-spent": 429,
         "too-many-wrong-keys": 429,
         "provider-misconfigured": 503,

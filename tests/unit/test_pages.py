@@ -55,7 +55,8 @@ def source(path):
 def test_every_problem_that_a_visitor_may_meet_has_words():
     """The others are an attacker's, or a fault in the page; they are told in English."""
     worded = {key.removeprefix("error-") for key in pages.MESSAGES["en"] if key.startswith("error-")}
-    met = {"solution-refused", "price-risen", "budget-spent", "provider-misconfigured", "provider-unavailable", "unavailable"}
+    met = {"solution-refused", "price-risen", "budget-spent", "too-many-rejected", "provider-misconfigured", "provider-unavailable"}
+    met |= {"unavailable"}
     assert met <= worded & set(problems.TITLES)
 
 

@@ -379,11 +379,11 @@ def test_an_unlock_is_for_one_uid_only(reconciler, cluster, store, uid):
     assert cluster.patches == []
 
 
-def test_an_unlock_replaces_the_grant_that_a_pod_has(reconciler, cluster, store):
+def test_an_unlock_replaces_the_grant_that_a_pod_has(make, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
     grant = make_grant("verified", "unlock")
     unlock_for(store, grant)
-    look(reconciler)
+    look(make(tiers={"verified": {"rank": 1}, "small": {}}))
     assert cluster.pods[pod.name].grant == grant
 
 

@@ -98,6 +98,7 @@ def test_the_defaults_are_complete_but_for_the_secrets(environment):
         ("FAIRNESS_DOUBLED_AFTER", "-1", "fairness.doubledAfter"),
         ("FAIRNESS_BUDGET", "-1", "fairness.budget"),
         ("FAIRNESS_BUDGET", "many", "fairness.budget"),
+        ("FAIRNESS_REJECTIONS", "-1", "fairness.rejections"),
         ("CLIENT_IPV4_PREFIX", "33", "clientNetwork.ipv4Prefix"),
         ("CLIENT_IPV4_PREFIX", "15", "clientNetwork.ipv4Prefix"),
         ("CLIENT_IPV6_PREFIX", "65", "clientNetwork.ipv6Prefix"),

@@ -33,7 +33,7 @@ def test_a_pass_unlocks_a_running_server(public, store):
     assert answer.status_code == 200
     assert answer.json == {
         "state": "granted", "user": "alice", "server": "", "tier": "verified", "until": None, "expires_in": None, "on_expiry": None,
-        "unlockable": False, "renewable_in": None,
+        "unlockable": False, "larger": [], "renewable_in": None,
     }  # fmt: skip
 
 
@@ -286,7 +286,7 @@ def test_json_names_the_state_of_the_server(public, store):
     answer = public.get("/egress/servers/alice", headers={"Accept": "application/json"})
     assert answer.json == {
         "user": "alice", "server": "", "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None,
-        "unlockable": True, "renewable_in": None,
+        "unlockable": True, "larger": [], "renewable_in": None,
     }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Verdict:
         issued_at: Unix time in seconds when its challenge was issued.
         price: the price that its challenge asked; None if the provider asks for no work.
         tier: the tier that it earns.
+        asked: whether a remote provider was asked, which costs the operator a request.
     """
 
     outcome: Outcome
@@ -39,6 +40,7 @@ class Verdict:
     issued_at: float = 0
     price: float | None = None
     tier: str = ""
+    asked: bool = False
 
     @property
     def accepted(self) -> bool:

@@ -253,6 +253,7 @@ class Remote:
         )
         if not (solution.isascii() and solution.isprintable()) or " " in solution or not solution or not self._row.shape(solution):
             return replace(verdict, outcome=Outcome.REJECTED, detail=f"This is no solution of {self._row.title}.")
+        verdict = replace(verdict, asked=True)
         answer = self._ask(self._pool, solution, address)
         if answer.outcome is Outcome.OK and self._accepts_anything:
             answer = Answer(Outcome.MISCONFIGURED, ACCEPTS_ANYTHING)

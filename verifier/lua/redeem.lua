@@ -8,7 +8,7 @@
 --   servers        how many servers may hold a use
 --   move_window    seconds after its first use in which a use may move
 --   moves          how often a use may move
---   renewal        whether the server has the tier already: then no use moves to it, nor away from it
+--   renewal        whether the server has this tier, or a smaller one: then no use moves to it, nor away from it
 --   server, repository, network, grant (id): who asks
 --   record         what to write into the record; record_ttl: seconds it lives
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live

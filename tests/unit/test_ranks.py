@@ -1,0 +1,278 @@
+"""Larger tiers: a server that has a tier gets one of a higher rank, and nobody can take anything from it by that."""
+
+import re
+import time
+
+import pytest
+from apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
+from fake_cluster import FakeCluster
+from test_reconciler import ALICE, granted, look, make_grant, unlock_for
+
+import verifier.web
+from verifier.app import create_internal_app, create_services
+from verifier.leases import larger
+from verifier.passes import Passes
+from verifier.problems import TYPE
+from verifier.reconciler import Reconciler
+from verifier.settings import ReconcilerSettings, load
+from verifier.store import LOCKED, Grant, KnownServer, Lock, Server
+
+TIERS = {"small": {"internet": False}, "verified": {"internet": True, "rank": 1}, "huge": {"rank": 2}, "other": {}}
+HTML, TEXT, JSON = ({"Accept": kind} for kind in ("text/html", "text/plain", "application/json"))
+MORE = "Another short check gives your server more access."
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+
+
+@pytest.fixture
+def site(redis_server, store):
+    """The services of a site where proof of work earns a tier."""
+
+    def make(earns="verified", **overrides):
+        values = {"tiers": TIERS, "captcha_providers": {"altcha": QUICK["altcha"] | {"tier": earns}}}
+        return create_services(make_settings(redis_server, **values | overrides), store)
+
+    return make
+
+
+def has(store, tier="small", **fields):
+    store.publish(ALICE, KnownServer("uid-1", tier, "its-grant", "https://example.com/a/b", **fields))
+
+
+def unlock(client, **body):
+    return client.post("/egress/servers/alice", json=body)
+
+
+def token(services, tier="verified", servers=1):
+    store = services.store
+    return services.passes.sign(Passes.new(tier, servers, store.use_key("k", 10**6, 60), 300))
+
+
+def waiting(store):
+    record = store.pending(ALICE, set()).unlock
+    return record and record.grant.tier
+
+
+# -- what is larger
+
+
+@pytest.mark.parametrize(
+    ("has", "until", "gets", "is_larger"),
+    [
+        pytest.param({}, None, {"rank": 1}, True, id="a higher rank"),
+        pytest.param({}, None, {}, False, id="the same rank"),
+        pytest.param({"rank": 1}, None, {}, False, id="a lower rank"),
+        pytest.param({"rank": -2}, None, {"rank": -1}, True, id="negative ranks"),
+        pytest.param({}, None, {"rank": 1, "lease": 600}, False, id="it would end"),
+        pytest.param({"lease": 600}, 500, {"rank": 1}, True, id="it would not end any more"),
+        pytest.param({"lease": 600}, 500, {"rank": 1, "lease": 600}, True, id="it ends later"),
+        pytest.param({"lease": 600}, 600, {"rank": 1, "lease": 600}, True, id="it ends at the same time"),
+        pytest.param({"lease": 600}, 500, {"rank": 1, "lease": 400}, False, id="it would end earlier"),
+        pytest.param({"lease": 600}, 300, {"rank": 1, "lease": 400}, True, id="not any more"),
+        pytest.param({"lease": 600}, 300, {"rank": 1, "lease": 600, "on_expiry": "stop"}, False, id="it would be stopped"),
+        pytest.param(
+            {"lease": 600, "on_expiry": "stop"}, 300, {"rank": 1, "lease": 600, "on_expiry": "stop"}, True, id="as it would be"
+        ),
+    ],
+)
+def test_larger_is_more_in_every_respect(redis_server, has, until, gets, is_larger):
+    tiers = {"has": has, "gets": gets}
+    settings = make_settings(redis_server, tiers=tiers, allow_tier="has", may_stop_pods=True)
+    known = KnownServer("uid-1", "has", "g", until=None if until is None else 1000 + until)
+    assert larger(known, settings, 1000.7) == (["gets"] if is_larger else [])
+
+
+def test_the_largest_comes_first(redis_server):
+    settings = make_settings(redis_server, tiers=TIERS)
+    assert larger(KnownServer("u", "small"), settings, 0) == ["huge", "verified"]
+    assert larger(KnownServer("u", "verified"), settings, 0) == ["huge"]
+    assert larger(KnownServer("u", "huge"), settings, 0) == []
+
+
+@pytest.mark.parametrize("tier", ["unverified", "gone"])
+def test_without_a_tier_that_there_is_nothing_is_larger(redis_server, tier):
+    assert larger(KnownServer("u", tier), make_settings(redis_server, tiers=TIERS), 0) == []
+
+
+# -- getting it
+
+
+def test_a_solution_of_a_larger_tier_replaces_a_smaller_one(site, store, monkeypatch):
+    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 20)
+    client = public_client(site())
+    has(store)
+    with reconciler(store):
+        answer = unlock(client, provider="altcha", solution=solve(client, "unlock"))
+    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", "verified")
+    assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
+
+
+@pytest.mark.parametrize(
+    ("tier", "earns"), [("verified", "small"), ("verified", "verified"), ("small", "other"), ("other", "small")]
+)
+def test_an_unlock_never_makes_it_smaller(site, store, tier, earns):
+    services = site(earns)
+    has(store, tier)
+    answer = unlock(public_client(services), token=token(services, earns))
+    assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", tier)
+    assert waiting(store) is None
+
+
+def test_a_pass_of_a_larger_tier_does_too_and_stays_there(site, store):
+    """Else whoever gave it could take it on to a server of their own, and the server here would be left with nothing."""
+    services = site()
+    client, passed = public_client(services), token(services)
+    has(store)
+    assert unlock(client, token=passed).status_code == 202
+    grant = store.pending(ALICE, set()).unlock.grant
+    assert grant.tier == "verified"
+    internal = create_internal_app(services).test_client()
+    internal.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {services.settings.api_token.get_secret_value()}"
+    run_pod(store, "mallory", "uid-2")
+    assert launch(internal, "mallory", token=passed, client_address=CLIENT)["pass_outcome"] == "used-up"
+    assert not is_withdrawn(store, grant.id)
+
+
+def test_a_pass_that_another_server_holds_is_not_taken_from_it(site, store):
+    services = site()
+    client, passed = public_client(services), token(services)
+    run_pod(store, "bob", "uid-2")
+    assert client.post("/egress/servers/bob", json={"token": passed}).status_code == 202
+    bobs = store.pending(Server("bob"), set()).unlock.grant
+    has(store)
+    answer = unlock(client, token=passed)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert not is_withdrawn(store, bobs.id) and waiting(store) is None
+
+
+def test_a_pass_for_a_larger_tier_that_no_provider_earns(site, store):
+    """An API key's, for instance."""
+    services = site("small")
+    has(store)
+    assert public_client(services).get("/egress/servers/alice", headers=JSON).json["larger"] == []
+    assert unlock(public_client(services), token=token(services, "huge")).status_code == 202
+    assert waiting(store) == "huge"
+
+
+@pytest.mark.parametrize("why", ["locked", "blocked-repository", "own-network"])
+def test_who_is_refused_gets_no_more(site, store, why):
+    overrides = {
+        "blocked-repository": {"blocked_repositories": ["example.com/a/b"]},
+        "own-network": {"self_networks": [f"{CLIENT}/32"]},
+    }
+    services = site(**overrides.get(why, {}))
+    has(store)
+    if why == "locked":
+        store.add_lock(Lock("l", "repository", "example.com/a/b", "eve", "", int(time.time())), [])
+    client = public_client(services)
+    answer = unlock(client, token=token(services))
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "locked")
+    assert waiting(store) is None
+    assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == []
+    for headers in (HTML, TEXT):
+        assert MORE not in shown(client, headers)
+
+
+def test_a_revoked_server_gets_none(site, store):
+    services = site()
+    store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=LOCKED))
+    assert unlock(public_client(services), token=token(services)).status_code == 403
+
+
+def test_a_lease_that_can_be_renewed_can_be_that_or_more(site, store):
+    lease = {"lease": 600}
+    services = site(tiers={"small": lease, "verified": lease | {"rank": 1}})
+    client = public_client(services)
+    has(store, until=int(time.time()) + 100)
+    assert unlock(client, token=token(services, "small")).status_code == 202
+    assert store.pending(ALICE, set()).unlock.grant.rule == "renewal"
+    assert unlock(client, token=token(services, "verified")).status_code == 202
+    assert store.pending(ALICE, set()).unlock.grant.rule == "unlock"
+
+
+# -- the page
+
+
+def shown(client, headers):
+    return re.sub(r'data-\S+="[^"]*"', "", client.get("/egress/servers/alice", headers=headers).text)
+
+
+@pytest.mark.parametrize(("tier", "offered"), [("small", True), ("verified", False), ("huge", False), ("unverified", False)])
+def test_the_page_says_what_more_is_possible(site, store, tier, offered):
+    client = public_client(site())
+    has(store, tier)
+    assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == (["verified"] if offered else [])
+    for headers in (HTML, TEXT):
+        text = shown(client, headers)
+        assert (MORE in text) is offered
+        assert ("Then: Programs in it can open connections to the internet" in text) is offered
+    assert ("http://localhost/egress/servers/alice/\n" in shown(client, TEXT)) is offered
+    assert ("Get more access</button>" in shown(client, HTML)) is offered
+
+
+# -- the reconciler
+
+
+@pytest.fixture
+def cluster():
+    return FakeCluster()
+
+
+@pytest.fixture
+def running(redis_server, cluster, store):
+    settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=TIERS)
+    return Reconciler(settings, cluster, store, clock=lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("tier", "gets", "rule", "becomes"),
+    [
+        ("small", "verified", "unlock", "verified"),
+        ("verified", "huge", "unlock", "huge"),
+        # Decided for a server that had nothing, a moment before it got what it has.
+        ("verified", "small", "unlock", "verified"),
+        ("small", "other", "unlock", "small"),
+        ("huge", "verified", "renewal", "huge"),
+        ("verified", "small", "operator", "small"),
+        ("small", "other", "operator", "other"),
+    ],
+)
+def test_the_label_follows_what_is_larger_and_what_an_operator_says(running, cluster, store, tier, gets, rule, becomes):
+    pod = cluster.add(**granted(make_grant(tier)))
+    unlock_for(store, make_grant(gets, rule))
+    look(running)
+    now = cluster.pods[pod.name]
+    assert (now.grant.tier, now.label) == (becomes, becomes)
+    assert store.known(ALICE).tier == becomes
+
+
+def test_an_unlock_counts_where_the_pod_s_own_grant_counts_no_more(running, cluster, store):
+    old = make_grant("verified")
+    pod = cluster.add(**granted(old))
+    store._redis.set(f"binder-egress:withdrawn:{old.id}", 1)
+    unlock_for(store, make_grant("small", "unlock"))
+    look(running)
+    assert cluster.pods[pod.name].label == "small"
+
+
+def test_what_gave_the_smaller_tier_takes_nothing_when_it_is_withdrawn(running, cluster, store):
+    """The use of a pass that moves on to another server."""
+    small, large = make_grant("small"), make_grant("verified", "unlock")
+    pod = cluster.add(**granted(small))
+    unlock_for(store, large)
+    look(running)
+    store._redis.set(f"binder-egress:withdrawn:{small.id}", 1)
+    look(running)
+    assert cluster.pods[pod.name].grant == large
+
+
+def test_a_lock_takes_the_larger_one_too(running, cluster, store):
+    pod = cluster.add(**granted(make_grant("small")))
+    unlock_for(store, make_grant("verified", "unlock"))
+    store.add_lock(Lock("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])
+    look(running)
+    assert cluster.pods[pod.name].label is None
+    assert isinstance(cluster.pods[pod.name].grant, Grant)

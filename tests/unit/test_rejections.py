@@ -1,0 +1,154 @@
+"""Wrong solutions of remote providers: each costs the operator a request, so a client network has only so many."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import responses
+from apps import CLIENT, QUICK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from test_budgets import NETWORK, value
+
+from verifier.app import create_services
+from verifier.fairness import REJECTIONS_WINDOW
+from verifier.problems import TYPE
+
+MOST = 3
+
+
+@pytest.fixture
+def provider():
+    """The provider's interface: a solution that begins with `right` is right."""
+
+    def judge(request):
+        if "response=500" in request.body:
+            return 500, {}, ""
+        codes = ["invalid-input-secret" if "response=secret" in request.body else "invalid-input-response"]
+        right = "response=right" in request.body
+        return 200, {}, json.dumps({"success": right, "error-codes": [] if right else codes})
+
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        mock.add_callback("POST", "https://api.hcaptcha.com/siteverify", callback=judge)
+        yield mock
+
+
+@pytest.fixture
+def site(redis_server, store, provider):
+    """The services of a site with hCaptcha and proof of work."""
+    providers = {"hcaptcha": {"siteKey": "site-key-0123"}, **QUICK}
+
+    def make(**overrides):
+        settings = {"captcha_providers": providers, "captcha_secrets": {"HCAPTCHA": "our-0123"}, "fairness_rejections": MOST}
+        return create_services(make_settings(redis_server, **settings | overrides), store)
+
+    return make
+
+
+def present(client, solution="wrong", provider="hcaptcha"):
+    return client.post("/egress/passes", json={"provider": provider, "solution": solution})
+
+
+def refusals(client, number, solution="wrong"):
+    return [present(client, f"{solution}-{n}").json["type"].removeprefix(TYPE) for n in range(number)]
+
+
+def test_above_the_number_the_provider_is_not_asked_any_more(site, provider):
+    services = site()
+    client = public_client(services)
+    assert refusals(client, MOST + 2) == ["solution-refused"] * MOST + ["too-many-rejected"] * 2
+    assert len(provider.calls) == MOST
+    answer = present(client, "right")
+    assert answer.status_code == 429, "a right solution cannot be told from a wrong one without asking"
+    assert 1 <= int(answer.headers["Retry-After"]) <= REJECTIONS_WINDOW
+    assert "another" in answer.json["detail"]
+    labels = {"provider": "hcaptcha", "purpose": "launch"}
+    assert value(services, "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
+    assert value(services, "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
+
+
+def test_an_unlock_counts_the_same(site, store, provider):
+    run_pod(store)
+    client = public_client(site())
+    answers = [
+        client.post("/egress/servers/alice", json={"provider": "hcaptcha", "solution": f"wrong-{n}"}) for n in range(MOST + 1)
+    ]
+    assert [answer.status_code for answer in answers] == [403] * MOST + [429]
+    assert len(provider.calls) == MOST
+
+
+def test_after_a_minute_they_are_forgotten(site, store):
+    client = public_client(site())
+    refusals(client, MOST)
+    assert present(client, "right-1").status_code == 429
+    assert 0 < store._redis.ttl(f"binder-egress:rejected:{NETWORK}") <= REJECTIONS_WINDOW
+    store._redis.expire(f"binder-egress:rejected:{NETWORK}", 0)
+    assert present(client, "right-1").status_code == 201
+
+
+def test_later_ones_do_not_make_the_minute_longer(site, store):
+    client = public_client(site())
+    present(client)
+    store._redis.expire(f"binder-egress:rejected:{NETWORK}", 7)
+    refusals(client, MOST)
+    assert store._redis.ttl(f"binder-egress:rejected:{NETWORK}") <= 7
+
+
+@pytest.mark.parametrize("solution", ["right", "500", "secret", "no solution at all", "ä"])
+def test_what_is_not_counted(solution, site, store):
+    """Right ones; a provider's or our own trouble; and what nobody is asked about."""
+    client = public_client(site())
+    for number in range(MOST + 2):
+        assert present(client, f"{solution}-{number}").status_code != 429
+    assert store.rejections(NETWORK)[0] == 0
+
+
+def test_proof_of_work_is_neither_counted_nor_held_up(site, store):
+    client = public_client(site(captcha_providers={"altcha": QUICK["altcha"] | {"order": 1}, "hcaptcha": {"siteKey": "s"}}))
+    for _ in range(MOST + 1):
+        assert present(client, "rubbish", "altcha").status_code == 403
+    assert store.rejections(NETWORK)[0] == 0
+    refusals(client, MOST)
+    assert present(client, solve(client), "altcha").status_code == 201
+
+
+def test_another_network_is_not_held_up(site):
+    services = site()
+    refusals(public_client(services), MOST + 1)
+    assert present(public_client(services, "198.51.100.8"), "right").status_code == 201
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", ""])
+def test_clients_without_an_address_are_not_counted(site, store, address):
+    """They may be everybody."""
+    services = site()
+    client = public_client(services, address)
+    client.environ_base["REMOTE_ADDR"] = "10.0.0.1"
+    assert refusals(client, MOST + 2) == ["solution-refused"] * (MOST + 2)
+    assert store._redis.keys("binder-egress:rejected:*") == []
+
+
+def test_without_a_limit(site, store):
+    assert refusals(public_client(site(fairness_rejections=0)), 40) == ["solution-refused"] * 40
+
+
+def test_a_launch_goes_on_and_a_pass_that_was_there_counts(site):
+    services = site(captcha_providers=QUICK)
+    token = get_pass(public_client(services))
+    services = site()
+    refusals(public_client(services), MOST + 1)
+    assert launch(internal_client(services), token=token, client_address=CLIENT)["tier"] == "verified"
+    assert launch(internal_client(services), "bob", client_address=CLIENT)["rule"] == "default"
+
+
+def test_at_the_same_time_no_more_than_are_asked_at_a_time_exceed_it(site, provider):
+    client = public_client(site())
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda n: present(another(client), f"wrong-{n}").status_code, range(60)))
+    assert set(statuses) == {403, 429}
+    assert MOST <= len(provider.calls) <= MOST + 8
+
+
+def test_without_redis_the_provider_is_not_asked(site, provider, redis_server):
+    client = public_client(site())
+    redis_server.stop()
+    assert present(client).status_code == 503
+    assert len(provider.calls) == 0

@@ -457,7 +457,9 @@ and the path of this release; and without policies of ours JupyterHub's own stay
 */}}
 {{- define "binder-egress.binderhubValues" -}}
 {{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
-{{- $page := printf "$(BINDER_LAUNCH_HOST)%s/servers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" (base .Values.ingress.path) -}}
+{{- $verifier := printf "$(BINDER_LAUNCH_HOST)%s/" (base .Values.ingress.path) -}}
+{{- with .Values.publicUrl }}{{ $verifier = printf "%s%s" . $.Values.ingress.path }}{{ end -}}
+{{- $page := printf "%sservers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" $verifier -}}
 {{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
 {{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" (printf "%s-start-guard" (include "binder-egress.fullname" .)) -}}
 {{- $ours := dict

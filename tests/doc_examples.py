@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 TOP = Path(__file__).parents[1]
 HUB = "https://hub.example.org"
+FEDERATION = "https://federation.example.org"
 REPOSITORY = "gh/binder-examples/requirements/HEAD"
+SIGNED_IN = "JUPYTERHUB_TOKEN"
+"""The variable that examples for users who sign in have their token in."""
 
 
-def examples(document: str) -> list[object]:
+def examples(document: str) -> list[ParameterSet]:
     """All blocks of shell and Python of a document, as parameters of a test: language and text.
 
     Args:
@@ -39,7 +43,9 @@ def section(document: str, heading: str, language: str = "sh") -> list[str]:
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.S | re.M)
 
 
-def run_example(language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, **environment: str) -> str:
+def run_example(
+    language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, federation: str = "", **environment: str
+) -> str:
     """Run an example against another hub, with our client on the PATH: what it prints.
 
     Args:
@@ -48,18 +54,21 @@ def run_example(language: str, code: str, folder: Path, hub: str, repository: st
         folder: an empty folder, where it runs.
         hub: the address that takes the place of `HUB`.
         repository: what takes the place of `REPOSITORY`.
+        federation: the address that takes the place of `FEDERATION`; without it the hub's.
         environment: more variables.
     """
     command = folder / "bin/binder-egress-client"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m binder_egress_client "$@"\n')
     command.chmod(0o755)
-    code = code.replace(HUB, hub.rstrip("/")).replace(REPOSITORY, repository)
+    code = code.replace(HUB, hub.rstrip("/")).replace(FEDERATION, (federation or hub).rstrip("/")).replace(REPOSITORY, repository)
     assert HUB not in code
     environment = {
         **os.environ,
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(TOP / "client"),
+        # Where nobody signs in, nobody looks at it.
+        SIGNED_IN: "token",
         **environment,
     }
     interpreter = ["bash", "-euc"] if language == "sh" else [sys.executable, "-c"]

@@ -732,6 +732,7 @@ def here(example, hub):
     return (
         example.replace("https://hub.example.org", hub.url.rstrip("/"))
         .replace("https://unpkg.com/thebe@0.9.3/", "/npm/thebe/")
+        .replace("https://unpkg.com/thebe-core@0.5.0/", "/npm/thebe-core/")
         .replace('src="tag.js"', 'src="/tag.js"')
     )
 
@@ -776,9 +777,9 @@ def test_the_typescript_example_is_accepted_and_runs(package, course, hub, store
         opened.state("granted")
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(8))
 def test_the_examples_of_the_document(number, package, course, hub, store, tab):
-    assert len(blocks("html")) == 7, "say above how many there are"
+    assert len(blocks("html")) == 8, "say above how many there are"
     example = blocks("html")[number]
     course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
     opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], here(example, hub)))

@@ -311,9 +311,9 @@ class Stage:
     # -- what came of it
 
     def pods(self, user: str | None = None) -> list[dict[str, Any]]:
-        """The user pods, or those of one user."""
+        """The user pods, or those of one user, or the one of a named server: `user/server`."""
         found = self.get("pods", "-l", USER_PODS)["items"]
-        return [pod for pod in found if user in (None, pod["metadata"]["annotations"].get("hub.jupyter.org/username"))]
+        return [pod for pod in found if user in (None, *_names(pod["metadata"]["annotations"]))]
 
     def pod(self, user: str) -> dict[str, Any]:
         """The pod of a user's server."""
@@ -383,6 +383,11 @@ class Stage:
 def restart_component(name: str) -> None:
     """Kill a component of the local cluster; the node starts it again."""
     subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=120)
+
+
+def _names(annotations: dict[str, str]) -> tuple[str, str]:
+    user = annotations.get("hub.jupyter.org/username", "")
+    return user, f"{user}/{annotations.get('hub.jupyter.org/servername', '')}"
 
 
 def _from(client: str) -> dict[str, str]:

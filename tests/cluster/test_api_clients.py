@@ -9,14 +9,15 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from doc_examples import examples, run_example
+from doc_examples import SIGNED_IN, examples, run_example
 from front_door import URL, FrontDoor
 from stage import QUICK, Stage
 from test_launches import expect
@@ -31,7 +32,8 @@ API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
 
 SCRIPT = """
 import json, sys, requests
-answer = requests.get(sys.argv[1], stream=True, headers={"Accept": "text/event-stream"})
+headers = {"Accept": "text/event-stream", **dict(header.split(": ") for header in sys.argv[2:])}
+answer = requests.get(sys.argv[1], stream=True, headers=headers)
 answer.raise_for_status()
 for line in answer.iter_lines():
     if line.startswith(b"data:"):
@@ -90,19 +92,20 @@ def client(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, running.returncode, out, err)
 
 
-def curl(address: str) -> list[str]:
+def curl(address: str, *headers: str) -> list[str]:
     """The events that plain curl prints."""
     command = ["curl", "--no-buffer", "--silent", "--show-error", "--fail", "--location", "--max-time", "110"]
-    done = subprocess.run(
-        [*command, "--header", "Accept: text/event-stream", address], capture_output=True, text=True, timeout=120, check=False
-    )
+    for header in ("Accept: text/event-stream", *headers):
+        command += ["--header", header]
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return [line[5:].strip() for line in done.stdout.splitlines() if line.startswith("data:")]
 
 
-def script(address: str) -> list[str]:
+def script(address: str, *headers: str) -> list[str]:
     """The events that a Python script prints."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT, address], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", SCRIPT, address, *headers]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -121,6 +124,13 @@ def user_of(events: list[str]) -> str:
     found = re.search(r"/user/([^/]+)/", json.loads(events[-1])["url"])
     assert found
     return found[1]
+
+
+def side_by_side(ways: dict[str, Callable[[], list[str]]]) -> dict[str, list[str]]:
+    """The events of launches that are made at the same time."""
+    with ThreadPoolExecutor() as pool:
+        running = {way: pool.submit(launch) for way, launch in ways.items()}
+    return {way: future.result() for way, future in running.items()}
 
 
 def comparable(events: list[str]) -> list[dict[str, Any]]:
@@ -149,14 +159,16 @@ def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, dict[s
     """What each client saw in each state of the gate, and without it."""
 
     def record() -> dict[str, list[str]]:
-        found = {
-            "curl": curl(f"{URL}build/{SPEC}"),
-            "script": script(f"{URL}build/{SPEC}"),
-            "client": ours(URL),
-            "federation": curl(f"{federation}build/{SPEC}"),
-            "build_only": curl(f"{URL}build/{SPEC}?build_only=true"),
-            "refused": curl(f"{URL}build/nowhere/owner/repo/main"),
-        }
+        found = side_by_side(
+            {
+                "curl": lambda: curl(f"{URL}build/{SPEC}"),
+                "script": lambda: script(f"{URL}build/{SPEC}"),
+                "client": lambda: ours(URL),
+                "federation": lambda: curl(f"{federation}build/{SPEC}"),
+                "build_only": lambda: curl(f"{URL}build/{SPEC}?build_only=true"),
+                "refused": lambda: curl(f"{URL}build/nowhere/owner/repo/main"),
+            }
+        )
         stage.delete_user_pods()
         return found
 
@@ -173,7 +185,8 @@ def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, dict[s
         found["without us"] = record()
     finally:
         stage.install_gate(*QUICK)
-        stage.install_binderhub()
+        # There are no pages in it in any case, and the examples of the documents are for this, too.
+        stage.install_binderhub(API_ONLY)
     return found
 
 
@@ -247,9 +260,9 @@ def test_from_inside_a_server_nobody_can_ask_the_verifier(stage, new_door):
     assert stage.battery(user, targets) == dict.fromkeys(targets, False)
 
 
-@pytest.mark.parametrize(("language", "code"), examples("docs/api-users.md"))
-def test_the_examples_of_the_documents(stage, new_door, tmp_path, language, code):
+@pytest.mark.parametrize(("language", "code"), [each for each in examples("docs/api-users.md") if SIGNED_IN not in each.values[1]])
+def test_the_examples_of_the_documents(stage, new_door, federation, tmp_path, language, code):
     address = ""
     if "BINDER_EGRESS_URL" in code:
         address = f"{URL}egress/servers/{user_of(curl(f'{URL}build/{SPEC}'))}/"
-    run_example(language, code, tmp_path, URL, SPEC, BINDER_EGRESS_URL=address)
+    run_example(language, code, tmp_path, URL, SPEC, federation, BINDER_EGRESS_URL=address)

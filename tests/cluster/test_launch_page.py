@@ -3,15 +3,22 @@
 The browser tests in tests/browser have all that can happen on the page; these have what it is for.
 """
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from doc_examples import HUB
 from front_door import URL, FrontDoor
 from playwright.sync_api import Browser, Page, expect
 from stage import Stage
 from test_launches import expect as expect_packets
 
 from tests.browser.launch_page import bundle
+
+LINKS = re.findall(rf"\]\({HUB}/(v2/[^)]+)\)", (Path(__file__).parents[2] / "docs/api-users.md").read_text())
+"""The badge and the link of the documents."""
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +42,9 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def launch(page: Page, repository: str = "owner/repo/main") -> str:
+def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> str:
     """Open the launch page and wait until it has left for the server; the user that the server belongs to."""
-    page.goto(f"{URL}v2/fake/{repository}")
+    page.goto(f"{URL}{link}")
     page.wait_for_url(f"{URL}user/**", wait_until="commit")
     return page.url.removeprefix(f"{URL}user/").partition("/")[0]
 
@@ -77,11 +84,25 @@ def test_with_workers_blocked_it_ends_in_a_pod_without_which_is_unlocked_in_one_
     expect_packets(stage, user, egress=True)
 
 
+def at(link: str, user: str) -> str:
+    """Where in a server a link leads to; a token follows."""
+    (path,) = parse_qs(urlsplit(link).query)["urlpath"]
+    return f"{URL}user/{user}/{path}{'&' if '?' in path else '?'}token="
+
+
+@pytest.mark.parametrize("link", LINKS, ids=["badge", "nbgitpuller"])
+def test_a_badge_or_a_link_leads_to_its_path_in_a_server_with_egress(stage, door, page, link):
+    user = launch(page, link)
+    assert page.url.startswith(at(link, user))
+    stage.await_tier(user, "verified")
+
+
 def test_without_the_verifier_a_launch_goes_on(stage, door, page):
     stage.scale("verifier", 0)
     try:
-        user = launch(page)
+        user = launch(page, LINKS[1])
     finally:
         stage.scale("verifier", 1)
         stage.await_address("binder-egress", 8081, "/healthz")
+    assert page.url.startswith(at(LINKS[1], user))
     assert stage.tier(user) is None

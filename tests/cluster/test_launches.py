@@ -12,11 +12,11 @@ import requests
 from stage import CLIENT, OPEN, Stage
 
 
-def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None) -> None:
-    """Compare what a pod reaches with what it should; `more` are targets that no pod may reach."""
+def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()) -> None:
+    """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names."""
     targets = stage.targets()
     reached = stage.battery(user, {**targets, **(more or {})})
-    assert reached == {name: egress and name in OPEN for name in reached}
+    assert reached == {name: name in always or (egress and name in OPEN) for name in reached}
 
 
 def forbidden(stage: Stage) -> dict[str, str]:

@@ -1,8 +1,12 @@
 """A page of somebody else launches in the cluster, in a real browser: with one script tag its pod has egress, without it none.
 
+thebe and thebe-core are those that npm has. Until they say that the server is ready they have talked with it, too.
+
 tests/browser/test_third_party.py has all that can happen on such pages; these have what the tag is for.
 """
 
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -26,7 +30,11 @@ def course() -> Iterator[Course]:
 def _open_to_the_course(stage: Stage, course: Course) -> Iterator[FrontDoor]:
     """BinderHub stays as it is set here; no other test follows that address or comes from another origin."""
     stage.install_gate(*QUICK, f"--set=allowedOrigins={{{course.origin}}}")
-    stage.install_binderhub(f"--set=config.BinderHub.hub_url={URL}", "--set=config.BinderHub.cors_allow_origin=*")
+    stage.install_binderhub(
+        f"--set=config.BinderHub.hub_url={URL}",
+        "--set=config.BinderHub.cors_allow_origin=*",
+        "--set=jupyterhub.hub.config.BinderSpawner.cors_allow_origin=*",
+    )
     door = FrontDoor(stage, b"")
     yield door
     door.close()
@@ -46,6 +54,39 @@ def test_a_page_elsewhere_gets_egress_for_its_server_with_one_tag(client, stage,
     context.close()
     stage.await_tier(user, "verified", 60)
     expect(stage, user, egress=True)
+
+
+def told(record: list[list[str]]) -> list[list[str]]:
+    """What thebe tells its page until the server is ready, without names, tokens, and Kubernetes' words, in which times are."""
+    text = re.sub(r"-[a-z0-9]{8}(?=/)", "-NAME", re.sub(r"token=[\w-]+", "token=TOKEN", json.dumps(record)))
+    said = [each for each in json.loads(text) if not re.search(r"launching - \d{4}-\d\d-\d\dT", str(each))]
+    return said[: next(number for number, each in enumerate(said) if "server-ready" in each) + 1]
+
+
+@pytest.mark.parametrize("client", ["thebe-core", "thebe"])
+def test_thebe_is_told_the_same_with_the_tag_and_without_and_only_with_it_has_egress(client, stage, course, browser):
+    tabs = {}
+    for name, head in (("without", ""), ("with", TAG)):
+        tabs[name] = browser.new_context().new_page()
+        tabs[name].set_default_timeout(90_000)
+        tabs[name].goto(course.page(CLIENTS[client], head, f"{name}.html"))
+    tabs["with"].wait_for_function("Boolean(window.binderEgress)")
+    for tab in tabs.values():
+        tab.evaluate("(address) => { launch(address); }", f"{URL}build/gh/owner/repo/main")
+    for tab in tabs.values():
+        tab.wait_for_function("done >= 1")
+    tabs["with"].wait_for_function("['granted', 'pending'].includes(states.at(-1)?.state)")
+    records = {name: tab.evaluate("record") for name, tab in tabs.items()}
+    user = tabs["with"].evaluate("states.at(-1).server").removeprefix(f"{URL}user/").partition("/")[0]
+    for tab in tabs.values():
+        tab.context.close()
+
+    assert told(records["with"]) == told(records["without"])
+    stage.await_tier(user, "verified", 60)
+    expect(stage, user, egress=True)
+    (other,) = {pod["metadata"]["annotations"]["hub.jupyter.org/username"] for pod in stage.pods()} - {user}
+    assert stage.tier(other) is None
+    expect(stage, other, egress=False)
 
 
 def test_without_the_tag_it_launches_and_has_none(stage, course, browser):

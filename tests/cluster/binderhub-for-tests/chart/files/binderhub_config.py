@@ -2,6 +2,7 @@
 
 import os
 import sys
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -38,7 +39,7 @@ else:
 
 
 class Example(RepoProvider):
-    """fake/<owner>/<name>/<ref>: any repository exists; the ref `other-image` has another image than all others."""
+    """fake/<owner>/<name>/<ref>, or gh/…: any repository exists; the ref `other-image` has another image than all others."""
 
     def _part(self, number):
         return [*self.spec.split("/"), "", ""][number]
@@ -64,11 +65,17 @@ class Example(RepoProvider):
         return "user-server"
 
 
-c.BinderHub.repo_providers = {"fake": Example}
+# Clients that know GitHub alone find it, too.
+c.BinderHub.repo_providers = {"fake": Example, "gh": Example}
 c.BinderHub.hub_api_token = os.environ["JUPYTERHUB_API_TOKEN"]
 
 for section, settings in values["config"].items():
     c[section].update(settings)
+
+if values["config"]["BinderHub"].get("auth_enabled"):
+    hub_url = urlsplit(c.BinderHub.hub_url)
+    c.HubOAuth.hub_host = f"{hub_url.scheme}://{hub_url.netloc}"
+    c.HubOAuth.base_url = c.BinderHub.base_url
 
 for key, snippet in sorted((values["extraConfig"] or {}).items()):
     print(f"Loading extra config: {key}", file=sys.stderr)

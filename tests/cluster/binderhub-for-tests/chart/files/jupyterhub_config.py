@@ -7,6 +7,7 @@ import sys
 import yaml
 from kubespawner import KubeSpawner
 from tornado import web
+from traitlets import Bool, Unicode
 
 c = get_config()  # noqa: F821
 
@@ -23,7 +24,7 @@ c.JupyterHub.cleanup_servers = False
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
 c.ConfigurableHTTPProxy.api_url = "http://proxy-api:8001"
 c.ConfigurableHTTPProxy.should_start = False
-c.JupyterHub.services = [{"name": "binder", "api_token": os.environ["BINDER_TOKEN"], "display": False}]
+c.JupyterHub.services = [{"name": "binder", "api_token": os.environ["BINDER_TOKEN"], "display": False, **hub["services"]["binder"]}]
 c.JupyterHub.load_roles = [{"name": name, **role} for name, role in sorted(hub["loadRoles"].items())]
 
 release = os.environ["HELM_RELEASE_NAME"]
@@ -56,13 +57,22 @@ for section, settings in hub["config"].items():
 
 
 class BinderSpawner(KubeSpawner):
-    """Image and token come with the launch; the user's server asks for that token and knows nothing of the hub."""
+    """Image and token come with the launch; the user's server asks for that token and knows nothing of the hub.
 
+    With `auth_enabled` it is JupyterHub's own, which asks the hub who comes.
+    """
+
+    auth_enabled = Bool(False, config=True)
+    cors_allow_origin = Unicode("", config=True, help="Whose pages may talk to the server; `*`: all.")
     failed_once = set()  # noqa: RUF012
 
     def get_args(self):
         """What a plain Jupyter server needs behind the hub's proxy: its address and its token."""
+        if self.auth_enabled:
+            return super().get_args()
+        origin = [f"--ServerApp.allow_origin={self.cors_allow_origin}"] if self.cors_allow_origin else []
         return [
+            *origin,
             # IPv6 too, so that tests can see that nobody reaches it there.
             "--ip=*",
             f"--port={self.port}",
@@ -75,9 +85,9 @@ class BinderSpawner(KubeSpawner):
     def start(self):
         """Start the pod with the image that was built."""
         for option in ("token", "image"):
-            if option not in self.user_options:
+            if option not in self.user_options and not self.auth_enabled:
                 raise web.HTTPError(400, f"{option} required")
-        self.image = self.user_options["image"]
+        self.image = self.user_options.get("image", self.image)
         repository = self.user_options.get("repo_url", "")
         if "/flaky/" in repository and repository not in self.failed_once:
             self.failed_once.add(repository)

@@ -2,8 +2,9 @@
 
 Kept: the traits that configuration sets, the order of calls (badge_base_url in each build request; then, in each
 attempt: create the user, pre_launch_hook, start the server, follow its progress), attempts under new user names, the
-event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only. Not here:
-pages, tokens, rate limits, quotas, builds, signed-in users.
+event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only. With
+auth_enabled: sign-in by JupyterHub, launches under the user's own name, named servers. Not here: pages, build tokens, rate
+limits, quotas, a limit of named servers, builds.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import logging
 import random
 import string
 import uuid
+from http.client import responses
 from urllib.parse import quote, urlparse
 
 from tornado import web
@@ -40,6 +42,8 @@ class Launcher(LoggingConfigurable):
     retries = Integer(4, config=True, help="Attempts, for each call of the hub's API and for each launch.")
     retry_delay = Integer(4, config=True, help="Seconds before the second attempt; doubled for each one after it.")
     launch_timeout = Integer(600, config=True, help="Seconds until a server must be ready.")
+    create_user = Bool(True, help="False: users have signed in, and exist.")
+    allow_named_servers = Bool(False, config=True, help="Whether a user who signed in may have more servers than one.")
     pre_launch_hook = Callable(None, config=True, allow_none=True, help="launcher, image, user, server, repository.")
 
     async def api_request(self, path, **kwargs):
@@ -69,11 +73,14 @@ class Launcher(LoggingConfigurable):
     async def launch(self, image, username, server_name, repo_url, extra_args, event_callback):
         """Create the user, call the hook, start the server and follow it; returns what the `ready` event tells."""
         user = quote(username, safe="@~")
-        app_log.info("Creating user %s for image %s", username, image)
-        try:
-            await self.api_request(f"users/{user}", method="POST", body=b"")
-        except (HTTPError, OSError) as error:
-            raise web.HTTPError(500, f"Failed to create temporary user for {image}") from error
+        if self.create_user:
+            app_log.info("Creating user %s for image %s", username, image)
+            try:
+                await self.api_request(f"users/{user}", method="POST", body=b"")
+            except (HTTPError, OSError) as error:
+                raise web.HTTPError(500, f"Failed to create temporary user for {image}") from error
+        elif not server_name and "" in json.loads((await self.api_request(f"users/{user}")).body)["servers"]:
+            raise web.HTTPError(409, f"User {username} already has a running server.")
         if self.pre_launch_hook:
             result = self.pre_launch_hook(self, image, username, server_name, repo_url)
             if inspect.isawaitable(result):
@@ -84,15 +91,15 @@ class Launcher(LoggingConfigurable):
         app_log.info("Starting server for user %s with image %s", username, image)
         try:
             await self.api_request(f"users/{user}/servers/{server_name}", method="POST", body=json.dumps(data))
-            await asyncio.wait_for(self.follow(user, event_callback), self.launch_timeout)
+            await asyncio.wait_for(self.follow(user, server_name, event_callback), self.launch_timeout)
         except (HTTPError, OSError) as error:
             app_log.error("Error starting server for user %s: %s", username, error)
             raise web.HTTPError(500, f"Failed to launch image {image}") from error
         except TimeoutError as error:
             raise web.HTTPError(500, f"Image {image} for user {username} took too long to launch") from error
-        return {**data, "url": f"{self.hub_url}user/{user}/"}
+        return {**data, "url": f"{self.hub_url}user/{user}/" + (f"{server_name}/" if server_name else "")}
 
-    async def follow(self, user, event_callback):
+    async def follow(self, user, server_name, event_callback):
         """Pass the progress of a spawn on until it is ready; raises if it failed."""
         events, buffer = asyncio.Queue(), b""
 
@@ -103,7 +110,9 @@ class Launcher(LoggingConfigurable):
                 if line.startswith(b"data:"):
                     events.put_nowait(json.loads(line[5:]))
 
-        path, timeout = f"users/{user}/server/progress", self.launch_timeout
+        path, timeout = f"users/{user}/servers/{server_name}/progress", self.launch_timeout
+        if not server_name:
+            path = f"users/{user}/server/progress"
         stream = asyncio.ensure_future(self.api_request(path, streaming_callback=chunk, request_timeout=timeout))
         stream.add_done_callback(lambda _: events.put_nowait(None))
         while (event := await events.get()) is not None:
@@ -134,9 +143,18 @@ class BuildHandler(web.RequestHandler):
         except StreamClosedError as error:
             raise web.Finish() from error
 
+    def get_current_user(self):
+        """Whoever comes; `signed_in` says otherwise."""
+        return "anonymous"
+
+    def redirect(self, *args, **kwargs):
+        """Nobody is sent anywhere to sign in: an event stream cannot follow."""
+        raise web.HTTPError(403)
+
     def send_error(self, status_code=500, **kwargs):
         """A stream has no status code, so an error is an event."""
-        message = getattr(kwargs.get("exc_info", [None, None])[1], "log_message", None) or "Unknown HTTP Error"
+        message = getattr(kwargs.get("exc_info", [None, None])[1], "log_message", None)
+        message = message or responses.get(status_code, "Unknown HTTP Error")
         event = {"phase": "failed", "status_code": status_code, "message": f"{message}\n"}
         self.write(f"data: {json.dumps(event)}\n\n")
         self.finish()
@@ -153,6 +171,7 @@ class BuildHandler(web.RequestHandler):
             url = url(self).removesuffix("/") + "/"
         return url or f"{self.request.protocol}://{self.request.host}{self.settings['base_url']}"
 
+    @web.authenticated
     async def get(self, prefix, spec):
         """Build, or not, and launch."""
         if prefix not in self.settings["repo_providers"]:
@@ -180,7 +199,7 @@ class BuildHandler(web.RequestHandler):
         await self.launch(image, repo_url, extra_args)
 
     async def launch(self, image, repo_url, extra_args):
-        """Up to `retries` attempts, each for a new user."""
+        """Up to `retries` attempts, each for a new user, or for the one who signed in."""
         await self.emit(phase="launching", message="Launching server...\n")
         launcher = self.settings["launcher"]
         delay = launcher.retry_delay
@@ -189,9 +208,11 @@ class BuildHandler(web.RequestHandler):
             await self.emit(phase="launching", message=f"{event['message']}\n")
 
         for attempt in range(1, launcher.retries + 1):
-            user = launcher.unique_name_from_repo(repo_url)
+            user, server = launcher.unique_name_from_repo(repo_url), ""
+            if not launcher.create_user:
+                user, server = self.current_user["name"], user if launcher.allow_named_servers else ""
             try:
-                info = await launcher.launch(image, user, "", repo_url, extra_args, progress)
+                info = await launcher.launch(image, user, server, repo_url, extra_args, progress)
                 break
             except Exception as error:
                 if attempt == launcher.retries:
@@ -201,6 +222,28 @@ class BuildHandler(web.RequestHandler):
             await asyncio.sleep(delay)
             delay *= 2
         await self.emit(phase="ready", message=f"server running at {info['url']}\n", **info)
+
+
+class MainHandler(web.RequestHandler):
+    """GET /: in the place of BinderHub's home page, for whoever has signed in."""
+
+    @web.authenticated
+    def get(self):
+        """Say who that is. Asking for the token of the cookie `_xsrf` sets it, as BinderHub's template does."""
+        self.write({"user": self.current_user["name"], "xsrf": self.xsrf_token.decode()})
+
+
+def signed_in(handler):
+    """The handler for users of JupyterHub alone, by a token of the hub or by the cookie of a sign-in."""
+    # Only the image has this package, and only here it is needed.
+    from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
+
+    class SignedIn(HubOAuthenticated, handler):
+        def initialize(self):
+            super().initialize()
+            self.hub_auth = HubOAuth.instance(config=self.settings["config"])
+
+    return SignedIn
 
 
 class VersionsHandler(web.RequestHandler):
@@ -228,6 +271,7 @@ class BinderHub(Application):
     repo_providers = Dict(config=True)
     build_seconds = Integer(0, config=True, help="0: every image is there already.")
     enable_api_only_mode = Bool(False, config=True, help="Allows build_only. There are no pages in any case.")
+    auth_enabled = Bool(False, config=True, help="Only users of JupyterHub launch, under their own names.")
 
     def initialize(self, argv=None):
         """Read the configuration."""
@@ -242,9 +286,9 @@ class BinderHub(Application):
         """Listen, and never return."""
         AsyncHTTPClient.configure(None, max_clients=200)
         urls = {"hub_url": self.hub_url, "hub_url_local": self.hub_url_local or self.hub_url}
-        launcher = Launcher(parent=self, hub_api_token=self.hub_api_token, **urls)
+        launcher = Launcher(parent=self, hub_api_token=self.hub_api_token, create_user=not self.auth_enabled, **urls)
         # No access log: the query may hold a token.
-        settings = {"launcher": launcher, "log_function": lambda handler: None}
+        settings = {"launcher": launcher, "log_function": lambda handler: None, "config": self.config}
         for trait in (
             "badge_base_url",
             "base_url",
@@ -255,7 +299,13 @@ class BinderHub(Application):
             "repo_providers",
         ):
             settings[trait] = getattr(self, trait)
-        routes = [(rf"{self.base_url}build/([^/]+)/(.+)", BuildHandler), (rf"{self.base_url}versions", VersionsHandler)]
+        build = signed_in(BuildHandler) if self.auth_enabled else BuildHandler
+        routes = [(rf"{self.base_url}build/([^/]+)/(.+)", build), (rf"{self.base_url}versions", VersionsHandler)]
+        if self.auth_enabled:
+            from jupyterhub.services.auth import HubOAuthCallbackHandler
+
+            settings["cookie_secret"] = uuid.uuid4().bytes
+            routes += [(self.base_url, signed_in(MainHandler)), (rf"{self.base_url}oauth_callback", HubOAuthCallbackHandler)]
         self.http_server = HTTPServer(web.Application(routes, **settings), xheaders=True)
         self.http_server.listen(self.port)
         app_log.info("BinderHub's stand-in listens on port %d", self.port)

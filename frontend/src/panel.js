@@ -1,4 +1,5 @@
-// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it.
+// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it; the page can be scrolled
+// so far that nothing is behind it.
 import ar from "../../verifier/messages/launch/ar.json";
 import de from "../../verifier/messages/launch/de.json";
 import en from "../../verifier/messages/launch/en.json";
@@ -58,7 +59,12 @@ export class Panel {
       make("div", { className: "line" }, this.progress, this.text, this.why, close),
       make("slot", { name: "widget" }), buttons, this.reason);
     section.setAttribute("aria-label", this._messages.label);
-    root.append(section);
+    // Room at the end of the page: nothing stays behind the panel that is scrolled to, or that gets the focus.
+    const room = make("div");
+    root.append(section, room);
+    new ResizeObserver(() => {
+      document.documentElement.style.scrollPaddingBottom = room.style.height = `${section.offsetHeight + 16}px`;
+    }).observe(section);
     const dark = matchMedia("(prefers-color-scheme: dark)");
     const paint = () => { this.host.dataset.theme = this.theme = pageTheme() ?? (dark.matches ? "dark" : "light"); };
     paint();

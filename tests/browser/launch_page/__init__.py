@@ -155,7 +155,12 @@ class BinderHub:
         return sum(seen.startswith(line) for seen in self.seen)
 
     def _html(self, launches: bool) -> bytes:
-        config = {"baseUrl": self.base, **({"buildToken": "build-token"} if launches else {}), **self.page_config}
+        config = {
+            "baseUrl": self.base,
+            "repoProviders": [{"id": "gh"}],
+            **({"buildToken": "build-token"} if launches else {}),
+            **self.page_config,
+        }
         snippets = "\n".join(self.header_html[key].strip() for key in sorted(self.header_html, key=str.lower))
         return f"""<!DOCTYPE html>
 <html lang="en">

@@ -3,12 +3,13 @@
 import { BinderRepository } from "@jupyterhub/binderhub-client/client.js";
 import { LaunchSpec } from "@jupyterhub/binderhub-client/spec.js";
 
+const [provider] = window.pageConfig.repoProviders;
 const base = new URL(window.pageConfig.baseUrl, location.href);
 const root = document.getElementById("root");
 root.innerHTML = `
   <main>
     <h1>Binder</h1>
-    <form><label>Repository <input name="spec" value="gh/o/cached/HEAD"></label> <button>launch</button></form>
+    <form><label>Repository <input name="repository" value="o/cached/HEAD"></label> <button>launch</button></form>
     <h2 id="phase">idle</h2>
     <pre id="log" style="white-space: pre-wrap; overflow-wrap: anywhere"></pre>
   </main>`;
@@ -36,7 +37,7 @@ async function launch(spec) {
 
 document.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  launch(new FormData(event.target).get("spec"));
+  launch(`${provider.id}/${new FormData(event.target).get("repository")}`);
 });
 const at = location.pathname.indexOf("/v2/");
 if (at >= 0) setTimeout(launch, 1, decodeURI(location.pathname.slice(at + 4)));

@@ -120,8 +120,8 @@ def server_page(
     values = {
         "verified": verified,
         "tier": tier,
-        # A tier that the site no longer has gets no words.
-        "reach": "" if verified and known is None else reach(known, language),
+        # A tier that the site no longer has gets no words, nor what a server cannot reach where it can.
+        "reach": "" if (verified and known is None) or (observed and not verified) else reach(known, language),
         "observed": observed,
         "closed": closed,
         "address": address,

@@ -43,6 +43,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the reconciler's word: unlocks, and what operators do, are `pending` at once."""
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.operators.WAIT", 0)
+
+
+@pytest.fixture
 def settings(redis_server: RedisServer) -> VerifierSettings:
     return make_settings(redis_server)
 

@@ -23,9 +23,7 @@ from verifier.store import BudgetSpent, PriceRisen, Replayed
 NETWORK = "198.51.100.7/32"
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture

@@ -588,11 +588,6 @@ def test_renewals_do_not_add_up(place, reconciler):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
-
-
-@pytest.fixture
 def leasing(redis_server, store):
     """A verifier whose proof of work is worth a tier with a lease."""
     quick = {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "blocked"}
@@ -703,9 +698,8 @@ def test_the_pass_of_the_launch_renews_while_it_is_good(client, store, leasing, 
     assert not is_withdrawn(store, waiting(store).id)
 
 
-def test_the_whole_way(place, client, store, monkeypatch):
+def test_the_whole_way(place, client, store, impatient):
     """Verifier and reconciler together: renewed, expired, unlocked again."""
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
     place.time = time.time()
     reconciler = place.reconciler()
     place.cluster.add(ready=True)

@@ -46,9 +46,7 @@ NAMES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def families(internal):

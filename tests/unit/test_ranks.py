@@ -22,9 +22,7 @@ HTML, TEXT, JSON = ({"Accept": kind} for kind in ("text/html", "text/plain", "ap
 MORE = "Another short check gives your server more access."
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture

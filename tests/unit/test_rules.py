@@ -6,7 +6,6 @@ import pytest
 from apps import CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from test_metrics import value
 
-import verifier.web
 from verifier.app import create_services
 from verifier.operators import Operators
 from verifier.problems import TYPE
@@ -26,10 +25,7 @@ def site(redis_server, store):
     return make
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
-    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def add_lock(store, kind, what, until=None, uid=""):
@@ -158,7 +154,8 @@ def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, lock
     assert not store._redis.keys("binder-egress:pass:*")
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["tier"], shown["unlockable"]) == ("unverified", False)
-    assert set(shown) == {"user", "server", "tier", "until", "expires_in", "on_expiry", "renewable_in", "unlockable"}
+    assert set(shown) == {"user", "server", "tier", "until", "expires_in", "on_expiry", "renewable_in", "unlockable", "larger"}
+    assert shown["larger"] == []
     for kind in ("text/plain", "text/html"):
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
         assert "The operators of this site do not offer it here." in page

@@ -7,19 +7,12 @@ import time
 import pytest
 from apps import KEYS, get_pass, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 
-import verifier.web
 from verifier.app import create_services
 from verifier.passes import Passes
 from verifier.problems import TYPE
 from verifier.store import KnownServer, Server
 
 SECRET_WORDS = ("example.com/a/b", "valid-pass", "198.51.100.7", "uid-1")
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Say `pending` at once."""
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
 
 
 def unlock(client, path="alice", **body):

@@ -51,6 +51,8 @@ for trait, key in {
 # The images are on the node already, and there is no place to pull them from.
 c.KubeSpawner.image_pull_policy = "IfNotPresent"
 c.Spawner.cmd = singleuser["cmd"]
+# How soon the hub sees that a pod is gone. The default of 30 s would only let tests wait.
+c.Spawner.poll_interval = 5
 
 for section, settings in hub["config"].items():
     c[section].update(settings)

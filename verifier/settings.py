@@ -206,7 +206,7 @@ class RedisSettings(BaseSettings):
 
 
 class VerifierSettings(RedisSettings):
-    """What the verifier needs."""
+    """What the verifier needs. Times are in seconds, prefixes in bits."""
 
     base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
     public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))

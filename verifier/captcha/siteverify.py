@@ -39,6 +39,7 @@ MAX_ANSWER = 64 * 1024
 """Bytes of an answer. Real ones have some hundred."""
 
 DAY = 86400
+"""Seconds."""
 
 ACCEPTS_ANYTHING = "it accepts a solution that is none"
 """The reason not to believe what stands in a provider's place."""

@@ -229,7 +229,10 @@ function choose(current) {
 // address asks for it, unless another site's page sent the visitor here: it must not let its visitors work for a server of its own.
 // A renewal, or more than a server has, begins with a click, whatever it needs.
 async function offer() {
+  const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
   button.hidden = false;
+  // The browser would have focused what the address names, had it been there; and from there Tab would lead on, past it.
+  if (named) button.focus({ preventScroll: true });
   if (working || document.visibilityState !== "visible") return;
   try {
     await ask();

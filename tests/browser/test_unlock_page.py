@@ -857,7 +857,7 @@ def test_a_reload_shows_it_too_and_a_widget_comes_only_when_it_is_asked_for(rank
     expect(tab.button).to_be_visible()
     tab.page.wait_for_timeout(500)
     assert (tab.strangers, tab.posts) == ([], 0), "nothing begins by itself"
-    tab.button.focus()
+    expect(tab.button).to_be_focused()  # The address names it.
     tab.page.keyboard.press("Enter")
     expect(tab.state).to_have_text(f"{GRANTED} Solve the check below.")
     tab.picture("more-widget-320")

@@ -60,7 +60,10 @@ ORIGIN = "https://course.example.org"
 LATER = "2999-12-31"
 
 
-pytestmark = pytest.mark.usefixtures("impatient")
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Operators do not wait. Unlocks do: some tests have a reconciler."""
+    monkeypatch.setattr("verifier.operators.WAIT", 0)
 
 
 class Site:
@@ -573,7 +576,8 @@ def test_a_use_that_a_server_holds_already_is_not_given_again_after_revocation(s
     assert launch(site.internal, token=token)["tier"] == "unverified"
 
 
-def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store):
+def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store, monkeypatch):
+    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
     site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
     site.add(repositories=["example.com/a/b"])
     key = site.add("other", repositories=["example.com/a/b"])

@@ -214,8 +214,7 @@ class Operators:
                 raise Refused("refused", f"The server is locked with others, by {lock}: take that off.")
         self._store.remove_lock(lock)
         self._log("unlock-lock", by, why, lock=lock, kind=standing[lock]["kind"], what=standing[lock]["what"])
-        gone = self._until(lambda: all(known.grant != lock for known in self._store.all_known().values()))
-        return {"state": "done" if gone else "pending", "lock": lock}
+        return {"state": "done" if self._await_end({lock}) else "pending", "lock": lock}
 
     def create_key(
         self,
@@ -286,9 +285,8 @@ class Operators:
         if grants:
             self._store.withdraw(grants)
             self._store.wake_all()
-        gone = self._until(lambda: all(known.grant not in grants for known in self._store.all_known().values()))
         return {
-            "state": "done" if gone else "pending",
+            "state": "done" if self._await_end(grants) else "pending",
             "keys": list(meant),
             "withdrawn": len(grants),
             "remove": [f"apiKeys.keys.{called}" for called in meant.values() if called],
@@ -374,6 +372,12 @@ class Operators:
             return all(known.grant == grant or known.locked(self._clock()) for known in found)
 
         return self._until(done)
+
+    def _await_end(self, grants: set[str]) -> bool:
+        """Whether the reconciler says within `WAIT` that no pod carries one of these grants any more."""
+        # All servers are listed once: there may be thousands, and this asks twenty times a second.
+        carry = [server for server, known in self._store.all_known().items() if known.grant in grants]
+        return self._until(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
 
     @staticmethod
     def _until(done: Callable[[], bool]) -> bool:

@@ -57,7 +57,7 @@ class FrontDoor:
         self._server.server_close()
 
     def _page(self) -> bytes:
-        config = json.dumps({"baseUrl": "/", "buildToken": "none"})
+        config = json.dumps({"baseUrl": "/", "buildToken": "none", "repoProviders": [{"id": "fake"}]})
         header = "\n".join(self.header[key] for key in sorted(self.header))
         return (
             f"<!doctype html><html lang=en><title>Binder</title><link rel=icon href='data:,'>"

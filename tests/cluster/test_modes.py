@@ -67,7 +67,9 @@ def test_back_from_allow_only_those_who_solved_keep_it(stage, switch):
 def test_deny_needs_little_but_one_policy(stage, switch, bypass):
     verified = stage.launch(token=stage.get_pass()).user
     # Link-local is open in this cluster: test_proof.py has that.
-    stage.install_gate("--set=mode=deny", "--set=canary.readiness=true", "--set=proof.shut.link-local=false")
+    stage.install_gate(
+        "--set=mode=deny", "--set=canary.readiness=true", "--set=canary.interval=5", "--set=proof.shut.link-local=false"
+    )
     assert policies(stage) == {"binder-egress-base"}
     left = stage.get("deployments,statefulsets,services,secrets,roles,configmaps", "-l", OURS)["items"]
     # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts. Start guards read the

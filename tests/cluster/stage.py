@@ -385,6 +385,13 @@ def restart_component(name: str) -> None:
     subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=120)
 
 
+def signal_component(name: str, signal: str) -> None:
+    """Send a signal to a component of the local cluster: STOP makes it hang, CONT has it go on."""
+    script = '. "$1"; on_node kill "-$2" "$(on_node cat "$state/pid/$3")"'
+    command = ["bash", "-euc", script, "-", str(TOP / "ci/cluster/env.sh"), signal, name]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
 def _names(annotations: dict[str, str]) -> tuple[str, str]:
     user = annotations.get("hub.jupyter.org/username", "")
     return user, f"{user}/{annotations.get('hub.jupyter.org/servername', '')}"

@@ -47,11 +47,11 @@ __all__ = ["SECRET", "SITE_KEY", "Double", "running"]
 
 
 @contextmanager
-def running() -> Iterator[Double]:
-    """The double, served on loopback."""
+def running(address: str = "127.0.0.1") -> Iterator[Double]:
+    """The double, served on an address of this machine; by default on loopback."""
     double = Double()
-    server = make_server("127.0.0.1", 0, double.app, threaded=True)
-    double.url = f"http://127.0.0.1:{server.port}"
+    server = make_server(address, 0, double.app, threaded=True)
+    double.url = f"http://{address}:{server.port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

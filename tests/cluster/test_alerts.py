@@ -1,0 +1,358 @@
+"""Each alert of the chart, brought about by a fault in the cluster.
+
+A Prometheus scrapes the verifier and evaluates the chart's rules, each `for` shortened: how long they wait is tested with promtool
+in tests/chart. For every day of faults there is a new one, which sees nothing wrong before; then, after each step, exactly the
+alerts of the table.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from apps import free_port
+from stage import QUICK, TOP, Stage, signal_component
+from test_api_keys import keys
+from test_launches import start_by_hub
+from test_proof import canary, eventually
+
+from tests.doubles import SECRET, Double, running
+from verifier.proof import canary_of
+
+FOR = 10
+"""Seconds that stand for every `for`: a few scrapes, one of which may fail on a busy machine."""
+
+VISITOR = {"X-Forwarded-For": "198.51.100.9"}
+
+
+@dataclass
+class Place:
+    """Where the faults happen.
+
+    Attributes:
+        stage: the cluster.
+        double: the captcha providers.
+        folder: for files.
+        healthy: the values of an installation with nothing wrong, beside what makes challenges quick.
+        key: an API key, good for one server a day.
+        values: what is installed.
+        unseen: whether something was changed that the reconciler looks at once a minute only.
+    """
+
+    stage: Stage
+    double: Double
+    folder: Path
+    healthy: dict[str, Any]
+    key: str
+    values: dict[str, Any] = field(default_factory=dict)
+    unseen: bool = False
+
+    def install(self, **values: Any) -> None:
+        """`helm upgrade`, with other values than before."""
+        self.values = {**self.values, **values}
+        (self.folder / "values.yaml").write_text(yaml.safe_dump(self.values))
+        self.stage.install_gate(*QUICK, f"--values={self.folder}/values.yaml")
+
+    def look(self) -> None:
+        """Have the reconciler look at policies and the canary now: it does when it starts."""
+        eventually(lambda: canary_of(self.stage.get("pods", "-l", "binder-egress/proof=canary")["items"]).state != "starting", 120)
+        self.stage.kubectl("rollout", "restart", "deployment/binder-egress-reconciler")
+        self.stage.kubectl("rollout", "status", "deployment/binder-egress-reconciler", "--timeout=120s")
+        self.unseen = False
+
+    def heal(self) -> None:
+        """Make everything good again, by what the alerts advise: `helm upgrade` with the same values."""
+        self.stage.kubectl("delete", "networkpolicy", "of-somebody", "--ignore-not-found")
+        deployments = [f"deployment/binder-egress-{component}" for component in ("verifier", "reconciler", "redis")]
+        self.stage.kubectl("scale", "--replicas=1", *deployments)
+        self.values = {}
+        self.install(**self.healthy)
+        self.look()
+        eventually(lambda: canary(self.stage).get("kubernetes-api") == 1, 120)
+
+    def patch(self, kind: str, name: str, *operations: dict[str, Any]) -> None:
+        """Change an object by hand."""
+        self.stage.kubectl("patch", kind, name, "--type=json", "-p", json.dumps(operations))
+
+    def present(self, provider: str) -> None:
+        """Somebody presents a solution, and gets no pass for it."""
+        body = {"provider": provider, "solution": self.double.token(provider)}
+        answer = requests.post(f"{self.stage.verifier}/passes", json=body, headers=VISITOR, timeout=20)
+        assert answer.status_code >= 500, answer.text
+
+
+# -- faults
+
+
+def no_reconciler(place: Place) -> None:
+    place.stage.scale("reconciler", 0)
+
+
+def no_redis(place: Place) -> None:
+    place.stage.scale("redis", 0)
+
+
+def no_verifier(place: Place) -> None:
+    place.stage.scale("verifier", 0)
+
+
+def link_local_is_open(place: Place) -> None:
+    """As in every cluster of kube-router's with IPv6 on its nodes, until somebody closes it (docs/proof.md)."""
+    place.install(proof={})
+    place.unseen = True
+
+
+def somebody_opens_one_address(place: Place) -> None:
+    """It is none that the canary tries."""
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "of-somebody"},
+        "spec": {
+            "podSelector": {"matchLabels": {"component": "singleuser-server"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"ipBlock": {"cidr": "203.0.113.10/32"}}]}],
+        },
+    }
+    place.stage.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    place.unseen = True
+
+
+def somebody_changes_a_policy(place: Place) -> None:
+    place.patch("networkpolicy", "binder-egress-tier-verified", {"op": "remove", "path": "/spec/egress/0"})
+    place.unseen = True
+
+
+def the_canary_is_deleted(place: Place) -> None:
+    place.stage.kubectl("delete", "pod", "-l", "binder-egress/proof=canary", "--now")
+    place.unseen = True
+
+
+def the_base_policy_is_deleted(place: Place) -> None:
+    place.stage.kubectl("delete", "networkpolicy", "binder-egress-base")
+    place.unseen = True
+
+
+def policies_may_not_be_read(place: Place) -> None:
+    place.patch("role", "binder-egress-reconciler", {"op": "remove", "path": "/rules/1"})
+    place.unseen = True
+
+
+def a_provider_is_down(place: Place) -> None:
+    place.double.behaviour["turnstile"] = "down"
+    place.present("turnstile")
+
+
+def a_provider_refuses_our_secret(place: Place) -> None:
+    place.double.behaviour["hcaptcha"] = "misconfigured"
+    place.present("hcaptcha")
+
+
+def a_key_is_used_up(place: Place) -> None:
+    headers = {"Authorization": f"Bearer {place.key}", **VISITOR}
+    assert requests.post(f"{place.stage.verifier}/passes", headers=headers, timeout=10).status_code == 201
+
+
+def a_key_ends_tomorrow(place: Place) -> None:
+    made = keys(place.stage, "create", "--name=ends", "--tier=verified", "--servers-per-day=9", "--expires=1d")
+    known = place.values["apiKeys"]["keys"] | made["values"]["apiKeys"]["keys"]
+    place.install(apiKeys={"keys": known})
+    # The kubelet brings a changed Secret when it looks at the pod again: within a minute or so, or when the pod changes.
+    place.stage.kubectl("annotate", "pod", "-l", "app.kubernetes.io/component=verifier", "a-test=looks")
+
+
+def a_server_is_started_without_binderhub(place: Place) -> None:
+    start_by_hub(place.stage, "stranger", "localhost/user-server:1")
+
+
+def the_network_plugin_hangs(place: Place) -> None:
+    """Pods that run keep their policies; one that starts has none."""
+    signal_component("netpol", "STOP")
+    try:
+        place.stage.launch()
+    finally:
+        signal_component("netpol", "CONT")
+
+
+Fault = Callable[[Place], None]
+Alerts = dict[str, dict[str, str]]
+
+LASTING: Alerts = {
+    "BinderEgressPodNotIsolated": {"outcome": "open"},
+    "BinderEgressWiringLost": {},
+    "BinderEgressCaptchaProviderDown": {"provider": "turnstile"},
+    "BinderEgressCaptchaProviderMisconfigured": {"provider": "hcaptcha"},
+    "BinderEgressApiKeySpent": {"key": "course"},
+    "BinderEgressApiKeyEnds": {"key": "ends"},
+}
+OPENED: Alerts = {"BinderEgressBypass": {"policy": "of-somebody", "direction": "egress"}, "BinderEgressPolicyAltered": {}}
+
+DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
+    "our own processes": [
+        ([no_reconciler], {"BinderEgressReconcilerGone": {}}),
+        # What the reconciler and the canary say is in Redis, and shown by the verifier.
+        ([no_redis], {"BinderEgressStoreDown": {}, "BinderEgressCanarySilent": {}}),
+        ([no_verifier], {"BinderEgressVerifierGone": {}, "BinderEgressCanarySilent": {}}),
+    ],
+    "what is around": [
+        (
+            [
+                the_network_plugin_hangs,
+                a_server_is_started_without_binderhub,
+                a_provider_is_down,
+                a_provider_refuses_our_secret,
+                a_key_is_used_up,
+                a_key_ends_tomorrow,
+            ],
+            LASTING,
+        ),
+        (
+            [link_local_is_open, somebody_opens_one_address, somebody_changes_a_policy],
+            {**LASTING, **OPENED, "BinderEgressGateOpen": {"target": "link-local"}},
+        ),
+        (
+            [the_canary_is_deleted, the_base_policy_is_deleted],
+            {**LASTING, **OPENED, "BinderEgressBasePolicyMissing": {}, "BinderEgressCanarySilent": {}},
+        ),
+        # What cannot be read cannot be judged.
+        ([policies_may_not_be_read], {**LASTING, "BinderEgressPoliciesUnread": {}, "BinderEgressCanarySilent": {}}),
+    ],
+}
+"""The steps of each day: faults, and all alerts that fire after them, with their own labels. What was before goes on. The second
+day comes last, for a key that is used up stays so until Redis is wiped."""
+
+
+@pytest.fixture(scope="module")
+def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """An installation with nothing wrong: two remote providers, a key, and no look at IPv6 link-local, which is open here."""
+    if not os.environ.get("CLUSTER_TARGETS"):
+        pytest.skip("needs the local cluster of ci/cluster, not --context")
+    node = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())["node_ip"]
+    with running(node) as double:
+        made = keys(stage, "create", "--name=course", "--tier=verified", "--servers-per-day=1", "--expires=30d")
+        reached = {
+            "to": [{"ipBlock": {"cidr": f"{node}/32"}}],
+            "ports": [{"port": int(double.url.rpartition(":")[2]), "protocol": "TCP"}],
+        }
+        names = ("hcaptcha", "turnstile")
+        healthy = {
+            **made["values"],
+            "captcha": {"providers": {name: {"enabled": True, **double.options(name)} for name in names}},
+            "secret": {"captcha": dict.fromkeys(names, SECRET)},
+            "verifier": {"networkPolicy": {"captchaProviders": {"extraEgress": {"double": reached}}}},
+            "proof": {"shut": {"link-local": False}},
+            "canary": {"interval": 5},
+        }
+        yield Place(stage, double, tmp_path_factory.mktemp("alerts"), healthy, made["key"])
+        stage.kubectl("delete", "networkpolicy", "of-somebody", "--ignore-not-found")
+        stage.install_gate(*QUICK)
+
+
+@pytest.fixture(scope="module")
+def rules(stage: Stage) -> list[dict[str, Any]]:
+    """The chart's rules, as they are."""
+    text = stage.helm("template", "binder-egress", str(TOP / "chart"), "--set=metrics.prometheusRule.enabled=true")
+    (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
+    (group,) = found["spec"]["groups"]
+    return group["rules"]
+
+
+class Prometheus:
+    """One that scrapes the verifier's pods every three seconds, and evaluates rules every second."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def ask(self, path: str, **query: str) -> Any:
+        """The `data` of an answer of its API."""
+        answer = requests.get(f"{self._url}/api/v1/{path}", params=query, timeout=10)
+        answer.raise_for_status()
+        return answer.json()["data"]
+
+    def evaluated(self) -> bool:
+        """Whether it has scraped the verifier, and evaluated every rule without an error."""
+        found = [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
+        assert not [rule for rule in found if rule["health"] == "err"], found
+        scraped = {target["health"] for target in self.ask("targets")["activeTargets"]} == {"up"}
+        return bool(found) and scraped and all(rule["health"] == "ok" for rule in found)
+
+    def alerts(self) -> dict[str, str]:
+        """What is pending or fires: the alert with its own labels → its state."""
+        return {_named(alert["labels"]): alert["state"] for alert in self.ask("alerts")["alerts"]}
+
+    def ever_fired(self) -> set[str]:
+        """What has fired since it began."""
+        query = 'last_over_time(ALERTS{alertstate="firing"}[1h])'
+        return {_named(found["metric"]) for found in self.ask("query", query=query)["result"]}
+
+
+def _named(labels: dict[str, str]) -> str:
+    known = ("__name__", "alertname", "alertstate", "severity", "namespace")
+    return json.dumps([labels["alertname"], {name: value for name, value in sorted(labels.items()) if name not in known}])
+
+
+@contextmanager
+def prometheus(stage: Stage, rules: list[dict[str, Any]], folder: Path) -> Iterator[Prometheus]:
+    pods = stage.get("pods", "-l", "app.kubernetes.io/component=verifier")["items"]
+    addresses = [pod["status"]["podIP"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    targets = {"targets": [f"{address}:8081" for address in addresses], "labels": {"namespace": stage.namespace}}
+    short = [rule | ({"for": f"{FOR}s"} if "for" in rule else {}) for rule in rules]
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "binder-egress", "rules": short}]}))
+    settings = {
+        "global": {"scrape_interval": "3s", "scrape_timeout": "3s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": [{"job_name": "binder-egress", "static_configs": [targets]}],
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
+    address = f"127.0.0.1:{free_port()}"
+    command = ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            try:
+                requests.get(f"http://{address}/-/ready", timeout=2).raise_for_status()
+                break
+            except requests.RequestException:
+                time.sleep(0.2)
+        yield Prometheus(f"http://{address}")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_every_alert_of_the_chart_has_a_fault(rules):
+    caused = {alert for steps in DAYS.values() for _, alerts in steps for alert in alerts}
+    assert caused == {rule["alert"] for rule in rules}
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_faults_fire_their_alerts_and_no_other(place, rules, tmp_path, day):
+    place.heal()
+    with prometheus(place.stage, rules, tmp_path) as seen:
+        eventually(seen.evaluated, 60)
+        time.sleep(FOR + 2)
+        assert seen.ever_fired() == set(), "something is wrong before"
+        all_expected = set()
+        for faults, alerts in DAYS[day]:
+            for fault in faults:
+                fault(place)
+            if place.unseen:
+                place.look()
+            expected = {_named({"alertname": alert, **labels}): "firing" for alert, labels in alerts.items()}
+            deadline = time.monotonic() + 240
+            while (now := seen.alerts()) != expected:
+                assert time.monotonic() < deadline, (now, expected)
+                time.sleep(0.5)
+            all_expected |= set(expected)
+        assert seen.ever_fired() == all_expected

@@ -1,10 +1,12 @@
 """What the documents say is there, is there, and what they tell to type is accepted."""
 
+import base64
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from doc_examples import section
 
 TOP = Path(__file__).parents[2]
@@ -50,3 +52,19 @@ def test_the_table_in_the_readme_is_what_the_demo_shows():
     expected = {name: ["yes" if egress and f'"{name}"' in opened else "–" for egress in (0, 1, 0, 0, 1)] for name in rows}
     assert {name: [cell.strip() for cell in cells.split("│")] for name, cells in rows.items()} == expected
     assert all(f'"{name}": ' in stage for name in rows)
+
+
+def test_the_three_steps_of_changing_the_signing_keys_say_what_the_table_says(helm):
+    keys = {"new": "n" * 40, "old": "o" * 40}
+    table = re.findall(r"^\| (?:accept|sign|drop) \| ([a-z, ]+) \|", (TOP / "docs/operating.md").read_text(), re.MULTILINE)
+    _, *steps = section("docs/operating.md", "Changing the signing keys")
+    assert len(steps) == len(table) == 3
+    for row, step in zip(table, steps, strict=True):
+        for name, key in keys.items():
+            step = step.replace(f"${name}", key)
+        program, verb, name, chart, *options = shlex.split(step)
+        assert (program, verb, chart) == ("helm", "upgrade", "chart/") and {"--reuse-values", "--wait"} <= set(options)
+        options = [option for option in options if option not in ("--reuse-values", "--wait")]
+        rendered = yaml.safe_load_all(helm("template", name, str(TOP / chart), *options))
+        (secret,) = [one for one in rendered if one and one["kind"] == "Secret" and "signing-keys" in one["data"]]
+        assert base64.b64decode(secret["data"]["signing-keys"]).decode().split() == [keys[word] for word in row.split(", ")]

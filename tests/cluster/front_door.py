@@ -7,8 +7,9 @@ BinderHub's own client. It listens on localhost, which browsers take for a secur
 import http.client
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from stage import CLIENT, Stage
@@ -25,15 +26,24 @@ class FrontDoor:
     Args:
         stage: the installation that it leads to.
         script: the bundle of the page that stands in for BinderHub's.
-        port: where it listens.
+        port: where it listens; 0 is any that is free.
 
     Attributes:
+        url: where it is.
         headers: more headers for BinderHub's pages.
         header: what stands in their head, by key.
+        gates: requests whose path begins so wait until this is set, at most until the door is closed.
+        builds: the passes that came with build requests, in their order; None where there was none.
+        on_build: called with each build request, before it goes on.
+        cuts: how many build streams are still to be cut after their first event.
     """
 
     def __init__(self, stage: Stage, script: bytes, port: int = PORT) -> None:
         self.headers: dict[str, str] = {}
+        self.gates: dict[str, threading.Event] = {}
+        self.builds: list[str | None] = []
+        self.on_build: Callable[[], object] = lambda: None
+        self.cuts = 0
         self._services = {
             "egress/": stage.url("binder-egress", 80),
             "user/": stage.url("proxy-public", 80),
@@ -45,6 +55,7 @@ class FrontDoor:
         self._script = script
         self._server = ThreadingHTTPServer(("localhost", port), self._handler())
         self._server.daemon_threads = True
+        self.url = f"http://localhost:{self._server.server_address[1]}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def without_verifier(self) -> None:
@@ -53,6 +64,8 @@ class FrontDoor:
 
     def close(self) -> None:
         """Stop listening."""
+        for gate in self.gates.values():
+            gate.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -74,6 +87,8 @@ class FrontDoor:
 
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path.removeprefix("/")
+                for gate in [gate for prefix, gate in door.gates.items() if path.startswith(prefix)]:
+                    gate.wait()
                 if path == "stand-in.js":
                     self.answer(door._script, "text/javascript")
                     return
@@ -94,6 +109,11 @@ class FrontDoor:
                 self.wfile.write(body)
 
             def forward(self, service: str, path: str) -> None:
+                cut = False
+                if path.startswith("build/"):
+                    door.builds.append(parse_qs(urlsplit(self.path).query).get("egress_token", [None])[0])
+                    cut, door.cuts = door.cuts > 0, max(0, door.cuts - 1)
+                    door.on_build()
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=120)
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
@@ -101,7 +121,7 @@ class FrontDoor:
                 headers |= {"X-Forwarded-For": CLIENT, "X-Real-IP": CLIENT, "X-Forwarded-Proto": "http"}
                 connection.request(self.command, self.path, body or None, headers)
                 got = connection.getresponse()
-                if got.status == 404 and path.startswith("v2/"):
+                if got.status == 404 and (path.startswith("v2/") or not path):
                     got.read()
                     self.answer(door._page(), "text/html; charset=utf-8", door.headers)
                     return
@@ -112,7 +132,7 @@ class FrontDoor:
                 if path.startswith("build/") and not got.getheader("Access-Control-Allow-Origin"):
                     # As BinderHub with cors_allow_origin: "*"; the stand-in says nothing.
                     self.send_header("Access-Control-Allow-Origin", "*")
-                if path.startswith("v2/"):
+                if path.startswith("v2/") or not path:
                     for name, value in door.headers.items():
                         self.send_header(name, value)
                 if self.command == "HEAD" or got.status in (204, 304):
@@ -123,6 +143,8 @@ class FrontDoor:
                 self.end_headers()
                 while chunk := got.read1(65536):
                     self.wfile.write(chunk)
+                    if cut:
+                        break
                 connection.close()
 
         return Handler

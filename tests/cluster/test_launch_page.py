@@ -106,3 +106,4 @@ def test_without_the_verifier_a_launch_goes_on(stage, door, page):
         stage.await_address("binder-egress", 8081, "/healthz")
     assert page.url.startswith(at(LINKS[1], user))
     assert stage.tier(user) is None
+    expect_packets(stage, user, egress=False)

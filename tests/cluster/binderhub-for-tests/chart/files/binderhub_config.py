@@ -65,8 +65,20 @@ class Example(RepoProvider):
         return "user-server"
 
 
+def provider(prefix):
+    """Under its prefix, with what the pages of the real BinderHub say of it."""
+    shown = {
+        "displayName": prefix,
+        "id": prefix,
+        "spec": {"validateRegex": ".+"},
+        "repo": {"label": "Repository", "placeholder": "owner/name/ref"},
+        "ref": {"enabled": False},
+    }
+    return type(prefix, (Example,), {"display_config": shown})
+
+
 # Clients that know GitHub alone find it, too.
-c.BinderHub.repo_providers = {"fake": Example, "gh": Example}
+c.BinderHub.repo_providers = {prefix: provider(prefix) for prefix in ("fake", "gh")}
 c.BinderHub.hub_api_token = os.environ["JUPYTERHUB_API_TOKEN"]
 
 for section, settings in values["config"].items():

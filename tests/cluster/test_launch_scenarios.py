@@ -1,0 +1,228 @@
+"""People launch in real browsers, side by side: BinderHub's own client, builds that take their time, and pods of a real kubelet.
+
+tests/browser/test_launch_page.py has all that can happen on the page. Here is what ends well only if browser, client, verifier, hub
+and reconciler agree; what each pod reaches is seen by packets.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from front_door import URL, FrontDoor
+from playwright.sync_api import Browser, Page, expect
+from stage import OPEN, Stage
+
+from tests.browser.launch_page import bundle
+
+
+class Visit:
+    """Somebody who launches, with a browser profile and a front door of their own.
+
+    Attributes:
+        door: leads to the BinderHub, verifier and hub that all have.
+        context: the browser profile.
+        path: of the repository, `owner/name/ref`.
+        users: whose servers they got to, in order.
+        tiers: of the pods of `users`, in the same order.
+        reached: what those pods reach, in the same order.
+        error: what went wrong.
+    """
+
+    def __init__(self, stage: Stage, browser: Browser, script: bytes, path: str) -> None:
+        self.door = FrontDoor(stage, script, 0)
+        self.context = browser.new_context()
+        self.context.set_default_timeout(120_000)
+        self.path = path
+        self.users: list[str] = []
+        self.tiers: list[str | None] = []
+        self.reached: list[dict[str, bool]] = []
+        self.error: Exception | None = None
+
+    def close_gate(self, prefix: str) -> threading.Event:
+        """Let requests wait whose path begins so; returns what ends that."""
+        self.door.gates[prefix] = threading.Event()
+        return self.door.gates[prefix]
+
+    def open(self, page: Page) -> None:
+        """Open the launch page."""
+        page.goto(f"{self.door.url}v2/fake/{self.path}", wait_until="commit")
+
+    def open_and_solve(self, *pages: Page) -> None:
+        """Open the launch page; its own script, which launches, comes when there is a pass."""
+        # Of the page that stands in for BinderHub's, or BinderHub's own.
+        scripts = [self.close_gate("stand-in.js"), self.close_gate("static/dist/bundle.js")]
+        for page in pages:
+            self.open(page)
+        for page in pages:
+            page.wait_for_function("window.binderEgress?.state === 'checked'")
+        for script in scripts:
+            script.set()
+
+    def arrive(self, page: Page) -> None:
+        """Wait until the page has left for the server."""
+        page.wait_for_url(f"{URL}user/**", wait_until="commit")
+        self.users.append(page.url.removeprefix(f"{URL}user/").partition("/")[0])
+
+
+# Each scenario yields where it waits for the cluster: meanwhile the others begin.
+
+
+def before(visit: Visit) -> Iterator[None]:
+    page = visit.context.new_page()
+    visit.open_and_solve(page)
+    yield
+    visit.arrive(page)
+
+
+def during(visit: Visit) -> Iterator[None]:
+    visit.door.on_build = visit.close_gate("egress/challenge").set
+    page = visit.context.new_page()
+    visit.open(page)
+    yield
+    visit.arrive(page)
+
+
+def after(visit: Visit) -> Iterator[None]:
+    challenge = visit.close_gate("egress/challenge")
+    page = visit.context.new_page()
+    visit.open(page)
+    yield
+    visit.arrive(page)
+    challenge.set()
+
+
+def retry(visit: Visit) -> Iterator[None]:
+    """The client gives up when a stream ends early; the person presses the button again."""
+    visit.door.cuts = 1
+    page = visit.context.new_page()
+    page.goto(visit.door.url)
+    page.get_by_role("textbox", name="repository").first.fill(visit.path)
+    page.get_by_role("button", name="launch", exact=True).click()
+    yield
+    expect(page.get_by_text(re.compile("^failed$", re.IGNORECASE)).first).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="launch", exact=True).click()
+    yield
+    visit.arrive(page)
+
+
+def two_tabs(visit: Visit) -> Iterator[None]:
+    pages = [visit.context.new_page(), visit.context.new_page()]
+    visit.open_and_solve(*pages)
+    yield
+    for page in pages:
+        visit.arrive(page)
+
+
+def going_back(visit: Visit) -> Iterator[None]:
+    page = visit.context.new_page()
+    visit.open_and_solve(page)
+    yield
+    visit.arrive(page)
+    page.wait_for_load_state()
+    page.go_back(wait_until="commit")
+    yield
+    visit.arrive(page)
+
+
+def wrong_clock(hours: int, visit: Visit) -> Iterator[None]:
+    page = visit.context.new_page()
+    page.clock.install(time=time.time() + hours * 3600)
+    visit.open_and_solve(page)
+    yield
+    visit.arrive(page)
+
+
+def hanging(visit: Visit) -> Iterator[None]:
+    visit.close_gate("egress/")
+    page = visit.context.new_page()
+    visit.open(page)
+    yield
+    visit.arrive(page)
+
+
+def blocked(visit: Visit) -> Iterator[None]:
+    visit.context.route("**/egress/**", lambda route: route.abort("blockedbyclient"))
+    page = visit.context.new_page()
+    visit.open(page)
+    yield
+    visit.arrive(page)
+
+
+SCENARIOS: dict[str, tuple[Callable[[Visit], Iterator[None]], int, set[int], bool]] = {
+    "a solution before the build": (before, 1, {1}, True),
+    "a solution during the build": (during, 1, {0}, True),
+    "a solution after the launch": (after, 1, {0}, False),
+    "a stream that ends early": (retry, 2, {1}, True),
+    "a server that fails to start once": (before, 1, {1}, True),
+    "two tabs": (two_tabs, 2, {2}, True),
+    # On a busy machine the second may come after its build: it unlocks then.
+    "going back": (going_back, 2, {1, 2}, True),
+    "a clock that is an hour slow": (partial(wrong_clock, -1), 1, {1}, True),
+    "a clock that is an hour fast": (partial(wrong_clock, 1), 1, {1}, True),
+    "a verifier that hangs": (hanging, 1, {0}, False),
+    "a verifier that is blocked": (blocked, 1, {0}, False),
+}
+"""What happens → how; the number of build requests; how many different passes they carry; whether each pod has egress."""
+
+WAVE = 4
+"""So many at once. With more, on two cores, a server may take longer than the hub waits for it."""
+
+
+@pytest.fixture(scope="module")
+def visits(stage: Stage, browser: Browser) -> dict[str, Visit]:
+    """All scenarios have happened, with builds that take some seconds."""
+    stage.install_binderhub(f"--set=config.BinderHub.hub_url={URL}", "--set=cached=false")
+    script, visits = bundle(), {}
+    servers = FrontDoor(stage, b"")
+    names = list(SCENARIOS)
+    for wave in (names[at : at + WAVE] for at in range(0, len(names), WAVE)):
+        steps = {}
+        for name in wave:
+            owner = "flaky" if "fails" in name else "owner"
+            visits[name] = Visit(stage, browser, script, f"{owner}/{name.replace(' ', '-')}/main")
+            steps[name] = SCENARIOS[name][0](visits[name])
+        while steps:
+            for name, step in list(steps.items()):
+                try:
+                    next(step)
+                except StopIteration:
+                    del steps[name]
+                except Exception as error:
+                    visits[name].error = error
+                    del steps[name]
+        with ThreadPoolExecutor(WAVE) as pool:
+            list(pool.map(lambda name: look(stage, visits[name], SCENARIOS[name][3]), wave))
+        for name in wave:
+            visits[name].context.close()
+            visits[name].door.close()
+        stage.delete_user_pods()
+    servers.close()
+    return visits
+
+
+def look(stage: Stage, visit: Visit, egress: bool) -> None:
+    """See what the pods of a visit are given, and what they reach."""
+    try:
+        for user in visit.users:
+            if egress:
+                stage.await_tier(user, "verified")
+            visit.tiers.append(stage.tier(user))
+            visit.reached.append(stage.battery(user, stage.targets()))
+    except Exception as error:
+        visit.error = visit.error or error
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_launch_with(name, visits):
+    visit = visits[name]
+    if visit.error:
+        raise visit.error
+    _, builds, passes, egress = SCENARIOS[name]
+    assert len(visit.door.builds) == builds
+    assert len({token for token in visit.door.builds if token}) in passes
+    assert visit.tiers == ["verified" if egress else None] * len(visit.users) and visit.users
+    assert visit.reached == [{target: egress and target in OPEN for target in reached} for reached in visit.reached]

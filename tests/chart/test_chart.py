@@ -83,6 +83,19 @@ def test_an_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_only_the_secret_and_pods_of_helm_test_outlive_an_uninstallation(render, values):
+    for name, document in render("--values", values).items():
+        annotations = document["metadata"].get("annotations", {})
+        assert ("helm.sh/resource-policy" in annotations) == (name == ("Secret", "binder-egress")), name
+        # Helm leaves hooks alone.
+        if hook := annotations.get("helm.sh/hook"):
+            assert (hook, document["kind"]) == ("test", "Pod"), name
+            labels = document["metadata"]["labels"]
+            told = labels.get("binder-egress/proof") == "test" or labels.get("app.kubernetes.io/component") == "helm-test"
+            assert told, f"no command of NOTES deletes {name}"
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_every_pod_is_hardened(render, values):
     for (kind, name), document in render("--values", values).items():
         if kind not in ("Deployment", "Pod"):

@@ -89,10 +89,12 @@ class Stage:
     Args:
         context: the kubeconfig's context; None for the current one.
         namespace: where everything is installed.
+        helm_program: Helm 3, which is `helm`, or `helm4`.
     """
 
     context: str | None = None
     namespace: str = "binder"
+    helm_program: str = "helm"
     _forwards: dict[tuple[str, int], tuple[str, subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     # -- commands
@@ -119,7 +121,7 @@ class Stage:
     def helm(self, *args: str, stdin: str | None = None) -> str:
         """Run helm in the namespace."""
         context = ["--kube-context", self.context] if self.context else []
-        return self.run("helm", *context, "--namespace", self.namespace, *args, stdin=stdin, timeout=400)
+        return self.run(self.helm_program, *context, "--namespace", self.namespace, *args, stdin=stdin, timeout=400)
 
     # -- installation
 

@@ -1,24 +1,30 @@
-"""The other way in: a parent chart with BinderHub, one dependency entry, wired by import-values."""
+"""The other way in: a parent chart with BinderHub, one dependency entry, wired by import-values. And out again. By Helm 4."""
 
+import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from installing import Operator
 from stage import QUICK, TOP, Stage
 from test_launches import expect
 
 
-@pytest.fixture
-def parent(stage: Stage, tmp_path: Path) -> Iterator[Stage]:
-    """A second namespace, with an operator's parent chart in it."""
-    chart = subprocess.run(
-        [TOP / "tests/cluster/binderhub-for-tests/make-parent", tmp_path], check=True, capture_output=True, text=True
-    )
-    other = Stage(stage.context, f"{stage.namespace}-parent")
-    quick = [option.replace("--set=", "--set=binder-egress.") for option in QUICK]
-    other.helm("upgrade", "--install", "parent", chart.stdout.strip(), "--create-namespace", "--wait", "--timeout=5m", *quick)
-    yield other
+@pytest.fixture(scope="module")
+def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Operator, set[str]]]:
+    """A second namespace, with an operator's parent chart in it, and the objects before it came."""
+    operator = Operator(Stage(stage.context, f"{stage.namespace}-parent", "helm4"), tmp_path_factory.mktemp("operator"))
+    make_parent = TOP / "tests/cluster/binderhub-for-tests/make-parent"
+    chart = subprocess.run([make_parent, tmp_path_factory.mktemp("parent")], check=True, stdout=subprocess.PIPE, text=True)
+    other = operator.stage
+    other.kubectl("create", "namespace", other.namespace)
+    other.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt", "--timeout=60s")
+    before = operator.objects()
+    # IPv6 link-local is open here, which test_proof.py is about.
+    ours = [*QUICK, "--set=proof.shut.link-local=false"]
+    quick = [option.replace("--set=", "--set=binder-egress.") for option in ours]
+    other.helm("install", "parent", chart.stdout.strip(), "--wait", "--timeout=5m", *quick)
+    yield operator, before
     other.delete_user_pods()
     other.close()
     stage.run(
@@ -27,7 +33,24 @@ def parent(stage: Stage, tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_one_dependency_entry_is_enough(parent):
-    plain, verified = parent.launch().user, parent.launch(token=parent.get_pass()).user
-    assert (parent.tier(plain), parent.tier(verified)) == (None, "verified")
-    expect(parent, plain, egress=False)
-    expect(parent, verified, egress=True)
+    stage = parent[0].stage
+    plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
+    assert (stage.tier(plain), stage.tier(verified)) == (None, "verified")
+    expect(stage, plain, egress=False)
+    expect(stage, verified, egress=True)
+
+
+def test_helm_test_of_the_parent_is_ours(parent):
+    said = parent[0].stage.helm("test", "parent", "--logs", "--timeout=5m")
+    assert re.search(r"unverified +kubernetes-api +shut +ok", said) and "FAILED" not in said, said
+
+
+def test_taking_it_out_leaves_what_the_charts_page_says(parent):
+    operator, before = parent
+    servers = {pod["metadata"]["uid"] for pod in operator.stage.pods()}
+    operator.stage.helm("uninstall", "parent", "--wait")
+    tests = {f"pod/binder-egress-test{part}" for part in ("", "-control", "-unverified", "-tier-verified")}
+    operator.await_left(before, lambda left: left == {"secret/binder-egress", *tests})
+    assert {pod["metadata"]["uid"] for pod in operator.stage.pods()} == servers, "user pods go on"
+    operator.type("chart/README.md", "Taking it out")
+    assert operator.objects() - before == set()

@@ -1,0 +1,199 @@
+"""An operator: somebody with a checkout of this project who types what the documents say, and looks at what it leaves behind."""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import requests
+from doc_examples import section
+from stage import CLIENT, TOP, Failed, Stage
+
+Result = TypeVar("Result")
+
+BINDERHUB = TOP / "tests/cluster/binderhub-for-tests/chart"
+
+PASSING = {"events", "events.events.k8s.io", "componentstatuses", "leases.coordination.k8s.io"}
+"""Kinds of objects that come and go by themselves."""
+
+BINDERHUBS = re.compile(r"/(hub|proxy|binder)-[0-9a-f]+(-\w+)?$|/sh\.helm\.release\.v1\.(binder|parent)\.v\d+$|^pod/jupyter-")
+"""What upgrades of BinderHub make anew, and its users' pods."""
+
+
+@dataclass
+class Operator:
+    """An operator in a namespace of their own.
+
+    Args:
+        stage: the namespace.
+        folder: where they work. It has `chart/`, and what `jupyterhub/binderhub` is here: a chart in a folder of that name.
+    """
+
+    stage: Stage
+    folder: Path
+    typed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.check_out(TOP / "chart")
+        shutil.copytree(BINDERHUB, self.folder / "jupyterhub/binderhub")
+
+    def check_out(self, chart: Path) -> None:
+        """Take another version of our chart."""
+        shutil.rmtree(self.folder / "chart", ignore_errors=True)
+        shutil.copytree(chart, self.folder / "chart")
+
+    def type(self, document: str, heading: str, number: int = 0) -> str:
+        """Run a block of commands of a document as it stands there, but for the namespace: what it prints."""
+        code = section(document, heading)[number]
+        self.typed.append(code)
+        return self.run(code)
+
+    def run(self, code: str) -> str:
+        """Run commands in the operator's folder: what they print, errors too."""
+        code = re.sub(r"--namespace binder\b(?!-)", f"--namespace {self.stage.namespace}", code)
+        environment = dict(os.environ)
+        if self.stage.context:
+            config = self.folder / "kubeconfig"
+            config.write_text(self.stage.kubectl("config", "view", "--minify", "--flatten"))
+            environment["KUBECONFIG"] = str(config)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code], cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=400, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Failed(f"{code}: exit {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def await_binderhub(self) -> None:
+        """Wait until BinderHub is what its values say; people do not type that."""
+        for deployment in ("hub", "proxy", "binder"):
+            self.stage.kubectl("rollout", "status", f"deployment/{deployment}", "--timeout=180s")
+        self.stage.await_address("binder", 80, "/versions")
+
+    def objects(self) -> set[str]:
+        """All objects of the namespace and of the cluster, as `kind/name`, but those of BinderHub that change anyway."""
+        found: set[str] = set()
+        for namespaced in ("true", "false"):
+            kinds = self.stage.kubectl("api-resources", "--verbs=list", f"--namespaced={namespaced}", "-o", "name").split()
+            found |= set(self.stage.kubectl("get", ",".join(set(kinds) - PASSING), "-o", "name", "--ignore-not-found").split())
+        return {name for name in found if not BINDERHUBS.search(name)}
+
+    def await_left(self, before: set[str], fits: Callable[[set[str]], bool]) -> set[str]:
+        """Wait until what is there and was not before is as it should be: what that is. Pods that end take their time."""
+        deadline = time.monotonic() + 90
+        while not fits(left := self.objects() - before):
+            assert time.monotonic() < deadline, f"left behind: {sorted(left)}"
+            time.sleep(1)
+        return left
+
+    def delete_as_told(self, text: str) -> set[str]:
+        """Run all `kubectl delete` commands of a text: what they deleted, as `kind/name`."""
+        commands = [line.strip() for line in text.splitlines() if line.strip().startswith("kubectl delete")]
+        assert commands
+        return {name for command in commands for name in self.run(f"{command} -o name").split() if "/" in name}
+
+
+class Load:
+    """What people do while an operator does something: launches with passes, passes for an API key, and packets. A context manager.
+
+    Args:
+        stage: where.
+        open: the user of a server with network, whose pod must get through at any time.
+        shut: the user of a server without, whose pod must never.
+        key: an API key.
+
+    Attributes:
+        launched: the users of launches that are done, each with a tier by its pass; their servers were stopped again.
+        passes: passes that the key got.
+        looks: how often packets were sent from both pods.
+    """
+
+    def __init__(self, stage: Stage, open: str, shut: str, key: str) -> None:
+        self.stage, self.open, self.shut, self.key = stage, open, shut, key
+        self.launched: list[str] = []
+        self.passes = self.looks = 0
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(5)
+
+    def __enter__(self) -> "Load":
+        clients = [f"198.51.100.{number}" for number in (11, 12)]
+        work = [*(lambda client=client: self._launch(client) for client in clients), self._ask, self._look]
+        self._running = [self._pool.submit(self._repeat, task) for task in work]
+        return self
+
+    def await_some(self, seconds: float = 120) -> None:
+        """Wait until each of them was done twice."""
+        deadline = time.monotonic() + seconds
+        while min(len(self.launched), self.passes, self.looks) < 2:
+            for running in self._running:
+                if running.done():
+                    running.result()
+            assert time.monotonic() < deadline, (self.launched, self.passes, self.looks)
+            time.sleep(0.2)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+        if kind is None:
+            for running in self._running:
+                running.result()
+
+    def _repeat(self, task: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            task()
+
+    def _launch(self, client: str) -> None:
+        token = _patiently(lambda: self.stage.get_pass(client))
+        user = self.stage.launch(f"fake/owner/{client.replace('.', '-')}/main", token, client).user
+        await_tier(self.stage, user, token, client)
+        self.stage.kubectl("delete", "pod", self.stage.pod(user)["metadata"]["name"], "--wait=false")
+        self.launched.append(user)
+
+    def _ask(self) -> None:
+        answer = _patiently(lambda: ask(self.stage, self.key))
+        assert answer.status_code == 201, answer.text
+        self.passes += 1
+        time.sleep(1)
+
+    def _look(self) -> None:
+        public = {name: target for name, target in self.stage.targets().items() if name in ("public HTTP", "public TCP")}
+        for user, reached in ((self.open, True), (self.shut, False)):
+            seen = self.stage.battery(user, public)
+            assert seen == dict.fromkeys(public, reached), (user, seen)
+        self.looks += 1
+
+
+def await_tier(stage: Stage, user: str, token: str, client: str = CLIENT) -> None:
+    """Wait until a server has its tier. On a busy machine the hook may get no answer in its second; then the pass unlocks."""
+    began, said = time.monotonic(), ""
+    while stage.tier(user) != "verified":
+        waited = time.monotonic() - began
+        assert waited < 120, f"{user} has no tier: {said}"
+        if waited > 10:
+            said = _patiently(lambda: stage.unlock(user, client, token=token)).text
+        time.sleep(1)
+
+
+def ask(stage: Stage, key: str) -> requests.Response:
+    """`POST passes` with an API key."""
+    headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": CLIENT}
+    return requests.post(f"{stage.verifier}/passes", headers=headers, timeout=10)
+
+
+def _patiently(call: Callable[[], Result]) -> Result:
+    """What a browser does whose connection breaks: it tries again, for some seconds."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return call()
+        except requests.ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)

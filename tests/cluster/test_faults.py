@@ -154,6 +154,21 @@ def test_a_killed_reconciler_loses_no_grant(stage):
         stage.await_tier(user, "verified", 120)
 
 
+def test_verifiers_that_are_rolled_lose_no_launch_and_no_grant(stage):
+    stage.scale("verifier", 2)
+
+    def roll() -> None:
+        for _ in range(2):
+            stage.kubectl("rollout", "restart", "deployment/binder-egress-verifier")
+            stage.kubectl("rollout", "status", "deployment/binder-egress-verifier", "--timeout=120s")
+
+    try:
+        for user in launches_during(stage, roll):
+            stage.await_tier(user, "verified", 120)
+    finally:
+        stage.scale("verifier", 1)
+
+
 def test_an_api_server_that_restarts_while_pods_start_loses_no_grant(stage, local_cluster):
     running = stage.launch().user
 

@@ -8,6 +8,7 @@ server is looked at again, whatever the watch and the wake list said.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -174,11 +175,12 @@ class Reconciler:
         withdrawn = pending.withdrawn if pending else set()
         now, facts = self._clock(), self._facts(pod, pending)
 
+        locks = [lock.grant for lock in pending.locks if fits(lock, facts, now)] if pending else []
         if pod.grant and pod.grant.locks(now) and pod.grant.id not in withdrawn:
-            return pod.grant
-        for lock in pending.locks if pending else []:
-            if fits(lock, facts, now):
-                return lock.grant
+            locks.insert(0, pod.grant)
+        if locks:
+            # The one that ends last: what is on the pod outlives a wipe of Redis. Of equal ones that which it has.
+            return max(locks, key=lambda grant: math.inf if grant.until is None else grant.until)
 
         def given(grant: Grant) -> bool:
             outdated = grant.rule == MODE_ALLOW and self._settings.mode != "allow"

@@ -486,6 +486,22 @@ def test_a_revoked_server_stays_locked_when_the_lock_that_it_had_with_others_end
     assert not pod(cluster).annotated
 
 
+@pytest.mark.parametrize("before", ["server", "network"])
+def test_a_revoked_server_stays_locked_after_a_wipe_whatever_it_was_locked_with(redis_server, cluster, store, operators, before):
+    now = [time.time()]
+    reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
+    start(cluster, reconciler)
+    operators.lock(before, "alice" if before == "server" else "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
+    serve(reconciler, store)
+    operators.revoke(ALICE, "mallory", "scanning")
+    serve(reconciler, store)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (LOCKED, "mallory", None)
+    store._redis.flushall()
+    now[0] += 61
+    look(reconciler)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (LOCKED, "mallory", None)
+
+
 def test_a_revoked_server_stays_locked_when_it_was_to_be_for_a_while(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])

@@ -659,8 +659,20 @@ def test_a_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, monkey
     with reconciler(store, lease=60):
         code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key, "--json")
     good = tier == "verified"
-    assert (code, json.loads(out)["renewed"], keyed.count("POST /egress/servers/")) == (0 if good else 6, good, good), err
+    said = json.loads(out)
+    assert (code, said["renewed"], said.get("kind")) == ((0, True, None) if good else (6, False, "other-tier")), err
     assert (store.known(Server("alice")).until > until) == good
+
+
+def test_a_key_for_a_larger_tier_takes_the_place_of_a_lease(keyed, run, store):
+    lease = {"lease": 60}
+    keyed.verifier = keyed.start(tiers={"verified": lease | {"rank": 1}, "small": lease})
+    until = int(time.time()) + 20
+    store.publish(Server("alice"), KnownServer("uid-1", "small", "grant-1", "https://example.com/gh/o/cached", until=until))
+    with reconciler(store, lease=60):
+        code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key, "--json")
+    assert (code, json.loads(out)["tier"]) == (0, "verified"), err
+    assert store.known(Server("alice")).tier == "verified"
 
 
 def test_a_lease_that_a_refused_key_does_not_renew_goes_on(keyed, run, store):

@@ -328,13 +328,13 @@ class Stage:
         """The tier label of a user's pod."""
         return self.pod(user)["metadata"]["labels"].get(LABEL)
 
-    def await_tier(self, user: str, tier: str | None, seconds: float = 10) -> None:
+    def await_tier(self, user: str, tier: str | None, seconds: float = 90) -> None:
         """Wait until a user's pod has a tier (None: no label)."""
-        found: str | None = ""
-        for _ in range(int(seconds / 0.1)):
-            if (found := self.tier(user)) == tier:
-                return
+        until = time.monotonic() + seconds
+        while (found := self.tier(user)) != tier and time.monotonic() < until:
             time.sleep(0.1)
+        if found == tier:
+            return
         raise Failed(f"pod of {user} has tier {found}, not {tier}, after {seconds} s")
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:

@@ -52,7 +52,7 @@ def test_a_key_from_its_creation_to_its_end(stage, key):
     key, first = key
     passes = [first, *(ask(stage, key).json()["token"] for _ in range(3))]
     user = stage.launch(token=passes[0]).user
-    stage.await_tier(user, "verified", 60)
+    stage.await_tier(user, "verified")
     expect(stage, user, egress=True)
     other = stage.launch("fake/somebody/else/main", token=passes[1]).user
     expect(stage, other, egress=False)
@@ -71,6 +71,6 @@ def test_a_key_from_its_creation_to_its_end(stage, key):
     late = stage.launch(token=passes[2]).user
     expect(stage, late, egress=False)
     assert stage.unlock(late, token=passes[3]).status_code == 403
-    stage.await_tier(user, None, 60)
+    stage.await_tier(user, None)
     expect(stage, user, egress=False)
     assert keys(stage, "list")[0]["state"] == "revoked"

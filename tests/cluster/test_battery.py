@@ -241,10 +241,10 @@ def seen(stage: Stage) -> Seen:
             launches |= dict(zip(others, started, strict=True))
         users = {who: launched.user for who, launched in launches.items()}
         for who in ("verified", "revoked", "neighbour"):
-            stage.await_tier(users[who], "verified", 60)
+            stage.await_tier(users[who], "verified")
         egress(stage, "revoke", users["revoked"], "--why", "the battery")
         for who in ("unverified", "revoked", "locked", "bystander"):
-            stage.await_tier(users[who], None, 60)
+            stage.await_tier(users[who], None)
         assert egress(stage, "explain", users["locked"])["why"] == "the battery"
         stage.kubectl("wait", "--for=condition=Ready", "pod/stranger", "pod/host-service", "--timeout=90s")
         assert stage.tier(users["expired"]) == "short" or egress(stage, "explain", users["expired"])["rule"] == "expired"
@@ -354,7 +354,7 @@ def test_the_sysctl_of_the_page_keeps_user_pods_from_link_local(stage, local_clu
     stage.install_binderhub(f"--set-json=jupyterhub.singleuser.extraPodConfig.securityContext={json.dumps(wanted)}")
     try:
         user = stage.launch(token=stage.get_pass()).user
-        stage.await_tier(user, "verified", 60)
+        stage.await_tier(user, "verified")
         reached = stage.battery(user, tried | {"public": stage.targets()["public HTTP"]})
         assert reached == dict.fromkeys(tried, False) | {"public": True}
         pod = stage.pod(user)["metadata"]["name"]

@@ -117,7 +117,7 @@ def test_without_a_reconciler_launches_go_on_and_are_made_good(stage):
         assert stage.tier(user) is None
     finally:
         stage.scale("reconciler", 1)
-    stage.await_tier(user, "verified", 20)
+    stage.await_tier(user, "verified")
     expect(stage, user, egress=True)
 
 
@@ -131,8 +131,8 @@ def test_a_reconciler_that_died_half_way_converges_from_the_pods(stage):
         stage.kubectl("label", "pod", pods[1], "binder-egress/tier=verified", stage.as_reconciler)
     finally:
         stage.scale("reconciler", 1)
-    stage.await_tier(annotated, "verified", 20)
-    stage.await_tier(labelled, None, 20)
+    stage.await_tier(annotated, "verified")
+    stage.await_tier(labelled, None)
 
 
 def launches_during(stage: Stage, disturb: Callable[[], None]) -> list[str]:
@@ -179,9 +179,9 @@ def test_an_api_server_that_restarts_while_pods_start_loses_no_grant(stage, loca
     users = launches_during(stage, restart)
     wait_for_api_server(stage)
     for user in users:
-        stage.await_tier(user, "verified", 40)
+        stage.await_tier(user, "verified")
     assert stage.unlock(running).status_code in (200, 202)
-    stage.await_tier(running, "verified", 40)
+    stage.await_tier(running, "verified")
 
 
 def test_keys_are_rotated_without_refusing_a_pass(stage):

@@ -111,7 +111,7 @@ def test_a_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation
     first, second = federation.members
     token = first.get_pass()
     user = federation.launch(1, token)
-    second.await_tier(user, "verified", 60)
+    second.await_tier(user, "verified")
     expect(second, user, egress=True)
     # Each counts for itself: once more at the other, and no more at either.
     first.await_tier(federation.launch(0, token), "verified", 60)
@@ -146,4 +146,4 @@ def test_a_browser_launches_through_it(federation, member, browser):
     page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=120_000)
     user = page.url.split("/user/")[1].partition("/")[0]
     page.close()
-    federation.members[member].await_tier(user, "verified", 60)
+    federation.members[member].await_tier(user, "verified")

@@ -187,7 +187,7 @@ def under_load(story: Story, number: int) -> None:
     late = story.launch_with(earned)
     other = story.stage.launch("fake/somebody/else/main").user
     assert story.stage.unlock(other, token=waiting).status_code in (200, 202)
-    story.stage.await_tier(other, "verified", 60)
+    story.stage.await_tier(other, "verified")
     expect(story.stage, story.open, egress=True)
     expect(story.stage, story.shut, egress=False)
     for user in (late, other):

@@ -71,7 +71,7 @@ def test_leases(stage, leasing, local_cluster):
         assert stage.unlock(user).json()["state"] in UNLOCKED
     egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
     for user, tier in ((blocked, "verified"), (renewed, "verified"), (stopped, "visit"), (kept, "verified")):
-        stage.await_tier(user, tier, 60)
+        stage.await_tier(user, tier)
     began = time.monotonic()
     streams = {}
     try:
@@ -99,7 +99,7 @@ def test_leases(stage, leasing, local_cluster):
         # What docs/leases.md says, of kube-router: what is open stays open.
         assert [user for user, running in streams.items() if running.poll() is not None] == []
         assert stage.unlock(blocked).json()["state"] in UNLOCKED
-        stage.await_tier(blocked, "verified", 60)
+        stage.await_tier(blocked, "verified")
         expect(stage, blocked, egress=True)
 
         expired = page(stage, renewed)["tier"] == "unverified"

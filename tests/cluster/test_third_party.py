@@ -52,7 +52,7 @@ def test_a_page_elsewhere_gets_egress_for_its_server_with_one_tag(client, stage,
     page.wait_for_function("done === 1 && ['granted', 'pending'].includes(states.at(-1)?.state)")
     user = page.evaluate("states.at(-1).server").removeprefix(f"{URL}user/").partition("/")[0]
     context.close()
-    stage.await_tier(user, "verified", 60)
+    stage.await_tier(user, "verified")
     expect(stage, user, egress=True)
 
 
@@ -82,7 +82,7 @@ def test_thebe_is_told_the_same_with_the_tag_and_without_and_only_with_it_has_eg
         tab.context.close()
 
     assert told(records["with"]) == told(records["without"])
-    stage.await_tier(user, "verified", 60)
+    stage.await_tier(user, "verified")
     expect(stage, user, egress=True)
     (other,) = {pod["metadata"]["annotations"]["hub.jupyter.org/username"] for pod in stage.pods()} - {user}
     assert stage.tier(other) is None

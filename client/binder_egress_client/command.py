@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import io
 import json
+import math
 import re
 import sys
 import time
@@ -99,6 +100,16 @@ class ServerAddress(click.ParamType):
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds within limits. Python's `nan` is within all, and no time comes after it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return found
+
+
 class Spec(click.ParamType):
     """What to launch."""
 
@@ -150,7 +161,7 @@ browser_option = click.option(
 )
 wait_option = click.option(
     "--wait",
-    type=click.FloatRange(0, 86400),
+    type=Seconds(0, 86400),
     help=f"Seconds to wait for a person, where one is needed.  [default: {WAIT:.0f} on a terminal, else 0]",
 )
 
@@ -222,7 +233,7 @@ def launch(
 @click.option(
     "--keep",
     metavar="SECONDS",
-    type=click.FloatRange(1, 86400),
+    type=Seconds(1, 86400),
     help="Go on, and renew as often as it takes until the network lasts for so many seconds from now; a day at most.",
 )
 @json_option

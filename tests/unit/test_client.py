@@ -664,6 +664,12 @@ def test_a_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, monkey
     assert (store.known(Server("alice")).until > until) == good
 
 
+@pytest.mark.parametrize("option", ["--keep", "--wait"])
+def test_what_is_no_number_of_seconds_is_wrong_usage(run, option):
+    code, out, err = run("unlock", "http://127.0.0.1:9/egress/servers/alice/", option, "nan")
+    assert (code, out) == (2, "") and "'nan' is not a number of seconds" in err
+
+
 def test_a_key_for_a_larger_tier_takes_the_place_of_a_lease(keyed, run, store):
     lease = {"lease": 60}
     keyed.verifier = keyed.start(tiers={"verified": lease | {"rank": 1}, "small": lease})

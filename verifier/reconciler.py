@@ -193,7 +193,7 @@ class Reconciler:
             for record in (self._unlock(pod, pending), self._launch(pod, pending))
         )
         keeps = has is not None and given(has) and not has.over(now)
-        if unlock and given(unlock) and not (keeps and self._is_less(unlock, has)):
+        if unlock and given(unlock) and not (keeps and self._is_less(unlock, has, now)):
             return leases.begin(unlock, self._settings.tiers[unlock.tier], now)
         if keeps:
             return leases.shorten(has, self._settings.tiers[has.tier], now)
@@ -207,10 +207,11 @@ class Reconciler:
             return leases.end(has, now, self._stops(has))
         return None
 
-    def _is_less(self, unlock: Grant, has: Grant) -> bool:
-        """Whether an unlock was decided before the pod got what it has, which is not less. What an operator gives is meant."""
-        ranks = {name: tier.rank for name, tier in self._settings.tiers.items()}
-        return unlock.rule != OPERATOR and unlock.tier != has.tier and ranks[unlock.tier] <= ranks[has.tier]
+    def _is_less(self, unlock: Grant, has: Grant, now: float) -> bool:
+        """Whether an unlock was decided before the pod got what it has, and is not larger. What an operator gives is meant."""
+        if unlock.rule == OPERATOR or unlock.tier == has.tier:
+            return False
+        return unlock.tier not in leases.larger(KnownServer("", has.tier, until=has.until), self._settings, now)
 
     def _stops(self, grant: Grant | None) -> bool:
         tier = self._settings.tiers.get(grant.tier) if grant else None

@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
@@ -245,6 +246,18 @@ def test_the_label_follows_what_is_larger_and_what_an_operator_says(running, clu
     now = cluster.pods[pod.name]
     assert (now.grant.tier, now.label) == (becomes, becomes)
     assert store.known(ALICE).tier == becomes
+
+
+@pytest.mark.parametrize(("until", "becomes"), [(None, "small"), (700, "small"), (500, "verified")])
+def test_what_would_end_sooner_replaces_nothing_though_it_was_decided_for_a_server_that_had_nothing(
+    redis_server, cluster, store, until, becomes
+):
+    tiers = {"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}}
+    settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
+    pod = cluster.add(**granted(replace(make_grant("small"), until=until)))
+    unlock_for(store, make_grant("verified", "unlock"))
+    look(Reconciler(settings, cluster, store, clock=lambda: 50.0 if until == 700 else 0.0))
+    assert cluster.pods[pod.name].label == becomes
 
 
 def test_an_unlock_counts_where_the_pod_s_own_grant_counts_no_more(running, cluster, store):

@@ -3,8 +3,9 @@
 import time
 
 import requests
-from stage import CLIENT, Stage
+from stage import CLIENT, QUICK, Stage
 from test_launches import expect
+from test_operators import egress
 
 
 def test_a_running_server_is_unlocked_by_a_solution(stage):
@@ -67,6 +68,23 @@ def test_a_label_taken_off_by_hand_comes_back(stage):
     user = stage.launch(token=stage.get_pass()).user
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)
     stage.await_tier(user, "verified")
+
+
+def test_a_server_with_a_tier_gets_a_larger_one(stage):
+    """The label changes, and with it what packets reach."""
+    stage.install_gate(*QUICK, "--set=tiers.verified.rank=1", "--set-json=tiers.small={}")
+    try:
+        user = stage.launch().user
+        egress(stage, "grant", user, "--tier", "small", "--why", "a test")
+        stage.await_tier(user, "small", 60)
+        assert [name for name, reached in stage.battery(user, stage.targets()).items() if reached] == ["DNS"]
+        page = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
+        assert (page["tier"], page["larger"]) == ("small", ["verified"])
+        assert stage.unlock(user).json()["state"] in ("granted", "pending")
+        stage.await_tier(user, "verified", 60)
+        expect(stage, user, egress=True)
+    finally:
+        stage.install_gate(*QUICK)
 
 
 def address(stage: Stage, user: str) -> requests.Response:

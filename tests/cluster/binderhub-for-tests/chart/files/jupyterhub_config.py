@@ -48,6 +48,12 @@ for trait, key in {
 }.items():
     if singleuser.get(key) is not None:
         c.KubeSpawner[trait] = singleuser[key]
+# Each file by itself, so that what the image has beside it stays.
+if singleuser["extraFiles"]:
+    c.KubeSpawner.volumes = [{"name": "files", "secret": {"secretName": "singleuser"}}]
+    c.KubeSpawner.volume_mounts = [
+        {"name": "files", "mountPath": file["mountPath"], "subPath": key} for key, file in singleuser["extraFiles"].items()
+    ]
 # The images are on the node already, and there is no place to pull them from.
 c.KubeSpawner.image_pull_policy = "IfNotPresent"
 c.Spawner.cmd = singleuser["cmd"]

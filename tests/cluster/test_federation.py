@@ -5,20 +5,26 @@ the first, by a proxy that answers GET only, and whose build requests are redire
 """
 
 import http.client
+import itertools
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+from doc_examples import section
 from front_door import FrontDoor
-from stage import QUICK, Stage
+from playwright.sync_api import Browser
+from stage import QUICK, TOP, Stage
 from test_launches import expect
 
 from tests.browser.launch_page import bundle
+from verifier.passes import BadPass, Passes
 
 FRONT = 8710
 URL = f"http://localhost:{FRONT}"
@@ -26,10 +32,16 @@ PORTS = (8711, 8712)
 
 
 class Redirector:
-    """What stands at mybinder.org. `member` is where the next build request goes."""
+    """What stands at mybinder.org.
+
+    Attributes:
+        member: where a build request goes.
+        pinned: where those of one repository go, by its path.
+    """
 
     def __init__(self) -> None:
         self.member = 0
+        self.pinned: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("localhost", FRONT), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -50,8 +62,10 @@ class Redirector:
 
             def do_GET(self) -> None:
                 if self.path.startswith("/build/"):
+                    repository = self.path.partition("?")[0].removeprefix("/build/")
+                    member = federation.pinned.get(repository, federation.member)
                     self.send_response(307)
-                    self.send_header("Location", f"http://localhost:{PORTS[federation.member]}{self.path}")
+                    self.send_header("Location", f"http://localhost:{PORTS[member]}{self.path}")
                     self.end_headers()
                     return
                 connection = http.client.HTTPConnection("localhost", PORTS[0], timeout=60)
@@ -86,6 +100,16 @@ class Federation:
         assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
         return launched.user
 
+    def browse(self, browser: Browser, repository: str, member: int) -> str:
+        """Open the page of a repository that is launched at a member, and wait: the user. Nobody clicks."""
+        self.front.pinned[repository] = member
+        page = browser.new_page()
+        page.goto(f"{URL}/v2/{repository}")
+        page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=120_000)
+        user = page.url.split("/user/")[1].partition("/")[0]
+        page.close()
+        return user
+
 
 @pytest.fixture(scope="module")
 def federation(stage: Stage) -> Iterator[Federation]:
@@ -114,7 +138,7 @@ def test_a_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation
     second.await_tier(user, "verified")
     expect(second, user, egress=True)
     # Each counts for itself: once more at the other, and no more at either.
-    first.await_tier(federation.launch(0, token), "verified", 60)
+    first.await_tier(federation.launch(0, token), "verified")
     for number in (0, 1):
         user = federation.launch(number, token, "fake/owner/another/main")
         assert federation.members[number].tier(user) is None
@@ -140,10 +164,142 @@ def test_the_address_before_them_answers_get_only(federation):
 @pytest.mark.parametrize("member", [0, 1])
 def test_a_browser_launches_through_it(federation, member, browser):
     """The page is at one address, the verifier that gives the pass at another, the server perhaps at a third. Nobody clicks."""
-    federation.front.member = member
-    page = browser.new_page()
-    page.goto(f"{URL}/v2/fake/owner/repo-{member}/main")
-    page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=120_000)
-    user = page.url.split("/user/")[1].partition("/")[0]
-    page.close()
+    user = federation.browse(browser, f"fake/owner/repo-{member}/main", member)
     federation.members[member].await_tier(user, "verified")
+
+
+# -- rotation of keys
+
+KEYS, *STEPS = section("docs/operating.md", "Changing the signing keys")
+"""The commands of docs/operating.md: what sets `old` and `new`, and the three steps."""
+
+
+def typed(member: Stage, commands: str, **variables: str) -> str:
+    """Run commands as they stand in the document, from the top of the project, at another namespace: what they print."""
+    for program, option in (("kubectl", "--context"), ("helm", "--kube-context")):
+        context = f" {option} {member.context}" if member.context else ""
+        commands = re.sub(rf"\b{program} ", f"{program}{context} --namespace {member.namespace} ", commands)
+    assert "--namespace binder " in commands
+    commands = commands.replace("--namespace binder ", "")
+    return member.run("env", *(f"{name}={value}" for name, value in variables.items()), "bash", "-euc", f"cd {TOP}\n{commands}")
+
+
+def is_signed(token: str, key: str) -> bool:
+    """Whether a pass is signed with a key."""
+    try:
+        Passes([key]).read(token, time.time())
+    except BadPass:
+        return False
+    return True
+
+
+def pods_that_stay(member: Stage) -> set[str]:
+    """Those of a member but the verifier's and the users'."""
+    pods = member.get("pods", "-l", "component!=singleuser-server,app.kubernetes.io/component!=verifier")["items"]
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+def invalid(member: Stage) -> float:
+    """Passes that a member refused because of their signature."""
+    name = "binder_egress_launches_total{"
+    return sum(value for key, value in member.metrics().items() if key.startswith(name) and 'pass_outcome="invalid"' in key)
+
+
+class Launching:
+    """Somebody who launches through the redirector for as long as this is open, with a pass of either member at the other.
+
+    Attributes:
+        rounds: how often that was done both ways.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.rounds = 0
+        self._federation = federation
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._running = self._pool.submit(self._run)
+
+    def launched(self, member: int, user: str) -> None:
+        """Make sure that a server has its tier, and remove it."""
+        stage = self._federation.members[member]
+        stage.await_tier(user, "verified")
+        stage.kubectl("delete", "pod", stage.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
+
+    def another_round(self) -> None:
+        """Wait until all launches that are under way are done, and more with passes that were issued after this was called."""
+        number = self.rounds
+        while self.rounds < number + 2:
+            if self._running.done():
+                self._running.result()
+                raise AssertionError("nobody launches any more")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """End, and raise what went wrong."""
+        self._stop.set()
+        self._pool.shutdown()
+        self._running.result()
+
+    def _run(self) -> None:
+        members = self._federation.members
+        while not self._stop.is_set():
+            for giver, member in ((0, 1), (1, 0)):
+                repository = f"fake/owner/of-{giver}-at-{member}/main"
+                self._federation.front.pinned[repository] = member
+                client = f"198.51.100.{secrets.randbelow(250) + 1}"
+                token = members[giver].get_pass(client)
+                launched = members[member].launch(repository, token, client, at=URL)
+                assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
+                self.launched(member, launched.user)
+            self.rounds += 1
+
+
+def test_keys_are_rotated_at_both_members_while_people_launch_and_none_is_refused(federation, browser):
+    """As docs/operating.md has it typed: accept, sign, drop, each at one member after the other."""
+    assert len(STEPS) == 3
+    members = federation.members
+    old, new = typed(members[0], f'{KEYS}\necho "$old $new"').split()
+    assert all(member.secret("signing-keys") == old for member in members)
+    others = [pods_that_stay(member) for member in members]
+    browsed = itertools.count()
+
+    def step(commands: str) -> None:
+        """At both, while a browser launches."""
+        with ThreadPoolExecutor(1) as pool:
+            typing = pool.submit(lambda: [typed(member, commands, old=old, new=new) for member in members])
+            while not typing.done():
+                number = next(browsed)
+                user = federation.browse(browser, f"fake/owner/browsed-{number}/main", number % 2)
+                launching.launched(number % 2, user)
+            typing.result()
+
+    def signer() -> list[bool]:
+        """For each member, whether the new key signs."""
+        return [is_signed(member.get_pass(), new) for member in members]
+
+    launching = Launching(federation)
+    try:
+        launching.another_round()
+        early = [member.get_pass() for member in members]
+        step(STEPS[0])
+        assert signer() == [False, False]
+        # Each is good at the member that did not give it, whatever that signs with.
+        launching.launched(0, federation.launch(0, early[1], "fake/owner/early/main"))
+        late = [member.get_pass() for member in members]
+        step(STEPS[1])
+        assert signer() == [True, True]
+        for count, (number, token) in enumerate([(1, early[0]), (0, late[1]), (1, late[0])]):
+            launching.launched(number, federation.launch(number, token, f"fake/owner/late-{count}/main"))
+        launching.another_round()  # for passes of the old key that are under way; the document has it in minutes
+        step(STEPS[2])
+        assert signer() == [True, True]
+        launching.another_round()
+    finally:
+        launching.close()
+    assert next(browsed) >= len(STEPS)
+    assert [pods_that_stay(member) for member in members] == others
+    # What the old key signs now is refused for that reason, at both.
+    for number, member in enumerate(members):
+        refused, token = invalid(member), Passes([old]).sign(Passes.new("verified", 1, time.time(), 300))
+        user = federation.launch(number, token, "fake/owner/dropped/main")
+        assert (member.tier(user), invalid(member)) == (None, refused + 1)

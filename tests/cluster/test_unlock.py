@@ -76,12 +76,12 @@ def test_a_server_with_a_tier_gets_a_larger_one(stage):
     try:
         user = stage.launch().user
         egress(stage, "grant", user, "--tier", "small", "--why", "a test")
-        stage.await_tier(user, "small", 60)
+        stage.await_tier(user, "small")
         assert [name for name, reached in stage.battery(user, stage.targets()).items() if reached] == ["DNS"]
         page = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
         assert (page["tier"], page["larger"]) == ("small", ["verified"])
         assert stage.unlock(user).json()["state"] in ("granted", "pending")
-        stage.await_tier(user, "verified", 60)
+        stage.await_tier(user, "verified")
         expect(stage, user, egress=True)
     finally:
         stage.install_gate(*QUICK)

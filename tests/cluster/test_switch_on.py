@@ -1,0 +1,88 @@
+"""The gate of a parent chart with mybinder.org's own policy for user pods is shut while pods run, as docs/mybinder.md has it."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from stage import QUICK, TOP, Stage
+from test_launches import expect
+from test_operators import stream
+from test_proof import doctor
+
+
+@pytest.fixture
+def parent(stage: Stage) -> Iterator[Stage]:
+    """A second namespace."""
+    other = Stage(stage.context, f"{stage.namespace}-switch-on")
+    yield other
+    other.delete_user_pods()
+    other.close()
+    stage.run(
+        "kubectl", *(["--context", stage.context] if stage.context else []), "delete", "namespace", other.namespace, "--wait=false"
+    )
+
+
+@pytest.fixture
+def deploy(parent: Stage, tmp_path: Path) -> Callable[..., None]:
+    """A function that deploys the parent chart with values for binder-egress, and JupyterHub's own policy on or off."""
+    chart = tmp_path / "mybinder"
+    subprocess.run([TOP / "tests/cluster/binderhub-for-tests/make-parent", chart], check=True, capture_output=True)
+    templates = chart / "templates"
+    templates.mkdir()
+    shutil.copy(TOP / "tests/chart/mybinder/mybinder/templates/netpol.yaml", templates)
+    (first, *_) = re.findall(r"^```diff\n(.*?)^```", (TOP / "docs/mybinder.md").read_text(), re.MULTILINE | re.DOTALL)
+    only = ["git", "apply", "--include=mybinder/templates/netpol.yaml", "-"]
+    subprocess.run(only, cwd=tmp_path, input=first, text=True, check=True, capture_output=True)
+    assert "binder-egress" in (templates / "netpol.yaml").read_text()
+    quick = [option.replace("--set=", "--set=binder-egress.") for option in QUICK]
+
+    def deploy(own_policy: bool, **egress: Any) -> None:
+        # Port 9000 is the tests' own: what listens on the others ends a connection by itself.
+        allowed = {"enabled": True, "egress": {"tcpPorts": [80, 443, 9000], "cidr": "0.0.0.0/0"}}
+        hub = {"singleuser": {"networkPolicy": {"enabled": own_policy}}}
+        values = {"binderhub": {"networkPolicy": allowed, "jupyterhub": hub}, "binder-egress": egress}
+        command = ("upgrade", "--install", "parent", str(chart), "--create-namespace", "--wait", "--timeout=5m", "--values=-")
+        parent.helm(*command, *quick, stdin=yaml.safe_dump(values))
+        parent.await_address("binder", 80, "/versions")
+
+    return deploy
+
+
+def public(parent: Stage, user: str) -> bool:
+    """Whether a user's pod reaches the internet."""
+    return parent.battery(user, {"public TCP": parent.targets()["public TCP"]})["public TCP"]
+
+
+def test_it_is_switched_on_while_pods_run(parent, deploy):
+    """Who has solved keeps the network, over connections that are open and by new ones; all others can unlock."""
+    deploy(own_policy=True, enabled=False)
+    before = parent.launch().user
+    assert public(parent, before)
+
+    deploy(own_policy=True, enabled=True, mode="observe")
+    plain, verified = parent.launch().user, parent.launch(token=parent.get_pass()).user
+    parent.await_tier(verified, "verified")
+    assert [parent.tier(user) for user in (before, plain)] == [None, None]
+    assert all(public(parent, user) for user in (before, plain, verified))
+
+    running = stream(parent, verified)
+    try:
+        deploy(own_policy=False, enabled=True, mode="captcha")
+        for user in (before, plain):
+            expect(parent, user, egress=False)
+        expect(parent, verified, egress=True)
+        assert running.poll() is None, "the open connection of a verified server ended"
+    finally:
+        running.kill()
+        running.wait()
+    assert doctor(parent)["bypass"] == [("ok", "no other NetworkPolicy opens anything for user pods")]
+
+    # Nothing has to be launched again, not even what is older than binder-egress here.
+    for user in (before, plain):
+        assert parent.unlock(user).json()["state"] == "granted"
+        expect(parent, user, egress=True)

@@ -165,7 +165,9 @@ class Load:
     def _look(self) -> None:
         public = {name: target for name, target in self.stage.targets().items() if name in ("public HTTP", "public TCP")}
         for user, reached in ((self.open, True), (self.shut, False)):
-            seen = self.stage.battery(user, public)
+            # Six seconds for what must answer: many pods start at the moment.
+            patience = ("--timeout", "2s", "--attempts", "3") if reached else ()
+            seen = self.stage.battery_in(self.stage.pod(user)["metadata"]["name"], public, *patience)
             assert seen == dict.fromkeys(public, reached), (user, seen)
         self.looks += 1
 

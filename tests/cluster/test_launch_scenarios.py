@@ -173,7 +173,7 @@ WAVE = 4
 
 
 @pytest.fixture(scope="module")
-def visits(stage: Stage, browser: Browser) -> dict[str, Visit]:
+def visits(stage: Stage, browser: Browser) -> Iterator[dict[str, Visit]]:
     """All scenarios have happened, with builds that take some seconds."""
     stage.install_binderhub(f"--set=config.BinderHub.hub_url={URL}", "--set=cached=false")
     script, visits = bundle(), {}
@@ -201,7 +201,8 @@ def visits(stage: Stage, browser: Browser) -> dict[str, Visit]:
             visits[name].door.close()
         stage.delete_user_pods()
     servers.close()
-    return visits
+    yield visits
+    stage.install_binderhub()
 
 
 def look(stage: Stage, visit: Visit, egress: bool) -> None:

@@ -57,7 +57,7 @@ def bearer(stage: Stage, user: str) -> str:
 
 def stop_servers(stage: Stage) -> None:
     """Stop all servers as their users would: JupyterHub must know of it."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while servers := [
         (user["name"], server) for user in api(stage, "GET", "users", BINDER_TOKEN).json() for server in user["servers"]
     ]:

@@ -166,6 +166,7 @@ def test_a_browser_launches_through_it(federation, member, browser):
     """The page is at one address, the verifier that gives the pass at another, the server perhaps at a third. Nobody clicks."""
     user = federation.browse(browser, f"fake/owner/repo-{member}/main", member)
     federation.members[member].await_tier(user, "verified")
+    expect(federation.members[member], user, egress=True)
 
 
 # -- rotation of keys

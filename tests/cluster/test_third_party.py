@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from front_door import URL, FrontDoor
-from stage import QUICK, Stage
+from stage import LABEL, QUICK, Stage
 from test_launches import expect
 
 from tests.browser.course import CLIENTS, Course
@@ -57,10 +57,16 @@ def test_a_page_elsewhere_gets_egress_for_its_server_with_one_tag(client, stage,
 
 
 def told(record: list[list[str]]) -> list[list[str]]:
-    """What thebe tells its page until the server is ready, without names, tokens, and Kubernetes' words, in which times are."""
-    text = re.sub(r"-[a-z0-9]{8}(?=/)", "-NAME", re.sub(r"token=[\w-]+", "token=TOKEN", json.dumps(record)))
-    said = [each for each in json.loads(text) if not re.search(r"launching - \d{4}-\d\d-\d\dT", str(each))]
-    return said[: next(number for number, each in enumerate(said) if "server-ready" in each) + 1]
+    """What a page is told until the server is ready, without names, tokens, and Kubernetes' words, in which times are."""
+    text = re.sub(r"-[a-z0-9]{8}(?=/)", "-NAME", re.sub(r"token(=|[\\\": ]+)[\w-]+", "TOKEN", json.dumps(record)))
+    said: list[list[str]] = []
+    for each in json.loads(text):
+        # `fetch` reads a stream as one text.
+        said += [["line", line] for line in each[1].splitlines() if line] if each[0] == "text" else [each]
+    # Of each message EventSource's page notes first that it came.
+    said = [each for each in said if each[0] != "heard" and not re.search(r"launching - \d{4}-\d\d-\d\dT|^:", str(each[-1]))]
+    ends = [number for number, each in enumerate(said, 1) if "server-ready" in each]
+    return said[: ends[0]] if ends else said
 
 
 @pytest.mark.parametrize("client", ["thebe-core", "thebe"])
@@ -101,3 +107,29 @@ def test_without_the_tag_it_launches_and_has_none(stage, course, browser):
     user = pod["metadata"]["annotations"]["hub.jupyter.org/username"]
     assert stage.tier(user) is None
     expect(stage, user, egress=False)
+
+
+@pytest.fixture(scope="module")
+def without_verifier(stage: Stage) -> Iterator[None]:
+    stage.scale("verifier", 0)
+    yield
+    stage.scale("verifier", 1)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_without_the_verifier_a_page_with_the_tag_is_told_the_same(client, without_verifier, stage, course, browser):
+    repository = "gh/owner/repo/main" if client.startswith("thebe") else "fake/owner/repo/main"
+    tabs = {}
+    for name, head in (("without", ""), ("with", TAG)):
+        tabs[name] = browser.new_context().new_page()
+        tabs[name].set_default_timeout(90_000)
+        tabs[name].goto(course.page(CLIENTS[client], head, f"{name}.html"))
+        tabs[name].evaluate("(address) => { launch(address); }", f"{URL}build/{repository}")
+    for tab in tabs.values():
+        tab.wait_for_function("done >= 1")
+    records = {name: told(tab.evaluate("record")) for name, tab in tabs.items()}
+    for tab in tabs.values():
+        tab.context.close()
+    assert records["with"] == records["without"]
+    assert "ready" in str(records["with"][-2:])
+    assert [pod["metadata"]["labels"].get(LABEL) for pod in stage.pods()] == [None, None]

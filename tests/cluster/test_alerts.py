@@ -190,7 +190,7 @@ LASTING: Alerts = {
     "BinderEgressWiringLost": {},
     "BinderEgressCaptchaProviderDown": {"provider": "turnstile"},
     "BinderEgressCaptchaProviderMisconfigured": {"provider": "hcaptcha"},
-    "BinderEgressApiKeySpent": {"key": "course"},
+    "BinderEgressApiKeySpent": {"key": "spent"},
     "BinderEgressApiKeyEnds": {"key": "ends"},
 }
 OPENED: Alerts = {"BinderEgressBypass": {"policy": "of-somebody", "direction": "egress"}, "BinderEgressPolicyAltered": {}}
@@ -237,7 +237,7 @@ def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
         pytest.skip("needs the local cluster of ci/cluster, not --context")
     node = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())["node_ip"]
     with running(node) as double:
-        made = keys(stage, "create", "--name=course", "--tier=verified", "--servers-per-day=1", "--expires=30d")
+        made = keys(stage, "create", "--name=spent", "--tier=verified", "--servers-per-day=1", "--expires=30d")
         reached = {
             "to": [{"ipBlock": {"cidr": f"{node}/32"}}],
             "ports": [{"port": int(double.url.rpartition(":")[2]), "protocol": "TCP"}],

@@ -620,7 +620,7 @@ def test_a_page_whose_policy_blocks_us(policy, hub, tab):
         return
     if policy == "script-src 'self'":
         # The page's own inline script, which sets pageConfig, is blocked as well.
-        hub.script = b"window.pageConfig = {baseUrl: '/'};" + hub.script
+        hub.script = b"window.pageConfig = {baseUrl: '/', repoProviders: [{id: 'gh'}]};" + hub.script
     if policy == "style-src 'none'":
         launch(hub, opened)
     else:

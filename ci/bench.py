@@ -17,12 +17,12 @@ import requests
 import yaml
 from apps import API_TOKEN, KEYS, RedisServer, free_port, get_pass, internal_client, make_settings, public_client, run_pod
 from flask import Flask, request
-from newborns import bear, guard_of, lives
 from rich.console import Console
 from rich.table import Table
-from stage import TOP, Stage
 from traitlets.config import Config
 
+from tests.support.cluster.newborns import bear, guard_of, lives
+from tests.support.cluster.stage import TOP, Stage
 from verifier.app import create_services
 from verifier.store import Store, connect
 

@@ -10,7 +10,8 @@ import click
 import requests
 from rich.console import Console
 from rich.table import Table
-from stage import OPEN, Failed, Stage
+
+from tests.support.cluster.stage import OPEN, Failed, Stage
 
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
 

@@ -47,7 +47,7 @@ def test_the_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
 def test_the_table_in_the_readme_is_what_the_demo_shows():
     text = (TOP / "README.md").read_text()
     rows = dict(re.findall(r"^│ ([^│]+?) +│(.*)│$", text, re.MULTILINE))
-    stage = (TOP / "tests/cluster/stage.py").read_text()
+    stage = (TOP / "tests/support/cluster/stage.py").read_text()
     (opened,) = re.findall(r"^OPEN = \{(.*)\}", stage, re.MULTILINE)
     expected = {name: ["yes" if egress and f'"{name}"' in opened else "–" for egress in (0, 1, 0, 0, 1)] for name in rows}
     assert {name: [cell.strip() for cell in cells.split("│")] for name, cells in rows.items()} == expected

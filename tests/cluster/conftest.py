@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from stage import QUICK, SINGLEUSER, Stage
 
 from tests.browser.conftest import FLAGS
+from tests.support.cluster.stage import QUICK, SINGLEUSER, Stage
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

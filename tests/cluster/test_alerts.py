@@ -19,12 +19,13 @@ import pytest
 import requests
 import yaml
 from apps import free_port
-from stage import QUICK, TOP, Stage, signal_component
-from test_api_keys import keys
-from test_launches import start_by_hub
-from test_proof import canary, eventually
 
 from tests.doubles import SECRET, Double, running
+from tests.support.cluster.canary import canary
+from tests.support.cluster.commands import keys
+from tests.support.cluster.hub import start_by_hub
+from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
+from tests.support.cluster.waiting import eventually
 from verifier.proof import canary_of
 
 FOR = 10

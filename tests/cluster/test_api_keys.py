@@ -1,26 +1,17 @@
 """An API key from its creation to its end: the command in the reconciler's pod, the values, a pass, packets, and revocation."""
 
-import json
 import time
 from collections.abc import Iterator
 
 import pytest
-import requests
 import yaml
-from stage import CLIENT, QUICK, Stage
-from test_launches import expect
+
+from tests.support.cluster.commands import keys
+from tests.support.cluster.installing import ask
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import QUICK, Stage
 
 REPOSITORY = "example.com/owner/repo"
-
-
-def keys(stage: Stage, *args: str) -> dict | list:
-    """Run `egress keys` as the documents say; what it prints as JSON."""
-    return json.loads(stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", *args, "--json"))
-
-
-def ask(stage: Stage, key: str) -> requests.Response:
-    headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": CLIENT}
-    return requests.post(f"{stage.verifier}/passes", headers=headers, timeout=10)
 
 
 @pytest.fixture

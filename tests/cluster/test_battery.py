@@ -21,9 +21,10 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
-from test_launches import ask_hub, await_running, start_by_hub, stop_by_hub
-from test_operators import egress
+
+from tests.support.cluster.commands import egress
+from tests.support.cluster.hub import ask_hub, await_running, start_by_hub, stop_by_hub
+from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
 
 pytestmark = pytest.mark.timeout(1200)
 """What a user pod reaches in each of five states is tried in the set-up of the first test."""

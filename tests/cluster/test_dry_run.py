@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from stage import TOP, Stage
+
+from tests.support.cluster.stage import TOP, Stage
 
 TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))
 

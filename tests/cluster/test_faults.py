@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from stage import QUICK, Failed, Stage, restart_component
-from test_launches import expect
 
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import QUICK, Failed, Stage, restart_component
 from verifier.passes import Passes
 
 HOOK_LIMIT = 1.0

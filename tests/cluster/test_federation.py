@@ -18,12 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 from doc_examples import section
-from front_door import FrontDoor
 from playwright.sync_api import Browser
-from stage import QUICK, TOP, Stage
-from test_launches import expect
 
 from tests.browser.launch_page import bundle
+from tests.support.cluster.front_door import FrontDoor
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import QUICK, TOP, Stage
 from verifier.passes import BadPass, Passes
 
 FRONT = 8710

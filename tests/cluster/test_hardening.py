@@ -3,7 +3,8 @@
 import base64
 
 import pytest
-from stage import OURS, QUICK, Failed, Stage
+
+from tests.support.cluster.stage import OURS, QUICK, Failed, Stage
 
 
 def ours(stage: Stage) -> list[dict]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from stage import Launched, Stage
 from tornado.websocket import websocket_connect
+
+from tests.support.cluster.stage import Launched, Stage
 
 SAID = "This server may have no internet access."
 

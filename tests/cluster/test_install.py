@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 from doc_examples import section
-from installing import BINDERHUB, Load, Operator, ask, await_tier
-from stage import QUICK, TOP, Stage
-from test_launches import expect
+
+from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import QUICK, TOP, Stage
 
 INSTALL = "docs/install.md"
 UPGRADE = "Upgrade, and roll back"

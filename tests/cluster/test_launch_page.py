@@ -10,12 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from doc_examples import HUB
-from front_door import URL, FrontDoor
 from playwright.sync_api import Browser, Page, expect
-from stage import Stage
-from test_launches import expect as expect_packets
 
 from tests.browser.launch_page import bundle
+from tests.support.cluster.front_door import URL, FrontDoor
+from tests.support.cluster.packets import expect as expect_packets
+from tests.support.cluster.stage import Stage
 
 LINKS = re.findall(rf"\]\({HUB}/(v2/[^)]+)\)", (Path(__file__).parents[2] / "docs/api-users.md").read_text())
 """The badge and the link of the documents."""

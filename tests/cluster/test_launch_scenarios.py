@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from front_door import URL, FrontDoor
 from playwright.sync_api import Browser, Page, expect
-from stage import OPEN, Stage
 
 from tests.browser.launch_page import bundle
+from tests.support.cluster.front_door import URL, FrontDoor
+from tests.support.cluster.stage import OPEN, Stage
 
 
 class Visit:

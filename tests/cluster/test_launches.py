@@ -9,34 +9,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from stage import CLIENT, OPEN, Stage
 
-
-def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()) -> None:
-    """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names."""
-    targets = stage.targets()
-    reached = stage.battery(user, {**targets, **(more or {})})
-    assert reached == {name: name in always or (egress and name in OPEN) for name in reached}
-
-
-def forbidden(stage: Stage) -> dict[str, str]:
-    """What no user pod may reach, whatever its tier."""
-    neighbour = stage.launch("fake/bystander/repo/main").user
-    found = {
-        "in-cluster port of the verifier": f"http://{stage.cluster_ip('binder-egress')}:8081/healthz",
-        "public port of the verifier, by Service": f"http://{stage.cluster_ip('binder-egress')}:80/egress/challenge",
-        "Redis": f"tcp://{stage.cluster_ip('binder-egress-redis')}:6379",
-        "proxy of the hub": f"http://{stage.cluster_ip('proxy-public')}:80",
-        "BinderHub": f"http://{stage.cluster_ip('binder')}:80",
-        "API server": f"https://{stage.get('service', 'kubernetes', '-n', 'default')['spec']['clusterIP']}",
-        "kubelet": f"https://{stage.pod(neighbour)['status']['hostIP']}:10250",
-    }
-    for address in stage.pod(neighbour)["status"]["podIPs"]:
-        ip = address["ip"]
-        found[f"server of a neighbour, {'IPv6' if ':' in ip else 'IPv4'}"] = (
-            f"tcp://[{ip}]:8888" if ":" in ip else f"tcp://{ip}:8888"
-        )
-    return found
+from tests.support.cluster.hub import start_by_hub, stop_by_hub
+from tests.support.cluster.packets import expect, forbidden
+from tests.support.cluster.stage import CLIENT
 
 
 def test_a_launch_without_a_pass_gets_a_pod_that_reaches_nothing(stage):
@@ -194,40 +170,3 @@ def test_the_server_answers_through_the_hubs_proxy(stage):
     address = f"{stage.url('proxy-public', 80)}/user/{launched.user}/api/status"
     answer = requests.get(address, params={"token": launched.ready["token"]}, timeout=10)
     assert answer.status_code == 200, answer.text
-
-
-def ask_hub(stage: Stage, method: str, path: str, **body: str) -> requests.Response:
-    """JupyterHub's API, as BinderHub may use it."""
-    headers = {"Authorization": "token token-of-a-test-binder"}
-    return requests.request(
-        method, f"{stage.url('hub', 8081)}/hub/api/users/{path}", json=body or None, headers=headers, timeout=60
-    )
-
-
-def start_by_hub(stage: Stage, user: str, image: str) -> None:
-    """Start a server through JupyterHub's API, as BinderHub does, but without its hook."""
-    assert ask_hub(stage, "POST", user).status_code in (201, 409)  # 409: there is such a user
-    ask_hub(stage, "POST", f"{user}/servers/", image=image, token="secret", repo_url="https://example.com/a/b").raise_for_status()
-    await_running(stage, user)
-
-
-def await_running(stage: Stage, user: str, server: str = "") -> str:
-    """Wait until the pod of a user's server runs: its name."""
-    deadline = time.monotonic() + 60
-    while True:
-        for pod in stage.pods(user):
-            name = pod["metadata"]["annotations"].get("hub.jupyter.org/servername", "")
-            if name == server and pod["status"]["phase"] == "Running":
-                return pod["metadata"]["name"]
-        assert time.monotonic() < deadline, f"the pod of {user} does not run"
-        time.sleep(0.2)
-
-
-def stop_by_hub(stage: Stage, user: str) -> None:
-    """Stop a user's server, and wait until the hub and Kubernetes have forgotten it."""
-    # Until it is ready the hub cannot stop it.
-    deadline = time.monotonic() + 60
-    while ask_hub(stage, "GET", user).json()["servers"] or stage.pods(user):
-        ask_hub(stage, "DELETE", f"{user}/server")
-        assert time.monotonic() < deadline, f"the server of {user} does not stop"
-        time.sleep(0.5)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
-from stage import QUICK, Stage
-from test_api_clients import client, client_process
-from test_launches import ask_hub, expect, start_by_hub
-from test_operators import egress, stream
+
+from tests.support.cluster.clients import client, client_process
+from tests.support.cluster.commands import egress
+from tests.support.cluster.hub import ask_hub, start_by_hub
+from tests.support.cluster.packets import expect, stream
+from tests.support.cluster.stage import QUICK, Stage
 
 LEASE = 60
 """Seconds: the shortest that the chart takes."""

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from stage import OURS, QUICK, SINGLEUSER, Failed, Stage
-from test_launches import expect, forbidden
+
+from tests.support.cluster.packets import expect, forbidden
+from tests.support.cluster.stage import OURS, QUICK, SINGLEUSER, Failed, Stage
 
 
 @pytest.fixture

@@ -1,28 +1,15 @@
 """Operators' commands, run in the reconciler's pod, on servers that run."""
 
-import json
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from stage import QUICK, Failed, Stage
-from test_launches import expect
+
+from tests.support.cluster.commands import egress, refused
+from tests.support.cluster.packets import expect, stream
+from tests.support.cluster.stage import QUICK, Stage
 
 REPOSITORY = "https://example.com/owner/repo.git"
-
-
-def egress(stage: Stage, *args: str) -> dict | list:
-    """Run a command as the documents say; what it prints as JSON."""
-    command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", *args, "--json")
-    return json.loads(stage.kubectl(*command))
-
-
-def refused(stage: Stage, *args: str) -> str:
-    """Run a command that must fail; what it says."""
-    with pytest.raises(Failed) as caught:
-        stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", *args)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -100,17 +87,6 @@ def test_a_lock_on_a_pod_outlives_redis(stage, verified):
         assert time.monotonic() < deadline, answer
         time.sleep(1)
     assert (answer.status_code, stage.tier(verified)) == (403, None)
-
-
-def stream(stage: Stage, user: str) -> subprocess.Popen[str]:
-    """A connection from a user's pod to the internet over which a byte comes back every 10 ms."""
-    address = stage.targets()["public TCP"].removeprefix("tcp://")
-    context = ["--context", stage.context] if stage.context else []
-    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
-    running = subprocess.Popen([*command, "probe", "stream", address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    time.sleep(1.5)
-    assert running.poll() is None, running.stdout and running.stdout.read()
-    return running
 
 
 def test_an_open_connection_stays_open_until_the_pod_is_stopped(stage, verified, local_cluster):

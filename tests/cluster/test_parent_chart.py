@@ -5,9 +5,10 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from installing import Operator
-from stage import QUICK, TOP, Stage
-from test_launches import expect
+
+from tests.support.cluster.installing import Operator
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import QUICK, TOP, Stage
 
 
 @pytest.fixture(scope="module")

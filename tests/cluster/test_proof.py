@@ -3,37 +3,14 @@
 import json
 import re
 import time
-from collections.abc import Callable
 
 import pytest
-from stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 
+from tests.support.cluster.canary import canary
+from tests.support.cluster.commands import doctor
+from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
+from tests.support.cluster.waiting import eventually
 from verifier.cluster import ANNOTATION
-
-
-def doctor(stage: Stage) -> dict[str, list[tuple[str, str]]]:
-    """What `doctor` says: name → state and text of each line."""
-    command = ("exec", "deploy/binder-egress-reconciler", "--", "sh", "-c", "egress doctor --json; true")
-    found: dict[str, list[tuple[str, str]]] = {}
-    for check in json.loads(stage.kubectl(*command)):
-        found.setdefault(check["name"], []).append((check["state"], check["text"]))
-    return found
-
-
-def eventually(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not after {seconds} s"
-        time.sleep(1)
-
-
-def canary(stage: Stage) -> dict[str, float]:
-    """The canary's metric: target → 1 if shut."""
-    return {
-        found[1]: value
-        for name, value in stage.metrics().items()
-        if (found := re.fullmatch(r'binder_egress_canary_shut\{target="(.+)"\}', name))
-    }
 
 
 def test_doctor_finds_nothing_wrong_but_says_what_it_sees(stage):

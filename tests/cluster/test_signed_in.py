@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 from doc_examples import SIGNED_IN, examples, run_example
-from front_door import URL, FrontDoor
-from stage import QUICK, Stage
-from test_api_clients import SPEC, TOP, client, comparable, curl, script, side_by_side
-from test_launches import expect
+
+from tests.support.cluster.clients import SPEC, client, comparable, curl, script, side_by_side
+from tests.support.cluster.front_door import URL, FrontDoor
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import QUICK, TOP, Stage
 
 pytestmark = pytest.mark.timeout(1200)
 """Four states of the gate are recorded in the set-up of the first test."""

@@ -4,8 +4,9 @@ import json
 import time
 
 import pytest
-from newborns import bear, guard_of, lives
-from stage import Stage
+
+from tests.support.cluster.newborns import bear, guard_of, lives
+from tests.support.cluster.stage import Stage
 
 BORN_AT_ONCE = 8
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from stage import QUICK, TOP, Stage
-from test_launches import expect
-from test_operators import stream
-from test_proof import doctor
+
+from tests.support.cluster.commands import doctor
+from tests.support.cluster.packets import expect, stream
+from tests.support.cluster.stage import QUICK, TOP, Stage
 
 
 @pytest.fixture

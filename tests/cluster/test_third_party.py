@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from front_door import URL, FrontDoor
-from stage import LABEL, QUICK, Stage
-from test_launches import expect
 
 from tests.browser.course import CLIENTS, Course
+from tests.support.cluster.front_door import URL, FrontDoor
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import LABEL, QUICK, Stage
 
 TAG = f'<script async src="{URL}egress/v1/third-party.js"></script>'
 

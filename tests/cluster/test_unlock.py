@@ -3,9 +3,10 @@
 import time
 
 import requests
-from stage import CLIENT, QUICK, Stage
-from test_launches import expect
-from test_operators import egress
+
+from tests.support.cluster.commands import egress
+from tests.support.cluster.packets import expect
+from tests.support.cluster.stage import CLIENT, QUICK, Stage
 
 
 def test_a_running_server_is_unlocked_by_a_solution(stage):

@@ -19,7 +19,7 @@ from typing import Any
 import altcha
 import requests
 
-TOP = Path(__file__).parents[2]
+TOP = Path(__file__).parents[3]
 CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from stage import Failed, Stage
+from tests.support.cluster.stage import Failed, Stage
 
 FAMILIES = ("public HTTP", "public IPv6")
 """The targets of `Stage.targets()` that are tried."""

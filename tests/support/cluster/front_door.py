@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from stage import CLIENT, Stage
+
+from tests.support.cluster.stage import CLIENT, Stage
 
 PORT = 8700
 URL = f"http://localhost:{PORT}/"

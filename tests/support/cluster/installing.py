@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import requests
 from doc_examples import section
-from stage import CLIENT, TOP, Failed, Stage
+
+from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
 
 Result = TypeVar("Result")
 

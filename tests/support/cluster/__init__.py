@@ -1,0 +1,1 @@
+"""What the cluster tests, ci/demo and ci/bench do in a cluster."""

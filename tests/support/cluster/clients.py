@@ -1,0 +1,92 @@
+"""Clients that launch: curl, a script, and our own command."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tests.support.cluster.stage import TOP
+
+SPEC = "fake/owner/repo/main"
+
+SCRIPT = """
+import json, sys, requests
+headers = {"Accept": "text/event-stream", **dict(header.split(": ") for header in sys.argv[2:])}
+answer = requests.get(sys.argv[1], stream=True, headers=headers)
+answer.raise_for_status()
+for line in answer.iter_lines():
+    if line.startswith(b"data:"):
+        print(line[5:].decode().strip())
+        if json.loads(line[5:])["phase"] in ("ready", "failed"):
+            break
+"""
+"""As examples/binder-api.py of BinderHub does it."""
+
+
+def client_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start our client."""
+    env = {**os.environ, "PYTHONPATH": str(TOP / "client")}
+    return subprocess.Popen([sys.executable, "-m", "binder_egress_client", *arguments], env=env, text=True, **options)
+
+
+def client(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run our client."""
+    running = client_process(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        out, err = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    return subprocess.CompletedProcess(arguments, running.returncode, out, err)
+
+
+def curl(address: str, *headers: str) -> list[str]:
+    """The events that plain curl prints."""
+    command = ["curl", "--no-buffer", "--silent", "--show-error", "--fail", "--location", "--max-time", "110"]
+    for header in ("Accept: text/event-stream", *headers):
+        command += ["--header", header]
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line[5:].strip() for line in done.stdout.splitlines() if line.startswith("data:")]
+
+
+def script(address: str, *headers: str) -> list[str]:
+    """The events that a Python script prints."""
+    command = [sys.executable, "-c", SCRIPT, address, *headers]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def user_of(events: list[str]) -> str:
+    """The user name in the last event."""
+    found = re.search(r"/user/([^/]+)/", json.loads(events[-1])["url"])
+    assert found
+    return found[1]
+
+
+def side_by_side(ways: dict[str, Callable[[], list[str]]]) -> dict[str, list[str]]:
+    """The events of launches that are made at the same time."""
+    with ThreadPoolExecutor() as pool:
+        running = {way: pool.submit(launch) for way, launch in ways.items()}
+    return {way: future.result() for way, future in running.items()}
+
+
+def comparable(events: list[str]) -> list[dict[str, Any]]:
+    """Events without what differs between any two launches: the random end of user names, tokens, and Kubernetes' words.
+
+    Those have times in them, some come twice or not at all, and with the gate the pod has one container more.
+    """
+    found = []
+    for text in events:
+        event = json.loads(re.sub(r"-[a-z0-9]{8}(?=[/\\\"\s])", "-NAME", text))
+        if re.match(r"\d{4}-\d\d-\d\dT", event.get("message", "")):
+            assert (event.keys(), event["phase"]) == ({"phase", "message"}, "launching")
+            continue
+        if "token" in event:
+            event["token"] = f"{len(event['token'])} characters"
+        found.append(event)
+    return found

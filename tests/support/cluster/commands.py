@@ -1,0 +1,34 @@
+"""The operators' command line, run in the reconciler's pod as the documents say."""
+
+import json
+
+import pytest
+
+from tests.support.cluster.stage import Failed, Stage
+
+
+def egress(stage: Stage, *args: str) -> dict | list:
+    """Run a command as the documents say; what it prints as JSON."""
+    command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", *args, "--json")
+    return json.loads(stage.kubectl(*command))
+
+
+def refused(stage: Stage, *args: str) -> str:
+    """Run a command that must fail; what it says."""
+    with pytest.raises(Failed) as caught:
+        stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", *args)
+    return str(caught.value)
+
+
+def keys(stage: Stage, *args: str) -> dict | list:
+    """Run `egress keys` as the documents say; what it prints as JSON."""
+    return json.loads(stage.kubectl("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", *args, "--json"))
+
+
+def doctor(stage: Stage) -> dict[str, list[tuple[str, str]]]:
+    """What `doctor` says: name → state and text of each line."""
+    command = ("exec", "deploy/binder-egress-reconciler", "--", "sh", "-c", "egress doctor --json; true")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for check in json.loads(stage.kubectl(*command)):
+        found.setdefault(check["name"], []).append((check["state"], check["text"]))
+    return found

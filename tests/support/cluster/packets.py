@@ -1,0 +1,44 @@
+"""Which targets a user pod reaches, by packets that are sent from inside it."""
+
+import subprocess
+import time
+
+from tests.support.cluster.stage import OPEN, Stage
+
+
+def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()) -> None:
+    """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names."""
+    targets = stage.targets()
+    reached = stage.battery(user, {**targets, **(more or {})})
+    assert reached == {name: name in always or (egress and name in OPEN) for name in reached}
+
+
+def forbidden(stage: Stage) -> dict[str, str]:
+    """What no user pod may reach, whatever its tier."""
+    neighbour = stage.launch("fake/bystander/repo/main").user
+    found = {
+        "in-cluster port of the verifier": f"http://{stage.cluster_ip('binder-egress')}:8081/healthz",
+        "public port of the verifier, by Service": f"http://{stage.cluster_ip('binder-egress')}:80/egress/challenge",
+        "Redis": f"tcp://{stage.cluster_ip('binder-egress-redis')}:6379",
+        "proxy of the hub": f"http://{stage.cluster_ip('proxy-public')}:80",
+        "BinderHub": f"http://{stage.cluster_ip('binder')}:80",
+        "API server": f"https://{stage.get('service', 'kubernetes', '-n', 'default')['spec']['clusterIP']}",
+        "kubelet": f"https://{stage.pod(neighbour)['status']['hostIP']}:10250",
+    }
+    for address in stage.pod(neighbour)["status"]["podIPs"]:
+        ip = address["ip"]
+        found[f"server of a neighbour, {'IPv6' if ':' in ip else 'IPv4'}"] = (
+            f"tcp://[{ip}]:8888" if ":" in ip else f"tcp://{ip}:8888"
+        )
+    return found
+
+
+def stream(stage: Stage, user: str) -> subprocess.Popen[str]:
+    """A connection from a user's pod to the internet over which a byte comes back every 10 ms."""
+    address = stage.targets()["public TCP"].removeprefix("tcp://")
+    context = ["--context", stage.context] if stage.context else []
+    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
+    running = subprocess.Popen([*command, "probe", "stream", address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(1.5)
+    assert running.poll() is None, running.stdout and running.stdout.read()
+    return running

@@ -1,0 +1,47 @@
+"""What the release workflow publishes, as its scripts make it: the chart with the image pinned by digest, and the packages."""
+
+import os
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+DIGEST = "sha256:" + "d" * 64
+
+# The tools are built on first use, which takes minutes.
+pytestmark = pytest.mark.timeout(1800)
+
+
+def test_the_published_chart_has_its_image_by_digest(tools, helm, tmp_path):
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, tmp_path], env=environment, check=True)
+    chart = tmp_path / "binder-egress-9.9.9.tgz"
+    documents = [document for document in yaml.safe_load_all(helm("template", "r", chart, "--namespace", "binder")) if document]
+    (verifier,) = [one for one in documents if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("verifier")]
+    (container,) = verifier["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"docker.io/binder-egress/verifier@{DIGEST}"
+    with tarfile.open(chart) as archive:
+        values = yaml.safe_load(archive.extractfile("binder-egress/values.yaml"))
+        about = yaml.safe_load(archive.extractfile("binder-egress/Chart.yaml"))
+    assert about["version"] == about["appVersion"] == "9.9.9"
+    guard = values["integration"]["binderhub"]["jupyterhub"]["custom"]["binderEgress"]["startGuard"]["image"]
+    assert guard.endswith(f"@{DIGEST}") and guard in about["annotations"]["artifacthub.io/images"]
+
+
+def test_a_chart_without_a_digest_is_not_packaged(tmp_path):
+    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", "latest", tmp_path], capture_output=True, text=True)
+    assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())
+
+
+def test_the_packages_are_built(tmp_path):
+    subprocess.run([TOP / "ci/release-packages", tmp_path], check=True)
+    made = {re.sub(r"\d+\.\d+\.\d+", "V", str(path.relative_to(tmp_path))) for path in tmp_path.rglob("*.*")}
+    assert made == {
+        "python/binder_egress_client-V.tar.gz",
+        "python/binder_egress_client-V-py3-none-any.whl",
+        "npm/binder-egress-pages-V.tgz",
+    }

@@ -1,0 +1,47 @@
+"""The workflows: what they call exists, what they use is pinned, and a release is checked. `ci/test lint` has actionlint."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+WORKFLOWS = sorted((TOP / ".github/workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit(workflow):
+    """A tag can be moved, a commit cannot. The comment is for readers and for Dependabot, which updates both."""
+    for line in re.findall(r"^.*\buses: .*$", workflow.read_text(), re.MULTILINE):
+        assert "uses: ./" in line or re.search(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_scripts_exist(workflow):
+    for script in re.findall(r"run: (ci/[\w/-]+)", workflow.read_text()):
+        assert os.access(TOP / script, os.X_OK), script
+
+
+def test_a_release_is_refused_while_a_file_has_another_version():
+    refused = subprocess.run([TOP / "ci/release-check", "9.9.9"], capture_output=True, text=True)
+    assert refused.returncode == 1 and not refused.stdout
+    places = re.findall(r"^(\S+?)[:,]", refused.stderr, re.MULTILINE)
+    assert set(places) == {
+        "chart/Chart.yaml",
+        "chart/values.yaml",
+        "pyproject.toml",
+        "client/pyproject.toml",
+        "frontend/pages/package.json",
+        "CHANGELOG.md",
+    }
+
+
+def test_all_files_have_one_version():
+    """The changelog is the exception: it says `(unreleased)` until the release is made."""
+    (version,) = re.findall(r"^version: (\S+)$", (TOP / "chart/Chart.yaml").read_text(), re.MULTILINE)
+    checked = subprocess.run([TOP / "ci/release-check", version], capture_output=True, text=True)
+    assert checked.stderr in ("", f"Not {version}:\nCHANGELOG.md, the first heading: {version} (unreleased)\n")
+    if not checked.returncode:
+        assert checked.stdout == f"version={version}\nimage=docker.io/binder-egress/verifier\n"

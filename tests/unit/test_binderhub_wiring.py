@@ -1,4 +1,4 @@
-"""The snippet that BinderHub runs, as it stands in the chart's values: what it sends, and what it survives.
+"""The snippet that BinderHub runs, chart/integration/launch_hook.py: what it sends, and what it survives.
 
 The snippet is loaded as BinderHub loads it, between a server that plays BinderHub's build requests and one that plays
 the verifier. The last tests drive BinderHub itself, where that package is installed, and the stand-in in any case: they
@@ -20,7 +20,6 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-import yaml
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
@@ -30,9 +29,8 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import Application, RequestHandler
 from traitlets.config import Config
 
-VALUES = Path(__file__).parents[2] / "chart" / "values.yaml"
+SNIPPET = Path(__file__).parents[2] / "chart/integration/launch_hook.py"
 STANDIN = Path(__file__).parents[1] / "cluster" / "binderhub-for-tests" / "chart" / "files" / "standin.py"
-KEY = "zz-binder-egress"
 PASS = "pass-that-no-log-may-hold"
 API_TOKEN = "api-token-that-no-log-may-hold"
 REPOSITORY = "https://example.com/fake/repo.git"
@@ -43,8 +41,8 @@ ANSWER = {"tier": "verified", "rule": "valid-pass", "grant": "g1"}
 
 @pytest.fixture(scope="module")
 def snippet():
-    """The text that operators get, from its only source."""
-    return yaml.safe_load(VALUES.read_text())["integration"]["binderhub"]["extraConfig"][KEY]
+    """The text of the snippet."""
+    return SNIPPET.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +91,7 @@ class Wiring:
             return self.clock if name == "time" else builtins.__import__(name, *args, **kwargs)
 
         self.namespace = {"c": self.config, "__builtins__": {**vars(builtins), "__import__": import_with_own_clock}}
-        exec(compile(snippet, KEY, "exec"), self.namespace)
+        exec(compile(snippet, SNIPPET, "exec"), self.namespace)
 
     def badge(self, handler):
         """As BinderHub's BaseHandler.get_badge_base_url, with a function configured."""

@@ -1,7 +1,4 @@
-"""The hint inside user servers: what bash and IPython say, and that they say nothing else and break nothing.
-
-Both files are taken from the chart's values, as operators import them.
-"""
+"""The hint inside user servers, chart/integration/hint_*: what bash and IPython say, and that they say and break nothing else."""
 
 import os
 import pty
@@ -14,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-VALUES = yaml.safe_load((Path(__file__).parents[2] / "chart/values.yaml").read_text())
+CHART = Path(__file__).parents[2] / "chart"
+TERMINAL = (CHART / "integration/hint_terminal.sh").read_text()
+STARTUP = (CHART / "integration/hint_ipython.py").read_text()
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 FILES = VALUES["integration"]["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
 URL = "https://hub.example.org/egress/servers/alice/"
 SAID = f"{URL}#unlock"
@@ -48,7 +48,7 @@ def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> 
 def profile(tmp_path):
     """A file that reads the hint as a login shell's profile does."""
     script = tmp_path / "zz-binder-egress.sh"
-    script.write_text(FILES["binder-egress-terminal"]["stringData"])
+    script.write_text(TERMINAL)
     return script
 
 
@@ -114,8 +114,6 @@ def test_an_interactive_shell_whose_output_is_a_file_sees_nothing_of_it(profile)
 
 
 # -- IPython
-
-STARTUP = FILES["binder-egress-ipython"]["stringData"]
 
 
 @pytest.fixture
@@ -195,6 +193,6 @@ def test_neither_file_uses_the_network():
     assert not [
         word
         for word in ("curl", "wget", "connect(", "urlopen", "getaddrinfo", "/dev/tcp")
-        for file in FILES.values()
-        if word in file["stringData"]
+        for text in (TERMINAL, STARTUP)
+        if word in text
     ]

@@ -1,0 +1,120 @@
+# binder-egress: announces each launch to the verifier, which decides whether the new pod may use the network. It
+# fails no launch and delays none by more than a second: without a decision the pod starts without network, and its
+# user can unlock it later. It does nothing unless BINDER_EGRESS_API and BINDER_EGRESS_API_TOKEN are set.
+def _binder_egress(c):
+    import asyncio
+    import concurrent.futures
+    import inspect
+    import json
+    import os
+    import re
+    import time
+    from contextvars import ContextVar
+
+    from tornado.log import app_log
+    from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+    api = os.environ.get("BINDER_EGRESS_API", "").strip().rstrip("/")
+    api_token = os.environ.get("BINDER_EGRESS_API_TOKEN", "").strip()
+    if not (api and api_token):
+        app_log.warning("binder-egress: idle, BINDER_EGRESS_API or BINDER_EGRESS_API_TOKEN is not set")
+        return
+
+    # Seconds that all attempts of one launch request may wait together, or one attempt if its request was not seen.
+    limit = 1.0
+    # After so many failures in a row the verifier is not called for so many seconds.
+    rest_after, rest = 3, 30.0
+    request_seen: ContextVar = ContextVar("binder_egress_request", default=None)
+    state: dict = {"client": None, "failures": 0, "rest_until": 0.0}
+    previous_url = c.BinderHub.get("badge_base_url")
+    previous_hook = c.Launcher.get("pre_launch_hook")
+
+    def badge_base_url(handler):
+        # BinderHub calls this in each build request, and the hook below runs in a copy of that request's context. No
+        # other documented setting sees the request: BinderHub does not pass it to the hook (binderhub#1121).
+        try:
+            request = handler.request
+            user = getattr(handler, "current_user", None)
+            # JupyterHub's model of the user, if BinderHub has auth_enabled; otherwise the word "anonymous".
+            groups = [str(name)[:255] for name in user.get("groups") or []][:1000] if isinstance(user, dict) else []
+            token = request.query_arguments.get("egress_token", [b""])[-1].decode("utf-8", "replace").strip()
+            told = {
+                # A pass is far shorter. A longer token is cut: it stays invalid, but the verifier reads the request.
+                "token": token[:4096] or None,
+                "client_address": request.remote_ip,
+                # The time of arrival, because a build may take longer than a pass lives.
+                "requested_at": time.time() - request.request_time(),
+                "groups": groups,
+            }
+            # Each attempt of this request has a copy of the context, but all share this dict, and so `left`.
+            request_seen.set({"told": told, "left": limit})
+            # BinderHub logs this URL when a launch fails or its visitor leaves.
+            request.uri = re.sub(r"(egress(?:_|%5[Ff])token=)[^&]*", r"\1[secret]", request.uri)
+        except Exception as error:
+            app_log.warning("binder-egress: build request not read: %s", type(error).__name__)
+        url = previous_url(handler) if callable(previous_url) else previous_url
+        if isinstance(url, str) and url:
+            return url
+        # BinderHub's own default. It replaces an empty setting by this, but an empty result of a function by "/".
+        return f"{handler.request.protocol}://{handler.request.host}{handler.settings['base_url']}"
+
+    async def announce(launch, left):
+        # A separate client: in BinderHub's shared one, requests queue behind the progress streams of other launches.
+        if state["client"] is None:
+            state["client"] = SimpleAsyncHTTPClient(force_instance=True, max_clients=500, max_buffer_size=65536)
+        response = await state["client"].fetch(
+            f"{api}/api/launches",
+            method="POST",
+            headers={"Authorization": f"Bearer {api_token}", "Content-Type": "application/json"},
+            body=json.dumps(launch),
+            # Below the limit, so that the client closes the connection before the caller stops waiting.
+            connect_timeout=left * 0.9,
+            request_timeout=left * 0.9,
+            follow_redirects=False,
+            decompress_response=False,
+        )
+        answer = json.loads(response.body)
+        return answer["tier"], answer["rule"]
+
+    async def pre_launch_hook(launcher, image, username, server_name, repo_url, *more, **named):
+        if callable(previous_hook):
+            # First and outside any `try`: this hook may refuse the launch, and its errors must reach BinderHub.
+            result = previous_hook(launcher, image, username, server_name, repo_url, *more, **named)
+            if isinstance(result, concurrent.futures.Future):
+                result = asyncio.wrap_future(result)
+            if inspect.isawaitable(result):
+                await result
+        began = time.monotonic()
+        # No request was seen: another snippet replaced badge_base_url. `context` tells the verifier, which counts it.
+        nothing: dict = {"token": None, "client_address": None, "requested_at": None, "groups": []}
+        seen: dict = request_seen.get() or {"told": nothing, "left": limit}
+        try:
+            if began < state["rest_until"] or seen["left"] < limit / 2:
+                reason = "not announced, the verifier failed or was slow"
+                app_log.info("binder-egress: %s/%s %s", username, server_name, reason)
+                return
+            launch = {"user": username, "server": server_name, "image": image, "repository": repo_url}
+            launch |= {**seen["told"], "context": seen["told"] is not nothing}
+            # BinderHub creates the user itself, unless the visitor has logged in.
+            launch["authenticated"] = getattr(launcher, "create_user", True) is False
+            tier, rule = await asyncio.wait_for(announce(launch, seen["left"]), seen["left"])
+            state["failures"] = 0
+            app_log.info("binder-egress: %s/%s tier=%.40s rule=%.40s", username, server_name, tier, rule)
+        except Exception as error:
+            # Only the type of the error: its text could quote the request, and with it the pass.
+            code = getattr(error, "code", "")
+            app_log.warning("binder-egress: %s/%s: %s(%s)", username, server_name, type(error).__name__, code)
+            # These three concern one launch, and a visitor may be able to cause them. Other launches go on.
+            state["failures"] += code not in (400, 413, 422)
+            if state["failures"] >= rest_after:
+                state["rest_until"] = time.monotonic() + rest
+                app_log.error("binder-egress: the verifier fails, no calls for %d s: launches have no network", rest)
+        finally:
+            seen["left"] -= time.monotonic() - began
+
+    c.BinderHub.badge_base_url = badge_base_url
+    c.Launcher.pre_launch_hook = pre_launch_hook
+
+
+_binder_egress(c)  # type: ignore[name-defined]
+del _binder_egress

@@ -1,0 +1,104 @@
+"""The code that BinderHub, JupyterHub and user servers run: files in chart/integration, and as text in the chart's values."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+FILES = TOP / "chart/integration"
+INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]
+SERVERS = INTEGRATION["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
+PAGE = INTEGRATION["binderhub"]["config"]["BinderHub"]["extra_header_html"]["zz-binder-egress"]
+PYTHON = {
+    "launch_hook.py": INTEGRATION["binderhub"]["extraConfig"]["zz-binder-egress"],
+    "hub_start_guard.py": INTEGRATION["binderhub"]["jupyterhub"]["hub"]["extraConfig"]["zz-binder-egress-start-guard"],
+    "hint_ipython.py": SERVERS["binder-egress-ipython"]["stringData"],
+}
+ESBUILD = TOP / "frontend/node_modules/.bin/esbuild"
+
+
+def check(top):
+    """`ci/embedded --check` in a copy of the project: exit code and message."""
+    done = subprocess.run([sys.executable, top / "ci/embedded", "--check"], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of what `ci/embedded` reads and writes."""
+    for path in ("ci/embedded", "chart/values.yaml", "chart/integration"):
+        target = tmp_path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (TOP / path).is_dir() else shutil.copy)(TOP / path, target)
+    return tmp_path
+
+
+def test_values_have_the_files():
+    assert check(TOP) == (0, "")
+
+
+def test_each_file_has_a_place(copy):
+    """A file that is changed is missed by the check, whichever it is, and then written."""
+    for file in sorted((copy / "chart/integration").iterdir()):
+        if file.suffix in (".py", ".sh", ".js", ".html"):
+            before = file.read_text()
+            file.write_text(f"{before}true\n" if file.suffix != ".html" else before.replace("<p>", "<p>Sorry. "))
+            code, message = check(copy)
+            name = file.with_suffix(".html").name if file.suffix == ".js" else file.name
+            assert code == 1 and message.endswith(f" is not chart/integration/{name}; run ci/embedded\n"), file.name
+            subprocess.run([sys.executable, copy / "ci/embedded"], check=True)
+            assert check(copy) == (0, "") and "true" in (copy / "chart/values.yaml").read_text()
+
+
+def test_edited_values_are_noticed(copy):
+    values = copy / "chart/values.yaml"
+    values.write_text(values.read_text().replace("limit = 1.0\n", "limit = 9.0\n"))
+    code, message = check(copy)
+    assert code == 1 and "extraConfig.zz-binder-egress is not chart/integration/launch_hook.py" in message
+    subprocess.run([sys.executable, copy / "ci/embedded"], check=True)
+    assert values.read_text() == (TOP / "chart/values.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_in_the_values_is_that_of_the_file(name):
+    """Only comments are missing."""
+    assert ast.dump(ast.parse(PYTHON[name])) == ast.dump(ast.parse((FILES / name).read_text()))
+
+
+def test_javascript_in_the_values_is_that_of_the_file():
+    """Without comments and white space. ES5, as old browsers parse it."""
+
+    def minified(text):
+        command = [ESBUILD, "--minify", "--target=es5", "--log-level=error"]
+        return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
+
+    script = PAGE[PAGE.index("<script>") + len("<script>") : PAGE.index("</script>")]
+    assert "binderEgress" in minified(script)
+    assert minified(script) == minified((FILES / "launch_page.js").read_text())
+
+
+def test_javascript_of_today_is_refused():
+    command = [ESBUILD, "--minify", "--target=es5", "--log-level=error"]
+    done = subprocess.run(command, input="const f = async () => 1;", capture_output=True, text=True)
+    assert done.returncode != 0 and "configured target environment" in done.stderr
+
+
+def test_shell_in_the_values_is_that_of_the_file():
+    def parsed(text):
+        return subprocess.run(["bash", "-c", f"f() {{\n{text}\n}}\ndeclare -f f"], check=True, capture_output=True).stdout
+
+    assert parsed(SERVERS["binder-egress-terminal"]["stringData"]) == parsed((FILES / "hint_terminal.sh").read_text())
+
+
+def test_headers_are_at_most_three_lines(copy):
+    file = copy / "chart/integration/hint_terminal.sh"
+    file.write_text("# a\n# b\n# c\n" + file.read_text())
+    done = subprocess.run([sys.executable, copy / "ci/embedded"], capture_output=True, text=True)
+    assert done.returncode != 0 and "begins with 4 lines of comments, and 3 are embedded" in done.stderr
+    for text in [*PYTHON.values(), PAGE, SERVERS["binder-egress-terminal"]["stringData"]]:
+        assert 1 <= sum(line.strip().startswith(("#", "//")) for line in text.splitlines()) <= 3

@@ -1,0 +1,47 @@
+"""Decisions have ids, which code cites: each id is given once, listed in the index, and every cited id exists."""
+
+import re
+import subprocess
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+FOLDER = TOP / "docs/decisions"
+
+
+def headings(page):
+    return re.findall(r"^###? (D-\d{3}: .+)$", page.read_text(), re.MULTILINE)
+
+
+PAGES = {page: headings(page) for page in sorted(FOLDER.glob("*.md")) if page.name != "index.md"}
+IDS = [heading.partition(":")[0] for found in PAGES.values() for heading in found]
+
+
+def test_ids_are_given_once():
+    assert len(IDS) == len(set(IDS)) > 200, sorted(one for one in IDS if IDS.count(one) > 1)
+
+
+def test_every_decision_has_an_id():
+    """A decision is a heading of the lowest level of its page."""
+    for page, found in PAGES.items():
+        text = page.read_text()
+        lowest = "###" if "\n### " in text else "##"
+        assert re.findall(rf"^{lowest} (.+)$", text, re.MULTILINE) == found, page
+
+
+def test_the_index_lists_every_decision_below_its_page():
+    index = (FOLDER / "index.md").read_text()
+    listed = {
+        FOLDER / name: re.findall(r"^- (.+)$", part, re.MULTILINE)
+        for name, part in re.findall(r"^## \[[^\]]+\]\((\S+)\)\n(.*?)(?=^## |^```)", index, re.MULTILINE | re.DOTALL)
+    }
+    assert listed == PAGES
+
+
+def test_every_cited_decision_exists():
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, check=True, capture_output=True, text=True).stdout.split("\0")
+    cited = {}
+    for file in filter(None, files):
+        if (TOP / file).is_file() and not file.endswith((".png", ".gz")):
+            for one in re.findall(r"\bD-\d{3}\b", (TOP / file).read_text(errors="replace")):
+                cited.setdefault(one, file)
+    assert not {one: file for one, file in cited.items() if one not in IDS}

@@ -29,7 +29,14 @@ html_show_copyright = False
 html_show_sourcelink = False
 
 # Pages outside docs/ that are part of the site, by where they are.
-PARTS = {TOP / "chart/README.md": "generated/chart", TOP / "CHANGELOG.md": "generated/changelog"}
+PARTS = {
+    TOP / "chart/README.md": "generated/chart",
+    TOP / "client/README.md": "generated/client",
+    TOP / "CHANGELOG.md": "generated/changelog",
+    TOP / "CONTRIBUTING.md": "generated/contributing",
+    TOP / "RELEASE.md": "generated/release",
+    TOP / "SECURITY.md": "generated/security",
+}
 
 
 def _links(text: str, at: Path, page: str) -> str:

@@ -362,7 +362,7 @@ class Stage:
         """
         file = os.environ.get("CLUSTER_TARGETS") or os.environ.get("BINDER_EGRESS_TARGETS")
         if not file:
-            raise Failed("say what is the internet: set BINDER_EGRESS_TARGETS to a file like the one in docs/contributing.md")
+            raise Failed("say what is the internet: set BINDER_EGRESS_TARGETS to a file like the one in CONTRIBUTING.md")
         known = json.loads(Path(file).read_text())
         found = {
             "hub": f"tcp://{self.cluster_ip('hub')}:8081",

@@ -1,0 +1,22 @@
+"""What the pages outside docs/ and the decisions name, exists; tests/chart has the same for the other pages."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+PAGES = [*(TOP / name for name in ("CONTRIBUTING.md", "RELEASE.md", "SECURITY.md")), *sorted((TOP / "docs/decisions").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_paths_exist(page):
+    """Paths from the top of the project, in code spans and in commands."""
+    for path in re.findall(r"(?<![\w./-])((?:ci|chart|docs|tests|verifier|frontend|\.github)/[\w./-]*\w)", page.read_text()):
+        assert (TOP / path).exists(), path

@@ -7,7 +7,7 @@ FROM $NODE AS frontend
 COPY frontend/package.json frontend/package-lock.json frontend/.npmrc /src/frontend/
 RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
 COPY frontend /src/frontend
-COPY verifier/messages /src/verifier/messages
+COPY verifier/web/messages /src/verifier/web/messages
 RUN cd /src/frontend && npm run build
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
@@ -20,7 +20,7 @@ COPY requirements.lock /src/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
-COPY --from=frontend /src/verifier/static /src/verifier/static
+COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 # Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps --prefix /opt/package /opt/wheel/*.whl

@@ -23,8 +23,9 @@ from traitlets.config import Config
 
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.stage import TOP, Stage
-from verifier.app import create_services
-from verifier.store import Store, connect
+from verifier.store.connection import connect
+from verifier.store.store import Store
+from verifier.web.app import create_services
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 

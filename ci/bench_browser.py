@@ -26,10 +26,12 @@ from rich.table import Table
 from tests.browser.conftest import FLAGS
 from tests.browser.launch_page import HEADER, TOP, BinderHub, Gate, bundle
 from tests.doubles import SECRET, Double
-from verifier.assets import Assets
 from verifier.captcha import ROWS, Outcome, Remote
 from verifier.captcha.altcha import Altcha
-from verifier.store import Server, Store, connect
+from verifier.records import Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
+from verifier.web.assets import Assets
 
 CACHED, BUILD = 2.0, 60.0
 """Seconds from the build request to `ready`: for a cached image, whose pod only starts, and for a build."""
@@ -158,7 +160,7 @@ def one_launch(browser: Browser, hub: BinderHub, store: Store) -> tuple[float, s
 
 def solve() -> None:
     """The same challenges of default cost, solved by frontend/src/solve.js with one worker and with two, in turns."""
-    manifest = (TOP / "verifier/static/manifest.json").read_text()
+    manifest = (TOP / "verifier/web/static/manifest.json").read_text()
     command = [TOP / "frontend/node_modules/.bin/esbuild", "--bundle", "--format=iife", "--global-name=measured"]
     source = subprocess.run(
         [*command, f"--define:MANIFEST={json.dumps(json.loads(manifest))}"],

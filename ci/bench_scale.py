@@ -25,10 +25,12 @@ from apps import RedisServer, free_port
 from rich.console import Console
 from rich.table import Table
 
-from verifier.cluster import ANNOTATION, GUARD
-from verifier.policies import LABEL
+from verifier.reconciler.pods import GUARD
+from verifier.records import Grant, Record, Server
 from verifier.settings import RedisSettings, load
-from verifier.store import Grant, Record, Server, Store, connect
+from verifier.store.connection import connect
+from verifier.store.store import Store
+from verifier.user_pods import ANNOTATION, LABEL
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 

@@ -1,4 +1,4 @@
-// Bundles src/ into the folder that is the first argument, verifier/static by default. Names carry a checksum of the content, so
+// Bundles src/ into the folder that is the first argument, verifier/web/static by default. Names carry a checksum of the content, so
 // that browsers may keep the files for ever; manifest.json says which name a file has now.
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { build, transform } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const out = process.argv[2] ?? join(here, "../verifier/static");
+const out = process.argv[2] ?? join(here, "../verifier/web/static");
 // Each ends in a file of its own. ALTCHA's workers are taken as they are: a worker is started from an address, not from a bundle.
 // launch.js loads widgets.js when it needs that, and so has to know its name.
 const entries = ["src/server.js", "src/server.css", "src/widgets.js", "src/launch.js"];

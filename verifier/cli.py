@@ -9,11 +9,12 @@ import threading
 import click
 
 from . import __version__, logs
-from .app import create_app, create_services
-from .assets import AssetsMissing
-from .server import Server
 from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
-from .store import Store, connect
+from .store.connection import connect
+from .store.store import Store
+from .web.app import create_app, create_services
+from .web.assets import AssetsMissing
+from .web.gunicorn import Server
 
 
 @click.group(help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
@@ -32,9 +33,9 @@ def verifier() -> None:
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
 def reconciler() -> None:
     # Not at the top: the verifier neither needs nor should hold the Kubernetes client.
-    from .cluster import Cluster
-    from .proof import Prover, Surroundings
-    from .reconciler import Reconciler
+    from .gatecheck.watch import Prover, Surroundings
+    from .reconciler.loop import Reconciler
+    from .reconciler.pods import Cluster
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
@@ -51,8 +52,8 @@ def reconciler() -> None:
 @click.option("--expected", required=True, help="JSON: whom a pod stands for → target → whether it must be reached.")
 def helm_test(expected: str) -> None:
     # Not at the top, as above.
-    from .helm_test import seen_by, table, verdicts
-    from .proof import PROOF, Surroundings
+    from .gatecheck.helm_test import seen_by, table, verdicts
+    from .gatecheck.watch import PROOF, Surroundings
 
     rows, well = verdicts(seen_by(Surroundings(load(ReconcilerSettings).namespace).pods(f"{PROOF}=test")), json.loads(expected))
     click.echo(table(rows))

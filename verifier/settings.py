@@ -16,10 +16,8 @@ from redis.connection import parse_url
 
 from .networks import IPNetwork
 from .origins import origin
+from .records import UNVERIFIED
 from .repositories import exact
-
-UNVERIFIED = "unverified"
-"""The tier that pods are born with. It has no policy of its own and is never written to a pod."""
 
 PREFIX = "BINDER_EGRESS_"
 

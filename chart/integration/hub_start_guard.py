@@ -7,7 +7,7 @@ def _binder_egress_start_guard(c, get_config):
     container = {
         "name": "binder-egress-start-guard",
         "image": guard["image"],
-        "command": ["python3", "-I", "-m", "verifier.start_guard"],
+        "command": ["python3", "-I", "-m", "verifier.pods.start_guard"],
         "env": [
             # The kubelet reads this when the pod starts, so the chart's mode can change without a restart of the hub.
             {"name": "BINDER_EGRESS_ISOLATED", "valueFrom": {"configMapKeyRef": isolated}},

@@ -550,7 +550,7 @@ containers:
     {{- with $root.Values.image.pullPolicy }}
     imagePullPolicy: {{ . }}
     {{- end }}
-    command: [python3, -I, -m, verifier.probe, {{ .command }}]
+    command: [python3, -I, -m, verifier.gatecheck.probe, {{ .command }}]
     env:
       # Variables are filled in by the probe, which knows how IPv6 addresses are written: $$ keeps the kubelet from it.
       - name: BINDER_EGRESS_PROBE_TARGETS

@@ -1,4 +1,4 @@
-// Which language to speak, and how. verifier/pages.py has the same rules on the server.
+// Which language to speak, and how. verifier/web/pages.py has the same rules on the server.
 
 /**
  * Choose a language.

@@ -1,11 +1,11 @@
 // The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it; the page can be scrolled
 // so far that nothing is behind it.
-import ar from "../../verifier/messages/launch/ar.json";
-import de from "../../verifier/messages/launch/de.json";
-import en from "../../verifier/messages/launch/en.json";
-import es from "../../verifier/messages/launch/es.json";
-import fr from "../../verifier/messages/launch/fr.json";
-import ja from "../../verifier/messages/launch/ja.json";
+import ar from "../../verifier/web/messages/launch/ar.json";
+import de from "../../verifier/web/messages/launch/de.json";
+import en from "../../verifier/web/messages/launch/en.json";
+import es from "../../verifier/web/messages/launch/es.json";
+import fr from "../../verifier/web/messages/launch/fr.json";
+import ja from "../../verifier/web/messages/launch/ja.json";
 import { chooseLanguage, direction, fill } from "./language.js";
 import style from "./panel.css";
 

@@ -2,12 +2,12 @@
 //
 // The launch goes out as it is, at once. This reads along, solves meanwhile, and unlocks the server when it is ready. Whatever fails here,
 // the page does not see it.
-import ar from "../../verifier/messages/third-party/ar.json";
-import de from "../../verifier/messages/third-party/de.json";
-import en from "../../verifier/messages/third-party/en.json";
-import es from "../../verifier/messages/third-party/es.json";
-import fr from "../../verifier/messages/third-party/fr.json";
-import ja from "../../verifier/messages/third-party/ja.json";
+import ar from "../../verifier/web/messages/third-party/ar.json";
+import de from "../../verifier/web/messages/third-party/de.json";
+import en from "../../verifier/web/messages/third-party/en.json";
+import es from "../../verifier/web/messages/third-party/es.json";
+import fr from "../../verifier/web/messages/third-party/fr.json";
+import ja from "../../verifier/web/messages/third-party/ja.json";
 import { Check, json } from "./check.js";
 import { readEvent, readEvents } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";

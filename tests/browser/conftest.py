@@ -11,7 +11,8 @@ from apps import RedisServer, VerifierProcess, make_settings, run_pod
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.browser.launch_page import BinderHub
-from verifier.store import Store, connect
+from verifier.store.connection import connect
+from verifier.store.store import Store
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
@@ -56,7 +57,7 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
 def store(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """What the reconciler writes to."""
     # Longer than in earnest: a machine that is busy with a browser is no fault of it.
-    monkeypatch.setattr("verifier.store.TIMEOUT", 10)
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT", 10)
     client = connect(make_settings(redis_server))
     yield Store(client)
     client.close()

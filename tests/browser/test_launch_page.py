@@ -19,9 +19,11 @@ from doubles import running
 from launch_page import HEADER, TOP, BinderHub, bundle
 from playwright.sync_api import Route, expect
 
-from verifier.store import Server, Store, connect
+from verifier.records import Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
 
-MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/messages/launch").glob("*.json"))}
+MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/launch").glob("*.json"))}
 EN = MESSAGES["en"]
 
 HOLD = 4.0
@@ -1187,7 +1189,7 @@ def test_the_wrapper_is_small_and_old():
 
 def test_launch_js_is_small():
     """With ALTCHA's own library; the workers come on their own, and so do the widgets."""
-    static = TOP / "verifier/static"
+    static = TOP / "verifier/web/static"
     name = json.loads((static / "manifest.json").read_text())["launch.js"]
     assert len(gzip.compress((static / name).read_bytes(), 9)) <= 10_240
 

@@ -18,10 +18,12 @@ from doubles import running
 from launch_page import TOP, BinderHub, bundle
 from playwright.sync_api import expect
 
-from verifier import keys
-from verifier.store import Server, Store, connect
+from verifier import api_keys as keys
+from verifier.records import Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
 
-MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/messages/third-party").glob("*.json"))}
+MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/third-party").glob("*.json"))}
 
 
 @pytest.fixture(scope="module")

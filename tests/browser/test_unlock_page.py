@@ -20,8 +20,8 @@ from doubles import running
 from playwright.sync_api import expect
 from test_pages import CHOICES
 
-from verifier.pages import MESSAGES
-from verifier.store import KnownServer, Server
+from verifier.records import KnownServer, Server
+from verifier.web.pages import MESSAGES
 
 TOP = Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from tests.support.cluster.commands import keys
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.cluster.waiting import eventually
-from verifier.proof import canary_of
+from verifier.gatecheck.watch import canary_of
 
 FOR = 10
 """Seconds that stand for every `for`: a few scrapes, one of which may fail on a busy machine."""

@@ -10,7 +10,7 @@ from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import doctor
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.cluster.waiting import eventually
-from verifier.cluster import ANNOTATION
+from verifier.user_pods import ANNOTATION
 
 
 def test_doctor_finds_nothing_wrong_but_says_what_it_sees(stage):

@@ -27,15 +27,17 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from fuzz import KEY, keys_file
     from werkzeug.middleware.proxy_fix import ProxyFix
 
-    from verifier import bodies, cluster, networks, repositories
+    from verifier import networks, repositories
+    from verifier.api_keys import Keys
     from verifier.captcha.altcha import Altcha
     from verifier.captcha.base import Outcome
     from verifier.captcha.providers import ROWS
     from verifier.captcha.siteverify import Remote
-    from verifier.keys import Keys
     from verifier.passes import BadPass, Passes
-    from verifier.problems import Problem
-    from verifier.store import Grant
+    from verifier.reconciler import pods as cluster
+    from verifier.records import Grant
+    from verifier.web import bodies
+    from verifier.web.problems import Problem
 
 logging.disable()
 app = Flask("parsers")

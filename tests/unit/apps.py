@@ -19,10 +19,11 @@ import altcha
 import redis
 from flask.testing import FlaskClient
 
-from verifier.app import create_internal_app, create_public_app
+from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
-from verifier.store import KnownServer, Server, Store
-from verifier.web import Services
+from verifier.store.store import Store
+from verifier.web.app import create_internal_app, create_public_app
+from verifier.web.public import Services
 
 API_TOKEN = "api-token-of-the-tests-0123456789abcdef"
 

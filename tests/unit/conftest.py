@@ -7,10 +7,11 @@ import pytest
 from apps import RedisServer, internal_client, make_settings, public_client
 from flask.testing import FlaskClient
 
-from verifier.app import create_services
 from verifier.settings import VerifierSettings
-from verifier.store import Store, connect
-from verifier.web import Services
+from verifier.store.connection import connect
+from verifier.store.store import Store
+from verifier.web.app import create_services
+from verifier.web.public import Services
 
 # The same examples in each run: a test that fails now and then says less than one that fails.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -39,14 +40,14 @@ def redis_server(_redis_server: RedisServer) -> Iterator[RedisServer]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait longer for Redis than in earnest: a machine that is busy with other tests is no fault of it."""
-    monkeypatch.setattr("verifier.store.TIMEOUT", 10)
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT", 10)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the reconciler's word: unlocks, and what operators do, are `pending` at once."""
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
-    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
 
 
 @pytest.fixture

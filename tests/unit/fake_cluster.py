@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from verifier.cluster import Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
-from verifier.store import Grant, Server
+from verifier.reconciler.pods import Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
+from verifier.records import Grant, Server
 
 
 class FakeCluster(Cluster):

@@ -14,11 +14,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from verifier.app import create_public_app, create_services
 from verifier.fairness import TOLERANCE, Charge, Fairness
 from verifier.networks import QUIET, client_network
-from verifier.problems import TYPE
-from verifier.store import BudgetSpent, PriceRisen, Replayed
+from verifier.store.errors import BudgetSpent, PriceRisen, Replayed
+from verifier.web.app import create_public_app, create_services
+from verifier.web.problems import TYPE
 
 NETWORK = "198.51.100.7/32"
 
@@ -523,7 +523,7 @@ def test_no_order_of_presentations_overdraws(store, budget, threads, most):
 
 def test_an_answer_that_got_lost_is_not_charged_again(store, monkeypatch):
     """The client library asks again on a dead connection; the word of the call tells."""
-    monkeypatch.setattr("verifier.store.secrets.token_hex", lambda _: "the same word")
+    monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
         store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
     assert charges(store) == {NETWORK: 1}

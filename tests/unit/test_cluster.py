@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from kubernetes import client
 
-from verifier.cluster import ANNOTATION, LABEL, PAGE, Cluster, ClusterUnavailable, Conflict, WatchLost
-from verifier.store import Grant, Server
+from verifier.reconciler.pods import PAGE, Cluster, ClusterUnavailable, Conflict, WatchLost
+from verifier.records import Grant, Server
+from verifier.user_pods import ANNOTATION, LABEL
 
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:

@@ -15,14 +15,16 @@ from kubernetes.client.exceptions import ApiException
 from test_metrics import families, value
 from test_policies import EXPECTED, OURS, egress, jupyterhub, policy
 
-from verifier import doctor as module
-from verifier.commands import egress as command
-from verifier.doctor import OK, PROBLEM, WARNING, examine
-from verifier.metrics import START_GUARD, WITHOUT_RECORD
-from verifier.policies import Judgement
-from verifier.proof import Canary, Prover, Surroundings, Unreadable, canary_of, look
+from verifier.gatecheck import doctor as module
+from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
+from verifier.gatecheck.netpol import Judgement
+from verifier.gatecheck.watch import Canary, Prover, Surroundings, Unreadable, canary_of, look
+from verifier.operators.commands import egress as command
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import VERIFIER_TTL, Store, StoreUnavailable, connect
+from verifier.store.connection import connect
+from verifier.store.counters import START_GUARD, WITHOUT_RECORD
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import VERIFIER_TTL, Store
 
 CANARY = {"api": True, "kubelet": True}
 
@@ -370,13 +372,13 @@ def test_a_fault_does_not_end_it(ours, surroundings, store, monkeypatch, caplog)
             stop.set()
         raise RuntimeError("x")
 
-    monkeypatch.setattr("verifier.proof.PERIOD", 0.01)
+    monkeypatch.setattr("verifier.gatecheck.watch.PERIOD", 0.01)
     Prover(ours, surroundings, store, fail).run(stop)
     assert len(calls) == 3 and "fault while looking for proof" in caplog.text
 
 
 def test_the_reconciler_tells_the_kinds_of_its_pods(redis_server, store):
-    from verifier.reconciler import Reconciler
+    from verifier.reconciler.loop import Reconciler
 
     cluster = FakeCluster()
     worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)

@@ -14,11 +14,12 @@ import requests
 from apps import API_TOKEN, CLIENT, VerifierProcess, run_pod, solve
 from fake_cluster import FakeCluster
 
-from verifier.cluster import ClusterUnavailable
-from verifier.operators import Operators
-from verifier.reconciler import Reconciler
+from verifier.operators.actions import Operators
+from verifier.reconciler.loop import Reconciler
+from verifier.reconciler.pods import ClusterUnavailable
+from verifier.records import Grant, KnownServer, Record, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import Grant, KnownServer, Record, Server, Store
+from verifier.store.store import Store
 
 ALICE = Server("alice")
 SETTINGS = {"tiers": {"verified": {}}}
@@ -92,7 +93,7 @@ def prepare(store: Store) -> FakeCluster:
 
 
 def test_a_reconciler_killed_at_any_step_is_made_good_by_the_next(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     right = {ALICE, Server("carol")}
     for steps in itertools.count():
@@ -134,7 +135,7 @@ class Slow(FakeCluster):
 
 
 def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.PAUSE", 0.05)
+    monkeypatch.setattr("verifier.reconciler.loop.PAUSE", 0.05)
     cluster = Slow()
     cluster.add()
     store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
@@ -148,7 +149,7 @@ def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, mon
 
 
 def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.PAUSE", 0.02)
+    monkeypatch.setattr("verifier.reconciler.loop.PAUSE", 0.02)
     cluster, refused = FakeCluster(), []
     patch = cluster.patch
     users = [f"user-{number}" for number in range(20)]
@@ -173,7 +174,7 @@ def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server
 
 
 def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.PAUSE", 0.02)
+    monkeypatch.setattr("verifier.reconciler.loop.PAUSE", 0.02)
     cluster = FakeCluster()
     patch, began = cluster.patch, []
     users = [f"user-{number}" for number in range(10)]
@@ -199,7 +200,7 @@ def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server
 
 
 def test_a_slow_patch_that_a_revocation_overtakes_is_taken_back(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     cluster = FakeCluster()
     cluster.add()

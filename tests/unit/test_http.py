@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
-from verifier.app import create_app, create_public_app, create_services
-from verifier.assets import Assets
-from verifier.problems import TITLES, TYPE
+from verifier.web.app import create_app, create_public_app, create_services
+from verifier.web.assets import Assets
+from verifier.web.problems import TITLES, TYPE
 
 POSTS = ["/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"]
 
@@ -432,7 +432,7 @@ def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, serv
 @pytest.fixture
 def answers(public, services, store, monkeypatch):
     """An answer of each kind."""
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
     run_pod(store)
     page = {"Accept": "text/html"}
     return {
@@ -604,7 +604,7 @@ def test_a_fault_is_a_problem_that_tells_nothing(services, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("the secret cause")
 
-    monkeypatch.setattr("verifier.rules.Rules.decide", fail)
+    monkeypatch.setattr("verifier.decisions.rules.Rules.decide", fail)
     answer = internal_client(services).post("/api/launches", json=LAUNCH)
     assert_problem(answer, "internal")
     assert "secret cause" not in answer.text
@@ -617,7 +617,7 @@ def logged(caplog):
 
 
 def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, monkeypatch, redis_server):
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
     caplog.set_level(logging.DEBUG)
     run_pod(store)
     solution, unlocking = solve(public), solve(public, "unlock")
@@ -684,7 +684,7 @@ def test_one_line_is_logged_for_each_launch(internal, caplog):
 def test_logs_have_no_more_of_an_address_than_the_operator_wants(redis_server, caplog, prefixes, address, logged_as):
     from apps import make_settings
 
-    from verifier.app import create_services
+    from verifier.web.app import create_services
 
     caplog.set_level(logging.INFO)
     services = create_services(make_settings(redis_server, **prefixes))

@@ -43,17 +43,19 @@ from hypothesis import strategies as st
 from test_metrics import value
 from test_reconciler import ALICE, look, work
 
-import verifier.commands
-import verifier.operators
-from verifier import doctor, keys
-from verifier.app import create_services
-from verifier.keys import DAY, FORM, WRONG_KEYS, WRONG_NETWORKS, WRONG_WINDOW, Entry, Keys, WrongKeys
-from verifier.operators import Operators, Refused
+import verifier.operators.actions
+import verifier.operators.commands
+from verifier import api_keys as keys
+from verifier.api_keys import DAY, FORM, WRONG_KEYS, WRONG_NETWORKS, WRONG_WINDOW, Entry, Keys, WrongKeys
+from verifier.gatecheck import doctor
+from verifier.operators.actions import Operators, Refused
 from verifier.passes import BadPass, Passes
-from verifier.problems import TITLES, TYPE
-from verifier.reconciler import Reconciler
+from verifier.reconciler.loop import Reconciler
+from verifier.records import Grant, KnownServer, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import BudgetSpent, Grant, KeyRevoked, KnownServer, Server
+from verifier.store.errors import BudgetSpent, KeyRevoked
+from verifier.web.app import create_services
+from verifier.web.problems import TITLES, TYPE
 
 DOCUMENT = Path(__file__).parents[2] / "docs/api-keys.md"
 ORIGIN = "https://course.example.org"
@@ -63,7 +65,7 @@ LATER = "2999-12-31"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Operators do not wait. Unlocks do: some tests have a reconciler."""
-    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
 
 
 class Site:
@@ -577,7 +579,7 @@ def test_a_use_that_a_server_holds_already_is_not_given_again_after_revocation(s
 
 
 def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
     site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
     site.add(repositories=["example.com/a/b"])
     key = site.add("other", repositories=["example.com/a/b"])
@@ -754,7 +756,7 @@ def run(site, redis_server, monkeypatch):
 
     def run(*args):
         site.internal.get("/readyz")
-        return CliRunner().invoke(verifier.commands.egress, ["keys", *args])
+        return CliRunner().invoke(verifier.operators.commands.egress, ["keys", *args])
 
     return run
 

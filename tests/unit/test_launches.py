@@ -4,7 +4,7 @@ import json
 
 from apps import get_pass, launch
 
-from verifier.store import Grant, KnownServer, Record, Server
+from verifier.records import Grant, KnownServer, Record, Server
 
 
 def test_a_launch_without_a_pass_gets_nothing(internal):

@@ -10,17 +10,19 @@ from apps import get_pass, internal_client, is_withdrawn, launch, make_settings,
 from fake_cluster import FakeCluster
 from prometheus_client import generate_latest
 
-import verifier.web
-from verifier import leases
-from verifier.app import create_services
-from verifier.cluster import ClusterUnavailable
-from verifier.leases import EXPIRED, GRACE, Left
-from verifier.operators import Operators
+import verifier.web.public
+from verifier.decisions import leases
+from verifier.decisions.leases import EXPIRED, GRACE, Left
+from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY
-from verifier.problems import TYPE
-from verifier.reconciler import Reconciler
+from verifier.reconciler.loop import Reconciler
+from verifier.reconciler.pods import ClusterUnavailable
+from verifier.records import LOCKED, Grant, KnownServer, Lock, Record, Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
-from verifier.store import LOCKED, Grant, KnownServer, Lock, Record, Server, Store, StoreUnavailable
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Store
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 ALICE = Server("alice")
 LEASE = 600
@@ -150,7 +152,7 @@ def test_what_is_on_the_pod_is_not_dated_again(place, reconciler):
 
 
 def test_a_grant_of_an_operator_has_its_tiers_lease(place, reconciler, monkeypatch):
-    monkeypatch.setattr("verifier.operators.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
     place.cluster.add()
     place.turn(reconciler)
     operators = Operators(reconciler._settings, place.store, lambda: place.time)
@@ -789,7 +791,7 @@ def test_the_page_has_the_time_left(client, store):
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59, "0:59"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
 def test_a_time_is_shown_as_a_clock_shows_it(seconds, shown):
-    assert verifier.pages.clock(seconds) == shown
+    assert verifier.web.pages.clock(seconds) == shown
 
 
 # -- settings, and what stands on pods

@@ -8,8 +8,8 @@ import pytest
 from apps import get_pass, internal_client, launch, run_pod, solve
 from prometheus_client.parser import text_string_to_metric_families
 
-from verifier.metrics import LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
 from verifier.passes import Passes
+from verifier.store.counters import LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
 
 NAMES = {
     "binder_egress_launches": "counter",
@@ -145,7 +145,7 @@ def test_unlocks_are_counted_by_outcome(public, internal, store, services):
 def test_the_time_of_an_unlock_is_measured(public, internal, store, monkeypatch):
     from test_unlock import reconciler
 
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 2)
+    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 2)
     run_pod(store)
     with reconciler(store):
         assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 200
@@ -244,7 +244,7 @@ def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, re
 def test_metrics_are_made_without_redis(redis_server):
     from apps import make_settings
 
-    from verifier.app import create_services
+    from verifier.web.app import create_services
 
     redis_server.stop()
     services = create_services(make_settings(redis_server))

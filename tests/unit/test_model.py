@@ -17,15 +17,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-import verifier.operators
-from verifier.keys import Keys
-from verifier.leases import EXPIRED, GRACE
-from verifier.operators import Operators, Refused
+import verifier.operators.actions
+from verifier.api_keys import Keys
+from verifier.decisions.leases import EXPIRED, GRACE
+from verifier.decisions.rules import REFUSED, Facts, Launch, Rules, fits
+from verifier.operators.actions import Operators, Refused
 from verifier.passes import LEEWAY, Pass, Passes
-from verifier.reconciler import Reconciler
-from verifier.rules import REFUSED, Facts, Launch, Rules, fits
-from verifier.settings import UNVERIFIED, ReconcilerSettings, load
-from verifier.store import LOCKED, MOVES, UNLOCK_TTL, Grant, Lock, Record, Server, Store, connect
+from verifier.reconciler.loop import Reconciler
+from verifier.records import LOCKED, UNVERIFIED, Grant, Lock, Record, Server
+from verifier.settings import ReconcilerSettings, load
+from verifier.store.connection import connect
+from verifier.store.store import MOVES, UNLOCK_TTL, Store
 
 # Few of each, so that they meet; the common one comes first and more than once.
 USERS = st.sampled_from("abc")
@@ -404,7 +406,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(60)
 def test_labels_follow_from_uses_whatever_happens(redis_server, monkeypatch):
-    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+    monkeypatch.setattr(verifier.operators.actions, "WAIT", 0)
     Machine.redis_server = redis_server
     run_state_machine_as_test(
         Machine,

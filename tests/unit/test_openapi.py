@@ -15,13 +15,15 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-import verifier.operators
-import verifier.store
-import verifier.web
-from verifier.app import create_internal_app, create_public_app, create_services
-from verifier.openapi import internal_document, public_document
-from verifier.problems import TITLES
-from verifier.store import KnownServer, Server, Store, connect
+import verifier.operators.actions
+import verifier.store.store
+import verifier.web.public
+from verifier.records import KnownServer, Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
+from verifier.web.app import create_internal_app, create_public_app, create_services
+from verifier.web.openapi import internal_document, public_document
+from verifier.web.problems import TITLES
 
 CHECKS = [
     not_a_server_error,
@@ -45,15 +47,15 @@ def services(_redis_server):
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()
     # As `patient`, which comes too late for a fixture of the module.
-    patch.setattr(verifier.store, "TIMEOUT", 10)
+    patch.setattr(verifier.store.connection, "TIMEOUT", 10)
     made = make_settings(_redis_server)
     client = connect(made)
     services = create_services(made, Store(client))
     services.store.ping()
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
-    patch.setattr(verifier.web, "UNLOCK_WAIT", 0)
-    patch.setattr(verifier.operators, "WAIT", 0)
+    patch.setattr(verifier.web.public, "UNLOCK_WAIT", 0)
+    patch.setattr(verifier.operators.actions, "WAIT", 0)
     yield services
     patch.undo()
     client.close()

@@ -17,14 +17,15 @@ from fake_cluster import FakeCluster
 from test_metrics import value
 from test_reconciler import ALICE, granted, look, make_grant, unlock_for, wait_for, work
 
-import verifier.commands
-import verifier.operators
-from verifier.app import create_services
-from verifier.cluster import ANNOTATION, LABEL, Cluster, Pod
-from verifier.operators import Operators, Refused
-from verifier.reconciler import Reconciler
+import verifier.operators.actions
+import verifier.operators.commands
+from verifier.operators.actions import Operators, Refused
+from verifier.reconciler.loop import Reconciler
+from verifier.reconciler.pods import Cluster, Pod
+from verifier.records import LOCKED, Grant, Lock, Record, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import LOCKED, Grant, Lock, Record, Server
+from verifier.user_pods import ANNOTATION, LABEL
+from verifier.web.app import create_services
 
 BOB = Server("bob")
 REPOSITORY = "https://github.com/owner/name"
@@ -54,7 +55,7 @@ def reconciler(make):
 @pytest.fixture
 def operators(redis_server, store, monkeypatch):
     """The actions, which do not wait."""
-    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+    monkeypatch.setattr(verifier.operators.actions, "WAIT", 0)
     return Operators(make_settings(redis_server, may_stop_pods=True), store)
 
 
@@ -393,7 +394,7 @@ def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, st
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, redis_server, allowed, monkeypatch):
-    monkeypatch.setattr(verifier.operators, "WAIT", 0)
+    monkeypatch.setattr(verifier.operators.actions, "WAIT", 0)
     reconciler = make(may_stop_pods=allowed)
     start(cluster, reconciler)
     operators = Operators(make_settings(redis_server, may_stop_pods=allowed), store)
@@ -642,7 +643,8 @@ def egress(redis_server, store):
         environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
         environment |= {"BINDER_EGRESS_REDIS_URL": redis_server.url, **settings}
         code = (
-            "import sys; from verifier.commands import main; sys.argv[0] = 'egress'; main(); assert 'kubernetes' not in sys.modules"
+            "import sys; from verifier.operators.commands import main; sys.argv[0] = 'egress'; main(); "
+            "assert 'kubernetes' not in sys.modules"
         )
         done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr
@@ -709,7 +711,10 @@ def test_without_redis_or_with_wrong_settings_a_command_says_so(egress, redis_se
 def test_the_image_has_the_command():
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["egress"].partition(":")
-    assert (module, getattr(verifier.commands, function)) == ("verifier.commands", verifier.commands.main)
+    assert (module, getattr(verifier.operators.commands, function)) == (
+        "verifier.operators.commands",
+        verifier.operators.commands.main,
+    )
 
 
 def test_strangers_names_cannot_write_to_an_operators_terminal(egress, store, cluster, reconciler):

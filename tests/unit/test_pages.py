@@ -10,10 +10,10 @@ from apps import make_settings, public_client, run_pod
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
-from verifier import pages, problems
-from verifier.app import create_services
+from verifier.records import KnownServer, Server
 from verifier.settings import InvalidSettings, Tier
-from verifier.store import KnownServer, Server
+from verifier.web import pages, problems
+from verifier.web.app import create_services
 
 CURL = {"Accept": "*/*", "User-Agent": "curl/8.5.0"}
 HTML = {"Accept": "text/html"}
@@ -39,8 +39,8 @@ def test_every_language_says_everything(language):
 
 
 def test_every_text_is_used_and_every_text_that_is_used_is_there():
-    sources = [path.read_text() for path in (source("verifier/pages.py"), source("frontend/src/server.js"))]
-    sources += [path.read_text() for path in source("verifier/templates").iterdir()]
+    sources = [path.read_text() for path in (source("verifier/web/pages.py"), source("frontend/src/server.js"))]
+    sources += [path.read_text() for path in source("verifier/web/templates").iterdir()]
     text = "\n".join(sources)
     used = set(re.findall(r"""(?:messages?\[|text\()["']([a-z-]+)["']""", text))
     made = {key for key in pages.MESSAGES["en"] if key.startswith("error-")}

@@ -161,7 +161,7 @@ def test_an_empty_token_is_no_token(internal):
 def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
     from apps import public_client
 
-    from verifier.app import create_services
+    from verifier.web.app import create_services
 
     services = create_services(make_settings(redis_server, pass_servers=3, pass_lifetime=60), store)
     store.ping()
@@ -172,7 +172,8 @@ def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
 
 def test_a_pass_is_remembered_for_as_long_as_anybody_can_present_it(store, passes):
     from verifier.passes import LEEWAY
-    from verifier.store import BUILD_LIMIT, Grant, Record, Server
+    from verifier.records import Grant, Record, Server
+    from verifier.store.store import BUILD_LIMIT
 
     now = time.time()
     used = make_pass(exp=now + 300.9)

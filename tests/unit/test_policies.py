@@ -2,7 +2,8 @@
 
 import pytest
 
-from verifier.policies import LABEL, PER_POD, judge, kind_of, selects, supposed
+from verifier.gatecheck.netpol import judge, selects, supposed
+from verifier.user_pods import LABEL, PER_POD, kind_of
 
 USER_PODS = {"component": "singleuser-server"}
 BASE = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from verifier import store
 from verifier.captcha.providers import ROWS
+from verifier.store import store
 
 TOP = Path(__file__).parents[2]
 DOCUMENT = (TOP / "docs/privacy.md").read_text()

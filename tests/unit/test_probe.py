@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from verifier import helm_test, probe, proof
 from verifier.cli import cli
+from verifier.gatecheck import helm_test, probe
+from verifier.gatecheck import watch as proof
 
 TOP = Path(__file__).parents[2]
 
@@ -195,9 +196,13 @@ def test_a_canary_that_cannot_see_says_nothing(canary, closed, monkeypatch):
 
 
 def test_it_needs_nothing_but_the_standard_library():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.probe; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.gatecheck.probe; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
-    assert {name for name in loaded if name.startswith("verifier")} == {"verifier", "verifier.probe", "verifier.start_guard"}
+    assert {name for name in loaded if name.startswith("verifier")} == {
+        "verifier",
+        "verifier.gatecheck.probe",
+        "verifier.pods.start_guard",
+    }
 
 
 # -- the comparison

@@ -11,8 +11,8 @@ import altcha
 import pytest
 from apps import API_TOKEN, CLIENT, VerifierProcess, is_withdrawn
 
-from verifier.server import Threads
-from verifier.store import MOVES
+from verifier.store.store import MOVES
+from verifier.web.gunicorn import Threads
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from apps import CLIENT
 
 from verifier.captcha import ROWS, Captcha, Outcome, State
 from verifier.captcha import siteverify as adapter
-from verifier.server import REQUEST_LIMIT
+from verifier.web.gunicorn import REQUEST_LIMIT
 
 SITE_KEY, SECRET = "site-key-0123", "very-secret-0123"
 SELF_HOSTED = {name: {"apiUrl": "https://captcha.example.org"} for name in ("cap", "mcaptcha")}

@@ -15,11 +15,11 @@ from doubles import SECRET, SITE_KEY, running
 from test_metrics import value
 
 from verifier import captcha as captcha_module
-from verifier.app import create_services
 from verifier.captcha import ROWS, Outcome, State
 from verifier.captcha.siteverify import CALLS
-from verifier.problems import TYPE
 from verifier.settings import InvalidSettings
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 REMOTE = list(ROWS)
 
@@ -123,7 +123,7 @@ def test_without_a_time_the_provider_itself_remembers_through_a_wipe(make, doubl
 
 
 def test_a_solution_unlocks_a_server(make, double, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
     run_pod(store)
     client = public_client(make("turnstile"))
     for action, status in (("launch", 403), ("unlock", 202)):

@@ -9,14 +9,14 @@ from apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_clie
 from fake_cluster import FakeCluster
 from test_reconciler import ALICE, granted, look, make_grant, unlock_for
 
-import verifier.web
-from verifier.app import create_internal_app, create_services
-from verifier.leases import larger
+import verifier.web.public
+from verifier.decisions.leases import larger
 from verifier.passes import Passes
-from verifier.problems import TYPE
-from verifier.reconciler import Reconciler
+from verifier.reconciler.loop import Reconciler
+from verifier.records import LOCKED, Grant, KnownServer, Lock, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import LOCKED, Grant, KnownServer, Lock, Server
+from verifier.web.app import create_internal_app, create_services
+from verifier.web.problems import TYPE
 
 TIERS = {"small": {"internet": False}, "verified": {"internet": True, "rank": 1}, "huge": {"rank": 2}, "other": {}}
 HTML, TEXT, JSON = ({"Accept": kind} for kind in ("text/html", "text/plain", "application/json"))
@@ -100,7 +100,7 @@ def test_without_a_tier_that_there_is_nothing_is_larger(redis_server, tier):
 
 
 def test_a_solution_of_a_larger_tier_replaces_a_smaller_one(site, store, monkeypatch):
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 20)
+    monkeypatch.setattr(verifier.web.public, "UNLOCK_WAIT", 20)
     client = public_client(site())
     has(store)
     with reconciler(store):

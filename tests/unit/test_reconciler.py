@@ -11,12 +11,16 @@ import pytest
 from apps import get_pass, launch
 from fake_cluster import FakeCluster
 
-import verifier.reconciler
-from verifier.cluster import ANNOTATION, LABEL, ClusterUnavailable, Conflict, Pod, WatchLost
-from verifier.metrics import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
-from verifier.reconciler import DEAF, Reconciler
+import verifier.reconciler.loop
+from verifier.reconciler.loop import DEAF, Reconciler
+from verifier.reconciler.pods import ClusterUnavailable, Conflict, Pod, WatchLost
+from verifier.records import Grant, KnownServer, Record, Server, Woken
 from verifier.settings import ReconcilerSettings, load
-from verifier.store import Grant, KnownServer, Record, Server, Store, StoreUnavailable, Woken, connect
+from verifier.store.connection import connect
+from verifier.store.counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Store
+from verifier.user_pods import ANNOTATION, LABEL
 
 ALICE = Server("alice")
 
@@ -625,8 +629,8 @@ def test_two_pods_of_a_server_are_each_judged_by_what_redis_says_then(reconciler
 
 def test_who_does_not_hear_from_the_api_server_is_alive_but_not_ready(make, monkeypatch, tmp_path):
     alive, ready = tmp_path / "alive", tmp_path / "ready"
-    monkeypatch.setattr("verifier.reconciler.ALIVE", alive)
-    monkeypatch.setattr("verifier.reconciler.READY", ready)
+    monkeypatch.setattr("verifier.reconciler.loop.ALIVE", alive)
+    monkeypatch.setattr("verifier.reconciler.loop.READY", ready)
     reconciler = make()
     assert not reconciler._sign_of_life()
     assert (alive.exists(), ready.exists()) == (True, False)
@@ -894,8 +898,8 @@ def test_what_was_missed_is_done_even_if_redis_lost_nothing(reconciler, cluster,
 @pytest.fixture
 def running(make, cluster, redis_server, tmp_path, monkeypatch):
     """A reconciler that runs, with a store of its own."""
-    monkeypatch.setattr(verifier.reconciler, "ALIVE", tmp_path / "alive")
-    monkeypatch.setattr(verifier.reconciler, "PAUSE", 0.05)
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE", tmp_path / "alive")
+    monkeypatch.setattr(verifier.reconciler.loop, "PAUSE", 0.05)
     client = connect(load(ReconcilerSettings, redis_url=redis_server.url))
     reconciler = make(Store(client))
     thread = threading.Thread(target=reconciler.run)
@@ -937,7 +941,7 @@ def test_a_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster,
     assert eventually(lambda: cluster.labelled() == {Server("bob")})
     cluster.remove(pod)
     assert eventually(lambda: store.known(ALICE) is None)
-    assert verifier.reconciler.ALIVE.exists()
+    assert verifier.reconciler.loop.ALIVE.exists()
 
 
 def test_a_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
@@ -960,7 +964,7 @@ def test_a_watch_that_only_ended_goes_on_without_a_list(running, cluster, store,
     assert eventually(lambda: store.known(ALICE) and not running._store_lost and running._work.empty())
     lists = []
     monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
-    monkeypatch.setattr(verifier.reconciler, "AROUND", 0.2)
+    monkeypatch.setattr(verifier.reconciler.loop, "AROUND", 0.2)
     heard = running._heard_at
     # Nothing wakes the reconciler for this: it looks at everything from time to time.
     store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
@@ -988,7 +992,7 @@ class Hasty(FakeCluster):
 def test_watches_that_end_at_once_are_no_hot_loop_and_count_as_heard_only_if_they_say_something(
     redis_server, store, monkeypatch, bookmarks
 ):
-    monkeypatch.setattr(verifier.reconciler, "PAUSE", 0.1)
+    monkeypatch.setattr(verifier.reconciler.loop, "PAUSE", 0.1)
     cluster = Hasty()
     cluster.bookmarks = bookmarks
     cluster.add("alice")

@@ -10,8 +10,11 @@ import pytest
 import redis
 from apps import free_port, make_settings
 
+from verifier.records import Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, load
-from verifier.store import Server, Store, StoreUnavailable, connect
+from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Store
 
 BINARY = shutil.which("redis-server")
 
@@ -214,7 +217,7 @@ def test_a_wrong_password_of_the_sentinels_is_a_redis_that_is_away(fleet):
 
 
 def test_without_any_sentinel_it_is_away_soon(monkeypatch):
-    monkeypatch.setattr("verifier.store.TIMEOUT", 0.5)
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT", 0.5)
     with connect(sentinel_settings([free_port(), free_port()])) as client:
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):

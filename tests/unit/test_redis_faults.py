@@ -8,9 +8,12 @@ import pytest
 import redis
 from apps import another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
-from verifier.app import create_services
-from verifier.problems import TYPE
-from verifier.store import Grant, KnownServer, Lock, Record, Server, Store, StoreUnavailable, connect
+from verifier.records import Grant, KnownServer, Lock, Record, Server
+from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Store
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
 

@@ -8,9 +8,9 @@ import responses
 from apps import CLIENT, QUICK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from test_budgets import NETWORK, value
 
-from verifier.app import create_services
 from verifier.fairness import REJECTIONS_WINDOW
-from verifier.problems import TYPE
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 MOST = 3
 

@@ -6,10 +6,10 @@ import pytest
 from apps import CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from test_metrics import value
 
-from verifier.app import create_services
-from verifier.operators import Operators
-from verifier.problems import TYPE
-from verifier.store import KnownServer, Lock, Server
+from verifier.operators.actions import Operators
+from verifier.records import KnownServer, Lock, Server
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 REPOSITORY = "https://example.com/a/b"  # of apps.launch and apps.run_pod
 

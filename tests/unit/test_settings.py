@@ -8,8 +8,8 @@ import sys
 import pytest
 from apps import API_TOKEN, KEYS
 
-from verifier.app import create_services
 from verifier.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
+from verifier.web.app import create_services
 
 GOOD = {"SIGNING_KEYS": KEYS, "API_TOKEN": API_TOKEN}
 SECRET = "s3cret-text"
@@ -179,7 +179,7 @@ def test_the_path_ends_with_a_slash(environment, path, expected):
 
 
 def test_the_root_may_be_the_path(environment, redis_server):
-    from verifier.app import create_public_app
+    from verifier.web.app import create_public_app
 
     environment(BASE_PATH="/", REDIS_URL=redis_server.url)
     client = create_public_app(create_services(load(VerifierSettings))).test_client()

@@ -11,8 +11,8 @@ from apps import KEYS, another, get_pass, make_settings, public_client, solve
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from verifier.app import create_services
-from verifier.problems import TYPE
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 OLD, NEW = KEYS.splitlines()
 

@@ -16,9 +16,9 @@ import yaml
 from traitlets import Dict, List, Union
 from traitlets.config import Config, Configurable
 
-from verifier import start_guard
-from verifier.cluster import Pod
-from verifier.start_guard import AFTER_OPEN, FROM_THE_START, PAUSE, able, parse, targets_of, watch
+from verifier.pods import start_guard
+from verifier.pods.start_guard import AFTER_OPEN, FROM_THE_START, PAUSE, able, parse, targets_of, watch
+from verifier.reconciler.pods import Pod
 
 TOP = Path(__file__).parents[2]
 INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
@@ -124,7 +124,7 @@ def run(**environment):
     """Run it as the init container does; what it says, and the seconds it took."""
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "verifier.start_guard"],
+        [sys.executable, "-m", "verifier.pods.start_guard"],
         cwd=TOP,
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
@@ -175,11 +175,11 @@ def test_without_policies_there_is_nothing_to_wait_for():
 
 
 def test_it_needs_nothing_but_the_standard_library():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.start_guard; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.pods.start_guard; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
     assert {name for name in ours if not name.startswith(("verifier", "sitecustomize", "site"))} == set()
-    assert {name for name in ours if name.startswith("verifier")} == {"verifier", "verifier.start_guard"}
+    assert {name for name in ours if name.startswith("verifier")} == {"verifier", "verifier.pods.start_guard"}
 
 
 # -- in the hub
@@ -209,7 +209,7 @@ def test_the_hub_adds_it():
     (container,) = load()
     assert container["name"] == "binder-egress-start-guard"
     assert container["image"] == VALUES["image"]
-    assert container["command"][-1] == "verifier.start_guard"
+    assert container["command"][-1] == "verifier.pods.start_guard"
     assert "imagePullPolicy" not in container
     variables = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
     assert variables == {

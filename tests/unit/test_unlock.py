@@ -7,10 +7,10 @@ import time
 import pytest
 from apps import KEYS, get_pass, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 
-from verifier.app import create_services
 from verifier.passes import Passes
-from verifier.problems import TYPE
-from verifier.store import KnownServer, Server
+from verifier.records import KnownServer, Server
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
 
 SECRET_WORDS = ("example.com/a/b", "valid-pass", "198.51.100.7", "uid-1")
 

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client
 
-from verifier.app import create_services
 from verifier.passes import Passes
-from verifier.store import MOVE_WINDOW, MOVES, Record, Server
+from verifier.records import Record, Server
+from verifier.store.store import MOVE_WINDOW, MOVES
+from verifier.web.app import create_services
 
 
 def services_with(redis_server, store, servers):
@@ -166,9 +167,9 @@ def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for
 def test_a_hundred_launches_and_unlocks_at_once_leave_one_server_with_a_grant(redis_server, store, monkeypatch):
     from apps import run_pod
 
-    import verifier.web
+    import verifier.web.public
 
-    monkeypatch.setattr(verifier.web, "UNLOCK_WAIT", 0)
+    monkeypatch.setattr(verifier.web.public, "UNLOCK_WAIT", 0)
     services = services_with(redis_server, store, 1)
     token = get_pass(public_client(services))
     for number in range(50):

@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from .keys import reported
-from .metrics import START_GUARD, WITHOUT_RECORD
-from .policies import OTHER_KINDS, Labels, kind_of
-from .proof import PROOF, Proof, Surroundings, Unreadable, look
-from .settings import ReconcilerSettings, load
-from .store import VERIFIER_TTL, Store, StoreUnavailable, connect
+from ..api_keys import reported
+from ..settings import ReconcilerSettings, load
+from ..store.connection import connect
+from ..store.counters import START_GUARD, WITHOUT_RECORD
+from ..store.errors import StoreUnavailable
+from ..store.store import VERIFIER_TTL, Store
+from ..user_pods import kind_of
+from .netpol import OTHER_KINDS, Labels
+from .watch import PROOF, Proof, Surroundings, Unreadable, look
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

@@ -20,12 +20,13 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from .keys import Keys
-from .networks import client_network, in_networks
-from .passes import BadPass, Pass, Passes
-from .repositories import exact, matches
-from .settings import UNVERIFIED, RedisSettings, VerifierSettings
-from .store import BUILD_LIMIT, LOCKED, Grant, Lock, Record, Server, Store
+from ..api_keys import Keys
+from ..networks import client_network, in_networks
+from ..passes import BadPass, Pass, Passes
+from ..records import LOCKED, UNVERIFIED, Grant, Lock, Record, Server
+from ..repositories import exact, matches
+from ..settings import RedisSettings, VerifierSettings
+from ..store.store import BUILD_LIMIT, Store
 
 BLOCKED, OWN_NETWORK, MODE_ALLOW = "blocked-repository", "own-network", "mode-allow"
 

@@ -14,8 +14,9 @@ from flask import render_template
 from markupsafe import Markup
 from werkzeug.datastructures import LanguageAccept
 
-from .leases import Left
-from .settings import UNVERIFIED, Tier
+from ..decisions.leases import Left
+from ..records import UNVERIFIED
+from ..settings import Tier
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
 """The languages that there is a catalogue for; the first is for everybody else."""

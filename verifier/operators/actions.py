@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from . import keys as api_keys
-from .leases import EXPIRED
-from .networks import in_networks
-from .repositories import matches, name
-from .rules import OPERATOR, Facts, fits, refusal
-from .settings import PATTERN, UNVERIFIED, RedisSettings
-from .store import LOCKED, Grant, KnownServer, Lock, Record, RevokedKey, Server, Store
+from .. import api_keys
+from ..decisions.leases import EXPIRED
+from ..decisions.rules import OPERATOR, Facts, fits, refusal
+from ..networks import in_networks
+from ..records import LOCKED, UNVERIFIED, Grant, KnownServer, Lock, Record, RevokedKey, Server
+from ..repositories import matches, name
+from ..settings import PATTERN, RedisSettings
+from ..store.store import Store
 
 WAIT = 2.0
 """Seconds for which an action waits for the reconciler's word before it says `pending`."""

@@ -15,11 +15,13 @@ from typing import Any
 
 import click
 
-from . import __version__
-from .keys import MOST_PER_DAY
-from .operators import KINDS, Operators, Refused
-from .settings import InvalidSettings, RedisSettings, load
-from .store import Store, StoreUnavailable, connect
+from .. import __version__
+from ..api_keys import MOST_PER_DAY
+from ..settings import InvalidSettings, RedisSettings, load
+from ..store.connection import connect
+from ..store.errors import StoreUnavailable
+from ..store.store import Store
+from .actions import KINDS, Operators, Refused
 
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-lock": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
@@ -129,7 +131,7 @@ def locks(operators: Operators, as_json: bool) -> None:
 @_as_json
 def doctor(as_json: bool) -> None:
     # Not at the top: no other command needs the Kubernetes client.
-    from .doctor import show
+    from ..gatecheck.doctor import show
 
     sys.exit(0 if show(as_json) else 1)
 

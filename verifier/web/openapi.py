@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from . import __version__, bodies
+from .. import __version__
+from . import bodies
 from .problems import TITLES
 
 

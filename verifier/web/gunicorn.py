@@ -11,8 +11,8 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from . import logs
-from .settings import VerifierSettings
+from .. import logs
+from ..settings import VerifierSettings
 
 REQUEST_LIMIT = 15.0
 """Seconds that a request to the public port may take, sending included. The longest that is in order, an unlock, takes 2 s."""

@@ -9,14 +9,15 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from . import __version__, bodies, logs
+from .. import __version__, logs
+from ..decisions.rules import Launch, Rules
+from ..operators.actions import Operators, Refused
+from ..records import UNVERIFIED, Server
+from ..store.errors import StoreUnavailable
+from . import bodies
 from .openapi import internal_document
-from .operators import Operators, Refused
 from .problems import Problem, response
-from .rules import Launch, Rules
-from .settings import UNVERIFIED
-from .store import Server, StoreUnavailable
-from .web import logged_network, services
+from .public import logged_network, services
 
 internal = Blueprint("internal", __name__)
 

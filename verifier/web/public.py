@@ -9,32 +9,23 @@ from urllib.parse import quote, urlsplit
 from flask import Blueprint, Response, current_app, jsonify, make_response, request
 from markupsafe import escape
 
-from . import bodies, leases, logs, pages
+from .. import logs
+from ..api_keys import DAY, Keys, WrongKeys
+from ..captcha import Captcha, Outcome
+from ..decisions import leases
+from ..decisions.rules import REFUSALS, REFUSED, Facts, refusal
+from ..fairness import Fairness
+from ..networks import HiddenClients, client_network
+from ..passes import BadPass, Pass, Passes
+from ..records import LOCKED, UNVERIFIED, Grant, KnownServer, Record, Server
+from ..settings import VerifierSettings
+from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
+from ..store.store import UNLOCK_TTL, Store
+from . import bodies, pages
 from .assets import Assets
-from .captcha import Captcha, Outcome
-from .fairness import Fairness
-from .keys import DAY, Keys, WrongKeys
 from .metrics import Metrics
-from .networks import HiddenClients, client_network
 from .openapi import public_document
-from .passes import BadPass, Pass, Passes
 from .problems import Problem
-from .rules import REFUSALS, REFUSED, Facts, refusal
-from .settings import UNVERIFIED, VerifierSettings
-from .store import (
-    LOCKED,
-    UNLOCK_TTL,
-    BudgetSpent,
-    Grant,
-    KeyRevoked,
-    KnownServer,
-    PriceRisen,
-    Record,
-    Replayed,
-    Server,
-    Store,
-    StoreUnavailable,
-)
 
 UNLOCK_WAIT = 2.0
 """Seconds for which an unlock waits for the reconciler's word before it says `pending`."""

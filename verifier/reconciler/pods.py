@@ -14,11 +14,8 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from .policies import LABEL, kind_of
-from .store import Grant, Server
-
-ANNOTATION = "binder-egress/grant"
-"""The annotation that holds the grant, and is the grant."""
+from ..records import Grant, Server
+from ..user_pods import ANNOTATION, LABEL, kind_of
 
 GUARD = "binder-egress-start-guard"
 """The init container that waits for the pod's isolation (`start_guard`)."""

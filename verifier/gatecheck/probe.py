@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from . import start_guard
+from ..pods import start_guard
 
 TARGETS_VARIABLE = "BINDER_EGRESS_PROBE_TARGETS"
 """JSON: name → `tcp://host:port`, `dns://host:port/name` (without a host: the pod's own DNS server) or `link-local://:port`.

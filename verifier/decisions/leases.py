@@ -8,10 +8,10 @@ give it again, whatever else still remembers it, and whichever way clocks are se
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .passes import LEEWAY
+from ..passes import LEEWAY
+from ..records import LOCKED, UNVERIFIED, Grant, KnownServer
+from ..settings import RedisSettings, Tier
 from .rules import MODE_ALLOW
-from .settings import UNVERIFIED, RedisSettings, Tier
-from .store import LOCKED, Grant, KnownServer
 
 EXPIRED = "expired"
 """The rule of what is left on a pod when its lease is over: a grant of nothing."""

@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from . import leases, logs
-from .cluster import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
-from .metrics import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
-from .rules import MODE_ALLOW, OPERATOR, Facts, fits, refusal
-from .settings import UNVERIFIED, ReconcilerSettings
-from .store import Grant, KnownServer, Pending, Record, Server, Store, StoreUnavailable, Woken
+from .. import logs
+from ..decisions import leases
+from ..decisions.rules import MODE_ALLOW, OPERATOR, Facts, fits, refusal
+from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server, Woken
+from ..settings import ReconcilerSettings
+from ..store.counters import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
+from ..store.errors import StoreUnavailable
+from ..store.store import Store
+from .pods import SILENCE, WATCH, Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
 
 log = logging.getLogger("binder-egress")
 

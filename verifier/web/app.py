@@ -6,18 +6,20 @@ from typing import Any
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import captcha, problems
-from .api import internal
+from .. import captcha
+from ..api_keys import Keys, WrongKeys
+from ..fairness import Fairness
+from ..networks import HiddenClients
+from ..passes import Passes
+from ..settings import InvalidSettings, VerifierSettings
+from ..store.connection import connect
+from ..store.store import Store
+from . import problems
 from .assets import Assets
 from .bodies import MAX_BODY
-from .fairness import Fairness
-from .keys import Keys, WrongKeys
+from .internal import internal
 from .metrics import Metrics
-from .networks import HiddenClients
-from .passes import Passes
-from .settings import InvalidSettings, VerifierSettings
-from .store import Store, connect
-from .web import Services, public
+from .public import Services, public
 
 MAX_INTERNAL_BODY = 1 << 20
 """Bytes. BinderHub sends on whatever token a client gave it, and must get an answer."""

@@ -6,7 +6,7 @@ import logging
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from .store import StoreUnavailable
+from ..store.errors import StoreUnavailable
 
 TYPE = "https://binder-egress.readthedocs.io/problems#"
 """Names a kind of problem; it is an identifier, and need not lead anywhere."""

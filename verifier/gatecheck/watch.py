@@ -17,9 +17,10 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from .policies import OTHER_KINDS, Judgement, Labels, judge, supposed
-from .settings import ReconcilerSettings
-from .store import Store, StoreUnavailable
+from ..settings import ReconcilerSettings
+from ..store.errors import StoreUnavailable
+from ..store.store import Store
+from .netpol import OTHER_KINDS, Judgement, Labels, judge, supposed
 
 log = logging.getLogger("binder-egress")
 

@@ -9,16 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LABEL = "binder-egress/tier"
-"""The label that the tiers' NetworkPolicies select."""
+from ..user_pods import LABEL
 
 JSON = Mapping[str, Any]
 
 Labels = Mapping[str, str | None]
 """A pod's labels. None: it has that label, with a value that is not known; every value may match."""
 
-PER_POD = frozenset({"hub.jupyter.org/username", "hub.jupyter.org/servername"})
-"""Labels whose value differs from user pod to user pod."""
 
 USUAL: Labels = {
     "app": "jupyterhub",
@@ -146,11 +143,6 @@ def selects(selector: JSON, labels: Labels) -> bool:
         if not fits[expression["operator"]]:
             return False
     return True
-
-
-def kind_of(labels: Mapping[str, str]) -> frozenset[tuple[str, str | None]]:
-    """A user pod's labels without what is of this pod alone, so that thousands of pods are a few kinds."""
-    return frozenset((key, None if key in PER_POD else value) for key, value in labels.items() if key != LABEL)
 
 
 def supposed(user_pod_labels: Mapping[str, str]) -> Labels:

@@ -1,0 +1,1 @@
+"""What operators do: the actions, and the command `egress`."""

@@ -1,0 +1,1 @@
+"""The reconciler: the process that writes grants on user pods."""

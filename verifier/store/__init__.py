@@ -1,0 +1,1 @@
+"""What verifier and reconciler keep in Redis."""

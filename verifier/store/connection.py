@@ -1,0 +1,43 @@
+"""The connection to Redis, or to the one that its sentinels name."""
+
+from typing import Any
+
+import redis
+from pydantic import SecretStr
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ..settings import RedisSettings
+
+TIMEOUT = 0.5
+"""Seconds for connecting and for each answer. BinderHub's hook waits 1 s in all."""
+
+
+def connect(settings: RedisSettings) -> redis.Redis:
+    """A client for the Redis of the settings, or for the one that its sentinels name.
+
+    A pooled connection may have died with the Redis at its other end, so one more try is made on a new one; never after a
+    time-out, which would double the wait. With sentinels the new connection goes to whichever Redis they name then.
+    """
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    tls = settings.redis_url.startswith("rediss:")
+    if tls and settings.redis_ca:
+        options["ssl_ca_certs"] = settings.redis_ca
+    common = options | {
+        "password": _clear(settings.redis_password),
+        "decode_responses": True,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    }
+    if not settings.redis_sentinels:
+        return redis.Redis.from_url(settings.redis_url, **common)
+    sentinels = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in settings.redis_sentinels)]
+    # No second try: the next sentinel is asked, not the same one again.
+    asking = options | {"password": _clear(settings.redis_sentinel_password), "retry": Retry(NoBackoff(), 0), "ssl": tls}
+    database = parse_url(settings.redis_url).get("db", 0)
+    return Sentinel(sentinels, sentinel_kwargs=asking).master_for(settings.redis_sentinel_master, db=database, ssl=tls, **common)
+
+
+def _clear(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

@@ -109,7 +109,7 @@ class Key:
         """What its grants say they are by."""
         return f"key {self.name} ({self.entry.id})"
 
-    def over(self, at: float) -> bool:
+    def is_expired(self, at: float) -> bool:
         """Whether it has expired at a Unix time in seconds."""
         return at >= ends(self.entry.expires)
 
@@ -217,7 +217,7 @@ class Keys:
         found = self.all().get(key)
         if found is None:
             raise BadPass("key-unknown", "The pass was issued for a key that this site does not have.")
-        if found.over(at):
+        if found.is_expired(at):
             raise BadPass("key-expired", "The key that the pass was issued for has expired.")
         patterns = found.entry.repositories
         if patterns and not any(within(pattern, repository) for pattern in patterns):

@@ -33,16 +33,16 @@ def verifier() -> None:
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
 def reconciler() -> None:
     # Not at the top: the verifier neither needs nor should hold the Kubernetes client.
-    from .gatecheck.watch import Prover, Surroundings
+    from .gatecheck.watch import Surroundings, Watcher
     from .reconciler.loop import Reconciler
     from .reconciler.pods import Cluster
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
     worker = Reconciler(settings, Cluster(settings.namespace, settings.user_pod_labels), Store(connect(settings)))
-    # With a connection of its own, and no part in anything: what proves that the gate is shut must not slow down who opens it.
-    prover = Prover(settings, Surroundings(settings.namespace), Store(connect(settings)), worker.kinds)
-    threading.Thread(target=prover.run, args=[threading.Event()], name="proof", daemon=True).start()
+    # A connection and a thread of its own, so that the gate check never slows down the reconciler.
+    watcher = Watcher(settings, Surroundings(settings.namespace), Store(connect(settings)), worker.kinds)
+    threading.Thread(target=watcher.run, args=[threading.Event()], name="gatecheck", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()
@@ -53,11 +53,13 @@ def reconciler() -> None:
 def helm_test(expected: str) -> None:
     # Not at the top, as above.
     from .gatecheck.helm_test import seen_by, table, verdicts
-    from .gatecheck.watch import PROOF, Surroundings
+    from .gatecheck.watch import GATECHECK_LABEL, Surroundings
 
-    rows, well = verdicts(seen_by(Surroundings(load(ReconcilerSettings).namespace).pods(f"{PROOF}=test")), json.loads(expected))
+    rows, well = verdicts(
+        seen_by(Surroundings(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")), json.loads(expected)
+    )
     click.echo(table(rows))
-    click.echo("All is as it should be." if well else "The gate is not as it should be: docs/proof.md says what to do.")
+    click.echo("All is as it should be." if well else "The gate is not as it should be: docs/gatecheck.md says what to do.")
     sys.exit(0 if well else 1)
 
 

@@ -9,8 +9,8 @@ from urllib.parse import quote, unquote
 UNVERIFIED = "unverified"
 """The tier that pods are born with. It has no policy of its own and is never written to a pod."""
 
-LOCKED = "locked"
-"""The rule of what an operator locked. On a pod it is a grant of nothing, and stays until an operator takes it off."""
+BLOCKED = "blocked"
+"""The rule of what an operator blocked. On a pod it is a grant of nothing, and stays until an operator takes it off."""
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Grant:
         at: Unix time in seconds of the decision.
         by: the operator who decided; empty for rules.
         why: the operator's reason.
-        until: Unix time in seconds at which it ends, a lock or a lease; None if it does not.
+        until: Unix time in seconds at which it ends, a block or a lease; None if it does not.
     """
 
     id: str
@@ -66,11 +66,11 @@ class Grant:
         """The value of the tier label that follows from it."""
         return None if self.tier == UNVERIFIED else self.tier
 
-    def locks(self, now: float) -> bool:
-        """Whether it is a lock, and in force at a Unix time in seconds."""
-        return self.tier == UNVERIFIED and self.rule == LOCKED and not self.over(now)
+    def is_block(self, now: float) -> bool:
+        """Whether it is a block, and in force at a Unix time in seconds."""
+        return self.tier == UNVERIFIED and self.rule == BLOCKED and not self.is_expired(now)
 
-    def over(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         """Whether it has ended at a Unix time in seconds."""
         return self.until is not None and self.until <= now
 
@@ -156,9 +156,9 @@ class KnownServer:
     why: str = ""
     until: int | None = None
 
-    def locked(self, now: float) -> bool:
-        """Whether the pod carries a lock that is in force at a Unix time in seconds."""
-        return Grant(self.grant, self.tier, self.rule, self.at, until=self.until).locks(now)
+    def is_blocked(self, now: float) -> bool:
+        """Whether the pod carries a block that is in force at a Unix time in seconds."""
+        return Grant(self.grant, self.tier, self.rule, self.at, until=self.until).is_block(now)
 
     def dumps(self) -> str:
         """This as JSON."""
@@ -171,8 +171,8 @@ class KnownServer:
 
 
 @dataclass(frozen=True)
-class Lock:
-    """What an operator locked: no server that it fits gets egress, or keeps it.
+class Block:
+    """What an operator blocked: no server that it fits gets egress, or keeps it.
 
     Attributes:
         id: random; also the id of the grant of nothing that it puts on pods.
@@ -197,14 +197,14 @@ class Lock:
     @property
     def grant(self) -> Grant:
         """What it puts on pods."""
-        return Grant(self.id, UNVERIFIED, LOCKED, self.at, self.by, self.why, self.until)
+        return Grant(self.id, UNVERIFIED, BLOCKED, self.at, self.by, self.why, self.until)
 
     def dumps(self) -> str:
         """This as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def loads(cls, text: str) -> "Lock":
+    def loads(cls, text: str) -> "Block":
         """What JSON says."""
         return _make(cls, json.loads(text))
 
@@ -261,7 +261,7 @@ class Pending:
         unlock: a grant for the running pod, or None.
         known: what was published last, or None.
         withdrawn: of the grants asked about, those that count no more.
-        locks: all locks, the oldest first.
+        blocks: all blocks, the oldest first.
         stop: the uid of a pod that shall be stopped; empty if none.
     """
 
@@ -269,7 +269,7 @@ class Pending:
     unlock: Record | None = None
     known: KnownServer | None = None
     withdrawn: set[str] = field(default_factory=set)
-    locks: list[Lock] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     stop: str = ""
 
 

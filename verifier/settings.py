@@ -99,7 +99,7 @@ class Tier(BaseModel):
         internet: whether it opens the internet, or only some addresses; None if the chart does not say.
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty for all.
         lease: seconds after which a grant ends unless it is renewed; 0: it does not end.
-        on_expiry: what comes then: `block` takes the tier away, `stop` ends the server too.
+        on_expiry: what comes then: `end` takes the tier away, `stop` ends the server too.
         rank: a server that has a tier may get one of a higher rank in its place.
     """
 
@@ -107,7 +107,7 @@ class Tier(BaseModel):
     internet: bool | None = None
     ports: list[str] = []
     lease: int = Field(0, ge=0)
-    on_expiry: Literal["block", "stop"] = "block"
+    on_expiry: Literal["end", "stop"] = "end"
     rank: int = 0
 
 

@@ -335,7 +335,7 @@ binder-egress.toldTier: what our processes know of a tier beside its policy, JSO
 {{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
 {{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
 {{- with .rank }}{{ $_ := set $told "rank" (int64 .) }}{{ end -}}
-{{- with .lease }}{{ $_ := set $told "lease" (int64 .) }}{{ $_ := set $told "on_expiry" ($.onExpiry | default "block") }}{{ end -}}
+{{- with .lease }}{{ $_ := set $told "lease" (int64 .) }}{{ $_ := set $told "on_expiry" ($.onExpiry | default "end") }}{{ end -}}
 {{ toJson $told }}
 {{- end }}
 
@@ -514,7 +514,7 @@ Takes (list root canary|test).
 */}}
 {{- define "binder-egress.probe.labels" -}}
 {{- $root := index . 0 -}}
-{{- merge (dict "binder-egress/proof" (index . 1)) $root.Values.userPods.labels $root.Values.proof.podLabels | toYaml }}
+{{- merge (dict "binder-egress/gatecheck" (index . 1)) $root.Values.userPods.labels $root.Values.proof.podLabels | toYaml }}
 {{- end }}
 
 {{- /*

@@ -25,7 +25,7 @@ CONNECT = 30.0
 LABELLED = 10.0
 """Seconds within which a server that was launched with a pass has its tier, after it is ready."""
 
-FINAL = ("budget-spent", "locked")
+FINAL = ("budget-spent", "blocked")
 """Refusals of a solution that would be repeated if the server were unlocked; all refusals of a key would."""
 
 MAX_LINE = 4 * 1024 * 1024

@@ -103,7 +103,7 @@ def unlock(
             raise Refused("closed", "the operators of this hub do not give this server egress")
         return _present(verifier, server, had, key, token, calculate, wait, on_link)
     except Refused as refusal:
-        link = None if refusal.kind in ("no-such-server", "locked", "closed") else server.link
+        link = None if refusal.kind in ("no-such-server", "blocked", "closed") else server.link
         tier = UNVERIFIED if refusal.kind in ("closed", "needs-person", "pending") else None
         failed = Outcome(False, tier, str(refusal), refusal.kind, link, refusal.retry_after)
     except NoAnswer as error:

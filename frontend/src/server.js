@@ -101,7 +101,7 @@ function show(now, live) {
   reach.hidden = !reach.textContent;
   if (other || renewed || live) {
     if (tier === UNVERIFIED) {
-      say((was.over || lease) && text("lease-over"), text("locked"));
+      say((was.over || lease) && text("lease-over"), text("no-access"));
     } else {
       automatic = false;
       working?.abort();
@@ -147,13 +147,13 @@ function count() {
 }
 
 function tick() {
-  const locked = tier === UNVERIFIED;
+  const unverified = tier === UNVERIFIED;
   left.hidden = !lease;
-  after.hidden = !lease || locked;
+  after.hidden = !lease || unverified;
   if (!lease) return;
   const seconds = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
-  left.textContent = locked ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
-  const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-block");
+  left.textContent = unverified ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
+  const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-end");
   after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
   if (renewable() && !suggested) suggest();
   if (seconds > NEAR_END) warned = false;
@@ -272,7 +272,7 @@ async function solution(one, signal) {
     }
   }
   const provider = title(one.name);
-  const has = tier === UNVERIFIED ? text("locked") : text("granted");
+  const has = tier === UNVERIFIED ? text("no-access") : text("granted");
   say(has, text("widget-loading", { provider }));
   const onShown = () => say(has, one.kind === "interactive" && text("widget-ready"));
   try {

@@ -91,7 +91,7 @@ def test_only_the_secret_and_pods_of_helm_test_outlive_an_uninstallation(render,
         if hook := annotations.get("helm.sh/hook"):
             assert (hook, document["kind"]) == ("test", "Pod"), name
             labels = document["metadata"]["labels"]
-            told = labels.get("binder-egress/proof") == "test" or labels.get("app.kubernetes.io/component") == "helm-test"
+            told = labels.get("binder-egress/gatecheck") == "test" or labels.get("app.kubernetes.io/component") == "helm-test"
             assert told, f"no command of NOTES deletes {name}"
 
 

@@ -64,7 +64,9 @@ class Place:
 
     def look(self) -> None:
         """Have the reconciler look at policies and the canary now: it does when it starts."""
-        eventually(lambda: canary_of(self.stage.get("pods", "-l", "binder-egress/proof=canary")["items"]).state != "starting", 120)
+        eventually(
+            lambda: canary_of(self.stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]).state != "starting", 120
+        )
         self.stage.kubectl("rollout", "restart", "deployment/binder-egress-reconciler")
         self.stage.kubectl("rollout", "status", "deployment/binder-egress-reconciler", "--timeout=120s")
         self.unseen = False
@@ -106,7 +108,7 @@ def no_verifier(place: Place) -> None:
 
 
 def link_local_is_open(place: Place) -> None:
-    """As in every cluster of kube-router's with IPv6 on its nodes, until somebody closes it (docs/proof.md)."""
+    """As in every cluster of kube-router's with IPv6 on its nodes, until somebody closes it (docs/gatecheck.md)."""
     place.install(proof={})
     place.unseen = True
 
@@ -133,7 +135,7 @@ def somebody_changes_a_policy(place: Place) -> None:
 
 
 def the_canary_is_deleted(place: Place) -> None:
-    place.stage.kubectl("delete", "pod", "-l", "binder-egress/proof=canary", "--now")
+    place.stage.kubectl("delete", "pod", "-l", "binder-egress/gatecheck=canary", "--now")
     place.unseen = True
 
 

@@ -29,7 +29,7 @@ from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lin
 pytestmark = pytest.mark.timeout(1200)
 """What a user pod reaches in each of five states is tried in the set-up of the first test."""
 
-STATES = ("unverified", "verified", "expired", "revoked", "locked")
+STATES = ("unverified", "verified", "expired", "revoked", "blocked")
 
 PATIENT = ("--timeout=3s", "--attempts=2")
 """For `probe battery`: a machine that is busy with other tests is no policy."""
@@ -224,29 +224,29 @@ def seen(stage: Stage) -> Seen:
     known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())
     tier = json.dumps({"lease": 60, "cidrs": {"0.0.0.0/0": True, "2000::/3": True}})
     stage.install_gate(*QUICK, f"--set-json=tiers.short={tier}")
-    tokens = {who: stage.get_pass() for who in ("verified", "revoked", "locked", "neighbour")}
-    egress(stage, "lock", "repository", "example.com/locked/*", "--why", "the battery")
+    tokens = {who: stage.get_pass() for who in ("verified", "revoked", "blocked", "neighbour")}
+    egress(stage, "block", "repository", "example.com/blocked/*", "--why", "the battery")
     made = json.dumps({"apiVersion": "v1", "kind": "List", "items": helpers(stage)})
     with ExitStack() as stack:
         stack.callback(stage.install_gate, *QUICK)
         stack.callback(stage.delete_user_pods)
         stack.callback(stage.kubectl, "delete", "--now", "-f", "-", stdin=made)
-        stack.callback(lambda: [egress(stage, "unlock-lock", each["id"]) for each in egress(stage, "locks")])
+        stack.callback(lambda: [egress(stage, "unblock", each["id"]) for each in egress(stage, "blocks")])
         stage.kubectl("apply", "-f", "-", stdin=made)
         # The first begins at once with what takes a minute.
         launches = {"expired": stage.launch("fake/expired/repo/main")}
         egress(stage, "grant", launches["expired"].user, "--tier", "short", "--why", "the battery")
         with ThreadPoolExecutor(3) as pool:
-            others = ("unverified", "verified", "revoked", "locked", "neighbour", "bystander")
+            others = ("unverified", "verified", "revoked", "blocked", "neighbour", "bystander")
             started = pool.map(lambda who: stage.launch(f"fake/{who}/repo/main", tokens.get(who)), others)
             launches |= dict(zip(others, started, strict=True))
         users = {who: launched.user for who, launched in launches.items()}
         for who in ("verified", "revoked", "neighbour"):
             stage.await_tier(users[who], "verified")
         egress(stage, "revoke", users["revoked"], "--why", "the battery")
-        for who in ("unverified", "revoked", "locked", "bystander"):
+        for who in ("unverified", "revoked", "blocked", "bystander"):
             stage.await_tier(users[who], None)
-        assert egress(stage, "explain", users["locked"])["why"] == "the battery"
+        assert egress(stage, "explain", users["blocked"])["why"] == "the battery"
         stage.kubectl("wait", "--for=condition=Ready", "pod/stranger", "pod/host-service", "--timeout=90s")
         assert stage.tier(users["expired"]) == "short" or egress(stage, "explain", users["expired"])["rule"] == "expired"
         neighbours = {"unverified": users["bystander"], "verified": users["neighbour"]}
@@ -347,7 +347,7 @@ def test_the_commands_of_the_page_close_what_the_network_plugin_leaves_open(seen
 
 def test_the_sysctl_of_the_page_keeps_user_pods_from_link_local(stage, local_cluster):
     """What closes it without access to the nodes, but for their leave."""
-    (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/proof.md").read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/gatecheck.md").read_text(), re.MULTILINE | re.DOTALL)
     wanted = yaml.safe_load(found)["jupyterhub"]["singleuser"]["extraPodConfig"]["securityContext"]
     gateway = link_local_of(Path("/proc/net/if_inet6").read_text(), "cni0")
     tried = {"kubelet, IPv6 link-local": f"tcp://{gateway}:10250"}

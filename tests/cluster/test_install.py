@@ -90,7 +90,7 @@ class Story:
 
     def uids(self, component: str) -> set[str]:
         """The pods of one of our components, or the canary, but for those that end."""
-        label = "binder-egress/proof=canary" if component == "canary" else f"app.kubernetes.io/component={component}"
+        label = "binder-egress/gatecheck=canary" if component == "canary" else f"app.kubernetes.io/component={component}"
         pods = self.stage.get("pods", "-l", label)["items"]
         return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
 
@@ -124,8 +124,8 @@ def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 @pytest.fixture(scope="module")
 def link_local_closed() -> Iterator[None]:
-    """IPv6 link-local closed on the node, by the command of docs/proof.md. Tests elsewhere find it open, as it is on k3s."""
-    (command,) = section("docs/proof.md", "IPv6 link-local")
+    """IPv6 link-local closed on the node, by the command of docs/gatecheck.md. Tests elsewhere find it open, as it is on k3s."""
+    (command,) = section("docs/gatecheck.md", "IPv6 link-local")
     if os.environ.get("CLUSTER_TARGETS"):
         subprocess.run(["bash", "-euc", command], check=True)
     yield

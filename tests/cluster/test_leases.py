@@ -78,7 +78,7 @@ def test_leases(stage, leasing, local_cluster):
     streams = {}
     try:
         before, told = labels_of(stage, renewed), page(stage, renewed)
-        assert (told["tier"], told["on_expiry"]) == ("verified", "block") and 0 < told["expires_in"] <= LEASE
+        assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE
         assert page(stage, stopped)["on_expiry"] == "stop"
 
         until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
@@ -120,7 +120,7 @@ def test_leases(stage, leasing, local_cluster):
         assert stage.tier(stopped) is None
         metrics = stage.metrics()
         assert metrics['binder_egress_lease_expiries_total{on_expiry="stop"}'] >= 1
-        assert metrics['binder_egress_lease_expiries_total{on_expiry="block"}'] >= 1
+        assert metrics['binder_egress_lease_expiries_total{on_expiry="end"}'] >= 1
     finally:
         for running in (*streams.values(), keeping):
             running.kill()

@@ -83,7 +83,7 @@ def test_deny_needs_little_but_one_policy(stage, switch, bypass):
     launched = stage.launch()
     expect(stage, launched.user, egress=False)
     # Packets prove it, without a reconciler: by `helm test`, and by the readiness of the canary, for which Helm has waited.
-    (canary,) = stage.get("pods", "-l", "binder-egress/proof=canary,component=singleuser-server")["items"]
+    (canary,) = stage.get("pods", "-l", "binder-egress/gatecheck=canary,component=singleuser-server")["items"]
     assert {each["type"]: each["status"] for each in canary["status"]["conditions"]}["Ready"] == "True"
     stage.helm("test", "binder-egress", "--timeout=3m")
     bypass(SINGLEUSER)
@@ -92,7 +92,7 @@ def test_deny_needs_little_but_one_policy(stage, switch, bypass):
         stage.helm("test", "binder-egress", "--timeout=3m")
     said = stage.kubectl("logs", "binder-egress-test-unverified")
     assert re.search("FAILED: must be shut, and is open: .*kubernetes-api", said), said
-    stage.kubectl("delete", "pods", "-l", "binder-egress/proof=test")
+    stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
 
 
 def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):

@@ -21,10 +21,10 @@ def verified(stage: Stage) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_locks_left(stage: Stage) -> Iterator[None]:
+def _no_blocks_left(stage: Stage) -> Iterator[None]:
     yield
-    for lock in egress(stage, "locks"):
-        egress(stage, "unlock-lock", lock["id"])
+    for block in egress(stage, "blocks"):
+        egress(stage, "unblock", block["id"])
 
 
 def test_servers_are_listed_and_explained(stage, verified):
@@ -54,15 +54,15 @@ def test_a_revoked_server_has_nothing_and_cannot_be_unlocked_by_solving_again(st
     assert stage.tier(verified) is None
     expect(stage, verified, egress=False)
     answer = stage.unlock(verified)
-    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "locked")
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "blocked")
     assert "eve" not in answer.text and "a test" not in answer.text
-    egress(stage, "unlock-lock", verified, "--as", "eve")
+    egress(stage, "unblock", verified, "--as", "eve")
     assert stage.unlock(verified).status_code == 200
     expect(stage, verified, egress=True)
 
 
-def test_a_locked_repository_has_nothing_now_and_later_whatever_is_solved(stage, verified):
-    egress(stage, "lock", "repository", "example.com/owner/*", "--why", "a test")
+def test_a_blocked_repository_has_nothing_now_and_later_whatever_is_solved(stage, verified):
+    egress(stage, "block", "repository", "example.com/owner/*", "--why", "a test")
     stage.await_tier(verified, None)
     again = stage.launch(token=stage.get_pass()).user
     other = stage.launch("fake/somebody/else/main", token=stage.get_pass()).user
@@ -71,8 +71,8 @@ def test_a_locked_repository_has_nothing_now_and_later_whatever_is_solved(stage,
     expect(stage, again, egress=False)
 
 
-def test_a_lock_on_a_pod_outlives_redis(stage, verified):
-    egress(stage, "lock", "repository", "example.com/owner/repo", "--why", "a test")
+def test_a_block_on_a_pod_outlives_redis(stage, verified):
+    egress(stage, "block", "repository", "example.com/owner/repo", "--why", "a test")
     stage.await_tier(verified, None)
     stage.kubectl("rollout", "restart", "deployment/binder-egress-redis")
     stage.kubectl("rollout", "status", "deployment/binder-egress-redis", "--timeout=120s")
@@ -90,7 +90,7 @@ def test_a_lock_on_a_pod_outlives_redis(stage, verified):
 
 
 def test_an_open_connection_stays_open_until_the_pod_is_stopped(stage, verified, local_cluster):
-    """What docs/operating.md says, of kube-router: a lock stops what is new. Only the end of the pod ends what is open."""
+    """What docs/operating.md says, of kube-router: a block stops what is new. Only the end of the pod ends what is open."""
     running = stream(stage, verified)
     try:
         egress(stage, "revoke", verified, "--why", "a test")

@@ -67,7 +67,7 @@ def run_helm_test(stage: Stage) -> tuple[bool, str]:
     except Failed:
         passed = False
     table = stage.kubectl("logs", "binder-egress-test")
-    stage.kubectl("delete", "pods", "-l", "binder-egress/proof=test")
+    stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
     stage.kubectl("delete", "pod", "binder-egress-test")
     return passed, table
 
@@ -134,7 +134,9 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
 def test_the_canary_is_no_user_pod(stage):
     """Not for JupyterHub, nor the reconciler, nor BinderHub's quota, which counts `app=jupyterhub,component=singleuser-server`."""
     (pod,) = [
-        pod for pod in stage.get("pods", "-l", "binder-egress/proof=canary")["items"] if "deletionTimestamp" not in pod["metadata"]
+        pod
+        for pod in stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]
+        if "deletionTimestamp" not in pod["metadata"]
     ]
     assert "app" not in pod["metadata"]["labels"] and "ownerReferences" not in pod["metadata"]
     launched = stage.launch()

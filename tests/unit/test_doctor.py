@@ -18,7 +18,7 @@ from test_policies import EXPECTED, OURS, egress, jupyterhub, policy
 from verifier.gatecheck import doctor as module
 from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement
-from verifier.gatecheck.watch import Canary, Prover, Surroundings, Unreadable, canary_of, look
+from verifier.gatecheck.watch import Canary, Surroundings, Unreadable, Watcher, canary_of, look
 from verifier.operators.commands import egress as command
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
@@ -305,7 +305,7 @@ def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, 
 
 @pytest.fixture
 def prover(ours, surroundings, store):
-    return Prover(ours, surroundings, store, lambda: [])
+    return Watcher(ours, surroundings, store, lambda: [])
 
 
 def test_findings_become_metrics(prover, surroundings, store, internal):
@@ -354,11 +354,11 @@ def test_findings_are_logged_once_and_when_they_end(prover, surroundings, caplog
 
 def test_without_redis_it_goes_on_and_logs(ours, surroundings, caplog):
     class Down:
-        def publish_proof(self, found):
+        def publish_gatecheck(self, found):
             raise StoreUnavailable("down")
 
     surroundings.found_policies = []
-    Prover(ours, surroundings, Down(), lambda: []).once()
+    Watcher(ours, surroundings, Down(), lambda: []).once()
     assert "the base policy does not isolate user pods: the gate is open" in caplog.text
 
 
@@ -373,8 +373,8 @@ def test_a_fault_does_not_end_it(ours, surroundings, store, monkeypatch, caplog)
         raise RuntimeError("x")
 
     monkeypatch.setattr("verifier.gatecheck.watch.PERIOD", 0.01)
-    Prover(ours, surroundings, store, fail).run(stop)
-    assert len(calls) == 3 and "fault while looking for proof" in caplog.text
+    Watcher(ours, surroundings, store, fail).run(stop)
+    assert len(calls) == 3 and "fault in the gate check" in caplog.text
 
 
 def test_the_reconciler_tells_the_kinds_of_its_pods(redis_server, store):

@@ -239,7 +239,7 @@ def test_wrong_keys_are_logged_up_to_a_limit_and_never_in_full(site, caplog):
         answer = site.ask(wrong)
         assert_problem(answer, "too-many-wrong-keys", 429)
         assert 0 < int(answer.headers["Retry-After"]) <= WRONG_WINDOW
-        # Neighbours behind the same address are not locked out, and others are not counted with them.
+        # Neighbours behind the same address are not blocked out, and others are not counted with them.
         assert site.ask(key).status_code == 201
         assert site.ask(wrong, client=public_client(site.services, "198.51.100.8")).status_code == 401
     logged = [record.fields for record in caplog.records if record.getMessage() == "pass" and record.fields["rule"] == "wrong-key"]
@@ -357,8 +357,8 @@ def test_a_pass_of_a_key_that_has_expired_meanwhile_counts_by_when_it_was_presen
     decision = launch(site.internal, token=token)
     assert (decision["rule"], decision["pass_outcome"]) == ("default", "key-expired")
     entry = Entry(**site.entries["course"])
-    assert keys.Key("course", entry).over(keys.ends(str(yesterday)))
-    assert not keys.Key("course", entry).over(keys.ends(str(yesterday)) - 1)
+    assert keys.Key("course", entry).is_expired(keys.ends(str(yesterday)))
+    assert not keys.Key("course", entry).is_expired(keys.ends(str(yesterday)) - 1)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_from_our_own_networks_a_key_is_refused_and_not_charged(make_site):
     site = make_site(self_networks=["198.51.100.0/24"])
     key = site.add()
     answer = site.ask(key)
-    assert_problem(answer, "locked", 403)
+    assert_problem(answer, "blocked", 403)
     assert "not offered from this network" in answer.json["detail"]
     assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="own-network") == 1
     assert site.metric("binder_egress_api_key_servers", key="course") == 0
@@ -445,9 +445,9 @@ def test_a_solution_from_our_own_networks_is_refused_whoever_solved_it(make_site
     for address in ("198.51.100.9", "2001:db8:7::1", "::ffff:198.51.100.9"):
         inside = public_client(site.services, address)
         solved = {"provider": "altcha", "solution": solve(inside)}
-        assert_problem(inside.post("/egress/passes", json=solved), "locked", 403)
+        assert_problem(inside.post("/egress/passes", json=solved), "blocked", 403)
         unlock = {"provider": "altcha", "solution": solve(inside, "unlock")}
-        assert_problem(inside.post("/egress/servers/alice", json=unlock), "locked", 403)
+        assert_problem(inside.post("/egress/servers/alice", json=unlock), "blocked", 403)
     outside = public_client(site.services, "203.0.113.1")
     assert get_pass(outside)
 
@@ -619,7 +619,7 @@ def test_revocation_reaches_what_waits_and_if_asked_what_runs(site, store, redis
     look(worker)
     work(worker)
     assert cluster.labelled() == {Server("carol")} | (set() if servers else {ALICE})
-    assert store.known(ALICE).locked(time.time()) is False
+    assert store.known(ALICE).is_blocked(time.time()) is False
 
 
 def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, redis_server):

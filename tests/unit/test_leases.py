@@ -17,7 +17,7 @@ from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import ClusterUnavailable
-from verifier.records import LOCKED, Grant, KnownServer, Lock, Record, Server
+from verifier.records import BLOCKED, Block, Grant, KnownServer, Record, Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
@@ -28,7 +28,7 @@ ALICE = Server("alice")
 LEASE = 600
 TIERS = {
     "verified": {},
-    "blocked": {"lease": LEASE, "on_expiry": "block"},
+    "blocked": {"lease": LEASE, "on_expiry": "end"},
     "stopped": {"lease": LEASE, "on_expiry": "stop"},
 }
 
@@ -229,7 +229,7 @@ def test_expiries_are_counted(place, reconciler, settings):
     place.turn(reconciler)
     reconciler._beat()
     text = generate_latest(create_services(settings, place.store).metrics.registry).decode()
-    assert 'binder_egress_lease_expiries_total{on_expiry="block"} 1.0' in text
+    assert 'binder_egress_lease_expiries_total{on_expiry="end"} 1.0' in text
     assert 'binder_egress_lease_expiries_total{on_expiry="stop"} 2.0' in text
 
 
@@ -240,7 +240,7 @@ def test_a_label_that_is_forged_after_the_end_goes_and_is_not_counted_again(plac
     place.cluster.change(place.pod(), label="blocked")
     place.turn(reconciler)
     assert place.pod().label is None
-    assert reconciler._counts["expiries:block"] == 1
+    assert reconciler._counts["expiries:end"] == 1
 
 
 def test_in_mode_observe_nothing_is_stopped(place):
@@ -549,14 +549,14 @@ def test_two_reconcilers_at_once(place):
     assert place.pod().ended
 
 
-@pytest.mark.parametrize("lock", ["server", "repository"])
-def test_a_lock_is_stronger_than_a_lease_and_its_end(place, reconciler, lock):
+@pytest.mark.parametrize("block", ["server", "repository"])
+def test_a_block_is_stronger_than_a_lease_and_its_end(place, reconciler, block):
     over(place, reconciler)
-    what, uid = (ALICE.key, "uid-1") if lock == "server" else ("r", "")
-    place.store.add_lock(Lock("lock", lock, what, "eve", "w", 0, uid=uid), [ALICE])
+    what, uid = (ALICE.key, "uid-1") if block == "server" else ("r", "")
+    place.store.add_block(Block("block", block, what, "eve", "w", 0, uid=uid), [ALICE])
     place.passes(GRACE)
     place.turn(reconciler)
-    assert (place.pod().grant.rule, place.pod().ended) == (LOCKED, False)
+    assert (place.pod().grant.rule, place.pod().ended) == (BLOCKED, False)
 
 
 def test_a_withdrawn_grant_ends_before_its_lease(place, reconciler):
@@ -660,11 +660,11 @@ def test_what_is_no_pass_and_no_solution_renews_nothing(client, store, body):
     assert waiting(store) is None
 
 
-def test_a_locked_or_refused_server_is_not_renewed(client, store, redis_server, impatient):
+def test_a_blocked_or_refused_server_is_not_renewed(client, store, redis_server, impatient):
     has(store, "blocked", 10)
-    store.add_lock(Lock("lock", "repository", "example.com/a/*", "eve", "w", 0), [])
+    store.add_block(Block("block", "repository", "example.com/a/*", "eve", "w", 0), [])
     answer = post(client, token=get_pass(client))
-    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "locked")
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
     assert waiting(store) is None
     assert described(client)["renewable_in"] is None
     text = client.get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
@@ -709,7 +709,7 @@ def test_the_whole_way(place, client, store, impatient):
     post(client, token=get_pass(client))
     place.turn(reconciler)
     assert described(client) | {"until": 0, "expires_in": 0, "renewable_in": 0} == {
-        "tier": "blocked", "until": 0, "expires_in": 0, "on_expiry": "block", "unlockable": False, "renewable_in": 0
+        "tier": "blocked", "until": 0, "expires_in": 0, "on_expiry": "end", "unlockable": False, "renewable_in": 0
     }  # fmt: skip
     place.passes(LEASE)
     place.turn(reconciler)
@@ -728,16 +728,16 @@ def test_the_whole_way(place, client, store, impatient):
     ("tier", "left", "fields", "told"),
     [
         ("verified", 0, {"until": None}, (None, None, False, None)),
-        ("blocked", LEASE, {}, (LEASE, "block", False, LEASE // 2)),
-        ("blocked", 100, {}, (100, "block", False, 0)),
+        ("blocked", LEASE, {}, (LEASE, "end", False, LEASE // 2)),
+        ("blocked", 100, {}, (100, "end", False, 0)),
         ("stopped", 100, {}, (100, "stop", False, 0)),
         ("stopped", -5, {}, (0, "stop", False, 0)),
         ("unverified", 100, {"rule": EXPIRED}, (100, "stop", True, None)),
         ("unverified", 0, {"rule": EXPIRED, "until": None}, (None, None, True, None)),
-        ("unverified", 100, {"rule": LOCKED}, (None, None, False, None)),
+        ("unverified", 100, {"rule": BLOCKED}, (None, None, False, None)),
         # Its lease was taken out of the values, or the tier was.
-        ("verified", 100, {}, (100, "block", False, 0)),
-        ("gone", 100, {}, (100, "block", False, None)),
+        ("verified", 100, {}, (100, "end", False, 0)),
+        ("gone", 100, {}, (100, "end", False, None)),
     ],
 )
 def test_clients_are_told_what_they_need(client, store, tier, left, fields, told):
@@ -813,7 +813,7 @@ def test_wrong_settings_stop_the_start_with_a_sentence(tiers, text):
 
 def test_an_older_annotation_has_no_end():
     old = {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}
-    assert Grant.loads(json.dumps(old)).over(10**12) is False
+    assert Grant.loads(json.dumps(old)).is_expired(10**12) is False
 
 
 def test_mode_allow_gives_no_lease():
@@ -823,4 +823,4 @@ def test_mode_allow_gives_no_lease():
 
 def test_left_is_never_negative(leasing):
     left = leases.left(KnownServer("u", "blocked", until=1), leasing.settings, 10)
-    assert left == Left(until=1, expires_in=0, on_expiry="block", renewable_in=0)
+    assert left == Left(until=1, expires_in=0, on_expiry="end", renewable_in=0)

@@ -72,7 +72,7 @@ EVENTS, MESSAGES, FIELDS = logged()
 
 
 def test_what_is_logged_is_found_in_the_code():
-    assert {"launch", "pass", "solution", "unlock", "pod", "lock"} <= EVENTS
+    assert {"launch", "pass", "solution", "unlock", "pod", "block"} <= EVENTS
     assert {"pod without launch record", "policies open the gate", "list: …"} <= MESSAGES
     assert {"client_network", "repository", "granted_image", "pass_outcome", "why", "targets"} <= FIELDS
 

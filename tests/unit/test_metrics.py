@@ -36,7 +36,7 @@ NAMES = {
     "binder_egress_user_pods": "gauge",
     "binder_egress_start_guards": "counter",
     "binder_egress_lease_expiries": "counter",
-    "binder_egress_locks": "gauge",
+    "binder_egress_blocks": "gauge",
     "binder_egress_start_guard_seconds": "counter",
     "binder_egress_policies_read_timestamp_seconds": "gauge",
     "binder_egress_bypasses": "gauge",

@@ -1,9 +1,9 @@
-"""Launches, moves, unlocks, renewals, locks, leases, clocks that are set, pods that come and go, two reconcilers and a wiped Redis,
+"""Launches, moves, unlocks, renewals, blocks, leases, clocks that are set, pods that come and go, two reconcilers, a wiped Redis,
 in any order.
 
 The model knows which server holds which use of which pass. Whenever all is worked off, a pod has a label only by a grant that is
 the current one of a use that its server holds, and only if image or uid are those that the grant was for; and none has a label
-that a lock fits, or that was revoked and not unlocked by an operator. None has a label longer than a lease, and none is stopped
+that a block fits, or that was revoked and not unlocked by an operator. None has a label longer than a lease, and none is stopped
 that had no time to be unlocked, or was.
 """
 
@@ -24,7 +24,7 @@ from verifier.decisions.rules import REFUSED, Facts, Launch, Rules, fits
 from verifier.operators.actions import Operators, Refused
 from verifier.passes import LEEWAY, Pass, Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import LOCKED, UNVERIFIED, Grant, Lock, Record, Server
+from verifier.records import BLOCKED, UNVERIFIED, Block, Grant, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import MOVES, UNLOCK_TTL, Store
@@ -191,8 +191,8 @@ class Machine(RuleBasedStateMachine):
         self.quiet = False
         used, server, now = self._pass(which), Server(user), time.time()
         decision = self.rules.decide(Launch(server, image, repository, used.token, network, now), now)
-        if any(lock.kind == "repository" and lock.what == repository for lock in self.store.locks()):
-            assert (decision.grant.rule, decision.used) == (LOCKED, "none")
+        if any(block.kind == "repository" and block.what == repository for block in self.store.blocks()):
+            assert (decision.grant.rule, decision.used) == (BLOCKED, "none")
             return
         assert decision.used == used.redeem(server, repository, network, decision.grant.id)
         self.purpose[decision.grant.id] = (server, "image", image)
@@ -231,28 +231,28 @@ class Machine(RuleBasedStateMachine):
         known = self.store.known(Server(user))
         if known:
             self.operators.revoke(Server(user), "eve", "mining")
-            self.revoked.setdefault(known.uid, any(lock.uid == known.uid for lock in self.store.locks()))
+            self.revoked.setdefault(known.uid, any(block.uid == known.uid for block in self.store.blocks()))
 
     @rule(user=USERS)
     def revoke_between_look_and_patch(self, user):
         self.cluster.before_patch = lambda: self.revoke(user)
 
-    @rule(user=USERS, lock=st.sampled_from(["", "lock-r", "lock-s"]))
-    def unlock_lock(self, user, lock):
+    @rule(user=USERS, block=st.sampled_from(["", "block-r", "block-s"]))
+    def unblock(self, user, block):
         self.quiet = False
         known = self.store.known(Server(user))
         try:
-            self.operators.unlock_lock(lock or user, "eve")
+            self.operators.unblock(block or user, "eve")
         except Refused:
             return
-        if known and not lock:
+        if known and not block:
             self.revoked.pop(known.uid, None)
 
     @rule(repository=REPOSITORIES)
-    def lock_repository(self, repository):
+    def block_repository(self, repository):
         self.quiet = False
-        self.store.add_lock(Lock(f"lock-{repository}", "repository", repository, "eve", "mining", 0), [])
-        self.client.delete(f"binder-egress:withdrawn:lock-{repository}")  # a real one has a new name each time
+        self.store.add_block(Block(f"block-{repository}", "repository", repository, "eve", "mining", 0), [])
+        self.client.delete(f"binder-egress:withdrawn:block-{repository}")  # a real one has a new name each time
 
     # -- what pods do
 
@@ -377,17 +377,17 @@ class Machine(RuleBasedStateMachine):
             assert (server, getattr(pod, kind)) == (pod.server, value)
 
     @invariant()
-    def nothing_that_is_locked_has_a_label(self):
+    def nothing_that_is_blocked_has_a_label(self):
         if not (self.quiet and self.published):
             return
-        now, locks = time.time(), self.store.locks()
+        now, blocks = time.time(), self.store.blocks()
         for pod in self.cluster.pods.values():
             if pod.ended:
                 continue
             known = self.store.known(pod.server)
-            locked = any(fits(lock, Facts(known.repository, (known.client,), pod.uid), now) for lock in locks)
-            if locked or pod.uid in self.revoked:
-                assert (pod.label, pod.grant.rule) == (None, LOCKED)
+            blocked = any(fits(block, Facts(known.repository, (known.client,), pod.uid), now) for block in blocks)
+            if blocked or pod.uid in self.revoked:
+                assert (pod.label, pod.grant.rule) == (None, BLOCKED)
 
     @invariant()
     def what_is_published_is_what_pods_carry(self):

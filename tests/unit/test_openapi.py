@@ -142,17 +142,17 @@ def test_what_operators_do_needs_the_bearer_token(internal_schema, path, method)
         ("/api/grants", "GET", {200, 400}),
         ("/api/grants", "POST", {202, 409}),
         ("/api/revocations", "POST", {202, 409}),
-        ("/api/locks", "POST", {200, 202, 409}),
-        ("/api/locks", "GET", {200}),
+        ("/api/blocks", "POST", {200, 202, 409}),
+        ("/api/blocks", "GET", {200}),
     ],
 )
 def test_what_operators_do_to_a_running_server_is_as_the_document_says(internal_schema, path, method, allowed):
-    """In this order: the later ones lock it."""
+    """In this order: the later ones block it."""
 
     def running(case):
         if "user" in (case.path_parameters or {}):
             case.path_parameters["user"] = "alice"
-        if path == "/api/locks" and method == "POST":
+        if path == "/api/blocks" and method == "POST":
             case.body |= {"kind": "repository", "what": "example.com/a/b"}
         elif method == "POST":
             case.body |= {"user": "alice", "server": ""} | ({"tier": "verified"} if "tier" in case.body else {})

@@ -1,4 +1,4 @@
-"""What operators do: commands and in-cluster interface, with a reconciler that carries it out, and what locks withstand."""
+"""What operators do: commands and in-cluster interface, with a reconciler that carries it out, and what blocks withstand."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ import verifier.operators.commands
 from verifier.operators.actions import Operators, Refused
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import Cluster, Pod
-from verifier.records import LOCKED, Grant, Lock, Record, Server
+from verifier.records import BLOCKED, Block, Grant, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.user_pods import ANNOTATION, LABEL
 from verifier.web.app import create_services
@@ -80,7 +80,7 @@ def serve(reconciler, store):
     work(reconciler)
 
 
-# -- locks on pods
+# -- blocks on pods
 
 
 def start(cluster, reconciler, user="alice", uid="uid-1", **fields):
@@ -94,42 +94,42 @@ def start(cluster, reconciler, user="alice", uid="uid-1", **fields):
     ("kind", "what"),
     [("server", "alice"), ("repository", "github.com/Owner/*"), ("network", "198.51.100.0/24")],
 )
-def test_a_lock_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, store, operators, redis_server, make, kind, what):
+def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, store, operators, redis_server, make, kind, what):
     start(cluster, reconciler)
     start(cluster, reconciler, "bob", "uid-2", repository="https://github.com/other/name", client="203.0.113.9")
-    done = operators.lock(kind, what, "eve", "mining")
+    done = operators.block(kind, what, "eve", "mining")
     serve(reconciler, store)
     assert cluster.labelled() == {BOB}
     grant = pod(cluster).grant
-    assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", LOCKED, "eve", "mining", done["lock"])
+    assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", BLOCKED, "eve", "mining", done["block"])
     # Redis forgets it, and another reconciler looks.
     redis_server.wipe()
     store.ping()
     another = make()
     look(another)
     assert pod(cluster).grant == grant and cluster.labelled() == {BOB}
-    assert store.known(ALICE).locked(time.time())
+    assert store.known(ALICE).is_blocked(time.time())
     unlock_for(store, make_grant(rule="unlock"))
     wait_for(store, make_grant())
     look(another)
     assert pod(cluster).grant == grant
-    assert [lock["only_on_pods"] for lock in operators.locks()] == [True]
+    assert [block["only_on_pods"] for block in operators.blocks()] == [True]
     # Until an operator takes it off.
-    operators.unlock_lock("alice", "eve")
+    operators.unblock("alice", "eve")
     serve(another, store)
     look(another)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
-    assert not store.known(ALICE).locked(time.time())
+    assert not store.known(ALICE).is_blocked(time.time())
 
 
-def test_what_waited_when_a_lock_came_does_not_come_back_with_its_end(reconciler, cluster, store, operators):
+def test_what_waited_when_a_block_came_does_not_come_back_with_its_end(reconciler, cluster, store, operators):
     cluster.add(repository=REPOSITORY)
     look(reconciler)
-    done = operators.lock("repository", "github.com/owner/name", "eve", "mining")
+    done = operators.block("repository", "github.com/owner/name", "eve", "mining")
     unlock_for(store, make_grant(rule="unlock"))
     wait_for(store, make_grant(), repository=REPOSITORY)
     serve(reconciler, store)
-    operators.unlock_lock(done["lock"], "eve", "was a mistake")
+    operators.unblock(done["block"], "eve", "was a mistake")
     serve(reconciler, store)
     look(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
@@ -141,7 +141,7 @@ def test_what_waited_when_a_lock_came_does_not_come_back_with_its_end(reconciler
 
 @pytest.mark.parametrize("mode", ["captcha", "observe", "allow"])
 @pytest.mark.parametrize("kind", ["launch", "unlock", "mode"])
-def test_a_lock_that_comes_between_look_and_patch_wins(make, cluster, store, operators, mode, kind):
+def test_a_block_that_comes_between_look_and_patch_wins(make, cluster, store, operators, mode, kind):
     reconciler = make(mode=mode)
     if kind == "launch":
         wait_for(store, make_grant(), repository=REPOSITORY)
@@ -150,26 +150,26 @@ def test_a_lock_that_comes_between_look_and_patch_wins(make, cluster, store, ope
     cluster.add(repository=REPOSITORY)
 
     def come():
-        operators.lock("repository", "github.com/owner/name", "eve", "mining")
+        operators.block("repository", "github.com/owner/name", "eve", "mining")
         store.woken(0.01)  # the other reconciler takes the wake-up
 
     cluster.before_patch = come
     look(reconciler)
     if kind == "mode" and mode != "allow":
-        assert cluster.patches == []  # there was nothing to patch; the next look finds the lock
+        assert cluster.patches == []  # there was nothing to patch; the next look finds the block
         cluster.before_patch = None
         come()
         look(reconciler)
     assert cluster.labelled() == set()
-    assert pod(cluster).grant.rule == LOCKED
+    assert pod(cluster).grant.rule == BLOCKED
 
 
-def test_a_lock_that_goes_between_look_and_patch_is_off(reconciler, cluster, store, operators):
+def test_a_block_that_goes_between_look_and_patch_is_off(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    done = operators.lock("repository", "github.com/owner/name", "eve", "mining")
+    done = operators.block("repository", "github.com/owner/name", "eve", "mining")
 
     def go():
-        operators.unlock_lock(done["lock"], "eve")
+        operators.unblock(done["block"], "eve")
         store.woken(0.01)
 
     cluster.before_patch = go
@@ -177,41 +177,41 @@ def test_a_lock_that_goes_between_look_and_patch_is_off(reconciler, cluster, sto
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
-def test_a_lock_meets_a_new_pod_of_its_repository_before_it_has_anything(reconciler, cluster, store, operators):
-    operators.lock("repository", "github.com/owner/*", "eve", "mining")
+def test_a_block_meets_a_new_pod_of_its_repository_before_it_has_anything(reconciler, cluster, store, operators):
+    operators.block("repository", "github.com/owner/*", "eve", "mining")
     wait_for(store, make_grant(), repository=REPOSITORY)
     cluster.add(repository=REPOSITORY)
     look(reconciler)
-    assert [grant.rule for _, grant in cluster.patches] == [LOCKED]
+    assert [grant.rule for _, grant in cluster.patches] == [BLOCKED]
 
 
-def test_a_lock_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
+def test_a_block_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     store.forget(ALICE)
-    assert operators.lock("repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
+    assert operators.block("repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
     serve(reconciler, store)
-    assert pod(cluster).grant.rule == LOCKED
+    assert pod(cluster).grant.rule == BLOCKED
 
 
 @pytest.mark.parametrize("mode", ["captcha", "allow"])
-def test_a_later_pod_of_a_locked_servers_name_is_not_locked(make, cluster, store, operators, mode):
+def test_a_later_pod_of_a_blocked_servers_name_is_not_blocked(make, cluster, store, operators, mode):
     reconciler = make(mode=mode)
     start(cluster, reconciler)
-    operators.lock("server", "alice", "eve", "mining")
+    operators.block("server", "alice", "eve", "mining")
     serve(reconciler, store)
     cluster.remove(pod(cluster))
     wait_for(store, make_grant())
     cluster.add(uid="uid-2", repository=REPOSITORY)
     look(reconciler)
     assert pod(cluster).grant.rule == "valid-pass"
-    assert operators.locks() == []
+    assert operators.blocks() == []
 
 
-def test_two_reconcilers_agree_on_a_lock(make, cluster, store, operators):
+def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     first, second = make(), make()
     start(cluster, first)
     look(second)
-    operators.lock("server", "alice", "eve", "mining")
+    operators.block("server", "alice", "eve", "mining")
     serve(first, store)
     # The other one has old pods in mind, and no wake-up.
     second._enqueue(ALICE)
@@ -219,26 +219,26 @@ def test_two_reconcilers_agree_on_a_lock(make, cluster, store, operators):
     look(second)
     look(first)
     assert cluster.labelled() == set()
-    assert pod(cluster).grant.rule == LOCKED
-    assert [grant.rule for _, grant in cluster.patches] == [LOCKED]
+    assert pod(cluster).grant.rule == BLOCKED
+    assert [grant.rule for _, grant in cluster.patches] == [BLOCKED]
 
 
-def test_a_lock_ends_when_its_time_is_up(redis_server, cluster, store, operators):
+def test_a_block_ends_when_its_time_is_up(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    operators.lock("network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
+    operators.block("network", "198.51.100.7", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
-    assert pod(cluster).grant.locks(now[0])
+    assert pod(cluster).grant.is_block(now[0])
     now[0] += 61
     look(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
-def test_without_redis_a_locked_pod_stays_locked(make, cluster, store, operators, redis_server):
+def test_without_redis_a_blocked_pod_stays_blocked(make, cluster, store, operators, redis_server):
     reconciler = make(mode="allow")
     start(cluster, reconciler)
-    operators.lock("server", "alice", "eve", "mining")
+    operators.block("server", "alice", "eve", "mining")
     serve(reconciler, store)
     redis_server.stop()
     cluster.change(pod(cluster), label="verified")
@@ -302,18 +302,18 @@ def test_the_facts_of_a_launch_are_read_from_the_pod():
 @pytest.mark.parametrize(
     "text",
     [
-        '{"id":"g","tier":"unverified","rule":"locked","at":1,"by":5}',
-        '{"id":"g","tier":"unverified","rule":"locked","at":1,"until":"x"}',
-        '{"id":"g","tier":"unverified","rule":"locked","at":1,"until":true}',
-        '{"id":"g","tier":"unverified","rule":"locked","at":1,"why":null}',
+        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"by":5}',
+        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"until":"x"}',
+        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"until":true}',
+        '{"id":"g","tier":"unverified","rule":"blocked","at":1,"why":null}',
     ],
 )
-def test_an_annotation_with_garbage_in_a_lock_is_no_grant(text):
+def test_an_annotation_with_garbage_in_a_block_is_no_grant(text):
     assert Grant.loads(text) is None
 
 
-def test_a_lock_in_an_annotation_survives_writing_and_reading():
-    grant = Lock("x", "server", "alice/", "é", "мина", 1, 2, "uid-1").grant
+def test_a_block_in_an_annotation_survives_writing_and_reading():
+    grant = Block("x", "server", "alice/", "é", "мина", 1, 2, "uid-1").grant
     assert Grant.loads(grant.dumps()) == grant
     assert grant.label is None
 
@@ -333,16 +333,16 @@ class Recorder:
         return call
 
 
-def test_a_lock_is_written_without_a_label_and_a_deletion_names_the_uid():
+def test_a_block_is_written_without_a_label_and_a_deletion_names_the_uid():
     api = Recorder()
     cluster = Cluster("ns", {"a": "b"}, api)
     subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
-    lock = Lock("x", "server", "alice/", "eve", "mining", 1, None, "u").grant
-    cluster.patch(subject, lock)
+    block = Block("x", "server", "alice/", "eve", "mining", 1, None, "u").grant
+    cluster.patch(subject, block)
     cluster.delete(subject)
     (_, _, patched), (name, args, deleted) = api.calls
     assert patched["body"]["metadata"]["labels"] == {LABEL: None}
-    assert Grant.loads(patched["body"]["metadata"]["annotations"][ANNOTATION]) == lock
+    assert Grant.loads(patched["body"]["metadata"]["annotations"][ANNOTATION]) == block
     assert (name, args, deleted["body"]) == ("delete_namespaced_pod", ("p", "ns"), {"preconditions": {"uid": "u"}})
 
 
@@ -356,24 +356,24 @@ def test_an_action_waits_for_the_reconciler_and_is_logged_by_it(reconciler, clus
         while not store.known(ALICE):
             time.sleep(0.02)
         done = operators.revoke(ALICE, "eve", "mining")
-        assert (done["state"], done["locked"], done["tier"]) == ("done", True, "unverified")
+        assert (done["state"], done["blocked"], done["tier"]) == ("done", True, "unverified")
         assert cluster.labelled() == set()
-        assert operators.unlock_lock("alice", "eve", "asked nicely")["state"] == "done"
+        assert operators.unblock("alice", "eve", "asked nicely")["state"] == "done"
         done = operators.grant(ALICE, "small", "eve", "a course")
         assert (done["state"], done["tier"], done["rule"], done["by"]) == ("done", "small", "operator", "eve")
         assert pod(cluster).label == "small"
         began = time.monotonic()
-        assert operators.lock("repository", "github.com/x/y", "eve", "w") | {"lock": ""} == {
+        assert operators.block("repository", "github.com/x/y", "eve", "w") | {"block": ""} == {
             "state": "done",
-            "lock": "",
+            "block": "",
             "servers": 0,
         }
         assert time.monotonic() - began < 1
         time.sleep(0.5)
     said = {record.getMessage(): record.fields for record in caplog.records if hasattr(record, "fields") and "by" in record.fields}
-    assert {"revoke", "unlock-lock", "grant", "lock", "pod"} <= set(said)
+    assert {"revoke", "unblock", "grant", "block", "pod"} <= set(said)
     assert (said["revoke"]["by"], said["revoke"]["why"], said["revoke"]["user"]) == ("eve", "mining", "alice")
-    assert said["unlock-lock"]["why"] == "asked nicely"
+    assert said["unblock"]["why"] == "asked nicely"
 
 
 def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, store, redis_server, cluster, make):
@@ -401,7 +401,7 @@ def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, r
     if not allowed:
         with pytest.raises(Refused, match=r"reconciler\.mayStopPods"):
             operators.revoke(ALICE, "eve", "mining", stop=True)
-        assert store.locks() == []
+        assert store.blocks() == []
         store.ask_to_stop(ALICE, "uid-1")  # whoever writes to Redis by other ways
     else:
         operators.revoke(ALICE, "eve", "mining", stop=True)
@@ -410,7 +410,7 @@ def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, r
     assert bool(pod(cluster).label) != allowed
 
 
-def test_stop_is_for_one_pod_and_works_on_a_server_that_is_locked_already(make, cluster, store, operators):
+def test_stop_is_for_one_pod_and_works_on_a_server_that_is_blocked_already(make, cluster, store, operators):
     reconciler = make(may_stop_pods=True)
     start(cluster, reconciler)
     first = operators.revoke(ALICE, "eve", "mining")
@@ -421,7 +421,7 @@ def test_stop_is_for_one_pod_and_works_on_a_server_that_is_locked_already(make, 
     operators.revoke(ALICE, "eve", "mining", stop=True)
     serve(reconciler, store)
     assert pod(cluster).ended
-    assert [lock.id for lock in store.locks()] == [pod(cluster).grant.id] and first["user"] == "alice"
+    assert [block.id for block in store.blocks()] == [pod(cluster).grant.id] and first["user"] == "alice"
 
 
 @pytest.mark.parametrize(
@@ -431,15 +431,15 @@ def test_stop_is_for_one_pod_and_works_on_a_server_that_is_locked_already(make, 
         (lambda o: o.revoke(Server("nobody"), "e", "w"), "no-such-server"),
         (lambda o: o.explain(Server("nobody")), "no-such-server"),
         (lambda o: o.find("jupyter-nobody"), "no-such-server"),
-        (lambda o: o.lock("server", "nobody", "e", "w"), "no-such-server"),
-        (lambda o: o.unlock_lock("nothing", "e"), "no-such-lock"),
-        (lambda o: o.unlock_lock("alice", "e"), "no-such-lock"),
+        (lambda o: o.block("server", "nobody", "e", "w"), "no-such-server"),
+        (lambda o: o.unblock("nothing", "e"), "no-such-block"),
+        (lambda o: o.unblock("alice", "e"), "no-such-block"),
         (lambda o: o.grant(ALICE, "gold", "e", "w"), "bad-request"),
         (lambda o: o.grant(ALICE, "unverified", "e", "w"), "bad-request"),
-        (lambda o: o.lock("repository", "*", "e", "w"), "bad-request"),
-        (lambda o: o.lock("repository", "name", "e", "w"), "bad-request"),
-        (lambda o: o.lock("repository", "github.com/*/name", "e", "w"), "bad-request"),
-        (lambda o: o.lock("network", "github.com", "e", "w"), "bad-request"),
+        (lambda o: o.block("repository", "*", "e", "w"), "bad-request"),
+        (lambda o: o.block("repository", "name", "e", "w"), "bad-request"),
+        (lambda o: o.block("repository", "github.com/*/name", "e", "w"), "bad-request"),
+        (lambda o: o.block("network", "github.com", "e", "w"), "bad-request"),
         (lambda o: o.grants(network="x"), "bad-request"),
     ],
 )
@@ -451,77 +451,77 @@ def test_what_cannot_be_is_refused_with_a_sentence(reconciler, cluster, operator
     assert str(caught.value).endswith(".")
 
 
-def test_a_grant_is_no_way_around_a_lock_or_a_rule(reconciler, cluster, store, operators, redis_server):
+def test_a_grant_is_no_way_around_a_block_or_a_rule(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
     operators.revoke(ALICE, "eve", "mining")
-    with pytest.raises(Refused, match="locked"):
+    with pytest.raises(Refused, match="blocked"):
         operators.grant(ALICE, "verified", "eve", "w")
-    operators.unlock_lock(store.locks()[0].id, "eve")
+    operators.unblock(store.blocks()[0].id, "eve")
     blocking = Operators(make_settings(redis_server, blocked_repositories=["github.com/owner/name"]), store)
     with pytest.raises(Refused, match="blocked-repository"):
         blocking.grant(ALICE, "verified", "eve", "w")
 
 
-def test_a_server_that_is_locked_with_others_is_not_unlocked_alone(reconciler, cluster, store, operators):
+def test_a_server_that_is_blocked_with_others_is_not_unlocked_alone(reconciler, cluster, store, operators):
     start(cluster, reconciler)
-    lock = operators.lock("repository", "github.com/owner/*", "eve", "mining")["lock"]
+    block = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
     serve(reconciler, store)
-    with pytest.raises(Refused, match=lock):
-        operators.unlock_lock("alice", "eve")
-    with pytest.raises(Refused, match=f"already, by eve: {lock}"):
-        operators.lock("repository", "https://github.com/OWNER/*", "mallory", "x")
+    with pytest.raises(Refused, match=block):
+        operators.unblock("alice", "eve")
+    with pytest.raises(Refused, match=f"already, by eve: {block}"):
+        operators.block("repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
-def test_a_revoked_server_stays_locked_when_the_lock_that_it_had_with_others_ends(redis_server, cluster, store, operators):
+def test_a_revoked_server_stays_blocked_when_the_block_that_it_had_with_others_ends(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    operators.lock("network", "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
+    operators.block("network", "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
     operators.revoke(ALICE, "mallory", "scanning")
     now[0] += 61
     look(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (LOCKED, "mallory", None)
-    operators.unlock_lock("alice", "eve")
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (BLOCKED, "mallory", None)
+    operators.unblock("alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
 
 
 @pytest.mark.parametrize("before", ["server", "network"])
-def test_a_revoked_server_stays_locked_after_a_wipe_whatever_it_was_locked_with(redis_server, cluster, store, operators, before):
+def test_a_revoked_server_stays_blocked_after_a_wipe_whatever_it_was_blocked_with(redis_server, cluster, store, operators, before):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    operators.lock(before, "alice" if before == "server" else "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
+    operators.block(before, "alice" if before == "server" else "198.51.100.0/24", "eve", "mining", until=now[0] + 60)
     serve(reconciler, store)
     operators.revoke(ALICE, "mallory", "scanning")
     serve(reconciler, store)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (LOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (BLOCKED, "mallory", None)
     store._redis.flushall()
     now[0] += 61
     look(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (LOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (BLOCKED, "mallory", None)
 
 
-def test_a_revoked_server_stays_locked_when_it_was_to_be_for_a_while(redis_server, cluster, store, operators):
+def test_a_revoked_server_stays_blocked_when_it_was_to_be_for_a_while(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
-    lock = operators.lock("server", "alice", "eve", "mining", until=now[0] + 60)["lock"]
+    block = operators.block("server", "alice", "eve", "mining", until=now[0] + 60)["block"]
     serve(reconciler, store)
-    with pytest.raises(Refused, match=f"already, by eve: {lock}"):
-        operators.lock("server", "alice", "mallory", "x", until=now[0] + 600)
+    with pytest.raises(Refused, match=f"already, by eve: {block}"):
+        operators.block("server", "alice", "mallory", "x", until=now[0] + 600)
     operators.revoke(ALICE, "mallory", "scanning")
-    assert [(found.id, found.until) for found in store.locks()] == [(lock, None)]
+    assert [(found.id, found.until) for found in store.blocks()] == [(block, None)]
     now[0] += 61
     look(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (LOCKED, None)
-    operators.unlock_lock("alice", "eve")
+    assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (BLOCKED, None)
+    operators.unblock("alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
 
 
-def test_a_lock_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster, store, operators, redis_server):
+def test_a_block_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
     operators.revoke(ALICE, "eve", "mining")
     serve(reconciler, store)
@@ -529,12 +529,12 @@ def test_a_lock_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster,
     reconciler._beat()
     look(reconciler)
     with pytest.raises(Refused, match="already, by eve"):
-        operators.lock("server", "alice", "mallory", "x")
+        operators.block("server", "alice", "mallory", "x")
     operators.revoke(ALICE, "mallory", "scanning")
-    operators.unlock_lock("alice", "eve")
+    operators.unblock("alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
-    assert store.locks() == []
+    assert store.blocks() == []
 
 
 def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators):
@@ -580,15 +580,15 @@ def test_explain_says_why(make, cluster, store, operators, redis_server):
     operators.revoke(ALICE, "eve", "mining")
     serve(reconciler, store)
     found = operators.explain(ALICE)
-    assert found["because"] == "No network: locked by eve: mining."
-    assert (found["label"], found["locked"], [lock["why"] for lock in found["locks"]]) == (None, True, ["mining"])
+    assert found["because"] == "No network: blocked by eve: mining."
+    assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
 
-def test_locks_that_are_over_are_forgotten_with_the_next(operators, store):
-    operators.lock("network", "192.0.2.1", "eve", "w", until=1)
-    store.add_lock(Lock("old", "server", "alice/", "eve", "w", 1, None, "uid-1"), [])
-    operators.lock("network", "192.0.2.2", "eve", "w")
-    assert [lock.what for lock in store.locks()] == ["192.0.2.2/32"]
+def test_blocks_that_are_over_are_forgotten_with_the_next(operators, store):
+    operators.block("network", "192.0.2.1", "eve", "w", until=1)
+    store.add_block(Block("old", "server", "alice/", "eve", "w", 1, None, "uid-1"), [])
+    operators.block("network", "192.0.2.2", "eve", "w")
+    assert [block.what for block in store.blocks()] == ["192.0.2.2/32"]
 
 
 # -- the in-cluster interface
@@ -603,21 +603,21 @@ def test_the_same_by_http(reconciler, cluster, store, redis_server, operators):
     answer = internal.post("/api/revocations", json={"user": "alice", **who})
     assert (answer.status_code, answer.json["state"]) == (202, "pending")
     serve(reconciler, store)
-    assert internal.get("/api/servers/alice").json["because"] == "No network: locked by eve: mining."
+    assert internal.get("/api/servers/alice").json["because"] == "No network: blocked by eve: mining."
     assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 200
     assert internal.post("/api/grants", json={"user": "alice", "tier": "verified", **who}).status_code == 409
-    (lock,) = internal.get("/api/locks").json["locks"]
-    assert (lock["kind"], lock["what"], lock["why"]) == ("server", "alice", "mining")
-    assert internal.delete(f"/api/locks/{lock['id']}").status_code == 400
-    assert internal.delete(f"/api/locks/{lock['id']}?by=eve").json["state"] == "pending"
+    (block,) = internal.get("/api/blocks").json["blocks"]
+    assert (block["kind"], block["what"], block["why"]) == ("server", "alice", "mining")
+    assert internal.delete(f"/api/blocks/{block['id']}").status_code == 400
+    assert internal.delete(f"/api/blocks/{block['id']}?by=eve").json["state"] == "pending"
     serve(reconciler, store)
-    assert internal.delete(f"/api/locks/{lock['id']}?by=eve").status_code == 404
+    assert internal.delete(f"/api/blocks/{block['id']}?by=eve").status_code == 404
     assert internal.post("/api/grants", json={"user": "alice", "tier": "small", **who}).status_code == 202
     serve(reconciler, store)
     assert pod(cluster).label == "small"
-    assert internal.post("/api/locks", json={"kind": "network", "what": "198.51.100.7", **who}).json["servers"] == 1
-    assert value(internal, "binder_egress_locks", kind="network") == 1
-    assert launch(internal, "carol")["rule"] == "locked"
+    assert internal.post("/api/blocks", json={"kind": "network", "what": "198.51.100.7", **who}).json["servers"] == 1
+    assert value(internal, "binder_egress_blocks", kind="network") == 1
+    assert launch(internal, "carol")["rule"] == "blocked"
     assert internal.get("/api/servers/nobody").json["type"].endswith("#no-such-server")
 
 
@@ -626,7 +626,7 @@ def test_no_action_without_a_reason(redis_server, store):
     for path, body in (
         ("grants", {"user": "alice", "tier": "verified"}),
         ("revocations", {"user": "alice"}),
-        ("locks", {"kind": "network", "what": "192.0.2.1"}),
+        ("blocks", {"kind": "network", "what": "192.0.2.1"}),
     ):
         assert internal.post(f"/api/{path}", json=body | {"by": "eve"}).status_code == 400
         assert internal.post(f"/api/{path}", json=body | {"by": "eve", "why": ""}).status_code == 400
@@ -662,19 +662,19 @@ def test_the_commands_do_what_they_say(egress, reconciler, cluster, store):
         assert row.split()[:4] == ["alice", "-", "verified", "valid-pass"]
         assert json.loads(egress("grants", "--tier", "unverified", "--json")[1]) == []
         code, out, _ = egress("revoke", "alice", "--as", "eve", "--why", "mining")
-        assert (code, out) == (0, "alice is locked.\n")
+        assert (code, out) == (0, "alice is blocked.\n")
         code, out, _ = egress("explain", "jupyter-alice--")
-        assert out.startswith("No network: locked by eve: mining.\n  user: alice\n")
+        assert out.startswith("No network: blocked by eve: mining.\n  user: alice\n")
         assert json.loads(egress("explain", "alice", "--json")[1])["label"] is None
-        assert "unverified (locked)" in egress("grants")[1]
-        assert egress("locks")[1].splitlines()[1].split()[1:3] == ["server", "alice"]
+        assert "unverified (blocked)" in egress("grants")[1]
+        assert egress("blocks")[1].splitlines()[1].split()[1:3] == ["server", "alice"]
         code, _, error = egress("grant", "alice", "--tier", "verified", "--why", "w")
         assert code == 4 and "stronger than a grant" in error
-        assert egress("unlock-lock", "alice")[0] == 0
+        assert egress("unblock", "alice")[0] == 0
         assert egress("grant", "alice", "--tier", "verified", "--why", "a course", BINDER_EGRESS_OPERATOR="zoe")[0] == 0
         assert pod(cluster).grant.by == "zoe"
-        code, out, _ = egress("lock", "repository", "github.com/owner/*", "--for", "12h", "--why", "mining", "--json")
-        until = json.loads(egress("locks", "--json")[1])[0]["until"]
+        code, out, _ = egress("block", "repository", "github.com/owner/*", "--for", "12h", "--why", "mining", "--json")
+        until = json.loads(egress("blocks", "--json")[1])[0]["until"]
         assert code == 0 and json.loads(out)["servers"] == 1 and 11.9 * 3600 < until - time.time() <= 12 * 3600
         assert cluster.labelled() == set()
 
@@ -683,13 +683,13 @@ def test_the_commands_do_what_they_say(egress, reconciler, cluster, store):
     ("arguments", "code", "says"),
     [
         (["explain", "nobody"], 3, "the reconciler is silent"),
-        (["unlock-lock", "nothing"], 3, "no lock"),
+        (["unblock", "nothing"], 3, "no block"),
         (["revoke", "alice"], 2, "--why"),
         (["revoke", "alice", "--stop", "--why", "w"], 4, "reconciler.mayStopPods"),
         (["grant", "alice", "--tier", "gold", "--why", "w"], 2, "gold"),
-        (["lock", "planet", "earth", "--why", "w"], 2, "planet"),
-        (["lock", "network", "x", "--why", "w"], 2, "no CIDR"),
-        (["lock", "network", "192.0.2.1", "--for", "long", "--why", "w"], 2, "90m, 12h or 7d"),
+        (["block", "planet", "earth", "--why", "w"], 2, "planet"),
+        (["block", "network", "x", "--why", "w"], 2, "no CIDR"),
+        (["block", "network", "192.0.2.1", "--for", "long", "--why", "w"], 2, "90m, 12h or 7d"),
         (["revoke", "alice", "--why", "w"], 5, "not confirmed it yet"),
     ],
 )

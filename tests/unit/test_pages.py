@@ -87,7 +87,7 @@ def test_the_first_language_that_there_is_wins(header, language):
 def test_the_page_speaks_the_visitors_language(public, store, language, accept):
     run_pod(store)
     answer = public.get("/egress/servers/alice", headers={"Accept": accept, "Accept-Language": f"{language}-XX,en;q=0.1"})
-    assert pages.MESSAGES[language]["locked"] in answer.text
+    assert pages.MESSAGES[language]["no-access"] in answer.text
     assert {"Accept", "Accept-Language"} <= set(answer.vary)
     if accept == "text/html":
         direction = "rtl" if language == "ar" else "ltr"
@@ -215,7 +215,7 @@ def test_the_script_gets_the_words_of_every_state(public, store):
         for name, text in re.findall(r'data-(tiers|messages)="([^"]*)"', page)
     }
     assert found["messages"] == pages.MESSAGES["ja"]
-    assert found["tiers"]["unverified"] == pages.MESSAGES["ja"]["reach-locked"]
+    assert found["tiers"]["unverified"] == pages.MESSAGES["ja"]["reach-nothing"]
     assert set(found["tiers"]) == {"unverified", "verified", "small"}
 
 

@@ -18,7 +18,7 @@ STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
 
 def meant(name):
     """A constant of the code, or a value of the chart."""
-    for module in ("store", "captcha.siteverify"):
+    for module in ("store.store", "store.connection", "passes", "fairness", "captcha.siteverify"):
         if hasattr(found := import_module(f"verifier.{module}"), name):
             return getattr(found, name)
     node = VALUES

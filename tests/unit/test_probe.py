@@ -200,7 +200,9 @@ def test_it_needs_nothing_but_the_standard_library():
     loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
     assert {name for name in loaded if name.startswith("verifier")} == {
         "verifier",
+        "verifier.gatecheck",
         "verifier.gatecheck.probe",
+        "verifier.pods",
         "verifier.pods.start_guard",
     }
 
@@ -272,7 +274,7 @@ def test_the_command_prints_a_table_and_fails(monkeypatch):
             pass
 
         def pods(self, selector):
-            assert selector == "binder-egress/proof=test"
+            assert selector == "binder-egress/gatecheck=test"
             return [pod(who, json.dumps({"reached": targets})) for who, targets in WELL.items()]
 
     monkeypatch.setattr(proof, "Surroundings", Pods)

@@ -13,7 +13,7 @@ import verifier.web.public
 from verifier.decisions.leases import larger
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import LOCKED, Grant, KnownServer, Lock, Server
+from verifier.records import BLOCKED, Block, Grant, KnownServer, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.web.app import create_internal_app, create_services
 from verifier.web.problems import TYPE
@@ -156,7 +156,7 @@ def test_a_pass_for_a_larger_tier_that_no_provider_earns(site, store):
     assert waiting(store) == "huge"
 
 
-@pytest.mark.parametrize("why", ["locked", "blocked-repository", "own-network"])
+@pytest.mark.parametrize("why", ["blocked", "blocked-repository", "own-network"])
 def test_who_is_refused_gets_no_more(site, store, why):
     overrides = {
         "blocked-repository": {"blocked_repositories": ["example.com/a/b"]},
@@ -164,11 +164,11 @@ def test_who_is_refused_gets_no_more(site, store, why):
     }
     services = site(**overrides.get(why, {}))
     has(store)
-    if why == "locked":
-        store.add_lock(Lock("l", "repository", "example.com/a/b", "eve", "", int(time.time())), [])
+    if why == "blocked":
+        store.add_block(Block("l", "repository", "example.com/a/b", "eve", "", int(time.time())), [])
     client = public_client(services)
     answer = unlock(client, token=token(services))
-    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "locked")
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
     assert waiting(store) is None
     assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == []
     for headers in (HTML, TEXT):
@@ -177,7 +177,7 @@ def test_who_is_refused_gets_no_more(site, store, why):
 
 def test_a_revoked_server_gets_none(site, store):
     services = site()
-    store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=LOCKED))
+    store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=BLOCKED))
     assert unlock(public_client(services), token=token(services)).status_code == 403
 
 
@@ -280,10 +280,10 @@ def test_what_gave_the_smaller_tier_takes_nothing_when_it_is_withdrawn(running, 
     assert cluster.pods[pod.name].grant == large
 
 
-def test_a_lock_takes_the_larger_one_too(running, cluster, store):
+def test_a_block_takes_the_larger_one_too(running, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
     unlock_for(store, make_grant("verified", "unlock"))
-    store.add_lock(Lock("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])
+    store.add_block(Block("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])
     look(running)
     assert cluster.pods[pod.name].label is None
     assert isinstance(cluster.pods[pod.name].grant, Grant)

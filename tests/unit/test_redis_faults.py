@@ -8,7 +8,7 @@ import pytest
 import redis
 from apps import another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
-from verifier.records import Grant, KnownServer, Lock, Record, Server
+from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
@@ -295,9 +295,9 @@ def test_every_operation_says_that_redis_is_away(redis_server, settings):
         lambda: store.publish(server, KnownServer("uid-1")),
         lambda: store.forget(server),
         store.published,
-        store.locks,
-        lambda: store.add_lock(Lock("x", "server", server.key, "eve", "mining", 1), [server]),
-        lambda: store.remove_lock("x"),
+        store.blocks,
+        lambda: store.add_block(Block("x", "server", server.key, "eve", "mining", 1), [server]),
+        lambda: store.remove_block("x"),
         lambda: store.grant(server, record),
         lambda: store.ask_to_stop(server, "uid-1"),
         lambda: store.withdraw(["x"]),

@@ -7,7 +7,7 @@ from apps import CLIENT, get_pass, internal_client, launch, make_settings, publi
 from test_metrics import value
 
 from verifier.operators.actions import Operators
-from verifier.records import KnownServer, Lock, Server
+from verifier.records import Block, KnownServer, Server
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -28,8 +28,8 @@ def site(redis_server, store):
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
-def add_lock(store, kind, what, until=None, uid=""):
-    store.add_lock(Lock(f"id-{kind}", kind, what, "eve", "mining", 0, until, uid), [])
+def add_block(store, kind, what, until=None, uid=""):
+    store.add_block(Block(f"id-{kind}", kind, what, "eve", "mining", 0, until, uid), [])
 
 
 def decided(decision):
@@ -37,7 +37,7 @@ def decided(decision):
 
 
 def refused(answer, detail):
-    assert (answer.status_code, answer.json["type"]) == (403, f"{TYPE}locked"), answer.text
+    assert (answer.status_code, answer.json["type"]) == (403, f"{TYPE}blocked"), answer.text
     assert detail in answer.json["detail"]
 
 
@@ -66,11 +66,11 @@ def test_a_launch_that_is_refused_gets_nothing_whatever_it_brings(site, rule, mo
 
 @pytest.mark.parametrize(("kind", "what"), [("repository", "example.com/a/b"), ("network", "198.51.100.0/24")])
 @pytest.mark.parametrize("mode", ["captcha", "allow"])
-def test_a_launch_that_a_lock_fits_gets_nothing(site, store, kind, what, mode):
+def test_a_launch_that_a_block_fits_gets_nothing(site, store, kind, what, mode):
     public, internal, _ = site("203.0.113.9", mode=mode)
     token = get_pass(public)
-    add_lock(store, kind, what)
-    assert decided(launch(internal, token=token)) == ("unverified", "locked")
+    add_block(store, kind, what)
+    assert decided(launch(internal, token=token)) == ("unverified", "blocked")
     # Its pass is not used up by it.
     assert (
         launch(internal, "bob", token=token, repository="https://example.com/c/d", client_address="203.0.113.9")["tier"]
@@ -78,17 +78,17 @@ def test_a_launch_that_a_lock_fits_gets_nothing(site, store, kind, what, mode):
     )
 
 
-def test_a_lock_that_has_ended_refuses_nothing(site, store):
+def test_a_block_that_has_ended_refuses_nothing(site, store):
     public, internal, _ = site()
-    add_lock(store, "network", "198.51.100.0/24", until=1)
+    add_block(store, "network", "198.51.100.0/24", until=1)
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
 
 
 def test_the_first_rule_that_matches_is_named(site, store):
     _, internal, _ = site(blocked_repositories=["example.com/a/b"], self_networks=["198.51.100.7/32"])
     assert decided(launch(internal)) == ("unverified", "blocked-repository")
-    add_lock(store, "repository", "example.com/*")
-    assert decided(launch(internal)) == ("unverified", "locked")
+    add_block(store, "repository", "example.com/*")
+    assert decided(launch(internal)) == ("unverified", "blocked")
 
 
 @pytest.mark.parametrize(
@@ -118,33 +118,33 @@ def test_nobody_gets_a_pass_from_our_own_networks(site):
     assert not services.store._redis.keys("binder-egress:solution:*")
 
 
-def test_nobody_gets_a_pass_from_a_locked_network(site, store):
+def test_nobody_gets_a_pass_from_a_blocked_network(site, store):
     public, _, _ = site()
     solution = solve(public)
-    add_lock(store, "network", "198.51.100.7/32")
+    add_block(store, "network", "198.51.100.7/32")
     refused(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}), "operators")
 
 
 @pytest.mark.parametrize(
-    ("known", "values", "lock", "rule"),
+    ("known", "values", "block", "rule"),
     [
         ({}, {"blocked_repositories": ["example.com/a/b"]}, None, "blocked-repository"),
         ({"client": "10.0.0.7"}, {"self_networks": ["10.0.0.0/8"]}, None, "own-network"),
         ({}, {"self_networks": ["198.51.100.0/24"]}, None, "own-network"),  # who unlocks is inside, who launched was not
-        ({}, {}, ("repository", "example.com/a/*"), "locked"),
-        ({"client": "203.0.113.9"}, {}, ("network", "203.0.113.9/32"), "locked"),
-        ({}, {}, ("network", "198.51.100.7/32"), "locked"),
-        ({}, {}, ("server", "alice/", None, "uid-1"), "locked"),
-        ({"rule": "locked", "grant": "g"}, {}, None, "locked"),  # on the pod; Redis has forgotten it
+        ({}, {}, ("repository", "example.com/a/*"), "blocked"),
+        ({"client": "203.0.113.9"}, {}, ("network", "203.0.113.9/32"), "blocked"),
+        ({}, {}, ("network", "198.51.100.7/32"), "blocked"),
+        ({}, {}, ("server", "alice/", None, "uid-1"), "blocked"),
+        ({"rule": "blocked", "grant": "g"}, {}, None, "blocked"),  # on the pod; Redis has forgotten it
     ],
 )
 @pytest.mark.parametrize("how", ["pass", "solution"])
-def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, lock, rule, how):
+def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, block, rule, how):
     public, internal, _ = site(**values)
     elsewhere, _, _ = site("203.0.113.200")
     body = {"token": get_pass(elsewhere)} if how == "pass" else {"provider": "altcha", "solution": solve(public, "unlock")}
-    if lock:
-        add_lock(store, *lock)
+    if block:
+        add_block(store, *block)
     store.publish(Server("alice"), KnownServer("uid-1", repository=REPOSITORY, **known))
     answer = public.post("/egress/servers/alice", json=body)
     refused(answer, "network" if rule == "own-network" else "operators")
@@ -164,12 +164,12 @@ def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, lock
 
 
 @pytest.mark.parametrize(
-    "lock", [("server", "alice/", None, "uid-0"), ("server", "bob/", None, "uid-2"), ("repository", "example.com/a/b", 1)]
+    "block", [("server", "alice/", None, "uid-0"), ("server", "bob/", None, "uid-2"), ("repository", "example.com/a/b", 1)]
 )
-def test_a_lock_of_another_pod_or_one_that_is_over_does_not_hinder(site, store, lock):
+def test_a_block_of_another_pod_or_one_that_is_over_does_not_hinder(site, store, block):
     public, _, _ = site()
     run_pod(store)
-    add_lock(store, *lock)
+    add_block(store, *block)
     assert public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json["unlockable"] is True
     assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 202
 
@@ -236,21 +236,21 @@ def test_a_decision_and_its_rule_are_logged(site, caplog):
     assert (line["tier"], line["rule"], line["repository"]) == ("unverified", "blocked-repository", REPOSITORY)
 
 
-def test_locks_are_counted_by_kind_while_their_server_runs(site, store):
+def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
     _, internal, services = site()
     operators = Operators(services.settings, store)
     run_pod(store)
-    operators.lock("server", "alice", "eve", "mining")
-    operators.lock("repository", "example.com/c/*", "eve", "mining")
-    operators.lock("repository", "example.com/d/e", "eve", "mining", until=1)
+    operators.block("server", "alice", "eve", "mining")
+    operators.block("repository", "example.com/c/*", "eve", "mining")
+    operators.block("repository", "example.com/d/e", "eve", "mining", until=1)
     for kind, number in (("server", 1), ("repository", 1), ("network", 0)):
-        assert value(internal, "binder_egress_locks", kind=kind) == number
+        assert value(internal, "binder_egress_blocks", kind=kind) == number
     store.forget(Server("alice"))
-    assert value(internal, "binder_egress_locks", kind="server") == 0
+    assert value(internal, "binder_egress_blocks", kind="server") == 0
 
 
 def test_what_an_older_version_wrote_is_read(store):
-    """During an upgrade records without a client, and grants without a lock's fields, are still there."""
+    """During an upgrade records without a client, and grants without a block's fields, are still there."""
     old = {"grant": {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}, "image": None, "uid": "uid-1", "repository": "r"}
     store._redis.set("binder-egress:unlock:alice/", json.dumps(old))
     found = store.pending(Server("alice"), set()).unlock

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..passes import LEEWAY
-from ..records import LOCKED, UNVERIFIED, Grant, KnownServer
+from ..records import BLOCKED, UNVERIFIED, Grant, KnownServer
 from ..settings import RedisSettings, Tier
 from .rules import MODE_ALLOW
 
@@ -96,12 +96,12 @@ class Left:
 
     until: int
     expires_in: int
-    on_expiry: Literal["block", "stop"]
+    on_expiry: Literal["end", "stop"]
     renewable_in: int | None
 
 
 def left(known: KnownServer, settings: RedisSettings, now: float, refused: bool = False) -> Left | None:
-    """What is left of a server's lease, or None if it has none. A lock's end is not told, nor that of a pod that is not stopped.
+    """What is left of a server's lease, or None if it has none. A block's end is not told, nor that of a pod that is not stopped.
 
     Args:
         known: the server.
@@ -109,11 +109,11 @@ def left(known: KnownServer, settings: RedisSettings, now: float, refused: bool 
         now: Unix time in seconds.
         refused: whether the rules refuse it what it has, so that it cannot be renewed.
     """
-    if known.until is None or known.rule == LOCKED or (known.rule == EXPIRED and settings.mode != "captcha"):
+    if known.until is None or known.rule == BLOCKED or (known.rule == EXPIRED and settings.mode != "captcha"):
         return None
     expires_in = max(0, known.until - int(now))
     tier = settings.tiers.get(known.tier)
     if tier is None:
-        return Left(known.until, expires_in, "stop" if known.rule == EXPIRED else "block", None)
+        return Left(known.until, expires_in, "stop" if known.rule == EXPIRED else "end", None)
     wait = None if refused else max(0, expires_in - tier.lease // 2) if tier.lease else 0
-    return Left(known.until, expires_in, "stop" if stops(tier, settings) else "block", wait)
+    return Left(known.until, expires_in, "stop" if stops(tier, settings) else "end", wait)

@@ -2,7 +2,7 @@
 
 | rule | matches | gives |
 |---|---|---|
-| `locked` | an operator locked the server, its repository, or the client's network | nothing |
+| `blocked` | an operator blocked the server, its repository, or the client's network | nothing |
 | `blocked-repository` | `rules.blockedRepositories` | nothing |
 | `own-network` | the client is in `rules.selfNetworks` | nothing |
 | `mode-allow` | `mode: allow` | `allow.tier` |
@@ -23,19 +23,19 @@ from dataclasses import dataclass, replace
 from ..api_keys import Keys
 from ..networks import client_network, in_networks
 from ..passes import BadPass, Pass, Passes
-from ..records import LOCKED, UNVERIFIED, Grant, Lock, Record, Server
+from ..records import BLOCKED, UNVERIFIED, Block, Grant, Record, Server
 from ..repositories import exact, matches
 from ..settings import RedisSettings, VerifierSettings
 from ..store.store import BUILD_LIMIT, Store
 
-BLOCKED, OWN_NETWORK, MODE_ALLOW = "blocked-repository", "own-network", "mode-allow"
+BLOCKED_REPOSITORY, OWN_NETWORK, MODE_ALLOW = "blocked-repository", "own-network", "mode-allow"
 
 OPERATOR = "operator"
 """The rule of a grant that an operator gave."""
 
 REFUSALS = {
-    LOCKED: "The operators of this site locked it.",
-    BLOCKED: "The operators of this site locked it.",
+    BLOCKED: "The operators of this site blocked it.",
+    BLOCKED_REPOSITORY: "The operators of this site blocked it.",
     OWN_NETWORK: "Egress is not offered from this network.",
 }
 """The rules of `refusal`, with all that a client is told."""
@@ -56,26 +56,26 @@ class Facts:
     uid: str = ""
 
 
-def refusal(facts: Facts, locks: Iterable[Lock], settings: RedisSettings, now: float) -> str | None:
+def refusal(facts: Facts, blocks: Iterable[Block], settings: RedisSettings, now: float) -> str | None:
     """The rule that keeps a server from any egress, or None."""
-    if any(fits(lock, facts, now) for lock in locks):
-        return LOCKED
-    if any(matches(pattern, facts.repository) for pattern in settings.blocked_repositories):
+    if any(fits(block, facts, now) for block in blocks):
         return BLOCKED
+    if any(matches(pattern, facts.repository) for pattern in settings.blocked_repositories):
+        return BLOCKED_REPOSITORY
     if any(in_networks(client, settings.self_networks) for client in facts.clients):
         return OWN_NETWORK
     return None
 
 
-def fits(lock: Lock, facts: Facts, now: float) -> bool:
-    """Whether a lock is in force and meant for these."""
-    if not lock.grant.locks(now):
+def fits(block: Block, facts: Facts, now: float) -> bool:
+    """Whether a block is in force and meant for these."""
+    if not block.grant.is_block(now):
         return False
-    if lock.kind == "server":
-        return lock.uid == facts.uid
-    if lock.kind == "repository":
-        return matches(lock.what, facts.repository)
-    return any(in_networks(client, [ipaddress.ip_network(lock.what)]) for client in facts.clients)
+    if block.kind == "server":
+        return block.uid == facts.uid
+    if block.kind == "repository":
+        return matches(block.what, facts.repository)
+    return any(in_networks(client, [ipaddress.ip_network(block.what)]) for client in facts.clients)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Rules:
     Args:
         settings: mode, tiers, and the operator's lists.
         passes: reads tokens.
-        store: where locks, uses and decisions are kept.
+        store: where blocks, uses and decisions are kept.
         keys: the API keys of this site.
     """
 
@@ -192,8 +192,8 @@ class Rules:
         return decision
 
     def refused(self, launch: Launch, now: float) -> Decision:
-        """Locked, a blocked repository, or from our own networks: nothing. A pass is not even looked at."""
-        rule = refusal(Facts(launch.repository, (launch.client,)), self._store.locks(), self._settings, now)
+        """Blocked, a blocked repository, or from our own networks: nothing. A pass is not even looked at."""
+        rule = refusal(Facts(launch.repository, (launch.client,)), self._store.blocks(), self._settings, now)
         return Decision(Grant.new(UNVERIFIED, rule, now)) if rule else NO_MATCH
 
     def mode_allow(self, launch: Launch, now: float) -> Decision:

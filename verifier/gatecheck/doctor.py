@@ -18,7 +18,7 @@ from ..store.errors import StoreUnavailable
 from ..store.store import VERIFIER_TTL, Store
 from ..user_pods import kind_of
 from .netpol import OTHER_KINDS, Labels
-from .watch import PROOF, Proof, Surroundings, Unreadable, look
+from .watch import GATECHECK_LABEL, Findings, Surroundings, Unreadable, look
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -174,7 +174,7 @@ def _api_keys(reports: dict[str, dict], revoked: set[str], now: float) -> list[C
     if back := sorted(key.name for key in keys.values() if key.entry.id in revoked):
         text = f"revoked, but still in the values: {', '.join(back)}. Take them out: if Redis is wiped, they count again"
         found.append(Check("API keys", WARNING, text))
-    if over := sorted(key.name for key in keys.values() if key.over(now)):
+    if over := sorted(key.name for key in keys.values() if key.is_expired(now)):
         found.append(Check("API keys", WARNING, f"expired: {', '.join(over)}. Take them out of apiKeys.keys"))
     return found or [Check("API keys", OK, f"{len(keys)}, all valid" if keys else "none")]
 
@@ -219,7 +219,7 @@ def _gate(settings: ReconcilerSettings, surroundings: Surroundings, now: float) 
         return [Check("policies", OK, "none of ours in this mode")]
     selector = ",".join(f"{name}={value}" for name, value in sorted(settings.user_pod_labels.items()))
     try:
-        pods = surroundings.pods(f"{selector},!{PROOF}", SAMPLE)
+        pods = surroundings.pods(f"{selector},!{GATECHECK_LABEL}", SAMPLE)
     except Unreadable:
         pods = []
     kinds: list[Labels] = [dict(kind) for kind in {kind_of(pod["metadata"]["labels"]) for pod in pods}]
@@ -227,7 +227,7 @@ def _gate(settings: ReconcilerSettings, surroundings: Surroundings, now: float) 
     return _policies(found) + _other_kinds(surroundings, found) + _canary(settings, found)
 
 
-def _policies(found: Proof) -> list[Check]:
+def _policies(found: Findings) -> list[Check]:
     judged = found.judgement
     if judged is None:
         text = f"cannot be read ({found.unread['policies']}): the reconciler needs to list NetworkPolicies (rbac.create)"
@@ -251,7 +251,7 @@ def _policies(found: Proof) -> list[Check]:
     return checks if judged.bypasses else [*checks, Check("bypass", OK, "no other NetworkPolicy opens anything for user pods")]
 
 
-def _other_kinds(surroundings: Surroundings, found: Proof) -> list[Check]:
+def _other_kinds(surroundings: Surroundings, found: Findings) -> list[Check]:
     try:
         groups = surroundings.other_kinds()
     except Unreadable as error:
@@ -266,7 +266,7 @@ def _other_kinds(surroundings: Surroundings, found: Proof) -> list[Check]:
     return [Check("other policies", OK if proved else WARNING, text)]
 
 
-def _canary(settings: ReconcilerSettings, found: Proof) -> list[Check]:
+def _canary(settings: ReconcilerSettings, found: Findings) -> list[Check]:
     if not settings.canary:
         return [Check("canary", WARNING, "is off (canary.enabled): only `helm test` proves with packets that the gate is shut")]
     canary = found.canary
@@ -275,7 +275,7 @@ def _canary(settings: ReconcilerSettings, found: Proof) -> list[Check]:
     if canary.state == "missing":
         return [Check("canary", WARNING, "is gone, with its node perhaps: `helm upgrade` with the same values makes a new one")]
     if canary.open:
-        text = f"{canary.pod} reached {', '.join(canary.open)}, which must be shut: docs/proof.md says what to do"
+        text = f"{canary.pod} reached {', '.join(canary.open)}, which must be shut: docs/gatecheck.md says what to do"
         return [Check("canary", PROBLEM, text)]
     if canary.state == "starting":
         return [Check("canary", WARNING, f"{canary.pod} has not said anything yet; see `kubectl describe pod {canary.pod}`")]

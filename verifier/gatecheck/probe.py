@@ -218,16 +218,18 @@ def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
     """Look once, and fail if anything is open: `helm test` where nothing runs that may read what other pods saw."""
     reached = once(environment, message)
     if through := sorted(name for name, got in reached.items() if got):
-        raise SystemExit(f"FAILED: must be shut, and is open: {', '.join(through)}. docs/proof.md says what to do")
+        raise SystemExit(f"FAILED: must be shut, and is open: {', '.join(through)}. docs/gatecheck.md says what to do")
     if not all_shut(reached):
-        raise SystemExit("FAILED: nothing could be tried, so nothing is proved: see proof.shut")
+        raise SystemExit("FAILED: nothing could be tried, so nothing is proved: see gatecheck.shut")
     print("All is shut.")
 
 
 def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
     """The same from a pod that no policy isolates, and fail if nothing answers: then `shut` could not be told from dead."""
     if True not in once(environment, message).values():
-        raise SystemExit("FAILED: this pod, which is not isolated, reaches nothing either, so nothing is proved: see proof.shut")
+        raise SystemExit(
+            "FAILED: this pod, which is not isolated, reaches nothing either, so nothing is proved: see gatecheck.shut"
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ WAIT = 10
 KINDS = 50
 """Different sets of labels of user pods that are judged at most. JupyterHub makes one for each profile."""
 
-PROOF = "binder-egress/proof"
+GATECHECK_LABEL = "binder-egress/gatecheck"
 """The label of pods that are not a user's but stand in for one: `canary` or `test`."""
 
 
@@ -92,7 +92,7 @@ class Surroundings:
 
     def canary(self) -> Canary:
         """The canary, or `Unreadable`."""
-        return canary_of(self.pods(f"{PROOF}=canary"))
+        return canary_of(self.pods(f"{GATECHECK_LABEL}=canary"))
 
     def clock(self) -> float:
         """Seconds that the API server's clock is ahead of ours, to the second, or `Unreadable`."""
@@ -143,7 +143,7 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
 
 
 @dataclass
-class Proof:
+class Findings:
     """What one look found. What could not be read is in `unread`, and then the rest of it says nothing.
 
     Attributes:
@@ -163,7 +163,7 @@ class Proof:
         return json.dumps(asdict(self))
 
 
-def look(settings: ReconcilerSettings, surroundings: Surroundings, kinds: list[Labels], now: float) -> Proof:
+def look(settings: ReconcilerSettings, surroundings: Surroundings, kinds: list[Labels], now: float) -> Findings:
     """Read everything and judge it.
 
     Args:
@@ -172,7 +172,7 @@ def look(settings: ReconcilerSettings, surroundings: Surroundings, kinds: list[L
         kinds: the labels of the user pods that run; empty if none do.
         now: Unix time in seconds.
     """
-    found = Proof(now)
+    found = Findings(now)
     try:
         pods = kinds[:KINDS] or [supposed(settings.user_pod_labels)]
         found.judgement = judge(surroundings.policies(), settings.policies, pods)
@@ -186,7 +186,7 @@ def look(settings: ReconcilerSettings, surroundings: Surroundings, kinds: list[L
     return found
 
 
-class Prover:
+class Watcher:
     """Looks, again and again.
 
     Args:
@@ -218,21 +218,21 @@ class Prover:
             try:
                 self.once()
             except Exception:
-                log.exception("fault while looking for proof")
+                log.exception("fault in the gate check")
             stop.wait(PERIOD)
 
-    def once(self) -> Proof:
+    def once(self) -> Findings:
         """Look once, publish it, and log what is not as it was at the last look."""
         kinds: list[Labels] = [dict(kind) for kind in set(self._labels())]
         found = look(self._settings, self._surroundings, kinds, self._clock())
         self._tell(found)
         try:
-            self._store.publish_proof(found.dumps())
+            self._store.publish_gatecheck(found.dumps())
         except StoreUnavailable as error:
             log.warning("%s", error)
         return found
 
-    def _tell(self, found: Proof) -> None:
+    def _tell(self, found: Findings) -> None:
         for what in ("policies", "canary"):
             why = found.unread.get(what)
             self._say(f"unread {what}", why, f"cannot read {what}, so what is wrong with it is not seen", reason=why)

@@ -16,7 +16,7 @@ from .. import api_keys
 from ..decisions.leases import EXPIRED
 from ..decisions.rules import OPERATOR, Facts, fits, refusal
 from ..networks import in_networks
-from ..records import LOCKED, UNVERIFIED, Grant, KnownServer, Lock, Record, RevokedKey, Server
+from ..records import BLOCKED, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Server
 from ..repositories import matches, name
 from ..settings import PATTERN, RedisSettings
 from ..store.store import Store
@@ -25,11 +25,11 @@ WAIT = 2.0
 """Seconds for which an action waits for the reconciler's word before it says `pending`."""
 
 KINDS = ("server", "repository", "network")
-"""What can be locked."""
+"""What can be blocked."""
 
 
 class Refused(Exception):
-    """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-lock`, `no-such-key`, `refused` or
+    """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-block`, `no-such-key`, `refused` or
     `bad-request`."""
 
     def __init__(self, kind: str, detail: str):
@@ -86,7 +86,10 @@ class Operators:
         """Why a server has network, or not."""
         known = self._known(server)
         pending = self._store.pending(server, set())
-        because, locks = self._because(server, known), [lock for lock in pending.locks if fits(lock, _facts(known), self._clock())]
+        because, blocks = (
+            self._because(server, known),
+            [block for block in pending.blocks if fits(block, _facts(known), self._clock())],
+        )
         return self._row(server, known) | {
             "because": because,
             "mode": self._settings.mode,
@@ -95,24 +98,24 @@ class Operators:
             "waiting": [
                 _waiting(kind, record) for kind, record in (("launch", pending.launch), ("unlock", pending.unlock)) if record
             ],
-            "locks": [_lock(lock) for lock in locks],
+            "blocks": [_block(block) for block in blocks],
             "reconciler_seen": self._store.reconciler_state()[0],
         }
 
-    def locks(self) -> list[dict[str, Any]]:
-        """All locks: of repositories and networks, and of servers that run. A pod may carry one that Redis has forgotten."""
+    def blocks(self) -> list[dict[str, Any]]:
+        """All blocks: of repositories and networks, and of servers that run. A pod may carry one that Redis has forgotten."""
         now, known = self._clock(), self._store.all_known()
-        found = {lock.id: _lock(lock) for lock in self._store.locks() if self._stands(lock, now, known)}
+        found = {block.id: _block(block) for block in self._store.blocks() if self._stands(block, now, known)}
         for server, has in known.items():
-            if has.locked(now) and has.grant not in found:
-                found[has.grant] = _lock(_carried(server, has)) | {"only_on_pods": True}
+            if has.is_blocked(now) and has.grant not in found:
+                found[has.grant] = _block(_carried(server, has)) | {"only_on_pods": True}
         return list(found.values())
 
     def counts(self) -> dict[str, int]:
-        """How many locks there are in Redis, by kind."""
-        locks = self._store.locks()
-        known = self._store.known_of([Server.from_key(lock.what) for lock in locks if lock.kind == "server"])
-        standing = [lock.kind for lock in locks if self._stands(lock, self._clock(), known)]
+        """How many blocks there are in Redis, by kind."""
+        blocks = self._store.blocks()
+        known = self._store.known_of([Server.from_key(block.what) for block in blocks if block.kind == "server"])
+        standing = [block.kind for block in blocks if self._stands(block, self._clock(), known)]
         return {kind: standing.count(kind) for kind in KINDS}
 
     def keys(self) -> list[dict[str, Any]]:
@@ -124,7 +127,7 @@ class Operators:
             {
                 "name": key.name,
                 "id": key.entry.id,
-                "state": "revoked" if key.entry.id in revoked else "expired" if key.over(now) else "valid",
+                "state": "revoked" if key.entry.id in revoked else "expired" if key.is_expired(now) else "valid",
                 "tier": key.entry.tier,
                 "used": number,
                 "servers_per_day": key.entry.serversPerDay,
@@ -139,7 +142,7 @@ class Operators:
     # -- to act
 
     def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
-        """Give a running server a tier. A lock is stronger: take it off first."""
+        """Give a running server a tier. A block is stronger: take it off first."""
         known = self._known(server)
         self._tier_exists(tier)
         if rule := self._refusal(known):
@@ -150,22 +153,22 @@ class Operators:
         return self._answer(self._await([server], given.id), server)
 
     def revoke(self, server: Server, by: str, why: str, stop: bool = False) -> dict[str, Any]:
-        """Take a server's tier away and lock it; with `stop`, end its pod too."""
+        """Take a server's tier away and block it; with `stop`, end its pod too."""
         if stop and not self._settings.may_stop_pods:
             raise Refused("refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values.")
         known = self._known(server)
-        own = self._own_lock(server, known)
-        # What it is locked with, or for a while, may end before an operator says so.
+        own = self._own_block(server, known)
+        # What it is blocked with, or for a while, may end before an operator says so.
         if own is None or own.until is not None:
-            own = Lock(own.id if own else secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), uid=known.uid)
-            self._store.add_lock(own, [server])
+            own = Block(own.id if own else secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), uid=known.uid)
+            self._store.add_block(own, [server])
         if stop:
             self._store.ask_to_stop(server, known.uid)
-        self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, lock=own.id)
+        self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, block=own.id)
         return self._answer(self._await([server], own.id), server)
 
-    def lock(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
-        """Lock a server, a repository or a client network: no server that it fits keeps its tier, or gets one.
+    def block(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
+        """Block a server, a repository or a client network: no server that it fits keeps its tier, or gets one.
 
         Args:
             kind: one of `KINDS`.
@@ -178,44 +181,46 @@ class Operators:
         if kind == "server":
             server = self.find(what)
             known = self._known(server)
-            what, uid, own = server.key, known.uid, self._own_lock(server, known)
+            what, uid, own = server.key, known.uid, self._own_block(server, known)
             same = [own] if own else []
         else:
             what = str(_network(what)) if kind == "network" else _pattern(what)
-            same = [old for old in self._store.locks() if (old.kind, old.what) == (kind, what) and old.grant.locks(self._clock())]
+            same = [
+                old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
+            ]
         if same:
-            raise Refused("refused", f"This is locked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
-        new = Lock(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
+            raise Refused("refused", f"This is blocked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
+        new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
         servers = [server for server, known in self._store.all_known().items() if fits(new, _facts(known), self._clock())]
-        self._store.add_lock(new, servers)
-        self._log("lock", by, why, kind=kind, what=what, until=until, lock=new.id, servers=len(servers))
+        self._store.add_block(new, servers)
+        self._log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
         done = self._await(servers, new.id)
-        return {"state": "done" if done else "pending", "lock": new.id, "servers": len(servers)}
+        return {"state": "done" if done else "pending", "block": new.id, "servers": len(servers)}
 
-    def unlock_lock(self, lock: str, by: str, why: str = "") -> dict[str, Any]:
-        """Take a lock off. Its servers have nothing then, but may be unlocked; what they had before does not come back.
+    def unblock(self, block: str, by: str, why: str = "") -> dict[str, Any]:
+        """Take a block off. Its servers have nothing then, but may be unlocked; what they had before does not come back.
 
         Args:
-            lock: the lock's id, or a server, if it is locked by itself.
+            block: the block's id, or a server, if it is blocked by itself.
             by: the operator.
             why: the reason.
         """
-        standing = {found["id"]: found for found in self.locks()}
-        if lock not in standing:
+        standing = {found["id"]: found for found in self.blocks()}
+        if block not in standing:
             try:
-                server = self.find(lock)
+                server = self.find(block)
             except Refused:
                 raise Refused(
-                    "no-such-lock", f"There is no lock {lock!r}, and no such server. `egress locks` lists them."
+                    "no-such-block", f"There is no block {block!r}, and no such server. `egress blocks` lists them."
                 ) from None
-            lock = self._known(server).grant
-            if lock not in standing:
-                raise Refused("no-such-lock", f"{server.user}/{server.name} is not locked.")
-            if standing[lock]["kind"] != "server":
-                raise Refused("refused", f"The server is locked with others, by {lock}: take that off.")
-        self._store.remove_lock(lock)
-        self._log("unlock-lock", by, why, lock=lock, kind=standing[lock]["kind"], what=standing[lock]["what"])
-        return {"state": "done" if self._await_end({lock}) else "pending", "lock": lock}
+            block = self._known(server).grant
+            if block not in standing:
+                raise Refused("no-such-block", f"{server.user}/{server.name} is not blocked.")
+            if standing[block]["kind"] != "server":
+                raise Refused("refused", f"The server is blocked with others, by {block}: take that off.")
+        self._store.remove_block(block)
+        self._log("unblock", by, why, block=block, kind=standing[block]["kind"], what=standing[block]["what"])
+        return {"state": "done" if self._await_end({block}) else "pending", "block": block}
 
     def create_key(
         self,
@@ -299,13 +304,13 @@ class Operators:
         if tier not in self._settings.tiers:
             raise Refused("bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}.")
 
-    def _own_lock(self, server: Server, known: KnownServer) -> Lock | None:
-        """The lock that a server has by itself, and not with others; what only its pod remembers counts as that."""
-        locks, now = self._store.locks(), self._clock()
-        for lock in locks:
-            if lock.kind == "server" and lock.uid == known.uid and lock.grant.locks(now):
-                return lock
-        if known.locked(now) and known.grant not in {lock.id for lock in locks}:
+    def _own_block(self, server: Server, known: KnownServer) -> Block | None:
+        """The block that a server has by itself, and not with others; what only its pod remembers counts as that."""
+        blocks, now = self._store.blocks(), self._clock()
+        for block in blocks:
+            if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
+                return block
+        if known.is_blocked(now) and known.grant not in {block.id for block in blocks}:
             return _carried(server, known)
         return None
 
@@ -322,15 +327,15 @@ class Operators:
 
     def _refusal(self, known: KnownServer) -> str | None:
         now = self._clock()
-        return LOCKED if known.locked(now) else refusal(_facts(known), self._store.locks(), self._settings, now)
+        return BLOCKED if known.is_blocked(now) else refusal(_facts(known), self._store.blocks(), self._settings, now)
 
     def _because(self, server: Server, known: KnownServer) -> str:
         """One sentence for an operator."""
         rule = self._refusal(known)
-        if rule == LOCKED and not known.locked(self._clock()):
-            return "A lock fits it, but the reconciler has not put it on the pod yet."
-        if known.locked(self._clock()):
-            return f"No network: locked by {known.by or 'an operator'}: {known.why or 'no reason given'}."
+        if rule == BLOCKED and not known.is_blocked(self._clock()):
+            return "A block fits it, but the reconciler has not put it on the pod yet."
+        if known.is_blocked(self._clock()):
+            return f"No network: blocked by {known.by or 'an operator'}: {known.why or 'no reason given'}."
         if (known.label or UNVERIFIED) != known.tier:
             return f"Its label is {known.label or 'none'}, its grant says {known.tier}: the reconciler has not caught up."
         if known.tier != UNVERIFIED:
@@ -352,25 +357,25 @@ class Operators:
     def _row(self, server: Server, known: KnownServer) -> dict[str, Any]:
         return {
             "user": server.user, "server": server.name, "pod": known.pod, "tier": known.tier, "rule": known.rule,
-            "locked": known.locked(self._clock()), "at": known.at or None, "until": known.until, "by": known.by, "why": known.why,
-            "grant": known.grant, "repository": known.repository, "client": known.client,
+            "blocked": known.is_blocked(self._clock()), "at": known.at or None, "until": known.until, "by": known.by,
+            "why": known.why, "grant": known.grant, "repository": known.repository, "client": known.client,
         }  # fmt: skip
 
-    def _stands(self, lock: Lock, now: float, known: dict[Server, KnownServer]) -> bool:
-        """Whether a lock is in force; that of a server ends with its pod."""
-        runs = lock.kind != "server" or getattr(known.get(Server.from_key(lock.what)), "uid", "") == lock.uid
-        return lock.grant.locks(now) and runs
+    def _stands(self, block: Block, now: float, known: dict[Server, KnownServer]) -> bool:
+        """Whether a block is in force; that of a server ends with its pod."""
+        runs = block.kind != "server" or getattr(known.get(Server.from_key(block.what)), "uid", "") == block.uid
+        return block.grant.is_block(now) and runs
 
     def _answer(self, done: bool, server: Server) -> dict[str, Any]:
         known = self._store.known(server)
         return {"state": "done" if done else "pending"} | (self._row(server, known) if known else {"user": server.user})
 
     def _await(self, servers: list[Server], grant: str) -> bool:
-        """Whether the reconciler says within `WAIT` that the pods carry a grant, or a lock of their own, or are gone."""
+        """Whether the reconciler says within `WAIT` that the pods carry a grant, or a block of their own, or are gone."""
 
         def done() -> bool:
             found = self._store.known_of(servers).values()
-            return all(known.grant == grant or known.locked(self._clock()) for known in found)
+            return all(known.grant == grant or known.is_blocked(self._clock()) for known in found)
 
         return self._until(done)
 
@@ -397,9 +402,9 @@ def _facts(known: KnownServer) -> Facts:
     return Facts(known.repository, (known.client,), known.uid)
 
 
-def _carried(server: Server, known: KnownServer) -> Lock:
-    """The lock that a pod carries."""
-    return Lock(known.grant, "server", server.key, known.by, known.why, known.at, known.until, known.uid)
+def _carried(server: Server, known: KnownServer) -> Block:
+    """The block that a pod carries."""
+    return Block(known.grant, "server", server.key, known.by, known.why, known.at, known.until, known.uid)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -428,9 +433,17 @@ def _waiting(kind: str, record: Record) -> dict[str, Any]:
     return {"kind": kind, "tier": record.grant.tier, "rule": record.grant.rule, "image": record.image}
 
 
-def _lock(lock: Lock) -> dict[str, Any]:
-    what = lock.what
-    if lock.kind == "server":
-        server = Server.from_key(lock.what)
+def _block(block: Block) -> dict[str, Any]:
+    what = block.what
+    if block.kind == "server":
+        server = Server.from_key(block.what)
         what = f"{server.user}/{server.name}" if server.name else server.user
-    return {"id": lock.id, "kind": lock.kind, "what": what, "by": lock.by, "why": lock.why, "at": lock.at, "until": lock.until}
+    return {
+        "id": block.id,
+        "kind": block.kind,
+        "what": what,
+        "by": block.by,
+        "why": block.why,
+        "at": block.at,
+        "until": block.until,
+    }

@@ -2,7 +2,7 @@
 
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
-Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, lock or key; 4 refused as things are;
+Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, block or key; 4 refused as things are;
 5 written down, but the reconciler has not confirmed it; 6 Redis does not answer.
 """
 
@@ -23,7 +23,7 @@ from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .actions import KINDS, Operators, Refused
 
-EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-lock": 3, "no-such-key": 3, "refused": 4}
+EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
 
 _who = click.option(
@@ -33,7 +33,7 @@ _why = click.option("--why", required=True, help="Why, for the log.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(help="What servers may reach, and why; to give it, to take it away, and to lock.")
+@click.group(help="What servers may reach, and why; to give it, to take it away, and to block.")
 @click.version_option(__version__)
 @click.pass_context
 def egress(context: click.Context) -> None:
@@ -51,7 +51,7 @@ def egress(context: click.Context) -> None:
 def grants(operators: Operators, as_json: bool, **only: str) -> None:
     found = operators.grants(**only)
     for row in found:
-        row["tier"] = row["tier"] + (" (locked)" if row["locked"] and not as_json else "")
+        row["tier"] = row["tier"] + (" (blocked)" if row["blocked"] and not as_json else "")
     _show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
 
 
@@ -81,7 +81,7 @@ def grant(operators: Operators, server: str, tier: str, by: str, why: str, as_js
     _say(operators.grant(operators.find(server), tier, by, why), f"{server} has the tier {tier}.", as_json)
 
 
-@egress.command(help="Take a running server's tier away and lock it. Open connections may stay open; --stop ends them.")
+@egress.command(help="Take a running server's tier away and block it. Open connections may stay open; --stop ends them.")
 @click.argument("server")
 @click.option("--stop", is_flag=True, help="Delete its pod too (reconciler.mayStopPods).")
 @_who
@@ -89,10 +89,10 @@ def grant(operators: Operators, server: str, tier: str, by: str, why: str, as_js
 @_as_json
 @click.pass_obj
 def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_json: bool) -> None:
-    _say(operators.revoke(operators.find(server), by, why, stop), f"{server} is locked{' and stops' if stop else ''}.", as_json)
+    _say(operators.revoke(operators.find(server), by, why, stop), f"{server} is blocked{' and stops' if stop else ''}.", as_json)
 
 
-@egress.command(help="Lock a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
+@egress.command(help="Block a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("what")
 @click.option("--for", "duration", default="", help="How long: 90m, 12h, 7d. Without it, until you take it off.")
@@ -100,31 +100,33 @@ def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_
 @_why
 @_as_json
 @click.pass_obj
-def lock(operators: Operators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
+def block(operators: Operators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
     until = time.time() + _seconds(duration) if duration else None
-    done = operators.lock(kind, what, by, why, until)
-    _say(done, f"Locked: {done['lock']}. Running servers that it took network from, or keeps it from: {done['servers']}.", as_json)
+    done = operators.block(kind, what, by, why, until)
+    _say(
+        done, f"Blocked: {done['block']}. Running servers that it took network from, or keeps it from: {done['servers']}.", as_json
+    )
 
 
-@egress.command("unlock-lock", help="Take a lock off. LOCK: its id, or a server that is locked by itself.")
-@click.argument("lock")
+@egress.command("unblock", help="Take a block off. BLOCK: its id, or a server that is blocked by itself.")
+@click.argument("block")
 @_who
 @click.option("--why", default="", help="Why, for the log.")
 @_as_json
 @click.pass_obj
-def unlock_lock(operators: Operators, lock: str, by: str, why: str, as_json: bool) -> None:
+def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) -> None:
     _say(
-        operators.unlock_lock(lock, by, why),
-        "The lock is off. What it took away does not come back; servers can be unlocked.",
+        operators.unblock(block, by, why),
+        "The block is off. What it took away does not come back; servers can be unlocked.",
         as_json,
     )
 
 
-@egress.command(help="List all locks.")
+@egress.command(help="List all blocks.")
 @_as_json
 @click.pass_obj
-def locks(operators: Operators, as_json: bool) -> None:
-    _show(operators.locks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+def blocks(operators: Operators, as_json: bool) -> None:
+    _show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
 
 
 @egress.command(help="Check everything, and say what to do. Exit code 1 if there is a problem.")

@@ -156,17 +156,17 @@ class Reconciler:
                 if patched.uid in self._pods:
                     self._keep(patched)
                 if expired:
-                    self._counts[f"{EXPIRIES}{'stop' if self._stops(pod.grant) else 'block'}"] += 1
+                    self._counts[f"{EXPIRIES}{'stop' if self._stops(pod.grant) else 'end'}"] += 1
                 if wanted and wanted.label and not (pod.grant and pod.grant.id == wanted.id):
                     self._counts[f"{GRANTS}{wanted.tier}:{wanted.rule}"] += 1
             if pending is None:
                 return patched, None
-            if wanted and wanted.locks(self._clock()):
-                # What waits for this pod was decided before, and must not come back with the end of the lock.
+            if wanted and wanted.is_block(self._clock()):
+                # What waits for this pod was decided before, and must not come back with the end of the block.
                 self._store.withdraw(
                     record.grant.id for record in (self._launch(pod, pending), self._unlock(pod, pending)) if record
                 )
-            # A withdrawal or a lock may have come between our look and our patch, and its wake-up been taken by another reconciler.
+            # A withdrawal or a block may have come since Redis was asked, and another reconciler may have taken its wake-up.
             pending = self._store.pending(pod.server, {wanted.id} if wanted else set())
             if self._wanted(patched, pending) == wanted:
                 return patched, pending
@@ -174,16 +174,16 @@ class Reconciler:
         raise Conflict(f"pod {pod.name} keeps changing")
 
     def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
-        """The grant that a pod shall carry: a lock, an unlock, what it has, what waits for it, or what the mode gives all."""
+        """The grant that a pod shall carry: a block, an unlock, what it has, what waits for it, or what the mode gives all."""
         withdrawn = pending.withdrawn if pending else set()
         now, facts = self._clock(), self._facts(pod, pending)
 
-        locks = [lock.grant for lock in pending.locks if fits(lock, facts, now)] if pending else []
-        if pod.grant and pod.grant.locks(now) and pod.grant.id not in withdrawn:
-            locks.insert(0, pod.grant)
-        if locks:
+        blocks = [block.grant for block in pending.blocks if fits(block, facts, now)] if pending else []
+        if pod.grant and pod.grant.is_block(now) and pod.grant.id not in withdrawn:
+            blocks.insert(0, pod.grant)
+        if blocks:
             # The one that ends last: what is on the pod outlives a wipe of Redis. Of equal ones that which it has.
-            return max(locks, key=lambda grant: math.inf if grant.until is None else grant.until)
+            return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
 
         def given(grant: Grant) -> bool:
             outdated = grant.rule == MODE_ALLOW and self._settings.mode != "allow"
@@ -195,7 +195,7 @@ class Reconciler:
             record.grant if record and not (has and has.id == record.grant.id) else None
             for record in (self._unlock(pod, pending), self._launch(pod, pending))
         )
-        keeps = has is not None and given(has) and not has.over(now)
+        keeps = has is not None and given(has) and not has.is_expired(now)
         if unlock and given(unlock) and not (keeps and self._is_less(unlock, has, now)):
             return leases.begin(unlock, self._settings.tiers[unlock.tier], now)
         if keeps:
@@ -297,7 +297,7 @@ class Reconciler:
         self._over = {grant: since for grant, since in list(self._over.items()) if grant in grants}
         for pod in ending:
             if pod.grant.rule != leases.EXPIRED:
-                due = pod.grant.over(now)
+                due = pod.grant.is_expired(now)
             else:
                 due = not self._store_lost and steady - self._over.get(pod.grant.id, -leases.GRACE) >= leases.GRACE
             if due:

@@ -12,19 +12,20 @@
 | `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL` |
 | `stop:<server>` | the uid of a pod that shall be stopped | `UNLOCK_TTL` |
-| `locks` | a hash: what operators locked, by id | until it is taken off, `until`, or `WITHDRAWN_TTL` for a server's |
+| `blocks` | a hash: what operators blocked, by id | until it is taken off, `until`, or `WITHDRAWN_TTL` for a server's |
 | `withdrawn:<grant>` | that a grant counts no more | `WITHDRAWN_TTL` |
 | `wake` | a list: servers that the reconciler shall look at, and what operators did, for its log | until read |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod |
 | `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL` |
 | `wiring` | a hash: launches that the hook told of, those without its context, when the first and the last came | for ever |
 | `verifiers` | a hash: what each verifier says of itself, by host: providers, API keys, clock | `VERIFIER_TTL` after the last |
-| `proof` | what the reconciler found about policies and the canary | `PROOF_TTL` |
+| `gatecheck` | what the reconciler found about policies and the canary | `GATECHECK_TTL` |
 | `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
 
 All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
-their pods' egress, client networks are charged from the beginning, and locks of repositories and networks are gone; running servers
-keep what their annotation says, a lock too. A revoked API key counts again if it is still in the values, as `egress doctor` says.
+their pods' egress, client networks are charged from the beginning, and blocks of repositories and networks are gone; running
+servers keep what their annotation says, a block too. A revoked API key that is still in the values counts again;
+`egress doctor` says so.
 """
 
 import json
@@ -38,7 +39,7 @@ import redis
 
 from ..fairness import REJECTIONS_WINDOW, Charge
 from ..passes import LEEWAY, Pass
-from ..records import Grant, KnownServer, Lock, Pending, Record, RevokedKey, Server, Woken
+from ..records import Block, Grant, KnownServer, Pending, Record, RevokedKey, Server, Woken
 from .errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 
 PREFIX = "binder-egress:"
@@ -69,7 +70,7 @@ HEARTBEAT_TTL = 30
 VERIFIER_TTL = 60
 """Seconds after which a silent verifier counts as gone. It reports with each readiness probe."""
 
-PROOF_TTL = 600
+GATECHECK_TTL = 600
 """Seconds that findings count. They are made every minute."""
 
 
@@ -257,30 +258,30 @@ class Store:
             text = self._redis.get(_key(f"server:{server.key}"))
         return KnownServer.loads(text)
 
-    def locks(self) -> list[Lock]:
-        """All locks, the oldest first; some may have ended."""
+    def blocks(self) -> list[Block]:
+        """All blocks, the oldest first; some may have ended."""
         with _unavailable():
-            return _locks(self._redis.hgetall(_key("locks")))
+            return _blocks(self._redis.hgetall(_key("blocks")))
 
     # -- the operators' side
 
-    def add_lock(self, lock: Lock, servers: Iterable[Server]) -> None:
-        """Lock, forget locks that have ended, and wake the reconciler: first for the servers that are known to be meant."""
-        over = [old.id for old in self.locks() if _is_over(old, lock.at)]
+    def add_block(self, block: Block, servers: Iterable[Server]) -> None:
+        """Block, forget blocks that have ended, and wake the reconciler: first for the servers that are known to be meant."""
+        over = [old.id for old in self.blocks() if _is_over(old, block.at)]
         with _unavailable():
             pipe = self._redis.pipeline()
             if over:
-                pipe.hdel(_key("locks"), *over)
-            pipe.hset(_key("locks"), lock.id, lock.dumps())
+                pipe.hdel(_key("blocks"), *over)
+            pipe.hset(_key("blocks"), block.id, block.dumps())
             pipe.rpush(_key("wake"), *(server.key for server in servers), EVERYTHING)
             pipe.execute()
 
-    def remove_lock(self, lock: str) -> None:
-        """Take a lock off, from the pods that carry it too."""
+    def remove_block(self, block: str) -> None:
+        """Take a block off, from the pods that carry it too."""
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.hdel(_key("locks"), lock)
-            pipe.set(_key(f"withdrawn:{lock}"), 1, ex=WITHDRAWN_TTL)
+            pipe.hdel(_key("blocks"), block)
+            pipe.set(_key(f"withdrawn:{block}"), 1, ex=WITHDRAWN_TTL)
             pipe.rpush(_key("wake"), EVERYTHING)
             pipe.execute()
 
@@ -399,15 +400,15 @@ class Store:
             pipe.expire(_key("verifiers"), VERIFIER_TTL)
             pipe.execute()
 
-    def publish_proof(self, found: str) -> None:
+    def publish_gatecheck(self, found: str) -> None:
         """Publish what the reconciler found, JSON."""
         with _unavailable():
-            self._redis.set(_key("proof"), found, ex=PROOF_TTL)
+            self._redis.set(_key("gatecheck"), found, ex=GATECHECK_TTL)
 
-    def proof(self) -> dict[str, Any] | None:
-        """What the reconciler found last (`proof.Proof`), or None."""
+    def gatecheck(self) -> dict[str, Any] | None:
+        """What the reconciler found last (`watch.Findings`), or None."""
         with _unavailable():
-            text = self._redis.get(_key("proof"))
+            text = self._redis.get(_key("gatecheck"))
         return json.loads(text) if text else None
 
     def health(self) -> dict[str, Any]:
@@ -452,8 +453,8 @@ class Store:
             # No transaction: a full Redis refuses those, even to read.
             pipe = self._redis.pipeline(transaction=False)
             pipe.mget([_key(f"{kind}:{server.key}") for server in asked for kind in kinds])
-            pipe.hgetall(_key("locks"))
-            texts, locks = pipe.execute()
+            pipe.hgetall(_key("blocks"))
+            texts, blocks = pipe.execute()
             for at, (server, has) in enumerate(asked.items()):
                 launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
                 pending = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known), stop=stop or "")
@@ -461,9 +462,9 @@ class Store:
                 grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
             names = [_key(f"withdrawn:{grant}") for has in grants.values() for grant in has]
             marks = iter(self._redis.mget(names) if names else [])
-        sorted_locks = _locks(locks)
+        sorted_blocks = _blocks(blocks)
         for server, has in grants.items():
-            found[server].locks = sorted_locks
+            found[server].blocks = sorted_blocks
             found[server].withdrawn = {grant for grant in has if next(marks)}
         return found
 
@@ -558,8 +559,8 @@ class Store:
         return found
 
 
-def _locks(found: dict[str, str]) -> list[Lock]:
-    return sorted(map(Lock.loads, found.values()), key=lambda lock: lock.at)
+def _blocks(found: dict[str, str]) -> list[Block]:
+    return sorted(map(Block.loads, found.values()), key=lambda block: block.at)
 
 
 def _said(text: str) -> tuple[int, dict[str, Any]] | None:
@@ -572,10 +573,10 @@ def _said(text: str) -> tuple[int, dict[str, Any]] | None:
     return said if isinstance(said[0], int) and isinstance(said[1], dict) else None
 
 
-def _is_over(lock: Lock, now: float) -> bool:
-    """Whether a lock has ended; that of a server, whose pod carries it, may be forgotten after a while."""
-    ended = lock.until is not None and lock.until <= now
-    return ended or (lock.kind == "server" and lock.at + WITHDRAWN_TTL < now)
+def _is_over(block: Block, now: float) -> bool:
+    """Whether a block has ended; that of a server, whose pod carries it, may be forgotten after a while."""
+    ended = block.until is not None and block.until <= now
+    return ended or (block.kind == "server" and block.at + WITHDRAWN_TTL < now)
 
 
 def _key(name: str) -> str:

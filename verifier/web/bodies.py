@@ -75,15 +75,15 @@ class GrantBody(_Action):
 
 
 class RevocationBody(_Action):
-    """`POST /api/revocations`: take a running server's tier away and lock it."""
+    """`POST /api/revocations`: take a running server's tier away and block it."""
 
     user: _Name
     server: Annotated[str, Field(max_length=255)] = ""
     stop: bool = False
 
 
-class LockBody(_Action):
-    """`POST /api/locks`: lock a server (`user`, `user/server` or a pod), a repository (or `…/*`), or a client network (CIDR)."""
+class BlockBody(_Action):
+    """`POST /api/blocks`: block a server (`user`, `user/server` or a pod), a repository (or `…/*`), or a client network (CIDR)."""
 
     kind: Literal["server", "repository", "network"]
     what: Annotated[str, Field(min_length=1, max_length=2048)]

@@ -110,32 +110,32 @@ def grant() -> tuple[Response, int]:
 
 @internal.post("/api/revocations")
 def revoke() -> tuple[Response, int]:
-    """Take a running server's tier away and lock it."""
+    """Take a running server's tier away and block it."""
     operators, body = _operators(), bodies.read(bodies.RevocationBody)
     return _done(operators.revoke(Server(body.user, body.server), body.by, body.why, body.stop))
 
 
-@internal.get("/api/locks")
-def list_locks() -> Response:
-    """All locks."""
-    return jsonify(locks=_operators().locks())
+@internal.get("/api/blocks")
+def list_blocks() -> Response:
+    """All blocks."""
+    return jsonify(blocks=_operators().blocks())
 
 
-@internal.post("/api/locks")
-def lock() -> tuple[Response, int]:
-    """Lock a server, a repository or a client network."""
-    operators, body = _operators(), bodies.read(bodies.LockBody)
-    return _done(operators.lock(body.kind, body.what, body.by, body.why, body.until))
+@internal.post("/api/blocks")
+def block() -> tuple[Response, int]:
+    """Block a server, a repository or a client network."""
+    operators, body = _operators(), bodies.read(bodies.BlockBody)
+    return _done(operators.block(body.kind, body.what, body.by, body.why, body.until))
 
 
-@internal.delete("/api/locks/<lock>")
-def unlock_lock(lock: str) -> tuple[Response, int]:
-    """Take a lock off."""
+@internal.delete("/api/blocks/<block>")
+def unblock(block: str) -> tuple[Response, int]:
+    """Take a block off."""
     operators = _operators()
     by = request.args.get("by", "").strip()
     if not by:
         raise Problem("bad-request", "by: say who you are.")
-    return _done(operators.unlock_lock(lock, by[:255], request.args.get("why", "")[:1000]))
+    return _done(operators.unblock(block, by[:255], request.args.get("why", "")[:1000]))
 
 
 @internal.get("/api/keys")

@@ -32,7 +32,7 @@ class Metrics:
     Args:
         store: where the reconciler's counters are.
         captcha: the providers.
-        settings: for the operators' locks.
+        settings: for the operators' blocks.
     """
 
     def __init__(self, store: Store, captcha: Captcha, settings: VerifierSettings):
@@ -55,7 +55,7 @@ class Metrics:
             "client's fault; misconfigured: ours; unavailable: the provider's; "
             "replayed: used before; before-epoch: perhaps used before Redis was wiped; price-risen: its challenge was too cheap by "
             "then; budget-spent: the client's network had all the passes that it may have; too-many-rejected: it had so many wrong "
-            "ones that the provider was not asked; locked, own-network: nothing is offered to this client.",
+            "ones that the provider was not asked; blocked, own-network: nothing is offered to this client.",
             ["provider", "purpose", "outcome"],
             registry=self.registry,
         )
@@ -88,8 +88,8 @@ class Metrics:
         self.api_keys = Counter(
             "binder_egress_api_key_requests",
             "Passes asked for with an API key, by the key's name. issued: for one server each; spent: it had its servers of the "
-            "day; other-origin: it is for pages of others; locked, own-network: nothing is offered to this client. Without a name: "
-            "wrong: no key of this site; too-many: the same, from a network that had sent many.",
+            "day; other-origin: it is for pages of others; blocked, own-network: nothing is offered to this client. Without a "
+            "name: wrong: no key of this site; too-many: the same, from a network that had sent many.",
             ["key", "outcome"],
             registry=self.registry,
         )
@@ -97,7 +97,7 @@ class Metrics:
             "binder_egress_unlocks",
             "Requests to unlock a running server, or to renew its lease. pending: the reconciler had not confirmed it in time; "
             "had-it: nothing to do; "
-            "locked, blocked-repository, own-network: the rule that refused it.",
+            "blocked, blocked-repository, own-network: the rule that refused it.",
             ["outcome"],
             registry=self.registry,
         )
@@ -153,8 +153,8 @@ class _Reconciler(Collector):
         up = GaugeMetricFamily("binder_egress_store_up", "1 if Redis answers. Without it nothing can be granted.")
         try:
             seen, counters, tiers = self._store.reconciler_state()
-            proof = self._store.proof()
-            locked = self._operators.counts()
+            gatecheck = self._store.gatecheck()
+            blocked = self._operators.counts()
             keys = self._operators.keys()
         except StoreUnavailable:
             up.add_metric([], 0)
@@ -199,23 +199,23 @@ class _Reconciler(Collector):
         yield time
         expiries = CounterMetricFamily(
             "binder_egress_lease_expiries",
-            "Leases that were over before they were renewed. block: the server lost its tier; stop: its pod is deleted too, unless "
+            "Leases that were over before they were renewed. end: the server lost its tier; stop: its pod is deleted too, unless "
             "somebody unlocks it within two minutes.",
             labels=["on_expiry"],
         )
-        for on_expiry in ("block", "stop"):
+        for on_expiry in ("end", "stop"):
             expiries.add_metric([on_expiry], counters.get(f"{EXPIRIES}{on_expiry}", 0))
         yield expiries
         pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by the tier they have.", labels=["tier"])
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)
         yield pods
-        locks = GaugeMetricFamily("binder_egress_locks", "Locks of operators, by what they lock.", labels=["kind"])
-        for kind, number in locked.items():
-            locks.add_metric([kind], number)
-        yield locks
+        blocks = GaugeMetricFamily("binder_egress_blocks", "Blocks of operators, by what they block.", labels=["kind"])
+        for kind, number in blocked.items():
+            blocks.add_metric([kind], number)
+        yield blocks
         yield from _keys(keys)
-        yield from _proof(proof or {})
+        yield from _gatecheck(gatecheck or {})
 
 
 def _lag(counters: dict[str, int]) -> Metric:
@@ -247,14 +247,14 @@ def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
     yield from (used, most, ends)
 
 
-def _proof(proof: dict[str, Any]) -> Iterator[Metric]:
+def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     """What the reconciler found about policies and the canary. What is not known has no sample."""
-    judged, canary = proof.get("judgement"), proof.get("canary")
+    judged, canary = findings.get("judgement"), findings.get("canary")
     at = GaugeMetricFamily(
         "binder_egress_policies_read_timestamp_seconds",
         "When the reconciler last read the namespace's NetworkPolicies; 0 if it cannot. Then no bypass would be seen.",
     )
-    at.add_metric([], proof["at"] if judged else 0)
+    at.add_metric([], findings["at"] if judged else 0)
     yield at
     bypasses = GaugeMetricFamily(
         "binder_egress_bypasses",

@@ -46,12 +46,12 @@ _SERVER = {
     },
     "expires_in": {"type": ["integer", "null"], "description": "the same in seconds from now, for clients whose clock is wrong"},
     "on_expiry": {
-        "enum": ["block", "stop", None],
-        "description": "what comes then: block: the tier is gone; stop: the server is stopped too, two minutes later",
+        "enum": ["end", "stop", None],
+        "description": "what comes then: end: the tier is gone; stop: the server is stopped too, two minutes later",
     },
     "unlockable": {
         "type": "boolean",
-        "description": "whether it has no tier, and a pass would give it one; false where operators locked it",
+        "description": "whether it has no tier, and a pass would give it one; false where operators blocked it",
     },
     "larger": {
         "type": "array",
@@ -139,7 +139,7 @@ def public_document(base_path: str) -> dict[str, Any]:
                         "forbidden-origin",
                         "pass-refused",
                         "solution-refused",
-                        "locked",
+                        "blocked",
                         "price-risen",
                         "budget-spent",
                         "too-many-rejected",
@@ -264,7 +264,7 @@ def public_document(base_path: str) -> dict[str, Any]:
                             "key-expired",
                             "key-revoked",
                             "key-elsewhere",
-                            "locked",
+                            "blocked",
                             "price-risen",
                             "budget-spent",
                             "too-many-rejected",
@@ -289,13 +289,13 @@ def public_document(base_path: str) -> dict[str, Any]:
 _TIME = {"type": ["number", "null"], "description": "Unix time in seconds"}
 _ROW = {
     "user": _TEXT, "server": _TEXT, "pod": _TEXT, "tier": _TEXT, "rule": {"type": "string", "description": "the rule that decided"},
-    "locked": {"type": "boolean"}, "at": _TIME, "until": _TIME, "by": _TEXT, "why": _TEXT, "grant": _TEXT, "repository": _TEXT,
+    "blocked": {"type": "boolean"}, "at": _TIME, "until": _TIME, "by": _TEXT, "why": _TEXT, "grant": _TEXT, "repository": _TEXT,
     "client": {"type": "string", "description": "the address of the client that launched it"},
 }  # fmt: skip
-_LOCK = _object(
+_BLOCK = _object(
     id=_TEXT, kind={"enum": ["server", "repository", "network"]}, what=_TEXT, by=_TEXT, why=_TEXT, at=_TIME, until=_TIME
 )
-_LOCK["properties"]["only_on_pods"] = {
+_BLOCK["properties"]["only_on_pods"] = {
     "type": "boolean",
     "description": "Redis has forgotten it; it holds for the pods that carry it",
 }
@@ -334,7 +334,7 @@ def _operators() -> dict[str, Any]:
         uid=_TEXT,
         label={"type": ["string", "null"]},
         waiting={"type": "array", "items": {"type": "object"}},
-        locks={"type": "array", "items": _LOCK},
+        blocks={"type": "array", "items": _BLOCK},
         reconciler_seen=_TIME,
     )
     user, server = parameter("user", "path", True, minLength=1), parameter("server", "path", True, minLength=1)
@@ -346,9 +346,9 @@ def _operators() -> dict[str, Any]:
 
     grants = _object(grants={"type": "array", "items": _object(**_ROW)})
     give = _operation("grant", "Give a running server a tier", acted, "no-such-server", "refused", body=bodies.GrantBody)
-    revoke = _operation("revoke", "Take a tier away, and lock", acted, "no-such-server", "refused", body=bodies.RevocationBody)
-    put = _object(state=_STATE, lock=_TEXT, servers={"type": "integer"})
-    remove = _operation("unlockLock", "Take a lock off", _object(state=_STATE, lock=_TEXT), "no-such-lock", "refused")
+    revoke = _operation("revoke", "Take a tier away, and block", acted, "no-such-server", "refused", body=bodies.RevocationBody)
+    put = _object(state=_STATE, block=_TEXT, servers={"type": "integer"})
+    remove = _operation("unblock", "Take a block off", _object(state=_STATE, block=_TEXT), "no-such-block", "refused")
     key = _object(
         name=_TEXT, id=_TEXT, state={"enum": ["valid", "expired", "revoked"]}, tier=_TEXT,
         used={"type": "integer", "description": "passes, for a server each, in the last 24 hours"},
@@ -372,16 +372,19 @@ def _operators() -> dict[str, Any]:
         "/api/revocations": {"post": revoke},
         "/api/servers/{user}": explain("DefaultServer", user),
         "/api/servers/{user}/{server}": explain("Server", user, server),
-        "/api/locks": {
-            "get": _operation("listLocks", "List all locks", _object(locks={"type": "array", "items": _LOCK})),
-            "post": _operation("lock", "Lock", put, "no-such-server", "refused", body=bodies.LockBody),
+        "/api/blocks": {
+            "get": _operation("listBlocks", "List all blocks", _object(blocks={"type": "array", "items": _BLOCK})),
+            "post": _operation("block", "Block", put, "no-such-server", "refused", body=bodies.BlockBody),
         },
         "/api/keys": {
             "get": _operation("listKeys", "List API keys, and what they had", _object(keys={"type": "array", "items": key})),
             "post": create_key,
         },
         "/api/keys/revocations": {"post": revoke_key},
-        "/api/locks/{lock}": {"parameters": [parameter("lock", "path", True, minLength=1)], "delete": remove | {"parameters": by}},
+        "/api/blocks/{block}": {
+            "parameters": [parameter("block", "path", True, minLength=1)],
+            "delete": remove | {"parameters": by},
+        },
     }
 
 

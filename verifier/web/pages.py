@@ -69,7 +69,7 @@ def reach(tier: Tier | None, language: str) -> str:
     """
     messages = MESSAGES[language]
     if tier is None:
-        return messages["reach-locked"]
+        return messages["reach-nothing"]
     if tier.description:
         return tier.description.get(language) or tier.description.get("en") or next(iter(tier.description.values()))
     if tier.internet is None:

@@ -17,7 +17,7 @@ from ..decisions.rules import REFUSALS, REFUSED, Facts, refusal
 from ..fairness import Fairness
 from ..networks import HiddenClients, client_network
 from ..passes import BadPass, Pass, Passes
-from ..records import LOCKED, UNVERIFIED, Grant, KnownServer, Record, Server
+from ..records import BLOCKED, UNVERIFIED, Grant, KnownServer, Record, Server
 from ..settings import VerifierSettings
 from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 from ..store.store import UNLOCK_TTL, Store
@@ -299,7 +299,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     if rule := _refusal(known):
         services().metrics.unlocks.labels(rule).inc()
         _log("unlock", UNVERIFIED, rule, repository=known.repository)
-        raise Problem("locked", REFUSALS[rule])
+        raise Problem("blocked", REFUSALS[rule])
     has_one = known.tier != UNVERIFIED
     left = leases.left(known, services().settings, now)
     useful = [*leases.larger(known, services().settings, now), *([known.tier] if left and left.renewable_in == 0 else [])]
@@ -375,9 +375,9 @@ def _refusal(known: KnownServer | None) -> str | None:
     """The rule that keeps a running server, or None for a new one, from what this client asks for."""
     now, clients = time.time(), (request.remote_addr or "",)
     if known is None:
-        return refusal(Facts(clients=clients), services().store.locks(), services().settings, now)
+        return refusal(Facts(clients=clients), services().store.blocks(), services().settings, now)
     facts = Facts(known.repository, (known.client, *clients), known.uid)
-    return LOCKED if known.locked(now) else refusal(facts, services().store.locks(), services().settings, now)
+    return BLOCKED if known.is_blocked(now) else refusal(facts, services().store.blocks(), services().settings, now)
 
 
 def _address(server: Server) -> str:
@@ -433,8 +433,8 @@ def _use_key() -> Pass:
     # From here on the client has shown that it has the key, and may know what is wrong with it.
     if rule := _refusal(None):
         count(rule)
-        raise Problem("locked", REFUSALS[rule])
-    if key.over(time.time()):
+        raise Problem("blocked", REFUSALS[rule])
+    if key.is_expired(time.time()):
         count("expired")
         raise Problem("key-expired", "Ask the operators of this site for another one.")
     if key.entry.origins and request.headers.get("Origin") not in key.entry.origins:
@@ -465,7 +465,7 @@ def _solve(name: str, solution: str, purpose: str) -> Pass:
 
     if rule := _refusal(None):
         count(rule)
-        raise Problem("locked", REFUSALS[rule])
+        raise Problem("blocked", REFUSALS[rule])
     network, most = _network(), services().settings.fairness_rejections
     if network and most and name in [remote.name for remote in services().captcha.remotes]:
         rejected, forgotten_in = services().store.rejections(network)

@@ -23,7 +23,7 @@ TOP = Path(__file__).parents[3]
 CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 
-USER_PODS = "component=singleuser-server,!binder-egress/proof"
+USER_PODS = "component=singleuser-server,!binder-egress/gatecheck"
 OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
 """What a verified pod reaches, of `Stage.targets()`. An unverified one reaches nothing."""
 

@@ -15,7 +15,7 @@ TOLERANCE = 2.0
 refused but for the first. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
 
 
-REJECTIONS_WINDOW = 60
+REJECTIONS_WINDOW_SECONDS = 60
 """Seconds after the first of a client network's rejected solutions until they are forgotten."""
 
 

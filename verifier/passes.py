@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
-LEEWAY = 60
+LEEWAY_SECONDS = 60
 """Seconds by which clocks of members of a federation, and of client and server, may differ."""
 
 MAX_TOKEN = 1024
@@ -83,7 +83,7 @@ class Passes:
             The pass, which may still be used up.
 
         Raises:
-            BadPass: not signed by one of our keys, expired, or from the future by more than `LEEWAY`.
+            BadPass: not signed by one of our keys, expired, or from the future by more than `LEEWAY_SECONDS`.
         """
         if len(token) > MAX_TOKEN:
             raise BadPass("invalid", "This is not a pass: it is too long.")
@@ -91,8 +91,8 @@ class Passes:
             found = Pass(**self._serializer.loads(token))
         except (BadSignature, TypeError, ValueError):  # ValueError: characters that no encoding has
             raise BadPass("invalid", "This is not a pass of this service. Solve a challenge to get one.") from None
-        if presented_at > found.exp + LEEWAY:
+        if presented_at > found.exp + LEEWAY_SECONDS:
             raise BadPass("expired", "The pass has expired. Solve a challenge to get a new one.")
-        if found.iat > presented_at + LEEWAY:
+        if found.iat > presented_at + LEEWAY_SECONDS:
             raise BadPass("invalid", "The pass was issued in the future: check the clocks of this service.")
         return found

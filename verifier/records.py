@@ -1,18 +1,47 @@
-"""The vocabulary: what verifier, reconciler and operators tell each other, through Redis and through a pod's annotation."""
+"""The vocabulary: what verifier, reconciler and operators tell each other, through Redis and through a pod's annotation.
+
+Every record has `dumps` and `loads`, to and from JSON. A field that a newer version added is left out when it is read: during an
+upgrade both versions use the same Redis.
+"""
 
 import json
 import secrets
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 UNVERIFIED = "unverified"
 """The tier that pods are born with. It has no policy of its own and is never written to a pod."""
 
-BLOCKED = "blocked"
-"""The rule of what an operator blocked. On a pod it is a grant of nothing, and stays until an operator takes it off."""
+NO_PASS = "none"
+"""The outcome of a pass where none was presented, or where an earlier rule decided."""
 
-T = TypeVar("T")
+
+class Rule(StrEnum):
+    """What decided about a server. It is on every grant, and in logs and metrics.
+
+    The first group refuses egress, the second gives it at a launch, the third acts on a server that runs.
+    """
+
+    BLOCKED = "blocked"  # by an operator: this server, its repository, or the client's network
+    BLOCKED_REPOSITORY = "blocked-repository"  # rules.blockedRepositories
+    OWN_NETWORK = "own-network"  # rules.selfNetworks
+    DEFAULT = "default"  # nothing else matched
+
+    MODE_ALLOW = "mode-allow"
+    API_CLIENT = "api-client"
+    VALID_PASS = "valid-pass"
+    TRUSTED_REPOSITORY = "trusted-repository"
+    AUTHENTICATED = "authenticated"
+
+    UNLOCK = "unlock"
+    RENEWAL = "renewal"
+    OPERATOR = "operator"
+    EXPIRED = "expired"  # the lease is over
+
+
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -29,7 +58,7 @@ class Server:
 
     @property
     def key(self) -> str:
-        """The server as one word, for keys."""
+        """The server as one word, for keys in Redis."""
         return f"{quote(self.user, safe='')}/{quote(self.name, safe='')}"
 
     @classmethod
@@ -41,16 +70,25 @@ class Server:
 
 @dataclass(frozen=True)
 class Grant:
-    """This server has this tier. On a pod it is the annotation, as JSON.
+    """A decision about a server. On a pod it is the annotation, as JSON.
+
+    | what it is | tier | rule | until |
+    |---|---|---|---|
+    | egress | a tier | every rule that gives one | the end of its lease; None: as long as the pod runs |
+    | a block | `unverified` | `blocked` | the end of the block; None: until an operator removes it |
+    | an ended lease | `unverified` | `expired` | when the pod may be deleted (`onExpiry: stop`); None: never |
+    | a launch without egress | `unverified` | every other rule | None |
+
+    The last one waits in Redis, so that an older decision about the same server counts no more. It is never written on a pod.
 
     Attributes:
         id: random.
-        tier: the tier; `unverified` means that there is none.
-        rule: the rule that decided.
+        tier: the tier; `unverified` means none.
+        rule: the rule that decided, usually a `Rule`. Another version may have written another word.
         at: Unix time in seconds of the decision.
-        by: the operator who decided; empty for rules.
+        by: the operator or the API key behind the decision; empty for other rules.
         why: the operator's reason.
-        until: Unix time in seconds at which it ends, a block or a lease; None if it does not.
+        until: Unix time in seconds, as the table says.
     """
 
     id: str
@@ -63,21 +101,38 @@ class Grant:
 
     @property
     def label(self) -> str | None:
-        """The value of the tier label that follows from it."""
-        return None if self.tier == UNVERIFIED else self.tier
+        """The value of the pod's tier label; None: no label."""
+        return self.tier if self.gives_egress else None
+
+    @property
+    def gives_egress(self) -> bool:
+        """Whether it gives a tier."""
+        return self.tier != UNVERIFIED
+
+    @property
+    def is_ended_lease(self) -> bool:
+        """Whether it marks the end of a lease."""
+        return self.tier == UNVERIFIED and self.rule == Rule.EXPIRED
 
     def is_block(self, now: float) -> bool:
-        """Whether it is a block, and in force at a Unix time in seconds."""
-        return self.tier == UNVERIFIED and self.rule == BLOCKED and not self.is_expired(now)
+        """Whether it is a block that is in force at a Unix time in seconds."""
+        return self.tier == UNVERIFIED and self.rule == Rule.BLOCKED and not self.is_expired(now)
 
     def is_expired(self, now: float) -> bool:
-        """Whether it has ended at a Unix time in seconds."""
+        """Whether its time is over at a Unix time in seconds."""
         return self.until is not None and self.until <= now
 
     @classmethod
-    def new(cls, tier: str, rule: str, at: float) -> "Grant":
-        """A new grant with a random id."""
-        return cls(secrets.token_hex(8), tier, rule, int(at))
+    def new(cls, tier: str, rule: str, at: float, by: str = "") -> "Grant":
+        """A new grant with a random id.
+
+        Args:
+            tier: the tier, or `unverified`.
+            rule: the rule that decided.
+            at: Unix time in seconds.
+            by: the API key behind it.
+        """
+        return cls(secrets.token_hex(8), tier, str(rule), int(at), by)
 
     def dumps(self) -> str:
         """The grant as JSON."""
@@ -85,11 +140,11 @@ class Grant:
 
     @classmethod
     def loads(cls, text: str | None) -> "Grant | None":
-        """The grant that JSON says, or None if it says none."""
+        """The grant that JSON describes, or None if it describes none. An annotation may hold anything."""
         try:
-            found = json.loads(text or "")
-            grant = cls(found["id"], found["tier"], found["rule"], found["at"])
-            grant = replace(grant, by=found.get("by", ""), why=found.get("why", ""), until=found.get("until"))
+            content = json.loads(text or "")
+            grant = cls(content["id"], content["tier"], content["rule"], content["at"])
+            grant = replace(grant, by=content.get("by", ""), why=content.get("why", ""), until=content.get("until"))
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
@@ -102,7 +157,7 @@ class Record:
     """A decision that waits in Redis for its pod.
 
     Attributes:
-        grant: what was decided.
+        grant: the decision.
         image: the image that the pod must have; None for an unlock.
         uid: the pod that it is for; None for a launch, whose pod does not exist yet.
         repository: the repository that was launched.
@@ -121,26 +176,26 @@ class Record:
 
     @classmethod
     def loads(cls, text: str | None) -> "Record | None":
-        """The record that JSON says, or None."""
+        """The record that JSON describes, or None."""
         if text is None:
             return None
-        found = json.loads(text)
-        return _make(cls, {**found, "grant": _make(Grant, found["grant"])})
+        content = json.loads(text)
+        return _read(cls, {**content, "grant": _read(Grant, content["grant"])})
 
 
 @dataclass(frozen=True)
 class KnownServer:
-    """What the reconciler knows of a server, published for the verifier.
+    """What the reconciler publishes about a server, for the verifier and for operators. Only `tier` and `until` are public.
 
     Attributes:
         uid: the pod.
-        tier: what it has now; `unverified` if nothing.
-        grant: the id of the grant that the pod carries; empty if none.
-        repository: the repository that was launched; empty if unknown. Never shown publicly, like all that follows.
+        tier: its tier; `unverified` if it has none.
+        grant: the id of the grant that the pod carries; empty if it carries none.
+        repository: the repository that was launched; empty if unknown.
         client: the address of the client that launched it; empty if unknown.
         pod: the pod's name.
         label: the value of its tier label; empty if it has none.
-        rule, at, by, why, until: of its grant.
+        rule, at, by, why, until: of the grant.
     """
 
     uid: str
@@ -156,9 +211,33 @@ class KnownServer:
     why: str = ""
     until: int | None = None
 
+    @classmethod
+    def carrying(cls, grant: Grant | None, uid: str, **about: str) -> "KnownServer":
+        """A server whose pod carries a grant.
+
+        Args:
+            grant: the grant; None: the pod carries none.
+            uid: the pod.
+            about: `repository`, `client`, `pod` and `label`.
+        """
+        if grant is None:
+            return cls(uid, **about)
+        of_grant = asdict(grant)
+        return cls(uid, grant=of_grant.pop("id"), **of_grant, **about)
+
+    @property
+    def carried(self) -> Grant:
+        """The grant that the pod carries; without an id if it carries none."""
+        return Grant(self.grant, self.tier, self.rule, self.at, self.by, self.why, self.until)
+
+    @property
+    def has_egress(self) -> bool:
+        """Whether it has a tier."""
+        return self.tier != UNVERIFIED
+
     def is_blocked(self, now: float) -> bool:
         """Whether the pod carries a block that is in force at a Unix time in seconds."""
-        return Grant(self.grant, self.tier, self.rule, self.at, until=self.until).is_block(now)
+        return self.carried.is_block(now)
 
     def dumps(self) -> str:
         """This as JSON."""
@@ -166,23 +245,27 @@ class KnownServer:
 
     @classmethod
     def loads(cls, text: str | None) -> "KnownServer | None":
-        """What JSON says, or None."""
-        return _make(cls, json.loads(text)) if text else None
+        """The server that JSON describes, or None."""
+        return _read(cls, json.loads(text)) if text else None
+
+
+BLOCK_KINDS = ("server", "repository", "network")
+"""The kinds of a block."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What an operator blocked: no server that it fits gets egress, or keeps it.
+    """An operator's block: no server that it applies to gets egress, or keeps it.
 
     Attributes:
-        id: random; also the id of the grant of nothing that it puts on pods.
-        kind: `server`, `repository` or `network`.
+        id: random; also the id of the grant that it puts on pods.
+        kind: one of `BLOCK_KINDS`.
         what: the key of a server, a pattern of repositories, or a CIDR of clients.
         by: the operator.
         why: the operator's reason.
         at: Unix time in seconds.
-        until: Unix time in seconds at which it ends; None if it does not.
-        uid: the pod of a server: a later one of the same name is somebody else's.
+        until: Unix time in seconds of its end; None: it has none.
+        uid: for a server its pod, because a later pod of the same name is somebody else's.
     """
 
     id: str
@@ -196,8 +279,8 @@ class Block:
 
     @property
     def grant(self) -> Grant:
-        """What it puts on pods."""
-        return Grant(self.id, UNVERIFIED, BLOCKED, self.at, self.by, self.why, self.until)
+        """The grant that it puts on pods."""
+        return Grant(self.id, UNVERIFIED, Rule.BLOCKED.value, self.at, self.by, self.why, self.until)
 
     def dumps(self) -> str:
         """This as JSON."""
@@ -205,8 +288,8 @@ class Block:
 
     @classmethod
     def loads(cls, text: str) -> "Block":
-        """What JSON says."""
-        return _make(cls, json.loads(text))
+        """The block that JSON describes."""
+        return _read(cls, json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -215,7 +298,7 @@ class RevokedKey:
 
     Attributes:
         id: the key's id.
-        name: what the values called it; empty if that was not known.
+        name: the key's name in the values; empty if it was unknown.
         by: the operator.
         why: the operator's reason.
         at: Unix time in seconds.
@@ -233,17 +316,17 @@ class RevokedKey:
 
     @classmethod
     def loads(cls, text: str) -> "RevokedKey":
-        """What JSON says."""
-        return _make(cls, json.loads(text))
+        """The key that JSON describes."""
+        return _read(cls, json.loads(text))
 
 
 @dataclass
 class Woken:
-    """What the wake list had.
+    """The content of the wake list.
 
     Attributes:
-        servers: those to look at.
-        everything: whether to look at all.
+        servers: the servers to reconcile.
+        everything: whether to reconcile all servers.
         actions: what operators did, for the log.
     """
 
@@ -254,15 +337,15 @@ class Woken:
 
 @dataclass
 class Pending:
-    """What Redis says about one server.
+    """What Redis holds about one server.
 
     Attributes:
         launch: the latest decision about a launch, or None.
         unlock: a grant for the running pod, or None.
         known: what was published last, or None.
-        withdrawn: of the grants asked about, those that count no more.
+        withdrawn: those of the grants asked about that count no more.
         blocks: all blocks, the oldest first.
-        stop: the uid of a pod that shall be stopped; empty if none.
+        stop: the uid of a pod that has to be stopped; empty if none.
     """
 
     launch: Record | None = None
@@ -273,6 +356,6 @@ class Pending:
     stop: str = ""
 
 
-def _make(kind: type[T], found: dict[str, Any]) -> T:
-    """An object from JSON. What a newer version added is left out: during an upgrade both read the same Redis."""
-    return kind(**{part.name: found[part.name] for part in fields(kind) if part.name in found})
+def _read(record: type[_Record], content: dict[str, Any]) -> _Record:
+    """A record of the fields that it has. Unknown ones are left out."""
+    return record(**{part.name: content[part.name] for part in fields(record) if part.name in content})  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
 def store(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """What the reconciler writes to."""
     # Longer than in earnest: a machine that is busy with a browser is no fault of it.
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT", 10)
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
     client = connect(make_settings(redis_server))
     yield Store(client)
     client.close()

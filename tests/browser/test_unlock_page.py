@@ -28,7 +28,7 @@ TOP = Path(__file__).parents[2]
 JSQR = TOP / "frontend/node_modules/jsqr/dist/jsQR.js"
 """A reader of QR codes; ci/frontend installs it."""
 
-BLOCKED = "Your server has no internet access."
+NO_ACCESS = "Your server has no internet access."
 GRANTED = "Your server has internet access."
 FAILED = "Your server has no internet access yet."
 FROM_NOW_ON = "Connections you open from now on work."
@@ -64,7 +64,7 @@ def page_address(verifier, store):
 
 def test_one_click_unlocks_and_a_reload_shows_it(page_address, store, open_tab):
     tab = open_tab(page_address)
-    expect(tab.state).to_have_text(BLOCKED)
+    expect(tab.state).to_have_text(NO_ACCESS)
     tab.picture("blocked")
     with reconciler(store):
         tab.button.click()
@@ -209,7 +209,7 @@ def test_a_server_that_has_stopped_meanwhile(page_address, redis_server, _verifi
 
 def test_without_javascript_the_page_says_what_is_needed(page_address, open_tab):
     tab = open_tab(page_address, java_script_enabled=False)
-    expect(tab.state).to_have_text(BLOCKED)
+    expect(tab.state).to_have_text(NO_ACCESS)
     # Not get_by_text, which leaves out what is in a noscript.
     expect(tab.page.locator("noscript p")).to_contain_text("The check needs JavaScript")
     expect(tab.page.locator("noscript p")).to_be_visible()
@@ -273,7 +273,7 @@ def test_access_that_is_taken_away_can_be_had_again(page_address, store, open_ta
     tab = open_tab(page_address)
     expect(tab.state).to_have_text(GRANTED)
     run_pod(store)
-    expect(tab.state).to_have_text(BLOCKED)
+    expect(tab.state).to_have_text(NO_ACCESS)
     with reconciler(store):
         tab.button.click()
         expect(tab.state).to_contain_text(FROM_NOW_ON)
@@ -286,7 +286,7 @@ def test_a_server_that_ends_and_comes_back(page_address, store, open_tab):
     expect(tab.state).to_have_text(ENDED)
     expect(tab.button).to_be_hidden()
     run_pod(store)
-    expect(tab.state).to_have_text(BLOCKED)
+    expect(tab.state).to_have_text(NO_ACCESS)
     expect(tab.button).to_be_visible()
 
 
@@ -425,7 +425,7 @@ def test_the_time_is_over_while_the_page_is_open(leased, store, open_tab):
     tab = open_tab(leased(8))
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     lasts(store, None, "unverified", rule="expired")
-    expect(tab.state).to_have_text(f"The time is over. {BLOCKED}")
+    expect(tab.state).to_have_text(f"The time is over. {NO_ACCESS}")
     expect(tab.page.get_by_role("timer")).to_be_hidden()
     expect(tab.button).to_have_text("Give it internet access")
     tab.picture("lease-over")
@@ -458,7 +458,7 @@ def test_nothing_is_renewed_for_somebody_who_is_gone(leased, store, open_tab):
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     with reconciler(store, lease=LEASE):
         lasts(store, None, "unverified", rule="expired")
-        expect(tab.state).to_have_text(f"The time is over. {BLOCKED}")
+        expect(tab.state).to_have_text(f"The time is over. {NO_ACCESS}")
         tab.page.wait_for_timeout(1_500)
     assert tab.posts == 0
 
@@ -695,7 +695,7 @@ def test_a_widget_without_a_click_waits_for_ours(double, providers, store, open_
 def test_another_way(double, providers, store, open_tab):
     """The calculation is the accessible way beside a widget, and reached with the keyboard."""
     tab = open_tab(providers("hcaptcha", "turnstile", altcha=True), double.url, **PHONE)
-    expect(tab.state).to_have_text(f"{BLOCKED} Solve the check below.")
+    expect(tab.state).to_have_text(f"{NO_ACCESS} Solve the check below.")
     expect(tab.page.locator("iframe")).to_be_visible()
     tab.picture("widget-320")
     tab.page.get_by_text("Another way").focus()
@@ -1047,7 +1047,7 @@ def test_going_back_to_the_page_shows_how_things_are_now(page_address, store, ke
     """Whether the browser kept the page as it was, or loads it again."""
     page = kept_browser.new_page()
     page.goto(page_address)
-    expect(page.locator("#state")).to_have_text(BLOCKED)
+    expect(page.locator("#state")).to_have_text(NO_ACCESS)
     page.goto(f"{page_address.partition('/egress/')[0]}/egress/openapi.json")
     lasts(store, None)
     page.go_back(wait_until="commit")

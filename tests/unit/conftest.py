@@ -40,14 +40,14 @@ def redis_server(_redis_server: RedisServer) -> Iterator[RedisServer]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait longer for Redis than in earnest: a machine that is busy with other tests is no fault of it."""
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT", 10)
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the reconciler's word: unlocks, and what operators do, are `pending` at once."""
     monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
-    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.counters import START_GUARD, WITHOUT_RECORD
 from verifier.store.errors import StoreUnavailable
-from verifier.store.store import VERIFIER_TTL, Store
+from verifier.store.store import VERIFIER_TTL_SECONDS, Store
 
 CANARY = {"api": True, "kubelet": True}
 
@@ -183,8 +183,8 @@ def test_a_verifier_that_is_silent_is_forgotten(store):
     """By Redis' clock, whatever the verifier's own says."""
     store.report_verifier("a", {"at": time.time() - 1000})
     assert list(store.reports()) == ["a"] and store.verifier_is_there()
-    assert 0 < store._redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL
-    seen = int(time.time()) - VERIFIER_TTL - 1
+    assert 0 < store._redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL_SECONDS
+    seen = int(time.time()) - VERIFIER_TTL_SECONDS - 1
     store._redis.hset("binder-egress:verifiers", "a", json.dumps({"seen": seen, "report": {}}))
     assert store.reports() == {}
     store.report_verifier("b", {"at": 1})

@@ -93,7 +93,7 @@ def prepare(store: Store) -> FakeCluster:
 
 
 def test_a_reconciler_killed_at_any_step_is_made_good_by_the_next(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     right = {ALICE, Server("carol")}
     for steps in itertools.count():
@@ -200,7 +200,7 @@ def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server
 
 
 def test_a_slow_patch_that_a_revocation_overtakes_is_taken_back(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     cluster = FakeCluster()
     cluster.add()

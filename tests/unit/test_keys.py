@@ -48,7 +48,7 @@ import verifier.operators.commands
 from verifier import api_keys as keys
 from verifier.api_keys import DAY, FORM, WRONG_KEYS, WRONG_NETWORKS, WRONG_WINDOW, Entry, Keys, WrongKeys
 from verifier.gatecheck import doctor
-from verifier.operators.actions import Operators, Refused
+from verifier.operators.actions import ActionRefused, Operators
 from verifier.passes import BadPass, Passes
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Server
@@ -65,7 +65,7 @@ LATER = "2999-12-31"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Operators do not wait. Unlocks do: some tests have a reconciler."""
-    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
 
 
 class Site:
@@ -845,7 +845,7 @@ def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, how):
 
 
 def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store):
-    assert isinstance(run("revoke", "nothing", "--why", "x").exception, Refused)
+    assert isinstance(run("revoke", "nothing", "--why", "x").exception, ActionRefused)
     assert run("revoke", "0123456789abcdef", "--why", "x").exit_code == 0
     with pytest.raises(KeyRevoked):
         store.use_key("0123456789abcdef", 5, DAY)

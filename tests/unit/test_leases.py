@@ -12,12 +12,12 @@ from prometheus_client import generate_latest
 
 import verifier.web.public
 from verifier.decisions import leases
-from verifier.decisions.leases import EXPIRED, GRACE, Left
+from verifier.decisions.leases import STOP_GRACE_SECONDS, Left
 from verifier.operators.actions import Operators
-from verifier.passes import LEEWAY
+from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import ClusterUnavailable
-from verifier.records import BLOCKED, Block, Grant, KnownServer, Record, Server
+from verifier.records import Block, Grant, KnownServer, Record, Rule, Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
@@ -152,7 +152,7 @@ def test_what_is_on_the_pod_is_not_dated_again(place, reconciler):
 
 
 def test_a_grant_of_an_operator_has_its_tiers_lease(place, reconciler, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.WAIT", 0)
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     place.cluster.add()
     place.turn(reconciler)
     operators = Operators(reconciler._settings, place.store, lambda: place.time)
@@ -186,12 +186,12 @@ def test_a_blocked_server_is_as_unverified_and_can_be_unlocked_again(place, reco
     with caplog.at_level(logging.INFO, "binder-egress"):
         place.turn(reconciler, fresh=False)
     assert place.pod().label is None
-    assert place.pod().grant == replace(given, tier="unverified", rule=EXPIRED, at=1_000_000 + LEASE, until=None)
+    assert place.pod().grant == replace(given, tier="unverified", rule=Rule.EXPIRED, at=1_000_000 + LEASE, until=None)
     known = place.store.known(ALICE)
     assert (known.tier, known.label, known.until) == ("unverified", "", None)
     (line,) = [record.fields for record in caplog.records if record.getMessage() == "pod"]
-    assert (line["user"], line["tier"], line["rule"], line["grant"]) == ("alice", "unverified", EXPIRED, given.id)
-    place.passes(10 * GRACE)
+    assert (line["user"], line["tier"], line["rule"], line["grant"]) == ("alice", "unverified", Rule.EXPIRED, given.id)
+    place.passes(10 * STOP_GRACE_SECONDS)
     place.turn(reconciler)
     assert not place.pod().ended and len(place.cluster.patches) == 2
     again = place.grant("blocked")
@@ -205,15 +205,15 @@ def test_a_stopped_server_loses_network_first_and_then_its_pod(place, reconciler
     place.passes(LEASE)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == (None, False)
-    assert place.store.known(ALICE).until == place.time + GRACE
-    place.passes(GRACE - 1)
+    assert place.store.known(ALICE).until == place.time + STOP_GRACE_SECONDS
+    place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(reconciler)
     assert not place.pod().ended
     place.passes(1)
     with caplog.at_level(logging.INFO, "binder-egress"):
         place.turn(reconciler, fresh=False)
     assert place.pod().ended
-    assert [record.fields["rule"] for record in caplog.records if record.getMessage() == "stop"] == [EXPIRED]
+    assert [record.fields["rule"] for record in caplog.records if record.getMessage() == "stop"] == [Rule.EXPIRED]
 
 
 def test_expiries_are_counted(place, reconciler, settings):
@@ -248,9 +248,9 @@ def test_in_mode_observe_nothing_is_stopped(place):
     begun(place, observer, "stopped")
     place.passes(LEASE)
     place.turn(observer)
-    place.passes(10 * GRACE)
+    place.passes(10 * STOP_GRACE_SECONDS)
     place.turn(observer)
-    assert (place.pod().label, place.pod().ended, place.pod().grant.rule) == (None, False, EXPIRED)
+    assert (place.pod().label, place.pod().ended, place.pod().grant.rule) == (None, False, Rule.EXPIRED)
 
 
 def test_while_everybody_is_let_in_nothing_expires(place, reconciler):
@@ -272,7 +272,7 @@ def over(place, reconciler):
     begun(place, reconciler, "stopped")
     place.passes(LEASE)
     place.turn(reconciler)
-    assert place.pod().grant.rule == EXPIRED
+    assert place.pod().grant.rule == Rule.EXPIRED
 
 
 @pytest.mark.parametrize(
@@ -285,18 +285,18 @@ def test_only_in_mode_captcha_is_a_pod_stopped_whose_lease_was_over_before(place
     later = place.reconciler(**mode)
     for _ in range(3):
         place.turn(later)
-        place.passes(GRACE)
+        place.passes(STOP_GRACE_SECONDS)
     assert place.pod().ended is ended
     # Back in mode captcha it has all of its time again.
     again = place.reconciler()
     place.turn(again)
-    place.passes(GRACE - 1)
+    place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(again)
     assert place.pod().ended is ended
 
 
 def test_in_mode_observe_nobody_is_told_that_a_pod_will_be_stopped(leasing):
-    known = KnownServer("u", rule=EXPIRED, until=1_000_000)
+    known = KnownServer("u", rule=Rule.EXPIRED, until=1_000_000)
     for mode, told in (("captcha", True), ("observe", False)):
         settings = leasing.settings.model_copy(update={"mode": mode})
         assert (leases.left(known, settings, 10) is not None) is told
@@ -306,7 +306,7 @@ def test_in_mode_observe_nobody_is_told_that_a_pod_will_be_stopped(leasing):
 
 def test_a_renewal_in_the_last_moment_counts(place, reconciler):
     over(place, reconciler)
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     again = place.grant("stopped")
     place.turn(reconciler)
     assert (place.pod().grant.id, place.pod().label, place.pod().ended) == (again.id, "stopped", False)
@@ -315,7 +315,7 @@ def test_a_renewal_in_the_last_moment_counts(place, reconciler):
 def test_a_renewal_between_the_look_and_the_end_counts(place, reconciler):
     """It changed the pod after it was read for the last time: the deletion names the version."""
     over(place, reconciler)
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
 
     def renew():
         place.grant("stopped")
@@ -328,7 +328,7 @@ def test_a_renewal_between_the_look_and_the_end_counts(place, reconciler):
 
 def test_a_renewal_that_only_redis_knows_counts(place, reconciler, monkeypatch):
     over(place, reconciler)
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     read = place.cluster.read
 
     def read_late(name):
@@ -346,7 +346,7 @@ def test_a_watch_that_lags_stops_nothing_that_was_renewed(place, reconciler):
     place.turn(place.reconciler())
     # This one has not heard of it, and what was recorded is over.
     place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
@@ -374,7 +374,7 @@ def test_a_renewal_since_redis_was_asked_leaves_the_label_alone(place, reconcile
 
 def test_another_pod_of_that_name_is_not_stopped(place, reconciler):
     over(place, reconciler)
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.cluster.add(uid="uid-2")
     place.turn(reconciler, fresh=False)
     assert (place.pod().uid, place.pod().ended) == ("uid-2", False)
@@ -386,14 +386,14 @@ def test_without_redis_egress_ends_but_no_pod_is_stopped(place, reconciler):
     place.store.gone = True
     place.passes(LEASE)
     place.turn(reconciler)
-    assert (place.pod().label, place.pod().grant.rule) == (None, EXPIRED)
-    place.passes(100 * GRACE)
+    assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
+    place.passes(100 * STOP_GRACE_SECONDS)
     place.turn(reconciler)
     assert not place.pod().ended
     place.store.gone = False
     reconciler._beat()
     place.turn(reconciler)
-    place.passes(GRACE - 1)
+    place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(reconciler)
     assert not place.pod().ended
     place.passes(1)
@@ -404,7 +404,7 @@ def test_without_redis_egress_ends_but_no_pod_is_stopped(place, reconciler):
 @pytest.mark.parametrize("away", ["down", "wiped"])
 def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler, away):
     over(place, reconciler)
-    place.passes(GRACE - 1)
+    place.passes(STOP_GRACE_SECONDS - 1)
     if away == "down":
         place.store.gone = True
         place.turn(reconciler)
@@ -416,7 +416,7 @@ def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler
     place.passes(1)
     place.turn(reconciler)
     assert not place.pod().ended
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler)
     assert place.pod().ended
 
@@ -424,10 +424,10 @@ def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler
 def test_while_no_verifier_is_there_no_pod_is_stopped(place, reconciler):
     over(place, reconciler)
     place.store._redis.delete("binder-egress:verifiers")
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler)
     place.store.report_verifier("verifier", {})
-    place.passes(GRACE - 1)
+    place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(reconciler)
     assert not place.pod().ended
     place.passes(1)
@@ -444,7 +444,7 @@ def test_who_may_not_stop_pods_stops_none_and_does_not_try_all_the_time(place, r
         raise ClusterUnavailable("403 Forbidden")
 
     monkeypatch.setattr(place.cluster, "delete", forbidden)
-    for _ in range(GRACE):
+    for _ in range(STOP_GRACE_SECONDS):
         place.passes(2)
         place.turn(reconciler)
     assert tried == [True, True]
@@ -489,7 +489,7 @@ def test_a_clock_that_is_set_back_brings_nothing_back(place, reconciler):
 
 def test_clocks_that_differ_a_little_do_not_fight(place, reconciler):
     begun(place, reconciler, "blocked")
-    behind = place.reconciler(ahead=-LEEWAY)
+    behind = place.reconciler(ahead=-LEEWAY_SECONDS)
     for _ in range(3):
         place.turn(behind)
         place.turn(reconciler)
@@ -511,23 +511,23 @@ def test_the_pod_is_all_that_a_new_process_needs(place):
     place.store.report_verifier("verifier", {})
     place.passes(LEASE)
     place.turn(place.reconciler())
-    assert (place.pod().label, place.pod().grant.rule) == (None, EXPIRED)
+    assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
     place.redis_server.wipe()
     place.store.report_verifier("verifier", {})
     last = place.reconciler()
     place.turn(last)
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.turn(last)
     assert place.pod().ended
 
 
 def test_a_restart_leaves_time_to_renew(place):
     over(place, place.reconciler())
-    place.passes(100 * GRACE)
+    place.passes(100 * STOP_GRACE_SECONDS)
     last = place.reconciler()
     place.turn(last)
     assert not place.pod().ended
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.turn(last)
     assert place.pod().ended
 
@@ -541,9 +541,9 @@ def test_two_reconcilers_at_once(place):
     one._relist()
     place.cluster.before_patch = lambda: place.turn(other)
     place.turn(one)
-    assert [grant.rule for _, grant in place.cluster.patches] == ["unlock", EXPIRED]
+    assert [grant.rule for _, grant in place.cluster.patches] == ["unlock", Rule.EXPIRED]
     place.turn(other)
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.cluster.before_delete = lambda: place.turn(other)
     place.turn(one)
     assert place.pod().ended
@@ -554,9 +554,9 @@ def test_a_block_is_stronger_than_a_lease_and_its_end(place, reconciler, block):
     over(place, reconciler)
     what, uid = (ALICE.key, "uid-1") if block == "server" else ("r", "")
     place.store.add_block(Block("block", block, what, "eve", "w", 0, uid=uid), [ALICE])
-    place.passes(GRACE)
+    place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler)
-    assert (place.pod().grant.rule, place.pod().ended) == (BLOCKED, False)
+    assert (place.pod().grant.rule, place.pod().ended) == (Rule.BLOCKED, False)
 
 
 def test_a_withdrawn_grant_ends_before_its_lease(place, reconciler):
@@ -732,9 +732,9 @@ def test_the_whole_way(place, client, store, impatient):
         ("blocked", 100, {}, (100, "end", False, 0)),
         ("stopped", 100, {}, (100, "stop", False, 0)),
         ("stopped", -5, {}, (0, "stop", False, 0)),
-        ("unverified", 100, {"rule": EXPIRED}, (100, "stop", True, None)),
-        ("unverified", 0, {"rule": EXPIRED, "until": None}, (None, None, True, None)),
-        ("unverified", 100, {"rule": BLOCKED}, (None, None, False, None)),
+        ("unverified", 100, {"rule": Rule.EXPIRED}, (100, "stop", True, None)),
+        ("unverified", 0, {"rule": Rule.EXPIRED, "until": None}, (None, None, True, None)),
+        ("unverified", 100, {"rule": Rule.BLOCKED}, (None, None, False, None)),
         # Its lease was taken out of the values, or the tier was.
         ("verified", 100, {}, (100, "end", False, 0)),
         ("gone", 100, {}, (100, "end", False, None)),
@@ -770,7 +770,7 @@ def test_clients_are_told_what_they_need(client, store, tier, left, fields, told
             "second half",
         ),
         ("stopped", 100, "unlock", ["two minutes later it is stopped"], "keeps running"),
-        ("unverified", 100, EXPIRED, ["The time is over. Your server will be stopped in 1:", "#unlock"], "Time left"),
+        ("unverified", 100, Rule.EXPIRED, ["The time is over. Your server will be stopped in 1:", "#unlock"], "Time left"),
     ],
 )
 def test_curl_tells_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):

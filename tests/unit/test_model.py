@@ -19,15 +19,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import verifier.operators.actions
 from verifier.api_keys import Keys
-from verifier.decisions.leases import EXPIRED, GRACE
-from verifier.decisions.rules import REFUSED, Facts, Launch, Rules, fits
-from verifier.operators.actions import Operators, Refused
-from verifier.passes import LEEWAY, Pass, Passes
+from verifier.decisions.leases import STOP_GRACE_SECONDS
+from verifier.decisions.refusals import Facts, applies
+from verifier.decisions.rules import REJECTED_PASSES, Launch, Rules
+from verifier.operators.actions import ActionRefused, Operators
+from verifier.passes import LEEWAY_SECONDS, Pass, Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import BLOCKED, UNVERIFIED, Block, Grant, Record, Server
+from verifier.records import UNVERIFIED, Block, Grant, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import MOVES, UNLOCK_TTL, Store
+from verifier.store.store import MOVES, UNLOCK_TTL_SECONDS, Store
 
 # Few of each, so that they meet; the common one comes first and more than once.
 USERS = st.sampled_from("abc")
@@ -55,16 +56,16 @@ class Pods(FakeCluster):
 
     def patch(self, pod, grant):
         patched = super().patch(pod, grant)
-        if grant and grant.rule == EXPIRED and not (pod.grant and pod.grant.rule == EXPIRED):
+        if grant and grant.rule == Rule.EXPIRED and not (pod.grant and pod.grant.rule == Rule.EXPIRED):
             self.expired[pod.uid] = self.steady
         return patched
 
     def delete(self, pod, unchanged=False):
         super().delete(pod, unchanged)
         unlock = self.store.pending(pod.server, set()).unlock
-        if (pod.label, pod.grant.rule) != (None, EXPIRED):
+        if (pod.label, pod.grant.rule) != (None, Rule.EXPIRED):
             self.wrong.append("its lease is not over")
-        elif self.steady - self.expired[pod.uid] < GRACE:
+        elif self.steady - self.expired[pod.uid] < STOP_GRACE_SECONDS:
             self.wrong.append("there was no time to unlock it")
         elif unlock and unlock.uid == pod.uid and unlock.grant.id != pod.grant.id:
             self.wrong.append("it was unlocked")
@@ -192,9 +193,9 @@ class Machine(RuleBasedStateMachine):
         used, server, now = self._pass(which), Server(user), time.time()
         decision = self.rules.decide(Launch(server, image, repository, used.token, network, now), now)
         if any(block.kind == "repository" and block.what == repository for block in self.store.blocks()):
-            assert (decision.grant.rule, decision.used) == (BLOCKED, "none")
+            assert (decision.grant.rule, decision.pass_outcome) == (Rule.BLOCKED, "none")
             return
-        assert decision.used == used.redeem(server, repository, network, decision.grant.id)
+        assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id)
         self.purpose[decision.grant.id] = (server, "image", image)
 
     @rule(user=USERS)
@@ -214,9 +215,9 @@ class Machine(RuleBasedStateMachine):
         renewal = known.tier != UNVERIFIED
         grant = Grant.new("verified", "renewal" if renewal else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
-        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL, renewal)
+        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal)
         assert outcome == used.redeem(server, known.repository, network, grant.id, renewal)
-        assert (outcome in REFUSED) == (outcome in ("used-up", "before-epoch"))
+        assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 
     @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS)
@@ -243,7 +244,7 @@ class Machine(RuleBasedStateMachine):
         known = self.store.known(Server(user))
         try:
             self.operators.unblock(block or user, "eve")
-        except Refused:
+        except ActionRefused:
             return
         if known and not block:
             self.revoked.pop(known.uid, None)
@@ -323,7 +324,7 @@ class Machine(RuleBasedStateMachine):
 
     # -- time
 
-    @rule(seconds=st.sampled_from([GRACE, GRACE, LEASE // 2, LEASE]))
+    @rule(seconds=st.sampled_from([STOP_GRACE_SECONDS, STOP_GRACE_SECONDS, LEASE // 2, LEASE]))
     def time_passes(self, seconds):
         self.quiet = False
         self.ahead += seconds
@@ -342,7 +343,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def nobody_renews(self, which):
         """The whole way at once, so that some pods are stopped."""
-        for seconds in (LEASE, GRACE, GRACE):
+        for seconds in (LEASE, STOP_GRACE_SECONDS, STOP_GRACE_SECONDS):
             self.time_passes(seconds)
             self.reconcilers[which].turn()
 
@@ -358,7 +359,7 @@ class Machine(RuleBasedStateMachine):
             return
         for pod in self.cluster.pods.values():
             if pod.label and not pod.ended:
-                assert -BEHIND - 2 <= pod.grant.until - self._now() <= LEASE + LEEWAY
+                assert -BEHIND - 2 <= pod.grant.until - self._now() <= LEASE + LEEWAY_SECONDS
 
     @invariant()
     def a_label_follows_from_a_use_that_its_server_holds(self):
@@ -385,9 +386,9 @@ class Machine(RuleBasedStateMachine):
             if pod.ended:
                 continue
             known = self.store.known(pod.server)
-            blocked = any(fits(block, Facts(known.repository, (known.client,), pod.uid), now) for block in blocks)
+            blocked = any(applies(block, Facts(known.repository, (known.client,), pod.uid), now) for block in blocks)
             if blocked or pod.uid in self.revoked:
-                assert (pod.label, pod.grant.rule) == (None, BLOCKED)
+                assert (pod.label, pod.grant.rule) == (None, Rule.BLOCKED)
 
     @invariant()
     def what_is_published_is_what_pods_carry(self):
@@ -406,7 +407,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(60)
 def test_labels_follow_from_uses_whatever_happens(redis_server, monkeypatch):
-    monkeypatch.setattr(verifier.operators.actions, "WAIT", 0)
+    monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     Machine.redis_server = redis_server
     run_state_machine_as_test(
         Machine,

@@ -47,7 +47,7 @@ def services(_redis_server):
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()
     # As `patient`, which comes too late for a fixture of the module.
-    patch.setattr(verifier.store.connection, "TIMEOUT", 10)
+    patch.setattr(verifier.store.connection, "TIMEOUT_SECONDS", 10)
     made = make_settings(_redis_server)
     client = connect(made)
     services = create_services(made, Store(client))
@@ -55,7 +55,7 @@ def services(_redis_server):
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
     patch.setattr(verifier.web.public, "UNLOCK_WAIT", 0)
-    patch.setattr(verifier.operators.actions, "WAIT", 0)
+    patch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     yield services
     patch.undo()
     client.close()

@@ -19,10 +19,10 @@ from test_reconciler import ALICE, granted, look, make_grant, unlock_for, wait_f
 
 import verifier.operators.actions
 import verifier.operators.commands
-from verifier.operators.actions import Operators, Refused
+from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import Cluster, Pod
-from verifier.records import BLOCKED, Block, Grant, Record, Server
+from verifier.records import Block, Grant, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.user_pods import ANNOTATION, LABEL
 from verifier.web.app import create_services
@@ -55,7 +55,7 @@ def reconciler(make):
 @pytest.fixture
 def operators(redis_server, store, monkeypatch):
     """The actions, which do not wait."""
-    monkeypatch.setattr(verifier.operators.actions, "WAIT", 0)
+    monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     return Operators(make_settings(redis_server, may_stop_pods=True), store)
 
 
@@ -101,7 +101,7 @@ def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, s
     serve(reconciler, store)
     assert cluster.labelled() == {BOB}
     grant = pod(cluster).grant
-    assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", BLOCKED, "eve", "mining", done["block"])
+    assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", Rule.BLOCKED, "eve", "mining", done["block"])
     # Redis forgets it, and another reconciler looks.
     redis_server.wipe()
     store.ping()
@@ -161,7 +161,7 @@ def test_a_block_that_comes_between_look_and_patch_wins(make, cluster, store, op
         come()
         look(reconciler)
     assert cluster.labelled() == set()
-    assert pod(cluster).grant.rule == BLOCKED
+    assert pod(cluster).grant.rule == Rule.BLOCKED
 
 
 def test_a_block_that_goes_between_look_and_patch_is_off(reconciler, cluster, store, operators):
@@ -182,7 +182,7 @@ def test_a_block_meets_a_new_pod_of_its_repository_before_it_has_anything(reconc
     wait_for(store, make_grant(), repository=REPOSITORY)
     cluster.add(repository=REPOSITORY)
     look(reconciler)
-    assert [grant.rule for _, grant in cluster.patches] == [BLOCKED]
+    assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
 
 
 def test_a_block_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
@@ -190,7 +190,7 @@ def test_a_block_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, st
     store.forget(ALICE)
     assert operators.block("repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
     serve(reconciler, store)
-    assert pod(cluster).grant.rule == BLOCKED
+    assert pod(cluster).grant.rule == Rule.BLOCKED
 
 
 @pytest.mark.parametrize("mode", ["captcha", "allow"])
@@ -219,8 +219,8 @@ def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     look(second)
     look(first)
     assert cluster.labelled() == set()
-    assert pod(cluster).grant.rule == BLOCKED
-    assert [grant.rule for _, grant in cluster.patches] == [BLOCKED]
+    assert pod(cluster).grant.rule == Rule.BLOCKED
+    assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
 
 
 def test_a_block_ends_when_its_time_is_up(redis_server, cluster, store, operators):
@@ -394,12 +394,12 @@ def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, st
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, redis_server, allowed, monkeypatch):
-    monkeypatch.setattr(verifier.operators.actions, "WAIT", 0)
+    monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     reconciler = make(may_stop_pods=allowed)
     start(cluster, reconciler)
     operators = Operators(make_settings(redis_server, may_stop_pods=allowed), store)
     if not allowed:
-        with pytest.raises(Refused, match=r"reconciler\.mayStopPods"):
+        with pytest.raises(ActionRefused, match=r"reconciler\.mayStopPods"):
             operators.revoke(ALICE, "eve", "mining", stop=True)
         assert store.blocks() == []
         store.ask_to_stop(ALICE, "uid-1")  # whoever writes to Redis by other ways
@@ -445,7 +445,7 @@ def test_stop_is_for_one_pod_and_works_on_a_server_that_is_blocked_already(make,
 )
 def test_what_cannot_be_is_refused_with_a_sentence(reconciler, cluster, operators, act, kind):
     start(cluster, reconciler)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ActionRefused) as caught:
         act(operators)
     assert caught.value.kind == kind
     assert str(caught.value).endswith(".")
@@ -454,11 +454,11 @@ def test_what_cannot_be_is_refused_with_a_sentence(reconciler, cluster, operator
 def test_a_grant_is_no_way_around_a_block_or_a_rule(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
     operators.revoke(ALICE, "eve", "mining")
-    with pytest.raises(Refused, match="blocked"):
+    with pytest.raises(ActionRefused, match="blocked"):
         operators.grant(ALICE, "verified", "eve", "w")
     operators.unblock(store.blocks()[0].id, "eve")
     blocking = Operators(make_settings(redis_server, blocked_repositories=["github.com/owner/name"]), store)
-    with pytest.raises(Refused, match="blocked-repository"):
+    with pytest.raises(ActionRefused, match="blocked-repository"):
         blocking.grant(ALICE, "verified", "eve", "w")
 
 
@@ -466,9 +466,9 @@ def test_a_server_that_is_blocked_with_others_is_not_unlocked_alone(reconciler, 
     start(cluster, reconciler)
     block = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
     serve(reconciler, store)
-    with pytest.raises(Refused, match=block):
+    with pytest.raises(ActionRefused, match=block):
         operators.unblock("alice", "eve")
-    with pytest.raises(Refused, match=f"already, by eve: {block}"):
+    with pytest.raises(ActionRefused, match=f"already, by eve: {block}"):
         operators.block("repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
@@ -481,7 +481,7 @@ def test_a_revoked_server_stays_blocked_when_the_block_that_it_had_with_others_e
     operators.revoke(ALICE, "mallory", "scanning")
     now[0] += 61
     look(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (BLOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     operators.unblock("alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
@@ -496,11 +496,11 @@ def test_a_revoked_server_stays_blocked_after_a_wipe_whatever_it_was_blocked_wit
     serve(reconciler, store)
     operators.revoke(ALICE, "mallory", "scanning")
     serve(reconciler, store)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (BLOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     store._redis.flushall()
     now[0] += 61
     look(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (BLOCKED, "mallory", None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
 
 
 def test_a_revoked_server_stays_blocked_when_it_was_to_be_for_a_while(redis_server, cluster, store, operators):
@@ -509,13 +509,13 @@ def test_a_revoked_server_stays_blocked_when_it_was_to_be_for_a_while(redis_serv
     start(cluster, reconciler)
     block = operators.block("server", "alice", "eve", "mining", until=now[0] + 60)["block"]
     serve(reconciler, store)
-    with pytest.raises(Refused, match=f"already, by eve: {block}"):
+    with pytest.raises(ActionRefused, match=f"already, by eve: {block}"):
         operators.block("server", "alice", "mallory", "x", until=now[0] + 600)
     operators.revoke(ALICE, "mallory", "scanning")
     assert [(found.id, found.until) for found in store.blocks()] == [(block, None)]
     now[0] += 61
     look(reconciler)
-    assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (BLOCKED, None)
+    assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (Rule.BLOCKED, None)
     operators.unblock("alice", "eve")
     serve(reconciler, store)
     assert not pod(cluster).annotated
@@ -528,7 +528,7 @@ def test_a_block_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster
     redis_server.wipe()
     reconciler._beat()
     look(reconciler)
-    with pytest.raises(Refused, match="already, by eve"):
+    with pytest.raises(ActionRefused, match="already, by eve"):
         operators.block("server", "alice", "mallory", "x")
     operators.revoke(ALICE, "mallory", "scanning")
     operators.unblock("alice", "eve")

@@ -171,15 +171,15 @@ def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
 
 
 def test_a_pass_is_remembered_for_as_long_as_anybody_can_present_it(store, passes):
-    from verifier.passes import LEEWAY
+    from verifier.passes import LEEWAY_SECONDS
     from verifier.records import Grant, Record, Server
-    from verifier.store.store import BUILD_LIMIT
+    from verifier.store.store import BUILD_LIMIT_SECONDS
 
     now = time.time()
     used = make_pass(exp=now + 300.9)
     store.redeem(used, Server("a"), Record(Grant.new("verified", "valid-pass", now), image="i"), "", now, 600)
     remembered_until = now + store._redis.ttl(f"binder-egress:pass:{used.id}")
-    assert remembered_until > used.exp + LEEWAY + BUILD_LIMIT
+    assert remembered_until > used.exp + LEEWAY_SECONDS + BUILD_LIMIT_SECONDS
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

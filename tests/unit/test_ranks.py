@@ -13,7 +13,7 @@ import verifier.web.public
 from verifier.decisions.leases import larger
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import BLOCKED, Block, Grant, KnownServer, Server
+from verifier.records import Block, Grant, KnownServer, Rule, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.web.app import create_internal_app, create_services
 from verifier.web.problems import TYPE
@@ -177,7 +177,7 @@ def test_who_is_refused_gets_no_more(site, store, why):
 
 def test_a_revoked_server_gets_none(site, store):
     services = site()
-    store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=BLOCKED))
+    store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=Rule.BLOCKED))
     assert unlock(public_client(services), token=token(services)).status_code == 403
 
 

@@ -217,7 +217,7 @@ def test_a_wrong_password_of_the_sentinels_is_a_redis_that_is_away(fleet):
 
 
 def test_without_any_sentinel_it_is_away_soon(monkeypatch):
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT", 0.5)
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 0.5)
     with connect(sentinel_settings([free_port(), free_port()])) as client:
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):

@@ -8,7 +8,7 @@ import responses
 from apps import CLIENT, QUICK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from test_budgets import NETWORK, value
 
-from verifier.fairness import REJECTIONS_WINDOW
+from verifier.fairness import REJECTIONS_WINDOW_SECONDS
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -58,7 +58,7 @@ def test_above_the_number_the_provider_is_not_asked_any_more(site, provider):
     assert len(provider.calls) == MOST
     answer = present(client, "right")
     assert answer.status_code == 429, "a right solution cannot be told from a wrong one without asking"
-    assert 1 <= int(answer.headers["Retry-After"]) <= REJECTIONS_WINDOW
+    assert 1 <= int(answer.headers["Retry-After"]) <= REJECTIONS_WINDOW_SECONDS
     assert "another" in answer.json["detail"]
     labels = {"provider": "hcaptcha", "purpose": "launch"}
     assert value(services, "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
@@ -79,7 +79,7 @@ def test_after_a_minute_they_are_forgotten(site, store):
     client = public_client(site())
     refusals(client, MOST)
     assert present(client, "right-1").status_code == 429
-    assert 0 < store._redis.ttl(f"binder-egress:rejected:{NETWORK}") <= REJECTIONS_WINDOW
+    assert 0 < store._redis.ttl(f"binder-egress:rejected:{NETWORK}") <= REJECTIONS_WINDOW_SECONDS
     store._redis.expire(f"binder-egress:rejected:{NETWORK}", 0)
     assert present(client, "right-1").status_code == 201
 

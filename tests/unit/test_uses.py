@@ -10,7 +10,7 @@ from apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launc
 
 from verifier.passes import Passes
 from verifier.records import Record, Server
-from verifier.store.store import MOVE_WINDOW, MOVES
+from verifier.store.store import MOVE_WINDOW_SECONDS, MOVES
 from verifier.web.app import create_services
 
 
@@ -102,7 +102,7 @@ def test_a_server_that_asks_again_does_not_get_more_moves(public, internal):
     assert outcomes(internal, token, *launches).count("moved") == MOVES
 
 
-@pytest.mark.parametrize(("age", "expected"), [(MOVE_WINDOW - 20, "moved"), (MOVE_WINDOW + 1, "used-up")])
+@pytest.mark.parametrize(("age", "expected"), [(MOVE_WINDOW_SECONDS - 20, "moved"), (MOVE_WINDOW_SECONDS + 1, "used-up")])
 def test_a_use_moves_within_a_window(public, internal, services, age, expected):
     token = get_pass(public)
     launch(internal, "a", token=token)

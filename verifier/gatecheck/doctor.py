@@ -15,7 +15,7 @@ from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.counters import START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
-from ..store.store import VERIFIER_TTL, Store
+from ..store.store import VERIFIER_TTL_SECONDS, Store
 from ..user_pods import kind_of
 from .netpol import OTHER_KINDS, Labels
 from .watch import GATECHECK_LABEL, Findings, Surroundings, Unreadable, look
@@ -144,7 +144,7 @@ def _verifiers(reports: dict[str, dict], now: float) -> list[Check]:
             Check("clock of the verifier", WARNING, f"ahead of Redis in {', '.join(early)}: see to the time synchronisation")
         )
     # A report is forgotten when it is as old as this, so one that says to be older was written by a clock that is behind.
-    late = [host for host, report in sorted(reports.items()) if now - report.get("at", now) >= VERIFIER_TTL + CLOCK_WARNING]
+    late = [host for host, report in sorted(reports.items()) if now - report.get("at", now) >= VERIFIER_TTL_SECONDS + CLOCK_WARNING]
     if late:
         text = f"behind Redis in {', '.join(late)}: passes are refused as if from the future. See to the time synchronisation"
         found.append(Check("clock of the verifier", PROBLEM, text))

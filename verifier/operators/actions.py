@@ -13,22 +13,21 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from .. import api_keys
-from ..decisions.leases import EXPIRED
-from ..decisions.rules import OPERATOR, Facts, fits, refusal
+from ..decisions.refusals import Facts, applies, refusal
 from ..networks import in_networks
-from ..records import BLOCKED, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Server
+from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
 from ..repositories import matches, name
 from ..settings import PATTERN, RedisSettings
 from ..store.store import Store
 
-WAIT = 2.0
+CONFIRMATION_WAIT_SECONDS = 2.0
 """Seconds for which an action waits for the reconciler's word before it says `pending`."""
 
-KINDS = ("server", "repository", "network")
+BLOCK_KINDS = ("server", "repository", "network")
 """What can be blocked."""
 
 
-class Refused(Exception):
+class ActionRefused(Exception):
     """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-block`, `no-such-key`, `refused` or
     `bad-request`."""
 
@@ -38,7 +37,7 @@ class Refused(Exception):
 
 
 class Operators:
-    """The operators' actions. Each raises `Refused` for what cannot be, and `StoreUnavailable` when Redis fails.
+    """The operators' actions. Each raises `ActionRefused` for what cannot be, and `StoreUnavailable` when Redis fails.
 
     Args:
         settings: mode, tiers and rules.
@@ -80,7 +79,7 @@ class Operators:
         for candidate, known in self._store.all_known().items():
             if known.pod == text:
                 return candidate
-        raise Refused("no-such-server", self._missing(text))
+        raise ActionRefused("no-such-server", self._missing(text))
 
     def explain(self, server: Server) -> dict[str, Any]:
         """Why a server has network, or not."""
@@ -88,7 +87,7 @@ class Operators:
         pending = self._store.pending(server, set())
         because, blocks = (
             self._because(server, known),
-            [block for block in pending.blocks if fits(block, _facts(known), self._clock())],
+            [block for block in pending.blocks if applies(block, Facts.of(known), self._clock())],
         )
         return self._row(server, known) | {
             "because": because,
@@ -116,7 +115,7 @@ class Operators:
         blocks = self._store.blocks()
         known = self._store.known_of([Server.from_key(block.what) for block in blocks if block.kind == "server"])
         standing = [block.kind for block in blocks if self._stands(block, self._clock(), known)]
-        return {kind: standing.count(kind) for kind in KINDS}
+        return {kind: standing.count(kind) for kind in BLOCK_KINDS}
 
     def keys(self) -> list[dict[str, Any]]:
         """The API keys that the verifiers have read from the values, by name, with what they were used for. No hashes."""
@@ -146,8 +145,10 @@ class Operators:
         known = self._known(server)
         self._tier_exists(tier)
         if rule := self._refusal(known):
-            raise Refused("refused", f"The server is under the rule {rule}, which is stronger than a grant: take that away first.")
-        given = Grant(secrets.token_hex(8), tier, OPERATOR, int(self._clock()), by, why)
+            raise ActionRefused(
+                "refused", f"The server is under the rule {rule}, which is stronger than a grant: take that away first."
+            )
+        given = Grant(secrets.token_hex(8), tier, Rule.OPERATOR.value, int(self._clock()), by, why)
         self._store.grant(server, Record(given, uid=known.uid, repository=known.repository, client=known.client))
         self._log("grant", by, why, user=server.user, server=server.name, tier=tier, grant=given.id)
         return self._answer(self._await([server], given.id), server)
@@ -155,7 +156,9 @@ class Operators:
     def revoke(self, server: Server, by: str, why: str, stop: bool = False) -> dict[str, Any]:
         """Take a server's tier away and block it; with `stop`, end its pod too."""
         if stop and not self._settings.may_stop_pods:
-            raise Refused("refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values.")
+            raise ActionRefused(
+                "refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values."
+            )
         known = self._known(server)
         own = self._own_block(server, known)
         # What it is blocked with, or for a while, may end before an operator says so.
@@ -171,7 +174,7 @@ class Operators:
         """Block a server, a repository or a client network: no server that it fits keeps its tier, or gets one.
 
         Args:
-            kind: one of `KINDS`.
+            kind: one of `BLOCK_KINDS`.
             what: what `find` takes, a repository or `…/*`, or an address or CIDR.
             by: the operator.
             why: the reason.
@@ -189,9 +192,9 @@ class Operators:
                 old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
             ]
         if same:
-            raise Refused("refused", f"This is blocked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
+            raise ActionRefused("refused", f"This is blocked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
         new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
-        servers = [server for server, known in self._store.all_known().items() if fits(new, _facts(known), self._clock())]
+        servers = [server for server, known in self._store.all_known().items() if applies(new, Facts.of(known), self._clock())]
         self._store.add_block(new, servers)
         self._log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
         done = self._await(servers, new.id)
@@ -209,15 +212,15 @@ class Operators:
         if block not in standing:
             try:
                 server = self.find(block)
-            except Refused:
-                raise Refused(
+            except ActionRefused:
+                raise ActionRefused(
                     "no-such-block", f"There is no block {block!r}, and no such server. `egress blocks` lists them."
                 ) from None
             block = self._known(server).grant
             if block not in standing:
-                raise Refused("no-such-block", f"{server.user}/{server.name} is not blocked.")
+                raise ActionRefused("no-such-block", f"{server.user}/{server.name} is not blocked.")
             if standing[block]["kind"] != "server":
-                raise Refused("refused", f"The server is blocked with others, by {block}: take that off.")
+                raise ActionRefused("refused", f"The server is blocked with others, by {block}: take that off.")
         self._store.remove_block(block)
         self._log("unblock", by, why, block=block, kind=standing[block]["kind"], what=standing[block]["what"])
         return {"state": "done" if self._await_end({block}) else "pending", "block": block}
@@ -249,18 +252,20 @@ class Operators:
             `key`, which nobody will see again, and `values`, its entry.
         """
         if not api_keys.NAME.fullmatch(name):
-            raise Refused("bad-request", f"name: {name!r} is not lower-case letters, digits and dashes, 40 at most.")
+            raise ActionRefused("bad-request", f"name: {name!r} is not lower-case letters, digits and dashes, 40 at most.")
         self._tier_exists(tier)
         if days := re.fullmatch(r"([1-9]\d{0,4})d", expires):
             expires = str(datetime.fromtimestamp(self._clock() + int(days[1]) * 86400, UTC).date())
         try:
             key, entry = api_keys.create(tier, servers_per_day, expires, origins, repositories)
         except ValueError as error:
-            raise Refused("bad-request", f"{error}.") from None
+            raise ActionRefused("bad-request", f"{error}.") from None
         if self._clock() >= api_keys.ends(entry.expires):
-            raise Refused("bad-request", f"expires: {entry.expires} is over.")
+            raise ActionRefused("bad-request", f"expires: {entry.expires} is over.")
         if any(row["name"] == name for row in self.keys()):
-            raise Refused("refused", f"There is a key called {name}. Choose another name, or take its entry out of the values.")
+            raise ActionRefused(
+                "refused", f"There is a key called {name}. Choose another name, or take its entry out of the values."
+            )
         self._log("create-key", by, why, key=name, id=entry.id, tier=tier)
         values = entry.model_dump(exclude_defaults=True)
         return {"name": name, "id": entry.id, "key": key, "values": {"apiKeys": {"keys": {name: values}}}}
@@ -278,7 +283,9 @@ class Operators:
         wanted = form[1] if form else key
         found = [row for row in self.keys() if wanted in (row["name"], row["id"])]
         if not found and not re.fullmatch(r"[0-9a-f]{16}", wanted):
-            raise Refused("no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always does.")
+            raise ActionRefused(
+                "no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always does."
+            )
         meant = {row["id"]: row["name"] for row in found} or {wanted: ""}
         for identity, called in meant.items():
             self._store.revoke_key(RevokedKey(identity, called, by, why, int(self._clock())))
@@ -302,7 +309,9 @@ class Operators:
 
     def _tier_exists(self, tier: str) -> None:
         if tier not in self._settings.tiers:
-            raise Refused("bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}.")
+            raise ActionRefused(
+                "bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}."
+            )
 
     def _own_block(self, server: Server, known: KnownServer) -> Block | None:
         """The block that a server has by itself, and not with others; what only its pod remembers counts as that."""
@@ -317,7 +326,7 @@ class Operators:
     def _known(self, server: Server) -> KnownServer:
         known = self._store.known(server)
         if known is None:
-            raise Refused("no-such-server", self._missing(f"{server.user}/{server.name}"))
+            raise ActionRefused("no-such-server", self._missing(f"{server.user}/{server.name}"))
         return known
 
     def _missing(self, text: str) -> str:
@@ -327,12 +336,12 @@ class Operators:
 
     def _refusal(self, known: KnownServer) -> str | None:
         now = self._clock()
-        return BLOCKED if known.is_blocked(now) else refusal(_facts(known), self._store.blocks(), self._settings, now)
+        return Rule.BLOCKED if known.is_blocked(now) else refusal(Facts.of(known), self._store.blocks(), self._settings, now)
 
     def _because(self, server: Server, known: KnownServer) -> str:
         """One sentence for an operator."""
         rule = self._refusal(known)
-        if rule == BLOCKED and not known.is_blocked(self._clock()):
+        if rule == Rule.BLOCKED and not known.is_blocked(self._clock()):
             return "A block fits it, but the reconciler has not put it on the pod yet."
         if known.is_blocked(self._clock()):
             return f"No network: blocked by {known.by or 'an operator'}: {known.why or 'no reason given'}."
@@ -346,7 +355,7 @@ class Operators:
             return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{ends}{later}{watched}"
         if rule:
             return f"No network: the rule {rule} refuses it."
-        if known.rule == EXPIRED:
+        if known.rule == Rule.EXPIRED:
             stops = known.until is not None and self._settings.mode == "captcha"
             ends = f" Its pod is stopped after {_utc(known.until)}, unless somebody does." if stops else ""
             return f"No network: its lease ended at {_utc(known.at)}, and nobody has renewed it.{ends}"
@@ -371,7 +380,7 @@ class Operators:
         return {"state": "done" if done else "pending"} | (self._row(server, known) if known else {"user": server.user})
 
     def _await(self, servers: list[Server], grant: str) -> bool:
-        """Whether the reconciler says within `WAIT` that the pods carry a grant, or a block of their own, or are gone."""
+        """Whether the pods carry a grant within `CONFIRMATION_WAIT_SECONDS`, or a block of their own, or are gone."""
 
         def done() -> bool:
             found = self._store.known_of(servers).values()
@@ -380,14 +389,14 @@ class Operators:
         return self._until(done)
 
     def _await_end(self, grants: set[str]) -> bool:
-        """Whether the reconciler says within `WAIT` that no pod carries one of these grants any more."""
+        """Whether the reconciler says within `CONFIRMATION_WAIT_SECONDS` that no pod carries one of these grants any more."""
         # All servers are listed once: there may be thousands, and this asks twenty times a second.
         carry = [server for server, known in self._store.all_known().items() if known.grant in grants]
         return self._until(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
 
     @staticmethod
     def _until(done: Callable[[], bool]) -> bool:
-        ends = time.monotonic() + WAIT
+        ends = time.monotonic() + CONFIRMATION_WAIT_SECONDS
         while not done():
             if time.monotonic() > ends:
                 return False
@@ -396,10 +405,6 @@ class Operators:
 
     def _log(self, event: str, by: str, why: str, **fields: object) -> None:
         self._store.log({"event": event, "by": by, "why": why, **fields})
-
-
-def _facts(known: KnownServer) -> Facts:
-    return Facts(known.repository, (known.client,), known.uid)
 
 
 def _carried(server: Server, known: KnownServer) -> Block:
@@ -411,13 +416,13 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
-        raise Refused("bad-request", f"network: {text!r} is no address and no CIDR.") from None
+        raise ActionRefused("bad-request", f"network: {text!r} is no address and no CIDR.") from None
 
 
 def _pattern(text: str) -> str:
     pattern = name(text)
     if not PATTERN.fullmatch(pattern):
-        raise Refused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
+        raise ActionRefused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
     return pattern
 
 

@@ -21,7 +21,7 @@ from ..settings import InvalidSettings, RedisSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
-from .actions import KINDS, Operators, Refused
+from .actions import BLOCK_KINDS, ActionRefused, Operators
 
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
@@ -93,7 +93,7 @@ def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_
 
 
 @egress.command(help="Block a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(BLOCK_KINDS))
 @click.argument("what")
 @click.option("--for", "duration", default="", help="How long: 90m, 12h, 7d. Without it, until you take it off.")
 @_who
@@ -238,7 +238,7 @@ def main() -> None:
         egress()
     except InvalidSettings as error:
         sentence, code = str(error), 2
-    except Refused as error:
+    except ActionRefused as error:
         sentence, code = str(error), EXIT_CODES[error.kind]
     except StoreUnavailable as error:
         sentence, code = str(error), UNAVAILABLE

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .. import logs
 from ..decisions import leases
-from ..decisions.rules import MODE_ALLOW, OPERATOR, Facts, fits, refusal
-from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server, Woken
+from ..decisions.refusals import Facts, applies, refusal
+from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Rule, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.counters import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, lag_counters
 from ..store.errors import StoreUnavailable
@@ -132,7 +132,7 @@ class Reconciler:
         """Patch a pod until it is as it should be: the pod, and what Redis said last."""
         for _ in range(ATTEMPTS):
             wanted = self._wanted(pod, pending)
-            if pending and wanted and leases.has_ended(wanted, pod.grant):
+            if pending and wanted and leases.ends_now(wanted, pod.grant):
                 # A renewal may have come since Redis was asked.
                 pending = self._store.pending(pod.server, {wanted.id})
                 wanted = self._wanted(pod, pending)
@@ -146,7 +146,7 @@ class Reconciler:
                     return pod, pending
                 pod = fresh
                 continue
-            expired = wanted is not None and leases.has_ended(wanted, pod.grant)
+            expired = wanted is not None and leases.ends_now(wanted, pod.grant)
             logs.decision(
                 "pod", user=pod.server.user, server=pod.server.name, pod=pod.name,
                 tier=wanted.tier if wanted else UNVERIFIED, rule=wanted.rule if wanted else "withdrawn",
@@ -178,7 +178,7 @@ class Reconciler:
         withdrawn = pending.withdrawn if pending else set()
         now, facts = self._clock(), self._facts(pod, pending)
 
-        blocks = [block.grant for block in pending.blocks if fits(block, facts, now)] if pending else []
+        blocks = [block.grant for block in pending.blocks if applies(block, facts, now)] if pending else []
         if pod.grant and pod.grant.is_block(now) and pod.grant.id not in withdrawn:
             blocks.insert(0, pod.grant)
         if blocks:
@@ -186,7 +186,7 @@ class Reconciler:
             return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
 
         def given(grant: Grant) -> bool:
-            outdated = grant.rule == MODE_ALLOW and self._settings.mode != "allow"
+            outdated = grant.rule == Rule.MODE_ALLOW and self._settings.mode != "allow"
             return grant.tier in self._settings.tiers and grant.id not in withdrawn and not outdated
 
         has = pod.grant
@@ -203,8 +203,8 @@ class Reconciler:
         if launch and given(launch):
             return leases.begin(launch, self._settings.tiers[launch.tier], now)
         if self._settings.mode == "allow" and not refusal(facts, (), self._settings, now):
-            return Grant.new(self._settings.allow_tier, MODE_ALLOW, now)
-        if has and has.rule == leases.EXPIRED and has.id not in withdrawn:
+            return Grant.new(self._settings.allow_tier, Rule.MODE_ALLOW, now)
+        if has and has.rule == Rule.EXPIRED and has.id not in withdrawn:
             return has
         if has and given(has):
             return leases.end(has, now, self._stops(has))
@@ -212,7 +212,7 @@ class Reconciler:
 
     def _is_less(self, unlock: Grant, has: Grant, now: float) -> bool:
         """Whether an unlock was decided before the pod got what it has, and is not larger. What an operator gives is meant."""
-        if unlock.rule == OPERATOR or unlock.tier == has.tier:
+        if unlock.rule == Rule.OPERATOR or unlock.tier == has.tier:
             return False
         return unlock.tier not in leases.larger(KnownServer("", has.tier, until=has.until), self._settings, now)
 
@@ -270,10 +270,10 @@ class Reconciler:
         when Redis or all verifiers were away.
         """
         grant = pod.grant
-        if grant is None or grant.rule != leases.EXPIRED or grant.until is None:
+        if grant is None or grant.rule != Rule.EXPIRED or grant.until is None:
             return
         now = self._steady()
-        if now - self._over.setdefault(grant.id, now) < leases.GRACE:
+        if now - self._over.setdefault(grant.id, now) < leases.STOP_GRACE_SECONDS:
             return
         self._over[grant.id] = now  # whatever comes, not again at once
         if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
@@ -296,10 +296,13 @@ class Reconciler:
         grants = {pod.grant.id for pod in ending}
         self._over = {grant: since for grant, since in list(self._over.items()) if grant in grants}
         for pod in ending:
-            if pod.grant.rule != leases.EXPIRED:
+            if pod.grant.rule != Rule.EXPIRED:
                 due = pod.grant.is_expired(now)
             else:
-                due = not self._store_lost and steady - self._over.get(pod.grant.id, -leases.GRACE) >= leases.GRACE
+                due = (
+                    not self._store_lost
+                    and steady - self._over.get(pod.grant.id, -leases.STOP_GRACE_SECONDS) >= leases.STOP_GRACE_SECONDS
+                )
             if due:
                 self._enqueue(pod.server)
 

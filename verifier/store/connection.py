@@ -11,7 +11,7 @@ from redis.sentinel import Sentinel
 
 from ..settings import RedisSettings
 
-TIMEOUT = 0.5
+TIMEOUT_SECONDS = 0.5
 """Seconds for connecting and for each answer. BinderHub's hook waits 1 s in all."""
 
 
@@ -21,7 +21,7 @@ def connect(settings: RedisSettings) -> redis.Redis:
     A pooled connection may have died with the Redis at its other end, so one more try is made on a new one; never after a
     time-out, which would double the wait. With sentinels the new connection goes to whichever Redis they name then.
     """
-    options: dict[str, Any] = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
     tls = settings.redis_url.startswith("rediss:")
     if tls and settings.redis_ca:
         options["ssl_ca_certs"] = settings.redis_ca

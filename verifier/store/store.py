@@ -5,21 +5,21 @@
 | `epoch` | when this Redis first saw a verifier; passes and challenges issued before are refused | for ever |
 | `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
 | `charges:<network>` | a hash: how many passes a client network had, by when | `fairness.window` after the last |
-| `rejected:<network>` | how many solutions of a client network remote providers rejected | `REJECTIONS_WINDOW` after the first |
+| `rejected:<network>` | how many solutions of a client network were rejected | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `charges:key:<id>` | the same of an API key | a day after the last |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
-| `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL` |
-| `stop:<server>` | the uid of a pod that shall be stopped | `UNLOCK_TTL` |
-| `blocks` | a hash: what operators blocked, by id | until it is taken off, `until`, or `WITHDRAWN_TTL` for a server's |
-| `withdrawn:<grant>` | that a grant counts no more | `WITHDRAWN_TTL` |
+| `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL_SECONDS` |
+| `stop:<server>` | the uid of a pod that shall be stopped | `UNLOCK_TTL_SECONDS` |
+| `blocks` | a hash: what operators blocked, by id | until it is taken off, `until`, or `WITHDRAWN_TTL_SECONDS` for a server's |
+| `withdrawn:<grant>` | that a grant counts no more | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers that the reconciler shall look at, and what operators did, for its log | until read |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod |
-| `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL` |
+| `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL_SECONDS` |
 | `wiring` | a hash: launches that the hook told of, those without its context, when the first and the last came | for ever |
-| `verifiers` | a hash: what each verifier says of itself, by host: providers, API keys, clock | `VERIFIER_TTL` after the last |
-| `gatecheck` | what the reconciler found about policies and the canary | `GATECHECK_TTL` |
+| `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
+| `gatecheck` | what the reconciler found about policies and the canary | `GATECHECK_TTL_SECONDS` |
 | `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
 
 All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
@@ -37,40 +37,40 @@ from typing import Any
 
 import redis
 
-from ..fairness import REJECTIONS_WINDOW, Charge
-from ..passes import LEEWAY, Pass
+from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
+from ..passes import LEEWAY_SECONDS, Pass
 from ..records import Block, Grant, KnownServer, Pending, Record, RevokedKey, Server, Woken
 from .errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 
 PREFIX = "binder-egress:"
 
 
-MOVE_WINDOW = 600
+MOVE_WINDOW_SECONDS = 600
 """Seconds after its first use in which a use may move to another server of the same repository and client network."""
 
 MOVES = 8
 """How often one use may move: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
 
-BUILD_LIMIT = 3600
+BUILD_LIMIT_SECONDS = 3600
 """Seconds that may lie between a launch request and its hook: passes are judged by when the request came, builds take long."""
 
-UNLOCK_TTL = 60
+UNLOCK_TTL_SECONDS = 60
 """Seconds that the reconciler has for an unlock. It takes less than one; after this the client was told `pending` long ago."""
 
-WITHDRAWN_TTL = 7 * 86400
+WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered, far beyond the age that a BinderHub's culler lets a pod reach (6 h on mybinder.org)."""
 
 
 EVERYTHING = "*"
 """On the wake list: look at all servers. No server is called so there, for `Server.key` has a slash."""
 
-HEARTBEAT_TTL = 30
+HEARTBEAT_TTL_SECONDS = 30
 """Seconds after which a silent reconciler counts as gone. It reports every few seconds."""
 
-VERIFIER_TTL = 60
+VERIFIER_TTL_SECONDS = 60
 """Seconds after which a silent verifier counts as gone. It reports with each readiness probe."""
 
-GATECHECK_TTL = 600
+GATECHECK_TTL_SECONDS = 600
 """Seconds that findings count. They are made every minute."""
 
 
@@ -128,7 +128,7 @@ class Store:
     def note_rejection(self, network: str) -> None:
         """Count one more."""
         with _unavailable():
-            self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW])
+            self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
 
     def use_solution(
         self, provider: str, solution_id: str, issued_at: float, lifetime: float, charge: Charge | None = None
@@ -152,7 +152,7 @@ class Store:
         """
         request: dict[str, Any] = {
             "issued": issued_at,
-            "ttl": max(1, int(lifetime) + LEEWAY),
+            "ttl": max(1, int(lifetime) + LEEWAY_SECONDS),
             "word": secrets.token_hex(8),
         }
         if charge:
@@ -188,7 +188,7 @@ class Store:
             BudgetSpent: it had all that it may.
         """
         word = secrets.token_hex(8)
-        request = {"key": key, "ttl": LEEWAY, "word": word, "window": window, "budget": budget}
+        request = {"key": key, "ttl": LEEWAY_SECONDS, "word": word, "window": window, "budget": budget}
         with _unavailable():
             outcome, *more = self._issue(
                 keys=[_key("epoch"), _key(f"solution:key:{word}"), _key(f"charges:key:{key}"), _key("revoked")],
@@ -223,9 +223,9 @@ class Store:
             "iat": used.iat,
             "key": used.key,
             # The leeway counts twice: once for presenting the pass late, once for the clock of another replica.
-            "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY + BUILD_LIMIT,
+            "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY_SECONDS + BUILD_LIMIT_SECONDS,
             "servers": used.servers,
-            "move_window": MOVE_WINDOW,
+            "move_window": MOVE_WINDOW_SECONDS,
             "moves": MOVES,
             "renewal": renewal,
             "server": server.key,
@@ -235,7 +235,7 @@ class Store:
             "record": record.dumps(),
             "record_ttl": record_ttl,
             "withdrawn": _key("withdrawn:"),
-            "withdrawn_ttl": WITHDRAWN_TTL,
+            "withdrawn_ttl": WITHDRAWN_TTL_SECONDS,
         }
         kind = "unlock" if record.uid else "launch"
         with _unavailable():
@@ -281,7 +281,7 @@ class Store:
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.hdel(_key("blocks"), block)
-            pipe.set(_key(f"withdrawn:{block}"), 1, ex=WITHDRAWN_TTL)
+            pipe.set(_key(f"withdrawn:{block}"), 1, ex=WITHDRAWN_TTL_SECONDS)
             pipe.rpush(_key("wake"), EVERYTHING)
             pipe.execute()
 
@@ -315,7 +315,7 @@ class Store:
     def reports(self) -> dict[str, dict[str, Any]]:
         """What the verifiers that are not silent say of themselves, by host."""
         now, texts = self._reports()
-        return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL}
+        return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS}
 
     def _reports(self) -> tuple[int, dict[str, str]]:
         """Redis' time in seconds, and the reports as they are kept."""
@@ -330,7 +330,7 @@ class Store:
         """Give a running server a grant that needs no pass."""
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.set(_key(f"unlock:{server.key}"), record.dumps(), ex=UNLOCK_TTL)
+            pipe.set(_key(f"unlock:{server.key}"), record.dumps(), ex=UNLOCK_TTL_SECONDS)
             pipe.rpush(_key("wake"), server.key)
             pipe.execute()
 
@@ -338,7 +338,7 @@ class Store:
         """Have a pod stopped."""
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.set(_key(f"stop:{server.key}"), uid, ex=UNLOCK_TTL)
+            pipe.set(_key(f"stop:{server.key}"), uid, ex=UNLOCK_TTL_SECONDS)
             pipe.rpush(_key("wake"), server.key)
             pipe.execute()
 
@@ -391,19 +391,19 @@ class Store:
         When it was said is Redis' time: a verifier whose clock is off must be seen.
         """
         now, texts = self._reports()
-        silent = [other for other, text in texts.items() if not ((said := _said(text)) and now - said[0] < VERIFIER_TTL)]
+        silent = [other for other, text in texts.items() if not ((said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS)]
         with _unavailable():
             pipe = self._redis.pipeline()
             if silent:
                 pipe.hdel(_key("verifiers"), *silent)
             pipe.hset(_key("verifiers"), host, json.dumps({"seen": now, "report": report}))
-            pipe.expire(_key("verifiers"), VERIFIER_TTL)
+            pipe.expire(_key("verifiers"), VERIFIER_TTL_SECONDS)
             pipe.execute()
 
     def publish_gatecheck(self, found: str) -> None:
         """Publish what the reconciler found, JSON."""
         with _unavailable():
-            self._redis.set(_key("gatecheck"), found, ex=GATECHECK_TTL)
+            self._redis.set(_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
 
     def gatecheck(self) -> dict[str, Any] | None:
         """What the reconciler found last (`watch.Findings`), or None."""
@@ -473,7 +473,7 @@ class Store:
         with _unavailable():
             pipe = self._redis.pipeline()
             for grant in grants:
-                pipe.set(_key(f"withdrawn:{grant}"), 1, ex=WITHDRAWN_TTL)
+                pipe.set(_key(f"withdrawn:{grant}"), 1, ex=WITHDRAWN_TTL_SECONDS)
             pipe.execute()
 
     def settle(self, server: Server, launch: Record) -> None:
@@ -521,11 +521,11 @@ class Store:
             counts: what to add to counters, as `count` does.
 
         Returns:
-            Whether Redis still knew us: False after a wipe, and after `HEARTBEAT_TTL` seconds of silence.
+            Whether Redis still knew us: False after a wipe, and after `HEARTBEAT_TTL_SECONDS` seconds of silence.
         """
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.set(_key("reconciler"), now, ex=HEARTBEAT_TTL, get=True)
+            pipe.set(_key("reconciler"), now, ex=HEARTBEAT_TTL_SECONDS, get=True)
             self._begin(keys=[_key("epoch")], client=pipe)
             pipe.delete(_key("tiers"))
             if tiers:
@@ -576,7 +576,7 @@ def _said(text: str) -> tuple[int, dict[str, Any]] | None:
 def _is_over(block: Block, now: float) -> bool:
     """Whether a block has ended; that of a server, whose pod carries it, may be forgotten after a while."""
     ended = block.until is not None and block.until <= now
-    return ended or (block.kind == "server" and block.at + WITHDRAWN_TTL < now)
+    return ended or (block.kind == "server" and block.at + WITHDRAWN_TTL_SECONDS < now)
 
 
 def _key(name: str) -> str:

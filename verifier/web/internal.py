@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .. import __version__, logs
 from ..decisions.rules import Launch, Rules
-from ..operators.actions import Operators, Refused
+from ..operators.actions import ActionRefused, Operators
 from ..records import UNVERIFIED, Server
 from ..store.errors import StoreUnavailable
 from . import bodies
@@ -48,9 +48,17 @@ def decide_launch() -> Response:
     with suppress(StoreUnavailable):  # decided is decided
         services().store.note_launch(now, body.context)
     grant = decision.grant
-    metrics.launches.labels(grant.tier, grant.rule, decision.used).inc()
-    _log(body, launch, grant.tier, grant.rule, pass_outcome=decision.used, grant=grant.id, **({"by": grant.by} if grant.by else {}))
-    return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.used, grant=grant.id)
+    metrics.launches.labels(grant.tier, grant.rule, decision.pass_outcome).inc()
+    _log(
+        body,
+        launch,
+        grant.tier,
+        grant.rule,
+        pass_outcome=decision.pass_outcome,
+        grant=grant.id,
+        **({"by": grant.by} if grant.by else {}),
+    )
+    return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id)
 
 
 def _report() -> dict[str, object]:
@@ -78,8 +86,8 @@ def _operators() -> Operators:
     return Operators(services().settings, services().store)
 
 
-@internal.errorhandler(Refused)
-def _refused(error: Refused) -> Response:
+@internal.errorhandler(ActionRefused)
+def _refused(error: ActionRefused) -> Response:
     return response(error.kind, str(error))
 
 

@@ -13,14 +13,15 @@ from .. import logs
 from ..api_keys import DAY, Keys, WrongKeys
 from ..captcha import Captcha, Outcome
 from ..decisions import leases
-from ..decisions.rules import REFUSALS, REFUSED, Facts, refusal
+from ..decisions.refusals import REFUSALS, Facts, refusal
+from ..decisions.rules import REJECTED_PASSES
 from ..fairness import Fairness
 from ..networks import HiddenClients, client_network
 from ..passes import BadPass, Pass, Passes
-from ..records import BLOCKED, UNVERIFIED, Grant, KnownServer, Record, Server
+from ..records import UNVERIFIED, Grant, KnownServer, Record, Rule, Server
 from ..settings import VerifierSettings
 from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
-from ..store.store import UNLOCK_TTL, Store
+from ..store.store import UNLOCK_TTL_SECONDS, Store
 from . import bodies, pages
 from .assets import Assets
 from .metrics import Metrics
@@ -315,13 +316,13 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         used, by = _read_pass(body.token, known.repository, now)
     else:
         used = _solve(body.provider or "", body.solution or "", "unlock")
-    grant = replace(Grant.new(used.tier, "renewal" if used.tier == known.tier else "unlock", now), by=by)
+    grant = replace(Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now), by=by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL, has_one)
-    if outcome in REFUSED:
+    outcome = services().store.redeem(used, asked, record, _network(), now, UNLOCK_TTL_SECONDS, has_one)
+    if outcome in REJECTED_PASSES:
         services().metrics.unlocks.labels(outcome).inc()
         _log("unlock", UNVERIFIED, outcome, repository=known.repository)
-        raise Problem("pass-refused", REFUSED[outcome])
+        raise Problem("pass-refused", REJECTED_PASSES[outcome])
     more = {"by": by} if by else {}
     _log("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
     seen = _await_grant(asked, grant)
@@ -371,13 +372,13 @@ def _description(server: Server, known: KnownServer, refused: bool = False) -> d
     }
 
 
-def _refusal(known: KnownServer | None) -> str | None:
+def _refusal(known: KnownServer | None) -> Rule | None:
     """The rule that keeps a running server, or None for a new one, from what this client asks for."""
     now, clients = time.time(), (request.remote_addr or "",)
     if known is None:
         return refusal(Facts(clients=clients), services().store.blocks(), services().settings, now)
-    facts = Facts(known.repository, (known.client, *clients), known.uid)
-    return BLOCKED if known.is_blocked(now) else refusal(facts, services().store.blocks(), services().settings, now)
+    facts = Facts.of(known, *clients)
+    return Rule.BLOCKED if known.is_blocked(now) else refusal(facts, services().store.blocks(), services().settings, now)
 
 
 def _address(server: Server) -> str:

@@ -1,0 +1,75 @@
+"""Refusals: who gets no egress, whatever they present.
+
+| rule | applies to |
+|---|---|
+| `blocked` | an operator's block of the server, its repository, or the client's network |
+| `blocked-repository` | `rules.blockedRepositories` |
+| `own-network` | a client in `rules.selfNetworks` |
+
+A launch asks (`rules`), an unlock asks again (`web`), and the reconciler asks in mode `allow`. Blocks also act on servers that run.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..networks import in_networks
+from ..records import Block, KnownServer, Rule
+from ..repositories import matches
+from ..settings import RedisSettings
+
+REFUSALS = {
+    Rule.BLOCKED: "The operators of this site blocked it.",
+    Rule.BLOCKED_REPOSITORY: "The operators of this site blocked it.",
+    Rule.OWN_NETWORK: "Egress is not offered from this network.",
+}
+"""The rules that refuse, each with the one sentence that a client is told."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a refusal is decided on.
+
+    Attributes:
+        repository: the URL of the repository; empty if unknown.
+        clients: the addresses of clients: the one that launched, and the one that asks.
+        uid: the pod; empty before there is one.
+    """
+
+    repository: str = ""
+    clients: tuple[str, ...] = ()
+    uid: str = ""
+
+    @classmethod
+    def of(cls, known: KnownServer, *clients: str) -> "Facts":
+        """The facts of a running server, and of the clients that ask for it."""
+        return cls(known.repository, (known.client, *clients), known.uid)
+
+
+def refusal(facts: Facts, blocks: Iterable[Block], settings: RedisSettings, now: float) -> Rule | None:
+    """The rule that keeps a server from any egress, or None.
+
+    Args:
+        facts: what is known of the server and of who asks.
+        blocks: the operators' blocks.
+        settings: the operators' lists.
+        now: Unix time in seconds.
+    """
+    if any(applies(block, facts, now) for block in blocks):
+        return Rule.BLOCKED
+    if any(matches(pattern, facts.repository) for pattern in settings.blocked_repositories):
+        return Rule.BLOCKED_REPOSITORY
+    if any(in_networks(client, settings.self_networks) for client in facts.clients):
+        return Rule.OWN_NETWORK
+    return None
+
+
+def applies(block: Block, facts: Facts, now: float) -> bool:
+    """Whether a block is in force at a Unix time in seconds, and applies to these facts."""
+    if not block.grant.is_block(now):
+        return False
+    if block.kind == "server":
+        return block.uid == facts.uid
+    if block.kind == "repository":
+        return matches(block.what, facts.repository)
+    return any(in_networks(client, [ipaddress.ip_network(block.what)]) for client in facts.clients)

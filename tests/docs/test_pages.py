@@ -20,3 +20,16 @@ def test_paths_exist(page):
     """Paths from the top of the project, in code spans and in commands."""
     for path in re.findall(r"(?<![\w./-])((?:ci|chart|docs|tests|verifier|frontend|\.github)/[\w./-]*\w)", page.read_text()):
         assert (TOP / path).exists(), path
+
+
+ALL = [*PAGES, *(TOP / name for name in ("README.md", "CHANGELOG.md", "client/README.md")), *sorted((TOP / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda path: str(path.relative_to(TOP)))
+def test_a_line_has_one_sentence(page):
+    """So that a diff shows what changed. Tables and blocks of code are left out."""
+    text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        if not line.lstrip().startswith(("|", "#")):
+            prose = re.sub(r"`[^`]*`", "`", re.sub(r"^\s*(?:-|\d+\.) ", "", line))
+            assert not re.search(r"[.!?][\"”*)_]*\s+[\"“(*\[_]*[A-Z`]", prose), line

@@ -239,7 +239,7 @@ class BinderHub:
 
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
-                with hub._block:
+                with hub._lock:
                     hub.seen.append(f"{self.command} {path}")
                 inside = path.removeprefix(hub.base)
                 if inside.startswith("egress/"):
@@ -321,7 +321,7 @@ class BinderHub:
                 if hub.redirect:
                     self.answer(307, Location=hub.redirect + self.path.removeprefix(hub.base), **self.cors())
                     return
-                with hub._block:
+                with hub._lock:
                     user = f"user-{len(hub.builds) + 1}"
                     made = Build(spec, query.get("egress_token", [None])[0], time.monotonic(), user, query, dict(self.headers))
                     hub.builds.append(made)

@@ -1,0 +1,76 @@
+"""The end of ci/test: what took how long, and what failed.
+
+test_summary.py FOLDER SECONDS     prints it: the folder of the results, and the seconds that all of it took
+test_summary.py --record FOLDER    writes the seconds of each file of cluster tests into tests/cluster/seconds.json
+"""
+
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+
+SLOWEST = 10
+"""So many of the slowest tests are shown."""
+
+
+def main(folder: Path, seconds: int) -> None:
+    """Print the summary."""
+    cases = [case for file in sorted(folder.glob("*.xml")) for case in ElementTree.parse(file).iter("testcase")]
+    outcomes: dict[str, list[ElementTree.Element]] = defaultdict(list)
+    for case in cases:
+        found = {child.tag for child in case}
+        outcomes["failed" if found & {"failure", "error"} else "skipped" if "skipped" in found else "passed"].append(case)
+
+    files = _by_file(cases)
+    if sum(files.values()) >= SLOWEST:
+        print(f"\nThe {SLOWEST} slowest tests, with their set-up:")
+        for case in sorted(cases, key=_seconds, reverse=True)[:SLOWEST]:
+            print(f"  {_seconds(case):5.0f} s  {_name(case)}")
+        print(f"The {SLOWEST} slowest files:")
+        for file, taken in sorted(files.items(), key=lambda item: -item[1])[:SLOWEST]:
+            print(f"  {taken:5.0f} s  {file}")
+    if outcomes["failed"]:
+        print("Failed:")
+        for case in outcomes["failed"]:
+            print(f"  {_name(case)}")
+
+    print(f"\nSummary (JUnit files in {folder.name}/):")
+    for line in (folder / "parts.tsv").read_text().splitlines():
+        part, code, taken = line.split("\t")
+        print(f"  {part:8} {'passed' if code == '0' else f'FAILED (exit {code})':20} {taken:>4} s")
+    print(f"  {'all':8} {'':20} {seconds:4} s")
+    print(", ".join(f"{len(outcomes[outcome])} {outcome}" for outcome in ("passed", "failed", "skipped")))
+
+
+def record(folder: Path) -> None:
+    """Write how long the files of cluster tests took: by that they are dealt out to the clusters."""
+    files = _by_file(list(ElementTree.parse(folder / "cluster.xml").iter("testcase")))
+    seconds = {Path(file).name: round(taken) for file, taken in sorted(files.items())}
+    (Path(__file__).parents[1] / "tests/cluster/seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
+
+
+def _by_file(cases: list[ElementTree.Element]) -> dict[str, float]:
+    files: dict[str, float] = defaultdict(float)
+    for case in cases:
+        files[_file(case)] += _seconds(case)
+    return files
+
+
+def _seconds(case: ElementTree.Element) -> float:
+    return float(case.get("time") or 0)
+
+
+def _file(case: ElementTree.Element) -> str:
+    return (case.get("classname") or "?").replace(".", "/")
+
+
+def _name(case: ElementTree.Element) -> str:
+    return f"{_file(case)}::{case.get('name')}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--record":
+        record(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -3,34 +3,83 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.conftest import FLAGS
-from tests.support.cluster.stage import QUICK, SINGLEUSER, Stage
+from tests.support.cluster.evidence import Evidence
+from tests.support.cluster.stage import SINGLEUSER, Stage
+
+SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
+"""How long each file took, as `ci/test_summary.py --record` wrote it: the longest is dealt out first."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--context", default=None, help="the kubeconfig's context; by default the current one")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, and those whose time is not known. The order within a file stays."""
+    items.sort(key=lambda item: (-SECONDS.get(item.path.stem, 10_000), item.path.name))
+
+
 @pytest.fixture(scope="session")
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
+    """What failed tests leave in test-results/failures/."""
+    results = os.environ.get("CLUSTER_RESULTS")
+    with Evidence(Path(results) / "failures" if results else None, request.config.getoption("--context")) as evidence:
+        request.config.stash[EVIDENCE] = evidence
+        yield evidence
+
+
+EVIDENCE = pytest.StashKey[Evidence]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    evidence = item.config.stash.get(EVIDENCE, None)
+    if evidence and outcome.get_result().failed and call.excinfo:
+        evidence.save(item.nodeid, call.excinfo.value)
+
+
+@pytest.fixture(scope="session")
+def stage(request: pytest.FixtureRequest, evidence: Evidence) -> Iterator[Stage]:
     """Everything installed as an operator would: this chart, and a BinderHub wired by the values that it generates."""
     stage = Stage(request.config.getoption("--context"), "binder-egress-test")
-    stage.install_gate(*QUICK)
-    stage.install_binderhub()
+    stage.begin()
     yield stage
-    if stage.context:  # the local cluster goes as a whole
+    if stage.context:  # the local cluster goes as a whole, or is kept as it is
         stage.remove()
     stage.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _evidence_of_this_file(evidence: Evidence) -> None:
+    evidence.begin()
+
+
 @pytest.fixture(autouse=True)
-def _no_user_pods_left(stage: Stage) -> Iterator[None]:
-    """Each test begins without user pods: they cost memory, and tests count them."""
+def _no_user_pods_left(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test begins without user pods: they cost memory, and tests count them. Those of `kept_users` stay for the next test."""
     yield
+    if "kept_users" not in request.fixturenames:
+        stage.delete_user_pods()
+
+
+@pytest.fixture(scope="module")
+def kept_users(stage: Stage) -> Iterator[tuple[str, str]]:
+    """The users of a server without a tier and of one with, for successive tests that leave both as they are."""
+    with ThreadPoolExecutor(2) as pool:
+        plain, verified = (
+            launched.user for launched in pool.map(stage.launch, ["fake/owner/repo/main"] * 2, [None, stage.get_pass()])
+        )
+    stage.await_tier(verified, "verified")
+    yield plain, verified
     stage.delete_user_pods()
 
 

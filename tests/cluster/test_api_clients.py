@@ -13,13 +13,11 @@ import pytest
 import requests
 from doc_examples import SIGNED_IN, examples, run_example
 
-from tests.support.cluster.clients import SPEC, client, comparable, curl, script, side_by_side, user_of
+from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script, user_of
 from tests.support.cluster.front_door import URL, FrontDoor
-from tests.support.cluster.packets import expect
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
-
-pytestmark = pytest.mark.timeout(1200)
-"""Four states of the gate are recorded in the set-up of the first test: 24 launches and five installations."""
 
 API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
 
@@ -70,11 +68,11 @@ STATES = ("gate on", "verifier gone", "mode off")
 
 
 @pytest.fixture(scope="module")
-def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, dict[str, list[str]]]:
+def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, Outcomes]:
     """What each client saw in each state of the gate, and without it."""
 
-    def record() -> dict[str, list[str]]:
-        found = side_by_side(
+    def record() -> Outcomes:
+        found = Outcomes(
             {
                 "curl": lambda: curl(f"{URL}build/{SPEC}"),
                 "script": lambda: script(f"{URL}build/{SPEC}"),
@@ -105,7 +103,7 @@ def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, dict[s
     return found
 
 
-def test_what_the_recording_compares_is_there(recorded):
+def test_recording_has_events(recorded):
     """Else two empty lists would be alike."""
     events = comparable(recorded["without us"]["curl"])
     assert events[0]["phase"] == "built"
@@ -116,7 +114,7 @@ def test_what_the_recording_compares_is_there(recorded):
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_same_events_as_without_us(recorded, way, state):
+def test_events_are_those_of_binderhub_alone(recorded, way, state):
     assert comparable(recorded[state][way]) == comparable(recorded["without us"][way])
 
 
@@ -129,15 +127,15 @@ def new_door(stage: Stage, recorded: dict, door: FrontDoor) -> Iterator[FrontDoo
     new.close()
 
 
-def test_the_client_launches_with_egress(stage, new_door):
+def test_client_launches_with_egress(stage, new_door):
     done = client("launch", SPEC, "--binder", URL, "--json")
     *events, last = done.stdout.splitlines()
     assert (done.returncode, json.loads(last)["binder_egress"]["tier"]) == (0, "verified"), done.stderr
     assert stage.tier(user_of(events)) == "verified"
-    expect(stage, user_of(events), egress=True)
+    assert_reaches(stage, user_of(events), egress=True)
 
 
-def test_the_client_finds_the_member_of_a_federation(stage, new_door, federation):
+def test_client_finds_the_member_of_a_federation(stage, new_door, federation):
     """There is no verifier at the first host: the running server is unlocked. If there is one, its pass goes with the launch."""
     for more in ((), ("--egress", f"{URL}egress/")):
         done = client("launch", SPEC, "--binder", federation, "--json", *more)
@@ -147,36 +145,38 @@ def test_the_client_finds_the_member_of_a_federation(stage, new_door, federation
         assert rule == ("valid-pass" if more else "unlock")
 
 
-def test_a_pass_survives_a_redirect_with_curl(stage, new_door, federation):
+def test_pass_survives_a_redirect_with_curl(stage, new_door, federation):
     token = client("pass", "--binder", URL).stdout.strip()
     user = user_of(curl(f"{federation}build/{SPEC}?egress_token={token}"))
     stage.await_tier(user, "verified")
 
 
-def test_a_server_of_another_client_is_unlocked_from_a_terminal(stage, new_door):
+def test_terminal_unlocks_a_server_of_another_client(stage, new_door):
     user = user_of(curl(f"{URL}build/{SPEC}"))
     pod = stage.pod(user)["metadata"]["name"]
     address = stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
-    text = subprocess.run(["curl", "--silent", "--fail", address], capture_output=True, text=True, timeout=30, check=True).stdout
+    text = subprocess.run(
+        ["curl", "--silent", "--fail", address], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True
+    ).stdout
     assert "no internet access" in text and f"{address}#unlock" in text
 
     assert client("status", address).returncode == 3
     done = client("unlock", address)
     assert done.returncode == 0, done.stderr
     assert client("status", address).returncode == 0
-    expect(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
 
 
-def test_from_inside_a_server_nobody_can_ask_the_verifier(stage, new_door):
+def test_verifier_is_out_of_reach_from_inside_a_server(stage, new_door):
     """docs/api-users.md says so: what is printed in the server has to be taken elsewhere."""
     user = user_of(curl(f"{URL}build/{SPEC}"))
     targets = {"its own page": f"{stage.verifier}/servers/{user}/", "a challenge": f"{stage.verifier}/challenge"}
-    assert all(requests.get(address, timeout=10).ok for address in targets.values())
+    assert all(requests.get(address, timeout=ANSWER_SECONDS).ok for address in targets.values())
     assert stage.battery(user, targets) == dict.fromkeys(targets, False)
 
 
 @pytest.mark.parametrize(("language", "code"), [each for each in examples("docs/api-users.md") if SIGNED_IN not in each.values[1]])
-def test_the_examples_of_the_documents(stage, new_door, federation, tmp_path, language, code):
+def test_examples_of_the_documents(stage, new_door, federation, tmp_path, language, code):
     address = ""
     if "BINDER_EGRESS_URL" in code:
         address = f"{URL}egress/servers/{user_of(curl(f'{URL}build/{SPEC}'))}/"

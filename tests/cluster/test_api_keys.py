@@ -1,15 +1,17 @@
 """An API key from its creation to its end: the command in the reconciler's pod, the values, a pass, packets, and revocation."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
+import requests
 import yaml
 
 from tests.support.cluster.commands import keys
 from tests.support.cluster.installing import ask
-from tests.support.cluster.packets import expect
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import SECRET_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.waiting import eventually
 
 REPOSITORY = "example.com/owner/repo"
 
@@ -25,12 +27,16 @@ def key(stage: Stage, tmp_path) -> Iterator[tuple[str, str]]:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(made["values"]))
     stage.install_gate(*QUICK, "--values", str(values))
-    deadline = time.monotonic() + 180  # the kubelet brings a changed Secret within a minute or so
-    while (answer := ask(stage, made["key"])).status_code != 201:
-        assert time.monotonic() < deadline, "the verifier has not read the key"
-        time.sleep(1)
+    stage.hurry_kubelet("verifier")
+    answers: list[requests.Response] = []
+
+    def is_read() -> bool:
+        answers.append(ask(stage, made["key"]))
+        return answers[-1].status_code == 201
+
+    eventually(is_read, SECRET_SECONDS, "the verifier has not read the key")
     assert pods(stage) == before
-    yield made["key"], answer.json()["token"]
+    yield made["key"], answers[-1].json()["token"]
     stage.install_gate(*QUICK)
 
 
@@ -38,15 +44,15 @@ def pods(stage: Stage) -> set[str]:
     return {pod["metadata"]["uid"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=verifier")["items"]}
 
 
-def test_a_key_from_its_creation_to_its_end(stage, key):
+def test_key_from_its_creation_to_its_end(stage, key):
     # Launched with a pass for it, a server has network; of another repository it has none.
     key, first = key
     passes = [first, *(ask(stage, key).json()["token"] for _ in range(3))]
     user = stage.launch(token=passes[0]).user
     stage.await_tier(user, "verified")
-    expect(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
     other = stage.launch("fake/somebody/else/main", token=passes[1]).user
-    expect(stage, other, egress=False)
+    assert_reaches(stage, other, egress=False)
 
     # That was all for today.
     answer = ask(stage, key)
@@ -60,8 +66,8 @@ def test_a_key_from_its_creation_to_its_end(stage, key):
     answer = ask(stage, key)
     assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "key-revoked")
     late = stage.launch(token=passes[2]).user
-    expect(stage, late, egress=False)
+    assert_reaches(stage, late, egress=False)
     assert stage.unlock(late, token=passes[3]).status_code == 403
     stage.await_tier(user, None)
-    expect(stage, user, egress=False)
+    assert_reaches(stage, user, egress=False)
     assert keys(stage, "list")[0]["state"] == "revoked"

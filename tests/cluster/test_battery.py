@@ -3,7 +3,7 @@
 What is open and what is shut stands in a table that operators read, in docs/guarantees.md. A cell that is not as it says fails,
 in either direction. Attacks that are not packets come after it. What other tests have of those is not here: passes that are forged,
 used by many at once, or repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation
-(test_operators.py), a label set by hand (test_unlock.py, test_proof.py).
+(test_operators.py), a label set by hand (test_unlock.py, test_gatecheck.py).
 """
 
 import json
@@ -23,11 +23,9 @@ import requests
 import yaml
 
 from tests.support.cluster.commands import egress
-from tests.support.cluster.hub import ask_hub, await_running, start_by_hub, stop_by_hub
+from tests.support.cluster.hub import start_by_hub, stop_by_hub
+from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
-
-pytestmark = pytest.mark.timeout(1200)
-"""What a user pod reaches in each of five states is tried in the set-up of the first test."""
 
 STATES = ("unverified", "verified", "expired", "revoked", "blocked")
 
@@ -247,7 +245,7 @@ def seen(stage: Stage) -> Seen:
         for who in ("unverified", "revoked", "blocked", "bystander"):
             stage.await_tier(users[who], None)
         assert egress(stage, "explain", users["blocked"])["why"] == "the battery"
-        stage.kubectl("wait", "--for=condition=Ready", "pod/stranger", "pod/host-service", "--timeout=90s")
+        stage.kubectl("wait", "--for=condition=Ready", "pod/stranger", "pod/host-service", f"--timeout={POD_SECONDS}s")
         assert stage.tier(users["expired"]) == "short" or egress(stage, "explain", users["expired"])["rule"] == "expired"
         neighbours = {"unverified": users["bystander"], "verified": users["neighbour"]}
         pods = {who: stage.pod(user)["metadata"]["name"] for who, user in users.items()}
@@ -275,12 +273,12 @@ def seen(stage: Stage) -> Seen:
                 if answers == set(tried):
                     break
             reached = all_of([state for state in STATES if state != "expired"])
-            stage.await_tier(users["expired"], None, 120)
+            stage.await_tier(users["expired"], None)
             assert egress(stage, "explain", users["expired"])["rule"] == "expired"
             reached |= all_of(["expired"])
             token = launches["neighbour"].ready["token"]
             address = f"{stage.url('proxy-public', 80)}/user/{users['neighbour']}/api/status"
-            status = requests.get(address, params={"token": token}, timeout=10).status_code
+            status = requests.get(address, params={"token": token}, timeout=ANSWER_SECONDS).status_code
             refused = try_tokens(stage, known, users["unverified"], token)
             for rule in re.findall(r"^(ip6?tables .+)$", PAGE, re.MULTILINE):
                 stage.run(*rule.split())
@@ -306,26 +304,34 @@ def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, in
             api = f"https://{known['node_ip']}:6443/api/v1/namespaces/{stage.namespace}/pods/{pod}"
             hub, internal = f"{stage.url('hub', 8081)}/hub/api/users/{user}", f"{stage.url('binder-egress', 8081)}/api"
             asked = {
-                "the API server, to label the pod": requests.patch(api, json=forged, headers=patch, verify=authority, timeout=10),
-                "the verifier, with a launch": requests.post(f"{internal}/launches", json=launch, headers=headers, timeout=10),
-                "the verifier, for a grant": requests.post(f"{internal}/grants", json={"user": user}, headers=headers, timeout=10),
-                "the hub, for a server": requests.post(f"{hub}/servers/second", json={"image": "x"}, headers=headers, timeout=10),
-                "the hub, for a token": requests.post(f"{hub}/tokens", json={}, headers=headers, timeout=10),
+                "the API server, to label the pod": requests.patch(
+                    api, json=forged, headers=patch, verify=authority, timeout=ANSWER_SECONDS
+                ),
+                "the verifier, with a launch": requests.post(
+                    f"{internal}/launches", json=launch, headers=headers, timeout=ANSWER_SECONDS
+                ),
+                "the verifier, for a grant": requests.post(
+                    f"{internal}/grants", json={"user": user}, headers=headers, timeout=ANSWER_SECONDS
+                ),
+                "the hub, for a server": requests.post(
+                    f"{hub}/servers/second", json={"image": "x"}, headers=headers, timeout=ANSWER_SECONDS
+                ),
+                "the hub, for a token": requests.post(f"{hub}/tokens", json={}, headers=headers, timeout=ANSWER_SECONDS),
             }
             outcome |= {f"{who} ({scheme} {name})": answer.status_code for who, answer in asked.items()}
     return outcome
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_pod_reaches_what_the_table_says_and_nothing_else(seen, state):
+def test_pod_reaches_what_the_table_says_and_nothing_else(seen, state):
     assert seen.reached[state] == table(seen.rows)[state]
 
 
-def test_everything_that_is_tried_answers_somebody(seen):
+def test_targets_all_answer_somebody(seen):
     assert len(seen.rows) > 35 and seen.rows - seen.answers == set()
 
 
-def test_only_the_hubs_proxy_reaches_a_user_pod(seen):
+def test_user_pod_is_reached_by_the_hubs_proxy_only(seen):
     assert seen.through_proxy == 200
     servers = {name: there for name, there in seen.stranger.items() if re.match("(un)?verified neighbour, (its|another|UDP)", name)}
     assert servers and not any(servers.values()), servers
@@ -335,17 +341,17 @@ def test_only_the_hubs_proxy_reaches_a_user_pod(seen):
         assert ways <= ({"hub's proxy, over the internet and back"} if state == "verified" else set())
 
 
-def test_no_token_that_is_found_in_a_user_pod_opens_anything(seen):
+def test_tokens_found_in_a_user_pod_open_nothing(seen):
     assert len(seen.refused) >= 20
     assert {who: status for who, status in seen.refused.items() if status not in (401, 403)} == {}
 
 
 @pytest.mark.parametrize("state", ["unverified", "verified"])
-def test_the_commands_of_the_page_close_what_the_network_plugin_leaves_open(seen, state):
+def test_commands_of_the_page_close_what_the_network_plugin_leaves_open(seen, state):
     assert seen.closed[state] == {name: cells()[state][name] in ("open", "open³") for name in seen.rows}
 
 
-def test_the_sysctl_of_the_page_keeps_user_pods_from_link_local(stage, local_cluster):
+def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
     """What closes it without access to the nodes, but for their leave."""
     (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/gatecheck.md").read_text(), re.MULTILINE | re.DOTALL)
     wanted = yaml.safe_load(found)["jupyterhub"]["singleuser"]["extraPodConfig"]["securityContext"]
@@ -364,26 +370,23 @@ def test_the_sysctl_of_the_page_keeps_user_pods_from_link_local(stage, local_clu
         stage.install_binderhub()
 
 
-def test_a_later_server_of_the_same_name_inherits_nothing(stage):
+def test_later_server_of_the_same_name_inherits_nothing(stage):
     launched = stage.launch(token=stage.get_pass())
     user, image = launched.user, stage.pod(launched.user)["spec"]["containers"][0]["image"]
     stage.await_tier(user, "verified")
     stop_by_hub(stage, user)
     start_by_hub(stage, user, image)
-    time.sleep(2)
+    time.sleep(RECONCILED_SECONDS)
     assert stage.tier(user) is None
     reached = stage.battery(user, stage.targets())
     assert not any(reached.values()), reached
 
 
-def test_a_named_server_of_the_same_user_inherits_nothing(stage):
+def test_named_server_of_the_same_user_inherits_nothing(stage):
     launched = stage.launch(token=stage.get_pass())
     user, image = launched.user, stage.pod(launched.user)["spec"]["containers"][0]["image"]
-    ask_hub(
-        stage, "POST", f"{user}/servers/second", image=image, token="secret", repo_url="https://example.com/a/b"
-    ).raise_for_status()
-    named = await_running(stage, user, "second")
-    time.sleep(2)
+    named = start_by_hub(stage, user, image, "second")
+    time.sleep(RECONCILED_SECONDS)
     tiers = {
         pod["metadata"]["annotations"].get("hub.jupyter.org/servername", ""): pod["metadata"]["labels"].get(LABEL)
         for pod in stage.get("pods", "-l", USER_PODS)["items"]

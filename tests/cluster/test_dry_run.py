@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import TOP, Stage
 
 TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))
@@ -48,7 +49,7 @@ def definition(group: str, kind: str) -> dict:
 def namespace(stage: Stage) -> Iterator[Stage]:
     """A namespace with nothing in it, in a cluster that knows those kinds."""
     other = Stage(stage.context, f"{stage.namespace}-dry")
-    other.kubectl("create", "namespace", other.namespace)
+    other.new_namespace()
     definitions = [definition(group, kind) for group, kinds in MORE_KINDS.items() for kind in kinds]
     there = other.kubectl("get", "crds", "-o", "name")
     definitions = [made for made in definitions if made["metadata"]["name"] not in there]
@@ -56,7 +57,7 @@ def namespace(stage: Stage) -> Iterator[Stage]:
     for made in definitions:
         other.kubectl("create", "-f", "-", stdin=json.dumps(made))
     if names:
-        other.kubectl("wait", "--for=condition=Established", "crd", *names, "--timeout=60s")
+        other.kubectl("wait", "--for=condition=Established", "crd", *names, f"--timeout={POD_SECONDS}s")
     # A pod needs its account, which a dry run does not make. Helm takes over what says that it belongs to the release.
     account = "serviceaccount/binder-egress-reconciler"
     other.kubectl("create", *account.split("/"))
@@ -67,7 +68,7 @@ def namespace(stage: Stage) -> Iterator[Stage]:
     yield other
     if names:
         other.kubectl("delete", "crd", *names)
-    other.kubectl("delete", "namespace", other.namespace, "--wait=false")
+    other.delete_namespace()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def asked() -> set[str]:
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_the_api_server_takes_every_topology(namespace, asked, values):
+def test_topology_is_accepted_by_the_api_server(namespace, asked, values):
     # --validate: Helm asks the cluster which kinds it has, as in an installation. It prints the pods of `helm test`, too.
     rendered = namespace.helm("template", "binder-egress", str(TOP / "chart"), "--validate", "--values", str(values))
     if "off" in values.name:
@@ -90,5 +91,5 @@ def test_the_api_server_takes_every_topology(namespace, asked, values):
     asked |= {name.partition("/")[0] for name in taken}
 
 
-def test_all_those_kinds_were_asked_for(asked):
+def test_kinds_were_all_asked_for(asked):
     assert {f"{kind.lower()}.{group}" for group, kinds in MORE_KINDS.items() for kind in kinds} <= asked

@@ -21,9 +21,12 @@ from doc_examples import section
 from playwright.sync_api import Browser
 
 from tests.browser.launch_page import bundle
+from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
-from tests.support.cluster.packets import expect
-from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.installing import await_tier
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS
+from tests.support.cluster.stage import CLIENT, QUICK, TOP, Stage
 from verifier.passes import BadPass, Passes
 
 FRONT = 8710
@@ -68,7 +71,7 @@ class Redirector:
                     self.send_header("Location", f"http://localhost:{PORTS[member]}{self.path}")
                     self.end_headers()
                     return
-                connection = http.client.HTTPConnection("localhost", PORTS[0], timeout=60)
+                connection = http.client.HTTPConnection("localhost", PORTS[0], timeout=ANSWER_SECONDS)
                 connection.request("GET", self.path, headers={"Accept": self.headers.get("Accept", "*/*")})
                 got = connection.getresponse()
                 body = got.read()
@@ -105,7 +108,7 @@ class Federation:
         self.front.pinned[repository] = member
         page = browser.new_page()
         page.goto(f"{URL}/v2/{repository}")
-        page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=120_000)
+        page.wait_for_url(re.compile(rf"^http://localhost:{PORTS[member]}/user/"), wait_until="commit", timeout=PAGE_SECONDS * 1000)
         user = page.url.split("/user/")[1].partition("/")[0]
         page.close()
         return user
@@ -124,19 +127,16 @@ def federation(stage: Stage) -> Iterator[Federation]:
     yield federation
     for server in (*doors, federation.front):
         server.close()
-    other.delete_user_pods()
-    other.close()
-    context = ["--context", stage.context] if stage.context else []
-    stage.run("kubectl", *context, "delete", "namespace", other.namespace, "--wait=false")
+    other.delete_namespace()
     stage.install_gate(*QUICK)
 
 
-def test_a_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation):
+def test_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation):
     first, second = federation.members
     token = first.get_pass()
     user = federation.launch(1, token)
     second.await_tier(user, "verified")
-    expect(second, user, egress=True)
+    assert_reaches(second, user, egress=True)
     # Each counts for itself: once more at the other, and no more at either.
     first.await_tier(federation.launch(0, token), "verified")
     for number in (0, 1):
@@ -144,29 +144,29 @@ def test_a_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation
         assert federation.members[number].tier(user) is None
 
 
-def test_without_a_pass_a_launch_through_the_redirector_has_nothing(federation):
+def test_launch_without_a_pass_has_no_egress(federation):
     assert federation.members[1].tier(federation.launch(1, None)) is None
 
 
-def test_a_solution_earns_a_pass_at_the_member_that_asked_only(federation):
+def test_solution_earns_a_pass_at_the_member_that_asked_only(federation):
     first, second = federation.members
     body = {"provider": "altcha", "solution": first.solve()}
     headers = {"X-Forwarded-For": "198.51.100.7"}
-    assert requests.post(f"{second.verifier}/passes", json=body, headers=headers, timeout=10).status_code == 403
-    assert requests.post(f"{first.verifier}/passes", json=body, headers=headers, timeout=10).status_code == 201
+    assert requests.post(f"{second.verifier}/passes", json=body, headers=headers, timeout=ANSWER_SECONDS).status_code == 403
+    assert requests.post(f"{first.verifier}/passes", json=body, headers=headers, timeout=ANSWER_SECONDS).status_code == 201
 
 
-def test_the_address_before_them_answers_get_only(federation):
-    assert requests.get(f"{URL}/egress/challenge", timeout=10).status_code == 200
-    assert requests.post(f"{URL}/egress/passes", json={}, timeout=10).status_code == 405
+def test_front_address_answers_get_only(federation):
+    assert requests.get(f"{URL}/egress/challenge", timeout=ANSWER_SECONDS).status_code == 200
+    assert requests.post(f"{URL}/egress/passes", json={}, timeout=ANSWER_SECONDS).status_code == 405
 
 
 @pytest.mark.parametrize("member", [0, 1])
-def test_a_browser_launches_through_it(federation, member, browser):
+def test_browser_launches_through_the_front_address(federation, member, browser):
     """The page is at one address, the verifier that gives the pass at another, the server perhaps at a third. Nobody clicks."""
     user = federation.browse(browser, f"fake/owner/repo-{member}/main", member)
     federation.members[member].await_tier(user, "verified")
-    expect(federation.members[member], user, egress=True)
+    assert_reaches(federation.members[member], user, egress=True)
 
 
 # -- rotation of keys
@@ -220,10 +220,10 @@ class Launching:
         self._pool = ThreadPoolExecutor(1)
         self._running = self._pool.submit(self._run)
 
-    def launched(self, member: int, user: str) -> None:
+    def launched(self, member: int, user: str, token: str | None = None, client: str = CLIENT) -> None:
         """Make sure that a server has its tier, and remove it."""
         stage = self._federation.members[member]
-        stage.await_tier(user, "verified")
+        await_tier(stage, user, token, client)
         stage.kubectl("delete", "pod", stage.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
 
     def another_round(self) -> None:
@@ -251,18 +251,23 @@ class Launching:
                 token = members[giver].get_pass(client)
                 launched = members[member].launch(repository, token, client, at=URL)
                 assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
-                self.launched(member, launched.user)
+                self.launched(member, launched.user, token, client)
             self.rounds += 1
 
 
-def test_keys_are_rotated_at_both_members_while_people_launch_and_none_is_refused(federation, browser):
+def rejected(evidence: Evidence, member: Stage) -> list[str]:
+    """The launches whose pass a member found invalid, from the logs of all its verifiers."""
+    return [line for line in evidence.lines(member.namespace, "binder-egress-verifier") if '"invalid"' in line]
+
+
+def test_signing_keys_are_rotated_while_people_launch_and_no_pass_is_rejected(federation, browser, evidence):
     """As docs/operating.md has it typed: accept, sign, drop, each at one member after the other."""
     assert len(STEPS) == 3
     members = federation.members
     old, new = typed(members[0], f'{KEYS}\necho "$old $new"').split()
     assert all(member.secret("signing-keys") == old for member in members)
     others = [pods_that_stay(member) for member in members]
-    browsed = itertools.count()
+    browsed, before = itertools.count(), [len(rejected(evidence, member)) for member in members]
 
     def step(commands: str) -> None:
         """At both, while a browser launches."""
@@ -285,12 +290,12 @@ def test_keys_are_rotated_at_both_members_while_people_launch_and_none_is_refuse
         step(STEPS[0])
         assert signer() == [False, False]
         # Each is good at the member that did not give it, whatever that signs with.
-        launching.launched(0, federation.launch(0, early[1], "fake/owner/early/main"))
+        launching.launched(0, federation.launch(0, early[1], "fake/owner/early/main"), early[1])
         late = [member.get_pass() for member in members]
         step(STEPS[1])
         assert signer() == [True, True]
         for count, (number, token) in enumerate([(1, early[0]), (0, late[1]), (1, late[0])]):
-            launching.launched(number, federation.launch(number, token, f"fake/owner/late-{count}/main"))
+            launching.launched(number, federation.launch(number, token, f"fake/owner/late-{count}/main"), token)
         launching.another_round()  # for passes of the old key that are under way; the document has it in minutes
         step(STEPS[2])
         assert signer() == [True, True]
@@ -298,9 +303,11 @@ def test_keys_are_rotated_at_both_members_while_people_launch_and_none_is_refuse
     finally:
         launching.close()
     assert next(browsed) >= len(STEPS)
+    assert [rejected(evidence, member)[number:] for member, number in zip(members, before, strict=True)] == [[], []]
     assert [pods_that_stay(member) for member in members] == others
     # What the old key signs now is refused for that reason, at both.
     for number, member in enumerate(members):
         refused, token = invalid(member), Passes([old]).sign(Passes.new("verified", 1, time.time(), 300))
         user = federation.launch(number, token, "fake/owner/dropped/main")
         assert (member.tier(user), invalid(member)) == (None, refused + 1)
+        assert len(rejected(evidence, member)) > before[number], "a rejected pass is in the logs, or the check above says nothing"

@@ -13,7 +13,7 @@ def ours(stage: Stage) -> list[dict]:
     return pods
 
 
-def test_every_container_is_hardened(stage):
+def test_containers_are_hardened(stage):
     for pod in ours(stage):
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", []):
             merged = {**pod["spec"].get("securityContext", {}), **container["securityContext"]}
@@ -22,14 +22,14 @@ def test_every_container_is_hardened(stage):
             assert merged["capabilities"] == {"drop": ["ALL"]} and merged["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_only_the_reconciler_has_kubernetes_credentials(stage):
+def test_kubernetes_credentials_are_the_reconcilers_alone(stage):
     for pod in ours(stage):
         component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
         mounts = [mount["mountPath"] for container in pod["spec"]["containers"] for mount in container.get("volumeMounts", [])]
         assert ("/var/run/secrets/kubernetes.io/serviceaccount" in mounts) == (component == "reconciler"), component
 
 
-def test_only_the_verifier_has_the_keys(stage):
+def test_keys_are_the_verifiers_alone(stage):
     for pod in ours(stage):
         component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
         mounted = [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume]
@@ -52,7 +52,7 @@ def test_only_the_verifier_has_the_keys(stage):
         ("patch", "nodes", False),
     ],
 )
-def test_the_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed):
+def test_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed):
     (account,) = {pod["spec"]["serviceAccountName"] for pod in ours(stage) if "reconciler" in pod["metadata"]["name"]}
     identity = f"--as=system:serviceaccount:{stage.namespace}:{account}"
     try:
@@ -67,7 +67,7 @@ def test_user_pods_carry_no_kubernetes_credentials(stage):
     assert pod["spec"]["automountServiceAccountToken"] is False
 
 
-def test_nothing_secret_is_in_the_logs(stage):
+def test_logs_have_no_secrets(stage):
     token = stage.get_pass()
     user = stage.launch(token=token).user
     stage.unlock(user)
@@ -80,7 +80,7 @@ def test_nothing_secret_is_in_the_logs(stage):
             assert text not in logs, what
 
 
-def test_the_secret_is_kept_across_upgrades(stage):
+def test_secret_is_kept_across_upgrades(stage):
     before = stage.get("secret", "binder-egress")["data"]
     stage.install_gate(*QUICK)
     assert stage.get("secret", "binder-egress")["data"] == before

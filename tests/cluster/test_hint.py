@@ -10,6 +10,7 @@ import pytest
 import requests
 from tornado.websocket import websocket_connect
 
+from tests.support.cluster.patience import HUB_ANSWER_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import Launched, Stage
 
 SAID = "This server may have no internet access."
@@ -38,7 +39,7 @@ def hinted(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def in_terminal(stage: Stage, launched: Launched) -> str:
     """What a terminal shows that JupyterLab opens, through the hub's proxy, until a command that is typed has run."""
     server, token = f"{stage.url('proxy-public', 80)}/user/{launched.user}", launched.ready["token"]
-    made = requests.post(f"{server}/api/terminals", headers={"Authorization": f"token {token}"}, timeout=60)
+    made = requests.post(f"{server}/api/terminals", headers={"Authorization": f"token {token}"}, timeout=HUB_ANSWER_SECONDS)
     made.raise_for_status()
     address = f"{server.replace('http', 'ws', 1)}/terminals/websocket/{made.json()['name']}?token={token}"
 
@@ -52,7 +53,7 @@ def in_terminal(stage: Stage, launched: Launched) -> str:
         return shown
 
     async def patient() -> str:
-        return await asyncio.wait_for(read(), 90)
+        return await asyncio.wait_for(read(), POD_SECONDS)
 
     return asyncio.run(patient())
 
@@ -60,10 +61,10 @@ def in_terminal(stage: Stage, launched: Launched) -> str:
 def in_pod(stage: Stage, pod: str, shell: str) -> str:
     """What a shell writes in a user pod to a terminal of its own; `shell` is what starts it."""
     spawn = f"import pty; pty.spawn(['sh', '-c', {shell!r}])"
-    return stage.kubectl("exec", "-i", pod, "-c", "notebook", "--", "python3", "-c", spawn, stdin="exit\n", timeout=60)
+    return stage.kubectl("exec", "-i", pod, "-c", "notebook", "--", "python3", "-c", spawn, stdin="exit\n")
 
 
-def test_every_terminal_says_where_the_page_is(hinted):
+def test_terminals_say_where_the_page_is(hinted):
     launched = hinted.launch()
     pod = hinted.pod(launched.user)["metadata"]["name"]
     link = f"/egress/servers/{launched.user}/#unlock"
@@ -79,7 +80,7 @@ def test_every_terminal_says_where_the_page_is(hinted):
         assert hinted.kubectl("exec", pod, "-c", "notebook", "--", *command).split("\n") == ["fine", ""]
 
 
-def test_an_image_without_bash_and_without_profiles_starts(hinted):
+def test_image_without_bash_and_profiles_starts(hinted):
     assert set(hinted.get("secret", "singleuser")["data"]) == set(PLACES)
     mounted = [{"name": "files", "mountPath": place, "subPath": key} for key, place in PLACES.items()]
     container = {"name": "plain", "image": WITHOUT_BASH, "command": ["sh", "-l", "-c", "sleep 300"], "volumeMounts": mounted}
@@ -92,7 +93,7 @@ def test_an_image_without_bash_and_without_profiles_starts(hinted):
     }
     hinted.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
     try:
-        hinted.kubectl("wait", "--for=condition=Ready", "pod/plain", "--timeout=90s")
+        hinted.kubectl("wait", "--for=condition=Ready", "pod/plain", f"--timeout={POD_SECONDS}s")
         time.sleep(1)
         assert hinted.get("pod", "plain")["status"]["containerStatuses"][0]["restartCount"] == 0
         assert "binder-egress" in hinted.kubectl("exec", "plain", "--", "cat", "/etc/profile.d/zz-binder-egress.sh")

@@ -18,7 +18,8 @@ import yaml
 from doc_examples import section
 
 from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier
-from tests.support.cluster.packets import expect
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
 
 INSTALL = "docs/install.md"
@@ -96,10 +97,10 @@ class Story:
 
     def await_network(self, user: str, egress: bool) -> None:
         """Policies are changed when the command ends, and in force when every node has heard of it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + TIER_SECONDS
         while True:
             try:
-                return expect(self.stage, user, egress)
+                return assert_reaches(self.stage, user, egress)
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
@@ -114,12 +115,9 @@ def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     operator.check_out(release_before(tmp_path_factory.mktemp("before") / "chart"))
     (operator.folder / "your-values.yaml").write_text("jupyterhub: {singleuser: {networkPolicy: {enabled: true}}}\n")
     values = f"--values={operator.folder}/your-values.yaml"
-    own.helm("install", "binder", str(BINDERHUB), "--create-namespace", "--wait", "--timeout=5m", values)
+    own.helm("install", "binder", str(BINDERHUB), "--create-namespace", "--wait", f"--timeout={ROLLOUT_SECONDS}s", values)
     yield Story(operator, operator.objects())
-    own.delete_user_pods()
-    own.close()
-    context = ["--context", stage.context] if stage.context else []
-    stage.run("kubectl", *context, "delete", "namespace", own.namespace, "--wait=false")
+    own.delete_namespace()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +131,7 @@ def link_local_closed() -> Iterator[None]:
         subprocess.run(["bash", "-euc", command.replace(" -I ", " -D ")], check=True)
 
 
-def test_looking_first(story):
+def test_observing_first(story):
     """Steps 1 to 3."""
     quick = {name.rpartition(".")[2]: int(value) for name, value in (option.split("=")[1:] for option in QUICK)}
     (values,) = section(INSTALL, "1. Look first", "yaml")
@@ -155,7 +153,7 @@ def test_looking_first(story):
     story.stage.delete_user_pods()
 
 
-def test_shutting_the_gate(story, link_local_closed):
+def test_closing_the_gate(story, link_local_closed):
     """Step 4. With an API key, which the operator made and put into the values."""
     command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", "create", "--json")
     made = json.loads(
@@ -189,8 +187,8 @@ def under_load(story: Story, number: int) -> None:
     other = story.stage.launch("fake/somebody/else/main").user
     assert story.stage.unlock(other, token=waiting).status_code in (200, 202)
     story.stage.await_tier(other, "verified")
-    expect(story.stage, story.open, egress=True)
-    expect(story.stage, story.shut, egress=False)
+    assert_reaches(story.stage, story.open, egress=True)
+    assert_reaches(story.stage, story.shut, egress=False)
     for user in (late, other):
         story.stage.kubectl("delete", "pod", story.stage.pod(user)["metadata"]["name"], "--wait=false")
 
@@ -216,7 +214,7 @@ def test_rolling_back_under_load(story):
     assert excepted(story) == "198.18.0.0/16"
 
 
-def test_a_bad_day_and_back(story):
+def test_emergency_and_back(story):
     story.operator.type(INSTALL, "On a bad day")
     story.await_network(story.open, False)
     # Back, by the command of an upgrade. BinderHub's token is still good, and who had network has it again.
@@ -225,7 +223,7 @@ def test_a_bad_day_and_back(story):
     story.launch_with(story.stage.get_pass())
 
 
-def test_taking_it_out_leaves_what_notes_say(story):
+def test_uninstalling_leaves_what_notes_say(story):
     notes = story.stage.helm("get", "notes", "binder-egress")
     servers = {pod["metadata"]["uid"] for pod in story.stage.pods()}
     story.operator.type(INSTALL, "Take it out", 0)
@@ -260,7 +258,7 @@ def test_policies_only(story, link_local_closed):
     if link_local:
         story.stage.helm("upgrade", "binder-egress", str(TOP / "chart"), "--reuse-values", *link_local)
     off = "--set=jupyterhub.singleuser.networkPolicy.enabled=false"
-    story.stage.helm("upgrade", "binder", str(BINDERHUB), "--reuse-values", off, "--wait", "--timeout=5m")
+    story.stage.helm("upgrade", "binder", str(BINDERHUB), "--reuse-values", off, "--wait", f"--timeout={ROLLOUT_SECONDS}s")
     story.operator.await_binderhub()
     story.operator.type(INSTALL, "Policies only", 1)
     assert story.policies() == {"binder-egress-base"}
@@ -273,7 +271,7 @@ def test_policies_only(story, link_local_closed):
     assert story.operator.objects() - story.before == set()
 
 
-def test_everything_was_typed(story):
+def test_commands_were_all_typed(story):
     headings = re.findall(r"^## (.*)$", (TOP / INSTALL).read_text(), re.M)
     written = [code for heading in headings for code in section(INSTALL, heading)]
     assert set(story.operator.typed) == set(written)

@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.launch_page import bundle
 from tests.support.cluster.front_door import URL, FrontDoor
-from tests.support.cluster.packets import expect as expect_packets
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import Stage
 
 LINKS = re.findall(rf"\]\({HUB}/(v2/[^)]+)\)", (Path(__file__).parents[2] / "docs/api-users.md").read_text())
@@ -37,7 +38,7 @@ def door(stage: Stage, _hub_behind_the_door: None) -> Iterator[FrontDoor]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(PAGE_SECONDS * 1000)
     yield context.new_page()
     context.close()
 
@@ -55,13 +56,13 @@ def unlock_address(stage: Stage, user: str) -> str:
     return stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
 
 
-def test_a_launch_with_no_click_ends_in_a_pod_with_egress(stage, door, page):
+def test_launch_without_a_click_has_egress(stage, door, page):
     user = launch(page)
     stage.await_tier(user, "verified")
-    expect_packets(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
 
 
-def test_with_workers_blocked_it_ends_in_a_pod_without_which_is_unlocked_in_one_step(stage, door, page):
+def test_launch_with_workers_blocked_has_no_egress_and_is_unlocked_in_one_step(stage, door, page):
     door.headers["Content-Security-Policy"] = "worker-src 'none'"
     said: list[str] = []
     page.expose_function("panelSays", lambda line: said.append(line))
@@ -74,14 +75,14 @@ def test_with_workers_blocked_it_ends_in_a_pod_without_which_is_unlocked_in_one_
            }, 20))"""
     )
     user = launch(page)
-    expect_packets(stage, user, egress=False)
+    assert_reaches(stage, user, egress=False)
     assert any("Your server will have no internet access" in line for line in said), said
 
     page.goto(unlock_address(stage, user))
     page.locator("#unlock").click()
     expect(page.get_by_text("Connections you open from now on work")).to_be_visible()
     assert stage.tier(user) == "verified"
-    expect_packets(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
 
 
 def at(link: str, user: str) -> str:
@@ -91,13 +92,13 @@ def at(link: str, user: str) -> str:
 
 
 @pytest.mark.parametrize("link", LINKS, ids=["badge", "nbgitpuller"])
-def test_a_badge_or_a_link_leads_to_its_path_in_a_server_with_egress(stage, door, page, link):
+def test_badge_or_link_leads_to_its_path_in_a_server_with_egress(stage, door, page, link):
     user = launch(page, link)
     assert page.url.startswith(at(link, user))
     stage.await_tier(user, "verified")
 
 
-def test_without_the_verifier_a_launch_goes_on(stage, door, page):
+def test_launch_without_the_verifier_goes_on(stage, door, page):
     stage.scale("verifier", 0)
     try:
         user = launch(page, LINKS[1])
@@ -106,4 +107,4 @@ def test_without_the_verifier_a_launch_goes_on(stage, door, page):
         stage.await_address("binder-egress", 8081, "/healthz")
     assert page.url.startswith(at(LINKS[1], user))
     assert stage.tier(user) is None
-    expect_packets(stage, user, egress=False)
+    assert_reaches(stage, user, egress=False)

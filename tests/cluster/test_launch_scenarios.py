@@ -5,6 +5,7 @@ and reconciler agree; what each pod reaches is seen by packets.
 """
 
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.launch_page import bundle
 from tests.support.cluster.front_door import URL, FrontDoor
+from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
 
 
@@ -35,7 +37,7 @@ class Visit:
     def __init__(self, stage: Stage, browser: Browser, script: bytes, path: str) -> None:
         self.door = FrontDoor(stage, script, 0)
         self.context = browser.new_context()
-        self.context.set_default_timeout(120_000)
+        self.context.set_default_timeout(PAGE_SECONDS * 1000)
         self.path = path
         self.users: list[str] = []
         self.tiers: list[str | None] = []
@@ -103,7 +105,7 @@ def retry(visit: Visit) -> Iterator[None]:
     page.get_by_role("textbox", name="repository").first.fill(visit.path)
     page.get_by_role("button", name="launch", exact=True).click()
     yield
-    expect(page.get_by_text(re.compile("^failed$", re.IGNORECASE)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("^failed$", re.IGNORECASE)).first).to_be_visible(timeout=PAGE_SECONDS * 1000)
     page.get_by_role("button", name="launch", exact=True).click()
     yield
     visit.arrive(page)
@@ -182,8 +184,9 @@ def visits(stage: Stage, browser: Browser) -> Iterator[dict[str, Visit]]:
     for wave in (names[at : at + WAVE] for at in range(0, len(names), WAVE)):
         steps = {}
         for name in wave:
-            owner = "flaky" if "fails" in name else "owner"
-            visits[name] = Visit(stage, browser, script, f"{owner}/{name.replace(' ', '-')}/main")
+            # Of the owner `flaky` the first server of a repository fails.
+            owner = f"flaky/{secrets.token_hex(2)}" if "fails" in name else "owner/"
+            visits[name] = Visit(stage, browser, script, f"{owner}{name.replace(' ', '-')}/main")
             steps[name] = SCENARIOS[name][0](visits[name])
         while steps:
             for name, step in list(steps.items()):
@@ -218,7 +221,7 @@ def look(stage: Stage, visit: Visit, egress: bool) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_launch_with(name, visits):
+def test_launch_with(name, visits):
     visit = visits[name]
     if visit.error:
         raise visit.error

@@ -11,8 +11,10 @@ import requests
 from tests.support.cluster.clients import client, client_process
 from tests.support.cluster.commands import egress
 from tests.support.cluster.hub import ask_hub, start_by_hub
-from tests.support.cluster.packets import expect, stream
+from tests.support.cluster.packets import assert_reaches, stream
+from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.waiting import eventually
 
 LEASE = 60
 """Seconds: the shortest that the chart takes."""
@@ -36,7 +38,7 @@ def leasing(stage: Stage) -> Iterator[None]:
 
 def page(stage: Stage, user: str) -> dict:
     """What the page of a server says, as JSON."""
-    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
+    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
 
 
 def address(stage: Stage, user: str) -> str:
@@ -49,12 +51,9 @@ def annotated(stage: Stage, user: str) -> dict:
     return json.loads(stage.pod(user)["metadata"]["annotations"][ANNOTATION])
 
 
-def until(what: str, done: Callable[[], object], seconds: float = 120) -> None:
+def until(what: str, done: Callable[[], object]) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
+    eventually(done, LEASE + TIER_SECONDS, what)
 
 
 def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
@@ -84,38 +83,38 @@ def test_leases(stage, leasing, local_cluster):
         until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
         done = client("unlock", address(stage, renewed), "--json")
         assert (done.returncode, json.loads(done.stdout)["renewed"]) == (0, True), done.stderr
-        until("a renewal does not show", lambda: page(stage, renewed)["until"] > told["until"], 30)
+        until("a renewal does not show", lambda: page(stage, renewed)["until"] > told["until"])
         # Not from the beginning: a busy machine lets a stream stall for 2 s, which ends it.
         for user in (blocked, stopped, renewed):
             streams[user] = stream(stage, user)
-        until("a renewal is not on the pod", lambda: annotated(stage, renewed)["until"] == page(stage, renewed)["until"], 30)
+        until("a renewal is not on the pod", lambda: annotated(stage, renewed)["until"] == page(stage, renewed)["until"])
         assert labels_of(stage, renewed) == before, "a renewal touches no label"
 
         until("a lease does not end", lambda: stage.tier(blocked) is None and stage.tier(stopped) is None)
         over = time.monotonic()
         assert over - began > LEASE / 2, "a lease ended too early"
-        expect(stage, blocked, egress=False)
+        assert_reaches(stage, blocked, egress=False)
         assert (page(stage, blocked)["unlockable"], page(stage, stopped)["on_expiry"]) == (True, "stop")
         assert stage.tier(kept) == "verified", "the client did not keep it"
-        time.sleep(3)  # a stall of 2 s would have ended them
+        time.sleep(STALLED_SECONDS)  # a stall of 2 s would have ended them
         # What docs/leases.md says, of kube-router: what is open stays open.
         assert [user for user, running in streams.items() if running.poll() is not None] == []
         assert stage.unlock(blocked).json()["state"] in UNLOCKED
         stage.await_tier(blocked, "verified")
-        expect(stage, blocked, egress=True)
+        assert_reaches(stage, blocked, egress=True)
 
         expired = page(stage, renewed)["tier"] == "unverified"
         if not expired:  # The battery may have taken long.
-            expect(stage, renewed, egress=True)
+            assert_reaches(stage, renewed, egress=True)
 
         image = stage.pod(stopped)["spec"]["containers"][0]["image"]
-        until("the pod is not deleted", lambda: not stage.pods(stopped), 240)
+        until("the pod is not deleted", lambda: not stage.pods(stopped))
         assert time.monotonic() - over > 60, "there was no time to unlock it"
-        streams[stopped].wait(timeout=60)
-        told = [json.loads(line) for line in keeping.communicate(timeout=120)[0].splitlines()]
+        streams[stopped].wait(timeout=POD_SECONDS)
+        told = [json.loads(line) for line in keeping.communicate(timeout=COMMAND_SECONDS)[0].splitlines()]
         assert keeping.returncode == 0 and any(outcome.get("renewed") for outcome in told), told
         assert stage.pods(blocked), "a server of a tier that only blocks was stopped"
-        until("JupyterHub does not notice", lambda: not ask_hub(stage, "GET", stopped).json()["servers"])
+        until("JupyterHub does not notice", lambda: not ask_hub(stage, "GET", f"users/{stopped}").json()["servers"])
         start_by_hub(stage, stopped, image)
         assert stage.tier(stopped) is None
         metrics = stage.metrics()

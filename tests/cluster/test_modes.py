@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.support.cluster.packets import expect, forbidden
+from tests.support.cluster.packets import assert_reaches, forbidden
+from tests.support.cluster.patience import CANARY_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import OURS, QUICK, SINGLEUSER, Failed, Stage
 
 
@@ -19,7 +20,7 @@ def policies(stage: Stage) -> set[str]:
     return {item["metadata"]["name"] for item in stage.get("networkpolicies")["items"]}
 
 
-def test_observe_decides_and_labels_and_stops_nobody(stage, switch):
+def test_observe_labels_and_blocks_nobody(stage, switch):
     switch("observe")
     assert policies(stage).isdisjoint({"binder-egress-base", "binder-egress-tier-verified"})
     plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
@@ -38,7 +39,7 @@ def test_allow_gives_everybody_the_tier(stage, switch):
     stage.await_tier(before, "verified")
     launched = stage.launch()
     stage.await_tier(launched.user, "verified")
-    expect(stage, launched.user, egress=True)
+    assert_reaches(stage, launched.user, egress=True)
 
 
 def test_allow_works_without_redis_and_verifier(stage, switch):
@@ -48,13 +49,13 @@ def test_allow_works_without_redis_and_verifier(stage, switch):
             stage.scale(component, 0)
         launched = stage.launch()
         stage.await_tier(launched.user, "verified")
-        expect(stage, launched.user, egress=True)
+        assert_reaches(stage, launched.user, egress=True)
     finally:
         for component in ("redis", "verifier"):
             stage.scale(component, 1)
 
 
-def test_back_from_allow_only_those_who_solved_keep_it(stage, switch):
+def test_captcha_after_allow_leaves_egress_to_those_who_solved(stage, switch):
     verified = stage.launch(token=stage.get_pass()).user
     switch("allow")
     plain = stage.launch().user
@@ -62,12 +63,12 @@ def test_back_from_allow_only_those_who_solved_keep_it(stage, switch):
     switch("captcha")
     stage.await_tier(plain, None)
     assert stage.tier(verified) == "verified"
-    expect(stage, plain, egress=False)
+    assert_reaches(stage, plain, egress=False)
 
 
-def test_deny_needs_little_but_one_policy(stage, switch, bypass):
+def test_deny_needs_one_policy(stage, switch, bypass):
     verified = stage.launch(token=stage.get_pass()).user
-    # Link-local is open in this cluster: test_proof.py has that.
+    # Link-local is open in this cluster: test_gatecheck.py has that.
     stage.install_gate(
         "--set=mode=deny", "--set=canary.readiness=true", "--set=canary.interval=5", "--set=proof.shut.link-local=false"
     )
@@ -79,17 +80,17 @@ def test_deny_needs_little_but_one_policy(stage, switch, bypass):
         ("Secret", "binder-egress"),
         ("ConfigMap", "binder-egress-start-guard"),
     }
-    expect(stage, verified, egress=False)
+    assert_reaches(stage, verified, egress=False)
     launched = stage.launch()
-    expect(stage, launched.user, egress=False)
+    assert_reaches(stage, launched.user, egress=False)
     # Packets prove it, without a reconciler: by `helm test`, and by the readiness of the canary, for which Helm has waited.
     (canary,) = stage.get("pods", "-l", "binder-egress/gatecheck=canary,component=singleuser-server")["items"]
     assert {each["type"]: each["status"] for each in canary["status"]["conditions"]}["Ready"] == "True"
-    stage.helm("test", "binder-egress", "--timeout=3m")
+    stage.helm("test", "binder-egress", f"--timeout={ROLLOUT_SECONDS}s")
     bypass(SINGLEUSER)
-    stage.kubectl("wait", "--for=condition=Ready=false", f"pod/{canary['metadata']['name']}", "--timeout=180s")
+    stage.kubectl("wait", "--for=condition=Ready=false", f"pod/{canary['metadata']['name']}", f"--timeout={CANARY_SECONDS}s")
     with pytest.raises(Failed, match="binder-egress-test-unverified"):
-        stage.helm("test", "binder-egress", "--timeout=3m")
+        stage.helm("test", "binder-egress", f"--timeout={ROLLOUT_SECONDS}s")
     said = stage.kubectl("logs", "binder-egress-test-unverified")
     assert re.search("FAILED: must be shut, and is open: .*kubernetes-api", said), said
     stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
@@ -102,7 +103,7 @@ def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
     assert all(stage.battery(launched.user, stage.targets()).values())
 
 
-def test_a_wrong_value_is_refused_with_a_sentence(stage):
+def test_wrong_value_is_refused_with_a_sentence(stage):
     with pytest.raises(Failed, match="mode"):
         stage.install_gate("--set=mode=closed")
     with pytest.raises(Failed, match="nonsense"):

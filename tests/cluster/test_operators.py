@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster.commands import egress, refused
-from tests.support.cluster.packets import expect, stream
+from tests.support.cluster.packets import assert_reaches, stream
+from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, STALLED_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
 
 REPOSITORY = "https://example.com/owner/repo.git"
@@ -39,44 +40,44 @@ def test_servers_are_listed_and_explained(stage, verified):
     assert "no server" in refused(stage, "explain", "nobody-here").lower()
 
 
-def test_a_grant_of_an_operator_opens_the_network(stage):
+def test_grant_of_an_operator_opens_the_network(stage):
     user = stage.launch().user
     egress(stage, "grant", user, "--tier", "verified", "--as", "eve", "--why", "a test")
     assert stage.tier(user) == "verified"
-    expect(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
     assert (egress(stage, "explain", user)["rule"], egress(stage, "explain", user)["by"]) == ("operator", "eve")
     logs = stage.kubectl("logs", "deployment/binder-egress-reconciler", "--since=1m")
     assert any('"eve"' in line and "a test" in line and user in line for line in logs.splitlines())
 
 
-def test_a_revoked_server_has_nothing_and_cannot_be_unlocked_by_solving_again(stage, verified):
+def test_revoked_server_cannot_be_unlocked_by_solving_again(stage, verified):
     egress(stage, "revoke", verified, "--as", "eve", "--why", "a test")
     assert stage.tier(verified) is None
-    expect(stage, verified, egress=False)
+    assert_reaches(stage, verified, egress=False)
     answer = stage.unlock(verified)
     assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "blocked")
     assert "eve" not in answer.text and "a test" not in answer.text
     egress(stage, "unblock", verified, "--as", "eve")
     assert stage.unlock(verified).status_code == 200
-    expect(stage, verified, egress=True)
+    assert_reaches(stage, verified, egress=True)
 
 
-def test_a_blocked_repository_has_nothing_now_and_later_whatever_is_solved(stage, verified):
+def test_blocked_repository_has_no_egress_now_and_later(stage, verified):
     egress(stage, "block", "repository", "example.com/owner/*", "--why", "a test")
     stage.await_tier(verified, None)
     again = stage.launch(token=stage.get_pass()).user
     other = stage.launch("fake/somebody/else/main", token=stage.get_pass()).user
     stage.await_tier(other, "verified")
     assert stage.tier(again) is None
-    expect(stage, again, egress=False)
+    assert_reaches(stage, again, egress=False)
 
 
-def test_a_block_on_a_pod_outlives_redis(stage, verified):
+def test_block_on_a_pod_outlives_redis(stage, verified):
     egress(stage, "block", "repository", "example.com/owner/repo", "--why", "a test")
     stage.await_tier(verified, None)
     stage.kubectl("rollout", "restart", "deployment/binder-egress-redis")
-    stage.kubectl("rollout", "status", "deployment/binder-egress-redis", "--timeout=120s")
-    deadline = time.monotonic() + 60
+    stage.rollout("deployment/binder-egress-redis")
+    deadline = time.monotonic() + RECONCILER_SECONDS
     while True:  # until the verifier has found the new one, and knows the server again
         try:
             answer = stage.unlock(verified)
@@ -89,19 +90,19 @@ def test_a_block_on_a_pod_outlives_redis(stage, verified):
     assert (answer.status_code, stage.tier(verified)) == (403, None)
 
 
-def test_an_open_connection_stays_open_until_the_pod_is_stopped(stage, verified, local_cluster):
+def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, local_cluster):
     """What docs/operating.md says, of kube-router: a block stops what is new. Only the end of the pod ends what is open."""
     running = stream(stage, verified)
     try:
         egress(stage, "revoke", verified, "--why", "a test")
-        expect(stage, verified, egress=False)
-        time.sleep(3)  # a stall of 2 s would have ended it
+        assert_reaches(stage, verified, egress=False)
+        time.sleep(STALLED_SECONDS)  # a stall of 2 s would have ended it
         assert running.poll() is None
         assert "mayStopPods" in refused(stage, "revoke", verified, "--stop", "--why", "a test")
         stage.install_gate(*QUICK, "--set=reconciler.mayStopPods=true")
         egress(stage, "revoke", verified, "--stop", "--why", "a test")
-        stage.kubectl("wait", "--for=delete", "pod", "-l", f"hub.jupyter.org/username={verified}", "--timeout=60s")
-        running.wait(timeout=30)
+        stage.kubectl("wait", "--for=delete", "pod", "-l", f"hub.jupyter.org/username={verified}", f"--timeout={POD_SECONDS}s")
+        running.wait(timeout=POD_SECONDS)
     finally:
         running.kill()
         running.wait()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster.installing import Operator
-from tests.support.cluster.packets import expect
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import POD_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
 
 
@@ -18,35 +19,31 @@ def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     make_parent = TOP / "tests/cluster/binderhub-for-tests/make-parent"
     chart = subprocess.run([make_parent, tmp_path_factory.mktemp("parent")], check=True, stdout=subprocess.PIPE, text=True)
     other = operator.stage
-    other.kubectl("create", "namespace", other.namespace)
-    other.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt", "--timeout=60s")
+    other.new_namespace()
+    other.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt", f"--timeout={POD_SECONDS}s")
     before = operator.objects()
-    # IPv6 link-local is open here, which test_proof.py is about.
+    # IPv6 link-local is open here, which test_gatecheck.py is about.
     ours = [*QUICK, "--set=proof.shut.link-local=false"]
     quick = [option.replace("--set=", "--set=binder-egress.") for option in ours]
-    other.helm("install", "parent", chart.stdout.strip(), "--wait", "--timeout=5m", *quick)
+    other.helm("install", "parent", chart.stdout.strip(), "--wait", f"--timeout={ROLLOUT_SECONDS}s", *quick)
     yield operator, before
-    other.delete_user_pods()
-    other.close()
-    stage.run(
-        "kubectl", *(["--context", stage.context] if stage.context else []), "delete", "namespace", other.namespace, "--wait=false"
-    )
+    other.delete_namespace()
 
 
-def test_one_dependency_entry_is_enough(parent):
+def test_dependency_entry_is_enough(parent):
     stage = parent[0].stage
     plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
     assert (stage.tier(plain), stage.tier(verified)) == (None, "verified")
-    expect(stage, plain, egress=False)
-    expect(stage, verified, egress=True)
+    assert_reaches(stage, plain, egress=False)
+    assert_reaches(stage, verified, egress=True)
 
 
 def test_helm_test_of_the_parent_is_ours(parent):
-    said = parent[0].stage.helm("test", "parent", "--logs", "--timeout=5m")
+    said = parent[0].stage.helm("test", "parent", "--logs", f"--timeout={ROLLOUT_SECONDS}s")
     assert re.search(r"unverified +kubernetes-api +shut +ok", said) and "FAILED" not in said, said
 
 
-def test_taking_it_out_leaves_what_the_charts_page_says(parent):
+def test_uninstalling_leaves_what_the_charts_page_says(parent):
     operator, before = parent
     servers = {pod["metadata"]["uid"] for pod in operator.stage.pods()}
     operator.stage.helm("uninstall", "parent", "--wait")

@@ -5,7 +5,6 @@ The values are those of BinderHub's documentation, and the servers JupyterHub's 
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +12,16 @@ import pytest
 import requests
 from doc_examples import SIGNED_IN, examples, run_example
 
-from tests.support.cluster.clients import SPEC, client, comparable, curl, script, side_by_side
+from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script
 from tests.support.cluster.front_door import URL, FrontDoor
-from tests.support.cluster.packets import expect
+from tests.support.cluster.hub import ask_hub
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import HUB_ANSWER_SECONDS, LAUNCH_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
-
-pytestmark = pytest.mark.timeout(1200)
-"""Four states of the gate are recorded in the set-up of the first test."""
+from tests.support.cluster.waiting import eventually, patiently
 
 AUTH = f"--values={TOP / 'tests/cluster/binderhub-for-tests/auth-enabled.yaml'}"
-PASSWORD, BINDER_TOKEN = "a-password", "token-of-a-test-binder"
+PASSWORD = "a-password"
 TWICE = "--set=config.Launcher.retries=2"
 """So that an error comes after one second and not after seven."""
 
@@ -37,16 +36,9 @@ GATE = (
 ALWAYS = frozenset({"hub", "DNS"})
 
 
-def api(stage: Stage, method: str, path: str, token: str, **more: object) -> requests.Response:
-    """Ask JupyterHub."""
-    address = f"{stage.url('proxy-public', 80)}/hub/api/{path}"
-    return requests.request(method, address, headers={"Authorization": f"token {token}"}, timeout=30, **more)
-
-
 def hub_token(stage: Stage, user: str) -> str:
     """A token of a user, as the page /hub/token gives one to whoever has signed in."""
-    address = f"{stage.url('proxy-public', 80)}/hub/api/users/{user}/tokens"
-    answer = requests.post(address, json={"auth": {"username": user, "password": PASSWORD}}, timeout=30)
+    answer = ask_hub(stage, "POST", f"users/{user}/tokens", "", json={"auth": {"username": user, "password": PASSWORD}})
     answer.raise_for_status()
     return answer.json()["token"]
 
@@ -58,14 +50,14 @@ def bearer(stage: Stage, user: str) -> str:
 
 def stop_servers(stage: Stage) -> None:
     """Stop all servers as their users would: JupyterHub must know of it."""
-    deadline = time.monotonic() + 120
-    while servers := [
-        (user["name"], server) for user in api(stage, "GET", "users", BINDER_TOKEN).json() for server in user["servers"]
-    ]:
-        assert time.monotonic() < deadline, servers
+
+    def stopped() -> bool:
+        servers = [(user["name"], server) for user in ask_hub(stage, "GET", "users").json() for server in user["servers"]]
         for user, server in servers:
-            api(stage, "DELETE", f"users/{user}/servers/{server}" if server else f"users/{user}/server", BINDER_TOKEN)
-        time.sleep(0.5)
+            ask_hub(stage, "DELETE", f"users/{user}/servers/{server}" if server else f"users/{user}/server")
+        return not servers
+
+    eventually(stopped, POD_SECONDS, "servers do not stop")
 
 
 def server_of(events: list[str]) -> str:
@@ -78,11 +70,11 @@ def server_of(events: list[str]) -> str:
 def sign_in(user: str) -> requests.Session:
     """Sign in as a browser does: BinderHub sends it to JupyterHub's form, and that sends it back."""
     session = requests.Session()
-    form = session.get(URL, timeout=30)
+    form = patiently(lambda: session.get(URL, timeout=HUB_ANSWER_SECONDS))
     found = re.search(r'name="_xsrf"\s+value="([^"]+)"', form.text)
     assert found, form.text
     data = {"username": user, "password": PASSWORD, "_xsrf": found[1]}
-    home = session.post(form.url, data=data, timeout=30).json()
+    home = patiently(lambda: session.post(form.url, data=data, timeout=HUB_ANSWER_SECONDS)).json()
     assert home["user"] == user
     session.headers.update({"Accept": "text/event-stream", "Sec-Fetch-Mode": "cors", "X-XSRFToken": home["xsrf"]})
     return session
@@ -91,7 +83,7 @@ def sign_in(user: str) -> requests.Session:
 def launch_as(session: requests.Session, **headers: str | None) -> list[str]:
     """Launch with the cookies of a session: the events."""
     events = []
-    with session.get(f"{URL}build/{SPEC}", headers=headers, stream=True, timeout=120) as answer:
+    with session.get(f"{URL}build/{SPEC}", headers=headers, stream=True, timeout=LAUNCH_SECONDS) as answer:
         for line in answer.iter_lines():
             if line.startswith(b"data:"):
                 events.append(line[5:].decode().strip())
@@ -105,21 +97,19 @@ STATES = ("mode off", "gate on", "verifier gone")
 
 
 @pytest.fixture(scope="module")
-def recorded(stage: Stage) -> Iterator[dict[str, dict[str, list[str]]]]:
+def recorded(stage: Stage) -> Iterator[dict[str, Outcomes]]:
     """What a user's clients saw in each state of the gate, and without it."""
     address = f"{stage.url('binder', 80)}/build/{SPEC}"
 
-    def record() -> dict[str, list[str]]:
-        alice, bob = bearer(stage, "alice"), bearer(stage, "bob")
-        found = side_by_side(
+    def record() -> Outcomes:
+        found = Outcomes(
             {
-                "curl": lambda: curl(address, alice),
-                "script": lambda: script(address, bob),
-                "token in the address": lambda: curl(f"{address}?token={alice.split()[-1]}"),
+                "curl": lambda: curl(address, bearer(stage, "alice")),
+                "script": lambda: script(address, bearer(stage, "bob")),
+                "token in the address": lambda: curl(f"{address}?token={hub_token(stage, 'alice')}"),
                 "nobody": lambda: curl(address),
             }
-        )
-        found["second server"] = curl(address, alice)
+        ) | Outcomes({"second server": lambda: curl(address, bearer(stage, "alice"))})
         stop_servers(stage)
         return found
 
@@ -141,7 +131,7 @@ def recorded(stage: Stage) -> Iterator[dict[str, dict[str, list[str]]]]:
         stage.install_binderhub()
 
 
-def test_what_the_recording_compares_is_there(recorded):
+def test_recording_has_events(recorded):
     events = {way: comparable(events)[-1] for way, events in recorded["without us"].items()}
     assert [event["phase"] for event in events.values()] == ["ready", "ready", "failed", "failed", "failed"]
     assert events["curl"]["url"] == f"{URL}user/alice/"
@@ -155,7 +145,7 @@ def test_what_the_recording_compares_is_there(recorded):
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_same_events_as_without_us(recorded, way, state):
+def test_events_are_those_of_binderhub_alone(recorded, way, state):
     assert comparable(recorded[state][way]) == comparable(recorded["without us"][way])
 
 
@@ -175,9 +165,9 @@ def test_named_servers_have_the_same_events_and_a_name(stage, recorded, door):
     assert comparable(events) == json.loads(plain.replace("/user/alice/", "/user/alice/owner-repo-NAME/"))
 
 
-def test_a_pass_gives_egress_to_one_server_and_an_unlock_to_another(stage, door):
+def test_pass_gives_egress_to_one_server_and_an_unlock_to_another(stage, door):
     alice = bearer(stage, "alice")
-    with_pass, without = side_by_side(
+    with_pass, without = Outcomes(
         {
             "pass": lambda: curl(f"{URL}build/{SPEC}?egress_token={stage.get_pass()}", alice),
             "none": lambda: curl(f"{URL}build/{SPEC}", alice),
@@ -185,54 +175,52 @@ def test_a_pass_gives_egress_to_one_server_and_an_unlock_to_another(stage, door)
     ).values()
     assert server_of(with_pass).startswith("alice/") and server_of(with_pass) != server_of(without)
     stage.await_tier(server_of(with_pass), "verified")
-    expect(stage, server_of(with_pass), egress=True, always=ALWAYS)
+    assert_reaches(stage, server_of(with_pass), egress=True, always=ALWAYS)
     assert stage.tier(server_of(without)) is None
-    expect(stage, server_of(without), egress=False, always=ALWAYS)
+    assert_reaches(stage, server_of(without), egress=False, always=ALWAYS)
 
     pod = stage.pod(server_of(without))["metadata"]["name"]
     address = stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
     done = client("unlock", address)
     assert done.returncode == 0, done.stderr
-    expect(stage, server_of(without), egress=True, always=ALWAYS)
+    assert_reaches(stage, server_of(without), egress=True, always=ALWAYS)
 
 
-def test_who_is_named_by_the_operator_gets_egress_without_a_pass(stage, door):
+def test_users_named_by_the_operator_get_egress_without_a_pass(stage, door):
     """dave by his name, by a token; carol by her group, which JupyterHub tells BinderHub when she signs in."""
     session, dave = sign_in("carol"), bearer(stage, "dave")
-    by_group, by_name = side_by_side(
-        {"group": lambda: launch_as(session), "name": lambda: curl(f"{URL}build/{SPEC}", dave)}
-    ).values()
+    by_group, by_name = Outcomes({"group": lambda: launch_as(session), "name": lambda: curl(f"{URL}build/{SPEC}", dave)}).values()
     for events, user in ((by_group, "carol"), (by_name, "dave")):
         server = server_of(events)
         assert server.startswith(f"{user}/")
         stage.await_tier(server, "verified")
         assert json.loads(stage.pod(server)["metadata"]["annotations"]["binder-egress/grant"])["rule"] == "authenticated"
-        expect(stage, server, egress=True, always=ALWAYS)
+        assert_reaches(stage, server, egress=True, always=ALWAYS)
 
 
-def test_a_cookie_alone_launches_nothing(stage, door):
+def test_cookie_alone_launches_nothing(stage, door):
     """The page's script sends the token of the cookie `_xsrf`; another page cannot. So it is without us."""
     (event,) = launch_as(sign_in("carol"), **{"X-XSRFToken": None})
     assert json.loads(event) == {"phase": "failed", "status_code": 403, "message": "Forbidden\n"}
     assert stage.pods() == []
 
 
-def test_who_starts_a_server_at_jupyterhub_has_no_egress(stage, door):
+def test_server_started_at_jupyterhub_has_no_egress(stage, door):
     """Whoever he is, and whatever he says of it: no launch, no decision."""
     options = {"image": "localhost/user-server:1", "repo_url": "https://example.com/owner/repo.git", "egress_grant": "verified"}
-    assert api(stage, "POST", "users/dave/servers/own", hub_token(stage, "dave"), json=options).ok
-    deadline = time.monotonic() + 90
-    while not (pods := stage.pods("dave/own")) or not all(
-        status["ready"] for status in pods[0]["status"].get("containerStatuses") or [{"ready": False}]
-    ):
-        assert time.monotonic() < deadline, pods
-        time.sleep(0.5)
+    assert ask_hub(stage, "POST", "users/dave/servers/own", hub_token(stage, "dave"), json=options).ok
+
+    def is_ready() -> bool:
+        statuses = [status for pod in stage.pods("dave/own") for status in pod["status"].get("containerStatuses") or []]
+        return bool(statuses) and all(status["ready"] for status in statuses)
+
+    eventually(is_ready, POD_SECONDS, lambda: stage.pods("dave/own"))
     assert stage.tier("dave/own") is None
-    expect(stage, "dave/own", egress=False, always=ALWAYS)
+    assert_reaches(stage, "dave/own", egress=False, always=ALWAYS)
 
 
 @pytest.mark.parametrize(("language", "code"), [each for each in examples("docs/api-users.md") if SIGNED_IN in each.values[1]])
-def test_the_examples_of_the_documents(stage, door, tmp_path: Path, language, code):
+def test_examples_of_the_documents(stage, door, tmp_path: Path, language, code):
     assert '"phase": "ready"' in run_example(language, code, tmp_path, URL, SPEC, **{SIGNED_IN: hub_token(stage, "bob")})
     (pod,) = stage.pods("bob")
     server = f"bob/{pod['metadata']['annotations']['hub.jupyter.org/servername']}"

@@ -1,12 +1,13 @@
 """The first moments of a pod: what gets out before its policies are in force, with and without the start guard."""
 
 import json
-import time
 
 import pytest
 
 from tests.support.cluster.newborns import bear, guard_of, lives
+from tests.support.cluster.patience import RECONCILER_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.cluster.waiting import eventually
 
 BORN_AT_ONCE = 8
 
@@ -17,7 +18,7 @@ def guard(stage: Stage) -> dict:
     return guard_of(stage.pod(stage.launch().user))
 
 
-def test_nothing_gets_out_of_a_new_pod(stage, guard):
+def test_new_pod_reaches_nothing(stage, guard):
     for number in range(BORN_AT_ONCE):
         bear(stage, f"newborn-{number}", guard)
     found = lives(stage)
@@ -26,14 +27,14 @@ def test_nothing_gets_out_of_a_new_pod(stage, guard):
     assert {pod.said["outcome"] for pod in found.values()} <= {"closed", "blocked"}
 
 
-def test_without_the_guard_something_gets_out_where_policies_are_late(stage, local_cluster):
+def test_new_pod_without_the_guard_reaches_something(stage, local_cluster):
     """What the guard is for; and it shows that the test above can fail."""
     for number in range(BORN_AT_ONCE):
         bear(stage, f"newborn-{number}", None)
     assert any(any(pod.reached) for pod in lives(stage).values())
 
 
-def test_a_pod_that_is_never_isolated_starts_after_the_time_out(stage, guard):
+def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
     for entry in guard["env"]:
         if entry["name"] == "BINDER_EGRESS_START_GUARD_TIMEOUT":
             entry["value"] = "2"
@@ -42,7 +43,7 @@ def test_a_pod_that_is_never_isolated_starts_after_the_time_out(stage, guard):
     assert (pod.said["outcome"], 1.5 <= pod.said["seconds"] <= 4, all(pod.reached)) == ("open", True, True)
 
 
-def test_it_waits_for_nothing_where_there_are_no_policies(stage, guard):
+def test_guard_does_not_wait_where_policies_are_off(stage, guard):
     (source,) = [entry["valueFrom"]["configMapKeyRef"] for entry in guard["env"] if "valueFrom" in entry]
     source["name"] = "what-the-chart-removes-with-its-policies"
     bear(stage, "newborn-off", guard, isolated=False, seconds=1)
@@ -50,15 +51,13 @@ def test_it_waits_for_nothing_where_there_are_no_policies(stage, guard):
     assert (pod.said["outcome"], pod.said["seconds"] < 1) == ("off", True)
 
 
-def test_servers_of_jupyterhub_have_it_and_are_counted(stage):
+def test_guards_of_jupyterhubs_servers_are_counted(stage):
     before = stage.metrics()
     (status,) = stage.pod(stage.launch().user)["status"]["initContainerStatuses"]
     said = json.loads(status["state"]["terminated"]["message"])
     assert said["outcome"] in ("closed", "blocked")
     name = f'binder_egress_start_guards_total{{outcome="{said["outcome"]}"}}'
-    deadline = time.monotonic() + 20
-    while (after := stage.metrics()).get(name, 0) != before.get(name, 0) + 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    eventually(lambda: stage.metrics().get(name, 0) == before.get(name, 0) + 1, RECONCILER_SECONDS)
+    after = stage.metrics()
     seconds = "binder_egress_start_guard_seconds_total"
     assert after[seconds] - before[seconds] == pytest.approx(said["seconds"], abs=0.01)

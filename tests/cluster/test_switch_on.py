@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from tests.support.cluster.commands import doctor
-from tests.support.cluster.packets import expect, stream
+from tests.support.cluster.packets import assert_reaches, stream
+from tests.support.cluster.patience import ROLLOUT_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
 
 
@@ -20,11 +21,7 @@ def parent(stage: Stage) -> Iterator[Stage]:
     """A second namespace."""
     other = Stage(stage.context, f"{stage.namespace}-switch-on")
     yield other
-    other.delete_user_pods()
-    other.close()
-    stage.run(
-        "kubectl", *(["--context", stage.context] if stage.context else []), "delete", "namespace", other.namespace, "--wait=false"
-    )
+    other.delete_namespace()
 
 
 @pytest.fixture
@@ -46,7 +43,16 @@ def deploy(parent: Stage, tmp_path: Path) -> Callable[..., None]:
         allowed = {"enabled": True, "egress": {"tcpPorts": [80, 443, 9000], "cidr": "0.0.0.0/0"}}
         hub = {"singleuser": {"networkPolicy": {"enabled": own_policy}}}
         values = {"binderhub": {"networkPolicy": allowed, "jupyterhub": hub}, "binder-egress": egress}
-        command = ("upgrade", "--install", "parent", str(chart), "--create-namespace", "--wait", "--timeout=5m", "--values=-")
+        command = (
+            "upgrade",
+            "--install",
+            "parent",
+            str(chart),
+            "--create-namespace",
+            "--wait",
+            f"--timeout={ROLLOUT_SECONDS}s",
+            "--values=-",
+        )
         parent.helm(*command, *quick, stdin=yaml.safe_dump(values))
         parent.await_address("binder", 80, "/versions")
 
@@ -58,7 +64,7 @@ def public(parent: Stage, user: str) -> bool:
     return parent.battery(user, {"public TCP": parent.targets()["public TCP"]})["public TCP"]
 
 
-def test_it_is_switched_on_while_pods_run(parent, deploy):
+def test_gate_closes_while_pods_run(parent, deploy):
     """Who has solved keeps the network, over connections that are open and by new ones; all others can unlock."""
     deploy(own_policy=True, enabled=False)
     before = parent.launch().user
@@ -74,8 +80,8 @@ def test_it_is_switched_on_while_pods_run(parent, deploy):
     try:
         deploy(own_policy=False, enabled=True, mode="captcha")
         for user in (before, plain):
-            expect(parent, user, egress=False)
-        expect(parent, verified, egress=True)
+            assert_reaches(parent, user, egress=False)
+        assert_reaches(parent, verified, egress=True)
         assert running.poll() is None, "the open connection of a verified server ended"
     finally:
         running.kill()
@@ -85,4 +91,4 @@ def test_it_is_switched_on_while_pods_run(parent, deploy):
     # Nothing has to be launched again, not even what is older than binder-egress here.
     for user in (before, plain):
         assert parent.unlock(user).json()["state"] == "granted"
-        expect(parent, user, egress=True)
+        assert_reaches(parent, user, egress=True)

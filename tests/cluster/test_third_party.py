@@ -14,7 +14,8 @@ import pytest
 
 from tests.browser.course import CLIENTS, Course
 from tests.support.cluster.front_door import URL, FrontDoor
-from tests.support.cluster.packets import expect
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, Stage
 
 TAG = f'<script async src="{URL}egress/v1/third-party.js"></script>'
@@ -43,9 +44,9 @@ def _open_to_the_course(stage: Stage, course: Course) -> Iterator[FrontDoor]:
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
-def test_a_page_elsewhere_gets_egress_for_its_server_with_one_tag(client, stage, course, browser):
+def test_page_with_the_tag_gets_egress(client, stage, course, browser):
     context = browser.new_context()
-    context.set_default_timeout(90_000)
+    context.set_default_timeout(PAGE_SECONDS * 1000)
     page = context.new_page()
     page.goto(course.page(CLIENTS[client], TAG))
     page.wait_for_function("Boolean(window.binderEgress)")
@@ -54,7 +55,7 @@ def test_a_page_elsewhere_gets_egress_for_its_server_with_one_tag(client, stage,
     user = page.evaluate("states.at(-1).server").removeprefix(f"{URL}user/").partition("/")[0]
     context.close()
     stage.await_tier(user, "verified")
-    expect(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
 
 
 def told(record: list[Any]) -> list[list[str]]:
@@ -76,11 +77,11 @@ def told(record: list[Any]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("client", ["thebe-core", "thebe"])
-def test_thebe_is_told_the_same_with_the_tag_and_without_and_only_with_it_has_egress(client, stage, course, browser):
+def test_thebe_sees_the_same_events_and_has_egress_with_the_tag_only(client, stage, course, browser):
     tabs = {}
     for name, head in (("without", ""), ("with", TAG)):
         tabs[name] = browser.new_context().new_page()
-        tabs[name].set_default_timeout(90_000)
+        tabs[name].set_default_timeout(PAGE_SECONDS * 1000)
         tabs[name].goto(course.page(CLIENTS[client], head, f"{name}.html"))
     tabs["with"].wait_for_function("Boolean(window.binderEgress)")
     for tab in tabs.values():
@@ -95,15 +96,15 @@ def test_thebe_is_told_the_same_with_the_tag_and_without_and_only_with_it_has_eg
 
     assert told(records["with"]) == told(records["without"])
     stage.await_tier(user, "verified")
-    expect(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
     (other,) = {pod["metadata"]["annotations"]["hub.jupyter.org/username"] for pod in stage.pods()} - {user}
     assert stage.tier(other) is None
-    expect(stage, other, egress=False)
+    assert_reaches(stage, other, egress=False)
 
 
-def test_without_the_tag_it_launches_and_has_none(stage, course, browser):
+def test_page_without_the_tag_launches_without_egress(stage, course, browser):
     context = browser.new_context()
-    context.set_default_timeout(90_000)
+    context.set_default_timeout(PAGE_SECONDS * 1000)
     page = context.new_page()
     page.goto(course.page(CLIENTS["EventSource"]))
     page.evaluate("(address) => { launch(address); }", f"{URL}build/fake/owner/repo/main")
@@ -112,7 +113,7 @@ def test_without_the_tag_it_launches_and_has_none(stage, course, browser):
     (pod,) = stage.pods()
     user = pod["metadata"]["annotations"]["hub.jupyter.org/username"]
     assert stage.tier(user) is None
-    expect(stage, user, egress=False)
+    assert_reaches(stage, user, egress=False)
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +124,12 @@ def without_verifier(stage: Stage) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_without_the_verifier_a_page_with_the_tag_is_told_the_same(client, without_verifier, stage, course, browser):
+def test_page_with_the_tag_sees_the_same_events_without_the_verifier(client, without_verifier, stage, course, browser):
     repository = "gh/owner/repo/main" if client.startswith("thebe") else "fake/owner/repo/main"
     tabs = {}
     for name, head in (("without", ""), ("with", TAG)):
         tabs[name] = browser.new_context().new_page()
-        tabs[name].set_default_timeout(90_000)
+        tabs[name].set_default_timeout(PAGE_SECONDS * 1000)
         tabs[name].goto(course.page(CLIENTS[client], head, f"{name}.html"))
         tabs[name].evaluate("(address) => { launch(address); }", f"{URL}build/{repository}")
     for tab in tabs.values():

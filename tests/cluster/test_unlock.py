@@ -1,30 +1,30 @@
 """Unlocking a server that runs."""
 
-import time
-
 import requests
 
 from tests.support.cluster.commands import egress
-from tests.support.cluster.packets import expect
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import ANSWER_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, Stage
+from tests.support.cluster.waiting import eventually
 
 
-def test_a_running_server_is_unlocked_by_a_solution(stage):
+def test_solution_unlocks_a_running_server(stage):
     user = stage.launch().user
-    expect(stage, user, egress=False)
+    assert_reaches(stage, user, egress=False)
     answer = stage.unlock(user)
     assert (answer.status_code, answer.json()["state"], answer.json()["tier"]) == (200, "granted", "verified")
     assert stage.tier(user) == "verified"
-    expect(stage, user, egress=True)
+    assert_reaches(stage, user, egress=True)
 
 
-def test_a_running_server_is_unlocked_by_a_pass(stage):
+def test_pass_unlocks_a_running_server(stage):
     user = stage.launch().user
     assert stage.unlock(user, token=stage.get_pass()).json()["state"] == "granted"
     assert stage.tier(user) == "verified"
 
 
-def test_a_used_pass_unlocks_nothing(stage):
+def test_used_pass_unlocks_nothing(stage):
     token = stage.get_pass()
     first = stage.launch("fake/owner/repo/main", token=token).user
     second = stage.launch("fake/owner/other/main").user
@@ -33,45 +33,42 @@ def test_a_used_pass_unlocks_nothing(stage):
     assert (stage.tier(first), stage.tier(second)) == ("verified", None)
 
 
-def test_an_unknown_server_is_not_found(stage):
+def test_unknown_server_is_not_found(stage):
     for method in ("GET", "POST"):
         address, headers = f"{stage.verifier}/servers/nobody-here/", {"Accept": "application/json"}
-        answer = requests.request(method, address, json={"token": "x"}, headers=headers, timeout=5)
+        answer = requests.request(method, address, json={"token": "x"}, headers=headers, timeout=ANSWER_SECONDS)
         assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
 
 
-def test_the_page_of_a_server_is_gone_with_its_pod(stage):
+def test_page_of_a_server_is_gone_with_its_pod(stage):
     user = stage.launch().user
     assert address(stage, user).status_code == 200
     stage.delete_user_pods()
-    deadline = time.monotonic() + 20
-    while address(stage, user).status_code != 404:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    eventually(lambda: address(stage, user).status_code == 404, RECONCILER_SECONDS)
 
 
-def test_the_page_tells_no_more_than_it_must(stage):
+def test_page_of_a_server_tells_no_more_than_it_must(stage):
     user = stage.launch("fake/secret-owner/secret-repo/main").user
     for kind in ("text/html", "text/plain", "application/json"):
-        answer = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": kind}, timeout=5)
+        answer = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": kind}, timeout=ANSWER_SECONDS)
         assert answer.headers["Content-Type"].startswith(kind)
         shown = answer.text.replace(user, "")  # BinderHub makes the repository part of the user's name
         assert "secret" not in shown and CLIENT not in shown and "default" not in shown
 
 
-def test_a_label_set_by_hand_is_taken_off(stage):
+def test_label_set_by_hand_is_taken_off(stage):
     user = stage.launch().user
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier=verified", stage.as_reconciler)
     stage.await_tier(user, None)
 
 
-def test_a_label_taken_off_by_hand_comes_back(stage):
+def test_label_taken_off_by_hand_comes_back(stage):
     user = stage.launch(token=stage.get_pass()).user
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)
     stage.await_tier(user, "verified")
 
 
-def test_a_server_with_a_tier_gets_a_larger_one(stage):
+def test_server_with_a_tier_gets_a_larger_one(stage):
     """The label changes, and with it what packets reach."""
     stage.install_gate(*QUICK, "--set=tiers.verified.rank=1", "--set-json=tiers.small={}")
     try:
@@ -79,14 +76,16 @@ def test_a_server_with_a_tier_gets_a_larger_one(stage):
         egress(stage, "grant", user, "--tier", "small", "--why", "a test")
         stage.await_tier(user, "small")
         assert [name for name, reached in stage.battery(user, stage.targets()).items() if reached] == ["DNS"]
-        page = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=10).json()
+        page = requests.get(
+            f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS
+        ).json()
         assert (page["tier"], page["larger"]) == ("small", ["verified"])
         assert stage.unlock(user).json()["state"] in ("granted", "pending")
         stage.await_tier(user, "verified")
-        expect(stage, user, egress=True)
+        assert_reaches(stage, user, egress=True)
     finally:
         stage.install_gate(*QUICK)
 
 
 def address(stage: Stage, user: str) -> requests.Response:
-    return requests.get(f"{stage.verifier}/servers/{user}/", timeout=5)
+    return requests.get(f"{stage.verifier}/servers/{user}/", timeout=ANSWER_SECONDS)

@@ -5,10 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from tests.support.cluster.patience import COMMAND_SECONDS, LAUNCH_SECONDS
 from tests.support.cluster.stage import TOP
 
 SPEC = "fake/owner/repo/main"
@@ -37,7 +38,7 @@ def client(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run our client."""
     running = client_process(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        out, err = running.communicate(timeout=120)
+        out, err = running.communicate(timeout=COMMAND_SECONDS)
     finally:
         running.kill()
     return subprocess.CompletedProcess(arguments, running.returncode, out, err)
@@ -45,10 +46,10 @@ def client(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def curl(address: str, *headers: str) -> list[str]:
     """The events that plain curl prints."""
-    command = ["curl", "--no-buffer", "--silent", "--show-error", "--fail", "--location", "--max-time", "110"]
+    command = ["curl", "--no-buffer", "--silent", "--show-error", "--fail", "--location", "--max-time", str(LAUNCH_SECONDS)]
     for header in ("Accept: text/event-stream", *headers):
         command += ["--header", header]
-    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*command, address], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return [line[5:].strip() for line in done.stdout.splitlines() if line.startswith("data:")]
 
@@ -56,7 +57,7 @@ def curl(address: str, *headers: str) -> list[str]:
 def script(address: str, *headers: str) -> list[str]:
     """The events that a Python script prints."""
     command = [sys.executable, "-c", SCRIPT, address, *headers]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -68,11 +69,33 @@ def user_of(events: list[str]) -> str:
     return found[1]
 
 
-def side_by_side(ways: dict[str, Callable[[], list[str]]]) -> dict[str, list[str]]:
-    """The events of launches that are made at the same time."""
-    with ThreadPoolExecutor() as pool:
-        running = {way: pool.submit(launch) for way, launch in ways.items()}
-    return {way: future.result() for way, future in running.items()}
+class Outcomes(Mapping[str, list[str]]):
+    """The events of several launches, by the way in which each was made.
+
+    A launch that failed raises its error where its events are asked for, so that it fails the tests about it and no others.
+
+    Args:
+        ways: the way → a function that launches and returns the events. They run at the same time.
+    """
+
+    def __init__(self, ways: dict[str, Callable[[], list[str]]]) -> None:
+        with ThreadPoolExecutor(len(ways)) as pool:
+            self._launches = {way: pool.submit(launch) for way, launch in ways.items()}
+
+    def __getitem__(self, way: str) -> list[str]:
+        return self._launches[way].result()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._launches)
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+    def __or__(self, later: "Outcomes") -> "Outcomes":
+        """These, and those of launches that were made after them."""
+        both = Outcomes.__new__(Outcomes)
+        both._launches = self._launches | later._launches
+        return both
 
 
 def comparable(events: list[str]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from tests.support.cluster.patience import LAUNCH_SECONDS
 from tests.support.cluster.stage import CLIENT, Stage
 
 PORT = 8700
@@ -116,7 +117,7 @@ class FrontDoor:
                     cut, door.cuts = door.cuts > 0, max(0, door.cuts - 1)
                     door.on_build()
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=120)
+                connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=LAUNCH_SECONDS)
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
                 # What a client says of itself is replaced by what the ingress sees.
                 headers |= {"X-Forwarded-For": CLIENT, "X-Real-IP": CLIENT, "X-Forwarded-Proto": "http"}

@@ -1,44 +1,60 @@
 """JupyterHub's own API: servers that start and stop without BinderHub."""
 
-import time
-
 import requests
 
+from tests.support.cluster.patience import HUB_ANSWER_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.cluster.waiting import eventually, patiently
+
+BINDER_TOKEN = "token-of-a-test-binder"
+"""BinderHub's token for JupyterHub, from the values of the test's BinderHub."""
 
 
-def ask_hub(stage: Stage, method: str, path: str, **body: str) -> requests.Response:
-    """JupyterHub's API, as BinderHub may use it."""
-    headers = {"Authorization": "token token-of-a-test-binder"}
-    return requests.request(
-        method, f"{stage.url('hub', 8081)}/hub/api/users/{path}", json=body or None, headers=headers, timeout=60
-    )
+def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **more: object) -> requests.Response:
+    """Ask JupyterHub through its proxy, and again where no answer comes. Each question may be asked twice.
+
+    Args:
+        stage: where.
+        method: of the request.
+        path: below `/hub/api/`.
+        token: who asks; without it nobody does.
+        more: for `requests.request`.
+    """
+    address = f"{stage.url('proxy-public', 80)}/hub/api/{path}"
+    headers = {"Authorization": f"token {token}"} if token else {}
+    return patiently(lambda: requests.request(method, address, headers=headers, timeout=HUB_ANSWER_SECONDS, **more))
 
 
-def start_by_hub(stage: Stage, user: str, image: str) -> None:
-    """Start a server through JupyterHub's API, as BinderHub does, but without its hook."""
-    assert ask_hub(stage, "POST", user).status_code in (201, 409)  # 409: there is such a user
-    ask_hub(stage, "POST", f"{user}/servers/", image=image, token="secret", repo_url="https://example.com/a/b").raise_for_status()
-    await_running(stage, user)
+def start_by_hub(stage: Stage, user: str, image: str, server: str = "") -> str:
+    """Start a server through JupyterHub's API, as BinderHub does, but without its hook: the name of its pod, which runs."""
+    assert ask_hub(stage, "POST", f"users/{user}").status_code in (201, 409)  # 409: there is such a user
+    options = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b"}
+    answer = ask_hub(stage, "POST", f"users/{user}/servers/{server}", json=options)
+    # 400: it starts or runs already, because the question was asked twice.
+    assert answer.ok or (answer.status_code == 400 and ("pending" in answer.text or "running" in answer.text)), answer.text
+    running: list[str] = []
 
-
-def await_running(stage: Stage, user: str, server: str = "") -> str:
-    """Wait until the pod of a user's server runs: its name."""
-    deadline = time.monotonic() + 60
-    while True:
+    def runs() -> bool:
         for pod in stage.pods(user):
-            name = pod["metadata"]["annotations"].get("hub.jupyter.org/servername", "")
-            if name == server and pod["status"]["phase"] == "Running":
-                return pod["metadata"]["name"]
-        assert time.monotonic() < deadline, f"the pod of {user} does not run"
-        time.sleep(0.2)
+            if (
+                pod["metadata"]["annotations"].get("hub.jupyter.org/servername", "") == server
+                and pod["status"]["phase"] == "Running"
+            ):
+                running.append(pod["metadata"]["name"])
+        return bool(running)
+
+    eventually(runs, POD_SECONDS, f"the pod of {user} does not run")
+    return running[0]
 
 
 def stop_by_hub(stage: Stage, user: str) -> None:
-    """Stop a user's server, and wait until the hub and Kubernetes have forgotten it."""
-    # Until it is ready the hub cannot stop it.
-    deadline = time.monotonic() + 60
-    while ask_hub(stage, "GET", user).json()["servers"] or stage.pods(user):
-        ask_hub(stage, "DELETE", f"{user}/server")
-        assert time.monotonic() < deadline, f"the server of {user} does not stop"
-        time.sleep(0.5)
+    """Stop a user's server, and wait until JupyterHub and Kubernetes have forgotten it."""
+
+    def stopped() -> bool:
+        if not ask_hub(stage, "GET", f"users/{user}").json()["servers"] and not stage.pods(user):
+            return True
+        # Until a server is ready JupyterHub cannot stop it.
+        ask_hub(stage, "DELETE", f"users/{user}/server")
+        return False
+
+    eventually(stopped, POD_SECONDS, f"the server of {user} does not stop")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import Failed, Stage
 
 FAMILIES = ("public HTTP", "public IPv6")
@@ -69,7 +70,7 @@ def bear(stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool =
 
 def lives(stage: Stage) -> dict[str, Newborn]:
     """Wait until all of them are done, and remove them: name → what became of it."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + POD_SECONDS
     while True:
         pods = stage.get("pods", "-l", "newborn=yes")["items"]
         if all(pod["status"]["phase"] == "Succeeded" for pod in pods):

@@ -6,7 +6,9 @@ import time
 from tests.support.cluster.stage import OPEN, Stage
 
 
-def expect(stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()) -> None:
+def assert_reaches(
+    stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()
+) -> None:
     """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names."""
     targets = stage.targets()
     reached = stage.battery(user, {**targets, **(more or {})})

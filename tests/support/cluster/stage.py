@@ -19,6 +19,17 @@ from typing import Any
 import altcha
 import requests
 
+from tests.support.cluster import api
+from tests.support.cluster.patience import (
+    ANSWER_SECONDS,
+    COMMAND_SECONDS,
+    LAUNCH_SECONDS,
+    POD_SECONDS,
+    ROLLOUT_SECONDS,
+    TIER_SECONDS,
+)
+from tests.support.cluster.waiting import patiently
+
 TOP = Path(__file__).parents[3]
 CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
@@ -29,6 +40,8 @@ OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
 
 OURS = "app.kubernetes.io/name=binder-egress"
 LABEL = "binder-egress/tier"
+IMAGES = "tests/images"
+"""Annotation of the namespace: a checksum of the images that its pods were started from."""
 
 
 # Solved within milliseconds: these tests are about what happens to solutions, ci/demo is about solving them.
@@ -99,7 +112,7 @@ class Stage:
 
     # -- commands
 
-    def run(self, *command: str, stdin: str | None = None, timeout: float = 300) -> str:
+    def run(self, *command: str, stdin: str | None = None, timeout: float = COMMAND_SECONDS) -> str:
         """Run a command and return its standard output; `Failed` with all that it said if it fails."""
         try:
             done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
@@ -109,25 +122,70 @@ class Stage:
             raise Failed(f"{' '.join(command[:6])} …: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def kubectl(self, *args: str, stdin: str | None = None, timeout: float = 300) -> str:
+    def kubectl(self, *args: str, stdin: str | None = None, timeout: float = COMMAND_SECONDS) -> str:
         """Run kubectl in the namespace."""
         context = ["--context", self.context] if self.context else []
         return self.run("kubectl", *context, "--namespace", self.namespace, *args, stdin=stdin, timeout=timeout)
 
     def get(self, *args: str) -> dict[str, Any]:
         """`kubectl get … -o json`."""
-        return json.loads(self.kubectl("get", *args, "-o", "json"))
+        if not (asked := api.path_of(self.namespace, args)):
+            return json.loads(self.kubectl("get", *args, "-o", "json"))
+        try:
+            return api.ask("GET", *asked)
+        except api.Unavailable as error:
+            raise Failed(str(error)) from None
 
     def helm(self, *args: str, stdin: str | None = None) -> str:
         """Run helm in the namespace."""
         context = ["--kube-context", self.context] if self.context else []
-        return self.run(self.helm_program, *context, "--namespace", self.namespace, *args, stdin=stdin, timeout=400)
+        return self.run(self.helm_program, *context, "--namespace", self.namespace, *args, stdin=stdin)
 
     # -- installation
 
+    def begin(self) -> None:
+        """Install both charts for tests, in a cluster that may have them from a run before (`ci/test --keep`)."""
+        self.delete_user_pods()
+        left = [name for name in self._namespaces() if name.startswith(f"{self.namespace}-")]
+        if left:  # by tests that were ended
+            self.kubectl("delete", "namespace", *left, f"--timeout={POD_SECONDS}s")
+        self.install_gate(*QUICK)
+        self.install_binderhub()
+        # The names of images stay the same when what they are made of changes.
+        images, known = os.environ.get("CLUSTER_IMAGES", ""), self._annotation(IMAGES)
+        if images and known not in (None, images):
+            for deployment in self.kubectl("get", "deployments", "-o", "name").split():
+                self.kubectl("rollout", "restart", deployment)
+            for deployment in self.kubectl("get", "deployments", "-o", "name").split():
+                self.rollout(deployment)
+            self.await_address("binder-egress", 8081, "/healthz")
+            self.await_address("binder", 80, "/versions")
+        self.kubectl("annotate", "namespace", self.namespace, f"{IMAGES}={images}", "--overwrite")
+
+    def _namespaces(self) -> list[str]:
+        return self.kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split()
+
+    def _annotation(self, name: str) -> str | None:
+        return self.get("namespace", self.namespace)["metadata"].get("annotations", {}).get(name)
+
+    def new_namespace(self) -> None:
+        """Make the namespace anew; one of that name may still be ending."""
+        self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", f"--timeout={POD_SECONDS}s")
+        self.kubectl("create", "namespace", self.namespace)
+
+    def delete_namespace(self) -> None:
+        """Remove the namespace with all that is in it, without waiting for the end of that."""
+        self.delete_user_pods()
+        self.close()
+        self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
+
+    def rollout(self, deployment: str) -> None:
+        """Wait until a Deployment is what its manifest says."""
+        self.kubectl("rollout", "status", deployment, f"--timeout={ROLLOUT_SECONDS}s")
+
     def install_gate(self, *args: str) -> None:
         """`helm upgrade --install` this project's chart, and wait until it is ready."""
-        wait = ("--create-namespace", "--wait", "--timeout=3m")
+        wait = ("--create-namespace", "--wait", f"--timeout={ROLLOUT_SECONDS}s")
         self.helm("upgrade", "--install", "binder-egress", str(TOP / "chart"), *wait, "--reset-values", *args)
         # Helm does not wait for the pods of before, and they still answer.
         while any("deletionTimestamp" in pod["metadata"] for pod in self.get("pods", "-l", OURS)["items"]):
@@ -151,7 +209,7 @@ class Stage:
         """
         self.helm(
             "upgrade", "--install", "binder", str(TOP / "tests/cluster/binderhub-for-tests/chart"), "--create-namespace", "--wait",
-            "--timeout=5m", "--values=-", *args, stdin=self.binderhub_values() if values is None else values,
+            f"--timeout={ROLLOUT_SECONDS}s", "--values=-", *args, stdin=self.binderhub_values() if values is None else values,
         )  # fmt: skip
         self.await_address("binder", 80, "/versions")
 
@@ -160,7 +218,7 @@ class Stage:
         self.delete_user_pods()
         for release in ("binder", "binder-egress"):
             self.helm("uninstall", release, "--ignore-not-found", "--wait")
-        self.kubectl("delete", "namespace", self.namespace, "--timeout=120s")
+        self.kubectl("delete", "namespace", self.namespace, f"--timeout={POD_SECONDS}s")
 
     @property
     def as_reconciler(self) -> str:
@@ -172,9 +230,16 @@ class Stage:
         deployment = f"deployment/binder-egress-{component}"
         self.kubectl("scale", deployment, f"--replicas={replicas}")
         if replicas:
-            self.kubectl("rollout", "status", deployment, "--timeout=120s")
+            self.rollout(deployment)
         else:
-            self.kubectl("wait", "--for=delete", "pod", "-l", f"app.kubernetes.io/component={component}", "--timeout=60s")
+            pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
+            self.kubectl("wait", "--for=delete", *pods, f"--timeout={POD_SECONDS}s")
+
+    def hurry_kubelet(self, component: str) -> None:
+        """Have a changed Secret in the pods of a component now: the kubelet looks at a pod each minute, and when it changes."""
+        self.kubectl(
+            "annotate", "pod", "-l", f"app.kubernetes.io/component={component}", f"tests/changed={time.time_ns()}", "--overwrite"
+        )
 
     # -- addresses
 
@@ -216,22 +281,19 @@ class Stage:
         """The verifier's public address, with its path."""
         return self.url("binder-egress", 80) + "/egress"
 
-    def await_address(self, service: str, port: int, path: str, seconds: float = 30) -> None:
+    def await_address(self, service: str, port: int, path: str) -> None:
         """Wait until a Service answers: its pods may be ready before every node's packet filter knows."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                requests.get(self.url(service, port) + path, timeout=2)
-                return
-            except requests.ConnectionError as error:
-                if time.monotonic() > deadline:
-                    raise Failed(f"{service}:{port} does not answer after {seconds} s: {error}") from None
-                time.sleep(0.2)
+        patiently(lambda: requests.get(self.url(service, port) + path, timeout=2))
 
     # -- what people do
 
     def launch(
-        self, spec: str = "fake/owner/repo/main", token: str | None = None, client: str = CLIENT, timeout: float = 120, at: str = ""
+        self,
+        spec: str = "fake/owner/repo/main",
+        token: str | None = None,
+        client: str = CLIENT,
+        timeout: float = LAUNCH_SECONDS,
+        at: str = "",
     ) -> Launched:
         """Launch, as a browser's page does, and wait for the last event.
 
@@ -258,7 +320,7 @@ class Stage:
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
     def stream(
-        self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = 120, at: str = ""
+        self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = LAUNCH_SECONDS, at: str = ""
     ) -> Iterator[dict[str, Any]]:
         """The events of a launch."""
         answer = requests.get(
@@ -275,7 +337,9 @@ class Stage:
 
     def solve(self, purpose: str = "launch", client: str = CLIENT) -> str:
         """Get a challenge and solve it: an ALTCHA payload."""
-        answer = requests.get(f"{self.verifier}/challenge", params={"purpose": purpose}, headers=_from(client), timeout=10)
+        answer = requests.get(
+            f"{self.verifier}/challenge", params={"purpose": purpose}, headers=_from(client), timeout=ANSWER_SECONDS
+        )
         answer.raise_for_status()
         challenge = altcha.Challenge.from_dict(answer.json()["providers"][0]["challenge"])
         solution = altcha.solve_challenge(challenge)
@@ -285,7 +349,7 @@ class Stage:
     def get_pass(self, client: str = CLIENT) -> str:
         """Solve a challenge and exchange the solution for a pass."""
         body = {"provider": "altcha", "solution": self.solve("launch", client)}
-        answer = requests.post(f"{self.verifier}/passes", json=body, headers=_from(client), timeout=10)
+        answer = requests.post(f"{self.verifier}/passes", json=body, headers=_from(client), timeout=ANSWER_SECONDS)
         if answer.status_code != 201:
             raise Failed(answer.text)
         return answer.json()["token"]
@@ -293,12 +357,12 @@ class Stage:
     def unlock(self, user: str, client: str = CLIENT, **body: str) -> requests.Response:
         """Unlock a running server, by a solution unless `body` says something else."""
         body = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
-        return requests.post(f"{self.verifier}/servers/{user}/", json=body, headers=_from(client), timeout=10)
+        return requests.post(f"{self.verifier}/servers/{user}/", json=body, headers=_from(client), timeout=ANSWER_SECONDS)
 
     def hook(self) -> Callable[..., requests.Response]:
         """`POST /api/launches` as BinderHub's hook does it: a function of the body's fields."""
         address, headers = self.url("binder-egress", 8081), {"Authorization": f"Bearer {self.secret('api-token')}"}
-        return lambda **body: requests.post(f"{address}/api/launches", json=body, headers=headers, timeout=5)
+        return lambda **body: requests.post(f"{address}/api/launches", json=body, headers=headers, timeout=ANSWER_SECONDS)
 
     def secret(self, key: str) -> str:
         """A value of the chart's Secret."""
@@ -306,7 +370,7 @@ class Stage:
 
     def metrics(self) -> dict[str, float]:
         """The verifier's metrics: a sample's name with its labels → its value. Of one replica."""
-        text = requests.get(f"{self.url('binder-egress', 8081)}/metrics", timeout=5).text
+        text = requests.get(f"{self.url('binder-egress', 8081)}/metrics", timeout=ANSWER_SECONDS).text
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 
@@ -328,14 +392,14 @@ class Stage:
         """The tier label of a user's pod."""
         return self.pod(user)["metadata"]["labels"].get(LABEL)
 
-    def await_tier(self, user: str, tier: str | None, seconds: float = 90) -> None:
+    def await_tier(self, user: str, tier: str | None) -> None:
         """Wait until a user's pod has a tier (None: no label)."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + TIER_SECONDS
         while (found := self.tier(user)) != tier and time.monotonic() < until:
             time.sleep(0.1)
         if found == tier:
             return
-        raise Failed(f"pod of {user} has tier {found}, not {tier}, after {seconds} s")
+        raise Failed(f"pod of {user} has tier {found}, not {tier}, after {TIER_SECONDS} s")
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
         """What a user's pod can reach: packets sent from inside it.
@@ -353,6 +417,17 @@ class Stage:
 
     def delete_user_pods(self) -> None:
         """Remove all user pods, through JupyterHub's back: it notices by itself."""
+        if asked := api.path_of(self.namespace, ("pods", "-l", USER_PODS)):
+            deadline = time.monotonic() + POD_SECONDS
+            while self.pods():
+                if time.monotonic() > deadline:
+                    raise Failed("user pods do not go")
+                try:
+                    api.ask("DELETE", *asked, {"gracePeriodSeconds": 0})
+                except api.Unavailable as error:
+                    raise Failed(str(error)) from None
+                time.sleep(0.05)
+            return
         self.kubectl("delete", "pods", "-l", USER_PODS, "--grace-period=0", "--force", "--ignore-not-found")
 
     def targets(self) -> dict[str, str]:
@@ -384,14 +459,14 @@ class Stage:
 
 def restart_component(name: str) -> None:
     """Kill a component of the local cluster; the node starts it again."""
-    subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=120)
+    subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=COMMAND_SECONDS)
 
 
 def signal_component(name: str, signal: str) -> None:
     """Send a signal to a component of the local cluster: STOP makes it hang, CONT has it go on."""
     script = '. "$1"; on_node kill "-$2" "$(on_node cat "$state/pid/$3")"'
     command = ["bash", "-euc", script, "-", str(TOP / "ci/cluster/env.sh"), signal, name]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=COMMAND_SECONDS)
 
 
 def _names(annotations: dict[str, str]) -> tuple[str, str]:

@@ -35,3 +35,21 @@ securityContext:
   {{- end }}
 {{- end }}
 {{- end }}
+
+{{- define "hub.config" -}}
+jupyterhub_config.py: |
+  {{- .Files.Get "files/jupyterhub_config.py" | nindent 2 }}
+values.yaml: |
+  {{- pick .Values.jupyterhub "custom" "hub" "singleuser" | toYaml | nindent 2 }}
+binder-token: {{ .Values.tokens.binder }}
+proxy-token: {{ .Values.tokens.proxy }}
+{{- end }}
+
+{{- define "binder.config" -}}
+binderhub_config.py: |
+  {{- .Files.Get "files/binderhub_config.py" | nindent 2 }}
+standin.py: |
+  {{- .Files.Get "files/standin.py" | nindent 2 }}
+values.yaml: |
+  {{- pick .Values "config" "extraConfig" "cached" | toYaml | nindent 2 }}
+{{- end }}

@@ -8,14 +8,15 @@ import pytest
 
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import doctor
+from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.cluster.waiting import eventually
 from verifier.user_pods import ANNOTATION
 
 
-def test_doctor_finds_nothing_wrong_but_says_what_it_sees(stage):
+def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
     stage.launch()
-    eventually(lambda: doctor(stage)["canary"][0][0] != "warning", 120)
+    eventually(lambda: doctor(stage)["canary"][0][0] != "warning", CANARY_SECONDS)
     found = doctor(stage)
     for name in (
         "mode",
@@ -33,26 +34,26 @@ def test_doctor_finds_nothing_wrong_but_says_what_it_sees(stage):
     assert "launches told of" in found["wiring"][0][1]
 
 
-def test_a_policy_of_jupyterhub_is_found_with_the_value_to_change_and_the_canary_gets_out(stage, bypass):
-    eventually(lambda: canary(stage).get("kubernetes-api") == 1, 180)
+def test_policy_of_jupyterhub_is_found_and_opens_the_canary(stage, bypass):
+    eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
     bypass(SINGLEUSER)
     ((state, text),) = doctor(stage)["bypass"]
     assert state == "problem" and "egressAllowRules.nonPrivateIPs: false" in text
     name = 'binder_egress_bypasses{direction="egress",policy="singleuser"}'
-    eventually(lambda: stage.metrics().get(name) == 1, 90)
-    eventually(lambda: canary(stage).get("kubernetes-api") == 0, 180)
+    eventually(lambda: stage.metrics().get(name) == 1, RECONCILER_SECONDS)
+    eventually(lambda: canary(stage).get("kubernetes-api") == 0, CANARY_SECONDS)
     assert "kubernetes-api" in doctor(stage)["canary"][0][1]
     stage.kubectl("delete", "networkpolicy", "singleuser")
-    eventually(lambda: name not in stage.metrics(), 90)
-    eventually(lambda: canary(stage).get("kubernetes-api") == 1, 300)
+    eventually(lambda: name not in stage.metrics(), RECONCILER_SECONDS)
+    eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
 
 
-def test_a_missing_base_policy_is_loud(stage):
+def test_missing_base_policy_is_reported(stage):
     saved = stage.get("networkpolicy", "binder-egress-base")
     stage.kubectl("delete", "networkpolicy", "binder-egress-base")
     try:
         assert doctor(stage)["policies"][0][0] == "problem"
-        eventually(lambda: stage.metrics().get("binder_egress_base_policy_missing") == 1, 90)
+        eventually(lambda: stage.metrics().get("binder_egress_base_policy_missing") == 1, RECONCILER_SECONDS)
     finally:
         del saved["metadata"]["resourceVersion"], saved["metadata"]["uid"]
         stage.kubectl("apply", "-f", "-", stdin=json.dumps(saved))
@@ -62,7 +63,7 @@ def test_a_missing_base_policy_is_loud(stage):
 def run_helm_test(stage: Stage) -> tuple[bool, str]:
     """`helm test`: whether it passed, and the table."""
     try:
-        stage.helm("test", "binder-egress", "--timeout=5m")
+        stage.helm("test", "binder-egress", f"--timeout={ROLLOUT_SECONDS}s")
         passed = True
     except Failed:
         passed = False
@@ -121,7 +122,7 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
         assert not passed
         found = lines(table)
         assert found["unverified", "link-local"] == found["verified", "link-local"] == "open FAILED: must be shut"
-        eventually(lambda: canary(stage).get("link-local") == 0, 60)
+        eventually(lambda: canary(stage).get("link-local") == 0, CANARY_SECONDS)
         assert "link-local" in doctor(stage)["canary"][0][1]
         stage.install_gate(*QUICK, *dead, "--set-string=proof.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
         passed, table = run_helm_test(stage)
@@ -131,7 +132,7 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
         stage.install_gate(*QUICK)
 
 
-def test_the_canary_is_no_user_pod(stage):
+def test_canary_is_not_counted_as_a_user_pod(stage):
     """Not for JupyterHub, nor the reconciler, nor BinderHub's quota, which counts `app=jupyterhub,component=singleuser-server`."""
     (pod,) = [
         pod
@@ -140,9 +141,12 @@ def test_the_canary_is_no_user_pod(stage):
     ]
     assert "app" not in pod["metadata"]["labels"] and "ownerReferences" not in pod["metadata"]
     launched = stage.launch()
-    time.sleep(3)
-    counted = {name: value for name, value in stage.metrics().items() if name.startswith("binder_egress_user_pods{")}
-    assert counted == {'binder_egress_user_pods{tier="unverified"}': 1}, launched.user
+    time.sleep(RECONCILED_SECONDS)
+
+    def counted() -> dict[str, float]:
+        return {name: value for name, value in stage.metrics().items() if name.startswith("binder_egress_user_pods{")}
+
+    eventually(lambda: counted() == {'binder_egress_user_pods{tier="unverified"}': 1}, RECONCILER_SECONDS, launched.user)
 
 
 # -- what the API server enforces
@@ -170,8 +174,8 @@ FORBIDDEN_FOR_RECONCILER = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN_FOR_RECONCILER)
-def test_the_reconcilers_account_can_change_nothing_else(stage, what):
-    pod = stage.pod(stage.launch().user)
+def test_reconciler_can_change_nothing_else_of_a_pod(stage, kept_users, what):
+    pod = stage.pod(kept_users[0])
     change = FORBIDDEN_FOR_RECONCILER[what]
     change = change(pod["spec"]) if callable(change) else change
     # With our own words: an expression that cannot be evaluated is refused too.
@@ -179,17 +183,11 @@ def test_the_reconcilers_account_can_change_nothing_else(stage, what):
         patch(stage, pod["metadata"]["name"], change, stage.as_reconciler)
 
 
-def test_the_reconcilers_account_can_change_ours(stage):
-    pod = stage.pod(stage.launch().user)["metadata"]["name"]
-    patch(stage, pod, {"metadata": {"labels": {LABEL: "verified"}, "annotations": {ANNOTATION: "x"}}}, stage.as_reconciler)
-
-
 @pytest.mark.parametrize("subresource", [[], ["--subresource=status"]], ids=["pod", "status"])
 @pytest.mark.parametrize("where", ["labels", "annotations"])
-def test_nobody_else_can_set_change_or_remove_ours(stage, subresource, where):
+def test_others_cannot_set_change_or_remove_ours(stage, kept_users, subresource, where):
     ours = LABEL if where == "labels" else ANNOTATION
-    plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
+    plain, verified = kept_users
     for user, value in ((plain, "verified"), (verified, "other"), (verified, None)):
         with pytest.raises(Failed, match=r"protect-pods[\s\S]*by binder-egress' reconciler alone"):
             patch(stage, stage.pod(user)["metadata"]["name"], {"metadata": {where: {ours: value}}}, *subresource)
@@ -199,13 +197,17 @@ def test_nobody_else_can_set_change_or_remove_ours(stage, subresource, where):
         patch(stage, stage.pod(plain)["metadata"]["name"], change, *subresource)
 
 
-def test_others_can_change_everything_else_of_a_user_pod(stage):
-    for token in (None, stage.get_pass()):
-        pod = stage.pod(stage.launch(token=token).user)["metadata"]["name"]
-        patch(stage, pod, {"metadata": {"labels": {"x": "y"}, "annotations": {"x": "y"}}})
+def test_others_can_change_everything_else_of_a_user_pod(stage, kept_users):
+    for user in kept_users:
+        patch(stage, stage.pod(user)["metadata"]["name"], {"metadata": {"labels": {"x": "y"}, "annotations": {"x": "y"}}})
 
 
-def test_a_pod_that_is_born_with_our_label_starts_and_loses_it(stage):
+def test_reconciler_can_change_our_label_and_annotation(stage):
+    pod = stage.pod(stage.launch().user)["metadata"]["name"]
+    patch(stage, pod, {"metadata": {"labels": {LABEL: "verified"}, "annotations": {ANNOTATION: "x"}}}, stage.as_reconciler)
+
+
+def test_pod_created_with_our_label_starts_and_loses_it(stage):
     """A slip in the hub's configuration must not cost a launch."""
     pod = stage.pod(stage.launch().user)
     made = {

@@ -1,0 +1,145 @@
+"""What a failed test leaves: logs of all pods, those that ended or were replaced too, of the cluster's components, and the events.
+
+Kubernetes removes the log of a container with its pod. So for as long as tests run in a local cluster, each log file gets a second
+name (a hard link) beside the first, which keeps it. In another cluster there are the logs of the pods that run.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+EVERY_SECONDS = 0.3
+"""How often new log files are looked for."""
+
+MOST_BYTES = 2_000_000
+"""Of each log file the last of it, at most so much."""
+
+
+class Evidence:
+    """Keeps logs while tests run. A context manager.
+
+    Args:
+        results: the folder for evidence; None keeps none.
+        context: the kubeconfig's context; None for the current one.
+    """
+
+    def __init__(self, results: Path | None, context: str | None) -> None:
+        self._results, self._context = results, context
+        config = os.environ.get("KUBECONFIG") if os.environ.get("CLUSTER_TARGETS") else None
+        self._logs = Path(config).parents[1] / "log" if config else None
+        self._kept = self._logs.parent / "kept-logs" if self._logs else None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._began, self._sizes = time.time(), {}
+        self._seen: set[int] = set()
+
+    def __enter__(self) -> "Evidence":
+        if self._kept:
+            shutil.rmtree(self._kept, ignore_errors=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._kept:
+            self._thread.join()
+            shutil.rmtree(self._kept, ignore_errors=True)
+
+    def begin(self) -> None:
+        """A file of tests begins: what was logged before is not about it."""
+        self._began = time.time()
+        self._sizes = {file: file.stat().st_size for file in self._components()}
+
+    def save(self, test: str, error: BaseException) -> None:
+        """Write down what there is, for a test that failed. A failed set-up is one failure, however many tests it fails.
+
+        Args:
+            test: its id.
+            error: how it failed.
+        """
+        if not self._results or id(error) in self._seen:
+            return
+        self._seen.add(id(error))
+        folder = self._results / re.sub(r"[^\w.-]+", "-", test.removeprefix("tests/cluster/"))[:120]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, command in {
+            "pods.txt": ("get", "pods", "-A", "-o", "wide"),
+            "pods.yaml": ("get", "pods", "-A", "-o", "yaml"),
+            "events.txt": ("get", "events", "-A", "--sort-by=.metadata.creationTimestamp"),
+            "networkpolicies.yaml": ("get", "networkpolicies", "-A", "-o", "yaml"),
+        }.items():
+            (folder / name).write_text(self._kubectl(*command))
+        if self._kept:
+            self._link()
+            for file in self._kept.rglob("*.log"):
+                if file.stat().st_mtime >= self._began:
+                    _copy_end(
+                        file, folder / "pods" / f"{file.relative_to(self._kept).parts[0]}" / f"{file.parent.name}-{file.name}", 0
+                    )
+            for file in self._components():
+                _copy_end(file, folder / "node" / file.name, self._sizes.get(file, 0))
+        else:
+            pods = self._kubectl("get", "pods", "-A", "--no-headers", "-o", "custom-columns=:metadata.namespace,:metadata.name")
+            for namespace, pod in (line.split() for line in pods.splitlines()):
+                log = self._kubectl("--namespace", namespace, "logs", pod, "--all-containers", "--prefix", "--tail=2000")
+                (folder / f"{namespace}_{pod}.log").write_text(log)
+
+    def lines(self, namespace: str, pods: str) -> list[str]:
+        """What the pods of a namespace whose names begin so have logged, since their start and those that are gone too.
+
+        In another cluster than the local one: those that are there.
+        """
+        if not self._kept:
+            names = self._kubectl("--namespace", namespace, "get", "pods", "-o", "name").split()
+            texts = [self._kubectl("--namespace", namespace, "logs", name) for name in names if name.startswith(f"pod/{pods}")]
+        else:
+            self._link()
+            texts = [file.read_text(errors="replace") for file in sorted(self._kept.glob(f"{namespace}_{pods}*/*/*.log"))]
+        return [line for text in texts for line in text.splitlines()]
+
+    def _kubectl(self, *args: str) -> str:
+        context = ["--context", self._context] if self._context else []
+        try:
+            done = subprocess.run(["kubectl", *context, *args], capture_output=True, text=True, timeout=30, check=False)
+        except subprocess.TimeoutExpired as error:
+            return str(error)
+        return done.stdout + done.stderr
+
+    def _components(self) -> list[Path]:
+        return sorted(self._logs.glob("*.log")) if self._logs else []
+
+    def _keep(self) -> None:
+        while not self._stop.wait(EVERY_SECONDS):
+            self._link()
+
+    def _link(self) -> None:
+        assert self._logs and self._kept
+        for file in self._present():
+            other = self._kept / file.relative_to(self._logs / "pods")
+            # A file may be gone in this moment, or another thread may have been first.
+            with suppress(FileNotFoundError, FileExistsError):
+                if not other.exists():
+                    other.parent.mkdir(parents=True, exist_ok=True)
+                    os.link(file, other)
+
+    def _present(self) -> list[Path]:
+        assert self._logs
+        while True:
+            # A folder that goes while it is looked through is an error.
+            with suppress(FileNotFoundError):
+                return list(self._logs.glob("pods/*/*/*.log"))
+
+
+def _copy_end(source: Path, target: Path, begin: int) -> None:
+    with source.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(begin if begin <= end else 0, end - MOST_BYTES))
+        data = file.read()
+    if data:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)

@@ -1,0 +1,33 @@
+{{- /* The values for a BinderHub that is a release of its own. Named templates take the root context, unless they say otherwise. */}}
+
+{{- /*
+binder-egress.binderhubValues: the values for a BinderHub that is a release of its own. As integration.binderhub, but with the names
+and the path of this release; and without policies of ours JupyterHub's own stays as it is.
+*/}}
+{{- define "binder-egress.binderhubValues" -}}
+{{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
+{{- $verifier := printf "$(BINDER_LAUNCH_HOST)%s/" (base .Values.ingress.path) -}}
+{{- with .Values.publicUrl }}{{ $verifier = printf "%s%s" . $.Values.ingress.path }}{{ end -}}
+{{- $page := printf "%sservers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" $verifier -}}
+{{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
+{{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" (printf "%s-start-guard" (include "binder-egress.fullname" .)) -}}
+{{- $ours := dict
+  "extraEnv" (dict
+    "BINDER_EGRESS_API" (printf "http://%s:8081" (include "binder-egress.fullname" .))
+    "BINDER_EGRESS_API_TOKEN" (dict "valueFrom" (dict "secretKeyRef" $token)))
+  "jupyterhub" (dict
+    "custom" (dict "binderEgress" (dict "startGuard" $guard))
+    "singleuser" (dict "extraEnv" (dict "BINDER_EGRESS_URL" $page))) -}}
+{{- $values := mergeOverwrite (deepCopy .Values.integration.binderhub) $ours -}}
+{{- /* The launch page looks for the verifier at `egress/` below BinderHub's base_url, on its own host, unless a meta element says otherwise. */ -}}
+{{- if or .Values.publicUrl (ne .Values.ingress.path "/egress/") -}}
+{{- $meta := printf "<meta name=\"binder-egress\" content=\"%s%s\">" (html .Values.publicUrl) .Values.ingress.path -}}
+{{- /* Its key sorts before that of the wrapper, which reads it. */ -}}
+{{- $header := dict "binder-egress-address" $meta -}}
+{{- $values = mergeOverwrite $values (dict "config" (dict "BinderHub" (dict "extra_header_html" $header))) -}}
+{{- end -}}
+{{- if not (include "binder-egress.enforcing" .) -}}
+{{- $_ := unset $values.jupyterhub.singleuser "networkPolicy" -}}
+{{- end -}}
+{{ toYaml $values }}
+{{- end }}

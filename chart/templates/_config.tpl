@@ -1,0 +1,109 @@
+{{- /* The settings of verifier and reconciler, as the ConfigMap has them. Named templates take the root context, unless they say otherwise. */}}
+
+{{- /*
+binder-egress.toldTier: what our processes know of a tier beside its policy, JSON. Takes the tier. Ports are as people read them: 443, 53/UDP.
+*/}}
+{{- define "binder-egress.toldTier" -}}
+{{- $cidrs := include "binder-egress.enabledKeys" .cidrs | fromJsonArray -}}
+{{- $ports := dig "ports" "tcp" dict . | include "binder-egress.enabledKeys" | fromJsonArray -}}
+{{- range dig "ports" "udp" dict . | include "binder-egress.enabledKeys" | fromJsonArray }}{{ $ports = append $ports (printf "%s/UDP" .) }}{{ end -}}
+{{- $told := dict "internet" (or (has "0.0.0.0/0" $cidrs) (has "2000::/3" $cidrs) (has "::/0" $cidrs)) -}}
+{{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
+{{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
+{{- with .rank }}{{ $_ := set $told "rank" (int64 .) }}{{ end -}}
+{{- with .lease }}{{ $_ := set $told "lease" (int64 .) }}{{ $_ := set $told "on_expiry" ($.onExpiry | default "end") }}{{ end -}}
+{{ toJson $told }}
+{{- end }}
+
+{{- /* binder-egress.remoteProviders: the remote captcha providers that are enabled, sorted, as a JSON list. */}}
+{{- define "binder-egress.remoteProviders" -}}
+{{- $names := list -}}
+{{- range $name, $provider := omit .Values.captcha.providers "altcha" -}}
+{{- if $provider.enabled }}{{ $names = append $names $name }}{{ end -}}
+{{- end -}}
+{{ sortAlpha $names | toJson }}
+{{- end }}
+
+{{- /*
+binder-egress.captchaHostnames: hosts on whose pages captchas may be solved, as a JSON list; empty for any. Without knowing our own host we
+cannot tell.
+*/}}
+{{- define "binder-egress.captchaHostnames" -}}
+{{- $hosts := include "binder-egress.enabledKeys" .Values.captcha.hostnames | fromJsonArray -}}
+{{- if not $hosts -}}
+{{- $hosts = include "binder-egress.hosts" . | fromJsonArray -}}
+{{- with .Values.publicUrl }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
+{{- if $hosts -}}
+{{- range without .Values.allowedOrigins "*" }}{{ $hosts = append $hosts (urlParse .).hostname }}{{ end -}}
+{{- end -}}
+{{- if contains "*" (join " " $hosts) }}{{ $hosts = list }}{{ end -}}
+{{- end -}}
+{{ $hosts | uniq | sortAlpha | toJson }}
+{{- end }}
+
+{{- /*
+binder-egress.apiKeys: the entries of `apiKeys.keys` that are on, as JSON: what the verifier reads from its file. Numbers as such, for Helm
+has floats, and writes large ones with an exponent.
+*/}}
+{{- define "binder-egress.apiKeys" -}}
+{{- $found := dict -}}
+{{- range $name, $key := .Values.apiKeys.keys -}}
+{{- if $key }}{{ $_ := set $found $name (merge (dict "serversPerDay" (int64 $key.serversPerDay)) $key) }}{{ end -}}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
+{{- /*
+binder-egress.config: our settings, as the environment variables of the image.
+*/}}
+{{- define "binder-egress.config" -}}
+{{- $tiers := dict -}}
+{{- range $name, $tier := .Values.tiers }}{{ $_ := set $tiers $name (include "binder-egress.toldTier" $tier | fromJson) }}{{ end -}}
+{{- $providers := dict -}}
+{{- range $name, $provider := .Values.captcha.providers -}}
+{{- if $provider.enabled -}}
+{{- $_ := set $providers $name (omit $provider "enabled" "existingSecret" "existingSecretKey") -}}
+{{- end -}}
+{{- end -}}
+BINDER_EGRESS_MODE: {{ .Values.mode }}
+BINDER_EGRESS_TIERS: {{ toJson $tiers | quote }}
+BINDER_EGRESS_ALLOW_TIER: {{ .Values.allow.tier | quote }}
+BINDER_EGRESS_BLOCKED_REPOSITORIES: {{ include "binder-egress.enabledKeys" .Values.rules.blockedRepositories | quote }}
+BINDER_EGRESS_SELF_NETWORKS: {{ include "binder-egress.enabledKeys" .Values.rules.selfNetworks | quote }}
+BINDER_EGRESS_TRUSTED_REPOSITORIES: {{ include "binder-egress.tiersByName" .Values.rules.trustedRepositories | quote }}
+BINDER_EGRESS_AUTHENTICATED_USERS: {{ include "binder-egress.tiersByName" .Values.rules.authenticatedUsers | quote }}
+BINDER_EGRESS_AUTHENTICATED_GROUPS: {{ include "binder-egress.tiersByName" .Values.rules.authenticatedGroups | quote }}
+BINDER_EGRESS_MAY_STOP_PODS: {{ .Values.reconciler.mayStopPods | quote }}
+BINDER_EGRESS_BASE_PATH: {{ .Values.ingress.path | quote }}
+BINDER_EGRESS_PUBLIC_PORT: "8080"
+BINDER_EGRESS_INTERNAL_PORT: "8081"
+BINDER_EGRESS_THREADS: {{ .Values.verifier.threads | quote }}
+BINDER_EGRESS_REDIS_URL: {{ include "binder-egress.redisUrl" . | quote }}
+BINDER_EGRESS_REDIS_CA: {{ include "binder-egress.redisCa" . | empty | ternary "" "/etc/binder-egress/redis-ca/ca.crt" | quote }}
+BINDER_EGRESS_REDIS_SENTINELS: {{ include "binder-egress.redisSentinels" . | quote }}
+BINDER_EGRESS_REDIS_SENTINEL_MASTER: {{ .Values.redis.enabled | ternary "" .Values.externalRedis.sentinel.masterName | quote }}
+BINDER_EGRESS_PASS_LIFETIME: {{ .Values.passes.lifetime | quote }}
+BINDER_EGRESS_PASS_SERVERS: {{ .Values.passes.servers | quote }}
+BINDER_EGRESS_LAUNCH_TIMEOUT: {{ .Values.launch.timeout | quote }}
+BINDER_EGRESS_LAUNCH_HOLD: {{ .Values.launchPage.hold | quote }}
+BINDER_EGRESS_LAUNCH_INTERACTIVE_HOLD: {{ .Values.launchPage.interactiveHold | quote }}
+BINDER_EGRESS_FAIRNESS_WINDOW: {{ .Values.fairness.window | quote }}
+BINDER_EGRESS_FAIRNESS_DOUBLED_AFTER: {{ int64 .Values.fairness.doubledAfter | quote }}
+BINDER_EGRESS_FAIRNESS_BUDGET: {{ int64 .Values.fairness.budget | quote }}
+BINDER_EGRESS_FAIRNESS_REJECTIONS: {{ int64 .Values.fairness.rejections | quote }}
+BINDER_EGRESS_CLIENT_IPV4_PREFIX: {{ .Values.clientNetwork.ipv4Prefix | quote }}
+BINDER_EGRESS_CLIENT_IPV6_PREFIX: {{ .Values.clientNetwork.ipv6Prefix | quote }}
+BINDER_EGRESS_LOG_IPV4_PREFIX: {{ .Values.logClientNetwork.ipv4Prefix | quote }}
+BINDER_EGRESS_LOG_IPV6_PREFIX: {{ .Values.logClientNetwork.ipv6Prefix | quote }}
+BINDER_EGRESS_CAPTCHA_PROVIDERS: {{ toJson $providers | quote }}
+BINDER_EGRESS_CAPTCHA_PROOF_OF_WORK: {{ omit .Values.captcha.providers.altcha "enabled" | toJson | quote }}
+BINDER_EGRESS_CAPTCHA_ON_OUTAGE: {{ .Values.captcha.onOutage }}
+BINDER_EGRESS_CAPTCHA_ALLOW_TEST_KEYS: {{ .Values.captcha.allowTestKeys | quote }}
+BINDER_EGRESS_CAPTCHA_HOSTNAMES: {{ include "binder-egress.captchaHostnames" . | quote }}
+BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
+BINDER_EGRESS_API_KEYS_FILE: /etc/binder-egress/api-keys/keys.json
+BINDER_EGRESS_TRUSTED_PROXIES: {{ .Values.trustedProxies | quote }}
+BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}
+BINDER_EGRESS_PUBLIC_URL: {{ .Values.publicUrl | quote }}
+BINDER_EGRESS_LOG_LEVEL: {{ .Values.logLevel }}
+{{- end }}

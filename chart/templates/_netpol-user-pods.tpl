@@ -1,0 +1,93 @@
+{{- /* The policies of user pods, and the egress of builds. Named templates take the root context, unless they say otherwise. */}}
+
+{{- /* binder-egress.base.egress: the egress rules of the base policy; by default, nothing. */}}
+{{- define "binder-egress.base.egress" -}}
+{{- if .Values.base.allowHub }}
+# The hub's API
+- to:
+    - podSelector:
+        matchLabels:
+          component: hub
+  ports:
+    - port: 8081
+      protocol: TCP
+{{- end }}
+{{- if .Values.base.allowDns }}
+{{ include "binder-egress.netpol.dns" . }}
+{{- end }}
+{{- include "binder-egress.netpol.named" .Values.base.egress }}
+{{- end }}
+
+{{- /* binder-egress.policies: the `spec` of each policy for user pods, by name, as JSON; empty in modes that do not enforce. */}}
+{{- define "binder-egress.policies" -}}
+{{- $policies := dict -}}
+{{- if include "binder-egress.enforcing" . -}}
+{{- $name := include "binder-egress.fullname" . -}}
+{{- $_ := set $policies (printf "%s-base" $name) (include "binder-egress.policies.base" . | fromYaml) -}}
+{{- if ne .Values.mode "deny" -}}
+{{- range $tier, $values := .Values.tiers -}}
+{{- $labels := set (deepCopy $.Values.userPods.labels) "binder-egress/tier" $tier -}}
+{{- $tells := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "types" (list "Egress") -}}
+{{- range $i, $spec := include "binder-egress.policies.egress" $tells | fromJsonArray -}}
+{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier (gt $i 0 | ternary (printf ".%d" (add1 $i)) "")))) $spec -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $policies }}
+{{- end }}
+
+{{- /*
+binder-egress.policies.base: isolates every user pod from birth. Selected are labels that user pods always have, never one that is added
+later. Both directions, so that a pod cannot be reached by its neighbours either: one with network would relay for one without.
+*/}}
+{{- define "binder-egress.policies.base" -}}
+podSelector:
+  matchLabels:
+    {{- toYaml .Values.userPods.labels | nindent 4 }}
+policyTypes: [Ingress, Egress]
+{{- with include "binder-egress.netpol.named" .Values.base.ingress }}
+ingress:
+  {{- . | trim | nindent 2 }}
+{{- else }}
+ingress: []
+{{- end }}
+{{- with include "binder-egress.base.egress" . }}
+egress:
+  {{- . | trim | nindent 2 }}
+{{- else }}
+egress: []
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.policies.egress: specs of policies, as a JSON list: the first with everything that a tier, or `builds`, opens, more where a CIDR was divided.
+Takes a dict: root, selector (podSelector, as a map), values (of the tier), types (policyTypes of the first).
+*/}}
+{{- define "binder-egress.policies.egress" -}}
+{{- $root := .root -}}
+{{- $ports := .values.ports | default dict -}}
+{{- $ports = print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) | trim -}}
+{{- /* Not `merge`, which takes the false of an exception that is off for nothing. */ -}}
+{{- $except := deepCopy $root.Values.except -}}
+{{- range $cidr, $on := .values.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
+{{- $banned := include "binder-egress.banned" $root | fromJsonArray -}}
+{{- $reachable := include "binder-egress.netpol.reachable" (dict "cidrs" .values.cidrs "except" $except "banned" $banned) | fromJsonArray -}}
+{{- $rules := list -}}
+{{- if ne (get .values "dns" | toString) "false" }}{{ $rules = concat $rules (include "binder-egress.netpol.dns" $root | fromYamlArray) }}{{ end -}}
+{{- $parts := list -}}
+{{- /* A rule for each: kube-router keeps the CIDRs of a rule and their exceptions in one set, where they would mix. */ -}}
+{{- range $blocks := $reachable -}}
+{{- if eq (len $blocks) 1 -}}
+{{- $rules = concat $rules (include "binder-egress.netpol.block" (list (first $blocks) $ports) | fromYamlArray) -}}
+{{- else -}}
+{{- range $blocks }}{{ $parts = append $parts (include "binder-egress.netpol.block" (list . $ports) | fromYamlArray) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- with include "binder-egress.netpol.named" .values.extraEgress }}{{ $rules = concat $rules (fromYamlArray .) }}{{ end -}}
+{{- $first := dict "podSelector" .selector "policyTypes" .types "egress" $rules -}}
+{{- if has "Ingress" .types }}{{ $_ := set $first "ingress" list }}{{ end -}}
+{{- $specs := list $first -}}
+{{- range $parts }}{{ $specs = append $specs (dict "podSelector" $.selector "policyTypes" (list "Egress") "egress" .) }}{{ end -}}
+{{ toJson $specs }}
+{{- end }}

@@ -1,0 +1,142 @@
+{{- /* Parts of pods: images, security contexts, scheduling, additions of the operator. Named templates take the root context, unless they say otherwise. */}}
+
+{{- /*
+binder-egress.image: the reference of an image. Takes (list root image defaultTag), image being {name, tag, digest, …}. What a name begins with
+is a registry if it has a dot or a colon, or is localhost; global.imageRegistry takes its place.
+*/}}
+{{- define "binder-egress.image" -}}
+{{- $registry := (index . 0).Values.global.imageRegistry -}}
+{{- $image := index . 1 -}}
+{{- $name := $image.name -}}
+{{- if $registry -}}
+{{- $name = printf "%s/%s" $registry (regexReplaceAll `^([^/]*[.:][^/]*|localhost)/` $name "") -}}
+{{- end -}}
+{{- if $image.digest -}}
+{{ $name }}@{{ $image.digest }}
+{{- else -}}
+{{ $name }}:{{ $image.tag | default (index . 2) }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.imagePullSecrets: the pull secrets of all pods, those of global too, as a JSON list of {name: …}. */}}
+{{- define "binder-egress.imagePullSecrets" -}}
+{{- $secrets := .Values.imagePullSecrets -}}
+{{- range .Values.global.imagePullSecrets -}}
+{{- $secrets = kindIs "string" . | ternary (dict "name" .) . | append $secrets -}}
+{{- end -}}
+{{ $secrets | uniq | toJson }}
+{{- end }}
+
+{{- /*
+binder-egress.podSecurityContext and binder-egress.securityContext: what each of our pods and containers runs as. Not values: a
+chart whose purpose is isolation has no switch for its own. Takes the numeric uid, which is the gid too.
+*/}}
+{{- define "binder-egress.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+{{- define "binder-egress.securityContext" -}}
+runAsNonRoot: true
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- /*
+binder-egress.scheduling: where a pod may run and how important it is, as fields of its spec.
+Takes the values of a component: nodeSelector, tolerations, affinity, priorityClassName.
+*/}}
+{{- define "binder-egress.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.topologySpread: topologySpreadConstraints of a pod's spec, or nothing. Takes (list root component constraints). One without a selector
+would count nothing.
+*/}}
+{{- define "binder-egress.topologySpread" -}}
+{{- $ours := dict "labelSelector" (dict "matchLabels" (include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml)) -}}
+{{- with index . 2 }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{ hasKey . "labelSelector" | ternary . (merge (deepCopy .) $ours) | toYaml | nindent 4 | trim }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.extraEnv, binder-egress.extraVolumes, binder-egress.extraVolumeMounts: what operators add to a container, as items of its lists, or
+nothing. Each takes the map of the values.
+*/}}
+{{- define "binder-egress.extraEnv" -}}
+{{- range $name, $value := . }}
+{{- if kindIs "map" $value }}
+- name: {{ $name }}
+  valueFrom:
+    {{- toYaml $value.valueFrom | nindent 4 }}
+{{- else if kindIs "string" $value }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "binder-egress.extraVolumes" -}}
+{{- range $name, $source := . }}
+{{- if $source }}
+- name: {{ $name }}
+  {{- toYaml $source | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "binder-egress.extraVolumeMounts" -}}
+{{- range $path, $mount := . }}
+{{- if $mount }}
+- mountPath: {{ $path | quote }}
+  {{- toYaml $mount | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /*
+binder-egress.volumes and binder-egress.volumeMounts: those of a container that runs our image and talks to Redis, as items of lists. Take
+(list root component's values).
+*/}}
+{{- define "binder-egress.volumes" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: 64Mi
+{{- with include "binder-egress.redisCa" (index . 0) }}
+- name: redis-ca
+  {{- . | nindent 2 }}
+{{- end }}
+{{- include "binder-egress.extraVolumes" (index . 1).extraVolumes }}
+{{- end }}
+{{- define "binder-egress.volumeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- if include "binder-egress.redisCa" (index . 0) }}
+- name: redis-ca
+  mountPath: /etc/binder-egress/redis-ca
+  readOnly: true
+{{- end }}
+{{- include "binder-egress.extraVolumeMounts" (index . 1).extraVolumeMounts }}
+{{- end }}

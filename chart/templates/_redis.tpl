@@ -1,0 +1,82 @@
+{{- /* The connection to Redis, of the chart or of the operator. Named templates take the root context, unless they say otherwise. */}}
+
+{{- /* binder-egress.redisUrl: where Redis is, without its password. With sentinels only the scheme and the database count. */}}
+{{- define "binder-egress.redisUrl" -}}
+{{- if .Values.redis.enabled -}}
+redis://{{ include "binder-egress.redisName" . }}:6379/0
+{{- else -}}
+{{- with .Values.externalRedis -}}
+{{ ternary "rediss" "redis" .tls }}://{{ .host | default "sentinel" }}:{{ .port }}/{{ .database }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.redisSentinels: where the sentinels are, as a JSON list; empty without them, and with the Redis of the chart. */}}
+{{- define "binder-egress.redisSentinels" -}}
+{{- if .Values.redis.enabled }}[]{{ else }}{{ include "binder-egress.enabledKeys" .Values.externalRedis.sentinel.hosts }}{{ end }}
+{{- end }}
+
+{{- /* binder-egress.redisCa: the source of the volume with the authority of Redis' certificate, as YAML; nothing without one. */}}
+{{- define "binder-egress.redisCa" -}}
+{{- with .Values.externalRedis -}}
+{{- if and (not $.Values.redis.enabled) .tls (or .ca.existingSecret .ca.existingConfigMap) -}}
+{{- $items := list (dict "key" .ca.key "path" "ca.crt") -}}
+{{- if .ca.existingSecret -}}
+{{ dict "secret" (dict "secretName" .ca.existingSecret "items" $items) | toYaml }}
+{{- else -}}
+{{ dict "configMap" (dict "name" .ca.existingConfigMap "items" $items) | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.redisPasswordEnv: the environment variables with the passwords of Redis and its sentinels, as items of a container's env. */}}
+{{- define "binder-egress.redisPasswordEnv" -}}
+{{- $external := and (not .Values.redis.enabled) .Values.externalRedis.existingSecret -}}
+- name: BINDER_EGRESS_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ $external | default (include "binder-egress.secretName" .) }}
+      key: {{ ternary .Values.externalRedis.existingSecretKey "redis-password" (not (empty $external)) }}
+      {{- if not .Values.redis.enabled }}
+      # Not every Redis of one's own has a password.
+      optional: {{ empty $external }}
+      {{- end }}
+{{- with .Values.externalRedis.sentinel }}
+{{- if and .existingSecret (not $.Values.redis.enabled) }}
+- name: BINDER_EGRESS_REDIS_SENTINEL_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .existingSecretKey }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* binder-egress.netpol.redis: the egress rule to Redis, the chart's own or another one. */}}
+{{- define "binder-egress.netpol.redis" -}}
+# Redis
+{{- if .Values.redis.enabled }}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "binder-egress.matchLabels" (list . "redis") | nindent 10 }}
+  ports:
+    - port: 6379
+      protocol: TCP
+{{- else }}
+- ports:
+    - port: {{ .Values.externalRedis.port }}
+      protocol: TCP
+    {{- $ports := list }}
+    {{- range include "binder-egress.redisSentinels" . | fromJsonArray }}{{ $ports = splitList ":" . | last | append $ports }}{{ end }}
+    {{- range uniq $ports }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+  {{- with include "binder-egress.netpol.cidrs" (list .Values.externalRedis.cidrs dict) }}
+  to:
+    {{- . | trim | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -2,9 +2,9 @@
 
 {{- /* binder-egress.enabledKeys: the keys of a map {key: true|false} that are on, sorted, as a JSON list. Takes the map. */}}
 {{- define "binder-egress.enabledKeys" -}}
-{{- $on := list -}}
-{{- range $key, $value := . }}{{ if $value }}{{ $on = append $on (toString $key) }}{{ end }}{{ end -}}
-{{ sortAlpha $on | toJson }}
+{{- $on := dict -}}
+{{- range $key, $value := . }}{{ if $value }}{{ $_ := set $on $key true }}{{ end }}{{ end -}}
+{{ keys $on | sortAlpha | toJson }}
 {{- end }}
 
 {{- /* binder-egress.tiersByName: a map of names to tiers without those that are false, as JSON. Takes the map. */}}

@@ -27,10 +27,9 @@
 {{- if ne .Values.mode "deny" -}}
 {{- range $tier, $values := .Values.tiers -}}
 {{- $labels := set (deepCopy $.Values.userPods.labels) "binder-egress/tier" $tier -}}
-{{- $tells := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "types" (list "Egress") -}}
-{{- range $i, $spec := include "binder-egress.policies.egress" $tells | fromJsonArray -}}
-{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier (gt $i 0 | ternary (printf ".%d" (add1 $i)) "")))) $spec -}}
-{{- end -}}
+{{- $tells := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "where" (print "tiers." $tier) "types" (list "Egress") -}}
+{{- $spec := include "binder-egress.policies.egress" $tells | fromJson -}}
+{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier))) $spec -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -61,33 +60,32 @@ egress: []
 {{- end }}
 
 {{- /*
-binder-egress.policies.egress: specs of policies, as a JSON list: the first with everything that a tier, or `builds`, opens, more where a CIDR was divided.
-Takes a dict: root, selector (podSelector, as a map), values (of the tier), types (policyTypes of the first).
+binder-egress.policies.egress: the spec of a policy with everything that a tier, or `builds`, opens, as JSON. Takes a dict: root, selector (podSelector, as a
+map), values (of the tier), where (the tier's value, for refusals), types (policyTypes).
 */}}
 {{- define "binder-egress.policies.egress" -}}
 {{- $root := .root -}}
 {{- $ports := .values.ports | default dict -}}
-{{- $ports = print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) | trim -}}
-{{- /* Not `merge`, which takes the false of an exception that is off for nothing. */ -}}
+{{- $ports = print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) -}}
+{{- /* Not `merge`, which ignores the false of an exception that is off. */ -}}
 {{- $except := deepCopy $root.Values.except -}}
 {{- range $cidr, $on := .values.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
 {{- $banned := include "binder-egress.banned" $root | fromJsonArray -}}
-{{- $reachable := include "binder-egress.netpol.reachable" (dict "cidrs" .values.cidrs "except" $except "banned" $banned) | fromJsonArray -}}
 {{- $rules := list -}}
 {{- if ne (get .values "dns" | toString) "false" }}{{ $rules = concat $rules (include "binder-egress.netpol.dns" $root | fromYamlArray) }}{{ end -}}
-{{- $parts := list -}}
-{{- /* A rule for each: kube-router keeps the CIDRs of a rule and their exceptions in one set, where they would mix. */ -}}
-{{- range $blocks := $reachable -}}
-{{- if eq (len $blocks) 1 -}}
-{{- $rules = concat $rules (include "binder-egress.netpol.block" (list (first $blocks) $ports) | fromYamlArray) -}}
-{{- else -}}
-{{- range $blocks }}{{ $parts = append $parts (include "binder-egress.netpol.block" (list . $ports) | fromYamlArray) }}{{ end -}}
+{{- /* A rule for each CIDR: kube-router keeps all CIDRs of a rule and their exceptions in one set, where an exception would close other CIDRs too. */ -}}
+{{- range $cidr := include "binder-egress.enabledKeys" .values.cidrs | fromJsonArray -}}
+{{- $found := include "binder-egress.cidr.exceptions" (dict "cidr" $cidr "except" $except "banned" $banned "where" $.where) | fromJson -}}
+{{- if not $found.closed -}}
+{{- $block := dict "cidr" $cidr -}}
+{{- with $found.except }}{{ $_ := set $block "except" . }}{{ end -}}
+{{- $rule := dict "to" (list (dict "ipBlock" $block)) -}}
+{{- with $ports }}{{ $_ := set $rule "ports" (fromYamlArray .) }}{{ end -}}
+{{- $rules = append $rules $rule -}}
 {{- end -}}
 {{- end -}}
 {{- with include "binder-egress.netpol.named" .values.extraEgress }}{{ $rules = concat $rules (fromYamlArray .) }}{{ end -}}
-{{- $first := dict "podSelector" .selector "policyTypes" .types "egress" $rules -}}
-{{- if has "Ingress" .types }}{{ $_ := set $first "ingress" list }}{{ end -}}
-{{- $specs := list $first -}}
-{{- range $parts }}{{ $specs = append $specs (dict "podSelector" $.selector "policyTypes" (list "Egress") "egress" .) }}{{ end -}}
-{{ toJson $specs }}
+{{- $spec := dict "podSelector" .selector "policyTypes" .types "egress" $rules -}}
+{{- if has "Ingress" .types }}{{ $_ := set $spec "ingress" list }}{{ end -}}
+{{ toJson $spec }}
 {{- end }}

@@ -2,22 +2,21 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.support import charts
 
 
 @pytest.fixture(scope="session")
 def tools():
     """The folder that helm is in."""
-    return Path(subprocess.run([TOP / "ci/tools/build"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+    return charts.tools()
 
 
 @pytest.fixture(params=["helm", "helm4"], ids=["Helm 3", "Helm 4"])
 def helm(tools, request):
-    """A function that runs helm and returns its output; without a cluster, whatever kubeconfig there is."""
+    """A function that runs helm, without a cluster, and returns its output; with `check=False` the result of the command."""
 
     def run(*args, check=True):
         env = {**os.environ, "KUBECONFIG": "/nonexistent"}
@@ -25,5 +24,15 @@ def helm(tools, request):
         if check:
             assert result.returncode == 0, result.stderr
         return result.stdout if check else result
+
+    return run
+
+
+@pytest.fixture
+def render(helm):
+    """A function that renders a chart and returns its objects by kind and name."""
+
+    def run(*args, chart=charts.CHART):
+        return charts.by_name(helm("template", "r", chart, "--namespace", "binder", *args))
 
     return run

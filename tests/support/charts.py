@@ -1,0 +1,36 @@
+"""The chart, for the tests of what it renders."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOP = Path(__file__).parents[2]
+
+CHART = TOP / "chart"
+
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+"""The chart's values, the defaults."""
+
+TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
+"""A values file for each way of installing the chart."""
+
+
+def tools() -> Path:
+    """The folder with helm and helm4. Builds them on first use, which takes minutes."""
+    done = subprocess.run([TOP / "ci/tools/build"], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip())
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """The objects in a text that Helm rendered."""
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def by_name(text: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects in a text that Helm rendered, by kind and name. `AssertionError` if two have the same."""
+    found = objects(text)
+    named = {(one["kind"], one["metadata"]["name"]): one for one in found}
+    assert len(named) == len(found), "two objects with one name"
+    return named

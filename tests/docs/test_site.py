@@ -78,11 +78,12 @@ def test_nothing_is_loaded_from_elsewhere(site):
 
 def test_the_reference_of_values_has_every_value_that_is_explained(site):
     text = site[SITE / "generated/values.html"].text
-    names = re.findall(r"^ *# -- ", (TOP / "chart/values.yaml").read_text(), re.MULTILINE)
+    comments = re.findall(r"(?:^|  ) *# -- ", (TOP / "chart/values.yaml").read_text(), re.MULTILINE)
     sys.path.insert(0, str(TOP / "docs"))
     from reference import explained
 
-    assert len(explained()) == len(names)
+    # Some comments explain several values.
+    assert len(explained()) > len(comments) > 150
     assert not [path for path in explained() if ".".join(path) not in text]
 
 

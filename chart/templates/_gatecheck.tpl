@@ -16,7 +16,7 @@ opens them.
 {{- define "binder-egress.probe.shut" -}}
 {{- $targets := dict -}}
 {{- $service := include "binder-egress.fullname" . | upper | replace "-" "_" -}}
-{{- range $name, $target := .Values.proof.shut -}}
+{{- range $name, $target := .Values.gatecheck.shut -}}
 {{- /* The variable is named after the Service, and that after fullnameOverride. */ -}}
 {{- if $target }}{{ $_ := set $targets $name ($target | replace "$(BINDER_EGRESS_SERVICE" (printf "$(%s_SERVICE" $service)) }}{{ end -}}
 {{- end -}}
@@ -31,7 +31,7 @@ Takes (list root canary|test).
 */}}
 {{- define "binder-egress.probe.labels" -}}
 {{- $root := index . 0 -}}
-{{- merge (dict "binder-egress/gatecheck" (index . 1)) $root.Values.userPods.labels $root.Values.proof.podLabels | toYaml }}
+{{- merge (dict "binder-egress/gatecheck" (index . 1)) $root.Values.userPods.labels $root.Values.gatecheck.podLabels | toYaml }}
 {{- end }}
 
 {{- /*
@@ -46,7 +46,7 @@ enableServiceLinks: true
 terminationGracePeriodSeconds: 1
 securityContext:
   {{- include "binder-egress.podSecurityContext" 10001 | nindent 2 }}
-  {{- with $root.Values.proof.sysctls }}
+  {{- with $root.Values.gatecheck.sysctls }}
   sysctls:
     {{- range $name, $value := . }}
     - name: {{ $name }}
@@ -57,7 +57,7 @@ securityContext:
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with include "binder-egress.scheduling" $root.Values.proof }}
+{{- with include "binder-egress.scheduling" $root.Values.gatecheck }}
 {{- . | nindent 0 }}
 {{- end }}
 restartPolicy: {{ .restartPolicy }}
@@ -85,7 +85,7 @@ containers:
     {{- toYaml . | nindent 4 }}
     {{- end }}
     resources:
-      {{- toYaml $root.Values.proof.resources | nindent 6 }}
+      {{- toYaml $root.Values.gatecheck.resources | nindent 6 }}
     securityContext:
       {{- include "binder-egress.securityContext" $root | nindent 6 }}
     volumeMounts:

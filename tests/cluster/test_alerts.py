@@ -252,7 +252,7 @@ def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
             "captcha": {"providers": {name: {"enabled": True, **double.options(name)} for name in names}},
             "secret": {"captcha": dict.fromkeys(names, SECRET)},
             "verifier": {"networkPolicy": {"captchaProviders": {"extraEgress": {"double": reached}}}},
-            "proof": {"shut": {"link-local": False}},
+            "gatecheck": {"shut": {"link-local": False}},
             "canary": {"interval": 5},
         }
         yield Place(stage, double, tmp_path_factory.mktemp("alerts"), healthy, made["key"])

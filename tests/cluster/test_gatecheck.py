@@ -82,7 +82,8 @@ def lines(table: str) -> dict[tuple[str, str], str]:
 @pytest.fixture
 def without_link_local(stage):
     """An installation that does not try IPv6 link-local, which is open in this cluster: that has a test of its own."""
-    stage.install_gate(*QUICK, "--set=proof.shut.link-local=false", f"--set=proof.open.internet={stage.targets()['public TCP']}")
+    internet = stage.targets()["public TCP"]
+    stage.install_gate(*QUICK, "--set=gatecheck.shut.link-local=false", f"--set=gatecheck.open.internet={internet}")
     yield
     stage.install_gate(*QUICK)
 
@@ -106,8 +107,8 @@ def test_helm_test_fails_where_a_policy_opens_the_gate(stage, without_link_local
 
 def test_helm_test_fails_where_nothing_can_be_told(stage, without_link_local):
     """Every target is dead: unreachable proves nothing."""
-    dead = [f"--set=proof.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
-    stage.install_gate(*QUICK, *dead, "--set=proof.shut.link-local=false", "--set=base.allowDns=true")
+    dead = [f"--set=gatecheck.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
+    stage.install_gate(*QUICK, *dead, "--set=gatecheck.shut.link-local=false", "--set=base.allowDns=true")
     passed, table = run_helm_test(stage)
     assert not passed
     assert "cannot tell" in table and "nothing that must be shut could be told" in table
@@ -115,7 +116,7 @@ def test_helm_test_fails_where_nothing_can_be_told(stage, without_link_local):
 
 def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
     """kube-router filters by the addresses that Kubernetes knows of a pod, which fe80:: is not."""
-    dead = [f"--set=proof.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
+    dead = [f"--set=gatecheck.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead)
     try:
         passed, table = run_helm_test(stage)
@@ -124,7 +125,7 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
         assert found["unverified", "link-local"] == found["verified", "link-local"] == "open FAILED: must be shut"
         eventually(lambda: canary(stage).get("link-local") == 0, CANARY_SECONDS)
         assert "link-local" in doctor(stage)["canary"][0][1]
-        stage.install_gate(*QUICK, *dead, "--set-string=proof.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
+        stage.install_gate(*QUICK, *dead, "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
         passed, table = run_helm_test(stage)
         assert passed, table
         assert lines(table)["unverified", "link-local"] == "– cannot try"

@@ -162,7 +162,7 @@ def test_closing_the_gate(story, link_local_closed):
     story.key = made["key"]
     story.write_values(made["values"])
     if not os.environ.get("CLUSTER_TARGETS"):
-        story.write_values({"proof": {"shut": {"link-local": False}}})
+        story.write_values({"gatecheck": {"shut": {"link-local": False}}})
     story.operator.type(INSTALL, "4. Shut the gate", 0)
     story.operator.await_binderhub()
     assert story.policies() >= OURS_OVER_BINDERHUBS and "singleuser" not in story.policies()
@@ -254,7 +254,7 @@ def test_policies_only(story, link_local_closed):
     """No network for anybody, proved with packets, and taken out again."""
     story.stage.delete_user_pods()
     story.operator.type(INSTALL, "Policies only", 0)
-    link_local = [] if os.environ.get("CLUSTER_TARGETS") else ["--set=proof.shut.link-local=false"]
+    link_local = [] if os.environ.get("CLUSTER_TARGETS") else ["--set=gatecheck.shut.link-local=false"]
     if link_local:
         story.stage.helm("upgrade", "binder-egress", str(TOP / "chart"), "--reuse-values", *link_local)
     off = "--set=jupyterhub.singleuser.networkPolicy.enabled=false"

@@ -70,7 +70,7 @@ def test_deny_needs_one_policy(stage, switch, bypass):
     verified = stage.launch(token=stage.get_pass()).user
     # Link-local is open in this cluster: test_gatecheck.py has that.
     stage.install_gate(
-        "--set=mode=deny", "--set=canary.readiness=true", "--set=canary.interval=5", "--set=proof.shut.link-local=false"
+        "--set=mode=deny", "--set=canary.readiness=true", "--set=canary.interval=5", "--set=gatecheck.shut.link-local=false"
     )
     assert policies(stage) == {"binder-egress-base"}
     left = stage.get("deployments,statefulsets,services,secrets,roles,configmaps", "-l", OURS)["items"]

@@ -23,7 +23,7 @@ def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     other.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt", f"--timeout={POD_SECONDS}s")
     before = operator.objects()
     # IPv6 link-local is open here, which test_gatecheck.py is about.
-    ours = [*QUICK, "--set=proof.shut.link-local=false"]
+    ours = [*QUICK, "--set=gatecheck.shut.link-local=false"]
     quick = [option.replace("--set=", "--set=binder-egress.") for option in ours]
     other.helm("install", "parent", chart.stdout.strip(), "--wait", f"--timeout={ROLLOUT_SECONDS}s", *quick)
     yield operator, before

@@ -1,4 +1,4 @@
-{{- /* Pods that try with packets what a user pod reaches. Named templates take the root context, unless they say otherwise. */}}
+{{- /* Pods that try with packets what a user pod reaches: the canary, and those of `helm test`. Named templates take the root context, unless they say otherwise. */}}
 
 {{- /*
 binder-egress.canary: "true" where there is a canary: user pods are isolated, and somebody is told what it saw, by the reconciler or by its
@@ -31,7 +31,8 @@ Takes (list root canary|test).
 */}}
 {{- define "binder-egress.probe.labels" -}}
 {{- $root := index . 0 -}}
-{{- merge (dict "binder-egress/gatecheck" (index . 1)) $root.Values.userPods.labels $root.Values.gatecheck.podLabels | toYaml }}
+{{- $ours := dict "binder-egress/gatecheck" (index . 1) -}}
+{{ merge $ours $root.Values.userPods.labels $root.Values.gatecheck.podLabels $root.Values.commonLabels | toYaml }}
 {{- end }}
 
 {{- /*
@@ -45,7 +46,7 @@ automountServiceAccountToken: false
 enableServiceLinks: true
 terminationGracePeriodSeconds: 1
 securityContext:
-  {{- include "binder-egress.podSecurityContext" 10001 | nindent 2 }}
+  {{- include "binder-egress.podSecurityContext" (list 10001 $root.Values.gatecheck.podSecurityContext) | nindent 2 }}
   {{- with $root.Values.gatecheck.sysctls }}
   sysctls:
     {{- range $name, $value := . }}
@@ -87,7 +88,7 @@ containers:
     resources:
       {{- toYaml $root.Values.gatecheck.resources | nindent 6 }}
     securityContext:
-      {{- include "binder-egress.securityContext" $root | nindent 6 }}
+      {{- include "binder-egress.securityContext" $root.Values.gatecheck.securityContext | nindent 6 }}
     volumeMounts:
       - name: tmp
         mountPath: /tmp

@@ -1,37 +1,35 @@
-{{- /* Labels of objects and pods. Only matchLabels goes into selectors. Named templates take the root context, unless they say otherwise. */}}
-
 {{- /*
-binder-egress.matchLabels: what Services, policies and Deployments select one of our components by.
-Takes (list root component).
+Labels of objects and pods. `commonLabels` and the labels of a component are never in a selector: selectors cannot be changed, and other pods may have the
+same labels.
 */}}
+
+{{- /* binder-egress.matchLabels: the labels by which Services, policies and Deployments select a component. Takes (list root component). */}}
 {{- define "binder-egress.matchLabels" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: binder-egress
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "binder-egress.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- /* binder-egress.labels: the labels of an object. Takes (list root component). */}}
 {{- define "binder-egress.labels" -}}
-{{- $root := index . 0 -}}
-{{ include "binder-egress.matchLabels" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | replace "+" "_" | trunc 63 | quote }}
-app.kubernetes.io/part-of: binder-egress
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "binder-egress.moreLabels" (list (index . 0) (index . 1) dict) }}
 {{- end }}
 
-{{- /* binder-egress.moreLabels: the labels of an object with those of the operator; ours win. Takes (list root component labels). */}}
+{{- /* binder-egress.moreLabels: the labels of an object that the operator can label; ours win. Takes (list root component labels). */}}
 {{- define "binder-egress.moreLabels" -}}
-{{- $ours := include "binder-egress.labels" (list (index . 0) (index . 1)) | fromYaml -}}
-{{ merge $ours (index . 2) | toYaml }}
+{{- $root := index . 0 -}}
+{{- $ours := include "binder-egress.matchLabels" (list $root (index . 1)) | fromYaml -}}
+{{- $_ := set $ours "app.kubernetes.io/version" ($root.Chart.AppVersion | replace "+" "_" | trunc 63) -}}
+{{- $_ := set $ours "app.kubernetes.io/part-of" "binder-egress" -}}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" -}}
+{{- $_ := set $ours "helm.sh/chart" $chart -}}
+{{ merge $ours (index . 2) $root.Values.commonLabels | toYaml }}
 {{- end }}
 
-{{- /*
-binder-egress.podLabels: the labels of a pod. Ours win, for Services and policies select by them.
-Takes (list root component podLabels).
-*/}}
+{{- /* binder-egress.podLabels: the labels of a pod; ours win. Takes (list root component podLabels). */}}
 {{- define "binder-egress.podLabels" -}}
 {{- $ours := include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml -}}
-{{ merge $ours (index . 2) | toYaml }}
+{{ merge $ours (index . 2) (index . 0).Values.commonLabels | toYaml }}
 {{- end }}

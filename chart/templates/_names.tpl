@@ -1,15 +1,23 @@
-{{- /* Names of objects and hosts. Named templates take the root context, unless they say otherwise. */}}
+{{- /* Names of objects, accounts and hosts. Named templates take the root context, unless they say otherwise. */}}
 
-{{- /* binder-egress.fullname: the name of all objects, or how it begins. */}}
+{{- /* binder-egress.name: the label app.kubernetes.io/name. */}}
+{{- define "binder-egress.name" -}}
+{{- .Values.nameOverride | default "binder-egress" }}
+{{- end }}
+
+{{- /* binder-egress.fullname: the name of all objects, or its beginning. At most 40 characters, so that there is room for the rest. */}}
 {{- define "binder-egress.fullname" -}}
-{{- .Values.fullnameOverride }}
+{{- $name := include "binder-egress.name" . -}}
+{{- $release := .Release.Name | replace "." "-" -}}
+{{- $made := contains $name $release | ternary $release (printf "%s-%s" $release $name) -}}
+{{ .Values.fullnameOverride | default ($made | trunc 40 | trimSuffix "-") }}
 {{- end }}
 
 {{- /*
-binder-egress.name: the name of an object whose last part comes from the values, at most 63 characters: what is longer is cut, with a checksum so that
-two stay two. Takes (list root rest).
+binder-egress.objectName: the name of an object whose last part comes from the values, at most 63 characters. A longer name is cut and ends in a
+checksum, so that two names stay different. Takes (list root rest).
 */}}
-{{- define "binder-egress.name" -}}
+{{- define "binder-egress.objectName" -}}
 {{- $name := printf "%s-%s" (include "binder-egress.fullname" (index . 0)) (index . 1) -}}
 {{- if gt (len $name) 63 -}}
 {{ $name | trunc 54 | trimSuffix "-" }}-{{ $name | sha256sum | trunc 8 }}
@@ -18,7 +26,7 @@ two stay two. Takes (list root rest).
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.secretName: the Secret with our keys, ours or the operator's. */}}
+{{- /* binder-egress.secretName: the Secret with our keys, the chart's or the operator's. */}}
 {{- define "binder-egress.secretName" -}}
 {{- .Values.secret.existingSecret | default (include "binder-egress.fullname" .) }}
 {{- end }}
@@ -28,7 +36,16 @@ two stay two. Takes (list root rest).
 {{ include "binder-egress.fullname" . }}-redis
 {{- end }}
 
-{{- /* binder-egress.hosts: the host names that we are reached at, as a JSON list. */}}
+{{- /*
+binder-egress.accountName: the ServiceAccount of a component, or nothing for the namespace's default. Takes (list root component serviceAccount), the last
+from the values.
+*/}}
+{{- define "binder-egress.accountName" -}}
+{{- $made := (index . 2).create | ternary (printf "%s-%s" (include "binder-egress.fullname" (index . 0)) (index . 1)) "" -}}
+{{ (index . 2).name | default $made }}
+{{- end }}
+
+{{- /* binder-egress.hosts: the host names at which visitors reach the verifier, as a JSON list. */}}
 {{- define "binder-egress.hosts" -}}
 {{- $hosts := list -}}
 {{- if .Values.ingress.enabled }}{{ $hosts = concat $hosts .Values.ingress.hosts }}{{ end -}}

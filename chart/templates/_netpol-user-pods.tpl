@@ -29,7 +29,7 @@
 {{- $labels := set (deepCopy $.Values.userPods.labels) "binder-egress/tier" $tier -}}
 {{- $tells := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "where" (print "tiers." $tier) "types" (list "Egress") -}}
 {{- $spec := include "binder-egress.policies.egress" $tells | fromJson -}}
-{{- $_ := set $policies (include "binder-egress.name" (list $ (print "tier-" $tier))) $spec -}}
+{{- $_ := set $policies (include "binder-egress.objectName" (list $ (print "tier-" $tier))) $spec -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

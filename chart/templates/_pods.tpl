@@ -1,4 +1,4 @@
-{{- /* Parts of pods: images, security contexts, scheduling, additions of the operator. Named templates take the root context, unless they say otherwise. */}}
+{{- /* Parts of pods: images, security contexts, scheduling, and additions of the operator. Named templates take the root context, unless they say otherwise. */}}
 
 {{- /*
 binder-egress.image: the reference of an image. Takes (list root image defaultTag), image being {name, tag, digest, …}. What a name begins with
@@ -28,23 +28,25 @@ is a registry if it has a dot or a colon, or is localhost; global.imageRegistry 
 {{- end }}
 
 {{- /*
-binder-egress.podSecurityContext and binder-egress.securityContext: what each of our pods and containers runs as. Not values: a
-chart whose purpose is isolation has no switch for its own. Takes the numeric uid, which is the gid too.
+binder-egress.podSecurityContext: the securityContext of a pod, with the operator's fields over ours. The schema accepts none that weaken it. `false` leaves out
+ids that the cluster chooses itself, as OpenShift does. Takes (list uid podSecurityContext): the uid is the gid too.
 */}}
 {{- define "binder-egress.podSecurityContext" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-seccompProfile:
-  type: RuntimeDefault
+{{- $uid := index . 0 -}}
+{{- $seccomp := dict "type" "RuntimeDefault" -}}
+{{- $fields := dict "runAsNonRoot" true "runAsUser" $uid "runAsGroup" $uid "fsGroup" $uid "seccompProfile" $seccomp -}}
+{{- range $field, $value := index . 1 -}}
+{{- if eq (toString $value) "false" }}{{ $_ := unset $fields $field }}{{ else }}{{ $_ := set $fields $field $value }}{{ end -}}
+{{- end -}}
+{{ toYaml $fields }}
 {{- end }}
+
+{{- /* binder-egress.securityContext: the securityContext of a container, as that of a pod above. Takes the securityContext of the values. */}}
 {{- define "binder-egress.securityContext" -}}
-runAsNonRoot: true
-readOnlyRootFilesystem: true
-allowPrivilegeEscalation: false
-capabilities:
-  drop: [ALL]
+{{- $drop := dict "drop" (list "ALL") -}}
+{{- $fields := dict "runAsNonRoot" true "readOnlyRootFilesystem" true "allowPrivilegeEscalation" false "capabilities" $drop -}}
+{{- range $field, $value := . }}{{ $_ := set $fields $field $value }}{{ end -}}
+{{ toYaml $fields }}
 {{- end }}
 
 {{- /*
@@ -139,4 +141,26 @@ binder-egress.volumes and binder-egress.volumeMounts: those of a container that 
   readOnly: true
 {{- end }}
 {{- include "binder-egress.extraVolumeMounts" (index . 1).extraVolumeMounts }}
+{{- end }}
+
+{{- /*
+binder-egress.account: the ServiceAccount of a component, if it is to be made. Takes (list root component serviceAccount), the last from the values.
+*/}}
+{{- define "binder-egress.account" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 2 -}}
+{{- if $values.create -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "binder-egress.accountName" . }}
+  labels:
+    {{- include "binder-egress.labels" (list $root (index . 1)) | nindent 4 }}
+  {{- with $values.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+# A pod that needs the token asks for it.
+automountServiceAccountToken: false
+{{- end }}
 {{- end }}

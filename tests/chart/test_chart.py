@@ -8,34 +8,15 @@ import json
 import re
 import shutil
 import tarfile
-from pathlib import Path
 
 import pytest
 import yaml
 
 from ci.explained import explained
-
-TOP = Path(__file__).parents[2]
-CHART = TOP / "chart"
-VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
-TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
+from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
-
-
-@pytest.fixture
-def render(helm):
-    """A function that renders a chart and returns its objects by (kind, name)."""
-
-    def run(*args, chart=CHART):
-        text = helm("template", "r", chart, "--namespace", "binder", *args)
-        objects = [document for document in yaml.safe_load_all(text) if document]
-        by_name = {(document["kind"], document["metadata"]["name"]): document for document in objects}
-        assert len(by_name) == len(objects), "two objects with one name"
-        return by_name
-
-    return run
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
@@ -118,6 +99,41 @@ def test_every_pod_is_hardened(render, values):
             assert context["allowPrivilegeEscalation"] is False
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"]["memory"]
+
+
+WEAKER = {
+    "podSecurityContext": [{"runAsNonRoot": False}, {"runAsUser": 0}, {"supplementalGroups": [0]}, {"sysctls": []}],
+    "securityContext": [{"privileged": True}, {"runAsUser": 0}, {"capabilities": {"drop": []}}, {"procMount": "Unmasked"}],
+}
+"""Fields of security contexts that nobody may set, one at a time."""
+
+
+def test_security_contexts_take_no_field_that_weakens_the_hardening(helm):
+    for component in ("verifier", "reconciler", "redis", "gatecheck"):
+        for context, fields in WEAKER.items():
+            for field in fields:
+                option = f"{component}.{context}={json.dumps(field)}"
+                refused = helm("template", "r", CHART, "--set-json", option, check=False)
+                assert refused.returncode != 0 and f"/{component}/{context}" in refused.stderr, option
+
+
+LABEL = "example.org/team"
+
+
+@pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
+def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, values):
+    kinds = ["--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
+    switches = ("builds", "metrics.grafanaDashboard", "metrics.prometheusRule", "verifier.pdb")
+    every = ",".join(f"{switch}.enabled=true" for switch in switches)
+    objects = render("--values", values, *kinds, "--set", every, "--set-json", f'commonLabels={{"{LABEL}": "hub"}}')
+    plain = render("--values", values, *kinds, "--set", every)
+    assert len(objects) == len(plain)
+    for (kind, name), document in objects.items():
+        assert document["metadata"]["labels"].pop(LABEL) == "hub", (kind, name)
+        if kind == "Deployment":
+            assert document["spec"]["template"]["metadata"]["labels"].pop(LABEL) == "hub", name
+        if kind != "ConfigMap":
+            assert LABEL not in json.dumps(document), (kind, name)
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
@@ -207,10 +223,6 @@ def test_pods_are_replaced_when_what_they_read_changes(render, setting, changed)
 def test_values_for_another_release_are_the_exported_ones(render):
     text = render()["ConfigMap", "binder-egress-binderhub-values"]["data"]["values.yaml"]
     assert yaml.safe_load(text) == VALUES["integration"]["binderhub"]
-
-
-def test_snippet_is_python():
-    compile(VALUES["integration"]["binderhub"]["extraConfig"]["zz-binder-egress"], "zz-binder-egress", "exec")
 
 
 def test_settings_are_those_the_image_reads(render):
@@ -402,7 +414,8 @@ def test_values_and_schema_agree():
         while "$ref" in node:
             node = schema["definitions"][node["$ref"].rpartition("/")[2]]
         properties = node.get("properties")
-        if not properties or not isinstance(values, dict):
+        # Fields of a security context are Kubernetes' own, and none has a default here.
+        if not properties or not isinstance(values, dict) or path[-1:] in (("podSecurityContext",), ("securityContext",)):
             return
         extra = {(): {"enabled"}, ("redis",): {"global"}}.get(path, set())
         assert set(values) == set(properties) - extra, path

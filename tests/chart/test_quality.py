@@ -4,14 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-TOP = Path(__file__).parents[2]
-CHART = TOP / "chart"
-TOPOLOGIES = sorted((CHART / "ci").glob("*-values.yaml"))
+from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES, objects
 
 OLDEST, NEWEST = "1.28.0", "1.37.0"
 """Versions of Kubernetes: what Chart.yaml asks for, and the newest whose libraries are published."""
@@ -20,21 +17,21 @@ OLDEST, NEWEST = "1.28.0", "1.37.0"
 pytestmark = pytest.mark.timeout(1800)
 
 
-def render(helm, *args):
+def rendered(helm, *args):
     """The objects, as text and as documents."""
     text = helm("template", "r", CHART, "--namespace", "binder", *args)
-    return text, [document for document in yaml.safe_load_all(text) if document]
+    return text, objects(text)
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_every_topology_renders_for_the_oldest_and_the_newest_kubernetes(helm, values):
-    def objects(version):
-        _, documents = render(helm, "--values", values, "--kube-version", version)
+    def objects_for(version):
+        _, documents = rendered(helm, "--values", values, "--kube-version", version)
         # Made anew in each rendering.
         return [document for document in documents if document["kind"] != "Secret"]
 
     # What is rendered depends on the kinds that a cluster has, not on its version.
-    assert objects(OLDEST) == objects(NEWEST)
+    assert objects_for(OLDEST) == objects_for(NEWEST)
 
 
 def test_an_older_kubernetes_is_refused(helm):
@@ -43,16 +40,16 @@ def test_an_older_kubernetes_is_refused(helm):
 
 
 def test_admission_policies_are_there_where_the_cluster_has_that_kind(helm):
-    kinds = {document["kind"] for document in render(helm)[1]}
+    kinds = {document["kind"] for document in rendered(helm)[1]}
     assert "ValidatingAdmissionPolicy" not in kinds
     api = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
-    assert "ValidatingAdmissionPolicy" in {document["kind"] for document in render(helm, "--api-versions", api)[1]}
+    assert "ValidatingAdmissionPolicy" in {document["kind"] for document in rendered(helm, "--api-versions", api)[1]}
 
 
 def test_with_an_existing_secret_every_rendering_is_the_same(helm):
     """What only renders (Argo CD, Flux) compares renderings: nothing may be random, and nothing looked up."""
-    first, documents = render(helm, "--set", "secret.existingSecret=mine")
-    assert render(helm, "--set", "secret.existingSecret=mine")[0] == first
+    first, documents = rendered(helm, "--set", "secret.existingSecret=mine")
+    assert rendered(helm, "--set", "secret.existingSecret=mine")[0] == first
     assert ("Secret", "binder-egress") not in {(document["kind"], document["metadata"]["name"]) for document in documents}
 
 
@@ -64,7 +61,7 @@ def test_no_name_is_longer_than_a_label_may_be(helm):
     """63 characters, though most kinds may have more: names of pods become host names, and names of objects labels."""
     name = ["--set", f"fullnameOverride={'n' * 40}", "--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
     tiers = ["--set-json", f"tiers.{LONGEST}={{}}", "--set-json", f"tiers.{LONGEST[:-1]}u={{}}"]
-    _, documents = render(helm, *name, *tiers)
+    _, documents = rendered(helm, *name, *tiers)
     names = [document["metadata"]["name"] for document in documents if "admission" not in document["apiVersion"]]
     assert not [name for name in names if len(name) > 63]
     assert len([name for name in names if "-tier-ttt" in name]) == 4, "two tiers that begin alike are two, in policies and in tests"
@@ -104,13 +101,12 @@ def test_the_table_is_made_of_the_comments():
 
 def test_what_chartpress_is_told_exists():
     (chart,) = yaml.safe_load((TOP / "chartpress.yaml").read_text())["charts"]
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert chart["chartPath"] == "chart" and chart["name"] == yaml.safe_load((CHART / "Chart.yaml").read_text())["name"]
     (image,) = chart["images"].values()
     for path in chart["paths"] + image["paths"] + [image["dockerfilePath"]]:
         assert (TOP / path).exists(), path
     for path in image["valuesPath"]:
-        found = values
+        found = VALUES
         for key in path.split("."):
             found = found[key]
         assert "/verifier" in (found if isinstance(found, str) else found["name"])
@@ -157,9 +153,8 @@ def test_every_dependency_is_there_for_each_platform(platform, tmp_path):
 
 def test_artifact_hub_is_told_of_the_images_that_there_are():
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
     images = {image["name"]: image["image"] for image in yaml.safe_load(about["annotations"]["artifacthub.io/images"])}
-    redis = values["redis"]["image"]
-    assert images == {"verifier": f"{values['image']['name']}:{about['appVersion']}", "redis": f"{redis['name']}:{redis['tag']}"}
+    redis = VALUES["redis"]["image"]
+    assert images == {"verifier": f"{VALUES['image']['name']}:{about['appVersion']}", "redis": f"{redis['name']}:{redis['tag']}"}
     for key in ("links", "changes"):
         assert yaml.safe_load(about["annotations"][f"artifacthub.io/{key}"])

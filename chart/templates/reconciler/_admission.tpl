@@ -12,6 +12,6 @@ kind. Takes (list root on).
 
 {{- /* binder-egress.admission.account: the user name of the reconciler's ServiceAccount. */}}
 {{- define "binder-egress.admission.account" -}}
-{{- $name := .Values.reconciler.serviceAccount.name | default (printf "%s-reconciler" (include "binder-egress.fullname" .)) -}}
-system:serviceaccount:{{ .Release.Namespace }}:{{ $name }}
+{{- $account := include "binder-egress.accountName" (list . "reconciler" .Values.reconciler.serviceAccount) -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ $account }}
 {{- end }}

@@ -8,6 +8,7 @@ redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps not
   image                                 its reference
   imagePullSecrets                      a list
   podSecurityContext, securityContext   YAML text
+  accountName                           its ServiceAccount; empty for the namespace's default
   scheduling                            fields of the pod's spec, YAML text
   values                                pull policy, maxmemory, resources, deploymentAnnotations
 */}}
@@ -38,6 +39,9 @@ spec:
         {{- toYaml .podAnnotations | nindent 8 }}
     spec:
       automountServiceAccountToken: false
+      {{- with .accountName }}
+      serviceAccountName: {{ . }}
+      {{- end }}
       enableServiceLinks: false
       securityContext:
         {{- .podSecurityContext | nindent 8 }}

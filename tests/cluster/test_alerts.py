@@ -111,7 +111,7 @@ def no_verifier(place: Place) -> None:
 
 def link_local_is_open(place: Place) -> None:
     """As in every cluster of kube-router's with IPv6 on its nodes, until somebody closes it (docs/gatecheck.md)."""
-    place.install(proof={})
+    place.install(gatecheck={})
     place.unseen = True
 
 

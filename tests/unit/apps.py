@@ -23,7 +23,7 @@ from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
 from verifier.store.store import Store
 from verifier.web.app import create_internal_app, create_public_app
-from verifier.web.public import Services
+from verifier.web.context import Services
 
 API_TOKEN = "api-token-of-the-tests-0123456789abcdef"
 

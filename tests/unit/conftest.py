@@ -11,7 +11,7 @@ from verifier.settings import VerifierSettings
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_services
-from verifier.web.public import Services
+from verifier.web.context import Services
 
 # The same examples in each run: a test that fails now and then says less than one that fails.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -46,7 +46,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the reconciler's word: unlocks, and what operators do, are `pending` at once."""
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
 
 

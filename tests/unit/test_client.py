@@ -584,7 +584,7 @@ def test_what_operators_refuse_is_not_solved_for(serve, open_hub, run, store):
 def test_an_unlock_that_nobody_confirms_is_pending(hub, run, store, monkeypatch):
     run_pod(store)
     monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0.1)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
     code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
     assert (code, json.loads(out)["kind"]) == (3, "pending") and "may still come" in err
 
@@ -745,7 +745,7 @@ def test_an_answer_that_is_lost_renewed_all_the_same(leasing, run, store, monkey
 def test_a_renewal_that_nobody_confirms_is_pending(leasing, run, store, monkeypatch):
     lease(store, 20)
     monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0.1)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
     code, out, _ = run("unlock", f"{leasing.url}egress/servers/alice/", "--json")
     assert (code, json.loads(out)["kind"], json.loads(out)["egress"]) == (6, "pending", True)
 

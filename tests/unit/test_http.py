@@ -432,7 +432,7 @@ def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, serv
 @pytest.fixture
 def answers(public, services, store, monkeypatch):
     """An answer of each kind."""
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     run_pod(store)
     page = {"Accept": "text/html"}
     return {
@@ -617,7 +617,7 @@ def logged(caplog):
 
 
 def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, monkeypatch, redis_server):
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     caplog.set_level(logging.DEBUG)
     run_pod(store)
     solution, unlocking = solve(public), solve(public, "unlock")

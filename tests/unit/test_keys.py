@@ -579,7 +579,7 @@ def test_a_use_that_a_server_holds_already_is_not_given_again_after_revocation(s
 
 
 def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
     site.add(repositories=["example.com/a/b"])
     key = site.add("other", repositories=["example.com/a/b"])

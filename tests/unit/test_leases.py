@@ -10,7 +10,7 @@ from apps import get_pass, internal_client, is_withdrawn, launch, make_settings,
 from fake_cluster import FakeCluster
 from prometheus_client import generate_latest
 
-import verifier.web.public
+import verifier.web.servers
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS, Left
 from verifier.operators.actions import Operators

@@ -145,7 +145,7 @@ def test_unlocks_are_counted_by_outcome(public, internal, store, services):
 def test_the_time_of_an_unlock_is_measured(public, internal, store, monkeypatch):
     from test_unlock import reconciler
 
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 2)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 2)
     run_pod(store)
     with reconciler(store):
         assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 200

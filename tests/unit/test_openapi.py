@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 import verifier.operators.actions
 import verifier.store.store
-import verifier.web.public
+import verifier.web.servers
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -54,7 +54,7 @@ def services(_redis_server):
     services.store.ping()
     for server in (Server("alice"), Server("alice", "lab")):
         services.store.publish(server, KnownServer("uid-1", repository="https://example.com/a/b"))
-    patch.setattr(verifier.web.public, "UNLOCK_WAIT", 0)
+    patch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 0)
     patch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     yield services
     patch.undo()

@@ -131,7 +131,7 @@ def test_a_thousand_connections_to_the_public_port_do_not_hold_up_launches(verif
 
 
 def test_a_request_to_the_public_port_has_a_limit():
-    threads = Threads(2, internal_port=81, limit=0.3, connections=3)
+    threads = Threads(2, internal_port=81, limit_seconds=0.3, connections=3)
     handled = []
 
     def handle(conn):

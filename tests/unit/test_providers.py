@@ -14,7 +14,7 @@ from apps import CLIENT
 
 from verifier.captcha import ROWS, Captcha, Outcome, State
 from verifier.captcha import siteverify as adapter
-from verifier.web.gunicorn import REQUEST_LIMIT
+from verifier.web.gunicorn import REQUEST_LIMIT_SECONDS
 
 SITE_KEY, SECRET = "site-key-0123", "very-secret-0123"
 SELF_HOSTED = {name: {"apiUrl": "https://captcha.example.org"} for name in ("cap", "mcaptcha")}
@@ -143,8 +143,8 @@ def test_another_address_is_a_value(net, name, api_url, url):
 
 
 def test_the_limits_leave_room_for_an_answer_of_ours():
-    assert adapter.CONNECT + adapter.READ <= 5
-    assert 2 * (adapter.CONNECT + adapter.READ) <= adapter.LIMIT < REQUEST_LIMIT
+    assert adapter.CONNECT_SECONDS + adapter.READ_SECONDS <= 5
+    assert 2 * (adapter.CONNECT_SECONDS + adapter.READ_SECONDS) <= adapter.ASK_LIMIT_SECONDS < REQUEST_LIMIT_SECONDS
 
 
 # -- what their answers mean
@@ -379,15 +379,15 @@ def slow_server():
 
 
 def test_an_answer_that_drips_is_given_up(slow_server, monkeypatch):
-    monkeypatch.setattr(adapter, "CONNECT", 0.2)
-    monkeypatch.setattr(adapter, "READ", 0.3)
+    monkeypatch.setattr(adapter, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(adapter, "READ_SECONDS", 0.3)
     began = time.monotonic()
     assert verify(make("mcaptcha", apiUrl=slow_server), "mcaptcha").outcome is Outcome.UNAVAILABLE
     assert time.monotonic() - began < 3
 
 
 def test_a_provider_that_hangs_is_asked_by_so_many_at_a_time(net, monkeypatch):
-    monkeypatch.setattr(adapter, "LIMIT", 0.3)
+    monkeypatch.setattr(adapter, "ASK_LIMIT_SECONDS", 0.3)
     release = threading.Event()
 
     def hang(request):
@@ -397,7 +397,8 @@ def test_a_provider_that_hangs_is_asked_by_so_many_at_a_time(net, monkeypatch):
     net.add_callback(responses.POST, URLS["hcaptcha"], hang)
     captcha = make("hcaptcha")
     verdicts = []
-    threads = [threading.Thread(target=lambda: verdicts.append(verify(captcha, "hcaptcha"))) for _ in range(adapter.CALLS + 5)]
+    more = adapter.CALLS_AT_A_TIME + 5
+    threads = [threading.Thread(target=lambda: verdicts.append(verify(captcha, "hcaptcha"))) for _ in range(more)]
     began = time.monotonic()
     for thread in threads:
         thread.start()
@@ -407,7 +408,7 @@ def test_a_provider_that_hangs_is_asked_by_so_many_at_a_time(net, monkeypatch):
     assert {verdict.outcome for verdict in verdicts} == {Outcome.UNAVAILABLE}
     release.set()
     captcha.remotes[0]._pool.shutdown()
-    assert len(net.calls) == adapter.CALLS
+    assert len(net.calls) == adapter.CALLS_AT_A_TIME
 
 
 # -- solutions

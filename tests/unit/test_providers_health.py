@@ -16,7 +16,7 @@ from test_metrics import value
 
 from verifier import captcha as captcha_module
 from verifier.captcha import ROWS, Outcome, State
-from verifier.captcha.siteverify import CALLS
+from verifier.captcha.siteverify import CALLS_AT_A_TIME
 from verifier.settings import InvalidSettings
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
@@ -123,7 +123,7 @@ def test_without_a_time_the_provider_itself_remembers_through_a_wipe(make, doubl
 
 
 def test_a_solution_unlocks_a_server(make, double, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.public.UNLOCK_WAIT", 0)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     run_pod(store)
     client = public_client(make("turnstile"))
     for action, status in (("launch", 403), ("unlock", 202)):
@@ -283,10 +283,10 @@ def test_the_unlock_page_lets_in_what_is_offered_and_other_pages_nothing(make, s
 
 def test_no_provider_opens_script_or_frame_to_all(make):
     services = make(*REMOTE, options={name: {"widgetUrl": ""} for name in REMOTE})
-    sources = [source for listed in services.captcha.content_security_policy().values() for source in listed]
+    sources = [source for listed in services.captcha.page_csp().values() for source in listed]
     assert not {"*", "https:", "http:", "'unsafe-eval'"} & set(sources)
     assert [source for source in sources if source.startswith("https://cdn.jsdelivr.net") and source.count("/") < 4] == []
-    assert "'unsafe-inline'" not in services.captcha.content_security_policy()["script-src"]
+    assert "'unsafe-inline'" not in services.captcha.page_csp()["script-src"]
 
 
 def test_webassembly_is_allowed_where_the_algorithm_needs_it(make, store):
@@ -378,10 +378,10 @@ def test_an_outage_that_clients_meet_is_for_the_self_check_to_confirm(make, doub
 
 
 def test_clients_whose_calls_hang_keep_no_self_check_from_being_made(make, double, monkeypatch):
-    monkeypatch.setattr("verifier.captcha.siteverify.LIMIT", 2)
+    monkeypatch.setattr("verifier.captcha.siteverify.ASK_LIMIT_SECONDS", 2)
     turnstile = remote(make("turnstile"), "turnstile")
     end = threading.Event()
-    for _ in range(CALLS):
+    for _ in range(CALLS_AT_A_TIME):
         turnstile._pool.submit(end.wait, 20)
     double.behaviour["turnstile"] = "down"
     turnstile.check()
@@ -453,8 +453,8 @@ def test_a_success_of_a_client_ends_a_misconfiguration_and_a_refusal_does_not(ma
 
 
 def test_the_self_checks_run_by_themselves_and_again_when_called(make, double, monkeypatch):
-    monkeypatch.setattr(captcha_module, "CHECK_GAP", 0.01)
-    monkeypatch.setattr(captcha_module, "CHECK_TROUBLED", 0.05)
+    monkeypatch.setattr(captcha_module, "CHECK_GAP_SECONDS", 0.01)
+    monkeypatch.setattr(captcha_module, "CHECK_TROUBLED_SECONDS", 0.05)
     services = make("turnstile", "hcaptcha")
     double.behaviour["turnstile"] = "down"
     double.behaviour["hcaptcha"] = "hanging"
@@ -532,7 +532,7 @@ def test_a_proxy_is_used_that_the_environment_names(make, double, monkeypatch):
 
 
 def test_checks_come_as_often_as_documented():
-    assert (captcha_module.CHECK_TROUBLED, captcha_module.CHECK_UP) == (60, 900)
+    assert (captcha_module.CHECK_TROUBLED_SECONDS, captcha_module.CHECK_UP_SECONDS) == (60, 900)
 
 
 # -- in its place

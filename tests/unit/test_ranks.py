@@ -9,7 +9,7 @@ from apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_clie
 from fake_cluster import FakeCluster
 from test_reconciler import ALICE, granted, look, make_grant, unlock_for
 
-import verifier.web.public
+import verifier.web.servers
 from verifier.decisions.leases import larger
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
@@ -100,7 +100,7 @@ def test_without_a_tier_that_there_is_nothing_is_larger(redis_server, tier):
 
 
 def test_a_solution_of_a_larger_tier_replaces_a_smaller_one(site, store, monkeypatch):
-    monkeypatch.setattr(verifier.web.public, "UNLOCK_WAIT", 20)
+    monkeypatch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 20)
     client = public_client(site())
     has(store)
     with reconciler(store):

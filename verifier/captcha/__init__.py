@@ -16,10 +16,10 @@ from .base import Outcome, Verdict
 from .providers import ROWS
 from .siteverify import Remote, State
 
-CHECK_TROUBLED, CHECK_UP = 60.0, 900.0
+CHECK_TROUBLED_SECONDS, CHECK_UP_SECONDS = 60.0, 900.0
 """Seconds between two self-checks of a provider that is down or misconfigured, and of one that is up."""
 
-CHECK_GAP = 10.0
+CHECK_GAP_SECONDS = 10.0
 """Seconds between two self-checks at least, whatever calls for one."""
 
 __all__ = ["Captcha", "Outcome", "Provider", "Remote", "State", "Verdict"]
@@ -48,7 +48,7 @@ class Provider(Protocol):
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Check a solution. Never raises for what a client sent."""
 
-    def policy(self) -> dict[str, list[str]]:
+    def csp(self) -> dict[str, list[str]]:
         """What a page that uses it needs in its Content-Security-Policy: directive → sources."""
 
 
@@ -159,13 +159,13 @@ class Captcha:
             return replace(verdict, outcome=Outcome.UNCHECKED, detail="")
         return verdict
 
-    def content_security_policy(self) -> dict[str, list[str]]:
+    def page_csp(self) -> dict[str, list[str]]:
         """What a page needs beyond our own files on which everything that is offered may be solved: directive → sources."""
-        return _merged(provider.policy() for provider in self._offered())
+        return _merged(provider.csp() for provider in self._offered())
 
-    def worker_policy(self) -> dict[str, list[str]]:
+    def worker_csp(self) -> dict[str, list[str]]:
         """What the scripts of workers need: they have a policy of their own."""
-        return _merged(provider.policy() for provider in self._offered() if isinstance(provider, Altcha))
+        return _merged(provider.csp() for provider in self._offered() if isinstance(provider, Altcha))
 
     def start(self) -> None:
         """Begin the self-checks, each in a thread of its own, so that a provider that hangs delays neither the start nor the
@@ -183,8 +183,8 @@ def _watch(provider: Remote) -> None:
             provider.check()
         except Exception:
             logging.getLogger(__name__).exception("self-check of %s", provider.name)
-        time.sleep(CHECK_GAP)
-        provider.wake.wait((CHECK_UP if provider.usable else CHECK_TROUBLED) - CHECK_GAP)
+        time.sleep(CHECK_GAP_SECONDS)
+        provider.wake.wait((CHECK_UP_SECONDS if provider.usable else CHECK_TROUBLED_SECONDS) - CHECK_GAP_SECONDS)
 
 
 def _merged(policies: Any) -> dict[str, list[str]]:

@@ -22,17 +22,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .base import Outcome, Verdict
 
-MAX_SOLUTION = 4096
-"""Bytes. Payloads of altcha 2.3 with our challenges are 750 to 1000 bytes long."""
+MAX_SOLUTION_BYTES = 4096
+"""The longest payload that is decoded. Those of altcha 2.3 with our challenges have 750 to 1000 bytes."""
 
 MAX_COUNTER = 2**32 - 1
 """The counter is 4 bytes of what is hashed (`uint32`, the default of altcha's counter mode)."""
 
-MAX_MEMORY = 32 * 1024
-"""KiB that one key derivation may take."""
+MAX_MEMORY_KIB = 32 * 1024
+"""The most memory that one key derivation may take."""
 
 DERIVATIONS = 2
-"""Derivations with scrypt or Argon2id at a time. With `MAX_MEMORY` they stay well below the memory limit of the verifier's pod."""
+"""Derivations with scrypt or Argon2id at a time. With `MAX_MEMORY_KIB` each they stay well below the verifier's memory limit."""
 
 DIGESTS = {"SHA-384": 48, "SHA-512": 64}
 """Bytes of a whole digest. A key that is shorter is cut in each round by npm's altcha 3.2.2, and at the end by Python's 2.3.0, so
@@ -53,7 +53,7 @@ class Options(BaseModel):
         "PBKDF2/SHA-256", "PBKDF2/SHA-384", "PBKDF2/SHA-512", "SHA-256", "SHA-384", "SHA-512", "SCRYPT", "ARGON2ID"
     ] = "PBKDF2/SHA-256"
     cost: int = Field(5000, ge=1, le=1_000_000)
-    memoryCost: int = Field(8, ge=1, le=MAX_MEMORY)
+    memoryCost: int = Field(8, ge=1, le=MAX_MEMORY_KIB)
     parallelism: int = Field(1, ge=1, le=16)
     counterMin: int = Field(500, ge=0, le=1_000_000)
     counterMax: int = Field(1500, ge=1, le=1_000_000)
@@ -71,7 +71,7 @@ class Options(BaseModel):
             if self.cost < 2 or self.cost & (self.cost - 1):
                 raise ValueError("cost must be a power of 2 for SCRYPT")
             # 128 bytes for each block: RFC 7914
-            if self.cost * self.memoryCost * self.parallelism > MAX_MEMORY * 8:
+            if self.cost * self.memoryCost * self.parallelism > MAX_MEMORY_KIB * 8:
                 raise ValueError("cost x memoryCost x parallelism must be at most 262144 for SCRYPT, which takes 32 MiB")
         if self.algorithm == "ARGON2ID":
             if find_spec("argon2") is None:
@@ -141,7 +141,7 @@ class Altcha:
                 hmac_key_secret=key_secret,
             ).to_dict()
 
-    def policy(self) -> dict[str, list[str]]:
+    def csp(self) -> dict[str, list[str]]:
         """What a page, and a worker, need in their Content-Security-Policy to solve: directive → sources."""
         return {"script-src": ["'wasm-unsafe-eval'"]} if self.options.algorithm in HARD else {}
 
@@ -179,7 +179,7 @@ def _derive(key: str, use: str) -> str:
 
 
 def _decode(solution: str) -> altcha.Payload | None:
-    if len(solution) > MAX_SOLUTION:
+    if len(solution) > MAX_SOLUTION_BYTES:
         return None
     try:
         return altcha.Payload.from_dict(json.loads(base64.b64decode(solution, validate=True)))

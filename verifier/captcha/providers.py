@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from .base import Outcome
-from .siteverify import DAY, Row
+from .siteverify import DAY_SECONDS, Row
 
 _REJECTED, _MISCONFIGURED, _UNAVAILABLE = Outcome.REJECTED, Outcome.MISCONFIGURED, Outcome.UNAVAILABLE
 
@@ -60,7 +60,7 @@ _RECAPTCHA = {
     "life": 120,
     "solved_at": ("challenge_ts",),
     "hostname": ("hostname",),
-    "policy": {
+    "csp": {
         "script-src": ("{widget}/recaptcha/", "https://www.gstatic.com/recaptcha/"),
         "frame-src": ("{widget}/recaptcha/", "https://recaptcha.google.com/recaptcha/"),
     },
@@ -95,7 +95,7 @@ ROWS = {
         life=300,  # 120 by default; not confirmed
         solved_at=("challenge_ts",),
         hostname=("hostname",),
-        policy={
+        csp={
             "script-src": _HCAPTCHA_SOURCES,
             "frame-src": _HCAPTCHA_SOURCES,
             "style-src": _HCAPTCHA_SOURCES,
@@ -122,7 +122,7 @@ ROWS = {
         solved_at=("challenge_ts",),
         hostname=("hostname",),
         action=True,
-        policy={"script-src": ("{widget_origin}",), "frame-src": ("{widget_origin}",)},
+        csp={"script-src": ("{widget_origin}",), "frame-src": ("{widget_origin}",)},
         test_site_keys=frozenset(
             {
                 "1x00000000000000000000AA",
@@ -159,13 +159,13 @@ ROWS = {
             "response_timeout": _REJECTED,
             "response_duplicate": _REJECTED,
         },
-        life=DAY,  # not documented
+        life=DAY_SECONDS,  # not documented
         solved_at=("data", "challenge", "timestamp"),
         hostname=("data", "challenge", "origin"),
         hostname_may_lack=True,
         extra={"endpoint": "{api}"},
         # The endpoint of the widget has spares with other names.
-        policy={
+        csp={
             "script-src": ("{widget}/npm/@friendlycaptcha/",),
             "frame-src": ("{api_origin}", "https://*.frcapi.com"),
             "connect-src": ("{api_origin}", "https://*.frcapi.com"),
@@ -188,7 +188,7 @@ ROWS = {
         life=2 * 3600,
         extra={"endpoint": "{widget}/{site_key}/"},
         # Its widget fetches its own WebAssembly, makes workers of text, and has its style in the page.
-        policy={
+        csp={
             "script-src": ("{widget}/assets/", "'wasm-unsafe-eval'"),
             "connect-src": ("{widget_origin}", "https://cdn.jsdelivr.net/npm/@cap.js/"),
             "worker-src": ("blob:",),
@@ -207,8 +207,8 @@ ROWS = {
         as_json=True,
         read=_read_mcaptcha,
         codes={"HTTP 400": _REJECTED, "HTTP 401": _MISCONFIGURED, "HTTP 404": _MISCONFIGURED},
-        life=DAY,  # the instance's choice
-        policy={"frame-src": ("{widget_origin}",)},
+        life=DAY_SECONDS,  # the instance's choice
+        csp={"frame-src": ("{widget_origin}",)},
     ),
     # https://docs.prosopo.io/en/basics/server-side-verification/
     "prosopo": Row(
@@ -222,7 +222,7 @@ ROWS = {
         read=_read_prosopo,
         codes={"HTTP 401": _MISCONFIGURED, "HTTP 403": _MISCONFIGURED},
         life=600,
-        policy={
+        csp={
             "script-src": ("{widget_origin}",),
             "connect-src": ("https://*.prosopo.io", "{api_origin}"),
             "img-src": ("https://*.prosopo.io", "data:"),

@@ -25,21 +25,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .base import Outcome, Verdict
 
-CONNECT, READ = 2.0, 3.0
-"""Seconds for connecting and for each part of the answer."""
+CONNECT_SECONDS, READ_SECONDS = 2.0, 3.0
+"""Time limits for connecting, and for each part of the answer."""
 
-LIMIT = 10.0
-"""Seconds for asking a provider, a second try and the wait for a free thread included; less than `server.REQUEST_LIMIT`."""
+ASK_LIMIT_SECONDS = 10.0
+"""How long asking a provider may take, with a second try and the wait for a free thread. Less than a request to the public port may
+take (`web.gunicorn.REQUEST_LIMIT_SECONDS`)."""
 
-CALLS = 16
+CALLS_AT_A_TIME = 16
 """Calls of one provider at a time. Half of `verifier.threads` by default: a provider that hangs must not take the others'
 threads."""
 
-MAX_ANSWER = 64 * 1024
-"""Bytes of an answer. Real ones have some hundred."""
+MAX_ANSWER_BYTES = 64 * 1024
+"""The longest answer that is read. Real ones have some hundred bytes."""
 
-DAY = 86400
-"""Seconds."""
+DAY_SECONDS = 86400
 
 ACCEPTS_ANYTHING = "it accepts a solution that is none"
 """The reason not to believe what stands in a provider's place."""
@@ -82,7 +82,7 @@ class Row:
         action: whether an answer repeats the action of the widget, which is our purpose.
         score: whether an answer has a score between 0 (a bot) and 1.
         extra: more of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
-        policy: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, with `_origin` only
+        csp: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, with `_origin` only
             their origins.
         test_site_keys: public keys, with which anybody's solution is right.
         test_secrets: their secrets.
@@ -110,7 +110,7 @@ class Row:
     action: bool = False
     score: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
-    policy: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    csp: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     test_site_keys: frozenset[str] = frozenset()
     test_secrets: frozenset[str] = frozenset()
     wrong_solution: str = "binder-egress-self-check"
@@ -185,7 +185,7 @@ class Remote:
         self._accepts_anything = False
         self._lock = threading.Lock()
         # Its time-outs are for each read; that of a result is for all, however slowly a provider sends.
-        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
         # Of its own, so that clients cannot keep the self-check from being made.
         self._check_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{name} self-check")
 
@@ -238,9 +238,9 @@ class Remote:
             **{name: self._fill(text) for name, text in self._row.extra.items()},
         }
 
-    def policy(self) -> dict[str, list[str]]:
+    def csp(self) -> dict[str, list[str]]:
         """What a page with the widget needs in its Content-Security-Policy: directive → sources."""
-        return {directive: [self._fill(source) for source in sources] for directive, sources in self._row.policy.items()}
+        return {directive: [self._fill(source) for source in sources] for directive, sources in self._row.csp.items()}
 
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Ask the provider about a solution, and check what it tells of it."""
@@ -338,7 +338,7 @@ class Remote:
     def _ask(self, pool: ThreadPoolExecutor, solution: str, address: str) -> Answer:
         asked = pool.submit(self._try_twice, solution, address)
         try:
-            return asked.result(LIMIT)
+            return asked.result(ASK_LIMIT_SECONDS)
         except TimeoutError:
             busy = asked.cancel()
             return Answer(Outcome.UNAVAILABLE, "too many calls are under way" if busy else "it takes too long", busy=busy)
@@ -355,7 +355,7 @@ class Remote:
         return self._try(sent) if answer.again and row.retry_field else answer
 
     def _try(self, sent: dict[str, str]) -> Answer:
-        deadline = time.monotonic() + CONNECT + READ
+        deadline = time.monotonic() + CONNECT_SECONDS + READ_SECONDS
         try:
             # A new connection each time: one that was left open may be dead, and most of these calls cannot be repeated.
             with (
@@ -363,7 +363,7 @@ class Remote:
                 session.post(
                     self._api + self._fill(self._row.path),
                     headers={"Accept": "application/json"} | ({self._row.key_header: self._secret} if self._row.key_header else {}),
-                    timeout=(CONNECT, READ),
+                    timeout=(CONNECT_SECONDS, READ_SECONDS),
                     allow_redirects=False,
                     stream=True,
                     **{"json" if self._row.as_json else "data": sent},
@@ -373,7 +373,7 @@ class Remote:
                 # Byte by byte, because a larger read waits until it is full.
                 for byte in response.iter_content(1):
                     text += byte
-                    if len(text) > MAX_ANSWER or time.monotonic() > deadline:
+                    if len(text) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                         return Answer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
                 return self._judge(response.status_code, bytes(text))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:

@@ -14,15 +14,17 @@ from ..passes import Passes
 from ..settings import InvalidSettings, VerifierSettings
 from ..store.connection import connect
 from ..store.store import Store
-from . import problems
+from . import headers, problems
 from .assets import Assets
-from .bodies import MAX_BODY
+from .bodies import MAX_BODY_BYTES
+from .context import Services
 from .internal import internal
 from .metrics import Metrics
-from .public import Services, public
+from .public import public
+from .servers import servers
 
-MAX_INTERNAL_BODY = 1 << 20
-"""Bytes. BinderHub sends on whatever token a client gave it, and must get an answer."""
+MAX_INTERNAL_BODY_BYTES = 1 << 20
+"""BinderHub passes on a client's token as it is, however long, and must get an answer."""
 
 
 def create_services(settings: VerifierSettings, store: Store | None = None) -> Services:
@@ -62,8 +64,10 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
 
 def create_public_app(services: Services) -> Flask:
     """The app that strangers reach, below `ingress.path`."""
-    app = _app(services, MAX_BODY)
-    app.register_blueprint(public, url_prefix=services.settings.base_path.rstrip("/"))
+    app = _app(services, MAX_BODY_BYTES)
+    headers.register(app)
+    for blueprint in (public, servers):
+        app.register_blueprint(blueprint, url_prefix=services.settings.base_path.rstrip("/"))
     # Trust as many X-Forwarded-For entries as there are proxies of the operator's; anything further left a client can forge.
     hops = services.settings.trusted_proxies
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
@@ -72,7 +76,7 @@ def create_public_app(services: Services) -> Flask:
 
 def create_internal_app(services: Services) -> Flask:
     """The app that only the cluster reaches."""
-    app = _app(services, MAX_INTERNAL_BODY)
+    app = _app(services, MAX_INTERNAL_BODY_BYTES)
     app.register_blueprint(internal)
     return app
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .problems import Problem
 
-MAX_BODY = 16 * 1024
-"""Bytes. The longest thing that anyone needs to send is a solution of a kilobyte or two."""
+MAX_BODY_BYTES = 16 * 1024
+"""The longest body that anybody needs to send is a solution of one or two kilobytes."""
 
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 _Text = Annotated[str, Field(max_length=2048)]

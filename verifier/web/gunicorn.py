@@ -1,4 +1,4 @@
-"""How the verifier is served: gunicorn, one process, both ports, and strangers who send slowly kept apart from launches."""
+"""How the verifier is served: gunicorn, one process, both ports, and slow strangers kept apart from launches."""
 
 import socket
 import threading
@@ -14,35 +14,48 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from .. import logs
 from ..settings import VerifierSettings
 
-REQUEST_LIMIT = 15.0
-"""Seconds that a request to the public port may take, sending included. The longest that is in order, an unlock, takes 2 s."""
+REQUEST_LIMIT_SECONDS = 15.0
+"""How long a request to the public port may take, sending included. The slowest that is normal takes 10 s: a solution whose captcha
+provider answers late (`siteverify.ASK_LIMIT_SECONDS`)."""
 
 PUBLIC_CONNECTIONS = 500
-"""Connections of the public port with a request on its way. gunicorn takes 1,000 (`worker_connections`) on both ports together, so
-that as many are left for the in-cluster port and for connections that wait for their next request."""
+"""Connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports together, so
+as many are left for the in-cluster port and for connections that wait for their next request."""
+
+KEEPALIVE_SECONDS = 75
+"""How long an open connection may wait for its next request."""
+
+GRACEFUL_SECONDS = 10
+"""How long requests under way may go on when the process is told to stop."""
 
 
 class Threads(ThreadPoolExecutor):
-    """The threads of both ports: each has its own, and a request to the public port has a limit.
+    """The threads of both ports: each port has its own, and a request to the public port has a time limit.
 
-    gunicorn has one pool, no time-out for a client that sends slowly, and stops accepting on all ports when it has too many
-    connections. Each of these would let a stranger hold up launches and probes.
+    gunicorn has one pool, no limit for a client that sends slowly, and accepts nothing on any port when it has too many
+    connections. By each of these a stranger could hold up launches and probes.
 
     Args:
-        threads: how many, for each port.
+        threads: threads of each port.
         internal_port: the in-cluster port.
-        limit: seconds for a request to the public port.
-        connections: requests to the public port at a time; more are turned away.
+        limit_seconds: limit of a request to the public port.
+        connections: requests to the public port at a time; further ones are turned away.
     """
 
-    def __init__(self, threads: int, internal_port: int, limit: float = REQUEST_LIMIT, connections: int = PUBLIC_CONNECTIONS):
+    def __init__(
+        self,
+        threads: int,
+        internal_port: int,
+        limit_seconds: float = REQUEST_LIMIT_SECONDS,
+        connections: int = PUBLIC_CONNECTIONS,
+    ):
         super().__init__(threads)
         self._internal_port = internal_port
         self._internal = ThreadPoolExecutor(threads)
         self._turning_away = ThreadPoolExecutor(1)
-        self._limit = limit
+        self._limit_seconds = limit_seconds
         self._connections = connections
-        self._open: dict[TConn, float] = {}  # when each was handed to us
+        self._open: dict[TConn, float] = {}  # connection → when its request began
         self._lock = threading.Lock()
         threading.Thread(target=self._end_slow, name="slow", daemon=True).start()
 
@@ -73,9 +86,9 @@ class Threads(ThreadPoolExecutor):
 
     def _end_slow(self) -> None:
         while True:
-            time.sleep(self._limit / 15)
+            time.sleep(self._limit_seconds / 15)
             with self._lock:
-                slow = [conn for conn, began in self._open.items() if time.monotonic() - began > self._limit]
+                slow = [conn for conn, began in self._open.items() if time.monotonic() - began > self._limit_seconds]
             for conn in slow:
                 _end(conn)
 
@@ -86,15 +99,15 @@ def _end(conn: TConn) -> None:
         conn.sock.shutdown(socket.SHUT_RDWR)
 
 
-class Worker(ThreadWorker):
-    """gunicorn's worker with threads, with ours."""
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's threaded worker, with the pools of `Threads`."""
 
     def get_thread_pool(self) -> Threads:
-        """The hook that gunicorn has for this."""
+        """gunicorn's hook for another pool."""
         return Threads(self.cfg.threads, self.app.settings.internal_port)
 
 
-class Server(BaseApplication):
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with one worker: metrics and state stay simple, and the work is I/O and microseconds of HMAC.
 
     Args:
@@ -117,14 +130,14 @@ class Server(BaseApplication):
             "threads": self.settings.threads,
             "worker_tmp_dir": "/tmp",
             "control_socket_disable": True,
-            "keepalive": 75,
-            "graceful_timeout": 10,
+            "keepalive": KEEPALIVE_SECONDS,
+            "graceful_timeout": GRACEFUL_SECONDS,
             "logconfig_dict": logs.configuration(self.settings.log_level),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> object:
-        """The WSGI application. gunicorn calls this in its worker, where threads have to be started: they do not survive a fork."""
+        """The WSGI application. gunicorn calls this in its worker, where threads must be started: none survives a fork."""
         self._begin()
         return self._app

@@ -15,17 +15,17 @@ from ..operators.actions import ActionRefused, Operators
 from ..records import UNVERIFIED, Server
 from ..store.errors import StoreUnavailable
 from . import bodies
+from .context import logged_network, services
 from .openapi import internal_document
 from .problems import Problem, response
-from .public import logged_network, services
 
 internal = Blueprint("internal", __name__)
 
 
 def _check_bearer_token() -> None:
-    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     expected = services().settings.api_token.get_secret_value()
-    if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected.encode()):
         raise Problem("unauthorized", "Send Authorization: Bearer with api-token of the Secret.")
 
 

@@ -1,0 +1,90 @@
+"""What the views of both ports work with: the services, the network of a client, and the log of decisions."""
+
+from dataclasses import dataclass
+
+from flask import current_app, request
+
+from .. import logs
+from ..api_keys import Keys, WrongKeys
+from ..captcha import Captcha
+from ..fairness import Fairness
+from ..networks import HiddenClients, client_network
+from ..passes import Passes
+from ..settings import VerifierSettings
+from ..store.store import Store
+from .assets import Assets
+from .metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the views work with. Each app has one, under `extensions["binder-egress"]`.
+
+    Attributes:
+        settings: the chart's values.
+        store: Redis.
+        passes: signs passes, and reads tokens.
+        keys: the API keys of this site.
+        wrong_keys: counts wrong API keys by client network.
+        captcha: the captcha providers.
+        metrics: the Prometheus metrics.
+        assets: the built files of the front end.
+        fairness: prices and budgets of client networks.
+        hidden_clients: warns when a proxy hides the clients' addresses.
+    """
+
+    settings: VerifierSettings
+    store: Store
+    passes: Passes
+    keys: Keys
+    wrong_keys: WrongKeys
+    captcha: Captcha
+    metrics: Metrics
+    assets: Assets
+    fairness: Fairness
+    hidden_clients: HiddenClients
+
+
+def services() -> Services:
+    """The services of the current app."""
+    found = current_app.extensions["binder-egress"]
+    assert isinstance(found, Services)
+    return found
+
+
+def own_url() -> str:
+    """The address of the public interface as clients see it, ending in `/`."""
+    host = services().settings.public_url or f"{request.scheme}://{request.host}"
+    return host + services().settings.base_path
+
+
+def asset_path(name: str) -> str:
+    """The path of a file of the front end, by its name in the sources."""
+    return f"{services().settings.base_path}static/{services().assets.file(name)}"
+
+
+def network() -> str:
+    """The network of the current request's client; `""` if its address is not one on the internet."""
+    settings = services().settings
+    return client_network(request.remote_addr, settings.client_ipv4_prefix, settings.client_ipv6_prefix)
+
+
+def chargeable_network() -> str:
+    """The same, for a request that is charged for. Clients without a network cannot be charged; they are counted."""
+    found = network()
+    services().hidden_clients.note(found)
+    if not found:
+        services().metrics.without_address.inc()
+    return found
+
+
+def logged_network(address: str | None) -> str:
+    """A client's address as the logs show it: its network."""
+    settings = services().settings
+    return client_network(address, settings.log_ipv4_prefix, settings.log_ipv6_prefix)
+
+
+def log_decision(event: str, tier: str, rule: str, **more: object) -> None:
+    """Log a decision about the current client, and about the server in the request's path if there is one."""
+    path = request.view_args or {}
+    logs.decision(event, **path, client_network=logged_network(request.remote_addr), tier=tier, rule=rule, **more)

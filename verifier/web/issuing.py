@@ -1,0 +1,131 @@
+"""From a solution or an API key to a pass: check it, use it up, charge for it."""
+
+import time
+from contextlib import suppress
+
+from flask import request
+
+from ..api_keys import DAY
+from ..captcha import Outcome
+from ..decisions.refusals import REFUSALS, Facts, refusal
+from ..passes import Pass, Passes
+from ..records import UNVERIFIED, Rule
+from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
+from .context import chargeable_network, log_decision, network, services
+from .problems import Problem
+
+PROBLEM_TYPES = {
+    Outcome.REJECTED: "solution-refused",
+    Outcome.MISCONFIGURED: "provider-misconfigured",
+    Outcome.UNAVAILABLE: "provider-unavailable",
+}
+"""What became of a solution that earns nothing → the type of the problem that the client gets."""
+
+
+def from_solution(name: str, solution: str, purpose: str) -> Pass:
+    """Check a solution, use it up, charge the client's network, and make the pass that it earns.
+
+    Args:
+        name: the captcha provider.
+        solution: what the client sent.
+        purpose: `launch` or `unlock`, as the challenge was asked for.
+
+    Raises:
+        Problem: the solution earns nothing.
+        StoreUnavailable: it could not be used up, and so earns nothing.
+    """
+    if name not in services().captcha.names:
+        raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.names)}.")
+
+    def count(outcome: str) -> None:
+        services().metrics.solutions.labels(name, purpose, outcome).inc()
+        if outcome not in (Outcome.OK, Outcome.UNCHECKED):
+            log_decision("solution", UNVERIFIED, outcome, provider=name, purpose=purpose)
+
+    if rule := client_refusal():
+        count(rule)
+        raise Problem("blocked", REFUSALS[rule])
+    client, most = network(), services().settings.fairness_rejections
+    if client and most and name in [remote.name for remote in services().captcha.remotes]:
+        rejected, forgotten_in = services().store.rejections(client)
+        if rejected >= most:
+            count("too-many-rejected")
+            raise Problem("too-many-rejected", "Try again when they are forgotten, or solve another challenge.", forgotten_in)
+    began = time.monotonic()
+    verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
+    services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
+    if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
+        with suppress(StoreUnavailable):  # The solution is rejected, counted or not.
+            services().store.note_rejection(client)
+    if not verdict.accepted:
+        count(verdict.outcome)
+        raise Problem(PROBLEM_TYPES[verdict.outcome], verdict.detail)
+    charge = services().fairness.charge(chargeable_network(), verdict.price)
+    lifetime = verdict.expires_at - time.time()
+    try:
+        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, charge)
+    except Replayed as error:
+        count(str(error))
+        raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None
+    except PriceRisen:
+        count("price-risen")
+        raise Problem("price-risen", "Your network had many passes since the challenge was made. Ask for a new one.") from None
+    except BudgetSpent as error:
+        count("budget-spent")
+        detail = "You can launch, without internet access, and unlock your server later."
+        raise Problem("budget-spent", detail, error.retry_after) from None
+    count(verdict.outcome)
+    settings = services().settings
+    return Passes.new(verdict.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
+
+
+def from_api_key() -> Pass:
+    """Check the API key in the request's `Authorization`, charge it for a server, and make the pass that it earns.
+
+    Raises:
+        Problem: there is no key, or it earns nothing.
+        StoreUnavailable: the key could not be charged, and so earns nothing.
+    """
+    scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Problem("bad-request", "Send provider and solution, or a key as Authorization: Bearer.")
+    key = services().keys.find(presented.strip())
+    if key is None:
+        wait = services().wrong_keys.note(network())
+        services().metrics.api_keys.labels("", "wrong" if wait is None else "too-many").inc()
+        if wait is not None:
+            raise Problem("too-many-wrong-keys", "Do not repeat a key that was refused. See what it should be.", wait)
+        log_decision("pass", UNVERIFIED, "wrong-key")
+        raise Problem("key-refused", "Copy the key as a whole. If it is whole, ask the operators of this site for another one.")
+
+    def count(outcome: str, tier: str = UNVERIFIED) -> None:
+        services().metrics.api_keys.labels(key.name, outcome).inc()
+        log_decision("pass", tier, outcome, key=key.name)
+
+    # From here on the client has shown that it has the key, and may know what is wrong with it.
+    if rule := client_refusal():
+        count(rule)
+        raise Problem("blocked", REFUSALS[rule])
+    if key.is_expired(time.time()):
+        count("expired")
+        raise Problem("key-expired", "Ask the operators of this site for another one.")
+    if key.entry.origins and request.headers.get("Origin") not in key.entry.origins:
+        count("other-origin")
+        raise Problem("key-elsewhere", "The key is for pages of certain origins only.")
+    try:
+        issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY)
+    except KeyRevoked:
+        count("revoked")
+        raise Problem("key-revoked", "Ask the operators of this site for another one.") from None
+    except BudgetSpent as error:
+        count("spent")
+        detail = "You can launch, without internet access, and unlock your server by a captcha."
+        raise Problem("key-spent", detail, error.retry_after) from None
+    count("issued", key.entry.tier)
+    return Passes.new(key.entry.tier, 1, issued_at, services().settings.pass_lifetime, key.entry.id)
+
+
+def client_refusal() -> Rule | None:
+    """The rule that keeps the current client from any egress, or None."""
+    facts = Facts(clients=(request.remote_addr or "",))
+    return refusal(facts, services().store.blocks(), services().settings, time.time())

@@ -1,0 +1,225 @@
+"""A server's page, public: it shows what a running server may reach, and unlocks it."""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+from flask import Blueprint, Response, jsonify, make_response, request
+
+from ..decisions import leases
+from ..decisions.refusals import REFUSALS, Facts, refusal
+from ..decisions.rules import REJECTED_PASSES
+from ..passes import BadPass, Pass
+from ..records import UNVERIFIED, Grant, KnownServer, Record, Rule, Server
+from ..store.errors import StoreUnavailable
+from ..store.store import UNLOCK_TTL_SECONDS
+from . import bodies, issuing, pages
+from .context import asset_path, log_decision, network, own_url, services
+from .headers import SERVER_PAGE
+from .problems import Problem
+
+UNLOCK_WAIT_SECONDS = 2.0
+"""How long an unlock waits for the reconciler's confirmation before it answers `pending`."""
+
+UNLOCK_POLL_SECONDS = 0.02
+"""How often an unlock asks Redis for that confirmation."""
+
+servers = Blueprint("servers", __name__)
+
+
+# -- show
+
+
+@servers.get("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
+@servers.get("/servers/<user>/<server>")
+def show_server(user: str, server: str) -> Response:
+    """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
+    asked = Server(user, server)
+    known = _known(asked)
+    larger = _larger(known)
+    refused = (known.tier == UNVERIFIED or known.until is not None or bool(larger)) and _server_refusal(known) is not None
+    media_type = _media_type()
+    if media_type == "application/json":
+        return jsonify(_description(asked, known, refused))
+    settings = services().settings
+    text = pages.server_page(
+        media_type,
+        pages.choose_language(request.accept_languages),
+        tier=known.tier,
+        tiers=settings.tiers,
+        address=_address(asked),
+        base=settings.base_path,
+        asset=asset_path,
+        observed=settings.mode == "observe",
+        closed=refused and known.tier == UNVERIFIED,
+        left=leases.left(known, settings, time.time(), refused),
+        larger=[] if refused else larger,
+        from_elsewhere=request.headers.get("Sec-Fetch-Site") == "cross-site",
+        qr=request.args.get("qr", "0") != "0",
+    )
+    answer = make_response(text)
+    answer.content_type = f"{media_type}; charset=utf-8"
+    return answer
+
+
+@servers.after_request
+def _problem_as_page(answer: Response) -> Response:
+    """Show a problem with a server's page as a page: somebody who follows an old link is a person."""
+    if request.endpoint == SERVER_PAGE:
+        answer.vary.update(("Accept", "Accept-Language"))
+        media_type = _media_type()
+        if answer.status_code >= 400 and media_type != "application/json":
+            language = pages.choose_language(request.accept_languages)
+            answer.set_data(pages.problem_page(media_type, language, answer.get_json(force=True), asset=asset_path))
+            answer.content_type = f"{media_type}; charset=utf-8"
+    return answer
+
+
+def _media_type() -> str:
+    """The media type that the client prefers. A client that takes anything, such as curl, gets text."""
+    return request.accept_mimetypes.best_match(["text/plain", "application/json", "text/html"], default="application/json")
+
+
+def _address(server: Server) -> str:
+    return f"{own_url()}servers/{quote(server.user, safe='')}/{quote(server.name, safe='')}"
+
+
+# -- unlock
+
+
+@servers.post("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
+@servers.post("/servers/<user>/<server>")
+def unlock_server(user: str, server: str) -> tuple[Response, int]:
+    """Give a running server the tier of a pass or of a solution: its first, a larger one, or its own with a new lease."""
+    body = bodies.read(bodies.Unlock)
+    asked = Server(user, server)
+    known = _known(asked)
+    now = time.time()
+    if rule := _server_refusal(known):
+        services().metrics.unlocks.labels(rule).inc()
+        log_decision("unlock", UNVERIFIED, rule, repository=known.repository)
+        raise Problem("blocked", REFUSALS[rule])
+    has_one = known.tier != UNVERIFIED
+    left = leases.left(known, services().settings, now)
+    useful = [*leases.larger(known, services().settings, now), *([known.tier] if left and left.renewable_in == 0 else [])]
+    worth = _is_worth(body, known.repository) if has_one and useful else None
+    if has_one and worth not in useful:
+        # One that is not larger could be less than what it has, and anybody who knows the address could ask for that.
+        # A pass for the same tier would waste a use, and its owner could later move that use to another server.
+        services().metrics.unlocks.labels("had-it").inc()
+        log_decision("unlock", known.tier, "had-it", repository=known.repository)
+        return jsonify(state="granted", **_description(asked, known)), 200
+    by = ""
+    if body.token:
+        used, by = _read_pass(body.token, known.repository, now)
+    else:
+        used = issuing.from_solution(body.provider or "", body.solution or "", "unlock")
+    grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
+    record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
+    outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, has_one)
+    if outcome in REJECTED_PASSES:
+        services().metrics.unlocks.labels(outcome).inc()
+        log_decision("unlock", UNVERIFIED, outcome, repository=known.repository)
+        raise Problem("pass-refused", REJECTED_PASSES[outcome])
+    more = {"by": by} if by else {}
+    log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
+    seen = _await_grant(asked, grant)
+    state = "granted" if seen else "pending"
+    services().metrics.unlocks.labels(state).inc()
+    return jsonify(state=state, **_description(asked, seen or known)), 200 if seen else 202
+
+
+def _is_worth(body: bodies.Unlock, repository: str) -> str | None:
+    """The tier of what a client presents for a server of a repository."""
+    return (
+        _read_pass(body.token, repository, time.time())[0].tier if body.token else services().captcha.tier_of(body.provider or "")
+    )
+
+
+def _read_pass(token: str, repository: str, now: float) -> tuple[Pass, str]:
+    """A pass that may count for a server of a repository, and what its grants are by.
+
+    Raises:
+        Problem: the token is not a pass, or the pass does not count for this server.
+    """
+    by = ""
+    try:
+        found = services().passes.read(token, now)
+        if found.key:
+            by = services().keys.accept(found.key, repository, now).label
+    except BadPass as error:
+        services().metrics.unlocks.labels(error.outcome).inc()
+        log_decision("unlock", UNVERIFIED, error.outcome)
+        raise Problem("pass-refused", str(error)) from None
+    if found.tier not in services().settings.tiers:
+        services().metrics.unlocks.labels("unknown-tier").inc()
+        log_decision("unlock", UNVERIFIED, "unknown-tier")
+        raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
+    return found, by
+
+
+def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
+    """Wait until the reconciler confirms that the pod carries a grant, for `UNLOCK_WAIT_SECONDS` at most.
+
+    Returns:
+        The server with its grant; None if that was not confirmed in time.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            known = services().store.known(server)
+        except StoreUnavailable:
+            return None  # The grant is written down; whether it reaches the pod is not known.
+        if known and known.grant == grant.id:
+            services().metrics.unlock_seconds.observe(time.monotonic() - began)
+            return known
+        if time.monotonic() - began > UNLOCK_WAIT_SECONDS:
+            return None
+        time.sleep(UNLOCK_POLL_SECONDS)
+
+
+# -- what is known of a server
+
+
+def _known(server: Server) -> KnownServer:
+    known = services().store.known(server)
+    if known is None:
+        raise Problem("no-such-server", "No server of this name is running. Check the address, or launch it again.")
+    return known
+
+
+def _server_refusal(known: KnownServer) -> Rule | None:
+    """The rule that keeps a running server from the egress that the current client asks for, or None."""
+    now = time.time()
+    if known.is_blocked(now):
+        return Rule.BLOCKED
+    facts = Facts.of(known, request.remote_addr or "")
+    return refusal(facts, services().store.blocks(), services().settings, now)
+
+
+def _larger(known: KnownServer) -> list[str]:
+    """The tiers that a captcha provider's solution could give a server in place of its own."""
+    offered = {services().captcha.tier_of(name) for name in services().captcha.names}
+    return [tier for tier in leases.larger(known, services().settings, time.time()) if tier in offered]
+
+
+def _description(server: Server, known: KnownServer, refused: bool = False) -> dict[str, Any]:
+    """A server as JSON.
+
+    Args:
+        server: the server.
+        known: what the reconciler says of it.
+        refused: whether a rule keeps it from egress.
+    """
+    left = leases.left(known, services().settings, time.time(), refused)
+    return {
+        "user": server.user,
+        "server": server.name,
+        "tier": known.tier,
+        "until": left and left.until,
+        "expires_in": left and left.expires_in,
+        "on_expiry": left and left.on_expiry,
+        "unlockable": known.tier == UNVERIFIED and not refused,
+        "larger": [] if refused else _larger(known),
+        "renewable_in": left and left.renewable_in,
+    }

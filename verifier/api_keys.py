@@ -2,6 +2,8 @@
 
 A key is `binder_egress_<id>_<secret>`. Of it only a hash is kept, with what it is good for, in a file that the chart mounts from a
 Secret. That a key was revoked, and how many servers it had, is in Redis (`store`).
+
+Decisions: D-032, D-033, D-034, D-040.
 """
 
 import hashlib

@@ -3,6 +3,8 @@
 A network is charged one for each solution that was found good, whichever provider it is of. With `n` charges in the window
 a challenge asks `1 + n / doubled_after` times the base work. So a class behind one address hardly notices, and what a script pays
 grows with the square of what it takes.
+
+Decisions: D-024, D-025, D-026, D-029.
 """
 
 import math

@@ -2,6 +2,8 @@
 
 A pass says how many servers may have which tier, and until when it may be presented. It is signed, not stored; which servers used
 it is in Redis (`store`).
+
+Decisions: D-016, D-017.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""Names of repositories. A URL has many spellings: to block, all of them count as one name; to trust, only the plain one counts."""
+"""Names of repositories. A URL has many spellings: to block, all of them count as one name; to trust, only the plain one counts.
+
+Decisions: D-066.
+"""
 
 import re
 import unicodedata

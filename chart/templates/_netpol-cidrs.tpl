@@ -1,6 +1,6 @@
 {{- /*
 CIDRs and their exceptions. A policy's `except` must lie inside its CIDR, or the API server refuses the policy. Thousands of banned addresses go
-through these templates, so nothing here may take quadratic time: `append`, `uniq` and `concat` copy their whole list, `set` and `keys` do not.
+through these templates, so nothing here may take quadratic time: `append`, `uniq` and `concat` copy their whole list, `set` and `keys` do not (D-205).
 */}}
 
 {{- /*

@@ -1,7 +1,7 @@
 // Reads a build's event stream, from a copy of the response that BinderHub's page reads.
 
 // The page ends its request as soon as it has read the last event, and that drops what is unread here. So there is no detour
-// (a generator, an event target) between two calls of read(): this loop is as quick as that of the page.
+// (a generator, an event target) between two calls of read(): this loop is as quick as that of the page (D-137).
 
 const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
 

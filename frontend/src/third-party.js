@@ -1,7 +1,7 @@
 // For pages at other places that launch servers here: thebe, @jupyterhub/binderhub-client, or an EventSource or a fetch of their own.
 //
 // The launch goes out as it is, at once. This reads along, solves meanwhile, and unlocks the server when it is ready. Whatever fails here,
-// the page does not see it.
+// the page does not see it (D-144, D-145, D-146).
 import ar from "../../verifier/web/messages/third-party/ar.json";
 import de from "../../verifier/web/messages/third-party/de.json";
 import en from "../../verifier/web/messages/third-party/en.json";

@@ -3,6 +3,8 @@
 Challenges are in *deterministic* mode: the server picks the counter, so the work is bounded and its spread is chosen here; in the
 default mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC. With scrypt
 and Argon2id that derivation takes tens of milliseconds and MiB, which is why few are made at a time.
+
+Decisions: D-019, D-020, D-055.
 """
 
 import base64

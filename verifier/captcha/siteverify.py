@@ -3,6 +3,8 @@
 What they differ in is a row of a table (`providers.ROWS`): where, how, and what their answers mean. Whatever is not clearly a yes
 is no yes; a provider's trouble, our wrong settings and a wrong solution are told apart. Some vendors advise to accept solutions
 when their service fails; that is done only if the operator says so (`captcha.onOutage`).
+
+Decisions: D-044, D-045, D-046, D-047, D-048, D-049.
 """
 
 import hashlib

@@ -3,6 +3,8 @@
 The reconciler dates a grant when it writes it on the pod, by its own clock. From then on the annotation says when the lease ends.
 At the end the reconciler writes a grant without egress in its place, with the same id and the rule `expired`. The pass or key that
 gave the tier cannot give it again, whatever else still remembers it, and whichever way clocks are set.
+
+Decisions: D-071, D-072, D-075, D-076.
 """
 
 from dataclasses import dataclass, replace

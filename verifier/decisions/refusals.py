@@ -7,6 +7,8 @@
 | `own-network` | a client in `rules.selfNetworks` |
 
 A launch asks (`rules`), an unlock asks again (`web`), and the reconciler asks in mode `allow`. Blocks also act on servers that run.
+
+Decisions: D-056, D-057, D-058.
 """
 
 import ipaddress

@@ -3,6 +3,8 @@
 Policies add up, so one that was made by somebody else can void the gate. These functions read policies as JSON, as the API server
 returns them, and say which do, what each rule opens, and what to change. They know nothing of other kinds of policy
 (`OTHER_KINDS`).
+
+Decisions: D-171, D-172, D-173, D-174.
 """
 
 from collections.abc import Iterable, Mapping

@@ -6,6 +6,8 @@ it ends after its time-out and without an error, for a launch must never fail be
 message, which the reconciler counts.
 
 It runs in every user pod before anything else, so it imports nothing but the standard library.
+
+Decisions: D-008, D-009, D-010, D-012.
 """
 
 import json

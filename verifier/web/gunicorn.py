@@ -1,4 +1,7 @@
-"""How the verifier is served: gunicorn, one process, both ports, and slow strangers kept apart from launches."""
+"""How the verifier is served: gunicorn, one process, both ports, and slow strangers kept apart from launches.
+
+Decisions: D-082, D-089, D-090.
+"""
 
 import socket
 import threading

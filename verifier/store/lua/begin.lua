@@ -1,4 +1,4 @@
--- Begin an epoch if there is none: Redis is new, or was wiped.
+-- Begin an epoch if there is none: Redis is new, or was wiped (D-023).
 -- KEYS: epoch
 -- Asked first, because a full Redis refuses even a SET that would change nothing.
 if redis.call('EXISTS', KEYS[1]) == 0 then

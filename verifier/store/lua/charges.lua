@@ -7,7 +7,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 
 -- Twelve buckets and the one that is being filled, a field each: the second in which it began, and how many. A bucket counts until
--- its last charge is older than the window, so none counts too short, and none more than a twelfth too long.
+-- its last charge is older than the window, so none counts too short, and none more than a twelfth too long (D-025).
 local window = tonumber(ARGV[1])
 local n = 0
 local found = redis.call('HGETALL', KEYS[2])

@@ -1,5 +1,5 @@
 -- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically. The same for an API
--- key, which is charged in the place of a network.
+-- key, which is charged in the place of a network (D-018, D-027).
 --
 -- KEYS: epoch, solution, charges, revoked keys
 -- ARGV: request, a JSON object:

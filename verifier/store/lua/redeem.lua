@@ -1,4 +1,4 @@
--- Give a server one use of a pass, and write down the grant that follows from it, atomically.
+-- Give a server one use of a pass, and write down the grant that follows from it, atomically (D-015, D-077).
 --
 -- KEYS: epoch, pass, record (launch or unlock) of the server, wake, revoked keys
 -- ARGV: request, a JSON object:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from verifier.reconciler.pods import GUARD
 from verifier.records import Grant, Record, Server
-from verifier.settings import RedisSettings, load
+from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.user_pods import ANNOTATION, LABEL
@@ -354,7 +354,7 @@ def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
         server.start()
         api = ApiServer(kubeall, Path(folder))
         try:
-            store = Store(connect(load(RedisSettings, redis_url=server.url)))
+            store = Store(connect(load(CommonSettings, redis_url=server.url)))
             there = 0
             for servers in sizes:
                 with ThreadPoolExecutor(8) as pool:

@@ -1,7 +1,7 @@
-"""API keys: what courses and services send to `POST passes` in place of a solution.
+"""API keys: courses and services send one to `POST passes` in place of a solution.
 
-A key is `binder_egress_<id>_<secret>`. Of it only a hash is kept, with what it is good for, in a file that the chart mounts from a
-Secret. That a key was revoked, and how many servers it had, is in Redis (`store`).
+A key is `binder_egress_<id>_<secret>`. Only its hash is stored, with its tier and limits, in a file that the chart mounts from a
+Secret. Revocations and the number of servers that a key got are in Redis (`store`).
 
 Decisions: D-032, D-033, D-034, D-040.
 """
@@ -28,25 +28,25 @@ from .passes import BadPass
 from .repositories import exact, within
 
 FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
-"""What a key looks like. Secret scanners find it by this; the first part is its id, which is no secret."""
+"""The form of a key, by which secret scanners find it. The first part is its id, which is not secret."""
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-"""Names of keys: they become labels of metrics."""
+"""The form of a key's name, which becomes a label of metrics."""
 
-MOST_PER_DAY = 1_000_000
-"""More servers a day than any key may have."""
+MAX_SERVERS_PER_DAY = 1_000_000
+"""The highest `serversPerDay` of a key."""
 
-DAY = 86400
-"""Seconds in which a key may have `serversPerDay` servers: any 24 hours, so that there is no rush at midnight."""
+DAY_SECONDS = 86400
+"""Seconds in which a key may have `serversPerDay` servers. Any 24 hours count, so that there is no rush at midnight."""
 
-WRONG_KEYS = 30
-"""Wrong keys of one client network in `WRONG_WINDOW` that are logged, and answered by "wrong"; after these, "too many"."""
+MAX_WRONG_KEYS = 30
+"""Wrong keys of one client network in `WRONG_KEYS_WINDOW_SECONDS` that are logged and answered by "wrong", not "too many"."""
 
-WRONG_WINDOW = 600
-"""Seconds."""
+WRONG_KEYS_WINDOW_SECONDS = 600
+"""Seconds after the first wrong key of a client network until they are forgotten."""
 
-WRONG_NETWORKS = 10_000
-"""Client networks whose wrong keys are counted at a time: about 2 MB."""
+MAX_WRONG_KEY_NETWORKS = 10_000
+"""Client networks whose wrong keys are counted at a time, about 2 MB."""
 
 log = logging.getLogger("binder-egress")
 
@@ -71,16 +71,16 @@ def _origin(text: str) -> str:
 
 
 class Entry(BaseModel):
-    """What the chart's values say of a key, `apiKeys.keys.<name>`.
+    """A key's entry in the chart's values, `apiKeys.keys.<name>`.
 
     Attributes:
         id: its id.
-        hash: SHA-256 of the whole key, in hexadecimal. A slow hash is for what people choose; a key is 160 random bits.
+        hash: SHA-256 of the whole key, in hexadecimal. A slow hash is for passwords that people choose; a key is 160 random bits.
         tier: the tier of its servers.
-        serversPerDay: how many servers it may have in 24 hours.
+        serversPerDay: servers in any 24 hours.
         expires: the last day on which it counts, by UTC.
-        origins: origins of pages that may send it, as browsers write them; empty: anybody.
-        repositories: what its servers may be of, `host/owner/name` or `…/*`; empty: anything.
+        origins: origins of the pages that may send it, as browsers write them; empty: anybody may.
+        repositories: the repositories of its servers, `host/owner/name` or `…/*`; empty: any.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -88,7 +88,7 @@ class Entry(BaseModel):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     tier: Annotated[str, Field(min_length=1, max_length=63)]
-    serversPerDay: Annotated[int, Field(ge=1, le=MOST_PER_DAY)]
+    serversPerDay: Annotated[int, Field(ge=1, le=MAX_SERVERS_PER_DAY)]
     expires: Annotated[str, AfterValidator(_day)]
     origins: list[Annotated[str, AfterValidator(_origin)]] = []
     repositories: list[Annotated[str, AfterValidator(_pattern)]] = []
@@ -96,11 +96,11 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Key:
-    """A key that this site has.
+    """A key of this site.
 
     Attributes:
-        name: what operators call it.
-        entry: what it is good for.
+        name: its name in the values.
+        entry: its entry there.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Key:
 
     @property
     def label(self) -> str:
-        """What its grants say they are by."""
+        """The key as its grants name it (`Grant.by`)."""
         return f"key {self.name} ({self.entry.id})"
 
     def is_expired(self, at: float) -> bool:
@@ -116,23 +116,23 @@ class Key:
         return at >= ends(self.entry.expires)
 
     def described(self) -> dict[str, Any]:
-        """All but the hash."""
+        """The entry without the hash."""
         return {"name": self.name, **self.entry.model_dump(exclude={"hash"})}
 
 
 def gave(keys: Collection[str], by: str) -> bool:
-    """Whether what a grant says it is by is one of these keys, by their ids."""
+    """Whether a grant's `by` names one of these keys, by their ids."""
     found = re.fullmatch(r"key \S+ \(([0-9a-f]{16})\)", by)
     return bool(found and found[1] in keys)
 
 
 def ends(expires: str) -> float:
     """Unix time in seconds at which a day is over, by UTC."""
-    return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp() + DAY  # the day after 9999-12-31 is no date
+    return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp() + DAY_SECONDS  # the day after 9999-12-31 is no date
 
 
 def reported(reports: Iterable[dict[str, Any]]) -> list[Key]:
-    """The keys that verifiers say they have, each once, by name. What another version wrote and we cannot read is left out."""
+    """The keys in the verifiers' reports, each once, by name. An unreadable entry of another version is left out."""
     found = {}
     for report in reports:
         listed = report.get("api_keys")
@@ -150,7 +150,7 @@ def create(tier: str, servers_per_day: int, expires: str, origins: list[str], re
     """A new key, and its entry.
 
     Raises:
-        ValueError: with a sentence that names what is wrong.
+        ValueError: an argument is wrong. The message names it.
     """
     key = f"binder_egress_{secrets.token_hex(8)}_{secrets.token_hex(20)}"
     found = FORM.fullmatch(key)
@@ -172,13 +172,12 @@ def _sentence(error: ValidationError) -> str:
 
 
 class Keys:
-    """The keys of this site, read again whenever the file has changed, so that no restart is needed.
+    """The keys of this site. They are read again when the file has changed, so no restart is needed.
 
-    A file that cannot be read means that there are no keys, and a wrong entry that there is none of that name: nothing that was
-    in an earlier file goes on counting.
+    A file that cannot be read means no keys, and a wrong entry no key of that name. Nothing of an earlier file goes on counting.
 
     Args:
-        file: JSON, a map of names to entries; `""`: there are no keys.
+        file: the path of a JSON map of names to entries; `""`: no keys.
         tiers: the tiers that exist.
     """
 
@@ -195,18 +194,18 @@ class Keys:
         return self._read()[0]
 
     def wrong(self) -> list[str]:
-        """One sentence for each entry that cannot be used."""
+        """One sentence for each entry that is wrong."""
         return self._read()[1]
 
     def find(self, presented: str) -> Key | None:
-        """The key that somebody presents, or None. What is wrong with it does not show, in the answer or in the time it takes."""
+        """The key that a client presents, or None. Neither the answer nor its time shows what is wrong with a key."""
         form = FORM.fullmatch(presented)
         key = self.all().get(form[1]) if form else None
         same = hmac.compare_digest(_hash(presented), key.entry.hash if key else "0" * 64)
         return key if same else None
 
     def accept(self, key: str, repository: str, at: float) -> Key:
-        """The key that a pass was issued for, if the pass counts for a server of a repository.
+        """The key that a pass was issued for, if it counts for a server of this repository.
 
         Args:
             key: its id.
@@ -214,7 +213,7 @@ class Keys:
             at: Unix time in seconds at which the pass was presented.
 
         Raises:
-            BadPass: the key is not in the values any more, has expired, or is for other repositories.
+            BadPass: the key is no longer in the values, has expired, or is for other repositories.
         """
         found = self.all().get(key)
         if found is None:
@@ -231,7 +230,7 @@ class Keys:
             return {}, []
         with self._lock:
             try:
-                # The kubelet changes a mounted Secret by pointing a link at new files.
+                # The kubelet updates a mounted Secret by pointing a link at new files.
                 stat = self._file.stat()
                 seen: object = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                 if seen != self._seen:
@@ -278,11 +277,11 @@ def _parse(text: str, tiers: Collection[str]) -> tuple[dict[str, Key], list[str]
 class WrongKeys:
     """Counts the wrong keys that each client network presents.
 
-    In memory, for each replica by itself: what anybody can send for nothing must not fill Redis. A right key is never refused
-    because of others from its network, so nobody can lock a class out; guessing 160 bits is hopeless without any limit.
+    The counts are in memory, per replica: requests that cost a client nothing must not fill Redis. A right key is never rejected
+    because of wrong ones from its network, so nobody can shut out a class. Guessing 160 bits is hopeless without any limit.
 
     Args:
-        clock: seconds, never set back.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -291,13 +290,13 @@ class WrongKeys:
         self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()  # network → when its window ends, and how many
 
     def note(self, network: str) -> int | None:
-        """Count one more: None, or after too many the seconds until they are forgotten."""
+        """Count one more wrong key: None, or after too many the seconds until they are forgotten."""
         with self._lock:
             now = self._clock()
             over, number = self._counts.pop(network, (0.0, 0))
             if over <= now:
-                over, number = now + WRONG_WINDOW, 0
+                over, number = now + WRONG_KEYS_WINDOW_SECONDS, 0
             self._counts[network] = over, number + 1
-            if len(self._counts) > WRONG_NETWORKS:
+            if len(self._counts) > MAX_WRONG_KEY_NETWORKS:
                 self._counts.popitem(last=False)
-            return max(1, round(over - now)) if number >= WRONG_KEYS else None
+            return max(1, round(over - now)) if number >= MAX_WRONG_KEYS else None

@@ -1,8 +1,8 @@
-"""Fairness by price: proof of work costs the more, the more passes a client network had lately. docs/fairness.md has the figures.
+"""Fairness by price: the more passes a client network got lately, the more work each challenge asks. docs/fairness.md has figures.
 
-A network is charged one for each solution that was found good, whichever provider it is of. With `n` charges in the window
-a challenge asks `1 + n / doubled_after` times the base work. So a class behind one address hardly notices, and what a script pays
-grows with the square of what it takes.
+Every accepted solution charges its network by one, whichever provider it is from. With `n` charges in the window a challenge asks
+`1 + n / doubled_after` times the base work. A class behind one address hardly notices, and the cost of a script grows with the
+square of the passes that it gets.
 
 Decisions: D-024, D-025, D-026, D-029.
 """
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from .settings import VerifierSettings
 
 TOLERANCE = 2.0
-"""By how much the price may have risen since a challenge was given out. With 1, a class that starts in the same second would be
-refused but for the first. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
-
+"""The factor by which the price may rise while a challenge is solved. With 1, only the first student of a class that starts in the
+same second would be accepted. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
 
 REJECTIONS_WINDOW_SECONDS = 60
 """Seconds after the first of a client network's rejected solutions until they are forgotten."""
@@ -23,13 +22,13 @@ REJECTIONS_WINDOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class Charge:
-    """What `Store.use_solution` checks and adds to the charges of a client network.
+    """What `Store.use_solution` checks, and adds to the charges of a client network.
 
     Attributes:
         network: the client's network.
         window: seconds for which a charge counts.
-        most: the number of earlier charges from which on the price has risen too far since the challenge; None: no matter.
-        budget: the number of charges in the window from which on no pass is issued; 0: there is no budget.
+        most: the highest number of earlier charges at which the challenge was still dear enough; None: any number.
+        budget: the number of charges in the window after which no pass is issued; 0: no budget.
     """
 
     network: str
@@ -40,12 +39,12 @@ class Charge:
 
 @dataclass(frozen=True)
 class Fairness:
-    """The curve, `fairness` in the chart.
+    """The price curve, `fairness` in the chart.
 
     Attributes:
         window: seconds for which a charge counts.
-        doubled_after: charges after which the price is twice the base; 0: it never rises.
-        budget: charges in the window from which on no pass is issued; 0: there is no budget.
+        doubled_after: the number of charges after which the price is twice the base; 0: it never rises.
+        budget: the number of charges in the window after which no pass is issued; 0: no budget.
     """
 
     window: int
@@ -54,24 +53,24 @@ class Fairness:
 
     @classmethod
     def from_settings(cls, settings: VerifierSettings) -> "Fairness":
-        """The curve that the operator chose."""
+        """The curve of the operator's settings."""
         return cls(settings.fairness_window, settings.fairness_doubled_after, settings.fairness_budget)
 
     def price(self, charges: int) -> float:
-        """How many times the base work a challenge asks of a network with so many charges: 1 or more."""
+        """The multiple of the base work that a challenge asks of a network with this number of charges, 1 or more."""
         return 1 + charges / self.doubled_after if self.doubled_after else 1.0
 
     def charge(self, network: str, price: float | None) -> Charge | None:
-        """What to charge a client for a solution.
+        """The charge for a solution; None: nobody is charged.
 
         Args:
-            network: the client's network; `""` if it has none that we know, and then nobody is charged.
-            price: what the challenge asked, None if it asked for no work.
+            network: the client's network; `""` if it is unknown, and then nobody is charged.
+            price: the price of the challenge; None if it asked for no work.
         """
         if not network:
             return None
         most = None
         if price is not None and self.doubled_after:
-            # price(most) == TOLERANCE * price, solved for the charges; the bit more is for rounding.
+            # price(most) == TOLERANCE * price, solved for the charges. The small addend is for rounding.
             most = math.floor(self.doubled_after * (TOLERANCE * price - 1) + 1e-6)
         return Charge(network, self.window, most, self.budget)

@@ -22,7 +22,7 @@ class _JSONFormatter(logging.Formatter):
 
 
 def configuration(level: str) -> dict[str, Any]:
-    """What `logging.config.dictConfig` needs to send every logger's lines to standard error as JSON. Gunicorn takes it too.
+    """The configuration for `logging.config.dictConfig`, which sends all lines to standard error as JSON. Gunicorn takes it too.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
@@ -35,7 +35,7 @@ def configuration(level: str) -> dict[str, Any]:
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True},
-            # A line for each decision is enough; one for each request would store addresses that nobody needs.
+            # One line for each decision is enough. One for each request would store addresses that nobody needs.
             "gunicorn.access": {"handlers": [], "propagate": False},
         },
     }
@@ -45,7 +45,7 @@ def decision(event: str, **fields: object) -> None:
     """Log one decision.
 
     Args:
-        event: `launch`, `pass`, `solution` (a refused one), `unlock` or `pod`.
-        fields: user, server, repository, client network, tier, rule and what else explains it. No token, no solution.
+        event: `launch`, `pass`, `solution` (a rejected one), `unlock` or `pod`.
+        fields: user, server, repository, client network, tier, rule, and what else explains it. Never a token or a solution.
     """
     logging.getLogger("binder-egress").info(event, extra={"fields": fields})

@@ -1,4 +1,4 @@
-"""Client addresses, cut to the network that one client plausibly holds."""
+"""Client networks: addresses cut to the network that one client plausibly holds."""
 
 import ipaddress
 import logging
@@ -6,16 +6,15 @@ import threading
 import time
 from collections.abc import Iterable
 
-QUIET = 3600.0
-"""Seconds: a warning about hidden clients comes after so long without a client that has an address, and at most once in so long."""
-
+QUIET_SECONDS = 3600.0
+"""Seconds without any client that has a public address, after which a warning about hidden clients is logged, once in that time."""
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_address(text: str | None) -> IPAddress | None:
-    """An address, IPv4 where it is an IPv4 address in IPv6 clothes; None if it is none."""
+    """An address; an IPv4-mapped IPv6 address as IPv4. None if the text is no address."""
     try:
         ip = ipaddress.ip_address((text or "").strip())
     except ValueError:
@@ -24,17 +23,17 @@ def parse_address(text: str | None) -> IPAddress | None:
 
 
 def in_networks(text: str | None, networks: Iterable[IPNetwork]) -> bool:
-    """Whether a text is an address in one of some networks."""
+    """Whether a text is an address in one of the networks."""
     ip = parse_address(text)
     return ip is not None and any(ip.version == network.version and ip in network for network in networks)
 
 
 def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
-    """The network of a client: challenges are bound to it, uses move within it, and it is charged for its passes.
+    """The network of a client. Challenges are bound to it, uses of a pass move within it, and it is charged for its passes.
 
-    An IPv4 address stays whole by default; of an IPv6 address the first 64 bits count, the part that a network assigns to one
-    link (RFC 7421). All addresses that are not on the internet (private, link-local, loopback) count as one: behind a proxy that
-    hides its clients they are the proxy's and say nothing about the client.
+    An IPv4 address stays whole by default. Of an IPv6 address the first 64 bits count, the part that a network assigns to one link
+    (RFC 7421). All private, link-local and loopback addresses count as unknown: behind a proxy that hides its clients they are the
+    proxy's, and say nothing about the client.
 
     Args:
         address: an IPv4 or IPv6 address, or None.
@@ -42,7 +41,7 @@ def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int 
         ipv6_prefix: bits of an IPv6 address that count.
 
     Returns:
-        A network such as `198.51.100.7/32` or `2001:db8:1:2::/64`, or `""` if it is private, absent or not an address.
+        A network such as `198.51.100.7/32` or `2001:db8:1:2::/64`; `""` if the address is private, absent or invalid.
     """
     ip = parse_address(address)
     if ip is None or in_networks(address, _NOT_CLIENTS):
@@ -51,24 +50,24 @@ def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int 
 
 
 class HiddenClients:
-    """Notices when all clients look private, so that nobody is charged, and says so in the log."""
+    """Warns in the log when all clients have private addresses, so that nobody is charged."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last_shown = self._last_warned = -QUIET
+        self._last_shown = self._last_warned = -QUIET_SECONDS
 
     def note(self, network: str) -> None:
-        """A client was seen; warn if in the last hour none had an address on the internet.
+        """Note a client, and warn if none had a public address within the last hour.
 
         Args:
-            network: what `client_network` says of it.
+            network: the client's network, from `client_network`.
         """
         now = time.monotonic()
         with self._lock:
             if network:
                 self._last_shown = now
                 return
-            if now - max(self._last_shown, self._last_warned) < QUIET:
+            if now - max(self._last_shown, self._last_warned) < QUIET_SECONDS:
                 return
             self._last_warned = now
         logging.getLogger(__name__).warning(
@@ -77,7 +76,7 @@ class HiddenClients:
         )
 
 
-# Not ip.is_private: that counts the documentation ranges, which tests stand on, and which a client on the internet never has.
+# Not ip.is_private, which includes the documentation ranges: tests use them, and no client on the internet has such an address.
 _NOT_CLIENTS = [
     ipaddress.ip_network(cidr)
     for cidr in (

@@ -6,10 +6,10 @@ _FORM = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?
 
 
 def origin(text: str) -> str:
-    """An origin in the form in which browsers send it: lower case, without the scheme's own port.
+    """An origin in the form in which browsers send it: lower case, without the scheme's default port.
 
     Raises:
-        ValueError: it is none; the text says how one looks.
+        ValueError: the text is not an origin. The message shows one.
     """
     found = _FORM.fullmatch(text.lower())
     if not found:

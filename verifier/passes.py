@@ -1,7 +1,7 @@
-"""Passes: what a client gets for a solution and sends with a launch.
+"""Passes: a client gets one for a solution and sends it with a launch.
 
-A pass says how many servers may have which tier, and until when it may be presented. It is signed, not stored; which servers used
-it is in Redis (`store`).
+A pass names a tier, a number of servers, and the time until which it may be presented. It is signed, not stored. The servers that
+used it are in Redis (`store`).
 
 Decisions: D-016, D-017.
 """
@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from itsdangerous import BadSignature, URLSafeSerializer
 
 LEEWAY_SECONDS = 60
-"""Seconds by which clocks of members of a federation, and of client and server, may differ."""
+"""Seconds by which the clocks of two members of a federation, or of client and server, may differ."""
 
-MAX_TOKEN = 1024
-"""Characters. A token of ours has about 200; it travels in a query string."""
+MAX_TOKEN_CHARACTERS = 1024
+"""The longest token that is read. A token has about 200 characters and travels in a query string."""
 
 
 class BadPass(Exception):
-    """A token that is no pass, or no longer. `outcome` is one word for logs and metrics."""
+    """A token that is not a valid pass. `outcome` is one word for logs and metrics."""
 
     def __init__(self, outcome: str, detail: str):
         super().__init__(detail)
@@ -29,14 +29,14 @@ class BadPass(Exception):
 
 @dataclass(frozen=True)
 class Pass:
-    """What a token says.
+    """The content of a token.
 
     Attributes:
-        id: random, names the pass in Redis.
-        tier: the tier that its servers get.
-        servers: how many servers may hold a use of it.
+        id: random; the name of the pass in Redis.
+        tier: the tier of its servers.
+        servers: the number of servers that may hold a use of it.
         iat: Unix time in seconds when it was issued, by Redis' clock.
-        exp: Unix time in seconds after which it is refused.
+        exp: Unix time in seconds after which it is rejected.
         key: the id of the API key that it was issued for; empty for a solution.
     """
 
@@ -51,7 +51,7 @@ class Pass:
 class Passes:
     """Signs passes and reads tokens.
 
-    The plain serializer of itsdangerous is used, with `exp` inside: the timed one refuses a token from a clock 2 s ahead.
+    The token has `exp` inside, because the timed serializer of itsdangerous rejects a token from a clock that is 2 s ahead.
 
     Args:
         keys: the signing keys, oldest first; the last one signs, all are accepted.
@@ -71,23 +71,23 @@ class Passes:
         """The token of a pass: URL-safe text."""
         said = asdict(issued)
         if not issued.key:
-            del said["key"]  # Members of a federation whose version does not know keys accept it, then.
+            del said["key"]  # so that a member of a federation with an older version accepts it
         return self._serializer.dumps(said)
 
     def read(self, token: str, presented_at: float) -> Pass:
         """Read a token.
 
         Args:
-            token: what the client sent.
-            presented_at: Unix time in seconds at which the client sent it; a build may lie between that and now.
+            token: the text that the client sent.
+            presented_at: Unix time in seconds at which the client sent it, perhaps before a build.
 
         Returns:
-            The pass, which may still be used up.
+            The pass. Its uses may be used up.
 
         Raises:
-            BadPass: not signed by one of our keys, expired, or from the future by more than `LEEWAY_SECONDS`.
+            BadPass: it is not signed by one of the keys, has expired, or is from the future by more than `LEEWAY_SECONDS`.
         """
-        if len(token) > MAX_TOKEN:
+        if len(token) > MAX_TOKEN_CHARACTERS:
             raise BadPass("invalid", "This is not a pass: it is too long.")
         try:
             found = Pass(**self._serializer.loads(token))

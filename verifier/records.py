@@ -212,18 +212,20 @@ class KnownServer:
     until: int | None = None
 
     @classmethod
-    def carrying(cls, grant: Grant | None, uid: str, **about: str) -> "KnownServer":
+    def carrying(
+        cls, grant: Grant | None, uid: str, *, repository: str = "", client: str = "", pod: str = "", label: str = ""
+    ) -> "KnownServer":
         """A server whose pod carries a grant.
 
         Args:
             grant: the grant; None: the pod carries none.
-            uid: the pod.
-            about: `repository`, `client`, `pod` and `label`.
+            uid, repository, client, pod, label: the fields of those names.
         """
+        known = cls(uid, repository=repository, client=client, pod=pod, label=label)
         if grant is None:
-            return cls(uid, **about)
+            return known
         of_grant = asdict(grant)
-        return cls(uid, grant=of_grant.pop("id"), **of_grant, **about)
+        return replace(known, grant=of_grant.pop("id"), **of_grant)
 
     @property
     def carried(self) -> Grant:

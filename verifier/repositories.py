@@ -1,14 +1,13 @@
-"""Names of repositories. A URL has many spellings: to block, all of them count as one name; to trust, only the plain one counts.
+"""Names of repositories. To block, all spellings of a URL are one name. To trust, only the plain spelling counts."""
 
 Decisions: D-066.
-"""
 
 import re
 import unicodedata
 from urllib.parse import unquote
 
 CASELESS = {"github.com", "gist.github.com", "gitlab.com", "bitbucket.org"}
-"""Hosts that take upper and lower case of owners and names for the same."""
+"""Hosts on which the case of owners and names does not matter."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # without a dot, which is a host's: github.com:/owner/name
 _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,})/?", re.ASCII | re.IGNORECASE)
@@ -17,11 +16,11 @@ _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,
 def name(url: str) -> str:
     """The name by which a repository is blocked: `host/owner/name`, or a bare DOI.
 
-    Generous: whatever might lead to the same repository has the same name. Scheme, user, port, query, `www.`, `.git`, case, percent
+    All URLs that may lead to the same repository have the same name. Scheme, user, port, query, `www.`, `.git`, case, percent
     encoding and superfluous slashes do not count.
 
     Args:
-        url: what BinderHub calls the URL of the repository; of archives it is a DOI. Or a pattern, which ends in `/*`.
+        url: the URL of the repository, as BinderHub reports it; for archives a DOI. Or a pattern, which ends in `/*`.
     """
     while (shorter := _shorten(url)) != url:
         url = shorter
@@ -47,13 +46,13 @@ def _shorten(url: str) -> str:
 
 
 def matches(pattern: str, url: str) -> bool:
-    """Whether a repository is the one of a pattern, or below it where that ends in `/*`."""
+    """Whether a repository is the one of a pattern, or below a pattern that ends in `/*`."""
     pattern, found = name(pattern), name(url)
     return found.startswith(pattern[:-1]) if pattern.endswith("/*") else found == pattern
 
 
 def within(pattern: str, url: str) -> bool:
-    """Whether a repository is the one of a pattern by its exact name (`exact`), or below it where that ends in `/*`."""
+    """Whether a repository is the one of a pattern by its exact name (`exact`), or below a pattern that ends in `/*`."""
     host, _, path = pattern.partition("/")
     host = host.lower()
     wanted = f"{host}/{path.lower() if host in CASELESS else path}"
@@ -62,12 +61,10 @@ def within(pattern: str, url: str) -> bool:
 
 
 def exact(url: str) -> str:
-    """The name by which a repository may be trusted: `host/owner/name`, as it is written.
-
-    Strict: anything but a plain https URL has none.
+    """The name by which a repository may be trusted: `host/owner/name`, as it is written. Only a plain https URL has one.
 
     Returns:
-        The name, or `""`. Case counts, but for the host, and for everything on the hosts of `CASELESS`.
+        The name, or `""`. Case counts, except in the host, and on the hosts of `CASELESS`.
     """
     found = _PLAIN.fullmatch(url)
     if not found or {".", ".."} & set(found[2].split("/")):

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -69,14 +69,20 @@ def _captcha_secrets() -> dict[str, SecretStr]:
 
 def _redis_url(url: str) -> str:
     try:
-        parse_url(url)
+        parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:
         raise ValueError("is not the address of a Redis, such as redis://host:6379/0") from None
     return url
 
 
-def _value(name: str) -> dict[str, str]:
+def _value(name: str) -> dict[str, JsonValue]:
+    """The value of the chart that a setting comes from."""
     return {"value": name}
+
+
+def _chart_value(settings: type[BaseSettings], name: str) -> JsonValue:
+    extra = settings.model_fields[name].json_schema_extra
+    return extra["value"] if isinstance(extra, dict) else name
 
 
 def _origin_or_all(text: str) -> str:
@@ -85,22 +91,22 @@ def _origin_or_all(text: str) -> str:
 
 
 _Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
-"""Where a sentinel is: `host:port`."""
+"""A sentinel: `host:port`."""
 
 
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # Kubernetes' own rule
 
 
 class Tier(BaseModel):
-    """What we know of a tier beside its policy. The chart takes it from the same values.
+    """A tier without its policy. The chart takes it from the same values.
 
     Attributes:
-        description: the operator's own words by language; empty for ours.
-        internet: whether it opens the internet, or only some addresses; None if the chart does not say.
-        ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty for all.
-        lease: seconds after which a grant ends unless it is renewed; 0: it does not end.
-        on_expiry: what comes then: `end` takes the tier away, `stop` ends the server too.
-        rank: a server that has a tier may get one of a higher rank in its place.
+        description: the operator's words by language; empty: the page's own words.
+        internet: whether it opens the internet, or only some addresses; None if that is unknown.
+        ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty: all ports.
+        lease: seconds after which a grant ends unless it is renewed; 0: it never ends.
+        on_expiry: what happens then: `end` takes the tier away, `stop` also stops the server.
+        rank: a server may get a tier of a higher rank in place of its own.
     """
 
     description: dict[str, str] = {}
@@ -112,7 +118,7 @@ class Tier(BaseModel):
 
 
 class InvalidSettings(Exception):
-    """A setting is missing or wrong. The text is one sentence for each, which names the chart value to change."""
+    """Settings are missing or wrong. The text has one sentence for each, which names the chart value to change."""
 
 
 def _networks(found: Any) -> Any:
@@ -137,23 +143,23 @@ def _blocked(patterns: list[str]) -> list[str]:
 
 
 PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
-"""What blocks repositories: `host/owner/name`, a DOI, or all below one of these: `host/owner/*`."""
+"""A pattern of blocked repositories: `host/owner/name`, a DOI, or everything below one of these: `host/owner/*`."""
 
 _Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
 
 
-class RedisSettings(BaseSettings):
-    """What both processes and the operators' commands need: where Redis is, and what the rules say."""
+class CommonSettings(BaseSettings):
+    """The settings of both processes and of the operators' commands: Redis, mode, tiers and rules."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         "redis://localhost:6379/0", json_schema_extra=_value("redis or externalRedis")
     )
-    """Where Redis is. With `redis_sentinels` only its scheme (`rediss` for TLS) and the number of the database count."""
+    """The address of Redis. With `redis_sentinels` only its scheme (`rediss` for TLS) and the number of the database count."""
     redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
     redis_ca: str = Field("", json_schema_extra=_value("externalRedis.ca"))
-    """The file of the certificate authority that vouches for Redis and its sentinels; empty for those that the image trusts."""
+    """The file with the certificate authority of Redis and its sentinels; empty: the authorities that the image trusts."""
     redis_sentinels: Annotated[list[_Sentinel], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("externalRedis.sentinel.hosts")
     )
@@ -198,13 +204,14 @@ class RedisSettings(BaseSettings):
         for field in ("trusted_repositories", "authenticated_users", "authenticated_groups"):
             for name, tier in getattr(self, field).items():
                 if tier not in self.tiers:
-                    value = type(self).model_fields[field].json_schema_extra["value"]  # type: ignore[index,call-overload]
-                    raise ValueError(f"{value}: {name} has the tier {tier!r}, and there is none of that name")
+                    raise ValueError(
+                        f"{_chart_value(type(self), field)}: {name} has the tier {tier!r}, and there is none of that name"
+                    )
         return self
 
 
-class VerifierSettings(RedisSettings):
-    """What the verifier needs. Times are in seconds, prefixes in bits."""
+class VerifierSettings(CommonSettings):
+    """The verifier's settings. Times are in seconds, prefixes in bits."""
 
     base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
     public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))
@@ -265,21 +272,21 @@ class VerifierSettings(RedisSettings):
 
     @property
     def keys(self) -> list[str]:
-        """The signing keys in clear, oldest first; the last one signs."""
+        """The signing keys as plain text, oldest first. The last one signs."""
         return [key.get_secret_value() for key in self.signing_keys]
 
     @property
     def challenge_keys(self) -> list[str]:
-        """The same for challenges, bound to this installation by its bearer token.
+        """The signing keys for challenges, bound to this installation by its bearer token.
 
-        Members of a federation share signing keys, so that passes count everywhere. Challenges must not: which solutions were used
-        is in each member's own Redis, so one solution would earn a pass at every member.
+        Members of a federation share signing keys, so that passes count everywhere. Challenges must not: each member has its own
+        Redis with the used solutions, so one solution would earn a pass at every member.
         """
         return [f"{self.api_token.get_secret_value()} {key}" for key in self.keys]
 
 
-class ReconcilerSettings(RedisSettings):
-    """What the reconciler needs. It is given no signing key and no bearer token."""
+class ReconcilerSettings(CommonSettings):
+    """The reconciler's settings. It gets no signing key and no bearer token."""
 
     namespace: str = Field("default", min_length=1, json_schema_extra=_value("the release's namespace"))
     user_pod_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field(
@@ -297,7 +304,7 @@ T = TypeVar("T", bound=BaseSettings)
 
 
 def load(kind: type[T], **overrides: Any) -> T:
-    """Read settings from the environment.
+    """Settings from the environment.
 
     Args:
         kind: `VerifierSettings` or `ReconcilerSettings`.
@@ -320,5 +327,4 @@ def _sentence(kind: type[BaseSettings], detail: Any) -> str:
     if not detail["loc"]:
         return f"{message}."
     name = str(detail["loc"][0])
-    value = (kind.model_fields[name].json_schema_extra or {})["value"]
-    return f"{value}: {message[:1].lower()}{message[1:]} (environment variable {PREFIX}{name.upper()})."
+    return f"{_chart_value(kind, name)}: {message[:1].lower()}{message[1:]} (environment variable {PREFIX}{name.upper()})."

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from verifier.fairness import TOLERANCE, Charge, Fairness
-from verifier.networks import QUIET, client_network
+from verifier.networks import QUIET_SECONDS, client_network
 from verifier.store.errors import BudgetSpent, PriceRisen, Replayed
 from verifier.web.app import create_public_app, create_services
 from verifier.web.problems import TYPE
@@ -353,19 +353,19 @@ def test_when_all_clients_look_private_it_is_said_once_an_hour(services, caplog,
     (warning,) = warnings(caplog)
     assert warning.levelname == "WARNING"
     assert "trustedProxies" in warning.getMessage()
-    now[0] += QUIET - 1
+    now[0] += QUIET_SECONDS - 1
     price(private)
     assert len(warnings(caplog)) == 1
     now[0] += 2
     price(private)
     assert len(warnings(caplog)) == 2
     # One client with an address in the last hour: they are not all hidden.
-    now[0] += QUIET - 10
+    now[0] += QUIET_SECONDS - 10
     price(shown)
     now[0] += 60
     price(private)
     assert len(warnings(caplog)) == 2
-    now[0] += QUIET
+    now[0] += QUIET_SECONDS
     price(private)
     assert len(warnings(caplog)) == 3
 

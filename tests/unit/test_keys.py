@@ -46,7 +46,16 @@ from test_reconciler import ALICE, look, work
 import verifier.operators.actions
 import verifier.operators.commands
 from verifier import api_keys as keys
-from verifier.api_keys import DAY, FORM, WRONG_KEYS, WRONG_NETWORKS, WRONG_WINDOW, Entry, Keys, WrongKeys
+from verifier.api_keys import (
+    DAY_SECONDS,
+    FORM,
+    MAX_WRONG_KEY_NETWORKS,
+    MAX_WRONG_KEYS,
+    WRONG_KEYS_WINDOW_SECONDS,
+    Entry,
+    Keys,
+    WrongKeys,
+)
 from verifier.gatecheck import doctor
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.passes import BadPass, Passes
@@ -234,32 +243,32 @@ def test_wrong_keys_are_logged_up_to_a_limit_and_never_in_full(site, caplog):
     key = site.add()
     wrong = wrong_keys(key)[6]
     with caplog.at_level(logging.INFO):
-        statuses = [site.ask(wrong).status_code for _ in range(WRONG_KEYS + 3)]
-        assert statuses == [401] * WRONG_KEYS + [429] * 3
+        statuses = [site.ask(wrong).status_code for _ in range(MAX_WRONG_KEYS + 3)]
+        assert statuses == [401] * MAX_WRONG_KEYS + [429] * 3
         answer = site.ask(wrong)
         assert_problem(answer, "too-many-wrong-keys", 429)
-        assert 0 < int(answer.headers["Retry-After"]) <= WRONG_WINDOW
+        assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_WINDOW_SECONDS
         # Neighbours behind the same address are not blocked out, and others are not counted with them.
         assert site.ask(key).status_code == 201
         assert site.ask(wrong, client=public_client(site.services, "198.51.100.8")).status_code == 401
     logged = [record.fields for record in caplog.records if record.getMessage() == "pass" and record.fields["rule"] == "wrong-key"]
-    assert len(logged) == WRONG_KEYS + 1
+    assert len(logged) == MAX_WRONG_KEYS + 1
     text = " ".join(f"{record.getMessage()} {getattr(record, 'fields', '')}" for record in caplog.records)
     assert wrong not in text and key not in text and key[-40:] not in text
-    assert site.metric("binder_egress_api_key_requests_total", key="", outcome="wrong") == WRONG_KEYS + 1
+    assert site.metric("binder_egress_api_key_requests_total", key="", outcome="wrong") == MAX_WRONG_KEYS + 1
     assert site.metric("binder_egress_api_key_requests_total", key="", outcome="too-many") == 4
 
 
 def test_wrong_keys_are_forgotten_and_take_bounded_memory():
     now = [1000.0]
     counts = WrongKeys(lambda: now[0])
-    assert [counts.note("a") for _ in range(WRONG_KEYS)] == [None] * WRONG_KEYS
-    assert counts.note("a") == WRONG_WINDOW
-    now[0] += WRONG_WINDOW
+    assert [counts.note("a") for _ in range(MAX_WRONG_KEYS)] == [None] * MAX_WRONG_KEYS
+    assert counts.note("a") == WRONG_KEYS_WINDOW_SECONDS
+    now[0] += WRONG_KEYS_WINDOW_SECONDS
     assert counts.note("a") is None
-    for number in range(2 * WRONG_NETWORKS):
+    for number in range(2 * MAX_WRONG_KEY_NETWORKS):
         counts.note(str(number))
-    assert len(counts._counts) == WRONG_NETWORKS
+    assert len(counts._counts) == MAX_WRONG_KEY_NETWORKS
 
 
 # -- keys that are odd
@@ -461,7 +470,7 @@ def test_a_key_that_had_its_servers_of_the_day_is_told_when_there_are_more(site)
         site.get_pass(key)
     answer = site.ask(key)
     assert_problem(answer, "key-spent", 429)
-    assert DAY * 0.9 < int(answer.headers["Retry-After"]) <= DAY * 13 / 12
+    assert DAY_SECONDS * 0.9 < int(answer.headers["Retry-After"]) <= DAY_SECONDS * 13 / 12
     assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="spent") == 1
     for name, expected in (("servers", 2), ("servers_per_day", 2), ("expires_timestamp_seconds", keys.ends(LATER))):
         site.operators  # noqa: B018
@@ -506,12 +515,12 @@ def test_never_more_than_allowed_in_any_day_and_what_is_spent_comes_back(store, 
             store._redis.delete("binder-egress:charges:key:k")
             store._redis.hset("binder-egress:charges:key:k", mapping={str(int(at) - wait): n for at, n in found.items()})
         try:
-            store.use_key("k", most, DAY)
+            store.use_key("k", most, DAY_SECONDS)
             granted.append(now)
         except BudgetSpent as error:
-            assert 0 < error.retry_after <= DAY * 13 / 12 + 1
-            assert sum(at > now - DAY * 13 / 12 - 7200 for at in granted) >= most
-        assert sum(at > now - DAY for at in granted) <= most
+            assert 0 < error.retry_after <= DAY_SECONDS * 13 / 12 + 1
+            assert sum(at > now - DAY_SECONDS * 13 / 12 - 7200 for at in granted) >= most
+        assert sum(at > now - DAY_SECONDS for at in granted) <= most
 
 
 def test_without_redis_there_is_no_pass_and_no_launch_is_lost(site, redis_server):
@@ -822,7 +831,7 @@ def test_keys_are_listed_with_what_they_had(site, run):
     over = site.add("over", expires="2001-01-01")
     site.ask(key, headers={"Origin": "http://localhost"})
     for _ in range(3):
-        site.store.use_key(FORM.fullmatch(key)[1], 9, DAY)
+        site.store.use_key(FORM.fullmatch(key)[1], 9, DAY_SECONDS)
     rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
     assert (rows["course"]["used"], rows["course"]["servers_per_day"], rows["course"]["state"]) == (3, 9, "valid")
     assert rows["over"]["state"] == "expired"
@@ -848,7 +857,7 @@ def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store
     assert isinstance(run("revoke", "nothing", "--why", "x").exception, ActionRefused)
     assert run("revoke", "0123456789abcdef", "--why", "x").exit_code == 0
     with pytest.raises(KeyRevoked):
-        store.use_key("0123456789abcdef", 5, DAY)
+        store.use_key("0123456789abcdef", 5, DAY_SECONDS)
 
 
 def test_the_same_over_http(site):

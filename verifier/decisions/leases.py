@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..passes import LEEWAY_SECONDS
 from ..records import UNVERIFIED, Grant, KnownServer, Rule
-from ..settings import RedisSettings, Tier
+from ..settings import CommonSettings, Tier
 
 STOP_GRACE_SECONDS = 120
 """Seconds between the end of a lease and the deletion of its pod (`onExpiry: stop`). An unlock within them saves the pod. They
@@ -51,12 +51,12 @@ def ends_now(wanted: Grant, carried: Grant | None) -> bool:
     return wanted.is_ended_lease and carried is not None and not carried.is_ended_lease
 
 
-def stops(tier: Tier, settings: RedisSettings) -> bool:
+def stops(tier: Tier, settings: CommonSettings) -> bool:
     """Whether the end of a lease stops the pod. Only in mode `captcha`: in the others nobody loses egress."""
     return tier.on_expiry == "stop" and settings.mode == "captcha"
 
 
-def larger(known: KnownServer, settings: RedisSettings, now: float) -> list[str]:
+def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str]:
     """The tiers that a server may get in place of its own, the largest first.
 
     Anybody may ask for them, so they must be more in every respect: a higher rank, an end that is not earlier, and no stop where
@@ -99,7 +99,7 @@ class Left:
     renewable_in: int | None
 
 
-def left(known: KnownServer, settings: RedisSettings, now: float, refused: bool = False) -> Left | None:
+def left(known: KnownServer, settings: CommonSettings, now: float, refused: bool = False) -> Left | None:
     """The time left of a server's lease, or None without a lease. The end of a block is never told.
 
     Args:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ..networks import in_networks
 from ..records import Block, KnownServer, Rule
 from ..repositories import matches
-from ..settings import RedisSettings
+from ..settings import CommonSettings
 
 REFUSALS = {
     Rule.BLOCKED: "The operators of this site blocked it.",
@@ -48,7 +48,7 @@ class Facts:
         return cls(known.repository, (known.client, *clients), known.uid)
 
 
-def refusal(facts: Facts, blocks: Iterable[Block], settings: RedisSettings, now: float) -> Rule | None:
+def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now: float) -> Rule | None:
     """The rule that keeps a server from any egress, or None.
 
     Args:

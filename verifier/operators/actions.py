@@ -1,6 +1,7 @@
-"""What operators may do, for the command `egress` and the in-cluster interface alike.
+"""The operators' actions, for the command `egress` and for the in-cluster interface.
 
-Neither has Kubernetes credentials for it: each writes a wish to Redis, which the reconciler carries out, and waits for its word.
+Neither has Kubernetes credentials. An action writes to Redis, the reconciler carries it out, and the action waits for the
+reconciler's confirmation.
 """
 
 import ipaddress
@@ -17,11 +18,11 @@ from ..decisions.refusals import Facts, applies, refusal
 from ..networks import in_networks
 from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
 from ..repositories import matches, name
-from ..settings import PATTERN, RedisSettings
+from ..settings import PATTERN, CommonSettings
 from ..store.store import Store
 
 CONFIRMATION_WAIT_SECONDS = 2.0
-"""Seconds for which an action waits for the reconciler's word before it says `pending`."""
+"""Seconds for which an action waits for the reconciler's confirmation before it answers `pending`."""
 
 BLOCK_KINDS = ("server", "repository", "network")
 """What can be blocked."""
@@ -37,7 +38,7 @@ class ActionRefused(Exception):
 
 
 class Operators:
-    """The operators' actions. Each raises `ActionRefused` for what cannot be, and `StoreUnavailable` when Redis fails.
+    """The operators' actions. Each raises `ActionRefused` if it is impossible, and `StoreUnavailable` when Redis fails.
 
     Args:
         settings: mode, tiers and rules.
@@ -45,20 +46,20 @@ class Operators:
         clock: Unix time in seconds.
     """
 
-    def __init__(self, settings: RedisSettings, store: Store, clock: Callable[[], float] = time.time):
+    def __init__(self, settings: CommonSettings, store: Store, clock: Callable[[], float] = time.time):
         self._settings = settings
         self._store = store
         self._clock = clock
 
-    # -- to look
+    # -- reading
 
     def grants(self, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
-        """What all running servers have.
+        """The running servers, each with what it has.
 
         Args:
             user: only users of this name; `*` stands for anything.
-            tier: only servers that have this tier; `unverified`: those that have none.
-            repository: only servers of this repository, or of all that a pattern fits.
+            tier: only servers with this tier; `unverified`: those without one.
+            repository: only servers of this repository or pattern.
             network: only servers launched from this CIDR.
         """
         networks = [_network(network)] if network else []
@@ -82,7 +83,7 @@ class Operators:
         raise ActionRefused("no-such-server", self._missing(text))
 
     def explain(self, server: Server) -> dict[str, Any]:
-        """Why a server has network, or not."""
+        """Why a server has egress, or has none."""
         known = self._known(server)
         pending = self._store.pending(server, set())
         because, blocks = (
@@ -102,7 +103,7 @@ class Operators:
         }
 
     def blocks(self) -> list[dict[str, Any]]:
-        """All blocks: of repositories and networks, and of servers that run. A pod may carry one that Redis has forgotten."""
+        """All blocks of repositories, networks and running servers. A pod may carry one that Redis has forgotten."""
         now, known = self._clock(), self._store.all_known()
         found = {block.id: _block(block) for block in self._store.blocks() if self._stands(block, now, known)}
         for server, has in known.items():
@@ -111,17 +112,17 @@ class Operators:
         return list(found.values())
 
     def counts(self) -> dict[str, int]:
-        """How many blocks there are in Redis, by kind."""
+        """The number of blocks in Redis, by kind."""
         blocks = self._store.blocks()
         known = self._store.known_of([Server.from_key(block.what) for block in blocks if block.kind == "server"])
         standing = [block.kind for block in blocks if self._stands(block, self._clock(), known)]
         return {kind: standing.count(kind) for kind in BLOCK_KINDS}
 
     def keys(self) -> list[dict[str, Any]]:
-        """The API keys that the verifiers have read from the values, by name, with what they were used for. No hashes."""
+        """The API keys that the verifiers have read from the values, by name, with their use. No hashes."""
         now, revoked = self._clock(), self._store.revoked_keys()
         found = api_keys.reported(self._store.reports().values())
-        used = self._store.charges_of([f"key:{key.entry.id}" for key in found], api_keys.DAY)
+        used = self._store.charges_of([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
         return [
             {
                 "name": key.name,
@@ -138,10 +139,10 @@ class Operators:
             for key, number in zip(found, used, strict=True)
         ]
 
-    # -- to act
+    # -- acting
 
     def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
-        """Give a running server a tier. A block is stronger: take it off first."""
+        """Give a running server a tier. A block is stronger and has to be removed first."""
         known = self._known(server)
         self._tier_exists(tier)
         if rule := self._refusal(known):
@@ -154,14 +155,14 @@ class Operators:
         return self._answer(self._await([server], given.id), server)
 
     def revoke(self, server: Server, by: str, why: str, stop: bool = False) -> dict[str, Any]:
-        """Take a server's tier away and block it; with `stop`, end its pod too."""
+        """Take a server's tier away and block it. With `stop`, delete its pod too."""
         if stop and not self._settings.may_stop_pods:
             raise ActionRefused(
                 "refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values."
             )
         known = self._known(server)
         own = self._own_block(server, known)
-        # What it is blocked with, or for a while, may end before an operator says so.
+        # A block with an end, or one that it shares with other servers, may be over before an operator removes it.
         if own is None or own.until is not None:
             own = Block(own.id if own else secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), uid=known.uid)
             self._store.add_block(own, [server])
@@ -171,14 +172,14 @@ class Operators:
         return self._answer(self._await([server], own.id), server)
 
     def block(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
-        """Block a server, a repository or a client network: no server that it fits keeps its tier, or gets one.
+        """Block a server, a repository or a client network: no server that it applies to keeps its tier, or gets one.
 
         Args:
             kind: one of `BLOCK_KINDS`.
-            what: what `find` takes, a repository or `…/*`, or an address or CIDR.
+            what: a server as in `find`, a repository or `…/*`, or an address or CIDR.
             by: the operator.
             why: the reason.
-            until: Unix time in seconds at which it ends; None: when it is taken off.
+            until: Unix time in seconds of its end; None: it has none.
         """
         uid = ""
         if kind == "server":
@@ -192,7 +193,7 @@ class Operators:
                 old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
             ]
         if same:
-            raise ActionRefused("refused", f"This is blocked already, by {same[0].by}: {same[0].id}. Take that off to change it.")
+            raise ActionRefused("refused", f"It is blocked already, by {same[0].by}: {same[0].id}. Remove that block to change it.")
         new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
         servers = [server for server, known in self._store.all_known().items() if applies(new, Facts.of(known), self._clock())]
         self._store.add_block(new, servers)
@@ -201,10 +202,10 @@ class Operators:
         return {"state": "done" if done else "pending", "block": new.id, "servers": len(servers)}
 
     def unblock(self, block: str, by: str, why: str = "") -> dict[str, Any]:
-        """Take a block off. Its servers have nothing then, but may be unlocked; what they had before does not come back.
+        """Remove a block. Its servers have no egress then, but may be unlocked. What they had before does not come back.
 
         Args:
-            block: the block's id, or a server, if it is blocked by itself.
+            block: the block's id, or a server that has a block of its own.
             by: the operator.
             why: the reason.
         """
@@ -220,7 +221,7 @@ class Operators:
             if block not in standing:
                 raise ActionRefused("no-such-block", f"{server.user}/{server.name} is not blocked.")
             if standing[block]["kind"] != "server":
-                raise ActionRefused("refused", f"The server is blocked with others, by {block}: take that off.")
+                raise ActionRefused("refused", f"The server shares its block with others: remove {block}.")
         self._store.remove_block(block)
         self._log("unblock", by, why, block=block, kind=standing[block]["kind"], what=standing[block]["what"])
         return {"state": "done" if self._await_end({block}) else "pending", "block": block}
@@ -236,20 +237,20 @@ class Operators:
         by: str,
         why: str,
     ) -> dict[str, Any]:
-        """Make an API key. It counts when its entry is in the chart's values, and is not kept here.
+        """Make an API key. It counts as soon as its entry is in the chart's values. The key itself is not stored.
 
         Args:
-            name: what to call it.
+            name: its name.
             tier: the tier of its servers.
-            servers_per_day: how many it may have in 24 hours.
+            servers_per_day: servers in any 24 hours.
             expires: the last day, `2027-01-31`, or `90d` from now.
-            origins: origins of pages that may send it; none: anybody.
-            repositories: what its servers may be of, `host/owner/name` or `…/*`; none: anything.
+            origins: origins of the pages that may send it; none: anybody may.
+            repositories: the repositories of its servers, `host/owner/name` or `…/*`; none: any.
             by: the operator.
-            why: what it is for.
+            why: its purpose.
 
         Returns:
-            `key`, which nobody will see again, and `values`, its entry.
+            `key`, shown this once, and `values`, its entry.
         """
         if not api_keys.NAME.fullmatch(name):
             raise ActionRefused("bad-request", f"name: {name!r} is not lower-case letters, digits and dashes, 40 at most.")
@@ -271,13 +272,13 @@ class Operators:
         return {"name": name, "id": entry.id, "key": key, "values": {"apiKeys": {"keys": {name: values}}}}
 
     def revoke_key(self, key: str, by: str, why: str, servers: bool = False) -> dict[str, Any]:
-        """Let an API key, the passes that were issued for it, and the grants that wait for their pod, count no more.
+        """Revoke an API key, with the passes that were issued for it and the grants that wait for their pod.
 
         Args:
             key: its name, its id, or the key itself.
             by: the operator.
             why: the reason.
-            servers: whether its running servers lose what they have, too. They may be unlocked.
+            servers: whether its running servers lose their tier, too. They may be unlocked.
         """
         form = api_keys.FORM.fullmatch(key)
         wanted = form[1] if form else key
@@ -290,7 +291,7 @@ class Operators:
         for identity, called in meant.items():
             self._store.revoke_key(RevokedKey(identity, called, by, why, int(self._clock())))
             self._log("revoke-key", by, why, key=called, id=identity, servers=servers)
-        # From here on Redis gives nothing for it, so this finds all there is.
+        # From here on Redis grants nothing for it, so this list is complete.
         grants = {grant.id for grant in self._store.waiting() if api_keys.gave(meant, grant.by)}
         if servers:
             has = [known for known in self._store.all_known().values() if known.tier != UNVERIFIED]
@@ -305,7 +306,7 @@ class Operators:
             "remove": [f"apiKeys.keys.{called}" for called in meant.values() if called],
         }
 
-    # -- how
+    # -- helpers
 
     def _tier_exists(self, tier: str) -> None:
         if tier not in self._settings.tiers:
@@ -314,7 +315,7 @@ class Operators:
             )
 
     def _own_block(self, server: Server, known: KnownServer) -> Block | None:
-        """The block that a server has by itself, and not with others; what only its pod remembers counts as that."""
+        """The block that a server does not share with others. One that only its pod remembers counts as its own."""
         blocks, now = self._store.blocks(), self._clock()
         for block in blocks:
             if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
@@ -342,25 +343,25 @@ class Operators:
         """One sentence for an operator."""
         rule = self._refusal(known)
         if rule == Rule.BLOCKED and not known.is_blocked(self._clock()):
-            return "A block fits it, but the reconciler has not put it on the pod yet."
+            return "A block applies to it, but the reconciler has not put it on the pod yet."
         if known.is_blocked(self._clock()):
             return f"No network: blocked by {known.by or 'an operator'}: {known.why or 'no reason given'}."
         if (known.label or UNVERIFIED) != known.tier:
             return f"Its label is {known.label or 'none'}, its grant says {known.tier}: the reconciler has not caught up."
         if known.tier != UNVERIFIED:
             watched = " In mode observe every server has the network it has without us." if self._settings.mode == "observe" else ""
-            later = f" The rule {rule} would refuse it now, but takes nothing from servers that run." if rule else ""
+            later = f" The rule {rule} would refuse it now, but does not act on running servers." if rule else ""
             who = f" by {known.by}{f': {known.why}' if known.why else ''}" if known.by else ""
             ends = f" Its lease ends at {_utc(known.until)}." if known.until is not None else ""
             return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{ends}{later}{watched}"
         if rule:
             return f"No network: the rule {rule} refuses it."
         if known.rule == Rule.EXPIRED:
-            stops = known.until is not None and self._settings.mode == "captcha"
-            ends = f" Its pod is stopped after {_utc(known.until)}, unless somebody does." if stops else ""
+            stops_at = known.until if self._settings.mode == "captcha" else None
+            ends = f" Its pod is stopped after {_utc(stops_at)}, unless somebody does." if stops_at is not None else ""
             return f"No network: its lease ended at {_utc(known.at)}, and nobody has renewed it.{ends}"
         if self._settings.mode == "observe":
-            return "No tier. In mode observe it has the network it has without us."
+            return "No tier. In mode observe no policy isolates it."
         return "No network: it was launched without a pass, and nobody has unlocked it."
 
     def _row(self, server: Server, known: KnownServer) -> dict[str, Any]:
@@ -371,7 +372,7 @@ class Operators:
         }  # fmt: skip
 
     def _stands(self, block: Block, now: float, known: dict[Server, KnownServer]) -> bool:
-        """Whether a block is in force; that of a server ends with its pod."""
+        """Whether a block is in force. A server's block ends with its pod."""
         runs = block.kind != "server" or getattr(known.get(Server.from_key(block.what)), "uid", "") == block.uid
         return block.grant.is_block(now) and runs
 
@@ -389,8 +390,8 @@ class Operators:
         return self._until(done)
 
     def _await_end(self, grants: set[str]) -> bool:
-        """Whether the reconciler says within `CONFIRMATION_WAIT_SECONDS` that no pod carries one of these grants any more."""
-        # All servers are listed once: there may be thousands, and this asks twenty times a second.
+        """Whether no pod carries one of these grants any more, within `CONFIRMATION_WAIT_SECONDS`."""
+        # Listed once: there may be thousands of servers, and this asks twenty times a second.
         carry = [server for server, known in self._store.all_known().items() if known.grant in grants]
         return self._until(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
 

@@ -1,9 +1,9 @@
-"""The command `egress`: what operators do, in the reconciler's pod.
+"""The command `egress`: the operators' actions, in the reconciler's pod.
 
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
-Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, block or key; 4 refused as things are;
-5 written down, but the reconciler has not confirmed it; 6 Redis does not answer.
+Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, block or key; 4 refused;
+5 written down, but not yet confirmed by the reconciler; 6 Redis does not answer.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..api_keys import MOST_PER_DAY
-from ..settings import InvalidSettings, RedisSettings, load
+from ..api_keys import MAX_SERVERS_PER_DAY
+from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
@@ -33,29 +33,29 @@ _why = click.option("--why", required=True, help="Why, for the log.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(help="What servers may reach, and why; to give it, to take it away, and to block.")
+@click.group(help="See which servers have egress and why, give it, take it away, and block.")
 @click.version_option(__version__)
 @click.pass_context
 def egress(context: click.Context) -> None:
-    settings = load(RedisSettings)
+    settings = load(CommonSettings)
     context.obj = Operators(settings, Store(connect(settings)))
 
 
-@egress.command(help="List running servers, and what they have.")
-@click.option("--user", default="", help="Only of this user; * stands for anything.")
-@click.option("--tier", default="", help="Only with this tier; unverified: with none.")
+@egress.command(help="List running servers and their tiers.")
+@click.option("--user", default="", help="Only this user's; * stands for anything.")
+@click.option("--tier", default="", help="Only with this tier; unverified: without a tier.")
 @click.option("--repository", default="", help="Only of this repository, or of …/*.")
 @click.option("--network", default="", help="Only launched from this address or CIDR.")
 @_as_json
 @click.pass_obj
-def grants(operators: Operators, as_json: bool, **only: str) -> None:
+def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
     found = operators.grants(**only)
     for row in found:
         row["tier"] = row["tier"] + (" (blocked)" if row["blocked"] and not as_json else "")
     _show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
 
 
-@egress.command(help="Say why a server has network, or not. SERVER: user, user/server, or the name of its pod.")
+@egress.command(help="Say why a server has egress, or has none. SERVER: user, user/server, or the name of its pod.")
 @click.argument("server")
 @_as_json
 @click.pass_obj
@@ -95,7 +95,7 @@ def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_
 @egress.command(help="Block a server, a repository (host/owner/name, or host/owner/*) or a network of clients (CIDR).")
 @click.argument("kind", type=click.Choice(BLOCK_KINDS))
 @click.argument("what")
-@click.option("--for", "duration", default="", help="How long: 90m, 12h, 7d. Without it, until you take it off.")
+@click.option("--for", "duration", default="", help="Duration: 90m, 12h, 7d. Without it, until you remove the block.")
 @_who
 @_why
 @_as_json
@@ -108,7 +108,7 @@ def block(operators: Operators, kind: str, what: str, duration: str, by: str, wh
     )
 
 
-@egress.command("unblock", help="Take a block off. BLOCK: its id, or a server that is blocked by itself.")
+@egress.command("unblock", help="Remove a block. BLOCK: its id, or a server that has a block of its own.")
 @click.argument("block")
 @_who
 @click.option("--why", default="", help="Why, for the log.")
@@ -117,7 +117,7 @@ def block(operators: Operators, kind: str, what: str, duration: str, by: str, wh
 def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) -> None:
     _say(
         operators.unblock(block, by, why),
-        "The block is off. What it took away does not come back; servers can be unlocked.",
+        "The block is removed. What it took away does not come back; servers can be unlocked.",
         as_json,
     )
 
@@ -129,7 +129,7 @@ def blocks(operators: Operators, as_json: bool) -> None:
     _show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
 
 
-@egress.command(help="Check everything, and say what to do. Exit code 1 if there is a problem.")
+@egress.command(help="Check everything and say what to do. Exit code 1 if there is a problem.")
 @_as_json
 def doctor(as_json: bool) -> None:
     # Not at the top: no other command needs the Kubernetes client.
@@ -138,12 +138,12 @@ def doctor(as_json: bool) -> None:
     sys.exit(0 if show(as_json) else 1)
 
 
-@egress.group("keys", help="API keys of courses and services: make, list and revoke them.")
+@egress.group("keys", help="Make, list and revoke the API keys of courses and services.")
 def api_keys() -> None:
     pass
 
 
-@api_keys.command("list", help="List the API keys that the verifiers have read, and the servers they had in the last 24 hours.")
+@api_keys.command("list", help="List the API keys that the verifiers have read, and their servers of the last 24 hours.")
 @_as_json
 @click.pass_obj
 def list_keys(operators: Operators, as_json: bool) -> None:
@@ -151,23 +151,25 @@ def list_keys(operators: Operators, as_json: bool) -> None:
     _show(operators.keys(), as_json, columns)
 
 
-@api_keys.command("create", help="Make an API key. It is printed once; it counts when its entry is in the chart's values.")
-@click.option("--name", required=True, help="What to call it: lower-case letters, digits and dashes.")
+@api_keys.command("create", help="Make an API key. It is printed once, and counts as soon as its entry is in the chart's values.")
+@click.option("--name", required=True, help="Its name: lower-case letters, digits and dashes.")
 @click.option("--tier", required=True, help="The tier of its servers.")
-@click.option("--servers-per-day", required=True, type=click.IntRange(1, MOST_PER_DAY), help="How many it may have in 24 hours.")
+@click.option("--servers-per-day", required=True, type=click.IntRange(1, MAX_SERVERS_PER_DAY), help="Servers in any 24 hours.")
 @click.option("--expires", required=True, help="The last day on which it counts, 2027-01-31, or 90d from now.")
 @click.option("--origin", "origins", multiple=True, help="Pages that may send it, https://example.org. Without it, anybody may.")
 @click.option("--repository", "repositories", multiple=True, help="host/owner/name or host/owner/*. Without it, any repository.")
 @_who
-@click.option("--why", default="", help="What it is for, for the log.")
+@click.option("--why", default="", help="Its purpose, for the log.")
 @_as_json
 @click.pass_obj
-def create_key(operators: Operators, as_json: bool, origins: tuple[str, ...], repositories: tuple[str, ...], **values: Any) -> None:
+def create_key(
+    operators: Operators, /, as_json: bool, origins: tuple[str, ...], repositories: tuple[str, ...], **values: Any
+) -> None:
     made = operators.create_key(origins=list(origins), repositories=list(repositories), **values)
     if as_json:
         click.echo(json.dumps(made, ensure_ascii=False, indent=2))
         return
-    click.echo("The key. It is shown this once, and kept nowhere:\n")
+    click.echo("The key. It is shown this once and stored nowhere:\n")
     click.echo(f"  {made['key']}\n")
     click.echo("Add this to the chart's values, where it is no secret. The key counts a minute or two after `helm upgrade`:\n")
     click.echo("apiKeys:\n  keys:")
@@ -176,16 +178,16 @@ def create_key(operators: Operators, as_json: bool, origins: tuple[str, ...], re
         click.echo(f"      {name}: {json.dumps(value)}")
 
 
-@api_keys.command("revoke", help="Let a key, and what was issued for it, count no more, at once. KEY: its name, its id, or itself.")
+@api_keys.command("revoke", help="Revoke a key and the passes issued for it, at once. KEY: its name, its id, or the key itself.")
 @click.argument("key")
-@click.option("--servers", is_flag=True, help="Take what it gave from servers that run, too. They may be unlocked.")
+@click.option("--servers", is_flag=True, help="Take its tier from running servers, too. They may be unlocked.")
 @_who
 @_why
 @_as_json
 @click.pass_obj
 def revoke_key(operators: Operators, key: str, servers: bool, by: str, why: str, as_json: bool) -> None:
     done = operators.revoke_key(key, by, why, servers)
-    lost = f"Servers that lost what they had, or waited for: {done['withdrawn']}." if done["withdrawn"] else ""
+    lost = f"Grants withdrawn: {done['withdrawn']}." if done["withdrawn"] else ""
     remove = f"Now take {', '.join(done['remove'])} out of the values: with a wiped Redis it would count again."
     _say(done, " ".join(filter(None, ["Revoked.", lost, remove if done["remove"] else ""])), as_json)
 
@@ -198,7 +200,7 @@ def _seconds(duration: str) -> float:
 
 
 def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
-    """Say what was done, and end with `PENDING` if the reconciler has not confirmed it."""
+    """Print what was done. Exit with `PENDING` if the reconciler has not confirmed it."""
     pending = done["state"] != "done"
     if as_json:
         click.echo(json.dumps(done, ensure_ascii=False))
@@ -211,7 +213,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
-    """Print a table as kubectl does: what one pipes into other commands must not depend on the width of a terminal."""
+    """Print a table as kubectl does. It may be piped into other commands, so it does not depend on the width of a terminal."""
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
@@ -228,12 +230,12 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without control characters: names of users and repositories are strangers' and end in an operator's terminal."""
+    """A text without control characters: strangers choose names of users and repositories, and operators print them."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def main() -> None:
-    """Run the command; what cannot be done ends it with one sentence and the exit code that says so."""
+    """Run the command. An action that is refused ends it with one sentence and an exit code."""
     try:
         egress()
     except InvalidSettings as error:

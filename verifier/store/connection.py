@@ -9,17 +9,17 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from ..settings import RedisSettings
+from ..settings import CommonSettings
 
 TIMEOUT_SECONDS = 0.5
 """Seconds for connecting and for each answer. BinderHub's hook waits 1 s in all."""
 
 
-def connect(settings: RedisSettings) -> redis.Redis:
+def connect(settings: CommonSettings) -> redis.Redis:
     """A client for the Redis of the settings, or for the one that its sentinels name.
 
-    A pooled connection may have died with the Redis at its other end, so one more try is made on a new one; never after a
-    time-out, which would double the wait. With sentinels the new connection goes to whichever Redis they name then.
+    A pooled connection may have died with the Redis at its other end, so there is one more try on a new connection. There is none
+    after a time-out, which would double the wait. With sentinels the new connection goes to the Redis that they name at that time.
     """
     options: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
     tls = settings.redis_url.startswith("rediss:")
@@ -35,8 +35,10 @@ def connect(settings: RedisSettings) -> redis.Redis:
     sentinels = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in settings.redis_sentinels)]
     # No second try: the next sentinel is asked, not the same one again.
     asking = options | {"password": _clear(settings.redis_sentinel_password), "retry": Retry(NoBackoff(), 0), "ssl": tls}
-    database = parse_url(settings.redis_url).get("db", 0)
-    return Sentinel(sentinels, sentinel_kwargs=asking).master_for(settings.redis_sentinel_master, db=database, ssl=tls, **common)
+    database = parse_url(settings.redis_url).get("db", 0)  # type: ignore[no-untyped-call]
+    sentinel = Sentinel(sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    client: redis.Redis = sentinel.master_for(settings.redis_sentinel_master, db=database, ssl=tls, **common)  # type: ignore[no-untyped-call]
+    return client
 
 
 def _clear(secret: SecretStr | None) -> str | None:

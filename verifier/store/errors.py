@@ -1,4 +1,4 @@
-"""What a call of the store can raise."""
+"""The exceptions of the store."""
 
 
 class StoreUnavailable(Exception):
@@ -6,11 +6,11 @@ class StoreUnavailable(Exception):
 
 
 class Replayed(Exception):
-    """A solution was used before. The text is `replayed`, or `before-epoch` if that cannot be known any more."""
+    """A solution was used before. The text is `replayed`, or `before-epoch` if a wiped Redis cannot tell."""
 
 
 class PriceRisen(Exception):
-    """A challenge asked for less than it may by now. Its solution is not used up."""
+    """A challenge asked for less work than its network must do by now. The solution is not used up."""
 
 
 class KeyRevoked(Exception):
@@ -18,10 +18,10 @@ class KeyRevoked(Exception):
 
 
 class BudgetSpent(Exception):
-    """A client network, or an API key, had as many passes as it may. The solution is not used up.
+    """A client network or an API key has used its budget of passes. The solution is not used up.
 
     Args:
-        retry_after: seconds until there is something left.
+        retry_after: seconds until the budget allows another pass.
     """
 
     def __init__(self, retry_after: int):

@@ -1,31 +1,30 @@
-"""What verifier and reconciler keep in Redis, and every operation on it.
+"""The store: what verifier and reconciler keep in Redis, and every operation on it.
 
-| key | holds | lives |
+| key | holds | kept |
 |---|---|---|
-| `epoch` | when this Redis first saw a verifier; passes and challenges issued before are refused | for ever |
-| `solution:<provider>:<id>` | that a solution was used | until its challenge has expired |
-| `charges:<network>` | a hash: how many passes a client network had, by when | `fairness.window` after the last |
-| `rejected:<network>` | how many solutions of a client network were rejected | `REJECTIONS_WINDOW_SECONDS` after the first |
-| `charges:key:<id>` | the same of an API key | a day after the last |
+| `epoch` | when this Redis first saw a verifier; older passes and challenges are rejected | for ever |
+| `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
+| `charges:<network>` | a hash: the passes that a client network got, by time | `fairness.window` after the last |
+| `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
+| `charges:key:<id>` | the same for an API key | a day after the last |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
-| `launch:<server>` | the latest decision about a launch: a waiting grant, or none | the launch timeout, or until the pod is ready |
-| `unlock:<server>` | a grant for a pod that runs | `UNLOCK_TTL_SECONDS` |
-| `stop:<server>` | the uid of a pod that shall be stopped | `UNLOCK_TTL_SECONDS` |
-| `blocks` | a hash: what operators blocked, by id | until it is taken off, `until`, or `WITHDRAWN_TTL_SECONDS` for a server's |
-| `withdrawn:<grant>` | that a grant counts no more | `WITHDRAWN_TTL_SECONDS` |
-| `wake` | a list: servers that the reconciler shall look at, and what operators did, for its log | until read |
-| `server:<server>` | what the reconciler knows of a server | as long as the pod |
-| `reconciler` | when the reconciler last went round | `HEARTBEAT_TTL_SECONDS` |
-| `wiring` | a hash: launches that the hook told of, those without its context, when the first and the last came | for ever |
+| `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
+| `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
+| `stop:<server>` | the uid of a pod that has to be stopped | `UNLOCK_TTL_SECONDS` |
+| `blocks` | a hash: the operators' blocks, by id | until removed, until its end, or `WITHDRAWN_TTL_SECONDS` for a server's |
+| `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
+| `wake` | a list: servers to reconcile, and operators' actions for the reconciler's log | until read |
+| `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
+| `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
+| `wiring` | a hash: numbers of announced launches and of those without context, first and last time | for ever |
 | `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
-| `gatecheck` | what the reconciler found about policies and the canary | `GATECHECK_TTL_SECONDS` |
-| `counters`, `tiers` | hashes: what the reconciler counts, for the verifier's metrics | for ever |
+| `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
+| `counters`, `tiers` | hashes: the reconciler's counters, for the verifier's metrics | for ever |
 
-All keys begin with `binder-egress:`. Nothing here needs to survive: a wiped Redis costs passes their validity and waiting grants
-their pods' egress, client networks are charged from the beginning, and blocks of repositories and networks are gone; running
-servers keep what their annotation says, a block too. A revoked API key that is still in the values counts again;
-`egress doctor` says so.
+All keys begin with `binder-egress:`. Nothing here needs to survive. When Redis is wiped, passes become invalid, waiting grants are
+lost, client networks are charged from zero, and blocks of repositories and networks are gone. Running servers keep what their
+annotation says, including a block. A revoked API key that is still in the values counts again; `egress doctor` says so.
 """
 
 import json
@@ -44,38 +43,37 @@ from .errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavaila
 
 PREFIX = "binder-egress:"
 
-
 MOVE_WINDOW_SECONDS = 600
-"""Seconds after its first use in which a use may move to another server of the same repository and client network."""
+"""Seconds after its first use in which a use of a pass may move to another server of the same repository and client network."""
 
 MOVES = 8
-"""How often one use may move: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
+"""Moves of one use of a pass: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
 
 BUILD_LIMIT_SECONDS = 3600
-"""Seconds that may lie between a launch request and its hook: passes are judged by when the request came, builds take long."""
+"""The most seconds between a launch request and its hook, with a build between them. A pass is judged at the request's time."""
 
 UNLOCK_TTL_SECONDS = 60
-"""Seconds that the reconciler has for an unlock. It takes less than one; after this the client was told `pending` long ago."""
+"""Seconds in which the reconciler must act on an unlock. It needs less than one. Later the client has long been told `pending`."""
 
 WITHDRAWN_TTL_SECONDS = 7 * 86400
-"""Seconds that a withdrawal is remembered, far beyond the age that a BinderHub's culler lets a pod reach (6 h on mybinder.org)."""
+"""Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
 
 
 EVERYTHING = "*"
-"""On the wake list: look at all servers. No server is called so there, for `Server.key` has a slash."""
+"""On the wake list: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
 
 HEARTBEAT_TTL_SECONDS = 30
-"""Seconds after which a silent reconciler counts as gone. It reports every few seconds."""
+"""Seconds without a heartbeat after which the reconciler counts as gone. One comes every second."""
 
 VERIFIER_TTL_SECONDS = 60
-"""Seconds after which a silent verifier counts as gone. It reports with each readiness probe."""
+"""Seconds without a report after which a verifier counts as gone. One comes with each readiness probe."""
 
 GATECHECK_TTL_SECONDS = 600
-"""Seconds that findings count. They are made every minute."""
+"""Seconds for which findings count. New ones come every minute."""
 
 
 class Store:
-    """All reads and writes. Each method raises `StoreUnavailable` when Redis fails.
+    """All operations on Redis. Each method raises `StoreUnavailable` when Redis fails.
 
     Args:
         client: a connection with `decode_responses`.
@@ -91,25 +89,25 @@ class Store:
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
         self._settle = client.register_script((scripts / "settle.lua").read_text())
 
-    # -- the verifier's side
+    # -- for the verifier
 
     def ping(self) -> None:
-        """Return if Redis answers. A new or wiped one learns its epoch here, before a challenge is presented to it."""
+        """Return if Redis answers. A new or wiped Redis gets its epoch here, before the first challenge is issued."""
         with _unavailable():
             self._begin(keys=[_key("epoch")])
 
     def charges(self, network: str, window: int) -> int:
-        """How much a client network was charged lately.
+        """The charges of a client network in the window.
 
         Args:
-            network: the client's network; `""`, for clients whose network is not known, is never charged.
+            network: the client's network. `""`, a client without a known network, is never charged.
             window: seconds for which a charge counts.
         """
         with _unavailable():
-            return self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window])
+            return int(self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window]))
 
     def charges_of(self, networks: list[str], window: int) -> list[int]:
-        """The same for several, together."""
+        """The charges of several networks, in one round trip."""
         with _unavailable():
             pipe = self._redis.pipeline(transaction=False)
             for network in networks:
@@ -117,7 +115,7 @@ class Store:
             return pipe.execute()
 
     def rejections(self, network: str) -> tuple[int, int]:
-        """How many solutions of a client network remote providers rejected lately, and the seconds until they are forgotten."""
+        """The number of rejected solutions of a client network, and the seconds until they are forgotten."""
         with _unavailable():
             pipe = self._redis.pipeline(transaction=False)
             pipe.get(_key(f"rejected:{network}"))
@@ -126,7 +124,7 @@ class Store:
         return int(number or 0), max(1, seconds)
 
     def note_rejection(self, network: str) -> None:
-        """Count one more."""
+        """Count one more rejected solution of a client network."""
         with _unavailable():
             self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
 
@@ -140,15 +138,15 @@ class Store:
             solution_id: `Verdict.solution_id`.
             issued_at: Unix time in seconds when its challenge was issued.
             lifetime: seconds for which the solution could be presented again.
-            charge: whom to charge, and what must not be exceeded; None: nobody.
+            charge: the network to charge, and its limits; None: nobody is charged.
 
         Returns:
             Unix time in seconds by Redis' clock.
 
         Raises:
-            Replayed: the solution was used before, or may have been, before Redis was wiped.
-            PriceRisen: the network was charged so much meanwhile that the challenge was too cheap.
-            BudgetSpent: the network was charged all that it may be.
+            Replayed: the solution was used before, or may have been used before Redis was wiped.
+            PriceRisen: by now the network has so many charges that the challenge was too cheap.
+            BudgetSpent: the network has used its budget.
         """
         request: dict[str, Any] = {
             "issued": issued_at,
@@ -185,7 +183,7 @@ class Store:
 
         Raises:
             KeyRevoked: an operator revoked it.
-            BudgetSpent: it had all that it may.
+            BudgetSpent: it has used its budget.
         """
         word = secrets.token_hex(8)
         request = {"key": key, "ttl": LEEWAY_SECONDS, "word": word, "window": window, "budget": budget}
@@ -212,12 +210,12 @@ class Store:
             network: the client's network.
             now: Unix time in seconds.
             record_ttl: seconds that the record lives.
-            renewal: the server has this tier, or a smaller one. The use is not taken from another server then, and stays: whoever
-                gave it could otherwise take it on to a server of their own, and the tier would go with it.
+            renewal: the server has this tier already, or a smaller one. The use is then not taken from another server, and cannot
+                move on: its owner could otherwise move it to another server, and the tier would go with it.
 
         Returns:
-            `held` (this server had it already), `free`, `moved` (taken from the server that had it), and then the record is
-            written; `used-up`, `before-epoch` or `key-revoked`, and then nothing is.
+            `held` (this server had the use already), `free` or `moved` (another server had it): the record is written. `used-up`,
+            `before-epoch` or `key-revoked`: nothing is written.
         """
         request = {
             "iat": used.iat,
@@ -239,13 +237,14 @@ class Store:
         }
         kind = "unlock" if record.uid else "launch"
         with _unavailable():
-            return self._redeem(
+            outcome = self._redeem(
                 keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}"), _key("wake"), _key("revoked")],
                 args=[json.dumps(request)],
             )
+        return str(outcome)
 
     def record_launch(self, server: Server, record: Record, ttl: int) -> None:
-        """Write down a launch that uses no pass. It replaces what was decided for this server before."""
+        """Write down a launch that uses no pass. It replaces every earlier decision about this server."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.set(_key(f"launch:{server.key}"), record.dumps(), ex=ttl)
@@ -253,20 +252,20 @@ class Store:
             pipe.execute()
 
     def known(self, server: Server) -> KnownServer | None:
-        """What the reconciler published about a server, or None if there is no such pod."""
+        """What the reconciler published about a server, or None if it has no pod."""
         with _unavailable():
             text = self._redis.get(_key(f"server:{server.key}"))
-        return KnownServer.loads(text)
+        return KnownServer.loads(_text(text))
 
     def blocks(self) -> list[Block]:
         """All blocks, the oldest first; some may have ended."""
         with _unavailable():
             return _blocks(self._redis.hgetall(_key("blocks")))
 
-    # -- the operators' side
+    # -- for operators
 
     def add_block(self, block: Block, servers: Iterable[Server]) -> None:
-        """Block, forget blocks that have ended, and wake the reconciler: first for the servers that are known to be meant."""
+        """Add a block, forget those that have ended, and wake the reconciler: first for the servers that it surely applies to."""
         over = [old.id for old in self.blocks() if _is_over(old, block.at)]
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -277,7 +276,7 @@ class Store:
             pipe.execute()
 
     def remove_block(self, block: str) -> None:
-        """Take a block off, from the pods that carry it too."""
+        """Remove a block, also from the pods that carry it."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.hdel(_key("blocks"), block)
@@ -286,7 +285,7 @@ class Store:
             pipe.execute()
 
     def revoke_key(self, revoked: RevokedKey) -> None:
-        """Let an API key, and the passes that were issued for it, count no more."""
+        """Revoke an API key, and with it the passes that were issued for it."""
         with _unavailable():
             self._redis.hset(_key("revoked"), revoked.id, revoked.dumps())
 
@@ -294,31 +293,32 @@ class Store:
         """The API keys that operators revoked, by id."""
         with _unavailable():
             found = self._redis.hgetall(_key("revoked"))
-        return {key: RevokedKey.loads(text) for key, text in found.items()}
+        return {key: RevokedKey.loads(text) for key, text in _texts(found).items()}
 
     def waiting(self) -> list[Grant]:
-        """The grants that wait for their pod. An unlock that is on it already waits no more."""
+        """The grants that wait for their pod, without unlocks that are already on it."""
         with _unavailable():
             launches, unlocks = (list(self._redis.scan_iter(_key(f"{kind}:*"), count=1000)) for kind in ("launch", "unlock"))
             servers = [_key("server:") + name.removeprefix(_key("unlock:")) for name in unlocks]
             names = launches + unlocks + servers
             texts = self._redis.mget(names) if names else []
-        records = [Record.loads(text) for text in texts[: len(names) - len(servers)]]
-        done = [None] * len(launches) + [known and known.grant for known in map(KnownServer.loads, texts[len(records) :])]
-        return [record.grant for record, grant in zip(records, done, strict=True) if record and record.grant.id != grant]
+        records = [Record.loads(_text(text)) for text in texts[: len(names) - len(servers)]]
+        known = [KnownServer.loads(_text(text)) for text in texts[len(records) :]]
+        carried = [None] * len(launches) + [server and server.grant for server in known]
+        return [record.grant for record, grant in zip(records, carried, strict=True) if record and record.grant.id != grant]
 
     def wake_all(self) -> None:
-        """Have the reconciler look at all servers."""
+        """Have the reconciler reconcile all servers."""
         with _unavailable():
             self._redis.rpush(_key("wake"), EVERYTHING)
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """What the verifiers that are not silent say of themselves, by host."""
+        """The reports of all verifiers that are not silent, by host."""
         now, texts = self._reports()
         return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS}
 
     def _reports(self) -> tuple[int, dict[str, str]]:
-        """Redis' time in seconds, and the reports as they are kept."""
+        """Redis' time in seconds, and the reports as they are stored."""
         with _unavailable():
             pipe = self._redis.pipeline(transaction=False)
             pipe.time()
@@ -335,7 +335,7 @@ class Store:
             pipe.execute()
 
     def ask_to_stop(self, server: Server, uid: str) -> None:
-        """Have a pod stopped."""
+        """Ask the reconciler to stop a pod."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.set(_key(f"stop:{server.key}"), uid, ex=UNLOCK_TTL_SECONDS)
@@ -343,7 +343,7 @@ class Store:
             pipe.execute()
 
     def log(self, action: dict[str, Any]) -> None:
-        """Have the reconciler log what an operator did: what a command writes would end in the operator's terminal."""
+        """Have the reconciler log an operator's action. What a command logs itself would end in the operator's terminal."""
         with _unavailable():
             self._redis.rpush(_key("wake"), json.dumps(action))
 
@@ -355,27 +355,27 @@ class Store:
         """What the reconciler published about some servers; those without a pod are left out."""
         with _unavailable():
             texts = self._redis.mget([_key(f"server:{server.key}") for server in servers]) if servers else []
-        return {server: KnownServer.loads(text) for server, text in zip(servers, texts, strict=True) if text}
+        known = {server: KnownServer.loads(_text(text)) for server, text in zip(servers, texts, strict=True)}
+        return {server: about for server, about in known.items() if about}
 
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
-        """When the reconciler last went round (Unix seconds, or None), its counters, and its pods by tier."""
+        """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
         with _unavailable():
             pipe = self._redis.pipeline(transaction=False)
             pipe.get(_key("reconciler"))
             pipe.hgetall(_key("counters"))
             pipe.hgetall(_key("tiers"))
             seen, counters, tiers = pipe.execute()
-        as_numbers = [{name: int(value) for name, value in found.items()} for found in (counters, tiers)]
-        return (float(seen) if seen else None), *as_numbers
+        return (float(seen) if seen else None), _numbers(counters), _numbers(tiers)
 
-    # -- what doctor and metrics read
+    # -- for doctor and metrics
 
     def note_launch(self, now: float, context: bool) -> None:
-        """Remember that BinderHub's hook told of a launch, for all replicas together.
+        """Count a launch that BinderHub's hook announced, for all replicas together.
 
         Args:
             now: Unix time in seconds.
-            context: whether the hook knew of the request.
+            context: whether the hook knew the request.
         """
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -386,9 +386,9 @@ class Store:
             pipe.execute()
 
     def report_verifier(self, host: str, report: dict[str, Any]) -> None:
-        """Say what a verifier knows of itself; nothing secret. The reports of those that are silent are taken away.
+        """Publish a verifier's report about itself, without secrets, and remove the reports of silent verifiers.
 
-        When it was said is Redis' time: a verifier whose clock is off must be seen.
+        The time of the report is Redis' time, so that a verifier whose clock is off is noticed.
         """
         now, texts = self._reports()
         silent = [other for other, text in texts.items() if not ((said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS)]
@@ -401,18 +401,19 @@ class Store:
             pipe.execute()
 
     def publish_gatecheck(self, found: str) -> None:
-        """Publish what the reconciler found, JSON."""
+        """Publish the findings of the gate check, as JSON."""
         with _unavailable():
             self._redis.set(_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
 
     def gatecheck(self) -> dict[str, Any] | None:
-        """What the reconciler found last (`watch.Findings`), or None."""
+        """The latest findings of the gate check (`gatecheck.watch.Findings`), or None."""
         with _unavailable():
             text = self._redis.get(_key("gatecheck"))
-        return json.loads(text) if text else None
+        findings: dict[str, Any] | None = json.loads(text) if text else None
+        return findings
 
     def health(self) -> dict[str, Any]:
-        """What `doctor` wants to know of Redis.
+        """What `doctor` checks of Redis.
 
         Returns:
             `wiring` (its numbers), `verifiers` (host → report), `revoked_keys` (ids), `epoch` (Unix seconds, or None), `now`
@@ -430,7 +431,7 @@ class Store:
             except redis.ResponseError:  # Not every Redis of one's own lets us ask.
                 memory = {}
         return {
-            "wiring": {name: int(number) for name, number in wiring.items()},
+            "wiring": _numbers(wiring),
             "verifiers": self.reports(),
             "revoked_keys": set(self.revoked_keys()),
             "epoch": float(epoch) if epoch else None,
@@ -438,14 +439,14 @@ class Store:
             **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},
         }
 
-    # -- the reconciler's side
+    # -- for the reconciler
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
-        """What is decided about a server, and which of `grants`, and of what is decided, is withdrawn."""
+        """The decisions about a server, and which of them, or of `grants`, are withdrawn."""
         return self.pending_all({server: grants})[server]
 
     def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:
-        """The same for many servers, in two round trips."""
+        """The decisions about many servers, in two round trips."""
         kinds = ("launch", "unlock", "server", "stop")
         found: dict[Server, Pending] = {}
         grants: dict[Server, list[str]] = {}
@@ -463,13 +464,13 @@ class Store:
             names = [_key(f"withdrawn:{grant}") for has in grants.values() for grant in has]
             marks = iter(self._redis.mget(names) if names else [])
         sorted_blocks = _blocks(blocks)
-        for server, has in grants.items():
+        for server, asked_for in grants.items():
             found[server].blocks = sorted_blocks
-            found[server].withdrawn = {grant for grant in has if next(marks)}
+            found[server].withdrawn = {grant for grant in asked_for if next(marks)}
         return found
 
     def withdraw(self, grants: Iterable[str]) -> None:
-        """Let grants count no more."""
+        """Withdraw grants: they count no more."""
         with _unavailable():
             pipe = self._redis.pipeline()
             for grant in grants:
@@ -477,51 +478,51 @@ class Store:
             pipe.execute()
 
     def settle(self, server: Server, launch: Record) -> None:
-        """Forget the launch of a server whose pod is ready: a later pod of that name needs a launch of its own.
+        """Forget the launch of a server whose pod is ready. A later pod of that name needs a new launch.
 
         Args:
             server: the server.
-            launch: the launch that was seen; another one, written meanwhile, stays.
+            launch: the launch that was read; one that was written since stays.
         """
         with _unavailable():
             self._settle(keys=[_key(f"launch:{server.key}")], args=[launch.grant.id])
 
     def publish(self, server: Server, known: KnownServer) -> None:
-        """Tell the verifier about a server."""
+        """Publish a server, for the verifier and for operators."""
         with _unavailable():
             self._redis.set(_key(f"server:{server.key}"), known.dumps())
 
     def forget(self, server: Server) -> None:
-        """A server has no pod any more."""
+        """Forget a server that has no pod any more."""
         with _unavailable():
             self._redis.delete(_key(f"server:{server.key}"))
 
     def verifier_is_there(self) -> bool:
-        """Whether any verifier has said lately that it is ready."""
+        """Whether any verifier has reported lately."""
         with _unavailable():
             return bool(self._redis.exists(_key("verifiers")))
 
     def published(self) -> set[Server]:
-        """All servers that something is published about."""
+        """All published servers."""
         prefix = _key("server:")
         with _unavailable():
             return {Server.from_key(key.removeprefix(prefix)) for key in self._redis.scan_iter(f"{prefix}*", count=1000)}
 
     def count(self, name: str, number: int = 1) -> None:
-        """Add to a counter that the verifier shows in its metrics."""
+        """Add to one of the counters that the verifier's metrics show."""
         with _unavailable():
             self._redis.hincrby(_key("counters"), name, number)
 
     def heartbeat(self, now: float, tiers: dict[str, int], counts: dict[str, int] | None = None) -> bool:
-        """Say that the reconciler is alive.
+        """Write the reconciler's heartbeat.
 
         Args:
             now: Unix time in seconds.
-            tiers: how many pods have which tier.
-            counts: what to add to counters, as `count` does.
+            tiers: the number of pods by tier.
+            counts: what to add to the counters, as `count` does.
 
         Returns:
-            Whether Redis still knew us: False after a wipe, and after `HEARTBEAT_TTL_SECONDS` seconds of silence.
+            Whether the last heartbeat was still there: False after a wipe, and after `HEARTBEAT_TTL_SECONDS` without one.
         """
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -529,19 +530,19 @@ class Store:
             self._begin(keys=[_key("epoch")], client=pipe)
             pipe.delete(_key("tiers"))
             if tiers:
-                pipe.hset(_key("tiers"), mapping=tiers)
+                pipe.hset(_key("tiers"), mapping=dict(tiers.items()))
             for name, number in (counts or {}).items():
                 pipe.hincrby(_key("counters"), name, number)
             return pipe.execute()[0] is not None
 
     def woken(self, wait: float) -> Woken:
-        """Wait for servers that need a look.
+        """Wait for the wake list.
 
         Args:
-            wait: seconds, below `TIMEOUT`.
+            wait: seconds, less than the connection's time-out.
 
         Returns:
-            What there is to do; nothing when the time is up.
+            The list's content; nothing when the time is up.
         """
         found = Woken()
         with _unavailable():
@@ -559,12 +560,27 @@ class Store:
         return found
 
 
-def _blocks(found: dict[str, str]) -> list[Block]:
-    return sorted(map(Block.loads, found.values()), key=lambda block: block.at)
+def _blocks(stored: Mapping[Any, Any]) -> list[Block]:
+    return sorted(map(Block.loads, _texts(stored).values()), key=lambda block: block.at)
+
+
+def _text(answer: Any) -> str | None:
+    """A text in an answer of Redis, whose types also allow bytes. The connection decodes them."""
+    return answer if isinstance(answer, str) else None
+
+
+def _texts(answer: Mapping[Any, Any]) -> dict[str, str]:
+    """A hash in an answer of Redis, whose types also allow bytes."""
+    return {str(name): str(value) for name, value in answer.items()}
+
+
+def _numbers(answer: Mapping[Any, Any]) -> dict[str, int]:
+    """A hash of numbers in an answer of Redis."""
+    return {str(name): int(value) for name, value in answer.items()}
 
 
 def _said(text: str) -> tuple[int, dict[str, Any]] | None:
-    """When a verifier reported, and its report; None if another version wrote it, so that it cannot be read."""
+    """The time and content of a verifier's report; None if another version wrote it in a form that cannot be read."""
     try:
         found = json.loads(text)
         said = found["seen"], found["report"]
@@ -574,7 +590,7 @@ def _said(text: str) -> tuple[int, dict[str, Any]] | None:
 
 
 def _is_over(block: Block, now: float) -> bool:
-    """Whether a block has ended; that of a server, whose pod carries it, may be forgotten after a while."""
+    """Whether a block has ended. The block of a server may be forgotten after a while, because its pod carries it."""
     ended = block.until is not None and block.until <= now
     return ended or (block.kind == "server" and block.at + WITHDRAWN_TTL_SECONDS < now)
 
@@ -585,7 +601,7 @@ def _key(name: str) -> str:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Turns every failure of Redis into `StoreUnavailable`."""
+    """Turn every failure of Redis into `StoreUnavailable`."""
     try:
         yield
     except redis.RedisError as error:

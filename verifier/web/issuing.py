@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from flask import request
 
-from ..api_keys import DAY
+from ..api_keys import DAY_SECONDS
 from ..captcha import Outcome
 from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
@@ -113,7 +113,7 @@ def from_api_key() -> Pass:
         count("other-origin")
         raise Problem("key-elsewhere", "The key is for pages of certain origins only.")
     try:
-        issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY)
+        issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY_SECONDS)
     except KeyRevoked:
         count("revoked")
         raise Problem("key-revoked", "Ask the operators of this site for another one.") from None

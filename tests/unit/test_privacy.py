@@ -60,7 +60,7 @@ def test_every_remote_provider_is_listed_with_where_its_widget_is_from_and_who_i
         for address in (row.api, row.widget or row.api):
             assert not address or f"`{address}`" in listed, address
         # No longer than the longest that the page says.
-        assert row.life <= meant("DAY")
+        assert row.life <= meant("DAY_SECONDS")
 
 
 def test_the_defaults_that_it_describes():

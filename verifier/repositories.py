@@ -1,6 +1,7 @@
-"""Names of repositories. To block, all spellings of a URL are one name. To trust, only the plain spelling counts."""
+"""Names of repositories. To block, all spellings of a URL are one name. To trust, only the plain spelling counts.
 
 Decisions: D-066.
+"""
 
 import re
 import unicodedata

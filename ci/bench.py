@@ -15,12 +15,22 @@ from typing import Any
 import redis
 import requests
 import yaml
-from apps import API_TOKEN, KEYS, RedisServer, free_port, get_pass, internal_client, make_settings, public_client, run_pod
 from flask import Flask, request
 from rich.console import Console
 from rich.table import Table
 from traitlets.config import Config
 
+from tests.support.apps import (
+    API_TOKEN,
+    KEYS,
+    RedisServer,
+    free_port,
+    get_pass,
+    internal_client,
+    make_settings,
+    public_client,
+    run_pod,
+)
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.stage import TOP, Stage
 from verifier.store.connection import connect
@@ -156,7 +166,7 @@ def requests_per_core() -> None:
         return {"got": request.get_json()}
 
     other = app.test_client()
-    from apps import solve
+    from tests.support.apps import solve
 
     solutions = [solve(public) for _ in range(500)]
     tokens = [get_pass(public) for _ in range(500)]

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 import altcha
 import requests
-from apps import KEYS, RedisServer, VerifierProcess, make_settings, run_pod
 from bench import console, percentile
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.table import Table
 
-from tests.browser.conftest import FLAGS
-from tests.browser.launch_page import HEADER, TOP, BinderHub, Gate, bundle
-from tests.doubles import SECRET, Double
+from tests.support.apps import KEYS, RedisServer, VerifierProcess, make_settings, run_pod
+from tests.support.browser import FLAGS
+from tests.support.doubles import SECRET, Double
+from tests.support.launch_page import HEADER, TOP, BinderHub, Gate, bundle
 from verifier.captcha import ROWS, Outcome, Remote
 from verifier.captcha.altcha import Altcha
 from verifier.records import Server
@@ -263,7 +263,7 @@ def weight() -> None:
 
 
 DOUBLE = """
-from tests.doubles import running
+from tests.support.doubles import running
 with running() as double:
     print(double.url, flush=True)
     input()

@@ -21,10 +21,10 @@ from typing import Any
 
 import redis
 import requests
-from apps import RedisServer, free_port
 from rich.console import Console
 from rich.table import Table
 
+from tests.support.apps import RedisServer, free_port
 from verifier.reconciler.pods import GUARD
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load

@@ -1,40 +1,15 @@
 """Fixtures: a verifier that runs, with a real Redis, and Chromium."""
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from apps import RedisServer, VerifierProcess, make_settings, run_pod
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from tests.browser.launch_page import BinderHub
+from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
+from tests.support.browser import ARTIFACTS, MODEST, Tab, launch
+from tests.support.launch_page import BinderHub
 from verifier.store.connection import connect
 from verifier.store.store import Store
-
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
-
-AXE = Path(__file__).parents[2] / "frontend/node_modules/axe-core/axe.min.js"
-"""ci/frontend installs it."""
-
-INSECURE_HOST = "hub.example.org"
-"""Leads to loopback in the tests' browser. To a browser plain http is secure enough on localhost, and nowhere else."""
-
-FLAGS = [
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-    "--no-first-run",
-    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
-]
-"""Chromium shall ask nobody but the verifier for anything."""
-
-MODEST = {"altcha": {"cost": 100, "counterMin": 100, "counterMax": 200}}
-"""The default algorithm, at about a hundredth of the default's work: it may be seen, and takes well below a second."""
 
 
 @pytest.fixture(scope="session")
@@ -107,15 +82,9 @@ def _playwright() -> Iterator[Playwright]:
         yield playwright
 
 
-def _launch(playwright: Playwright, **options: Any) -> Browser:
-    # Chromium's own sandbox does not start for root, as whom CI often runs.
-    sandbox = os.getuid() != 0
-    return playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=sandbox, **options)
-
-
 @pytest.fixture(scope="session")
 def browser(_playwright: Playwright) -> Iterator[Browser]:
-    browser = _launch(_playwright)
+    browser = launch(_playwright)
     yield browser
     browser.close()
 
@@ -123,65 +92,9 @@ def browser(_playwright: Playwright) -> Iterator[Browser]:
 @pytest.fixture
 def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
     """A browser that keeps pages for those who go back, as browsers of people do and Playwright's do not."""
-    browser = _launch(_playwright, ignore_default_args=["--disable-back-forward-cache"])
+    browser = launch(_playwright, ignore_default_args=["--disable-back-forward-cache"])
     yield browser
     browser.close()
-
-
-class Tab:
-    """A page in the browser, and all that must not happen on it.
-
-    Args:
-        page: not yet opened.
-        address: where it will go first.
-        also: another origin that it may ask for something.
-    """
-
-    def __init__(self, page: Page, address: str, also: str = "") -> None:
-        self.page = page
-        self.state = page.locator("#state")
-        self.button = page.locator("#unlock")
-        self.posts = 0
-        self.requests_fail = False
-        """Set by a test in which they do: the browser itself reports each as an error on the console."""
-        self._origins = [urlsplit(origin)[:2] for origin in (address, also) if origin]
-        self.strangers: list[str] = []
-        """The addresses of `also` that it asked for."""
-        self._faults: list[str] = []
-        page.on("pageerror", lambda error: self._faults.append(f"thrown: {error}"))
-        page.on("console", self._console)
-        page.on("request", self._request)
-        page.add_init_script(
-            "addEventListener('securitypolicyviolation', (event) =>"
-            " console.error(`against the policy: ${event.effectiveDirective} ${event.blockedURI}`))"
-        )
-        page.goto(address)
-
-    def _console(self, message) -> None:
-        if message.type in ("error", "warning") and not (self.requests_fail and "Failed to load resource" in message.text):
-            self._faults.append(f"console: {message.text}")
-
-    def _request(self, request) -> None:
-        self.posts += request.method == "POST"
-        if urlsplit(request.url)[:2] not in self._origins:
-            self._faults.append(f"request: {request.url}")
-        elif urlsplit(request.url)[:2] != self._origins[0]:
-            self.strangers.append(request.url)
-
-    def picture(self, name: str, axe: bool = True) -> None:
-        """Leave a screenshot, for people to look at, and see that nothing is wider than the screen, and what axe-core finds."""
-        self.page.screenshot(path=ARTIFACTS / f"unlock-{name}.png", full_page=True)
-        assert self.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        if not axe:
-            return
-        self.page.evaluate(AXE.read_text())
-        # Not what is inside of a provider's frame.
-        found = self.page.evaluate("axe.run({ exclude: ['iframe'] }, { iframes: false })")
-        assert len(found["passes"]) > 5
-        assert [f"{fault['id']}: {fault['help']}: {fault['nodes'][0]['html']}" for fault in found["violations"]] == []
-
-    def check(self) -> None:
-        assert self._faults == []
 
 
 @pytest.fixture

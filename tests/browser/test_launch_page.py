@@ -13,12 +13,12 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
-from apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
-from conftest import ARTIFACTS, INSECURE_HOST, MODEST
-from doubles import running
-from launch_page import HEADER, TOP, BinderHub, bundle
 from playwright.sync_api import Route, expect
 
+from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
+from tests.support.browser import ARTIFACTS, INSECURE_HOST, MODEST
+from tests.support.doubles import running
+from tests.support.launch_page import HEADER, TOP, BinderHub, bundle
 from verifier.records import Server
 from verifier.store.connection import connect
 from verifier.store.store import Store

@@ -11,13 +11,13 @@ import time
 from functools import partial
 
 import pytest
-from apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
-from conftest import MODEST
-from course import CLIENTS, MODULES, Course
-from doubles import running
-from launch_page import TOP, BinderHub, bundle
 from playwright.sync_api import expect
 
+from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
+from tests.support.browser import MODEST
+from tests.support.course import CLIENTS, MODULES, Course
+from tests.support.doubles import running
+from tests.support.launch_page import TOP, BinderHub, bundle
 from verifier import api_keys as keys
 from verifier.records import Server
 from verifier.store.connection import connect

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from apps import VerifierProcess, reconciler, run_pod
-from conftest import INSECURE_HOST, MODEST
-from doubles import running
 from playwright.sync_api import expect
-from test_pages import CHOICES
 
+from tests.support.apps import VerifierProcess, reconciler, run_pod
+from tests.support.browser import INSECURE_HOST, MODEST
+from tests.support.doubles import running
+from tests.support.languages import CHOICES
 from verifier.records import KnownServer, Server
 from verifier.web.pages import MESSAGES
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import promql_parser
 import pytest
 import yaml
-from test_metrics import samples
+
+from tests.support.metrics import samples
 
 TOP = Path(__file__).parents[2]
 

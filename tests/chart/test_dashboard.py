@@ -7,7 +7,8 @@ from pathlib import Path
 import promql_parser
 import pytest
 import yaml
-from test_metrics import samples
+
+from tests.support.metrics import samples
 
 TOP = Path(__file__).parents[2]
 DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text())

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from doc_examples import section
+
+from tests.support.doc_examples import section
 
 TOP = Path(__file__).parents[2]
 DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/README.md"])

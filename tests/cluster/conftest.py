@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.conftest import FLAGS
+from tests.support.browser import FLAGS
 from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.stage import SINGLEUSER, Stage
 

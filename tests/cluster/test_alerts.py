@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from apps import free_port
 
-from tests.doubles import SECRET, Double, running
+from tests.support.apps import free_port
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import keys
 from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.patience import ALERT_SECONDS, ANSWER_SECONDS, CANARY_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.cluster.waiting import eventually
+from tests.support.doubles import SECRET, Double, running
 from verifier.gatecheck.watch import canary_of
 
 FOR = 10

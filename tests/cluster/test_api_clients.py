@@ -11,13 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
-from doc_examples import SIGNED_IN, examples, run_example
 
 from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script, user_of
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.doc_examples import SIGNED_IN, examples, run_example
 
 API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
 

@@ -17,16 +17,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
-from doc_examples import section
 from playwright.sync_api import Browser
 
-from tests.browser.launch_page import bundle
 from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
 from tests.support.cluster.installing import await_tier
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, TOP, Stage
+from tests.support.doc_examples import section
+from tests.support.launch_page import bundle
 from verifier.passes import BadPass, Passes
 
 FRONT = 8710

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from doc_examples import section
 
 from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.doc_examples import section
 
 INSTALL = "docs/install.md"
 UPGRADE = "Upgrade, and roll back"

@@ -9,14 +9,14 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from doc_examples import HUB
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.launch_page import bundle
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.doc_examples import HUB
+from tests.support.launch_page import bundle
 
 LINKS = re.findall(rf"\]\({HUB}/(v2/[^)]+)\)", (Path(__file__).parents[2] / "docs/api-users.md").read_text())
 """The badge and the link of the documents."""

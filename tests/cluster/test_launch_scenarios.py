@@ -15,10 +15,10 @@ from functools import partial
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.launch_page import bundle
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
+from tests.support.launch_page import bundle
 
 
 class Visit:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from doc_examples import SIGNED_IN, examples, run_example
 
 from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, curl, script
 from tests.support.cluster.front_door import URL, FrontDoor
@@ -19,6 +18,7 @@ from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import HUB_ANSWER_SECONDS, LAUNCH_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
 from tests.support.cluster.waiting import eventually, patiently
+from tests.support.doc_examples import SIGNED_IN, examples, run_example
 
 AUTH = f"--values={TOP / 'tests/cluster/binderhub-for-tests/auth-enabled.yaml'}"
 PASSWORD = "a-password"

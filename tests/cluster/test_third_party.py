@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.browser.course import CLIENTS, Course
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import PAGE_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, Stage
+from tests.support.course import CLIENTS, Course
 
 TAG = f'<script async src="{URL}egress/v1/third-party.js"></script>'
 

@@ -20,13 +20,13 @@ import altcha
 import atheris
 
 TOP = Path(__file__).parents[2]
-sys.path[:0] = [str(TOP), str(TOP / "tests/unit")]
+sys.path.insert(0, str(TOP))
 
 with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from flask import Flask
-    from fuzz import KEY, keys_file
     from werkzeug.middleware.proxy_fix import ProxyFix
 
+    from tests.support.fuzz import KEY, keys_file
     from verifier import networks, repositories
     from verifier.api_keys import Keys
     from verifier.captcha.altcha import Altcha

@@ -1,8 +1,9 @@
 """A hundred thousand requests out of order: the verifier answers each, without a fault, and its memory does not grow."""
 
 import pytest
-from apps import RedisServer, VerifierProcess
-from fuzz import by_bytes, by_document, faults, keys_file, memory
+
+from tests.support.apps import RedisServer, VerifierProcess
+from tests.support.fuzz import by_bytes, by_document, faults, keys_file, memory
 
 REQUESTS = 100_000
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
-from apps import RedisServer, internal_client, make_settings, public_client
 from flask.testing import FlaskClient
 
+from tests.support.apps import RedisServer, internal_client, make_settings, public_client
 from verifier.settings import VerifierSettings
 from verifier.store.connection import connect
 from verifier.store.store import Store

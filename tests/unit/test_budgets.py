@@ -8,20 +8,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import altcha
 import pytest
-from apps import CLIENT, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.apps import (
+    CLIENT,
+    NETWORK,
+    another,
+    get_pass,
+    internal_client,
+    launch,
+    make_settings,
+    public_client,
+    run_pod,
+    solve,
+)
+from tests.support.metrics import value
 from verifier.fairness import TOLERANCE, Charge, Fairness
 from verifier.networks import QUIET_SECONDS, client_network
 from verifier.store.errors import BudgetSpent, PriceRisen, Replayed
 from verifier.web.app import create_public_app, create_services
 from verifier.web.problems import TYPE
-
-NETWORK = "198.51.100.7/32"
-
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -58,15 +66,6 @@ def unlock(client, **body):
 
 def assert_problem(answer, kind, status):
     assert (answer.status_code, answer.json["type"]) == (status, TYPE + kind), answer.text
-
-
-def value(services, name, **labels):
-    """The value of a sample of the metrics; 0 if there is none."""
-    for family in text_string_to_metric_families(internal_client(services).get("/metrics").text):
-        for sample in family.samples:
-            if sample.name == name and sample.labels == labels:
-                return sample.value
-    return 0
 
 
 # -- the curve
@@ -297,12 +296,12 @@ def test_a_client_without_an_address_is_never_charged_but_counted(site, store, a
         assert price(client) == 1
         assert present(client, solve(client)).status_code == 201
     assert charges(store) == {}
-    assert value(services, "binder_egress_clients_without_address_total") == 9
+    assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
 
 
 def test_a_client_with_an_address_is_not_counted_as_hidden(services, public):
     get_pass(public)
-    assert value(services, "binder_egress_clients_without_address_total") == 0
+    assert value(internal_client(services), "binder_egress_clients_without_address_total") == 0
 
 
 @pytest.mark.parametrize("mapped", ["::ffff:198.51.100.7", "::ffff:c633:6407"])
@@ -388,8 +387,8 @@ def test_challenges_hoarded_at_the_base_price_are_refused_once_it_has_more_than_
     assert_problem(answers[-1], "price-risen", 403)
     assert charges(store) == {NETWORK: 31}
     labels = {"provider": "altcha", "purpose": "launch"}
-    assert value(services, "binder_egress_solutions_total", outcome="ok", **labels) == 31
-    assert value(services, "binder_egress_solutions_total", outcome="price-risen", **labels) == 9
+    assert value(internal_client(services), "binder_egress_solutions_total", outcome="ok", **labels) == 31
+    assert value(internal_client(services), "binder_egress_solutions_total", outcome="price-risen", **labels) == 9
     # A new one is accepted, and is good for twice as long a way.
     assert present(public, solve(public)).status_code == 201
 
@@ -434,7 +433,8 @@ def test_a_budget_withholds_the_pass_and_never_the_launch(site, store):
     ):
         assert_problem(answer, "budget-spent", 429)
         assert 3600 - 5 <= int(answer.headers["Retry-After"]) <= 3900
-    assert value(services, "binder_egress_solutions_total", provider="altcha", purpose="launch", outcome="budget-spent") == 1
+    labels = {"provider": "altcha", "purpose": "launch", "outcome": "budget-spent"}
+    assert value(internal_client(services), "binder_egress_solutions_total", **labels) == 1
     # Launches go on, passes from before count, and others are not concerned.
     assert launch(internal, "a")["tier"] == "unverified"
     assert [launch(internal, f"b{number}", token=token)["tier"] for number, token in enumerate(tokens)] == ["verified"] * 3
@@ -568,8 +568,8 @@ def test_prices_and_refusals_can_be_seen(services, public, store, caplog):
     price(public)
     charge(store, times=60)
     price(public)
-    assert value(services, "binder_egress_challenge_price_count") == 2
-    assert value(services, "binder_egress_challenge_price_sum") == 4
+    assert value(internal_client(services), "binder_egress_challenge_price_count") == 2
+    assert value(internal_client(services), "binder_egress_challenge_price_sum") == 4
     cheap = solve(public)
     charge(store, times=200)
     present(public, cheap)

@@ -20,15 +20,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from apps import CLIENT, internal_client, launch, make_settings, reconciler, run_pod
 from binder_egress_client import Launch, LaunchFailed, NoGate, Outcome, command, keep, solving, verifier
 from binder_egress_client.verifier import Server as ServerAddress
-from doc_examples import examples, run_example
 from flask import request
-from test_redis_elsewhere import certificate
 from werkzeug.serving import make_server
 
-from tests.browser.launch_page import BinderHub
+from tests.support.apps import CLIENT, internal_client, launch, make_settings, reconciler, run_pod
+from tests.support.certificates import certificate
+from tests.support.doc_examples import examples, run_example
+from tests.support.launch_page import BinderHub
 from verifier import api_keys as keys
 from verifier.fairness import Charge
 from verifier.records import KnownServer, Server

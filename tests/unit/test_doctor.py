@@ -8,13 +8,13 @@ from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
-from apps import launch
 from click.testing import CliRunner
-from fake_cluster import FakeCluster
 from kubernetes.client.exceptions import ApiException
-from test_metrics import families, value
-from test_policies import EXPECTED, OURS, egress, jupyterhub, policy
 
+from tests.support.apps import launch
+from tests.support.fake_cluster import FakeCluster
+from tests.support.metrics import families, value
+from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, policy
 from verifier.gatecheck import doctor as module
 from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import altcha
 import pytest
 import requests
-from apps import API_TOKEN, CLIENT, VerifierProcess, run_pod, solve
-from fake_cluster import FakeCluster
 
+from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, run_pod, solve
+from tests.support.fake_cluster import FakeCluster
 from verifier.operators.actions import Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import ClusterUnavailable

@@ -1,8 +1,9 @@
 """Some thousand requests out of order, against the verifier as a process. `ci/test --long` sends a hundred thousand."""
 
 import pytest
-from apps import VerifierProcess
-from fuzz import by_bytes, by_document, faults, keys_file
+
+from tests.support.apps import VerifierProcess
+from tests.support.fuzz import by_bytes, by_document, faults, keys_file
 
 
 @pytest.mark.timeout(300)

@@ -9,8 +9,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
+from tests.support.apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from verifier.web.app import create_app, create_public_app, create_services
 from verifier.web.assets import Assets
 from verifier.web.problems import TITLES, TYPE
@@ -682,8 +682,7 @@ def test_one_line_is_logged_for_each_launch(internal, caplog):
     ],
 )
 def test_logs_have_no_more_of_an_address_than_the_operator_wants(redis_server, caplog, prefixes, address, logged_as):
-    from apps import make_settings
-
+    from tests.support.apps import make_settings
     from verifier.web.app import create_services
 
     caplog.set_level(logging.INFO)

@@ -20,7 +20,16 @@ import jsonschema
 import pytest
 import requests
 import yaml
-from apps import (
+from binder_egress_client.verifier import Refused as NotGiven
+from binder_egress_client.verifier import Verifier
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+import verifier.operators.actions
+import verifier.operators.commands
+from tests.support.apps import (
     CLIENT,
     VerifierProcess,
     another,
@@ -33,18 +42,9 @@ from apps import (
     run_pod,
     solve,
 )
-from binder_egress_client.verifier import Refused as NotGiven
-from binder_egress_client.verifier import Verifier
-from click.testing import CliRunner
-from fake_cluster import FakeCluster
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
-from test_metrics import value
-from test_reconciler import ALICE, look, work
-
-import verifier.operators.actions
-import verifier.operators.commands
+from tests.support.fake_cluster import FakeCluster
+from tests.support.metrics import value
+from tests.support.reconciling import ALICE, look, work
 from verifier import api_keys as keys
 from verifier.api_keys import (
     DAY_SECONDS,

@@ -2,8 +2,7 @@
 
 import json
 
-from apps import get_pass, launch
-
+from tests.support.apps import get_pass, launch
 from verifier.records import Grant, KnownServer, Record, Server
 
 

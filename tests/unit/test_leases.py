@@ -6,11 +6,11 @@ import time
 from dataclasses import replace
 
 import pytest
-from apps import get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
-from fake_cluster import FakeCluster
 from prometheus_client import generate_latest
 
 import verifier.web.servers
+from tests.support.apps import get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
+from tests.support.fake_cluster import FakeCluster
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS, Left
 from verifier.operators.actions import Operators

@@ -5,71 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-from apps import get_pass, internal_client, launch, run_pod, solve
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.apps import get_pass, internal_client, launch, run_pod, solve
+from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
 from verifier.store.counters import LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
 
-NAMES = {
-    "binder_egress_launches": "counter",
-    "binder_egress_launches_without_context": "counter",
-    "binder_egress_solutions": "counter",
-    "binder_egress_captcha_verify_seconds": "histogram",
-    "binder_egress_passes": "counter",
-    "binder_egress_api_key_requests": "counter",
-    "binder_egress_api_key_servers": "gauge",
-    "binder_egress_api_key_servers_per_day": "gauge",
-    "binder_egress_api_key_expires_timestamp_seconds": "gauge",
-    "binder_egress_challenge_price": "histogram",
-    "binder_egress_clients_without_address": "counter",
-    "binder_egress_unlocks": "counter",
-    "binder_egress_unlock_seconds": "histogram",
-    "binder_egress_captcha_provider_up": "gauge",
-    "binder_egress_captcha_provider_misconfigured": "gauge",
-    "binder_egress_captcha_stand_in": "gauge",
-    "binder_egress_store_up": "gauge",
-    "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
-    "binder_egress_reconciler_lag_seconds": "histogram",
-    "binder_egress_grants": "counter",
-    "binder_egress_user_pods_without_launch_record": "counter",
-    "binder_egress_user_pods": "gauge",
-    "binder_egress_start_guards": "counter",
-    "binder_egress_lease_expiries": "counter",
-    "binder_egress_blocks": "gauge",
-    "binder_egress_start_guard_seconds": "counter",
-    "binder_egress_policies_read_timestamp_seconds": "gauge",
-    "binder_egress_bypasses": "gauge",
-    "binder_egress_base_policy_missing": "gauge",
-    "binder_egress_policies_wrong": "gauge",
-    "binder_egress_canary_shut": "gauge",
-}
-
-
 pytestmark = pytest.mark.usefixtures("impatient")
-
-
-def families(internal):
-    answer = internal.get("/metrics")
-    assert answer.status_code == 200
-    assert answer.content_type.startswith("text/plain")
-    found = text_string_to_metric_families(answer.text)
-    return {family.name: family for family in found if not family.name.endswith("_created")}
-
-
-def samples():
-    """The names of the samples that there are: what a query may name."""
-    suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
-    return {name + suffix for name, kind in NAMES.items() for suffix in suffixes[kind]}
-
-
-def value(internal, name, **labels):
-    """The value of a sample; 0 if there is none."""
-    for family in families(internal).values():
-        for sample in family.samples:
-            if sample.name == name and sample.labels == labels:
-                return sample.value
-    return 0
 
 
 def test_the_names_and_kinds_of_metrics_are_stable_and_explained(internal):
@@ -143,7 +85,7 @@ def test_unlocks_are_counted_by_outcome(public, internal, store, services):
 
 
 def test_the_time_of_an_unlock_is_measured(public, internal, store, monkeypatch):
-    from test_unlock import reconciler
+    from tests.support.apps import reconciler
 
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 2)
     run_pod(store)
@@ -242,8 +184,7 @@ def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, re
 
 
 def test_metrics_are_made_without_redis(redis_server):
-    from apps import make_settings
-
+    from tests.support.apps import make_settings
     from verifier.web.app import create_services
 
     redis_server.stop()

@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from apps import make_settings
-from fake_cluster import FakeCluster
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import verifier.operators.actions
+from tests.support.apps import make_settings
+from tests.support.fake_cluster import FakeCluster
 from verifier.api_keys import Keys
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.decisions.refusals import Facts, applies

@@ -3,7 +3,6 @@
 import jsonschema_rs
 import pytest
 import schemathesis
-from apps import API_TOKEN, CLIENT, make_settings
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
@@ -18,6 +17,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 import verifier.operators.actions
 import verifier.store.store
 import verifier.web.servers
+from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
 from verifier.store.store import Store

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from apps import get_pass, internal_client, launch, make_settings
-from fake_cluster import FakeCluster
-from test_metrics import value
-from test_reconciler import ALICE, granted, look, make_grant, unlock_for, wait_for, work
 
 import verifier.operators.actions
 import verifier.operators.commands
+from tests.support.apps import get_pass, internal_client, launch, make_settings
+from tests.support.fake_cluster import FakeCluster
+from tests.support.metrics import value
+from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, work
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import Cluster, Pod
@@ -382,7 +382,7 @@ def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, st
     assert "not put it on the pod yet" in operators.explain(ALICE)["because"]
     # The verifier refuses an unlock already.
     public = create_services(make_settings(redis_server), store)
-    from apps import public_client
+    from tests.support.apps import public_client
 
     token = get_pass(public_client(public))
     assert public_client(public).post("/egress/servers/alice", json={"token": token}).status_code == 403

@@ -6,10 +6,11 @@ import string
 
 import pytest
 import segno
-from apps import make_settings, public_client, run_pod
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
+from tests.support.apps import make_settings, public_client, run_pod
+from tests.support.languages import CHOICES
 from verifier.records import KnownServer, Server
 from verifier.settings import InvalidSettings, Tier
 from verifier.web import pages, problems
@@ -61,20 +62,6 @@ def test_every_problem_that_a_visitor_may_meet_has_words():
 
 
 # -- the choice of a language. tests/browser runs the same table through the front end.
-
-CHOICES = [
-    ("de", "de"),
-    ("de-CH,de;q=0.9,en;q=0.8", "de"),
-    ("fr-CA, en;q=0.5", "fr"),
-    ("nl,ja;q=0.5", "ja"),
-    ("pt_BR,es_419", "es"),
-    ("AR-EG", "ar"),
-    ("xx", "en"),
-    ("*", "en"),
-    ("", "en"),
-    ("xx,de;q=0", "en"),
-    ("ene,den,deu", "en"),
-]
 
 
 @pytest.mark.parametrize(("header", "language"), CHOICES)

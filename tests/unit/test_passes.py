@@ -4,11 +4,11 @@ import time
 from dataclasses import asdict, replace
 
 import pytest
-from apps import KEYS, get_pass, launch, make_settings, run_pod
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
+from tests.support.apps import KEYS, get_pass, launch, make_settings, run_pod
 from verifier.passes import BadPass, Pass, Passes
 
 OLD, NEW = KEYS.splitlines()
@@ -159,8 +159,7 @@ def test_an_empty_token_is_no_token(internal):
 
 
 def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
-    from apps import public_client
-
+    from tests.support.apps import public_client
     from verifier.web.app import create_services
 
     services = create_services(make_settings(redis_server, pass_servers=3, pass_lifetime=60), store)

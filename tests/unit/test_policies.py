@@ -2,49 +2,18 @@
 
 import pytest
 
+from tests.support.network_policies import BASE, EXPECTED, OURS, USER_PODS, egress, jupyterhub, policy
 from verifier.gatecheck.netpol import judge, selects, supposed
 from verifier.user_pods import LABEL, PER_POD, kind_of
 
-USER_PODS = {"component": "singleuser-server"}
-BASE = {
-    "podSelector": {"matchLabels": USER_PODS},
-    "policyTypes": ["Ingress", "Egress"],
-    "ingress": [{"from": [{"podSelector": {"matchLabels": {"component": "proxy"}}}], "ports": [{"port": 8888, "protocol": "TCP"}]}],
-    "egress": [],
-}
-TIER = {
-    "podSelector": {"matchLabels": {**USER_PODS, LABEL: "verified"}},
-    "policyTypes": ["Egress"],
-    "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}],
-}
-EXPECTED = {"binder-egress-base": BASE, "binder-egress-tier-verified": TIER}
 PODS = [supposed(USER_PODS)]
 PRIVATE = [{"ipBlock": {"cidr": cidr}} for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 DNS_PORTS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
 SINGLEUSER = "jupyterhub.singleuser.networkPolicy"
 
 
-def policy(name, spec, **meta):
-    return {"metadata": {"name": name, **meta}, "spec": spec}
-
-
-OURS = [policy(name, spec) for name, spec in EXPECTED.items()]
-
-
 def judged(*others, pods=PODS, ours=OURS):
     return judge([*ours, *others], EXPECTED, pods)
-
-
-def egress(*rules, selector=None, **spec):
-    selector = {"matchLabels": USER_PODS} if selector is None else selector
-    return {"podSelector": selector, "policyTypes": ["Egress"], "egress": list(rules), **spec}
-
-
-def jupyterhub(*rules, ingress=()):
-    """JupyterHub's singleuser policy, as its chart 4 renders it, with these egress rules."""
-    labels = {"app": "jupyterhub", "component": "singleuser-server", "release": "binder"}
-    spec = {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"], "egress": list(rules)}
-    return policy("singleuser", {**spec, "ingress": list(ingress)}, labels={"component": "singleuser", "app": "jupyterhub"})
 
 
 def test_our_own_policies_are_no_bypass():

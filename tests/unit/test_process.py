@@ -9,8 +9,8 @@ from urllib.error import HTTPError
 
 import altcha
 import pytest
-from apps import API_TOKEN, CLIENT, VerifierProcess, is_withdrawn
 
+from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, is_withdrawn
 from verifier.store.store import MOVES
 from verifier.web.gunicorn import Threads
 

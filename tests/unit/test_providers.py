@@ -10,8 +10,8 @@ from urllib.parse import parse_qs
 import pytest
 import requests
 import responses
-from apps import CLIENT
 
+from tests.support.apps import CLIENT
 from verifier.captcha import ROWS, Captcha, Outcome, State
 from verifier.captcha import siteverify as adapter
 from verifier.web.gunicorn import REQUEST_LIMIT_SECONDS

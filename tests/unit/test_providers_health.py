@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import altcha
 import pytest
-from apps import CLIENT, QUICK, VerifierProcess, internal_client, make_settings, public_client, run_pod, solve
-from doubles import SECRET, SITE_KEY, running
-from test_metrics import value
 
+from tests.support.apps import CLIENT, QUICK, VerifierProcess, internal_client, make_settings, public_client, run_pod, solve
+from tests.support.doubles import SECRET, SITE_KEY, running
+from tests.support.metrics import value
 from verifier import captcha as captcha_module
 from verifier.captcha import ROWS, Outcome, State
 from verifier.captcha.siteverify import CALLS_AT_A_TIME

@@ -5,11 +5,11 @@ import time
 from dataclasses import replace
 
 import pytest
-from apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
-from fake_cluster import FakeCluster
-from test_reconciler import ALICE, granted, look, make_grant, unlock_for
 
 import verifier.web.servers
+from tests.support.apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
+from tests.support.fake_cluster import FakeCluster
+from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for
 from verifier.decisions.leases import larger
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler

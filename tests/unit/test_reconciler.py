@@ -8,10 +8,11 @@ import time
 from dataclasses import replace
 
 import pytest
-from apps import get_pass, launch
-from fake_cluster import FakeCluster
 
 import verifier.reconciler.loop
+from tests.support.apps import get_pass, launch
+from tests.support.fake_cluster import FakeCluster
+from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, work
 from verifier.reconciler.loop import DEAF, Reconciler
 from verifier.reconciler.pods import ClusterUnavailable, Conflict, Pod, WatchLost
 from verifier.records import Grant, KnownServer, Record, Server, Woken
@@ -21,17 +22,6 @@ from verifier.store.counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECOR
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 from verifier.user_pods import ANNOTATION, LABEL
-
-ALICE = Server("alice")
-
-
-def make_grant(tier="verified", rule="valid-pass"):
-    return Grant.new(tier, rule, time.time())
-
-
-def granted(grant):
-    """The fields of a pod that carries a grant."""
-    return {"grant": grant, "annotated": True, "label": grant.tier}
 
 
 def known(uid, grant=None, pod="jupyter-alice--", **fields):
@@ -60,26 +50,6 @@ def make(redis_server, cluster, store):
 @pytest.fixture
 def reconciler(make):
     return make()
-
-
-def look(reconciler):
-    """List the pods and work off all that follows, in this thread. What is to be tried later stays undone."""
-    reconciler._relist()
-    work(reconciler)
-
-
-def work(reconciler):
-    while not reconciler._work.empty():
-        reconciler._work_some()
-
-
-def wait_for(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):
-    store.record_launch(server, Record(grant, image=image, repository=repository), ttl)
-
-
-def unlock_for(store, grant, server=ALICE, uid="uid-1"):
-    text = Record(grant, uid=uid, repository="r").dumps()
-    store._redis.set(f"binder-egress:unlock:{server.key}", text, ex=60)
 
 
 def withdraw(store, grant):
@@ -933,7 +903,7 @@ def test_a_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster,
     assert eventually(lambda: store.known(Server("bob")))
     # bob is of no known repository, so the use does not move to it; a solution of its own unlocks it.
     assert public.post("/egress/servers/bob", json={"token": token}).status_code == 403
-    from apps import solve
+    from tests.support.apps import solve
 
     answer = public.post("/egress/servers/bob", json={"provider": "altcha", "solution": solve(public, "unlock")})
     assert (answer.status_code, answer.json["state"]) == (200, "granted")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from apps import free_port, make_settings
 
+from tests.support.apps import free_port, make_settings
+from tests.support.certificates import certificate
 from verifier.records import Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, load
 from verifier.store.connection import connect
@@ -76,15 +77,6 @@ def answers(made: ReconcilerSettings) -> bool:
 
 
 # -- TLS
-
-
-def certificate(folder: Path, name: str, *more: str) -> None:
-    """Write a certificate for 127.0.0.1, signed by itself or as `more` says, and its key, as PEM."""
-    openssl = shutil.which("openssl")
-    assert openssl, "the tests need openssl: apt-get install openssl"
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", f"{name}.key"]
-    about = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1", "-out", f"{name}.crt"]
-    subprocess.run([openssl, "req", "-x509", *key, *about, *more], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 import redis
-from apps import another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 
+from tests.support.apps import another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable

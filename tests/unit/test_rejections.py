@@ -5,9 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import responses
-from apps import CLIENT, QUICK, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
-from test_budgets import NETWORK, value
 
+from tests.support.apps import (
+    CLIENT,
+    NETWORK,
+    QUICK,
+    another,
+    get_pass,
+    internal_client,
+    launch,
+    make_settings,
+    public_client,
+    run_pod,
+    solve,
+)
+from tests.support.metrics import value
 from verifier.fairness import REJECTIONS_WINDOW_SECONDS
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
@@ -61,8 +73,8 @@ def test_above_the_number_the_provider_is_not_asked_any_more(site, provider):
     assert 1 <= int(answer.headers["Retry-After"]) <= REJECTIONS_WINDOW_SECONDS
     assert "another" in answer.json["detail"]
     labels = {"provider": "hcaptcha", "purpose": "launch"}
-    assert value(services, "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
-    assert value(services, "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
+    assert value(internal_client(services), "binder_egress_solutions_total", outcome="too-many-rejected", **labels) == 3
+    assert value(internal_client(services), "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
 
 
 def test_an_unlock_counts_the_same(site, store, provider):

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from apps import CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
-from test_metrics import value
 
+from tests.support.apps import CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.metrics import value
 from verifier.operators.actions import Operators
 from verifier.records import Block, KnownServer, Server
 from verifier.web.app import create_services

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from apps import API_TOKEN, KEYS
 
+from tests.support.apps import API_TOKEN, KEYS
 from verifier.settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.web.app import create_services
 

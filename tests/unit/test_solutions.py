@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import altcha
 import pytest
-from apps import KEYS, another, get_pass, make_settings, public_client, solve
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.apps import KEYS, another, get_pass, make_settings, public_client, solve
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -243,7 +243,7 @@ def test_an_unlock_challenge_gives_no_pass(public):
 
 
 def test_a_launch_challenge_unlocks_nothing(public, store):
-    from apps import run_pod
+    from tests.support.apps import run_pod
 
     run_pod(store)
     answer = public.post("/egress/servers/alice", json={"provider": "altcha", "solution": solve(public)})
@@ -297,7 +297,7 @@ def test_a_challenge_signed_by_somebody_else_is_refused(public):
 
 
 def test_a_pass_is_no_solution_and_a_solution_is_no_pass(public, internal):
-    from apps import launch
+    from tests.support.apps import launch
 
     assert_refused(present(public, get_pass(public)))
     assert launch(internal, token=solve(public))["pass_outcome"] == "invalid"

@@ -5,8 +5,8 @@ import threading
 import time
 
 import pytest
-from apps import KEYS, get_pass, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 
+from tests.support.apps import KEYS, get_pass, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 from verifier.passes import Passes
 from verifier.records import KnownServer, Server
 from verifier.web.app import create_services

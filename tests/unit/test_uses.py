@@ -6,8 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client
 
+from tests.support.apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client
 from verifier.passes import Passes
 from verifier.records import Record, Server
 from verifier.store.store import MOVE_WINDOW_SECONDS, MOVES
@@ -165,9 +165,8 @@ def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for
 
 
 def test_a_hundred_launches_and_unlocks_at_once_leave_one_server_with_a_grant(redis_server, store, monkeypatch):
-    from apps import run_pod
-
     import verifier.web.servers
+    from tests.support.apps import run_pod
 
     monkeypatch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 0)
     services = services_with(redis_server, store, 1)
@@ -229,7 +228,7 @@ def test_a_used_pass_gives_nothing_more_after_a_wipe(public, internal, store, re
 
 
 def test_a_pass_of_before_a_wipe_unlocks_nothing(public, store, redis_server):
-    from apps import run_pod
+    from tests.support.apps import run_pod
 
     token = get_pass(public)
     redis_server.wipe()

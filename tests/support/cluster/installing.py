@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import requests
-from doc_examples import section
 
 from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, LAUNCH_SECONDS, POD_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
 from tests.support.cluster.waiting import patiently
+from tests.support.doc_examples import section
 
 Result = TypeVar("Result")
 

@@ -27,12 +27,14 @@ from verifier.web.context import Services
 
 API_TOKEN = "api-token-of-the-tests-0123456789abcdef"
 
-
 KEYS = "first-key-0123456789abcdef0123456789\nsecond-key-0123456789abcdef0123456789"
 
 
 CLIENT = "198.51.100.7"
+"""Address of the client of most tests."""
 
+NETWORK = f"{CLIENT}/32"
+"""The network that `CLIENT` counts as."""
 
 # A solution within a few milliseconds: the tests are about what happens to it.
 QUICK = {"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5}}

@@ -20,7 +20,8 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import yaml
-from apps import API_TOKEN
+
+from tests.support.apps import API_TOKEN
 
 TOP = Path(__file__).parents[3]
 HERE = Path(__file__).parent

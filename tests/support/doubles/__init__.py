@@ -2,7 +2,7 @@
 
 Nothing of the providers themselves is in here. A test starts one server for all of them:
 
-    from doubles import running
+    from tests.support.doubles import running
 
     with running() as double:
         process = VerifierProcess(redis_server, **double.settings("turnstile", "recaptchaV3"))

@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import altcha
 import requests
 import schemathesis
-from apps import API_TOKEN, CLIENT, VerifierProcess
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
+
+from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess
 
 REFUSALS = (501,)
 """The one status from 500 on that is in order: gunicorn's for a transfer coding that it does not know (RFC 9112, section 6.1)."""

@@ -1,0 +1,64 @@
+"""The metrics of the verifier: their names and types, and how tests read them."""
+
+from flask.testing import FlaskClient
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+NAMES = {
+    "binder_egress_launches": "counter",
+    "binder_egress_launches_without_context": "counter",
+    "binder_egress_solutions": "counter",
+    "binder_egress_captcha_verify_seconds": "histogram",
+    "binder_egress_passes": "counter",
+    "binder_egress_api_key_requests": "counter",
+    "binder_egress_api_key_servers": "gauge",
+    "binder_egress_api_key_servers_per_day": "gauge",
+    "binder_egress_api_key_expires_timestamp_seconds": "gauge",
+    "binder_egress_challenge_price": "histogram",
+    "binder_egress_clients_without_address": "counter",
+    "binder_egress_unlocks": "counter",
+    "binder_egress_unlock_seconds": "histogram",
+    "binder_egress_captcha_provider_up": "gauge",
+    "binder_egress_captcha_provider_misconfigured": "gauge",
+    "binder_egress_captcha_stand_in": "gauge",
+    "binder_egress_store_up": "gauge",
+    "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
+    "binder_egress_reconciler_lag_seconds": "histogram",
+    "binder_egress_grants": "counter",
+    "binder_egress_user_pods_without_launch_record": "counter",
+    "binder_egress_user_pods": "gauge",
+    "binder_egress_start_guards": "counter",
+    "binder_egress_lease_expiries": "counter",
+    "binder_egress_blocks": "gauge",
+    "binder_egress_start_guard_seconds": "counter",
+    "binder_egress_policies_read_timestamp_seconds": "gauge",
+    "binder_egress_bypasses": "gauge",
+    "binder_egress_base_policy_missing": "gauge",
+    "binder_egress_policies_wrong": "gauge",
+    "binder_egress_canary_shut": "gauge",
+}
+"""Name and type of every metric."""
+
+
+def families(internal: FlaskClient) -> dict[str, Metric]:
+    """What `/metrics` of the in-cluster app tells, by name."""
+    answer = internal.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain")
+    found = text_string_to_metric_families(answer.text)
+    return {family.name: family for family in found if not family.name.endswith("_created")}
+
+
+def samples() -> set[str]:
+    """Names of samples, which queries of alerts and dashboards use."""
+    suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    return {name + suffix for name, kind in NAMES.items() for suffix in suffixes[kind]}
+
+
+def value(internal: FlaskClient, name: str, **labels: str) -> float:
+    """The value of a sample; 0 if there is none."""
+    for family in families(internal).values():
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    return 0

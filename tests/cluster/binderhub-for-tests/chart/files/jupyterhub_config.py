@@ -57,6 +57,8 @@ if singleuser["extraFiles"]:
 # The images are on the node already, and there is no place to pull them from.
 c.KubeSpawner.image_pull_policy = "IfNotPresent"
 c.Spawner.cmd = singleuser["cmd"]
+# Until a server that was started answers. With the default of 30 s, servers on a busy machine fail, and BinderHub starts others.
+c.Spawner.http_timeout = singleuser["startTimeout"]
 # How soon the hub sees that a pod is gone. The default of 30 s would only let tests wait.
 c.Spawner.poll_interval = 5
 

@@ -1,8 +1,6 @@
-{{- /* The values for a BinderHub that is a release of its own. Named templates take the root context, unless they say otherwise. */}}
-
 {{- /*
-binder-egress.binderhubValues: the values for a BinderHub that is a release of its own. As integration.binderhub, but with the names
-and the path of this release; and without policies of ours JupyterHub's own stays as it is.
+binder-egress.binderhubValues: the values for a BinderHub that is a release of its own: `integration.binderhub`, with the names and
+the path of this release. In modes without policies of ours, JupyterHub's own policy stays as it is.
 */}}
 {{- define "binder-egress.binderhubValues" -}}
 {{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
@@ -10,7 +8,8 @@ and the path of this release; and without policies of ours JupyterHub's own stay
 {{- with .Values.publicUrl }}{{ $verifier = printf "%s%s" . $.Values.ingress.path }}{{ end -}}
 {{- $page := printf "%sservers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" $verifier -}}
 {{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
-{{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" (printf "%s-start-guard" (include "binder-egress.fullname" .)) -}}
+{{- $isolated := printf "%s-start-guard" (include "binder-egress.fullname" .) -}}
+{{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" $isolated -}}
 {{- $ours := dict
   "extraEnv" (dict
     "BINDER_EGRESS_API" (printf "http://%s:8081" (include "binder-egress.fullname" .))
@@ -19,10 +18,12 @@ and the path of this release; and without policies of ours JupyterHub's own stay
     "custom" (dict "binderEgress" (dict "startGuard" $guard))
     "singleuser" (dict "extraEnv" (dict "BINDER_EGRESS_URL" $page))) -}}
 {{- $values := mergeOverwrite (deepCopy .Values.integration.binderhub) $ours -}}
-{{- /* The launch page looks for the verifier at `egress/` below BinderHub's base_url, on its own host, unless a meta element says otherwise. */ -}}
+{{- /*
+The launch page looks for the verifier at `egress/` below BinderHub's base_url, unless a meta element names another address.
+*/ -}}
 {{- if or .Values.publicUrl (ne .Values.ingress.path "/egress/") -}}
 {{- $meta := printf "<meta name=\"binder-egress\" content=\"%s%s\">" (html .Values.publicUrl) .Values.ingress.path -}}
-{{- /* Its key sorts before that of the wrapper, which reads it. */ -}}
+{{- /* Its key sorts before the key of the script that reads it. */ -}}
 {{- $header := dict "binder-egress-address" $meta -}}
 {{- $values = mergeOverwrite $values (dict "config" (dict "BinderHub" (dict "extra_header_html" $header))) -}}
 {{- end -}}

@@ -1,12 +1,15 @@
-{{- /* The settings of verifier and reconciler, as the ConfigMap has them. Named templates take the root context, unless they say otherwise. */}}
+{{- /* The settings of verifier and reconciler, as the ConfigMap has them. */}}
 
 {{- /*
-binder-egress.toldTier: what our processes know of a tier beside its policy, JSON. Takes the tier. Ports are as people read them: 443, 53/UDP.
+binder-egress.toldTier: what verifier and reconciler know of a tier beside its policy, as JSON. Ports are as people read them: 443,
+53/UDP. Takes the tier.
 */}}
 {{- define "binder-egress.toldTier" -}}
 {{- $cidrs := include "binder-egress.enabledKeys" .cidrs | fromJsonArray -}}
 {{- $ports := dig "ports" "tcp" dict . | include "binder-egress.enabledKeys" | fromJsonArray -}}
-{{- range dig "ports" "udp" dict . | include "binder-egress.enabledKeys" | fromJsonArray }}{{ $ports = append $ports (printf "%s/UDP" .) }}{{ end -}}
+{{- range dig "ports" "udp" dict . | include "binder-egress.enabledKeys" | fromJsonArray -}}
+{{- $ports = append $ports (printf "%s/UDP" .) -}}
+{{- end -}}
 {{- $told := dict "internet" (or (has "0.0.0.0/0" $cidrs) (has "2000::/3" $cidrs) (has "::/0" $cidrs)) -}}
 {{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
 {{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
@@ -25,8 +28,8 @@ binder-egress.toldTier: what our processes know of a tier beside its policy, JSO
 {{- end }}
 
 {{- /*
-binder-egress.captchaHostnames: hosts on whose pages captchas may be solved, as a JSON list; empty for any. Without knowing our own host we
-cannot tell.
+binder-egress.captchaHostnames: hosts on whose pages captchas may be solved, as a JSON list. Empty, for any host, if our own is not
+known.
 */}}
 {{- define "binder-egress.captchaHostnames" -}}
 {{- $hosts := include "binder-egress.enabledKeys" .Values.captcha.hostnames | fromJsonArray -}}
@@ -42,8 +45,8 @@ cannot tell.
 {{- end }}
 
 {{- /*
-binder-egress.apiKeys: the entries of `apiKeys.keys` that are on, as JSON: what the verifier reads from its file. Numbers as such, for Helm
-has floats, and writes large ones with an exponent.
+binder-egress.apiKeys: the entries of `apiKeys.keys` that are on, as JSON, for the verifier's file. `int64`, because numbers are
+floats in Helm, which writes large ones with an exponent.
 */}}
 {{- define "binder-egress.apiKeys" -}}
 {{- $found := dict -}}
@@ -53,9 +56,7 @@ has floats, and writes large ones with an exponent.
 {{ toJson $found }}
 {{- end }}
 
-{{- /*
-binder-egress.config: our settings, as the environment variables of the image.
-*/}}
+{{- /* binder-egress.config: the settings, as environment variables of the image. */}}
 {{- define "binder-egress.config" -}}
 {{- $tiers := dict -}}
 {{- range $name, $tier := .Values.tiers }}{{ $_ := set $tiers $name (include "binder-egress.toldTier" $tier | fromJson) }}{{ end -}}

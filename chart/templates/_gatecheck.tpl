@@ -1,24 +1,26 @@
-{{- /* Pods that try with packets what a user pod reaches: the canary, and those of `helm test`. Named templates take the root context, unless they say otherwise. */}}
+{{- /* Pods that try with packets what a user pod reaches: the canary, and those of `helm test`. */}}
 
 {{- /*
-binder-egress.canary: "true" where there is a canary: user pods are isolated, and somebody is told what it saw, by the reconciler or by its
-readiness. Else nothing.
+binder-egress.canary: "true" if there is a canary, else nothing. It needs user pods that are isolated, and something that reports
+its result: the reconciler, or its own readiness.
 */}}
 {{- define "binder-egress.canary" -}}
-{{- $told := or .Values.canary.readiness (include "binder-egress.running" .) -}}
-{{- if and .Values.canary.enabled (include "binder-egress.enforcing" .) $told }}true{{ end }}
+{{- $reported := or .Values.canary.readiness (include "binder-egress.running" .) -}}
+{{- if and .Values.canary.enabled (include "binder-egress.enforcing" .) $reported }}true{{ end }}
 {{- end }}
 
 {{- /*
-binder-egress.probe.shut: what an unverified pod must not reach, name → target, as JSON. DNS and the hub are left out where the base policy
-opens them.
+binder-egress.probe.shut: the targets that an unverified pod must not reach, name → target, as JSON. Without DNS and the hub if the
+base policy opens them.
 */}}
 {{- define "binder-egress.probe.shut" -}}
 {{- $targets := dict -}}
 {{- $service := include "binder-egress.fullname" . | upper | replace "-" "_" -}}
 {{- range $name, $target := .Values.gatecheck.shut -}}
-{{- /* The variable is named after the Service, and that after fullnameOverride. */ -}}
-{{- if $target }}{{ $_ := set $targets $name ($target | replace "$(BINDER_EGRESS_SERVICE" (printf "$(%s_SERVICE" $service)) }}{{ end -}}
+{{- /* Kubernetes names the variable after the Service, whose name is a value. */ -}}
+{{- if $target -}}
+{{- $_ := set $targets $name ($target | replace "$(BINDER_EGRESS_SERVICE" (printf "$(%s_SERVICE" $service)) -}}
+{{- end -}}
 {{- end -}}
 {{- if .Values.base.allowHub }}{{ $targets = omit $targets "hub" }}{{ end -}}
 {{- if not .Values.base.allowDns }}{{ $_ := set $targets "dns" "dns:///" }}{{ end -}}
@@ -26,8 +28,8 @@ opens them.
 {{- end }}
 
 {{- /*
-binder-egress.probe.labels: what a pod is labelled with that stands in for a user pod. Not with `app: jupyterhub`, which BinderHub counts by.
-Takes (list root canary|test).
+binder-egress.probe.labels: the labels of a pod that stands in for a user pod. Without `app: jupyterhub`, by which BinderHub counts
+servers. Takes (list root canary|test).
 */}}
 {{- define "binder-egress.probe.labels" -}}
 {{- $root := index . 0 -}}
@@ -36,13 +38,14 @@ Takes (list root canary|test).
 {{- end }}
 
 {{- /*
-binder-egress.probe.spec: the spec of a pod that tries targets. Takes a dict: root, command (canary, once, shut or control), targets (name → target), env
-(more variables), probes (of the container).
+binder-egress.probe.spec: the spec of a pod that tries targets. Takes a dict: root, command (canary, once, shut or control),
+restartPolicy, isolated ("true" if policies select the pod), targets (name → target), env (more variables), probes (of the
+container).
 */}}
 {{- define "binder-egress.probe.spec" -}}
 {{- $root := .root -}}
 automountServiceAccountToken: false
-# Its variables say where Services of this namespace are: without DNS, nothing else does.
+# For the variables with the addresses of this namespace's Services: the pod has no DNS.
 enableServiceLinks: true
 terminationGracePeriodSeconds: 1
 securityContext:
@@ -70,7 +73,7 @@ containers:
     {{- end }}
     command: [python3, -I, -m, verifier.gatecheck.probe, {{ .command }}]
     env:
-      # Variables are filled in by the probe, which knows how IPv6 addresses are written: $$ keeps the kubelet from it.
+      # The probe fills in variables, because it writes IPv6 addresses with brackets. $$ keeps the kubelet from doing it.
       - name: BINDER_EGRESS_PROBE_TARGETS
         value: {{ toJson .targets | replace "$(" "$$(" | quote }}
       - name: BINDER_EGRESS_ISOLATED

@@ -1,9 +1,11 @@
 {{- /*
-Labels of objects and pods. `commonLabels` and the labels of a component are never in a selector: selectors cannot be changed, and other pods may have the
-same labels.
+Labels of objects and pods. `commonLabels` and the labels of a component are in no selector: selectors cannot be changed, and other
+pods may have the same labels.
 */}}
 
-{{- /* binder-egress.matchLabels: the labels by which Services, policies and Deployments select a component. Takes (list root component). */}}
+{{- /*
+binder-egress.matchLabels: the labels by which Services, policies and Deployments select a component. Takes (list root component).
+*/}}
 {{- define "binder-egress.matchLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "binder-egress.name" $root | quote }}
@@ -16,7 +18,9 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ include "binder-egress.moreLabels" (list (index . 0) (index . 1) dict) }}
 {{- end }}
 
-{{- /* binder-egress.moreLabels: the labels of an object that the operator can label; ours win. Takes (list root component labels). */}}
+{{- /*
+binder-egress.moreLabels: the labels of an object, with labels of the operator; ours win. Takes (list root component labels).
+*/}}
 {{- define "binder-egress.moreLabels" -}}
 {{- $root := index . 0 -}}
 {{- $ours := include "binder-egress.matchLabels" (list $root (index . 1)) | fromYaml -}}

@@ -1,11 +1,13 @@
-{{- /* Names of objects, accounts and hosts. Named templates take the root context, unless they say otherwise. */}}
+{{- /*
+Names of objects, accounts and hosts. The named templates of this chart take the root context, unless their comment says otherwise.
+*/}}
 
 {{- /* binder-egress.name: the label app.kubernetes.io/name. */}}
 {{- define "binder-egress.name" -}}
 {{- .Values.nameOverride | default "binder-egress" }}
 {{- end }}
 
-{{- /* binder-egress.fullname: the name of all objects, or its beginning. At most 40 characters, so that there is room for the rest. */}}
+{{- /* binder-egress.fullname: the name of all objects, or its beginning: at most 40 characters, to leave room for the rest. */}}
 {{- define "binder-egress.fullname" -}}
 {{- $name := include "binder-egress.name" . -}}
 {{- $release := .Release.Name | replace "." "-" -}}
@@ -14,8 +16,8 @@
 {{- end }}
 
 {{- /*
-binder-egress.objectName: the name of an object whose last part comes from the values, at most 63 characters. A longer name is cut and ends in a
-checksum, so that two names stay different. Takes (list root rest).
+binder-egress.objectName: the name of an object whose last part comes from the values, at most 63 characters. A longer name is cut
+and ends in a checksum, so that two names stay different. Takes (list root rest).
 */}}
 {{- define "binder-egress.objectName" -}}
 {{- $name := printf "%s-%s" (include "binder-egress.fullname" (index . 0)) (index . 1) -}}
@@ -37,8 +39,8 @@ checksum, so that two names stay different. Takes (list root rest).
 {{- end }}
 
 {{- /*
-binder-egress.accountName: the ServiceAccount of a component, or nothing for the namespace's default. Takes (list root component serviceAccount), the last
-from the values.
+binder-egress.accountName: the ServiceAccount of a component, or nothing for the namespace's default. Takes (list root component
+serviceAccount), the last from the values.
 */}}
 {{- define "binder-egress.accountName" -}}
 {{- $made := (index . 2).create | ternary (printf "%s-%s" (include "binder-egress.fullname" (index . 0)) (index . 1)) "" -}}

@@ -1,11 +1,12 @@
 {{- /*
-CIDRs and their exceptions. A policy's `except` must lie inside its CIDR, or the API server refuses the policy. Thousands of banned addresses go
-through these templates, so nothing here may take quadratic time: `append`, `uniq` and `concat` copy their whole list, `set` and `keys` do not (D-205).
+CIDRs and their exceptions. The API server refuses a policy with an `except` outside of its CIDR. Thousands of banned addresses go
+through these templates, so no loop over them may be quadratic: `append` and `uniq` go through their whole list each time, `set`
+does not.
 */}}
 
 {{- /*
-binder-egress.cidr.groups: the groups of a CIDR's address, as {"list": [number, …], "width": bits of a group, "prefix": length}, JSON.
-IPv4 has 4 groups of 8 bits, IPv6 8 of 16 bits. Takes the CIDR.
+binder-egress.cidr.groups: the groups of a CIDR's address, as JSON {"list": [number, …], "width": bits of a group, "prefix":
+length}. IPv4 has 4 groups of 8 bits, IPv6 8 groups of 16 bits. Takes the CIDR.
 */}}
 {{- define "binder-egress.cidr.groups" -}}
 {{- $address := splitList "/" . | first -}}
@@ -42,7 +43,8 @@ binder-egress.cidr.inside: "true" if a CIDR lies inside another and is smaller, 
 {{- end }}
 
 {{- /*
-binder-egress.cidr.entry: a CIDR with numbers to compare it by, {"cidr", "v6", "start": the first 32 bits of its address, "prefix"}, JSON. Takes the CIDR.
+binder-egress.cidr.entry: a CIDR with numbers for comparison, as JSON {"cidr", "v6", "start": the first 32 bits of its address,
+"prefix"}. Takes the CIDR.
 */}}
 {{- define "binder-egress.cidr.entry" -}}
 {{- $v6 := contains ":" . -}}
@@ -69,9 +71,9 @@ binder-egress.cidr.entry: a CIDR with numbers to compare it by, {"cidr", "v6", "
 {{- end }}
 
 {{- /*
-binder-egress.cidr.exceptions: what of a CIDR is not open, as {"closed": all of it is banned, "except": [CIDR, …]}, JSON. Refuses more than 2,500
-exceptions: such a policy has 55 KB, and Argo CD and `kubectl apply` keep an object's text in an annotation of 256 KB. Takes a dict: cidr, except (a
-map {CIDR: true|false}), banned (as binder-egress.banned), where (the value that has the CIDR).
+binder-egress.cidr.exceptions: the closed parts of a CIDR, as JSON {"closed": all of it is banned, "except": [CIDR, …]}. Refuses
+more than 2,500 exceptions (D-205). Takes a dict: cidr, except (a map {CIDR: true|false}), banned (as binder-egress.banned), where
+(the value with the CIDR, for the refusal).
 */}}
 {{- define "binder-egress.cidr.exceptions" -}}
 {{- $cidr := .cidr -}}
@@ -97,15 +99,16 @@ map {CIDR: true|false}), banned (as binder-egress.banned), where (the value that
 {{- $shift := sub 32 $bits | int | index $powers -}}
 {{- if eq (div $at $shift) (div $start $shift) }}{{ $closed = true }}{{ end -}}
 {{- else if eq $at $start -}}
-{{- /* Two IPv6 networks that differ in what comes after the first 32 bits, if at all. */ -}}
+{{- /* Two IPv6 networks with the same first 32 bits. */ -}}
 {{- if include "binder-egress.cidr.inside" (list .cidr $cidr) }}{{ $_ := set $inside .cidr true }}
 {{- else if or (eq .cidr $cidr) (include "binder-egress.cidr.inside" (list $cidr .cidr)) }}{{ $closed = true }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and (gt (len $inside) 2500) (not $closed) -}}
-{{- $found := printf "%s.cidrs: %s has %d exceptions by except and bannedAddresses, and 2,500 is the limit for one CIDR" .where $cidr (len $inside) -}}
-{{- fail (print $found ": join neighbouring addresses into networks, or list parts of the CIDR instead, as 0.0.0.0/1 and 128.0.0.0/1 of 0.0.0.0/0.") -}}
+{{- $found := printf "%s.cidrs: %s has %d exceptions by except and bannedAddresses" .where $cidr (len $inside) -}}
+{{- fail (print $found ", and 2,500 is the limit for one CIDR: join neighbouring addresses into networks, or list parts of the "
+  "CIDR instead, as 0.0.0.0/1 and 128.0.0.0/1 of 0.0.0.0/0.") -}}
 {{- end -}}
 {{ dict "closed" $closed "except" (keys $inside | sortAlpha) | toJson }}
 {{- end }}

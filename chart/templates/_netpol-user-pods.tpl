@@ -1,4 +1,4 @@
-{{- /* The policies of user pods, and the egress of builds. Named templates take the root context, unless they say otherwise. */}}
+{{- /* The policies of user pods, and the egress of builds. */}}
 
 {{- /* binder-egress.base.egress: the egress rules of the base policy; by default, nothing. */}}
 {{- define "binder-egress.base.egress" -}}
@@ -18,7 +18,7 @@
 {{- include "binder-egress.netpol.named" .Values.base.egress }}
 {{- end }}
 
-{{- /* binder-egress.policies: the `spec` of each policy for user pods, by name, as JSON; empty in modes that do not enforce. */}}
+{{- /* binder-egress.policies: the `spec` of each policy for user pods, by name, as JSON; empty in modes without isolation. */}}
 {{- define "binder-egress.policies" -}}
 {{- $policies := dict -}}
 {{- if include "binder-egress.enforcing" . -}}
@@ -27,8 +27,9 @@
 {{- if ne .Values.mode "deny" -}}
 {{- range $tier, $values := .Values.tiers -}}
 {{- $labels := set (deepCopy $.Values.userPods.labels) "binder-egress/tier" $tier -}}
-{{- $tells := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "where" (print "tiers." $tier) "types" (list "Egress") -}}
-{{- $spec := include "binder-egress.policies.egress" $tells | fromJson -}}
+{{- $where := print "tiers." $tier -}}
+{{- $policy := dict "root" $ "selector" (dict "matchLabels" $labels) "values" $values "where" $where "types" (list "Egress") -}}
+{{- $spec := include "binder-egress.policies.egress" $policy | fromJson -}}
 {{- $_ := set $policies (include "binder-egress.objectName" (list $ (print "tier-" $tier))) $spec -}}
 {{- end -}}
 {{- end -}}
@@ -37,8 +38,8 @@
 {{- end }}
 
 {{- /*
-binder-egress.policies.base: isolates every user pod from birth. Selected are labels that user pods always have, never one that is added
-later. Both directions, so that a pod cannot be reached by its neighbours either: one with network would relay for one without.
+binder-egress.policies.base: isolates every user pod from birth: it selects labels that user pods always have, never one that is
+added later. In both directions, because a pod with network could relay for a neighbour without.
 */}}
 {{- define "binder-egress.policies.base" -}}
 podSelector:
@@ -60,22 +61,28 @@ egress: []
 {{- end }}
 
 {{- /*
-binder-egress.policies.egress: the spec of a policy with everything that a tier, or `builds`, opens, as JSON. Takes a dict: root, selector (podSelector, as a
-map), values (of the tier), where (the tier's value, for refusals), types (policyTypes).
+binder-egress.policies.egress: the spec of the policy of a tier, or of `builds`, as JSON. Takes a dict: root, selector (podSelector,
+as a map), values (of the tier), where (the name of that value, for refusals), types (policyTypes).
 */}}
 {{- define "binder-egress.policies.egress" -}}
 {{- $root := .root -}}
-{{- $ports := .values.ports | default dict -}}
-{{- $ports = print (include "binder-egress.netpol.ports" (list "TCP" $ports.tcp)) (include "binder-egress.netpol.ports" (list "UDP" $ports.udp)) -}}
+{{- $listed := .values.ports | default dict -}}
+{{- $tcp := include "binder-egress.netpol.ports" (list "TCP" $listed.tcp) -}}
+{{- $ports := print $tcp (include "binder-egress.netpol.ports" (list "UDP" $listed.udp)) -}}
 {{- /* Not `merge`, which ignores the false of an exception that is off. */ -}}
 {{- $except := deepCopy $root.Values.except -}}
 {{- range $cidr, $on := .values.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
 {{- $banned := include "binder-egress.banned" $root | fromJsonArray -}}
 {{- $rules := list -}}
-{{- if ne (get .values "dns" | toString) "false" }}{{ $rules = concat $rules (include "binder-egress.netpol.dns" $root | fromYamlArray) }}{{ end -}}
-{{- /* A rule for each CIDR: kube-router keeps all CIDRs of a rule and their exceptions in one set, where an exception would close other CIDRs too. */ -}}
+{{- if ne (get .values "dns" | toString) "false" -}}
+{{- $rules = include "binder-egress.netpol.dns" $root | fromYamlArray | concat $rules -}}
+{{- end -}}
+{{- /*
+A rule for each CIDR: kube-router keeps the CIDRs of a rule in one set with their exceptions, which would hold for all of them.
+*/ -}}
 {{- range $cidr := include "binder-egress.enabledKeys" .values.cidrs | fromJsonArray -}}
-{{- $found := include "binder-egress.cidr.exceptions" (dict "cidr" $cidr "except" $except "banned" $banned "where" $.where) | fromJson -}}
+{{- $asked := dict "cidr" $cidr "except" $except "banned" $banned "where" $.where -}}
+{{- $found := include "binder-egress.cidr.exceptions" $asked | fromJson -}}
 {{- if not $found.closed -}}
 {{- $block := dict "cidr" $cidr -}}
 {{- with $found.except }}{{ $_ := set $block "except" . }}{{ end -}}

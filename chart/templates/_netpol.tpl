@@ -1,6 +1,6 @@
 {{- /*
-Named templates for NetworkPolicies. A rule's peers and ports are alternatives each, and rules add up. Beware of what is
-left out: a rule without `to` or `from` means everywhere, one without `ports` every port, and a policy with an empty podSelector every pod.
+Rules of NetworkPolicies. Peers of a rule are alternatives, and so are its ports; rules add up. Danger: a rule without `to` or
+`from` means everywhere, a rule without `ports` every port, and a policy with an empty podSelector every pod.
 */}}
 
 {{- /*

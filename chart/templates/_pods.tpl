@@ -1,8 +1,8 @@
-{{- /* Parts of pods: images, security contexts, scheduling, and additions of the operator. Named templates take the root context, unless they say otherwise. */}}
+{{- /* Parts of pods: images, security contexts, scheduling, and additions of the operator. */}}
 
 {{- /*
-binder-egress.image: the reference of an image. Takes (list root image defaultTag), image being {name, tag, digest, …}. What a name begins with
-is a registry if it has a dot or a colon, or is localhost; global.imageRegistry takes its place.
+binder-egress.image: the reference of an image. global.imageRegistry replaces the registry in its name: a first part with a dot or a
+colon, or localhost. Takes (list root image defaultTag), image being {name, tag, digest, …}.
 */}}
 {{- define "binder-egress.image" -}}
 {{- $registry := (index . 0).Values.global.imageRegistry -}}
@@ -18,7 +18,7 @@ is a registry if it has a dot or a colon, or is localhost; global.imageRegistry 
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.imagePullSecrets: the pull secrets of all pods, those of global too, as a JSON list of {name: …}. */}}
+{{- /* binder-egress.imagePullSecrets: the pull secrets of all pods, with those of `global`, as a JSON list of {name: …}. */}}
 {{- define "binder-egress.imagePullSecrets" -}}
 {{- $secrets := .Values.imagePullSecrets -}}
 {{- range .Values.global.imagePullSecrets -}}
@@ -28,8 +28,9 @@ is a registry if it has a dot or a colon, or is localhost; global.imageRegistry 
 {{- end }}
 
 {{- /*
-binder-egress.podSecurityContext: the securityContext of a pod, with the operator's fields over ours. The schema accepts none that weaken it. `false` leaves out
-ids that the cluster chooses itself, as OpenShift does. Takes (list uid podSecurityContext): the uid is the gid too.
+binder-egress.podSecurityContext: the securityContext of a pod, with the operator's fields over ours. The schema refuses fields that
+weaken it (D-206). `false` leaves out an id, for clusters that choose ids themselves, as OpenShift does. Takes (list uid
+podSecurityContext); the gid is the uid.
 */}}
 {{- define "binder-egress.podSecurityContext" -}}
 {{- $uid := index . 0 -}}
@@ -41,7 +42,7 @@ ids that the cluster chooses itself, as OpenShift does. Takes (list uid podSecur
 {{ toYaml $fields }}
 {{- end }}
 
-{{- /* binder-egress.securityContext: the securityContext of a container, as that of a pod above. Takes the securityContext of the values. */}}
+{{- /* binder-egress.securityContext: the same for a container. Takes the securityContext of the values. */}}
 {{- define "binder-egress.securityContext" -}}
 {{- $drop := dict "drop" (list "ALL") -}}
 {{- $fields := dict "runAsNonRoot" true "readOnlyRootFilesystem" true "allowPrivilegeEscalation" false "capabilities" $drop -}}
@@ -50,8 +51,7 @@ ids that the cluster chooses itself, as OpenShift does. Takes (list uid podSecur
 {{- end }}
 
 {{- /*
-binder-egress.scheduling: where a pod may run and how important it is, as fields of its spec.
-Takes the values of a component: nodeSelector, tolerations, affinity, priorityClassName.
+binder-egress.scheduling: where a pod may run, and its priority, as fields of its spec. Takes the values of a component.
 */}}
 {{- define "binder-egress.scheduling" -}}
 {{- with .nodeSelector }}
@@ -72,11 +72,12 @@ priorityClassName: {{ . }}
 {{- end }}
 
 {{- /*
-binder-egress.topologySpread: topologySpreadConstraints of a pod's spec, or nothing. Takes (list root component constraints). One without a selector
-would count nothing.
+binder-egress.topologySpread: topologySpreadConstraints of a pod's spec, or nothing. A constraint without a selector would count no
+pods, so it gets ours. Takes (list root component constraints).
 */}}
 {{- define "binder-egress.topologySpread" -}}
-{{- $ours := dict "labelSelector" (dict "matchLabels" (include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml)) -}}
+{{- $labels := include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml -}}
+{{- $ours := dict "labelSelector" (dict "matchLabels" $labels) -}}
 {{- with index . 2 }}
 topologySpreadConstraints:
   {{- range . }}
@@ -86,8 +87,8 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- /*
-binder-egress.extraEnv, binder-egress.extraVolumes, binder-egress.extraVolumeMounts: what operators add to a container, as items of its lists, or
-nothing. Each takes the map of the values.
+binder-egress.extraEnv, binder-egress.extraVolumes, binder-egress.extraVolumeMounts: additions of the operator to a container, as
+items of its lists, or nothing. Each takes the map of the values.
 */}}
 {{- define "binder-egress.extraEnv" -}}
 {{- range $name, $value := . }}
@@ -119,8 +120,8 @@ nothing. Each takes the map of the values.
 {{- end }}
 
 {{- /*
-binder-egress.volumes and binder-egress.volumeMounts: those of a container that runs our image and talks to Redis, as items of lists. Take
-(list root component's values).
+binder-egress.volumes, binder-egress.volumeMounts: those of verifier and reconciler, as items of lists. Each takes (list root
+values), the values of the component.
 */}}
 {{- define "binder-egress.volumes" -}}
 - name: tmp
@@ -144,7 +145,8 @@ binder-egress.volumes and binder-egress.volumeMounts: those of a container that 
 {{- end }}
 
 {{- /*
-binder-egress.account: the ServiceAccount of a component, if it is to be made. Takes (list root component serviceAccount), the last from the values.
+binder-egress.account: the ServiceAccount of a component, if it is to be made. Takes (list root component serviceAccount), the last
+from the values.
 */}}
 {{- define "binder-egress.account" -}}
 {{- $root := index . 0 -}}

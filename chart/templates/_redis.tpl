@@ -1,6 +1,6 @@
-{{- /* The connection to Redis, of the chart or of the operator. Named templates take the root context, unless they say otherwise. */}}
+{{- /* The connection to Redis, of the chart or of the operator. */}}
 
-{{- /* binder-egress.redisUrl: where Redis is, without its password. With sentinels only the scheme and the database count. */}}
+{{- /* binder-egress.redisUrl: the URL of Redis, without its password. With sentinels only its scheme and database count. */}}
 {{- define "binder-egress.redisUrl" -}}
 {{- if .Values.redis.enabled -}}
 redis://{{ include "binder-egress.redisName" . }}:6379/0
@@ -11,12 +11,14 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.redisSentinels: where the sentinels are, as a JSON list; empty without them, and with the Redis of the chart. */}}
+{{- /*
+binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty without them, and with the chart's Redis.
+*/}}
 {{- define "binder-egress.redisSentinels" -}}
 {{- if .Values.redis.enabled }}[]{{ else }}{{ include "binder-egress.enabledKeys" .Values.externalRedis.sentinel.hosts }}{{ end }}
 {{- end }}
 
-{{- /* binder-egress.redisCa: the source of the volume with the authority of Redis' certificate, as YAML; nothing without one. */}}
+{{- /* binder-egress.redisCa: the source of the volume with the authority of Redis' certificate, as YAML, or nothing. */}}
 {{- define "binder-egress.redisCa" -}}
 {{- with .Values.externalRedis -}}
 {{- if and (not $.Values.redis.enabled) .tls (or .ca.existingSecret .ca.existingConfigMap) -}}
@@ -30,7 +32,7 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.redisPasswordEnv: the environment variables with the passwords of Redis and its sentinels, as items of a container's env. */}}
+{{- /* binder-egress.redisPasswordEnv: the passwords of Redis and its sentinels, as items of a container's `env`. */}}
 {{- define "binder-egress.redisPasswordEnv" -}}
 {{- $external := and (not .Values.redis.enabled) .Values.externalRedis.existingSecret -}}
 - name: BINDER_EGRESS_REDIS_PASSWORD
@@ -39,7 +41,7 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
       name: {{ $external | default (include "binder-egress.secretName" .) }}
       key: {{ ternary .Values.externalRedis.existingSecretKey "redis-password" (not (empty $external)) }}
       {{- if not .Values.redis.enabled }}
-      # Not every Redis of one's own has a password.
+      # A Redis of the operator may have no password.
       optional: {{ empty $external }}
       {{- end }}
 {{- with .Values.externalRedis.sentinel }}
@@ -53,7 +55,7 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.netpol.redis: the egress rule to Redis, the chart's own or another one. */}}
+{{- /* binder-egress.netpol.redis: the egress rule to Redis, the chart's or the operator's. */}}
 {{- define "binder-egress.netpol.redis" -}}
 # Redis
 {{- if .Values.redis.enabled }}
@@ -69,7 +71,9 @@ redis://{{ include "binder-egress.redisName" . }}:6379/0
     - port: {{ .Values.externalRedis.port }}
       protocol: TCP
     {{- $ports := list }}
-    {{- range include "binder-egress.redisSentinels" . | fromJsonArray }}{{ $ports = splitList ":" . | last | append $ports }}{{ end }}
+    {{- range include "binder-egress.redisSentinels" . | fromJsonArray }}
+    {{- $ports = splitList ":" . | last | append $ports }}
+    {{- end }}
     {{- range uniq $ports }}
     - port: {{ . }}
       protocol: TCP

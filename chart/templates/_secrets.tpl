@@ -1,8 +1,8 @@
-{{- /* Keys, secrets, and the checksums that replace pods when they change. Named templates take the root context, unless they say otherwise. */}}
+{{- /* Keys, secrets, and the checksums that replace pods when they change. */}}
 
 {{- /*
-binder-egress.generates: the keys of our Secret that have no value in the values, so that they are made or looked up; JSON list, empty
-with an existing Secret.
+binder-egress.generates: the keys of the chart's Secret that are not in the values, and so are made or looked up, as a JSON list.
+Empty with an existing Secret.
 */}}
 {{- define "binder-egress.generates" -}}
 {{- $keys := list -}}
@@ -15,22 +15,23 @@ with an existing Secret.
 {{- end }}
 
 {{- /*
-binder-egress.secretChecksum: changes with the secrets that the verifier reads once, so that it is replaced. Only what stands in the values
-counts: what was made or looked up does not change in an upgrade. Cut, so that nobody who may read pods can try passwords against it.
+binder-egress.secretChecksum: changes with the secrets that the verifier reads once, so that its pods are replaced. Only secrets in
+the values count: those that were made or looked up do not change in an upgrade. Four digits, so that people who may read pods
+cannot try passwords against it.
 */}}
 {{- define "binder-egress.secretChecksum" -}}
 {{- list .Values.secret .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}
 {{- end }}
 
 {{- /*
-binder-egress.redisSecretChecksum: the same for what Redis and the reconciler read. A rotation of signing keys must not restart Redis: it
-would forget the passes that the rotation is meant to keep.
+binder-egress.redisSecretChecksum: the same for the secrets of Redis and the reconciler. A rotation of signing keys must not restart
+Redis, which would forget the used passes (D-091).
 */}}
 {{- define "binder-egress.redisSecretChecksum" -}}
 {{- list .Values.secret.existingSecret .Values.secret.redisPassword .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}
 {{- end }}
 
-{{- /* binder-egress.captchaSecretsEnv: the secrets of the enabled remote providers, as items of a container's env. */}}
+{{- /* binder-egress.captchaSecretsEnv: the secrets of the enabled remote providers, as items of a container's `env`. */}}
 {{- define "binder-egress.captchaSecretsEnv" -}}
 {{- range $name := include "binder-egress.remoteProviders" . | fromJsonArray }}
 {{- $provider := get $.Values.captcha.providers $name }}

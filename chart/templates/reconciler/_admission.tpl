@@ -1,7 +1,7 @@
-{{- /* The admission policies. Named templates take the root context, unless they say otherwise. */}}
+{{- /* The admission policies. */}}
 
 {{- /*
-binder-egress.admission: "true" if an admission policy of ours is to be there: it is on, there is something to protect, and the cluster has that
+binder-egress.admission: "true" if an admission policy is to be made: it is on, there are pods to protect, and the cluster has that
 kind. Takes (list root on).
 */}}
 {{- define "binder-egress.admission" -}}

@@ -129,15 +129,6 @@ def blocks(operators: Operators, as_json: bool) -> None:
     _show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
 
 
-@egress.command(help="Check everything and say what to do. Exit code 1 if there is a problem.")
-@_as_json
-def doctor(as_json: bool) -> None:
-    # Not at the top: no other command needs the Kubernetes client.
-    from ..gatecheck.doctor import show
-
-    sys.exit(0 if show(as_json) else 1)
-
-
 @egress.group("keys", help="Make, list and revoke the API keys of courses and services.")
 def api_keys() -> None:
     pass

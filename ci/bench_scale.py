@@ -25,12 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import RedisServer, free_port
-from verifier.reconciler.pods import GUARD
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
-from verifier.user_pods import ANNOTATION, LABEL
+from verifier.user_pods import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -174,7 +173,11 @@ def pod(number: int, grant: Grant | None = None) -> dict[str, Any]:
         "ports": [{"containerPort": 8888, "name": "notebook-port"}],
         "securityContext": {"allowPrivilegeEscalation": False, "runAsUser": 1000},
     }
-    guard = {"name": GUARD, "image": "registry.example.org/binder-egress/verifier:0.1.0", "command": ["python", "/guard.py"]}
+    guard = {
+        "name": START_GUARD_CONTAINER,
+        "image": "registry.example.org/binder-egress/verifier:0.1.0",
+        "command": ["python", "/guard.py"],
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -184,11 +187,11 @@ def pod(number: int, grant: Grant | None = None) -> dict[str, Any]:
                 "app": "jupyterhub", "component": "singleuser-server", "release": "binder", "heritage": "jupyterhub",
                 "chart": "jupyterhub-4.2.0", "app.kubernetes.io/name": "jupyterhub", "app.kubernetes.io/instance": "binder",
                 "app.kubernetes.io/component": "singleuser-server", "hub.jupyter.org/username": user,
-                "hub.jupyter.org/network-access-hub": "true", **({LABEL: grant.tier} if grant else {}),
+                "hub.jupyter.org/network-access-hub": "true", **({TIER_LABEL: grant.tier} if grant else {}),
             },
             "annotations": {
                 "hub.jupyter.org/username": user, "hub.jupyter.org/jupyterhub-version": "5.3.0",
-                **({ANNOTATION: grant.dumps()} if grant else {}),
+                **({GRANT_ANNOTATION: grant.dumps()} if grant else {}),
             },
         },
         "spec": {
@@ -212,7 +215,7 @@ def status(number: int) -> dict[str, Any]:
             "conditions": [{"type": name, "status": "True", "lastTransitionTime": at} for name in conditions],
             "initContainerStatuses": [
                 {
-                    "name": GUARD, "ready": True, "restartCount": 0, "image": "i", "imageID": "i",
+                    "name": START_GUARD_CONTAINER, "ready": True, "restartCount": 0, "image": "i", "imageID": "i",
                     "state": {"terminated": {"exitCode": 0, "reason": "Completed", "message": seen}},
                 }
             ],
@@ -287,7 +290,7 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
         return sum(1 for _ in client.scan_iter("binder-egress:server:*", count=5000))
 
     def labelled(path: str = "") -> int:
-        selector = f"labelSelector={LABEL}%3Dverified&limit=1"
+        selector = f"labelSelector={TIER_LABEL}%3Dverified&limit=1"
         answer = api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods?{selector}").json()
         return len(answer["items"]) + answer["metadata"].get("remainingItemCount", 0)
 

@@ -32,35 +32,34 @@ def verifier() -> None:
 
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
 def reconciler() -> None:
-    # Not at the top: the verifier neither needs nor should hold the Kubernetes client.
-    from .gatecheck.watch import Surroundings, Watcher
+    # Not at the top: the verifier must not load the Kubernetes client.
+    from .gatecheck.watch import Namespace, Watcher
     from .reconciler.loop import Reconciler
-    from .reconciler.pods import Cluster
+    from .reconciler.pods import UserPods
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
-    worker = Reconciler(settings, Cluster(settings.namespace, settings.user_pod_labels), Store(connect(settings)))
-    # A connection and a thread of its own, so that the gate check never slows down the reconciler.
-    watcher = Watcher(settings, Surroundings(settings.namespace), Store(connect(settings)), worker.kinds)
+    worker = Reconciler(settings, UserPods(settings.namespace, settings.user_pod_labels), Store(connect(settings)))
+    # The gate check has its own connection and thread, so that it never slows down the reconciler.
+    watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), worker.label_sets)
     threading.Thread(target=watcher.run, args=[threading.Event()], name="gatecheck", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()
 
 
-@cli.command("helm-test", help="Compare what the pods of `helm test` saw with what they should. Run by the chart.")
-@click.option("--expected", required=True, help="JSON: whom a pod stands for → target → whether it must be reached.")
+@cli.command("helm-test", help="Compare what the pods of `helm test` reached with what they should. Run by the chart.")
+@click.option("--expected", required=True, help="JSON: role of a pod → target → whether the pod must reach it.")
 def helm_test(expected: str) -> None:
     # Not at the top, as above.
-    from .gatecheck.helm_test import seen_by, table, verdicts
-    from .gatecheck.watch import GATECHECK_LABEL, Surroundings
+    from .gatecheck.helm_test import results, table, verdicts
+    from .gatecheck.watch import GATECHECK_LABEL, Namespace
 
-    rows, well = verdicts(
-        seen_by(Surroundings(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")), json.loads(expected)
-    )
+    pods = Namespace(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")
+    rows, passed = verdicts(results(pods), json.loads(expected))
     click.echo(table(rows))
-    click.echo("All is as it should be." if well else "The gate is not as it should be: docs/gatecheck.md says what to do.")
-    sys.exit(0 if well else 1)
+    click.echo("The gate is as it should be." if passed else "The gate is not as it should be: docs/gatecheck.md says what to do.")
+    sys.exit(0 if passed else 1)
 
 
 def main() -> None:

@@ -1,18 +1,23 @@
-"""User pods as Kubernetes has them: the label and the annotation that we write, and which of their labels many pods share."""
+"""User pods in Kubernetes' words: our label and annotation, the start guard's container, and the labels that many pods share."""
 
 from collections.abc import Mapping
 
-LABEL = "binder-egress/tier"
+TIER_LABEL = "binder-egress/tier"
 """The label that the tiers' NetworkPolicies select."""
 
-PER_POD = frozenset({"hub.jupyter.org/username", "hub.jupyter.org/servername"})
+GRANT_ANNOTATION = "binder-egress/grant"
+"""The annotation that holds the grant as JSON. It is the only copy of the grant that lasts."""
+
+START_GUARD_CONTAINER = "binder-egress-start-guard"
+"""The init container that waits for the pod's isolation (`pods.start_guard`)."""
+
+LABELS_PER_POD = frozenset({"hub.jupyter.org/username", "hub.jupyter.org/servername"})
 """Labels whose value differs from user pod to user pod."""
 
-
-def kind_of(labels: Mapping[str, str]) -> frozenset[tuple[str, str | None]]:
-    """A user pod's labels without what is of this pod alone, so that thousands of pods are a few kinds."""
-    return frozenset((key, None if key in PER_POD else value) for key, value in labels.items() if key != LABEL)
+LabelSet = frozenset[tuple[str, str | None]]
+"""Labels with their values. None: the value differs from pod to pod."""
 
 
-ANNOTATION = "binder-egress/grant"
-"""The annotation that holds the grant, and is the grant."""
+def shared_labels(labels: Mapping[str, str]) -> LabelSet:
+    """A user pod's labels without the values of this pod alone and without its tier. Thousands of pods share a few such sets."""
+    return frozenset((key, None if key in LABELS_PER_POD else value) for key, value in labels.items() if key != TIER_LABEL)

@@ -11,7 +11,7 @@ from tests.support.cluster.commands import doctor
 from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.cluster.waiting import eventually
-from verifier.user_pods import ANNOTATION
+from verifier.user_pods import GRANT_ANNOTATION
 
 
 def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
@@ -187,7 +187,7 @@ def test_reconciler_can_change_nothing_else_of_a_pod(stage, kept_users, what):
 @pytest.mark.parametrize("subresource", [[], ["--subresource=status"]], ids=["pod", "status"])
 @pytest.mark.parametrize("where", ["labels", "annotations"])
 def test_others_cannot_set_change_or_remove_ours(stage, kept_users, subresource, where):
-    ours = LABEL if where == "labels" else ANNOTATION
+    ours = LABEL if where == "labels" else GRANT_ANNOTATION
     plain, verified = kept_users
     for user, value in ((plain, "verified"), (verified, "other"), (verified, None)):
         with pytest.raises(Failed, match=r"protect-pods[\s\S]*by binder-egress' reconciler alone"):
@@ -205,7 +205,7 @@ def test_others_can_change_everything_else_of_a_user_pod(stage, kept_users):
 
 def test_reconciler_can_change_our_label_and_annotation(stage):
     pod = stage.pod(stage.launch().user)["metadata"]["name"]
-    patch(stage, pod, {"metadata": {"labels": {LABEL: "verified"}, "annotations": {ANNOTATION: "x"}}}, stage.as_reconciler)
+    patch(stage, pod, {"metadata": {"labels": {LABEL: "verified"}, "annotations": {GRANT_ANNOTATION: "x"}}}, stage.as_reconciler)
 
 
 def test_pod_created_with_our_label_starts_and_loses_it(stage):

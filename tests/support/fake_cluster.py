@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from verifier.reconciler.pods import Cluster, ClusterUnavailable, Conflict, Pod, WatchLost
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.reconciler.pods import Conflict, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
 
 
-class FakeCluster(Cluster):
+class FakeCluster(UserPods):
     """What `Cluster` does, on a dictionary.
 
     Attributes:
@@ -82,7 +83,7 @@ class FakeCluster(Cluster):
 
     def _check(self) -> None:
         if self.down:
-            raise ClusterUnavailable("down")
+            raise ApiServerUnavailable("down")
 
     def list(self) -> tuple[list[Pod], str]:
         with self._lock:
@@ -94,9 +95,9 @@ class FakeCluster(Cluster):
         while True:
             with self._lock:
                 if self.down:
-                    raise WatchLost("down")
+                    raise WatchEnded("down")
                 if at >= len(self.events) and not self._more.wait(0.2):
-                    raise WatchLost("renewed", str(at))
+                    raise WatchEnded("renewed", str(at))
                 new = self.events[at:]
             at += len(new)
             yield from new

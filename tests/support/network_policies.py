@@ -1,6 +1,6 @@
 """NetworkPolicies: those of the chart, as the gate check expects them, and those of others."""
 
-from verifier.user_pods import LABEL
+from verifier.user_pods import TIER_LABEL
 
 USER_PODS = {"component": "singleuser-server"}
 BASE = {
@@ -10,7 +10,7 @@ BASE = {
     "egress": [],
 }
 TIER = {
-    "podSelector": {"matchLabels": {**USER_PODS, LABEL: "verified"}},
+    "podSelector": {"matchLabels": {**USER_PODS, TIER_LABEL: "verified"}},
     "policyTypes": ["Egress"],
     "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}],
 }

@@ -18,13 +18,13 @@ def granted(grant):
 
 def look(reconciler):
     """List the pods and work off all that follows, in this thread. What is to be tried later stays undone."""
-    reconciler._relist()
+    reconciler.list_pods()
     work(reconciler)
 
 
 def work(reconciler):
-    while not reconciler._work.empty():
-        reconciler._work_some()
+    while reconciler.run_once():
+        pass
 
 
 def wait_for(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):

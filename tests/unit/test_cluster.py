@@ -1,17 +1,16 @@
-"""The Kubernetes API as the reconciler's client sees it, on its good and its bad days: answers come from an HTTP server here."""
+"""Lists, watches, patches and deletions of user pods, against an API server that fails in many ways."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Iterator
 
 import pytest
 from kubernetes import client
 
-from verifier.reconciler.pods import PAGE, Cluster, ClusterUnavailable, Conflict, WatchLost
+from tests.support.api_server import ApiServer
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.reconciler.pods import PODS_PER_PAGE, Conflict, UserPods, WatchEnded
 from verifier.records import Grant, Server
-from verifier.user_pods import ANNOTATION, LABEL
+from verifier.user_pods import GRANT_ANNOTATION, TIER_LABEL
 
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:
@@ -28,66 +27,26 @@ def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", 
     }
 
 
-class Api:
-    """An API server that answers as it is told.
-
-    Attributes:
-        answer: called with method, query and body of each request: status and what to send, which may be cut off.
-        asked: method, path and query of each request.
-    """
-
-    def __init__(self) -> None:
-        self.answer: Callable[[str, dict, dict | None], tuple[int, object]] = lambda *_: (500, {})
-        self.asked: list[tuple[str, str, dict[str, str]]] = []
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
-                api.asked.append((self.command, parts.path, query))
-                status, said = api.answer(self.command, query, body)
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
-
-            do_PATCH = do_DELETE = do_GET
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
-def api() -> Iterator[Api]:
-    api = Api()
+def api() -> Iterator[ApiServer]:
+    api = ApiServer()
     yield api
     api.close()
 
 
 @pytest.fixture
-def cluster(api: Api) -> Cluster:
-    configuration = client.Configuration(host=api.url)
-    return Cluster("binder", {"component": "singleuser-server"}, client.CoreV1Api(client.ApiClient(configuration)))
+def cluster(api: ApiServer) -> UserPods:
+    return UserPods("binder", {"component": "singleuser-server"}, client.CoreV1Api(api.client))
 
 
 def lines(*events: tuple[str, dict]) -> bytes:
     return b"".join(json.dumps({"type": kind, "object": found}).encode() + b"\n" for kind, found in events)
 
 
-def watch(cluster: Cluster, version: str = "5") -> tuple[list[tuple[str, str]], WatchLost]:
+def watch(cluster: UserPods, version: str = "5") -> tuple[list[tuple[str, str]], WatchEnded]:
     """All that a watch gives, and how it ended."""
     found = []
-    with pytest.raises(WatchLost) as lost:
+    with pytest.raises(WatchEnded) as lost:
         for kind, pod in cluster.watch(version):
             found.append((kind, pod.version))
     return found, lost.value
@@ -98,7 +57,7 @@ def bookmark(version: int) -> tuple[str, dict]:
 
 
 def test_a_list_is_read_in_pages(cluster, api):
-    def answer(method, query, body):
+    def answer(method, path, query, body):
         at = int(query.get("continue", 0))
         return 200, {
             "metadata": {"resourceVersion": "9", "continue": str(at + 1) if at < 2 else ""},
@@ -109,15 +68,15 @@ def test_a_list_is_read_in_pages(cluster, api):
     pods, version = cluster.list()
     assert [pod.server for pod in pods] == [Server(f"user-{number}") for number in range(3)]
     assert version == "9"
-    assert [query["limit"] for _, _, query in api.asked] == [str(PAGE)] * 3
+    assert [query["limit"] for _, _, query in api.asked] == [str(PODS_PER_PAGE)] * 3
     assert {query["labelSelector"] for _, _, query in api.asked} == {"component=singleuser-server"}
 
 
 def test_a_list_whose_pages_expired_is_no_list(cluster, api):
-    api.answer = lambda method, query, body: (
+    api.answer = lambda method, path, query, body: (
         (410, {"reason": "Expired"}) if "continue" in query else (200, {"metadata": {"continue": "x"}, "items": [pod_json()]})
     )
-    with pytest.raises(ClusterUnavailable, match="410"):
+    with pytest.raises(ApiServerUnavailable, match="410"):
         cluster.list()
 
 
@@ -173,7 +132,7 @@ def test_an_event_that_was_cut_off_comes_again(cluster, api):
 def test_an_api_server_that_is_away_loses_the_watch_and_the_list(cluster, api):
     api.close()
     assert watch(cluster)[1].version is None
-    with pytest.raises(ClusterUnavailable):
+    with pytest.raises(ApiServerUnavailable):
         cluster.list()
 
 
@@ -181,7 +140,7 @@ def test_an_api_server_that_is_away_loses_the_watch_and_the_list(cluster, api):
 def test_a_patch_that_is_throttled_or_refused_is_no_conflict(cluster, api, status):
     api.answer = lambda method, *_: (status, {}) if method == "PATCH" else (200, pod_json())
     pod = cluster.read("jupyter-alice")
-    with pytest.raises(ClusterUnavailable, match=str(status)):
+    with pytest.raises(ApiServerUnavailable, match=str(status)):
         cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
 
 
@@ -189,7 +148,7 @@ def test_a_patch_that_is_throttled_or_refused_is_no_conflict(cluster, api, statu
 def test_a_patch_names_what_it_was_decided_on(cluster, api, status):
     bodies = []
 
-    def answer(method, query, body):
+    def answer(method, path, query, body):
         bodies.append(body)
         return (status, {}) if method == "PATCH" else (200, pod_json(version=3))
 
@@ -200,26 +159,26 @@ def test_a_patch_names_what_it_was_decided_on(cluster, api, status):
     assert (bodies[-1]["metadata"]["uid"], bodies[-1]["metadata"]["resourceVersion"]) == ("uid-1", "3")
 
 
-@pytest.mark.parametrize(("before", "tier", "sent"), [("", "verified", {LABEL: "verified"}), ("verified", "verified", None)])
+@pytest.mark.parametrize(("before", "tier", "sent"), [("", "verified", {TIER_LABEL: "verified"}), ("verified", "verified", None)])
 def test_a_label_that_stays_is_not_mentioned(cluster, api, before, tier, sent):
     """Each change of one makes kube-router go through all pods; a renewal is a change of the annotation alone."""
     patches = []
 
-    def answer(method, query, body):
+    def answer(method, path, query, body):
         patches.extend([body] if method == "PATCH" else [])
-        return 200, pod_json(**({LABEL: before} if before else {}))
+        return 200, pod_json(**({TIER_LABEL: before} if before else {}))
 
     api.answer = answer
     cluster.patch(cluster.read("jupyter-alice"), Grant.new(tier, "renewal", 1))
     assert patches[0]["metadata"].get("labels") == sent
-    assert json.loads(patches[0]["metadata"]["annotations"][ANNOTATION])["rule"] == "renewal"
+    assert json.loads(patches[0]["metadata"]["annotations"][GRANT_ANNOTATION])["rule"] == "renewal"
 
 
 @pytest.mark.parametrize(("unchanged", "named"), [(False, {"uid": "uid-1"}), (True, {"uid": "uid-1", "resourceVersion": "7"})])
 def test_a_deletion_names_the_pod_and_if_need_be_its_version(cluster, api, unchanged, named):
     deletions = []
 
-    def answer(method, query, body):
+    def answer(method, path, query, body):
         deletions.extend([body] if method == "DELETE" else [])
         return 200, pod_json(version=7)
 

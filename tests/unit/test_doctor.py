@@ -5,21 +5,21 @@ import logging
 import threading
 import time
 from email.utils import formatdate
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from kubernetes.client.exceptions import ApiException
 
+from tests.support.api_server import ApiServer
 from tests.support.apps import launch
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import families, value
 from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, policy
+from verifier.egress_cli import egress as command
 from verifier.gatecheck import doctor as module
 from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement
-from verifier.gatecheck.watch import Canary, Surroundings, Unreadable, Watcher, canary_of, look
-from verifier.operators.commands import egress as command
+from verifier.gatecheck.watch import Canary, Namespace, Watcher, canary_of, check
+from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.counters import START_GUARD, WITHOUT_RECORD
@@ -29,7 +29,7 @@ from verifier.store.store import VERIFIER_TTL_SECONDS, Store
 CANARY = {"api": True, "kubelet": True}
 
 
-class FakeSurroundings:
+class FakeNamespace:
     """A namespace as it should be; a test changes it."""
 
     def __init__(self):
@@ -42,7 +42,7 @@ class FakeSurroundings:
 
     def _check(self):
         if self.unreadable:
-            raise Unreadable("403 Forbidden")
+            raise ApiServerUnavailable("403 Forbidden")
 
     def policies(self):
         self._check()
@@ -66,8 +66,8 @@ class FakeSurroundings:
 
 
 @pytest.fixture
-def surroundings():
-    return FakeSurroundings()
+def namespace():
+    return FakeNamespace()
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def ours(redis_server):
 
 
 @pytest.fixture
-def well(store, surroundings, redis_server):
+def well(store, namespace, redis_server):
     """All is well: verifier and reconciler have reported, and BinderHub has told of a launch."""
     store._redis.config_set("maxmemory-policy", "noeviction")
     store.heartbeat(time.time(), {})
@@ -95,8 +95,8 @@ def text(checks, name):
     return "; ".join(check.text for check in checks if check.name == name)
 
 
-def test_all_is_well(ours, well, surroundings):
-    checks = examine(ours, well, surroundings)
+def test_all_is_well(ours, well, namespace):
+    checks = examine(ours, well, namespace)
     assert [check for check in checks if check.state != OK] == []
     assert {
         "mode",
@@ -113,70 +113,70 @@ def test_all_is_well(ours, well, surroundings):
     assert {"start guard", "clock of the API server", "policies", "bypass", "other policies", "canary"} <= set(states(checks))
 
 
-def test_modes(ours, well, surroundings):
+def test_modes(ours, well, namespace):
     for mode, state in (("captcha", OK), ("allow", WARNING), ("observe", WARNING)):
-        assert states(examine(ours.model_copy(update={"mode": mode}), well, surroundings))["mode"] == state
+        assert states(examine(ours.model_copy(update={"mode": mode}), well, namespace))["mode"] == state
 
 
-def test_without_redis_the_rest_is_still_looked_at(ours, surroundings, redis_server):
+def test_without_redis_the_rest_is_still_looked_at(ours, namespace, redis_server):
     redis_server.stop()
     client = connect(ours)
-    checks = examine(ours, Store(client), surroundings)
+    checks = examine(ours, Store(client), namespace)
     client.close()
     assert states(checks)["Redis"] == PROBLEM
     assert states(checks)["policies"] == OK
 
 
-def test_a_redis_that_evicts_is_a_problem(ours, well, surroundings):
+def test_a_redis_that_evicts_is_a_problem(ours, well, namespace):
     well._redis.config_set("maxmemory-policy", "allkeys-lru")
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["Redis"] == PROBLEM and "noeviction" in text(checks, "Redis")
 
 
-def test_a_full_redis_is_told(ours, well, surroundings):
+def test_a_full_redis_is_told(ours, well, namespace):
     well._redis.config_set("maxmemory", well._redis.info("memory")["used_memory"] + 1000)
     try:
-        assert "nearly full" in text(examine(ours, well, surroundings), "Redis")
+        assert "nearly full" in text(examine(ours, well, namespace), "Redis")
     finally:
         well._redis.config_set("maxmemory", 0)
 
 
-def test_a_redis_without_epoch(ours, well, surroundings):
+def test_a_redis_without_epoch(ours, well, namespace):
     well._redis.delete("binder-egress:epoch")
-    assert states(examine(ours, well, surroundings))["epoch"] == WARNING
+    assert states(examine(ours, well, namespace))["epoch"] == WARNING
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(0, OK), (2, OK), (5, WARNING), (-5, WARNING), (60, PROBLEM), (-60, PROBLEM)])
-def test_clocks(ours, well, surroundings, ahead, state):
-    surroundings.ahead = ahead
-    assert states(examine(ours, well, surroundings))["clock of the API server"] == state
-    found = states(examine(ours, well, surroundings, now=lambda: time.time() - ahead))
+def test_clocks(ours, well, namespace, ahead, state):
+    namespace.ahead = ahead
+    assert states(examine(ours, well, namespace))["clock of the API server"] == state
+    found = states(examine(ours, well, namespace, now=lambda: time.time() - ahead))
     assert found["clock of Redis"] == state
 
 
-def test_a_verifier_whose_clock_is_ahead(ours, well, surroundings):
+def test_a_verifier_whose_clock_is_ahead(ours, well, namespace):
     well.report_verifier("b", {"version": "1", "at": time.time() + 20, "signing_keys": 1, "providers": {}})
-    assert "ahead of Redis in b" in text(examine(ours, well, surroundings), "clock of the verifier")
+    assert "ahead of Redis in b" in text(examine(ours, well, namespace), "clock of the verifier")
 
 
-def test_a_verifier_whose_clock_is_so_far_behind_that_it_refuses_every_pass(ours, well, surroundings):
+def test_a_verifier_whose_clock_is_so_far_behind_that_it_refuses_every_pass(ours, well, namespace):
     for behind, state in ((50, None), (70, PROBLEM)):
         well.report_verifier("b", {"version": "1", "at": time.time() - behind, "signing_keys": 1, "providers": {}})
-        found = examine(ours, well, surroundings)
+        found = examine(ours, well, namespace)
         assert states(found).get("clock of the verifier") == state
     assert "behind Redis in b" in text(found, "clock of the verifier")
 
 
-def test_a_silent_reconciler(ours, well, surroundings):
+def test_a_silent_reconciler(ours, well, namespace):
     well._redis.delete("binder-egress:reconciler")
-    assert states(examine(ours, well, surroundings))["reconciler"] == PROBLEM
+    assert states(examine(ours, well, namespace))["reconciler"] == PROBLEM
     well.heartbeat(time.time() - 20, {})
-    assert states(examine(ours, well, surroundings))["reconciler"] == WARNING
+    assert states(examine(ours, well, namespace))["reconciler"] == WARNING
 
 
-def test_no_verifier(ours, well, surroundings):
+def test_no_verifier(ours, well, namespace):
     well._redis.delete("binder-egress:verifiers")
-    assert states(examine(ours, well, surroundings))["verifier"] == PROBLEM
+    assert states(examine(ours, well, namespace))["verifier"] == PROBLEM
 
 
 def test_a_verifier_that_is_silent_is_forgotten(store):
@@ -192,81 +192,81 @@ def test_a_verifier_that_is_silent_is_forgotten(store):
     assert store._redis.hkeys("binder-egress:verifiers") == ["b"]
 
 
-def test_verifiers_that_differ(ours, well, surroundings):
+def test_verifiers_that_differ(ours, well, namespace):
     well.report_verifier("b", {"version": "1", "at": time.time(), "signing_keys": 2, "providers": {}})
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["verifier"] == WARNING and "signing_keys" in text(checks, "verifier")
     assert text(checks, "keys").startswith("2 signing keys")
 
 
 @pytest.mark.parametrize(("known", "state"), [("up", OK), ("down", WARNING), ("misconfigured", PROBLEM)])
-def test_providers(ours, well, surroundings, known, state):
+def test_providers(ours, well, namespace, known, state):
     well.report_verifier("b", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"hcaptcha": known}})
-    assert states(examine(ours, well, surroundings))["provider hcaptcha"] == state
+    assert states(examine(ours, well, namespace))["provider hcaptcha"] == state
 
 
-def test_wiring(ours, well, surroundings):
+def test_wiring(ours, well, namespace):
     well.note_launch(time.time(), False)
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == WARNING and "1 without their request" in text(checks, "wiring")
     well._redis.delete("binder-egress:wiring")
-    assert "has told of no launch" in text(examine(ours, well, surroundings), "wiring")
+    assert "has told of no launch" in text(examine(ours, well, namespace), "wiring")
     well.note_launch(time.time(), False)
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == PROBLEM and "badge_base_url" in text(checks, "wiring")
     well.count(WITHOUT_RECORD, 3)
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["launch records"] == WARNING and "3 user pods" in text(checks, "launch records")
 
 
 @pytest.mark.parametrize("outcome", ["open", "unclear", "unable", "failed", "absent"])
-def test_start_guards(ours, well, surroundings, outcome):
+def test_start_guards(ours, well, namespace, outcome):
     well.count(f"{START_GUARD}{outcome}", 2)
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["start guard"] == WARNING and f"of 3 pods: {outcome} 2" in text(checks, "start guard")
 
 
-def test_a_bypass(ours, well, surroundings):
-    surroundings.found_policies.append(
+def test_a_bypass(ours, well, namespace):
+    namespace.found_policies.append(
         jupyterhub({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "169.254.169.254/32"]}}]})
     )
-    checks = examine(ours, well, surroundings)
+    checks = examine(ours, well, namespace)
     assert states(checks)["bypass"] == PROBLEM
     assert "singleuser, egress rule 1" in text(checks, "bypass") and "nonPrivateIPs: false" in text(checks, "bypass")
 
 
-def test_the_pods_that_run_are_what_counts(ours, well, surroundings):
-    surroundings.found_policies.append(policy("other", egress({}, selector={"matchLabels": {"release": "other"}})))
-    assert states(examine(ours, well, surroundings))["bypass"] == PROBLEM
-    surroundings.found_pods = [{"metadata": {"labels": {"component": "singleuser-server", "release": "binder"}}}]
-    assert states(examine(ours, well, surroundings))["bypass"] == OK
+def test_the_pods_that_run_are_what_counts(ours, well, namespace):
+    namespace.found_policies.append(policy("other", egress({}, selector={"matchLabels": {"release": "other"}})))
+    assert states(examine(ours, well, namespace))["bypass"] == PROBLEM
+    namespace.found_pods = [{"metadata": {"labels": {"component": "singleuser-server", "release": "binder"}}}]
+    assert states(examine(ours, well, namespace))["bypass"] == OK
 
 
-def test_policies_of_ours_that_are_wrong(ours, well, surroundings):
-    surroundings.found_policies = [OURS[1], policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier": "verified"}}))]
-    checks = examine(ours, well, surroundings)
+def test_policies_of_ours_that_are_wrong(ours, well, namespace):
+    namespace.found_policies = [OURS[1], policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier": "verified"}}))]
+    checks = examine(ours, well, namespace)
     assert "does not isolate" in text(checks, "policies") and "missing: binder-egress-base" in text(checks, "policies")
     assert "selects by our tier" in text(checks, "policies")
 
 
-def test_without_policies_of_ours_there_is_nothing_to_judge(ours, well, surroundings):
-    checks = examine(ours.model_copy(update={"policies": {}, "mode": "observe"}), well, surroundings)
+def test_without_policies_of_ours_there_is_nothing_to_judge(ours, well, namespace):
+    checks = examine(ours.model_copy(update={"policies": {}, "mode": "observe"}), well, namespace)
     assert "canary" not in states(checks) and states(checks)["policies"] == OK
 
 
-def test_what_cannot_be_read_is_said(ours, well, surroundings):
-    surroundings.unreadable = True
-    checks = examine(ours, well, surroundings)
+def test_what_cannot_be_read_is_said(ours, well, namespace):
+    namespace.unreadable = True
+    checks = examine(ours, well, namespace)
     assert states(checks)["policies"] == PROBLEM and "403 Forbidden" in text(checks, "policies")
     assert [states(checks)[name] for name in ("canary", "other policies", "clock of the API server")] == [WARNING] * 3
 
 
-def test_other_kinds_of_policy_are_named_and_packets_settle_it(ours, well, surroundings):
-    surroundings.groups = ["cilium.io"]
-    checks = examine(ours, well, surroundings)
+def test_other_kinds_of_policy_are_named_and_packets_settle_it(ours, well, namespace):
+    namespace.groups = ["cilium.io"]
+    checks = examine(ours, well, namespace)
     assert states(checks)["other policies"] == OK and "CiliumNetworkPolicy" in text(checks, "other policies")
-    surroundings.found_canary = Canary("starting")
-    assert states(examine(ours, well, surroundings))["other policies"] == WARNING
+    namespace.found_canary = Canary("starting")
+    assert states(examine(ours, well, namespace))["other policies"] == WARNING
 
 
 @pytest.mark.parametrize(
@@ -277,22 +277,22 @@ def test_other_kinds_of_policy_are_named_and_packets_settle_it(ours, well, surro
         (Canary("starting", {}, "c"), WARNING, "not said anything"),
     ],
 )
-def test_the_canary(ours, well, surroundings, canary, state, says):
-    surroundings.found_canary = canary
-    checks = examine(ours, well, surroundings)
+def test_the_canary(ours, well, namespace, canary, state, says):
+    namespace.found_canary = canary
+    checks = examine(ours, well, namespace)
     assert states(checks)["canary"] == state and says in text(checks, "canary")
 
 
-def test_a_canary_that_is_off(ours, well, surroundings):
-    assert states(examine(ours.model_copy(update={"canary": False}), well, surroundings))["canary"] == WARNING
+def test_a_canary_that_is_off(ours, well, namespace):
+    assert states(examine(ours.model_copy(update={"canary": False}), well, namespace))["canary"] == WARNING
 
 
-def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, surroundings):
+def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, namespace):
     monkeypatch.setattr(module, "load", lambda kind: ours)
-    monkeypatch.setattr(module, "Surroundings", lambda namespace: surroundings)
+    monkeypatch.setattr(module, "Namespace", lambda name: namespace)
     done = CliRunner().invoke(command, ["doctor"])
     assert (done.exit_code, "canary" in done.output) == (0, True)
-    surroundings.found_canary = Canary("running", {"api": False}, "c")
+    namespace.found_canary = Canary("running", {"api": False}, "c")
     done = CliRunner().invoke(command, ["doctor", "--json"])
     assert done.exit_code == 1
     assert {"name": "canary", "state": "problem"}.items() <= next(
@@ -304,65 +304,65 @@ def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, 
 
 
 @pytest.fixture
-def prover(ours, surroundings, store):
-    return Watcher(ours, surroundings, store, lambda: [])
+def watcher(ours, namespace, store):
+    return Watcher(ours, namespace, store, lambda: [])
 
 
-def test_findings_become_metrics(prover, surroundings, store, internal):
-    surroundings.found_policies.append(jupyterhub({}, ingress=[{}]))
-    surroundings.found_canary = Canary("running", {"api": False, "kubelet": True}, "c")
-    prover.once()
+def test_findings_become_metrics(watcher, namespace, store, internal):
+    namespace.found_policies.append(jupyterhub({}, ingress=[{}]))
+    namespace.found_canary = Canary("running", {"api": False, "kubelet": True}, "c")
+    watcher.run_once()
     for direction in ("egress", "ingress"):
         assert value(internal, "binder_egress_bypasses", policy="singleuser", direction=direction) == 1
     assert value(internal, "binder_egress_base_policy_missing") == 0
     assert value(internal, "binder_egress_canary_shut", target="api") == 0
     assert value(internal, "binder_egress_canary_shut", target="kubelet") == 1
     assert value(internal, "binder_egress_policies_read_timestamp_seconds") == pytest.approx(time.time(), abs=60)
-    surroundings.found_policies = []
-    surroundings.found_canary = Canary("missing")
-    prover.once()
+    namespace.found_policies = []
+    namespace.found_canary = Canary("missing")
+    watcher.run_once()
     assert value(internal, "binder_egress_base_policy_missing") == 1
     assert value(internal, "binder_egress_policies_wrong") == 2
     assert families(internal)["binder_egress_canary_shut"].samples == []
 
 
-def test_what_is_not_known_has_no_sample(prover, surroundings, internal):
-    surroundings.unreadable = True
-    prover.once()
+def test_what_is_not_known_has_no_sample(watcher, namespace, internal):
+    namespace.unreadable = True
+    watcher.run_once()
     found = families(internal)
     assert found["binder_egress_base_policy_missing"].samples == found["binder_egress_canary_shut"].samples == []
     assert value(internal, "binder_egress_policies_read_timestamp_seconds") == 0
 
 
-def test_findings_are_logged_once_and_when_they_end(prover, surroundings, caplog):
+def test_findings_are_logged_once_and_when_they_end(watcher, namespace, caplog):
     caplog.set_level(logging.INFO, "binder-egress")
-    surroundings.found_policies.append(policy("other", egress({})))
+    namespace.found_policies.append(policy("other", egress({})))
     for _ in range(3):
-        prover.once()
+        watcher.run_once()
     assert [record.getMessage() for record in caplog.records] == ["policies open the gate"]
-    surroundings.found_policies.append(policy("more", egress({})))
-    prover.once()
+    namespace.found_policies.append(policy("more", egress({})))
+    watcher.run_once()
     assert len(caplog.records) == 2
-    surroundings.found_policies = list(OURS)
-    prover.once()
+    namespace.found_policies = list(OURS)
+    watcher.run_once()
     assert caplog.records[-1].getMessage() == "over: policies open the gate"
-    surroundings.unreadable = True
-    prover.once()
-    prover.once()
+    namespace.unreadable = True
+    watcher.run_once()
+    watcher.run_once()
     assert [record.getMessage()[:11] for record in caplog.records[3:]] == ["cannot read", "cannot read"]
 
 
-def test_without_redis_it_goes_on_and_logs(ours, surroundings, caplog):
+def test_without_redis_it_goes_on_and_logs(ours, namespace, caplog):
     class Down:
         def publish_gatecheck(self, found):
             raise StoreUnavailable("down")
 
-    surroundings.found_policies = []
-    Watcher(ours, surroundings, Down(), lambda: []).once()
+    namespace.found_policies = []
+    Watcher(ours, namespace, Down(), lambda: []).run_once()
     assert "the base policy does not isolate user pods: the gate is open" in caplog.text
 
 
-def test_a_fault_does_not_end_it(ours, surroundings, store, monkeypatch, caplog):
+def test_a_fault_does_not_end_it(ours, namespace, store, monkeypatch, caplog):
     stop = threading.Event()
     calls = []
 
@@ -372,8 +372,8 @@ def test_a_fault_does_not_end_it(ours, surroundings, store, monkeypatch, caplog)
             stop.set()
         raise RuntimeError("x")
 
-    monkeypatch.setattr("verifier.gatecheck.watch.PERIOD", 0.01)
-    Watcher(ours, surroundings, store, fail).run(stop)
+    monkeypatch.setattr("verifier.gatecheck.watch.PERIOD_SECONDS", 0.01)
+    Watcher(ours, namespace, store, fail).run(stop)
     assert len(calls) == 3 and "fault in the gate check" in caplog.text
 
 
@@ -382,12 +382,12 @@ def test_the_reconciler_tells_the_kinds_of_its_pods(redis_server, store):
 
     cluster = FakeCluster()
     worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
-    kind = frozenset({("component", "singleuser-server")})
+    labels = frozenset({("component", "singleuser-server")})
     for user in ("a", "b"):
-        cluster.add(user, f"uid-{user}", kind=kind)
-    cluster.add("c", "uid-c", kind=frozenset({("x", "y")}), ended=True)
-    worker._relist()
-    assert worker.kinds() == [kind]
+        cluster.add(user, f"uid-{user}", shared_labels=labels)
+    cluster.add("c", "uid-c", shared_labels=frozenset({("x", "y")}), ended=True)
+    worker.list_pods()
+    assert worker.label_sets() == [labels]
 
 
 # -- the API server's answers
@@ -421,55 +421,69 @@ def test_the_canary_is_read_off_its_pod(pods, state, targets):
     assert (found.state, found.targets) == (state, targets)
 
 
-class Api:
-    """The client's `ApiClient`, as far as it is used: every call gets the same answer."""
-
-    def __init__(self, body, headers=None, error=None):
-        self.answer = SimpleNamespace(data=json.dumps(body).encode(), headers=headers or {})
-        self.error = error
-        self.asked = []
-
-    def __call__(self, *args, **kwargs):
-        self.asked.append((args, kwargs))
-        if self.error:
-            raise self.error
-        return self.answer
+@pytest.fixture
+def api():
+    api = ApiServer()
+    yield api
+    api.close()
 
 
-def surroundings_with(api):
-    found = Surroundings.__new__(Surroundings)
-    found._namespace = "binder"
-    found._core = SimpleNamespace(list_namespaced_pod=api)
-    found._networking = SimpleNamespace(list_namespaced_network_policy=api)
-    found._apis = SimpleNamespace(get_api_versions=api)
-    return found
+@pytest.fixture
+def real(api):
+    return Namespace("binder", api.client)
 
 
-def test_the_api_server_is_asked_for_little():
-    api = Api(
-        {"items": OURS, "groups": [{"name": "apps"}, {"name": "cilium.io"}]}, {"Date": formatdate(time.time() + 60, usegmt=True)}
-    )
-    found = surroundings_with(api)
-    assert found.policies() == OURS
-    assert found.other_kinds() == ["cilium.io"]
-    assert found.clock() == pytest.approx(60, abs=2)
-    assert all(kwargs["_request_timeout"] for _, kwargs in api.asked)
+def test_the_api_server_is_asked_for_little(api, real):
+    groups = [{"name": "apps", "versions": []}, {"name": "cilium.io", "versions": []}]
+    api.answer = lambda *_: (200, {"items": OURS, "groups": groups})
+    api.headers["Date"] = formatdate(time.time() + 60, usegmt=True)
+    assert real.policies() == OURS
+    assert real.other_kinds() == ["cilium.io"]
+    assert real.clock() == pytest.approx(60, abs=2)
+    real.pods("a=b", 7)
+    assert api.asked == [
+        ("GET", "/apis/networking.k8s.io/v1/namespaces/binder/networkpolicies", {}),
+        ("GET", "/apis/", {}),
+        ("GET", "/apis/", {}),
+        ("GET", "/api/v1/namespaces/binder/pods", {"labelSelector": "a=b", "limit": "7"}),
+    ]
 
 
-@pytest.mark.parametrize("error", [ApiException(403, "Forbidden"), OSError("refused")])
-def test_what_it_refuses_is_told(error):
-    found = surroundings_with(Api({}, error=error))
-    for ask in (found.policies, found.other_kinds, found.canary, found.clock):
-        with pytest.raises(Unreadable):
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [(403, {}, "403 Forbidden"), (200, b"no JSON", "JSONDecodeError"), (None, None, "MaxRetryError|ConnectionRefusedError")],
+)
+def test_what_it_refuses_is_told(api, real, status, body, reason):
+    api.answer = lambda *_: (status, body)
+    if status is None:
+        api.close()
+    for ask in (real.policies, real.other_kinds, real.canary):
+        with pytest.raises(ApiServerUnavailable, match=reason) as failed:
             ask()
+        assert failed.value.status == (403 if status == 403 else None)
 
 
-def test_a_look_says_what_it_could_not_read(ours, surroundings):
-    surroundings.unreadable = True
-    found = look(ours, surroundings, [], 1.0)
+@pytest.mark.parametrize(("status", "date"), [(403, None), (200, "yesterday")])
+def test_a_clock_that_is_not_told_is_unknown(api, real, status, date):
+    api.answer = lambda *_: (status, {"groups": []})
+    api.headers |= {"Date": date} if date else {}
+    with pytest.raises(ApiServerUnavailable, match=r"403|no date"):
+        real.clock()
+
+
+def test_an_api_server_that_hangs_is_given_up(api, real, monkeypatch):
+    monkeypatch.setattr("verifier.kubernetes_api.REQUEST_TIMEOUT_SECONDS", 0.1)
+    api.answer = lambda *_: time.sleep(1) or (200, {"items": []})
+    with pytest.raises(ApiServerUnavailable, match=r"timed out|Timeout"):
+        real.policies()
+
+
+def test_a_look_says_what_it_could_not_read(ours, namespace):
+    namespace.unreadable = True
+    found = check(ours, namespace, [], 1.0)
     assert (found.judgement, found.canary, set(found.unread)) == (None, None, {"policies", "canary"})
     assert json.loads(found.dumps())["at"] == 1.0
-    assert look(ours.model_copy(update={"policies": {}}), FakeSurroundings(), [], 1.0).judgement == Judgement()
+    assert check(ours.model_copy(update={"policies": {}}), FakeNamespace(), [], 1.0).judgement == Judgement()
 
 
 # -- what the verifier leaves for doctor

@@ -14,9 +14,9 @@ import requests
 
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
+from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
 from verifier.reconciler.loop import Reconciler
-from verifier.reconciler.pods import ClusterUnavailable
 from verifier.records import Grant, KnownServer, Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.store import Store
@@ -31,10 +31,10 @@ def make_grant() -> Grant:
 
 def look(reconciler: Reconciler) -> None:
     """Everything that a reconciler does, once."""
-    reconciler._relist()
-    reconciler._beat()
-    while not reconciler._work.empty():
-        reconciler._work_some()
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    while reconciler.run_once():
+        pass
 
 
 # -- a reconciler that is killed
@@ -130,12 +130,12 @@ class Slow(FakeCluster):
         found = super().patch(pod, grant)
         if self.lost:
             self.lost -= 1
-            raise ClusterUnavailable("time-out")
+            raise ApiServerUnavailable("time-out")
         return found
 
 
 def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.PAUSE", 0.05)
+    monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.05)
     cluster = Slow()
     cluster.add()
     store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
@@ -149,7 +149,7 @@ def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, mon
 
 
 def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.PAUSE", 0.02)
+    monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.02)
     cluster, refused = FakeCluster(), []
     patch = cluster.patch
     users = [f"user-{number}" for number in range(20)]
@@ -160,7 +160,7 @@ def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server
     def throttled(pod, grant):
         if len(refused) < 50:
             refused.append(pod.uid)
-            raise ClusterUnavailable("429 Too Many Requests")
+            raise ApiServerUnavailable("429 Too Many Requests")
         return patch(pod, grant)
 
     monkeypatch.setattr(cluster, "patch", throttled)
@@ -169,12 +169,12 @@ def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server
     until = time.monotonic() + 20
     while len(cluster.labelled()) < len(users):
         assert time.monotonic() < until
-        reconciler._work_some()  # waits for what is tried again
+        reconciler.run_once(wait=True)  # waits for what is tried again
     assert len(refused) == 50
 
 
 def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.reconciler.loop.PAUSE", 0.02)
+    monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.02)
     cluster = FakeCluster()
     patch, began = cluster.patch, []
     users = [f"user-{number}" for number in range(10)]
@@ -195,7 +195,7 @@ def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server
     until = time.monotonic() + 30
     while len(cluster.labelled()) < len(users):
         assert time.monotonic() < until
-        reconciler._work_some()  # waits for what is tried again
+        reconciler.run_once(wait=True)  # waits for what is tried again
     assert (len(began), len(cluster.patches)) == (4 * len(users), len(users))
 
 
@@ -227,9 +227,9 @@ def test_a_full_redis_keeps_no_label_from_following_its_decision(redis_server, s
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
     store._redis.config_set("maxmemory", 1)
     try:
-        reconciler._relist()
-        while not reconciler._work.empty():
-            reconciler._work_some()
+        reconciler.list_pods()
+        while reconciler.run_once():
+            pass
         assert cluster.labelled() == {ALICE}
         assert store.known(ALICE) is None
     finally:

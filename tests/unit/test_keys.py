@@ -303,7 +303,7 @@ def test_what_another_version_reports_and_we_cannot_read_costs_only_itself(site,
     )
     assert site.metric("binder_egress_api_key_servers_per_day", key="course") == 5
     assert [row["name"] for row in site.internal.get("/api/keys").json["keys"]] == ["course"]
-    checks = doctor._api_keys(store.health()["verifiers"], set(), time.time())
+    checks = doctor.check_api_keys(store.health()["verifiers"], set(), time.time())
     assert [check.text for check in checks] == ["1, all valid"]
 
 
@@ -624,7 +624,7 @@ def test_revocation_reaches_what_waits_and_if_asked_what_runs(site, store, redis
     assert (done["state"] == "pending") == servers
     cluster.add("bob", "uid-2", image="image:1")
     cluster.add("carol", "uid-3", image="image:1")
-    worker._serve(store.woken(0.01))
+    worker.take(store.woken(0.01))
     look(worker)
     work(worker)
     assert cluster.labelled() == {Server("carol")} | (set() if servers else {ALICE})
@@ -895,7 +895,7 @@ def test_explain_says_by_which_key_a_server_has_network(site, store):
 
 def checked(site):
     health = (site.operators, site.store.health())[1]
-    checks = doctor._api_keys(health["verifiers"], health["revoked_keys"], time.time())
+    checks = doctor.check_api_keys(health["verifiers"], health["revoked_keys"], time.time())
     return [(check.state, check.text) for check in checks]
 
 

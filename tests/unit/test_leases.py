@@ -13,10 +13,10 @@ from tests.support.apps import get_pass, internal_client, is_withdrawn, launch, 
 from tests.support.fake_cluster import FakeCluster
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS, Left
+from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
-from verifier.reconciler.pods import ClusterUnavailable
 from verifier.records import Block, Grant, KnownServer, Record, Rule, Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
 from verifier.store.errors import StoreUnavailable
@@ -31,6 +31,10 @@ TIERS = {
     "blocked": {"lease": LEASE, "on_expiry": "end"},
     "stopped": {"lease": LEASE, "on_expiry": "stop"},
 }
+
+
+def reconciler_settings(**settings):
+    return load(ReconcilerSettings, **{"tiers": TIERS, "may_stop_pods": True, **settings})
 
 
 class Away(Store):
@@ -56,12 +60,8 @@ class Place:
         self.store.report_verifier("verifier", {})
 
     def reconciler(self, ahead=0.0, **settings):
-        values = {"tiers": TIERS, "may_stop_pods": True, **settings}
-        made = Reconciler(
-            load(ReconcilerSettings, **values), self.cluster, self.store, lambda: self.time + ahead, lambda: self.steady
-        )
-        made._later = lambda server: None
-        made._beat()
+        made = Reconciler(reconciler_settings(**settings), self.cluster, self.store, lambda: self.time + ahead, lambda: self.steady)
+        made.heartbeat()
         return made
 
     def passes(self, seconds):
@@ -72,10 +72,10 @@ class Place:
     def turn(self, reconciler, fresh=True):
         """List, or trust what it knows; then do what is to be done."""
         if fresh:
-            reconciler._relist()
-        reconciler._remind()
-        while not reconciler._work.empty():
-            reconciler._work_some()
+            reconciler.list_pods()
+        reconciler.enqueue_due()
+        while reconciler.run_once():
+            pass
 
     def pod(self, name="jupyter-alice--"):
         return self.cluster.pods[name]
@@ -155,7 +155,7 @@ def test_a_grant_of_an_operator_has_its_tiers_lease(place, reconciler, monkeypat
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     place.cluster.add()
     place.turn(reconciler)
-    operators = Operators(reconciler._settings, place.store, lambda: place.time)
+    operators = Operators(reconciler_settings(), place.store, lambda: place.time)
     operators.grant(ALICE, "blocked", "eve", "a course")
     place.turn(reconciler)
     assert place.pod().grant.until == 1_000_000 + LEASE
@@ -225,9 +225,9 @@ def test_expiries_are_counted(place, reconciler, settings):
     place.store.gone = True
     place.turn(reconciler)
     place.store.gone = False
-    reconciler._beat()
+    reconciler.heartbeat()
     place.turn(reconciler)
-    reconciler._beat()
+    reconciler.heartbeat()
     text = generate_latest(create_services(settings, place.store).metrics.registry).decode()
     assert 'binder_egress_lease_expiries_total{on_expiry="end"} 1.0' in text
     assert 'binder_egress_lease_expiries_total{on_expiry="stop"} 2.0' in text
@@ -240,7 +240,8 @@ def test_a_label_that_is_forged_after_the_end_goes_and_is_not_counted_again(plac
     place.cluster.change(place.pod(), label="blocked")
     place.turn(reconciler)
     assert place.pod().label is None
-    assert reconciler._counts["expiries:end"] == 1
+    reconciler.heartbeat()
+    assert place.store.reconciler_state()[1]["expiries:end"] == 1
 
 
 def test_in_mode_observe_nothing_is_stopped(place):
@@ -391,7 +392,7 @@ def test_without_redis_egress_ends_but_no_pod_is_stopped(place, reconciler):
     place.turn(reconciler)
     assert not place.pod().ended
     place.store.gone = False
-    reconciler._beat()
+    reconciler.heartbeat()
     place.turn(reconciler)
     place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(reconciler)
@@ -412,7 +413,7 @@ def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler
     else:
         place.redis_server.wipe()
         place.store.report_verifier("verifier", {})
-    reconciler._beat()
+    reconciler.heartbeat()
     place.passes(1)
     place.turn(reconciler)
     assert not place.pod().ended
@@ -441,7 +442,7 @@ def test_who_may_not_stop_pods_stops_none_and_does_not_try_all_the_time(place, r
 
     def forbidden(pod, unchanged):
         tried.append(unchanged)
-        raise ClusterUnavailable("403 Forbidden")
+        raise ApiServerUnavailable("403 Forbidden")
 
     monkeypatch.setattr(place.cluster, "delete", forbidden)
     for _ in range(STOP_GRACE_SECONDS):
@@ -538,7 +539,7 @@ def test_two_reconcilers_at_once(place):
     place.turn(other)
     assert len(place.cluster.patches) == 1
     place.passes(LEASE)
-    one._relist()
+    one.list_pods()
     place.cluster.before_patch = lambda: place.turn(other)
     place.turn(one)
     assert [grant.rule for _, grant in place.cluster.patches] == ["unlock", Rule.EXPIRED]

@@ -52,11 +52,11 @@ def logged():
     events, messages, fields = set(), set(), {"user", "server"}  # web._log adds the path's arguments
     for function, calls in functions():
         deciding = [call for call in calls if name(call) in ("decision", "_log")]
-        telling = [call for call in calls if is_logging(call) or name(call) == "_say"]
+        telling = [call for call in calls if is_logging(call) or name(call) == "_log_change"]
         events.update(text(call.args[0]) for call in deciding if call.args)
-        messages.update(text(call.args[2] if name(call) == "_say" else call.args[0]) for call in telling)
+        messages.update(text(call.args[2] if name(call) == "_log_change" else call.args[0]) for call in telling)
         fields.update(word.arg for call in deciding for word in call.keywords)
-        fields.update(word.arg for call in telling if name(call) == "_say" for word in call.keywords)
+        fields.update(word.arg for call in telling if name(call) == "_log_change" for word in call.keywords)
         for node in ast.walk(function):
             if isinstance(node, ast.Assign) and {"fields", "where"} & {getattr(target, "id", "") for target in node.targets}:
                 fields.update(keys(node.value))

@@ -72,19 +72,15 @@ class Pods(FakeCluster):
 
 
 class OneThread(Reconciler):
-    """What is to be tried later is tried when the test says so."""
-
-    def _later(self, server):
-        pass
+    """A reconciler in the test's thread. A retry becomes due when the test lets time pass."""
 
     def turn(self, *, fresh=True):
         if fresh:
-            self._relist()
+            self.list_pods()
         else:
-            for server in {pod.server for pod in self._pods.values()}:
-                self._enqueue(server)
-        while not self._work.empty():
-            self._work_some()
+            self.resync()
+        while self.run_once():
+            pass
 
 
 @dataclass

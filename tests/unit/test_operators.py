@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
+import verifier.egress_cli
 import verifier.operators.actions
-import verifier.operators.commands
 from tests.support.apps import get_pass, internal_client, launch, make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import value
 from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, work
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
-from verifier.reconciler.pods import Cluster, Pod
+from verifier.reconciler.pods import Pod, UserPods
 from verifier.records import Block, Grant, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.user_pods import ANNOTATION, LABEL
+from verifier.user_pods import GRANT_ANNOTATION, TIER_LABEL
 from verifier.web.app import create_services
 
 BOB = Server("bob")
@@ -76,7 +76,7 @@ def pod(cluster, name="jupyter-alice--"):
 
 def serve(reconciler, store):
     """What the waking thread does, and the work that follows."""
-    reconciler._serve(store.woken(0.01))
+    reconciler.take(store.woken(0.01))
     work(reconciler)
 
 
@@ -214,7 +214,7 @@ def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     operators.block("server", "alice", "eve", "mining")
     serve(first, store)
     # The other one has old pods in mind, and no wake-up.
-    second._enqueue(ALICE)
+    second.queue.put(ALICE)
     work(second)
     look(second)
     look(first)
@@ -335,14 +335,14 @@ class Recorder:
 
 def test_a_block_is_written_without_a_label_and_a_deletion_names_the_uid():
     api = Recorder()
-    cluster = Cluster("ns", {"a": "b"}, api)
+    cluster = UserPods("ns", {"a": "b"}, api)
     subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
     block = Block("x", "server", "alice/", "eve", "mining", 1, None, "u").grant
     cluster.patch(subject, block)
     cluster.delete(subject)
     (_, _, patched), (name, args, deleted) = api.calls
-    assert patched["body"]["metadata"]["labels"] == {LABEL: None}
-    assert Grant.loads(patched["body"]["metadata"]["annotations"][ANNOTATION]) == block
+    assert patched["body"]["metadata"]["labels"] == {TIER_LABEL: None}
+    assert Grant.loads(patched["body"]["metadata"]["annotations"][GRANT_ANNOTATION]) == block
     assert (name, args, deleted["body"]) == ("delete_namespaced_pod", ("p", "ns"), {"preconditions": {"uid": "u"}})
 
 
@@ -526,7 +526,7 @@ def test_a_block_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster
     operators.revoke(ALICE, "eve", "mining")
     serve(reconciler, store)
     redis_server.wipe()
-    reconciler._beat()
+    reconciler.heartbeat()
     look(reconciler)
     with pytest.raises(ActionRefused, match="already, by eve"):
         operators.block("server", "alice", "mallory", "x")
@@ -643,8 +643,9 @@ def egress(redis_server, store):
         environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
         environment |= {"BINDER_EGRESS_REDIS_URL": redis_server.url, **settings}
         code = (
-            "import sys; from verifier.operators.commands import main; sys.argv[0] = 'egress'; main(); "
-            "assert 'kubernetes' not in sys.modules"
+            "import sys; from verifier.egress_cli import main; sys.argv[0] = 'egress'\n"
+            "try: main()\n"
+            "finally: assert not {'kubernetes', 'flask'} & set(sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr
@@ -710,11 +711,8 @@ def test_without_redis_or_with_wrong_settings_a_command_says_so(egress, redis_se
 
 def test_the_image_has_the_command():
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
-    module, _, function = scripts["egress"].partition(":")
-    assert (module, getattr(verifier.operators.commands, function)) == (
-        "verifier.operators.commands",
-        verifier.operators.commands.main,
-    )
+    assert scripts["egress"] == "verifier.egress_cli:main"
+    assert {"grants", "doctor", "keys"} <= set(verifier.egress_cli.egress.commands)
 
 
 def test_strangers_names_cannot_write_to_an_operators_terminal(egress, store, cluster, reconciler):

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.support.network_policies import BASE, EXPECTED, OURS, USER_PODS, egress, jupyterhub, policy
-from verifier.gatecheck.netpol import judge, selects, supposed
-from verifier.user_pods import LABEL, PER_POD, kind_of
+from verifier.gatecheck.netpol import judge, selects, usual_labels
+from verifier.user_pods import LABELS_PER_POD, TIER_LABEL, shared_labels
 
-PODS = [supposed(USER_PODS)]
+PODS = [usual_labels(USER_PODS)]
 PRIVATE = [{"ipBlock": {"cidr": cidr}} for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 DNS_PORTS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
 SINGLEUSER = "jupyterhub.singleuser.networkPolicy"
@@ -62,18 +62,18 @@ def test_selectors(selector, selected):
 
 
 def test_a_policy_for_unverified_pods_is_a_bypass_and_one_for_a_tier_is_told():
-    unverified = {"matchExpressions": [{"key": LABEL, "operator": "DoesNotExist"}]}
+    unverified = {"matchExpressions": [{"key": TIER_LABEL, "operator": "DoesNotExist"}]}
     assert [bypass.policy for bypass in judged(policy("a", egress({}, selector=unverified))).bypasses] == ["a"]
-    for selector in ({"matchLabels": {LABEL: "verified"}}, {"matchExpressions": [{"key": LABEL, "operator": "Exists"}]}):
+    for selector in ({"matchLabels": {TIER_LABEL: "verified"}}, {"matchExpressions": [{"key": TIER_LABEL, "operator": "Exists"}]}):
         found = judged(policy("b", egress({}, selector=selector)))
         assert (found.bypasses, found.by_tier) == ([], ["b"])
 
 
 def test_a_pod_with_a_tier_is_judged_as_the_unverified_one_it_was():
-    unverified = {"matchExpressions": [{"key": LABEL, "operator": "DoesNotExist"}]}
-    assert judged(policy("a", egress({}, selector=unverified)), pods=[{**USER_PODS, LABEL: "verified"}]).bypasses
+    unverified = {"matchExpressions": [{"key": TIER_LABEL, "operator": "DoesNotExist"}]}
+    assert judged(policy("a", egress({}, selector=unverified)), pods=[{**USER_PODS, TIER_LABEL: "verified"}]).bypasses
     assert not judged(
-        policy("b", egress({}, selector={"matchLabels": {LABEL: "verified"}})), pods=[{**USER_PODS, LABEL: "verified"}]
+        policy("b", egress({}, selector={"matchLabels": {TIER_LABEL: "verified"}})), pods=[{**USER_PODS, TIER_LABEL: "verified"}]
     ).bypasses
 
 
@@ -218,18 +218,18 @@ def test_without_policies_of_ours_nothing_is_a_bypass():
     assert (found.bypasses, found.missing, found.base_missing) == ([], [], False)
 
 
-def test_what_runs_is_judged_instead_of_what_is_supposed():
+def test_what_runs_is_judged_instead_of_what_is_usual_labels():
     """Two hubs in one namespace: the other's policy does not select our pods."""
     other = policy("singleuser", egress({}, selector={"matchLabels": {"release": "other"}}))
     assert judged(other).bypasses
-    running = [dict(kind_of({"component": "singleuser-server", "release": "binder", LABEL: "verified"}))]
+    running = [dict(shared_labels({"component": "singleuser-server", "release": "binder", TIER_LABEL: "verified"}))]
     assert judged(other, pods=running).bypasses == []
     assert judged(other, pods=[*running, {"component": "singleuser-server", "release": "other"}]).bypasses
 
 
 def test_a_kind_of_pod_is_what_many_pods_share():
-    labels = {"component": "singleuser-server", LABEL: "verified"}
-    kinds = {kind_of({**labels, "hub.jupyter.org/username": name}) for name in ("a", "b")}
+    labels = {"component": "singleuser-server", TIER_LABEL: "verified"}
+    kinds = {shared_labels({**labels, "hub.jupyter.org/username": name}) for name in ("a", "b")}
     (kind,) = kinds
     assert dict(kind) == {"component": "singleuser-server", "hub.jupyter.org/username": None}
-    assert set(PER_POD) <= set(supposed(USER_PODS))
+    assert set(LABELS_PER_POD) <= set(usual_labels(USER_PODS))

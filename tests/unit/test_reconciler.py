@@ -13,15 +13,17 @@ import verifier.reconciler.loop
 from tests.support.apps import get_pass, launch
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, work
-from verifier.reconciler.loop import DEAF, Reconciler
-from verifier.reconciler.pods import ClusterUnavailable, Conflict, Pod, WatchLost
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.reconciler.cache import PodCache
+from verifier.reconciler.loop import RETRY_PAUSE_SECONDS, SILENT_AFTER_SECONDS, Reconciler
+from verifier.reconciler.pods import Conflict, Pod, WatchEnded
 from verifier.records import Grant, KnownServer, Record, Server, Woken
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
-from verifier.user_pods import ANNOTATION, LABEL
+from verifier.user_pods import GRANT_ANNOTATION, TIER_LABEL
 
 
 def known(uid, grant=None, pod="jupyter-alice--", **fields):
@@ -36,13 +38,27 @@ def cluster():
     return FakeCluster()
 
 
+class Steady:
+    """Seconds that a test sets. They do not pass by themselves, so no retry becomes due."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
 @pytest.fixture
-def make(redis_server, cluster, store):
+def steady():
+    return Steady()
+
+
+@pytest.fixture
+def make(redis_server, cluster, store, steady):
     """Make a reconciler, on the same cluster and Redis."""
 
-    def make(other_store=None, started=0.0, **overrides):
+    def make(other_store=None, started=0.0, steady=steady, **overrides):
         values = {"redis_url": redis_server.url, "tiers": {"verified": {}, "small": {}}, **overrides}
-        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, clock=lambda: started)
+        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, lambda: started, steady)
 
     return make
 
@@ -231,23 +247,25 @@ def pod_json(annotations=None, **meta):
 def test_a_pod_is_read_from_json():
     grant = make_grant()
     found = Pod.from_json(
-        pod_json({ANNOTATION: grant.dumps(), "hub.jupyter.org/servername": "lab"}, labels={LABEL: "verified", "app": "x"})
+        pod_json(
+            {GRANT_ANNOTATION: grant.dumps(), "hub.jupyter.org/servername": "lab"}, labels={TIER_LABEL: "verified", "app": "x"}
+        )
     )
     assert found == Pod(
         "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
-        guard=("absent", 0.0), kind=frozenset({("app", "x")}),
+        guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
 def test_a_pod_with_garbage_in_its_annotation_is_read_all_the_same(text):
-    found = Pod.from_json(pod_json({ANNOTATION: text}))
+    found = Pod.from_json(pod_json({GRANT_ANNOTATION: text}))
     assert (found.grant, found.annotated) == (None, True)
 
 
 def test_a_pod_that_kubespawner_did_not_make_is_left_alone():
     assert Pod.from_json(pod_json(annotations={"hub.jupyter.org/username": ""})) is None
-    assert Pod.from_json({**pod_json(), "metadata": {"name": "x", "labels": {LABEL: "verified"}}}) is None
+    assert Pod.from_json({**pod_json(), "metadata": {"name": "x", "labels": {TIER_LABEL: "verified"}}}) is None
 
 
 @pytest.mark.parametrize(
@@ -386,15 +404,14 @@ def test_a_conflict_means_read_again(reconciler, cluster, store):
     assert cluster.labelled() == {ALICE}
 
 
-def test_a_pod_that_keeps_changing_waits_for_its_next_turn(reconciler, cluster, store, monkeypatch):
-    later = []
-    monkeypatch.setattr(reconciler, "_later", later.append)
+def test_a_pod_that_keeps_changing_waits_for_its_next_turn(reconciler, cluster, store, steady):
     wait_for(store, make_grant())
     cluster.add()
     cluster.conflicts = 7
     look(reconciler)
-    assert (cluster.labelled(), later) == (set(), [ALICE])
-    look(reconciler)
+    assert (cluster.labelled(), len(reconciler.queue)) == (set(), 1)
+    steady.now += RETRY_PAUSE_SECONDS
+    work(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
@@ -440,7 +457,7 @@ def test_a_pod_that_changed_its_image_before_the_patch_gets_nothing(reconciler, 
 def test_a_stale_view_of_a_pod_does_no_harm(reconciler, cluster, store):
     grant = make_grant()
     pod = cluster.add()
-    reconciler._relist()
+    reconciler.list_pods()
     cluster.change(pod, **granted(grant))
     wait_for(store, make_grant("small"))
     work(reconciler)
@@ -448,32 +465,34 @@ def test_a_stale_view_of_a_pod_does_no_harm(reconciler, cluster, store):
     assert store.known(ALICE).grant == grant.id
 
 
-def test_while_the_api_server_is_away_it_is_asked_again_later(reconciler, cluster, store, monkeypatch):
-    later = []
-    monkeypatch.setattr(reconciler, "_later", later.append)
+def test_while_the_api_server_is_away_it_is_asked_again_later(reconciler, cluster, store, steady):
     wait_for(store, make_grant())
     cluster.add()
-    reconciler._relist()
+    reconciler.list_pods()
     cluster.down = True
     work(reconciler)
-    assert later == [ALICE]
-    with pytest.raises(ClusterUnavailable):
-        reconciler._relist()
+    assert len(reconciler.queue) == 1
+    with pytest.raises(ApiServerUnavailable):
+        reconciler.list_pods()
     cluster.down = False
-    look(reconciler)
+    steady.now += RETRY_PAUSE_SECONDS
+    work(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
-def test_one_server_that_makes_a_fault_does_not_stop_the_others(reconciler, cluster, store, monkeypatch, caplog):
-    later = []
-    monkeypatch.setattr(reconciler, "_later", later.append)
+def test_one_server_that_makes_a_fault_does_not_stop_the_others(reconciler, cluster, store, steady, caplog):
     store._redis.set("binder-egress:launch:alice/", "garbage")
     wait_for(store, make_grant(), Server("bob"))
     cluster.add("alice")
     cluster.add("bob", "uid-2")
     look(reconciler)
-    assert (cluster.labelled(), later) == ({Server("bob")}, [ALICE])
+    assert (cluster.labelled(), len(reconciler.queue)) == ({Server("bob")}, 1)
     assert "fault" in caplog.text
+    store._redis.delete("binder-egress:launch:alice/")
+    wait_for(store, make_grant())
+    steady.now += RETRY_PAUSE_SECONDS
+    work(reconciler)
+    assert cluster.labelled() == {ALICE, Server("bob")}
 
 
 # -- two at once, and from nothing
@@ -490,7 +509,7 @@ def test_two_reconcilers_at_once_do_no_harm(make, cluster, store):
 
     def run(reconciler):
         for _ in range(4):
-            reconciler._relist()
+            reconciler.list_pods()
             for server in servers:
                 with contextlib.suppress(Conflict):
                     reconciler.reconcile(server)
@@ -540,10 +559,10 @@ def test_a_wipe_while_it_runs_publishes_every_pod_again(make, cluster, store, re
     cluster.add("alice", **granted(make_grant()))
     reconciler = make()
     look(reconciler)
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)
     redis_server.wipe()
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)
     assert store.known(ALICE).tier == "verified"
 
@@ -553,7 +572,7 @@ def test_what_an_earlier_process_published_about_gone_pods_is_forgotten(make, cl
     cluster.add("alice")
     reconciler = make()
     look(reconciler)
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)
     assert store.known(Server("gone")) is None
     assert store.known(ALICE)
@@ -562,7 +581,7 @@ def test_what_an_earlier_process_published_about_gone_pods_is_forgotten(make, cl
 def test_before_the_pods_are_listed_nothing_is_forgotten(make, store):
     store.publish(ALICE, KnownServer("uid-1", "verified"))
     reconciler = make()
-    assert not reconciler._sign_of_life()
+    assert not reconciler.touch_probe_files()
     assert store.known(ALICE)
 
 
@@ -570,7 +589,7 @@ def test_before_the_pods_are_listed_nothing_that_is_woken_for_is_forgotten(make,
     cluster.add()
     look(make())
     restarted = make()
-    restarted._enqueue(ALICE)
+    restarted.queue.put(ALICE)
     work(restarted)
     assert store.known(ALICE)
 
@@ -588,7 +607,7 @@ def test_two_pods_of_a_server_are_each_judged_by_what_redis_says_then(reconciler
     """Asked about together, the second would be published over by what was known before the first."""
     look(reconciler)
     cluster.add("alice", "uid-1", server="", created=1)
-    reconciler._relist()
+    reconciler.list_pods()
     work(reconciler)
     second = replace(cluster.pods["jupyter-alice--"], name="jupyter-alice-again", uid="uid-2", created=2)
     cluster.pods[second.name] = second
@@ -597,18 +616,22 @@ def test_two_pods_of_a_server_are_each_judged_by_what_redis_says_then(reconciler
         assert store.known(ALICE).uid == "uid-2"
 
 
-def test_who_does_not_hear_from_the_api_server_is_alive_but_not_ready(make, monkeypatch, tmp_path):
+def test_who_does_not_hear_from_the_api_server_is_alive_but_not_ready(make, monkeypatch, tmp_path, steady):
     alive, ready = tmp_path / "alive", tmp_path / "ready"
-    monkeypatch.setattr("verifier.reconciler.loop.ALIVE", alive)
-    monkeypatch.setattr("verifier.reconciler.loop.READY", ready)
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", alive)
+    monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", ready)
     reconciler = make()
-    assert not reconciler._sign_of_life()
+    assert not reconciler.touch_probe_files()
     assert (alive.exists(), ready.exists()) == (True, False)
-    reconciler._relist()
-    assert reconciler._sign_of_life()
+    reconciler.list_pods()
+    assert reconciler.touch_probe_files()
     assert ready.exists()
-    reconciler._heard_at -= DEAF + 1
-    assert not reconciler._sign_of_life()
+    steady.now += SILENT_AFTER_SECONDS
+    assert reconciler.touch_probe_files()
+    steady.now += 1
+    ready.unlink()
+    assert not reconciler.touch_probe_files()
+    assert not ready.exists()
 
 
 def test_a_pod_that_appears_while_gone_ones_are_forgotten_stays_published(make, cluster, store, monkeypatch):
@@ -618,12 +641,12 @@ def test_a_pod_that_appears_while_gone_ones_are_forgotten_stays_published(make, 
 
     def meanwhile():
         cluster.add("alice")
-        reconciler._relist()
+        reconciler.list_pods()
         work(reconciler)
         return published()
 
     monkeypatch.setattr(store, "published", meanwhile)
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)
     assert store.known(ALICE)
 
@@ -632,7 +655,7 @@ def test_a_deleted_pod_is_forgotten(reconciler, cluster, store):
     pod = cluster.add()
     look(reconciler)
     assert store.known(ALICE)
-    reconciler._take("DELETED", pod)
+    reconciler.observe("DELETED", pod)
     work(reconciler)
     assert store.known(ALICE) is None
 
@@ -740,12 +763,12 @@ def test_what_it_wrote_and_how_long_servers_waited_is_counted_with_the_next_sign
         wait_for(store, grant, Server(user))
         cluster.add(user, f"uid-{user}")
     look(reconciler)
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)  # what it published again
     cluster.change("jupyter-a--", label=None)  # put back, but no new grant
     look(reconciler)
-    reconciler._beat()
-    reconciler._beat()  # nothing new
+    reconciler.heartbeat()
+    reconciler.heartbeat()  # nothing new
     counters = store.reconciler_state()[1]
     assert {name: number for name, number in counters.items() if name.startswith("grants:")} == {"grants:verified:valid-pass": 2}
     assert sum(number for name, number in counters.items() if name.startswith("lag:")) == 9
@@ -793,13 +816,17 @@ def test_a_new_pod_of_the_same_server_is_counted_again(reconciler, cluster, stor
     assert without_record(store) == 2
 
 
-def test_what_is_remembered_of_gone_pods_is_not_kept(reconciler, cluster):
+def test_what_is_remembered_of_gone_pods_is_not_kept(make, cluster, monkeypatch):
+    caches = []
+    monkeypatch.setattr(verifier.reconciler.loop, "PodCache", lambda: caches.append(PodCache()) or caches[-1])
+    reconciler = make()
     for number in range(20):
         pod = cluster.add(f"user-{number}", f"uid-{number}")
         look(reconciler)
+        assert len(caches[0]) == 3  # the pod, its server, and that it was counted
         cluster.remove(pod)
     look(reconciler)
-    assert (reconciler._judged, reconciler._pods, reconciler._uids) == (set(), {}, {})
+    assert len(caches[0]) == 0
 
 
 def test_pods_are_counted_by_tier(reconciler, cluster, store):
@@ -808,7 +835,7 @@ def test_pods_are_counted_by_tier(reconciler, cluster, store):
     cluster.add("c", "3")
     cluster.add("d", "4", ended=True)
     look(reconciler)
-    reconciler._beat()
+    reconciler.heartbeat()
     assert store.reconciler_state()[2] == {"verified": 1, "unverified": 2}
 
 
@@ -825,20 +852,20 @@ def test_without_redis_labels_follow_annotations(reconciler, cluster, redis_serv
 
 def test_without_redis_a_reconcile_says_so(reconciler, cluster, redis_server):
     cluster.add()
-    reconciler._relist()
+    reconciler.list_pods()
     redis_server.stop()
     with pytest.raises(StoreUnavailable):
         reconciler.reconcile(ALICE)
 
 
 def test_what_was_missed_while_redis_was_away_is_done_when_it_is_back(reconciler, cluster, store, redis_server):
-    reconciler._beat()
+    reconciler.heartbeat()
     cluster.add()
     redis_server.stop()
     look(reconciler)
     redis_server.start()
     wait_for(store, make_grant())
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)
     assert cluster.labelled() == {ALICE}
     assert store.known(ALICE)
@@ -848,16 +875,16 @@ def test_what_was_missed_is_done_even_if_redis_lost_nothing(reconciler, cluster,
     def fail(*_):
         raise StoreUnavailable("hangs")
 
-    reconciler._beat()
+    reconciler.heartbeat()
     wait_for(store, make_grant())
     cluster.add()
-    reconciler._relist()
-    reconciler._beat()
+    reconciler.list_pods()
+    reconciler.heartbeat()
     with monkeypatch.context() as patch:
         patch.setattr(store, "pending_all", fail)
         work(reconciler)
     assert cluster.labelled() == set()
-    reconciler._beat()
+    reconciler.heartbeat()
     work(reconciler)
     assert cluster.labelled() == {ALICE}
 
@@ -868,10 +895,10 @@ def test_what_was_missed_is_done_even_if_redis_lost_nothing(reconciler, cluster,
 @pytest.fixture
 def running(make, cluster, redis_server, tmp_path, monkeypatch):
     """A reconciler that runs, with a store of its own."""
-    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE", tmp_path / "alive")
-    monkeypatch.setattr(verifier.reconciler.loop, "PAUSE", 0.05)
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
     client = connect(load(ReconcilerSettings, redis_url=redis_server.url))
-    reconciler = make(Store(client))
+    reconciler = make(Store(client), steady=time.monotonic)
     thread = threading.Thread(target=reconciler.run)
     thread.start()
     yield reconciler
@@ -911,7 +938,7 @@ def test_a_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster,
     assert eventually(lambda: cluster.labelled() == {Server("bob")})
     cluster.remove(pod)
     assert eventually(lambda: store.known(ALICE) is None)
-    assert verifier.reconciler.loop.ALIVE.exists()
+    assert verifier.reconciler.loop.ALIVE_FILE.exists()
 
 
 def test_a_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
@@ -931,17 +958,17 @@ def test_a_running_reconciler_survives_the_api_server_and_redis(running, cluster
 
 def test_a_watch_that_only_ended_goes_on_without_a_list(running, cluster, store, monkeypatch):
     cluster.add("alice")
-    assert eventually(lambda: store.known(ALICE) and not running._store_lost and running._work.empty())
+    assert eventually(lambda: store.known(ALICE) and store.reconciler_state()[0] is not None and not len(running.queue))
     lists = []
     monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
-    monkeypatch.setattr(verifier.reconciler.loop, "AROUND", 0.2)
-    heard = running._heard_at
+    monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.2)
+    heard = running.heard_at
     # Nothing wakes the reconciler for this: it looks at everything from time to time.
     store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
     assert eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2")
     assert eventually(lambda: store.known(Server("bob")))
-    assert eventually(lambda: running._heard_at > heard) and lists == []
+    assert eventually(lambda: running.heard_at > heard) and lists == []
 
 
 class Hasty(FakeCluster):
@@ -955,33 +982,33 @@ class Hasty(FakeCluster):
 
     def watch(self, version):
         self.watches += 1
-        raise WatchLost("renewed", str(int(version) + self.bookmarks))
+        raise WatchEnded("renewed", str(int(version) + self.bookmarks))
 
 
 @pytest.mark.parametrize("bookmarks", [False, True])
 def test_watches_that_end_at_once_are_no_hot_loop_and_count_as_heard_only_if_they_say_something(
     redis_server, store, monkeypatch, bookmarks
 ):
-    monkeypatch.setattr(verifier.reconciler.loop, "PAUSE", 0.1)
+    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
     cluster = Hasty()
     cluster.bookmarks = bookmarks
     cluster.add("alice")
     made = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
-    thread = threading.Thread(target=made._watch)
+    thread = threading.Thread(target=made.list_and_watch)
     thread.start()
     try:
         assert eventually(lambda: cluster.watches)
-        heard = made._heard_at
-        while not made._work.empty():
-            made._work_some()
+        heard = made.heard_at
+        while made.run_once():
+            pass
         assert eventually(lambda: cluster.watches > 3)
     finally:
         before = cluster.watches
         made.stop()
         thread.join()
     assert before < 100
-    assert made._work.get() is None and made._work.empty()  # only the word to stop: no server was looked at again
-    assert (made._heard_at > heard) is bookmarks
+    assert len(made.queue) == 0, "no server was queued again"
+    assert (made.heard_at > heard) is bookmarks
 
 
 def test_a_patch_is_logged(reconciler, cluster, store, caplog):

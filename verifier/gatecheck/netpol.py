@@ -1,8 +1,8 @@
-"""What the namespace's NetworkPolicies give an unverified user pod beyond our base policy.
+"""NetworkPolicies of the namespace that give an unverified user pod more than our base policy does.
 
-Policies add up, so one that was made by somebody else can void the gate. These functions read policies as JSON, as the API server
-returns them, and say which do, what each rule opens, and what to change. They know nothing of other kinds of policy
-(`OTHER_KINDS`).
+Policies add up, so a policy of somebody else can void the gate. These functions read policies as the JSON of the API server. They
+name the policies that open something, what each rule opens, and what to change. Other kinds of policy (`OTHER_KINDS`) cannot be
+judged.
 
 Decisions: D-171, D-172, D-173, D-174.
 """
@@ -11,15 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..user_pods import LABEL
+from ..user_pods import TIER_LABEL
 
 JSON = Mapping[str, Any]
 
 Labels = Mapping[str, str | None]
-"""A pod's labels. None: it has that label, with a value that is not known; every value may match."""
+"""A pod's labels. None: the pod has the label, and its value is unknown. It may match any value."""
 
-
-USUAL: Labels = {
+USUAL_LABELS: Labels = {
     "app": "jupyterhub",
     "app.kubernetes.io/component": "singleuser-server",
     "app.kubernetes.io/instance": None,
@@ -34,33 +33,33 @@ USUAL: Labels = {
     "hub.jupyter.org/username": None,
     "release": None,
 }
-"""What KubeSpawner 7 and JupyterHub's chart label every user pod with. It stands in for real pods while there are none."""
+"""The labels of every user pod, from KubeSpawner 7 and JupyterHub's chart. They stand in for real pods while none run."""
 
 OTHER_KINDS = {
     "cilium.io": "CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy",
     "crd.antrea.io": "Antrea's NetworkPolicy and ClusterNetworkPolicy",
     "crd.nsx.vmware.com": "NSX SecurityPolicy",
     "crd.projectcalico.org": "Calico's NetworkPolicy and GlobalNetworkPolicy",
-    "k8s.ovn.org": "OVN-Kubernetes' EgressFirewall and its kin",
+    "k8s.ovn.org": "OVN-Kubernetes' EgressFirewall and similar kinds",
     "kubeovn.io": "Kube-OVN's security groups",
     "networking.gke.io": "GKE's FQDNNetworkPolicy",
     "networking.k8s.aws": "AWS' ApplicationNetworkPolicy and ClusterNetworkPolicy",
     "policy.networking.k8s.io": "AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy",
     "projectcalico.org": "Calico's NetworkPolicy and GlobalNetworkPolicy",
 }
-"""API groups whose policies add to, or overrule, NetworkPolicies, and are not judged here: each has rules, an order and tiers of
-its own, and some apply to the whole cluster. Packets tell (`helm test`, the canary)."""
+"""API groups whose policies add to NetworkPolicies, or overrule them. They are not judged: each has its own rules, order and
+tiers, and some apply to the whole cluster. Packets tell (`helm test`, the canary)."""
 
 
 @dataclass(frozen=True)
 class Bypass:
-    """A rule of somebody else's policy that opens more than the base policy does.
+    """A rule of another policy that opens more than the base policy does.
 
     Attributes:
         policy: the policy's name.
         direction: `egress` or `ingress`.
         rule: the rule's place in that list, from 1.
-        opens: what it opens, in words.
+        opens: ports and peers that it opens, in words.
         change: what to do about it.
     """
 
@@ -73,14 +72,14 @@ class Bypass:
 
 @dataclass
 class Judgement:
-    """What is to be said about the policies of a namespace.
+    """The judgement of a namespace's policies.
 
     Attributes:
-        bypasses: what opens more than the base policy does.
-        missing: names of our policies that are not there.
-        altered: names of our policies that are not as the chart renders them.
-        by_tier: names of policies of others that select by our label: they give a tier more than the chart's values say.
-        base_missing: whether the base policy is not there, or does not select user pods.
+        bypasses: rules that open more than the base policy does.
+        missing: names of our policies that do not exist.
+        altered: names of our policies that differ from what the chart renders.
+        by_tier: names of other policies that select by our label. They give a tier more than the chart's values say.
+        base_missing: whether the base policy does not exist, or does not isolate every user pod.
     """
 
     bypasses: list[Bypass] = field(default_factory=list)
@@ -94,42 +93,43 @@ def judge(policies: Iterable[JSON], expected: Mapping[str, JSON], pods: Iterable
     """Judge the NetworkPolicies of a namespace.
 
     Args:
-        policies: all of them.
-        expected: ours as the chart renders them, name → `spec`. That without the tier label in its selector is the base policy.
-            Empty where there are none, in mode `observe`: then nothing is missing and nothing is a bypass.
-        pods: the labels of user pods, without those of single pods. What selects any of them counts.
+        policies: all NetworkPolicies.
+        expected: ours as the chart renders them, `spec` by name. The one without the tier label in its selector is the base policy.
+            Empty in mode `observe`, which has no policies: nothing is missing then, and nothing is a bypass.
+        pods: the labels of user pods. A policy that selects any of them counts.
     """
-    found = Judgement()
+    judgement = Judgement()
     if not expected:
-        return found
+        return judgement
     by_name = {policy["metadata"]["name"]: policy for policy in policies}
-    kinds = [{key: value for key, value in labels.items() if key != LABEL} for labels in pods]
-    base = next(name for name, spec in expected.items() if LABEL not in spec["podSelector"].get("matchLabels", {}))
+    unverified = [{key: value for key, value in labels.items() if key != TIER_LABEL} for labels in pods]
+    base = next(name for name, spec in expected.items() if TIER_LABEL not in spec["podSelector"].get("matchLabels", {}))
     for name, spec in expected.items():
         if name not in by_name:
-            found.missing.append(name)
+            judgement.missing.append(name)
         elif _plain(by_name[name]["spec"]) != _plain(spec):
-            found.altered.append(name)
-    # A base policy that somebody changed still counts, if it isolates every user pod in both directions.
+            judgement.altered.append(name)
+    # A base policy that was changed still counts if it isolates every user pod in both directions.
     live = by_name[base]["spec"] if base in by_name else {}
     isolates = set(_types(live)) == {"Egress", "Ingress"} if live else False
-    found.base_missing = not isolates or not all(selects(live["podSelector"], labels) for labels in kinds)
+    judgement.base_missing = not isolates or not all(selects(live["podSelector"], labels) for labels in unverified)
     for name, policy in sorted(by_name.items()):
-        if name in expected and name not in found.altered:
+        if name in expected and name not in judgement.altered:
             continue
         spec = policy["spec"]
         if name not in expected and _names_tier(spec["podSelector"]):
-            found.by_tier.append(name)
-        if any(selects(spec["podSelector"], labels) for labels in kinds):
-            found.bypasses += _bypasses(policy, expected[base])
-    return found
+            judgement.by_tier.append(name)
+        if any(selects(spec["podSelector"], labels) for labels in unverified):
+            judgement.bypasses += _bypasses(policy, expected[base])
+    return judgement
 
 
 def selects(selector: JSON, labels: Labels) -> bool:
-    """Whether a label selector matches, or may match where a value is not known."""
+    """Whether a label selector matches a pod, or may match where a value is unknown."""
 
     def among(key: str, values: Iterable[str]) -> bool:
-        return key in labels and (labels[key] is None or labels[key] in values)
+        value = labels.get(key)
+        return key in labels and (value is None or value in values)
 
     for key, value in (selector.get("matchLabels") or {}).items():
         if not among(key, [value]):
@@ -147,14 +147,14 @@ def selects(selector: JSON, labels: Labels) -> bool:
     return True
 
 
-def supposed(user_pod_labels: Mapping[str, str]) -> Labels:
-    """The labels that user pods will have, as long as there is none to look at."""
-    return {**USUAL, **user_pod_labels}
+def usual_labels(user_pod_labels: Mapping[str, str]) -> Labels:
+    """The labels that user pods will have, for the time when none run."""
+    return {**USUAL_LABELS, **user_pod_labels}
 
 
 def _names_tier(selector: JSON) -> bool:
-    named = LABEL in (selector.get("matchLabels") or {})
-    return named or any(expression["key"] == LABEL for expression in selector.get("matchExpressions") or [])
+    named = TIER_LABEL in (selector.get("matchLabels") or {})
+    return named or any(expression["key"] == TIER_LABEL for expression in selector.get("matchExpressions") or [])
 
 
 def _types(spec: JSON) -> list[str]:
@@ -172,7 +172,7 @@ def _bypasses(policy: JSON, base: JSON) -> Iterable[Bypass]:
 
 
 def _pairs(rule: JSON, peers: str) -> list[tuple[Any, Any]]:
-    """Each peer with each port of a rule; None for every peer or port."""
+    """Each pair of a peer and a port in a rule. None stands for every peer, or every port."""
     plain = _plain(rule)
     return [(peer, port) for peer in plain.get(peers) or [None] for port in plain.get("ports") or [None]]
 
@@ -182,7 +182,7 @@ def _covered(pair: tuple[Any, Any], base: list[JSON], peers: str) -> bool:
 
 
 def _plain(part: Any) -> Any:
-    """A spec with what the API server fills in, and without what means the same as its absence, so that two can be compared."""
+    """A spec that can be compared: with the defaults of the API server, and without empty parts that mean the same as none."""
     if isinstance(part, list):
         return [_plain(each) for each in part]
     if not isinstance(part, Mapping):
@@ -212,7 +212,7 @@ def _port(port: JSON) -> str:
 
 def _peer(peer: JSON) -> str:
     if block := peer.get("ipBlock"):
-        return block["cidr"] + (f" without {', '.join(block['except'])}" if block.get("except") else "")
+        return str(block["cidr"]) + (f" without {', '.join(block['except'])}" if block.get("except") else "")
     pods = "every pod" if not peer.get("podSelector") else f"pods {_selector(peer['podSelector'])}"
     if "namespaceSelector" not in peer:
         return f"{pods} of this namespace"
@@ -239,24 +239,24 @@ def _change(policy: JSON, direction: str, rule: JSON) -> str:
     meta = policy["metadata"]
     name, labels = meta["name"], meta.get("labels") or {}
     if labels.get("app.kubernetes.io/name") == "binder-egress" or labels.get("app.kubernetes.io/part-of") == "binder-egress":
-        return "it was changed by hand, or is left over: `helm upgrade` puts it back as the values say"
+        return "it was changed by hand, or is left over: `helm upgrade` restores it from the values"
     if labels.get("component") == "singleuser" or name == "singleuser" or name.endswith("-singleuser"):
         return _change_of_jupyterhub(direction, rule)
     if name == "binder-users":
         return (
-            "mybinder's own policy: let it select `component` in (dind, image-builder) only, and move its ports and its excepted "
+            "mybinder's own policy: let it select only `component` in (dind, image-builder), and move its ports and its excepted "
             "addresses to binder-egress' values `tiers.<tier>.ports` and `tiers.<tier>.except`"
         )
     release = (meta.get("annotations") or {}).get("meta.helm.sh/release-name")
-    origin = f"it is of the Helm release {release}: " if release else ""
+    origin = f"it belongs to the Helm release {release}: " if release else ""
     return f"{origin}change its podSelector so that it does not select user pods, or delete it"
 
 
 def _change_of_jupyterhub(direction: str, rule: JSON) -> str:
-    """Which of JupyterHub's values makes a rule of its singleuser policy."""
+    """The JupyterHub values that make a rule of its singleuser policy."""
     if direction == "ingress":
-        own = any("hub.jupyter.org/network-access-singleuser" in str(peer) for peer in rule.get("from") or [])
-        return f"`{_SINGLEUSER}.enabled: false`" if own else f"`{_SINGLEUSER}.ingress: []`"
+        is_own = any("hub.jupyter.org/network-access-singleuser" in str(peer) for peer in rule.get("from") or [])
+        return f"`{_SINGLEUSER}.enabled: false`" if is_own else f"`{_SINGLEUSER}.ingress: []`"
     dns = bool(rule.get("ports")) and all(port.get("port") == 53 for port in rule["ports"])
     blocks = {
         peer["ipBlock"]["cidr"]: set(peer["ipBlock"].get("except") or []) for peer in rule.get("to") or [] if "ipBlock" in peer
@@ -272,8 +272,8 @@ def _change_of_jupyterhub(direction: str, rule: JSON) -> str:
         world = blocks.get("0.0.0.0/0")
         flags += ["nonPrivateIPs"] if world is not None else []
         flags += ["privateIPs"] if private or (world is not None and "10.0.0.0/8" not in world) else []
-        seen = world is not None and not any(cidr.startswith("169.254.") for cidr in world)
-        flags += ["cloudMetadataServer"] if metadata or seen else []
+        excepted = world is None or any(cidr.startswith("169.254.") for cidr in world)
+        flags += ["cloudMetadataServer"] if metadata or not excepted else []
     if flags:
         return (
             ", ".join(f"`{_ALLOW}.{flag}: false`" for flag in flags) + f"; `{_SINGLEUSER}.enabled: false` ends all of that policy"

@@ -1,54 +1,48 @@
-"""What proves that the gate is shut, gathered by the reconciler every minute: policies, bypasses and the canary.
+"""The gate check: is the gate shut? The reconciler runs it every minute, beside its own work.
 
-It reads the API server beside the reconciler's own work, publishes what it found in Redis for the metrics, and logs what has
-changed. `doctor` uses the same functions, at once.
+It judges the namespace's NetworkPolicies and reads the canary. It publishes the findings in Redis, for the metrics, and logs what
+changed. `doctor` uses the same functions.
 """
 
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import urllib3
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
+from kubernetes import client
 
+from .. import kubernetes_api
+from ..kubernetes_api import ApiServerUnavailable
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
-from .netpol import OTHER_KINDS, Judgement, Labels, judge, supposed
+from ..user_pods import LabelSet
+from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
 
 log = logging.getLogger("binder-egress")
 
-PERIOD = 60.0
-"""Seconds between two looks. Each is three small requests to the API server."""
+PERIOD_SECONDS = 60.0
+"""Seconds between two checks. A check is two small requests to the API server."""
 
-WAIT = 10
-"""Seconds that a request may take."""
-
-KINDS = 50
-"""Different sets of labels of user pods that are judged at most. JupyterHub makes one for each profile."""
+MAX_LABEL_SETS = 50
+"""Sets of labels that are judged at most. JupyterHub makes one for each profile."""
 
 GATECHECK_LABEL = "binder-egress/gatecheck"
-"""The label of pods that are not a user's but stand in for one: `canary` or `test`."""
-
-
-class Unreadable(Exception):
-    """The API server does not answer, or does not let us read this."""
+"""The label of pods that stand in for a user's: `canary` or `test`."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """What is known of the canary.
+    """The canary's state, and its last results.
 
     Attributes:
-        state: `running`, `missing` (there is none), or `starting` (it has said nothing yet, or is not running).
-        targets: what it tried → whether that was shut.
-        pod: its name.
+        state: `running`, `missing` (there is no such pod), or `starting` (no result yet, or the pod does not run).
+        targets: each target, and whether it was shut.
+        pod: the pod's name.
     """
 
     state: str
@@ -57,68 +51,62 @@ class Canary:
 
     @property
     def open(self) -> list[str]:
-        """What it reached although it must be shut."""
+        """The targets that the canary reached, although they must be shut."""
         return sorted(name for name, shut in self.targets.items() if not shut)
 
 
-class Surroundings:
-    """What else is in the namespace. Only read.
+class Namespace:
+    """Reads the release's namespace: NetworkPolicies, pods, the canary. Each method may raise `ApiServerUnavailable`.
 
     Args:
-        namespace: the namespace.
-        api: the client; by default one with the pod's own ServiceAccount.
+        namespace: its name.
+        api: the client; by default one with this pod's ServiceAccount.
     """
 
     def __init__(self, namespace: str, api: client.ApiClient | None = None):
-        if api is None:
-            config.load_incluster_config()
-            api = client.ApiClient()
+        api = api or kubernetes_api.in_cluster_client()
         self._namespace = namespace
         self._core = client.CoreV1Api(api)
         self._networking = client.NetworkingV1Api(api)
         self._apis = client.ApisApi(api)
 
     def policies(self) -> list[dict[str, Any]]:
-        """All NetworkPolicies of the namespace, or `Unreadable`."""
-        return self._read(self._networking.list_namespaced_network_policy, self._namespace)["items"]
+        """All NetworkPolicies."""
+        return list(kubernetes_api.read(self._networking.list_namespaced_network_policy, self._namespace)["items"])
 
     def other_kinds(self) -> list[str]:
-        """API groups of this cluster with policies that are not judged (`OTHER_KINDS`), or `Unreadable`."""
-        return sorted({group["name"] for group in self._read(self._apis.get_api_versions)["groups"]} & set(OTHER_KINDS))
+        """The API groups of this cluster whose policies cannot be judged (`OTHER_KINDS`)."""
+        return sorted({group["name"] for group in kubernetes_api.read(self._apis.get_api_versions)["groups"]} & set(OTHER_KINDS))
 
     def pods(self, selector: str, most: int = 100) -> list[dict[str, Any]]:
-        """The first pods of the namespace that a label selector selects, or `Unreadable`."""
-        return self._read(self._core.list_namespaced_pod, self._namespace, label_selector=selector, limit=most)["items"]
+        """The pods that a label selector matches.
+
+        Args:
+            selector: the label selector.
+            most: how many pods at most.
+        """
+        page = kubernetes_api.read(self._core.list_namespaced_pod, self._namespace, label_selector=selector, limit=most)
+        return list(page["items"])
 
     def canary(self) -> Canary:
-        """The canary, or `Unreadable`."""
+        """The canary."""
         return canary_of(self.pods(f"{GATECHECK_LABEL}=canary"))
 
     def clock(self) -> float:
-        """Seconds that the API server's clock is ahead of ours, to the second, or `Unreadable`."""
-        answer = self._call(self._apis.get_api_versions)
+        """Seconds that the API server's clock is ahead of ours, to the second."""
+        answer = kubernetes_api.call(self._apis.get_api_versions)
         try:
             return parsedate_to_datetime(answer.headers["Date"]).timestamp() - int(time.time())
         except (KeyError, TypeError, ValueError):
-            raise Unreadable("its answers have no date") from None
-
-    def _read(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return json.loads(self._call(method, *args, **kwargs).data)
-        except ValueError:
-            raise Unreadable("no JSON") from None
-
-    def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(*args, _preload_content=False, _request_timeout=WAIT, **kwargs)
-        except ApiException as error:
-            raise Unreadable(f"{error.status} {error.reason}") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreadable(f"{type(error).__name__}: {error}") from None
+            raise ApiServerUnavailable("its answers have no date") from None
 
 
 def canary_of(pods: list[dict[str, Any]]) -> Canary:
-    """What the canary says, read off its pod: it ends with a message whenever what it sees changes, and is started again."""
+    """The canary, read from its pod. Its container ends with a message after each change of its results, and is started again.
+
+    Args:
+        pods: the pods with the canary's label, as JSON.
+    """
     alive = [
         pod
         for pod in pods
@@ -129,7 +117,7 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
     pod = max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"])
     name = pod["metadata"]["name"]
     for status in pod["status"].get("containerStatuses") or []:
-        # It is not running for a moment after each change, and longer if it changes often.
+        # After each change the container does not run for a moment, and for longer after many changes.
         between = status.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
         if "waiting" in status.get("state", {}) and not between:
             continue
@@ -144,13 +132,13 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
 
 @dataclass
 class Findings:
-    """What one look found. What could not be read is in `unread`, and then the rest of it says nothing.
+    """The result of one check.
 
     Attributes:
         at: Unix time in seconds.
-        judgement: of the NetworkPolicies; None if they could not be read.
-        canary: None if it could not be read, or none is expected.
-        unread: what could not be read, and why.
+        judgement: the judgement of the NetworkPolicies; None if they could not be read.
+        canary: the canary; None if it could not be read, or if none is expected.
+        unread: the part that could not be read (`policies` or `canary`), and the reason.
     """
 
     at: float
@@ -159,102 +147,100 @@ class Findings:
     unread: dict[str, str] = field(default_factory=dict)
 
     def dumps(self) -> str:
-        """This as JSON, for Redis."""
+        """The findings as JSON, for Redis."""
         return json.dumps(asdict(self))
 
 
-def look(settings: ReconcilerSettings, surroundings: Surroundings, kinds: list[Labels], now: float) -> Findings:
-    """Read everything and judge it.
+def check(settings: ReconcilerSettings, namespace: Namespace, label_sets: Iterable[LabelSet], now: float) -> Findings:
+    """Read policies and canary, and judge them. What cannot be read is in the findings; nothing is raised.
 
     Args:
         settings: ours.
-        surroundings: the namespace.
-        kinds: the labels of the user pods that run; empty if none do.
+        namespace: the release's namespace.
+        label_sets: the labels of the user pods that run, each set once; empty if none run.
         now: Unix time in seconds.
     """
-    found = Findings(now)
+    findings = Findings(now)
+    pods: list[Labels] = [dict(labels) for labels in list(label_sets)[:MAX_LABEL_SETS]]
     try:
-        pods = kinds[:KINDS] or [supposed(settings.user_pod_labels)]
-        found.judgement = judge(surroundings.policies(), settings.policies, pods)
-    except Unreadable as error:
-        found.unread["policies"] = str(error)
+        findings.judgement = judge(namespace.policies(), settings.policies, pods or [usual_labels(settings.user_pod_labels)])
+    except ApiServerUnavailable as error:
+        findings.unread["policies"] = str(error)
     if settings.canary:
         try:
-            found.canary = surroundings.canary()
-        except Unreadable as error:
-            found.unread["canary"] = str(error)
-    return found
+            findings.canary = namespace.canary()
+        except ApiServerUnavailable as error:
+            findings.unread["canary"] = str(error)
+    return findings
 
 
 class Watcher:
-    """Looks, again and again.
+    """Checks again and again, publishes the findings, and logs what changed.
 
     Args:
         settings: ours.
-        surroundings: the namespace.
+        namespace: the release's namespace.
         store: Redis.
-        labels: the labels of each user pod that runs.
+        label_sets: returns the labels of the user pods that run, each set once.
         clock: Unix time in seconds.
     """
 
     def __init__(
         self,
         settings: ReconcilerSettings,
-        surroundings: Surroundings,
+        namespace: Namespace,
         store: Store,
-        labels: Callable[[], list[frozenset[tuple[str, str | None]]]],
+        label_sets: Callable[[], list[LabelSet]],
         clock: Callable[[], float] = time.time,
     ):
         self._settings = settings
-        self._surroundings = surroundings
+        self._namespace = namespace
         self._store = store
-        self._labels = labels
+        self._label_sets = label_sets
         self._clock = clock
-        self._said: dict[str, object] = {}
+        self._last: dict[str, object] = {}  # what was logged last about each topic
 
     def run(self, stop: threading.Event) -> None:
-        """Look every `PERIOD` seconds until `stop`. Nothing here can stop the reconciler."""
+        """Check every `PERIOD_SECONDS` until `stop`. No fault here stops the reconciler."""
         while not stop.is_set():
             try:
-                self.once()
+                self.run_once()
             except Exception:
                 log.exception("fault in the gate check")
-            stop.wait(PERIOD)
+            stop.wait(PERIOD_SECONDS)
 
-    def once(self) -> Findings:
-        """Look once, publish it, and log what is not as it was at the last look."""
-        kinds: list[Labels] = [dict(kind) for kind in set(self._labels())]
-        found = look(self._settings, self._surroundings, kinds, self._clock())
-        self._tell(found)
+    def run_once(self) -> Findings:
+        """Check once, publish the findings, and log what changed since the last check."""
+        findings = check(self._settings, self._namespace, self._label_sets(), self._clock())
+        self._report(findings)
         try:
-            self._store.publish_gatecheck(found.dumps())
+            self._store.publish_gatecheck(findings.dumps())
         except StoreUnavailable as error:
             log.warning("%s", error)
-        return found
+        return findings
 
-    def _tell(self, found: Findings) -> None:
-        for what in ("policies", "canary"):
-            why = found.unread.get(what)
-            self._say(f"unread {what}", why, f"cannot read {what}, so what is wrong with it is not seen", reason=why)
-        judged = found.judgement
-        if judged is not None:
-            self._say("base", judged.base_missing, "the base policy does not isolate user pods: the gate is open")
-            self._say("missing", tuple(judged.missing), "policies are missing", policies=judged.missing)
-            self._say("altered", tuple(judged.altered), "policies are not as the chart renders them", policies=judged.altered)
-            self._say("by tier", tuple(judged.by_tier), "policies of others select by our tier", policies=judged.by_tier)
-            self._say(
-                "bypasses", tuple(judged.bypasses), "policies open the gate", rules=[asdict(rule) for rule in judged.bypasses]
-            )
-        if found.canary is not None:
-            opened = found.canary.open
-            self._say("open", tuple(opened), "the canary reached what must be shut", targets=opened, pod=found.canary.pod)
-            self._say("canary", found.canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
+    def _report(self, findings: Findings) -> None:
+        for part in ("policies", "canary"):
+            reason = findings.unread.get(part)
+            self._log_change(f"unread {part}", reason, f"cannot read {part}, so faults in it go unseen", reason=reason)
+        if (judgement := findings.judgement) is not None:
+            missing, altered, by_tier = judgement.missing, judgement.altered, judgement.by_tier
+            bypasses = [asdict(bypass) for bypass in judgement.bypasses]
+            self._log_change("base", judgement.base_missing, "the base policy does not isolate user pods: the gate is open")
+            self._log_change("missing", tuple(missing), "policies are missing", policies=missing)
+            self._log_change("altered", tuple(altered), "policies are not as the chart renders them", policies=altered)
+            self._log_change("by tier", tuple(by_tier), "policies of others select by our tier", policies=by_tier)
+            self._log_change("bypasses", tuple(judgement.bypasses), "policies open the gate", rules=bypasses)
+        if (canary := findings.canary) is not None:
+            targets, pod = canary.open, canary.pod
+            self._log_change("open", tuple(targets), "the canary reached what must be shut", targets=targets, pod=pod)
+            self._log_change("canary", canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
 
-    def _say(self, about: str, now: object, text: str, **fields: object) -> None:
-        """Log a finding once, and once that it is over."""
-        before = self._said.get(about)
-        self._said[about] = now
-        if now and now != before:
+    def _log_change(self, topic: str, finding: object, text: str, **fields: object) -> None:
+        """Log a finding once, and once more at its end. A false value is no finding."""
+        before = self._last.get(topic)
+        self._last[topic] = finding
+        if finding and finding != before:
             log.error(text, extra={"fields": fields})
-        elif before and not now:
+        elif before and not finding:
             log.info("over: %s", text)

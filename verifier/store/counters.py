@@ -1,36 +1,58 @@
-"""Names of the counters that the reconciler keeps in Redis. The verifier shows them in its metrics, `doctor` reads them."""
+"""The counters that the reconciler keeps in Redis: their names, and the counts that wait. Metrics and `doctor` read them."""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
 
 WITHOUT_RECORD = "pods-without-launch-record"
-"""The reconciler's counter of pods whose launch nobody told the verifier about."""
+"""Pods of a launch that BinderHub did not tell the verifier about."""
 
 START_GUARD = "start-guard:"
-"""The beginning of the reconciler's counters of pods by what their start guard saw."""
+"""The prefix of counters of pods, `start-guard:<outcome>`."""
 
 START_GUARD_OUTCOMES = ("closed", "blocked", "off", "absent", "open", "unclear", "unable", "failed")
-"""What a start guard can have seen (docs/start-guard.md). Each is shown from the beginning: of a counter that appears with 1
-Prometheus sees no increase, and the alert would miss the first pod."""
+"""The outcomes of a start guard (docs/start-guard.md). Metrics show each from the beginning: Prometheus sees no increase in a
+counter that appears with 1, so the alert would miss the first pod."""
 
 START_GUARD_TIME = "start-guard-milliseconds"
-"""The reconciler's counter of the time that start guards took."""
+"""The time that start guards took, in milliseconds."""
 
 GRANTS = "grants:"
-"""The beginning of the reconciler's counters of grants that it wrote on pods: `grants:<tier>:<rule>`."""
+"""The prefix of counters of grants that were written on pods, `grants:<tier>:<rule>`."""
 
 LAG = "lag:"
-"""The beginning of the reconciler's counters of how long servers waited for it: `lag:<bucket>`, each without those below."""
+"""The prefix of counters of how long servers waited for the reconciler, `lag:<bucket>`. A bucket does not include smaller ones."""
 
 LAG_TIME = "lag-milliseconds"
-"""The reconciler's counter of the time that servers waited for it."""
+"""The time that servers waited for the reconciler, in milliseconds."""
 
 LAG_BUCKETS = ("0.03", "0.1", "0.3", "1", "3", "10", "30", "+Inf")
-"""Upper limits in seconds. It takes some hundredths where nothing is wrong; an unlock gives up waiting after 2."""
+"""Upper limits in seconds. A wait is some hundredths of a second where nothing is wrong; an unlock gives up after 2 s."""
+
+EXPIRIES = "expiries:"
+"""The prefix of counters of ended leases, `expiries:<what happened then>`."""
 
 
 def lag_counters(seconds: float) -> dict[str, int]:
-    """What one server's wait for the reconciler adds to its counters."""
+    """The counters of one server's wait for the reconciler, in seconds."""
     bucket = next(bucket for bucket in LAG_BUCKETS if seconds <= float(bucket))
     return {f"{LAG}{bucket}": 1, LAG_TIME: round(seconds * 1000)}
 
 
-EXPIRIES = "expiries:"
-"""The beginning of the reconciler's counters of leases that were over, by what came then."""
+class Tally:
+    """Counts that wait for the next heartbeat. Both methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add to counters."""
+        with self._lock:
+            self._counts.update(counts)
+
+    def take(self) -> dict[str, int]:
+        """What was added since the last call."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+        return dict(counts)

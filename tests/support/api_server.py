@@ -1,0 +1,59 @@
+"""A Kubernetes API server on loopback, as the Kubernetes client sees it on its good and its bad days."""
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from kubernetes import client
+
+
+class ApiServer:
+    """An API server whose answers a test writes.
+
+    Attributes:
+        answer: called with method, path, query and body of each request. Returns status and body; bytes are sent as they are.
+        asked: method, path and query of each request.
+        headers: headers of all answers.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable[[str, str, dict[str, str], Any], tuple[int, object]] = lambda *_: (500, {})
+        self.headers: dict[str, str] = {}
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return api.headers.get("Date") or super().date_time_string(timestamp)
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
+                api.asked.append((self.command, parts.path, query))
+                status, said = api.answer(self.command, parts.path, query, body)
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
+
+            do_PATCH = do_DELETE = do_GET
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def client(self) -> client.ApiClient:
+        """A client of this server."""
+        return client.ApiClient(client.Configuration(host=self.url))

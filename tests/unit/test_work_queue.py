@@ -1,0 +1,178 @@
+"""The work queue keeps its contract, with a clock that the test sets and with real threads."""
+
+import threading
+import time
+
+import pytest
+
+from verifier.reconciler.work_queue import WorkQueue
+
+PAUSE = 10.0
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(clock: Clock) -> WorkQueue[str]:
+    return WorkQueue(PAUSE, clock)
+
+
+def take(queue: WorkQueue[str], most: int = 100) -> list[str]:
+    """The keys that are due, handed out."""
+    return [key for key, _ in queue.get(most, wait=False)]
+
+
+def test_keys_are_handed_out_in_the_order_of_their_puts(queue, clock):
+    for clock.now, key in enumerate("bca"):
+        queue.put(key)
+    assert take(queue) == ["b", "c", "a"]
+
+
+def test_a_key_that_is_put_twice_is_handed_out_once_and_dated_by_the_first_put(queue, clock):
+    queue.put("a")
+    clock.now = 5
+    queue.put("a")
+    assert len(queue) == 1
+    assert queue.get(100, wait=False) == [("a", 0.0)]
+    assert take(queue) == [] and len(queue) == 0
+
+
+def test_a_batch_is_no_larger_than_asked_for(queue):
+    for key in "abc":
+        queue.put(key)
+    assert take(queue, 2) == ["a", "b"]
+    assert take(queue, 2) == ["c"]
+
+
+def test_a_key_in_work_is_not_handed_out_again_before_it_is_done(queue, clock):
+    queue.put("a")
+    assert take(queue) == ["a"]
+    clock.now = 1
+    queue.put("a")
+    queue.put("b")
+    assert take(queue) == ["b"]
+    clock.now = 2
+    queue.done("a")
+    assert queue.get(100, wait=False) == [("a", 1.0)], "it was put while in work, and is dated by that put"
+    queue.done("a")
+    assert take(queue) == []
+
+
+def test_a_retry_is_due_after_the_pause(queue, clock):
+    queue.put("a")
+    take(queue)
+    queue.retry("a")
+    queue.done("a")
+    clock.now = PAUSE - 0.1
+    assert (take(queue), len(queue)) == ([], 1)
+    clock.now = PAUSE
+    assert queue.get(100, wait=False) == [("a", PAUSE)]
+
+
+def test_a_put_before_the_end_of_the_pause_makes_the_retry_due_at_once(queue, clock):
+    queue.retry("a")
+    clock.now = 1
+    queue.put("a")
+    assert take(queue) == ["a"]
+    queue.done("a")
+    clock.now = 2 * PAUSE
+    assert take(queue) == [], "one put and one retry are one piece of work"
+
+
+def test_a_retry_of_a_queued_key_changes_nothing(queue):
+    queue.put("a")
+    queue.retry("a")
+    assert queue.get(100, wait=False) == [("a", 0.0)]
+
+
+def test_an_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
+    queue.retry("a")
+    queue.put("a")
+    take(queue)
+    queue.retry("a")  # due at the same time as the retry before
+    clock.now = PAUSE
+    assert take(queue) == []
+    queue.done("a")
+    assert take(queue) == ["a"] and take(queue) == []
+
+
+def test_a_closed_queue_hands_out_nothing(queue):
+    queue.put("a")
+    queue.close()
+    assert queue.get(100) == []
+
+
+@pytest.fixture
+def real() -> WorkQueue[str]:
+    return WorkQueue(0.05)
+
+
+@pytest.mark.parametrize("act", ["put", "retry", "close"])
+def test_get_waits_until_a_key_is_due_or_the_queue_is_closed(real, act):
+    handed_out = []
+    waiting = threading.Thread(target=lambda: handed_out.append(real.get(100)))
+    waiting.start()
+    time.sleep(0.05)
+    assert handed_out == []
+    {"put": lambda: real.put("a"), "retry": lambda: real.retry("a"), "close": real.close}[act]()
+    waiting.join(5)
+    assert [[key for key, _ in batch] for batch in handed_out] == [[] if act == "close" else ["a"]]
+
+
+def test_get_waits_for_the_end_of_work_on_a_key_that_was_put_again(real):
+    real.put("a")
+    real.get(100)
+    real.put("a")
+    threading.Timer(0.1, real.done, ["a"]).start()
+    began = time.monotonic()
+    assert [key for key, _ in real.get(100)] == ["a"]
+    assert time.monotonic() - began > 0.05
+
+
+def test_two_workers_never_have_the_same_key_and_miss_no_put(real):
+    in_work: set[str] = set()
+    seen = {key: 0 for key in "abcdef"}  # the last number that was worked on
+    last = dict(seen)
+    twice = []
+    guard = threading.Lock()
+
+    def work() -> None:
+        while batch := real.get(3):
+            for key, _ in batch:
+                with guard:
+                    twice.extend([key] if key in in_work else [])
+                    in_work.add(key)
+                number = last[key]
+                time.sleep(0.0005)
+                with guard:
+                    seen[key] = max(seen[key], number)
+                    in_work.remove(key)
+                real.done(key)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for number in range(1, 200):
+        for key in last:
+            last[key] = number
+            real.put(key)
+        time.sleep(0.0002)
+    until = time.monotonic() + 10
+    while seen != last and time.monotonic() < until:
+        time.sleep(0.01)
+    real.close()
+    for worker in workers:
+        worker.join(5)
+    assert (twice, seen) == ([], last)

@@ -1,0 +1,103 @@
+"""The user pods that the list and the watch have told of."""
+
+import threading
+from collections.abc import Iterable
+
+from ..records import Server
+from ..user_pods import LabelSet
+from .pods import Pod
+
+
+class PodCache:
+    """User pods by uid and by server. All methods may be called from any thread.
+
+    Each server is asked for its own pods thousands of times at a start, so there is an index.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pods: dict[str, Pod] = {}  # by uid
+        self._uids: dict[Server, set[str]] = {}
+        self._noted: dict[str, set[str]] = {}  # topics by uid, of `note`
+        self._listed = False
+
+    def __len__(self) -> int:
+        """Entries of any kind."""
+        with self._lock:
+            return len(self._pods) + len(self._uids) + len(self._noted)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the pods were listed at least once. Before that a pod may exist that is not here."""
+        return self._listed
+
+    def replace(self, pods: Iterable[Pod]) -> set[Server]:
+        """Take the result of a list in place of all pods.
+
+        Returns:
+            The servers of the pods before and now.
+        """
+        with self._lock:
+            before = set(self._uids)
+            self._pods, self._uids = {}, {}
+            for pod in pods:
+                self._add(pod)
+            self._noted = {uid: topics for uid, topics in self._noted.items() if uid in self._pods}
+            self._listed = True
+            return before | set(self._uids)
+
+    def put(self, pod: Pod) -> None:
+        """A pod appeared or changed."""
+        with self._lock:
+            self._add(pod)
+
+    def update(self, pod: Pod) -> None:
+        """A pod changed. If it was removed meanwhile, it stays removed."""
+        with self._lock:
+            if pod.uid in self._pods:
+                self._add(pod)
+
+    def remove(self, uid: str) -> None:
+        """A pod is gone."""
+        with self._lock:
+            self._remove(uid)
+            self._noted.pop(uid, None)
+
+    def note(self, uid: str, topic: str) -> bool:
+        """Note a topic about a pod. True for the first time in the pod's life."""
+        with self._lock:
+            if topic in self._noted.get(uid, ()):
+                return False
+            if uid in self._pods:
+                self._noted.setdefault(uid, set()).add(topic)
+            return True
+
+    def of(self, server: Server) -> list[Pod]:
+        """The pods of a server, the oldest first."""
+        with self._lock:
+            return sorted((self._pods[uid] for uid in self._uids.get(server, ())), key=lambda pod: pod.created)
+
+    def all(self) -> list[Pod]:
+        """All pods."""
+        with self._lock:
+            return list(self._pods.values())
+
+    def servers(self) -> set[Server]:
+        """All servers that have a pod."""
+        with self._lock:
+            return set(self._uids)
+
+    def label_sets(self) -> list[LabelSet]:
+        """The labels of the pods that run, each set once (`user_pods.shared_labels`)."""
+        return sorted({pod.shared_labels for pod in self.all() if pod.shared_labels and not pod.ended}, key=str)
+
+    def _add(self, pod: Pod) -> None:
+        self._remove(pod.uid)
+        self._pods[pod.uid] = pod
+        self._uids.setdefault(pod.server, set()).add(pod.uid)
+
+    def _remove(self, uid: str) -> None:
+        if pod := self._pods.pop(uid, None):
+            self._uids[pod.server].remove(uid)
+            if not self._uids[pod.server]:
+                del self._uids[pod.server]

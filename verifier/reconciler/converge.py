@@ -1,0 +1,282 @@
+"""One server: its pods get the grant that they should carry, and the verifier is told."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from .. import logs
+from ..decisions import leases
+from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server
+from ..settings import ReconcilerSettings
+from ..store.counters import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
+from ..store.errors import StoreUnavailable
+from ..store.store import Store
+from .cache import PodCache
+from .pods import Conflict, Pod, UserPods
+from .wanted import facts_of, launch_of, stops, unlock_of, wanted
+
+log = logging.getLogger("binder-egress")
+
+MAX_ATTEMPTS = 5
+"""Patches of one pod that may conflict before other pods have their turn. A pod that starts changes several times a second."""
+
+
+class Converger:
+    """Brings the pods of one server at a time, and what is published about them, in line with the decisions.
+
+    Args:
+        settings: mode and tiers.
+        user_pods: the Kubernetes API.
+        cache: the pods that are known.
+        store: Redis.
+        tally: what the next heartbeat counts.
+        clock: Unix time in seconds.
+        steady: seconds that no setting of a clock changes.
+    """
+
+    def __init__(
+        self,
+        settings: ReconcilerSettings,
+        user_pods: UserPods,
+        cache: PodCache,
+        store: Store,
+        tally: Tally,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ):
+        self._settings = settings
+        self._user_pods = user_pods
+        self._cache = cache
+        self._store = store
+        self._tally = tally
+        self._clock = clock
+        self._steady = steady
+        self._grace = StopGrace()
+        self.started = clock()
+        """Unix time in seconds. An earlier process has counted older pods."""
+
+    def converge(self, server: Server, asked: Pending | StoreUnavailable | None = None) -> None:
+        """Make the pods of a server carry the grant that they should, publish it, and stop the pods that have to be stopped.
+
+        Args:
+            server: the server.
+            asked: what Redis said about it a moment ago, or that Redis does not answer; None if Redis was not asked.
+
+        Raises:
+            Conflict: a pod keeps changing; try again.
+            ApiServerUnavailable: the API server does not answer, or refuses.
+            StoreUnavailable: Redis does not answer. Labels follow annotations nevertheless.
+        """
+        pods = self._cache.of(server)
+        running = [pod for pod in pods if not pod.ended]
+        if not running:
+            # Before the first list the server may have a pod that is not known yet.
+            if not pods and self._cache.is_listed:
+                self._store.forget(server)
+            return
+        unavailable = None
+        for pod in running:  # The youngest comes last, and so is the one that stays published.
+            try:
+                if isinstance(asked, StoreUnavailable):
+                    raise asked
+                # Converging the first pod may change what Redis holds, so it is asked again for a second pod.
+                pending = asked if asked and pod is running[0] else self._store.pending(server, carried_grants([pod]))
+            except StoreUnavailable as error:
+                unavailable, pending = error, None
+            pod, pending = self._converge_pod(pod, pending)
+            if pending:
+                self._notice(pod, pending)
+                self._publish(pod, pending)
+                if pending.stop == pod.uid:
+                    self._stop(pod)
+                self._stop_expired(pod)
+        if unavailable:
+            raise unavailable
+
+    def _converge_pod(self, pod: Pod, pending: Pending | None) -> tuple[Pod, Pending | None]:
+        """Patch a pod until it carries what it should. Returns the pod, and what Redis said last."""
+        for _ in range(MAX_ATTEMPTS):
+            grant = self._wanted(pod, pending)
+            if pending and grant and leases.ends_now(grant, pod.grant):
+                # A renewal may have come since Redis was asked.
+                pending = self._store.pending(pod.server, {grant.id})
+                grant = self._wanted(pod, pending)
+            if grant == pod.grant and pod.label == (grant.label if grant else None) and pod.annotated == bool(grant):
+                return pod, pending
+            try:
+                patched = self._user_pods.patch(pod, grant)
+            except Conflict:
+                fresh = self._read_again(pod)
+                if fresh is None:
+                    return pod, pending
+                pod = fresh
+                continue
+            self._cache.update(patched)
+            self._tell(pod, grant)
+            if pending is None:
+                return patched, None
+            if grant and grant.is_block(self._clock()):
+                # A decision from before the block must not come back with the end of the block.
+                records = (launch_of(pod, pending), unlock_of(pod, pending))
+                self._store.withdraw(record.grant.id for record in records if record)
+            # A withdrawal or a block may have come since Redis was asked, and another reconciler may have taken its notification.
+            pending = self._store.pending(pod.server, {grant.id} if grant else set())
+            if self._wanted(patched, pending) == grant:
+                return patched, pending
+            pod = patched
+        raise Conflict(f"pod {pod.name} keeps changing")
+
+    def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
+        return wanted(pod, pending, self._settings, self._clock())
+
+    def _read_again(self, pod: Pod) -> Pod | None:
+        """The pod as it is now, or None if it is gone or ends."""
+        fresh = self._user_pods.read(pod.name)
+        return None if fresh is None or fresh.uid != pod.uid or fresh.ended else fresh
+
+    def _tell(self, pod: Pod, grant: Grant | None) -> None:
+        """Log and count that a pod got a grant in place of the one that it has here, or lost it."""
+        fields: dict[str, object] = {"tier": UNVERIFIED, "rule": "withdrawn", "grant": ""}
+        if grant:
+            fields = {"tier": grant.tier, "rule": grant.rule, "grant": grant.id}
+            fields |= {"by": grant.by, "why": grant.why} if grant.by else {}
+        logs.decision("pod", user=pod.server.user, server=pod.server.name, pod=pod.name, **fields)
+        if grant and leases.ends_now(grant, pod.grant):
+            self._tally.add({f"{EXPIRIES}{'stop' if stops(pod.grant, self._settings) else 'end'}": 1})
+        if grant and grant.gives_egress and not (pod.grant and pod.grant.id == grant.id):
+            self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
+
+    # -- published, counted
+
+    def _publish(self, pod: Pod, pending: Pending) -> None:
+        """Publish a pod, and settle its launch once it is ready."""
+        facts = facts_of(pod, pending)
+        known = KnownServer.carrying(
+            pod.grant, pod.uid, repository=facts.repository, client=facts.clients[0], pod=pod.name, label=pod.label or ""
+        )
+        if known != pending.known:
+            self._store.publish(pod.server, known)
+        launch = launch_of(pod, pending)
+        if pod.ready and launch:
+            self._store.settle(pod.server, launch)
+
+    def _notice(self, pod: Pod, pending: Pending) -> None:
+        """Count and log, once for each pod, a launch without a record and the outcome of the start guard."""
+        if self._cache.note(pod.uid, "launch"):
+            self._notice_launch(pod, pending.launch)
+        if pod.guard and self._cache.note(pod.uid, "start guard"):
+            self._notice_guard(pod, *pod.guard)
+
+    def _notice_launch(self, pod: Pod, launch: Record | None) -> None:
+        fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "image": pod.image}
+        if launch is None:
+            if pod.created >= self.started:
+                self._store.count(WITHOUT_RECORD)
+                log.warning("pod without launch record", extra={"fields": fields})
+        elif launch.image != pod.image:
+            log.warning("waiting grant is for another image", extra={"fields": {**fields, "granted_image": launch.image}})
+
+    def _notice_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
+        if pod.created < self.started:
+            return
+        self._store.count(f"{START_GUARD}{outcome}")
+        self._store.count(START_GUARD_TIME, round(seconds * 1000))
+        if outcome in ("open", "unclear", "unable", "failed"):
+            fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "outcome": outcome, "seconds": seconds}
+            log.warning("pod started without proof of its isolation", extra={"fields": fields})
+
+    # -- stopped, and due
+
+    def _stop(self, pod: Pod) -> None:
+        """Delete a pod that an operator wants stopped, if pods may be stopped."""
+        if self._settings.may_stop_pods:
+            self._user_pods.delete(pod)
+            logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
+
+    def _stop_expired(self, pod: Pod) -> None:
+        """Delete a pod whose lease is over, if it was not renewed within the grace (`StopGrace`).
+
+        Only in mode `captcha`: in the others nobody loses a server, whatever an earlier mode left on the pod.
+        """
+        grant = pod.grant
+        if grant is None or not grant.is_ended_lease or grant.until is None:
+            return
+        if not self._grace.is_over(grant.id, self._steady()):
+            return
+        self._grace.begin(grant.id, self._steady())  # Whatever happens now, the next attempt is a grace away.
+        if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
+            return
+        # The watch may lag, and a renewal may be on its way.
+        fresh = self._read_again(pod)
+        if fresh is None or fresh.grant != grant:
+            return
+        renewal = unlock_of(fresh, self._store.pending(pod.server, set()))
+        if renewal and renewal.grant.id != grant.id:
+            return
+        self._user_pods.delete(fresh, unchanged=True)
+        logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name, rule=grant.rule, grant=grant.id)
+
+    def due(self, redis_is_lost: bool) -> list[Server]:
+        """The servers with a pod whose lease or block is over, or whose grace is. No event tells of that moment.
+
+        Args:
+            redis_is_lost: whether Redis is away. No grace ends then.
+        """
+        now, steady = self._clock(), self._steady()
+        running = [(pod.server, pod.grant) for pod in self._cache.all() if pod.grant and not pod.ended]
+        ending = [(server, grant) for server, grant in running if grant.until is not None]
+        self._grace.keep({grant.id for _, grant in ending})
+
+        def is_due(grant: Grant) -> bool:
+            if grant.is_ended_lease:
+                return not redis_is_lost and self._grace.is_due(grant.id, steady)
+            return grant.is_expired(now)
+
+        return [server for server, grant in ending if is_due(grant)]
+
+    def restart_grace(self) -> None:
+        """Nobody could renew: all pods whose lease is over have their whole grace again."""
+        self._grace.clear()
+
+
+class StopGrace:
+    """Since when an unlock could have saved each pod whose lease is over. All methods may be called from any thread.
+
+    The time is this process' own, so neither a clock that is set forward nor a restart shortens it. It begins again after Redis or
+    all verifiers were away.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began: dict[str, float] = {}  # by id of the grant, steady seconds
+
+    def begin(self, grant: str, now: float) -> None:
+        """Begin the grace of an ended lease, or begin it again."""
+        with self._lock:
+            self._began[grant] = now
+
+    def is_over(self, grant: str, now: float) -> bool:
+        """Whether the grace of an ended lease is over. It begins with the first question."""
+        with self._lock:
+            return now - self._began.setdefault(grant, now) >= leases.STOP_GRACE_SECONDS
+
+    def is_due(self, grant: str, now: float) -> bool:
+        """Whether to look at an ended lease: its grace is over, or has not begun."""
+        with self._lock:
+            return now - self._began.get(grant, -leases.STOP_GRACE_SECONDS) >= leases.STOP_GRACE_SECONDS
+
+    def keep(self, grants: set[str]) -> None:
+        """Forget all other grants."""
+        with self._lock:
+            self._began = {grant: began for grant, began in self._began.items() if grant in grants}
+
+    def clear(self) -> None:
+        """Forget all grants."""
+        with self._lock:
+            self._began.clear()
+
+
+def carried_grants(pods: Iterable[Pod]) -> set[str]:
+    """The ids of the grants that pods carry."""
+    return {pod.grant.id for pod in pods if pod.grant}

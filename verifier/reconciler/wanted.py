@@ -1,0 +1,105 @@
+"""What a pod should carry: a function of the pod, of what Redis holds about its server, of the settings and of the time."""
+
+import math
+
+from ..decisions import leases
+from ..decisions.refusals import Facts, applies, refusal
+from ..records import Grant, KnownServer, Pending, Record, Rule
+from ..settings import ReconcilerSettings
+from .pods import Pod
+
+
+def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Grant | None:
+    """The grant that a pod should carry, or None. The first line that matches decides:
+
+    | if | the pod carries |
+    |---|---|
+    | blocks apply, from Redis or from the pod's own annotation | the block that ends last; of equal ones the pod's own |
+    | an unlock waits for this pod, and gives no less than the grant that it keeps | the unlock, with a lease from now |
+    | its own grant counts, and is not over | the same, cut to one lease from now |
+    | a launch of this image waits | its grant, with a lease from now |
+    | the mode is `allow`, and nothing refuses the pod egress | a new grant of `allow.tier` |
+    | its own grant is an ended lease | the same |
+    | its own grant counts, and is over | an ended lease in its place |
+    | in any other case | nothing |
+
+    A grant counts if it is not withdrawn, its tier is in the settings, and, for a grant of mode `allow`, if that is the mode.
+    A launch or an unlock whose grant is on the pod already waits no more: the annotation says how long it lasts.
+
+    Nothing is read or written. The one thing that is not a function of the arguments is the random id of a new grant.
+
+    Args:
+        pod: the pod.
+        pending: what Redis holds about its server; None: Redis does not answer, so the pod's own grant is all that is known.
+        settings: mode and tiers.
+        now: Unix time in seconds.
+    """
+    own = pod.grant
+    withdrawn = pending.withdrawn if pending else set()
+    facts = facts_of(pod, pending)
+
+    blocks = [block.grant for block in pending.blocks if applies(block, facts, now)] if pending else []
+    if own and own.is_block(now) and own.id not in withdrawn:
+        blocks.insert(0, own)
+    if blocks:
+        # The block on the pod outlives a wipe of Redis, so it must be the longest.
+        return max(blocks, key=lambda grant: math.inf if grant.until is None else grant.until)
+
+    def counts(grant: Grant) -> bool:
+        outdated = grant.rule == Rule.MODE_ALLOW and settings.mode != "allow"
+        return grant.tier in settings.tiers and grant.id not in withdrawn and not outdated
+
+    def waiting(record: Record | None) -> Grant | None:
+        grant = record.grant if record else None
+        return grant if grant and counts(grant) and not (own and own.id == grant.id) else None
+
+    unlock, launch = waiting(unlock_of(pod, pending)), waiting(launch_of(pod, pending))
+    kept = own if own and counts(own) and not own.is_expired(now) else None
+    if unlock and not (kept and _is_less(unlock, kept, settings, now)):
+        return leases.begin(unlock, settings.tiers[unlock.tier], now)
+    if kept:
+        return leases.shorten(kept, settings.tiers[kept.tier], now)
+    if launch:
+        return leases.begin(launch, settings.tiers[launch.tier], now)
+    if settings.mode == "allow" and not refusal(facts, (), settings, now):
+        return Grant.new(settings.allow_tier, Rule.MODE_ALLOW, now)
+    if own and own.is_ended_lease and own.id not in withdrawn:
+        return own
+    if own and counts(own):
+        return leases.end(own, now, stops(own, settings))
+    return None
+
+
+def _is_less(unlock: Grant, kept: Grant, settings: ReconcilerSettings, now: float) -> bool:
+    """Whether an unlock gives less than the grant that a pod keeps: it was decided before. An operator's grant always counts."""
+    if unlock.rule == Rule.OPERATOR or unlock.tier == kept.tier:
+        return False
+    return unlock.tier not in leases.larger(KnownServer("", kept.tier, until=kept.until), settings, now)
+
+
+def stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
+    """Whether the end of a grant's lease stops its pod."""
+    tier = settings.tiers.get(grant.tier) if grant else None
+    return tier is not None and leases.stops(tier, settings)
+
+
+def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:
+    """The unlock that is for this pod."""
+    return pending.unlock if pending and pending.unlock and pending.unlock.uid == pod.uid else None
+
+
+def launch_of(pod: Pod, pending: Pending | None) -> Record | None:
+    """The launch that this pod comes from."""
+    return pending.launch if pending and pending.launch and pending.launch.image == pod.image else None
+
+
+def facts_of(pod: Pod, pending: Pending | None) -> Facts:
+    """What a refusal of this pod is decided on.
+
+    BinderHub's word about the launch counts most, also after the launch is settled; then the environment of the pod.
+    """
+    launch = launch_of(pod, pending)
+    known = pending.known if pending and pending.known and pending.known.uid == pod.uid else None
+    repository = launch.repository if launch else known.repository if known else ""
+    client = launch.client if launch else known.client if known else ""
+    return Facts(repository or pod.repository, (client or pod.client,), pod.uid)

@@ -1,0 +1,109 @@
+"""The queue between the threads that notice something and the thread that works."""
+
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class WorkQueue(Generic[Key]):
+    """Keys that need work. All methods may be called from any thread.
+
+    The contract, after Kubernetes' controllers:
+
+    - A key that is put twice before it is handed out is handed out once. Its time counts from the first `put`.
+    - A key that is handed out is not handed out again before `done`. A key that is put meanwhile is queued again: its work may
+      have begun before the change that it was put for.
+    - `retry` queues a key after a pause. A `put` before that makes it due at once.
+    - Keys are handed out in the order in which they become due.
+    - After `close` nothing is handed out.
+
+    Args:
+        retry_pause_seconds: the pause of `retry`.
+        clock: seconds that no setting of a clock changes.
+    """
+
+    def __init__(self, retry_pause_seconds: float, clock: Callable[[], float] = time.monotonic):
+        self._retry_pause_seconds = retry_pause_seconds
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._due: dict[Key, float] = {}  # of each queued key
+        self._heap: list[tuple[float, int, Key]] = []  # by time; an entry that differs from `_due` is out of date
+        self._order = itertools.count()  # of keys that are due at the same time
+        self._active: set[Key] = set()  # handed out and not done
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Queued keys, those that wait for a retry included."""
+        with self._changed:
+            return len(self._due)
+
+    def put(self, key: Key) -> None:
+        """Queue a key."""
+        self._queue(key, self._clock())
+
+    def retry(self, key: Key) -> None:
+        """Queue a key after the pause."""
+        self._queue(key, self._clock() + self._retry_pause_seconds)
+
+    def get(self, most: int, wait: bool = True) -> list[tuple[Key, float]]:
+        """Hand out the keys that are due. Call `done` for each.
+
+        Args:
+            most: how many keys at most.
+            wait: wait until a key is due, or the queue is closed.
+
+        Returns:
+            Each key, and the clock's time since which it is due. Empty after `close`, and without `wait` if no key is due.
+        """
+        with self._changed:
+            while not self._closed:
+                batch = self._take(most)
+                if batch or not wait:
+                    return batch
+                self._changed.wait(self._seconds_to_next())
+            return []
+
+    def done(self, key: Key) -> None:
+        """The work on a key has ended, well or not."""
+        with self._changed:
+            self._active.discard(key)
+            if key in self._due:
+                self._push(key)
+
+    def close(self) -> None:
+        """Hand out nothing any more. Who waits in `get` returns."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _queue(self, key: Key, due: float) -> None:
+        with self._changed:
+            if self._due.get(key, math.inf) <= due:
+                return
+            self._due[key] = due
+            if key not in self._active:
+                self._push(key)
+
+    def _push(self, key: Key) -> None:
+        heapq.heappush(self._heap, (self._due[key], next(self._order), key))
+        self._changed.notify()
+
+    def _take(self, most: int) -> list[tuple[Key, float]]:
+        now = self._clock()
+        batch: list[tuple[Key, float]] = []
+        while self._heap and self._heap[0][0] <= now and len(batch) < most:
+            due, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) == due and key not in self._active:
+                del self._due[key]
+                self._active.add(key)
+                batch.append((key, due))
+        return batch
+
+    def _seconds_to_next(self) -> float | None:
+        return max(0.0, self._heap[0][0] - self._clock()) if self._heap else None

@@ -11,8 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from verifier.cli import cli
-from verifier.gatecheck import helm_test, probe
-from verifier.gatecheck import watch as proof
+from verifier.gatecheck import helm_test, probe, watch
 
 TOP = Path(__file__).parents[2]
 
@@ -100,21 +99,21 @@ def test_targets_are_filled_in_and_those_without_variable_left_out():
 
 def test_what_must_be_shut_is_tried_twice_and_one_success_is_enough():
     answers = {"a": [False, True], "b": [False, False], "c": [None]}
-    found = probe.look({"a": "a", "b": "b", "c": "c"}, reaches=lambda target: answers[target].pop(0))
+    found = probe.try_all({"a": "a", "b": "b", "c": "c"}, reaches=lambda target: answers[target].pop(0))
     assert found == {"a": True, "b": False, "c": None}
     assert answers == {"a": [], "b": [], "c": []}
 
 
 def test_what_opens_late_is_waited_for():
     answers = [False] * 5 + [True]
-    assert probe.look({"a": "a"}, 5, reaches=lambda _: answers.pop(0)) == {"a": True}
+    assert probe.try_all({"a": "a"}, 5, reaches=lambda _: answers.pop(0)) == {"a": True}
 
 
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "SEEN", tmp_path / "seen")
-    monkeypatch.setattr(probe, "BEAT", tmp_path / "beat")
-    monkeypatch.setattr(probe, "SHUT", tmp_path / "shut")
+    monkeypatch.setattr(probe, "SEEN_FILE", tmp_path / "seen")
+    monkeypatch.setattr(probe, "HEARTBEAT_FILE", tmp_path / "beat")
+    monkeypatch.setattr(probe, "SHUT_FILE", tmp_path / "shut")
     waited = []
     monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: waited.append(1))
 
@@ -131,10 +130,10 @@ def test_the_canary_ends_when_what_it_sees_has_changed(canary, listener, closed,
     # Nothing has changed: it goes on looking, until something has.
     looks = []
     answers = [{"a": False}, {"a": False}, {"a": True}]
-    monkeypatch.setattr(probe, "look", lambda targets: looks.append(1) or answers.pop(0))
+    monkeypatch.setattr(probe, "try_all", lambda targets: looks.append(1) or answers.pop(0))
     assert canary(a=closed) == {"a": True}
     assert (len(looks), canary.waited) == (3, [1])
-    assert probe.BEAT.exists()
+    assert probe.HEARTBEAT_FILE.exists()
 
 
 @pytest.mark.parametrize(
@@ -148,21 +147,21 @@ def test_the_canary_ends_when_what_it_sees_has_changed(canary, listener, closed,
     ],
 )
 def test_the_canary_is_ready_while_all_is_shut(canary, monkeypatch, reached, ready):
-    monkeypatch.setattr(probe, "look", lambda targets: reached)
+    monkeypatch.setattr(probe, "try_all", lambda targets: reached)
     canary()
-    assert probe.SHUT.exists() is ready
+    assert probe.SHUT_FILE.exists() is ready
     # And no longer once something is open.
-    monkeypatch.setattr(probe, "look", lambda targets: {"a": True})
+    monkeypatch.setattr(probe, "try_all", lambda targets: {"a": True})
     canary()
-    assert not probe.SHUT.exists()
+    assert not probe.SHUT_FILE.exists()
 
 
 def test_a_canary_that_starts_again_is_ready_only_after_its_first_look(canary, monkeypatch):
-    probe.SHUT.touch()
+    probe.SHUT_FILE.touch()
     seen = []
-    monkeypatch.setattr(probe, "look", lambda targets: seen.append(probe.SHUT.exists()) or {"a": False})
+    monkeypatch.setattr(probe, "try_all", lambda targets: seen.append(probe.SHUT_FILE.exists()) or {"a": False})
     canary()
-    assert (seen, probe.SHUT.exists()) == ([False], True)
+    assert (seen, probe.SHUT_FILE.exists()) == ([False], True)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_a_canary_that_starts_again_is_ready_only_after_its_first_look(canary, m
 )
 def test_where_nobody_compares_the_pods_judge_for_themselves(tmp_path, monkeypatch, command, reached, fails):
     monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
-    monkeypatch.setattr(probe, "look", lambda targets, patience: reached)
+    monkeypatch.setattr(probe, "try_all", lambda targets, patience: reached)
     if fails is None:
         command({}, tmp_path / "message")
     else:
@@ -191,7 +190,7 @@ def test_where_nobody_compares_the_pods_judge_for_themselves(tmp_path, monkeypat
 
 def test_a_canary_that_cannot_see_says_nothing(canary, closed, monkeypatch):
     monkeypatch.setattr(probe.start_guard, "able", lambda: False)
-    with pytest.raises(SystemExit, match="not even"):
+    with pytest.raises(SystemExit, match="cannot even connect"):
         canary(a=closed)
 
 
@@ -265,7 +264,7 @@ def pod(who, message):
 
 def test_results_are_read_off_the_pods():
     pods = [pod("", '{"reached": {"api": true}}'), pod("unverified", "killed"), pod("verified", None)]
-    assert helm_test.seen_by(pods) == {"": {"api": True}}
+    assert helm_test.results(pods) == {"": {"api": True}}
 
 
 def test_the_command_prints_a_table_and_fails(monkeypatch):
@@ -277,7 +276,7 @@ def test_the_command_prints_a_table_and_fails(monkeypatch):
             assert selector == "binder-egress/gatecheck=test"
             return [pod(who, json.dumps({"reached": targets})) for who, targets in WELL.items()]
 
-    monkeypatch.setattr(proof, "Surroundings", Pods)
+    monkeypatch.setattr(watch, "Namespace", Pods)
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
     assert (done.exit_code, done.output.splitlines()[0].split()) == (0, ["pod", "target", "seen"])
     wrong = {**EXPECTED, "verified": {"dns": False}}

@@ -17,7 +17,7 @@ from traitlets import Dict, List, Union
 from traitlets.config import Config, Configurable
 
 from verifier.pods import start_guard
-from verifier.pods.start_guard import AFTER_OPEN, FROM_THE_START, PAUSE, able, parse, targets_of, watch
+from verifier.pods.start_guard import BLOCKED_AFTER_OPEN, BLOCKED_FROM_THE_START, PAUSE_SECONDS, able, parse, targets_of, watch
 from verifier.reconciler.pods import Pod
 
 TOP = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class Network:
 def test_it_waits_until_what_was_open_is_blocked_several_times_in_a_row():
     seen = Network(lambda now, _: now < 0.42).watch()
     assert seen["outcome"] == "closed"
-    assert 0.42 + (AFTER_OPEN - 1) * PAUSE <= seen["seconds"] <= 0.42 + (AFTER_OPEN + 1) * PAUSE
+    assert 0.42 + (BLOCKED_AFTER_OPEN - 1) * PAUSE_SECONDS <= seen["seconds"] <= 0.42 + (BLOCKED_AFTER_OPEN + 1) * PAUSE_SECONDS
     assert seen["through"] == 9
 
 
@@ -70,7 +70,7 @@ def test_one_open_target_is_enough_to_wait():
 def test_a_target_that_never_answers_must_be_seen_blocked_longer():
     seen = Network(lambda *_: False).watch()
     assert seen["outcome"] == "blocked"
-    assert seen["seconds"] == pytest.approx((FROM_THE_START - 1) * PAUSE)
+    assert seen["seconds"] == pytest.approx((BLOCKED_FROM_THE_START - 1) * PAUSE_SECONDS)
 
 
 def test_a_target_that_is_reachable_only_later_is_still_seen_open():

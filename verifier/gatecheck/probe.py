@@ -1,9 +1,9 @@
 """The probe: tries from inside a pod what must be open and what must be shut. The canary and `helm test` run it.
 
-A pod whose network is shut cannot tell anybody, so what was seen goes into the container's termination message, which Kubernetes
-shows in the pod's status. The canary ends each time that what it sees has changed, and is started again by its kubelet.
+A pod without network cannot report to anybody, so the result goes into the container's termination message, and Kubernetes shows
+it in the pod's status. The canary ends after each change of its result, and the kubelet starts it again.
 
-It imports nothing but the standard library, and needs no privileges.
+It imports only the standard library, and needs no privileges.
 """
 
 import ipaddress
@@ -21,34 +21,38 @@ from ..pods import start_guard
 
 TARGETS_VARIABLE = "BINDER_EGRESS_PROBE_TARGETS"
 """JSON: name → `tcp://host:port`, `dns://host:port/name` (without a host: the pod's own DNS server) or `link-local://:port`.
-`$(NAME)` is an environment variable; a target whose variable is not there is left out."""
+`$(NAME)` is an environment variable; a target whose variable is not set is left out."""
 
 INTERVAL_VARIABLE = "BINDER_EGRESS_PROBE_INTERVAL"
-"""Seconds between two looks of the canary."""
+"""Seconds between two rounds of the canary."""
 
 PATIENCE_VARIABLE = "BINDER_EGRESS_PROBE_PATIENCE"
-"""Seconds for which a target that does not answer is tried again: a tier's policy may come late, too."""
+"""Seconds for which a target without an answer is tried again: the policy of a tier may come late."""
 
-TIMEOUT = 1.0
+TIMEOUT_SECONDS = 1.0
 """Seconds for one try."""
 
 TRIES = 2
-"""Tries of a target that must be shut. One that gets through is enough."""
+"""Tries of a target that does not answer. One answer is enough to call it open."""
 
-SEEN = Path("/tmp/seen")
-"""What the canary saw last, kept in a volume over the container's restarts."""
+SEEN_FILE = Path("/tmp/seen")
+"""The canary's last result, in a volume that outlives the container's restarts."""
 
-BEAT = Path("/tmp/beat")
-"""Touched with each look of the canary; its liveness probe looks at the age."""
+HEARTBEAT_FILE = Path("/tmp/beat")
+"""Touched with each round of the canary; its liveness probe checks the age."""
 
-SHUT = Path("/tmp/shut")
-"""There while the canary's last look found shut whatever must be; its readiness probe looks for it, if it has one."""
+SHUT_FILE = Path("/tmp/shut")
+"""Exists while the canary's last round reached nothing that must be shut; its readiness probe, if it has one, checks for it."""
 
 
-def reaches(target: str, timeout: float = TIMEOUT) -> bool | None:
+def reaches(target: str, timeout: float = TIMEOUT_SECONDS) -> bool | None:
     """Whether one try gets an answer from a target; None if this pod has no way to try it.
 
     A refused connection is no answer: some network plugins reject what policies forbid.
+
+    Args:
+        target: as in `TARGETS_VARIABLE`, with variables filled in.
+        timeout: seconds.
     """
     parts = urlsplit(target)
     if parts.scheme == "link-local":
@@ -63,7 +67,7 @@ def reaches(target: str, timeout: float = TIMEOUT) -> bool | None:
 
 
 def own_dns_server(file: Path = Path("/etc/resolv.conf")) -> str:
-    """The address of this pod's first DNS server; empty if there is none."""
+    """The address of this pod's first DNS server; empty if it has none."""
     with suppress(OSError):
         for line in file.read_text().splitlines():
             if line.startswith("nameserver"):
@@ -89,8 +93,8 @@ def _resolves(server: str, port: int, name: str, timeout: float) -> bool:
 def neighbour(proc: Path = Path("/proc/net")) -> str | None:
     """The IPv6 link-local address of this pod's gateway, its node in most networks, as `fe80::…%eth0`.
 
-    Nobody tells a pod that address, but it follows from the gateway's hardware address (RFC 4291, appendix A), which the kernel
-    learns with the first packet. None where this pod has no link-local address itself, or no gateway to be seen.
+    Nobody tells a pod that address. It follows from the gateway's hardware address (RFC 4291, appendix A), which the kernel learns
+    with the first packet. None if this pod has no link-local address itself, or no visible gateway.
     """
     try:
         own = {line.split()[5] for line in (proc / "if_inet6").read_text().splitlines() if line.startswith("fe80")}
@@ -120,8 +124,8 @@ def link_local(hardware: str) -> str:
 
 
 def targets_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """The targets, with variables filled in, without those whose variables are not there."""
-    found = {}
+    """The targets in the environment by name, with variables filled in. A target whose variable is not set is left out."""
+    targets = {}
     for name, target in json.loads(environment.get(TARGETS_VARIABLE) or "{}").items():
         parts = target.split("$(")
         whole = parts[0]
@@ -132,38 +136,38 @@ def targets_of(environment: Mapping[str, str]) -> dict[str, str]:
                 break
             whole += (f"[{value}]" if ":" in value else value) + rest
         else:
-            found[name] = whole
-    return found
+            targets[name] = whole
+    return targets
 
 
-def look(
+def try_all(
     targets: Mapping[str, str], patience: float = 0.0, reaches: Callable[[str], bool | None] = reaches
 ) -> dict[str, bool | None]:
     """Try every target.
 
     Args:
-        targets: name → target.
-        patience: seconds for which one that does not answer is tried again; `TRIES` times in any case.
+        targets: the targets by name.
+        patience: seconds for which a target without an answer is tried again; it gets `TRIES` tries in any case.
         reaches: tries one target.
 
     Returns:
-        name → whether it was reached; None: this pod has no way to try it.
+        By name: whether the target was reached; None: this pod has no way to try it.
     """
-    found: dict[str, bool | None] = {}
+    reached: dict[str, bool | None] = {}
     until = time.monotonic() + patience
     for name, target in targets.items():
         tries = 0
         while True:
             tries += 1
-            found[name] = reaches(target)
-            if found[name] or found[name] is None or (tries >= TRIES and time.monotonic() >= until):
+            reached[name] = reaches(target)
+            if reached[name] or reached[name] is None or (tries >= TRIES and time.monotonic() >= until):
                 break
             time.sleep(0.05)
-    return found
+    return reached
 
 
-def say(reached: Mapping[str, bool | None], message: Path = Path(start_guard.MESSAGE)) -> None:
-    """Leave what was seen where Kubernetes looks for it, and in the log."""
+def report(reached: Mapping[str, bool | None], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
+    """Write a result into the termination message, and into the log."""
     text = json.dumps({"reached": reached})
     print(text, flush=True)
     with suppress(OSError):
@@ -171,51 +175,51 @@ def say(reached: Mapping[str, bool | None], message: Path = Path(start_guard.MES
 
 
 def all_shut(reached: Mapping[str, bool | None]) -> bool:
-    """Whether nothing was reached, of something that could be tried."""
+    """Whether at least one target could be tried, and none was reached."""
     return True not in reached.values() and False in reached.values()
 
 
 def _wait_for_isolation(environment: Mapping[str, str]) -> None:
-    """Some network plugins isolate a new pod late; that is the start guard's business, and no finding here."""
-    print(f"start guard: {json.dumps(start_guard.guard(environment, start_guard.TIMEOUT))}", flush=True)
+    """Wait as user pods do. Some network plugins isolate a new pod late, which the start guard handles, and is no finding here."""
+    print(f"start guard: {json.dumps(start_guard.guard(environment, start_guard.TIMEOUT_SECONDS))}", flush=True)
 
 
-def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
-    """Look every so often, until something has changed."""
-    before = SEEN.read_text() if SEEN.exists() else ""
+def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
+    """Try all targets again and again, until the result changes."""
+    before = SEEN_FILE.read_text() if SEEN_FILE.exists() else ""
     if not before:
         _wait_for_isolation(environment)
     targets, interval = targets_of(environment), float(environment.get(INTERVAL_VARIABLE) or 30)
-    SHUT.unlink(missing_ok=True)  # that of the container before, which may have hung
+    SHUT_FILE.unlink(missing_ok=True)  # from the container before, which may have hung
     while True:
-        BEAT.touch()
+        HEARTBEAT_FILE.touch()
         if not start_guard.able():
-            raise SystemExit("not even a connection to this container itself comes about")
-        reached = look(targets)
-        say(reached, message)
+            raise SystemExit("this container cannot even connect to itself")
+        reached = try_all(targets)
+        report(reached, message)
         if all_shut(reached):
-            SHUT.touch()
+            SHUT_FILE.touch()
         else:
-            SHUT.unlink(missing_ok=True)
+            SHUT_FILE.unlink(missing_ok=True)
         now = json.dumps(reached)
         if now != before:
-            SEEN.write_text(now)
+            SEEN_FILE.write_text(now)
             return
         time.sleep(interval)
 
 
-def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> dict[str, bool | None]:
-    """Look once, for `helm test`: what was reached."""
+def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> dict[str, bool | None]:
+    """Try all targets once, for `helm test`, and return the result."""
     if not start_guard.able():
-        raise SystemExit("not even a connection to this container itself comes about")
+        raise SystemExit("this container cannot even connect to itself")
     _wait_for_isolation(environment)
-    reached = look(targets_of(environment), float(environment.get(PATIENCE_VARIABLE) or 0))
-    say(reached, message)
+    reached = try_all(targets_of(environment), float(environment.get(PATIENCE_VARIABLE) or 0))
+    report(reached, message)
     return reached
 
 
-def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
-    """Look once, and fail if anything is open: `helm test` where nothing runs that may read what other pods saw."""
+def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
+    """Try all targets once, and fail if one is open: `helm test` in modes without a pod that may read other pods' results."""
     reached = once(environment, message)
     if through := sorted(name for name, got in reached.items() if got):
         raise SystemExit(f"FAILED: must be shut, and is open: {', '.join(through)}. docs/gatecheck.md says what to do")
@@ -224,8 +228,8 @@ def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
     print("All is shut.")
 
 
-def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE)) -> None:
-    """The same from a pod that no policy isolates, and fail if nothing answers: then `shut` could not be told from dead."""
+def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
+    """Try all targets once from a pod that no policy isolates, and fail if none answers: shut could not be told from dead then."""
     if True not in once(environment, message).values():
         raise SystemExit(
             "FAILED: this pod, which is not isolated, reaches nothing either, so nothing is proved: see gatecheck.shut"

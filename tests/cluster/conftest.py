@@ -44,7 +44,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome: Any = yield
     evidence = item.config.stash.get(EVIDENCE, None)
     if evidence and outcome.get_result().failed and call.excinfo:
-        evidence.save(item.nodeid, call.excinfo.value)
+        evidence.save(item.nodeid, call.excinfo.value, outcome.get_result().longreprtext)
 
 
 @pytest.fixture(scope="session")

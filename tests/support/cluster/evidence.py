@@ -55,18 +55,20 @@ class Evidence:
         self._began = time.time()
         self._sizes = {file: file.stat().st_size for file in self._components()}
 
-    def save(self, test: str, error: BaseException) -> None:
+    def save(self, test: str, error: BaseException, text: str) -> None:
         """Write down what there is, for a test that failed. A failed set-up is one failure, however many tests it fails.
 
         Args:
             test: its id.
             error: how it failed.
+            text: pytest's report of that.
         """
         if not self._results or id(error) in self._seen:
             return
         self._seen.add(id(error))
         folder = self._results / re.sub(r"[^\w.-]+", "-", test.removeprefix("tests/cluster/"))[:120]
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.txt").write_text(text)
         for name, command in {
             "pods.txt": ("get", "pods", "-A", "-o", "wide"),
             "pods.yaml": ("get", "pods", "-A", "-o", "yaml"),

@@ -135,11 +135,11 @@ def rules(helm):
     return {rule["alert"]: rule for rule in group["rules"]}
 
 
-def test_what_must_be_noticed_has_an_alert(rules):
+def test_alerts_are_those_with_time_series_here(rules):
     assert set(rules) == {case.split()[0] for case in SEEN}
 
 
-def test_every_expression_is_promql_about_metrics_that_there_are(rules):
+def test_expressions_are_promql_about_existing_metrics(rules):
     for name, rule in rules.items():
         promql_parser.parse(rule["expr"])
         named = set(re.findall(r"binder_egress_\w+", rule["expr"]))
@@ -147,12 +147,12 @@ def test_every_expression_is_promql_about_metrics_that_there_are(rules):
         assert rule["expr"].count('{namespace="binder"') == len(re.findall(r"binder_egress_\w+", rule["expr"])), name
 
 
-def test_a_wrong_expression_would_be_seen():
+def test_wrong_expression_is_noticed():
     with pytest.raises(ValueError):
         promql_parser.parse("max by (policy (binder_egress_bypasses) > 0")
 
 
-def test_every_alert_says_what_is_wrong_and_how_bad_it_is(rules):
+def test_alerts_have_severity_summary_and_description(rules):
     for name, rule in rules.items():
         assert rule["labels"]["severity"] in ("warning", "critical"), name
         assert set(rule["annotations"]) == {"summary", "description"} and rule["annotations"]["description"].endswith("."), name
@@ -160,7 +160,7 @@ def test_every_alert_says_what_is_wrong_and_how_bad_it_is(rules):
             assert re.search(rf"by \([^)]*\b{label}\b", rule["expr"]), (name, label)
 
 
-def test_the_docs_list_every_alert(rules):
+def test_docs_list_every_alert(rules):
     listed = set(re.findall(r"`(BinderEgress\w+)`", (TOP / "docs/gatecheck.md").read_text()))
     assert listed == set(rules)
 
@@ -194,7 +194,7 @@ def expected(rule, labels):
 
 
 @pytest.mark.parametrize("case", SEEN)
-def test_each_alert_fires_when_something_is_wrong_and_only_then(rules, tmp_path, case):
+def test_alert_fires_when_something_is_wrong_and_only_then(rules, tmp_path, case):
     labels, wrong, well = SEEN[case]
     name = case.split()[0]
     test = {
@@ -210,7 +210,7 @@ def test_each_alert_fires_when_something_is_wrong_and_only_then(rules, tmp_path,
     assert promtool(tmp_path, rules, tests) == ""
 
 
-def test_promtool_would_say_so(rules, tmp_path):
+def test_promtool_notices_an_alert_that_does_not_fire(rules, tmp_path):
     test = {"interval": "1m", "input_series": series({"binder_egress_policies_wrong{}": "0x60"}, "binder")}
     alert = {
         "eval_time": AT,

@@ -129,7 +129,7 @@ def test_five_thousand_addresses_in_the_halves_of_a_cidr(helm, tmp_path):
 
 
 @one_helm
-def test_the_limit_is_2500_exceptions_of_one_cidr(helm, tmp_path):
+def test_limit_is_2500_exceptions_of_one_cidr(helm, tmp_path):
     """Those of `except` count too, and each address once."""
     excepted = sum(":" not in cidr for cidr in VALUES["except"])
     four = addresses(LIMIT - excepted)
@@ -151,7 +151,7 @@ def test_builds_have_the_same_limit(helm, tmp_path):
 
 
 @one_helm
-def test_rendering_time_grows_with_the_number_of_addresses_not_with_its_square(helm, tmp_path):
+def test_rendering_time_is_not_quadratic(helm, tmp_path):
     def seconds(count):
         values = {"bannedAddresses": {"all": addresses(count)}}
         return min(_seconds(lambda: rendered(helm, tmp_path / "values.json", values, check=False)) for _ in range(3))
@@ -168,7 +168,7 @@ def _seconds(call):
 
 
 @one_helm
-def test_the_reconciler_expects_what_is_rendered(helm, many, tmp_path):
+def test_reconciler_expects_what_is_rendered(helm, many, tmp_path):
     _, documents = rendered(helm, tmp_path / "values.json", {"bannedAddresses": {"all": many[0]}})
     (expected,) = [document["data"] for document in documents if document["metadata"]["name"] == "binder-egress-policies"]
     there = {
@@ -180,7 +180,7 @@ def test_the_reconciler_expects_what_is_rendered(helm, many, tmp_path):
     assert set(there) == {"binder-egress-base", "binder-egress-tier-verified"}
 
 
-def test_a_ban_wins_over_every_cidr_that_lies_in_it(helm, tmp_path):
+def test_ban_wins_over_cidrs_inside_it(helm, tmp_path):
     cidrs = {"0.0.0.0/0": False, "203.0.113.0/25": True, "203.0.112.0/22": True, "2001:db8:7::/48": True, "198.51.100.7/32": True}
     values = {
         "bannedAddresses": {"wide": ["203.0.113.0/24", "2001:db8::/32"], "same": ["198.51.100.7"]},
@@ -220,7 +220,7 @@ def test_narrow_cidrs_have_exceptions_to_the_bit(helm, tmp_path):
         assert ([[str(one) for one in except_] for _, except_ in found] or [None]) == [left], (cidr, banned)
 
 
-def test_nothing_is_left_when_everything_is_banned(helm, tmp_path):
+def test_tier_has_only_dns_when_everything_is_banned(helm, tmp_path):
     _, documents = rendered(helm, tmp_path / "values.json", {"bannedAddresses": {"all": ["0.0.0.0/0", "::/0"]}})
     assert blocks(documents, "verified") == []
     (policy,) = [each for each in documents if each["metadata"]["name"] == "binder-egress-tier-verified"]

@@ -29,7 +29,7 @@ def test_topology_has_what_its_mode_needs(render, values):
     assert (("NetworkPolicy", "binder-egress-base") in objects) == (mode in ("captcha", "allow", "deny"))
 
 
-def test_a_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
+def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
     """Redis keeps which passes were used in memory: restarted, it would refuse those that a rotation is meant to keep."""
 
     def checksums(*keys):
@@ -44,7 +44,7 @@ def test_a_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
     assert {name for name in before if before[name] != after[name]} == {"binder-egress-verifier"}
 
 
-def test_an_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
+def test_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
     """It keeps which passes were used in memory. So neither the version nor other settings may be in what its pod is made of."""
 
     def pods(chart, *args):
@@ -64,7 +64,7 @@ def test_an_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_only_the_secret_and_pods_of_helm_test_outlive_an_uninstallation(render, values):
+def test_secret_and_pods_of_helm_test_alone_outlive_an_uninstallation(render, values):
     for name, document in render("--values", values).items():
         annotations = document["metadata"].get("annotations", {})
         assert ("helm.sh/resource-policy" in annotations) == (name == ("Secret", "binder-egress")), name
@@ -77,7 +77,7 @@ def test_only_the_secret_and_pods_of_helm_test_outlive_an_uninstallation(render,
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_every_pod_is_hardened(render, values):
+def test_pods_are_hardened(render, values):
     for (kind, name), document in render("--values", values).items():
         if kind not in ("Deployment", "Pod"):
             continue
@@ -137,7 +137,7 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_every_policy_is_one_the_api_server_takes(render, values):
+def test_policies_are_accepted_by_the_api_server(render, values):
     """Exceptions lie inside their CIDR; no rule for everybody slipped in; no policy selects every pod."""
     for (kind, name), document in render("--values", values).items():
         if kind != "NetworkPolicy":
@@ -155,7 +155,7 @@ def test_every_policy_is_one_the_api_server_takes(render, values):
 
 
 @pytest.mark.parametrize("more", [[], ["--set", "tiers.verified.cidrs.::/0=true"]], ids=["default", "all of IPv6"])
-def test_nothing_private_is_open(render, more):
+def test_private_addresses_are_closed(render, more):
     objects = render(*more)
     rules = objects["NetworkPolicy", "binder-egress-tier-verified"]["spec"]["egress"]
     blocks = [peer["ipBlock"] for rule in rules for peer in rule["to"] if "ipBlock" in peer]
@@ -212,7 +212,7 @@ def test_secrets_are_only_in_the_secret(render):
         ("except.203\\.0\\.113\\.0/24=true", set()),
     ],
 )
-def test_pods_are_replaced_when_what_they_read_changes(render, setting, changed):
+def test_pods_are_replaced_when_their_settings_change(render, setting, changed):
     def annotations(objects):
         return objects["Deployment", "binder-egress-verifier"]["spec"]["template"]["metadata"]["annotations"]
 
@@ -225,7 +225,7 @@ def test_values_for_another_release_are_the_exported_ones(render):
     assert yaml.safe_load(text) == VALUES["integration"]["binderhub"]
 
 
-def test_settings_are_those_the_image_reads(render):
+def test_settings_are_those_that_the_image_reads(render):
     """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all of its own."""
     from verifier.settings import PREFIX, ReconcilerSettings, VerifierSettings
 
@@ -320,7 +320,7 @@ def test_parent_imports_the_wiring_beside_its_own(render, parent):
     assert ("Service", "binder-egress") in objects and ("Secret", "binder-egress") in objects
 
 
-def test_parent_has_to_switch_the_policy_of_jupyterhub_off_itself(render, parent):
+def test_parent_has_to_switch_off_jupyterhubs_policy_itself(render, parent):
     explicit = "binderhub.jupyterhub.singleuser.networkPolicy.enabled=false"
     assert seen(render("--set", explicit, chart=parent), "jupyterhub")["singleuser"]["networkPolicy"] == {"enabled": False}
 
@@ -395,12 +395,12 @@ def set_in_suites():
     return found
 
 
-def test_every_value_is_explained():
+def test_values_are_explained():
     found = explained()
     assert not [".".join(path) for path in LEAVES if path not in found]
 
 
-def test_every_value_is_set_in_a_suite():
+def test_values_are_set_in_a_suite():
     """A value that no suite sets could do nothing, and nobody would see it."""
     found = set_in_suites()
     assert not [".".join(path) for path in LEAVES if path not in found]
@@ -431,7 +431,7 @@ def test_lock_is_valid_and_linked(helm):
     assert not list((CHART / "charts").glob("*.tgz"))
 
 
-def test_package_contains_what_it_needs(helm, tmp_path):
+def test_package_has_the_chart_and_nothing_else(helm, tmp_path):
     helm("package", CHART, "--destination", tmp_path)
     with tarfile.open(tmp_path / "binder-egress-0.1.0.tgz") as package:
         names = package.getnames()

@@ -24,7 +24,7 @@ def named(expression):
 
 
 @pytest.mark.parametrize("title", QUERIES)
-def test_every_query_is_promql_about_metrics_that_there_are(title):
+def test_queries_are_promql_about_existing_metrics(title):
     expression = QUERIES[title]["expr"]
     promql_parser.parse(expression.replace("$__rate_interval", "5m"))
     assert named(expression) and named(expression) <= samples(), named(expression) - samples()
@@ -32,7 +32,7 @@ def test_every_query_is_promql_about_metrics_that_there_are(title):
 
 
 @pytest.mark.parametrize("title", QUERIES)
-def test_every_label_of_a_legend_is_kept_by_its_query(title):
+def test_labels_of_a_legend_are_kept_by_its_query(title):
     kept = {label for group in re.findall(r"by \(([^)]*)\)", QUERIES[title]["expr"]) for label in group.split(", ")}
     assert kept <= LABELS
     assert set(re.findall(r"{{(\w+)}}", QUERIES[title]["legendFormat"])) <= kept
@@ -45,13 +45,13 @@ def test_counters_are_shown_by_their_rate(title):
             assert re.search(rf"rate\({name}\{{", QUERIES[title]["expr"]), name
 
 
-def test_everything_about_api_keys_is_shown_for_each_key():
+def test_metrics_of_api_keys_are_shown_for_each_key():
     shown = {name: target["expr"] for target in QUERIES.values() for name in named(target["expr"]) if "api_key" in name}
     assert shown.keys() == {name for name in samples() if "api_key" in name and not name.endswith("_created")}
     assert all(re.search(r"by \(key[,)]", expression) for expression in shown.values())
 
 
-def test_panels_have_numbers_of_their_own_and_lie_side_by_side():
+def test_panels_have_different_ids_and_do_not_overlap():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     taken = set()
@@ -62,13 +62,13 @@ def test_panels_have_numbers_of_their_own_and_lie_side_by_side():
         taken |= cells
 
 
-def test_the_variables_that_queries_use_are_there():
+def test_variables_of_queries_are_defined():
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))) - {"__rate_interval", "__all"}
     assert used == {variable["name"] for variable in DASHBOARD["templating"]["list"]}
 
 
 @pytest.mark.timeout(1800)
-def test_the_chart_has_it_unchanged(helm):
+def test_chart_has_the_dashboard_unchanged(helm):
     text = helm("template", "r", TOP / "chart", "--set", "metrics.grafanaDashboard.enabled=true")
     (found,) = [one for one in yaml.safe_load_all(text) if one and one["metadata"]["name"] == "binder-egress-dashboard"]
     assert json.loads(found["data"]["binder-egress.json"]) == DASHBOARD

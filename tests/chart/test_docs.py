@@ -15,13 +15,13 @@ DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/READ
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
-def test_every_link_leads_somewhere(document):
+def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         assert target.startswith("https://") or (document.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
-def test_every_path_exists(document):
+def test_paths_exist(document):
     """Paths from the top of the project, in code spans and in commands."""
     paths = re.findall(r"(?<![\w./-])((?:ci|chart|docs|tests|verifier)/[\w./-]*\w)", document.read_text())
     for path in paths:
@@ -29,7 +29,7 @@ def test_every_path_exists(document):
 
 
 @pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md"])
-def test_the_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
+def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for values in section(document, "1. Look first", "yaml") if document == "docs/install.md" else []:
         Path("your-egress-values.yaml").write_text(values)
@@ -45,7 +45,7 @@ def test_the_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
         assert ("binder-egress-base" if "mode=deny" in options else "hub.example.org") in rendered
 
 
-def test_the_table_in_the_readme_is_what_the_demo_shows():
+def test_table_in_the_readme_is_what_the_demo_shows():
     text = (TOP / "README.md").read_text()
     rows = dict(re.findall(r"^│ ([^│]+?) +│(.*)│$", text, re.MULTILINE))
     stage = (TOP / "tests/support/cluster/stage.py").read_text()
@@ -55,7 +55,7 @@ def test_the_table_in_the_readme_is_what_the_demo_shows():
     assert all(f'"{name}": ' in stage for name in rows)
 
 
-def test_the_three_steps_of_changing_the_signing_keys_say_what_the_table_says(helm):
+def test_steps_of_changing_the_signing_keys_match_the_table(helm):
     keys = {"new": "n" * 40, "old": "o" * 40}
     table = re.findall(r"^\| (?:accept|sign|drop) \| ([a-z, ]+) \|", (TOP / "docs/operating.md").read_text(), re.MULTILINE)
     _, *steps = section("docs/operating.md", "Changing the signing keys")

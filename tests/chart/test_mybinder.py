@@ -99,17 +99,17 @@ def of_user_pods(objects):
     }
 
 
-def test_there_are_three_diffs():
+def test_page_has_three_diffs():
     assert len(DIFFS) == 3
 
 
-def test_a_diff_that_does_not_fit_is_noticed(deploy):
+def test_diff_that_does_not_apply_is_noticed(deploy):
     with pytest.raises(AssertionError):
         apply(deploy, 3)
 
 
 @pytest.mark.parametrize("member", [*MEMBERS, *OTHERS])
-def test_after_the_first_nothing_has_changed(deploy, render, member):
+def test_first_diff_changes_nothing(deploy, render, member):
     before = render(member)
     apply(deploy, 1)
     after = render(member)
@@ -119,7 +119,7 @@ def test_after_the_first_nothing_has_changed(deploy, render, member):
 
 
 @pytest.mark.parametrize(("member", "host"), MEMBERS.items())
-def test_after_the_second_each_member_looks(deploy, render, member, host):
+def test_second_diff_makes_each_member_observe(deploy, render, member, host):
     apply(deploy, 1)
     apply(deploy, 2)
     objects = render(member)
@@ -145,7 +145,7 @@ def test_after_the_second_each_member_looks(deploy, render, member, host):
 
 
 @pytest.mark.parametrize("member", OTHERS)
-def test_who_takes_no_part_has_nothing_of_it(deploy, render, member):
+def test_other_members_do_not_change(deploy, render, member):
     before = render(member)
     for number in (1, 2, 3):
         apply(deploy, number)
@@ -154,7 +154,7 @@ def test_who_takes_no_part_has_nothing_of_it(deploy, render, member):
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
-def test_after_the_third_one_member_has_shut_its_gate(deploy, render):
+def test_third_diff_shuts_the_gate_of_one_member(deploy, render):
     for number in (1, 2, 3):
         apply(deploy, number)
     objects = render("bids-ovh")
@@ -175,7 +175,7 @@ def test_after_the_third_one_member_has_shut_its_gate(deploy, render):
 
 
 @pytest.mark.parametrize("mode", ["allow", "deny"])
-def test_the_switches_for_a_bad_day(deploy, render, mode):
+def test_modes_for_a_bad_day(deploy, render, mode):
     for number in (1, 2, 3):
         apply(deploy, number)
     config = deploy / "config/bids-ovh.yaml"
@@ -185,7 +185,7 @@ def test_the_switches_for_a_bad_day(deploy, render, mode):
     assert (("Deployment", "binder-egress-verifier") in objects) is (mode == "allow")
 
 
-def test_the_way_back_ends_where_it_began(deploy, render):
+def test_reversed_diffs_end_where_they_began(deploy, render):
     before = render("bids-ovh")
     for number in (1, 2, 3):
         apply(deploy, number)
@@ -195,7 +195,7 @@ def test_the_way_back_ends_where_it_began(deploy, render):
     assert render("bids-ovh") == before
 
 
-def test_members_share_signing_keys_and_nothing_else(deploy, render):
+def test_members_share_signing_keys_and_no_other_secret(deploy, render):
     apply(deploy, 1)
     apply(deploy, 2)
     secrets = [render(member)["Secret", "binder-egress"] for member in MEMBERS]

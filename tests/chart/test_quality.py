@@ -24,7 +24,7 @@ def rendered(helm, *args):
 
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
-def test_every_topology_renders_for_the_oldest_and_the_newest_kubernetes(helm, values):
+def test_topologies_render_for_the_oldest_and_the_newest_kubernetes(helm, values):
     def objects_for(version):
         _, documents = rendered(helm, "--values", values, "--kube-version", version)
         # Made anew in each rendering.
@@ -34,19 +34,19 @@ def test_every_topology_renders_for_the_oldest_and_the_newest_kubernetes(helm, v
     assert objects_for(OLDEST) == objects_for(NEWEST)
 
 
-def test_an_older_kubernetes_is_refused(helm):
+def test_older_kubernetes_is_refused(helm):
     refused = helm("template", "r", CHART, "--kube-version", "1.27.9", check=False)
     assert refused.returncode != 0 and "chart requires kubeVersion: >=1.28.0-0" in refused.stderr
 
 
-def test_admission_policies_are_there_where_the_cluster_has_that_kind(helm):
+def test_admission_policies_depend_on_the_kinds_of_the_cluster(helm):
     kinds = {document["kind"] for document in rendered(helm)[1]}
     assert "ValidatingAdmissionPolicy" not in kinds
     api = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
     assert "ValidatingAdmissionPolicy" in {document["kind"] for document in rendered(helm, "--api-versions", api)[1]}
 
 
-def test_with_an_existing_secret_every_rendering_is_the_same(helm):
+def test_renderings_with_an_existing_secret_are_all_the_same(helm):
     """What only renders (Argo CD, Flux) compares renderings: nothing may be random, and nothing looked up."""
     first, documents = rendered(helm, "--set", "secret.existingSecret=mine")
     assert rendered(helm, "--set", "secret.existingSecret=mine")[0] == first
@@ -57,7 +57,7 @@ LONGEST = "t" * 40
 """A tier of as many letters as the schema lets pass."""
 
 
-def test_no_name_is_longer_than_a_label_may_be(helm):
+def test_names_are_no_longer_than_labels_may_be(helm):
     """63 characters, though most kinds may have more: names of pods become host names, and names of objects labels."""
     name = ["--set", f"fullnameOverride={'n' * 40}", "--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
     tiers = ["--set-json", f"tiers.{LONGEST}={{}}", "--set-json", f"tiers.{LONGEST[:-1]}u={{}}"]
@@ -71,14 +71,14 @@ def test_no_name_is_longer_than_a_label_may_be(helm):
             assert len(value) <= 63, value
 
 
-def test_a_longer_name_is_refused(helm):
+def test_longer_name_is_refused(helm):
     assert helm("template", "r", CHART, "--set", f"fullnameOverride={'n' * 41}", check=False).returncode != 0
 
 
 # What is said of it.
 
 
-def test_every_template_is_in_a_suite():
+def test_templates_are_in_a_suite():
     named = set()
     for file in (CHART / "tests").glob("*_test.yaml"):
         suite = yaml.safe_load(file.read_text())
@@ -89,17 +89,17 @@ def test_every_template_is_in_a_suite():
     assert there <= named, there - named
 
 
-def test_the_readme_has_the_values_of_values_yaml():
+def test_readme_has_the_values_of_values_yaml():
     assert subprocess.run([sys.executable, TOP / "ci/values-table", "--check"]).returncode == 0
 
 
-def test_the_table_is_made_of_the_comments():
+def test_table_has_the_comments():
     text = (CHART / "README.md").read_text()
     assert "| `verifier.threads` | `32` | Requests that one pod serves at the same time, on each of its two ports. |" in text
     assert "| `except` | see values.yaml | Addresses that no tier reaches" in text
 
 
-def test_what_chartpress_is_told_exists():
+def test_paths_and_values_for_chartpress_exist():
     (chart,) = yaml.safe_load((TOP / "chartpress.yaml").read_text())["charts"]
     assert chart["chartPath"] == "chart" and chart["name"] == yaml.safe_load((CHART / "Chart.yaml").read_text())["name"]
     (image,) = chart["images"].values()
@@ -120,11 +120,11 @@ PLATFORMS = {"linux/amd64": ("x86_64", "linux-x64"), "linux/arm64": ("aarch64", 
 """What the image is published for, as in chartpress.yaml: in names of wheels, and of npm's packages."""
 
 
-def test_the_image_is_published_for_both_platforms():
+def test_image_is_published_for_both_platforms():
     assert set(re.findall(r"--platform (\S+)", (TOP / "chartpress.yaml").read_text())) == set(PLATFORMS)
 
 
-def test_nothing_in_the_dockerfile_depends_on_the_machine_that_builds():
+def test_dockerfile_does_not_depend_on_the_machine_that_builds():
     text = (TOP / "Dockerfile").read_text()
     assert not re.findall(r"(?i)x86|amd64|aarch64|arm64|uname|--platform|\bARCH|dpkg", text)
     # Whatever is not pure comes as a wheel or a package for the platform; nothing is compiled.
@@ -133,7 +133,7 @@ def test_nothing_in_the_dockerfile_depends_on_the_machine_that_builds():
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_every_dependency_is_there_for_each_platform(platform, tmp_path):
+def test_dependencies_exist_for_each_platform(platform, tmp_path):
     """By the hashes of the lock: a wheel for this platform, or one for all."""
     wheels, package = PLATFORMS[platform]
     locked = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
@@ -151,7 +151,7 @@ def test_every_dependency_is_there_for_each_platform(platform, tmp_path):
     assert any(name.endswith(f"_{wheels}.whl") for name in found)
 
 
-def test_artifact_hub_is_told_of_the_images_that_there_are():
+def test_images_for_artifact_hub_are_those_of_the_values():
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     images = {image["name"]: image["image"] for image in yaml.safe_load(about["annotations"]["artifacthub.io/images"])}
     redis = VALUES["redis"]["image"]

@@ -16,7 +16,7 @@ DIGEST = "sha256:" + "d" * 64
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_the_published_chart_has_its_image_by_digest(tools, helm, tmp_path):
+def test_published_chart_has_its_image_by_digest(tools, helm, tmp_path):
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
     subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, tmp_path], env=environment, check=True)
     chart = tmp_path / "binder-egress-9.9.9.tgz"
@@ -32,12 +32,12 @@ def test_the_published_chart_has_its_image_by_digest(tools, helm, tmp_path):
     assert guard.endswith(f"@{DIGEST}") and guard in about["annotations"]["artifacthub.io/images"]
 
 
-def test_a_chart_without_a_digest_is_not_packaged(tmp_path):
+def test_chart_without_a_digest_is_not_packaged(tmp_path):
     refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", "latest", tmp_path], capture_output=True, text=True)
     assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())
 
 
-def test_the_packages_are_built(tmp_path):
+def test_packages_are_built(tmp_path):
     subprocess.run([TOP / "ci/release-packages", tmp_path], check=True)
     made = {re.sub(r"\d+\.\d+\.\d+", "V", str(path.relative_to(tmp_path))) for path in tmp_path.rglob("*.*")}
     assert made == {

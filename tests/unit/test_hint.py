@@ -56,12 +56,12 @@ def shells():
     return [shell for shell in ("bash", "dash") if shutil.which(shell)]
 
 
-def test_it_is_where_login_shells_of_every_image_look():
+def test_file_is_where_login_shells_of_every_image_look():
     assert FILES["binder-egress-terminal"]["mountPath"] == "/etc/profile.d/zz-binder-egress.sh"
 
 
 @pytest.mark.parametrize("shell", shells())
-def test_a_terminal_says_where_the_page_is(shell, profile):
+def test_terminal_says_where_the_page_is(shell, profile):
     # dash reads ENV when it is interactive; that is as near to a profile as both of them come without root.
     command = ["bash", "--noprofile", "--rcfile", profile, "-i"] if shell == "bash" else ["dash", "-i"]
     written = in_terminal(command, BINDER_EGRESS_URL=URL, ENV=str(profile))
@@ -69,7 +69,7 @@ def test_a_terminal_says_where_the_page_is(shell, profile):
     assert "This server may have no internet access." in written
 
 
-def test_it_is_quick_and_needs_no_program(profile):
+def test_terminal_needs_no_program_and_no_time(profile):
     began = time.monotonic()
     written = in_terminal(
         [shutil.which("bash"), "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=URL, PATH="/nonexistent"
@@ -78,13 +78,13 @@ def test_it_is_quick_and_needs_no_program(profile):
     assert SAID in written and "not found" not in written
 
 
-def test_a_terminal_without_an_address_says_nothing(profile):
+def test_terminal_without_an_address_says_nothing(profile):
     for variables in ({}, {"BINDER_EGRESS_URL": ""}):
         written = in_terminal(["bash", "--noprofile", "--rcfile", profile, "-i"], **variables)
         assert "internet" not in written and "unlock" not in written
 
 
-def test_an_address_is_text(profile):
+def test_address_is_not_executed(profile):
     address = "%s$(touch pwned)`id`;\\n"
     written = in_terminal(["bash", "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=address)
     assert f"  {address}#unlock\n" in written
@@ -92,7 +92,7 @@ def test_an_address_is_text(profile):
 
 @pytest.mark.parametrize("shell", shells())
 @pytest.mark.parametrize("options", ["", "-e", "-u", "-eu"])
-def test_scripts_see_nothing_of_it(shell, options, profile):
+def test_scripts_are_not_changed(shell, options, profile):
     command = [shell, *([options] if options else []), "-c", f". {profile}; echo done"]
     for variables in ({}, {"BINDER_EGRESS_URL": URL}):
         environment = {"PATH": os.environ["PATH"], **variables}
@@ -101,12 +101,12 @@ def test_scripts_see_nothing_of_it(shell, options, profile):
 
 
 @pytest.mark.parametrize("shell", shells())
-def test_a_script_in_a_terminal_sees_nothing_of_it(shell, profile):
+def test_script_in_a_terminal_is_not_changed(shell, profile):
     written = in_terminal([shell, "-c", f". {profile}; echo done"], BINDER_EGRESS_URL=URL)
     assert "done" in written and "unlock" not in written
 
 
-def test_an_interactive_shell_whose_output_is_a_file_sees_nothing_of_it(profile):
+def test_interactive_shell_that_writes_to_a_file_is_not_changed(profile):
     environment = {"PATH": os.environ["PATH"], "BINDER_EGRESS_URL": URL}
     command = ["bash", "--noprofile", "--norc", "-i", "-c", f". {profile}; echo $?"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -152,7 +152,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("cell", FAILURES.values(), ids=FAILURES.keys())
-def test_a_cell_that_fails_for_want_of_a_network_is_explained(ipython, cell):
+def test_cell_that_fails_because_of_the_network_is_explained(ipython, cell):
     _, errors = ipython(cell, BINDER_EGRESS_URL=URL)
     assert errors.count(f"This server may have no internet access. To see, and to get it, open {SAID}") == 1
 
@@ -160,35 +160,35 @@ def test_a_cell_that_fails_for_want_of_a_network_is_explained(ipython, cell):
 @pytest.mark.parametrize(
     "cell", ["1 / 0", "print('fine')", "raise ConnectionRefusedError(111, 'no database')", "raise TimeoutError", "1 +"]
 )
-def test_other_cells_are_not(ipython, cell):
+def test_other_cells_are_not_explained(ipython, cell):
     written, errors = ipython(cell, "6 * 7", BINDER_EGRESS_URL=URL)
     assert "42" in written
     assert "internet" not in written + errors
 
 
-def test_without_an_address_ipython_is_as_it_was(ipython):
+def test_ipython_without_an_address_is_not_changed(ipython):
     written, errors = ipython(FAILURES["socket"], "6 * 7")
     assert "42" in written
     assert "internet" not in written + errors
 
 
-def test_it_leaves_no_name_behind(ipython):
+def test_startup_file_leaves_no_name_behind(ipython):
     written, _ = ipython("[name for name in dir() if 'binder' in name.lower()]", BINDER_EGRESS_URL=URL)
     assert "[]" in written
 
 
-def test_an_odd_error_breaks_nothing(ipython):
+def test_odd_errors_break_nothing(ipython):
     cell = "class Odd(Exception):\n    @property\n    def reason(self): raise ValueError('odd')\n\nraise Odd"
     written, errors = ipython(cell, "6 * 7", BINDER_EGRESS_URL=URL)
     assert "42" in written and "internet" not in errors
 
 
-def test_outside_of_ipython_it_does_nothing():
+def test_startup_file_does_nothing_outside_of_ipython():
     result = subprocess.run([sys.executable, "-c", STARTUP], capture_output=True, text=True, env={"BINDER_EGRESS_URL": URL})
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_neither_file_uses_the_network():
+def test_files_do_not_use_the_network():
     """An unverified server has none, so whoever asks it waits."""
     assert not [
         word

@@ -1,0 +1,174 @@
+"""The launch hook, chart/integration/launch_hook.py, in tests: between doubles of BinderHub's requests and of the verifier."""
+
+import asyncio
+import builtins
+import contextlib
+import json
+import logging
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+from tornado.httpclient import HTTPRequest
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPHeaders
+from tornado.netutil import bind_sockets
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.web import Application, RequestHandler
+from traitlets.config import Config
+
+SNIPPET = Path(__file__).parents[2] / "chart/integration/launch_hook.py"
+PASS = "pass-that-no-log-may-hold"
+API_TOKEN = "api-token-that-no-log-may-hold"
+REPOSITORY = "https://example.com/fake/repo.git"
+IMAGE = "registry.example.com/fake/repo:1a2b3c"
+ANSWER = {"tier": "verified", "rule": "valid-pass", "grant": "g1"}
+
+LIMIT_SECONDS = 1.3
+"""The second that a launch may wait, with room for slow CI machines."""
+
+
+def no_secret_in_any_log(caplog):
+    """A generator for a fixture: neither the pass nor the verifier's token may be in a log line of any level."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    for when in ("setup", "call", "teardown"):
+        for record in caplog.get_records(when):
+            text = logging.Formatter().format(record)
+            assert PASS not in text
+            assert API_TOKEN not in text
+
+
+class Clock:
+    """The snippet's own view of the `time` module, so that a test can let half a minute pass."""
+
+    def __init__(self):
+        self.ahead = 0.0
+
+    def monotonic(self):
+        """Seconds of the real clock, plus what the test skipped."""
+        return time.monotonic() + self.ahead
+
+    def time(self):
+        """Unix seconds."""
+        return time.time()
+
+
+class Wiring:
+    """A config object after the snippet ran on it, as BinderHub has it after reading its config file."""
+
+    def __init__(self, monkeypatch, api, token=API_TOKEN, before=None):
+        """Run the snippet. `before` is called with the config first, as an operator's earlier snippet would be."""
+        for name, value in {"BINDER_EGRESS_API": api, "BINDER_EGRESS_API_TOKEN": token}.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        self.clock = Clock()
+        self.config = Config()
+        if before:
+            before(self.config)
+
+        def import_with_own_clock(name, *args, **kwargs):
+            return self.clock if name == "time" else builtins.__import__(name, *args, **kwargs)
+
+        self.namespace = {"c": self.config, "__builtins__": {**vars(builtins), "__import__": import_with_own_clock}}
+        exec(compile(SNIPPET.read_text(), SNIPPET, "exec"), self.namespace)
+
+    def badge(self, handler):
+        """As BinderHub's BaseHandler.get_badge_base_url, with a function configured."""
+        url = self.config.BinderHub.badge_base_url(handler)
+        return url if url.endswith("/") else url + "/"
+
+    async def launch(self, user="fake-repo-abc", server="", image=IMAGE, repository=REPOSITORY, launcher=None):
+        """As BinderHub's Launcher.launch: hook in a task of its own; returns the seconds that it took."""
+        began = time.monotonic()
+        result = self.config.Launcher.pre_launch_hook(launcher or object(), image, user, server, repository)
+        await asyncio.ensure_future(result)
+        return time.monotonic() - began
+
+
+def port_of(server_socket):
+    """The port that the system picked."""
+    return server_socket.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def serve(*routes, **settings):
+    """A real HTTP server on the loopback address; gives its address."""
+    # No access log: a server that plays BinderHub would write the query there, and what counts here are our own logs.
+    settings = {"base_url": "/binder/", "log_function": lambda handler: None, **settings}
+    server = HTTPServer(Application(list(routes), **settings), xheaders=True)
+    sockets = bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    try:
+        yield f"http://127.0.0.1:{port_of(sockets[0])}"
+    finally:
+        server.stop()
+        await server.close_all_connections()
+
+
+class Verifier(RequestHandler):
+    """Plays the verifier's in-cluster port: keeps what came, answers what `settings["answer"]` says."""
+
+    async def post(self):
+        """One announced launch."""
+        self.settings["seen"].append((dict(self.request.headers), json.loads(self.request.body)))
+        await self.settings["answer"](self)
+
+
+async def good(handler):
+    """The documented answer."""
+    handler.write(ANSWER)
+
+
+def verifier(seen, answer=good):
+    """The verifier's server, as an async context manager."""
+    return serve((r"/(?:api/launches|elsewhere)", Verifier), seen=seen, answer=answer)
+
+
+class Build(RequestHandler):
+    """Plays BuildHandler: the badge address first, then up to four launches, each with a new user name."""
+
+    def get_current_user(self):
+        """As BinderHub's BaseHandler: JupyterHub's model of the user, or a word without auth_enabled."""
+        return self.settings.get("user", "anonymous")
+
+    async def get(self, number):
+        """Answer with the badge address and the seconds that each hook took."""
+        wiring, seconds = self.settings["wiring"], []
+        await asyncio.sleep(self.settings.get("resolving", 0))
+        url = wiring.badge(self)
+        await asyncio.sleep(self.settings.get("building", 0))
+        for attempt in range(int(self.get_query_argument("attempts", "1"))):
+            user = f"fake-repo-{number}-{attempt}"
+            seconds.append(await wiring.launch(user=user, launcher=self.settings.get("launcher")))
+        self.write({"url": url, "seconds": seconds})
+
+
+def binderhub(wiring, **settings):
+    """BinderHub's server, as an async context manager."""
+    return serve((r"/build/(.*)", Build), wiring=wiring, **settings)
+
+
+async def get(url, client=None, headers=None, **query):
+    """One build request; returns the decoded answer."""
+    client = client or SimpleAsyncHTTPClient(force_instance=True, max_clients=100)
+    request = HTTPRequest(f"{url}?{urlencode(query)}", headers=HTTPHeaders(headers or {}), request_timeout=30)
+    return json.loads((await client.fetch(request)).body)
+
+
+async def slow(handler):
+    """Ten seconds; in the end nobody listens."""
+    await asyncio.sleep(10)
+
+
+async def garbage(handler):
+    """200, and not JSON."""
+    handler.write(b"\x00\xff<html>")
+
+
+async def error(handler):
+    """500, quoting what was sent."""
+    handler.set_status(500)
+    handler.write(handler.request.body)

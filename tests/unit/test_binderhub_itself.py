@@ -1,0 +1,228 @@
+"""The real BinderHub, where that package is installed, and the stand-in of the cluster tests, with the launch hook.
+
+Both must make the same calls in the same order.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import pytest
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.netutil import bind_sockets
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.web import RequestHandler
+
+from tests.support.launch_hook import (
+    LIMIT_SECONDS,
+    PASS,
+    REPOSITORY,
+    Wiring,
+    error,
+    garbage,
+    good,
+    no_secret_in_any_log,
+    port_of,
+    serve,
+    slow,
+    verifier,
+)
+
+STANDIN = Path(__file__).parents[1] / "cluster/binderhub-for-tests/chart/files/standin.py"
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_any_log(caplog):
+    yield from no_secret_in_any_log(caplog)
+
+
+class Hub(RequestHandler):
+    """Plays the part of JupyterHub's API that BinderHub's launcher uses; fails `settings["failures"]` spawns first."""
+
+    def prepare(self):
+        """Keep the order of the calls."""
+        self.settings["calls"].append(f"{self.request.method} {self.request.path}")
+
+    def post(self, path):
+        """A user, or a server."""
+        self.set_status(201)
+
+    def get(self, path):
+        """The progress stream: one event."""
+        event = {"progress": 100, "message": "Server ready", "ready": True}
+        if self.settings["failures"]:
+            self.settings["failures"].pop()
+            event = {"progress": 100, "message": "Spawn failed", "failed": True}
+        self.set_header("content-type", "text/event-stream")
+        self.write(f"data: {json.dumps(event)}\n\n")
+
+
+def real_binderhub(config):
+    """The real BinderHub, on images that are always there."""
+    app = pytest.importorskip("binderhub.app", reason="the Python package binderhub is not installed")
+    from binderhub.registry import FakeRegistry
+    from binderhub.repoproviders import FakeProvider
+
+    class Built(FakeRegistry):
+        async def get_image_manifest(self, image, tag):
+            return {"image": image}
+
+    config.BinderHub.update(builder_required=False, registry_class=Built, repo_providers={"fake": FakeProvider})
+    app.BinderHub.clear_instance()
+    binder = app.BinderHub.instance(config=config)
+    binder.initialize([])
+    binder.start(run_loop=False)
+    return binder
+
+
+def standin(config):
+    """The stand-in, on the same repository that the real one's FakeProvider has."""
+    spec = importlib.util.spec_from_file_location("standin", STANDIN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    class Provider(module.RepoProvider):
+        async def get_resolved_ref(self):
+            return "1a2b3c4d5e6f"
+
+        async def get_resolved_spec(self):
+            return "fake/repo/1a2b3c4d5e6f"
+
+        def get_repo_url(self):
+            return REPOSITORY
+
+        async def get_resolved_ref_url(self):
+            return "https://example.com/fake/repo/tree/1a2b3c4d5e6f"
+
+        def get_build_slug(self):
+            return "Rick-Morty"
+
+    config.BinderHub.repo_providers = {"fake": Provider}
+    binder = module.BinderHub(config=config)
+    binder.serving = asyncio.ensure_future(binder.serve())
+    return binder
+
+
+@contextlib.asynccontextmanager
+async def running(start, wiring, hub):
+    """One of the two, with the config that the snippet left; gives its address."""
+    port = port_of(bind := bind_sockets(0, "127.0.0.1")[0])
+    bind.close()
+    wiring.config.BinderHub.update(port=port, base_url="/binder/", hub_url=f"{hub}/", hub_api_token="t")
+    wiring.config.Launcher.retry_delay = 0
+    binder = start(wiring.config)
+    await asyncio.sleep(0.1)
+    try:
+        yield f"http://127.0.0.1:{port}/binder"
+    finally:
+        binder.http_server.stop()
+        await binder.http_server.close_all_connections()
+        if start is standin:
+            binder.serving.cancel()
+
+
+both = pytest.mark.parametrize("start", [real_binderhub, standin])
+
+
+async def events_until(url, *phases, seconds=20):
+    """Read a build's event stream up to a phase; returns the events. BinderHub holds the stream open after the last."""
+    events, buffer = [], b""
+    reached = asyncio.get_running_loop().create_future()
+
+    def chunk(data):
+        nonlocal buffer
+        *lines, buffer = (buffer + data).split(b"\n\n")
+        events.extend(json.loads(line[6:]) for line in lines if line.startswith(b"data: "))
+        if events and events[-1]["phase"] in phases and not reached.done():
+            reached.set_result(None)
+
+    request = HTTPRequest(url, headers={"Accept": "text/event-stream"}, streaming_callback=chunk, request_timeout=seconds)
+    fetching = asyncio.ensure_future(SimpleAsyncHTTPClient(force_instance=True).fetch(request))
+    await asyncio.wait({fetching, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    fetching.cancel()
+    with contextlib.suppress(asyncio.CancelledError, HTTPClientError):
+        await fetching
+    return events
+
+
+@both
+@pytest.mark.filterwarnings("default")
+def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, monkeypatch):
+    async def main():
+        seen, calls = [], []
+
+        async def answer(handler):
+            calls.append("announced")
+            await good(handler)
+
+        async with (
+            verifier(seen, answer) as api,
+            serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[1]) as hub,
+            running(start, Wiring(monkeypatch, api), hub) as binder,
+        ):
+            events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
+        assert events[-1]["phase"] == "ready"
+        assert events[-1]["binder_launch_host"] == f"{binder}/"
+        assert PASS not in json.dumps(events)
+        # The first server fails to start: a second attempt, under another name, with the same pass.
+        first, second = (body["user"] for _, body in seen)
+        assert first != second
+        assert calls == [
+            f"POST /hub/api/users/{first}",
+            "announced",
+            f"POST /hub/api/users/{first}/servers/",
+            f"GET /hub/api/users/{first}/server/progress",
+            f"POST /hub/api/users/{second}",
+            "announced",
+            f"POST /hub/api/users/{second}/servers/",
+            f"GET /hub/api/users/{second}/server/progress",
+        ]
+        for _, body in seen:
+            assert body["token"] == PASS
+            assert body["context"] is True
+            assert body["client_address"] == "127.0.0.1"
+            assert body["repository"] == REPOSITORY
+            assert body["image"] == events[-1]["image"]
+
+    asyncio.run(main())
+
+
+@both
+@pytest.mark.filterwarnings("default")
+def test_binderhub_logs_no_pass_when_a_launch_fails(start, monkeypatch, caplog):
+    """It logs the address of a failed request, and hides only what its access log writes."""
+
+    async def main():
+        async with (
+            verifier([]) as api,
+            serve((r"/hub/api/(.*)", Hub), calls=[], failures=[1] * 4) as hub,
+            running(start, Wiring(monkeypatch, api), hub) as binder,
+        ):
+            events = await events_until(f"{binder}/build/fake/a/b/c?a=1&egress_token={PASS}&b=2", "ready", "failed")
+        assert events[-1]["phase"] == "failed"
+
+    asyncio.run(main())
+    assert "a=1&egress_token=[secret]&b=2" in caplog.text
+
+
+@both
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("answer", [slow, error, garbage])
+def test_binderhub_launches_without_the_verifier(start, monkeypatch, answer):
+    async def main():
+        seen, calls = [], []
+        async with (
+            verifier(seen, answer) as api,
+            serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
+            running(start, Wiring(monkeypatch, api), hub) as binder,
+        ):
+            began = time.monotonic()
+            events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")
+            assert events[-1]["phase"] == "ready"
+            assert time.monotonic() - began < 1 + LIMIT_SECONDS
+        assert len(seen) == 1
+
+    asyncio.run(main())

@@ -7,6 +7,14 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
+import idna
+
+MAX_URL_CHARACTERS = 2048
+"""The longest URL that has a name. BinderHub's own are shorter, and so is everything that git hosts make."""
+
+MAX_DECODINGS = 5
+"""How often a URL may be percent-encoded. Once is usual; BinderHub and a proxy may each add one."""
+
 CASELESS = {"github.com", "gist.github.com", "gitlab.com", "bitbucket.org"}
 """Hosts on which the case of owners and names does not matter."""
 
@@ -14,21 +22,30 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # without a dot, which is a host's
 _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,})/?", re.ASCII | re.IGNORECASE)
 
 
-def name(url: str) -> str:
+def name(url: str) -> str | None:
     """The name by which a repository is blocked: `host/owner/name`, or a bare DOI.
 
     All URLs that may lead to the same repository have the same name. Scheme, user, port, query, `www.`, `.git`, case, percent
-    encoding and superfluous slashes do not count.
+    encoding and superfluous slashes do not count. The host is mapped as browsers and libcurl map it (UTS 46).
 
     Args:
         url: the URL of the repository, as BinderHub reports it; for archives a DOI. Or a pattern, which ends in `/*`.
+
+    Returns:
+        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too often, or has a host
+        that is no host name. It counts as blocked by every block of a repository.
     """
-    while (shorter := _shorten(url)) != url:
+    for _ in range(MAX_DECODINGS + 1):
+        if len(url) > MAX_URL_CHARACTERS:
+            return None
+        shorter = _shorten(url)
+        if shorter is None or shorter == url:
+            return shorter
         url = shorter
-    return url
+    return None
 
 
-def _shorten(url: str) -> str:
+def _shorten(url: str) -> str | None:
     text = unicodedata.normalize("NFKC", unquote(url)).casefold().replace("\\", "/")
     text = re.split(r"[?#]", re.sub(r"[\s\x00-\x1f\x7f]", "", text))[0]
     scheme = _SCHEME.match(text)
@@ -36,7 +53,10 @@ def _shorten(url: str) -> str:
     host, _, after = authority.rpartition("@")[2].partition(":")
     if after and not (scheme and after.isdigit()):
         path = f"{after}/{path}"  # git@host:owner/name
-    host = re.sub(r"^(www\.)+", "", host.rstrip("."))
+    mapped = _ascii_host(host)
+    if mapped is None:
+        return None
+    host = re.sub(r"^(www\.)+", "", mapped.rstrip("."))
     parts: list[str] = [] if host in ("doi.org", "dx.doi.org") else [host]
     for part in path.split("/"):
         if part == "..":
@@ -46,10 +66,31 @@ def _shorten(url: str) -> str:
     return re.sub(r"(\.git)+$", "", "/".join(filter(None, parts)))
 
 
-def matches(pattern: str, url: str) -> bool:
-    """Whether a repository is the one of a pattern, or below a pattern that ends in `/*`."""
-    pattern, found = name(pattern), name(url)
-    return found.startswith(pattern[:-1]) if pattern.endswith("/*") else found == pattern
+def _ascii_host(host: str) -> str | None:
+    """The host as a resolver gets it, or None if it has characters that no host name has."""
+    if host.isascii():
+        return host
+    try:
+        # Where the strict mapping fails, libcurl maps as IDNA 2003 did, which drops the two joiners.
+        mapped = idna.uts46_remap(host.translate(_JOINERS), std3_rules=False)
+        return mapped if mapped.isascii() else idna.encode(mapped).decode("ascii")
+    except idna.IDNAError:
+        return None
+
+
+_JOINERS = {0x200C: None, 0x200D: None}
+
+
+def covers(pattern: str, repository: str | None) -> bool:
+    """Whether a pattern covers a repository.
+
+    Args:
+        pattern: the `name` of a pattern.
+        repository: the `name` of a repository; None, which every pattern covers.
+    """
+    if repository is None:
+        return True
+    return repository.startswith(pattern[:-1]) if pattern.endswith("/*") else repository == pattern
 
 
 def within(pattern: str, url: str) -> bool:

@@ -18,6 +18,7 @@ from .networks import IPNetwork
 from .origins import origin
 from .records import UNVERIFIED
 from .repositories import exact
+from .repositories import name as repository_name
 
 PREFIX = "BINDER_EGRESS_"
 
@@ -136,10 +137,12 @@ def _trusted(repositories: dict[str, str]) -> dict[str, str]:
 
 
 def _blocked(patterns: list[str]) -> list[str]:
-    for pattern in patterns:
-        if not PATTERN.fullmatch(pattern):
+    """The names of the patterns, made once: each request compares the name of its repository with them."""
+    names = [repository_name(pattern) for pattern in patterns]
+    for pattern, name in zip(patterns, names, strict=True):
+        if not name or not PATTERN.fullmatch(pattern):
             raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*")
-    return patterns
+    return [name for name in names if name]
 
 
 PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")

@@ -14,10 +14,11 @@ Decisions: D-056, D-057, D-058.
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..networks import in_networks
 from ..records import Block, KnownServer, Rule
-from ..repositories import matches
+from ..repositories import covers, name
 from ..settings import CommonSettings
 
 REFUSALS = {
@@ -42,6 +43,11 @@ class Facts:
     clients: tuple[str, ...] = ()
     uid: str = ""
 
+    @cached_property
+    def repository_name(self) -> str | None:
+        """The name by which the repository is blocked (`repositories.name`), made once for all blocks and patterns."""
+        return name(self.repository)
+
     @classmethod
     def of(cls, known: KnownServer, *clients: str) -> "Facts":
         """The facts of a running server, and of the clients that ask for it."""
@@ -59,7 +65,7 @@ def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now
     """
     if any(applies(block, facts, now) for block in blocks):
         return Rule.BLOCKED
-    if any(matches(pattern, facts.repository) for pattern in settings.blocked_repositories):
+    if any(covers(pattern, facts.repository_name) for pattern in settings.blocked_repositories):
         return Rule.BLOCKED_REPOSITORY
     if any(in_networks(client, settings.self_networks) for client in facts.clients):
         return Rule.OWN_NETWORK
@@ -73,5 +79,5 @@ def applies(block: Block, facts: Facts, now: float) -> bool:
     if block.kind == "server":
         return block.uid == facts.uid
     if block.kind == "repository":
-        return matches(block.what, facts.repository)
+        return covers(block.what, facts.repository_name)
     return any(in_networks(client, [ipaddress.ip_network(block.what)]) for client in facts.clients)

@@ -17,7 +17,7 @@ from .. import api_keys
 from ..decisions.refusals import Facts, applies, refusal
 from ..networks import in_networks
 from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
-from ..repositories import matches, name
+from ..repositories import covers, name
 from ..settings import PATTERN, CommonSettings
 from ..store.store import Store
 
@@ -63,12 +63,13 @@ class Operators:
             network: only servers launched from this CIDR.
         """
         networks = [_network(network)] if network else []
+        pattern = _pattern(repository) if repository else ""
         return [
             self._row(server, known)
             for server, known in self._store.all_known().items()
             if (not user or fnmatchcase(server.user, user))
             and (not tier or known.tier == tier)
-            and (not repository or matches(repository, known.repository))
+            and (not pattern or covers(pattern, name(known.repository)))
             and (not networks or in_networks(known.client, networks))
         ]
 
@@ -422,7 +423,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 def _pattern(text: str) -> str:
     pattern = name(text)
-    if not PATTERN.fullmatch(pattern):
+    if pattern is None or not PATTERN.fullmatch(pattern):
         raise ActionRefused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
     return pattern
 

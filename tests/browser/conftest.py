@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, MODEST, Tab, launch
 from tests.support.launch_page import BinderHub
 from verifier.store.connection import connect
 from verifier.store.store import Store
+
+# Calculating takes seconds on a busy machine, and an unlock may take 2 s on an idle one.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")

@@ -105,9 +105,6 @@ def tab(browser):
         assert one.thrown == []
 
 
-expect.set_options(timeout=30_000)
-
-
 def script_tag(hub, file="third-party.js", **data):
     """The tag, without `async`, so that a test need not wait for it; `bare` ones are not checked by the browser."""
     attributes = "".join(f' data-{name}="{value}"' for name, value in data.items())

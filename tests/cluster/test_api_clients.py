@@ -1,6 +1,6 @@
 """Clients that are no browser: they launch as without us, whatever state the gate is in, and those that ask get egress.
 
-tests/unit/test_client.py has what can go wrong with our own client; this has what it is for, and everybody else's clients.
+tests/unit/client has what can go wrong with our own client; this has what it is for, and everybody else's clients.
 """
 
 import json

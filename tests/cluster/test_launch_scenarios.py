@@ -1,6 +1,6 @@
 """People launch in real browsers, side by side: BinderHub's own client, builds that take their time, and pods of a real kubelet.
 
-tests/browser/test_launch_page.py has all that can happen on the page. Here is what ends well only if browser, client, verifier, hub
+tests/browser/launch_page has all that can happen on the page. Here is what ends well only if browser, client, verifier, hub
 and reconciler agree; what each pod reaches is seen by packets.
 """
 

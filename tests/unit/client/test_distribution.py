@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-TOP = Path(__file__).parents[2]
+TOP = Path(__file__).parents[3]
 SOURCE = TOP / "client"
 PROJECT = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
 NAME = f"binder_egress_client-{PROJECT['version']}"

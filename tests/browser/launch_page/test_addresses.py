@@ -1,0 +1,79 @@
+"""Where the verifier is: below another base URL, on another host, behind a federation."""
+
+import pytest
+
+from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
+from tests.support.browser import MODEST
+from tests.support.launch_page import BinderHub
+from tests.support.launch_tab import launch, wait_for
+from verifier.records import Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+
+def test_below_another_base_url(start, tab, redis_server):
+    hub = start(base="/binder/")
+    opened = tab()
+    launch(hub, opened)
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
+def test_a_verifier_elsewhere(start, tab, script, redis_server):
+    """Named by a meta element, as the chart's values for a separate release do; its workers are started across origins."""
+    page = BinderHub(None, script)
+    origin = page.url.rstrip("/")
+    try:
+        elsewhere = start(allowed_origins=[origin])
+        page.verifier = elsewhere.verifier
+        page.header_html["binder-egress"] = f'<meta name="binder-egress" content="{elsewhere.url}egress">'
+        opened = tab()
+        page.bundle.close()
+        opened.page.goto(page.page(), wait_until="commit")
+        opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+        page.bundle.open()
+        opened.server("user-1")
+        assert page.builds[0].tier == "verified"
+        assert page.count("GET /egress/") == 0
+    finally:
+        page.stop()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["with the build", "unlock"])
+def test_a_federation_that_redirects_builds(late, start, tab, script):
+    """The page is that of one member, the build is another's, and so is the server that is unlocked."""
+    page = start()
+    origin = page.url.rstrip("/")
+    others = RedisServer()
+    others.start()
+    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[origin])
+    member = BinderHub((process.public, process.internal), script)
+    page.redirect = member.url
+    client = connect(make_settings(others))
+    store = Store(client)
+    try:
+        member.launched = lambda user: run_pod(store, user)
+        opened = tab()
+        (page.gates["challenge"] if late else page.bundle).close()
+        member.ready.close()
+        opened.page.goto(page.page(), wait_until="commit")
+        if not late:
+            opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+            page.bundle.open()
+        wait_for(lambda: member.builds, "no build")
+        page.gates["challenge"].open()
+        opened.expect("checked" if late else "will")
+        with reconciler(store, Server("user-1")):
+            member.ready.open()
+            opened.server("user-1")
+            if late:
+                wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+        assert member.builds[0].tier == ("unverified" if late else "verified")
+        assert member.count("POST /egress/servers/user-1") == late
+        assert page.count("POST /egress/servers") == 0
+        assert page.builds == []
+    finally:
+        member.stop()
+        client.close()
+        process.stop()
+        others.stop()

@@ -1,0 +1,251 @@
+"""The verifier fails, or the browser or the page cannot do what launch.js needs: launches go on."""
+
+import json
+import re
+import time
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.support.browser import INSECURE_HOST
+from tests.support.launch_tab import (
+    HOLD,
+    QUICKLY,
+    Ignored,
+    launch,
+    launch_when_solved,
+    launch_while_solving,
+    lost,
+    wait_for,
+)
+
+# --- the verifier fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paths", [("",), ("challenge",), ("passes",)], ids=["all", "challenge", "passes"])
+@pytest.mark.parametrize("fault", ["down", "hang", "404", "garbage"])
+def test_a_failing_verifier_costs_nothing(fault, paths, hub, tab):
+    hub.fault, hub.fault_paths = fault, paths
+    # Events one by one: the page reads on while its copy is read by nobody.
+    hub.cached = fault != "hang"
+    opened = tab()
+    opened.noise += ["Failed to load resource"]
+    if paths == ("",) and fault == "garbage":
+        # A script that is none: the browser reports it, as it would for any script of the page.
+        opened._faults = Ignored("Unexpected token '<'")
+    if paths == ("passes",):
+        launch_while_solving(hub, opened)
+        hub.gates["passes"].open()
+    else:
+        opened.page.goto(hub.page(), wait_until="commit")
+    opened.server("user-1")
+    assert hub.builds[0].token is None
+    if paths != ("passes",):
+        assert lost(hub) < QUICKLY
+    else:
+        # A solution was there, and its answer was waited for.
+        assert lost(hub) < HOLD + QUICKLY
+
+
+def test_the_order_of_events_is_that_of_a_page_without_us(hub, tab):
+    """With a verifier that hangs, the page's own requests are the same, in the same order."""
+
+    def own(requests):
+        return [
+            re.sub(r"user-\d", "user", urlsplit(url).path)
+            for url in requests
+            if "/egress/" not in url and not url.startswith("data:")
+        ]
+
+    hub.fault = "hang"
+    with_us = tab()
+    with_us.page.goto(hub.page(), wait_until="commit")
+    with_us.server("user-1")
+    hub.header_html = {}
+    without = tab()
+    without.page.goto(hub.page())
+    without.server("user-2")
+    assert own(with_us.requests) == own(without.requests)
+    assert hub.builds[0].query == hub.builds[1].query
+
+
+def test_the_panel_says_that_the_verifier_does_not_answer(hub, tab):
+    hub.fault, hub.fault_paths = "garbage", ("challenge",)
+    hub.ready.close()
+    opened = tab()
+    opened.page.goto(hub.page())
+    opened.expect("unanswered")
+
+
+def test_blocked_requests_cost_nothing(hub, tab):
+    """As an ad blocker does it."""
+    opened = tab()
+    opened.noise.append("Failed to load resource")
+    opened.page.route("**/egress/**", lambda route: route.abort("blockedbyclient"))
+    opened.page.goto(hub.page())
+    opened.server("user-1")
+    assert hub.count("GET /egress/") == 0
+    assert lost(hub) < QUICKLY
+
+
+def test_a_price_that_has_risen_is_paid(hub, tab):
+    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
+    opened = tab()
+    opened.noise.append("403")
+    refusals = []
+
+    def refuse(route: Route):
+        refusals.append(route)
+        if len(refusals) <= 3:
+            route.fulfill(status=403, content_type="application/problem+json", body=problem)
+        else:
+            route.continue_()
+
+    opened.page.route("**/egress/passes", refuse)
+    launch_when_solved(hub, opened)
+    opened.server("user-1")
+    assert len(refusals) == 4
+    assert hub.count("GET /egress/challenge") == 4
+    assert hub.builds[0].tier == "verified"
+
+
+def test_a_price_that_rises_for_ever_is_not_paid(hub, tab):
+    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
+    opened = tab()
+    opened.noise.append("403")
+    opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem))
+    hub.ready.close()
+    opened.page.goto(hub.page())
+    opened.expect("none")
+    assert hub.count("GET /egress/challenge") == 4
+
+
+# --- browsers and pages that cannot -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        "delete window.Worker",
+        "window.Worker = class { constructor() { throw new DOMException('no', 'SecurityError'); } }",
+        "delete window.AbortController",
+        "delete window.CSSStyleSheet",
+        "Element.prototype.attachShadow = undefined",
+        "Object.defineProperty(crypto, 'subtle', { value: undefined })",
+        "window.URL = undefined",
+        "Response.prototype.clone = () => { throw new TypeError('no') }",
+        "Object.defineProperty(document, 'cookie', { get() { throw new DOMException('no', 'SecurityError'); } })",
+        "Object.defineProperty(document, 'head', { value: null })",
+    ],
+)
+def test_a_browser_that_lacks_something_launches_as_without_us(blocked, hub, tab):
+    """The page's own client needs some of it too: what it cannot do without us is not asked of it."""
+    needed = ("AbortController", "URL")
+    hub.cached = False
+    opened = tab()
+    opened.page.add_init_script(f"if (location.pathname.startsWith('/v2/')) {{ {blocked} }}")
+    if any(name in blocked for name in needed):
+        # Such a browser runs no page of today's BinderHub: see only that the page's fetch works.
+        opened._faults = Ignored("is not")
+        opened.page.goto(hub.page())
+        assert opened.page.evaluate("fetch('/build/gh/o/cached/HEAD').then((answer) => answer.text())").count("data:") == 3
+        return
+    opened.page.goto(hub.page())
+    opened.server("user-1")
+    assert lost(hub) < HOLD
+
+
+def test_workers_that_the_page_forbids(hub, tab):
+    hub.headers = {"Content-Security-Policy": "worker-src 'none'"}
+    hub.ready.close()
+    opened = tab()
+    opened.noise.append("Content Security Policy")
+    opened.page.goto(hub.page())
+    opened.expect("none")
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < QUICKLY
+    assert hub.builds[0].token is None
+    hub.ready.open()
+    opened.server("user-1")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["script-src 'self'", "script-src 'unsafe-inline'", "connect-src 'none'", "style-src 'none'"],
+)
+def test_a_page_whose_policy_blocks_us(policy, hub, tab):
+    # 'unsafe-inline' alone would block the page's bundle too, so that is let in by its address.
+    hub.headers = {"Content-Security-Policy": policy.replace("'unsafe-inline'", f"'unsafe-inline' {hub.url}static/")}
+    opened = tab()
+    opened.noise.append("Content Security Policy|violates|Refused")
+    if policy == "connect-src 'none'":
+        # Such a page could not launch without us either; nothing is thrown but what it throws itself.
+        opened._faults = Ignored("Failed to fetch")
+        opened.noise.append("Failed|Event stream error")
+        opened.page.goto(hub.page())
+        expect(opened.phase).to_have_text("failed")
+        return
+    if policy == "script-src 'self'":
+        # The page's own inline script, which sets pageConfig, is blocked as well.
+        hub.script = b"window.pageConfig = {baseUrl: '/', repoProviders: [{id: 'gh'}]};" + hub.script
+    if policy == "style-src 'none'":
+        launch(hub, opened)
+    else:
+        opened.page.goto(hub.page())
+    opened.server("user-1")
+    assert (hub.builds[0].token is None) == policy.startswith("script-src")
+    assert lost(hub) < HOLD
+
+
+def test_an_insecure_connection(hub, tab):
+    hub.ready.close()
+    opened = tab()
+    opened.page.goto(hub.page().replace("127.0.0.1", INSECURE_HOST))
+    assert opened.page.evaluate("isSecureContext") is False
+    opened.expect("none")
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < QUICKLY
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_wrong_clock(hours, hub, tab):
+    opened = tab()
+    opened.page.clock.install(time=time.time() + hours * 3600)
+    hub.bundle.close()
+    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    assert abs(opened.page.evaluate("Date.now()") / 1000 - time.time() - hours * 3600) < 60
+    hub.bundle.open()
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
+def test_a_service_worker_of_the_page_is_no_obstacle(hub, tab):
+    opened = tab()
+    context = opened.page.context
+    context.route("**/worker.js", lambda route: route.fulfill(content_type="text/javascript", body=SERVICE_WORKER))
+    opened.page.goto(hub.url)
+    opened.page.evaluate("navigator.serviceWorker.register('/worker.js').then(() => navigator.serviceWorker.ready).then(() => {})")
+    opened.page.reload()
+    assert opened.page.evaluate("Boolean(navigator.serviceWorker.controller)")
+    launch_when_solved(hub, opened)
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
+SERVICE_WORKER = """
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
+self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("fetch", (event) => {
+  if (!event.request.url.includes("bundle.js")) event.respondWith(fetch(event.request));
+});
+"""
+
+
+def test_without_javascript_the_page_says_what_that_means(hub, tab):
+    opened = tab(java_script_enabled=False)
+    opened.page.goto(hub.page())
+    # In a head, a noscript ends where its text begins.
+    expect(opened.page.locator("body > p")).to_contain_text("Without JavaScript nothing can be launched")
+    expect(opened.page.locator("body > p")).to_be_visible()

@@ -1,0 +1,273 @@
+"""When the solution comes, and what goes with which launch: retries, other tabs, going back."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler
+from tests.support.launch_tab import (
+    LONG,
+    QUICKLY,
+    Ignored,
+    Tab,
+    home,
+    launch,
+    launch_when_solved,
+    launch_while_solving,
+    lost,
+    press_launch,
+    wait_for,
+)
+from verifier.records import Server
+
+
+def test_a_solution_before_the_build_goes_with_it(hub, tab):
+    opened = tab()
+    launch_when_solved(hub, opened)
+    opened.server("user-1")
+    [build] = hub.builds
+    assert build.tier == "verified"
+    assert opened.states == ["checked", "will"] or opened.states == ["checking", "checked", "will"]
+    assert hub.count("POST /egress/servers") == 0
+
+
+def test_a_launch_waits_while_a_challenge_is_solved_and_takes_the_pass_along(start, tab):
+    hub = start(**LONG)
+    opened = tab()
+    launch_while_solving(hub, opened)
+    opened.expect("holding")
+    assert hub.builds == []
+    hub.gates["passes"].open()
+    opened.server("user-1")
+    assert [build.tier for build in hub.builds] == ["verified"]
+    assert opened.states[-2:] == ["holding", "will"]
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "slow"])
+def test_a_solution_during_the_build_unlocks_the_server(cached, hub, store, tab):
+    """The challenge takes longer than a launch waits for it."""
+    hub.cached = cached
+    hub.gates["challenge"].close()
+    hub.ready.close()
+    opened = tab()
+    opened.page.goto(hub.page())
+    wait_for(lambda: hub.builds, "the build request waits")
+    assert hub.builds[0].token is None
+    opened.expect("checking")
+    hub.gates["challenge"].open()
+    opened.expect("checked")
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        opened.server("user-1")
+        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+    assert hub.builds[0].tier == "unverified"
+    assert hub.count("POST /egress/servers/user-1") == 1
+
+
+def test_a_build_that_went_before_launch_js_came_is_unlocked_too(hub, store, tab):
+    hub.gates["launch.js"].close()
+    hub.ready.close()
+    opened = tab()
+    opened.page.goto(hub.page(), wait_until="commit")
+    wait_for(lambda: hub.builds, "the build request waits")
+    assert lost(hub) < QUICKLY and hub.builds[0].token is None
+    hub.gates["launch.js"].open()
+    opened.expect("checked")
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        opened.server("user-1")
+        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+
+
+def test_after_the_unlock_the_panel_says_that_the_server_has_access(hub, store, tab):
+    hub.gates["challenge"].close()
+    hub.ready.close()
+    opened = tab()
+    hub.page_config["stay"] = True
+    opened.page.goto(hub.page())
+    wait_for(lambda: hub.builds, "no build")
+    hub.gates["challenge"].open()
+    opened.expect("checked")
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        opened.expect("has")
+
+
+def test_a_refused_unlock_is_no_access(hub, tab):
+    """No pod of this name is known."""
+    hub.launched = lambda user: None
+    hub.gates["challenge"].close()
+    hub.ready.close()
+    opened = tab()
+    opened.noise.append("404")
+    hub.page_config["stay"] = True
+    opened.page.goto(hub.page())
+    wait_for(lambda: hub.builds, "no build")
+    hub.gates["challenge"].open()
+    opened.expect("checked")
+    hub.ready.open()
+    opened.expect("none")
+
+
+def test_a_solution_after_the_launch_is_of_no_use_and_delays_nothing(hub, tab):
+    hub.gates["challenge"].close()
+    opened = tab()
+    launch(hub, opened)
+    opened.server("user-1")
+    assert hub.builds[0].tier == "unverified"
+    assert hub.count("POST /egress/") == 0
+    assert lost(hub) < QUICKLY
+    assert {"checked", "will"}.isdisjoint(opened.states)
+
+
+def test_no_launch_waits_for_longer_than_the_hold(start, tab):
+    hub = start(launch_hold=2)
+    hub.ready.close()
+    opened = tab()
+    launch_while_solving(hub, opened)
+    wait_for(lambda: hub.builds, "no build")
+    assert 1.9 < hub.builds[0].at - hub.delivered < 2 + QUICKLY
+    opened.expect("checking")
+    hub.gates["passes"].open()
+    opened.expect("checked")
+
+
+def test_the_home_page_solves_nothing_and_shows_nothing_before_a_launch(hub, tab):
+    opened = home(hub, tab)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    assert hub.count("GET /egress/challenge") == 0
+    assert opened.panel.count() == 0
+    hub.ready.close()
+    press_launch(opened)
+    opened.expect("will")
+    wait_for(lambda: hub.builds[0].tier, "not announced")
+    assert hub.builds[0].tier == "verified"
+
+
+def test_a_retry_of_a_launch_has_the_same_pass_and_another_launch_another(hub, tab):
+    opened = home(hub, tab)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    hub.failures = 1
+    hub.cuts = 1
+    opened.noise += ["503"]
+    # The client says that it tries again, and does not (binderhub-client 0.5.0); a person presses the button.
+    opened._faults = Ignored("EventStreamRetry")
+    for count in (1, 2, 3):
+        hub.ready.close()
+        press_launch(opened, "o/one/HEAD")
+        wait_for(lambda count=count: len(hub.builds) == count, "no build")
+        if count < 3:
+            expect(opened.phase).to_have_text("failed")
+    press_launch(opened, "o/two/HEAD")
+    wait_for(lambda: len(hub.builds) == 4 and hub.builds[3].tier, "no build")
+    first, second, third, other = (build.token for build in hub.builds)
+    assert first and first == second == third
+    assert other and other != first
+    # A cut stream is a launch that was announced; the retry takes over its use of the pass.
+    assert [build.tier for build in hub.builds[1:]] == ["verified"] * 3
+
+
+def test_a_client_that_repeats_its_request_keeps_the_pass(hub, tab):
+    hub.failures = 1
+    opened = tab()
+    opened.noise.append("503")
+    hub.bundle.close()
+    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    tokens = opened.page.evaluate(
+        """async () => {
+          for (;;) {
+            const answer = await fetch(new URL("/build/gh/o/cached/HEAD", location.href));
+            await answer.text();
+            if (answer.ok) return;
+          }
+        }"""
+    )
+    assert tokens is None
+    assert len({build.token for build in hub.builds}) == 1 and len(hub.builds) == 2
+    assert hub.builds[1].tier == "verified"
+
+
+def test_a_launch_that_is_tried_again_waits_once(start, tab):
+    hub = start(launch_hold=2)
+    hub.failures = 1
+    opened = tab()
+    opened.noise.append("503")
+    hub.bundle.close()
+    hub.gates["passes"].close()
+    opened.page.goto(hub.page(), wait_until="commit")
+    wait_for(lambda: hub.count("POST /egress/passes"), "nothing is solved")
+    waited = opened.page.evaluate(
+        """async () => {
+          const waited = [];
+          for (const attempt of [1, 2]) {
+            const began = performance.now();
+            const answer = await fetch("/build/gh/o/cached/HEAD");
+            await answer.text();
+            waited.push((performance.now() - began) / 1000);
+          }
+          return waited;
+        }"""
+    )
+    assert waited[0] > 1.9 and waited[1] < 1.5, waited
+
+
+def test_after_the_server_is_ready_the_same_address_is_another_launch(hub, tab):
+    opened = home(hub, tab)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    hub.page_config["stay"] = True
+    opened.page.reload()
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    for count in (1, 2):
+        press_launch(opened)
+        wait_for(lambda count=count: len(hub.builds) == count, "no build")
+        expect(opened.phase).to_have_text("ready")
+        opened.page.evaluate("document.getElementById('phase').textContent = 'again'")
+    first, second = hub.builds
+    assert first.token and second.token and first.token != second.token
+
+
+def test_two_tabs_have_two_passes(hub, tab, browser):
+    first = tab()
+    second = tab(first.page.context)
+    hub.bundle.close()
+    for opened in (first, second):
+        opened.page.goto(hub.page(), wait_until="commit")
+        opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    hub.bundle.open()
+    for opened in (first, second):
+        opened.page.wait_for_url("**/user/*/?token=server-token")
+    assert len({build.token for build in hub.builds}) == 2
+    assert [build.tier for build in hub.builds] == ["verified"] * 2
+
+
+def test_going_back_is_a_new_launch(hub, tab):
+    opened = tab()
+    launch(hub, opened)
+    opened.server("user-1")
+    opened.page.go_back(wait_until="commit")
+    opened.server("user-2")
+    first, second = hub.builds
+    assert second.token and second.token != first.token
+    assert second.tier == "verified"
+
+
+def test_going_back_to_a_page_that_the_browser_kept(hub, store, kept_browser):
+    """Its script goes on where it was: the launch of then is over, and whoever presses the button again has another one."""
+    context = kept_browser.new_context()
+    context.set_default_timeout(20_000)
+    opened = Tab(context.new_page())
+    opened.page.add_init_script("addEventListener('pageshow', (event) => { globalThis.kept = event.persisted; })")
+    launch(hub, opened)
+    opened.server("user-1")
+    opened.page.go_back(wait_until="commit")
+    wait_for(lambda: opened.page.evaluate("globalThis.kept"), "the page was not kept")
+    expect(opened.panel).to_have_count(0)
+    assert len(hub.builds) == 1, "the page launched by itself"
+    press_launch(opened)
+    opened.server("user-2")
+    first, second = hub.builds
+    assert first.token and second.token and second.token != first.token
+    assert [build.tier for build in hub.builds] == ["verified"] * 2
+    assert store.known(Server("user-1")).uid, "the first server is still there"
+    context.close()
+    opened.check()

@@ -1,0 +1,235 @@
+"""The panel: every state in every language, its looks and its accessibility."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.browser import ARTIFACTS, MODEST
+from tests.support.launch_page import TOP
+from tests.support.launch_tab import (
+    EN,
+    LONG,
+    MESSAGES,
+    SIZES,
+    launch,
+    launch_when_solved,
+    launch_while_solving,
+    person,
+    text,
+    wait_for,
+)
+
+
+def show_checking(hub, opened):
+    hub.gates["challenge"].close()
+
+
+def show_checked(hub, opened):
+    hub.gates["challenge"].close()
+    opened.page.goto(hub.page())
+    wait_for(lambda: hub.builds, "no build")
+    hub.gates["challenge"].open()
+
+
+def show_unanswered(hub, opened):
+    hub.fault, hub.fault_paths = "garbage", ("challenge",)
+
+
+def show_has(hub, opened):
+    hub.page_config["stay"] = True
+    hub.page_config["stay"] = True
+    opened.page.route("**/egress/servers/**", lambda route: route.fulfill(json={"state": "granted"}))
+    show_checked(hub, opened)
+    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    hub.ready.open()
+
+
+def show_without(hub, opened):
+    launch(hub, opened)
+    opened.page.locator("#binder-egress button.carry_on").click()
+
+
+STATES = {
+    "checking": (show_checking, ()),
+    "holding": (launch_while_solving, ()),
+    "checked": (show_checked, ()),
+    "will": (launch_when_solved, ()),
+    "has": (show_has, ()),
+    "none": (lambda hub, opened: opened.page.add_init_script("delete window.Worker"), ()),
+    "unanswered": (show_unanswered, ()),
+    "needed": (lambda hub, opened: hub.page_config.update(apiToken="secret"), ("turnstile",)),
+    "confirm": (launch, ("turnstile",)),
+    "confirm_running": (launch, ("turnstile", "late")),
+    "without": (show_without, ("turnstile",)),
+}
+"""State → what leads to it, and with which providers."""
+
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "light-320": {"color_scheme": "light", "viewport": SIZES["-320"]},
+    "dark-320-ar": {"color_scheme": "dark", "viewport": SIZES["-320"], "locale": "ar"},
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_is_accessible_and_moves_nothing(state, double, start, tab):
+    lead, providers = STATES[state]
+    settings = dict(LONG)
+    if providers:
+        settings |= double.settings("turnstile", with_altcha=None if state == "needed" else MODEST["altcha"])
+    if "late" in providers:
+        settings["launch_interactive_hold"] = 0
+    process = start(**settings).process
+    for look, options in LOOKS.items():
+        hub = start(process)
+        hub.ready.close()
+        opened = tab(reduced_motion="reduce" if look == "dark" else "no-preference", **options)
+        opened.noise.append("Failed to load resource")
+        lead(hub, opened)
+        if not opened.requests:
+            opened.page.goto(hub.page())
+        language = "ar" if look.endswith("-ar") else "en"
+        expect(opened.text).to_have_text(text(state, language, provider="Cloudflare Turnstile"))
+        assert opened.text.get_attribute("role") == "status" and opened.text.get_attribute("aria-live") == "polite"
+        assert opened.panel.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
+        assert opened.panel.get_attribute("lang") == language
+        if "confirm" in state:
+            expect(person(opened)).to_be_visible()
+        expect(opened.page.get_by_role("heading", name="Binder")).to_be_visible()
+        if state in ("checking", "holding"):
+            motion = opened.page.locator("#binder-egress .progress").evaluate(
+                "(element) => getComputedStyle(element).animationName"
+            )
+            assert motion == ("none" if look == "dark" else "turn")
+        opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{look}.png")
+        inside(opened)
+        violations(opened)
+        opened.page.locator("#binder-egress button.why").click()
+        expect(opened.page.locator("#binder-egress .reason")).to_have_text(MESSAGES[language]["reason"])
+        if state == "will":
+            opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{look}-why.png")
+        inside(opened)
+        violations(opened)
+        assert not moved(opened)
+        opened.page.context.close()
+
+
+def inside(opened):
+    """Nothing is wider than the screen, and the panel is on it."""
+    assert opened.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    box, size = opened.panel.bounding_box(), opened.page.viewport_size
+    assert box["x"] >= 0 and box["y"] >= 0
+    assert box["x"] + box["width"] <= size["width"] and box["y"] + box["height"] <= size["height"]
+
+
+AXE = (TOP / "frontend/node_modules/axe-core/axe.min.js").read_text()
+
+
+def violations(opened):
+    opened.page.evaluate(AXE)
+    # The double of a provider's frame is not ours to make accessible.
+    found = opened.page.evaluate("axe.run({ exclude: [['iframe']] }).then(({ violations }) => violations)")
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+def test_the_panel_follows_the_theme_of_the_page(hub, tab):
+    """Bootstrap's, when the page has one."""
+    hub.ready.close()
+    opened = tab(color_scheme="light")
+    launch(hub, opened)
+    opened.expect("will")
+    back = "(element) => getComputedStyle(element).backgroundColor"
+    assert opened.panel.evaluate(back) == "rgb(255, 255, 255)"
+    opened.page.evaluate("document.documentElement.dataset.bsTheme = 'dark'")
+    expect(opened.panel).to_have_css("background-color", "rgb(30, 30, 30)")
+    opened.page.evaluate("delete document.documentElement.dataset.bsTheme")
+    expect(opened.panel).to_have_css("background-color", "rgb(255, 255, 255)")
+    opened.page.emulate_media(color_scheme="dark")
+    expect(opened.panel).to_have_css("background-color", "rgb(30, 30, 30)")
+
+
+def test_the_page_s_style_sheet_does_not_reach_the_panel(hub, tab):
+    hub.header_html["a"] = (
+        "<style>div, section, p, button { position: static !important; display: inline; color: red !important }</style>"
+    )
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("will")
+    assert opened.text.evaluate("(element) => getComputedStyle(element).color") == "rgb(27, 27, 27)"
+    expect(opened.panel).to_have_css("position", "fixed")
+
+
+def test_nothing_of_the_page_stays_hidden_behind_the_panel(hub, tab):
+    """A page that ends where the panel is, in a window that is no higher: BinderHub's own ends with a row of buttons."""
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("will")
+    bottom = opened.page.evaluate(
+        """() => {
+          document.getElementById("root").insertAdjacentHTML("beforeend", "<button id=last>view raw</button>");
+          return document.getElementById("last").getBoundingClientRect().bottom;
+        }"""
+    )
+    opened.page.set_viewport_size({"width": 900, "height": int(bottom) + 5})
+    last = opened.page.locator("#last")
+
+    def is_behind():
+        return last.bounding_box()["y"] + last.bounding_box()["height"] > opened.panel.bounding_box()["y"]
+
+    assert is_behind()
+    # Whoever scrolls there, or gets there by the keyboard, sees it whole; whoever clicks on it meets nothing else.
+    opened.button("why").click()
+    # Not in the same moment in which the panel grows.
+    opened.page.wait_for_function(
+        "parseFloat(getComputedStyle(document.documentElement).scrollPaddingBottom)"
+        " > document.getElementById('binder-egress').shadowRoot.querySelector('section').offsetHeight"
+    )
+    opened.page.get_by_role("button", name="launch").focus()
+    opened.page.keyboard.press("Tab")
+    assert last.evaluate("(element) => document.activeElement === element")
+    assert not is_behind()
+    last.click()
+    opened.button("close").click()
+    assert opened.page.evaluate("document.documentElement.scrollHeight - innerHeight") <= int(bottom) + 5
+
+
+@pytest.mark.parametrize("language", [name for name in MESSAGES if name != "en"])
+def test_it_speaks(language, hub, tab):
+    hub.ready.close()
+    opened = tab(locale={"de": "de-CH", "fr": "fr-CA"}.get(language, language))
+    launch(hub, opened)
+    expect(opened.text).to_have_text(MESSAGES[language]["will"])
+    assert list(MESSAGES[language]) == list(EN)
+    for key, message in MESSAGES[language].items():
+        assert re.findall(r"{\w+}", message) == re.findall(r"{\w+}", EN[key])
+
+
+def test_another_language_gets_english(hub, tab):
+    hub.ready.close()
+    opened = tab(locale="fi")
+    launch(hub, opened)
+    opened.expect("will")
+
+
+def moved(opened):
+    """Whether anything of the page was moved: by what the browser itself counts as layout shift, or by there being a panel."""
+    shifts = opened.page.evaluate(
+        """() => new Promise((resolve) => {
+          const root = document.getElementById("root");
+          let count = 0;
+          new PerformanceObserver((list) => {
+            for (const { sources } of list.getEntries()) count += sources.some(({ node }) => node && root.contains(node));
+          }).observe({ type: "layout-shift", buffered: true });
+          setTimeout(() => resolve(count), 200);
+        })"""
+    )
+    places = """() => JSON.stringify(
+      Array.from(document.querySelectorAll("#root, #root *"), (element) => element.getBoundingClientRect()),
+    )"""
+    with_panel = opened.page.evaluate(places)
+    opened.page.evaluate("document.getElementById('binder-egress').remove()")
+    return shifts > 0 or opened.page.evaluate(places) != with_panel

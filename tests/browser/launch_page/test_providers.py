@@ -1,0 +1,277 @@
+"""Captcha providers on the launch page, against the double of their interfaces and widgets."""
+
+import json
+import time
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler
+from tests.support.browser import ARTIFACTS, MODEST
+from tests.support.launch_tab import EN, HOLD, LONG, QUICKLY, home, launch, launch_when_solved, lost, person, press_launch, wait_for
+from verifier.records import Server
+
+
+def presented(double):
+    """The providers that were asked about a solution, the verifier's check of its own secrets aside."""
+    return [name for name, fields in double.calls if "self-check" not in fields["response"]]
+
+
+def test_a_launch_waits_for_a_person(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm")
+    expect(opened.button("carry_on")).to_be_visible()
+    time.sleep(HOLD + 1)
+    assert hub.builds == []
+    person(opened).click()
+    opened.server("user-1")
+    assert [build.tier for build in hub.builds] == ["verified"]
+    assert opened.states[-2:] == ["confirm", "will"]
+    assert presented(double) == ["turnstile"]
+
+
+def test_nobody_has_to(double, start, tab):
+    hub = start(**double.settings("hcaptcha"))
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    expect(opened.page.frame_locator("iframe").get_by_role("button", name="I am a person")).to_be_visible()
+    opened.button("carry_on").click()
+    opened.expect("without")
+    wait_for(lambda: hub.builds, "no build")
+    assert hub.builds[0].token is None
+    expect(opened.page.locator("iframe")).to_have_count(0)
+    expect(opened.button("carry_on")).to_be_hidden()
+
+
+def test_closing_the_panel_is_to_continue_without(double, start, tab):
+    hub = start(**double.settings("hcaptcha"))
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm")
+    opened.button("close").click()
+    opened.server("user-1")
+    assert hub.builds[0].token is None
+
+
+def test_another_way(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm")
+    opened.button("another").click()
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+    assert presented(double) == []
+
+
+def test_whoever_chose_another_way_pays_a_price_that_has_risen_there(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
+    opened = tab()
+    opened.noise.append("403")
+    opened.page.route("**/egress/passes", lambda route: route.fulfill(status=403, body=problem), times=1)
+    launch(hub, opened)
+    opened.expect("confirm")
+    opened.button("another").click()
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+    assert presented(double) == []
+
+
+def test_the_keyboard_is_enough(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm")
+    expect(person(opened)).to_be_visible()
+
+    def press_tab_until(target):
+        for _ in range(20):
+            opened.page.keyboard.press("Tab")
+            if target.evaluate("(element) => element.getRootNode().activeElement === element"):
+                return
+        raise AssertionError("not reached")
+
+    press_tab_until(opened.button("why"))
+    opened.page.screenshot(path=ARTIFACTS / "launch-focus.png")
+    opened.page.keyboard.press("Enter")
+    expect(opened.panel.get_by_text(EN["reason"])).to_be_visible()
+    opened.page.keyboard.press("Space")
+    expect(opened.panel.get_by_text(EN["reason"])).to_be_hidden()
+    press_tab_until(opened.button("another"))
+    opened.page.keyboard.press("Enter")
+    opened.expect("will")
+    press_tab_until(opened.button("close"))
+    opened.page.keyboard.press("Enter")
+    expect(opened.panel).to_have_count(0)
+    hub.ready.open()
+    opened.server("user-1")
+
+
+def test_the_widget_is_within_reach_of_the_keyboard(double, start, tab):
+    hub = start(**double.settings("turnstile"))
+    opened = tab()
+    launch(hub, opened)
+    expect(person(opened)).to_be_visible()
+    for _ in range(20):
+        opened.page.keyboard.press("Tab")
+        if person(opened).evaluate("(element) => document.activeElement === element"):
+            break
+    opened.page.keyboard.press("Enter")
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
+def test_a_person_who_takes_long_does_not_lose_the_launch(double, start, tab, store):
+    hub = start(**double.settings("turnstile"), launch_interactive_hold=1)
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    wait_for(lambda: hub.builds, "no build")
+    opened.expect("confirm_running")
+    person(opened).click()
+    opened.expect("checked")
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        opened.server("user-1")
+        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+
+
+def test_a_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    opened = tab()
+    opened.noise.append("Failed to load resource")
+    opened.page.route(f"{double.url}/**", lambda route: route.abort("blockedbyclient"))
+    launch(hub, opened)
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
+def test_a_provider_that_hangs_costs_no_more_than_a_calculation(double, start, tab):
+    hub = start(**double.settings("hcaptcha"), launch_hold=2)
+    hub.ready.close()
+    opened = tab()
+    opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
+    launch(hub, opened)
+    opened.expect("holding")
+    expect(opened.button("carry_on")).to_be_visible()
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < 3 + QUICKLY
+
+
+def test_closing_the_panel_before_the_widget_is_there_is_to_continue_without(double, start, tab):
+    hub = start(**double.settings("hcaptcha"), **LONG)
+    opened = tab()
+    opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
+    launch(hub, opened)
+    opened.expect("holding")
+    opened.button("close").click()
+    opened.server("user-1")
+    assert hub.builds[0].token is None
+    assert lost(hub) < 2 * QUICKLY
+
+
+def test_a_provider_without_a_click(double, start, tab):
+    hub = start(**double.settings("recaptchaV3"))
+    opened = tab()
+    launch_when_solved(hub, opened)
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
+def test_what_needs_no_click_is_waited_for_like_a_calculation(double, start, tab):
+    """The provider's script never comes to an end, as where its own requests are blocked."""
+    hub = start(**double.settings("recaptchaV3"), launch_hold=2)
+    hub.ready.close()
+    opened = tab()
+    opened.page.route(
+        f"{double.url}/recaptchaV3/recaptcha/api.js*",
+        lambda route: route.fulfill(
+            content_type="text/javascript", body="window.grecaptcha = { execute: () => new Promise(() => {}) }"
+        ),
+    )
+    launch(hub, opened)
+    opened.expect("holding")
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < 3 + QUICKLY
+    opened.expect("checking")
+
+
+def test_a_new_launch_asks_anew_after_the_panel_was_closed(double, start, tab):
+    hub = start(**double.settings("hcaptcha"))
+    hub.page_config["stay"] = True
+    opened = home(hub, tab)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    press_launch(opened)
+    opened.expect("confirm")
+    opened.button("close").click()
+    expect(opened.phase).to_have_text("ready")
+    expect(opened.panel).to_have_count(0)
+    press_launch(opened, "o/two/HEAD")
+    opened.expect("confirm")
+    assert len(hub.builds) == 1
+    person(opened).click()
+    wait_for(lambda: len(hub.builds) == 2, "no build")
+    assert hub.builds[1].token
+
+
+def test_after_the_launch_nothing_more_is_solved(double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]), launch_interactive_hold=1)
+    hub.page_config["stay"] = True
+    hub.ready.close()
+    opened = tab()
+    launch(hub, opened)
+    opened.expect("confirm_running")
+    hub.ready.open()
+    opened.expect("none")
+    time.sleep(2)
+    assert hub.count("POST /egress/passes") == 0
+    opened.expect("none")
+
+
+SIGNED_IN = ["apiToken", "cookie"]
+
+
+@pytest.mark.parametrize("how", SIGNED_IN)
+def test_whoever_is_signed_in_loads_nothing_from_elsewhere(how, double, start, tab):
+    """With auth_enabled: the page holds, or may use, the hub's token of its user."""
+    hub = start(**double.settings("turnstile"))
+    hub.ready.close()
+    opened = tab()
+    if how == "cookie":
+        opened.page.context.add_cookies([{"name": "_xsrf", "value": "2|x", "url": hub.url}])
+    else:
+        hub.page_config["apiToken"] = "secret"
+    launch(hub, opened)
+    opened.expect("needed", provider="Cloudflare Turnstile")
+    wait_for(lambda: hub.builds, "no build")
+    assert lost(hub) < QUICKLY
+    assert {urlsplit(url).netloc for url in opened.requests if url.startswith("http")} == {urlsplit(hub.url).netloc}
+
+
+@pytest.mark.parametrize("how", SIGNED_IN)
+def test_whoever_is_signed_in_gets_proof_of_work(how, double, start, tab):
+    hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
+    opened = tab()
+    if how == "cookie":
+        opened.page.context.add_cookies([{"name": "_xsrf", "value": "2|x", "url": hub.url}])
+    else:
+        hub.page_config["apiToken"] = "secret"
+    launch_when_solved(hub, opened)
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+    assert {urlsplit(url).netloc for url in opened.requests if url.startswith("http")} == {urlsplit(hub.url).netloc}
+
+
+def test_no_provider_at_all(hub, tab):
+    hub.ready.close()
+    opened = tab()
+    opened.page.route("**/egress/challenge?*", lambda route: route.fulfill(json={"purpose": "launch", "providers": []}))
+    launch(hub, opened)
+    opened.expect("none")
+    wait_for(lambda: hub.builds, "no build")

@@ -1,0 +1,174 @@
+"""The wrapper of `EventSource` and `fetch`: it changes launches and nothing else."""
+
+import gzip
+import json
+import re
+import subprocess
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.launch_page import HEADER, TOP
+from tests.support.launch_tab import (
+    LONG,
+)
+
+# --- the wrapper ------------------------------------------------------------------------------------------------------
+
+RECORD = """
+  window.calls = [];
+  window.answers = [];
+  window.fetch = function (...args) {
+    const answer = args[0] === "/reject" ? Promise.reject(new TypeError("as it was")) : Promise.resolve(new Response("x"));
+    answer.catch(() => {});
+    window.calls.push({ self: this, args });
+    window.answers.push(answer);
+    return answer;
+  };
+"""
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["before launch.js", "after launch.js"])
+def test_other_requests_pass_through_untouched(loaded, hub, tab):
+    opened = tab()
+    opened.page.add_init_script(RECORD)
+    if not loaded:
+        hub.fault = "404"
+        opened.noise.append("404")
+    opened.page.goto(hub.url)
+    if loaded:
+        opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    result = opened.page.evaluate(
+        """async () => {
+          const form = new FormData();
+          form.append("a", "b");
+          const aborted = AbortSignal.abort("why");
+          const request = new Request("/build-elsewhere/x", { method: "POST", body: form });
+          const self = { fetch: window.fetch };
+          const cases = {
+            text: [window, ["/api/x"]],
+            none: [window, []],
+            url: [window, [new URL("/api/x?build/=1", location.href)]],
+            form: [window, ["/upload", { method: "POST", body: form }]],
+            request: [window, [request]],
+            signal: [window, ["/x", { signal: aborted }]],
+            rejected: [window, ["/reject"]],
+            self: [self, ["/x", undefined, 3]],
+            undefined: [undefined, ["/x"]],
+            object: [window, [{ toString: () => "/x" }]],
+            otherhost: [window, ["https://example.org/build/gh/o/r/HEAD"]],
+          };
+          const results = {};
+          for (const [name, [on, args]] of Object.entries(cases)) {
+            window.calls.length = window.answers.length = 0;
+            const answer = window.fetch.apply(on, args);
+            const [call] = window.calls;
+            results[name] = window.calls.length === 1 && answer === window.answers[0] && call.args.length === args.length
+              && call.args.every((arg, index) => arg === args[index]) && call.self === (on ?? window);
+            await answer.catch((error) => { results[name] &&= error.message === "as it was" && name === "rejected"; });
+          }
+          return results;
+        }"""
+    )
+    assert result == dict.fromkeys(result, True) and len(result) == 11
+
+
+def test_builds_that_are_not_launches_pass_through(hub, tab):
+    opened = tab()
+    opened.page.add_init_script(RECORD)
+    opened.page.goto(hub.url)
+    opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
+    for call in (
+        "'/build/gh/o/r/HEAD?build_only=true'",
+        "'/build/gh/o/r/HEAD?egress_token=mine'",
+        "'/build/gh/o/r/HEAD', { method: 'POST', body: 'x' }",
+        "new Request('/build/gh/o/r/HEAD', { method: 'POST', body: 'x' })",
+    ):
+        assert opened.page.evaluate(
+            f"""() => {{
+              const args = [{call}];
+              window.calls.length = window.answers.length = 0;
+              const answer = fetch(...args);
+              return answer === window.answers[0] && window.calls[0].args.every((arg, index) => arg === args[index]);
+            }}"""
+        ), call
+    assert hub.count("GET /egress/challenge") == 0
+
+
+@pytest.mark.parametrize("kind", ["text", "URL", "Request"])
+def test_a_build_request_is_what_it_was_but_for_the_pass(kind, hub, tab):
+    hub.bundle.close()
+    opened = tab()
+    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    address = "/build/gh/o/r%2Fx/HEAD?build_token=a%20b+c&x=%C3%A9"
+    make = {
+        "text": "address",
+        "URL": "new URL(address, location.href)",
+        "Request": "new Request(address)",
+    }
+    answer = opened.page.evaluate(
+        f"""async (address) => {{
+          const answer = await fetch({make[kind]}, {{ headers: {{ "X-Mine": "1" }} }});
+          return [answer.url, answer.status, (await answer.text()).length > 0];
+        }}""",
+        address,
+    )
+    [build] = hub.builds
+    assert answer[0].startswith(hub.url.rstrip("/") + address + "&egress_token=")
+    assert answer[1:] == [200, True]
+    assert build.headers["X-Mine"] == "1"
+    assert build.tier == "verified"
+
+
+def test_a_request_that_is_aborted_while_it_waits(start, tab):
+    hub = start(**LONG)
+    hub.gates["passes"].close()
+    hub.bundle.close()
+    opened = tab()
+    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.wait_for_function("window.binderEgress?.state === 'checking'")
+    opened.page.wait_for_timeout(500)
+    reason = opened.page.evaluate(
+        """async () => {
+          const controller = new AbortController();
+          const answer = fetch("/build/gh/o/r/HEAD", { signal: controller.signal });
+          setTimeout(() => controller.abort(), 200);
+          const late = new Promise((resolve) => { setTimeout(resolve, 5000, "late"); });
+          return Promise.race([late, answer.then(() => "answered", (error) => error.name)]);
+        }"""
+    )
+    assert reason == "AbortError"
+    assert hub.builds == []
+
+
+def test_one_namespace_and_no_other_global(hub, tab):
+    names = "Object.getOwnPropertyNames(window).sort()"
+    hub.ready.close()
+    opened = tab()
+    opened.page.goto(hub.page())
+    opened.page.wait_for_function("window.binderEgress?.state === 'will' || window.binderEgress?.state === 'checked'")
+    with_us = set(opened.page.evaluate(names))
+    hub.header_html = {}
+    opened.page.goto(hub.page())
+    expect(opened.page.get_by_role("heading", name="Binder")).to_be_visible()
+    assert with_us - set(opened.page.evaluate(names)) == {"binderEgress"}
+
+
+def test_the_wrapper_is_small_and_old():
+    """About 1 kB, in the language of 2009."""
+    [script] = re.findall(r"<script>(.*?)</script>", HEADER["zz-binder-egress"], re.DOTALL)
+    esbuild = TOP / "frontend/node_modules/.bin/esbuild"
+    small = subprocess.run([esbuild, "--minify", "--target=es5"], input=script.encode(), check=True, stdout=subprocess.PIPE).stdout
+    assert len(small) <= 1024
+    # esbuild would write newer syntax anew, or refuse it.
+    plain = subprocess.run([esbuild, "--minify-whitespace"], input=script.encode(), check=True, stdout=subprocess.PIPE).stdout
+    assert not re.search(rb"=>|`|\bconst\b|\blet\b|\?\.|\?\?|\basync\b(?!=)|\bclass\b", plain)
+    assert "{{" not in script
+
+
+def test_launch_js_is_small():
+    """With ALTCHA's own library; the workers come on their own, and so do the widgets."""
+    static = TOP / "verifier/web/static"
+    name = json.loads((static / "manifest.json").read_text())["launch.js"]
+    assert len(gzip.compress((static / name).read_bytes(), 9)) <= 10_240

@@ -1,0 +1,48 @@
+"""Fixtures: a verifier with a server that runs, and captcha providers."""
+
+import pytest
+
+from tests.support.apps import VerifierProcess, run_pod
+from tests.support.browser import MODEST
+from tests.support.doubles import running
+
+
+@pytest.fixture
+def start(redis_server):
+    """A function that starts a verifier with settings of its own. Name it before `open_tab`: open pages go on asking it."""
+    processes = []
+
+    def start(**settings):
+        processes.append(VerifierProcess(redis_server, **settings))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.stop()
+
+
+@pytest.fixture
+def page_address(verifier, store):
+    """The page of a running server without internet access."""
+    run_pod(store)
+    return f"{verifier}/egress/servers/alice/"
+
+
+@pytest.fixture(scope="module")
+def double():
+    """A double of the remote captcha providers."""
+    with running() as double:
+        yield double
+
+
+@pytest.fixture
+def providers(double, start, store):
+    """A function that starts a verifier with some providers, and gives the address of a server's page."""
+
+    def start_with(*names, altcha=False, **options):
+        settings = {**double.settings(*names, with_altcha=MODEST["altcha"] if altcha else None), **options}
+        run_pod(store)
+        return f"{start(**settings).public}/egress/servers/alice/"
+
+    yield start_with
+    double.behaviour.update(dict.fromkeys(double.behaviour, "right"))

@@ -1,0 +1,170 @@
+"""The unlock page of a tier that ends."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler
+from tests.support.browser import MODEST
+from tests.support.unlock_page import ENDED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, NO_ANSWER, PHONE, lasts
+from verifier.records import Server
+from verifier.web.pages import MESSAGES
+
+
+@pytest.fixture
+def leased(start, store):
+    """A function that publishes a server whose tier lasts some seconds more, and starts a verifier: the address of its page."""
+
+    def publish(left, on_expiry="end", **fields):
+        tiers = {"verified": {"internet": True, "lease": LEASE, "on_expiry": on_expiry}}
+        process = start(tiers=tiers, may_stop_pods=True, captcha_providers=MODEST)
+        lasts(store, left, **fields)
+        return f"{process.public}/egress/servers/alice/"
+
+    return publish
+
+
+WATCH_STATE = """() => {
+  globalThis.said = [];
+  new MutationObserver(() => said.push(document.getElementById("state").textContent))
+    .observe(document.getElementById("state"), { childList: true, characterData: true, subtree: true });
+}"""
+
+
+def test_the_time_left_is_seen_each_second_and_not_read_aloud(leased, open_tab):
+    tab = open_tab(leased(3_700))
+    left = tab.page.get_by_role("timer")
+    expect(left).to_have_text(re.compile(r"^Time left: 1:01:\d\d$"))
+    expect(tab.page.locator("#after")).to_contain_text("until you give it some again")
+    expect(tab.page.locator("#after")).to_contain_text("in the second half")
+    expect(tab.button).to_be_hidden()
+    assert left.evaluate("element => element.closest('[aria-live]')") is None
+    tab.picture("lease")
+    tab.page.evaluate(WATCH_STATE)
+    before = left.text_content()
+    tab.page.wait_for_timeout(3_000)
+    assert left.text_content() != before
+    assert tab.page.evaluate("said") == []
+    assert tab.posts == 0
+
+
+def test_the_time_is_renewed_by_one_click(leased, store, open_tab):
+    tab = open_tab(leased(290))
+    expect(tab.button).to_have_text("Renew")
+    expect(tab.state).to_have_text(f"{GRANTED} The time is over soon. Renew it now to keep internet access.")
+    tab.picture("lease-renewable")
+    tab.page.evaluate(WATCH_STATE)
+    with reconciler(store, lease=LEASE):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+    assert "Solved. The time is being renewed." in tab.page.evaluate("said")
+    expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: (10:00|9:5\d)$"))
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 1
+    tab.picture("lease-renewed")
+
+
+def test_it_can_be_renewed_from_the_second_half_on(leased, store, open_tab):
+    tab = open_tab(leased(LEASE // 2 + 12))
+    expect(tab.page.get_by_text("in the second half")).to_be_visible()
+    expect(tab.button).to_be_hidden()
+    expect(tab.button).to_be_visible()
+    expect(tab.page.get_by_text("in the second half")).to_have_count(0)
+    tab.page.keyboard.press("Tab")
+    expect(tab.button).to_be_focused()
+    with reconciler(store, lease=LEASE):
+        tab.page.keyboard.press("Enter")
+        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+
+
+def test_a_renewal_that_takes_a_while(leased, store, open_tab):
+    tab = open_tab(leased(100))
+    tab.button.click()
+    expect(tab.state).to_contain_text("Accepted.")
+    with reconciler(store, lease=LEASE):
+        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+    assert tab.posts == 1
+
+
+def test_a_renewal_that_fails_says_so_and_can_be_tried_again(leased, store, open_tab):
+    tab = open_tab(leased(100))
+    expect(tab.button).to_be_visible()
+    tab.requests_fail = True
+    tab.page.route("**/challenge?*", lambda route: route.abort())
+    tab.button.click()
+    expect(tab.state).to_have_text(f"The time is not renewed yet. {NO_ANSWER}")
+    tab.page.unroute("**/challenge?*")
+    with reconciler(store, lease=LEASE):
+        tab.button.click()
+        expect(tab.state).to_contain_text("renewed.")
+
+
+def test_another_tab_renews_it(leased, store, open_tab):
+    tab = open_tab(leased(100))
+    expect(tab.button).to_be_visible()
+    lasts(store, LEASE)
+    expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 0
+
+
+def test_the_time_is_over_while_the_page_is_open(leased, store, open_tab):
+    tab = open_tab(leased(8))
+    expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
+    lasts(store, None, "unverified", rule="expired")
+    expect(tab.state).to_have_text(f"The time is over. {NO_ACCESS}")
+    expect(tab.page.get_by_role("timer")).to_be_hidden()
+    expect(tab.button).to_have_text("Give it internet access")
+    tab.picture("lease-over")
+    with reconciler(store, lease=LEASE):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.page.get_by_role("timer")).to_be_visible()
+
+
+def test_a_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
+    tab = open_tab(leased(100, "stop", tier="unverified", rule="expired"), **PHONE)
+    expect(tab.page.get_by_role("timer")).to_have_text(
+        re.compile(r"^Your server will be stopped in 1:\d\d, unless you give it internet access again\.")
+    )
+    tab.picture("lease-stopping-320")
+    with reconciler(store, lease=LEASE):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.page.locator("#after")).to_contain_text("two minutes later it is stopped")
+    tab.requests_fail = True
+    store.forget(Server("alice"))
+    expect(tab.state).to_have_text(ENDED)
+    expect(tab.page.get_by_role("timer")).to_be_hidden()
+
+
+def test_nothing_is_renewed_for_somebody_who_is_gone(leased, store, open_tab):
+    """Whatever the address says: not before the end, nor after it."""
+    tab = open_tab(f"{leased(8)}#unlock")
+    expect(tab.button).to_be_visible()
+    expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
+    with reconciler(store, lease=LEASE):
+        lasts(store, None, "unverified", rule="expired")
+        expect(tab.state).to_have_text(f"The time is over. {NO_ACCESS}")
+        tab.page.wait_for_timeout(1_500)
+    assert tab.posts == 0
+
+
+def test_without_javascript_the_page_says_until_when(leased, open_tab):
+    tab = open_tab(leased(3_700), java_script_enabled=False)
+    expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: 1:01:\d\d, until \d\d:\d\d:\d\d UTC\.$"))
+    tab.picture("lease-no-javascript", axe=False)
+
+
+@pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
+def test_the_time_left_in_every_language_on_a_phone(language, leased, store, open_tab):
+    messages = MESSAGES[language]
+    tab = open_tab(leased(200, "stop"), locale=f"{language}-XX", **PHONE)
+    expect(tab.page.get_by_role("timer")).to_contain_text(messages["left"].partition("{")[0].strip())
+    expect(tab.button).to_have_text(messages["renew"])
+    expect(tab.state).to_have_text(f"{messages['granted']} {messages['ends-soon']}")
+    tab.picture(f"lease-{language}-320")
+    with reconciler(store, lease=LEASE):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{messages['granted']} {messages['renewed']}")

@@ -1,0 +1,115 @@
+"""What can go wrong on the unlock page, in words."""
+
+import json
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler, run_pod
+from tests.support.browser import MODEST
+from tests.support.unlock_page import ENDED, FROM_NOW_ON, fails
+
+
+def test_a_price_that_has_risen_is_paid_without_asking(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.requests_fail = True
+    answered = []
+
+    def refuse(route):
+        if route.request.method == "POST" and not answered:
+            answered.append(1)
+            return route.fulfill(status=403, content_type="application/problem+json", body='{"type": "https://x#price-risen"}')
+        return route.continue_()
+
+    tab.page.route("**/servers/alice/", refuse)
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+    assert tab.posts == 2
+
+
+def test_a_browser_that_knows_no_time_limit(page_address, store, open_tab):
+    """Such as Safari 15."""
+    tab = open_tab(page_address)
+    tab.page.add_init_script("delete AbortSignal.timeout")
+    tab.page.reload()
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+PROBLEMS = {
+    "price-risen": (403, {}, "Many checks came from your network, so the calculation takes longer now. Try again."),
+    "solution-refused": (403, {}, "The solution was not accepted. Try again."),
+    "budget-spent": (429, {"Retry-After": "290"}, "Too many checks came from your network. Try again in 5 minutes."),
+    "too-many-rejected": (429, {"Retry-After": "40"}, "Too many wrong solutions came from your network. Try again in 1 minute."),
+    "provider-misconfigured": (503, {}, "This check is set up wrong. Tell the operators of this site."),
+    "something-new": (418, {}, "The service refused: Some words."),
+}
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_a_refusal_says_what_to_do(kind, page_address, open_tab):
+    status, headers, words = PROBLEMS[kind]
+    body = json.dumps({"type": f"https://x#{kind}", "detail": "Some words."})
+    tab = open_tab(page_address)
+    tab.page.route(
+        "**/servers/alice/",
+        lambda route: (
+            route.fulfill(status=status, headers=headers, content_type="application/problem+json", body=body)
+            if route.request.method == "POST"
+            else route.continue_()
+        ),
+    )
+    fails(tab, words)
+    tab.picture(f"error-{kind}")
+
+
+def test_a_network_that_has_spent_its_budget(start, store, open_tab):
+    """The real thing."""
+    process = start(captcha_providers=MODEST, fairness_budget=1)
+    for name in ("alice", "bob"):
+        run_pod(store, name)
+    here = {"extra_http_headers": {"X-Forwarded-For": "198.51.100.7"}}
+    first = open_tab(f"{process.public}/egress/servers/alice/", **here)
+    with reconciler(store):
+        first.button.click()
+        expect(first.state).to_contain_text(FROM_NOW_ON)
+    second = open_tab(f"{process.public}/egress/servers/bob/", **here)
+    second.requests_fail = True
+    second.button.click()
+    expect(second.state).to_contain_text(re.compile("Too many checks came from your network. Try again in 6[0-9] minutes."))
+
+
+def test_nothing_to_solve(page_address, open_tab):
+    body = '{"purpose": "unlock", "providers": []}'
+    tab = open_tab("about:blank")
+    tab._origins.append(urlsplit(page_address)[:2])
+    tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))
+    tab.page.goto(page_address)
+    expect(tab.state).to_contain_text("There is no check to solve just now. Try again in a few minutes.")
+    tab.picture("nothing-to-solve")
+
+
+def test_a_browser_without_workers(page_address, open_tab):
+    tab = open_tab(page_address)
+    tab.page.evaluate("delete globalThis.Worker")
+    fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
+
+
+def test_a_worker_that_is_gone(page_address, open_tab):
+    """As while the verifier is replaced by another version, whose files have other names."""
+    tab = open_tab(page_address)
+    tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
+    fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
+
+
+def test_the_page_of_a_server_that_never_was(verifier, open_tab):
+    tab = open_tab("about:blank")
+    tab.requests_fail = True
+    tab._origins.append(urlsplit(verifier)[:2])
+    tab.page.goto(f"{verifier}/egress/servers/nobody/")
+    expect(tab.page.get_by_role("heading", name=ENDED)).to_be_visible()
+    tab.picture("no-such-server")

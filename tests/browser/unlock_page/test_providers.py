@@ -1,0 +1,147 @@
+"""Captcha providers on the unlock page, against the double of their interfaces and widgets."""
+
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler
+from tests.support.browser import MODEST
+from tests.support.unlock_page import FAILED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, PHONE, lasts, press
+
+# -- captcha providers, against the double of their interfaces and widgets
+
+INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap", "mcaptcha", "prosopo"]
+
+
+@pytest.mark.parametrize("name", INTERACTIVE)
+def test_a_widget_is_one_click(name, double, providers, store, open_tab):
+    tab = open_tab(providers(name), double.url)
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.page.locator("#widget > *")).to_have_count(0)
+    assert tab.posts == 1 + 2 * (name == "cap")
+
+
+def test_a_widget_without_a_click_waits_for_ours(double, providers, store, open_tab):
+    tab = open_tab(providers("recaptchaV3"), double.url)
+    expect(tab.page.get_by_text("The check is reCAPTCHA.")).to_be_visible()
+    assert tab.strangers == []
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    assert double.calls[-1][1]["response"]
+
+
+def test_another_way(double, providers, store, open_tab):
+    """The calculation is the accessible way beside a widget, and reached with the keyboard."""
+    tab = open_tab(providers("hcaptcha", "turnstile", altcha=True), double.url, **PHONE)
+    expect(tab.state).to_have_text(f"{NO_ACCESS} Solve the check below.")
+    expect(tab.page.locator("iframe")).to_be_visible()
+    tab.picture("widget-320")
+    tab.page.get_by_text("Another way").focus()
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.get_by_role("button", name="Use Cloudflare Turnstile")).to_be_visible()
+    tab.picture("another-way-320")
+    assert not [address for address in tab.strangers if "turnstile" in address]
+    with reconciler(store):
+        for key in ("Tab", "Tab", "Enter"):
+            tab.page.keyboard.press(key)
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+def test_a_third_party_is_asked_only_when_it_is_chosen(double, providers, store, open_tab):
+    order = {"altcha": {**MODEST["altcha"], "order": 0}, "turnstile": {**double.options("turnstile"), "order": 1}}
+    tab = open_tab(providers("turnstile", captcha_providers=order), double.url)
+    expect(tab.page.get_by_text("Another way")).to_be_visible()
+    tab.page.wait_for_timeout(500)
+    assert tab.strangers == []
+    tab.page.get_by_text("Another way").click()
+    tab.page.get_by_role("button", name="Use Cloudflare Turnstile").click()
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+def test_a_wrong_solution_and_then_another_way(double, providers, store, open_tab):
+    tab = open_tab(providers("hcaptcha", altcha=True), double.url)
+    tab.requests_fail = True
+    press(tab, "Wrong")
+    expect(tab.state).to_have_text(f"{FAILED} The solution was not accepted. Try again. Or choose another way.")
+    tab.picture("refused")
+    # Again: a new widget, and one click.
+    tab.button.click()
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+def test_a_widget_that_expired_can_be_solved_nevertheless(double, providers, store, open_tab):
+    tab = open_tab(providers("turnstile"), double.url)
+    press(tab, "Expire")
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+@pytest.mark.parametrize("name", ["hcaptcha", "friendlyCaptcha", "cap", "prosopo"])
+def test_a_widget_that_breaks(name, double, providers, open_tab):
+    tab = open_tab(providers(name), double.url)
+    press(tab, "Break")
+    expect(tab.state).to_contain_text("reports a fault. Try again.")
+    expect(tab.button).to_be_enabled()
+
+
+def test_a_renewal_asks_a_third_party_only_after_a_click(double, providers, store, open_tab):
+    address = providers("hcaptcha", tiers={"verified": {"internet": True, "lease": LEASE}})
+    lasts(store, 200)
+    tab = open_tab(address, double.url)
+    expect(tab.button).to_have_text("Renew")
+    tab.page.wait_for_timeout(500)
+    assert tab.strangers == []
+    tab.button.click()
+    with reconciler(store, lease=LEASE):
+        press(tab, "I am a person")
+        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+
+
+def test_a_script_that_is_blocked(double, providers, store, open_tab):
+    tab = open_tab("about:blank", double.url)
+    address = providers("hcaptcha", altcha=True)
+    tab._origins.insert(0, urlsplit(address)[:2])
+    tab.requests_fail = True
+    tab.page.route(f"{double.url}/**", lambda route: route.abort())
+    tab.page.goto(address)
+    expect(tab.state).to_have_text(
+        f"{FAILED} hCaptcha did not load. If you use a content blocker, allow it here and try again. Or choose another way."
+    )
+    tab.picture("blocked")
+    tab.page.unroute(f"{double.url}/**")
+    tab.button.click()
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["turnstile", "mcaptcha"])
+def test_a_script_that_never_comes(name, double, providers, open_tab):
+    tab = open_tab("about:blank", double.url)
+    address = providers(name)
+    tab._origins.insert(0, urlsplit(address)[:2])
+    # A hundredth of the page's patience for scripts; what it asks the verifier for has as little.
+    tab.page.add_init_script("{ const real = AbortSignal.timeout; AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 10); }")
+    tab.page.route(f"{double.url}/**", lambda route: None)
+    tab.page.goto(address)
+    expect(tab.state).to_contain_text("did not load.")
+
+
+def test_a_provider_that_is_down(double, providers, open_tab):
+    tab = open_tab(providers("hcaptcha", altcha=True), double.url)
+    tab.requests_fail = True
+    double.behaviour["hcaptcha"] = "down"
+    press(tab, "I am a person")
+    expect(tab.state).to_have_text(
+        f"{FAILED} The provider of this check does not answer. Try again in a minute. Or choose another way."
+    )

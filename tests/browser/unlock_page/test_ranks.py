@@ -1,0 +1,125 @@
+"""The unlock page offers a server more access than it has."""
+
+import json
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler
+from tests.support.browser import MODEST
+from tests.support.unlock_page import FROM_NOW_ON, GRANTED, PHONE, lasts, press
+from verifier.records import Server
+from verifier.web.pages import MESSAGES
+
+# -- more than it has
+
+RANKS = {"small": {"internet": True, "ports": ["443"]}, "verified": {"internet": True, "rank": 1}}
+SMALL = "Programs in it can open connections to the internet on these ports only: 443."
+ALL = "Programs in it can open connections to the internet, but not to this site's private network."
+MORE = "Another short check gives your server more access. It keeps running."
+
+
+@pytest.fixture
+def ranked(double, providers):
+    """A function that starts a verifier where proof of work earns `small` and a provider `verified`: the address of a page."""
+
+    def start_ranked(name, first=True, **options):
+        calculation = {"altcha": {**MODEST["altcha"], "tier": "small", "order": 0 if first else 2}}
+        return providers(name, captcha_providers=calculation | {name: {**double.options(name), "order": 1}}, tiers=RANKS, **options)
+
+    return start_ranked
+
+
+def test_whoever_has_less_sees_what_more_there_is_and_gets_it_by_one_click(ranked, double, store, open_tab):
+    tab = open_tab(ranked("recaptchaV3"), double.url)
+    expect(tab.page.locator("#way")).to_contain_text(f"Then: {SMALL}")
+    tab.page.get_by_text("Another way").click()
+    expect(tab.page.get_by_text(f"Then: {ALL}")).to_be_visible()
+    tab.picture("ways-differ")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+        expect(tab.page.locator("#reach")).to_have_text(SMALL)
+        expect(tab.page.locator("#why")).to_have_text(f"{MORE} Then: {ALL}")
+        expect(tab.button).to_have_text("Get more access")
+        expect(tab.page.get_by_text("Another way")).to_be_hidden()
+        tab.picture("more")
+        tab.page.wait_for_timeout(500)
+        assert (tab.strangers, tab.posts) == ([], 1)
+        tab.button.click()
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 2 and store.known(Server("alice")).tier == "verified"
+    tab.picture("more-granted")
+
+
+def test_a_reload_shows_it_too_and_a_widget_comes_only_when_it_is_asked_for(ranked, double, store, open_tab):
+    address = ranked("hcaptcha", first=False)
+    lasts(store, None, "small")
+    tab = open_tab(f"{address}#unlock", double.url, **PHONE)
+    expect(tab.state).to_have_text(GRANTED)
+    expect(tab.page.locator("#why")).to_have_text(f"{MORE} Then: {ALL}")
+    expect(tab.button).to_be_visible()
+    tab.page.wait_for_timeout(500)
+    assert (tab.strangers, tab.posts) == ([], 0), "nothing begins by itself"
+    expect(tab.button).to_be_focused()  # The address names it.
+    tab.page.keyboard.press("Enter")
+    expect(tab.state).to_have_text(f"{GRANTED} Solve the check below.")
+    tab.picture("more-widget-320")
+    with reconciler(store):
+        press(tab, "I am a person")
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+    expect(tab.page.locator("#widget > *")).to_have_count(0)
+
+
+def test_more_that_fails_takes_nothing(ranked, double, store, open_tab):
+    address = ranked("hcaptcha")
+    lasts(store, None, "small")
+    tab = open_tab(address, double.url)
+    tab.requests_fail = True
+    tab.button.click()
+    press(tab, "Wrong")
+    expect(tab.state).to_have_text("Your server has no more access than before. The solution was not accepted. Try again.")
+    assert store.known(Server("alice")).tier == "small"
+    with reconciler(store):
+        tab.button.click()
+        press(tab, "I am a person")
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+
+
+def test_more_that_takes_a_while(ranked, double, store, open_tab):
+    address = ranked("recaptchaV3")
+    lasts(store, None, "small")
+    tab = open_tab(address, double.url)
+    tab.button.click()
+    expect(tab.state).to_contain_text("Accepted.")
+    with reconciler(store):
+        expect(tab.page.locator("#reach")).to_have_text(ALL)
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+
+
+def test_nothing_is_offered_that_cannot_be_had(ranked, double, store, open_tab):
+    """The provider of more is down, and proof of work earns what the server has already."""
+    address = ranked("hcaptcha")
+    lasts(store, None, "small")
+    tab = open_tab("about:blank")
+    tab._origins.append(urlsplit(address)[:2])
+    offer = {"name": "altcha", "kind": "proof-of-work", "tier": "small", "challenge": {}}
+    body = json.dumps({"purpose": "unlock", "providers": [offer]})
+    tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))
+    tab.page.goto(address)
+    expect(tab.state).to_have_text(GRANTED)
+    expect(tab.page.locator("#how")).to_be_hidden()
+
+
+@pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
+def test_more_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
+    messages = MESSAGES[language]
+    address = ranked("recaptchaV3")
+    lasts(store, None, "small")
+    tab = open_tab(address, double.url, locale=f"{language}-XX", **PHONE)
+    expect(tab.button).to_have_text(messages["button-more"])
+    expect(tab.page.locator("#why")).to_contain_text(messages["why-more"])
+    tab.picture(f"more-{language}-320")

@@ -1,0 +1,68 @@
+"""The unlock page in every language, on narrow and wide screens."""
+
+import json
+import subprocess
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler, run_pod
+from tests.support.languages import CHOICES
+from tests.support.unlock_page import PHONE, TOP
+from verifier.web.pages import MESSAGES
+
+# -- languages and screens
+
+LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_on_a_phone(language, page_address, store, open_tab):
+    messages = MESSAGES[language]
+    tab = open_tab(page_address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
+    assert tab.page.evaluate("document.documentElement.lang") == language
+    expect(tab.state).to_have_text(messages["no-access"])
+    tab.picture(f"{language}-320")
+    left = tab.state.evaluate("element => getComputedStyle(element).direction")
+    assert left == ("rtl" if language == "ar" else "ltr")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
+
+
+def test_the_front_end_chooses_languages_as_the_server_does():
+    def languages(header):
+        """As `navigator.languages` would have them."""
+        return [part.split(";")[0].strip() for part in header.split(",") if not part.endswith(";q=0")]
+
+    table = [[languages(header), chosen] for header, chosen in CHOICES]
+    script = f"""
+      import {{ chooseLanguage, direction }} from {json.dumps((TOP / "frontend/src/language.js").as_uri())};
+      for (const [languages, chosen] of {json.dumps(table)}) {{
+        const found = chooseLanguage(languages, {json.dumps(LANGUAGES)});
+        if (found !== chosen) throw new Error(`${{languages}}: ${{found}}`);
+      }}
+      if ({json.dumps(LANGUAGES)}.map(direction).join() !== "ltr,ltr,ltr,ltr,ltr,rtl") throw new Error("direction");
+    """
+    subprocess.run(["node", "--input-type=module", "--eval", script], check=True)
+
+
+def test_a_wide_screen_has_a_code_for_the_phone(page_address, open_tab):
+    tab = open_tab(page_address, viewport={"width": 1280, "height": 800})
+    code = tab.page.get_by_role("img", name="QR code with the address of this page")
+    expect(code).to_be_visible()
+    assert code.bounding_box()["width"] >= 120
+    tab.picture("wide")
+    tab.page.set_viewport_size(PHONE["viewport"])
+    expect(code).to_be_hidden()
+
+
+def test_nothing_moves_for_those_who_do_not_want_it(start, store, open_tab):
+    options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/", reduced_motion="reduce")
+    tab.button.click()
+    expect(tab.state).to_contain_text("Calculating")
+    expect(tab.page.locator("progress")).to_be_hidden()
+    assert tab.page.evaluate("document.getAnimations().length") == 0

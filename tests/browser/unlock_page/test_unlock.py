@@ -1,0 +1,249 @@
+"""The unlock page: one click, and what becomes of the server while the page is open."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler, run_pod
+from tests.support.browser import INSECURE_HOST
+from tests.support.unlock_page import ENDED, FAILED, FROM_NOW_ON, GRANTED, NO_ACCESS, NO_ANSWER, PHONE, fails
+from verifier.records import KnownServer, Server
+
+
+def test_one_click_unlocks_and_a_reload_shows_it(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    expect(tab.state).to_have_text(NO_ACCESS)
+    tab.picture("blocked")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(GRANTED)
+    expect(tab.button).to_be_hidden()
+    expect(tab.page.get_by_role("progressbar")).to_be_hidden()
+    tab.picture("granted")
+    assert store.known(Server("alice")).tier == "verified"
+    tab.page.reload()
+    expect(tab.page.get_by_text(GRANTED, exact=True)).to_be_visible()
+    expect(tab.page.get_by_text("no internet access")).to_have_count(0)
+    expect(tab.button).to_be_hidden()
+    tab.picture("verified")
+
+
+def test_the_keyboard_is_enough(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.page.keyboard.press("Tab")
+    expect(tab.button).to_be_focused()
+    tab.picture("focus")
+    with reconciler(store):
+        tab.page.keyboard.press("Enter")
+        expect(tab.state).to_contain_text(GRANTED)
+
+
+def test_a_second_click_does_nothing(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    with reconciler(store):
+        tab.button.dblclick()
+        expect(tab.state).to_contain_text(GRANTED)
+    assert tab.posts == 1
+
+
+@pytest.mark.parametrize("algorithm", ["SHA-256", "SHA-384", "SHA-512", "PBKDF2/SHA-384", "PBKDF2/SHA-512"])
+def test_the_page_solves_every_algorithm(algorithm, start, store, open_tab):
+    options = {"altcha": {"algorithm": algorithm, "cost": 3, "counterMin": 20, "counterMax": 40}}
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(GRANTED)
+
+
+def test_a_named_server_below_another_path(start, store, open_tab):
+    process = start(base_path="/hub/gate")
+    server = Server("zoë@example.org", "a b+c")
+    store.publish(server, KnownServer("uid-1"))
+    tab = open_tab(f"{process.public}/hub/gate/servers/zo%C3%AB%40example.org/a%20b+c")
+    with reconciler(store, server):
+        tab.button.click()
+        expect(tab.state).to_contain_text(GRANTED)
+
+
+@pytest.mark.timeout(60)  # Playwright waits without limit for a page that stands still.
+@pytest.mark.parametrize("algorithm", ["PBKDF2/SHA-256", "SHA-256"])
+def test_while_it_calculates_the_page_says_so_and_does_not_stand_still(algorithm, start, store, open_tab):
+    """With more work than anybody does."""
+    options = {"altcha": {"algorithm": algorithm, "counterMin": 900_000, "counterMax": 900_000}}
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/", **PHONE)
+    tab.button.click()
+    expect(tab.page.get_by_role("progressbar", name="Calculating")).to_be_visible()
+    expect(tab.state).to_contain_text("Calculating")
+    expect(tab.button).to_be_disabled()
+    tab.picture("calculating-320")
+    tab.page.reload()
+    expect(tab.button).to_be_enabled()
+
+
+def test_a_silent_reconciler(page_address, open_tab):
+    tab = open_tab(page_address)
+    tab.button.click()
+    expect(tab.state).to_contain_text("It takes a moment longer than usual")
+    expect(tab.button).to_be_hidden()
+    tab.picture("pending")
+
+
+def test_without_redis_the_page_says_so_and_works_again_afterwards(page_address, redis_server, _verifier, store, open_tab):
+    tab = open_tab(page_address)
+    redis_server.stop()
+    fails(tab, "The service cannot decide just now. Try again in a few seconds.")
+    tab.picture("no-redis")
+    redis_server.start()
+    _verifier.await_ready()
+    run_pod(store)
+    with reconciler(store):
+        tab.page.keyboard.press("Enter")
+        expect(tab.state).to_contain_text(GRANTED)
+
+
+def test_without_a_verifier(start, store, open_tab):
+    process = start()
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/")
+    tab.requests_fail = True
+    process.stop()
+    fails(tab, NO_ANSWER)
+    tab.picture("no-verifier")
+
+
+@pytest.mark.parametrize("path", ["**/challenge?*", "**/servers/alice/"], ids=["challenge", "unlock"])
+def test_an_error_page_of_a_proxy(path, page_address, open_tab):
+    tab = open_tab(page_address)
+    tab.page.route(path, lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad Gateway</h1>"))
+    fails(tab, NO_ANSWER)
+
+
+def test_a_verifier_that_never_answers(page_address, open_tab):
+    tab = open_tab(page_address)
+    # A hundredth of the page's patience.
+    tab.page.evaluate("{ const real = AbortSignal.timeout; AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 100); }")
+    tab.page.route("**/challenge?*", lambda route: None)
+    fails(tab, NO_ANSWER)
+
+
+def test_a_server_that_has_stopped_meanwhile(page_address, redis_server, _verifier, open_tab):
+    tab = open_tab(page_address)
+    redis_server.wipe()
+    _verifier.await_ready()
+    tab.requests_fail = True
+    tab.button.click()
+    expect(tab.state).to_have_text(ENDED)
+    expect(tab.page.get_by_text("Launch it again")).to_be_visible()
+    expect(tab.button).to_be_hidden()
+    tab.picture("ended")
+
+
+def test_without_javascript_the_page_says_what_is_needed(page_address, open_tab):
+    tab = open_tab(page_address, java_script_enabled=False)
+    expect(tab.state).to_have_text(NO_ACCESS)
+    # Not get_by_text, which leaves out what is in a noscript.
+    expect(tab.page.locator("noscript p")).to_contain_text("The check needs JavaScript")
+    expect(tab.page.locator("noscript p")).to_be_visible()
+    expect(tab.button).to_be_hidden()
+    tab.picture("no-javascript", axe=False)  # It needs JavaScript itself.
+
+
+def test_an_insecure_connection(page_address, open_tab):
+    tab = open_tab(page_address.replace("127.0.0.1", INSECURE_HOST), **PHONE)
+    assert tab.page.evaluate("isSecureContext") is False
+    expect(tab.state).to_contain_text("Open this page with https.")
+    expect(tab.button).to_be_hidden()
+    tab.picture("insecure")
+
+
+@pytest.mark.parametrize("scheme, color", [("light", "rgb(0, 0, 0)"), ("dark", "rgb(255, 255, 255)")])
+def test_a_narrow_screen(scheme, color, page_address, store, open_tab):
+    tab = open_tab(page_address, color_scheme=scheme, **PHONE)
+    assert tab.page.evaluate("getComputedStyle(document.body).color") == color
+    tab.picture(f"blocked-320-{scheme}")
+    tab.requests_fail = True
+    tab.page.route("**/challenge?*", lambda route: route.abort())
+    tab.button.click()
+    expect(tab.state).to_contain_text(FAILED)
+    tab.picture(f"failed-320-{scheme}")
+    tab.page.unroute("**/challenge?*")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(GRANTED)
+    tab.picture(f"granted-320-{scheme}")
+
+
+# -- what becomes of the server while the page is open
+
+
+def test_another_tab_unlocks_it(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    expect(tab.button).to_be_visible()
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 0
+
+
+def test_another_tab_unlocks_it_while_this_one_calculates(start, store, open_tab):
+    options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
+    process = start(captcha_providers=options)
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/")
+    tab.button.click()
+    expect(tab.state).to_contain_text("Calculating")
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    expect(tab.page.get_by_role("progressbar")).to_be_hidden()
+    expect(tab.button).to_be_hidden()
+    assert tab.posts == 0
+
+
+def test_access_that_is_taken_away_can_be_had_again(page_address, store, open_tab):
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    tab = open_tab(page_address)
+    expect(tab.state).to_have_text(GRANTED)
+    run_pod(store)
+    expect(tab.state).to_have_text(NO_ACCESS)
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_contain_text(FROM_NOW_ON)
+
+
+def test_a_server_that_ends_and_comes_back(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.requests_fail = True
+    store.forget(Server("alice"))
+    expect(tab.state).to_have_text(ENDED)
+    expect(tab.button).to_be_hidden()
+    run_pod(store)
+    expect(tab.state).to_have_text(NO_ACCESS)
+    expect(tab.button).to_be_visible()
+
+
+def test_it_is_promised_only_once_the_reconciler_confirmed_it(page_address, store, open_tab):
+    tab = open_tab(page_address)
+    tab.button.click()
+    expect(tab.state).to_contain_text("Accepted.")
+    assert FROM_NOW_ON not in tab.state.text_content()
+    with reconciler(store):
+        expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    assert tab.posts == 1
+
+
+def test_a_page_that_nobody_looks_at_asks_nothing(page_address, open_tab):
+    tab = open_tab(page_address)
+    with tab.page.expect_response(page_address):
+        pass  # It asks.
+    asked = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    look = "state => { Object.defineProperty(document, 'visibilityState', {value: state, configurable: true});"
+    look += "document.dispatchEvent(new Event('visibilitychange')) }"
+    tab.page.evaluate(look, "hidden")
+    tab.page.wait_for_timeout(4_500)  # It would have asked again after 3.6 s.
+    assert asked == []
+    with tab.page.expect_request(page_address):
+        tab.page.evaluate(look, "visible")

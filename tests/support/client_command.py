@@ -1,0 +1,71 @@
+"""The command-line client as a test runs it: in this process, as a process, on a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.support.launch_page import BinderHub
+from verifier.records import KnownServer, Server
+
+TOP = Path(__file__).parents[2]
+PACKAGE = TOP / "client/binder_egress_client"
+SPEC = "gh/o/cached/HEAD"
+HCAPTCHA = {"captcha_providers": {"hcaptcha": {"siteKey": "site-key"}}, "captcha_secrets": {"HCAPTCHA": "provider-secret"}}
+
+
+def process(*arguments, **options):
+    """The command as a process."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **options.pop("env", {})}
+    return subprocess.Popen([sys.executable, "-m", "binder_egress_client", *arguments], env=environment, text=True, **options)
+
+
+def on_a_terminal(*arguments, env=None):
+    """What the command shows on a terminal, and its exit code."""
+    master, slave = pty.openpty()
+    running = process(
+        *arguments, stdin=slave, stdout=slave, stderr=slave, env={"TERM": "xterm-256color", "COLUMNS": "100", **(env or {})}
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # Linux's word for the end of a terminal
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    return shown.decode(), running.wait(20)
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Streams(BinderHub):
+    """Sends what a test says in place of events."""
+
+    events = ()
+
+    def _events(self, build):
+        yield from self.events
+
+
+# -- leases
+
+
+LEASING = {"tiers": {"verified": {"lease": 60}, "small": {}}}
+
+
+def lease(store, expires_in, tier="verified"):
+    """Alice's server has a tier for these seconds."""
+    until = int(time.time()) + expires_in
+    store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/a/b", until=until))
+    return until

@@ -1,0 +1,49 @@
+"""The unlock page: what it says."""
+
+import time
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from verifier.records import KnownServer, Server
+
+TOP = Path(__file__).parents[2]
+
+NO_ACCESS = "Your server has no internet access."
+GRANTED = "Your server has internet access."
+FAILED = "Your server has no internet access yet."
+FROM_NOW_ON = "Connections you open from now on work."
+ENDED = "This server is not running."
+
+PHONE = {"viewport": {"width": 320, "height": 600}}
+"""The narrowest that WCAG 1.4.10 asks for."""
+
+
+def fails(tab, text):
+    """Click: the page says a text and lets the user try again, with the keyboard too."""
+    tab.requests_fail = True
+    tab.button.click()
+    expect(tab.state).to_have_text(f"{FAILED} {text}")
+    expect(tab.button).to_be_enabled()
+    expect(tab.button).to_be_focused()
+    expect(tab.page.get_by_role("progressbar")).to_be_hidden()
+
+
+NO_ANSWER = "The service does not answer. Check your connection and try again in a moment."
+
+
+# -- a tier that lasts for a while
+
+LEASE = 600
+
+
+def lasts(store, left, tier="verified", **fields):
+    store.publish(Server("alice"), KnownServer("uid-1", tier, until=None if left is None else int(time.time()) + left, **fields))
+
+
+def press(tab, name):
+    """Click a button of the widget, in its frame or in the page."""
+    frame = tab.page.locator("#widget iframe")
+    expect(tab.state).to_contain_text("Solve the check below.")
+    place = frame.content_frame if frame.count() else tab.page.locator("#widget")
+    place.get_by_role("button", name=name).click()

@@ -1,0 +1,131 @@
+"""Fixtures: a site for the command-line client, with the real verifier behind a double of BinderHub."""
+
+import json
+import sys
+import threading
+from functools import partial
+
+import pytest
+from binder_egress_client import command
+from flask import request
+from werkzeug.serving import make_server
+
+from tests.support.apps import make_settings
+from tests.support.client_command import HCAPTCHA
+from tests.support.launch_page import BinderHub
+from verifier import api_keys as keys
+from verifier.records import KnownServer, Server
+from verifier.web.app import create_internal_app, create_public_app, create_services
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """What the machine's environment says is not part of a test."""
+    for name in (
+        "BINDER_URL",
+        "BINDER_EGRESS_KEY",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    # A machine that is busy with other tests is no fault of the verifier.
+    monkeypatch.setattr("binder_egress_client.check.GRACE", 20)
+
+
+@pytest.fixture
+def serve(redis_server, store):
+    """Starts the two apps of a site with these settings: their addresses."""
+    servers = []
+
+    def start(app):
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    def serve(public_app=create_public_app, **overrides):
+        services = create_services(make_settings(redis_server, **{"launch_hold": 20, **overrides}), store)
+        return start(public_app(services)), start(create_internal_app(services))
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def open_hub(store):
+    """A function that opens a BinderHub whose servers the verifier knows once they are ready."""
+    hubs = []
+
+    def open_hub(addresses, kind=BinderHub):
+        hub = kind(addresses, b"")
+
+        def appear(user):
+            build = hub.builds[-1]
+            store.publish(
+                Server(user), KnownServer(f"uid-{user}", build.tier or "unverified", repository=f"https://example.com/{build.spec}")
+            )
+
+        hub.launched = appear
+        hubs.append(hub)
+        return hub
+
+    yield open_hub
+    for hub in hubs:
+        hub.stop()
+
+
+@pytest.fixture
+def hub(serve, open_hub):
+    return open_hub(serve())
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["binder-egress-client", *arguments])
+        with pytest.raises(SystemExit) as end:
+            command.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def keyed(serve, open_hub, tmp_path):
+    """A hub with a key, bound to the repository that is launched, and what came in `Authorization`, by path.
+
+    Nothing can be calculated there, so that it is the key that did it.
+    """
+    hub = open_hub(None)
+    hub.key, entry = keys.create("verified", 3, "2999-12-31", [], ["example.com/gh/o/*"])
+    (tmp_path / "keys.json").write_text(json.dumps({"course": entry.model_dump()}))
+    hub.sent = []
+
+    def app(services):
+        made = create_public_app(services)
+
+        @made.before_request
+        def note():
+            if "Authorization" in request.headers:
+                hub.sent.append((request.path, request.headers["Authorization"], request.get_json()))
+
+        return made
+
+    hub.start = partial(serve, public_app=app, api_keys_file=str(tmp_path / "keys.json"), **HCAPTCHA)
+    hub.verifier = hub.start()
+    return hub

@@ -1,0 +1,112 @@
+"""The package: its algorithms, its needs, and the examples of the documentation."""
+
+import ast
+import re
+import sys
+import threading
+import tomllib
+
+import pytest
+from binder_egress_client import command, solving
+
+from tests.support.apps import reconciler, run_pod
+from tests.support.client_command import PACKAGE
+from tests.support.doc_examples import examples, run_example
+from verifier.records import Server
+
+# -- solving
+
+
+CHALLENGE = {
+    "parameters": {
+        "algorithm": "PBKDF2/SHA-256",
+        "nonce": "00" * 16,
+        "salt": "00" * 16,
+        "cost": 1000,
+        "keyLength": 32,
+        "keyPrefix": "ff" * 16,
+    },
+    "signature": "00",
+}
+
+
+def test_a_calculation_stops_when_it_is_told_to():
+    cancelled = threading.Event()
+    threading.Timer(0.2, cancelled.set).start()
+    with pytest.raises(solving.Cancelled):
+        solving.solve(CHALLENGE, cancelled)
+
+
+def test_a_calculation_has_a_limit():
+    with pytest.raises(solving.Unsolvable, match="not solved within"):
+        solving.solve(CHALLENGE, threading.Event(), limit=0.1)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"cost": 10**12},
+        {"cost": -1},
+        {"cost": "1"},
+        {"keyLength": 10**9},
+        {"algorithm": "ROT13"},
+        {"algorithm": "SCRYPT", "cost": 2**19, "memoryCost": 8},
+        {"nonce": "xyz"},
+        {"nonce": None},
+        {"keyPrefix": 7},
+    ],
+)
+def test_a_challenge_that_asks_too_much_or_is_none_is_refused(parameters):
+    with pytest.raises(solving.Unsolvable):
+        solving.solve(CHALLENGE | {"parameters": CHALLENGE["parameters"] | parameters}, threading.Event())
+
+
+@pytest.mark.parametrize("challenge", [None, {}, "x", {"parameters": None}, {"parameters": []}])
+def test_garbage_is_no_challenge(challenge):
+    with pytest.raises(solving.Unsolvable):
+        solving.solve(challenge, threading.Event())
+
+
+@pytest.mark.parametrize(
+    "algorithm", [{"algorithm": "SHA-512"}, {"algorithm": "SCRYPT", "cost": 16}, {"algorithm": "ARGON2ID", "cost": 1}]
+)
+def test_every_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorithm):
+    hub = open_hub(serve(captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5} | algorithm}))
+    assert run("pass", "--binder", hub.url)[0] == 0
+
+
+# -- the package
+
+
+def test_it_needs_what_it_says_and_nothing_of_the_server():
+    names = {
+        alias.name.partition(".")[0]
+        for file in PACKAGE.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module)])
+    }
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = {re.split("[<>=]", needed)[0] for needed in project["dependencies"]}
+    assert names - sys.stdlib_module_names == declared
+
+
+def test_the_readme_names_every_exit_code_and_option():
+    text = (PACKAGE.parent / "README.md").read_text()
+    codes = set(map(int, re.findall(r"^\| (\d+) \|", text, re.MULTILINE)))
+    assert codes == {int(code) for code in command.Exit}
+    for each in command.cli.commands.values():
+        assert f"binder-egress-client {each.name}" in text
+        for parameter in each.params:
+            if parameter.param_type_name == "option":
+                assert parameter.opts[0] in text
+
+
+@pytest.mark.parametrize(
+    ("language", "code"), [*examples("docs/api-users.md"), *examples("docs/leases.md"), *examples("client/README.md")]
+)
+def test_the_examples_of_the_documents(hub, store, tmp_path, language, code):
+    run_pod(store, "user-1")
+    # Which also unlocks what is launched, should the machine be so busy that the pass comes late.
+    with reconciler(store, Server("user-1")):
+        run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/user-1/")

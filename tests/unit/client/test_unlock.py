@@ -1,0 +1,106 @@
+"""The client unlocks running servers, tells their status, and pays the price that the verifier asks."""
+
+import json
+import re
+import time
+
+import pytest
+from binder_egress_client import verifier
+
+from tests.support.apps import CLIENT, reconciler, run_pod
+from tests.support.client_command import SPEC
+from verifier.fairness import Charge
+from verifier.records import KnownServer, Server
+
+
+def charge(store, times):
+    for _ in range(times):
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(f"{CLIENT}/32", 3600, None, 0))
+
+
+# -- prices
+
+
+def test_a_risen_price_is_paid_once(hub, run, store, monkeypatch):
+    hub.client = CLIENT
+    asked = verifier.Verifier.challenge
+
+    def meanwhile(passes):
+        monkeypatch.setattr(
+            verifier.Verifier, "challenge", lambda self, purpose: (asked(self, purpose), charge(store, passes.pop()))[0]
+        )
+
+    meanwhile([0, 40])
+    code, _, err = run("pass", "--binder", hub.url)
+    assert code == 0, err
+    assert (hub.count("GET /egress/challenge"), hub.count("POST /egress/passes")) == (2, 2)
+    # From 41 to 121, and to 401: each more than twice as dear.
+    meanwhile([300, 120])
+    code, _, err = run("pass", "--binder", hub.url)
+    assert code == 3 and "many passes" in err
+    assert hub.count("POST /egress/passes") == 4
+
+
+def test_a_spent_budget_says_when(serve, open_hub, run):
+    hub = open_hub(serve(fairness_budget=1))
+    hub.client = CLIENT
+    assert run("launch", SPEC, "--binder", hub.url)[0] == 0
+    code, _out, err = run("launch", SPEC, "--binder", hub.url)
+    assert code == 3 and hub.builds[1].token is None
+    assert re.search(r"Try again in \d+ s, at \d\d:\d\d", err) and f"{hub.url}egress/servers/user-2/#unlock" in err
+    # Nothing is calculated for an answer that is known.
+    assert hub.count("GET /egress/challenge") == 2
+    code, _, err = run("pass", "--binder", hub.url)
+    assert code == 3 and "Try again in" in err
+
+
+# -- unlock and status
+
+
+def test_a_running_server_is_unlocked(hub, run, store):
+    run_pod(store)
+    address = f"{hub.url}egress/servers/alice/"
+    code, out, err = run("status", address)
+    assert (code, out) == (3, "egress: none\n") and f"{address}#unlock" in err
+    with reconciler(store):
+        assert run("unlock", address)[0] == 0
+    code, out, _ = run("status", address, "--json")
+    assert (code, json.loads(out)["tier"]) == (0, "verified")
+    # A second time nothing is solved.
+    before = hub.count("GET /egress/challenge")
+    code, out, _ = run("unlock", f"{address}?qr#unlock", "--json")
+    assert (code, json.loads(out), hub.count("GET /egress/challenge")) == (0, {"egress": True, "tier": "verified"}, before)
+
+
+def test_the_time_that_is_left_is_told(hub, run, store):
+    store.publish(Server("alice"), KnownServer("uid-1", "verified", until=time.time() + 7200))
+    code, out, _ = run("status", f"{hub.url}egress/servers/alice/")
+    assert code == 0
+    said = re.fullmatch(r"egress: verified, until (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\n", out)
+    assert 7100 < time.mktime(time.strptime(said[1], "%Y-%m-%d %H:%M:%S")) - time.time() < 7300
+
+
+@pytest.mark.parametrize("which", ["status", "unlock"])
+def test_what_is_wrong_with_a_server_is_told_apart(hub, run, store, which, monkeypatch):
+    assert run(which, f"{hub.url}egress/servers/nobody/")[0] == 5
+    run_pod(store)
+    address = f"{hub.url}egress/servers/alice/"
+    for fault in ("down", "404", "garbage"):
+        hub.fault = fault
+        code, _, err = run(which, address)
+        assert code == 4 and "Traceback" not in err, (fault, err)
+
+
+def test_what_operators_refuse_is_not_solved_for(serve, open_hub, run, store):
+    hub = open_hub(serve(blocked_repositories=["example.com/a/b"]))
+    run_pod(store)
+    code, _, err = run("unlock", f"{hub.url}egress/servers/alice/")
+    assert code == 3 and "operators" in err and not hub.count("GET /egress/challenge")
+
+
+def test_an_unlock_that_nobody_confirms_is_pending(hub, run, store, monkeypatch):
+    run_pod(store)
+    monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
+    code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
+    assert (code, json.loads(out)["kind"]) == (3, "pending") and "may still come" in err

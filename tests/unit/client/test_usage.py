@@ -1,0 +1,211 @@
+"""The command: usage, proxies, certificates, terminals, Ctrl-C."""
+
+import re
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from binder_egress_client.verifier import Server as ServerAddress
+
+from tests.support.apps import run_pod
+from tests.support.certificates import certificate
+from tests.support.client_command import HCAPTCHA, LEASING, SPEC, Streams, lease, on_a_terminal, process, until
+from verifier.records import Server
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["launch"],
+        ["launch", "owner"],
+        ["launch", "https://hub.example.org/v2/gh/o/r/HEAD"],
+        ["launch", SPEC, "--binder", "hub.example.org"],
+        ["launch", SPEC, "--binder", "ftp://hub.example.org"],
+        ["launch", SPEC, "--wait", "-1"],
+        ["unlock", "https://hub.example.org/user/alice/"],
+        ["status", "servers/alice/"],
+        ["launch", SPEC, "--key", "a secret\nkey"],
+        ["unlock", "https://hub.example.org/egress/servers/alice/", "--keep", "0"],
+        ["unlock", "https://hub.example.org/egress/servers/alice/", "--keep", "86401"],
+        ["solve"],
+    ],
+)
+def test_wrong_usage(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and "Error: " in err and "secret" not in err
+
+
+@pytest.mark.parametrize(
+    ("address", "verifier", "path"),
+    [
+        ("https://h/egress/servers/a/", "https://h/egress/", "servers/a/"),
+        ("https://h/egress/servers/a", "https://h/egress/", "servers/a"),
+        ("https://h/b/egress/servers/a/lab?qr#unlock", "https://h/b/egress/", "servers/a/lab"),
+        ("https://h/egress/servers/servers/", "https://h/egress/", "servers/servers/"),
+        ("https://h/egress/servers/a%2Fb/", "https://h/egress/", "servers/a%2Fb/"),
+    ],
+)
+def test_addresses_of_servers(address, verifier, path):
+    assert ServerAddress.of_unlock_address(address) == (verifier, path)
+
+
+# -- its surroundings
+
+
+def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
+    monkeypatch.setenv("http_proxy", hub.url)
+    code, _out, err = run("launch", SPEC, "--binder", "http://hub.example.org")
+    assert code == 0, err
+    assert hub.builds[0].tier == "verified"
+
+
+@pytest.fixture
+def tunnel(hub, tmp_path):
+    """`hub` by https, and a proxy with a password that leads there whatever it is asked for: its address, and a list of that.
+
+    The authority is in `ca.crt`.
+    """
+    certificate(tmp_path, "ca")
+    certificate(tmp_path, "hub", "-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "hub.crt", tmp_path / "hub.key")
+    # Before anybody has come. The handshake is the handler's, not the listener's.
+    hub._server.socket = context.wrap_socket(hub._server.socket, server_side=True, do_handshake_on_connect=False)
+    hub._server.handle_error = lambda *about: None  # who does not trust it hangs up
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_CONNECT(self):
+            asked.append(self.path)
+            if "Proxy-Authorization" not in self.headers:
+                self.send_error(407)
+                return
+            self.send_response(200)
+            self.end_headers()
+            with socket.create_connection(("127.0.0.1", hub.port)) as there:
+                ends = {self.connection: there, there: self.connection}
+                while True:
+                    for readable in select.select(list(ends), [], [], 20)[0]:
+                        data = readable.recv(65536)
+                        if not data:
+                            return
+                        ends[readable].sendall(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_https_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
+    proxy, asked = tunnel
+    nowhere = "https://127.0.0.1:1"
+    monkeypatch.setenv("https_proxy", f"http://me:mine@{proxy}")
+    code, _, err = run("launch", SPEC, "--binder", nowhere)
+    assert code == 1 and "certificate" in err and "mine" not in err
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.crt"))
+    code, _, err = run("launch", SPEC, "--binder", nowhere, "--egress", f"{nowhere}/egress/")
+    # BinderHub is asked by the proxy, and so is the verifier.
+    assert (hub.builds[-1].tier, hub.count("POST /egress/passes")) == ("verified", 1), err
+    assert code == 0 and set(asked) == {"127.0.0.1:1"}
+
+    before = len(asked)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    code, _, err = run("launch", SPEC, "--binder", nowhere)
+    assert code == 1 and "refused" in err and len(asked) == before
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://{proxy}", "the proxy in the environment: Tunnel connection failed: 407"),
+        ("http://127.0.0.1:1", "the proxy in the environment: Connection refused"),
+        ("socks5h://127.0.0.1:1", "pip install PySocks"),
+        ("http://", "the proxy in the environment is no address"),
+    ],
+)
+def test_a_proxy_that_does_not_work_is_named(tunnel, run, monkeypatch, address, said):
+    monkeypatch.setenv("https_proxy", address.format(proxy=tunnel[0]))
+    for arguments, expected in (("launch", SPEC), 1), (("pass",), 4):
+        code, out, err = run(*arguments, "--binder", "https://127.0.0.1:1")
+        assert (code, out) == (expected, "") and said in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [
+        "\x1b]52;c;aGk=\x07 \x1b[2J \x1b]0;title\x07 \x1bc \x9b2J",
+        "\x1b]8;;x\x07\x1b]52;c;aGk=\x07\x1b]0;owned\x07\x1b\\hello",  # in a link
+        "\x1b]52;c;aGk=\x1b\\ \x1b]0;owned\x1b\\ \x1bPq#0\x1b\\ \x1b_x\x1b\\",  # ended by ST
+        "\x9d52;c;aGk=\x9c \x9d0;owned\x07 \x90q#0\x9c \x84\x85\x8d",
+        "\x00\x0e\x0f\x1a\x08\x0b\x7f\x1b(0\x1b#8",
+        "\x1b\x1b[31m]52;c;aGk=\x07 \x1b[\x1b[0m2J \x1b]0;\x1b[0mowned",  # around a colour
+    ],
+)
+def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub, steering):
+    hub = open_hub(serve(), Streams)
+    said = f"\x1b[31mred\x1b[0m {steering} end"
+    # A closing tag of rich's would be an error where it is read as one.
+    hub.events = [{"phase": f"building{steering}[/b]", "message": f"{said}\n"}, {"phase": "failed", "message": said}]
+    shown, code = on_a_terminal("launch", SPEC, "--binder", hub.url)
+    assert code == 1 and shown.count("red") == 3 and shown.count("end") == 3 and "[/b]" in shown
+    # The cursor is moved for what is in progress; that is ours.
+    assert not re.search(r"\x1b(?!\[)|\x1b\[2J|[\x00-\x08\x0b\x0c\x0e-\x1a\x7f-\x9f]", shown)
+    assert "]8;" not in shown
+
+
+def interrupted(condition, *arguments):
+    """The exit code and standard error of the command after Ctrl-C, when a condition is met."""
+    # Whoever runs the tests in the background may have SIGINT ignored, and that is inherited.
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    running = process(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeded)
+    try:
+        until(condition)
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=15)
+    finally:
+        running.kill()
+    return running.returncode, err
+
+
+NEVER = {"captcha_providers": {"altcha": {"cost": 100_000, "counterMin": 100_000, "counterMax": 100_000}}}
+"""A challenge that takes longer than any test."""
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
+    """While it calculates and the stream is open, and while only the stream is."""
+    hub = open_hub(serve(launch_hold=0, **(NEVER if busy else {})))
+    hub.cached = False
+    hub.ready.close()
+    code, err = interrupted(lambda: hub.builds, "launch", SPEC, "--binder", hub.url)
+    assert code == 130 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("during", ["calculation", "person", "keeping"])
+def test_ctrl_c_ends_an_unlock(serve, open_hub, store, during):
+    settings = {"calculation": NEVER, "person": HCAPTCHA, "keeping": {}}[during]
+    hub = open_hub(serve(**settings, **LEASING))
+    if during == "keeping":
+        lease(store, 59)
+    else:
+        run_pod(store)
+    known = store.known(Server("alice"))
+    seen = {"calculation": "GET /egress/challenge", "person": "GET /egress/challenge", "keeping": "GET /egress/servers/alice/"}
+    how = {"calculation": (), "person": ("--wait", "60"), "keeping": ("--keep", "3600")}[during]
+    code, err = interrupted(lambda: hub.count(seen[during]), "unlock", f"{hub.url}egress/servers/alice/", *how)
+    assert code == 130 and "Traceback" not in err
+    assert store.known(Server("alice")) == known and not hub.count("POST ")

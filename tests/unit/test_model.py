@@ -99,16 +99,16 @@ class ModelPass:
     uses: list[Use] = field(default_factory=list)
     void: bool = False
 
-    def redeem(self, server, repository, network, grant, renewal=False):
+    def redeem(self, server, repository, network, grant, is_up, renewal=False):
         """What is expected of the store."""
-        outcome = self._redeem(server, repository, network, grant, renewal)
+        outcome = self._redeem(server, repository, network, grant, is_up, renewal)
         if renewal and outcome != "used-up":
             for use in self.uses:
                 if use.grant == grant:
                     use.moves = MOVES
         return outcome
 
-    def _redeem(self, server, repository, network, grant, renewal):
+    def _redeem(self, server, repository, network, grant, is_up, renewal):
         if self.void:
             return "before-epoch"
         for use in self.uses:
@@ -119,7 +119,7 @@ class ModelPass:
             self.uses.append(Use(server, repository, network, grant))
             return "free"
         for use in [] if renewal else reversed(self.uses):
-            if (use.repository, use.network) == (repository, network) and use.moves < MOVES:
+            if (use.repository, use.network) == (repository, network) and use.moves < MOVES and not is_up(use):
                 use.server, use.grant = server, grant
                 use.moves += 1
                 return "moved"
@@ -163,6 +163,11 @@ class Machine(RuleBasedStateMachine):
     def _now(self):
         return time.time() + self.ahead
 
+    def _is_up(self, use):
+        """Whether the server that holds a use is published, and its launch settled."""
+        pending = self.store.pending(use.server, set())
+        return pending.known is not None and not (pending.launch and pending.launch.grant.id == use.grant)
+
     # -- what clients do
 
     @rule(servers=st.integers(1, 2))
@@ -191,7 +196,7 @@ class Machine(RuleBasedStateMachine):
         if any(block.kind == "repository" and block.what == repository for block in self.store.blocks()):
             assert (decision.grant.rule, decision.pass_outcome) == (Rule.BLOCKED, "none")
             return
-        assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id)
+        assert decision.pass_outcome == used.redeem(server, repository, network, decision.grant.id, self._is_up)
         self.purpose[decision.grant.id] = (server, "image", image)
 
     @rule(user=USERS)
@@ -212,7 +217,7 @@ class Machine(RuleBasedStateMachine):
         grant = Grant.new("verified", "renewal" if renewal else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
         outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal)
-        assert outcome == used.redeem(server, known.repository, network, grant.id, renewal)
+        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal)
         assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 

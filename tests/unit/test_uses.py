@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client
 from verifier.passes import Passes
-from verifier.records import Record, Server
+from verifier.records import KnownServer, Record, Server
 from verifier.store.store import MOVE_WINDOW_SECONDS, MOVES
 from verifier.web.app import create_services
 
@@ -66,6 +66,37 @@ def test_the_same_repository_and_network_move_the_use(public, internal, store):
     assert waiting(store, "a") is None
     assert is_withdrawn(store, first["grant"])
     assert waiting(store, "b").id == second["grant"]
+
+
+def test_a_server_that_is_up_keeps_its_use(public, internal, store):
+    """Its connections would stay open, and somebody who works there would lose egress without a word."""
+    token = get_pass(public)
+    first = launch(internal, "a", token=token)
+    store.publish(Server("a"), KnownServer("uid-a"))
+    store.settle(Server("a"), store.pending(Server("a"), set()).launch)
+    assert launch(internal, "b", token=token)["pass_outcome"] == "used-up"
+    assert not is_withdrawn(store, first["grant"])
+    assert waiting(store, "b") is None
+
+
+@pytest.mark.parametrize("state", ["not ready yet", "gone"])
+def test_a_server_that_is_not_up_gives_its_use_away(public, internal, store, state):
+    """BinderHub tries a launch again when the server did not come up."""
+    token = get_pass(public)
+    first = launch(internal, "a", token=token)
+    store.publish(Server("a"), KnownServer("uid-a"))
+    if state == "gone":
+        store.settle(Server("a"), store.pending(Server("a"), set()).launch)
+        store.forget(Server("a"))
+    assert launch(internal, "b", token=token)["pass_outcome"] == "moved"
+    assert is_withdrawn(store, first["grant"])
+
+
+def test_a_use_of_an_unlocked_server_does_not_move(public, internal, store):
+    token = get_pass(public)
+    store.publish(Server("a"), KnownServer("uid-a", repository="https://example.com/a/b"))
+    assert public.post("/egress/servers/a", json={"token": token}).status_code in (200, 202)
+    assert launch(internal, "b", token=token, repository="https://example.com/a/b")["pass_outcome"] == "used-up"
 
 
 def test_a_named_server_is_another_server(public, internal, store):

@@ -214,7 +214,7 @@ class Store:
                 move on: its owner could otherwise move it to another server, and the tier would go with it.
 
         Returns:
-            `held` (this server had the use already), `free` or `moved` (another server had it): the record is written. `used-up`,
+            `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written. `used-up`,
             `before-epoch` or `key-revoked`: nothing is written.
         """
         request = {
@@ -232,6 +232,8 @@ class Store:
             "grant": record.grant.id,
             "record": record.dumps(),
             "record_ttl": record_ttl,
+            "launch": _key("launch:"),
+            "known": _key("server:"),
             "withdrawn": _key("withdrawn:"),
             "withdrawn_ttl": WITHDRAWN_TTL_SECONDS,
         }

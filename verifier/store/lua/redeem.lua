@@ -11,6 +11,7 @@
 --   renewal        whether the server has this tier, or a smaller one: then no use moves to it, nor away from it
 --   server, repository, network, grant (id): who asks
 --   record         what to write into the record; record_ttl: seconds it lives
+--   launch, known  prefixes of the keys of launches that wait, and of servers that the reconciler published
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live
 -- Returns: held, free, moved, used-up, before-epoch or key-revoked.
 local request = cjson.decode(ARGV[1])
@@ -70,11 +71,21 @@ if request.renewal then
   return 'used-up'
 end
 
+-- A server that is up keeps its use: with it would go the egress of somebody who works there, and each server that a use has
+-- left keeps its open connections on most networks. A launch that waits still has its record; a server that is gone is not published.
+local function is_up(use)
+  local launch = redis.call('GET', request.launch .. use.server)
+  if launch and cjson.decode(launch).grant.id == use.grant then
+    return false
+  end
+  return redis.call('EXISTS', request.known .. use.server) == 1
+end
+
 -- The latest use first: a retry follows the attempt that it repeats.
 for slot = #uses, 1, -1 do
   local use = uses[slot]
   if use.repository == request.repository and use.network == request.network
-      and now - use.first <= request.move_window and use.moves < request.moves then
+      and now - use.first <= request.move_window and use.moves < request.moves and not is_up(use) then
     withdraw(use)
     take(slot, use.first, use.moves + 1)
     return 'moved'

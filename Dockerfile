@@ -17,18 +17,21 @@ RUN python3 -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements-build.lock
 RUN python3 -m venv --without-pip /opt/venv
 COPY requirements.lock /src/
-RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements.lock
+RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
+    -r /src/requirements.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 # Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
- && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps --prefix /opt/package /opt/wheel/*.whl
+ && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \
+    --prefix /opt/package /opt/wheel/*.whl
 
 FROM $BASE
 # Nothing that installs or builds: neither pip nor what venv would make a new one from.
 RUN pip uninstall -y --root-user-action=ignore pip setuptools wheel \
- && python3 -c 'import ensurepip, shutil, sysconfig; [shutil.rmtree(d) for d in (sysconfig.get_config_var("WHEEL_PKG_DIR"), *ensurepip.__path__) if d]'
+ && python3 -c 'import ensurepip, shutil, sysconfig; \
+    [shutil.rmtree(d) for d in (sysconfig.get_config_var("WHEEL_PKG_DIR"), *ensurepip.__path__) if d]'
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/package /opt/venv
 # The root file system is read-only in the chart; everything was compiled to bytecode above.

@@ -25,7 +25,8 @@ step() {
   local tenths=$((($(date +%s%N) - began) / 100000000))
   if [ "$code" != 0 ]; then
     tail -n 60 "$log" >&2
-    printf '%s ✗ %s (%d.%d s, exit %d); all of its output: %s\n' "$(date +%T)" "$text" $((tenths / 10)) $((tenths % 10)) "$code" "$log" >&2
+    printf '%s ✗ %s (%d.%d s, exit %d); all of its output: %s\n' "$(date +%T)" "$text" \
+      $((tenths / 10)) $((tenths % 10)) "$code" "$log" >&2
     return "$code"
   fi
   printf '%s ✓ %s (%d.%d s)\n' "$(date +%T)" "$text" $((tenths / 10)) $((tenths % 10)) >&2

@@ -27,8 +27,8 @@ dual() { [ "$family" = dual ]; }
 both() { if dual; then echo "$1,$2"; else echo "$1"; fi; }  # both V4 V6: as a list for a flag
 
 # Process 1 of the node's PID namespace, as the machine sees it; fails if there is none. Found by what it is, not by a
-# number kept in a file: the number may be another process's by now, and an `up` that was killed left no file. Any checkout's will do:
-# they share the state.
+# number kept in a file: the number may be another process's by now, and an `up` that was killed left no file. Any checkout's
+# will do: they share the state.
 init_pid() {
   local file
   for file in $(grep -lsaxzF "cluster-node=$state" /proc/[0-9]*/cmdline || true); do

@@ -10,7 +10,8 @@ mount -t tmpfs tmpfs /run
 mount --bind "$state/lib" /var/lib
 mount --bind "$state/log" /var/log
 # The kubelet sets these for the whole machine; here it gets files to write to.
-for key in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+for key in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
+  kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
   [ -e /proc/sys/$key ] || continue
   mkdir -p "sysctl/${key%/*}"; cat /proc/sys/$key >"sysctl/$key"; mount --bind "sysctl/$key" /proc/sys/$key
 done
@@ -55,7 +56,8 @@ kube kube-controller-manager --kubeconfig $admin --leader-elect=false --root-ca-
 kube kube-scheduler --kubeconfig $admin --leader-elect=false
 kube kubelet --config kubelet.yaml --kubeconfig pki/kubelet.kubeconfig --node-ip "$(both $node_ip $node6)" --hostname-override node
 # The proxy learns the node's addresses when it starts.
-until curl -sf --cacert pki/ca.crt --cert pki/admin.crt --key pki/admin.key https://127.0.0.1:6443/api/v1/nodes/node >/dev/null; do sleep 0.1; done
+until curl -sf --cacert pki/ca.crt --cert pki/admin.crt --key pki/admin.key \
+  https://127.0.0.1:6443/api/v1/nodes/node >/dev/null; do sleep 0.1; done
 # Conntrack's settings are read-only outside the machine's first network namespace; 0 is "leave alone".
 kube kube-proxy --kubeconfig $admin --hostname-override node --cluster-cidr "$(both $pods $pods6)" --proxy-mode iptables \
   --conntrack-max-per-core 0 --conntrack-min 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0

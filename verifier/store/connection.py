@@ -37,7 +37,8 @@ def connect(settings: CommonSettings) -> redis.Redis:
     asking = options | {"password": _clear(settings.redis_sentinel_password), "retry": Retry(NoBackoff(), 0), "ssl": tls}
     database = parse_url(settings.redis_url).get("db", 0)  # type: ignore[no-untyped-call]
     sentinel = Sentinel(sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-    client: redis.Redis = sentinel.master_for(settings.redis_sentinel_master, db=database, ssl=tls, **common)  # type: ignore[no-untyped-call]
+    name, options = settings.redis_sentinel_master, {"db": database, "ssl": tls, **common}
+    client: redis.Redis = sentinel.master_for(name, **options)  # type: ignore[no-untyped-call]
     return client
 
 

@@ -214,8 +214,8 @@ class Store:
                 move on: its owner could otherwise move it to another server, and the tier would go with it.
 
         Returns:
-            `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written. `used-up`,
-            `before-epoch` or `key-revoked`: nothing is written.
+            `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written.
+            `used-up`, `before-epoch` or `key-revoked`: nothing is written.
         """
         request = {
             "iat": used.iat,

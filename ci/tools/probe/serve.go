@@ -81,7 +81,8 @@ func answer(c net.Conn, addr string, secure *tls.Config) {
 	default:
 		p.Read(make([]byte, 4096))
 		body := "hello from " + addr + " to " + c.RemoteAddr().String() + "\n"
-		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
+		head := "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+		fmt.Fprintf(c, head, len(body), body)
 	}
 }
 

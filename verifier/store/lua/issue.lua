@@ -1,5 +1,5 @@
--- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically. The same for an API
--- key, which is charged in the place of a network (D-018, D-027).
+-- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically. The same for an
+-- API key, which is charged in place of a network (D-018, D-027).
 --
 -- KEYS: epoch, solution, charges, revoked keys
 -- ARGV: request, a JSON object:
@@ -10,7 +10,8 @@
 --   window     seconds for which a charge counts; absent: nobody is charged, and then neither of these is looked at:
 --   most       charges from which on the price has risen too far; absent: no matter
 --   budget     charges from which on no pass is issued; 0: there is no budget
--- Returns {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen}, or {budget-spent, seconds until a charge is forgotten}.
+-- Returns {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen}, or
+-- {budget-spent, seconds until a charge is forgotten}.
 local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
 local second = tonumber(t[1])

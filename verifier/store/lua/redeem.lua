@@ -72,7 +72,8 @@ if request.renewal then
 end
 
 -- A server that is up keeps its use: with it would go the egress of somebody who works there, and each server that a use has
--- left keeps its open connections on most networks. A launch that waits still has its record; a server that is gone is not published.
+-- left keeps its open connections on most networks. A launch that waits still has its record; a server that is gone is not
+-- published.
 local function is_up(use)
   local launch = redis.call('GET', request.launch .. use.server)
   if launch and cjson.decode(launch).grant.id == use.grant then

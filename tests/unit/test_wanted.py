@@ -1,0 +1,219 @@
+"""What a pod should carry, as a table: the pod's own grant, what Redis holds, mode and tiers → the grant."""
+
+from dataclasses import replace
+
+import pytest
+
+from verifier.decisions.leases import STOP_GRACE_SECONDS
+from verifier.passes import LEEWAY_SECONDS
+from verifier.reconciler.pods import Pod
+from verifier.reconciler.wanted import wanted
+from verifier.records import Block, Grant, KnownServer, Pending, Record, Server
+from verifier.settings import ReconcilerSettings, load
+
+NOW = 1_000_000
+LEASE = 600
+TIERS = {
+    "small": {"rank": 1},
+    "verified": {"rank": 2},
+    "large": {"rank": 3},
+    "large-leased": {"rank": 3, "lease": LEASE},
+    "leased": {"rank": 2, "lease": LEASE},
+    "stopped": {"rank": 2, "lease": LEASE, "on_expiry": "stop"},
+}
+SETTINGS = load(
+    ReconcilerSettings,
+    tiers=TIERS,
+    allow_tier="small",
+    may_stop_pods=True,
+    blocked_repositories=["example.com/bad/*"],
+    self_networks=["192.0.2.0/24"],
+)
+URL = "https://example.com/"
+
+
+def grant(tier, id="own", rule="valid-pass", until=None):
+    return Grant(id, tier, rule, 0, until=until)
+
+
+def launch(tier, id="launch", image="image:1", repository="", client="", **fields):
+    return Record(grant(tier, id, **fields), image=image, repository=repository, client=client)
+
+
+def unlock(tier, id="unlock", uid="uid-1", rule="unlock"):
+    return Record(grant(tier, id, rule), uid=uid)
+
+
+def known(repository="", client="", uid="uid-1"):
+    return KnownServer(uid, repository=repository, client=client)
+
+
+def block(kind, what="", until=None, id="block", uid=""):
+    return Block(id, kind, what, "eve", "mining", 0, until, uid)
+
+
+def on_pod(found):
+    """The grant of a block, as it is on a pod."""
+    return found.grant
+
+
+OWN = grant("verified")
+THIS_POD = block("server", uid="uid-1")
+MODE_ALLOW = object()  # a new grant of the tier that mode `allow` gives
+
+
+def row(name, own=None, expected=None, *, pod=None, mode="captcha", redis=True, **pending):
+    return pytest.param(own, expected, pod or {}, mode, redis, pending, id=name)
+
+
+ROWS = [
+    # its own grant
+    row("nothing"),
+    row("own", OWN, OWN),
+    row("own, Redis away", OWN, OWN, redis=False),
+    row("own, withdrawn", OWN, None, withdrawn={"own"}),
+    row("own, another one withdrawn", OWN, OWN, withdrawn={"other"}),
+    row("own of a tier that the settings do not have", grant("gold"), None),
+    row("own without a tier", grant("unverified"), None),
+    row("own, dated", grant("leased", until=NOW + 1), grant("leased", until=NOW + 1)),
+    row("own, longer than a lease", grant("leased", until=NOW + 2 * LEASE), grant("leased", until=NOW + LEASE)),
+    row(
+        "own, longer than a lease by the leeway",
+        grant("leased", until=NOW + LEASE + LEEWAY_SECONDS),
+        grant("leased", until=NOW + LEASE + LEEWAY_SECONDS),
+    ),
+    row("own, dated, of a tier without a lease", grant("verified", until=NOW + 10**6), grant("verified", until=NOW + 10**6)),
+    # its end
+    row(
+        "own, over: the server stays",
+        grant("leased", until=NOW),
+        Grant("own", "unverified", "expired", NOW),
+    ),
+    row(
+        "own, over: the server stops after the grace",
+        grant("stopped", until=NOW),
+        Grant("own", "unverified", "expired", NOW, until=NOW + STOP_GRACE_SECONDS),
+    ),
+    row(
+        "own, over: in mode observe the server stays",
+        grant("stopped", until=NOW),
+        Grant("own", "unverified", "expired", NOW),
+        mode="observe",
+    ),
+    row("own, over and withdrawn", grant("leased", until=NOW), None, withdrawn={"own"}),
+    row("own, over, of a tier that the settings do not have", grant("gold", until=NOW), None),
+    row("own ended", grant("unverified", rule="expired", until=NOW - 1), grant("unverified", rule="expired", until=NOW - 1)),
+    row("own ended, Redis away", grant("unverified", rule="expired"), grant("unverified", rule="expired"), redis=False),
+    row("own ended, withdrawn", grant("unverified", rule="expired"), None, withdrawn={"own"}),
+    # a launch
+    row("launch", None, grant("verified", "launch"), launch=launch("verified")),
+    row("launch, with a lease", None, grant("leased", "launch", until=NOW + LEASE), launch=launch("leased")),
+    row("launch of another image", None, None, launch=launch("verified", image="image:2")),
+    row("launch, withdrawn", None, None, launch=launch("verified"), withdrawn={"launch"}),
+    row("launch without a tier", None, None, launch=launch("unverified")),
+    row("launch of a tier that the settings do not have", None, None, launch=launch("gold")),
+    row("launch, own counts", OWN, OWN, launch=launch("large")),
+    row("launch, own withdrawn", OWN, grant("large", "launch"), launch=launch("large"), withdrawn={"own"}),
+    row(
+        "launch, own over",
+        grant("leased", until=NOW),
+        grant("leased", "launch", until=NOW + LEASE),
+        launch=launch("leased"),
+    ),
+    row("launch that is on the pod is not dated again", grant("leased", until=NOW + 1), grant("leased", until=NOW + 1),
+        launch=launch("leased", "own")),
+    row("launch that is on the pod as an ended lease does not come back", grant("unverified", rule="expired"),
+        grant("unverified", rule="expired"), launch=launch("leased", "own")),
+    # an unlock
+    row("unlock", None, grant("verified", "unlock", "unlock"), unlock=unlock("verified")),
+    row("unlock, with a lease", None, grant("leased", "unlock", "unlock", NOW + LEASE), unlock=unlock("leased")),
+    row("unlock of another pod", None, None, unlock=unlock("verified", uid="uid-2")),
+    row("unlock, withdrawn", None, None, unlock=unlock("verified"), withdrawn={"unlock"}),
+    row("unlock of a tier that the settings do not have", None, None, unlock=unlock("gold")),
+    row("unlock and launch", None, grant("small", "unlock", "unlock"), unlock=unlock("small"), launch=launch("large")),
+    row("unlock of the same tier renews", grant("leased", until=NOW + 1), grant("leased", "unlock", "renewal", NOW + LEASE),
+        unlock=unlock("leased", rule="renewal")),
+    row("unlock of a larger tier", OWN, grant("large", "unlock", "unlock"), unlock=unlock("large")),
+    row(
+        "unlock of a larger tier with a lease that ends no earlier",
+        grant("leased", until=NOW + LEASE),
+        grant("large-leased", "unlock", "unlock", NOW + LEASE),
+        unlock=unlock("large-leased"),
+    ),
+    row("unlock of a larger tier with a lease, own has none", OWN, OWN, unlock=unlock("large-leased")),
+    row("unlock of a smaller tier", OWN, OWN, unlock=unlock("small")),
+    row("unlock of a smaller tier, by an operator", OWN, grant("small", "unlock", "operator"),
+        unlock=unlock("small", rule="operator")),
+    row("unlock of a smaller tier, own over", grant("leased", until=NOW), grant("small", "unlock", "unlock"),
+        unlock=unlock("small")),
+    row("unlock of a smaller tier, own withdrawn", OWN, grant("small", "unlock", "unlock"), unlock=unlock("small"),
+        withdrawn={"own"}),
+    row("unlock, own ended", grant("unverified", rule="expired"), grant("leased", "unlock", "unlock", NOW + LEASE),
+        unlock=unlock("leased")),
+    row("unlock that is on the pod is not dated again", grant("leased", until=NOW + 1), grant("leased", until=NOW + 1),
+        unlock=unlock("leased", "own")),
+    # mode allow
+    row("allow", None, MODE_ALLOW, mode="allow"),
+    row("allow, Redis away", None, MODE_ALLOW, mode="allow", redis=False),
+    row("allow, own counts", OWN, OWN, mode="allow"),
+    row("allow, own of the mode", grant("small", rule="mode-allow"), grant("small", rule="mode-allow"), mode="allow"),
+    row("allow, launch waits", None, grant("large", "launch"), mode="allow", launch=launch("large")),
+    row("allow, own over", grant("leased", until=NOW), MODE_ALLOW, mode="allow"),
+    row("allow, own ended", grant("unverified", rule="expired"), MODE_ALLOW, mode="allow"),
+    row("allow, blocked repository", None, None, mode="allow", pod={"repository": f"{URL}bad/repo"}),
+    row("allow, own network", None, None, mode="allow", pod={"client": "192.0.2.7"}),
+    row("captcha, own of mode allow", grant("small", rule="mode-allow"), None),
+    row("observe, own of mode allow", grant("small", rule="mode-allow"), None, mode="observe"),
+    row("captcha, launch of mode allow", None, None, launch=launch("small", rule="mode-allow")),
+    # blocks
+    row("block of this server", OWN, on_pod(THIS_POD), blocks=[THIS_POD]),
+    row("block of another pod", OWN, OWN, blocks=[block("server", uid="uid-2")]),
+    row("block that is over", OWN, OWN, blocks=[block("server", uid="uid-1", until=NOW)]),
+    row("block, unlock waits", None, on_pod(THIS_POD), blocks=[THIS_POD], unlock=unlock("verified", rule="operator")),
+    row("block, launch waits", None, on_pod(THIS_POD), blocks=[THIS_POD], launch=launch("verified")),
+    row("block, mode allow", None, on_pod(THIS_POD), blocks=[THIS_POD], mode="allow"),
+    row("block of the launch's repository", OWN, on_pod(block("repository", "example.com/a/b")),
+        blocks=[block("repository", "example.com/a/b")], launch=launch("verified", repository=f"{URL}a/b")),
+    row("block of the published repository", OWN, on_pod(block("repository", "example.com/a/b")),
+        blocks=[block("repository", "example.com/a/b")], known=known(f"{URL}a/b")),
+    row("block of the repository in the pod", OWN, on_pod(block("repository", "example.com/a/b")),
+        blocks=[block("repository", "example.com/a/b")], pod={"repository": f"{URL}a/b"}),
+    row("block of a repository that only the pod tells, not BinderHub", OWN, OWN, blocks=[block("repository", "example.com/a/b")],
+        launch=launch("verified", repository=f"{URL}c/d"), known=known(f"{URL}a/b"), pod={"repository": f"{URL}a/b"}),
+    row("block of a repository that was published for another pod", OWN, OWN, blocks=[block("repository", "example.com/a/b")],
+        known=known(f"{URL}a/b", uid="uid-2")),
+    row("block of the repository of another image's launch", OWN, OWN, blocks=[block("repository", "example.com/a/b")],
+        launch=launch("verified", image="image:2", repository=f"{URL}a/b")),
+    row("block of the launch's client", OWN, on_pod(block("network", "198.51.100.0/24")),
+        blocks=[block("network", "198.51.100.0/24")], launch=launch("verified", client="198.51.100.7")),
+    row("block of the published client", OWN, on_pod(block("network", "198.51.100.0/24")),
+        blocks=[block("network", "198.51.100.0/24")], known=known(client="198.51.100.7")),
+    row("block of the client in the pod", OWN, on_pod(block("network", "198.51.100.0/24")),
+        blocks=[block("network", "198.51.100.0/24")], pod={"client": "198.51.100.7"}),
+    row("own block, Redis away", on_pod(THIS_POD), on_pod(THIS_POD), redis=False),
+    row("own block that Redis has forgotten", on_pod(THIS_POD), on_pod(THIS_POD), unlock=unlock("verified")),
+    row("own block, withdrawn", on_pod(THIS_POD), None, withdrawn={"block"}),
+    row("own block, withdrawn, unlock waits", on_pod(THIS_POD), grant("verified", "unlock", "unlock"), withdrawn={"block"},
+        unlock=unlock("verified")),
+    row("own block that is over", on_pod(block("server", until=NOW)), None),
+    row("two blocks: the later end", OWN, on_pod(block("server", uid="uid-1", id="b", until=NOW + 9)),
+        blocks=[block("server", uid="uid-1", id="a", until=NOW + 5), block("server", uid="uid-1", id="b", until=NOW + 9)]),
+    row("two blocks: the one without an end", OWN, on_pod(block("server", uid="uid-1", id="a")),
+        blocks=[block("server", uid="uid-1", id="a"), block("server", uid="uid-1", id="b", until=NOW + 9)]),
+    row("own block is shorter", on_pod(block("server", id="own", until=NOW + 5)), on_pod(THIS_POD), blocks=[THIS_POD]),
+    row("own block is as long", replace(on_pod(THIS_POD), id="own"), replace(on_pod(THIS_POD), id="own"), blocks=[THIS_POD]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "expected", "fields", "mode", "redis", "pending"), ROWS)
+def test_pod_carries(own, expected, fields, mode, redis, pending):
+    pod = Pod(
+        name="jupyter-alice", uid="uid-1", version="1", server=Server("alice"), image="image:1", grant=own,
+        annotated=own is not None, label=own.label if own else None, created=0, ready=False, ended=False, **fields,
+    )  # fmt: skip
+    settings = SETTINGS.model_copy(update={"mode": mode})
+    found = wanted(pod, Pending(**pending) if redis else None, settings, NOW)
+    if expected is MODE_ALLOW:
+        assert found == Grant(found.id, "small", "mode-allow", NOW)
+    else:
+        assert found == expected

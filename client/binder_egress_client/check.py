@@ -1,4 +1,4 @@
-"""A pass, in the background: a challenge, its solution, and what the verifier gives for it."""
+"""Earns a pass in the background: asks for a challenge, solves it, and exchanges the solution."""
 
 import threading
 import time
@@ -9,23 +9,23 @@ from .solving import Cancelled, Unsolvable, solve
 from .verifier import NoAnswer, NoGate, Refused, Verifier
 
 GRACE = 1.0
-"""Seconds for which a launch waits for the challenge itself."""
+"""Seconds that a launch waits for the challenge."""
 
 HOLD = 4.0
-"""Seconds for which a launch waits for a pass where the verifier does not say."""
+"""Seconds that a launch waits for a pass if the verifier does not say how long."""
 
 MOST_HOLD = 60.0
-"""Seconds; what a verifier says beyond that is not believed."""
+"""Longest wait for a pass in seconds, whatever the verifier says."""
 
 MARGIN = 5.0
-"""Seconds before its end from which a pass is not sent any more."""
+"""Seconds before a pass expires from which it is no longer sent."""
 
 ROUNDS = 2
-"""How often a challenge is solved if the price has risen meanwhile: once more."""
+"""Most challenges to solve for one pass: a second one if the price has risen in the meantime."""
 
 
 class PersonNeeded(Exception):
-    """Nothing that is offered can be solved without a person."""
+    """Every offer of the verifier needs a person."""
 
 
 def proof_of_work(challenge: dict[str, Any], tier: str | None = None) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def proof_of_work(challenge: dict[str, Any], tier: str | None = None) -> dict[st
 
     Args:
         challenge: what the verifier offers.
-        tier: what it has to be worth, if it is to renew a lease.
+        tier: the tier that the offer must give, for the renewal of a lease.
 
     Raises:
-        PersonNeeded: there is none.
-        Refused: there is no offer at all, or none of that tier.
+        PersonNeeded: all offers need a person.
+        Refused: there is no offer, or none of that tier.
     """
     offers = [offer for offer in challenge["providers"] if isinstance(offer, dict)]
     if offers and tier:
@@ -58,10 +58,10 @@ def earn(
     cancelled: threading.Event | None = None,
     answered: Callable[[dict[str, Any]], object] = lambda challenge: None,
 ) -> dict[str, Any]:
-    """A pass, for a key or else for proof of work.
+    """Get a pass, by the key if there is one, else by proof of work.
 
     Args:
-        verifier: who gives it.
+        verifier: the verifier to ask.
         key: an API key.
         cancelled: stops the work when set.
         answered: called with each challenge.
@@ -70,7 +70,7 @@ def earn(
         The verifier's answer: `token`, `expires_in`, `servers`, `tier`.
 
     Raises:
-        NoGate, NoAnswer, Refused, PersonNeeded, Unsolvable, Cancelled: there is none.
+        NoGate, NoAnswer, Refused, PersonNeeded, Unsolvable, Cancelled: no pass, for that reason.
     """
     if key:
         return verifier.pass_for_key(key)
@@ -88,7 +88,7 @@ def earn(
 
 
 class Check:
-    """Earns a pass in a thread of its own, which `stop` ends.
+    """Earns a pass in a separate thread, which `stop` ends.
 
     Attributes:
         error: why there is no pass; None while there may be one.
@@ -101,7 +101,7 @@ class Check:
         self._until = 0.0
         self._token: str | None = None
         self._cancelled = threading.Event()
-        # A key is asked for nothing first.
+        # A key needs no challenge.
         self._answered = threading.Event()
         self._done = threading.Event()
         if key:
@@ -111,21 +111,21 @@ class Check:
 
     @property
     def token(self) -> str | None:
-        """The pass, while it is good."""
+        """The pass, as long as it is valid."""
         return self._token if time.monotonic() < self._until else None
 
     def wait(self) -> None:
-        """Wait for the pass as long as a launch may: a second for the challenge, and what it says for the solution."""
+        """Wait for the pass as long as a launch may: a second for the challenge, then as long as the challenge says."""
         began = time.monotonic()
         if self._answered.wait(GRACE):
             self._done.wait(max(0.0, began + self._hold - time.monotonic()))
 
     def finish(self) -> None:
-        """Wait until it has ended, however."""
+        """Wait until the work has ended, with or without a pass."""
         self._done.wait()
 
     def stop(self) -> None:
-        """End it. It stops between two tries; a request that is under way ends with the process at the latest."""
+        """Stop the work between two tries. A running request ends with the process at the latest."""
         self._cancelled.set()
         self._thread.join(1)
 

@@ -1,4 +1,4 @@
-"""The command. What people read goes to standard error; standard output has the address, the pass, or JSON, and nothing else."""
+"""The command. Messages for people go to standard error. Standard output has the address, the pass or JSON, and nothing else."""
 
 import dataclasses
 import enum
@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 import click
@@ -26,12 +26,19 @@ from .unlocking import keep as keep_server
 from .unlocking import unlock as unlock_server
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
 
+if TYPE_CHECKING:
+    TextType = click.ParamType[str]
+    ServerType = click.ParamType[Server]
+else:
+    # Click 8.1 has no generic types.
+    TextType = ServerType = click.ParamType
+
 WAIT = 300.0
-"""Seconds to wait for a person, on a terminal."""
+"""Seconds to wait for a person to solve the check, if standard error is a terminal."""
 
 
 class Exit(enum.IntEnum):
-    """Exit codes; the README of the package explains them to people."""
+    """Exit codes. The README of the package explains them."""
 
     DONE = 0
     LAUNCH_FAILED = 1
@@ -47,23 +54,24 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 COLOUR = re.compile(r"(\x1b\[[0-9;:]*m)")
-"""What of others' escape sequences is kept."""
+"""Escape sequences that are kept: colours."""
 
 STEERING = re.compile(
     r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"  # strings: title, clipboard, link, …
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # cursor, screen, …
     r"|\x1b[ -/]*[0-~]?"  # character sets, reset, …
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # by themselves; not tab and newline
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # single control characters, except tab and newline
 )
-"""The other escape sequences, and control characters."""
+"""Escape sequences and control characters that are removed."""
 
 
 def _harmless(text: str) -> Text:
-    """What others wrote, with its colours and no other escape sequence: builds run strangers' code, and this is a terminal.
+    """Text of a build or a server with its colours and no other escape sequence.
 
-    Nothing else reaches rich, which makes links of some sequences, and writes where they lead as it is.
+    Builds run strangers' code, and other sequences steer the terminal. Rich would turn some of them into links with an unchecked
+    target, so all text passes through here.
     """
-    # Each second part is a colour. The others are cleaned by themselves: what is left of them cannot make a sequence again.
+    # Every second part is a colour. The parts between are cleaned one by one, so their rests cannot form a new sequence.
     parts = COLOUR.split(text.replace("\r", "\n"))
     return Text.from_ansi("".join(part if at % 2 else STEERING.sub("", part) for at, part in enumerate(parts)))
 
@@ -74,7 +82,7 @@ def _say(text: str, style: str = "") -> None:
     err.print(line)
 
 
-class Address(click.ParamType):
+class Address(TextType):
     """An http or https address without query, fragment or password."""
 
     name = "url"
@@ -86,8 +94,8 @@ class Address(click.ParamType):
         return value
 
 
-class ServerAddress(click.ParamType):
-    """What `BINDER_EGRESS_URL` of a server says."""
+class ServerAddress(ServerType):
+    """The value of a server's variable `BINDER_EGRESS_URL`."""
 
     name = "url"
 
@@ -101,7 +109,7 @@ class ServerAddress(click.ParamType):
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds within limits. Python's `nan` is within all, and no time comes after it."""
+    """A number of seconds within limits. `nan` is refused: it passes every comparison of a range, and no deadline would follow."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = float(super().convert(value, param, ctx))
@@ -110,8 +118,8 @@ class Seconds(click.FloatRange):
         return found
 
 
-class Spec(click.ParamType):
-    """What to launch."""
+class Spec(TextType):
+    """A repository to launch, as in BinderHub's addresses."""
 
     name = "spec"
 
@@ -121,8 +129,8 @@ class Spec(click.ParamType):
         return value
 
 
-class Key(click.ParamType):
-    """An API key. No message may have it in it."""
+class Key(TextType):
+    """An API key. Error messages must not contain it."""
 
     name = "key"
 
@@ -157,7 +165,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON t
 browser_option = click.option(
     "--in-browser",
     is_flag=True,
-    help="Do not calculate: show the link to the server's page, and wait until somebody has solved there.",
+    help="Do not calculate: show the link to the server's page, and wait until somebody solves the check there.",
 )
 wait_option = click.option(
     "--wait",
@@ -172,7 +180,7 @@ def cli() -> None:
     """Launch BinderHub servers with network egress, from terminals and scripts.
 
     Exit codes: 0 done; 1 the launch failed; 2 wrong usage; 3 no egress; 4 no answer; 5 no such server; 6 egress, but its
-    time could not be renewed; 130 interrupted.
+    lease could not be renewed; 130 interrupted.
     """
 
 
@@ -183,7 +191,7 @@ def cli() -> None:
 @key_option
 @browser_option
 @wait_option
-@click.option("--no-egress", is_flag=True, help="Launch, and ask for nothing.")
+@click.option("--no-egress", is_flag=True, help="Launch without asking for egress.")
 @json_option
 def launch(
     spec: str,
@@ -197,7 +205,7 @@ def launch(
 ) -> Exit:
     """Launch SPEC (gh/owner/repo/ref), and print the server's address.
 
-    With --json: BinderHub's events as they come, one a line, and at last an object with the one key "binder_egress".
+    With --json: BinderHub's events as they come, one a line, and then an object with the single key "binder_egress".
     """
     started = Launch(spec, hub, verifier=verifier, key=key, egress=not no_egress, calculate=not in_browser)
     with started, err.status(_harmless(f"Launching {spec}"), spinner="line") as status:
@@ -215,7 +223,7 @@ def launch(
                     json.dumps({"binder_egress": {"url": None, "egress": False, "kind": "launch-failed", "why": str(error)}})
                 )
             return Exit.LAUNCH_FAILED
-        status.update("Looking whether the server has egress")
+        status.update("Checking whether the server has egress")
         outcome = started.outcome(wait=_seconds(wait), on_link=_show_link(status.stop))
     if as_json:
         click.echo(json.dumps({"binder_egress": {"url": started.address, **_described(outcome)}}))
@@ -234,14 +242,14 @@ def launch(
     "--keep",
     metavar="SECONDS",
     type=Seconds(1, 86400),
-    help="Go on, and renew as often as it takes until the network lasts for so many seconds from now; a day at most.",
+    help="Renew the lease as often as needed, until it lasts this many seconds from now; a day at most.",
 )
 @json_option
 def unlock(server: Server, key: str | None, in_browser: bool, wait: float | None, keep: float | None, as_json: bool) -> Exit:
-    """Give a running server network, or renew its time if it can be renewed by now. URL is what its environment variable
-    BINDER_EGRESS_URL says.
+    """Give a running server egress, or renew its lease if that is possible yet. URL is the value of the server's environment
+    variable BINDER_EGRESS_URL.
 
-    With --json: an object; with --keep one a line, each time that there is news.
+    With --json: an object; with --keep one object a line, at each change.
     """
     with err.status("Unlocking", spinner="line") as status:
         how: dict[str, Any] = {
@@ -273,7 +281,7 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
 @click.argument("server", metavar="URL", type=ServerAddress())
 @json_option
 def status(server: Server, as_json: bool) -> Exit:
-    """Say whether a server has network. URL is what its environment variable BINDER_EGRESS_URL says."""
+    """Say whether a server has egress. URL is the value of its environment variable BINDER_EGRESS_URL."""
     shown = _or_end(lambda: Verifier(server.verifier).show(server))
     if as_json:
         click.echo(json.dumps(shown))
@@ -296,7 +304,7 @@ def status(server: Server, as_json: bool) -> Exit:
 @key_option
 @json_option
 def get_pass(hub: str, verifier: str | None, key: str | None, as_json: bool) -> Exit:
-    """Print a pass, for a launch by something else, which sends it as the query parameter egress_token. It lives for minutes."""
+    """Print a pass for another client's launch, which sends it as the query parameter egress_token. It is valid for minutes."""
     asked = Verifier(verifier or hub.rstrip("/") + "/egress/")
 
     def get() -> dict[str, Any]:
@@ -309,7 +317,7 @@ def get_pass(hub: str, verifier: str | None, key: str | None, as_json: bool) -> 
 
 
 def _or_end(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the verifier says, or the end."""
+    """The answer of the verifier. If there is none, the command ends with a message and its exit code."""
     try:
         return ask()
     except (NoGate, NoAnswer) as error:
@@ -331,14 +339,14 @@ def _end(text: str, code: Exit) -> NoReturn:
 
 
 def _seconds(wait: float | None) -> float:
-    """Nobody reads a link where standard error is no terminal."""
+    """Seconds to wait for a person: none by default if standard error is no terminal, since nobody reads the link there."""
     if wait is not None:
         return wait
     return WAIT if err.is_terminal else 0
 
 
 def _progress(event: dict[str, Any]) -> None:
-    """A message of BinderHub."""
+    """Show a message of BinderHub."""
     if message := str(event.get("message") or "").rstrip():
         phase = _harmless(f"{event.get('phase', '')}: ")
         phase.stylize("dim")
@@ -353,7 +361,7 @@ def _show_link(before: Callable[[], object]) -> Callable[[str, float], None]:
             code = io.StringIO()
             segno.make_qr(link, error="l", boost_error=False).terminal(code, border=2, compact=True)
             if max(map(len, code.getvalue().splitlines())) <= err.width:
-                # Dark on light, whatever the terminal's own colours are.
+                # Dark on light in every colour scheme: scanners need that.
                 err.print(Text(code.getvalue(), style="bright_white on black"))
 
     return show
@@ -364,7 +372,7 @@ def _described(outcome: Outcome) -> dict[str, Any]:
 
 
 def _clock(form: str, seconds: float) -> str:
-    """A time that many seconds from now, by this computer's clock, which may be another than the hub's."""
+    """A time that many seconds from now, by this computer's clock, which may differ from the hub's."""
     return time.strftime(form, time.localtime(time.time() + seconds))
 
 
@@ -413,7 +421,7 @@ def main() -> NoReturn:
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.Abort:
-        # Ctrl-C. click has put out a line end.
+        # Ctrl-C. Click has written the line end.
         sys.exit(Exit.INTERRUPTED)
     except click.ClickException as error:
         error.show()

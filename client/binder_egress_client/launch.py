@@ -1,4 +1,4 @@
-"""One launch: BinderHub's event stream as it comes, and what network its server got."""
+"""One launch: BinderHub's event stream as it comes, and whether the server got egress."""
 
 import json
 import re
@@ -17,27 +17,27 @@ from .unlocking import APPEARS, UNVERIFIED, Outcome, unlock
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier, new_session, reason
 
 SILENCE = 120.0
-"""Seconds of silence after which a build's stream is given up. BinderHub sends a comment each 25 s."""
+"""Seconds of silence after which the stream of a build counts as broken. BinderHub sends a comment every 25 s."""
 
 CONNECT = 30.0
-"""Seconds for a connection to BinderHub."""
+"""Seconds to connect to BinderHub."""
 
 LABELLED = 10.0
-"""Seconds within which a server that was launched with a pass has its tier, after it is ready."""
+"""Seconds after a server is ready within which its pass takes effect."""
 
 FINAL = ("budget-spent", "blocked")
-"""Refusals of a solution that would be repeated if the server were unlocked; all refusals of a key would."""
+"""Refusals of a solution that an unlock would meet again. Every refusal of a key is such a refusal."""
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes of one line of the stream. A line is one line of a build's log."""
+"""Most bytes of one line of the stream, which carries one line of a build's log."""
 
 
 class LaunchFailed(Exception):
-    """There is no server; the text is BinderHub's, or says what happened to the stream."""
+    """The launch gave no server. The text is BinderHub's, or says what happened to the stream."""
 
 
 class Event(NamedTuple):
-    """An event of BinderHub: its JSON text as it came, in printable ASCII, and what that says."""
+    """An event of BinderHub: its JSON text in printable ASCII, and the parsed object."""
 
     text: str
     data: dict[str, Any]
@@ -51,7 +51,7 @@ class Launch:
         hub: BinderHub's address.
         verifier: the verifier's address; by default "egress/" below BinderHub's.
         key: an API key, used instead of a calculation.
-        egress: whether egress is wanted at all.
+        egress: whether to ask for egress.
         calculate: whether proof of work may be done.
 
     Attributes:
@@ -70,7 +70,7 @@ class Launch:
         calculate: bool = True,
     ):
         self._hub = hub.rstrip("/") + "/"
-        # What is percent-encoded in it stays: refs with a slash, addresses of repositories.
+        # Percent-encoded parts stay encoded: refs with a slash, addresses of repositories.
         self._build = f"{self._hub}build/" + quote(spec.strip("/"), safe="/:@%~!$&'()*+,;=")
         self._verifier = (verifier or f"{self._hub}egress/").rstrip("/") + "/"
         self._key = key
@@ -89,16 +89,16 @@ class Launch:
         self.close()
 
     def close(self) -> None:
-        """Let go of the stream, and end the calculation."""
+        """Close the stream, and stop the calculation."""
         if self._check:
             self._check.stop()
         self._session.close()
 
     def __iter__(self) -> Iterator[Event]:
-        """BinderHub's events. The request goes out at the first one that is asked for, after the short wait for a pass.
+        """BinderHub's events. The first `next` waits a moment for a pass, then sends the request.
 
         Raises:
-            LaunchFailed: BinderHub says so, or its stream ends too early.
+            LaunchFailed: BinderHub reports a failure, or its stream ends too early.
         """
         if self._check:
             self._check.wait()
@@ -141,18 +141,18 @@ class Launch:
 
     @property
     def address(self) -> str | None:
-        """Where the server is, with its token, once it is ready."""
+        """The address of the server with its token, once it is ready."""
         if not self.ready or not self.ready.get("url"):
             return None
         token = self.ready.get("token")
-        # It is for terminals, and for scripts that split what they read at white space.
+        # Terminals show the address, and scripts split it at white space.
         url = "".join(
             one if one.isprintable() and not one.isspace() else quote(one, errors="replace") for one in str(self.ready["url"])
         )
         return url + (f"?token={quote(str(token), safe='', errors='replace')}" if token else "")
 
     def outcome(self, *, wait: float = 0, on_link: Callable[[str, float], object] = lambda link, seconds: None) -> Outcome:
-        """What network the server got. If a pass did not go with the launch, the server is unlocked now. Never raises for a fault.
+        """Whether the server got egress. If the launch carried no pass, the server is unlocked now. Faults become outcomes.
 
         Args:
             wait: seconds to wait for a person, where one is needed.
@@ -178,7 +178,7 @@ class Launch:
                     raise refused
             return unlock(
                 server,
-                # Each pass for it costs one of the key's servers. And it does not go to a host that somebody's redirect names.
+                # Each pass costs one of the key's servers. A key never goes to a host that a redirect names.
                 key=self._key if not (self.passed or late) and server.verifier == self._verifier else None,
                 token=late,
                 calculate=self._calculate and not self._key,
@@ -195,7 +195,10 @@ class Launch:
             return Outcome(False, why=str(error), kind="unsolvable", link=server.link)
 
     def _already(self, server: Server) -> Outcome | None:
-        """Whether it has egress: by its pass, by a rule of the operators. The verifier hears of a new server within moments."""
+        """The outcome if the server has egress already, by its pass or a rule of the operators.
+
+        The verifier knows a new server within moments.
+        """
         began = time.monotonic()
         verifier = Verifier(server.verifier)
         while True:
@@ -212,7 +215,7 @@ class Launch:
             time.sleep(0.3)
 
     def _verifier_that_answered(self) -> str:
-        """The verifier of the member that built, in a federation that redirects build requests."""
+        """The address of the verifier of the hub that built: federations redirect build requests to a member."""
         asked, answered = (address.partition("/build/")[0] + "/" for address in (self._build, self._answered_by))
         if asked == answered:
             return self._verifier
@@ -220,15 +223,15 @@ class Launch:
 
 
 def _printable(text: str) -> str:
-    """The same JSON in printable ASCII: what a terminal could obey is escaped.
+    """The same JSON in printable ASCII, with everything escaped that could steer a terminal.
 
-    Beside strings there is nothing else than white space, and in strings no tab or line end is as it is.
+    Outside of strings JSON has no other such character than white space, and inside of strings no bare tab or line end.
     """
     return re.sub(r"[^ -~]", lambda one: " " if one[0].isspace() and one[0].isascii() else json.dumps(one[0])[1:-1], text)
 
 
 def _lines(answer: requests.Response) -> Iterator[bytes]:
-    """The lines of a response as soon as they are there. `iter_lines` fills a buffer first where a proxy took the chunks away."""
+    """The lines of a response as soon as they arrive. `iter_lines` waits for a full buffer if a proxy removed the chunks."""
     rest = b""
     while chunk := answer.raw.read1(65536, decode_content=True):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""Proof of work: solves ALTCHA's challenges, for a bounded time, and stops when it is told to."""
+"""Proof of work: solves challenges of ALTCHA within a time limit, and can be cancelled."""
 
 import struct
 import threading
@@ -8,13 +8,14 @@ from typing import Any
 import altcha
 
 LIMIT = 600.0
-"""Seconds for one challenge; by default challenges live as long."""
+"""Seconds for one challenge: the default lifetime of challenges."""
 
 MOST = {"cost": 1_000_000, "memory_cost": 32 * 1024, "parallelism": 16, "key_length": 64}
-"""The most that a challenge may ask for one try, which cannot be interrupted. The chart allows no more (memory in KiB)."""
+"""The largest parameters of a challenge that is solved here (memory in KiB). A single try cannot be interrupted, so it must be
+short. The chart allows no more either."""
 
 MOST_SCRYPT = 2**18
-"""Cost times memory times parallelism of scrypt, as in the chart: 32 MiB."""
+"""The largest product of cost, block size and parallelism for scrypt, as in the chart: 32 MiB."""
 
 _DERIVE = {
     "PBKDF2": altcha.derive_key_pbkdf2,
@@ -25,7 +26,7 @@ _DERIVE = {
 
 
 class Unsolvable(Exception):
-    """A challenge that is not solved here; the text says why."""
+    """The challenge was not solved; the text says why."""
 
 
 class Cancelled(Exception):
@@ -37,15 +38,15 @@ def solve(challenge: Any, cancelled: threading.Event, limit: float = LIMIT) -> s
 
     Args:
         challenge: what `GET challenge` offers under `challenge`.
-        cancelled: stops it when set.
+        cancelled: stops the work when set.
         limit: seconds.
 
     Returns:
         The solution, as `POST passes` takes it.
 
     Raises:
-        Unsolvable: it is no challenge, asks too much, or took too long.
-        Cancelled: it was stopped.
+        Unsolvable: the challenge is malformed, too expensive, or took too long.
+        Cancelled: the work was stopped.
     """
     try:
         asked = altcha.Challenge.from_dict(challenge)

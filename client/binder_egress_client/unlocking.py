@@ -1,4 +1,4 @@
-"""Giving a running server network, and renewing its lease: by a pass, by proof of work, by a key, or by a person in a browser."""
+"""Gives a running server egress and renews its lease: by a pass, proof of work, a key, or a person in a browser."""
 
 import threading
 import time
@@ -13,22 +13,22 @@ from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
 UNVERIFIED = "unverified"
 
 PENDING = 60.0
-"""Seconds for which an unlock that was accepted may take to reach the pod."""
+"""Seconds that an accepted unlock may take to reach the pod."""
 
 APPEARS = 20.0
-"""Seconds within which the verifier knows a server that has just become ready."""
+"""Seconds within which the verifier knows a server that is ready."""
 
 POLL = 2.0
-"""Seconds between two looks at a server that a person is to unlock."""
+"""Seconds between two requests for the status of a server that a person unlocks."""
 
 LOOK = 60.0
-"""Seconds between two looks at a server whose network is kept: it may have ended, and computers sleep."""
+"""Most seconds between two requests for the status of a server that is kept: it may have ended, and computers sleep."""
 
 RETRY = 30.0
-"""Seconds until what failed for the moment is tried again, where the verifier does not say."""
+"""Seconds until a failed renewal is tried again, if the verifier does not say when."""
 
 PASSING = ("no-answer", "pending", "price-risen", "nothing-to-solve", "budget-spent", "key-spent")
-"""Kinds of outcomes that may be others a while later."""
+"""Kinds of outcomes that may change without anybody's doing."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Outcome:
     """Whether a server has egress.
 
     Attributes:
-        egress: None where nobody here knows: there is no gate, or no answer.
-        tier: what it has.
-        why: a sentence for people; empty where it has egress.
+        egress: None if it is not known: there is no gate, or no answer.
+        tier: the tier of the server.
+        why: a sentence for people; empty if the server has egress.
         kind: the same as one word: the verifier's problem (`budget-spent`), or `no-gate`, `no-answer`, `closed`, `needs-person`,
             `other-tier`, `pending`, `unsolvable`, `not-wanted`.
         link: where a person can unlock it, or renew its lease.
         retry_after: seconds after which it makes sense to try again.
-        expires_in: seconds until its lease is over; None if it has none.
-        renewable_in: seconds until its lease can be renewed; None if it cannot be.
-        renewed: True if its lease was renewed just now, False if it could not be, and `why` says why. None if there was nothing to
-            renew yet.
+        expires_in: seconds until the lease is over; None without a lease.
+        renewable_in: seconds until the lease can be renewed; None if it cannot be.
+        renewed: True if the lease was renewed by this call, False if that failed (`why` says why), None if it was too early, or
+            without a lease.
     """
 
     egress: bool | None
@@ -61,7 +61,7 @@ class Outcome:
 
     @classmethod
     def of(cls, shown: dict[str, Any], renewed: bool | None = None) -> Self:
-        """That of a server which has a tier, by what the verifier says of it."""
+        """The outcome for a server with a tier, from the verifier's answer."""
         return cls(True, shown["tier"], expires_in=shown.get("expires_in"), renewable_in=shown.get("renewable_in"), renewed=renewed)
 
 
@@ -74,14 +74,14 @@ def unlock(
     wait: float = 0,
     on_link: Callable[[str, float], object] = lambda link, seconds: None,
 ) -> Outcome:
-    """Give a running server network, or renew its lease if it can be renewed by now.
+    """Give a running server egress, or renew its lease if that is possible yet.
 
-    It may be called as often as you like: where there is nothing to do it asks the verifier once, and nothing is used up.
+    Repeated calls are harmless: with nothing to do, a call is one request to the verifier and uses nothing up.
 
     Args:
-        server: which.
+        server: the server.
         key: an API key, used instead of a calculation.
-        token: a pass that is at hand; if it is refused, the rest is tried.
+        token: a pass, tried before anything else.
         calculate: whether proof of work may be done.
         wait: seconds to wait for a person, where one is needed.
         on_link: called with the link for that person and these seconds.
@@ -122,15 +122,15 @@ def keep(
     wait: float = 0,
     on_link: Callable[[str, float], object] = lambda link, seconds: None,
 ) -> Iterator[Outcome]:
-    """Give a running server network, and renew its lease as often as it takes until it lasts for some time from now.
+    """Give a running server egress, and renew its lease until it lasts for some time from now.
 
-    It sleeps between what it yields: the first outcome, each renewal, what goes wrong, and the last outcome. It ends as soon as the
-    lease reaches that far, or if there is none. What goes wrong at first, or for good, is the end, too. Whoever leaves it early
-    leaves nothing behind but a server with the rest of its lease.
+    It yields the first outcome, each renewal, each failure and the last outcome, and sleeps in between. It ends as soon as the
+    lease reaches that far, or if there is no lease. A failure of the first attempt ends it, and so does one that will not pass.
+    Leaving it early has no effect but that the lease runs out.
 
     Args:
-        server: which.
-        seconds: for how long at least.
+        server: the server.
+        seconds: how long the lease must last from now.
         key, calculate, wait, on_link: as for `unlock`. With a key, each renewal takes one of its servers.
 
     Raises:
@@ -144,7 +144,7 @@ def keep(
         except NoGate as error:
             if not before:
                 raise
-            # Where requests are passed on to the verifier, something may just be changed.
+            # The ingress in front of the verifier may be changing.
             outcome = Outcome(None, None, str(error), "no-answer", server.link)
         left = deadline - time.monotonic()
         well = outcome.egress is True and outcome.renewed is not False
@@ -175,16 +175,16 @@ def _present(
     wait: float,
     on_link: Callable[[str, float], object],
 ) -> Outcome:
-    """Present what there is; `had` is what the server has, if it is to be renewed."""
+    """Try the pass, the key, a calculation and a person in turn. `had` is the verifier's answer about a server to renew."""
     if token:
         try:
             return _confirmed(verifier, server, had, verifier.unlock(server, token=token))
         except Refused as refusal:
-            # It may be used up, or too old.
+            # The pass may be used up or expired.
             if refusal.kind not in ("pass-refused", "other-tier"):
                 raise
     if key:
-        # Of another tier it may be larger, which the verifier knows.
+        # A key's tier may be larger than the server's. The verifier compares them.
         return _confirmed(verifier, server, had, verifier.unlock(server, token=verifier.pass_for_key(key)["token"]))
     if calculate:
         try:
@@ -202,7 +202,7 @@ def _present(
 def _by_calculation(verifier: Verifier, server: Server, had: dict[str, Any] | None) -> dict[str, Any]:
     for round in range(1, ROUNDS + 1):
         offer = proof_of_work(verifier.challenge("unlock"), had["tier"] if had else None)
-        # Ctrl-C is an exception in this thread, so there is nothing to cancel.
+        # Ctrl-C raises in this thread, so nobody sets the event.
         solution = solve(offer.get("challenge"), threading.Event())
         try:
             return verifier.unlock(server, provider=offer["name"], solution=solution)
@@ -216,16 +216,16 @@ def _confirmed(verifier: Verifier, server: Server, had: dict[str, Any] | None, a
     if _is_done(answer, had):
         return Outcome.of(answer, True if had else None)
     if had and answer.get("state") == "granted":
-        # It has what it had, and nothing was used up.
+        # The server keeps its tier, and nothing was used up.
         raise _other_tier(had)
-    # "pending": written down, and the reconciler is late.
+    # "pending": the unlock is recorded, and the reconciler has not applied it yet.
     if found := await_egress(verifier, server, PENDING, POLL, had):
         return found
     raise Refused("pending", f"accepted, but not done after {PENDING:.0f} s; it may still come")
 
 
 def _is_done(shown: dict[str, Any], had: dict[str, Any] | None) -> bool:
-    """Whether a server has a tier; or, where it had one, whether it has it for longer than then."""
+    """Whether a server has a tier or, if it had one before, whether its lease is longer now."""
     if shown["tier"] == UNVERIFIED:
         return False
     until = shown.get("until")
@@ -237,7 +237,7 @@ def _other_tier(had: dict[str, Any]) -> Refused:
 
 
 def _not_renewed(verifier: Verifier, server: Server, had: dict[str, Any], failed: Outcome) -> Outcome:
-    """What a failure comes to where a server had a lease: it has the rest, unless that is over meanwhile."""
+    """The outcome of a failed renewal: the server has the rest of its lease, unless that has ended in the meantime."""
     if failed.kind == "no-such-server":
         return failed
     shown = had
@@ -250,7 +250,7 @@ def _not_renewed(verifier: Verifier, server: Server, had: dict[str, Any], failed
     if shown["tier"] == UNVERIFIED:
         return replace(failed, egress=False, tier=UNVERIFIED)
     if _is_done(shown, had):
-        # An answer that was lost, or somebody else.
+        # The answer got lost, or somebody else renewed the lease.
         return Outcome.of(shown, True)
     return replace(Outcome.of(shown, False), why=failed.why, kind=failed.kind, link=failed.link, retry_after=failed.retry_after)
 
@@ -258,17 +258,17 @@ def _not_renewed(verifier: Verifier, server: Server, had: dict[str, Any], failed
 def await_egress(
     verifier: Verifier, server: Server, seconds: float, every: float = POLL, had: dict[str, Any] | None = None
 ) -> Outcome | None:
-    """Look until a server has egress, or until its lease is renewed.
+    """Wait until a server has egress, or until its lease is renewed.
 
     Args:
-        verifier: whom to ask.
-        server: which.
-        seconds: how long at most.
-        every: seconds between two looks.
-        had: what the verifier said of it before, if it is to be renewed.
+        verifier: the verifier to ask.
+        server: the server.
+        seconds: how long to wait at most.
+        every: seconds between two requests.
+        had: the verifier's earlier answer about a server to renew.
 
     Returns:
-        None if that is not so by then.
+        The outcome; None if the time is over.
 
     Raises:
         Refused: the server has ended.
@@ -280,7 +280,7 @@ def await_egress(
             if _is_done(shown, had):
                 return Outcome.of(shown, True if had else None)
         except NoAnswer:
-            # It may come back, and somebody may be solving.
+            # The verifier may come back while somebody is solving.
             pass
         left = deadline - time.monotonic()
         if left <= 0:

@@ -1,4 +1,4 @@
-"""The verifier's public HTTP interface (`GET openapi.json` describes it), and what may be wrong with its answers."""
+"""A client of the verifier's public HTTP interface, which `GET openapi.json` describes, with checks of its answers."""
 
 import json
 import re
@@ -13,32 +13,32 @@ from requests.auth import AuthBase
 from . import __version__
 
 PATIENCE = 10.0
-"""Seconds for one answer of the verifier."""
+"""Most seconds for one answer of the verifier."""
 
 MAX_ANSWER = 256 * 1024
-"""Bytes. Answers have some hundred; a challenge has a kilobyte or two."""
+"""Most bytes of an answer. Usual answers have some hundred, challenges one or two thousand."""
 
 TIMES = ("until", "expires_in", "renewable_in")
-"""What the verifier says of a server's lease: Unix time in seconds, and seconds from now."""
+"""Fields about a server's lease: a Unix time in seconds, and two numbers of seconds from now."""
 
 USER_AGENT = f"binder-egress-client/{__version__}"
 
 
 class NoAnswer(Exception):
-    """The verifier did not answer, could not, or something else answered in its place; the text says which."""
+    """No answer of the verifier: silence, a fault, or something else in its place. The text says which."""
 
 
 class NoGate(Exception):
-    """There is no verifier at this address: the hub has no egress gate, or has it somewhere else."""
+    """No verifier at this address: the hub has no egress gate, or its verifier is elsewhere."""
 
 
 class Refused(Exception):
     """The verifier refused.
 
     Args:
-        kind: the last word of the problem's `type`, `budget-spent`.
+        kind: the last part of the problem's `type`, such as `budget-spent`.
         detail: a sentence for people.
-        retry_after: seconds after which it makes sense to try again; None if that is not known.
+        retry_after: seconds after which it makes sense to try again; None if unknown.
     """
 
     def __init__(self, kind: str, detail: str, retry_after: int | None = None):
@@ -48,7 +48,7 @@ class Refused(Exception):
 
 
 class _Bearer(AuthBase):
-    """`requests` lets ~/.netrc replace a header, but not this."""
+    """A bearer token. Unlike a header, `requests` does not let ~/.netrc replace it."""
 
     def __init__(self, key: str):
         self._key = key
@@ -59,23 +59,23 @@ class _Bearer(AuthBase):
 
 
 def new_session() -> requests.Session:
-    """A session with our name, and proxies from the environment."""
+    """A session with this client's `User-Agent` and the environment's proxies."""
     session = requests.Session()
     session.headers["User-Agent"] = USER_AGENT
     return session
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong with a connection, without its address, which may have a pass in it."""
+    """Why a connection failed, without its address, which may contain a pass."""
     by_proxy = "the proxy in the environment: " if isinstance(error, requests.exceptions.ProxyError) else ""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
-            # http.client's "Tunnel connection failed: 407 …" is a text and no more.
+            # http.client's "Tunnel connection failed: 407 …" has no strerror.
             said = cause.strerror or (str(cause) if by_proxy else "")
             if said:
                 return f"{by_proxy}{said}"
-        # urllib3 wraps an error of TLS without raising it.
+        # urllib3 puts TLS errors into arguments, not into causes.
         cause = cause.__cause__ or cause.__context__ or next((one for one in cause.args if isinstance(one, BaseException)), None)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
@@ -90,7 +90,7 @@ def reason(error: BaseException) -> str:
 
 
 def _is_time(found: object) -> bool:
-    """Whether something is a number of seconds, or nothing. A hundred thousand million of them are three thousand years."""
+    """Whether a value is a plausible number of seconds, or None. 10¹¹ seconds are three thousand years."""
     return found is None or (isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < 10**11)
 
 
@@ -102,10 +102,10 @@ class Server(NamedTuple):
 
     @classmethod
     def of_unlock_address(cls, address: str) -> Self:
-        """From what the environment variable `BINDER_EGRESS_URL` of a server says.
+        """From the value of a server's environment variable `BINDER_EGRESS_URL`.
 
         Raises:
-            ValueError: it is not such an address.
+            ValueError: it is no such address.
         """
         parts = urlsplit(address)
         found = re.fullmatch(r"(.*/)(servers/[^/]+/(?:[^/]+/?)?|servers/[^/]+)", parts.path)
@@ -127,15 +127,15 @@ class Server(NamedTuple):
 
     @property
     def link(self) -> str:
-        """For people: the page that unlocks it in any browser, without a further click."""
+        """The page that unlocks the server in any browser, without a further click."""
         return f"{self.verifier}{self.path}#unlock"
 
 
 class Verifier:
-    """The verifier.
+    """The verifier of a hub.
 
     Args:
-        url: its address, ending in "/egress/" as a rule.
+        url: its address, which usually ends in "/egress/".
     """
 
     def __init__(self, url: str):
@@ -143,7 +143,7 @@ class Verifier:
         self._session = new_session()
 
     def challenge(self, purpose: str) -> dict[str, Any]:
-        """What may be solved, for `launch` (it earns a pass) or `unlock`.
+        """Ask for challenges, for the purpose `launch` (they earn a pass) or `unlock`.
 
         Raises:
             NoGate: there is no verifier.
@@ -154,19 +154,19 @@ class Verifier:
         return answer
 
     def pass_for_solution(self, provider: str, solution: str) -> dict[str, Any]:
-        """A pass for the solution of a challenge: `token`, `expires_in`, `servers`, `tier`."""
+        """Exchange a solution for a pass: `token`, `expires_in`, `servers`, `tier`."""
         return self._pass({"provider": provider, "solution": solution})
 
     def pass_for_key(self, key: str) -> dict[str, Any]:
-        """A pass for an API key, which goes nowhere else."""
+        """Get a pass by an API key. No other request carries the key."""
         return self._pass({}, _Bearer(key))
 
     def show(self, server: Server) -> dict[str, Any]:
-        """What a server may reach: `tier`, `unlockable`, and of its lease `until`, `expires_in`, `on_expiry`, `renewable_in`."""
+        """The status of a server: `tier`, `unlockable`, and of its lease `until`, `expires_in`, `on_expiry`, `renewable_in`."""
         return self._server("GET", server)
 
     def unlock(self, server: Server, **body: str) -> dict[str, Any]:
-        """Unlock or renew a server by `token`, or by `provider` and `solution`: the same, with `state` (`granted` or `pending`)."""
+        """Unlock or renew a server by `token`, or by `provider` and `solution`: its status, and `state` (`granted`, `pending`)."""
         return self._server("POST", server, body)
 
     def _pass(self, body: dict[str, str], auth: AuthBase | None = None) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class Verifier:
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None, auth: AuthBase | None = None) -> dict[str, Any]:
         content, deadline = b"", time.monotonic() + PATIENCE
         try:
-            # A redirect would turn a POST into a GET, or carry a key to where nobody wanted it.
+            # A redirect would turn a POST into a GET, or carry a key to another host.
             with self._session.request(
                 method,
                 self.url + path,
@@ -197,7 +197,7 @@ class Verifier:
                 allow_redirects=method == "GET",
                 stream=True,
             ) as answer:
-                # The time limit of `requests` is for each read.
+                # The timeout of `requests` is for each read, not for the whole answer.
                 while chunk := answer.raw.read1(65536, decode_content=True):
                     content += chunk
                     if len(content) > MAX_ANSWER or time.monotonic() > deadline:
@@ -207,7 +207,7 @@ class Verifier:
         if answer.is_redirect:
             raise NoAnswer(f"{self.url} redirects elsewhere; give the address that it leads to")
         if method == "GET" and answer.history and path.startswith("challenge") and "/challenge" in answer.url:
-            # From http to https, as a rule: what follows is sent there.
+            # Usually from http to https. Later requests go there directly.
             self.url = answer.url.rpartition("/challenge")[0] + "/"
         try:
             found = json.loads(content)

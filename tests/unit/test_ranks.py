@@ -120,6 +120,17 @@ def test_an_unlock_never_makes_it_smaller(site, store, tier, earns):
     assert waiting(store) is None
 
 
+def test_a_token_is_read_once_a_request(site, store, monkeypatch):
+    """Read twice, it could be in time first and expired then."""
+    times = []
+    read = Passes.read
+    monkeypatch.setattr(Passes, "read", lambda passes, token, at: times.append(at) or read(passes, token, at))
+    services = site()
+    has(store)
+    assert unlock(public_client(services), token=token(services)).status_code == 202
+    assert len(times) == 1
+
+
 def test_a_pass_of_a_larger_tier_does_too_and_stays_there(site, store):
     """Else whoever gave it could take it on to a server of their own, and the server here would be left with nothing."""
     services = site()

@@ -1,6 +1,7 @@
 """A server's page, public: it shows what a running server may reach, and unlocks it."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -99,24 +100,22 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         services().metrics.unlocks.labels(rule).inc()
         log_decision("unlock", UNVERIFIED, rule, repository=known.repository)
         raise Problem("blocked", REFUSALS[rule])
-    has_one = known.tier != UNVERIFIED
-    left = leases.left(known, services().settings, now)
-    useful = [*leases.larger(known, services().settings, now), *([known.tier] if left and left.renewable_in == 0 else [])]
-    worth = _is_worth(body, known.repository) if has_one and useful else None
-    if has_one and worth not in useful:
-        # One that is not larger could be less than what it has, and anybody who knows the address could ask for that.
+    useful = _useful_tiers(known, now)
+    # A useless token is not even read: what is wrong with it does not matter.
+    presented = _read_pass(body.token, known.repository, now) if body.token and useful != [] else None
+    if useful is not None and _presented_tier(body, presented) not in useful:
+        # A pass for a smaller tier would take egress away, and anybody who knows the address could send one.
         # A pass for the same tier would waste a use, and its owner could later move that use to another server.
         services().metrics.unlocks.labels("had-it").inc()
         log_decision("unlock", known.tier, "had-it", repository=known.repository)
         return jsonify(state="granted", **_description(asked, known)), 200
-    by = ""
-    if body.token:
-        used, by = _read_pass(body.token, known.repository, now)
+    if presented:
+        used, by = presented.issued, presented.by
     else:
-        used = issuing.from_solution(body.provider or "", body.solution or "", "unlock")
+        used, by = issuing.from_solution(body.provider or "", body.solution or "", "unlock"), ""
     grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, has_one)
+    outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress)
     if outcome in REJECTED_PASSES:
         services().metrics.unlocks.labels(outcome).inc()
         log_decision("unlock", UNVERIFIED, outcome, repository=known.repository)
@@ -129,15 +128,30 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     return jsonify(state=state, **_description(asked, seen or known)), 200 if seen else 202
 
 
-def _is_worth(body: bodies.Unlock, repository: str) -> str | None:
-    """The tier of what a client presents for a server of a repository."""
-    return (
-        _read_pass(body.token, repository, time.time())[0].tier if body.token else services().captcha.tier_of(body.provider or "")
-    )
+def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
+    """The tiers that a server would gain by: larger ones, and its own once that is renewable. None: it has no tier, so any."""
+    if not known.has_egress:
+        return None
+    left = leases.left(known, services().settings, now)
+    own = [known.tier] if left and left.renewable_in == 0 else []
+    return leases.larger(known, services().settings, now) + own
 
 
-def _read_pass(token: str, repository: str, now: float) -> tuple[Pass, str]:
-    """A pass that may count for a server of a repository, and what its grants are by.
+@dataclass(frozen=True)
+class _Presented:
+    """A pass that may count for a server, and what its grants are by: the label of an API key, or empty."""
+
+    issued: Pass
+    by: str
+
+
+def _presented_tier(body: bodies.Unlock, presented: _Presented | None) -> str | None:
+    """The tier that a client asks for with a pass or with a solution; None for a provider that this site does not have."""
+    return presented.issued.tier if presented else services().captcha.tier_of(body.provider or "")
+
+
+def _read_pass(token: str, repository: str, now: float) -> _Presented:
+    """Read a token as a pass that may count for a server of a repository.
 
     Raises:
         Problem: the token is not a pass, or the pass does not count for this server.
@@ -155,7 +169,7 @@ def _read_pass(token: str, repository: str, now: float) -> tuple[Pass, str]:
         services().metrics.unlocks.labels("unknown-tier").inc()
         log_decision("unlock", UNVERIFIED, "unknown-tier")
         raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
-    return found, by
+    return _Presented(found, by)
 
 
 def _await_grant(server: Server, grant: Grant) -> KnownServer | None:

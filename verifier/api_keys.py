@@ -26,6 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from .origins import origin
 from .passes import BadPass
 from .repositories import exact, within
+from .validation import sentences
 
 FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
 """The form of a key, by which secret scanners find it. The first part is its id, which is not secret."""
@@ -159,16 +160,11 @@ def create(tier: str, servers_per_day: int, expires: str, origins: list[str], re
     try:
         return key, Entry(id=found[1], hash=_hash(key), **values)
     except ValidationError as error:
-        raise ValueError(_sentence(error)) from None
+        raise ValueError(sentences(error)[0]) from None
 
 
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
 
 
 class Keys:
@@ -261,7 +257,7 @@ def _parse(text: str, tiers: Collection[str]) -> tuple[dict[str, Key], list[str]
         try:
             entry = Entry.model_validate(values)
         except ValidationError as error:
-            wrong.append(f"{name}: {_sentence(error)}")
+            wrong.append(f"{name}: {sentences(error)[0]}")
             continue
         if not NAME.fullmatch(name):
             wrong.append(f"{name[:40]}: a name is lower-case letters, digits and dashes, 40 at most")

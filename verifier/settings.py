@@ -19,6 +19,7 @@ from .origins import origin
 from .records import UNVERIFIED
 from .repositories import exact
 from .repositories import name as repository_name
+from .validation import details
 
 PREFIX = "BINDER_EGRESS_"
 
@@ -322,12 +323,11 @@ def load(kind: type[T], **overrides: Any) -> T:
     try:
         return kind(**overrides)
     except ValidationError as error:
-        raise InvalidSettings("\n".join(_sentence(kind, detail) for detail in error.errors())) from None
+        raise InvalidSettings("\n".join(_sentence(kind, *found) for found in details(error))) from None
 
 
-def _sentence(kind: type[BaseSettings], detail: Any) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"]:
+def _sentence(kind: type[BaseSettings], path: str, message: str) -> str:
+    if not path:
         return f"{message}."
-    name = str(detail["loc"][0])
+    name = path.partition(".")[0]
     return f"{_chart_value(kind, name)}: {message[:1].lower()}{message[1:]} (environment variable {PREFIX}{name.upper()})."

@@ -88,7 +88,7 @@ def a_body(text: str) -> None:
             try:
                 assert isinstance(bodies.read(kind), kind)
             except Problem as problem:
-                assert problem.kind in ("bad-request", "not-json") and problem.detail
+                assert problem.problem_type in ("bad-request", "not-json") and problem.detail
 
 
 def forwarded_for(text: str) -> None:

@@ -30,11 +30,15 @@ class Provider(Protocol):
 
     name: str
     tier: str
-    kind: str
-    """`proof-of-work`, `interactive` or `automatic`."""
     order: int
-    usable: bool
-    """Whether it makes sense to offer it just now."""
+
+    @property
+    def provider_type(self) -> Literal["proof-of-work", "interactive", "automatic"]:
+        """What a solution takes: the browser's work, a click of a person, or neither. Clients are sent it as `kind`."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is offered at present."""
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
         """What the client needs to solve: a JSON object that goes out under the provider's name.
@@ -94,7 +98,7 @@ class Captcha:
         found.sort(key=lambda provider: (provider.order, provider.name))
         self.providers = {provider.name: provider for provider in found}
         """Those that are enabled, in order."""
-        self.remotes = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
+        self.remotes: list[Remote] = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
@@ -125,7 +129,7 @@ class Captcha:
             {
                 "name": provider.name,
                 "tier": provider.tier,
-                "kind": provider.kind,
+                "kind": provider.provider_type,
                 "challenge": provider.challenge(purpose, network, price),
             }
             for provider in self._offered()

@@ -17,11 +17,12 @@ import threading
 import time
 from contextlib import nullcontext
 from importlib.util import find_spec
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import altcha
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..validation import sentences
 from .base import Outcome, Verdict
 
 MAX_SOLUTION_BYTES = 4096
@@ -95,7 +96,7 @@ class Altcha:
     """
 
     name = "altcha"
-    kind = "proof-of-work"
+    provider_type: Final = "proof-of-work"
     usable = True
 
     def __init__(self, options: Options, keys: list[str], use: str = "challenge"):
@@ -116,12 +117,7 @@ class Altcha:
         try:
             return cls(Options(**options), keys, use)
         except ValidationError as error:
-            raise ValueError(
-                "\n".join(
-                    f"{'.'.join(('captcha.providers.altcha', *map(str, e['loc'])))}: {e['msg'].removeprefix('Value error, ')}."
-                    for e in error.errors()
-                )
-            ) from None
+            raise ValueError("\n".join(f"{line}." for line in sentences(error, "captcha.providers.altcha"))) from None
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
         """A new signed challenge, bound to a purpose and a client network. The work grows with the price."""
@@ -130,7 +126,7 @@ class Altcha:
         hard = self.options.algorithm in HARD
         with self._few:
             now = time.time()
-            return altcha.create_challenge(
+            made: dict[str, Any] = altcha.create_challenge(
                 self.options.algorithm,
                 self.options.cost,
                 counter=least + secrets.randbelow(most - least + 1),
@@ -142,6 +138,7 @@ class Altcha:
                 hmac_secret=challenge_secret,
                 hmac_key_secret=key_secret,
             ).to_dict()
+            return made
 
     def csp(self) -> dict[str, list[str]]:
         """What a page, and a worker, need in their Content-Security-Policy to solve: directive → sources."""
@@ -161,17 +158,18 @@ class Altcha:
         if not result.verified:
             return Verdict(Outcome.REJECTED, "The solution is wrong or its challenge was not issued here. Ask for a new one.")
         parameters = payload.challenge.parameters
-        if parameters.data.get("purpose") != purpose:
+        data = parameters.data or {}
+        if data.get("purpose") != purpose:
             return Verdict(Outcome.REJECTED, f"The challenge was not issued with purpose={purpose}. Ask for a new one.")
-        if parameters.data.get("network") != network:
+        if data.get("network") != network:
             return Verdict(Outcome.REJECTED, "The challenge was issued to another network. Ask for a new one.")
         # The nonce is signed and random; everything else in a payload can be re-encoded and still verifies.
         return Verdict(
             Outcome.OK,
             solution_id=parameters.nonce,
-            expires_at=parameters.expires_at,
-            issued_at=parameters.data.get("issued", 0),
-            price=parameters.data.get("price", 1),
+            expires_at=parameters.expires_at or 0,
+            issued_at=data.get("issued", 0),
+            price=data.get("price", 1),
             tier=self.tier,
         )
 

@@ -5,6 +5,7 @@ lists its values.
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from .base import Outcome
@@ -49,24 +50,24 @@ _CODES = {
 
 _HCAPTCHA_SOURCES = ("https://hcaptcha.com", "https://*.hcaptcha.com", "{widget_origin}")
 
-_RECAPTCHA = {
-    "title": "reCAPTCHA",
-    "api": "https://www.google.com",
-    "path": "/recaptcha/api/siteverify",
-    "widget": "https://www.google.com",
-    "script": "/recaptcha/api.js",
-    "read": _read_success,
-    "codes": _CODES,
-    "life": 120,
-    "solved_at": ("challenge_ts",),
-    "hostname": ("hostname",),
-    "csp": {
+_RECAPTCHA = Row(
+    title="reCAPTCHA",
+    api="https://www.google.com",
+    path="/recaptcha/api/siteverify",
+    widget="https://www.google.com",
+    script="/recaptcha/api.js",
+    read=_read_success,
+    codes=_CODES,
+    life=120,
+    solved_at=("challenge_ts",),
+    hostname=("hostname",),
+    csp={
         "script-src": ("{widget}/recaptcha/", "https://www.gstatic.com/recaptcha/"),
         "frame-src": ("{widget}/recaptcha/", "https://recaptcha.google.com/recaptcha/"),
     },
-    "test_site_keys": frozenset({"6LeIxAcTAAAAAJcZVRqyHh71UMIEGNQ_MXjiZKhI"}),
-    "test_secrets": frozenset({"6LeIxAcTAAAAAGG-vFI1TnRWxMZNFuojJ4WifJWe"}),
-}
+    test_site_keys=frozenset({"6LeIxAcTAAAAAJcZVRqyHh71UMIEGNQ_MXjiZKhI"}),
+    test_secrets=frozenset({"6LeIxAcTAAAAAGG-vFI1TnRWxMZNFuojJ4WifJWe"}),
+)
 
 ROWS = {
     # https://docs.hcaptcha.com/
@@ -136,8 +137,8 @@ ROWS = {
         shape=lambda solution: len(solution) <= 2048,
     ),
     # https://developers.google.com/recaptcha/docs/verify
-    "recaptchaV2": Row(**_RECAPTCHA),
-    "recaptchaV3": Row(**_RECAPTCHA, kind="automatic", action=True, score=True),
+    "recaptchaV2": _RECAPTCHA,
+    "recaptchaV3": replace(_RECAPTCHA, provider_type="automatic", action=True, score=True),
     # https://developer.friendlycaptcha.com/docs/v2/getting-started/verify
     "friendlyCaptcha": Row(
         title="Friendly Captcha",

@@ -1,8 +1,8 @@
-"""Remote providers: one adapter for all whose solutions are checked by a request of ours, the "siteverify" kind.
+"""Remote captcha providers: one adapter for all that check a solution when we ask them, by a request called "siteverify".
 
-What they differ in is a row of a table (`providers.ROWS`): where, how, and what their answers mean. Whatever is not clearly a yes
-is no yes; a provider's trouble, our wrong settings and a wrong solution are told apart. Some vendors advise to accept solutions
-when their service fails; that is done only if the operator says so (`captcha.onOutage`).
+A row of a table says how they differ (`providers.ROWS`): their addresses, their fields, and what their answers mean. An answer
+counts as a yes only if it is clearly one. A provider's trouble, wrong settings of ours and a wrong solution are told apart. Some
+vendors advise to accept solutions while their service is down; we do so only if the operator chose that (`captcha.onOutage`).
 
 Decisions: D-044, D-045, D-046, D-047, D-048, D-049.
 """
@@ -25,6 +25,7 @@ import requests
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..validation import sentences
 from .base import Outcome, Verdict
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 3.0
@@ -73,7 +74,7 @@ class Row:
         life: seconds for which a solution could be presented, at most.
         api: where the interface is; empty: the operator says.
         widget: where the widget comes from; empty: from `api`.
-        kind: `interactive` if a person has something to click.
+        provider_type: `interactive` if a person has something to click, else `automatic`.
         fields: our word → the provider's, of what is sent.
         as_json: whether they are sent as JSON; else as a form.
         key_header: the header that the secret is sent in; else it is a field.
@@ -101,7 +102,7 @@ class Row:
     life: int
     api: str = ""
     widget: str = ""
-    kind: Literal["interactive", "automatic"] = "interactive"
+    provider_type: Literal["interactive", "automatic"] = "interactive"
     fields: Mapping[str, str] = field(default_factory=lambda: {"secret": "secret", "solution": "response", "address": "remoteip"})
     as_json: bool = False
     key_header: str = ""
@@ -170,7 +171,7 @@ class Remote:
 
     def __init__(self, name: str, row: Row, options: Options, secret: str, hostnames: frozenset[str]):
         self.name = name
-        self.kind = row.kind
+        self.provider_type: Literal["interactive", "automatic"] = row.provider_type
         self.tier = options.tier
         self.order = options.order
         self.state = State.UP
@@ -204,7 +205,7 @@ class Remote:
         try:
             checked = Options(**options)
         except ValidationError as error:
-            raise ValueError("\n".join(f"{value}.{'.'.join(map(str, e['loc']))}: {e['msg']}." for e in error.errors())) from None
+            raise ValueError("\n".join(f"{line}." for line in sentences(error, value))) from None
         if checked.score is not None and not row.score:
             raise ValueError(f"{value}.score: {row.title} has no score.")
         if not (checked.apiUrl or row.api):
@@ -368,7 +369,8 @@ class Remote:
                     timeout=(CONNECT_SECONDS, READ_SECONDS),
                     allow_redirects=False,
                     stream=True,
-                    **{"json" if self._row.as_json else "data": sent},
+                    json=sent if self._row.as_json else None,
+                    data=None if self._row.as_json else sent,
                 ) as response,
             ):
                 text = bytearray()
@@ -379,7 +381,7 @@ class Remote:
                         return Answer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
                 return self._judge(response.status_code, bytes(text))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # Only the kind: the text of an error may repeat what was sent.
+            # Only the type: the text of an error may repeat what was sent.
             return Answer(Outcome.UNAVAILABLE, type(error).__name__, again=True)
 
     def _judge(self, status: int, text: bytes) -> Answer:
@@ -397,7 +399,7 @@ class Remote:
         if right:
             return Answer(Outcome.OK, "", body) if status == 200 else Answer(Outcome.UNAVAILABLE, f"HTTP {status}", body)
         meant = {self._row.codes.get(code, Outcome.UNAVAILABLE) for code in codes} or {Outcome.REJECTED}
-        outcome = next(kind for kind in (Outcome.MISCONFIGURED, Outcome.UNAVAILABLE, Outcome.REJECTED) if kind in meant)
+        outcome = next(worst for worst in (Outcome.MISCONFIGURED, Outcome.UNAVAILABLE, Outcome.REJECTED) if worst in meant)
         known = ", ".join(code for code in codes if code in self._row.codes) or f"HTTP {status}, and no code that is known"
         return Answer(outcome, known, body, again=outcome is Outcome.UNAVAILABLE)
 

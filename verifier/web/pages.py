@@ -35,7 +35,9 @@ TERMINAL_WIDTH = 80
 
 
 def _catalogue(language: str) -> dict[str, str]:
-    return json.loads((resources.files(__package__) / "messages" / "server" / f"{language}.json").read_text("utf-8"))
+    file = resources.files(__package__) / "messages" / "server" / f"{language}.json"
+    texts: dict[str, str] = json.loads(file.read_text("utf-8"))
+    return texts
 
 
 MESSAGES = {language: _catalogue(language) for language in LANGUAGES}
@@ -84,7 +86,7 @@ def reach(tier: Tier | None, language: str) -> str:
 
 
 def server_page(
-    kind: str,
+    media_type: str,
     language: str,
     *,
     tier: str,
@@ -102,7 +104,7 @@ def server_page(
     """What a server may reach, and how it is unlocked.
 
     Args:
-        kind: `text/html` or `text/plain`.
+        media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
         tier: what the server has.
         tiers: all tiers of this site.
@@ -135,7 +137,7 @@ def server_page(
         "until": datetime.fromtimestamp(left.until, UTC).strftime("%H:%M:%S") if left else "",
         **_common(language, asset),
     }
-    if kind == "text/plain":
+    if media_type == "text/plain":
         # A terminal gets the code where it asks: to a screen reader, or to a script, it is noise.
         return render_template(
             "server.txt", qr=terminal_qr(address + START) if qr and not verified and not closed else "", **values
@@ -160,11 +162,11 @@ def clock(seconds: int) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def problem_page(kind: str, language: str, problem: Mapping[str, str], *, asset: Asset) -> str:
+def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, asset: Asset) -> str:
     """An error in place of a server's page.
 
     Args:
-        kind: `text/html` or `text/plain`.
+        media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
         problem: the problem details; their `type` says which words there are.
         asset: the address of a file of the front end.
@@ -175,7 +177,7 @@ def problem_page(kind: str, language: str, problem: Mapping[str, str], *, asset:
         title, text = messages["ended"], messages["ended-help"]
     else:
         title, text = messages["problem-title"], messages.get(f"error-{name}") or problem["detail"]
-    template = "problem.html" if kind == "text/html" else "problem.txt"
+    template = "problem.html" if media_type == "text/html" else "problem.txt"
     return render_template(template, problem_title=title, problem_text=text, **_common(language, asset))
 
 

@@ -5,11 +5,12 @@ import logging
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as WSGIResponse
 
 from ..store.errors import StoreUnavailable
 
 TYPE = "https://binder-egress.readthedocs.io/problems#"
-"""Names a kind of problem; it is an identifier, and need not lead anywhere."""
+"""What the `type` of a problem begins with. It is an identifier, and need not lead anywhere."""
 
 TITLES = {
     "bad-request": (400, "The request is not understood"),
@@ -40,7 +41,7 @@ TITLES = {
     "unavailable": (503, "The service cannot decide anything just now"),
     "internal": (500, "The service has a fault"),
 }
-"""Each kind: its HTTP status and its title."""
+"""Problem type, as in the last part of `type` → HTTP status and title."""
 
 _BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "not-json"}
 
@@ -49,23 +50,30 @@ class Problem(Exception):
     """An error for the client.
 
     Args:
-        kind: a key of `TITLES`.
+        problem_type: a key of `TITLES`.
         detail: a sentence that says what to do.
-        retry_after: seconds after which it makes sense to try again, if that is known.
+        retry_after: seconds after which another try makes sense; None if that is not known.
     """
 
-    def __init__(self, kind: str, detail: str, retry_after: int | None = None):
+    def __init__(self, problem_type: str, detail: str, retry_after: int | None = None):
         super().__init__(detail)
-        self.kind = kind
+        self.problem_type = problem_type
         self.detail = detail
         self.retry_after = retry_after
 
 
-def response(kind: str, detail: str, status: int | None = None, retry_after: int | None = None) -> Response:
-    """The response for a problem."""
-    usual_status, title = TITLES[kind]
+def response(problem_type: str, detail: str, status: int | None = None, retry_after: int | None = None) -> Response:
+    """The response for a problem.
+
+    Args:
+        problem_type: a key of `TITLES`.
+        detail: a sentence that says what to do.
+        status: the HTTP status if it is not the usual one of this type.
+        retry_after: seconds for `Retry-After`; None: 5 where the status is 503, else no such header.
+    """
+    usual_status, title = TITLES[problem_type]
     status = status or usual_status
-    body = {"type": TYPE + kind, "title": title, "status": status, "detail": detail}
+    body = {"type": TYPE + problem_type, "title": title, "status": status, "detail": detail}
     answer = Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
     if retry_after is not None or status == 503:
         answer.headers["Retry-After"] = str(retry_after or 5)
@@ -79,7 +87,7 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Problem)
     def _problem(error: Problem) -> Response:
-        return response(error.kind, error.detail, retry_after=error.retry_after)
+        return response(error.problem_type, error.detail, retry_after=error.retry_after)
 
     @app.errorhandler(StoreUnavailable)
     def _store(error: StoreUnavailable) -> Response:
@@ -87,7 +95,7 @@ def register(app: Flask) -> None:
         return response("unavailable", "The service's memory does not answer. Try again in a few seconds.")
 
     @app.errorhandler(HTTPException)
-    def _http(error: HTTPException) -> Response:
+    def _http(error: HTTPException) -> Response | WSGIResponse:
         if error.code is None or error.code < 400:
             return error.get_response()
         answer = response(_BY_STATUS.get(error.code, "bad-request"), error.description or error.name, error.code)

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ci.explained import explained
-from verifier.web.openapi import internal_document, public_document
+from verifier.web.app import internal_document, public_document
 
 
 def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]) -> str:

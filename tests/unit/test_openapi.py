@@ -21,8 +21,7 @@ from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
 from verifier.store.store import Store
-from verifier.web.app import create_internal_app, create_public_app, create_services
-from verifier.web.openapi import internal_document, public_document
+from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
 from verifier.web.problems import TITLES
 
 CHECKS = [

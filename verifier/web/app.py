@@ -18,8 +18,11 @@ from . import headers, problems
 from .assets import Assets
 from .bodies import MAX_BODY_BYTES
 from .context import Services
+from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
 from .metrics import Metrics
+from .openapi import document
+from .public import INTERFACE as PUBLIC
 from .public import public
 from .servers import servers
 
@@ -66,12 +69,16 @@ def create_public_app(services: Services) -> Flask:
     """The app that strangers reach, below `ingress.path`."""
     app = _app(services, MAX_BODY_BYTES)
     headers.register(app)
-    for blueprint in (public, servers):
-        app.register_blueprint(blueprint, url_prefix=services.settings.base_path.rstrip("/"))
+    _register_public(app, services.settings.base_path)
     # Trust as many X-Forwarded-For entries as there are proxies of the operator's; anything further left a client can forge.
     hops = services.settings.trusted_proxies
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     return app
+
+
+def _register_public(app: Flask, base_path: str) -> None:
+    for blueprint in (public, servers):
+        app.register_blueprint(blueprint, url_prefix=base_path.rstrip("/"))
 
 
 def create_internal_app(services: Services) -> Flask:
@@ -88,6 +95,24 @@ def _app(services: Services, max_body: int) -> Flask:
     app.extensions["binder-egress"] = services
     problems.register(app)
     return app
+
+
+def public_document(base_path: str) -> dict[str, Any]:
+    """The OpenAPI document of the public interface, for who needs it without an app that runs.
+
+    Args:
+        base_path: the path that the interface is under.
+    """
+    app = Flask(__name__, static_folder=None)
+    _register_public(app, base_path)
+    return document(PUBLIC, app, base_path)
+
+
+def internal_document() -> dict[str, Any]:
+    """The OpenAPI document of the in-cluster interface."""
+    app = Flask(__name__, static_folder=None)
+    app.register_blueprint(internal)
+    return document(IN_CLUSTER, app, "/")
 
 
 def create_app(services: Services) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:

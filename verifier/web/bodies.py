@@ -1,18 +1,26 @@
-"""Request bodies, checked by pydantic."""
+"""Bodies of requests, which pydantic checks, and of answers. OpenAPI documents are made from the same models."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from flask import request
+from flask import Response, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..validation import sentences
 from .problems import Problem
 
 MAX_BODY_BYTES = 16 * 1024
 """The longest body that anybody needs to send is a solution of one or two kilobytes."""
 
+Sent = TypeVar("Sent", bound=BaseModel)
+
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 _Text = Annotated[str, Field(max_length=2048)]
 _Token = Annotated[str, Field(max_length=8192)]
+_Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+"""Unix time in seconds."""
+
+
+# -- requests
 
 
 class _Body(BaseModel):
@@ -20,7 +28,7 @@ class _Body(BaseModel):
 
 
 class PassRequest(_Body):
-    """`POST passes`: a provider's name and the solution of one of its challenges; nothing, if an API key is sent in the header."""
+    """`POST passes`: a provider's name and the solution of one of its challenges; neither, if an API key is in the header."""
 
     provider: _Name = ""
     solution: _Token = ""
@@ -55,7 +63,7 @@ class LaunchBody(_Body):
     repository: _Text = ""
     token: str | None = None
     client_address: Annotated[str, Field(max_length=255)] | None = None
-    requested_at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
+    requested_at: _Moment | None = None
     context: bool = True
     authenticated: bool = False
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
@@ -75,7 +83,7 @@ class GrantBody(_Action):
 
 
 class RevocationBody(_Action):
-    """`POST /api/revocations`: take a running server's tier away and block it."""
+    """`POST /api/revocations`: take a running server's tier away, and block it."""
 
     user: _Name
     server: Annotated[str, Field(max_length=255)] = ""
@@ -87,10 +95,7 @@ class BlockBody(_Action):
 
     kind: Literal["server", "repository", "network"]
     what: Annotated[str, Field(min_length=1, max_length=2048)]
-    until: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
-
-
-T = TypeVar("T", bound=BaseModel)
+    until: _Moment | None = None
 
 
 class KeyBody(_Body):
@@ -107,29 +112,286 @@ class KeyBody(_Body):
 
 
 class KeyRevocationBody(_Action):
-    """`POST /api/keys/revocations`: let an API key count no more."""
+    """`POST /api/keys/revocations`: revoke an API key."""
 
     key: Annotated[str, Field(min_length=1, max_length=255, description="its name or its id")]
-    servers: Annotated[bool, Field(description="whether running servers lose what they have by it")] = False
+    servers: Annotated[bool, Field(description="whether running servers lose the tier that they have by it")] = False
 
 
-def read(kind: type[T], optional: bool = False) -> T:
+def read(model: type[Sent], optional: bool = False) -> Sent:
     """The body of the current request.
 
     Args:
-        kind: what it must be.
-        optional: whether there may be none at all, which is read as an empty object.
+        model: what it must be.
+        optional: whether the body may be missing. It is then read as an empty object.
 
     Raises:
-        Problem: the body is not JSON, or not of this kind; the detail names the field.
+        Problem: the body is not JSON, or does not fit the model; the detail names the field.
     """
     if optional and not request.get_data():
-        return kind()
+        return model()
     if not request.is_json:
         raise Problem("not-json", "Send a JSON object with Content-Type: application/json.")
     try:
-        return kind.model_validate_json(request.get_data())
+        return model.model_validate_json(request.get_data())
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Problem("bad-request", f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise Problem("bad-request", sentences(error)[0]) from None
+
+
+# -- answers of the public interface
+
+
+class ProblemDetails(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    title: str
+    status: int
+    detail: str
+
+
+class ProofOfWork(BaseModel):
+    """A challenge of ALTCHA, version 2."""
+
+    parameters: dict[str, Any]
+    signature: str
+
+
+class Widget(BaseModel):
+    """What a remote captcha provider's widget needs."""
+
+    site_key: str
+    script: Annotated[
+        str,
+        Field(description="the widget's script; of mcaptcha, the page for a frame", json_schema_extra={"format": "uri"}),
+    ]
+    action: Annotated[str, Field(description="what the widget is told the solution is for")]
+    endpoint: Annotated[str, Field(description="what the widget asks, if it must be told", json_schema_extra={"format": "uri"})] = (
+        ""
+    )
+
+
+class WorkOffer(BaseModel):
+    """A challenge for the browser's work."""
+
+    name: str
+    tier: str
+    kind: Literal["proof-of-work"]
+    challenge: ProofOfWork
+
+
+class WidgetOffer(BaseModel):
+    """A challenge of a remote captcha provider."""
+
+    name: str
+    tier: str
+    kind: Annotated[Literal["interactive", "automatic"], Field(description="whether a person has something to click")]
+    challenge: Widget
+
+
+class ChallengeAnswer(BaseModel):
+    """`GET challenge`."""
+
+    purpose: str
+    hold: Annotated[int, Field(ge=0, le=60, description="seconds that a launch may wait for a solution that needs no click")]
+    interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds that it may wait for one that does")]
+    providers: Annotated[
+        list[Annotated[WorkOffer | WidgetOffer, Field(discriminator="kind")]],
+        Field(description="in the operator's order; none: nothing can be solved at present"),
+    ]
+
+
+class PassAnswer(BaseModel):
+    """`POST passes`."""
+
+    token: str
+    expires_in: Annotated[int, Field(description="seconds")]
+    servers: Annotated[int, Field(description="how many servers it is good for")]
+    tier: str
+
+
+class Script(BaseModel):
+    """A script, and the checksum for the attribute `integrity`."""
+
+    address: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    integrity: str
+
+
+class ThirdPartyAnswer(BaseModel):
+    """`GET v1/third-party.json`."""
+
+    tag: Annotated[str, Field(description="HTML")]
+    scripts: Annotated[dict[str, Script], Field(description="third-party.js is the plain script, third-party.mjs the module")]
+
+
+class ServerAnswer(BaseModel):
+    """`GET servers/…`."""
+
+    user: str
+    server: Annotated[str, Field(description="empty: the user's default server")]
+    tier: Annotated[str, Field(description="unverified: no egress")]
+    until: Annotated[
+        int | None,
+        Field(description="Unix time in seconds of the tier's end, or, after that, of the server's; null: neither has one"),
+    ]
+    expires_in: Annotated[int | None, Field(description="the same in seconds from now, for clients whose clock is wrong")]
+    on_expiry: Annotated[
+        Literal["end", "stop"] | None,
+        Field(description="what happens then: end: the tier is gone; stop: the server is stopped too, two minutes later"),
+    ]
+    unlockable: Annotated[
+        bool, Field(description="whether it has no tier, and a pass would give it one; false where operators blocked it")
+    ]
+    larger: Annotated[list[str], Field(description="the tiers that a captcha solution can give it in place of a smaller one")]
+    renewable_in: Annotated[
+        int | None,
+        Field(description="seconds until a pass or a solution for this tier renews its lease; 0: now; null: it cannot be renewed"),
+    ]
+
+
+class UnlockAnswer(ServerAnswer):
+    """`POST servers/…`."""
+
+    state: Literal["granted", "pending"]
+
+
+# -- answers of the in-cluster interface
+
+_UnixTime = Annotated[float | None, Field(description="Unix time in seconds")]
+_State = Annotated[Literal["done", "pending"], Field(description="pending: the reconciler has not confirmed it yet")]
+
+
+class StatusAnswer(BaseModel):
+    """`GET /healthz`, `GET /readyz`."""
+
+    status: str
+
+
+class LaunchAnswer(BaseModel):
+    """`POST /api/launches`."""
+
+    tier: str
+    rule: str
+    pass_outcome: str
+    grant: str
+
+
+class GrantRow(BaseModel):
+    """A running server, as operators see it."""
+
+    user: str
+    server: str
+    pod: str
+    tier: str
+    rule: Annotated[str, Field(description="the rule that decided")]
+    blocked: bool
+    at: _UnixTime
+    until: _UnixTime
+    by: str
+    why: str
+    grant: str
+    repository: str
+    client: Annotated[str, Field(description="the address of the client that launched it")]
+
+
+class GrantsAnswer(BaseModel):
+    """`GET /api/grants`."""
+
+    grants: list[GrantRow]
+
+
+class BlockRow(BaseModel):
+    """An operator's block."""
+
+    id: str
+    kind: Literal["server", "repository", "network"]
+    what: str
+    by: str
+    why: str
+    at: _UnixTime
+    until: _UnixTime
+    only_on_pods: Annotated[bool, Field(description="Redis has forgotten it; it holds for the pods that carry it")] = False
+
+
+class BlocksAnswer(BaseModel):
+    """`GET /api/blocks`."""
+
+    blocks: list[BlockRow]
+
+
+class Explanation(GrantRow):
+    """`GET /api/servers/…`."""
+
+    because: Annotated[str, Field(description="one sentence")]
+    mode: str
+    uid: str
+    label: str | None
+    waiting: list[dict[str, Any]]
+    blocks: list[BlockRow]
+    reconciler_seen: _UnixTime
+
+
+class ActionAnswer(BaseModel):
+    """`POST /api/grants`, `POST /api/revocations`."""
+
+    state: _State
+    user: str
+
+
+class BlockAnswer(BaseModel):
+    """`POST /api/blocks`."""
+
+    state: _State
+    block: str
+    servers: int
+
+
+class UnblockAnswer(BaseModel):
+    """`DELETE /api/blocks/…`."""
+
+    state: _State
+    block: str
+
+
+class KeyRow(BaseModel):
+    """An API key, and its use."""
+
+    name: str
+    id: str
+    state: Literal["valid", "expired", "revoked"]
+    tier: str
+    used: Annotated[int, Field(description="passes, each for one server, in the last 24 hours")]
+    servers_per_day: int
+    expires: Annotated[str, Field(description="the last day, by UTC", json_schema_extra={"format": "date"})]
+    until: Annotated[float, Field(description="Unix time in seconds")]
+    origins: list[str]
+    repositories: list[str]
+
+
+class KeysAnswer(BaseModel):
+    """`GET /api/keys`."""
+
+    keys: list[KeyRow]
+
+
+class KeyAnswer(BaseModel):
+    """`POST /api/keys`."""
+
+    name: str
+    id: str
+    key: Annotated[str, Field(description="shown this once")]
+    values: dict[str, Any]
+
+
+class KeyRevocationAnswer(BaseModel):
+    """`POST /api/keys/revocations`."""
+
+    state: _State
+    keys: list[str]
+    withdrawn: int
+    remove: Annotated[list[str], Field(description="what to take out of the chart's values")]
+
+
+def answer(body: BaseModel) -> Response:
+    """A model as a response in JSON. What was not set is left out."""
+    return jsonify(body.model_dump(mode="json", exclude_unset=True))

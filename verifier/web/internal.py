@@ -3,11 +3,13 @@
 import hmac
 import socket
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 
 from .. import __version__, logs
 from ..decisions.rules import Launch, Rules
@@ -16,10 +18,17 @@ from ..records import UNVERIFIED, Server
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .context import logged_network, services
-from .openapi import internal_document
+from .openapi import Answer, Interface, Parameter, View, document, json_of, operation
 from .problems import Problem, response
 
 internal = Blueprint("internal", __name__)
+
+INTERFACE = Interface("binder-egress, in-cluster", {"bearer": {"type": "http", "scheme": "bearer"}})
+
+FILTERS = ("user", "tier", "repository", "network")
+"""The query parameters that select running servers."""
+
+_BEARER: Sequence[Mapping[str, list[str]]] = [{"bearer": []}]  # as `_check_bearer_token` asks
 
 
 def _check_bearer_token() -> None:
@@ -30,6 +39,14 @@ def _check_bearer_token() -> None:
 
 
 @internal.post("/api/launches")
+@operation(
+    "decideLaunch",
+    "Decide a launch that BinderHub is about to make",
+    body=bodies.LaunchBody,
+    security=_BEARER,
+    answers={200: json_of("The decision", bodies.LaunchAnswer)},
+    problems=["unauthorized", "unavailable"],
+)
 def decide_launch() -> Response:
     """Decide a launch that BinderHub is about to make, and leave a waiting grant where there is one."""
     _check_bearer_token()
@@ -58,7 +75,7 @@ def decide_launch() -> Response:
         grant=grant.id,
         **({"by": grant.by} if grant.by else {}),
     )
-    return jsonify(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id)
+    return bodies.answer(bodies.LaunchAnswer(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id))
 
 
 def _report() -> dict[str, object]:
@@ -86,8 +103,24 @@ def _operators() -> Operators:
     return Operators(services().settings, services().store)
 
 
+def _for_operators(
+    id: str,
+    summary: str,
+    model: type[BaseModel],
+    *problems: str,
+    body: type[BaseModel] | None = None,
+    parameters: Sequence[Parameter] = (),
+) -> Callable[[View], View]:
+    """Declare an operation of operators. One that changes something may be pending."""
+    answers = {200: json_of("Done", model)}
+    if "state" in model.model_fields:
+        answers[202] = json_of("Written down; the reconciler has not confirmed it yet", model)
+    types = ["unauthorized", "unavailable", *problems]
+    return operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=_BEARER)
+
+
 @internal.errorhandler(ActionRefused)
-def _refused(error: ActionRefused) -> Response:
+def _action_refused(error: ActionRefused) -> Response:
     return response(error.kind, str(error))
 
 
@@ -96,20 +129,28 @@ def _done(answer: dict[str, Any]) -> tuple[Response, int]:
 
 
 @internal.get("/api/grants")
+@_for_operators(
+    "listGrants",
+    "List running servers, and what they have",
+    bodies.GrantsAnswer,
+    parameters=[Parameter(name) for name in FILTERS],
+)
 def list_grants() -> Response:
-    """What running servers have."""
-    wanted = {name: request.args.get(name, "") for name in ("user", "tier", "repository", "network")}
+    """Running servers and their tiers."""
+    wanted = {name: request.args.get(name, "") for name in FILTERS}
     return jsonify(grants=_operators().grants(**wanted))
 
 
 @internal.get("/api/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @internal.get("/api/servers/<user>/<server>")
+@_for_operators("explainServer", "Say why a server has network, or not", bodies.Explanation, "no-such-server")
 def explain_server(user: str, server: str) -> Response:
     """Why a server has network, or not."""
     return jsonify(_operators().explain(Server(user, server)))
 
 
 @internal.post("/api/grants")
+@_for_operators("grant", "Give a running server a tier", bodies.ActionAnswer, "no-such-server", "refused", body=bodies.GrantBody)
 def grant() -> tuple[Response, int]:
     """Give a running server a tier."""
     operators, body = _operators(), bodies.read(bodies.GrantBody)
@@ -117,6 +158,9 @@ def grant() -> tuple[Response, int]:
 
 
 @internal.post("/api/revocations")
+@_for_operators(
+    "revoke", "Take a tier away, and block", bodies.ActionAnswer, "no-such-server", "refused", body=bodies.RevocationBody
+)
 def revoke() -> tuple[Response, int]:
     """Take a running server's tier away and block it."""
     operators, body = _operators(), bodies.read(bodies.RevocationBody)
@@ -124,12 +168,14 @@ def revoke() -> tuple[Response, int]:
 
 
 @internal.get("/api/blocks")
+@_for_operators("listBlocks", "List all blocks", bodies.BlocksAnswer)
 def list_blocks() -> Response:
     """All blocks."""
     return jsonify(blocks=_operators().blocks())
 
 
 @internal.post("/api/blocks")
+@_for_operators("block", "Block", bodies.BlockAnswer, "no-such-server", "refused", body=bodies.BlockBody)
 def block() -> tuple[Response, int]:
     """Block a server, a repository or a client network."""
     operators, body = _operators(), bodies.read(bodies.BlockBody)
@@ -137,6 +183,17 @@ def block() -> tuple[Response, int]:
 
 
 @internal.delete("/api/blocks/<block>")
+@_for_operators(
+    "unblock",
+    "Take a block off",
+    bodies.UnblockAnswer,
+    "no-such-block",
+    "refused",
+    parameters=[
+        Parameter("by", schema={"type": "string", "minLength": 1, "pattern": r"\S"}, required=True),
+        Parameter("why"),
+    ],
+)
 def unblock(block: str) -> tuple[Response, int]:
     """Take a block off."""
     operators = _operators()
@@ -147,14 +204,16 @@ def unblock(block: str) -> tuple[Response, int]:
 
 
 @internal.get("/api/keys")
+@_for_operators("listKeys", "List API keys, and their use", bodies.KeysAnswer)
 def list_keys() -> Response:
-    """The API keys, and what they had."""
+    """The API keys, and their use."""
     return jsonify(keys=_operators().keys())
 
 
 @internal.post("/api/keys")
+@_for_operators("createKey", "Make an API key", bodies.KeyAnswer, "refused", body=bodies.KeyBody)
 def create_key() -> Response:
-    """Make an API key. The answer has it, and nothing else ever will."""
+    """Make an API key. It is in the answer and nowhere else."""
     operators, body = _operators(), bodies.read(bodies.KeyBody)
     answer = jsonify(operators.create_key(**body.model_dump()))
     answer.headers["Cache-Control"] = "no-store"
@@ -162,8 +221,9 @@ def create_key() -> Response:
 
 
 @internal.post("/api/keys/revocations")
+@_for_operators("revokeKey", "Revoke an API key", bodies.KeyRevocationAnswer, "no-such-key", body=bodies.KeyRevocationBody)
 def revoke_key() -> tuple[Response, int]:
-    """Let an API key count no more."""
+    """Revoke an API key."""
     operators, body = _operators(), bodies.read(bodies.KeyRevocationBody)
     return _done(operators.revoke_key(body.key, body.by, body.why, body.servers))
 
@@ -172,12 +232,14 @@ def revoke_key() -> tuple[Response, int]:
 
 
 @internal.get("/healthz")
+@operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
 def alive() -> Response:
     """Whether the process answers."""
     return jsonify(status="ok")
 
 
 @internal.get("/readyz")
+@operation("ready", "Whether it can decide", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
     """Whether it can decide: Redis answers."""
     services().store.ping()
@@ -187,6 +249,7 @@ def ready() -> Response:
 
 
 @internal.get("/metrics")
+@operation("metrics", "Metrics for Prometheus", answers={200: Answer("Prometheus' text format", {"text/plain": None})})
 def metrics() -> Response:
     """Metrics in Prometheus' text format."""
     return Response(generate_latest(services().metrics.registry), content_type=CONTENT_TYPE_LATEST)
@@ -195,4 +258,4 @@ def metrics() -> Response:
 @internal.get("/openapi.json")
 def openapi() -> Response:
     """This interface, as an OpenAPI document."""
-    return jsonify(internal_document())
+    return jsonify(document(INTERFACE, current_app, "/"))

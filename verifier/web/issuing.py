@@ -14,6 +14,30 @@ from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreU
 from .context import chargeable_network, log_decision, network, services
 from .problems import Problem
 
+SOLUTION_PROBLEMS = (
+    "solution-refused",
+    "blocked",
+    "price-risen",
+    "budget-spent",
+    "too-many-rejected",
+    "provider-misconfigured",
+    "provider-unavailable",
+    "unavailable",
+)
+"""The types of problems that `from_solution` raises, beside `bad-request`."""
+
+API_KEY_PROBLEMS = (
+    "key-refused",
+    "key-expired",
+    "key-revoked",
+    "key-elsewhere",
+    "blocked",
+    "key-spent",
+    "too-many-wrong-keys",
+    "unavailable",
+)
+"""The types of problems that `from_api_key` raises, beside `bad-request`."""
+
 PROBLEM_TYPES = {
     Outcome.REJECTED: "solution-refused",
     Outcome.MISCONFIGURED: "provider-misconfigured",

@@ -1,15 +1,19 @@
 """The public HTTP interface: challenges, passes, and the scripts that pages load. `servers` has the page of each server."""
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, current_app, jsonify, request
 from markupsafe import escape
 
 from . import bodies, issuing
 from .context import chargeable_network, log_decision, network, own_url, services
 from .headers import THIRD_PARTY
-from .openapi import public_document
+from .openapi import Answer, Interface, Parameter, document, json_of, operation
 from .problems import Problem
 
 PURPOSES = ("launch", "unlock")
+
+INTERFACE = Interface(
+    "binder-egress", {"key": {"type": "http", "scheme": "bearer", "description": "an API key that the operators gave you"}}
+)
 
 public = Blueprint("public", __name__, static_folder="static", template_folder="templates")
 
@@ -17,13 +21,26 @@ public = Blueprint("public", __name__, static_folder="static", template_folder="
 @public.get("/openapi.json")
 def openapi() -> Response:
     """This interface, as an OpenAPI document."""
-    return jsonify(public_document(services().settings.base_path))
+    return jsonify(document(INTERFACE, current_app, services().settings.base_path))
 
 
 # -- the way of a launch: a challenge, a solution, a pass. BinderHub then sends the pass to `internal.decide_launch`.
 
 
 @public.get("/challenge")
+@operation(
+    "getChallenge",
+    "Get a challenge of each captcha provider",
+    answers={200: json_of("What may be solved", bodies.ChallengeAnswer)},
+    problems=["unavailable"],
+    parameters=[
+        Parameter(
+            "purpose",
+            schema={"enum": list(PURPOSES), "default": "launch"},
+            description="launch: the solution is for POST passes; unlock: for POST servers/…",
+        )
+    ],
+)
 def challenge() -> Response:
     """A challenge of each captcha provider, in the operator's order."""
     purpose = request.args.get("purpose", "launch")
@@ -34,15 +51,33 @@ def challenge() -> Response:
     price = services().fairness.price(charges)
     services().metrics.prices.observe(price)
     settings = services().settings
-    return jsonify(
-        purpose=purpose,
-        hold=settings.launch_hold,
-        interactive_hold=settings.launch_interactive_hold,
-        providers=services().captcha.offers(purpose, network(), price),
+    return bodies.answer(
+        bodies.ChallengeAnswer.model_validate(
+            {
+                "purpose": purpose,
+                "hold": settings.launch_hold,
+                "interactive_hold": settings.launch_interactive_hold,
+                "providers": services().captcha.offers(purpose, network(), price),
+            }
+        )
     )
 
 
 @public.post("/passes")
+@operation(
+    "createPass",
+    "Exchange a solution, or an API key, for a pass",
+    description="With an API key the body is empty, or an empty object. With a solution, Authorization is ignored.",
+    body=bodies.PassRequest,
+    body_required=False,
+    security=[{}, {"key": []}],
+    answers={201: json_of("A pass; send its token with a launch as the query parameter egress_token", bodies.PassAnswer)},
+    problems=[
+        "forbidden-origin",
+        *issuing.SOLUTION_PROBLEMS,
+        *issuing.API_KEY_PROBLEMS,
+    ],
+)
 def issue_pass() -> tuple[Response, int]:
     """A pass for a solution, or for an API key."""
     body = bodies.read(bodies.PassRequest, optional=True)
@@ -53,38 +88,62 @@ def issue_pass() -> tuple[Response, int]:
     else:
         issued = issuing.from_api_key()
     services().metrics.passes.labels(issued.tier).inc()
-    return (
-        jsonify(
-            token=services().passes.sign(issued),
-            expires_in=services().settings.pass_lifetime,
-            servers=issued.servers,
-            tier=issued.tier,
-        ),
-        201,
+    made = bodies.PassAnswer(
+        token=services().passes.sign(issued),
+        expires_in=services().settings.pass_lifetime,
+        servers=issued.servers,
+        tier=issued.tier,
     )
+    return bodies.answer(made), 201
 
 
 # -- scripts
 
+_SCRIPT = {
+    200: Answer("The script", {"text/javascript": None}),
+    304: Answer("The script that the client has, by its ETag, is the present one"),
+}
+
 
 @public.get("/launch.js")
+@operation("getLaunchScript", "Get the script for launch pages", answers=_SCRIPT)
 def launch_script() -> Response:
     """The script for launch pages. Its address is fixed, so browsers ask each time whether it has changed."""
     return _script(services().assets.file("launch.js"))
 
 
 @public.get("/v1/third-party.json")
+@operation(
+    "getThirdParty",
+    "Get the script tag for third-party pages",
+    answers={200: json_of("The tag, and the scripts' addresses", bodies.ThirdPartyAnswer)},
+)
 def third_party() -> Response:
     """The script for third-party pages: an HTML tag, and addresses whose content never changes."""
     assets = services().assets
     address = f"{own_url()}v1/"
-    scripts = {name: {"address": address + assets.file(name), "integrity": assets.integrity(name)} for name in THIRD_PARTY}
+    scripts = {name: bodies.Script(address=address + assets.file(name), integrity=assets.integrity(name)) for name in THIRD_PARTY}
     plain = scripts["third-party.js"]
-    tag = f'<script async src="{escape(plain["address"])}" integrity="{plain["integrity"]}" crossorigin="anonymous"></script>'
-    return jsonify(tag=tag, scripts=scripts)
+    tag = f'<script async src="{escape(plain.address)}" integrity="{plain.integrity}" crossorigin="anonymous"></script>'
+    return bodies.answer(bodies.ThirdPartyAnswer(tag=tag, scripts=scripts))
 
 
 @public.get("/v1/<file>")
+@operation(
+    "getThirdPartyScript",
+    "Get the script for third-party pages",
+    answers=_SCRIPT,
+    problems=["not-found"],
+    parameters=[
+        Parameter(
+            "file",
+            "path",
+            {"type": "string", "minLength": 1, "examples": ["third-party.js"]},
+            "third-party.js, third-party.mjs, or a name from third-party.json, that never changes",
+            required=True,
+        )
+    ],
+)
 def third_party_script(file: str) -> Response:
     """The script for third-party pages, under its fixed name and under the one with a checksum of its content."""
     for name in THIRD_PARTY:

@@ -2,10 +2,10 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
-from flask import Blueprint, Response, jsonify, make_response, request
+from flask import Blueprint, Response, make_response, request
 
 from ..decisions import leases
 from ..decisions.refusals import REFUSALS, Facts, refusal
@@ -17,6 +17,7 @@ from ..store.store import UNLOCK_TTL_SECONDS
 from . import bodies, issuing, pages
 from .context import asset_path, log_decision, network, own_url, services
 from .headers import SERVER_PAGE
+from .openapi import Answer, json_of, operation
 from .problems import Problem
 
 UNLOCK_WAIT_SECONDS = 2.0
@@ -33,6 +34,15 @@ servers = Blueprint("servers", __name__)
 
 @servers.get("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @servers.get("/servers/<user>/<server>")
+@operation(
+    "showServer",
+    "Show what a server may reach",
+    answers={
+        200: Answer("What the server may reach", {"application/json": bodies.ServerAnswer, "text/plain": None, "text/html": None})
+    },
+    problems=["no-such-server", "unavailable"],
+    problem_pages=True,
+)
 def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
     asked = Server(user, server)
@@ -41,7 +51,7 @@ def show_server(user: str, server: str) -> Response:
     refused = (known.tier == UNVERIFIED or known.until is not None or bool(larger)) and _server_refusal(known) is not None
     media_type = _media_type()
     if media_type == "application/json":
-        return jsonify(_description(asked, known, refused))
+        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, refused)))
     settings = services().settings
     text = pages.server_page(
         media_type,
@@ -90,6 +100,16 @@ def _address(server: Server) -> str:
 
 @servers.post("/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @servers.post("/servers/<user>/<server>")
+@operation(
+    "unlockServer",
+    "Unlock a server with a pass or a solution",
+    body=bodies.Unlock,
+    answers={
+        200: json_of("The pod has the tier", bodies.UnlockAnswer),
+        202: json_of("Accepted; the reconciler has not confirmed it yet", bodies.UnlockAnswer),
+    },
+    problems=["forbidden-origin", "pass-refused", "no-such-server", *issuing.SOLUTION_PROBLEMS],
+)
 def unlock_server(user: str, server: str) -> tuple[Response, int]:
     """Give a running server the tier of a pass or of a solution: its first, a larger one, or its own with a new lease."""
     body = bodies.read(bodies.Unlock)
@@ -108,7 +128,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         # A pass for the same tier would waste a use, and its owner could later move that use to another server.
         services().metrics.unlocks.labels("had-it").inc()
         log_decision("unlock", known.tier, "had-it", repository=known.repository)
-        return jsonify(state="granted", **_description(asked, known)), 200
+        return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known))), 200
     if presented:
         used, by = presented.issued, presented.by
     else:
@@ -123,9 +143,9 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     more = {"by": by} if by else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
     seen = _await_grant(asked, grant)
-    state = "granted" if seen else "pending"
+    state: Literal["granted", "pending"] = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
-    return jsonify(state=state, **_description(asked, seen or known)), 200 if seen else 202
+    return bodies.answer(bodies.UnlockAnswer(state=state, **_description(asked, seen or known))), 200 if seen else 202
 
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:

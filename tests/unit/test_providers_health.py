@@ -369,7 +369,7 @@ def test_an_outage_that_clients_meet_is_for_the_self_check_to_confirm(make, doub
     hcaptcha = remote(services, "hcaptcha")
     double.behaviour["hcaptcha"] = "down"
     assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
-    assert state(services, "hcaptcha") == "up" and hcaptcha.wake.is_set()
+    assert state(services, "hcaptcha") == "up" and hcaptcha.check_due.is_set()
     hcaptcha.check()
     assert state(services, "hcaptcha") == "down"
     double.behaviour["hcaptcha"] = "right"
@@ -425,7 +425,7 @@ def test_what_a_client_sends_misconfigures_nothing_but_calls_for_a_check(make, d
     for _ in range(5):
         assert_problem(present(client, "turnstile", double.token("turnstile")), "provider-misconfigured", 503)
     assert state(services, "turnstile") == "up"
-    assert remote(services, "turnstile").wake.is_set()
+    assert remote(services, "turnstile").check_due.is_set()
 
 
 def test_a_provider_that_cannot_tell_is_not_taken_out_by_what_clients_send(make, double, monkeypatch):
@@ -478,7 +478,7 @@ def test_the_self_checks_run_by_themselves_and_again_when_called(make, double, m
     time.sleep(0.2)
     assert [name for name, _ in double.calls[calls:]].count("turnstile") == 0
     double.behaviour["turnstile"] = "misconfigured"
-    remote(services, "turnstile").wake.set()
+    remote(services, "turnstile").check_due.set()
     await_state("turnstile", "misconfigured")
     double.behaviour["hcaptcha"] = double.behaviour["turnstile"] = "right"
     await_state("hcaptcha", "up")

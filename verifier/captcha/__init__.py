@@ -1,13 +1,12 @@
-"""Captcha providers: what a challenge asks and how a solution is checked.
+"""Captcha providers: they give challenges, and check solutions.
 
-ALTCHA, proof of work, is a module of its own. The remote providers are rows of the table `providers.ROWS` behind the adapter
-`siteverify`.
+`altcha` is proof of work. The remote providers are rows of a table (`providers.ROWS`), and `siteverify` asks them.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -17,16 +16,16 @@ from .providers import ROWS
 from .siteverify import Remote, State
 
 CHECK_TROUBLED_SECONDS, CHECK_UP_SECONDS = 60.0, 900.0
-"""Seconds between two self-checks of a provider that is down or misconfigured, and of one that is up."""
+"""The time between two self-checks of a provider that is down or misconfigured, and of one that is up."""
 
 CHECK_GAP_SECONDS = 10.0
-"""Seconds between two self-checks at least, whatever calls for one."""
+"""The shortest time between two self-checks, whatever asks for one."""
 
 __all__ = ["Captcha", "Outcome", "Provider", "Remote", "State", "Verdict"]
 
 
 class Provider(Protocol):
-    """What the verifier asks of a provider."""
+    """A captcha provider, as the verifier uses it."""
 
     name: str
     tier: str
@@ -41,32 +40,32 @@ class Provider(Protocol):
         """Whether it is offered at present."""
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """What the client needs to solve: a JSON object that goes out under the provider's name.
+        """A challenge: a JSON object with what the client needs to solve it.
 
         Args:
-            purpose: `launch` or `unlock`; the solution is good for that only.
-            network: the client's network (`networks.client_network`); the solution is good from there only.
-            price: how many times the usual work to ask for, 1 or more. A provider that asks for no work ignores it.
+            purpose: `launch` or `unlock`. The solution counts for this purpose only.
+            network: the client's network (`networks.client_network`). The solution counts from there only.
+            price: the work, in multiples of the base work, 1 or more. A provider that asks for no work ignores it.
         """
 
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Check a solution. Never raises for what a client sent."""
 
     def csp(self) -> dict[str, list[str]]:
-        """What a page that uses it needs in its Content-Security-Policy: directive → sources."""
+        """What its widget needs in a page's Content-Security-Policy: directive → sources."""
 
 
 class Captcha:
     """The configured providers, in the operator's order.
 
     Args:
-        configured: `captcha.providers`, those that are enabled: name → its options.
+        configured: the enabled ones of `captcha.providers`: name → options.
         keys: the signing keys, oldest first.
         tiers: the tiers that exist.
         secrets: of remote providers, by name in upper case.
         hostnames: hosts on whose pages solutions may be made; empty: any.
         on_outage: `captcha.onOutage`.
-        proof_of_work: the options of ALTCHA where it takes the place of another provider without being enabled.
+        proof_of_work: the options of ALTCHA where it replaces another provider without being enabled.
         allow_test_keys: `captcha.allowTestKeys`.
 
     Raises:
@@ -85,25 +84,25 @@ class Captcha:
         proof_of_work: dict[str, Any] | None = None,
         allow_test_keys: bool = False,
     ):
-        found: list[Provider] = []
+        listed: list[Provider] = []
         for name, options in configured.items():
             if name == Altcha.name:
-                found.append(Altcha.from_options(options, keys))
+                listed.append(Altcha.from_options(options, keys))
             elif name in ROWS:
                 secret = secrets.get(name.upper(), "")
-                found.append(Remote.from_options(name, ROWS[name], options, secret, hostnames, allow_test_keys))
+                listed.append(Remote.from_options(name, ROWS[name], options, secret, hostnames, allow_test_keys))
             else:
                 known = ", ".join(sorted([Altcha.name, *ROWS]))
                 raise ValueError(f"captcha.providers.{name}: unknown provider; there are {known}.")
-        found.sort(key=lambda provider: (provider.order, provider.name))
-        self.providers = {provider.name: provider for provider in found}
+        listed.sort(key=lambda provider: (provider.order, provider.name))
+        self.providers = {provider.name: provider for provider in listed}
         """Those that are enabled, in order."""
         self.remotes: list[Remote] = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
-            # With secrets of its own: what somebody's ALTCHA gave out that is enabled, here earlier or at another member of a
-            # federation that shares our keys, was never meant to take another provider's place.
+            # Its secrets differ from those of an enabled ALTCHA. Challenges of one, issued here earlier or by another member of a
+            # federation with the same keys, must not replace another provider's.
             self._stand_in = Altcha.from_options(proof_of_work or {}, keys, "challenge in place of another provider")
         for provider in [*self.providers.values(), *([self._stand_in] if self._stand_in else [])]:
             if provider.tier not in tiers:
@@ -111,7 +110,7 @@ class Captcha:
 
     @property
     def stands_in(self) -> bool:
-        """Whether proof of work takes the place of a provider just now."""
+        """Whether proof of work replaces a provider at present."""
         return self._stand_in is not None and not all(provider.usable for provider in self.remotes)
 
     def _offered(self) -> list[Provider]:
@@ -124,7 +123,7 @@ class Captcha:
         return offered
 
     def offers(self, purpose: str, network: str, price: float) -> list[dict[str, Any]]:
-        """What the client may solve, one entry for each provider that answers (`Provider.challenge` has the arguments)."""
+        """A challenge of each provider that is usable. `Provider.challenge` has the arguments."""
         return [
             {
                 "name": provider.name,
@@ -138,12 +137,15 @@ class Captcha:
     @property
     def names(self) -> list[str]:
         """The providers whose solutions are accepted."""
-        # What took the place of another is accepted after that is back: it was given out before, or by another replica.
+        # The replacement is accepted after the provider is back: its challenge was issued before that, or by another replica.
         return [*self.providers, *([self._stand_in.name] if self._stand_in else [])]
 
     def tier_of(self, name: str) -> str | None:
-        """The tier that a provider's solution earns; None for a name that is not one of `names`."""
-        return next((found.tier for found in [*self.providers.values(), self._stand_in] if found and found.name == name), None)
+        """The tier that a provider's solution earns; None if the name is not one of `names`."""
+        provider = self.providers.get(name)
+        if provider is None and self._stand_in and self._stand_in.name == name:
+            provider = self._stand_in
+        return provider.tier if provider else None
 
     def verify(self, name: str, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Check a solution. Never raises for what a client sent.
@@ -153,7 +155,7 @@ class Captcha:
             solution: what the client sent.
             purpose: `launch` or `unlock`.
             network: the client's network.
-            address: the client's address, for a provider that the operator lets have it.
+            address: the client's address, for a provider that may have it (`sendAddress`).
         """
         provider = self.providers.get(name) or self._stand_in
         assert provider and provider.name == name, name
@@ -164,16 +166,15 @@ class Captcha:
         return verdict
 
     def page_csp(self) -> dict[str, list[str]]:
-        """What a page needs beyond our own files on which everything that is offered may be solved: directive → sources."""
+        """What the offered providers' widgets need in a page's Content-Security-Policy: directive → sources."""
         return _merged(provider.csp() for provider in self._offered())
 
     def worker_csp(self) -> dict[str, list[str]]:
-        """What the scripts of workers need: they have a policy of their own."""
+        """What workers need in theirs: a worker's script has its own Content-Security-Policy."""
         return _merged(provider.csp() for provider in self._offered() if isinstance(provider, Altcha))
 
     def start(self) -> None:
-        """Begin the self-checks, each in a thread of its own, so that a provider that hangs delays neither the start nor the
-        others."""
+        """Start the self-checks, each in its own thread: a provider that hangs delays neither the start nor the others."""
         for provider in self.remotes:
             if provider.test_keys:
                 logging.getLogger(__name__).warning("captcha.providers.%s: public test keys; anybody gets through", provider.name)
@@ -182,19 +183,19 @@ class Captcha:
 
 def _watch(provider: Remote) -> None:
     while True:
-        provider.wake.clear()
+        provider.check_due.clear()
         try:
             provider.check()
         except Exception:
             logging.getLogger(__name__).exception("self-check of %s", provider.name)
         time.sleep(CHECK_GAP_SECONDS)
-        provider.wake.wait((CHECK_UP_SECONDS if provider.usable else CHECK_TROUBLED_SECONDS) - CHECK_GAP_SECONDS)
+        provider.check_due.wait((CHECK_UP_SECONDS if provider.usable else CHECK_TROUBLED_SECONDS) - CHECK_GAP_SECONDS)
 
 
-def _merged(policies: Any) -> dict[str, list[str]]:
+def _merged(parts: Iterable[dict[str, list[str]]]) -> dict[str, list[str]]:
     merged: dict[str, list[str]] = {}
-    for policy in policies:
-        for directive, sources in policy.items():
+    for part in parts:
+        for directive, sources in part.items():
             known = merged.setdefault(directive, [])
             known += [source for source in sources if source not in known]
     return merged

@@ -1,8 +1,8 @@
-"""ALTCHA: proof of work that the client's browser does, without a third party (https://altcha.org/docs/v2/).
+"""ALTCHA: proof of work by the client's browser, without a third party (https://altcha.org/docs/v2/).
 
-Challenges are in *deterministic* mode: the server picks the counter, so the work is bounded and its spread is chosen here; in the
-default mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC. With scrypt
-and Argon2id that derivation takes tens of milliseconds and MiB, which is why few are made at a time.
+Challenges are in *deterministic* mode: the server picks the counter, so the work has limits that are chosen here. In the default
+mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC. With scrypt and
+Argon2id the derivation takes tens of milliseconds and MiB, so few are made at a time.
 
 Decisions: D-019, D-020, D-055.
 """
@@ -90,9 +90,9 @@ class Altcha:
     """The provider `altcha`.
 
     Args:
-        options: cost of a challenge, its lifetime in seconds, and the tier its solution earns.
-        keys: the signing keys, oldest first. Challenges are signed with secrets derived from the last and accepted from all.
-        use: what its secrets are for. Challenges of one use are worth nothing for another.
+        options: cost of a challenge, its lifetime in seconds, and the tier that its solution earns.
+        keys: the signing keys, oldest first. Secrets derived from the last sign challenges; those of all are accepted.
+        use: the use that its secrets are derived for. A challenge of one use does not count for another.
     """
 
     name = "altcha"

@@ -1,15 +1,15 @@
-"""What every captcha provider answers with."""
+"""The answer of every captcha provider: what became of a solution."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What became of a solution. Three kinds of failure are told apart: the client's, ours, and the provider's."""
+    """What became of a solution. The client's, our and the provider's failures are told apart."""
 
     OK = "ok"
     UNCHECKED = "unchecked"
-    """Accepted without being checked: the provider is down, and the operator chose `captcha.onOutage: allow`."""
+    """Accepted without a check: the provider is down, and the operator chose `captcha.onOutage: allow`."""
     REJECTED = "rejected"
     """Wrong, expired, for another purpose or network: the client asks for a new challenge."""
     MISCONFIGURED = "misconfigured"
@@ -24,11 +24,11 @@ class Verdict:
 
     Attributes:
         outcome: what became of it.
-        detail: a sentence for the client; empty when all is well.
-        solution_id: what a replay of this solution has in common with it, whatever its encoding.
+        detail: a sentence for the client; empty if the solution is accepted.
+        solution_id: the same for every replay of this solution, whatever its encoding.
         expires_at: Unix time in seconds until which the solution could be presented again.
         issued_at: Unix time in seconds when its challenge was issued.
-        price: the price that its challenge asked; None if the provider asks for no work.
+        price: the price of its challenge; None: the provider asks for no work.
         tier: the tier that it earns.
         asked: whether a remote provider was asked, which costs the operator a request.
     """

@@ -1,7 +1,7 @@
-"""The remote providers: a row for each, from their documents.
+"""The remote captcha providers: a row for each, from its documentation.
 
-To add one, add a row. Nothing else in Python knows a provider's name; `frontend/src/widgets.js` shows its widget, and the chart
-lists its values.
+To add a provider, add a row. No other Python code knows a provider's name; `frontend/src/widgets.js` shows its widget, and the
+chart lists its values.
 """
 
 import re
@@ -25,7 +25,7 @@ def _read_friendly(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _read_cap(status: int, body: dict[str, Any]) -> tuple[Any, Any]:
-    # The status alone is ambiguous: 403 and 404 are said of our keys and of the client's token.
+    # The status alone is ambiguous: 403 and 404 may mean our keys, or the client's token.
     return body.get("success", False if "error" in body else None), [body["error"]] if "error" in body else []
 
 
@@ -46,7 +46,7 @@ _CODES = {
     "invalid-input-response": _REJECTED,
     "timeout-or-duplicate": _REJECTED,
 }
-"""The codes that began with reCAPTCHA."""
+"""The error codes that reCAPTCHA began with."""
 
 _HCAPTCHA_SOURCES = ("https://hcaptcha.com", "https://*.hcaptcha.com", "{widget_origin}")
 
@@ -188,7 +188,7 @@ ROWS = {
         },
         life=2 * 3600,
         extra={"endpoint": "{widget}/{site_key}/"},
-        # Its widget fetches its own WebAssembly, makes workers of text, and has its style in the page.
+        # Its widget fetches WebAssembly, makes workers from text, and puts its style into the page.
         csp={
             "script-src": ("{widget}/assets/", "'wasm-unsafe-eval'"),
             "connect-src": ("{widget_origin}", "https://cdn.jsdelivr.net/npm/@cap.js/"),
@@ -196,7 +196,7 @@ ROWS = {
             "style-src": ("'unsafe-inline'",),
         },
         wrong_solution="{site_key}:binder-egress:self-check",
-        # Cap's own service fails over what is not of three parts.
+        # Cap's service fails on a solution that does not have three parts.
         shape=lambda solution: bool(re.fullmatch("[^:]+:[^:]+:[^:]+", solution)),
     ),
     # https://mcaptcha.org/docs/
@@ -237,4 +237,4 @@ ROWS = {
         tells=False,
     ),
 }
-"""Name in `captcha.providers` → the provider."""
+"""Name in `captcha.providers` → how the provider is asked."""

@@ -36,8 +36,8 @@ ASK_LIMIT_SECONDS = 10.0
 take (`web.gunicorn.REQUEST_LIMIT_SECONDS`)."""
 
 CALLS_AT_A_TIME = 16
-"""Calls of one provider at a time. Half of `verifier.threads` by default: a provider that hangs must not take the others'
-threads."""
+"""Calls to one provider at a time: half of the default of `verifier.threads`, so that a provider that hangs leaves threads for the
+others."""
 
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer that is read. Real ones have some hundred bytes."""
@@ -45,7 +45,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 DAY_SECONDS = 86400
 
 ACCEPTS_ANYTHING = "it accepts a solution that is none"
-"""The reason not to believe what stands in a provider's place."""
+"""The reason to distrust an answer: something else answers in the provider's place."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ Read = Callable[[int, dict[str, Any]], tuple[Any, Any]]
 
 
 class State(StrEnum):
-    """What is known of a provider. One that is not up is not offered."""
+    """The state of a provider. Only one that is up is offered."""
 
     UP = "up"
     DOWN = "down"
@@ -62,36 +62,36 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """How a provider is asked, what its answers mean, and what a page needs that shows its widget.
+    """How a provider is asked, what its answers mean, and what its widget needs.
 
     Attributes:
         title: its name, for texts.
         path: the address of the interface, below `api`; may contain `{site_key}`.
         script: the address of the widget's script, below `widget`.
-        read: HTTP status and JSON object → whether the solution is right (a boolean, or else the answer is not understood), and the
-            error codes.
-        codes: error code → what it means. A code that is not here is the provider's trouble.
-        life: seconds for which a solution could be presented, at most.
-        api: where the interface is; empty: the operator says.
-        widget: where the widget comes from; empty: from `api`.
+        read: HTTP status and JSON object → whether the solution is right, and the error codes. Anything but a boolean for the first
+            means that the answer is not understood.
+        codes: error code → its meaning. Any other code is the provider's trouble.
+        life: the longest time in seconds for which a solution can be presented.
+        api: the address of the interface; empty: the operator sets it.
+        widget: the address of the widget; empty: as `api`.
         provider_type: `interactive` if a person has something to click, else `automatic`.
-        fields: our word → the provider's, of what is sent.
-        as_json: whether they are sent as JSON; else as a form.
-        key_header: the header that the secret is sent in; else it is a field.
-        retry_field: the field that makes a second try of the same solution safe; without it there is none.
-        solved_at: where in an answer the time is at which the challenge was solved: text of RFC 3339, or Unix time.
-        hostname: where in an answer the host is on whose page it was solved.
-        hostname_may_lack: whether it may be missing or empty.
+        fields: our name of a field → the provider's.
+        as_json: whether the fields are sent as JSON; else as a form.
+        key_header: the header for the secret; empty: the secret is a field.
+        retry_field: the field that makes a second try of the same solution safe; empty: there is no second try.
+        solved_at: the path in an answer to the time of the solution: text of RFC 3339, or Unix time in seconds.
+        hostname: the path in an answer to the host on whose page it was solved.
+        hostname_may_lack: whether the host may be missing or empty.
         action: whether an answer repeats the action of the widget, which is our purpose.
         score: whether an answer has a score between 0 (a bot) and 1.
         extra: more of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
-        csp: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, with `_origin` only
-            their origins.
-        test_site_keys: public keys, with which anybody's solution is right.
+        csp: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, `{api_origin}` and
+            `{widget_origin}` only their origins.
+        test_site_keys: public keys, with which every solution is right.
         test_secrets: their secrets.
         wrong_solution: what the self-check presents.
         shape: whether a text may be a solution at all.
-        tells: whether the answer to a wrong solution tells that the secret is right.
+        tells: whether the answer to a wrong solution shows that the secret is right.
     """
 
     title: str
@@ -122,7 +122,7 @@ class Row:
 
 
 _ADDRESS = r"^(https?://[^\s?#;,'@/]+(/[^\s?#;,']*)?)?$"
-"""Without a user and a password, which would be seen in the ConfigMap and in the log."""
+"""Without a user and a password, which would be visible in the ConfigMap and in the log."""
 
 
 class Options(BaseModel):
@@ -144,11 +144,11 @@ class Answer:
     """What a provider said.
 
     Attributes:
-        outcome: what it means.
-        reason: a few words for the log: a known code, or what went wrong. Never what the provider or a client wrote.
+        outcome: its meaning.
+        reason: a few words for the log: a known code, or what went wrong. Never text of the provider's or of a client's.
         body: the JSON object; empty if there was none.
-        again: whether a second try might do better.
-        busy: whether we did not ask at all, because too many calls are under way.
+        again: whether a second try may help.
+        busy: whether the provider was not asked, because too many calls are under way.
     """
 
     outcome: Outcome
@@ -165,8 +165,8 @@ class Remote:
         name: its key in `captcha.providers`.
         row: its row of the table.
         options: its chart values.
-        secret: ours with it.
-        hostnames: on whose pages solutions may be made; empty: anywhere that the provider allows.
+        secret: this site's secret key.
+        hostnames: the hosts on whose pages solutions may be made; empty: every host that the provider allows.
     """
 
     def __init__(self, name: str, row: Row, options: Options, secret: str, hostnames: frozenset[str]):
@@ -175,10 +175,10 @@ class Remote:
         self.tier = options.tier
         self.order = options.order
         self.state = State.UP
-        self.wake = threading.Event()
-        """Set when the self-check shall look now."""
+        self.check_due = threading.Event()
+        """Set when a self-check is due before its time."""
         self.test_keys = False
-        """Whether its keys are public ones, for tests."""
+        """Whether its keys are the provider's public test keys."""
         self._row = row
         self._options = options
         self._secret = secret
@@ -187,9 +187,9 @@ class Remote:
         self._widget = (options.widgetUrl or row.widget or self._api).rstrip("/")
         self._accepts_anything = False
         self._lock = threading.Lock()
-        # Its time-outs are for each read; that of a result is for all, however slowly a provider sends.
+        # requests' time limits are for each read. Waiting for a pool's result limits the whole, however slowly a provider sends.
         self._pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
-        # Of its own, so that clients cannot keep the self-check from being made.
+        # A separate pool, so that clients cannot prevent the self-check.
         self._check_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{name} self-check")
 
     @classmethod
@@ -220,7 +220,7 @@ class Remote:
                     f"{value}: these are public test keys, with which everybody's solution is right; use your own, or set "
                     "captcha.allowTestKeys."
                 )
-            # Their answers name a host of the provider's.
+            # Answers for test keys name a host of the provider's.
             hostnames = frozenset()
             row = replace(row, action=False, tells=False)
         made = cls(name, row, checked, secret, hostnames)
@@ -229,11 +229,11 @@ class Remote:
 
     @property
     def usable(self) -> bool:
-        """Whether it makes sense to offer it."""
+        """Whether it is offered."""
         return self.state is State.UP
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """What the widget needs. A remote provider knows nothing of networks and prices."""
+        """What the widget needs. Network and price mean nothing to a remote provider."""
         return {
             "site_key": self._options.siteKey,
             "script": self._widget + self._row.script,
@@ -246,7 +246,7 @@ class Remote:
         return {directive: [self._fill(source) for source in sources] for directive, sources in self._row.csp.items()}
 
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
-        """Ask the provider about a solution, and check what it tells of it."""
+        """Ask the provider about a solution, and check its answer."""
         now = time.time()
         verdict = Verdict(
             Outcome.OK,
@@ -266,13 +266,13 @@ class Remote:
             return replace(verdict, outcome=answer.outcome, detail=_DETAILS[answer.outcome].format(self._row.title))
         if wrong := self._wrong(answer.body, purpose):
             return replace(verdict, outcome=Outcome.REJECTED, detail=f"The solution was made {wrong}. Solve again here.")
-        # Without a time from the provider, its own single use protects after a wipe of Redis.
+        # If the provider sends no time, only its own single use protects after a wipe of Redis.
         return replace(verdict, issued_at=_seconds(_at(answer.body, self._row.solved_at)) or now)
 
     def check(self) -> None:
         """Present a wrong solution, to see whether the provider answers, and whether our secret is right."""
         answer = self._ask(self._check_pool, self._fill(self._row.wrong_solution), "")
-        # A real provider never accepts it; what stands between us and it does.
+        # A real provider never accepts a wrong solution. Something that answers in its place might.
         if answer.outcome is not Outcome.UNAVAILABLE:
             self._accepts_anything = answer.outcome is Outcome.OK and not self.test_keys
         if answer.outcome is Outcome.OK and self._accepts_anything:
@@ -281,14 +281,14 @@ class Remote:
             self._move(_STATES[answer.outcome] if self._row.tells or not answer.body else State.UP, answer.reason)
 
     def _note(self, answer: Answer) -> None:
-        """Learn from the answer to a client's solution. Only the self-check takes a provider out: what a client sends might bring
-        about any trouble."""
+        """Learn from the answer to a client's solution. Only the self-check makes a provider down or misconfigured: a client could
+        cause any error with what it sends."""
         if answer.outcome is Outcome.OK or (answer.outcome is Outcome.REJECTED and self.state is State.DOWN):
             self._move(State.UP, answer.reason)
         elif answer.outcome is not Outcome.REJECTED and not answer.busy:
             if answer.outcome is Outcome.MISCONFIGURED:
                 log.warning("captcha.providers.%s: a solution was answered with: %s", self.name, answer.reason)
-            self.wake.set()
+            self.check_due.set()
 
     def _move(self, state: State, reason: str) -> None:
         with self._lock:
@@ -324,7 +324,7 @@ class Remote:
         """What is wrong with a solution that the provider calls right; empty if nothing is."""
         if self._row.hostname and self._hostnames:
             host = _at(body, self._row.hostname)
-            # Some say an origin.
+            # Some providers send an origin.
             known = isinstance(host, str) and host.rpartition("://")[2].partition(":")[0] in self._hostnames
             if not known and not (self._row.hostname_may_lack and not host):
                 return "on another site's page"
@@ -360,7 +360,7 @@ class Remote:
     def _try(self, sent: dict[str, str]) -> Answer:
         deadline = time.monotonic() + CONNECT_SECONDS + READ_SECONDS
         try:
-            # A new connection each time: one that was left open may be dead, and most of these calls cannot be repeated.
+            # A new connection for each call: an idle one may be dead, and most of these calls cannot be repeated.
             with (
                 requests.Session() as session,
                 session.post(
@@ -374,7 +374,7 @@ class Remote:
                 ) as response,
             ):
                 text = bytearray()
-                # Byte by byte, because a larger read waits until it is full.
+                # Byte by byte: a larger read waits until it is full, past the deadline.
                 for byte in response.iter_content(1):
                     text += byte
                     if len(text) > MAX_ANSWER_BYTES or time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The verifier: two Flask apps, one for each port."""
+"""The verifier's two Flask apps, one for each port."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -31,11 +31,15 @@ MAX_INTERNAL_BODY_BYTES = 1 << 20
 
 
 def create_services(settings: VerifierSettings, store: Store | None = None) -> Services:
-    """Make what the views work with.
+    """The services that the views work with.
+
+    Args:
+        settings: the chart's values.
+        store: for tests; by default Redis, as the settings say.
 
     Raises:
         InvalidSettings: a provider's options are wrong.
-        AssetsMissing: what browsers run has not been built.
+        AssetsMissing: the front end has not been built.
     """
     try:
         configured = captcha.Captcha(
@@ -70,7 +74,7 @@ def create_public_app(services: Services) -> Flask:
     app = _app(services, MAX_BODY_BYTES)
     headers.register(app)
     _register_public(app, services.settings.base_path)
-    # Trust as many X-Forwarded-For entries as there are proxies of the operator's; anything further left a client can forge.
+    # As many entries of X-Forwarded-For as the operator has proxies can be trusted. A client can forge those further left.
     hops = services.settings.trusted_proxies
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     return app

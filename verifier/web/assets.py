@@ -1,4 +1,4 @@
-"""What browsers load: the files that `frontend/` is built into."""
+"""The files that browsers load, built from `frontend/`."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ class Assets:
         folder: where they are, with the `manifest.json` that the build writes.
 
     Raises:
-        AssetsMissing: there are none.
+        AssetsMissing: the folder has none.
     """
 
     def __init__(self, folder: Path = STATIC):
@@ -30,18 +30,18 @@ class Assets:
             raise AssetsMissing(f"{folder} is not there: run ci/frontend, which builds it.") from None
 
     def file(self, name: str) -> str:
-        """The name that a file of the sources has now; it changes with the content, so browsers may keep the file for ever."""
+        """The built name of a file of the sources. It changes with the content, so browsers may keep the file for ever."""
         return self._files[name]
 
     def read(self, file: str) -> bytes:
         """The content of one of the built files.
 
         Args:
-            file: the name that it has now.
+            file: its built name.
         """
         return (self._folder / file).read_bytes()
 
     def integrity(self, name: str) -> str:
-        """What a tag's attribute `integrity` says of a file of the sources, `sha384-…`."""
+        """The value of the attribute `integrity` for a file of the sources, `sha384-…`."""
         digest = hashlib.sha384(self.read(self.file(name))).digest()
         return f"sha384-{base64.b64encode(digest).decode()}"

@@ -39,71 +39,69 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.launches = Counter(
             "binder_egress_launches",
-            "Launches that BinderHub told us about, by the tier and the rule that decided, and by what became of the pass "
-            "(none: there was none, or an earlier rule decided). In mode observe, what would happen.",
+            "Launches that BinderHub reported, by the tier and the rule that decided, and by what became of the pass (none: there "
+            "was none, or an earlier rule decided). In mode observe: what would be decided.",
             ["tier", "rule", "pass_outcome"],
             registry=self.registry,
         )
         self.without_context = Counter(
             "binder_egress_launches_without_context",
-            "Launches whose hook knew nothing of the request. Anything but 0 means that the wiring of badge_base_url is lost.",
+            "Launches whose hook had no launch request. Anything but 0 means that the wiring of badge_base_url is lost.",
             registry=self.registry,
         )
         self.solutions = Counter(
             "binder_egress_solutions",
             "Captcha solutions presented. unchecked: accepted while the provider is down (captcha.onOutage: allow). rejected: the "
-            "client's fault; misconfigured: ours; unavailable: the provider's; "
-            "replayed: used before; before-epoch: perhaps used before Redis was wiped; price-risen: its challenge was too cheap by "
-            "then; budget-spent: the client's network had all the passes that it may have; too-many-rejected: it had so many wrong "
-            "ones that the provider was not asked; blocked, own-network: nothing is offered to this client.",
+            "client's fault; misconfigured: ours; unavailable: the provider's; replayed: used before; before-epoch: perhaps used "
+            "before Redis was wiped; price-risen: the price has risen since its challenge; budget-spent: the client's network has "
+            "spent its budget of passes; too-many-rejected: the network sent so many wrong ones that the provider was not asked; "
+            "blocked, own-network: this client may not have egress.",
             ["provider", "purpose", "outcome"],
             registry=self.registry,
         )
         self.verify_seconds = Histogram(
             "binder_egress_captcha_verify_seconds",
-            "Time that checking a solution took, by what came of it. Of a remote captcha provider it is nearly all its answer.",
+            "Time to check a solution, by outcome. For a remote captcha provider nearly all of it is the wait for its answer.",
             ["provider", "outcome"],
             buckets=(0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=self.registry,
         )
         self.passes = Counter(
             "binder_egress_passes",
-            "Passes given out, by the tier that they are good for. Most are presented with a launch; "
-            "binder_egress_launches has what became of them there.",
+            "Passes issued, by tier. Most are presented with a launch; binder_egress_launches shows what became of them there.",
             ["tier"],
             registry=self.registry,
         )
         self.prices = Histogram(
             "binder_egress_challenge_price",
-            "What challenges cost that were given out, in multiples of the base work.",
+            "Prices of issued challenges, in multiples of the base work.",
             buckets=(1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100),
             registry=self.registry,
         )
         self.without_address = Counter(
             "binder_egress_clients_without_address",
-            "Challenges given out and solutions presented without a client address on the internet, so that nobody is charged. If "
-            "nearly all are, a proxy hides the clients.",
+            "Challenges issued and solutions presented without a client address on the internet, so that nobody is charged. If "
+            "this is nearly all of them, a proxy hides the clients.",
             registry=self.registry,
         )
         self.api_keys = Counter(
             "binder_egress_api_key_requests",
-            "Passes asked for with an API key, by the key's name. issued: for one server each; spent: it had its servers of the "
-            "day; other-origin: it is for pages of others; blocked, own-network: nothing is offered to this client. Without a "
-            "name: wrong: no key of this site; too-many: the same, from a network that had sent many.",
+            "Requests for a pass with an API key, by the key's name. issued: a pass for one server; spent: the key has had its "
+            "servers of the day; other-origin: the key is for other pages; blocked, own-network: this client may not have egress. "
+            "Without a name: wrong: not a key of this site; too-many: the same, from a network that had sent many.",
             ["key", "outcome"],
             registry=self.registry,
         )
         self.unlocks = Counter(
             "binder_egress_unlocks",
             "Requests to unlock a running server, or to renew its lease. pending: the reconciler had not confirmed it in time; "
-            "had-it: nothing to do; "
-            "blocked, blocked-repository, own-network: the rule that refused it.",
+            "had-it: there was nothing to gain; blocked, blocked-repository, own-network: the rule that refuses egress.",
             ["outcome"],
             registry=self.registry,
         )
         self.unlock_seconds = Histogram(
             "binder_egress_unlock_seconds",
-            "Time from an accepted unlock to the reconciler's word.",
+            "Time from an accepted unlock to the reconciler's confirmation.",
             buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
             registry=self.registry,
         )
@@ -112,7 +110,7 @@ class Metrics:
 
 
 class _Providers(Collector):
-    """What this replica knows of remote captcha providers."""
+    """The state of remote captcha providers, as this replica sees it."""
 
     def __init__(self, captcha: Captcha):
         self._captcha = captcha
@@ -123,7 +121,7 @@ class _Providers(Collector):
         )
         wrong = GaugeMetricFamily(
             "binder_egress_captcha_provider_misconfigured",
-            "1 if a remote captcha provider does not accept our keys. It is not offered then.",
+            "1 if a remote captcha provider does not accept this site's keys. It is then not offered. Else 0.",
             labels=["provider"],
         )
         for provider in self._captcha.remotes:
@@ -133,21 +131,21 @@ class _Providers(Collector):
         yield wrong
         stands_in = GaugeMetricFamily(
             "binder_egress_captcha_stand_in",
-            "1 while proof of work is offered in place of a remote captcha provider (captcha.onOutage).",
+            "1 while proof of work is offered in place of a remote captcha provider (captcha.onOutage). Else 0.",
         )
         stands_in.add_metric([], self._captcha.stands_in)
         yield stands_in
 
 
 class _Reconciler(Collector):
-    """What the reconciler left in Redis, read when the metrics are. Every replica shows the same: take the maximum, not the sum."""
+    """The reconciler's counters in Redis, read at each scrape. Every replica shows the same ones: take the maximum, not the sum."""
 
     def __init__(self, store: Store, operators: Operators):
         self._store = store
         self._operators = operators
 
     def describe(self) -> list[Metric]:
-        return []  # so that registering needs no Redis
+        return []  # Without this, registering would collect, and so need Redis.
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("binder_egress_store_up", "1 if Redis answers. Without it nothing can be granted.")
@@ -164,15 +162,14 @@ class _Reconciler(Collector):
         yield up
         alive = GaugeMetricFamily(
             "binder_egress_reconciler_last_seen_timestamp_seconds",
-            "When the reconciler last went round; 0 if it has been silent for 30 s. Without it no new grant reaches a pod.",
+            "The reconciler's last heartbeat; 0 after 30 s without one. Without the reconciler no new grant reaches a pod.",
         )
         alive.add_metric([], seen or 0)
         yield alive
         yield _lag(counters)
         grants = CounterMetricFamily(
             "binder_egress_grants",
-            "Grants that the reconciler wrote on user pods, by tier and by the rule that decided. A pod that gets another one "
-            "counts again.",
+            "Grants that the reconciler wrote on user pods, by tier and by the rule that decided. A pod's next grant counts again.",
             labels=["tier", "rule"],
         )
         for name, number in sorted(counters.items()):
@@ -181,52 +178,53 @@ class _Reconciler(Collector):
         yield grants
         without = CounterMetricFamily(
             "binder_egress_user_pods_without_launch_record",
-            "User pods whose launch nobody told us about. On an anonymous BinderHub it means that the hook's wiring is lost.",
+            "User pods whose launch was not reported. On an anonymous BinderHub this means that the hook's wiring is lost.",
         )
         without.add_metric([], counters.get(WITHOUT_RECORD, 0))
         yield without
         guards = CounterMetricFamily(
             "binder_egress_start_guards",
-            "User pods by what their start guard saw. closed: open, then blocked; blocked: from the start; off: no policies to "
-            "wait for; absent: no guard. open, unclear, unable, failed: the pod may have had network that nobody granted.",
+            "User pods by what their start guard saw. closed: the network was open, then blocked; blocked: blocked from the start; "
+            "off: there is no policy to wait for; absent: there is no guard. open, unclear, unable, failed: the pod may have had "
+            "network that nobody granted.",
             labels=["outcome"],
         )
         for outcome in START_GUARD_OUTCOMES:
             guards.add_metric([outcome], counters.get(f"{START_GUARD}{outcome}", 0))
         yield guards
-        time = CounterMetricFamily("binder_egress_start_guard_seconds", "Time that start guards took, all together.")
+        time = CounterMetricFamily("binder_egress_start_guard_seconds", "Total time that start guards took.")
         time.add_metric([], counters.get(START_GUARD_TIME, 0) / 1000)
         yield time
         expiries = CounterMetricFamily(
             "binder_egress_lease_expiries",
-            "Leases that were over before they were renewed. end: the server lost its tier; stop: its pod is deleted too, unless "
-            "somebody unlocks it within two minutes.",
+            "Leases that ended without a renewal. end: the server lost its tier; stop: its pod is deleted too, unless somebody "
+            "unlocks it within two minutes.",
             labels=["on_expiry"],
         )
         for on_expiry in ("end", "stop"):
             expiries.add_metric([on_expiry], counters.get(f"{EXPIRIES}{on_expiry}", 0))
         yield expiries
-        pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by the tier they have.", labels=["tier"])
+        pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by tier.", labels=["tier"])
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)
         yield pods
-        blocks = GaugeMetricFamily("binder_egress_blocks", "Blocks of operators, by what they block.", labels=["kind"])
-        for kind, number in blocked.items():
-            blocks.add_metric([kind], number)
+        blocks = GaugeMetricFamily("binder_egress_blocks", "Operators' blocks, by what they block.", labels=["kind"])
+        for what, number in blocked.items():
+            blocks.add_metric([what], number)
         yield blocks
         yield from _keys(keys)
         yield from _gatecheck(gatecheck or {})
 
 
 def _lag(counters: dict[str, int]) -> Metric:
-    """How long servers waited for the reconciler, as a histogram made of its counters."""
+    """How long servers waited for the reconciler: a histogram, made from its counters."""
     total, buckets = 0, []
     for bucket in LAG_BUCKETS:
         total += counters.get(LAG + bucket, 0)
         buckets.append((bucket, total))
     return HistogramMetricFamily(
         "binder_egress_reconciler_lag_seconds",
-        "Time from when the reconciler hears of a server until its pod carries what was decided. Where it grows, launches start "
+        "Time from the reconciler's first event about a server until its pod carries the decision. If it grows, launches start "
         "without the network that was granted, and unlocks answer pending.",
         buckets=buckets,
         sum_value=counters.get(LAG_TIME, 0) / 1000,
@@ -234,9 +232,9 @@ def _lag(counters: dict[str, int]) -> Metric:
 
 
 def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
-    """What API keys had, and may have."""
+    """The use of API keys, and their limits."""
     used = GaugeMetricFamily(
-        "binder_egress_api_key_servers", "Servers that a key had passes for in the last 24 hours.", labels=["key"]
+        "binder_egress_api_key_servers", "Servers for which a key got passes in the last 24 hours.", labels=["key"]
     )
     most = GaugeMetricFamily("binder_egress_api_key_servers_per_day", "Servers that a key may have in 24 hours.", labels=["key"])
     ends = GaugeMetricFamily("binder_egress_api_key_expires_timestamp_seconds", "When a key expires.", labels=["key"])
@@ -248,7 +246,7 @@ def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
-    """What the reconciler found about policies and the canary. What is not known has no sample."""
+    """The reconciler's findings about policies and the canary. What is not known has no sample."""
     judged, canary = findings.get("judgement"), findings.get("canary")
     at = GaugeMetricFamily(
         "binder_egress_policies_read_timestamp_seconds",
@@ -258,7 +256,7 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     yield at
     bypasses = GaugeMetricFamily(
         "binder_egress_bypasses",
-        "Rules of other NetworkPolicies that give an unverified user pod more than the base policy does, by policy and direction.",
+        "Rules of other NetworkPolicies that open more for an unverified user pod than the base policy, by policy and direction.",
         labels=["policy", "direction"],
     )
     found = Counts((rule["policy"], rule["direction"]) for rule in (judged or {}).get("bypasses", []))
@@ -269,7 +267,7 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
         "binder_egress_base_policy_missing", "1 if no base policy isolates user pods: the gate is open for everybody. Else 0."
     )
     wrong = GaugeMetricFamily(
-        "binder_egress_policies_wrong", "Policies of ours that are missing, or not as the chart renders them."
+        "binder_egress_policies_wrong", "The chart's policies that are missing, or differ from what the chart renders."
     )
     if judged:
         missing.add_metric([], judged["base_missing"])
@@ -278,8 +276,8 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     yield wrong
     shut = GaugeMetricFamily(
         "binder_egress_canary_shut",
-        "What the canary tries: 1 if it is stopped, as a user pod without a tier must be; 0 if it gets through; no sample if "
-        "that is not known.",
+        "The canary's attempts, by target: 1 if it is stopped, as a user pod without a tier must be; 0 if it gets through; no "
+        "sample if that is not known.",
         labels=["target"],
     )
     for target, stopped in sorted((canary or {}).get("targets", {}).items()):

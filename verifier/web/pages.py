@@ -1,6 +1,6 @@
-"""What people read: the page of each server as a page and as text, in their language, and errors in its place.
+"""What people read: a server's page as HTML and as text, in their language, and errors in its place.
 
-The texts are in `messages/server`, one catalogue for each language. The page's script gets the catalogue of its page with it.
+The texts are in `messages/server`, one catalogue for each language. The page hands its catalogue to its script.
 """
 
 import json
@@ -19,19 +19,19 @@ from ..records import UNVERIFIED
 from ..settings import Tier
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
-"""The languages that there is a catalogue for; the first is for everybody else."""
+"""The languages that have a catalogue. The first is for everybody else."""
 
 Asset = Callable[[str], str]
 
 START = "#unlock"
-"""At the end of a page's address: begin without a click. A fragment is not sent to the server, and only a script that runs in a
+"""The end of a page's address that starts the unlock without a click. A fragment is not sent to the server, and only a script in a
 visible page acts on it, so neither a prefetch nor a preview of the link spends anything."""
 
-QR_LIMIT = 2000
-"""Characters of an address that a QR code is made of. Longer ones, of names in many bytes, do not fit or are hard to scan."""
+QR_LIMIT_CHARACTERS = 2000
+"""Characters of the longest address that gets a QR code. Longer codes do not fit, or are hard to scan."""
 
-TERMINAL_WIDTH = 80
-"""Columns that the text form may take."""
+TERMINAL_WIDTH_COLUMNS = 80
+"""The width of the text form."""
 
 
 def _catalogue(language: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ MESSAGES = {language: _catalogue(language) for language in LANGUAGES}
 
 
 def choose_language(accepted: LanguageAccept) -> str:
-    """The first language of `Accept-Language` that there is a catalogue for (`chooseLanguage` in the front end)."""
+    """The first language of `Accept-Language` that has a catalogue (`chooseLanguage` in the front end)."""
     # Not best_match, which prefers the second "en" of "fr-CA, en;q=0.5", because it is the same tag.
     for language, quality in accepted:
         primary = language.lower().replace("_", "-").split("-")[0]
@@ -55,19 +55,19 @@ def choose_language(accepted: LanguageAccept) -> str:
 
 
 def direction(language: str) -> str:
-    """The direction that a language is written in, for the attribute `dir`."""
+    """The direction of a language's script, for the attribute `dir`."""
     return "rtl" if language == "ar" else "ltr"
 
 
 def reach(tier: Tier | None, language: str) -> str:
-    """What a server with a tier may reach, in a sentence.
+    """A sentence that says what a server with a tier may reach.
 
     Args:
-        tier: the tier; None for a server that has none.
+        tier: the tier; None: the server has none.
         language: one of `LANGUAGES`.
 
     Returns:
-        The operator's own words where there are some; else what the chart knows of the tier's policy; `""` where it told nothing.
+        The operator's own words if there are any, else what the chart says of the tier's policy; `""` if it says nothing.
     """
     messages = MESSAGES[language]
     if tier is None:
@@ -101,29 +101,29 @@ def server_page(
     from_elsewhere: bool,
     qr: bool,
 ) -> str:
-    """What a server may reach, and how it is unlocked.
+    """A server's page: what it may reach, and how it is unlocked.
 
     Args:
         media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
-        tier: what the server has.
+        tier: the server's tier.
         tiers: all tiers of this site.
         address: the page's own address, absolute.
-        base: the path that everything of ours is under.
-        asset: the address of a file of the front end.
+        base: the path that the public interface is under.
+        asset: gives the path of a file of the front end.
         observed: mode `observe`, in which no server is isolated.
-        closed: it cannot be unlocked, by the rules of the operators.
-        left: what is left of its lease; None if it has none.
-        larger: the tiers that it may get in place of the one that it has, the largest first.
-        from_elsewhere: the visitor follows a link of another site's page: nothing begins without a click.
-        qr: show a QR code in the text.
+        closed: a refusal applies, so it cannot be unlocked.
+        left: the time left of its lease; None: it has no lease.
+        larger: the tiers that it may get in place of its own, the largest first.
+        from_elsewhere: the visitor follows a link on another site's page, so nothing starts without a click.
+        qr: show a QR code in the text form.
     """
     known = tiers.get(tier)
     verified = tier != UNVERIFIED
     values = {
         "verified": verified,
         "tier": tier,
-        # A tier that the site no longer has gets no words, nor what a server cannot reach where it can.
+        # No words for a tier that the site no longer has, and none for "nothing" in mode observe, where nothing is isolated.
         "reach": "" if (verified and known is None) or (observed and not verified) else reach(known, language),
         "observed": observed,
         "closed": closed,
@@ -138,7 +138,7 @@ def server_page(
         **_common(language, asset),
     }
     if media_type == "text/plain":
-        # A terminal gets the code where it asks: to a screen reader, or to a script, it is noise.
+        # The text form has a code only on request: to a screen reader, or to a script, it is noise.
         return render_template(
             "server.txt", qr=terminal_qr(address + START) if qr and not verified and not closed else "", **values
         )
@@ -157,7 +157,7 @@ def server_page(
 
 
 def clock(seconds: int) -> str:
-    """A time span as a clock shows it, which needs no language: `4:05`, `1:04:05` (`clock` in the front end)."""
+    """A time span in seconds as a clock shows it, in any language: `4:05`, `1:04:05` (`clock` in the front end)."""
     minutes, hours = seconds // 60 % 60, seconds // 3600
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
@@ -168,8 +168,8 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
     Args:
         media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
-        problem: the problem details; their `type` says which words there are.
-        asset: the address of a file of the front end.
+        problem: the problem details; their `type` decides which text is shown.
+        asset: gives the path of a file of the front end.
     """
     messages = MESSAGES[language]
     name = problem["type"].rpartition("#")[2]
@@ -186,22 +186,22 @@ def _common(language: str, asset: Asset) -> dict[str, object]:
 
 
 def _inline_qr(text: str) -> Markup | str:
-    if len(text) > QR_LIMIT:
+    if len(text) > QR_LIMIT_CHARACTERS:
         return ""
-    # Without a width, so that the style sheet has the say, and without a style, which the content security policy forbids.
+    # Without a width, which the style sheet sets, and without a style, which the Content-Security-Policy forbids.
     return Markup(segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3))
 
 
 def terminal_qr(text: str) -> str:
-    """A QR code of two modules per character, in colours of its own: black on white in every terminal.
+    """A QR code with two modules in a character. It sets its colours, so it is black on white in every terminal.
 
     Returns:
-        `""` where it is wider than `TERMINAL_WIDTH`.
+        `""` where it is wider than `TERMINAL_WIDTH_COLUMNS`.
     """
-    if len(text) > QR_LIMIT:
+    if len(text) > QR_LIMIT_CHARACTERS:
         return ""
     rows = [list(row) for row in segno.make_qr(text, error="l", boost_error=False).matrix_iter(border=2)]
-    if len(rows[0]) > TERMINAL_WIDTH:
+    if len(rows[0]) > TERMINAL_WIDTH_COLUMNS:
         return ""
     rows += [[0] * len(rows[0])] * (len(rows) % 2)
     lines = (

@@ -1,0 +1,37 @@
+"""Fixtures: a site with API keys, and the operators' commands."""
+
+import pytest
+from click.testing import CliRunner
+
+import verifier.operators.actions
+import verifier.operators.commands
+from tests.support.api_keys import Site
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Operators do not wait. Unlocks do: some tests have a reconciler."""
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+
+
+@pytest.fixture
+def make_site(tmp_path, redis_server, store):
+    return lambda **settings: Site(tmp_path / "keys.json", redis_server, store, **settings)
+
+
+@pytest.fixture
+def site(make_site):
+    return make_site()
+
+
+@pytest.fixture
+def run(site, redis_server, monkeypatch):
+    """Run the command `egress keys …` as operators do."""
+    monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
+    monkeypatch.setenv("BINDER_EGRESS_TIERS", '{"verified": {}, "small": {}}')
+
+    def run(*args):
+        site.internal.get("/readyz")
+        return CliRunner().invoke(verifier.operators.commands.egress, ["keys", *args])
+
+    return run

@@ -1,0 +1,237 @@
+"""What binds an API key: its last day, origins and repositories, and its servers of a day."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from tests.support.api_keys import LATER, ORIGIN, assert_problem
+from tests.support.apps import (
+    CLIENT,
+    another,
+    get_pass,
+    launch,
+    public_client,
+    reconciler,
+    run_pod,
+    solve,
+)
+from verifier import api_keys as keys
+from verifier.api_keys import (
+    DAY_SECONDS,
+    Entry,
+)
+from verifier.records import KnownServer, Server
+from verifier.store.errors import BudgetSpent
+
+# -- what binds a key
+
+
+def test_a_key_expires_at_the_end_of_its_last_day(site):
+    today = datetime.now(UTC).date()
+    good, over = site.add("good", expires=str(today)), site.add("over", expires=str(today - timedelta(days=1)))
+    assert site.ask(good).status_code == 201
+    assert_problem(site.ask(over), "key-expired", 403)
+    assert site.metric("binder_egress_api_key_requests_total", key="over", outcome="expired") == 1
+
+
+def test_a_pass_of_a_key_that_has_expired_meanwhile_counts_by_when_it_was_presented(site):
+    key = site.add()
+    token = site.get_pass(key)
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    site.entries["course"]["expires"] = str(yesterday)
+    site.write()
+    decision = launch(site.internal, token=token)
+    assert (decision["rule"], decision["pass_outcome"]) == ("default", "key-expired")
+    entry = Entry(**site.entries["course"])
+    assert keys.Key("course", entry).is_expired(keys.ends(str(yesterday)))
+    assert not keys.Key("course", entry).is_expired(keys.ends(str(yesterday)) - 1)
+
+
+@pytest.mark.parametrize(
+    ("origin", "good"), [(ORIGIN, True), (None, False), ("https://other.example.org", False), ("http://localhost", False)]
+)
+def test_a_key_for_origins_is_for_their_pages_only(make_site, origin, good):
+    site = make_site(allowed_origins=[ORIGIN, "https://other.example.org"])
+    key = site.add(origins=[ORIGIN])
+    answer = site.ask(key, headers={"Origin": origin} if origin else {})
+    if good:
+        assert answer.status_code == 201
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+    else:
+        assert_problem(answer, "key-elsewhere", 403)
+        assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="other-origin") == 1
+
+
+def test_browsers_let_listed_origins_send_a_key_and_no_others(make_site):
+    site = make_site(allowed_origins=[ORIGIN])
+    key = site.add()
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    answer = site.public.options("/egress/passes", headers={"Origin": ORIGIN, **preflight})
+    assert answer.status_code == 204
+    assert "authorization" in answer.headers["Access-Control-Allow-Headers"].lower()
+    answer = site.public.options("/egress/servers/alice", headers={"Origin": ORIGIN, **preflight})
+    assert "authorization" not in answer.headers["Access-Control-Allow-Headers"].lower()
+    answer = site.public.options("/egress/passes", headers={"Origin": "https://evil.example.org", **preflight})
+    assert "Access-Control-Allow-Headers" not in answer.headers and "Access-Control-Allow-Origin" not in answer.headers
+    assert_problem(site.ask(key, headers={"Origin": "https://evil.example.org"}), "forbidden-origin", 403)
+
+
+REPOSITORIES = [
+    ("https://example.com/a/b", True),
+    ("https://example.com/a/b.git", True),
+    ("https://EXAMPLE.com/a/b/", True),
+    ("https://example.com/a/c", False),
+    ("https://example.com/a/b/c", False),
+    ("https://example.com/owner/any", True),
+    ("https://example.com/owner/any/more", True),
+    ("https://example.com/owner2/any", False),
+    ("https://github.com/Someone/X", True),
+    ("https://example.com/owner/../evil/x", False),
+    ("https://user@example.com/a/b", False),
+    ("http://example.com/a/b", False),
+    ("https://example.com/a/b?x", False),
+    ("10.5281/zenodo.1", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("repository", "good"), REPOSITORIES)
+def test_a_key_for_repositories_is_for_these_at_launch_and_at_unlock(site, store, repository, good):
+    key = site.add(repositories=["example.com/a/b", "example.com/owner/*", "github.com/someone/x"])
+    decision = launch(site.internal, token=site.get_pass(key), repository=repository)
+    assert (decision["rule"], decision["pass_outcome"]) == (("api-client", "free") if good else ("default", "other-repository"))
+    store.publish(Server("bob"), KnownServer("uid-2", repository=repository))
+    with reconciler(store, Server("bob")):
+        answer = site.public.post("/egress/servers/bob", json={"token": site.get_pass(key)})
+    if good:
+        assert answer.status_code == 200
+    else:
+        assert_problem(answer, "pass-refused", 403)
+        assert "other repositories" in answer.json["detail"]
+        assert site.metric("binder_egress_unlocks_total", outcome="other-repository") == 1
+
+
+def test_from_our_own_networks_a_key_is_refused_and_not_charged(make_site):
+    site = make_site(self_networks=["198.51.100.0/24"])
+    key = site.add()
+    answer = site.ask(key)
+    assert_problem(answer, "blocked", 403)
+    assert "not offered from this network" in answer.json["detail"]
+    assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="own-network") == 1
+    assert site.metric("binder_egress_api_key_servers", key="course") == 0
+    # A pass for it that comes with a launch from there neither.
+    token = site.ask(key, client=public_client(site.services, "203.0.113.1")).json["token"]
+    assert launch(site.internal, token=token)["rule"] == "own-network"
+
+
+def test_a_solution_from_our_own_networks_is_refused_whoever_solved_it(make_site, store):
+    """A pod must not have its own network pay for itself: neither a pass nor an unlock, by IPv4 or IPv6."""
+    site = make_site(self_networks=["198.51.100.0/24", "2001:db8:7::/48"])
+    run_pod(store)
+    for address in ("198.51.100.9", "2001:db8:7::1", "::ffff:198.51.100.9"):
+        inside = public_client(site.services, address)
+        solved = {"provider": "altcha", "solution": solve(inside)}
+        assert_problem(inside.post("/egress/passes", json=solved), "blocked", 403)
+        unlock = {"provider": "altcha", "solution": solve(inside, "unlock")}
+        assert_problem(inside.post("/egress/servers/alice", json=unlock), "blocked", 403)
+    outside = public_client(site.services, "203.0.113.1")
+    assert get_pass(outside)
+
+
+# -- how much
+
+
+def test_a_key_that_had_its_servers_of_the_day_is_told_when_there_are_more(site):
+    key = site.add(servers=2)
+    for _ in range(2):
+        site.get_pass(key)
+    answer = site.ask(key)
+    assert_problem(answer, "key-spent", 429)
+    assert DAY_SECONDS * 0.9 < int(answer.headers["Retry-After"]) <= DAY_SECONDS * 13 / 12
+    assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="spent") == 1
+    for name, expected in (("servers", 2), ("servers_per_day", 2), ("expires_timestamp_seconds", keys.ends(LATER))):
+        site.operators  # noqa: B018
+        assert site.metric(f"binder_egress_api_key_{name}", key="course") == expected
+    # Launches go on, and another key has its own count.
+    assert launch(site.internal)["rule"] == "default"
+    assert site.ask(site.add("other", servers=1)).status_code == 201
+    # More is allowed as soon as the values say so.
+    site.entries["course"]["serversPerDay"] = 3
+    site.write()
+    assert site.ask(key).status_code == 201
+
+
+def test_keys_and_client_networks_are_charged_apart(make_site):
+    site = make_site(fairness_budget=1)
+    key = site.add()
+    get_pass(site.public)
+    for _ in range(3):
+        site.get_pass(key)
+    assert site.store.charges(f"{CLIENT}/32", 3600) == 1
+
+
+def test_requests_at_the_same_time_do_not_exceed_what_a_key_may_have(site):
+    key = site.add(servers=7)
+    clients = [another(site.public) for _ in range(40)]
+    with ThreadPoolExecutor(20) as threads:
+        statuses = list(threads.map(lambda client: site.ask(key, client).status_code, clients))
+    assert sorted(statuses) == [201] * 7 + [429] * 33
+    assert site.operators.keys()[0]["used"] == 7
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 3600, 7200, 40_000, 90_000]), max_size=40), st.integers(1, 6))
+@examples(max_examples=60, suppress_health_check=list(HealthCheck))
+def test_never_more_than_allowed_in_any_day_and_what_is_spent_comes_back(store, waits, most):
+    """Time goes on by moving the charges back, in steps of what Redis counts by."""
+    store._redis.flushall()
+    granted, now = [], 0
+    for wait in waits:
+        now += wait
+        found = store._redis.hgetall("binder-egress:charges:key:k")
+        if wait and found:
+            store._redis.delete("binder-egress:charges:key:k")
+            store._redis.hset("binder-egress:charges:key:k", mapping={str(int(at) - wait): n for at, n in found.items()})
+        try:
+            store.use_key("k", most, DAY_SECONDS)
+            granted.append(now)
+        except BudgetSpent as error:
+            assert 0 < error.retry_after <= DAY_SECONDS * 13 / 12 + 1
+            assert sum(at > now - DAY_SECONDS * 13 / 12 - 7200 for at in granted) >= most
+        assert sum(at > now - DAY_SECONDS for at in granted) <= most
+
+
+def test_without_redis_there_is_no_pass_and_no_launch_is_lost(site, redis_server):
+    key = site.add()
+    token = site.get_pass(key)
+    redis_server.stop()
+    answer = site.ask(key)
+    assert_problem(answer, "unavailable", 503)
+    assert answer.headers["Retry-After"]
+    body = {"user": "alice", "image": "i", "repository": "https://example.com/a/b", "token": token}
+    assert site.internal.post("/api/launches", json=body).status_code == 503  # BinderHub goes on without
+
+
+def test_a_wiped_redis_refuses_passes_from_before(site, redis_server, store):
+    token = site.get_pass(site.add())
+    redis_server.wipe()
+    store.ping()
+    assert launch(site.internal, token=token)["pass_outcome"] == "before-epoch"
+
+
+def test_an_answer_that_got_lost_is_not_charged_twice(site, store, monkeypatch):
+    """redis-py asks again on a new connection, with the same word."""
+    original, sent = store._issue, []
+
+    def twice(*, keys, args):
+        sent.append(args)
+        original(keys=keys, args=args)
+        return original(keys=keys, args=args)
+
+    monkeypatch.setattr(store, "_issue", twice)
+    site.get_pass(site.add())
+    assert len(sent) == 1
+    assert site.operators.keys()[0]["used"] == 1

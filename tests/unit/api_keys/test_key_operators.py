@@ -1,0 +1,177 @@
+"""API keys and operators: the commands, the in-cluster interface, doctor, and metrics."""
+
+import json
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+
+from tests.support.api_keys import CREATE, LATER, ORIGIN, assert_problem, checked, good_entry, wrong_keys
+from tests.support.reconciling import ALICE
+from verifier.api_keys import (
+    DAY_SECONDS,
+    FORM,
+)
+from verifier.operators.actions import ActionRefused
+from verifier.records import Grant, KnownServer
+from verifier.store.errors import KeyRevoked
+
+
+def test_what_create_prints_is_a_key_and_its_entry_for_the_values(site, run):
+    done = run(*CREATE, "--origin", ORIGIN, "--repository", "github.com/owner/*")
+    assert done.exit_code == 0, done.output
+    (found,) = FORM.finditer(done.output)
+    values = yaml.safe_load(done.output[done.output.index("apiKeys:") :])
+    entry = values["apiKeys"]["keys"]["course"]
+    assert (entry["tier"], entry["serversPerDay"]) == ("small", 7)
+    assert (entry["origins"], entry["repositories"]) == ([ORIGIN], ["github.com/owner/*"])
+    assert entry["expires"] == str((datetime.now(UTC) + timedelta(days=90)).date())
+    site.entries = values["apiKeys"]["keys"]
+    site.write()
+    assert site.services.keys.find(found[0]).name == "course"
+
+
+def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store):
+    done = run(*CREATE, "--as", "eve", "--why", "a course", "--json")
+    key = json.loads(done.stdout)["key"]
+    (action,) = store.woken(0.01).actions
+    assert {name: action[name] for name in ("event", "by", "why", "key", "tier")} == {
+        "event": "create-key", "by": "eve", "why": "a course", "key": "course", "tier": "small",
+    }  # fmt: skip
+    dump = str([store._redis.dump(name) for name in store._redis.scan_iter()]) + str(action)
+    assert key[-40:] not in dump
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--name", "A b"], "name"),
+        (["--tier", "huge"], "there is none called 'huge'"),
+        (["--servers-per-day", "0"], "servers-per-day"),
+        (["--expires", "tomorrow"], "not a date"),
+        (["--expires", "2001-01-01"], "is over"),
+        (["--expires", "99999999d"], "expires"),
+        (["--expires", "99999d"], ""),
+        (["--origin", "https://a/b"], "origins"),
+        (["--repository", "https://github.com/a/b"], "host/owner/name"),
+    ],
+)
+def test_create_refuses_what_would_not_count(run, change, said):
+    done = run(*CREATE, *change)
+    if not said:
+        assert done.exit_code == 0
+        return
+    assert done.exit_code != 0 and said in (done.output + str(done.exception))
+    assert FORM.search(done.output) is None
+
+
+def test_a_name_is_for_one_key(site, run):
+    site.add()
+    assert "There is a key called course" in str(run(*CREATE).exception)
+
+
+def test_keys_are_listed_with_what_they_had(site, run):
+    key = site.add(servers=9, origins=[ORIGIN])
+    over = site.add("over", expires="2001-01-01")
+    site.ask(key, headers={"Origin": "http://localhost"})
+    for _ in range(3):
+        site.store.use_key(FORM.fullmatch(key)[1], 9, DAY_SECONDS)
+    rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert (rows["course"]["used"], rows["course"]["servers_per_day"], rows["course"]["state"]) == (3, 9, "valid")
+    assert rows["over"]["state"] == "expired"
+    text = run("list").stdout
+    assert re.search(r"^course +valid +3 +9 +small ", text, re.MULTILINE)
+    for secret in (key, over, site.entries["course"]["hash"]):
+        assert secret[-40:] not in text + json.dumps(rows)
+
+
+@pytest.mark.parametrize("how", ["name", "id", "key"])
+def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, how):
+    key = site.add()
+    what = {"name": "course", "id": FORM.fullmatch(key)[1], "key": key}[how]
+    done = run("revoke", what, "--why", "leaked", "--as", "eve")
+    assert done.exit_code == 0, done.output
+    assert "apiKeys.keys.course" in done.output
+    assert_problem(site.ask(key), "key-revoked", 403)
+    (revoked,) = site.store.revoked_keys().values()
+    assert (revoked.name, revoked.by, revoked.why) == ("course", "eve", "leaked")
+
+
+def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store):
+    assert isinstance(run("revoke", "nothing", "--why", "x").exception, ActionRefused)
+    assert run("revoke", "0123456789abcdef", "--why", "x").exit_code == 0
+    with pytest.raises(KeyRevoked):
+        store.use_key("0123456789abcdef", 5, DAY_SECONDS)
+
+
+def test_the_same_over_http(site):
+    site.internal.get("/readyz")
+    body = {"by": "eve", "name": "course", "tier": "small", "servers_per_day": 5, "expires": LATER}
+    answer = site.internal.post("/api/keys", json=body)
+    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store"
+    key = answer.json["key"]
+    site.entries = answer.json["values"]["apiKeys"]["keys"]
+    site.write()
+    assert site.ask(key).status_code == 201
+    site.internal.get("/readyz")
+    (row,) = site.internal.get("/api/keys").json["keys"]
+    assert (row["name"], row["used"]) == ("course", 1)
+    assert_problem(site.internal.post("/api/keys", json=body), "refused", 409)
+    assert_problem(site.internal.post("/api/keys", json=body | {"name": "x", "tier": "huge"}), "bad-request", 400)
+    answer = site.internal.post("/api/keys/revocations", json={"by": "eve", "why": "leaked", "key": "course"})
+    assert (answer.status_code, answer.json["state"]) == (200, "done")
+    assert_problem(site.ask(key), "key-revoked", 403)
+    assert_problem(
+        site.internal.post("/api/keys/revocations", json={"by": "eve", "why": "x", "key": "nothing"}), "no-such-key", 404
+    )
+    for method, path in (("get", "/api/keys"), ("post", "/api/keys"), ("post", "/api/keys/revocations")):
+        answer = getattr(site.internal, method)(path, headers={"Authorization": f"Bearer {key}"})
+        assert_problem(answer, "unauthorized", 401)
+
+
+def test_explain_says_by_which_key_a_server_has_network(site, store):
+    key = site.add()
+    by = site.services.keys.find(key).label
+    grant = Grant.new("small", "api-client", time.time())
+    store.publish(ALICE, KnownServer("u", "small", grant.id, label="small", rule="api-client", by=by))
+    assert site.operators.explain(ALICE)["because"] == f"Network of the tier small, by the rule api-client by {by}."
+
+
+def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):
+    assert checked(site) == [("ok", "none")]
+    site.add()
+    assert checked(site) == [("ok", "1, all valid")]
+    site.operators.revoke_key("course", "eve", "leaked")
+    site.add("over", expires="2001-01-01")
+    site.entries["bad"] = good_entry(tier="huge")
+    site.write()
+    found = checked(site)
+    assert [state for state, _ in found] == ["problem", "warning", "warning"]
+    assert "no tier 'huge'" in found[0][1] and "course" in found[1][1] and "over" in found[2][1]
+
+
+def test_a_scrape_does_not_look_through_all_of_redis_nor_asks_for_each_key(site, store, monkeypatch):
+    for number in range(20):
+        site.add(f"key-{number}")
+    site.internal.get("/readyz")
+    site.internal.get("/metrics")  # loads the script
+    store._redis.config_resetstat()
+    before = store._redis.info("stats")["total_reads_processed"]
+    site.internal.get("/metrics")
+    asked = store._redis.info("stats")["total_reads_processed"] - before
+    assert "cmdstat_scan" not in store._redis.info("commandstats")
+    assert asked < 15
+    store._redis.config_resetstat()
+    assert store.verifier_is_there()
+    assert "cmdstat_scan" not in store._redis.info("commandstats")
+
+
+def test_the_metrics_have_no_more_labels_than_there_are_keys(site):
+    key = site.add()
+    for wrong in wrong_keys(key):
+        site.ask(wrong)
+    site.ask(key)
+    text = site.internal.get("/metrics").text
+    assert set(re.findall(r'binder_egress_api_key\w*\{key="(.*?)"', text)) == {"", "course"}

@@ -1,0 +1,145 @@
+"""API keys that were revoked, or that the values no longer have."""
+
+import time
+
+import pytest
+
+from tests.support.api_keys import Site, assert_problem
+from tests.support.apps import (
+    get_pass,
+    launch,
+    run_pod,
+)
+from tests.support.fake_cluster import FakeCluster
+from tests.support.reconciling import ALICE, look, work
+from verifier.api_keys import (
+    FORM,
+)
+from verifier.passes import Passes
+from verifier.reconciler.loop import Reconciler
+from verifier.records import KnownServer, Server
+from verifier.settings import ReconcilerSettings, load
+
+
+def test_a_revoked_key_gets_nothing_and_neither_do_its_passes(site, store):
+    key = site.add()
+    for_launch, for_unlock = site.get_pass(key), site.get_pass(key)
+    run_pod(store)
+    done = site.operators.revoke_key("course", "eve", "leaked")
+    assert (done["state"], done["keys"], done["remove"]) == ("done", [FORM.fullmatch(key)[1]], ["apiKeys.keys.course"])
+    assert_problem(site.ask(key), "key-revoked", 403)
+    decision = launch(site.internal, token=for_launch)
+    assert (decision["rule"], decision["pass_outcome"]) == ("default", "key-revoked")
+    assert_problem(site.public.post("/egress/servers/alice", json={"token": for_unlock}), "pass-refused", 403)
+    assert store.pending(Server("alice"), set()).unlock is None
+    for name in ("binder_egress_unlocks_total", "binder_egress_api_key_requests_total"):
+        labels = {"outcome": "key-revoked"} if "unlocks" in name else {"outcome": "revoked", "key": "course"}
+        assert site.metric(name, **labels) == 1
+    assert site.operators.keys()[0]["state"] == "revoked"
+    # Passes for solutions, and other keys, go on.
+    assert launch(site.internal, "bob", token=get_pass(site.public))["rule"] == "valid-pass"
+    assert site.ask(site.add("other")).status_code == 201
+
+
+def test_a_use_that_a_server_holds_already_is_not_given_again_after_revocation(site):
+    key = site.add()
+    token = site.get_pass(key)
+    assert launch(site.internal, token=token)["tier"] == "small"
+    site.operators.revoke_key("course", "eve", "leaked")
+    assert launch(site.internal, token=token)["tier"] == "unverified"
+
+
+def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store, monkeypatch):
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
+    site.add(repositories=["example.com/a/b"])
+    key = site.add("other", repositories=["example.com/a/b"])
+    for_good, for_other, for_late = (site.get_pass(key) for _ in range(3))
+
+    def renew(token, repository):
+        fields = {"label": "small", "rule": "api-client", "until": int(time.time()) + 60, "repository": repository}
+        store.publish(ALICE, KnownServer("uid-1", "small", "old", **fields))
+        return site.public.post("/egress/servers/alice", json={"token": token})
+
+    assert renew(for_good, "https://example.com/a/b").status_code == 202
+    grant = store.pending(ALICE, set()).unlock.grant
+    assert (grant.tier, grant.rule, grant.by) == ("small", "renewal", f"key other ({FORM.fullmatch(key)[1]})")
+    assert_problem(renew(for_other, "https://example.com/c/d"), "pass-refused", 403)
+    site.operators.revoke_key("other", "eve", "leaked")
+    assert_problem(renew(for_late, "https://example.com/a/b"), "pass-refused", 403)
+
+
+@pytest.mark.parametrize("servers", [False, True])
+def test_revocation_reaches_what_waits_and_if_asked_what_runs(site, store, redis_server, servers):
+    cluster = FakeCluster()
+    worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, tiers={"small": {}, "verified": {}}), cluster, store)
+    key = site.add()
+    launch(site.internal, "alice", token=site.get_pass(key), image="image:1")
+    cluster.add("alice", "uid-1", image="image:1", ready=True)
+    look(worker)
+    look(worker)
+    assert store.pending(ALICE, set()).launch is None
+    launch(site.internal, "bob", token=site.get_pass(key), image="image:1")
+    launch(site.internal, "carol", token=get_pass(site.public), image="image:1")
+    done = site.operators.revoke_key("course", "eve", "leaked", servers)
+    assert done["withdrawn"] == 1 + servers
+    assert (done["state"] == "pending") == servers
+    cluster.add("bob", "uid-2", image="image:1")
+    cluster.add("carol", "uid-3", image="image:1")
+    worker.take(store.woken(0.01))
+    look(worker)
+    work(worker)
+    assert cluster.labelled() == {Server("carol")} | (set() if servers else {ALICE})
+    assert store.known(ALICE).is_blocked(time.time()) is False
+
+
+def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, redis_server):
+    """What unlocked it is in Redis for a while yet."""
+    cluster = FakeCluster()
+    worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, tiers={"small": {}, "verified": {}}), cluster, store)
+    key = site.add()
+    for number, user in enumerate(("alice", "bob")):
+        cluster.add(user, f"uid-{number}", ready=True)
+    look(worker)
+    for user in ("alice", "bob"):
+        site.public.post(f"/egress/servers/{user}", json={"token": site.get_pass(key)})
+        if user == "alice":
+            look(worker)
+    assert cluster.labelled() == {ALICE} and store.pending(ALICE, set()).unlock
+    assert site.operators.revoke_key("course", "eve", "leaked")["withdrawn"] == 1
+    look(worker)
+    assert cluster.labelled() == {ALICE}
+
+
+def test_a_key_that_is_taken_out_of_the_values_is_gone_with_its_passes(site):
+    key = site.add()
+    token = site.get_pass(key)
+    del site.entries["course"]
+    site.write()
+    assert_problem(site.ask(key), "key-refused", 401)
+    decision = launch(site.internal, token=token)
+    assert (decision["rule"], decision["pass_outcome"]) == ("default", "key-unknown")
+
+
+def test_a_pass_for_a_key_that_another_member_of_a_federation_issued_needs_the_key_here_too(site, tmp_path, redis_server, store):
+    elsewhere = Site(tmp_path / "other.json", redis_server, store)
+    key = elsewhere.add(repositories=["example.com/a/*"])
+    token = elsewhere.get_pass(key)
+    assert launch(site.internal, token=token)["pass_outcome"] == "key-unknown"
+    site.entries = elsewhere.entries
+    site.write()
+    assert launch(site.internal, token=token)["rule"] == "api-client"
+
+
+def test_a_forged_or_changed_pass_gets_no_key(site):
+    key = site.add()
+    identity = FORM.fullmatch(key)[1]
+    forged = Passes(["x" * 40]).sign(Passes.new("small", 1, time.time(), 300, identity))
+    assert launch(site.internal, token=forged)["pass_outcome"] == "invalid"
+
+
+def test_a_pass_for_a_solution_says_nothing_of_keys():
+    """So that it counts at members of a federation whose version does not know them."""
+    signer = Passes(["x" * 40])
+    said = signer._serializer.loads(signer.sign(Passes.new("small", 1, 1.0, 300)))
+    assert set(said) == {"id", "tier", "servers", "iat", "exp"}

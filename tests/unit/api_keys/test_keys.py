@@ -1,0 +1,176 @@
+"""API keys: what they look like, and the pass that one earns."""
+
+import json
+import re
+import time
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.support.api_keys import CREATE, DOCUMENT, LATER, ORIGIN, assert_problem, checked
+from tests.support.apps import (
+    launch,
+    reconciler,
+    run_pod,
+    solve,
+)
+from verifier import api_keys as keys
+from verifier.api_keys import (
+    FORM,
+)
+from verifier.gatecheck import doctor
+from verifier.records import Server
+
+# -- what a key looks like
+
+
+def test_a_key_is_random_and_only_its_hash_is_kept():
+    made = [keys.create("small", 5, LATER, [], []) for _ in range(100)]
+    assert len({key for key, _ in made}) == len({entry.id for _, entry in made}) == 100
+    key, entry = made[0]
+    assert FORM.fullmatch(key)[1] == entry.id
+    secret = key.rpartition("_")[2]
+    assert len(secret) * 4 >= 128  # bits
+    assert secret not in entry.model_dump_json()
+
+
+def test_the_pattern_for_secret_scanners_is_the_one_in_the_documents():
+    (shown,) = re.findall(r"`(binder_egress_\[.*?)`", DOCUMENT.read_text())
+    key, _ = keys.create("small", 5, LATER, [], [])
+    assert re.fullmatch(shown, key) and re.search(shown, f"token = '{key}'")
+
+
+# -- a pass for a key
+
+
+@pytest.mark.parametrize("options", [{}, {"json": {}}])
+def test_a_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
+    site = make_site(pass_servers=3)
+    key = site.add()
+    answer = site.ask(key, **options)
+    assert answer.status_code == 201, answer.text
+    assert {name: answer.json[name] for name in ("servers", "tier", "expires_in")} == {
+        "servers": 1,
+        "tier": "small",
+        "expires_in": 300,
+    }
+    assert FORM.search(answer.text) is None
+    decision = launch(site.internal, token=answer.json["token"])
+    assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("small", "api-client", "free")
+    assert site.store.pending(Server("alice"), set()).launch.grant.by == f"key course ({FORM.fullmatch(key)[1]})"
+    second = launch(site.internal, "bob", token=answer.json["token"], repository="https://example.com/c/d")
+    assert (second["tier"], second["rule"], second["pass_outcome"]) == ("unverified", "default", "used-up")
+    assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="issued") == 1
+    assert site.metric("binder_egress_launches_total", tier="small", rule="api-client", pass_outcome="free") == 1
+
+
+def test_a_pass_for_a_key_unlocks_a_server(site, store):
+    key = site.add()
+    run_pod(store)
+    with reconciler(store):
+        answer = site.public.post("/egress/servers/alice", json={"token": site.get_pass(key)})
+    assert (answer.status_code, answer.json["tier"]) == (200, "small")
+    assert "course" not in answer.text
+
+
+def test_with_a_solution_the_header_is_not_looked_at(site):
+    """A proxy that asks visitors for a password leaves their Authorization in all requests."""
+    key = site.add()
+    for header in ("Basic dTpw", f"Bearer {key}", "Bearer something-else"):
+        body = {"provider": "altcha", "solution": solve(site.public)}
+        answer = site.public.post("/egress/passes", json=body, headers={"Authorization": header})
+        assert (answer.status_code, answer.json["tier"]) == (201, "verified")
+    assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="issued") == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic dTpw"}, {"Authorization": "binder_egress_x"}])
+def test_with_neither_the_client_is_told_what_to_send(site, headers):
+    for options in ({}, {"json": {}}):
+        answer = site.public.post("/egress/passes", headers=headers, **options)
+        assert_problem(answer, "bad-request", 400)
+        assert "Bearer" in answer.json["detail"]
+    assert_problem(site.public.post("/egress/passes", json={"provider": "altcha"}), "bad-request", 400)
+    assert_problem(site.public.post("/egress/passes", data="key=x"), "not-json", 415)
+
+
+def test_a_key_in_the_url_or_in_the_body_is_no_key(site):
+    key = site.add()
+    assert site.public.post(f"/egress/passes?key={key}").status_code == 400
+    assert site.public.post("/egress/passes", json={"key": key}).status_code == 400
+    assert site.ask("", query_string={"access_token": key}).status_code == 401
+
+
+# -- keys that are odd
+
+
+def test_a_key_for_the_last_day_that_there_is(site, run):
+    key = site.add(expires="9999-12-31")
+    ends = 253402300800  # `date -d 10000-01-01`, which is no date to Python
+    assert site.ask(key).status_code == 201
+    site.internal.get("/readyz")
+    (row,) = site.internal.get("/api/keys").json["keys"]
+    assert (row["state"], row["until"]) == ("valid", ends)
+    assert site.metric("binder_egress_api_key_expires_timestamp_seconds", key="course") == ends
+    assert checked(site) == [("ok", "1, all valid")]
+    assert "9999-12-31" in run("list").stdout
+    assert json.loads(run("list", "--json").stdout)[0]["until"] == ends
+    assert run(*CREATE[:1], "--name", "other", *CREATE[3:-1], "9999-12-31").exit_code == 0
+    assert run("revoke", "course", "--why", "x").exit_code == 0
+
+
+ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789abcdef", "expires": "9999-12-32"}]
+
+
+@pytest.mark.parametrize("odd", [*([entry] for entry in ODD), 5, {"a": 1}, "text"])
+def test_what_another_version_reports_and_we_cannot_read_costs_only_itself(site, store, odd):
+    key = site.add()
+    described = site.services.keys.find(key).described()
+    store.report_verifier("newer", {"api_keys": odd})
+    store.report_verifier("ours", {"api_keys": [described | {"more": "of a newer version"}]})
+    store._redis.hset(
+        "binder-egress:verifiers", mapping={"a": "no JSON", "b": "5", "c": '{"seen": 1}', "d": '{"seen": 1, "report": 5}'}
+    )
+    assert site.metric("binder_egress_api_key_servers_per_day", key="course") == 5
+    assert [row["name"] for row in site.internal.get("/api/keys").json["keys"]] == ["course"]
+    checks = doctor.check_api_keys(store.health()["verifiers"], set(), time.time())
+    assert [check.text for check in checks] == ["1, all valid"]
+
+
+SCHEMA = json.loads((DOCUMENT.parents[1] / "chart/values.schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("origin", "written"),
+    [
+        (ORIGIN, ORIGIN),
+        ("HTTPS://Course.Example.ORG", ORIGIN),
+        ("https://course.example.org:443", ORIGIN),
+        ("https://course.example.org:0443", ORIGIN),
+        ("http://course.example.org:80", "http://course.example.org"),
+        ("https://course.example.org:80", "https://course.example.org:80"),
+        ("http://[2001:DB8::1]:8080", "http://[2001:db8::1]:8080"),
+    ],
+)
+def test_origins_are_written_as_browsers_write_them(make_site, run, origin, written):
+    site = make_site(allowed_origins=[written])
+    done = run(*CREATE, "--origin", origin)
+    assert done.exit_code == 0, done.output
+    values = yaml.safe_load(done.output[done.output.index("apiKeys:") :])
+    (entry,) = values["apiKeys"]["keys"].values()
+    assert entry["origins"] == [written]
+    jsonschema.validate(entry, SCHEMA["definitions"]["apiKey"])
+    # In the values, where somebody may have written it by hand, too.
+    key = site.add(origins=[written])
+    site.entries["course"]["origins"] = [origin]
+    site.write()
+    assert site.ask(key, headers={"Origin": written}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "course.example.org", "https://a/", "https://a?b", "https://u@a", "https://a:b", "https://münchen.de", ""]
+)
+def test_an_origin_that_no_browser_sends_is_refused_in_a_sentence(origin):
+    said = "would be every origin" if origin == "*" else "is not an origin such as"
+    with pytest.raises(ValueError, match=rf"^origins\.0: '.*' {said}"):
+        keys.create("small", 5, LATER, [origin], [])

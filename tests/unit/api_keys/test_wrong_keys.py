@@ -1,0 +1,57 @@
+"""Wrong API keys: they get one answer, are counted, and cost Redis nothing."""
+
+import logging
+
+from tests.support.api_keys import assert_problem, wrong_keys
+from tests.support.apps import (
+    public_client,
+)
+from verifier.api_keys import (
+    MAX_WRONG_KEY_NETWORKS,
+    MAX_WRONG_KEYS,
+    WRONG_KEYS_WINDOW_SECONDS,
+    WrongKeys,
+)
+
+
+def test_all_wrong_keys_get_the_same_answer_and_cost_no_call_to_redis(site, redis_server):
+    key = site.add()
+    redis_server.stop()
+    answers = [site.ask(wrong) for wrong in wrong_keys(key)]
+    assert {answer.status_code for answer in answers} == {401}
+    assert len({answer.data for answer in answers}) == 1
+    assert {answer.headers["WWW-Authenticate"] for answer in answers} == {"Bearer"}
+    assert_problem(answers[0], "key-refused", 401)
+    assert_problem(site.ask(key), "unavailable", 503)
+
+
+def test_wrong_keys_are_logged_up_to_a_limit_and_never_in_full(site, caplog):
+    key = site.add()
+    wrong = wrong_keys(key)[6]
+    with caplog.at_level(logging.INFO):
+        statuses = [site.ask(wrong).status_code for _ in range(MAX_WRONG_KEYS + 3)]
+        assert statuses == [401] * MAX_WRONG_KEYS + [429] * 3
+        answer = site.ask(wrong)
+        assert_problem(answer, "too-many-wrong-keys", 429)
+        assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_WINDOW_SECONDS
+        # Neighbours behind the same address are not blocked out, and others are not counted with them.
+        assert site.ask(key).status_code == 201
+        assert site.ask(wrong, client=public_client(site.services, "198.51.100.8")).status_code == 401
+    logged = [record.fields for record in caplog.records if record.getMessage() == "pass" and record.fields["rule"] == "wrong-key"]
+    assert len(logged) == MAX_WRONG_KEYS + 1
+    text = " ".join(f"{record.getMessage()} {getattr(record, 'fields', '')}" for record in caplog.records)
+    assert wrong not in text and key not in text and key[-40:] not in text
+    assert site.metric("binder_egress_api_key_requests_total", key="", outcome="wrong") == MAX_WRONG_KEYS + 1
+    assert site.metric("binder_egress_api_key_requests_total", key="", outcome="too-many") == 4
+
+
+def test_wrong_keys_are_forgotten_and_take_bounded_memory():
+    now = [1000.0]
+    counts = WrongKeys(lambda: now[0])
+    assert [counts.note("a") for _ in range(MAX_WRONG_KEYS)] == [None] * MAX_WRONG_KEYS
+    assert counts.note("a") == WRONG_KEYS_WINDOW_SECONDS
+    now[0] += WRONG_KEYS_WINDOW_SECONDS
+    assert counts.note("a") is None
+    for number in range(2 * MAX_WRONG_KEY_NETWORKS):
+        counts.note(str(number))
+    assert len(counts._counts) == MAX_WRONG_KEY_NETWORKS

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import redis
 from flask.testing import FlaskClient
 
 from tests.support.apps import RedisServer, internal_client, make_settings, public_client
@@ -37,15 +38,22 @@ def redis_server(_redis_server: RedisServer) -> Iterator[RedisServer]:
     yield _redis_server
 
 
+@pytest.fixture
+def in_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """What is in Redis, for tests about keys, times of expiry and memory."""
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        yield client
+
+
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait longer for Redis than in earnest: a machine that is busy with other tests is no fault of it."""
+    """Longer timeout than in production: CI machines are slow."""
     monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the reconciler's word: unlocks, and what operators do, are `pending` at once."""
+    """No wait for the reconciler's confirmation: unlocks and operators' actions are `pending` at once."""
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
 

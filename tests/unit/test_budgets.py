@@ -46,10 +46,10 @@ def charge(store, network=NETWORK, times=1, window=3600):
         store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(network, window, None, 0))
 
 
-def charges(store):
+def charges(store, in_redis):
     """All networks that are charged, and how much."""
     prefix = "binder-egress:charges:"
-    return {key.removeprefix(prefix): store.charges(key.removeprefix(prefix), 3600) for key in store._redis.keys(f"{prefix}*")}
+    return {key.removeprefix(prefix): store.charges(key.removeprefix(prefix), 3600) for key in in_redis.keys(f"{prefix}*")}
 
 
 def price(client, purpose="launch"):
@@ -75,8 +75,8 @@ def assert_problem(answer, kind, status):
     ("had", "expected"),
     [(0, 1), (1, 1 + 1 / 30), (30, 2), (100, 1 + 100 / 30), (3000, 101)],
 )
-def test_the_price_is_as_the_documents_say(public, store, had, expected):
-    store._redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), had)
+def test_the_price_is_as_the_documents_say(public, in_redis, had, expected):
+    in_redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), had)
     assert price(public) == pytest.approx(expected)
     assert price(public, "unlock") == pytest.approx(expected)
 
@@ -134,21 +134,21 @@ def test_another_curve_and_window(site, store):
 class Clock:
     """Charges that were made some seconds ago, in the buckets that they were counted in."""
 
-    def __init__(self, store, window):
-        self.store, self.window = store, window
+    def __init__(self, in_redis, window):
+        self.in_redis, self.window = in_redis, window
         self.width = -(-window // 12)
         self.key = f"binder-egress:charges:{NETWORK}"
 
     def charged(self, ago):
         at = int(time.time()) - ago
-        self.store._redis.hincrby(self.key, str(at - at % self.width), 1)
+        self.in_redis.hincrby(self.key, str(at - at % self.width), 1)
 
 
 @examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(60, 86400), st.lists(st.floats(0, 2), max_size=40))
-def test_no_charge_is_lost_within_the_window_and_none_counts_a_twelfth_longer(store, window, ages):
-    clock = Clock(store, window)
-    store._redis.delete(clock.key)
+def test_no_charge_is_lost_within_the_window_and_none_counts_a_twelfth_longer(store, in_redis, window, ages):
+    clock = Clock(in_redis, window)
+    in_redis.delete(clock.key)
     for age in ages:
         clock.charged(int(age * window))
     # Seconds may pass between the two.
@@ -173,24 +173,24 @@ def test_each_charge_counts_at_once_and_one(store):
         assert store.charges(NETWORK, 3600) == number
 
 
-def test_a_charge_is_forgotten_with_the_window(store):
+def test_a_charge_is_forgotten_with_the_window(store, in_redis):
     charge(store, window=60)
-    assert 60 < store._redis.ttl(f"binder-egress:charges:{NETWORK}") <= 65
+    assert 60 < in_redis.ttl(f"binder-egress:charges:{NETWORK}") <= 65
     # Not only by its expiry: somebody who comes every minute would keep all for ever.
-    clock = Clock(store, 60)
+    clock = Clock(in_redis, 60)
     clock.charged(80)
     clock.charged(70)
     assert store.charges(NETWORK, 60) == 1
     charge(store, window=60)
-    assert len(store._redis.hgetall(clock.key)) <= 2
+    assert len(in_redis.hgetall(clock.key)) <= 2
 
 
-def test_memory_of_one_network_is_bounded(store):
-    clock = Clock(store, 3600)
+def test_memory_of_one_network_is_bounded(store, in_redis):
+    clock = Clock(in_redis, 3600)
     for ago in range(0, 7200, 10):
         clock.charged(ago)
     charge(store)
-    assert len(store._redis.hgetall(clock.key)) <= 14
+    assert len(in_redis.hgetall(clock.key)) <= 14
 
 
 def test_a_longer_window_after_an_upgrade_counts_what_was_charged_before(store):
@@ -201,30 +201,30 @@ def test_a_longer_window_after_an_upgrade_counts_what_was_charged_before(store):
 # -- who is charged, when
 
 
-def test_a_pass_is_charged_when_its_solution_is_presented_and_not_again(public, internal, store):
+def test_a_pass_is_charged_when_its_solution_is_presented_and_not_again(public, internal, store, in_redis):
     run_pod(store)
     token = get_pass(public)
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
     launch(internal, token=token)
     unlock(public, token=token)
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
 
 
-def test_an_unlock_by_solution_is_charged(public, store):
+def test_an_unlock_by_solution_is_charged(public, store, in_redis):
     run_pod(store)
     assert unlock(public, provider="altcha", solution=solve(public, "unlock")).status_code == 202
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
 
 
-def test_only_a_good_solution_is_charged(public, store):
+def test_only_a_good_solution_is_charged(public, store, in_redis):
     solution = solve(public)
     present(public, "rubbish")
     present(public_client_of(public, "203.0.113.1"), solution)
     unlock(public, provider="altcha", solution=solution)  # no such server
-    assert charges(store) == {}
+    assert charges(store, in_redis) == {}
     assert present(public, solution).status_code == 201
     assert present(public, solution).status_code == 403
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
 
 
 def public_client_of(client, address):
@@ -233,10 +233,10 @@ def public_client_of(client, address):
     return other
 
 
-def test_challenges_are_not_charged(public, store):
+def test_challenges_are_not_charged(public, store, in_redis):
     for _ in range(50):
         price(public)
-    assert charges(store) == {}
+    assert charges(store, in_redis) == {}
     assert price(public) == 1
 
 
@@ -259,7 +259,7 @@ def test_each_network_pays_for_itself(public, store):
         (2, "rubbish, 203.0.113.2, 198.51.100.1", "203.0.113.2/32"),
     ],
 )
-def test_a_forged_header_neither_lowers_the_price_nor_charges_another(site, store, proxies, forwarded, network):
+def test_a_forged_header_neither_lowers_the_price_nor_charges_another(site, store, proxies, forwarded, network, in_redis):
     services = site(trusted_proxies=proxies)
     client = create_public_app(services).test_client()
     client.environ_base["REMOTE_ADDR"] = "192.0.2.1"
@@ -277,25 +277,25 @@ def test_a_forged_header_neither_lowers_the_price_nor_charges_another(site, stor
         client.environ_base["HTTP_X_FORWARDED_FOR"] = forwarded
         assert price(client) >= 2
         assert present(client, solve(client)).status_code == 201
-    assert charges(store) == {network: 37}
+    assert charges(store, in_redis) == {network: 37}
 
 
-def test_the_address_in_a_launch_charges_nobody(internal, store):
+def test_the_address_in_a_launch_charges_nobody(internal, store, in_redis):
     launch(internal, client_address="203.0.113.1")
-    assert charges(store) == {}
+    assert charges(store, in_redis) == {}
 
 
 @pytest.mark.parametrize(
     "address", ["10.1.2.3", "192.168.1.1", "100.64.0.1", "127.0.0.1", "fd00::1", "::ffff:10.0.0.1", "rubbish", ""]
 )
-def test_a_client_without_an_address_is_never_charged_but_counted(site, store, address):
+def test_a_client_without_an_address_is_never_charged_but_counted(site, store, address, in_redis):
     services = site(fairness_budget=1)
     client = create_public_app(services).test_client()
     client.environ_base.update(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR=address)
     for _ in range(3):
         assert price(client) == 1
         assert present(client, solve(client)).status_code == 201
-    assert charges(store) == {}
+    assert charges(store, in_redis) == {}
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
 
 
@@ -305,9 +305,9 @@ def test_a_client_with_an_address_is_not_counted_as_hidden(services, public):
 
 
 @pytest.mark.parametrize("mapped", ["::ffff:198.51.100.7", "::ffff:c633:6407"])
-def test_an_ipv4_address_in_ipv6_is_the_same_client(public, store, mapped):
+def test_an_ipv4_address_in_ipv6_is_the_same_client(public, store, mapped, in_redis):
     get_pass(public_client_of(public, mapped))
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
 
 
 @pytest.mark.parametrize(
@@ -321,13 +321,13 @@ def test_an_ipv4_address_in_ipv6_is_the_same_client(public, store, mapped):
         ("2001:db8:1:2::4", 24, 48, "2001:db8:1::/48"),
     ],
 )
-def test_the_length_of_a_client_network(site, store, address, ipv4, ipv6, network):
+def test_the_length_of_a_client_network(site, store, address, ipv4, ipv6, network, in_redis):
     assert client_network(address, ipv4, ipv6) == network
     client = public_client(site(client_ipv4_prefix=ipv4, client_ipv6_prefix=ipv6), address)
     data = client.get("/egress/challenge").json["providers"][0]["challenge"]["parameters"]["data"]
     assert data["network"] == network
     get_pass(client)
-    assert charges(store) == {network: 1}
+    assert charges(store, in_redis) == {network: 1}
 
 
 @pytest.mark.parametrize(("prefix", "expected"), [(24, "moved"), (32, "used-up")])
@@ -372,20 +372,20 @@ def test_when_all_clients_look_private_it_is_said_once_an_hour(services, caplog,
 # -- challenges fetched when they were cheap
 
 
-def test_a_class_of_thirty_that_starts_in_the_same_second_is_never_refused(public, store):
+def test_a_class_of_thirty_that_starts_in_the_same_second_is_never_refused(public, store, in_redis):
     solutions = [solve(public) for _ in range(30)]
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda solution: present(another(public), solution).status_code, solutions))
     assert answers == [201] * 30
-    assert charges(store) == {NETWORK: 30}
+    assert charges(store, in_redis) == {NETWORK: 30}
 
 
-def test_challenges_hoarded_at_the_base_price_are_refused_once_it_has_more_than_doubled(services, public, store):
+def test_challenges_hoarded_at_the_base_price_are_refused_once_it_has_more_than_doubled(services, public, store, in_redis):
     solutions = [solve(public) for _ in range(40)]
     answers = [present(public, solution) for solution in solutions]
     assert [answer.status_code for answer in answers] == [201] * 31 + [403] * 9
     assert_problem(answers[-1], "price-risen", 403)
-    assert charges(store) == {NETWORK: 31}
+    assert charges(store, in_redis) == {NETWORK: 31}
     labels = {"provider": "altcha", "purpose": "launch"}
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="ok", **labels) == 31
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="price-risen", **labels) == 9
@@ -403,25 +403,25 @@ def test_a_lecture_of_a_hundred_in_the_same_second_needs_three_rounds_at_most(pu
     assert rounds == [31, 62, 7]
 
 
-def test_a_cheap_solution_unlocks_nothing_either(public, store):
+def test_a_cheap_solution_unlocks_nothing_either(public, store, in_redis):
     run_pod(store)
     solution = solve(public, "unlock")
     charge(store, times=31)
     assert_problem(unlock(public, provider="altcha", solution=solution), "price-risen", 403)
-    assert store._redis.keys("binder-egress:unlock:*") == []
+    assert in_redis.keys("binder-egress:unlock:*") == []
 
 
-def test_a_solution_without_work_has_no_price(store):
+def test_a_solution_without_work_has_no_price(store, in_redis):
     curve = Fairness(3600, 30, 0)
     charge(store, times=500)
     store.use_solution("hcaptcha", "x", time.time() + 1, 60, curve.charge(NETWORK, None))
-    assert charges(store) == {NETWORK: 501}
+    assert charges(store, in_redis) == {NETWORK: 501}
 
 
 # -- the budget
 
 
-def test_a_budget_withholds_the_pass_and_never_the_launch(site, store):
+def test_a_budget_withholds_the_pass_and_never_the_launch(site, store, in_redis):
     services = site(fairness_budget=3)
     client, internal = public_client(services), internal_client(services)
     run_pod(store)
@@ -440,7 +440,7 @@ def test_a_budget_withholds_the_pass_and_never_the_launch(site, store):
     assert [launch(internal, f"b{number}", token=token)["tier"] for number, token in enumerate(tokens)] == ["verified"] * 3
     assert unlock(client, token=get_pass(public_client_of(client, "203.0.113.1"))).status_code == 202
     # What was not accepted is not used up.
-    store._redis.delete(f"binder-egress:charges:{NETWORK}")
+    in_redis.delete(f"binder-egress:charges:{NETWORK}")
     assert present(client, solution).status_code == 201
 
 
@@ -451,8 +451,8 @@ def test_a_replay_is_told_from_a_spent_budget(site):
     assert_problem(present(client, solution), "solution-refused", 403)
 
 
-def test_there_is_no_budget_by_default(public, store):
-    store._redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), 999_999)
+def test_there_is_no_budget_by_default(public, in_redis):
+    in_redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), 999_999)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("verifier.captcha.altcha.MAX_COUNTER", 1)  # the work of that is not what is tested
         assert present(public, solve(public)).status_code == 201
@@ -467,8 +467,8 @@ def test_a_budget_counts_for_every_provider(store):
             store.use_solution(name, "c", time.time() + 1, 60, curve.charge(NETWORK, asked))
 
 
-def test_when_to_come_back_is_when_there_is_something_left(store):
-    clock = Clock(store, 3600)
+def test_when_to_come_back_is_when_there_is_something_left(store, in_redis):
+    clock = Clock(in_redis, 3600)
     for ago in (0, 3000, 600, 3000):
         clock.charged(ago)
 
@@ -483,28 +483,28 @@ def test_when_to_come_back_is_when_there_is_something_left(store):
     assert 3600 - 5 <= wait(1) <= 3900
 
 
-def test_fifty_at_the_same_time_never_exceed_the_budget(site, store):
+def test_fifty_at_the_same_time_never_exceed_the_budget(site, store, in_redis):
     client = public_client(site(fairness_budget=20, fairness_doubled_after=0))
     solutions = [solve(client) for _ in range(50)]
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda solution: present(another(client), solution).status_code, solutions))
     assert sorted(answers) == [201] * 20 + [429] * 30
-    assert charges(store) == {NETWORK: 20}
+    assert charges(store, in_redis) == {NETWORK: 20}
 
 
-def test_the_same_solution_fifty_times_is_charged_once(public, store):
+def test_the_same_solution_fifty_times_is_charged_once(public, store, in_redis):
     solution = solve(public)
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: present(another(public), solution).status_code, range(50)))
     assert sorted(answers) == [201] + [403] * 49
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
 
 
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10))
-def test_no_order_of_presentations_overdraws(store, budget, threads, most):
+def test_no_order_of_presentations_overdraws(store, budget, threads, most, in_redis):
     """Budget and price together: as many are accepted as both allow, and as many are charged."""
-    store._redis.delete(f"binder-egress:charges:{NETWORK}")
+    in_redis.delete(f"binder-egress:charges:{NETWORK}")
 
     def use(number):
         try:
@@ -521,12 +521,12 @@ def test_no_order_of_presentations_overdraws(store, budget, threads, most):
 # -- Redis
 
 
-def test_an_answer_that_got_lost_is_not_charged_again(store, monkeypatch):
+def test_an_answer_that_got_lost_is_not_charged_again(store, monkeypatch, in_redis):
     """The client library asks again on a dead connection; the word of the call tells."""
     monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
         store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
     monkeypatch.undo()
     with pytest.raises(Replayed):
         store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
@@ -547,17 +547,17 @@ def test_a_wiped_redis_forgets_what_was_charged_and_nothing_more(public, interna
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
 
 
-def test_a_full_redis_gives_no_pass_for_nothing(public, store):
+def test_a_full_redis_gives_no_pass_for_nothing(public, store, in_redis):
     solution = solve(public)
     try:
-        store._redis.config_set("maxmemory", 1)
-        store._redis.config_set("maxmemory-policy", "noeviction")
+        in_redis.config_set("maxmemory", 1)
+        in_redis.config_set("maxmemory-policy", "noeviction")
         assert_problem(present(public, solution), "unavailable", 503)
         assert price(public) == 1
     finally:
-        store._redis.config_set("maxmemory", 0)
+        in_redis.config_set("maxmemory", 0)
     assert present(public, solution).status_code == 201
-    assert charges(store) == {NETWORK: 1}
+    assert charges(store, in_redis) == {NETWORK: 1}
 
 
 # -- what can be seen

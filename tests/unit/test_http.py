@@ -11,6 +11,8 @@ from dataclasses import replace
 import pytest
 
 from tests.support.apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from verifier.store.connection import connect
+from verifier.store.store import Store
 from verifier.web.app import create_app, create_public_app, create_services
 from verifier.web.assets import Assets
 from verifier.web.problems import TITLES, TYPE
@@ -149,11 +151,11 @@ LAUNCH = {"user": "alice", "image": "image:1"}
     ],
     ids=lambda change: repr(change)[:30],
 )
-def test_a_launch_of_another_shape_is_refused_and_its_field_named(internal, store, change):
+def test_a_launch_of_another_shape_is_refused_and_its_field_named(internal, in_redis, change):
     answer = internal.post("/api/launches", json=LAUNCH | change)
     assert_problem(answer, "bad-request")
     assert answer.json["detail"].startswith(next(iter(change)) + ": ")
-    assert store._redis.keys("binder-egress:launch:*") == []
+    assert in_redis.keys("binder-egress:launch:*") == []
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-Infinity"])
@@ -573,7 +575,7 @@ def test_other_forwarding_headers_mean_nothing(public, store, header):
         f"Bearer, Bearer {API_TOKEN}",
     ],
 )
-def test_a_launch_without_the_bearer_token_is_refused_before_its_body_is_read(services, store, header):
+def test_a_launch_without_the_bearer_token_is_refused_before_its_body_is_read(services, in_redis, header):
     client = internal_client(services)
     del client.environ_base["HTTP_AUTHORIZATION"]
     for body in (json.dumps(LAUNCH), "{", "x" * 1000):
@@ -581,7 +583,7 @@ def test_a_launch_without_the_bearer_token_is_refused_before_its_body_is_read(se
         answer = client.post("/api/launches", data=body, content_type="application/json", headers=headers)
         assert_problem(answer, "unauthorized")
         assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert store._redis.keys("binder-egress:launch:*") == []
+    assert in_redis.keys("binder-egress:launch:*") == []
 
 
 @pytest.mark.parametrize("header", [f"Bearer {API_TOKEN}", f"bearer {API_TOKEN}", f"BEARER  {API_TOKEN} "])
@@ -682,17 +684,16 @@ def test_one_line_is_logged_for_each_launch(internal, caplog):
     ],
 )
 def test_logs_have_no_more_of_an_address_than_the_operator_wants(redis_server, caplog, prefixes, address, logged_as):
-    from tests.support.apps import make_settings
-    from verifier.web.app import create_services
-
     caplog.set_level(logging.INFO)
-    services = create_services(make_settings(redis_server, **prefixes))
+    settings = make_settings(redis_server, **prefixes)
+    client = connect(settings)
+    services = create_services(settings, Store(client))
     launch(internal_client(services), "alice", client_address=address)
     public_client(services, address).post("/egress/passes", json={"provider": "altcha", "solution": "x"})
     assert {record.msg: record.fields["client_network"] for record in caplog.records if hasattr(record, "fields")} == {
         "launch": logged_as, "solution": logged_as
     }  # fmt: skip
-    services.store._redis.close()
+    client.close()
 
 
 def test_a_log_line_is_one_line_of_json():

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.apps import get_pass, internal_client, launch, run_pod, solve
+from tests.support.apps import get_pass, internal_client, launch, make_settings, run_pod, solve
 from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
+from verifier.store.connection import connect
 from verifier.store.counters import LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
+from verifier.store.store import Store
+from verifier.web.app import create_services
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -165,9 +168,9 @@ def test_a_tier_without_pods_is_shown_no_more(internal, store):
     assert families(internal)["binder_egress_user_pods"].samples == []
 
 
-def test_a_silent_reconciler_is_forgotten(store):
+def test_a_silent_reconciler_is_forgotten(store, in_redis):
     store.heartbeat(time.time(), {})
-    assert 25 <= store._redis.ttl("binder-egress:reconciler") <= 30
+    assert 25 <= in_redis.ttl("binder-egress:reconciler") <= 30
 
 
 def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, redis_server):
@@ -184,10 +187,9 @@ def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, re
 
 
 def test_metrics_are_made_without_redis(redis_server):
-    from tests.support.apps import make_settings
-    from verifier.web.app import create_services
-
     redis_server.stop()
-    services = create_services(make_settings(redis_server))
+    settings = make_settings(redis_server)
+    client = connect(settings)
+    services = create_services(settings, Store(client))
     assert value(internal_client(services), "binder_egress_store_up") == 0
-    services.store._redis.close()
+    client.close()

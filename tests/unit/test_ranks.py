@@ -271,22 +271,22 @@ def test_what_would_end_sooner_replaces_nothing_though_it_was_decided_for_a_serv
     assert cluster.pods[pod.name].label == becomes
 
 
-def test_an_unlock_counts_where_the_pod_s_own_grant_counts_no_more(running, cluster, store):
+def test_an_unlock_counts_where_the_pod_s_own_grant_counts_no_more(running, cluster, store, in_redis):
     old = make_grant("verified")
     pod = cluster.add(**granted(old))
-    store._redis.set(f"binder-egress:withdrawn:{old.id}", 1)
+    in_redis.set(f"binder-egress:withdrawn:{old.id}", 1)
     unlock_for(store, make_grant("small", "unlock"))
     look(running)
     assert cluster.pods[pod.name].label == "small"
 
 
-def test_what_gave_the_smaller_tier_takes_nothing_when_it_is_withdrawn(running, cluster, store):
+def test_what_gave_the_smaller_tier_takes_nothing_when_it_is_withdrawn(running, cluster, store, in_redis):
     """The use of a pass that moves on to another server."""
     small, large = make_grant("small"), make_grant("verified", "unlock")
     pod = cluster.add(**granted(small))
     unlock_for(store, large)
     look(running)
-    store._redis.set(f"binder-egress:withdrawn:{small.id}", 1)
+    in_redis.set(f"binder-egress:withdrawn:{small.id}", 1)
     look(running)
     assert cluster.pods[pod.name].grant == large
 

@@ -87,21 +87,21 @@ def test_an_unlock_counts_the_same(site, store, provider):
     assert len(provider.calls) == MOST
 
 
-def test_after_a_minute_they_are_forgotten(site, store):
+def test_after_a_minute_they_are_forgotten(site, in_redis):
     client = public_client(site())
     refusals(client, MOST)
     assert present(client, "right-1").status_code == 429
-    assert 0 < store._redis.ttl(f"binder-egress:rejected:{NETWORK}") <= REJECTIONS_WINDOW_SECONDS
-    store._redis.expire(f"binder-egress:rejected:{NETWORK}", 0)
+    assert 0 < in_redis.ttl(f"binder-egress:rejected:{NETWORK}") <= REJECTIONS_WINDOW_SECONDS
+    in_redis.expire(f"binder-egress:rejected:{NETWORK}", 0)
     assert present(client, "right-1").status_code == 201
 
 
-def test_later_ones_do_not_make_the_minute_longer(site, store):
+def test_later_ones_do_not_make_the_minute_longer(site, in_redis):
     client = public_client(site())
     present(client)
-    store._redis.expire(f"binder-egress:rejected:{NETWORK}", 7)
+    in_redis.expire(f"binder-egress:rejected:{NETWORK}", 7)
     refusals(client, MOST)
-    assert store._redis.ttl(f"binder-egress:rejected:{NETWORK}") <= 7
+    assert in_redis.ttl(f"binder-egress:rejected:{NETWORK}") <= 7
 
 
 @pytest.mark.parametrize("solution", ["right", "500", "secret", "no solution at all", "ä"])
@@ -129,13 +129,13 @@ def test_another_network_is_not_held_up(site):
 
 
 @pytest.mark.parametrize("address", ["10.0.0.7", ""])
-def test_clients_without_an_address_are_not_counted(site, store, address):
+def test_clients_without_an_address_are_not_counted(site, in_redis, address):
     """They may be everybody."""
     services = site()
     client = public_client(services, address)
     client.environ_base["REMOTE_ADDR"] = "10.0.0.1"
     assert refusals(client, MOST + 2) == ["solution-refused"] * (MOST + 2)
-    assert store._redis.keys("binder-egress:rejected:*") == []
+    assert in_redis.keys("binder-egress:rejected:*") == []
 
 
 def test_without_a_limit(site, store):

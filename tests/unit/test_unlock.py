@@ -76,14 +76,14 @@ def test_an_unlock_of_one_pod_is_not_granted_to_its_successor(public, store):
 
 
 @pytest.mark.parametrize("path", ["bob", "alice/other", "alice%2Fx", "alice/x/", "ALICE", "alice%20", "%00", "a" * 300])
-def test_an_unknown_server_is_not_found(public, store, path):
+def test_an_unknown_server_is_not_found(public, store, path, in_redis):
     run_pod(store)
     token = get_pass(public)
     for answer in (public.get(f"/egress/servers/{path}"), unlock(public, path, token=token)):
         assert answer.status_code == 404
         assert answer.json["type"] in (TYPE + "no-such-server", TYPE + "not-found")
     # The pass was not touched.
-    assert store._redis.keys("binder-egress:pass:*") == []
+    assert in_redis.keys("binder-egress:pass:*") == []
 
 
 def test_a_solution_for_an_unknown_server_is_not_spent(public, store, impatient):
@@ -148,12 +148,12 @@ def test_an_unlock_moves_the_use_from_a_launch_of_the_same_repository_and_networ
     assert is_withdrawn(store, first["grant"])
 
 
-def test_an_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient):
+def test_an_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient, in_redis):
     services = create_services(make_settings(redis_server, pass_servers=5), store)
     store.ping()
     run_pod(store)
     unlock(public_client(services), provider="altcha", solution=solve(public_client(services), "unlock"))
-    assert len(store._redis.keys("binder-egress:pass:*")) == 1
+    assert len(in_redis.keys("binder-egress:pass:*")) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_a_bad_token_unlocks_nothing(public, store, token, status):
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_an_expired_pass_unlocks_nothing(public, store, services):
+def test_an_expired_pass_unlocks_nothing(public, store, services, in_redis):
     run_pod(store)
-    store._redis.set("binder-egress:epoch", 0)
+    in_redis.set("binder-egress:epoch", 0)
     token = services.passes.sign(Passes.new("verified", 1, time.time() - 400, 300))
     answer = unlock(public, token=token)
     assert (answer.status_code, "expired" in answer.json["detail"]) == (403, True)

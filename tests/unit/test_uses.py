@@ -134,25 +134,25 @@ def test_a_server_that_asks_again_does_not_get_more_moves(public, internal):
 
 
 @pytest.mark.parametrize(("age", "expected"), [(MOVE_WINDOW_SECONDS - 20, "moved"), (MOVE_WINDOW_SECONDS + 1, "used-up")])
-def test_a_use_moves_within_a_window(public, internal, services, age, expected):
+def test_a_use_moves_within_a_window(public, internal, services, age, expected, in_redis):
     token = get_pass(public)
     launch(internal, "a", token=token)
     used = services.passes.read(token, time.time())
     key = f"binder-egress:pass:{used.id}"
-    uses = json.loads(services.store._redis.get(key))
+    uses = json.loads(in_redis.get(key))
     uses[0]["first"] -= age
-    services.store._redis.set(key, json.dumps(uses), keepttl=True)
+    in_redis.set(key, json.dumps(uses), keepttl=True)
     assert outcomes(internal, token, ("b", {})) == [expected]
 
 
-def test_moving_does_not_prolong_the_window(public, internal, services):
+def test_moving_does_not_prolong_the_window(public, internal, services, in_redis):
     token = get_pass(public)
     launch(internal, "a", token=token)
     key = f"binder-egress:pass:{services.passes.read(token, time.time()).id}"
-    first = json.loads(services.store._redis.get(key))[0]["first"]
+    first = json.loads(in_redis.get(key))[0]["first"]
     launch(internal, "b", token=token)
     launch(internal, "b", token=token)
-    assert json.loads(services.store._redis.get(key))[0]["first"] == pytest.approx(first, abs=1e-3)
+    assert json.loads(in_redis.get(key))[0]["first"] == pytest.approx(first, abs=1e-3)
 
 
 def test_a_pass_for_three_servers(redis_server, store):
@@ -227,18 +227,18 @@ def test_a_refused_launch_replaces_the_waiting_grant_of_its_server(public, inter
     assert waiting(store, "a") is None
 
 
-def test_a_waiting_grant_names_image_and_repository_and_ends_with_the_launch_timeout(public, internal, store, settings):
+def test_a_waiting_grant_names_image_and_repository_and_ends_with_the_launch_timeout(public, internal, store, settings, in_redis):
     launch(internal, "a", token=get_pass(public), image="image:2")
     record = store.pending(Server("a"), set()).launch
     assert (record.image, record.repository, record.uid) == ("image:2", "https://example.com/a/b", None)
-    assert settings.launch_timeout - 5 < store._redis.ttl("binder-egress:launch:a/") <= settings.launch_timeout
+    assert settings.launch_timeout - 5 < in_redis.ttl("binder-egress:launch:a/") <= settings.launch_timeout
 
 
-def test_a_withdrawal_is_remembered_for_longer_than_any_waiting_grant(public, internal, store, settings):
+def test_a_withdrawal_is_remembered_for_longer_than_any_waiting_grant(public, internal, in_redis, settings):
     token = get_pass(public)
     first = launch(internal, "a", token=token)
     launch(internal, "b", token=token)
-    assert store._redis.ttl(f"binder-egress:withdrawn:{first['grant']}") > settings.launch_timeout
+    assert in_redis.ttl(f"binder-egress:withdrawn:{first['grant']}") > settings.launch_timeout
 
 
 # -- the epoch
@@ -289,13 +289,13 @@ def test_a_pass_of_after_a_wipe_counts(public, internal, redis_server, store):
     assert outcomes(internal, get_pass(public), ("a", {})) == ["free"]
 
 
-def test_the_epoch_is_written_once(store):
+def test_the_epoch_is_written_once(store, in_redis):
     store.ping()
-    first = store._redis.get("binder-egress:epoch")
+    first = in_redis.get("binder-egress:epoch")
     store.ping()
     store.heartbeat(time.time(), {})
-    assert store._redis.get("binder-egress:epoch") == first
-    assert store._redis.ttl("binder-egress:epoch") == -1
+    assert in_redis.get("binder-egress:epoch") == first
+    assert in_redis.ttl("binder-egress:epoch") == -1
 
 
 def test_a_record_survives_its_json(public, internal, store):

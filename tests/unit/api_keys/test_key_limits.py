@@ -185,16 +185,16 @@ def test_requests_at_the_same_time_do_not_exceed_what_a_key_may_have(site):
 
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 3600, 7200, 40_000, 90_000]), max_size=40), st.integers(1, 6))
 @examples(max_examples=60, suppress_health_check=list(HealthCheck))
-def test_never_more_than_allowed_in_any_day_and_what_is_spent_comes_back(store, waits, most):
+def test_never_more_than_allowed_in_any_day_and_what_is_spent_comes_back(store, waits, most, in_redis):
     """Time goes on by moving the charges back, in steps of what Redis counts by."""
-    store._redis.flushall()
+    in_redis.flushall()
     granted, now = [], 0
     for wait in waits:
         now += wait
-        found = store._redis.hgetall("binder-egress:charges:key:k")
+        found = in_redis.hgetall("binder-egress:charges:key:k")
         if wait and found:
-            store._redis.delete("binder-egress:charges:key:k")
-            store._redis.hset("binder-egress:charges:key:k", mapping={str(int(at) - wait): n for at, n in found.items()})
+            in_redis.delete("binder-egress:charges:key:k")
+            in_redis.hset("binder-egress:charges:key:k", mapping={str(int(at) - wait): n for at, n in found.items()})
         try:
             store.use_key("k", most, DAY_SECONDS)
             granted.append(now)

@@ -33,14 +33,14 @@ def test_what_create_prints_is_a_key_and_its_entry_for_the_values(site, run):
     assert site.services.keys.find(found[0]).name == "course"
 
 
-def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store):
+def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store, in_redis):
     done = run(*CREATE, "--as", "eve", "--why", "a course", "--json")
     key = json.loads(done.stdout)["key"]
     (action,) = store.woken(0.01).actions
     assert {name: action[name] for name in ("event", "by", "why", "key", "tier")} == {
         "event": "create-key", "by": "eve", "why": "a course", "key": "course", "tier": "small",
     }  # fmt: skip
-    dump = str([store._redis.dump(name) for name in store._redis.scan_iter()]) + str(action)
+    dump = str([in_redis.dump(name) for name in in_redis.scan_iter()]) + str(action)
     assert key[-40:] not in dump
 
 
@@ -152,20 +152,20 @@ def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):
     assert "no tier 'huge'" in found[0][1] and "course" in found[1][1] and "over" in found[2][1]
 
 
-def test_a_scrape_does_not_look_through_all_of_redis_nor_asks_for_each_key(site, store, monkeypatch):
+def test_a_scrape_does_not_look_through_all_of_redis_nor_asks_for_each_key(site, store, monkeypatch, in_redis):
     for number in range(20):
         site.add(f"key-{number}")
     site.internal.get("/readyz")
     site.internal.get("/metrics")  # loads the script
-    store._redis.config_resetstat()
-    before = store._redis.info("stats")["total_reads_processed"]
+    in_redis.config_resetstat()
+    before = in_redis.info("stats")["total_reads_processed"]
     site.internal.get("/metrics")
-    asked = store._redis.info("stats")["total_reads_processed"] - before
-    assert "cmdstat_scan" not in store._redis.info("commandstats")
+    asked = in_redis.info("stats")["total_reads_processed"] - before
+    assert "cmdstat_scan" not in in_redis.info("commandstats")
     assert asked < 15
-    store._redis.config_resetstat()
+    in_redis.config_resetstat()
     assert store.verifier_is_there()
-    assert "cmdstat_scan" not in store._redis.info("commandstats")
+    assert "cmdstat_scan" not in in_redis.info("commandstats")
 
 
 def test_the_metrics_have_no_more_labels_than_there_are_keys(site):

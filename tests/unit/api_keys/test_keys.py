@@ -123,12 +123,12 @@ ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789ab
 
 
 @pytest.mark.parametrize("odd", [*([entry] for entry in ODD), 5, {"a": 1}, "text"])
-def test_what_another_version_reports_and_we_cannot_read_costs_only_itself(site, store, odd):
+def test_what_another_version_reports_and_we_cannot_read_costs_only_itself(site, store, odd, in_redis):
     key = site.add()
     described = site.services.keys.find(key).described()
     store.report_verifier("newer", {"api_keys": odd})
     store.report_verifier("ours", {"api_keys": [described | {"more": "of a newer version"}]})
-    store._redis.hset(
+    in_redis.hset(
         "binder-egress:verifiers", mapping={"a": "no JSON", "b": "5", "c": '{"seen": 1}', "d": '{"seen": 1, "report": 5}'}
     )
     assert site.metric("binder_egress_api_key_servers_per_day", key="course") == 5

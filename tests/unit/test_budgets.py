@@ -75,13 +75,13 @@ def assert_problem(answer, kind, status):
     ("had", "expected"),
     [(0, 1), (1, 1 + 1 / 30), (30, 2), (100, 1 + 100 / 30), (3000, 101)],
 )
-def test_the_price_is_as_the_documents_say(public, in_redis, had, expected):
+def test_price_is_as_documented(public, in_redis, had, expected):
     in_redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), had)
     assert price(public) == pytest.approx(expected)
     assert price(public, "unlock") == pytest.approx(expected)
 
 
-def test_the_work_is_that_many_times_the_base(site, store):
+def test_work_is_the_price_times_the_base(site, store):
     client = public_client(site(captcha_providers={"altcha": {"cost": 1, "counterMin": 100, "counterMax": 100}}))
     charge(store, times=60)
     answer = client.get("/egress/challenge").json["providers"][0]["challenge"]
@@ -106,7 +106,7 @@ def test_the_price_is_never_below_1_and_rises_with_each_charge(had, more, double
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 10**4))
-def test_a_challenge_is_too_cheap_exactly_when_the_price_has_more_than_doubled(then, more, doubled_after):
+def test_challenge_is_too_cheap_once_the_price_more_than_doubled(then, more, doubled_after):
     curve = Fairness(3600, doubled_after, 0)
     most = curve.charge(NETWORK, curve.price(then)).most
     # In whole numbers: 1 + now/d <= 2 (1 + then/d).
@@ -122,7 +122,7 @@ def test_a_price_that_never_rises(site, store):
     assert present(client, cheap).status_code == 201
 
 
-def test_another_curve_and_window(site, store):
+def test_curve_and_window_are_settings(site, store):
     client = public_client(site(fairness_doubled_after=2, fairness_window=60))
     charge(store, times=3, window=60)
     assert price(client) == 2.5
@@ -146,7 +146,7 @@ class Clock:
 
 @examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(60, 86400), st.lists(st.floats(0, 2), max_size=40))
-def test_no_charge_is_lost_within_the_window_and_none_counts_a_twelfth_longer(store, in_redis, window, ages):
+def test_charge_counts_for_the_window_and_a_twelfth_at_most(store, in_redis, window, ages):
     clock = Clock(in_redis, window)
     in_redis.delete(clock.key)
     for age in ages:
@@ -167,7 +167,7 @@ def test_no_charge_is_lost_within_the_window_and_none_counts_a_twelfth_longer(st
     assert found <= store.charges(NETWORK, window) <= found + 1
 
 
-def test_each_charge_counts_at_once_and_one(store):
+def test_charge_counts_at_once(store):
     for number in range(1, 40):
         charge(store)
         assert store.charges(NETWORK, 3600) == number
@@ -193,7 +193,7 @@ def test_memory_of_one_network_is_bounded(store, in_redis):
     assert len(in_redis.hgetall(clock.key)) <= 14
 
 
-def test_a_longer_window_after_an_upgrade_counts_what_was_charged_before(store):
+def test_longer_window_counts_earlier_charges(store):
     charge(store, times=5)
     assert store.charges(NETWORK, 7200) == 5
 
@@ -201,7 +201,7 @@ def test_a_longer_window_after_an_upgrade_counts_what_was_charged_before(store):
 # -- who is charged, when
 
 
-def test_a_pass_is_charged_when_its_solution_is_presented_and_not_again(public, internal, store, in_redis):
+def test_pass_is_charged_once_with_its_solution(public, internal, store, in_redis):
     run_pod(store)
     token = get_pass(public)
     assert charges(store, in_redis) == {NETWORK: 1}
@@ -288,7 +288,7 @@ def test_the_address_in_a_launch_charges_nobody(internal, store, in_redis):
 @pytest.mark.parametrize(
     "address", ["10.1.2.3", "192.168.1.1", "100.64.0.1", "127.0.0.1", "fd00::1", "::ffff:10.0.0.1", "rubbish", ""]
 )
-def test_a_client_without_an_address_is_never_charged_but_counted(site, store, address, in_redis):
+def test_client_without_an_address_is_counted_not_charged(site, store, address, in_redis):
     services = site(fairness_budget=1)
     client = create_public_app(services).test_client()
     client.environ_base.update(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR=address)
@@ -343,7 +343,7 @@ def warnings(caplog):
     return [record for record in caplog.records if record.name == "verifier.networks"]
 
 
-def test_when_all_clients_look_private_it_is_said_once_an_hour(services, caplog, monkeypatch):
+def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
     private, shown = public_client(services, "10.0.0.1"), public_client(services)
@@ -372,7 +372,7 @@ def test_when_all_clients_look_private_it_is_said_once_an_hour(services, caplog,
 # -- challenges fetched when they were cheap
 
 
-def test_a_class_of_thirty_that_starts_in_the_same_second_is_never_refused(public, store, in_redis):
+def test_class_of_thirty_in_one_second_is_accepted(public, store, in_redis):
     solutions = [solve(public) for _ in range(30)]
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(lambda solution: present(another(public), solution).status_code, solutions))
@@ -380,7 +380,7 @@ def test_a_class_of_thirty_that_starts_in_the_same_second_is_never_refused(publi
     assert charges(store, in_redis) == {NETWORK: 30}
 
 
-def test_challenges_hoarded_at_the_base_price_are_refused_once_it_has_more_than_doubled(services, public, store, in_redis):
+def test_hoarded_challenges_are_refused_once_the_price_more_than_doubled(services, public, store, in_redis):
     solutions = [solve(public) for _ in range(40)]
     answers = [present(public, solution) for solution in solutions]
     assert [answer.status_code for answer in answers] == [201] * 31 + [403] * 9
@@ -393,7 +393,7 @@ def test_challenges_hoarded_at_the_base_price_are_refused_once_it_has_more_than_
     assert present(public, solve(public)).status_code == 201
 
 
-def test_a_lecture_of_a_hundred_in_the_same_second_needs_three_rounds_at_most(public):
+def test_lecture_of_a_hundred_in_one_second_needs_three_rounds_at_most(public):
     waiting, rounds = 100, []
     while waiting:
         solutions = [solve(public) for _ in range(waiting)]
@@ -403,7 +403,7 @@ def test_a_lecture_of_a_hundred_in_the_same_second_needs_three_rounds_at_most(pu
     assert rounds == [31, 62, 7]
 
 
-def test_a_cheap_solution_unlocks_nothing_either(public, store, in_redis):
+def test_cheap_solution_unlocks_nothing(public, store, in_redis):
     run_pod(store)
     solution = solve(public, "unlock")
     charge(store, times=31)
@@ -467,7 +467,7 @@ def test_a_budget_counts_for_every_provider(store):
             store.use_solution(name, "c", time.time() + 1, 60, curve.charge(NETWORK, asked))
 
 
-def test_when_to_come_back_is_when_there_is_something_left(store, in_redis):
+def test_retry_after_is_when_budget_is_left(store, in_redis):
     clock = Clock(in_redis, 3600)
     for ago in (0, 3000, 600, 3000):
         clock.charged(ago)
@@ -483,7 +483,7 @@ def test_when_to_come_back_is_when_there_is_something_left(store, in_redis):
     assert 3600 - 5 <= wait(1) <= 3900
 
 
-def test_fifty_at_the_same_time_never_exceed_the_budget(site, store, in_redis):
+def test_fifty_at_once_do_not_exceed_the_budget(site, store, in_redis):
     client = public_client(site(fairness_budget=20, fairness_doubled_after=0))
     solutions = [solve(client) for _ in range(50)]
     with ThreadPoolExecutor(50) as pool:
@@ -521,7 +521,7 @@ def test_no_order_of_presentations_overdraws(store, budget, threads, most, in_re
 # -- Redis
 
 
-def test_an_answer_that_got_lost_is_not_charged_again(store, monkeypatch, in_redis):
+def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
     """The client library asks again on a dead connection; the word of the call tells."""
     monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
@@ -533,21 +533,21 @@ def test_an_answer_that_got_lost_is_not_charged_again(store, monkeypatch, in_red
 
 
 @pytest.mark.parametrize("address", [CLIENT, "10.0.0.1"])
-def test_without_redis_no_challenge_can_be_priced_and_nobody_solves_in_vain(services, redis_server, address):
+def test_challenge_needs_redis_so_that_nobody_solves_in_vain(services, redis_server, address):
     redis_server.stop()
     answer = public_client(services, address).get("/egress/challenge")
     assert_problem(answer, "unavailable", 503)
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_a_wiped_redis_forgets_what_was_charged_and_nothing_more(public, internal, store, redis_server):
+def test_wiped_redis_forgets_charges_alone(public, internal, store, redis_server):
     charge(store, times=60)
     redis_server.wipe()
     assert price(public) == 1
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
 
 
-def test_a_full_redis_gives_no_pass_for_nothing(public, store, in_redis):
+def test_full_redis_gives_no_free_pass(public, store, in_redis):
     solution = solve(public)
     try:
         in_redis.config_set("maxmemory", 1)

@@ -165,12 +165,12 @@ def test_a_time_that_is_no_number_is_refused(internal, value):
 
 
 @pytest.mark.parametrize("address", ["", "x", "1.2.3.4, 5.6.7.8", "1.2.3.4:80", "[::1]", "fe80::1%eth0", "999.1.1.1", "\x00"])
-def test_a_client_address_that_is_none_is_no_fault(internal, address):
+def test_invalid_client_address_is_no_fault(internal, address):
     assert launch(internal, client_address=address)["tier"] == "unverified"
 
 
 @pytest.mark.parametrize("name", ["ü😀", "a b", "a/b", "%2F", "\x00", "-", "a" * 255, "\n"])
-def test_any_name_of_a_server_is_no_fault(internal, name):
+def test_any_server_name_is_accepted(internal, name):
     assert launch(internal, name, server=name)["tier"] == "unverified"
 
 
@@ -452,14 +452,14 @@ def answers(public, services, store, monkeypatch):
     }
 
 
-def test_nothing_sets_a_cookie_and_nothing_depends_on_one(answers):
+def test_answers_neither_set_nor_need_a_cookie(answers):
     for name, answer in answers.items():
         assert "Set-Cookie" not in answer.headers, name
         assert "Cookie" not in answer.headers.get("Vary", ""), name
         assert "Access-Control-Allow-Credentials" not in answer.headers, name
 
 
-def test_every_answer_has_the_headers_that_keep_it_where_it_belongs(answers):
+def test_answers_have_security_headers(answers):
     for name, answer in answers.items():
         policy = answer.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; "), name
@@ -501,7 +501,7 @@ def test_a_browser_gets_a_page_while_redis_is_away(public, redis_server):
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_what_is_posted_is_answered_for_scripts(public):
+def test_post_is_answered_with_json(public):
     """Even by a browser: the page's own script reads it."""
     answer = public.post("/egress/servers/bob", json={"token": "x"}, headers={"Accept": BROWSER})
     assert_problem(answer, "no-such-server")
@@ -602,7 +602,7 @@ def test_probes_and_metrics_need_no_bearer_token(services):
 # -- faults and logs
 
 
-def test_a_fault_is_a_problem_that_tells_nothing(services, monkeypatch, caplog):
+def test_fault_is_a_problem_without_details(services, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("the secret cause")
 
@@ -683,7 +683,7 @@ def test_one_line_is_logged_for_each_launch(internal, caplog):
         ({"log_ipv6_prefix": 128}, "2001:db8:1:2::3", "2001:db8:1:2::3/128"),
     ],
 )
-def test_logs_have_no_more_of_an_address_than_the_operator_wants(redis_server, caplog, prefixes, address, logged_as):
+def test_log_cuts_addresses_as_the_operator_chose(redis_server, caplog, prefixes, address, logged_as):
     caplog.set_level(logging.INFO)
     settings = make_settings(redis_server, **prefixes)
     client = connect(settings)
@@ -747,7 +747,7 @@ def test_the_third_party_script_stays_or_is_immutable(for_third_parties, file, k
 @pytest.mark.parametrize(
     "file", ["third-party-000000000000.js", "x.js", "x-1.js", "manifest.json", "..%2fmanifest.json", "third-party"]
 )
-def test_there_is_nothing_else_beside_the_third_party_script(for_third_parties, file):
+def test_third_party_folder_has_nothing_else(for_third_parties, file):
     answer = for_third_parties.get(f"/egress/v1/{file}")
     assert_problem(answer, "not-found")
     assert answer.headers["Cache-Control"] == "no-store"
@@ -771,7 +771,7 @@ def test_the_list_of_third_party_scripts_has_their_integrity(for_third_parties):
 
 
 @pytest.mark.parametrize("origin", ["https://anything.example", "null"])
-def test_an_asterisk_lets_every_origin_in_and_sends_no_credentials(open_to, origin):
+def test_asterisk_allows_every_origin_without_credentials(open_to, origin):
     client = open_to("*")
     answer = client.get("/egress/challenge", headers={"Origin": origin})
     assert answer.headers["Access-Control-Allow-Origin"] == origin

@@ -17,13 +17,13 @@ from verifier.web.app import create_services
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
-def test_the_names_and_kinds_of_metrics_are_stable_and_explained(internal):
+def test_metrics_have_stable_names_and_types_and_help(internal):
     found = families(internal)
     assert {name: family.type for name, family in found.items()} == NAMES
     assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
 
 
-def test_launches_are_counted_by_tier_rule_and_what_became_of_the_pass(public, internal):
+def test_launches_are_counted_by_tier_rule_and_pass_outcome(public, internal):
     token = get_pass(public)
     for user in ("a", "a", "b"):
         launch(internal, user, token=token)
@@ -57,7 +57,7 @@ def test_solutions_are_counted_by_outcome(public, internal):
         assert value(internal, "binder_egress_solutions_total", **labels) == 1, outcome
 
 
-def test_a_solution_of_before_a_wipe_is_counted_apart(public, internal, redis_server):
+def test_solution_from_before_a_wipe_is_counted_apart(public, internal, redis_server):
     solution = solve(public)
     redis_server.wipe()
     public.post("/egress/passes", json={"provider": "altcha", "solution": solution})
@@ -124,7 +124,7 @@ def test_a_wait_is_counted_in_its_bucket(seconds, bucket):
     assert lag_counters(seconds) == {f"lag:{bucket}": 1, "lag-milliseconds": round(seconds * 1000)}
 
 
-def test_how_long_servers_waited_for_the_reconciler_is_shown(internal, store):
+def test_reconciler_lag_is_shown(internal, store):
     for seconds in (0.02, 0.02, 0.5, 60):
         store.heartbeat(1, {}, lag_counters(seconds))
     name = "binder_egress_reconciler_lag_seconds"
@@ -141,7 +141,7 @@ def test_grants_are_shown_by_tier_and_rule(internal, store):
     assert value(internal, "binder_egress_grants_total", tier="verified", rule="unlock") == 1
 
 
-def test_what_start_guards_saw_is_shown(internal, store):
+def test_start_guard_outcomes_are_shown(internal, store):
     for outcome in ("closed", "closed", "open"):
         store.count(START_GUARD + outcome)
     store.count(START_GUARD_TIME, 10_500)
@@ -150,7 +150,7 @@ def test_what_start_guards_saw_is_shown(internal, store):
     assert value(internal, "binder_egress_start_guard_seconds_total") == 10.5
 
 
-def test_every_outcome_of_start_guards_is_shown_before_there_is_one(internal, store):
+def test_start_guard_outcomes_are_shown_from_the_start(internal, store):
     """Prometheus sees no increase of a counter that appears with 1, so the alert would miss the first pod without isolation."""
     page = (Path(__file__).parents[2] / "docs/start-guard.md").read_text()
     outcomes = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
@@ -173,7 +173,7 @@ def test_a_silent_reconciler_is_forgotten(store, in_redis):
     assert 25 <= in_redis.ttl("binder-egress:reconciler") <= 30
 
 
-def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, redis_server):
+def test_metrics_without_redis_say_so_and_keep_their_counters(services, redis_server):
     internal = internal_client(services)
     launch(internal)
     assert value(internal, "binder_egress_store_up") == 1
@@ -186,7 +186,7 @@ def test_without_redis_the_metrics_say_so_and_keep_what_was_counted(services, re
     assert value(internal, "binder_egress_launches_total", **labels) == 1
 
 
-def test_metrics_are_made_without_redis(redis_server):
+def test_metrics_need_no_redis_at_the_start(redis_server):
     redis_server.stop()
     settings = make_settings(redis_server)
     client = connect(settings)

@@ -130,7 +130,7 @@ def test_the_in_cluster_app_refuses_what_does_not_fit_its_document(internal_sche
 
 
 @pytest.mark.parametrize(("path", "method"), OPERATORS)
-def test_what_operators_do_needs_the_bearer_token(internal_schema, path, method):
+def test_operators_need_the_bearer_token(internal_schema, path, method):
     ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": "Bearer wrong"}, {401})
 
 
@@ -145,7 +145,7 @@ def test_what_operators_do_needs_the_bearer_token(internal_schema, path, method)
         ("/api/blocks", "GET", {200}),
     ],
 )
-def test_what_operators_do_to_a_running_server_is_as_the_document_says(internal_schema, path, method, allowed):
+def test_operators_actions_answer_as_the_document_says(internal_schema, path, method, allowed):
     """In this order: the later ones block it."""
 
     def running(case):
@@ -200,7 +200,7 @@ def test_the_base_path_is_the_documents_server(_redis_server):
     assert document["servers"] == [{"url": "/a/b/"}]
 
 
-def test_every_error_that_is_described_is_a_kind_of_problem(services):
+def test_described_errors_are_problem_types(services):
     statuses = {str(status) for status, _ in TITLES.values()}
     for answer in documents(services):
         for operations in answer.json["paths"].values():

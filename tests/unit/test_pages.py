@@ -128,7 +128,7 @@ def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
 
 
 @pytest.mark.parametrize(("mode", "told"), [("observe", True), ("captcha", False)])
-def test_where_nothing_is_enforced_the_page_says_so(redis_server, store, mode, told):
+def test_page_says_where_nothing_is_enforced(redis_server, store, mode, told):
     client = public_client(create_services(make_settings(redis_server, mode=mode), store))
     run_pod(store)
     for headers in (HTML, CURL):
@@ -141,7 +141,7 @@ def test_where_nothing_is_enforced_the_page_says_so(redis_server, store, mode, t
 @pytest.mark.parametrize(
     "tiers", [{"verified": {"ports": "443"}}, {"verified": {"internet": "perhaps"}}, {"verified": {"description": "x"}}]
 )
-def test_what_is_told_of_a_tier_is_checked(redis_server, tiers):
+def test_tier_descriptions_are_checked(redis_server, tiers):
     with pytest.raises(InvalidSettings, match="tiers"):
         make_settings(redis_server, tiers=tiers)
 
@@ -162,7 +162,7 @@ def test_curl_gets_text_with_the_link_that_begins_at_once(public, store):
 
 
 @pytest.mark.parametrize(("headers", "kind"), [(HTML, "text/html"), (CURL, "text/plain"), ({}, "application/problem+json")])
-def test_a_server_that_is_gone_is_told_in_the_form_that_was_asked_for(public, headers, kind):
+def test_gone_server_is_told_in_the_requested_form(public, headers, kind):
     answer = public.get("/egress/servers/nobody", headers={**headers, "Accept-Language": "fr"})
     assert (answer.status_code, answer.mimetype) == (404, kind)
     assert {"Accept", "Accept-Language"} <= set(answer.vary)
@@ -173,14 +173,14 @@ def test_a_server_that_is_gone_is_told_in_the_form_that_was_asked_for(public, he
         assert ('<html lang="fr" dir="ltr">' in answer.text) == (kind == "text/html")
 
 
-def test_without_redis_the_page_says_so(public, redis_server):
+def test_page_without_redis_says_so(public, redis_server):
     redis_server.stop()
     answer = public.get("/egress/servers/alice", headers=HTML)
     assert (answer.status_code, answer.mimetype, answer.headers["Retry-After"]) == (503, "text/html", "5")
     assert "The service cannot decide just now. Try again in a few seconds." in answer.text
 
 
-def test_the_answer_to_an_unlock_stays_json_whatever_the_client_likes(public, store):
+def test_unlock_answers_json_whatever_the_client_accepts(public, store):
     answer = public.post("/egress/servers/nobody", json={"token": "x"}, headers=HTML)
     assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
 

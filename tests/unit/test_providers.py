@@ -142,7 +142,7 @@ def test_another_address_is_a_value(net, name, api_url, url):
     assert verify(make(name, apiUrl=api_url), name).outcome is Outcome.OK
 
 
-def test_the_limits_leave_room_for_an_answer_of_ours():
+def test_limits_leave_time_for_our_answer():
     assert adapter.CONNECT_SECONDS + adapter.READ_SECONDS <= 5
     assert 2 * (adapter.CONNECT_SECONDS + adapter.READ_SECONDS) <= adapter.ASK_LIMIT_SECONDS < REQUEST_LIMIT_SECONDS
 
@@ -241,7 +241,7 @@ def test_each_code_of_the_table_is_tested(name):
         (["something-new", "invalid-input-response"], "unavailable"),
     ],
 )
-def test_of_several_codes_the_one_counts_that_is_least_the_clients_fault(net, codes, outcome):
+def test_of_several_codes_the_least_the_clients_fault_counts(net, codes, outcome):
     net.post(URLS["turnstile"], json={"success": False, "error-codes": codes})
     assert verify(make("turnstile"), "turnstile").outcome == outcome
 
@@ -298,7 +298,7 @@ def test_a_service_in_trouble_does_not_blame_the_client(net, name, status):
     assert verify(make(name), name).outcome is Outcome.UNAVAILABLE
 
 
-def test_what_an_error_repeats_of_a_request_is_not_logged(net, name, caplog):
+def test_log_has_no_request_text_that_an_error_repeats(net, name, caplog):
     caplog.set_level(logging.DEBUG)
     net.post(URLS[name], body=requests.ConnectionError(f"refused: secret={SECRET}&response={TOKENS[name]}"))
     captcha = make(name)
@@ -337,7 +337,7 @@ def test_a_second_try_of_turnstile_may_succeed(net):
     assert verify(make("turnstile"), "turnstile").outcome is Outcome.OK
 
 
-def test_the_others_are_asked_once(net, name):
+def test_other_providers_are_asked_once(net, name):
     if name != "turnstile":
         net.post(URLS[name], status=503)
         verify(make(name), name)
@@ -386,7 +386,7 @@ def test_an_answer_that_drips_is_given_up(slow_server, monkeypatch):
     assert time.monotonic() - began < 3
 
 
-def test_a_provider_that_hangs_is_asked_by_so_many_at_a_time(net, monkeypatch):
+def test_hanging_provider_has_a_limit_of_calls(net, monkeypatch):
     monkeypatch.setattr(adapter, "ASK_LIMIT_SECONDS", 0.3)
     release = threading.Event()
 
@@ -415,7 +415,7 @@ def test_a_provider_that_hangs_is_asked_by_so_many_at_a_time(net, monkeypatch):
 
 
 @pytest.mark.parametrize("solution", ["", " ", "a b", "ä", "a\nb", "\x00", "\ud800", "x\x7f"])
-def test_what_cannot_be_a_solution_is_not_sent(net, name, solution):
+def test_impossible_solution_is_not_sent(net, name, solution):
     assert verify(make(name), name, solution).outcome is Outcome.REJECTED
     assert len(net.calls) == 0
 
@@ -429,7 +429,7 @@ def test_a_solution_of_turnstile_is_not_longer_than_documented(net):
     assert verify(make("turnstile"), "turnstile", "x" * 2049).outcome is Outcome.REJECTED
 
 
-def test_what_a_right_solution_says_of_itself(net, name):
+def test_verdict_on_a_right_solution(net, name):
     net.post(URLS[name], json=RIGHT[name])
     now = time.time()
     verdict = verify(make(name, tier="verified"), name)
@@ -450,7 +450,7 @@ def test_solutions_are_told_apart_and_not_kept(net):
 
 
 @pytest.mark.parametrize("moment", [None, "", "yesterday", [], {}, True, 1e300, -1, "9999999999999"])
-def test_a_time_that_is_none_does_no_harm(net, moment):
+def test_invalid_time_does_no_harm(net, moment):
     net.post(URLS["hcaptcha"], json=RIGHT["hcaptcha"] | {"challenge_ts": moment})
     verdict = verify(make("hcaptcha"), "hcaptcha")
     assert verdict.outcome is Outcome.OK
@@ -565,13 +565,13 @@ def test_a_score_is_an_option_of_recaptcha_v3_alone(name):
 
 
 @pytest.mark.parametrize("secrets", [{}, {"OTHER": SECRET}, {"NAME": ""}, {"NAME": SECRET + "\nmore"}, {"NAME": SECRET + " x"}])
-def test_a_secret_that_is_missing_or_cannot_be_one_is_refused(name, secrets):
+def test_missing_or_impossible_secret_is_refused(name, secrets):
     secrets = {name.upper() if key == "NAME" else key: value for key, value in secrets.items()}
     assert refusal(name, {"secrets": secrets}).startswith(f"captcha.providers.{name}: ")
 
 
 @pytest.mark.parametrize("name", ["cap", "mcaptcha"])
-def test_what_is_self_hosted_needs_an_address(name):
+def test_self_hosted_provider_needs_an_address(name):
     assert refusal(name, apiUrl="").startswith(f"captcha.providers.{name}.apiUrl: ")
 
 

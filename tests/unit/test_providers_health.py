@@ -104,7 +104,7 @@ def test_a_solution_counts_once_even_if_the_provider_forgets(make, double, name)
     )
 
 
-def test_a_solution_of_before_a_wipe_is_refused_where_its_time_is_known(make, double, redis_server, store):
+def test_solution_from_before_a_wipe_is_refused_if_its_time_is_known(make, double, redis_server, store):
     client = public_client(make("turnstile", "cap"))
     old = double.token("turnstile", action="launch", time=time.time() - 5)
     redis_server.wipe()
@@ -113,7 +113,7 @@ def test_a_solution_of_before_a_wipe_is_refused_where_its_time_is_known(make, do
 
 
 @pytest.mark.parametrize("name", ["cap", "mcaptcha", "prosopo"])
-def test_without_a_time_the_provider_itself_remembers_through_a_wipe(make, double, redis_server, store, name):
+def test_solution_without_a_time_is_remembered_by_its_provider(make, double, redis_server, store, name):
     client = public_client(make(name))
     token = double.token(name)
     assert present(client, name, token).status_code == 201
@@ -131,7 +131,7 @@ def test_a_solution_unlocks_a_server(make, double, store, monkeypatch):
         assert client.post("/egress/servers/alice", json=body).status_code == status
 
 
-def test_the_address_that_is_sent_is_the_clients(make, double):
+def test_sent_address_is_the_clients(make, double):
     client = public_client(make("hcaptcha", options={"hcaptcha": {"sendAddress": True}}))
     present(client, "hcaptcha", double.token("hcaptcha"))
     assert double.calls[0][1]["remoteip"] == CLIENT
@@ -236,7 +236,7 @@ def page(client):
     return answer
 
 
-def test_with_proof_of_work_alone_the_policy_is_plain(make, store):
+def test_csp_is_plain_with_proof_of_work_alone(make, store):
     run_pod(store)
     assert policy(page(public_client(make("altcha")))) == PLAIN
 
@@ -268,7 +268,7 @@ POLICIES["recaptchaV3"] = POLICIES["recaptchaV2"]
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_unlock_page_lets_in_what_is_offered_and_other_pages_nothing(make, store, name):
+def test_csp_of_the_server_page_allows_offered_providers_alone(make, store, name):
     run_pod(store)
     own = {"apiUrl": {"cap": "https://cap.example.org/c", "mcaptcha": "https://cap.example.org"}.get(name, ""), "widgetUrl": ""}
     services = make(name, options={name: own})
@@ -281,7 +281,7 @@ def test_the_unlock_page_lets_in_what_is_offered_and_other_pages_nothing(make, s
     assert policy(page(client)) == PLAIN
 
 
-def test_no_provider_opens_script_or_frame_to_all(make):
+def test_csp_of_a_provider_opens_no_script_or_frame_to_all(make):
     services = make(*REMOTE, options={name: {"widgetUrl": ""} for name in REMOTE})
     sources = [source for listed in services.captcha.page_csp().values() for source in listed]
     assert not {"*", "https:", "http:", "'unsafe-eval'"} & set(sources)
@@ -312,7 +312,7 @@ def state(services, name):
     ("behaviour", "expected"),
     [("right", "up"), ("down", "down"), ("limited", "down"), ("rubbish", "down"), ("misconfigured", "misconfigured")],
 )
-def test_the_self_check_tells_trouble_from_a_wrong_secret(make, double, name, behaviour, expected):
+def test_self_check_tells_trouble_from_a_wrong_secret(make, double, name, behaviour, expected):
     services = make(name)
     double.behaviour[name] = behaviour
     remote(services, name).check()
@@ -327,7 +327,7 @@ def test_the_self_check_tells_trouble_from_a_wrong_secret(make, double, name, be
     assert state(services, name) == "up"
 
 
-def test_a_provider_that_accepts_anything_is_not_believed(make, double, monkeypatch):
+def test_provider_that_accepts_anything_is_distrusted(make, double, monkeypatch):
     services = make("turnstile")
     monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
     client = public_client(services)
@@ -342,7 +342,7 @@ def test_a_provider_that_accepts_anything_is_not_believed(make, double, monkeypa
     assert present(client, "turnstile", double.token("turnstile", action="launch")).status_code == 201
 
 
-def test_one_that_cannot_tell_a_wrong_secret_is_not_believed_either_when_it_accepts_anything(make, double, monkeypatch):
+def test_provider_with_vague_answers_that_accepts_anything_is_distrusted(make, double, monkeypatch):
     services = make("prosopo")
     monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
     remote(services, "prosopo").check()
@@ -363,7 +363,7 @@ def test_the_log_says_what_to_change_and_no_secret(make, double, caplog):
     assert SECRET not in caplog.text
 
 
-def test_an_outage_that_clients_meet_is_for_the_self_check_to_confirm(make, double):
+def test_outage_that_clients_meet_is_confirmed_by_the_self_check(make, double):
     services = make("hcaptcha", "turnstile")
     client = public_client(services)
     hcaptcha = remote(services, "hcaptcha")
@@ -377,7 +377,7 @@ def test_an_outage_that_clients_meet_is_for_the_self_check_to_confirm(make, doub
     assert state(services, "hcaptcha") == "up"
 
 
-def test_clients_whose_calls_hang_keep_no_self_check_from_being_made(make, double, monkeypatch):
+def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, monkeypatch):
     monkeypatch.setattr("verifier.captcha.siteverify.ASK_LIMIT_SECONDS", 2)
     turnstile = remote(make("turnstile"), "turnstile")
     end = threading.Event()
@@ -390,7 +390,7 @@ def test_clients_whose_calls_hang_keep_no_self_check_from_being_made(make, doubl
 
 
 @pytest.mark.parametrize("on_outage", ["proofOfWork", "allow"])
-def test_nobody_brings_about_an_outage_by_what_they_send(make, double, monkeypatch, on_outage):
+def test_client_cannot_cause_an_outage(make, double, monkeypatch, on_outage):
     """Such as what a firewall in front of the interface takes for an attack, or what makes the interface fail."""
     services = make("hcaptcha", captcha_on_outage=on_outage)
     client = public_client(services)
@@ -410,7 +410,7 @@ def test_nobody_brings_about_an_outage_by_what_they_send(make, double, monkeypat
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_wrong_solutions_take_no_provider_out(make, double, name):
+def test_wrong_solutions_do_not_stop_offers(make, double, name):
     services = make(name)
     client = public_client(services)
     for number in range(5):
@@ -418,7 +418,7 @@ def test_wrong_solutions_take_no_provider_out(make, double, name):
     assert state(services, name) == "up"
 
 
-def test_what_a_client_sends_misconfigures_nothing_but_calls_for_a_check(make, double):
+def test_client_cannot_cause_a_misconfiguration_but_a_self_check(make, double):
     services = make("turnstile")
     client = public_client(services)
     double.behaviour["turnstile"] = "misconfigured"
@@ -428,7 +428,7 @@ def test_what_a_client_sends_misconfigures_nothing_but_calls_for_a_check(make, d
     assert remote(services, "turnstile").check_due.is_set()
 
 
-def test_a_provider_that_cannot_tell_is_not_taken_out_by_what_clients_send(make, double, monkeypatch):
+def test_provider_with_vague_answers_stays_offered_whatever_clients_send(make, double, monkeypatch):
     from flask import jsonify
 
     services = make("prosopo")
@@ -442,7 +442,7 @@ def test_a_provider_that_cannot_tell_is_not_taken_out_by_what_clients_send(make,
     assert state(services, "prosopo") == "up"
 
 
-def test_a_success_of_a_client_ends_a_misconfiguration_and_a_refusal_does_not(make, double):
+def test_accepted_solution_ends_a_misconfiguration_and_a_rejected_one_does_not(make, double):
     services = make("turnstile")
     client = public_client(services)
     remote(services, "turnstile").state = State.MISCONFIGURED
@@ -452,7 +452,7 @@ def test_a_success_of_a_client_ends_a_misconfiguration_and_a_refusal_does_not(ma
     assert state(services, "turnstile") == "up"
 
 
-def test_the_self_checks_run_by_themselves_and_again_when_called(make, double, monkeypatch):
+def test_self_checks_run_by_themselves_and_when_due(make, double, monkeypatch):
     monkeypatch.setattr(captcha_module, "CHECK_GAP_SECONDS", 0.01)
     monkeypatch.setattr(captcha_module, "CHECK_TROUBLED_SECONDS", 0.05)
     services = make("turnstile", "hcaptcha")
@@ -484,7 +484,7 @@ def test_the_self_checks_run_by_themselves_and_again_when_called(make, double, m
     await_state("hcaptcha", "up")
 
 
-def test_the_command_checks_its_providers_too(redis_server, double):
+def test_verifier_process_checks_its_providers(redis_server, double):
     """Threads do not survive gunicorn's fork, so this is about the real process."""
     double.behaviour["turnstile"] = "misconfigured"
     process = VerifierProcess(redis_server, **double.settings("turnstile", "hcaptcha", with_altcha=QUICK["altcha"]))
@@ -507,7 +507,7 @@ def test_the_command_checks_its_providers_too(redis_server, double):
     assert SECRET not in "\n".join(log)
 
 
-def test_a_proxy_is_used_that_the_environment_names(make, double, monkeypatch):
+def test_proxy_of_the_environment_is_used(make, double, monkeypatch):
     """`verifier.extraEnv` in the chart."""
     asked = []
 
@@ -547,7 +547,7 @@ STAND_IN = ("altcha", "small", "proof-of-work")
 
 @pytest.mark.parametrize("trouble", [State.DOWN, State.MISCONFIGURED])
 @pytest.mark.parametrize(("on_outage", "in_place"), [("deny", []), ("proofOfWork", [STAND_IN]), ("allow", [STAND_IN])])
-def test_proof_of_work_takes_the_place_of_a_provider_in_trouble(make, on_outage, in_place, trouble):
+def test_proof_of_work_replaces_a_provider_in_trouble(make, on_outage, in_place, trouble):
     services = make("turnstile", captcha_on_outage=on_outage)
     client, internal = public_client(services), internal_client(services)
     assert names(client) == [("turnstile", "verified", "interactive")]
@@ -560,14 +560,14 @@ def test_proof_of_work_takes_the_place_of_a_provider_in_trouble(make, on_outage,
         assert (answer.status_code, answer.json["tier"]) == (201, "small")
 
 
-def test_one_proof_of_work_takes_the_place_of_several(make):
+def test_proof_of_work_replaces_several_providers_once(make):
     services = make("turnstile", "cap", "hcaptcha")
     client = public_client(services)
     remote(services, "cap").state = remote(services, "turnstile").state = State.DOWN
     assert [name for name, *_ in names(client)] == ["altcha", "hcaptcha"]
 
 
-def test_where_it_is_offered_anyway_nothing_is_added(make):
+def test_enabled_proof_of_work_is_not_offered_twice(make):
     services = make("turnstile", "altcha")
     client = public_client(services)
     remote(services, "turnstile").state = State.DOWN
@@ -575,7 +575,7 @@ def test_where_it_is_offered_anyway_nothing_is_added(make):
     assert value(internal_client(services), "binder_egress_captcha_stand_in") == 0
 
 
-def test_what_took_the_place_counts_after_the_outage_and_at_other_replicas(make):
+def test_replacement_counts_after_the_outage_and_at_other_replicas(make):
     services, other = make("turnstile"), make("turnstile")
     client = public_client(services)
     remote(services, "turnstile").state = State.DOWN
@@ -585,13 +585,13 @@ def test_what_took_the_place_counts_after_the_outage_and_at_other_replicas(make)
     assert present(public_client(other), "altcha", solutions[1]).status_code == 201
 
 
-def test_proof_of_work_given_out_elsewhere_takes_nobodys_place(make):
+def test_proof_of_work_from_elsewhere_replaces_no_provider(make):
     """A member of a federation that shares our keys may offer ALTCHA for good; here it is for outages."""
     solution = solve(public_client(make("altcha")))
     assert_problem(present(public_client(make("turnstile")), "altcha", solution), "solution-refused", 403)
 
 
-def test_without_an_outage_no_unchecked_solution_counts(make, double):
+def test_unchecked_solution_does_not_count_without_an_outage(make, double):
     services = make("turnstile", captcha_on_outage="allow")
     client = public_client(services)
     double.behaviour["turnstile"] = "down"
@@ -600,7 +600,7 @@ def test_without_an_outage_no_unchecked_solution_counts(make, double):
 
 
 @pytest.mark.parametrize("on_outage", ["deny", "proofOfWork", "allow"])
-def test_an_unchecked_solution_counts_only_where_the_operator_says_so(make, double, on_outage):
+def test_unchecked_solution_counts_only_if_the_operator_chose_that(make, double, on_outage):
     services = make("turnstile", captcha_on_outage=on_outage, pass_servers=3)
     client, internal = public_client(services), internal_client(services)
     double.behaviour["turnstile"] = "down"
@@ -626,7 +626,7 @@ def test_a_misconfigured_provider_accepts_nothing_unchecked(make, double):
     assert_problem(present(client, "turnstile", double.token("turnstile", action="launch")), "provider-misconfigured", 503)
 
 
-def test_a_refused_solution_is_refused_during_an_outage_too(make, double):
+def test_rejected_solution_is_rejected_during_an_outage(make, double):
     services = make("turnstile", captcha_on_outage="allow")
     remote(services, "turnstile").state = State.DOWN
     assert_problem(present(public_client(services), "turnstile", double.token("turnstile", right=False)), "solution-refused", 403)
@@ -656,13 +656,13 @@ def test_secrets_come_from_a_variable_for_each_provider(redis_server, double, mo
         ),
     ],
 )
-def test_what_is_wrong_is_named_at_the_start(make, changed, named):
+def test_wrong_options_are_named_at_the_start(make, changed, named):
     with pytest.raises(InvalidSettings) as caught:
         make("turnstile", **changed)
     assert str(caught.value).startswith(named)
 
 
-def test_what_is_not_used_is_not_read(make):
+def test_unused_options_are_not_read(make):
     make("turnstile", captcha_on_outage="deny", captcha_proof_of_work={"tier": "gold"})
     make("altcha", captcha_proof_of_work={"tier": "gold"})
 
@@ -698,7 +698,7 @@ def test_each_algorithm_is_solved_and_accepted(make, options):
         ({"memoryCost": 32769}, "Input should be less than or equal to 32768"),
     ],
 )
-def test_what_the_server_could_not_afford_is_refused(make, options, sentence):
+def test_unaffordable_cost_is_refused(make, options, sentence):
     with pytest.raises(InvalidSettings, match=re.escape(sentence)) as caught:
         make("altcha", options={"altcha": options})
     assert str(caught.value).startswith("captcha.providers.altcha")
@@ -730,5 +730,5 @@ def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
     assert max(most) == 2
 
 
-def test_the_outcomes_are_these():
+def test_outcomes():
     assert [outcome.value for outcome in Outcome] == ["ok", "unchecked", "rejected", "misconfigured", "unavailable"]

@@ -92,7 +92,7 @@ def test_the_largest_comes_first(redis_server):
 
 
 @pytest.mark.parametrize("tier", ["unverified", "gone"])
-def test_without_a_tier_that_there_is_nothing_is_larger(redis_server, tier):
+def test_nothing_is_larger_than_an_unknown_tier(redis_server, tier):
     assert larger(KnownServer("u", tier), make_settings(redis_server, tiers=TIERS), 0) == []
 
 
@@ -112,7 +112,7 @@ def test_a_solution_of_a_larger_tier_replaces_a_smaller_one(site, store, monkeyp
 @pytest.mark.parametrize(
     ("tier", "earns"), [("verified", "small"), ("verified", "verified"), ("small", "other"), ("other", "small")]
 )
-def test_an_unlock_never_makes_it_smaller(site, store, tier, earns):
+def test_unlock_never_makes_a_tier_smaller(site, store, tier, earns):
     services = site(earns)
     has(store, tier)
     answer = unlock(public_client(services), token=token(services, earns))
@@ -131,7 +131,7 @@ def test_a_token_is_read_once_a_request(site, store, monkeypatch):
     assert len(times) == 1
 
 
-def test_a_pass_of_a_larger_tier_does_too_and_stays_there(site, store):
+def test_pass_for_a_larger_tier_is_used_up_for_its_server(site, store):
     """Else whoever gave it could take it on to a server of their own, and the server here would be left with nothing."""
     services = site()
     client, passed = public_client(services), token(services)
@@ -168,7 +168,7 @@ def test_a_pass_for_a_larger_tier_that_no_provider_earns(site, store):
 
 
 @pytest.mark.parametrize("why", ["blocked", "blocked-repository", "own-network"])
-def test_who_is_refused_gets_no_more(site, store, why):
+def test_refused_server_gets_no_larger_tier(site, store, why):
     overrides = {
         "blocked-repository": {"blocked_repositories": ["example.com/a/b"]},
         "own-network": {"self_networks": [f"{CLIENT}/32"]},
@@ -186,13 +186,13 @@ def test_who_is_refused_gets_no_more(site, store, why):
         assert MORE not in shown(client, headers)
 
 
-def test_a_revoked_server_gets_none(site, store):
+def test_revoked_server_gets_no_tier(site, store):
     services = site()
     store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=Rule.BLOCKED))
     assert unlock(public_client(services), token=token(services)).status_code == 403
 
 
-def test_a_lease_that_can_be_renewed_can_be_that_or_more(site, store):
+def test_renewable_lease_can_be_renewed_or_enlarged(site, store):
     lease = {"lease": 600}
     services = site(tiers={"small": lease, "verified": lease | {"rank": 1}})
     client = public_client(services)
@@ -211,7 +211,7 @@ def shown(client, headers):
 
 
 @pytest.mark.parametrize(("tier", "offered"), [("small", True), ("verified", False), ("huge", False), ("unverified", False)])
-def test_the_page_says_what_more_is_possible(site, store, tier, offered):
+def test_page_tells_of_larger_tiers(site, store, tier, offered):
     client = public_client(site())
     has(store, tier)
     assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == (["verified"] if offered else [])
@@ -260,7 +260,7 @@ def test_the_label_follows_what_is_larger_and_what_an_operator_says(running, clu
 
 
 @pytest.mark.parametrize(("until", "becomes"), [(None, "small"), (700, "small"), (500, "verified")])
-def test_what_would_end_sooner_replaces_nothing_though_it_was_decided_for_a_server_that_had_nothing(
+def test_grant_that_ends_sooner_replaces_nothing(
     redis_server, cluster, store, until, becomes
 ):
     tiers = {"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}}
@@ -271,7 +271,7 @@ def test_what_would_end_sooner_replaces_nothing_though_it_was_decided_for_a_serv
     assert cluster.pods[pod.name].label == becomes
 
 
-def test_an_unlock_counts_where_the_pod_s_own_grant_counts_no_more(running, cluster, store, in_redis):
+def test_unlock_counts_once_the_pods_grant_is_withdrawn(running, cluster, store, in_redis):
     old = make_grant("verified")
     pod = cluster.add(**granted(old))
     in_redis.set(f"binder-egress:withdrawn:{old.id}", 1)
@@ -280,7 +280,7 @@ def test_an_unlock_counts_where_the_pod_s_own_grant_counts_no_more(running, clus
     assert cluster.pods[pod.name].label == "small"
 
 
-def test_what_gave_the_smaller_tier_takes_nothing_when_it_is_withdrawn(running, cluster, store, in_redis):
+def test_withdrawn_smaller_grant_takes_nothing_away(running, cluster, store, in_redis):
     """The use of a pass that moves on to another server."""
     small, large = make_grant("small"), make_grant("verified", "unlock")
     pod = cluster.add(**granted(small))
@@ -291,7 +291,7 @@ def test_what_gave_the_smaller_tier_takes_nothing_when_it_is_withdrawn(running, 
     assert cluster.pods[pod.name].grant == large
 
 
-def test_a_block_takes_the_larger_one_too(running, cluster, store):
+def test_block_takes_a_larger_tier_away(running, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
     unlock_for(store, make_grant("verified", "unlock"))
     store.add_block(Block("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])

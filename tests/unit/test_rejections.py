@@ -63,7 +63,7 @@ def refusals(client, number, solution="wrong"):
     return [present(client, f"{solution}-{n}").json["type"].removeprefix(TYPE) for n in range(number)]
 
 
-def test_above_the_number_the_provider_is_not_asked_any_more(site, provider):
+def test_provider_is_not_asked_after_the_limit(site, provider):
     services = site()
     client = public_client(services)
     assert refusals(client, MOST + 2) == ["solution-refused"] * MOST + ["too-many-rejected"] * 2
@@ -77,7 +77,7 @@ def test_above_the_number_the_provider_is_not_asked_any_more(site, provider):
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="rejected", **labels) == MOST
 
 
-def test_an_unlock_counts_the_same(site, store, provider):
+def test_unlock_counts_as_a_launch(site, store, provider):
     run_pod(store)
     client = public_client(site())
     answers = [
@@ -87,7 +87,7 @@ def test_an_unlock_counts_the_same(site, store, provider):
     assert len(provider.calls) == MOST
 
 
-def test_after_a_minute_they_are_forgotten(site, in_redis):
+def test_rejections_are_forgotten_after_a_minute(site, in_redis):
     client = public_client(site())
     refusals(client, MOST)
     assert present(client, "right-1").status_code == 429
@@ -96,7 +96,7 @@ def test_after_a_minute_they_are_forgotten(site, in_redis):
     assert present(client, "right-1").status_code == 201
 
 
-def test_later_ones_do_not_make_the_minute_longer(site, in_redis):
+def test_later_rejections_do_not_prolong_the_minute(site, in_redis):
     client = public_client(site())
     present(client)
     in_redis.expire(f"binder-egress:rejected:{NETWORK}", 7)
@@ -105,7 +105,7 @@ def test_later_ones_do_not_make_the_minute_longer(site, in_redis):
 
 
 @pytest.mark.parametrize("solution", ["right", "500", "secret", "no solution at all", "ä"])
-def test_what_is_not_counted(solution, site, store):
+def test_other_outcomes_are_not_counted(solution, site, store):
     """Right ones; a provider's or our own trouble; and what nobody is asked about."""
     client = public_client(site())
     for number in range(MOST + 2):
@@ -122,7 +122,7 @@ def test_proof_of_work_is_neither_counted_nor_held_up(site, store):
     assert present(client, solve(client), "altcha").status_code == 201
 
 
-def test_another_network_is_not_held_up(site):
+def test_other_networks_are_not_held_up(site):
     services = site()
     refusals(public_client(services), MOST + 1)
     assert present(public_client(services, "198.51.100.8"), "right").status_code == 201
@@ -138,11 +138,11 @@ def test_clients_without_an_address_are_not_counted(site, in_redis, address):
     assert in_redis.keys("binder-egress:rejected:*") == []
 
 
-def test_without_a_limit(site, store):
+def test_limit_of_zero_is_none(site, store):
     assert refusals(public_client(site(fairness_rejections=0)), 40) == ["solution-refused"] * 40
 
 
-def test_a_launch_goes_on_and_a_pass_that_was_there_counts(site):
+def test_launch_goes_on_and_its_pass_counts(site):
     services = site(captcha_providers=QUICK)
     token = get_pass(public_client(services))
     services = site()
@@ -151,7 +151,7 @@ def test_a_launch_goes_on_and_a_pass_that_was_there_counts(site):
     assert launch(internal_client(services), "bob", client_address=CLIENT)["rule"] == "default"
 
 
-def test_at_the_same_time_no_more_than_are_asked_at_a_time_exceed_it(site, provider):
+def test_limit_is_exceeded_by_simultaneous_calls_at_most(site, provider):
     client = public_client(site())
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda n: present(another(client), f"wrong-{n}").status_code, range(60)))
@@ -159,7 +159,7 @@ def test_at_the_same_time_no_more_than_are_asked_at_a_time_exceed_it(site, provi
     assert MOST <= len(provider.calls) <= MOST + 8
 
 
-def test_without_redis_the_provider_is_not_asked(site, provider, redis_server):
+def test_provider_is_not_asked_without_redis(site, provider, redis_server):
     client = public_client(site())
     redis_server.stop()
     assert present(client).status_code == 503

@@ -303,7 +303,7 @@ def test_a_pass_is_no_solution_and_a_solution_is_no_pass(public, internal):
     assert launch(internal, token=solve(public))["pass_outcome"] == "invalid"
 
 
-def test_a_solution_of_before_a_wipe_is_refused(public, store, redis_server):
+def test_solution_from_before_a_wipe_is_refused(public, store, redis_server):
     solution = solve(public)
     redis_server.wipe()
     assert_refused(present(public, solution), "may have been")
@@ -316,13 +316,13 @@ def test_a_spent_solution_gives_no_second_pass_after_a_wipe(public, redis_server
     assert_refused(present(public, solution), "may have been")
 
 
-def test_after_a_wipe_new_challenges_count_as_soon_as_the_probe_has_asked(public, internal, redis_server):
+def test_new_challenges_count_after_a_wipe_once_the_probe_asked(public, internal, redis_server):
     redis_server.wipe()
     assert internal.get("/readyz").status_code == 200
     assert present(public, solve(public)).status_code == 201
 
 
-def test_after_a_wipe_without_a_probe_a_new_challenge_counts(public, redis_server):
+def test_new_challenge_counts_after_a_wipe_without_a_probe(public, redis_server):
     old = solve(public)
     redis_server.wipe()
     assert present(public, solve(public)).status_code == 201

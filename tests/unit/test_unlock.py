@@ -37,7 +37,7 @@ def test_a_solution_unlocks_a_running_server(public, store):
     assert (answer.status_code, answer.json["state"]) == (200, "granted")
 
 
-def test_a_reconciler_that_takes_its_time_is_waited_for(public, store):
+def test_unlock_waits_for_a_slow_reconciler(public, store):
     run_pod(store)
     with reconciler(store, delay=1.3):
         began = time.monotonic()
@@ -46,7 +46,7 @@ def test_a_reconciler_that_takes_its_time_is_waited_for(public, store):
     assert 1.2 < time.monotonic() - began < 2.5
 
 
-def test_without_a_reconciler_an_unlock_is_pending_after_two_seconds(public, store):
+def test_unlock_without_a_reconciler_is_pending_after_two_seconds(public, store):
     run_pod(store)
     token = get_pass(public)
     began = time.monotonic()

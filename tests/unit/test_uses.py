@@ -43,7 +43,7 @@ def test_the_same_server_again_holds_its_use(public, internal, store):
     assert waiting(store, "a")
 
 
-def test_a_server_that_asks_again_gets_a_new_grant_and_its_old_one_is_withdrawn(public, internal, store):
+def test_server_that_asks_again_gets_a_new_grant_for_its_old_one(public, internal, store):
     token = get_pass(public)
     first, second = (launch(internal, "a", token=token)["grant"] for _ in range(2))
     assert is_withdrawn(store, first)
@@ -175,7 +175,7 @@ def test_a_pass_for_three_servers_moves_only_the_use_of_the_same_repository(redi
 
 @pytest.mark.parametrize("servers", [1, 3])
 @pytest.mark.parametrize("repositories", [1, 100])
-def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for(redis_server, store, servers, repositories):
+def test_hundred_launches_at_once_leave_the_grants_of_one_pass(redis_server, store, servers, repositories):
     services = services_with(redis_server, store, servers)
     token = get_pass(public_client(services))
     start = threading.Barrier(20, timeout=10)
@@ -195,7 +195,7 @@ def test_a_hundred_launches_at_once_leave_as_many_grants_as_the_pass_is_good_for
     assert len([decision for decision in said if not is_withdrawn(store, decision["grant"])]) == servers
 
 
-def test_a_hundred_launches_and_unlocks_at_once_leave_one_server_with_a_grant(redis_server, store, monkeypatch):
+def test_hundred_launches_and_unlocks_at_once_leave_one_grant(redis_server, store, monkeypatch):
     import verifier.web.servers
     from tests.support.apps import run_pod
 
@@ -244,7 +244,7 @@ def test_a_withdrawal_is_remembered_for_longer_than_any_waiting_grant(public, in
 # -- the epoch
 
 
-def test_a_pass_of_before_a_wipe_is_refused_even_if_it_was_never_used(public, internal, redis_server):
+def test_unused_pass_from_before_a_wipe_is_rejected(public, internal, redis_server):
     token = get_pass(public)
     redis_server.wipe()
     assert outcomes(internal, token, ("a", {}), ("a", {})) == ["before-epoch", "before-epoch"]
@@ -258,7 +258,7 @@ def test_a_used_pass_gives_nothing_more_after_a_wipe(public, internal, store, re
     assert waiting(store, "b") is None
 
 
-def test_a_pass_of_before_a_wipe_unlocks_nothing(public, store, redis_server):
+def test_pass_from_before_a_wipe_unlocks_nothing(public, store, redis_server):
     from tests.support.apps import run_pod
 
     token = get_pass(public)
@@ -269,7 +269,7 @@ def test_a_pass_of_before_a_wipe_unlocks_nothing(public, store, redis_server):
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_a_wipe_while_a_pass_is_used_by_many_leaves_no_more_than_one_use(public, internal, redis_server, store):
+def test_wipe_during_many_uses_leaves_one_at_most(public, internal, redis_server, store):
     token = get_pass(public)
 
     def go(number):
@@ -283,7 +283,7 @@ def test_a_wipe_while_a_pass_is_used_by_many_leaves_no_more_than_one_use(public,
     assert not [user for user in range(60) if waiting(store, f"user-{user}")]
 
 
-def test_a_pass_of_after_a_wipe_counts(public, internal, redis_server, store):
+def test_pass_from_after_a_wipe_counts(public, internal, redis_server, store):
     redis_server.wipe()
     store.ping()
     assert outcomes(internal, get_pass(public), ("a", {})) == ["free"]
@@ -320,7 +320,7 @@ def test_passes_have_random_names():
     assert len({Passes.new("verified", 1, 0, 0).id for _ in range(100)}) == 100
 
 
-def test_an_answer_that_got_lost_on_its_way_costs_nothing(services, store, public, monkeypatch):
+def test_lost_answer_costs_nothing(services, store, public, monkeypatch):
     """Redis did the work, its answer never came: the client asks again, and gets what it got before."""
     script = store._redeem
 

@@ -33,7 +33,7 @@ def blocks(kind):
     return re.findall(rf"^```{kind}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_commands_for_operators_in_the_document_do_what_it_says(site, run):
+def test_documented_commands_do_what_the_document_says(site, run):
     commands = [shlex.split(block.replace("\\\n", ""))[2:] for block in blocks("sh") if block.startswith("egress keys ")]
     create, listing, revoke = commands
     done = run(*create)
@@ -96,7 +96,7 @@ EVENT_SOURCE = "globalThis.EventSource = class { constructor(address) { fetch(ad
 
 
 @pytest.mark.parametrize("language", ["sh", "python", "js"])
-def test_the_examples_for_owners_in_the_document_launch_with_a_pass(hub, site, language):
+def test_documented_examples_launch_with_a_pass(hub, site, language):
     address, tokens = hub
     key = site.add("owner")
     code = next(block for block in blocks(language) if not block.startswith("egress "))
@@ -122,7 +122,7 @@ def test_the_client_gets_a_pass_for_a_key_and_is_told_what_is_wrong(hub, site):
         assert caught.value.kind == kind
 
 
-def test_every_answer_that_the_document_lists_is_a_kind_of_problem():
+def test_documented_answers_are_problem_types():
     listed = re.findall(r"^\| (\d{3}) \| (.*?) \|", DOCUMENT.read_text(), re.MULTILINE)
     found = {kind: int(status) for status, kinds in listed for kind in re.findall(r"`(.*?)`", kinds)}
     assert found == {kind: TITLES[kind][0] for kind in found}

@@ -46,7 +46,7 @@ def test_a_wrong_entry_is_left_out_and_named_and_the_others_count(site, caplog, 
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, b"\xff", '{"a": 5}', '{"a": null}', '{"Ä b": {}}', None])
-def test_what_is_no_file_of_keys_means_none_and_is_told(site, content):
+def test_invalid_file_means_no_keys_and_is_reported(site, content):
     key = site.add()
     assert site.ask(key).status_code == 201
     site.file.unlink()
@@ -68,11 +68,11 @@ def test_names_and_ids_are_checked(tmp_path):
     assert len(found.wrong()) == 3
 
 
-def test_characters_that_no_encoding_has_are_no_key():
+def test_unencodable_characters_are_not_a_key():
     assert Keys("", []).find("\udc8a") is None
 
 
-def test_without_a_file_there_are_no_keys():
+def test_no_file_means_no_keys():
     found = Keys("", [])
     assert (found.all(), found.wrong(), found.find("x")) == ({}, [], None)
     with pytest.raises(BadPass):

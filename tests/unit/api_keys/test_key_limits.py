@@ -38,7 +38,7 @@ def test_a_key_expires_at_the_end_of_its_last_day(site):
     assert site.metric("binder_egress_api_key_requests_total", key="over", outcome="expired") == 1
 
 
-def test_a_pass_of_a_key_that_has_expired_meanwhile_counts_by_when_it_was_presented(site):
+def test_pass_of_an_expired_key_counts_by_its_time_of_presentation(site):
     key = site.add()
     token = site.get_pass(key)
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
@@ -100,7 +100,7 @@ REPOSITORIES = [
 
 
 @pytest.mark.parametrize(("repository", "good"), REPOSITORIES)
-def test_a_key_for_repositories_is_for_these_at_launch_and_at_unlock(site, store, repository, good):
+def test_key_for_repositories_counts_for_them_alone(site, store, repository, good):
     key = site.add(repositories=["example.com/a/b", "example.com/owner/*", "github.com/someone/x"])
     decision = launch(site.internal, token=site.get_pass(key), repository=repository)
     assert (decision["rule"], decision["pass_outcome"]) == (("api-client", "free") if good else ("default", "other-repository"))
@@ -115,7 +115,7 @@ def test_a_key_for_repositories_is_for_these_at_launch_and_at_unlock(site, store
         assert site.metric("binder_egress_unlocks_total", outcome="other-repository") == 1
 
 
-def test_from_our_own_networks_a_key_is_refused_and_not_charged(make_site):
+def test_key_from_an_own_network_is_refused_and_not_charged(make_site):
     site = make_site(self_networks=["198.51.100.0/24"])
     key = site.add()
     answer = site.ask(key)
@@ -128,7 +128,7 @@ def test_from_our_own_networks_a_key_is_refused_and_not_charged(make_site):
     assert launch(site.internal, token=token)["rule"] == "own-network"
 
 
-def test_a_solution_from_our_own_networks_is_refused_whoever_solved_it(make_site, store):
+def test_solution_from_an_own_network_is_refused(make_site, store):
     """A pod must not have its own network pay for itself: neither a pass nor an unlock, by IPv4 or IPv6."""
     site = make_site(self_networks=["198.51.100.0/24", "2001:db8:7::/48"])
     run_pod(store)
@@ -145,7 +145,7 @@ def test_a_solution_from_our_own_networks_is_refused_whoever_solved_it(make_site
 # -- how much
 
 
-def test_a_key_that_had_its_servers_of_the_day_is_told_when_there_are_more(site):
+def test_spent_key_is_told_when_to_retry(site):
     key = site.add(servers=2)
     for _ in range(2):
         site.get_pass(key)
@@ -174,7 +174,7 @@ def test_keys_and_client_networks_are_charged_apart(make_site):
     assert site.store.charges(f"{CLIENT}/32", 3600) == 1
 
 
-def test_requests_at_the_same_time_do_not_exceed_what_a_key_may_have(site):
+def test_simultaneous_requests_do_not_exceed_the_keys_limit(site):
     key = site.add(servers=7)
     clients = [another(site.public) for _ in range(40)]
     with ThreadPoolExecutor(20) as threads:
@@ -185,7 +185,7 @@ def test_requests_at_the_same_time_do_not_exceed_what_a_key_may_have(site):
 
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 3600, 7200, 40_000, 90_000]), max_size=40), st.integers(1, 6))
 @examples(max_examples=60, suppress_health_check=list(HealthCheck))
-def test_never_more_than_allowed_in_any_day_and_what_is_spent_comes_back(store, waits, most, in_redis):
+def test_limit_holds_in_any_24_hours(store, waits, most, in_redis):
     """Time goes on by moving the charges back, in steps of what Redis counts by."""
     in_redis.flushall()
     granted, now = [], 0
@@ -204,7 +204,7 @@ def test_never_more_than_allowed_in_any_day_and_what_is_spent_comes_back(store, 
         assert sum(at > now - DAY_SECONDS for at in granted) <= most
 
 
-def test_without_redis_there_is_no_pass_and_no_launch_is_lost(site, redis_server):
+def test_key_without_redis_earns_no_pass_and_loses_no_launch(site, redis_server):
     key = site.add()
     token = site.get_pass(key)
     redis_server.stop()
@@ -222,7 +222,7 @@ def test_a_wiped_redis_refuses_passes_from_before(site, redis_server, store):
     assert launch(site.internal, token=token)["pass_outcome"] == "before-epoch"
 
 
-def test_an_answer_that_got_lost_is_not_charged_twice(site, store, monkeypatch):
+def test_lost_answer_is_not_charged_twice(site, store, monkeypatch):
     """redis-py asks again on a new connection, with the same word."""
     original, sent = store._issue, []
 

@@ -19,7 +19,7 @@ from verifier.records import Grant, KnownServer
 from verifier.store.errors import KeyRevoked
 
 
-def test_what_create_prints_is_a_key_and_its_entry_for_the_values(site, run):
+def test_create_prints_a_key_and_its_entry_for_the_values(site, run):
     done = run(*CREATE, "--origin", ORIGIN, "--repository", "github.com/owner/*")
     assert done.exit_code == 0, done.output
     (found,) = FORM.finditer(done.output)
@@ -58,7 +58,7 @@ def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store, in_
         (["--repository", "https://github.com/a/b"], "host/owner/name"),
     ],
 )
-def test_create_refuses_what_would_not_count(run, change, said):
+def test_create_refuses_a_useless_key(run, change, said):
     done = run(*CREATE, *change)
     if not said:
         assert done.exit_code == 0
@@ -72,7 +72,7 @@ def test_a_name_is_for_one_key(site, run):
     assert "There is a key called course" in str(run(*CREATE).exception)
 
 
-def test_keys_are_listed_with_what_they_had(site, run):
+def test_keys_are_listed_with_their_use(site, run):
     key = site.add(servers=9, origins=[ORIGIN])
     over = site.add("over", expires="2001-01-01")
     site.ask(key, headers={"Origin": "http://localhost"})
@@ -106,7 +106,7 @@ def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store
         store.use_key("0123456789abcdef", 5, DAY_SECONDS)
 
 
-def test_the_same_over_http(site):
+def test_operators_have_the_same_over_http(site):
     site.internal.get("/readyz")
     body = {"by": "eve", "name": "course", "tier": "small", "servers_per_day": 5, "expires": LATER}
     answer = site.internal.post("/api/keys", json=body)
@@ -152,7 +152,7 @@ def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):
     assert "no tier 'huge'" in found[0][1] and "course" in found[1][1] and "over" in found[2][1]
 
 
-def test_a_scrape_does_not_look_through_all_of_redis_nor_asks_for_each_key(site, store, monkeypatch, in_redis):
+def test_scrape_neither_scans_redis_nor_asks_for_each_key(site, store, monkeypatch, in_redis):
     for number in range(20):
         site.add(f"key-{number}")
     site.internal.get("/readyz")
@@ -168,7 +168,7 @@ def test_a_scrape_does_not_look_through_all_of_redis_nor_asks_for_each_key(site,
     assert "cmdstat_scan" not in in_redis.info("commandstats")
 
 
-def test_the_metrics_have_no_more_labels_than_there_are_keys(site):
+def test_metrics_have_labels_of_known_keys_alone(site):
     key = site.add()
     for wrong in wrong_keys(key):
         site.ask(wrong)

@@ -41,7 +41,7 @@ def test_a_revoked_key_gets_nothing_and_neither_do_its_passes(site, store):
     assert site.ask(site.add("other")).status_code == 201
 
 
-def test_a_use_that_a_server_holds_already_is_not_given_again_after_revocation(site):
+def test_held_use_is_not_given_again_after_revocation(site):
     key = site.add()
     token = site.get_pass(key)
     assert launch(site.internal, token=token)["tier"] == "small"
@@ -70,7 +70,7 @@ def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_reposi
 
 
 @pytest.mark.parametrize("servers", [False, True])
-def test_revocation_reaches_what_waits_and_if_asked_what_runs(site, store, redis_server, servers):
+def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, redis_server, servers):
     cluster = FakeCluster()
     worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, tiers={"small": {}, "verified": {}}), cluster, store)
     key = site.add()
@@ -111,7 +111,7 @@ def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, 
     assert cluster.labelled() == {ALICE}
 
 
-def test_a_key_that_is_taken_out_of_the_values_is_gone_with_its_passes(site):
+def test_key_that_left_the_values_is_gone_with_its_passes(site):
     key = site.add()
     token = site.get_pass(key)
     del site.entries["course"]
@@ -121,7 +121,7 @@ def test_a_key_that_is_taken_out_of_the_values_is_gone_with_its_passes(site):
     assert (decision["rule"], decision["pass_outcome"]) == ("default", "key-unknown")
 
 
-def test_a_pass_for_a_key_that_another_member_of_a_federation_issued_needs_the_key_here_too(site, tmp_path, redis_server, store):
+def test_pass_of_another_federation_member_needs_the_key_here(site, tmp_path, redis_server, store):
     elsewhere = Site(tmp_path / "other.json", redis_server, store)
     key = elsewhere.add(repositories=["example.com/a/*"])
     token = elsewhere.get_pass(key)
@@ -131,7 +131,7 @@ def test_a_pass_for_a_key_that_another_member_of_a_federation_issued_needs_the_k
     assert launch(site.internal, token=token)["rule"] == "api-client"
 
 
-def test_a_forged_or_changed_pass_gets_no_key(site):
+def test_forged_pass_gets_no_key(site):
     key = site.add()
     identity = FORM.fullmatch(key)[1]
     forged = Passes(["x" * 40]).sign(Passes.new("small", 1, time.time(), 300, identity))

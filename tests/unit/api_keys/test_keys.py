@@ -74,7 +74,7 @@ def test_a_pass_for_a_key_unlocks_a_server(site, store):
     assert "course" not in answer.text
 
 
-def test_with_a_solution_the_header_is_not_looked_at(site):
+def test_header_is_ignored_with_a_solution(site):
     """A proxy that asks visitors for a password leaves their Authorization in all requests."""
     key = site.add()
     for header in ("Basic dTpw", f"Bearer {key}", "Bearer something-else"):
@@ -85,7 +85,7 @@ def test_with_a_solution_the_header_is_not_looked_at(site):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic dTpw"}, {"Authorization": "binder_egress_x"}])
-def test_with_neither_the_client_is_told_what_to_send(site, headers):
+def test_client_with_neither_is_told_what_to_send(site, headers):
     for options in ({}, {"json": {}}):
         answer = site.public.post("/egress/passes", headers=headers, **options)
         assert_problem(answer, "bad-request", 400)
@@ -123,7 +123,7 @@ ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789ab
 
 
 @pytest.mark.parametrize("odd", [*([entry] for entry in ODD), 5, {"a": 1}, "text"])
-def test_what_another_version_reports_and_we_cannot_read_costs_only_itself(site, store, odd, in_redis):
+def test_unreadable_report_of_another_version_costs_only_itself(site, store, odd, in_redis):
     key = site.add()
     described = site.services.keys.find(key).described()
     store.report_verifier("newer", {"api_keys": odd})

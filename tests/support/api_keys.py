@@ -45,7 +45,7 @@ class Site:
         return key
 
     def write(self):
-        """What the kubelet does when the Secret has changed: the link leads to another file."""
+        """Replace the file, as the kubelet does when the Secret has changed."""
         new = self.file.with_suffix(".new")
         new.write_text(json.dumps(self.entries))
         os.replace(new, self.file)
@@ -64,7 +64,7 @@ class Site:
 
     @property
     def operators(self):
-        assert self.internal.get("/readyz").status_code == 200  # the verifier says what it has
+        assert self.internal.get("/readyz").status_code == 200  # The probe makes the verifier report its keys.
         return Operators(self.services.settings, self.store)
 
 

@@ -41,13 +41,13 @@ def site(redis_server, store):
 
 
 def charge(store, network=NETWORK, times=1, window=3600):
-    """Charge a network, as if it had had so many passes just now."""
+    """Charge a network for that many passes."""
     for _ in range(times):
         store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(network, window, None, 0))
 
 
 def charges(store, in_redis):
-    """All networks that are charged, and how much."""
+    """Network → its charges."""
     prefix = "binder-egress:charges:"
     return {key.removeprefix(prefix): store.charges(key.removeprefix(prefix), 3600) for key in in_redis.keys(f"{prefix}*")}
 
@@ -132,7 +132,7 @@ def test_curve_and_window_are_settings(site, store):
 
 
 class Clock:
-    """Charges that were made some seconds ago, in the buckets that they were counted in."""
+    """Makes charges of some seconds ago, in the buckets of that time."""
 
     def __init__(self, in_redis, window):
         self.in_redis, self.window = in_redis, window
@@ -503,7 +503,7 @@ def test_the_same_solution_fifty_times_is_charged_once(public, store, in_redis):
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10))
 def test_no_order_of_presentations_overdraws(store, budget, threads, most, in_redis):
-    """Budget and price together: as many are accepted as both allow, and as many are charged."""
+    """Budget and price together: the number that both allow is accepted and charged."""
     in_redis.delete(f"binder-egress:charges:{NETWORK}")
 
     def use(number):
@@ -522,7 +522,7 @@ def test_no_order_of_presentations_overdraws(store, budget, threads, most, in_re
 
 
 def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
-    """The client library asks again on a dead connection; the word of the call tells."""
+    """The Redis client repeats a call on a dead connection; a random word marks it as the same call."""
     monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
         store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))

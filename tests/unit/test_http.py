@@ -31,7 +31,7 @@ def assert_problem(answer, kind):
 
 
 def test_the_types_of_problems_are_stable():
-    """Clients tell them apart by type: a change here is a change of the interface."""
+    """Clients tell problems apart by type: a change here changes the interface."""
     assert {kind: status for kind, (status, _) in TITLES.items()} == {
         "bad-request": 400,
         "unauthorized": 401,
@@ -315,7 +315,7 @@ def test_the_public_url_is_our_own_origin(redis_server, store):
 
 
 def test_no_origin_may_post(public):
-    """curl and scripts send none."""
+    """curl and scripts send no origin."""
     assert get_pass(public)
 
 
@@ -433,7 +433,7 @@ def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, serv
 
 @pytest.fixture
 def answers(public, services, store, monkeypatch):
-    """An answer of each kind."""
+    """One answer of each endpoint and each error."""
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     run_pod(store)
     page = {"Accept": "text/html"}
@@ -502,7 +502,7 @@ def test_a_browser_gets_a_page_while_redis_is_away(public, redis_server):
 
 
 def test_post_is_answered_with_json(public):
-    """Even by a browser: the page's own script reads it."""
+    """A browser gets JSON too: the page's script reads it."""
     answer = public.post("/egress/servers/bob", json={"token": "x"}, headers={"Accept": BROWSER})
     assert_problem(answer, "no-such-server")
 
@@ -614,7 +614,7 @@ def test_fault_is_a_problem_without_details(services, monkeypatch, caplog):
 
 
 def logged(caplog):
-    """All that was logged, with every field."""
+    """The whole log, with every field."""
     return "\n".join(f"{record.getMessage()} {record.exc_text} {vars(record)}" for record in caplog.records)
 
 

@@ -41,7 +41,7 @@ BOUNDED = settings(
 
 @pytest.fixture(scope="module", autouse=True)
 def services(_redis_server):
-    """Apps on a Redis of their own for all examples; unlocks do not wait for a reconciler."""
+    """Apps that all examples share, on an emptied Redis. Unlocks do not wait for a reconciler."""
     _redis_server.start()
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()

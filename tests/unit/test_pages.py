@@ -54,7 +54,7 @@ def source(path):
 
 
 def test_every_problem_that_a_visitor_may_meet_has_words():
-    """The others are an attacker's, or a fault in the page; they are told in English."""
+    """Other problems come from an attack or a fault in the page, and are told in English."""
     worded = {key.removeprefix("error-") for key in pages.MESSAGES["en"] if key.startswith("error-")}
     met = {"solution-refused", "price-risen", "budget-spent", "too-many-rejected", "provider-misconfigured", "provider-unavailable"}
     met |= {"unavailable"}
@@ -249,7 +249,7 @@ def test_the_code_in_the_page_keeps_to_the_content_security_policy(public, store
 
 
 def test_the_longest_names_have_a_page(public, store):
-    """JupyterHub's names have 255 characters at most, each of which may take nine or more in an address."""
+    """JupyterHub's names have up to 255 characters, and each may take nine or more in an address."""
     server = Server("ü" * 255, "本" * 255)
     store.publish(server, KnownServer("uid-1"))
     for headers in (HTML, CURL):

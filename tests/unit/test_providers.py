@@ -68,7 +68,7 @@ def verify(captcha, name, solution=None, purpose="launch"):
 
 @pytest.fixture
 def net():
-    """Nothing leaves the tests: what a provider is to answer is said here."""
+    """The providers' answers. Nothing leaves the tests."""
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
         yield mock
 
@@ -346,7 +346,7 @@ def test_other_providers_are_asked_once(net, name):
 
 @pytest.fixture
 def slow_server():
-    """A server that sends a good answer, a byte now and then."""
+    """A server that sends a good answer slowly, byte by byte."""
     listener = socket.create_server(("127.0.0.1", 0))
     done = threading.Event()
 

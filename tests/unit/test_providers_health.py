@@ -32,7 +32,7 @@ def _double():
 
 @pytest.fixture
 def double(_double):
-    """The doubles, all of which work."""
+    """The doubles of all providers, without any trouble."""
     _double.behaviour = dict.fromkeys(_double.behaviour, "right")
     _double.calls.clear()
     return _double
@@ -333,7 +333,7 @@ def test_provider_that_accepts_anything_is_distrusted(make, double, monkeypatch)
     client = public_client(services)
     remote(services, "turnstile").check()
     assert state(services, "turnstile") == "misconfigured"
-    # Nor by whoever sends a solution without having been offered one; and that does not make it right.
+    # A solution without an offer is not accepted either, and does not end the misconfiguration.
     assert_problem(present(client, "turnstile", "made-up"), "provider-misconfigured", 503)
     assert state(services, "turnstile") == "misconfigured"
     monkeypatch.undo()
@@ -391,7 +391,7 @@ def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, mo
 
 @pytest.mark.parametrize("on_outage", ["proofOfWork", "allow"])
 def test_client_cannot_cause_an_outage(make, double, monkeypatch, on_outage):
-    """Such as what a firewall in front of the interface takes for an attack, or what makes the interface fail."""
+    """For example by text that a firewall takes for an attack, or that makes the provider fail."""
     services = make("hcaptcha", captcha_on_outage=on_outage)
     client = public_client(services)
     answer = double.app.view_functions["hcaptcha"]
@@ -586,7 +586,7 @@ def test_replacement_counts_after_the_outage_and_at_other_replicas(make):
 
 
 def test_proof_of_work_from_elsewhere_replaces_no_provider(make):
-    """A member of a federation that shares our keys may offer ALTCHA for good; here it is for outages."""
+    """A federation member with the same keys may offer ALTCHA always; here it is for outages only."""
     solution = solve(public_client(make("altcha")))
     assert_problem(present(public_client(make("turnstile")), "altcha", solution), "solution-refused", 403)
 

@@ -121,7 +121,7 @@ def test_unlock_never_makes_a_tier_smaller(site, store, tier, earns):
 
 
 def test_a_token_is_read_once_a_request(site, store, monkeypatch):
-    """Read twice, it could be in time first and expired then."""
+    """A token that is read twice could expire in between."""
     times = []
     read = Passes.read
     monkeypatch.setattr(Passes, "read", lambda passes, token, at: times.append(at) or read(passes, token, at))
@@ -132,7 +132,7 @@ def test_a_token_is_read_once_a_request(site, store, monkeypatch):
 
 
 def test_pass_for_a_larger_tier_is_used_up_for_its_server(site, store):
-    """Else whoever gave it could take it on to a server of their own, and the server here would be left with nothing."""
+    """Otherwise its owner could move the use to another server, and this one would lose its tier."""
     services = site()
     client, passed = public_client(services), token(services)
     has(store)
@@ -159,7 +159,7 @@ def test_a_pass_that_another_server_holds_is_not_taken_from_it(site, store):
 
 
 def test_a_pass_for_a_larger_tier_that_no_provider_earns(site, store):
-    """An API key's, for instance."""
+    """For example a pass for an API key."""
     services = site("small")
     has(store)
     assert public_client(services).get("/egress/servers/alice", headers=JSON).json["larger"] == []
@@ -242,7 +242,7 @@ def running(redis_server, cluster, store):
     [
         ("small", "verified", "unlock", "verified"),
         ("verified", "huge", "unlock", "huge"),
-        # Decided for a server that had nothing, a moment before it got what it has.
+        # The decision was made while the server had no tier, a moment before it got one.
         ("verified", "small", "unlock", "verified"),
         ("small", "other", "unlock", "small"),
         ("huge", "verified", "renewal", "huge"),

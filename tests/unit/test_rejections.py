@@ -106,7 +106,7 @@ def test_later_rejections_do_not_prolong_the_minute(site, in_redis):
 
 @pytest.mark.parametrize("solution", ["right", "500", "secret", "no solution at all", "ä"])
 def test_other_outcomes_are_not_counted(solution, site, store):
-    """Right ones; a provider's or our own trouble; and what nobody is asked about."""
+    """Accepted solutions, a provider's or our trouble, and solutions that are not sent to a provider."""
     client = public_client(site())
     for number in range(MOST + 2):
         assert present(client, f"{solution}-{number}").status_code != 429
@@ -130,7 +130,7 @@ def test_other_networks_are_not_held_up(site):
 
 @pytest.mark.parametrize("address", ["10.0.0.7", ""])
 def test_clients_without_an_address_are_not_counted(site, in_redis, address):
-    """They may be everybody."""
+    """They may be all clients, behind a proxy that hides them."""
     services = site()
     client = public_client(services, address)
     client.environ_base["REMOTE_ADDR"] = "10.0.0.1"

@@ -128,7 +128,7 @@ def test_a_replayed_solution_is_refused(public):
 
 
 def other_counter(payload):
-    """Another counter, with another derived key that also begins as it must. The signed key makes it worthless in any case."""
+    """Another counter whose derived key also has the right prefix. The signed key makes it worthless."""
     payload["solution"]["counter"] += 1
 
 
@@ -373,7 +373,7 @@ def test_no_body_makes_a_fault(public, body):
 
 
 def test_a_solution_counts_at_one_member_of_a_federation_only(redis_server, store):
-    """They share signing keys, but not what was used."""
+    """Members share signing keys, but not the list of used solutions."""
     member = public_client(create_services(make_settings(redis_server), store))
     other = public_client(create_services(make_settings(redis_server, api_token="another-token-of-another-member-00"), store))
     solution = solve(member)

@@ -113,7 +113,7 @@ def test_a_used_up_pass_unlocks_nothing(public, internal, store, impatient):
 
 
 def test_the_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impatient):
-    """The page script posts the pass again when it does not know whether the launch had it."""
+    """The page's script sends the pass again if it cannot know whether the launch used it."""
     token = get_pass(public)
     first = launch(internal, "alice", token=token)
     run_pod(store)
@@ -124,7 +124,7 @@ def test_the_pass_of_a_launch_unlocks_the_same_server(public, internal, store, i
 
 
 def test_nobody_replaces_the_tier_of_a_server_by_another(redis_server, store, impatient):
-    """Neither a stranger who knows the address, nor the launch page with a pass that came late."""
+    """A stranger who knows the address cannot, and a late pass of the launch page cannot."""
     small = make_settings(
         redis_server, captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "small"}}
     )

@@ -1,4 +1,4 @@
-"""Uses of a pass: one use is held by one server at a time, whatever comes at once."""
+"""Uses of a pass: one server at a time holds a use, however many ask at once."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ def services_with(redis_server, store, servers):
 
 
 def waiting(store, user):
-    """The waiting grant of a user's server, or None if there is none that counts."""
+    """The waiting grant of a user's server that counts, or None."""
     found = store.pending(Server(user), set())
     if found.launch is None or found.launch.grant.tier == "unverified" or found.launch.grant.id in found.withdrawn:
         return None
@@ -29,7 +29,7 @@ def waiting(store, user):
 
 
 def outcomes(internal, token, *launches):
-    """Launch one after the other; each is a user, or a user and more fields."""
+    """Launches, one after the other; each is a user, or a user and more fields."""
     return [launch(internal, user, token=token, **fields)["pass_outcome"] for user, fields in launches]
 
 
@@ -321,7 +321,7 @@ def test_passes_have_random_names():
 
 
 def test_lost_answer_costs_nothing(services, store, public, monkeypatch):
-    """Redis did the work, its answer never came: the client asks again, and gets what it got before."""
+    """Redis did the work and its answer was lost: the client repeats the call, and gets the same answer."""
     script = store._redeem
 
     def twice(**kwargs):

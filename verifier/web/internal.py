@@ -1,4 +1,4 @@
-"""The in-cluster HTTP interface, on a port of its own: BinderHub's hook, operators, probes and metrics."""
+"""The in-cluster HTTP interface, on a separate port: BinderHub's hook, operators, probes and metrics."""
 
 import hmac
 import socket
@@ -48,7 +48,7 @@ def _check_bearer_token() -> None:
     problems=["unauthorized", "unavailable"],
 )
 def decide_launch() -> Response:
-    """Decide a launch that BinderHub is about to make, and leave a waiting grant where there is one."""
+    """Decide a launch that BinderHub is about to make, and leave its grant, if it gets one, waiting for the pod."""
     _check_bearer_token()
     body = bodies.read(bodies.LaunchBody)
     now = time.time()
@@ -62,7 +62,7 @@ def decide_launch() -> Response:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")
         raise
-    with suppress(StoreUnavailable):  # decided is decided
+    with suppress(StoreUnavailable):  # The decision is made and recorded.
         services().store.note_launch(now, body.context)
     grant = decision.grant
     metrics.launches.labels(grant.tier, grant.rule, decision.pass_outcome).inc()
@@ -79,7 +79,7 @@ def decide_launch() -> Response:
 
 
 def _report() -> dict[str, object]:
-    """What `doctor` may know of this replica: nothing secret."""
+    """This replica's report for `doctor`. It has no secrets."""
     return {
         "version": __version__,
         "at": time.time(),
@@ -95,7 +95,7 @@ def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: 
     logs.decision("launch", **where, client_network=logged_network(launch.client), tier=tier, rule=rule, **more)
 
 
-# -- what operators do
+# -- operators
 
 
 def _operators() -> Operators:
@@ -243,7 +243,7 @@ def alive() -> Response:
 def ready() -> Response:
     """Whether it can decide: Redis answers."""
     services().store.ping()
-    with suppress(StoreUnavailable):  # A full Redis can still be read.
+    with suppress(StoreUnavailable):  # A full Redis can still be read, which is enough to be ready.
         services().store.report_verifier(socket.gethostname(), _report())
     return jsonify(status="ok")
 

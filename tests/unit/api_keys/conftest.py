@@ -26,7 +26,7 @@ def site(make_site):
 
 @pytest.fixture
 def run(site, redis_server, monkeypatch):
-    """Run the command `egress keys …` as operators do."""
+    """The operators' command `egress keys …`."""
     monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
     monkeypatch.setenv("BINDER_EGRESS_TIERS", '{"verified": {}, "small": {}}')
 

@@ -52,7 +52,7 @@ def test_documented_commands_do_what_the_document_says(site, run):
 
 
 class Builds(BaseHTTPRequestHandler):
-    """A hub that remembers which passes builds came with, and hands the rest to the verifier."""
+    """A hub that records the pass of each build, and passes other requests on to the verifier."""
 
     verifier: str
     tokens: ClassVar[list[str]]

@@ -129,7 +129,7 @@ def test_key_from_an_own_network_is_refused_and_not_charged(make_site):
 
 
 def test_solution_from_an_own_network_is_refused(make_site, store):
-    """A pod must not have its own network pay for itself: neither a pass nor an unlock, by IPv4 or IPv6."""
+    """A pod must get neither a pass nor an unlock from its own network, by IPv4 or IPv6."""
     site = make_site(self_networks=["198.51.100.0/24", "2001:db8:7::/48"])
     run_pod(store)
     for address in ("198.51.100.9", "2001:db8:7::1", "::ffff:198.51.100.9"):
@@ -186,7 +186,7 @@ def test_simultaneous_requests_do_not_exceed_the_keys_limit(site):
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 3600, 7200, 40_000, 90_000]), max_size=40), st.integers(1, 6))
 @examples(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_limit_holds_in_any_24_hours(store, waits, most, in_redis):
-    """Time goes on by moving the charges back, in steps of what Redis counts by."""
+    """Moving the charges back stands for time that passes, in the steps that Redis counts in."""
     in_redis.flushall()
     granted, now = [], 0
     for wait in waits:
@@ -223,7 +223,7 @@ def test_a_wiped_redis_refuses_passes_from_before(site, redis_server, store):
 
 
 def test_lost_answer_is_not_charged_twice(site, store, monkeypatch):
-    """redis-py asks again on a new connection, with the same word."""
+    """redis-py repeats the call on a new connection, with the same random word."""
     original, sent = store._issue, []
 
     def twice(*, keys, args):

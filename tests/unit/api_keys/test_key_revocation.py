@@ -94,7 +94,7 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
 
 
 def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, redis_server):
-    """What unlocked it is in Redis for a while yet."""
+    """The grant of the unlock stays in Redis for a while."""
     cluster = FakeCluster()
     worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, tiers={"small": {}, "verified": {}}), cluster, store)
     key = site.add()
@@ -139,7 +139,7 @@ def test_forged_pass_gets_no_key(site):
 
 
 def test_a_pass_for_a_solution_says_nothing_of_keys():
-    """So that it counts at members of a federation whose version does not know them."""
+    """Federation members whose version has no API keys must accept it."""
     signer = Passes(["x" * 40])
     said = signer._serializer.loads(signer.sign(Passes.new("small", 1, 1.0, 300)))
     assert set(said) == {"id", "tier", "servers", "iat", "exp"}

@@ -75,7 +75,7 @@ def test_a_pass_for_a_key_unlocks_a_server(site, store):
 
 
 def test_header_is_ignored_with_a_solution(site):
-    """A proxy that asks visitors for a password leaves their Authorization in all requests."""
+    """A proxy with password protection leaves its Authorization in all requests."""
     key = site.add()
     for header in ("Basic dTpw", f"Bearer {key}", "Bearer something-else"):
         body = {"provider": "altcha", "solution": solve(site.public)}
@@ -101,7 +101,7 @@ def test_a_key_in_the_url_or_in_the_body_is_no_key(site):
     assert site.ask("", query_string={"access_token": key}).status_code == 401
 
 
-# -- keys that are odd
+# -- unusual keys
 
 
 def test_a_key_for_the_last_day_that_there_is(site, run):

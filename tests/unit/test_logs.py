@@ -49,9 +49,9 @@ def functions():
 
 def logged():
     """The events, the messages and the fields in the code."""
-    events, messages, fields = set(), set(), {"user", "server"}  # web._log adds the path's arguments
+    events, messages, fields = set(), set(), {"user", "server"}  # log_decision adds the path's arguments
     for function, calls in functions():
-        deciding = [call for call in calls if name(call) in ("decision", "_log")]
+        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "_log")]
         telling = [call for call in calls if is_logging(call) or name(call) == "_log_change"]
         events.update(text(call.args[0]) for call in deciding if call.args)
         messages.update(text(call.args[2] if name(call) == "_log_change" else call.args[0]) for call in telling)

@@ -502,7 +502,7 @@ def test_the_same_solution_fifty_times_is_charged_once(public, store, in_redis):
 
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10))
-def test_no_order_of_presentations_overdraws(store, budget, threads, most, in_redis):
+def test_no_order_of_presentations_overdraws(store, in_redis, budget, threads, most):
     """Budget and price together: the number that both allow is accepted and charged."""
     in_redis.delete(f"binder-egress:charges:{NETWORK}")
 

@@ -185,7 +185,7 @@ def test_simultaneous_requests_do_not_exceed_the_keys_limit(site):
 
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 3600, 7200, 40_000, 90_000]), max_size=40), st.integers(1, 6))
 @examples(max_examples=60, suppress_health_check=list(HealthCheck))
-def test_limit_holds_in_any_24_hours(store, waits, most, in_redis):
+def test_limit_holds_in_any_24_hours(store, in_redis, waits, most):
     """Moving the charges back stands for time that passes, in the steps that Redis counts in."""
     in_redis.flushall()
     granted, now = [], 0

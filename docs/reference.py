@@ -37,8 +37,6 @@ def values_page() -> str:
 
 def _type(schema: dict[str, Any]) -> str:
     """A JSON schema in a few words."""
-    if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2]
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
@@ -65,6 +63,18 @@ def _fields(schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def _table(schema: dict[str, Any]) -> list[str]:
     rows = [row for one in [schema, *schema.get("oneOf", []), *schema.get("anyOf", [])] for row in _fields(one)]
     return ["| field | type | always | |", "|---|---|---|---|", *dict.fromkeys(rows), ""] if rows else []
+
+
+def _resolved(node: Any, document: dict[str, Any]) -> Any:
+    """A part of an OpenAPI document with the schemas that it refers to in their places."""
+    if isinstance(node, list):
+        return [_resolved(part, document) for part in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        found = document["components"]["schemas"][node["$ref"].rpartition("/")[2]]
+        return _resolved(found | {key: part for key, part in node.items() if key != "$ref"}, document)
+    return {key: _resolved(part, document) for key, part in node.items()}
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
@@ -100,7 +110,7 @@ def http_page() -> str:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 if method in ("get", "post", "put", "delete", "patch"):
-                    out += _operation(method, path, operation)
+                    out += _operation(method, path, _resolved(operation, document))
     return "\n".join(out)
 
 

@@ -110,3 +110,5 @@ def test_the_reference_of_http_has_every_call(site):
         for path, operations in document["paths"].items():
             for method in operations:
                 assert method == "parameters" or f"{method.upper()} {path}" in text, path
+    for field in ("on_expiry", "interactive_hold", "servers_per_day", "blocks[].only_on_pods", "keys[].used"):
+        assert field in text, field

@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 import altcha
 import pytest
 
-from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, is_withdrawn
+from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_withdrawn
 from verifier.store.store import MOVES
 from verifier.web.gunicorn import Threads
 
@@ -35,7 +35,7 @@ def ask(address, body=None, **headers):
     data = None if body is None else json.dumps(body).encode()
     sent = {"Content-Type": "application/json", "X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"} | headers
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, data, sent), timeout=10) as answer:
+        with DIRECT.open(urllib.request.Request(address, data, sent), timeout=10) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         with error:

@@ -5,13 +5,12 @@ import logging
 import re
 import threading
 import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import altcha
 import pytest
 
-from tests.support.apps import CLIENT, QUICK, VerifierProcess, internal_client, make_settings, public_client, run_pod, solve
+from tests.support.apps import CLIENT, DIRECT, QUICK, VerifierProcess, internal_client, make_settings, public_client, run_pod, solve
 from tests.support.doubles import SECRET, SITE_KEY, running
 from tests.support.metrics import value
 from verifier import captcha as captcha_module
@@ -492,14 +491,14 @@ def test_verifier_process_checks_its_providers(redis_server, double):
     try:
         until = time.monotonic() + 20
         while True:
-            with urllib.request.urlopen(f"{process.internal}/metrics", timeout=10) as answer:
+            with DIRECT.open(f"{process.internal}/metrics", timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
             if 'binder_egress_captcha_provider_misconfigured{provider="turnstile"} 1.0' in lines:
                 break
             assert time.monotonic() < until, "no self-check"
             time.sleep(0.05)
         assert 'binder_egress_captcha_provider_misconfigured{provider="hcaptcha"} 0.0' in lines
-        with urllib.request.urlopen(f"{process.public}/egress/challenge", timeout=10) as answer:
+        with DIRECT.open(f"{process.public}/egress/challenge", timeout=10) as answer:
             assert [offer["name"] for offer in json.load(answer)["providers"]] == ["hcaptcha", "altcha"]
     finally:
         log = process.stop()

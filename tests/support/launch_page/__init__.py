@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import yaml
 
-from tests.support.apps import API_TOKEN
+from tests.support.apps import API_TOKEN, DIRECT
 
 TOP = Path(__file__).parents[3]
 HERE = Path(__file__).parent
@@ -213,7 +213,7 @@ class BinderHub:
         }
         headers = {"Authorization": f"Bearer {API_TOKEN}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.verifier[1]}/api/launches", json.dumps(launch).encode(), headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with DIRECT.open(request, timeout=10) as answer:
             return json.load(answer)["tier"]
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's

@@ -2,7 +2,7 @@
 
 import time
 
-from verifier.records import Grant, Record, Server
+from verifier.records import Grant, KnownServer, Record, Server
 
 ALICE = Server("alice")
 
@@ -34,3 +34,23 @@ def wait_for(store, grant, server=ALICE, image="image:1", repository="r", ttl=60
 def unlock_for(store, grant, server=ALICE, uid="uid-1"):
     text = Record(grant, uid=uid, repository="r").dumps()
     store._redis.set(f"binder-egress:unlock:{server.key}", text, ex=60)
+
+
+def withdraw(store, grant):
+    store._redis.set(f"binder-egress:withdrawn:{grant.id}", 1)
+
+
+def known(uid, grant=None, pod="jupyter-alice--", **fields):
+    """What is published of a pod that carries a grant."""
+    if grant:
+        fields |= {"tier": grant.tier, "grant": grant.id, "label": grant.label, "rule": grant.rule, "at": grant.at}
+    return KnownServer(uid, pod=pod, **fields)
+
+
+class Steady:
+    """Seconds that a test sets. They do not pass by themselves, so no retry becomes due."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now

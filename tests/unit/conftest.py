@@ -8,7 +8,10 @@ import redis
 from flask.testing import FlaskClient
 
 from tests.support.apps import RedisServer, internal_client, make_settings, public_client
-from verifier.settings import VerifierSettings
+from tests.support.fake_cluster import FakeCluster
+from tests.support.reconciling import Steady
+from verifier.reconciler.loop import Reconciler
+from verifier.settings import ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_services
@@ -87,3 +90,32 @@ def public(services: Services) -> FlaskClient:
 def internal(services: Services) -> FlaskClient:
     """The in-cluster app, asked by BinderHub."""
     return internal_client(services)
+
+
+# -- the reconciler in the test's thread
+
+
+@pytest.fixture
+def cluster():
+    return FakeCluster()
+
+
+@pytest.fixture
+def steady():
+    return Steady()
+
+
+@pytest.fixture
+def make_reconciler(redis_server, cluster, store, steady):
+    """Make a reconciler, on the same cluster and Redis."""
+
+    def make(other_store=None, started=0.0, steady=steady, **overrides):
+        values = {"redis_url": redis_server.url, "tiers": {"verified": {}, "small": {}}, **overrides}
+        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, lambda: started, steady)
+
+    return make
+
+
+@pytest.fixture
+def reconciler(make_reconciler):
+    return make_reconciler()

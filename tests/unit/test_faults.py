@@ -1,7 +1,7 @@
 """Faults of several parts together. After each: no launch is lost, and nobody has egress that no decision gave.
 
 Those of one part alone are in its own tests: Redis away, hanging, full or wiped for the verifier (test_redis_faults.py), conflicts,
-replaced pods and two reconcilers (test_reconciler.py), a lost watch and a throttling API server (test_cluster.py).
+replaced pods and two reconcilers (test_reconciler_faults.py), a lost watch and a throttling API server (test_user_pods.py).
 """
 
 import itertools

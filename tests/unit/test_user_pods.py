@@ -1,4 +1,4 @@
-"""Lists, watches, patches and deletions of user pods, against an API server that fails in many ways."""
+"""User pods: read from JSON, and listed, watched, patched and deleted against an API server that fails in many ways."""
 
 import json
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ import pytest
 from kubernetes import client
 
 from tests.support.api_server import ApiServer
+from tests.support.reconciling import make_grant
 from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.reconciler.pods import PODS_PER_PAGE, Conflict, UserPods, WatchEnded
+from verifier.reconciler.pods import PODS_PER_PAGE, Conflict, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
 from verifier.user_pods import GRANT_ANNOTATION, TIER_LABEL
 
@@ -185,3 +186,77 @@ def test_a_deletion_names_the_pod_and_if_need_be_its_version(cluster, api, uncha
     api.answer = answer
     cluster.delete(cluster.read("jupyter-alice"), unchanged)
     assert deletions == [{"preconditions": named}]
+
+
+# -- read from JSON
+
+
+GARBAGE = [
+    "",
+    "x",
+    "null",
+    "[]",
+    "{}",
+    '"verified"',
+    '{"id":1,"tier":"verified","rule":"r","at":1}',
+    '{"id":"a","tier":["verified"],"rule":"r","at":1}',
+    '{"id":"a","tier":"verified","rule":"r"}',
+    '{"id":"a","tier":"verified","rule":"r","at":"now"}',
+    '{"id":"a","tier":"verified","rule":"r","at":{}}',
+    '{"id":"\\ud800","tier":"verified","rule":"r","at":1}',
+    "[" * 100_000,
+    '{"id":"a","tier":"verified","rule":"r","at":' + "9" * 5000 + "}",
+]
+
+
+@pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
+def test_garbage_is_no_grant(text):
+    assert Grant.loads(text) is None
+
+
+def from_kubespawner(annotations=None, **meta):
+    return {
+        "metadata": {
+            "name": "jupyter-alice",
+            "uid": "uid-1",
+            "resourceVersion": "7",
+            "creationTimestamp": "2025-01-02T03:04:05Z",
+            "annotations": {"hub.jupyter.org/username": "alice", **(annotations or {})},
+            **meta,
+        },
+        "spec": {"containers": [{"name": "notebook", "image": "image:1"}, {"name": "other", "image": "image:2"}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def test_pod_is_read_from_json():
+    grant = make_grant()
+    found = Pod.from_json(
+        from_kubespawner(
+            {GRANT_ANNOTATION: grant.dumps(), "hub.jupyter.org/servername": "lab"}, labels={TIER_LABEL: "verified", "app": "x"}
+        )
+    )
+    assert found == Pod(
+        "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
+        guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
+def test_pod_with_garbage_in_its_annotation_is_read(text):
+    found = Pod.from_json(from_kubespawner({GRANT_ANNOTATION: text}))
+    assert (found.grant, found.annotated) == (None, True)
+
+
+def test_pod_that_kubespawner_did_not_make_is_left_alone():
+    assert Pod.from_json(from_kubespawner(annotations={"hub.jupyter.org/username": ""})) is None
+    assert Pod.from_json({**from_kubespawner(), "metadata": {"name": "x", "labels": {TIER_LABEL: "verified"}}}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "ended"),
+    [({}, False), ({"status": {"phase": "Succeeded"}}, True), ({"status": {"phase": "Failed"}}, True), ({"status": {}}, False)],
+)
+def test_pod_has_ended_by_its_phase_or_deletion(change, ended):
+    assert Pod.from_json(from_kubespawner() | change).ended == ended
+    assert Pod.from_json(from_kubespawner(deletionTimestamp="2025-01-02T03:04:05Z")).ended

@@ -1,0 +1,211 @@
+"""The reconciler among faults: conflicts, two at once, Redis or the API server away."""
+
+import contextlib
+import threading
+
+import pytest
+
+from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, withdraw, work
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
+from verifier.reconciler.pods import Conflict
+from verifier.records import Server
+from verifier.store.errors import StoreUnavailable
+
+
+def test_conflict_makes_the_pod_be_read_again(reconciler, cluster, store):
+    wait_for(store, make_grant())
+    cluster.add()
+    cluster.conflicts = 4
+    look(reconciler)
+    assert cluster.labelled() == {ALICE}
+
+
+def test_pod_that_keeps_changing_is_retried_after_the_pause(reconciler, cluster, store, steady):
+    wait_for(store, make_grant())
+    cluster.add()
+    cluster.conflicts = 7
+    look(reconciler)
+    assert (cluster.labelled(), len(reconciler.queue)) == (set(), 1)
+    steady.now += RETRY_PAUSE_SECONDS
+    work(reconciler)
+    assert cluster.labelled() == {ALICE}
+
+
+def test_pod_of_the_same_name_does_not_inherit_a_grant(reconciler, cluster, store):
+    """The unlock was for the old one; between look and patch there is a new one."""
+    unlock_for(store, make_grant())
+    cluster.add()
+    cluster.before_patch = lambda: cluster.add(uid="uid-2")
+    look(reconciler)
+    assert cluster.patches == []
+    look(reconciler)
+    assert cluster.patches == []
+    assert store.known(ALICE).uid == "uid-2"
+
+
+def test_pod_that_is_gone_before_its_patch_is_no_fault(reconciler, cluster, store):
+    wait_for(store, make_grant())
+    pod = cluster.add()
+    cluster.before_patch = lambda: cluster.remove(pod)
+    look(reconciler)
+    assert cluster.patches == []
+    look(reconciler)
+    assert store.known(ALICE) is None
+
+
+def test_pod_that_ends_before_its_patch_gets_no_grant(reconciler, cluster, store):
+    wait_for(store, make_grant())
+    pod = cluster.add()
+    cluster.before_patch = lambda: cluster.change(pod, ended=True)
+    look(reconciler)
+    assert cluster.patches == []
+
+
+def test_pod_whose_image_changes_before_its_patch_gets_no_grant(reconciler, cluster, store):
+    """Kubernetes lets an image be changed in place."""
+    wait_for(store, make_grant())
+    pod = cluster.add()
+    cluster.before_patch = lambda: cluster.change(pod, image="image:2")
+    look(reconciler)
+    assert cluster.patches == []
+
+
+def test_outdated_view_of_a_pod_does_no_harm(reconciler, cluster, store):
+    grant = make_grant()
+    pod = cluster.add()
+    reconciler.list_pods()
+    cluster.change(pod, **granted(grant))
+    wait_for(store, make_grant("small"))
+    work(reconciler)
+    assert cluster.pods[pod.name].grant == grant
+    assert store.known(ALICE).grant == grant.id
+
+
+def test_server_is_retried_while_the_api_server_is_away(reconciler, cluster, store, steady):
+    wait_for(store, make_grant())
+    cluster.add()
+    reconciler.list_pods()
+    cluster.down = True
+    work(reconciler)
+    assert len(reconciler.queue) == 1
+    with pytest.raises(ApiServerUnavailable):
+        reconciler.list_pods()
+    cluster.down = False
+    steady.now += RETRY_PAUSE_SECONDS
+    work(reconciler)
+    assert cluster.labelled() == {ALICE}
+
+
+def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog):
+    store._redis.set("binder-egress:launch:alice/", "garbage")
+    wait_for(store, make_grant(), Server("bob"))
+    cluster.add("alice")
+    cluster.add("bob", "uid-2")
+    look(reconciler)
+    assert (cluster.labelled(), len(reconciler.queue)) == ({Server("bob")}, 1)
+    assert "fault" in caplog.text
+    store._redis.delete("binder-egress:launch:alice/")
+    wait_for(store, make_grant())
+    steady.now += RETRY_PAUSE_SECONDS
+    work(reconciler)
+    assert cluster.labelled() == {ALICE, Server("bob")}
+
+
+def test_two_reconcilers_at_once_do_no_harm(make_reconciler, cluster, store):
+    servers = [Server(f"user-{number}") for number in range(30)]
+    for number, server in enumerate(servers):
+        cluster.add(server.user, f"uid-{number}")
+        if number % 3:
+            wait_for(store, make_grant(), server)
+    withdrawn = [store.pending(server, set()).launch.grant for server in servers[1::3]]
+    cluster.conflicts = 20
+
+    def run(reconciler):
+        for _ in range(4):
+            reconciler.list_pods()
+            for server in servers:
+                with contextlib.suppress(Conflict):
+                    reconciler.reconcile(server)
+
+    threads = [threading.Thread(target=run, args=[make_reconciler()]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for grant in withdrawn:
+        withdraw(store, grant)
+    for thread in threads:
+        thread.join()
+    assert cluster.labelled() == set(servers[2::3])
+    for server in servers:
+        assert (store.known(server).tier == "verified") == (server in cluster.labelled())
+
+
+def test_withdrawal_is_seen_though_another_reconciler_took_its_notification(make_reconciler, cluster, store):
+    grant = make_grant()
+    wait_for(store, grant)
+    cluster.add()
+    first, second = make_reconciler(), make_reconciler()
+
+    def other():
+        withdraw(store, grant)
+        look(second)
+
+    cluster.before_patch = other
+    look(first)
+    assert cluster.labelled() == set()
+
+
+def test_unreadable_record_of_one_server_does_not_stop_the_others(reconciler, cluster, store):
+    for number, user in enumerate(("alice", "bob", "carol")):
+        cluster.add(user, f"uid-{number}")
+        wait_for(store, make_grant(), Server(user))
+    store._redis.set("binder-egress:launch:bob/", "no JSON")
+    look(reconciler)
+    assert cluster.labelled() == {ALICE, Server("carol")}
+
+
+def test_labels_follow_annotations_without_redis(reconciler, cluster, redis_server):
+    cluster.add("alice", grant=make_grant(), annotated=True)
+    cluster.add("bob", "uid-2", label="verified")
+    redis_server.stop()
+    look(reconciler)
+    assert cluster.labelled() == {ALICE}
+
+
+def test_reconcile_without_redis_raises(reconciler, cluster, redis_server):
+    cluster.add()
+    reconciler.list_pods()
+    redis_server.stop()
+    with pytest.raises(StoreUnavailable):
+        reconciler.reconcile(ALICE)
+
+
+def test_outage_of_redis_is_made_up_for(reconciler, cluster, store, redis_server):
+    reconciler.heartbeat()
+    cluster.add()
+    redis_server.stop()
+    look(reconciler)
+    redis_server.start()
+    wait_for(store, make_grant())
+    reconciler.heartbeat()
+    work(reconciler)
+    assert cluster.labelled() == {ALICE}
+    assert store.known(ALICE)
+
+
+def test_outage_of_redis_that_lost_nothing_is_made_up_for(reconciler, cluster, store, monkeypatch):
+    def fail(*_):
+        raise StoreUnavailable("hangs")
+
+    reconciler.heartbeat()
+    wait_for(store, make_grant())
+    cluster.add()
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "pending_all", fail)
+        work(reconciler)
+    assert cluster.labelled() == set()
+    reconciler.heartbeat()
+    work(reconciler)
+    assert cluster.labelled() == {ALICE}

@@ -1,0 +1,151 @@
+"""The reconciler's threads, and its probes."""
+
+import threading
+import time
+
+import pytest
+
+import verifier.reconciler.loop
+from tests.support.apps import get_pass, launch, solve
+from tests.support.fake_cluster import FakeCluster
+from tests.support.reconciling import ALICE, granted, make_grant
+from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
+from verifier.reconciler.pods import WatchEnded
+from verifier.records import Record, Server
+from verifier.settings import ReconcilerSettings, load
+from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Store
+
+
+def test_reconciler_without_a_sign_of_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
+    alive, ready = tmp_path / "alive", tmp_path / "ready"
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", alive)
+    monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", ready)
+    reconciler = make_reconciler()
+    assert not reconciler.touch_probe_files()
+    assert (alive.exists(), ready.exists()) == (True, False)
+    reconciler.list_pods()
+    assert reconciler.touch_probe_files()
+    assert ready.exists()
+    steady.now += SILENT_AFTER_SECONDS
+    assert reconciler.touch_probe_files()
+    steady.now += 1
+    ready.unlink()
+    assert not reconciler.touch_probe_files()
+    assert not ready.exists()
+
+
+@pytest.fixture
+def running(make_reconciler, cluster, redis_server, tmp_path, monkeypatch):
+    """A reconciler that runs, with a store of its own."""
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
+    client = connect(load(ReconcilerSettings, redis_url=redis_server.url))
+    reconciler = make_reconciler(Store(client), steady=time.monotonic)
+    thread = threading.Thread(target=reconciler.run)
+    thread.start()
+    yield reconciler
+    reconciler.stop()
+    thread.join()
+    # The two other threads end within a wait of theirs; the client is theirs until then.
+    time.sleep(0.5)
+    client.close()
+
+
+def eventually(condition, seconds=5.0):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if condition():
+                return True
+        except StoreUnavailable:
+            pass
+        time.sleep(0.01)
+    return False
+
+
+def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, public, internal, store):
+    token = get_pass(public)
+    launch(internal, "alice", token=token)
+    pod = cluster.add("alice")  # not ready yet, so a use of the pass may still move
+    assert eventually(lambda: cluster.labelled() == {ALICE})
+    cluster.add("bob", "uid-2", ready=True)
+    assert eventually(lambda: store.known(Server("bob")))
+    # bob is of no known repository, so the use does not move to it; a solution of its own unlocks it.
+    assert public.post("/egress/servers/bob", json={"token": token}).status_code == 403
+    answer = public.post("/egress/servers/bob", json={"provider": "altcha", "solution": solve(public, "unlock")})
+    assert (answer.status_code, answer.json["state"]) == (200, "granted")
+    launch(internal, "carol", token=token)
+    assert eventually(lambda: cluster.labelled() == {Server("bob")})
+    cluster.remove(pod)
+    assert eventually(lambda: store.known(ALICE) is None)
+    assert verifier.reconciler.loop.ALIVE_FILE.exists()
+
+
+def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
+    cluster.add("alice", **granted(make_grant()))
+    assert eventually(lambda: store.known(ALICE))
+    cluster.down = True
+    redis_server.stop()
+    time.sleep(0.3)
+    cluster.add("bob", "uid-2", **granted(make_grant()))
+    redis_server.start()
+    cluster.down = False
+    assert eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
+    store._redis.flushall()
+    assert eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
+    assert cluster.labelled() == {ALICE, Server("bob")}
+
+
+def test_watch_that_only_ended_continues_without_a_list(running, cluster, store, monkeypatch):
+    cluster.add("alice")
+    assert eventually(lambda: store.known(ALICE) and store.reconciler_state()[0] is not None and not len(running.queue))
+    lists = []
+    monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
+    monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.2)
+    heard = running.heard_at
+    # Nothing wakes the reconciler for this: it looks at everything from time to time.
+    store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
+    assert eventually(lambda: cluster.labelled() == {ALICE})
+    cluster.add("bob", "uid-2")
+    assert eventually(lambda: store.known(Server("bob")))
+    assert eventually(lambda: running.heard_at > heard) and lists == []
+
+
+class Hasty(FakeCluster):
+    """Its watches end at once and say nothing, but for bookmarks if it has any."""
+
+    bookmarks = False
+
+    def __init__(self):
+        super().__init__()
+        self.watches = 0
+
+    def watch(self, version):
+        self.watches += 1
+        raise WatchEnded("renewed", str(int(version) + self.bookmarks))
+
+
+@pytest.mark.parametrize("bookmarks", [False, True])
+def test_watches_that_end_at_once_are_no_hot_loop_and_a_sign_only_with_an_event(redis_server, store, monkeypatch, bookmarks):
+    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
+    cluster = Hasty()
+    cluster.bookmarks = bookmarks
+    cluster.add("alice")
+    made = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store)
+    thread = threading.Thread(target=made.list_and_watch)
+    thread.start()
+    try:
+        assert eventually(lambda: cluster.watches)
+        heard = made.heard_at
+        while made.run_once():
+            pass
+        assert eventually(lambda: cluster.watches > 3)
+    finally:
+        before = cluster.watches
+        made.stop()
+        thread.join()
+    assert before < 100
+    assert len(made.queue) == 0, "no server was queued again"
+    assert (made.heard_at > heard) is bookmarks

@@ -1,5 +1,5 @@
-// Bundles src/ into the folder that is the first argument, verifier/web/static by default. Names carry a checksum of the content, so
-// that browsers may keep the files for ever; manifest.json says which name a file has now.
+// Bundles src/ into the folder of the first argument, verifier/web/static by default. File names carry a checksum of the content,
+// so that browsers may cache the files for ever. manifest.json maps each name to the current file.
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -11,8 +11,8 @@ const out = process.argv[2] ?? join(here, "../verifier/web/static");
 // Each ends in a file of its own. ALTCHA's workers are taken as they are: a worker is started from an address, not from a bundle.
 // launch.js loads widgets.js when it needs that, and so has to know its name.
 const entries = ["src/server.js", "src/server.css", "src/widgets.js", "src/launch.js"];
-// For third-party pages: a plain script and a module. They know nothing of the names of other files but those of workers, so that they change,
-// and with them the checksums that pages carry, only when they themselves do.
+// For third-party pages: a plain script and a module. Of other files they name only the workers, so that their own checksums, which
+// pages carry, change only with their own code.
 const thirdParty = { "third-party.js": ["src/third-party-tag.js", "iife"], "third-party.mjs": ["src/third-party.js", "esm"] };
 const workers = ["pbkdf2", "sha", "scrypt", "argon2id"].map((name) => `node_modules/altcha/dist/workers/${name}.js`);
 
@@ -31,7 +31,8 @@ function keep(name, content) {
 const sheets = {
   name: "sheets",
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /\.css$/ }, ({ kind, path, resolveDir }) => (kind === "import-statement" ? { namespace: "sheet", path: join(resolveDir, path) } : null));
+    onResolve({ filter: /\.css$/ }, ({ kind, path, resolveDir }) =>
+      (kind === "import-statement" ? { namespace: "sheet", path: join(resolveDir, path) } : null));
     onLoad({ filter: /./, namespace: "sheet" }, async ({ path }) => {
       const { code } = await transform(readFileSync(path, "utf8"), { loader: "css", minify: true, target: "es2020" });
       return { contents: code.trim(), loader: "text" };

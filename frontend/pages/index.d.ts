@@ -6,7 +6,7 @@ export interface Options {
   binderhub?: string;
   /** The tiers that are enough. Proof of work that earns another one is not done. By default each is enough. */
   tiers?: readonly string[];
-  /** Where to show a link to the server's unlock page if the page cannot unlock the server itself: an element, or a CSS selector. */
+  /** Where to show a link to the server's unlock page if this page cannot unlock it: an element, or a CSS selector. */
   link?: string | Element;
   /** An API key that the operator made for this page. It is a budget, not a secret: whoever reads the page has it. */
   key?: string;
@@ -18,13 +18,13 @@ export interface BinderEgress {
   /** The address of the BinderHub, ending in "/". */
   readonly binderhub: string;
   /**
-   * Solve a challenge, and get the pass for it: good for one launch, as the query parameter `egress_token`, for at most five minutes.
-   * Rejects where there is none to be had.
+   * Solve a challenge, and get a pass: good for one launch, as the query parameter `egress_token`, for at most five minutes.
+   * Rejects if there is no pass to be had.
    */
   getPass(): Promise<string>;
   /**
-   * The address of a build request with a pass; the address as it is where there is none to be had, or it takes too long, or the address is
-   * none of this BinderHub's build requests. Never rejects.
+   * The address of a build request with a pass. It is the same address if there is no pass to be had, if that takes too long, or if
+   * the address is no build request of this BinderHub. Never rejects.
    *
    * @param timeout seconds to wait, 15 by default
    */
@@ -32,8 +32,7 @@ export interface BinderEgress {
 }
 
 /**
- * Begin to read along in this page's launches, those by `fetch` and by `EventSource`, and to unlock their servers. For the same verifier it
- * returns the same object.
+ * Watch this page's launches by `fetch` and `EventSource`, and unlock their servers. The same verifier gives the same object.
  */
 export function connect(options: Options): Readonly<BinderEgress>;
 

@@ -1,19 +1,19 @@
 // One check of a person's browser: a challenge, its solution, and the pass that the verifier gives for it.
 
-// Seconds for one answer of the verifier. Nobody's launch waits for it; it ends what would never end.
+// Most seconds for one answer of the verifier. No launch waits that long.
 const PATIENCE = 10;
-// Seconds for which a launch waits for the challenge itself. Somebody who is to confirm something has to be asked before the launch goes, and
-// of a verifier that has just delivered launch.js an answer may be expected.
+// Seconds that a launch waits for the challenge: a person must be asked before the launch goes, and a verifier that has just
+// delivered launch.js can answer.
 const GRACE = 1;
-// Seconds before its end from which a pass is not sent any more.
+// Seconds before a pass expires from which it is no longer sent.
 const MARGIN = 5;
-// Seconds, where the verifier does not say; and the most that is believed, for BinderHub's build tokens live for 300 s.
+// Seconds to hold a launch: the default if the verifier does not say, and the limit, since BinderHub's build tokens live for 300 s.
 const HOLD = [4, 60];
 const INTERACTIVE_HOLD = [60, 240];
 
 /**
- * How often to solve, while the price rises. Each price is accepted until it has doubled, so with the default 465 who begin in the same second
- * get through (docs/fairness.md).
+ * Most challenges to solve for one pass while the price rises. Each price is accepted until it has doubled, so with the defaults
+ * 465 people who begin in the same second get a pass (docs/fairness.md).
  */
 const ROUNDS = 4;
 
@@ -30,8 +30,8 @@ class NoAnswer extends Error {}
 
 export class Check {
   /**
-   * @type {"asking"|"solving"|"widget"|"passed"|"none"|"unanswered"|"needed"|"without"} what it does, or how it ended: `needed` where only a
-   *   provider could help that may not be loaded here, `without` where the person declined
+   * @type {"asking"|"solving"|"widget"|"passed"|"none"|"unanswered"|"needed"|"without"} what it
+   *   does, or how it ended: `needed` if only a provider would help that may not be loaded here, `without` if the person declined
    */
   state = "asking";
   /** @type {?string} the name of the provider that is needed, as people know it */
@@ -60,8 +60,8 @@ export class Check {
    * @param {object} means what the page solves with
    * @param {(challenge: object, signal: AbortSignal) => Promise<string>} means.solve solves proof of work
    * @param {() => Promise<object>} [means.load] loads widgets.js
-   * @param {?object} [means.widgets] where widgets of third parties may be shown: `{place: () => Promise<HTMLElement>, language, theme}`; null
-   *   where nothing of third parties may be loaded
+   * @param {?object} [means.widgets] where widgets of third parties may be shown: `{place: () => Promise<HTMLElement>,
+   *   language, theme}`; null if nothing of third parties may be loaded
    * @param {(offer: object) => boolean} [means.suits] whether an offer is good enough; by default each one is
    * @param {() => void} changed called after each change
    */
@@ -69,21 +69,22 @@ export class Check {
     this.base = base;
     this.means = means;
     this.changed = changed;
-    /** @type {Promise<void>} settles when it has ended, however that is; never rejects */
+    /** @type {Promise<void>} settles when the check has ended, with or without a pass; never rejects */
     this.done = this._run(asked).catch((error) => this._set(error instanceof Refusal ? "none" : "unanswered"));
   }
 
   /** Whether something is on the way that a launch may wait for. */
   get running() {
-    return this.state === "solving" || this.state === "widget" || (this.state === "asking" && performance.now() < this._asked + GRACE * 1000);
+    if (this.state === "solving" || this.state === "widget") return true;
+    return this.state === "asking" && performance.now() < this._asked + GRACE * 1000;
   }
 
-  /** The pass, while it is good. */
+  /** The pass, as long as it is valid. */
   get token() {
     return performance.now() < this._until ? this._token : null;
   }
 
-  /** Whether there was a pass, and it is too old now. */
+  /** Whether the pass has expired. */
   get expired() {
     return this.state === "passed" && !this.token;
   }
@@ -112,7 +113,7 @@ export class Check {
     }
   }
 
-  /** Go on without. */
+  /** The person continues without internet access. */
   decline() {
     this._end("without");
   }
@@ -123,7 +124,7 @@ export class Check {
     this._solving.abort();
   }
 
-  /** End it, because nothing can come of it any more. */
+  /** End the check: its pass would be of no use. */
   stop() {
     this._end(this.running || this.state === "asking" ? "none" : this.state);
   }
@@ -135,7 +136,7 @@ export class Check {
   }
 
   _set(state) {
-    // What a person decided, or has been told, stays.
+    // The end of a check is final: a person decided it, or has read it.
     if (this._over || this.state === "passed") return;
     this.state = state;
     const waiting = [...this._waiting];
@@ -152,7 +153,7 @@ export class Check {
       try {
         return await this._solveOne(answer.providers);
       } catch (error) {
-        // Meanwhile others of this network have got passes: solve a harder one.
+        // Others of this network got passes in the meantime. Solve a harder challenge.
         if (error.type !== "price-risen" || round === ROUNDS) throw error;
         answer = await json(fetch(`${this.base}challenge?purpose=launch`));
       }
@@ -162,7 +163,7 @@ export class Check {
   async _solveOne(providers) {
     const { load, suits, widgets } = this.means;
     const offers = providers.filter((offer) => (offer.kind === "proof-of-work" || widgets) && (suits?.(offer) ?? true));
-    // Whoever has begun to pay goes on with that.
+    // The provider whose price has risen stays first: the person has begun with it.
     offers.sort((one, other) => (other.name === this._paying) - (one.name === this._paying));
     if (!offers.length) {
       if (!providers.length) return this._set("none");

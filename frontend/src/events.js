@@ -9,16 +9,16 @@ const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
  * Read one event's data.
  *
  * @param {string} data
- * @returns {?{phase: string, url?: string}} null if it is not of the phases launching, ready and failed
+ * @returns {?{phase: string, url?: string}} null for other phases than launching, ready and failed
  */
 export const readEvent = (data) => (SAID.test(data) ? JSON.parse(data) : null);
 
 /**
- * Read until the build is over or the stream ends, however it ends.
+ * Read until the build is over or the stream ends.
  *
  * @param {ReadableStream<Uint8Array>} body
- * @param {(event: {phase: string, url?: string}) => boolean} on called with each event of the phases launching, ready and failed; it
- *   returns whether to read on
+ * @param {(event: {phase: string, url?: string}) => boolean} on called with each event of the phases launching, ready and
+ *   failed; returns whether to read on
  */
 export async function readEvents(body, on) {
   const reader = body.getReader();
@@ -32,7 +32,7 @@ export async function readEvents(body, on) {
     for (const line of lines) {
       const event = line.startsWith("data:") && readEvent(line.slice(5));
       if (event && !on(event)) {
-        // Not awaited: it is done when the page has cancelled its copy, too.
+        // Not awaited: the promise resolves only when the page has cancelled its copy, too.
         reader.cancel().catch(() => {});
         return;
       }

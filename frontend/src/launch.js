@@ -1,7 +1,7 @@
 // BinderHub's launch page: solves a challenge while the page loads and sends the pass with its build request.
 //
-// The page has an inline wrapper of fetch (chart/values.yaml, extra_header_html) that loads this and then hands it build requests.
-// Whatever fails here, the request goes out as if none of this were there.
+// An inline wrapper of fetch in the page (chart/integration/launch_page.js) loads this script and hands it build requests. If
+// anything fails here, the request goes out unchanged.
 import { Check } from "./check.js";
 import { readEvents } from "./events.js";
 import { Panel } from "./panel.js";
@@ -39,10 +39,10 @@ function begin() {
     panel = new Panel();
     panel.onCarryOn = () => current.check.decline();
     panel.onAnother = () => current.check.another();
-    // Coming back to a page that was kept: what it says is over.
+    // The browser restored the page from its cache, and the panel's message is outdated.
     addEventListener("pageshow", (event) => { if (event.persisted) panel.host.remove(); });
   } catch {
-    // An old browser. Proof of work may do all the same.
+    // An old browser, which may still do proof of work.
   }
   if (ours.challenge) expected = newLaunch(null, ours.challenge);
   const early = ours.early ?? [];
@@ -64,7 +64,7 @@ function newLaunch(address, asked) {
 }
 
 function newCheck(launch, asked) {
-  // Scripts of third parties must not see the hub's token of somebody who is signed in.
+  // For signed-in users no script of third parties is loaded: it could read their token for the hub.
   const widgets = panel && !signedIn() ? { place: () => panel.attach(), language: panel.language, theme: () => panel.theme } : null;
   const means = {
     solve: (challenge, signal) => solve(challenge, (algorithm) => startWorker(algorithm, ours.base), signal),
@@ -73,7 +73,7 @@ function newCheck(launch, asked) {
     widgets,
   };
   return new Check(ours.base, asked, means, () => {
-    // A pass that a request waits for goes with it in this moment, and then there is more to say.
+    // If a request waits for this pass, it goes out now and shows the next message.
     if (launch.check && !(launch.check.token && launch.waiting)) show(launch);
   });
 }
@@ -83,7 +83,7 @@ function signedIn() {
   try {
     return Boolean(window.pageConfig.apiToken) || /(?:^|; )_xsrf=/.test(document.cookie);
   } catch {
-    // A page that may not read its cookies.
+    // The page may not read its cookies.
     return true;
   }
 }
@@ -106,7 +106,7 @@ function launchOf(address) {
  * @param {*} self what it was called on
  * @param {IArguments} args what it was called with
  * @param {string} address the absolute address of the request
- * @returns {Promise<Response>|undefined} nothing if this is none of our business
+ * @returns {Promise<Response>|undefined} undefined for requests other than launches
  */
 function send(original, self, args, address) {
   const url = new URL(address);
@@ -131,7 +131,7 @@ function send(original, self, args, address) {
     }
     return answer;
   };
-  // A launch waits once: when the page tries again, it goes at once.
+  // A launch waits only once: a retry of the page goes at once.
   if (launch.check.token || launch.gone || !launch.check.running) return go();
   launch.waiting += 1;
   show(launch);
@@ -151,7 +151,7 @@ function withToken(args, address, token) {
 }
 
 /**
- * Read along in a build.
+ * Read the events of a build from a copy of the response.
  *
  * @param {Launch} launch
  * @param {Promise<Response>} copy a clone of the response that the page reads
@@ -170,13 +170,13 @@ async function watch(launch, copy, address, token) {
       return said === "launching";
     });
   } catch {
-    // The page ended it, or sees the same error and deals with it.
+    // The page ended the request, or handles the same error itself.
   }
 }
 
 function ready(launch, token, server, verifier) {
   launch.ended = true;
-  // The next request for the same address is another launch, and has a pass of its own.
+  // The next request for this address is another launch with another pass.
   launches.delete(launch.address);
   const late = launch.check.token;
   if (!token && late) unlock(launch, late, server, verifier);
@@ -208,11 +208,11 @@ function show(launch) {
       another: asks && check.others,
     });
   } catch {
-    // Nobody sees it; the launch goes on.
+    // The panel is missing, and the launch goes on.
   }
 }
 
-// The messages' keys. "will" is a promise: only a pass that went with the request keeps it.
+// The key of the message. "will" promises access, so only a pass that went with the request leads to it.
 function stateOf({ check, waiting, gone, sent, ended, unlock }) {
   if (unlock === "granted") return "has";
   if (unlock === "refused") return "none";
@@ -230,5 +230,5 @@ function stateOf({ check, waiting, gone, sent, ended, unlock }) {
 try {
   if (ours && !ours.send) begin();
 } catch {
-  // Nothing of it is to be seen on the page.
+  // The page looks as it does without this script.
 }

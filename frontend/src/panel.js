@@ -1,5 +1,5 @@
-// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it; the page can be scrolled
-// so far that nothing is behind it.
+// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it. The page can be
+// scrolled far enough that the panel hides nothing.
 import ar from "../../verifier/web/messages/launch/ar.json";
 import de from "../../verifier/web/messages/launch/de.json";
 import en from "../../verifier/web/messages/launch/en.json";
@@ -22,15 +22,17 @@ export class Panel {
   _shown = null;
   _closed = false;
 
-  /** Make a panel; it is not in the page before it has something to say. */
+  /** Make a panel. It appears in the page with its first message. */
   constructor() {
     const make = (name, properties, ...children) => {
       const element = Object.assign(document.createElement(name), properties);
       element.append(...children);
       return element;
     };
-    const button = (name, onclick) => make("button", { type: "button", className: name, textContent: this._messages[name], onclick });
-    // The page's style sheets and ours do not meet. The widget alone is in the page's own tree: providers' scripts look for it there.
+    const button = (name, onclick) =>
+      make("button", { type: "button", className: name, textContent: this._messages[name], onclick });
+    // A shadow root keeps the page's style sheets and ours apart. Only the widget is in the page's own tree, where scripts of
+    // providers look for it.
     this.host = make("div", { id: "binder-egress" });
     this.widget = make("div", { slot: "widget" });
     this.host.append(this.widget);
@@ -59,7 +61,7 @@ export class Panel {
       make("div", { className: "line" }, this.progress, this.text, this.why, close),
       make("slot", { name: "widget" }), buttons, this.reason);
     section.setAttribute("aria-label", this._messages.label);
-    // Room at the end of the page: nothing stays behind the panel that is scrolled to, or that gets the focus.
+    // Room at the end of the page: what is scrolled to or gets the focus is not behind the panel.
     const room = make("div");
     root.append(section, room);
     new ResizeObserver(() => {
@@ -73,23 +75,23 @@ export class Panel {
   }
 
   /**
-   * Put it into the page, as soon as there is a body, if it is not there.
+   * Put the panel into the page, as soon as the page has a body.
    *
-   * @returns {Promise<HTMLElement>} the element in it that a provider's widget goes into
+   * @returns {Promise<HTMLElement>} its element for a provider's widget
    */
   async attach() {
     if (!document.body) await new Promise((resolve) => { document.addEventListener("DOMContentLoaded", resolve); });
     this._closed = false;
     if (!this.host.isConnected) {
       document.body.append(this.host);
-      // A live region must be there before its text is, or nobody hears of it.
+      // Screen readers announce only changes of a live region that exists already.
       setTimeout(() => this._render(), 50);
     }
     return this.widget;
   }
 
   /**
-   * Say something.
+   * Show a message.
    *
    * @param {object} what
    * @param {string} what.state the key of a message
@@ -104,7 +106,7 @@ export class Panel {
     else if (!this._closed) this.attach().catch(() => {});
   }
 
-  /** Take it out of the page for a person who has had enough of it: only a widget brings it back. A launch that waits for them goes on. */
+  /** Close the panel for good: only a widget brings it back. A launch that waits for the person goes on. */
   close() {
     this._closed = true;
     if (this._shown?.carryOn) this.onCarryOn();
@@ -114,7 +116,7 @@ export class Panel {
   _render() {
     const { state, provider, busy, carryOn, another } = this._shown;
     const text = fill(this._messages[state], { provider: provider ?? "", later: this._messages.later });
-    // Screen readers read it again otherwise.
+    // Setting the same text again would make screen readers repeat it.
     if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;
     this.progress.hidden = !busy;
@@ -123,7 +125,7 @@ export class Panel {
   }
 }
 
-// Of Bootstrap, with which BinderHub's page is made; BinderHub itself sets none.
+// The theme of Bootstrap, which BinderHub's page uses; BinderHub itself sets none.
 function pageTheme() {
   const theme = document.documentElement.dataset.bsTheme;
   return theme === "dark" || theme === "light" ? theme : null;

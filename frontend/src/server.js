@@ -1,5 +1,5 @@
-// The page of a server: says what the server may reach and for how long, unlocks it, gets it a larger tier, renews its lease, and follows
-// what becomes of it while the page is looked at.
+// The page of a server: says what the server may reach and for how long, unlocks it, raises its tier, renews its lease, and follows
+// its state while the page is visible.
 import { fill } from "./language.js";
 import { solve } from "./solve.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
@@ -14,13 +14,13 @@ const tiers = JSON.parse(page.dataset.tiers);
 const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
-// Far above the 2 s that an unlock may take; without a limit, as in browsers from before 2022, a browser waits for minutes.
+// Most milliseconds for an answer: far above the 2 s that an unlock may take. Without a limit browsers wait for minutes.
 const PATIENCE = 15_000;
-// How often the page looks whether something changed, in ms: soon after something happened, then more and more seldom.
+// Milliseconds between two requests for the server's state: at first after a change, at most, and the factor between.
 const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
-// How long the reconciler may need, in ms, until the page says that something seems to be wrong.
+// Milliseconds after which the page says that an unlock takes unusually long.
 const TOO_LONG = 60_000;
-// How long before the end of a lease the page says aloud that it ends, in seconds.
+// Seconds before the end of a lease at which screen readers announce it.
 const NEAR_END = 300;
 
 let tier = page.dataset.tier; // null: there is no such server
@@ -42,7 +42,9 @@ const text = (name, values) => fill(messages[name], values);
 // What a solution may be for, in words.
 const AIMS = {
   unlock: { why: text("why"), button: text("button"), presenting: text("presenting"), failed: text("failed") },
-  renew: { why: text("why-renewal"), button: text("renew"), presenting: text("presenting-renewal"), failed: text("failed-renewal") },
+  renew: {
+    why: text("why-renewal"), button: text("renew"), presenting: text("presenting-renewal"), failed: text("failed-renewal"),
+  },
   raise: { why: text("why-more"), button: text("button-more"), presenting: text("presenting"), failed: text("failed-more") },
 };
 const gives = (name) => tiers[name] && text("then-reach", { reach: tiers[name] });
@@ -88,7 +90,8 @@ function aimAt(next, to) {
 
 // What the service says of the server, null if there is none. `live`: it is the answer to what was presented.
 function show(now, live) {
-  const was = { tier, until: lease?.until, renewable: renewable(), larger: String(larger), over: lease && performance.now() > ends - SOON };
+  const over = lease && performance.now() > ends - SOON;
+  const was = { tier, until: lease?.until, renewable: renewable(), larger: String(larger), over };
   tier = now ? now.tier : null;
   lease = now?.until ? now : null;
   larger = now?.larger ?? [];
@@ -225,9 +228,9 @@ function choose(current) {
   }));
 }
 
-// Show what may be solved. A widget is shown at once, for it is what a person clicks; a calculation begins with a click, or where the
-// address asks for it, unless another site's page sent the visitor here: it must not let its visitors work for a server of its own.
-// A renewal, or more than a server has, begins with a click, whatever it needs.
+// Show what can be solved. A widget is shown at once, since it is what a person clicks. A calculation begins with a click, or if
+// the address asks for it, unless a page of another site sent the visitor here: that page must not let its visitors work for its
+// own server. A renewal or a larger tier always begins with a click.
 async function offer() {
   const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
   button.hidden = false;
@@ -255,7 +258,8 @@ function fail(error) {
   const minutes = Math.max(1, Math.round((error.after || 0) / 60));
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
   const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
-  say(AIMS[aim].failed, text(`error-${words}`, { provider, when, detail: error.detail ?? "" }), another && text("error-another-way"));
+  const cause = text(`error-${words}`, { provider, when, detail: error.detail ?? "" });
+  say(AIMS[aim].failed, cause, another && text("error-another-way"));
   // Nothing to press where it cannot help.
   button.hidden = words === "insecure";
 }

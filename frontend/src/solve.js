@@ -1,7 +1,7 @@
 // Proof of work: solves a challenge of ALTCHA in Web Workers.
 import { pbkdf2, sha, solveChallenge, solveChallengeWorkers } from "altcha/lib";
 
-// Two at most: a launch page must not take the whole of a laptop, or the battery of a phone.
+// Most workers: a launch page must not take a whole laptop, or the battery of a phone.
 const WORKERS = 2;
 
 /**
@@ -27,14 +27,14 @@ export async function solve(challenge, startWorker, signal) {
       timeout: 0,
     }));
   } finally {
-    // The library ends its workers, but not those that it had when making the next one failed.
+    // The library ends its workers, except when starting one of them fails.
     for (const worker of started) worker.terminate();
   }
 }
 
 /**
- * Solve a challenge where there are no workers. Each step is a call of the browser's own cryptography, which calculates elsewhere, so the page
- * goes on meanwhile; it takes about twice as long.
+ * Solve a challenge without workers. Each step is a call of the browser's own cryptography, which runs on another thread, so the
+ * page stays responsive. It takes about twice as long.
  *
  * @param {object} challenge with one of the algorithms that browsers have: PBKDF2 or SHA
  * @param {AbortSignal} [signal] ends it; the promise then rejects
@@ -43,7 +43,8 @@ export async function solve(challenge, startWorker, signal) {
 export async function solveInPage(challenge, signal) {
   const means = { PBKDF2: pbkdf2, SHA: sha }[family(challenge.parameters.algorithm)];
   if (!means) throw new Error("needs workers");
-  return finish(challenge, signal, (controller) => solveChallenge({ challenge, controller, deriveKey: means.deriveKey, timeout: 0 }));
+  const { deriveKey } = means;
+  return finish(challenge, signal, (controller) => solveChallenge({ challenge, controller, deriveKey, timeout: 0 }));
 }
 
 async function finish(challenge, signal, work) {

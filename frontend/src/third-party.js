@@ -1,7 +1,7 @@
-// For pages at other places that launch servers here: thebe, @jupyterhub/binderhub-client, or an EventSource or a fetch of their own.
+// For pages elsewhere that launch servers here, by thebe, @jupyterhub/binderhub-client, EventSource or fetch.
 //
-// The launch goes out as it is, at once. This reads along, solves meanwhile, and unlocks the server when it is ready. Whatever fails here,
-// the page does not see it (D-144, D-145, D-146).
+// The launch goes out unchanged and at once. This script reads the build's events, solves meanwhile, and unlocks the server when it
+// is ready. The page sees none of its failures (D-144, D-145, D-146).
 import ar from "../../verifier/web/messages/third-party/ar.json";
 import de from "../../verifier/web/messages/third-party/de.json";
 import en from "../../verifier/web/messages/third-party/en.json";
@@ -17,9 +17,10 @@ import { workerOf } from "./workers.js";
 
 const MESSAGES = { en, ar, de, es, fr, ja };
 
-// Seconds for which a page waits for a pass, where it does not say.
+// Seconds that a page waits for a pass by default.
 const PATIENCE = 15;
-// Seconds before an unlock is tried again that got no answer, or found no server: the verifier learns of a server a moment after it has started.
+// Seconds before an unlock is tried again that got no answer or found no server: the verifier learns of a server a moment after its
+// start.
 const AGAIN = [1, 2, 4];
 
 /** @type {Map<string, object>} what `connect` has returned, by the verifier */
@@ -30,10 +31,11 @@ const connected = new Map();
  *
  * @param {object} options
  * @param {string} options.verifier the address of the verifier, `https://hub.example.org/egress/`
- * @param {string} [options.binderhub] the address of the BinderHub, `https://mybinder.org/`; by default the one that the verifier is part of
+ * @param {string} [options.binderhub] the address of the BinderHub, `https://mybinder.org/`; by default the parent of the
+ *   verifier's address
  * @param {string[]} [options.tiers] the tiers that are enough: proof of work that earns another one is not done; by default all are
- * @param {string|Element} [options.link] where to show a link to the server's unlock page, if the page itself cannot unlock it; an element,
- *   or a CSS selector
+ * @param {string|Element} [options.link] where to show a link to the server's unlock page if this page cannot unlock it: an
+ *   element, or a CSS selector
  * @param {string} [options.key] an API key: passes are asked for with it, and proof of work is done only where it gives none
  * @returns {{verifier: string, binderhub: string, getPass: Function, withEgress: Function}}
  */
@@ -102,7 +104,8 @@ class Gate {
 
   fetched([input, options], answer) {
     const request = input instanceof Request ? input : null;
-    const launch = this.launchOf(new URL(request?.url ?? input, document.baseURI).href, String(options?.method ?? request?.method ?? "GET"));
+    const address = new URL(request?.url ?? input, document.baseURI).href;
+    const launch = this.launchOf(address, String(options?.method ?? request?.method ?? "GET"));
     if (launch) this.readAlong(launch, answer);
   }
 
@@ -137,7 +140,7 @@ class Gate {
     }, () => {});
   }
 
-  /** A check for what is to come; null where a key makes it needless. What a key gives is charged when it is asked for, so not before it is needed. */
+  /** A check in advance; null with a key, whose passes are charged when they are asked for, so not before they are needed. */
   ahead() {
     return this.key ? null : this.newCheck();
   }
@@ -159,7 +162,8 @@ class Gate {
   async passForKey() {
     if (!this.key) return null;
     try {
-      const { token } = await json(fetch(`${this.base}passes`, { method: "POST", headers: { Authorization: `Bearer ${this.key}` } }));
+      const headers = { Authorization: `Bearer ${this.key}` };
+      const { token } = await json(fetch(`${this.base}passes`, { method: "POST", headers }));
       return String(token);
     } catch {
       // Spent, revoked, or no answer: as without a key.

@@ -2,10 +2,10 @@
 //
 // A provider's script is loaded only when its widget is to be shown, from the address that the verifier's offer names.
 
-// Seconds for which a provider's script may load. Solving has no limit of its own: `signal` ends it.
+// Most seconds for a provider's script to load. Solving has no limit except `signal`.
 const LOADING = 15;
 
-/** A widget that cannot be used. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
+/** An unusable widget. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
 export class WidgetError extends Error {
   constructor(reason, detail) {
     super(`${reason}: ${detail}`);
@@ -80,8 +80,8 @@ const classic = (what, on, more) => ({
   ...more,
 });
 
-// Each row: `query` is added to the script's address; `ready` returns what the script defines, once it is there; `show` renders, and
-// returns a function that takes the widget away. A challenge that nobody answers in time is begun again.
+// Each row: `query` is added to the script's address; `ready` returns what the script defines, once that exists; `show` renders the
+// widget and returns a function that removes it. A challenge that nobody answers in time starts again.
 const ROWS = {
   hcaptcha: {
     title: "hCaptcha",

@@ -13,7 +13,7 @@ const FILES = { PBKDF2: "worker-pbkdf2.js", SHA: "worker-sha.js", SCRYPT: "worke
 export function startWorker(algorithm, base) {
   const address = `${base}static/${MANIFEST[FILES[family(algorithm)]]}`;
   if (new URL(address).origin === location.origin) return new Worker(address);
-  // A worker must be of the page's own origin, a script that it imports need not: the page may come from another host than the build.
+  // A worker must have the page's origin, the scripts that it imports need not: the page may come from another host than the build.
   return workerOf(`importScripts(${JSON.stringify(address)})`);
 }
 

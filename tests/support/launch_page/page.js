@@ -1,5 +1,5 @@
-// What BinderHub's page does, without React: it launches a millisecond after it has loaded (/v2/…), or when somebody presses the button
-// (home page), with the same client, and leaves for the server as soon as that is ready.
+// What BinderHub's page does, without React: it launches a millisecond after it has loaded (/v2/…), or when somebody presses the
+// button (home page), with the same client, and leaves for the server as soon as that is ready.
 import { BinderRepository } from "@jupyterhub/binderhub-client/client.js";
 import { LaunchSpec } from "@jupyterhub/binderhub-client/spec.js";
 
@@ -27,7 +27,8 @@ async function launch(spec) {
     }
     if (data.phase === "ready") {
       image.close();
-      const url = LaunchSpec.fromSearchParams(new URLSearchParams(location.search)).getJupyterServerRedirectUrl(new URL(data.url), data.token);
+      const url = LaunchSpec.fromSearchParams(new URLSearchParams(location.search))
+        .getJupyterServerRedirectUrl(new URL(data.url), data.token);
       // `stay` is for tests that look at the page after this.
       if (!window.pageConfig.stay) window.location.href = url.href;
       break;

@@ -11,7 +11,7 @@ from verifier.web.app import internal_document, public_document
 
 
 def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]) -> str:
-    """The default of a value in Markdown; "" where it is a map whose parts are explained themselves."""
+    """The default of a value in Markdown; "" for a map whose entries have explanations of their own."""
     if isinstance(value, dict) and any(other[: len(path)] == path and other != path for other in known):
         return ""
     if isinstance(value, (dict, list)) and value:

@@ -1,6 +1,6 @@
-"""The alerts: expressions that Prometheus can read, about metrics that there are, with what they tell people, and when they fire.
+"""The alerts: expressions that Prometheus can read, about existing metrics, with texts for people, and when they fire.
 
-Prometheus' own `promtool` tries each with time series that must bring it about, and with some that must not.
+Prometheus' own `promtool` tries each with time series for which it must fire, and with others for which it must not.
 """
 
 import re
@@ -17,11 +17,11 @@ TOP = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.timeout(1800)
 
-# A unit test compares them with what the verifier answers.
+# A unit test compares them with the verifier's answer.
 SAMPLES = samples()
 
-# Each minute of an hour, by whether something is wrong: alert → the labels that it fires with, and for each of the two what
-# Prometheus sees. `4x60` is 4 all the time, `0+1x60` one more each minute. Where a label must be ignored there are two of it.
+# Alert → its labels, the time series for which it fires, and those for which it does not, each minute of an hour. `4x60` is 4 all
+# the time, `0+1x60` one more each minute. Where the alert must ignore a label, two series differ in it.
 SEEN = {
     "BinderEgressApiKeySpent": (
         {"key": "course"},

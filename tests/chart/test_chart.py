@@ -1,6 +1,6 @@
-"""The chart as a whole: each values file of chart/ci, a parent chart that imports from it, and the care taken of its values.
+"""The chart as a whole: each values file of chart/ci, a parent chart that imports from it, and the upkeep of its values.
 
-What single templates render is in the suites of chart/tests.
+The suites of chart/tests are about single templates.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ def test_topology_has_what_its_mode_needs(render, values):
 
 
 def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
-    """Redis keeps which passes were used in memory: restarted, it would refuse those that a rotation is meant to keep."""
+    """Redis has the used passes in memory: after a restart it would refuse the passes that a rotation is meant to keep."""
 
     def checksums(*keys):
         objects = render("--set", f"secret.signingKeys={{{','.join(key * 40 for key in keys)}}}")
@@ -45,7 +45,7 @@ def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
 
 
 def test_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
-    """It keeps which passes were used in memory. So neither the version nor other settings may be in what its pod is made of."""
+    """Redis has the used passes in memory, so its pod may contain neither the version nor other settings."""
 
     def pods(chart, *args):
         return {
@@ -82,13 +82,13 @@ def test_pods_are_hardened(render, values):
         if kind not in ("Deployment", "Pod"):
             continue
         pod = document["spec"] if kind == "Pod" else document["spec"]["template"]["spec"]
-        # binder-egress-test reads what the other pods of `helm test` saw.
+        # binder-egress-test reads the results of the other pods of `helm test`.
         assert pod["automountServiceAccountToken"] is (name in ("binder-egress-reconciler", "binder-egress-test"))
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        # Hashes of API keys, and what an operator names, are all that is mounted: no files of the node, no token of Kubernetes.
+        # Only hashes of API keys and the operator's volumes are mounted: no files of the node, no Kubernetes token.
         mounted = {volume["name"]: volume for volume in pod.get("volumes", []) if "emptyDir" not in volume}
         assert ("api-keys" in mounted) == (name == "binder-egress-verifier")
         assert set(mounted) <= {"api-keys", "redis-ca", "corporate-ca", "policies"}
@@ -138,7 +138,7 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_policies_are_accepted_by_the_api_server(render, values):
-    """Exceptions lie inside their CIDR; no rule for everybody slipped in; no policy selects every pod."""
+    """Exceptions lie inside their CIDR; no rule is for everybody; no policy selects every pod."""
     for (kind, name), document in render("--values", values).items():
         if kind != "NetworkPolicy":
             continue
@@ -179,7 +179,7 @@ def test_private_addresses_are_closed(render, more):
 
 
 def test_exceptions_hold_on_kube_router(render):
-    """kube-router makes 2000::/3 and fd00::/8 of ::/0, and the narrowest entry of its set wins, match or not."""
+    """kube-router splits ::/0 into 2000::/3 and fd00::/8, and the narrowest entry of its set wins, exception or not."""
     made = [ipaddress.ip_network("2000::/3"), ipaddress.ip_network("fd00::/8")]
     excepted = [ipaddress.ip_network(cidr) for cidr in VALUES["except"] if ":" in cidr]
     for network in made:
@@ -226,7 +226,7 @@ def test_values_for_another_release_are_the_exported_ones(render):
 
 
 def test_settings_are_those_that_the_image_reads(render):
-    """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all of its own."""
+    """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all its settings."""
     from verifier.settings import PREFIX, ReconcilerSettings, VerifierSettings
 
     objects = render()
@@ -237,14 +237,14 @@ def test_settings_are_those_that_the_image_reads(render):
         env[name] = [entry["name"] for entry in pod["containers"][0]["env"]]
     known = {PREFIX + field.upper() for field in {**VerifierSettings.model_fields, **ReconcilerSettings.model_fields}}
     assert set(config) <= known
-    # The secrets of captcha providers are a variable each, and there are none by default, nor sentinels.
+    # By default there are no secrets of captcha providers, which have a variable each, and no sentinels.
     fields = set(VerifierSettings.model_fields) - {"captcha_secrets", "redis_sentinel_password"}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
     fields = set(ReconcilerSettings.model_fields) - {"redis_sentinel_password"}
     assert set(env["reconciler"]) == {PREFIX + field.upper() for field in fields}
 
 
-# A parent chart, as small as it can be: BinderHub with a closed schema, and JupyterHub with its own default below it.
+# A minimal parent chart: BinderHub with a closed schema, and JupyterHub below it with a default of its own.
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_parent_imports_the_wiring_beside_its_own(render, parent):
     hub = seen(objects, "jupyterhub")
     assert hub["singleuser"]["extraEnv"] == exported["jupyterhub"]["singleuser"]["extraEnv"]
     assert ("Deployment", "binder-egress-verifier") in objects
-    # The addresses in what was imported are those of what is rendered.
+    # The imported addresses are those of the rendered objects.
     assert ("Service", "binder-egress") in objects and ("Secret", "binder-egress") in objects
 
 
@@ -354,7 +354,7 @@ def test_parent_sets_values_and_a_wrong_one_is_refused(helm, render, parent):
     assert "additional properties 'moed' not allowed" in refused.stderr
 
 
-# Care taken of values. What the operators' maps contain is data, and so is what is exported.
+# Upkeep of values. The entries of operators' maps are data, and so are the exported values.
 
 DATA = ("except", "integration.binderhub", "tiers.verified.cidrs", "base.ingress", "userPods.labels", "dns.namespaceLabels")
 DATA += ("integration.hint",)
@@ -364,7 +364,7 @@ DATA += ("verifier.networkPolicy.captchaProviders.cidrs", "verifier.networkPolic
 
 
 def leaves(values, path=()):
-    """The paths of all values that an operator sets: leaves, and the maps that are data as a whole."""
+    """The paths of all values that an operator sets: leaves, and whole maps that are data."""
     for key, value in values.items():
         here = (*path, str(key))
         if isinstance(value, dict) and value and ".".join(here) not in DATA and here[-1] != "resources":
@@ -381,7 +381,7 @@ def set_in_suites():
 
     def paths(node, prefix=()):
         for key, value in node.items():
-            # helm-unittest takes a key for a path, unless a part of it is in quotes or brackets.
+            # helm-unittest reads a key as a path, unless a part of it is in quotes or brackets.
             here = prefix + tuple(str(key).split("."))
             yield from (here[: i + 1] for i in range(len(prefix), len(here)))
             if isinstance(value, dict):
@@ -401,13 +401,13 @@ def test_values_are_explained():
 
 
 def test_values_are_set_in_a_suite():
-    """A value that no suite sets could do nothing, and nobody would see it."""
+    """A value that no suite sets could be without effect, and nobody would notice."""
     found = set_in_suites()
     assert not [".".join(path) for path in LEAVES if path not in found]
 
 
 def test_values_and_schema_agree():
-    """Each default is in the schema, and the schema has nothing that is not there, apart from a parent's `enabled`."""
+    """Values and schema have the same keys, apart from a parent's `enabled`."""
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def compare(values, node, path):
@@ -436,4 +436,5 @@ def test_package_has_the_chart_and_nothing_else(helm, tmp_path):
     with tarfile.open(tmp_path / "binder-egress-0.1.0.tgz") as package:
         names = package.getnames()
     assert "binder-egress/charts/redis/templates/_manifests.tpl" in names
-    assert not [name for name in names if name.startswith(("binder-egress/tests/", "binder-egress/ci/"))]
+    left_out = tuple(f"binder-egress/{folder}/" for folder in ("tests", "ci", "integration"))
+    assert not [name for name in names if name.startswith(left_out)]

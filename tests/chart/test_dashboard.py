@@ -1,4 +1,4 @@
-"""The Grafana dashboard: queries that Prometheus can read, about metrics and labels that there are."""
+"""The Grafana dashboard: queries that Prometheus can read, about existing metrics and labels."""
 
 import json
 import re

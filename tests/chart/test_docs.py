@@ -1,4 +1,4 @@
-"""What the documents say is there, is there, and what they tell to type is accepted."""
+"""The documents: links, paths, and commands that helm accepts."""
 
 import base64
 import re

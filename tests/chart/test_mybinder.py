@@ -1,4 +1,4 @@
-"""The change that docs/mybinder.md describes: its diffs apply one after the other, and each member is rendered as the page says."""
+"""The change that docs/mybinder.md describes: its diffs apply in order, and each member is rendered as the page says."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def write(path, text):
 
 
 def stand_in(path, properties):
-    """A sub-chart with a closed schema, that shows the values that reach it."""
+    """A sub-chart with a closed schema, which renders the values that it gets."""
     write(path / "Chart.yaml", {"apiVersion": "v2", "name": path.name, "version": "0.1.3" if "zulip" in path.name else "1.0.0"})
     closed = {"type": "object", "additionalProperties": False, "properties": {key: {} for key in (*properties, "global")}}
     write(path / "values.schema.json", json.dumps(closed))
@@ -63,7 +63,7 @@ def apply(deploy, number, *options):
 
 @pytest.fixture
 def render(helm, deploy):
-    """What Helm makes of a member: (kind, name) → object."""
+    """A function that renders a member: (kind, name) → object."""
 
     def render(member):
         write(deploy / "secrets.yaml", SECRETS)

@@ -1,4 +1,4 @@
-"""The chart as something that is published and run by others: versions of Kubernetes, names, GitOps, and what is said of it."""
+"""The chart as others install it: versions of Kubernetes, names, GitOps, its documentation and its image."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import yaml
 from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES, objects
 
 OLDEST, NEWEST = "1.28.0", "1.37.0"
-"""Versions of Kubernetes: what Chart.yaml asks for, and the newest whose libraries are published."""
+"""Versions of Kubernetes: the oldest that Chart.yaml accepts, and the newest whose libraries are published."""
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
@@ -27,10 +27,10 @@ def rendered(helm, *args):
 def test_topologies_render_for_the_oldest_and_the_newest_kubernetes(helm, values):
     def objects_for(version):
         _, documents = rendered(helm, "--values", values, "--kube-version", version)
-        # Made anew in each rendering.
+        # Secrets are new in each rendering.
         return [document for document in documents if document["kind"] != "Secret"]
 
-    # What is rendered depends on the kinds that a cluster has, not on its version.
+    # The objects depend on the kinds of a cluster, not on its version.
     assert objects_for(OLDEST) == objects_for(NEWEST)
 
 
@@ -47,24 +47,24 @@ def test_admission_policies_depend_on_the_kinds_of_the_cluster(helm):
 
 
 def test_renderings_with_an_existing_secret_are_all_the_same(helm):
-    """What only renders (Argo CD, Flux) compares renderings: nothing may be random, and nothing looked up."""
+    """Tools that only render (Argo CD, Flux) compare renderings: nothing may be random, and nothing looked up."""
     first, documents = rendered(helm, "--set", "secret.existingSecret=mine")
     assert rendered(helm, "--set", "secret.existingSecret=mine")[0] == first
     assert ("Secret", "binder-egress") not in {(document["kind"], document["metadata"]["name"]) for document in documents}
 
 
 LONGEST = "t" * 40
-"""A tier of as many letters as the schema lets pass."""
+"""The longest name of a tier that the schema accepts."""
 
 
 def test_names_are_no_longer_than_labels_may_be(helm):
-    """63 characters, though most kinds may have more: names of pods become host names, and names of objects labels."""
+    """63 characters, although most kinds accept more: names of pods become host names, and names of objects labels."""
     name = ["--set", f"fullnameOverride={'n' * 40}", "--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
     tiers = ["--set-json", f"tiers.{LONGEST}={{}}", "--set-json", f"tiers.{LONGEST[:-1]}u={{}}"]
     _, documents = rendered(helm, *name, *tiers)
     names = [document["metadata"]["name"] for document in documents if "admission" not in document["apiVersion"]]
     assert not [name for name in names if len(name) > 63]
-    assert len([name for name in names if "-tier-ttt" in name]) == 4, "two tiers that begin alike are two, in policies and in tests"
+    assert len([name for name in names if "-tier-ttt" in name]) == 4, "two tiers that begin alike have different policies and tests"
     long = helm("template", "r" * 53, CHART, "--namespace", "binder", *name)
     for document in yaml.safe_load_all(long):
         for value in (document or {}).get("metadata", {}).get("labels", {}).values():
@@ -75,7 +75,7 @@ def test_longer_name_is_refused(helm):
     assert helm("template", "r", CHART, "--set", f"fullnameOverride={'n' * 41}", check=False).returncode != 0
 
 
-# What is said of it.
+# Its documentation, and its image.
 
 
 def test_templates_are_in_a_suite():
@@ -110,14 +110,14 @@ def test_paths_and_values_for_chartpress_exist():
         for key in path.split("."):
             found = found[key]
         assert "/verifier" in (found if isinstance(found, str) else found["name"])
-    # What its image is made of is what makes a new one.
+    # The image's sources are the paths that trigger a build.
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
     for source in " ".join(copied).split():
         assert any(source == path or source.startswith(f"{path}/") for path in [*image["paths"], "README.md", "LICENSE"]), source
 
 
 PLATFORMS = {"linux/amd64": ("x86_64", "linux-x64"), "linux/arm64": ("aarch64", "linux-arm64")}
-"""What the image is published for, as in chartpress.yaml: in names of wheels, and of npm's packages."""
+"""Platforms of the image, as in chartpress.yaml → their names in wheels and in npm packages."""
 
 
 def test_image_is_published_for_both_platforms():
@@ -127,14 +127,14 @@ def test_image_is_published_for_both_platforms():
 def test_dockerfile_does_not_depend_on_the_machine_that_builds():
     text = (TOP / "Dockerfile").read_text()
     assert not re.findall(r"(?i)x86|amd64|aarch64|arm64|uname|--platform|\bARCH|dpkg", text)
-    # Whatever is not pure comes as a wheel or a package for the platform; nothing is compiled.
+    # Packages with native code come as wheels for the platform; nothing is compiled.
     installs = re.findall(r"pip(?: --python \S+)? install (.*)", text.replace("\\\n", ""))
     assert installs and all("--only-binary :all:" in command or "--no-index" in command for command in installs)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_dependencies_exist_for_each_platform(platform, tmp_path):
-    """By the hashes of the lock: a wheel for this platform, or one for all."""
+    """Checked by the hashes of the lock: a wheel for this platform, or one for all."""
     wheels, package = PLATFORMS[platform]
     locked = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
     native = {name for name in locked if "/@esbuild/" in name}

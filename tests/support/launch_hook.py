@@ -40,13 +40,13 @@ def no_secret_in_any_log(caplog):
 
 
 class Clock:
-    """The snippet's own view of the `time` module, so that a test can let half a minute pass."""
+    """The hook's view of the `time` module, in which a test can let half a minute pass."""
 
     def __init__(self):
         self.ahead = 0.0
 
     def monotonic(self):
-        """Seconds of the real clock, plus what the test skipped."""
+        """Seconds of the real clock, plus those that the test skipped."""
         return time.monotonic() + self.ahead
 
     def time(self):
@@ -55,10 +55,10 @@ class Clock:
 
 
 class Wiring:
-    """A config object after the snippet ran on it, as BinderHub has it after reading its config file."""
+    """A config object with the hook, as BinderHub has it after reading its config file."""
 
     def __init__(self, monkeypatch, api, token=API_TOKEN, before=None):
-        """Run the snippet. `before` is called with the config first, as an operator's earlier snippet would be."""
+        """Run the snippet. Before it, `before` is called with the config, as an operator's earlier snippet would be."""
         for name, value in {"BINDER_EGRESS_API": api, "BINDER_EGRESS_API_TOKEN": token}.items():
             if value is None:
                 monkeypatch.delenv(name, raising=False)
@@ -81,7 +81,7 @@ class Wiring:
         return url if url.endswith("/") else url + "/"
 
     async def launch(self, user="fake-repo-abc", server="", image=IMAGE, repository=REPOSITORY, launcher=None):
-        """As BinderHub's Launcher.launch: hook in a task of its own; returns the seconds that it took."""
+        """As BinderHub's Launcher.launch: the hook runs in its own task; returns its seconds."""
         began = time.monotonic()
         result = self.config.Launcher.pre_launch_hook(launcher or object(), image, user, server, repository)
         await asyncio.ensure_future(result)
@@ -89,14 +89,14 @@ class Wiring:
 
 
 def port_of(server_socket):
-    """The port that the system picked."""
+    """The port that the system chose."""
     return server_socket.getsockname()[1]
 
 
 @contextlib.asynccontextmanager
 async def serve(*routes, **settings):
     """A real HTTP server on the loopback address; gives its address."""
-    # No access log: a server that plays BinderHub would write the query there, and what counts here are our own logs.
+    # No access log, where a server that plays BinderHub would write the query: the tests are about our own logs.
     settings = {"base_url": "/binder/", "log_function": lambda handler: None, **settings}
     server = HTTPServer(Application(list(routes), **settings), xheaders=True)
     sockets = bind_sockets(0, "127.0.0.1")
@@ -109,7 +109,7 @@ async def serve(*routes, **settings):
 
 
 class Verifier(RequestHandler):
-    """Plays the verifier's in-cluster port: keeps what came, answers what `settings["answer"]` says."""
+    """Plays the verifier's in-cluster port: keeps the requests, and answers by `settings["answer"]`."""
 
     async def post(self):
         """One announced launch."""
@@ -159,7 +159,7 @@ async def get(url, client=None, headers=None, **query):
 
 
 async def slow(handler):
-    """Ten seconds; in the end nobody listens."""
+    """An answer after ten seconds, when nobody waits any more."""
     await asyncio.sleep(10)
 
 
@@ -169,6 +169,6 @@ async def garbage(handler):
 
 
 async def error(handler):
-    """500, quoting what was sent."""
+    """500, quoting the request."""
     handler.set_status(500)
     handler.write(handler.request.body)

@@ -79,7 +79,7 @@ def real_binderhub(config):
 
 
 def standin(config):
-    """The stand-in, on the same repository that the real one's FakeProvider has."""
+    """The stand-in, on the repository of the real one's FakeProvider."""
     spec = importlib.util.spec_from_file_location("standin", STANDIN)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -108,7 +108,7 @@ def standin(config):
 
 @contextlib.asynccontextmanager
 async def running(start, wiring, hub):
-    """One of the two, with the config that the snippet left; gives its address."""
+    """One of the two, with the config of the launch hook; gives its address."""
     port = port_of(bind := bind_sockets(0, "127.0.0.1")[0])
     bind.close()
     wiring.config.BinderHub.update(port=port, base_url="/binder/", hub_url=f"{hub}/", hub_api_token="t")
@@ -193,7 +193,7 @@ def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, mon
 @both
 @pytest.mark.filterwarnings("default")
 def test_binderhub_logs_no_pass_when_a_launch_fails(start, monkeypatch, caplog):
-    """It logs the address of a failed request, and hides only what its access log writes."""
+    """BinderHub logs the URL of a failed request, and hides passes only in its access log."""
 
     async def main():
         async with (

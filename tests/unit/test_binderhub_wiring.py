@@ -39,7 +39,7 @@ def _no_secret_in_any_log(caplog):
     yield from no_secret_in_any_log(caplog)
 
 
-# --- what is sent -----------------------------------------------------------------------------------------------------
+# --- the announcement -------------------------------------------------------------------------------------------------
 
 
 def test_launch_is_announced_with_its_request(monkeypatch):
@@ -104,7 +104,7 @@ def test_odd_tokens_reach_the_verifier_in_a_form_that_it_can_refuse(monkeypatch,
     ],
 )
 def test_user_who_logged_in_is_announced_with_groups(monkeypatch, create_user, user, told):
-    """BinderHub's launcher makes users itself unless auth_enabled; the groups come with JupyterHub's model of the user."""
+    """BinderHub creates users itself unless it has auth_enabled; the groups are in JupyterHub's model of the user."""
 
     async def main():
         seen = []
@@ -175,7 +175,7 @@ def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
     asyncio.run(main())
 
 
-# --- what was configured before ---------------------------------------------------------------------------------------
+# --- earlier configuration --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_earlier_hook_is_called_first(monkeypatch, kind):
 
 
 class Refused(Exception):
-    """What an operator's own hook may raise."""
+    """An error of an operator's own hook."""
 
 
 def refuse_plain(*args):
@@ -281,7 +281,7 @@ async def refuse_coroutine(*args):
 
 @pytest.mark.parametrize("hook", [refuse_plain, refuse_coroutine])
 def test_earlier_hook_can_refuse_a_launch(monkeypatch, hook):
-    """It is not for us to change, and a launch that will not happen is not announced."""
+    """The refusal reaches BinderHub unchanged, and a launch that will not happen is not announced."""
 
     async def main():
         seen = []
@@ -325,7 +325,7 @@ def test_snippet_without_its_variables_changes_nothing(monkeypatch, caplog, api,
     ]
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 async def other_json(handler):
@@ -334,7 +334,7 @@ async def other_json(handler):
 
 
 async def echo(handler):
-    """200, and what was sent, which holds the pass."""
+    """200, and the request's body, which has the pass."""
     handler.write(handler.request.body)
 
 
@@ -360,7 +360,7 @@ async def halfway(handler):
 
 
 async def drip(handler):
-    """A byte now and then, for ever: no single wait is long."""
+    """A byte now and then without an end: no single wait is long."""
     with contextlib.suppress(StreamClosedError):
         while True:
             handler.write(b" ")
@@ -402,7 +402,7 @@ def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
 
 @contextlib.asynccontextmanager
 async def raw(talk):
-    """A TCP server that says what no HTTP server would; gives its address."""
+    """A TCP server with answers that no HTTP server gives; gives its address."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port_of(server.sockets[0])}"
@@ -418,7 +418,7 @@ async def no_head(reader, writer):
 
 
 async def no_http(reader, writer):
-    """Another protocol, quoting what was sent."""
+    """Another protocol, quoting the request."""
     writer.write(await reader.read(65536) * 3)
     writer.close()
 
@@ -503,7 +503,7 @@ def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
             replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
             ticking.cancel()
         assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
-        # The look-up waits in a thread: everything else that BinderHub does goes on.
+        # The look-up waits in a thread, so BinderHub goes on.
         assert max(b - a for a, b in itertools.pairwise(ticks)) < 0.5
 
     asyncio.run(main())
@@ -520,14 +520,14 @@ def test_huge_answer_is_not_read(monkeypatch):
         async with verifier([], answer) as api:
             await Wiring(monkeypatch, api).launch()
             await asyncio.sleep(0.1)
-        # The sockets between the two hold a few without being read.
+        # The buffers of the sockets hold a few megabytes that nobody reads.
         assert megabytes[0] < 20
 
     asyncio.run(main())
 
 
 def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
-    """The limits inside the client are one thing; the second in all is kept outside of it."""
+    """The hook keeps the limit of a second itself, beside the limits of the client."""
     monkeypatch.setattr(SimpleAsyncHTTPClient, "fetch", lambda *args, **kwargs: asyncio.Future())
 
     async def main():
@@ -554,7 +554,7 @@ def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
 
 
 def test_many_launches_are_announced_at_once(monkeypatch):
-    """None waits for another's answer, as in BinderHub's own client where ten requests are the most at a time."""
+    """No launch waits for the answer of another. BinderHub's own client would make it wait: it has ten requests at a time."""
 
     async def main():
         seen, tiers, all_there = [], [], asyncio.Event()
@@ -585,7 +585,7 @@ def test_forty_launches_with_a_hanging_verifier_wait_no_longer_than_one(monkeypa
 
 
 def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
-    """Only what is ours is caught: the address itself comes from where it always came from."""
+    """Only our own errors are caught. The address comes from the earlier setting."""
 
     async def main():
         seen = []
@@ -610,7 +610,7 @@ def test_cancelled_launch_stays_cancelled(monkeypatch):
     asyncio.run(main())
 
 
-# --- the rest after repeated failures ---------------------------------------------------------------------------------
+# --- the pause after repeated failures --------------------------------------------------------------------------------
 
 
 def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplog):
@@ -631,7 +631,7 @@ def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplo
             wiring.clock.ahead += 29
             await wiring.launch()
             assert len(seen) == 3
-            # The rest is over: one call, which fails again, and the next rest begins at once.
+            # The pause is over: one call, which fails again, and the next pause begins at once.
             wiring.clock.ahead += 2
             await wiring.launch()
             await wiring.launch()
@@ -663,7 +663,7 @@ def test_success_ends_the_count_of_failures(monkeypatch):
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_refused_launches_do_not_stop_calls_for_others(monkeypatch, status):
-    """A visitor may be able to cause these, so they must not be a switch that turns egress off for everybody."""
+    """A visitor may be able to cause these, so they must not turn egress off for everybody."""
 
     async def refuse(handler):
         handler.set_status(status)

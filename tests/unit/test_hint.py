@@ -24,7 +24,7 @@ SAID = f"{URL}#unlock"
 
 
 def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> str:
-    """What a command writes to a terminal of its own."""
+    """The output of a command in a new terminal."""
     controller, terminal = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True)
@@ -62,7 +62,7 @@ def test_file_is_where_login_shells_of_every_image_look():
 
 @pytest.mark.parametrize("shell", shells())
 def test_terminal_says_where_the_page_is(shell, profile):
-    # dash reads ENV when it is interactive; that is as near to a profile as both of them come without root.
+    # dash reads ENV when it is interactive. Without root, nothing is closer to a profile.
     command = ["bash", "--noprofile", "--rcfile", profile, "-i"] if shell == "bash" else ["dash", "-i"]
     written = in_terminal(command, BINDER_EGRESS_URL=URL, ENV=str(profile))
     assert written.count(SAID) == 1
@@ -118,7 +118,7 @@ def test_interactive_shell_that_writes_to_a_file_is_not_changed(profile):
 
 @pytest.fixture
 def ipython(tmp_path):
-    """A function that runs cells in a real IPython with the startup file: what they wrote to stdout, and to stderr."""
+    """A function that runs cells in a real IPython with the startup file, and returns stdout and stderr."""
     startup = tmp_path / "profile_default/startup"
     startup.mkdir(parents=True)
     (startup / "zz-binder-egress.py").write_text(STARTUP)
@@ -140,7 +140,7 @@ def test_ipython_reads_the_folder_in_every_image():
     assert folder in SYSTEM_CONFIG_DIRS and name.endswith(".py")
 
 
-# What libraries make of a name that is not resolved, and of a network that is not reached.
+# Errors of libraries for a name that is not resolved, and a network that is not reached.
 FAILURES = {
     "socket": "import socket; raise socket.gaierror(-3, 'Temporary failure in name resolution')",
     "urllib": "import socket, urllib.error; raise urllib.error.URLError(socket.gaierror(-3, 'Temporary failure'))",
@@ -189,7 +189,7 @@ def test_startup_file_does_nothing_outside_of_ipython():
 
 
 def test_files_do_not_use_the_network():
-    """An unverified server has none, so whoever asks it waits."""
+    """An unverified server has no network, so a request would make its user wait."""
     assert not [
         word
         for word in ("curl", "wget", "connect(", "urlopen", "getaddrinfo", "/dev/tcp")

@@ -260,9 +260,7 @@ def test_the_label_follows_what_is_larger_and_what_an_operator_says(running, clu
 
 
 @pytest.mark.parametrize(("until", "becomes"), [(None, "small"), (700, "small"), (500, "verified")])
-def test_grant_that_ends_sooner_replaces_nothing(
-    redis_server, cluster, store, until, becomes
-):
+def test_grant_that_ends_sooner_replaces_nothing(redis_server, cluster, store, until, becomes):
     tiers = {"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}}
     settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
     pod = cluster.add(**granted(replace(make_grant("small"), until=until)))

@@ -245,7 +245,7 @@ def test_the_code_in_the_page_keeps_to_the_content_security_policy(public, store
     page = public.get("/egress/servers/alice", headers=HTML).text
     svg = re.search("<svg.*?</svg>", page, re.DOTALL)[0]
     assert not re.search("style|href|width=|height=|<script", svg.replace("stroke-width", ""))
-    assert str(pages._inline_qr("http://localhost/egress/servers/alice/#unlock")) == svg
+    assert str(pages.inline_qr("http://localhost/egress/servers/alice/#unlock")) == svg
 
 
 def test_the_longest_names_have_a_page(public, store):

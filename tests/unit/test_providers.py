@@ -407,7 +407,7 @@ def test_hanging_provider_has_a_limit_of_calls(net, monkeypatch):
     assert time.monotonic() - began < 5
     assert {verdict.outcome for verdict in verdicts} == {Outcome.UNAVAILABLE}
     release.set()
-    captcha.remotes[0]._pool.shutdown()
+    captcha.remotes[0].pool.shutdown()
     assert len(net.calls) == adapter.CALLS_AT_A_TIME
 
 
@@ -593,7 +593,7 @@ def test_public_test_keys_are_refused_unless_allowed(net, caplog, monkeypatch, n
     secrets = {"secrets": {name.upper(): secret}}
     assert "captcha.allowTestKeys" in refusal(name, secrets, siteKey=site_key)
     captcha = make(name, secrets | HOSTS | {"allow_test_keys": True}, siteKey=site_key)
-    monkeypatch.setattr("verifier.captcha._watch", lambda provider: None)
+    monkeypatch.setattr("verifier.captcha.keep_checking", lambda provider: None)
     captcha.start()
     assert f"captcha.providers.{name}: public test keys; anybody gets through" in caplog.text
     # The answers to test keys name a host of the provider's.

@@ -94,7 +94,7 @@ def test_a_solution_counts_once_even_if_the_provider_forgets(make, double, name)
     client = public_client(services)
     token = double.token(name, action="launch")
     assert present(client, name, token).status_code == 201
-    double._used.clear()
+    double.used_tokens.clear()
     answer = present(client, name, token)
     assert_problem(answer, "solution-refused", 403)
     assert "has been used" in answer.json["detail"]
@@ -382,7 +382,7 @@ def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, mo
     turnstile = remote(make("turnstile"), "turnstile")
     end = threading.Event()
     for _ in range(CALLS_AT_A_TIME):
-        turnstile._pool.submit(end.wait, 20)
+        turnstile.pool.submit(end.wait, 20)
     double.behaviour["turnstile"] = "down"
     turnstile.check()
     end.set()

@@ -178,10 +178,11 @@ class Captcha:
         for provider in self.remotes:
             if provider.test_keys:
                 logging.getLogger(__name__).warning("captcha.providers.%s: public test keys; anybody gets through", provider.name)
-            threading.Thread(target=_watch, args=[provider], name=f"{provider.name} self-check", daemon=True).start()
+            threading.Thread(target=keep_checking, args=[provider], name=f"{provider.name} self-check", daemon=True).start()
 
 
-def _watch(provider: Remote) -> None:
+def keep_checking(provider: Remote) -> None:
+    """Check a provider again and again, for ever: at its times, and when its `check_due` is set."""
     while True:
         provider.check_due.clear()
         try:

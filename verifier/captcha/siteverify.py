@@ -188,7 +188,8 @@ class Remote:
         self._accepts_anything = False
         self._lock = threading.Lock()
         # requests' time limits are for each read. Waiting for a pool's result limits the whole, however slowly a provider sends.
-        self._pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
+        self.pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
+        """The threads that ask the provider about clients' solutions."""
         # A separate pool, so that clients cannot prevent the self-check.
         self._check_pool = ThreadPoolExecutor(1, thread_name_prefix=f"{name} self-check")
 
@@ -258,7 +259,7 @@ class Remote:
         if not (solution.isascii() and solution.isprintable()) or " " in solution or not solution or not self._row.shape(solution):
             return replace(verdict, outcome=Outcome.REJECTED, detail=f"This is no solution of {self._row.title}.")
         verdict = replace(verdict, asked=True)
-        answer = self._ask(self._pool, solution, address)
+        answer = self._ask(self.pool, solution, address)
         if answer.outcome is Outcome.OK and self._accepts_anything:
             answer = Answer(Outcome.MISCONFIGURED, ACCEPTS_ANYTHING)
         self._note(answer)

@@ -151,7 +151,7 @@ def server_page(
         larger_tiers=json.dumps(larger),
         catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
         from_elsewhere=from_elsewhere,
-        qr=_inline_qr(address + START),
+        qr=inline_qr(address + START),
         **values,
     )
 
@@ -185,7 +185,8 @@ def _common(language: str, asset: Asset) -> dict[str, object]:
     return {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
 
 
-def _inline_qr(text: str) -> Markup | str:
+def inline_qr(text: str) -> Markup | str:
+    """A QR code as SVG, for a page; `""` for a text of more than `QR_LIMIT_CHARACTERS`."""
     if len(text) > QR_LIMIT_CHARACTERS:
         return ""
     # Without a width, which the style sheet sets, and without a style, which the Content-Security-Policy forbids.

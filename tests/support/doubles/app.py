@@ -46,7 +46,7 @@ class Double:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.score = 0.9
         self.stopping = threading.Event()
-        self._used: set[str] = set()
+        self.used_tokens: set[str] = set()
         self.app = Flask(__name__, static_folder=None)
         self._routes()
 
@@ -89,9 +89,9 @@ class Double:
             return "invalid"
         if wrong or self.behaviour[name] == "rejecting":
             return "invalid"
-        if claims["id"] in self._used:
+        if claims["id"] in self.used_tokens:
             return "used"
-        self._used.add(claims["id"])
+        self.used_tokens.add(claims["id"])
         return claims
 
     def _routes(self) -> None:

@@ -73,7 +73,7 @@ def test_a_running_server_is_unlocked(hub, run, store):
 
 
 def test_the_time_that_is_left_is_told(hub, run, store):
-    store.publish(Server("alice"), KnownServer("uid-1", "verified", until=time.time() + 7200))
+    store.publish(Server("alice"), KnownServer("uid-1", "verified", until=int(time.time()) + 7200))
     code, out, _ = run("status", f"{hub.url}egress/servers/alice/")
     assert code == 0
     said = re.fullmatch(r"egress: verified, until (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\n", out)

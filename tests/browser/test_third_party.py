@@ -131,7 +131,7 @@ def asked(build):
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_launch_is_the_same_with_the_tag_and_its_server_gets_egress(client, course, hub, store, tab):
+def test_launch_is_the_same_with_the_tag_and_gets_egress(client, course, hub, store, tab):
     hub.cached = False
     without = tab(course.page(CLIENTS[client]))
     without.launch(hub)
@@ -166,7 +166,7 @@ HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garba
         if client in ("EventSource", "fetch") or what in ("down", "not listed", "hang later")
     ],
 )
-def test_where_the_tag_cannot_help_launches_are_the_same(what, client, course, hub, start, verifier, _verifier, tab):
+def test_launch_is_the_same_where_the_tag_cannot_help(what, client, course, hub, start, verifier, _verifier, tab):
     without = tab(course.page(CLIENTS[client]))
     without.launch(hub)
     if what == "not listed":
@@ -206,7 +206,7 @@ LACKING = [
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
 @pytest.mark.parametrize("lacking", LACKING)
-def test_a_browser_that_lacks_something_launches_as_without_the_tag(lacking, client, course, hub, tab):
+def test_launch_is_the_same_in_a_browser_that_lacks_something(lacking, client, course, hub, tab):
     without = tab(course.page(CLIENTS[client]), init=lacking)
     without.launch(hub)
     with_it = tab(course.page(CLIENTS[client], script_tag(hub)), init=lacking)
@@ -217,7 +217,7 @@ def test_a_browser_that_lacks_something_launches_as_without_the_tag(lacking, cli
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
 @pytest.mark.parametrize("broken", ["window.URL", "window.JSON.parse", "dispatchEvent"])
-def test_what_throws_in_the_script_does_not_reach_the_page(broken, client, course, hub, tab):
+def test_errors_of_the_script_do_not_reach_the_page(broken, client, course, hub, tab):
     records = []
     for head in ("", script_tag(hub)):
         opened = tab(course.page(CLIENTS[client].replace("JSON.parse(event.data)", "parse(event.data)"), head))
@@ -230,7 +230,7 @@ def test_what_throws_in_the_script_does_not_reach_the_page(broken, client, cours
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
-def test_a_build_that_fails_is_the_same(client, course, hub, tab):
+def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
     hub.fails = True
     without = tab(course.page(CLIENTS[client]))
     without.launch(hub)
@@ -243,7 +243,7 @@ def test_a_build_that_fails_is_the_same(client, course, hub, tab):
         opened.thrown.clear()
 
 
-def test_an_eventsource_whose_stream_is_cut_connects_again_by_itself(course, hub, store, tab):
+def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
     hub.cached = False
     records = []
     for head in ("", script_tag(hub)):
@@ -260,7 +260,7 @@ def test_an_eventsource_whose_stream_is_cut_connects_again_by_itself(course, hub
     assert hub.count("POST /egress/passes") == 1
 
 
-def test_a_stream_that_the_page_does_not_close_begins_another_launch_and_that_is_unlocked_too(course, hub, store, tab):
+def test_stream_left_open_launches_again_and_both_get_egress(course, hub, store, tab):
     page = """<script>
       function launch(address) { new EventSource(address).onmessage = ({ data }) => { done += data.includes('"ready"'); }; }
     </script>"""
@@ -274,7 +274,7 @@ def test_a_stream_that_the_page_does_not_close_begins_another_launch_and_that_is
 
 @pytest.mark.parametrize("names", [("one", "two"), ("one", "one")], ids=["different", "the same"])
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
-def test_two_launches_on_one_page(client, names, course, hub, store, tab):
+def test_two_launches_on_one_page_both_get_egress(client, names, course, hub, store, tab):
     opened = tab(course.page(CLIENTS[client], script_tag(hub)))
     hub.ready.close()
     opened.page.evaluate(
@@ -289,7 +289,7 @@ def test_two_launches_on_one_page(client, names, course, hub, store, tab):
         await_tier(store, "user-2")
 
 
-def test_a_challenge_that_takes_longer_than_the_build(course, hub, store, tab):
+def test_challenge_slower_than_the_build_still_unlocks(course, hub, store, tab):
     hub.gates["challenge"].close()
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.launch(hub)
@@ -300,7 +300,7 @@ def test_a_challenge_that_takes_longer_than_the_build(course, hub, store, tab):
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["before launching", "after launching"])
-def test_a_build_that_takes_longer_than_a_pass_lives(cached, course, start, store, tab):
+def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, store, tab):
     hub = start(allowed_origins=[course.origin], pass_lifetime=30)
     hub.cached = cached
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
@@ -317,7 +317,7 @@ def test_a_build_that_takes_longer_than_a_pass_lives(cached, course, start, stor
 
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
-def test_a_federation_that_redirects_builds(client, course, hub, tab):
+def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, tab):
     """The server is another member's, whose verifier is asked to unlock it."""
     others = RedisServer()
     others.start()
@@ -344,7 +344,7 @@ def test_a_federation_that_redirects_builds(client, course, hub, tab):
         others.stop()
 
 
-def test_a_binderhub_at_another_place_than_the_verifier(course, hub, start, _listed, store, tab):
+def test_binderhub_at_another_address_than_the_verifier(course, hub, start, _listed, store, tab):
     front = start(_listed)
     opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
     opened.launch(hub)
@@ -399,7 +399,7 @@ def test_other_requests_pass_through_untouched(course, hub, start, _listed, tab)
     assert hub.count("GET /egress/challenge") == 0
 
 
-def test_one_global_name(course, hub, tab):
+def test_tag_defines_one_global_name(course, hub, tab):
     names = "Object.getOwnPropertyNames(window)"
     page = course.page("", "", "without.html")
     before = tab(page).page.evaluate(names)
@@ -433,7 +433,7 @@ PULLED = (
     ],
     ids=["badge", "nbgitpuller", "urlpath", "labpath", "filepath"],
 )
-def test_a_link_or_badge_leads_where_it_did(query, path, course, hub, tab):
+def test_link_or_badge_leads_to_the_same_place(query, path, course, hub, tab):
     """By way of the launch page, whose own script sends the pass."""
     hub.script = bundle()
     link = f"<a href='{hub.page()}{query}'><img alt='launch binder' src='data:,'></a>"
@@ -468,7 +468,7 @@ def policy(hub, *more, left_out=()):
     return "; ".join([*(line for name, line in parts.items() if name not in left_out), *more])
 
 
-def test_the_policy_that_the_documents_tell_is_enough(course, hub, store, tab):
+def test_documented_csp_is_enough(course, hub, store, tab):
     course.headers["Content-Security-Policy"] = policy(hub)
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     with reconciler(store, Server("user-1")):
@@ -479,7 +479,7 @@ def test_the_policy_that_the_documents_tell_is_enough(course, hub, store, tab):
 
 
 @pytest.mark.parametrize("how", ["worker-src 'none'", "no Worker"])
-def test_without_workers_it_is_solved_in_the_page(how, course, hub, store, tab):
+def test_challenge_is_solved_in_the_page_without_workers(how, course, hub, store, tab):
     init = "delete window.Worker" if how == "no Worker" else None
     if not init:
         course.headers["Content-Security-Policy"] = policy(hub, "worker-src 'none'", left_out=["worker-src"])
@@ -490,7 +490,7 @@ def test_without_workers_it_is_solved_in_the_page(how, course, hub, store, tab):
     assert opened.workers == []
 
 
-def test_a_page_whose_policy_blocks_the_verifier(course, hub, tab):
+def test_csp_that_blocks_the_verifier_leaves_the_launch_alone(course, hub, tab):
     course.headers["Content-Security-Policy"] = policy(hub, f"connect-src {hub.url}build/", left_out=["connect-src"])
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.launch(hub)
@@ -499,7 +499,7 @@ def test_a_page_whose_policy_blocks_the_verifier(course, hub, tab):
 
 
 @pytest.mark.parametrize("algorithm", ["SHA-256", "SCRYPT", "ARGON2ID"])
-def test_other_algorithms(algorithm, course, start, store, tab):
+def test_tag_solves_other_algorithms(algorithm, course, start, store, tab):
     cost = {"SHA-256": {"cost": 10}, "SCRYPT": {"cost": 16, "memoryCost": 8}, "ARGON2ID": {"cost": 1, "memoryCost": 64}}[algorithm]
     altcha = {"altcha": {"algorithm": algorithm, "counterMin": 1, "counterMax": 5, **cost}}
     hub = start(captcha_providers=altcha, allowed_origins=[course.origin])
@@ -521,7 +521,7 @@ def double():
 LINK = '<p id="egress"></p>' + CLIENTS["EventSource"]
 
 
-def test_where_only_a_widget_would_do_the_page_shows_a_link_to_the_unlock_page(double, course, start, tab):
+def test_unlock_link_is_shown_where_a_widget_is_needed(double, course, start, tab):
     hub = start(**double.settings("turnstile"), allowed_origins=[course.origin])
     opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)
@@ -536,7 +536,7 @@ def test_where_only_a_widget_would_do_the_page_shows_a_link_to_the_unlock_page(d
     assert not any(double.url in url for url in opened.requests)
 
 
-def test_a_tier_that_is_too_small_is_not_solved_for(course, start, tab):
+def test_tier_that_is_not_enough_is_not_solved_for(course, start, tab):
     tiers = {"verified": {"internet": True}, "small": {"internet": False}}
     hub = start(tiers=tiers, captcha_providers={"altcha": {**MODEST["altcha"], "tier": "small"}}, allowed_origins=[course.origin])
     opened = tab(course.page(LINK, script_tag(hub, tiers="verified other", link="#egress")))
@@ -545,7 +545,7 @@ def test_a_tier_that_is_too_small_is_not_solved_for(course, start, tab):
     assert hub.count("POST /egress/") == 0
 
 
-def test_a_tier_that_is_enough_is(course, hub, store, tab):
+def test_tier_that_is_enough_is_solved_for(course, hub, store, tab):
     opened = tab(course.page(LINK, script_tag(hub, tiers="other verified", link="#egress")))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
@@ -554,7 +554,7 @@ def test_a_tier_that_is_enough_is(course, hub, store, tab):
 
 
 @pytest.mark.parametrize("language", MESSAGES)
-def test_the_link_speaks_the_page_s_language(language, course, hub, tab):
+def test_unlock_link_has_the_language_of_the_page(language, course, hub, tab):
     hub.fault, hub.fault_paths = "down", ("challenge",)
     body = f"<script>document.documentElement.lang = '{language}-XX'</script>{LINK}"
     opened = tab(course.page(body, script_tag(hub, link="#egress")), locale="fr-FR")
@@ -565,7 +565,7 @@ def test_the_link_speaks_the_page_s_language(language, course, hub, tab):
     assert link.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
 
 
-def test_a_server_that_the_verifier_does_not_know_gets_a_link(course, hub, tab):
+def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
     """For as long as the script tries."""
     hub.launched = lambda user: None
     opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
@@ -587,7 +587,7 @@ def with_key(course, start, tmp_path):
     return start(api_keys_file=str(file), tiers=tiers, allowed_origins=[course.origin]), key
 
 
-def test_with_a_key_nothing_is_calculated_until_it_is_spent(course, with_key, store, tab):
+def test_key_replaces_calculation_until_it_is_spent(course, with_key, store, tab):
     hub, key = with_key
     hub.cached = False
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
@@ -601,7 +601,7 @@ def test_with_a_key_nothing_is_calculated_until_it_is_spent(course, with_key, st
     assert not any(key in url for url in opened.requests)
 
 
-def test_a_key_for_pages_that_wait(course, with_key, tab):
+def test_key_gives_a_pass_to_pages_that_wait(course, with_key, tab):
     hub, key = with_key
     opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, key=key)))
     address = f"{hub.url}build/gh/o/cached/HEAD"
@@ -612,7 +612,7 @@ def test_a_key_for_pages_that_wait(course, with_key, tab):
 
 
 @pytest.mark.parametrize("wrong", ["binder_egress_0123456789abcdef_" + 40 * "0", "ü\n"])
-def test_a_wrong_key_is_as_none(wrong, course, with_key, store, tab):
+def test_wrong_key_counts_as_no_key(wrong, course, with_key, store, tab):
     hub, _ = with_key
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=wrong)))
     with reconciler(store, Server("user-1")):
@@ -624,7 +624,7 @@ def test_a_wrong_key_is_as_none(wrong, course, with_key, store, tab):
 # --- pages that wait --------------------------------------------------------------------------------------------------
 
 
-def test_a_page_that_waits_launches_with_a_pass(course, hub, tab):
+def test_with_egress_adds_the_pass_to_the_launch(course, hub, tab):
     opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
     opened.page.evaluate(
         "async (address) => launch(await binderEgress.withEgress(address))", f"{hub.url}build/gh/o/cached/HEAD?labpath=%2Fa+b"
@@ -635,7 +635,7 @@ def test_a_page_that_waits_launches_with_a_pass(course, hub, tab):
     assert hub.count("POST /egress/servers") == 0
 
 
-def test_a_pass_of_its_own(course, hub, store, tab):
+def test_get_pass_gives_a_pass_that_a_launch_can_use(course, hub, store, tab):
     opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
     token = opened.page.evaluate("binderEgress.getPass()")
     assert opened.page.evaluate(
@@ -647,7 +647,7 @@ def test_a_pass_of_its_own(course, hub, store, tab):
 @pytest.mark.parametrize(
     "address", ["https://other.example/build/gh/o/r/HEAD", "{hub}v2/gh/o/r/HEAD", "{hub}build/gh/o/r/HEAD?egress_token=x"]
 )
-def test_a_pass_is_for_this_binderhub_s_builds_only(address, course, hub, tab):
+def test_with_egress_changes_only_builds_of_this_binderhub(address, course, hub, tab):
     opened = tab(course.page("", script_tag(hub)))
     address = address.format(hub=hub.url)
     assert opened.page.evaluate("(address) => binderEgress.withEgress(address)", address) == address
@@ -655,7 +655,7 @@ def test_a_pass_is_for_this_binderhub_s_builds_only(address, course, hub, tab):
 
 
 @pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
-def test_without_a_pass_the_address_stays_as_it_is(fault, course, hub, tab):
+def test_with_egress_returns_the_same_address_without_a_pass(fault, course, hub, tab):
     opened = tab(course.page("", script_tag(hub)))
     hub.fault = fault
     address = f"{hub.url}build/gh/o/r/HEAD"
@@ -669,7 +669,7 @@ def test_without_a_pass_the_address_stays_as_it_is(fault, course, hub, tab):
 # --- the tag, the module, the package ---------------------------------------------------------------------------------
 
 
-def test_the_tag_that_the_verifier_lists_works(course, hub, store, tab):
+def test_tag_listed_by_the_verifier_works(course, hub, store, tab):
     page = tab(course.page(""))
     listed = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")
     opened = tab(course.page(CLIENTS["EventSource"], listed["tag"]))
@@ -679,7 +679,7 @@ def test_the_tag_that_the_verifier_lists_works(course, hub, store, tab):
         opened.state("granted")
 
 
-def test_a_script_that_was_changed_on_its_way_does_not_run(course, hub, tab):
+def test_script_changed_in_transit_does_not_run(course, hub, tab):
     page = tab(course.page(""))
     tag = page.page.evaluate("(url) => fetch(url).then((answer) => answer.json())", f"{hub.url}egress/v1/third-party.json")["tag"]
     opened = tab("about:blank")
@@ -693,7 +693,7 @@ def test_a_script_that_was_changed_on_its_way_does_not_run(course, hub, tab):
     assert opened.page.evaluate("[Boolean(window.changed), Boolean(window.binderEgress)]") == [False, False]
 
 
-def test_the_module(course, hub, store, tab):
+def test_module_unlocks_without_a_global_name(course, hub, store, tab):
     module = f"""<script type="module">
       import {{ connect }} from "{hub.url}egress/v1/third-party.mjs";
       window.egress = connect({{ verifier: "{hub.url}egress" }});
@@ -736,7 +736,7 @@ def here(example, hub):
     )
 
 
-def test_the_package_holds_what_it_names_and_nothing_else(package):
+def test_npm_package_holds_exactly_the_named_files(package):
     files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
     named = {"dist/index.js", "dist/tag.js", "index.d.ts", "package.json", "README.md", "LICENSE", "LICENSE-altcha"}
     assert files == named
@@ -749,7 +749,7 @@ def test_the_package_holds_what_it_names_and_nothing_else(package):
     assert said == "connect function\n"
 
 
-def test_the_typescript_example_is_accepted_and_runs(package, course, hub, store, tab):
+def test_typescript_example_compiles_and_runs(package, course, hub, store, tab):
     (example,) = blocks("ts")
     project = package.parents[1]
     (project / "page.ts").write_text(here(example, hub))
@@ -777,7 +777,7 @@ def test_the_typescript_example_is_accepted_and_runs(package, course, hub, store
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_the_examples_of_the_document(number, package, course, hub, store, tab):
+def test_documented_examples_launch_with_egress(number, package, course, hub, store, tab):
     assert len(blocks("html")) == 8, "say above how many there are"
     example = blocks("html")[number]
     course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
@@ -795,7 +795,7 @@ def test_the_examples_of_the_document(number, package, course, hub, store, tab):
             assert hub.builds[0].token is None
 
 
-def test_the_command_that_prints_the_tag(hub):
+def test_documented_command_prints_the_tag(hub):
     (command,) = re.findall(r"^curl .*$", (TOP / "docs/third-party-pages.md").read_text(), re.MULTILINE)
     printed = subprocess.run(["bash", "-c", here(command, hub)], check=True, stdout=subprocess.PIPE, text=True).stdout
     address = rf"{hub.url}egress/v1/third-party-\w+\.js"

@@ -12,7 +12,7 @@ GROWTH = 12
 
 
 @pytest.mark.timeout(7200)
-def test_a_hundred_thousand_requests_make_no_fault_and_leave_nothing(record_property, tmp_path):
+def test_verifier_answers_100_000_requests_without_fault_or_leak(record_property, tmp_path):
     server = RedisServer()
     server.start()
     verifier = VerifierProcess(server, log_level="warning", api_keys_file=keys_file(tmp_path))

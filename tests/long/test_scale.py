@@ -29,7 +29,7 @@ same time, costs two more, and on a quiet machine four launches of five have one
 
 
 @pytest.mark.timeout(3600)
-def test_ten_thousand_servers(record_property):
+def test_reconciler_keeps_up_with_ten_thousand_servers(record_property):
     small, large = figures = scale(os.environ["KUBEALL"], SIZES)
     for row in figures:
         record_property(f"{row.servers} servers", str(row))

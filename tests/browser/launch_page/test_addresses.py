@@ -11,7 +11,7 @@ from verifier.store.connection import connect
 from verifier.store.store import Store
 
 
-def test_below_another_base_url(start, tab, redis_server):
+def test_launch_below_another_base_url(start, tab, redis_server):
     hub = start(base="/binder/")
     opened = tab()
     launch(hub, opened)
@@ -19,7 +19,7 @@ def test_below_another_base_url(start, tab, redis_server):
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_verifier_elsewhere(start, tab, script, redis_server):
+def test_verifier_on_another_host(start, tab, script, redis_server):
     """Named by a meta element, as the chart's values for a separate release do; its workers are started across origins."""
     page = BinderHub(None, script)
     origin = page.url.rstrip("/")
@@ -40,7 +40,7 @@ def test_a_verifier_elsewhere(start, tab, script, redis_server):
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["with the build", "unlock"])
-def test_a_federation_that_redirects_builds(late, start, tab, script):
+def test_redirected_build_gets_its_pass_to_the_other_member(late, start, tab, script):
     """The page is that of one member, the build is another's, and so is the server that is unlocked."""
     page = start()
     origin = page.url.rstrip("/")

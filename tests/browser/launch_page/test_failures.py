@@ -25,7 +25,7 @@ from tests.support.launch_tab import (
 
 @pytest.mark.parametrize("paths", [("",), ("challenge",), ("passes",)], ids=["all", "challenge", "passes"])
 @pytest.mark.parametrize("fault", ["down", "hang", "404", "garbage"])
-def test_a_failing_verifier_costs_nothing(fault, paths, hub, tab):
+def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
     hub.fault, hub.fault_paths = fault, paths
     # Events one by one: the page reads on while its copy is read by nobody.
     hub.cached = fault != "hang"
@@ -48,7 +48,7 @@ def test_a_failing_verifier_costs_nothing(fault, paths, hub, tab):
         assert lost(hub) < HOLD + QUICKLY
 
 
-def test_the_order_of_events_is_that_of_a_page_without_us(hub, tab):
+def test_requests_of_the_page_keep_their_order(hub, tab):
     """With a verifier that hangs, the page's own requests are the same, in the same order."""
 
     def own(requests):
@@ -70,7 +70,7 @@ def test_the_order_of_events_is_that_of_a_page_without_us(hub, tab):
     assert hub.builds[0].query == hub.builds[1].query
 
 
-def test_the_panel_says_that_the_verifier_does_not_answer(hub, tab):
+def test_panel_says_that_the_verifier_does_not_answer(hub, tab):
     hub.fault, hub.fault_paths = "garbage", ("challenge",)
     hub.ready.close()
     opened = tab()
@@ -78,7 +78,7 @@ def test_the_panel_says_that_the_verifier_does_not_answer(hub, tab):
     opened.expect("unanswered")
 
 
-def test_blocked_requests_cost_nothing(hub, tab):
+def test_blocked_requests_do_not_delay_a_launch(hub, tab):
     """As an ad blocker does it."""
     opened = tab()
     opened.noise.append("Failed to load resource")
@@ -89,7 +89,7 @@ def test_blocked_requests_cost_nothing(hub, tab):
     assert lost(hub) < QUICKLY
 
 
-def test_a_price_that_has_risen_is_paid(hub, tab):
+def test_risen_price_is_paid(hub, tab):
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
     opened.noise.append("403")
@@ -110,7 +110,7 @@ def test_a_price_that_has_risen_is_paid(hub, tab):
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_price_that_rises_for_ever_is_not_paid(hub, tab):
+def test_price_that_keeps_rising_is_given_up(hub, tab):
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
     opened.noise.append("403")
@@ -139,7 +139,7 @@ def test_a_price_that_rises_for_ever_is_not_paid(hub, tab):
         "Object.defineProperty(document, 'head', { value: null })",
     ],
 )
-def test_a_browser_that_lacks_something_launches_as_without_us(blocked, hub, tab):
+def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
     """The page's own client needs some of it too: what it cannot do without us is not asked of it."""
     needed = ("AbortController", "URL")
     hub.cached = False
@@ -156,7 +156,7 @@ def test_a_browser_that_lacks_something_launches_as_without_us(blocked, hub, tab
     assert lost(hub) < HOLD
 
 
-def test_workers_that_the_page_forbids(hub, tab):
+def test_launch_goes_on_where_the_page_forbids_workers(hub, tab):
     hub.headers = {"Content-Security-Policy": "worker-src 'none'"}
     hub.ready.close()
     opened = tab()
@@ -174,7 +174,7 @@ def test_workers_that_the_page_forbids(hub, tab):
     "policy",
     ["script-src 'self'", "script-src 'unsafe-inline'", "connect-src 'none'", "style-src 'none'"],
 )
-def test_a_page_whose_policy_blocks_us(policy, hub, tab):
+def test_launch_goes_on_where_the_csp_blocks_us(policy, hub, tab):
     # 'unsafe-inline' alone would block the page's bundle too, so that is let in by its address.
     hub.headers = {"Content-Security-Policy": policy.replace("'unsafe-inline'", f"'unsafe-inline' {hub.url}static/")}
     opened = tab()
@@ -198,7 +198,7 @@ def test_a_page_whose_policy_blocks_us(policy, hub, tab):
     assert lost(hub) < HOLD
 
 
-def test_an_insecure_connection(hub, tab):
+def test_launch_goes_on_over_an_insecure_connection(hub, tab):
     hub.ready.close()
     opened = tab()
     opened.page.goto(hub.page().replace("127.0.0.1", INSECURE_HOST))
@@ -209,7 +209,7 @@ def test_an_insecure_connection(hub, tab):
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_wrong_clock(hours, hub, tab):
+def test_wrong_clock_does_not_matter(hours, hub, tab):
     opened = tab()
     opened.page.clock.install(time=time.time() + hours * 3600)
     hub.bundle.close()
@@ -221,7 +221,7 @@ def test_a_wrong_clock(hours, hub, tab):
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_service_worker_of_the_page_is_no_obstacle(hub, tab):
+def test_service_worker_of_the_page_does_not_matter(hub, tab):
     opened = tab()
     context = opened.page.context
     context.route("**/worker.js", lambda route: route.fulfill(content_type="text/javascript", body=SERVICE_WORKER))
@@ -243,7 +243,7 @@ self.addEventListener("fetch", (event) => {
 """
 
 
-def test_without_javascript_the_page_says_what_that_means(hub, tab):
+def test_page_without_javascript_says_so(hub, tab):
     opened = tab(java_script_enabled=False)
     opened.page.goto(hub.page())
     # In a head, a noscript ends where its text begins.

@@ -20,7 +20,7 @@ from tests.support.launch_tab import (
 from verifier.records import Server
 
 
-def test_a_solution_before_the_build_goes_with_it(hub, tab):
+def test_pass_goes_with_a_build_that_comes_later(hub, tab):
     opened = tab()
     launch_when_solved(hub, opened)
     opened.server("user-1")
@@ -30,7 +30,7 @@ def test_a_solution_before_the_build_goes_with_it(hub, tab):
     assert hub.count("POST /egress/servers") == 0
 
 
-def test_a_launch_waits_while_a_challenge_is_solved_and_takes_the_pass_along(start, tab):
+def test_launch_waits_while_a_challenge_is_solved(start, tab):
     hub = start(**LONG)
     opened = tab()
     launch_while_solving(hub, opened)
@@ -43,7 +43,7 @@ def test_a_launch_waits_while_a_challenge_is_solved_and_takes_the_pass_along(sta
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "slow"])
-def test_a_solution_during_the_build_unlocks_the_server(cached, hub, store, tab):
+def test_pass_during_the_build_unlocks_the_server(cached, hub, store, tab):
     """The challenge takes longer than a launch waits for it."""
     hub.cached = cached
     hub.gates["challenge"].close()
@@ -63,7 +63,7 @@ def test_a_solution_during_the_build_unlocks_the_server(cached, hub, store, tab)
     assert hub.count("POST /egress/servers/user-1") == 1
 
 
-def test_a_build_that_went_before_launch_js_came_is_unlocked_too(hub, store, tab):
+def test_build_sent_before_launch_js_is_unlocked_too(hub, store, tab):
     hub.gates["launch.js"].close()
     hub.ready.close()
     opened = tab()
@@ -78,7 +78,7 @@ def test_a_build_that_went_before_launch_js_came_is_unlocked_too(hub, store, tab
         wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
 
 
-def test_after_the_unlock_the_panel_says_that_the_server_has_access(hub, store, tab):
+def test_panel_says_that_the_unlocked_server_has_access(hub, store, tab):
     hub.gates["challenge"].close()
     hub.ready.close()
     opened = tab()
@@ -92,7 +92,7 @@ def test_after_the_unlock_the_panel_says_that_the_server_has_access(hub, store, 
         opened.expect("has")
 
 
-def test_a_refused_unlock_is_no_access(hub, tab):
+def test_refused_unlock_shows_no_access(hub, tab):
     """No pod of this name is known."""
     hub.launched = lambda user: None
     hub.gates["challenge"].close()
@@ -108,7 +108,7 @@ def test_a_refused_unlock_is_no_access(hub, tab):
     opened.expect("none")
 
 
-def test_a_solution_after_the_launch_is_of_no_use_and_delays_nothing(hub, tab):
+def test_challenge_after_the_launch_is_unused_and_delays_nothing(hub, tab):
     hub.gates["challenge"].close()
     opened = tab()
     launch(hub, opened)
@@ -119,7 +119,7 @@ def test_a_solution_after_the_launch_is_of_no_use_and_delays_nothing(hub, tab):
     assert {"checked", "will"}.isdisjoint(opened.states)
 
 
-def test_no_launch_waits_for_longer_than_the_hold(start, tab):
+def test_launch_waits_no_longer_than_the_hold(start, tab):
     hub = start(launch_hold=2)
     hub.ready.close()
     opened = tab()
@@ -131,7 +131,7 @@ def test_no_launch_waits_for_longer_than_the_hold(start, tab):
     opened.expect("checked")
 
 
-def test_the_home_page_solves_nothing_and_shows_nothing_before_a_launch(hub, tab):
+def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):
     opened = home(hub, tab)
     opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
     assert hub.count("GET /egress/challenge") == 0
@@ -143,7 +143,7 @@ def test_the_home_page_solves_nothing_and_shows_nothing_before_a_launch(hub, tab
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_retry_of_a_launch_has_the_same_pass_and_another_launch_another(hub, tab):
+def test_retry_keeps_its_pass_and_another_launch_gets_another(hub, tab):
     opened = home(hub, tab)
     opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
     hub.failures = 1
@@ -166,7 +166,7 @@ def test_a_retry_of_a_launch_has_the_same_pass_and_another_launch_another(hub, t
     assert [build.tier for build in hub.builds[1:]] == ["verified"] * 3
 
 
-def test_a_client_that_repeats_its_request_keeps_the_pass(hub, tab):
+def test_repeated_request_keeps_the_pass(hub, tab):
     hub.failures = 1
     opened = tab()
     opened.noise.append("503")
@@ -187,7 +187,7 @@ def test_a_client_that_repeats_its_request_keeps_the_pass(hub, tab):
     assert hub.builds[1].tier == "verified"
 
 
-def test_a_launch_that_is_tried_again_waits_once(start, tab):
+def test_retried_launch_waits_only_once(start, tab):
     hub = start(launch_hold=2)
     hub.failures = 1
     opened = tab()
@@ -211,7 +211,7 @@ def test_a_launch_that_is_tried_again_waits_once(start, tab):
     assert waited[0] > 1.9 and waited[1] < 1.5, waited
 
 
-def test_after_the_server_is_ready_the_same_address_is_another_launch(hub, tab):
+def test_same_address_is_another_launch_after_ready(hub, tab):
     opened = home(hub, tab)
     opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
     hub.page_config["stay"] = True
@@ -251,7 +251,7 @@ def test_going_back_is_a_new_launch(hub, tab):
     assert second.tier == "verified"
 
 
-def test_going_back_to_a_page_that_the_browser_kept(hub, store, kept_browser):
+def test_going_back_to_a_page_in_the_browser_cache(hub, store, kept_browser):
     """Its script goes on where it was: the launch of then is over, and whoever presses the button again has another one."""
     context = kept_browser.new_context()
     context.set_default_timeout(20_000)

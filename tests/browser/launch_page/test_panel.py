@@ -74,7 +74,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_every_state_is_accessible_and_moves_nothing(state, double, start, tab):
+def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, start, tab):
     lead, providers = STATES[state]
     settings = dict(LONG)
     if providers:
@@ -134,7 +134,7 @@ def violations(opened):
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
 
 
-def test_the_panel_follows_the_theme_of_the_page(hub, tab):
+def test_panel_follows_the_theme_of_the_page(hub, tab):
     """Bootstrap's, when the page has one."""
     hub.ready.close()
     opened = tab(color_scheme="light")
@@ -150,7 +150,7 @@ def test_the_panel_follows_the_theme_of_the_page(hub, tab):
     expect(opened.panel).to_have_css("background-color", "rgb(30, 30, 30)")
 
 
-def test_the_page_s_style_sheet_does_not_reach_the_panel(hub, tab):
+def test_panel_is_safe_from_the_style_sheet_of_the_page(hub, tab):
     hub.header_html["a"] = (
         "<style>div, section, p, button { position: static !important; display: inline; color: red !important }</style>"
     )
@@ -162,7 +162,7 @@ def test_the_page_s_style_sheet_does_not_reach_the_panel(hub, tab):
     expect(opened.panel).to_have_css("position", "fixed")
 
 
-def test_nothing_of_the_page_stays_hidden_behind_the_panel(hub, tab):
+def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
     """A page that ends where the panel is, in a window that is no higher: BinderHub's own ends with a row of buttons."""
     hub.ready.close()
     opened = tab()
@@ -198,7 +198,7 @@ def test_nothing_of_the_page_stays_hidden_behind_the_panel(hub, tab):
 
 
 @pytest.mark.parametrize("language", [name for name in MESSAGES if name != "en"])
-def test_it_speaks(language, hub, tab):
+def test_panel_speaks_every_language(language, hub, tab):
     hub.ready.close()
     opened = tab(locale={"de": "de-CH", "fr": "fr-CA"}.get(language, language))
     launch(hub, opened)
@@ -208,7 +208,7 @@ def test_it_speaks(language, hub, tab):
         assert re.findall(r"{\w+}", message) == re.findall(r"{\w+}", EN[key])
 
 
-def test_another_language_gets_english(hub, tab):
+def test_panel_speaks_english_for_other_languages(hub, tab):
     hub.ready.close()
     opened = tab(locale="fi")
     launch(hub, opened)

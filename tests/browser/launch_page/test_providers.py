@@ -18,7 +18,7 @@ def presented(double):
     return [name for name, fields in double.calls if "self-check" not in fields["response"]]
 
 
-def test_a_launch_waits_for_a_person(double, start, tab):
+def test_launch_waits_for_a_person(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
     launch(hub, opened)
@@ -33,7 +33,7 @@ def test_a_launch_waits_for_a_person(double, start, tab):
     assert presented(double) == ["turnstile"]
 
 
-def test_nobody_has_to(double, start, tab):
+def test_person_can_continue_without_solving(double, start, tab):
     hub = start(**double.settings("hcaptcha"))
     hub.ready.close()
     opened = tab()
@@ -47,7 +47,7 @@ def test_nobody_has_to(double, start, tab):
     expect(opened.button("carry_on")).to_be_hidden()
 
 
-def test_closing_the_panel_is_to_continue_without(double, start, tab):
+def test_closing_the_panel_continues_without(double, start, tab):
     hub = start(**double.settings("hcaptcha"))
     opened = tab()
     launch(hub, opened)
@@ -57,7 +57,7 @@ def test_closing_the_panel_is_to_continue_without(double, start, tab):
     assert hub.builds[0].token is None
 
 
-def test_another_way(double, start, tab):
+def test_another_way_gives_a_pass(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
     launch(hub, opened)
@@ -68,7 +68,7 @@ def test_another_way(double, start, tab):
     assert presented(double) == []
 
 
-def test_whoever_chose_another_way_pays_a_price_that_has_risen_there(double, start, tab):
+def test_risen_price_is_paid_with_the_chosen_provider(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})
     opened = tab()
@@ -82,7 +82,7 @@ def test_whoever_chose_another_way_pays_a_price_that_has_risen_there(double, sta
     assert presented(double) == []
 
 
-def test_the_keyboard_is_enough(double, start, tab):
+def test_keyboard_is_enough(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     hub.ready.close()
     opened = tab()
@@ -113,7 +113,7 @@ def test_the_keyboard_is_enough(double, start, tab):
     opened.server("user-1")
 
 
-def test_the_widget_is_within_reach_of_the_keyboard(double, start, tab):
+def test_widget_is_reached_with_the_keyboard(double, start, tab):
     hub = start(**double.settings("turnstile"))
     opened = tab()
     launch(hub, opened)
@@ -127,7 +127,7 @@ def test_the_widget_is_within_reach_of_the_keyboard(double, start, tab):
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_person_who_takes_long_does_not_lose_the_launch(double, start, tab, store):
+def test_slow_person_does_not_lose_the_launch(double, start, tab, store):
     hub = start(**double.settings("turnstile"), launch_interactive_hold=1)
     hub.ready.close()
     opened = tab()
@@ -142,7 +142,7 @@ def test_a_person_who_takes_long_does_not_lose_the_launch(double, start, tab, st
         wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
 
 
-def test_a_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):
+def test_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
     opened.noise.append("Failed to load resource")
@@ -152,7 +152,7 @@ def test_a_provider_that_does_not_load_gives_way_to_the_next(double, start, tab)
     assert hub.builds[0].tier == "verified"
 
 
-def test_a_provider_that_hangs_costs_no_more_than_a_calculation(double, start, tab):
+def test_provider_that_hangs_delays_no_longer_than_the_hold(double, start, tab):
     hub = start(**double.settings("hcaptcha"), launch_hold=2)
     hub.ready.close()
     opened = tab()
@@ -164,7 +164,7 @@ def test_a_provider_that_hangs_costs_no_more_than_a_calculation(double, start, t
     assert lost(hub) < 3 + QUICKLY
 
 
-def test_closing_the_panel_before_the_widget_is_there_is_to_continue_without(double, start, tab):
+def test_closing_the_panel_before_the_widget_continues_without(double, start, tab):
     hub = start(**double.settings("hcaptcha"), **LONG)
     opened = tab()
     opened.page.route(f"{double.url}/hcaptcha/**", lambda route: None)
@@ -176,7 +176,7 @@ def test_closing_the_panel_before_the_widget_is_there_is_to_continue_without(dou
     assert lost(hub) < 2 * QUICKLY
 
 
-def test_a_provider_without_a_click(double, start, tab):
+def test_provider_without_a_click_gives_a_pass(double, start, tab):
     hub = start(**double.settings("recaptchaV3"))
     opened = tab()
     launch_when_solved(hub, opened)
@@ -184,7 +184,7 @@ def test_a_provider_without_a_click(double, start, tab):
     assert hub.builds[0].tier == "verified"
 
 
-def test_what_needs_no_click_is_waited_for_like_a_calculation(double, start, tab):
+def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab):
     """The provider's script never comes to an end, as where its own requests are blocked."""
     hub = start(**double.settings("recaptchaV3"), launch_hold=2)
     hub.ready.close()
@@ -202,7 +202,7 @@ def test_what_needs_no_click_is_waited_for_like_a_calculation(double, start, tab
     opened.expect("checking")
 
 
-def test_a_new_launch_asks_anew_after_the_panel_was_closed(double, start, tab):
+def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):
     hub = start(**double.settings("hcaptcha"))
     hub.page_config["stay"] = True
     opened = home(hub, tab)
@@ -220,7 +220,7 @@ def test_a_new_launch_asks_anew_after_the_panel_was_closed(double, start, tab):
     assert hub.builds[1].token
 
 
-def test_after_the_launch_nothing_more_is_solved(double, start, tab):
+def test_challenge_is_dropped_after_the_launch(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]), launch_interactive_hold=1)
     hub.page_config["stay"] = True
     hub.ready.close()
@@ -238,7 +238,7 @@ SIGNED_IN = ["apiToken", "cookie"]
 
 
 @pytest.mark.parametrize("how", SIGNED_IN)
-def test_whoever_is_signed_in_loads_nothing_from_elsewhere(how, double, start, tab):
+def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab):
     """With auth_enabled: the page holds, or may use, the hub's token of its user."""
     hub = start(**double.settings("turnstile"))
     hub.ready.close()
@@ -255,7 +255,7 @@ def test_whoever_is_signed_in_loads_nothing_from_elsewhere(how, double, start, t
 
 
 @pytest.mark.parametrize("how", SIGNED_IN)
-def test_whoever_is_signed_in_gets_proof_of_work(how, double, start, tab):
+def test_signed_in_user_gets_proof_of_work(how, double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     opened = tab()
     if how == "cookie":
@@ -268,7 +268,7 @@ def test_whoever_is_signed_in_gets_proof_of_work(how, double, start, tab):
     assert {urlsplit(url).netloc for url in opened.requests if url.startswith("http")} == {urlsplit(hub.url).netloc}
 
 
-def test_no_provider_at_all(hub, tab):
+def test_launch_goes_on_without_any_provider(hub, tab):
     hub.ready.close()
     opened = tab()
     opened.page.route("**/egress/challenge?*", lambda route: route.fulfill(json={"purpose": "launch", "providers": []}))

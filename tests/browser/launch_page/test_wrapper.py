@@ -96,7 +96,7 @@ def test_builds_that_are_not_launches_pass_through(hub, tab):
 
 
 @pytest.mark.parametrize("kind", ["text", "URL", "Request"])
-def test_a_build_request_is_what_it_was_but_for_the_pass(kind, hub, tab):
+def test_build_request_is_unchanged_except_for_the_pass(kind, hub, tab):
     hub.bundle.close()
     opened = tab()
     opened.page.goto(hub.page(), wait_until="commit")
@@ -121,7 +121,7 @@ def test_a_build_request_is_what_it_was_but_for_the_pass(kind, hub, tab):
     assert build.tier == "verified"
 
 
-def test_a_request_that_is_aborted_while_it_waits(start, tab):
+def test_waiting_request_can_be_aborted(start, tab):
     hub = start(**LONG)
     hub.gates["passes"].close()
     hub.bundle.close()
@@ -142,7 +142,7 @@ def test_a_request_that_is_aborted_while_it_waits(start, tab):
     assert hub.builds == []
 
 
-def test_one_namespace_and_no_other_global(hub, tab):
+def test_wrapper_defines_one_global_name(hub, tab):
     names = "Object.getOwnPropertyNames(window).sort()"
     hub.ready.close()
     opened = tab()
@@ -155,7 +155,7 @@ def test_one_namespace_and_no_other_global(hub, tab):
     assert with_us - set(opened.page.evaluate(names)) == {"binderEgress"}
 
 
-def test_the_wrapper_is_small_and_old():
+def test_wrapper_is_small_and_written_in_es5():
     """About 1 kB, in the language of 2009."""
     [script] = re.findall(r"<script>(.*?)</script>", HEADER["zz-binder-egress"], re.DOTALL)
     esbuild = TOP / "frontend/node_modules/.bin/esbuild"

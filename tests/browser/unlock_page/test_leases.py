@@ -32,7 +32,7 @@ WATCH_STATE = """() => {
 }"""
 
 
-def test_the_time_left_is_seen_each_second_and_not_read_aloud(leased, open_tab):
+def test_time_left_is_shown_each_second_and_not_read_aloud(leased, open_tab):
     tab = open_tab(leased(3_700))
     left = tab.page.get_by_role("timer")
     expect(left).to_have_text(re.compile(r"^Time left: 1:01:\d\d$"))
@@ -49,7 +49,7 @@ def test_the_time_left_is_seen_each_second_and_not_read_aloud(leased, open_tab):
     assert tab.posts == 0
 
 
-def test_the_time_is_renewed_by_one_click(leased, store, open_tab):
+def test_renewal_takes_one_click(leased, store, open_tab):
     tab = open_tab(leased(290))
     expect(tab.button).to_have_text("Renew")
     expect(tab.state).to_have_text(f"{GRANTED} The time is over soon. Renew it now to keep internet access.")
@@ -65,7 +65,7 @@ def test_the_time_is_renewed_by_one_click(leased, store, open_tab):
     tab.picture("lease-renewed")
 
 
-def test_it_can_be_renewed_from_the_second_half_on(leased, store, open_tab):
+def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
     tab = open_tab(leased(LEASE // 2 + 12))
     expect(tab.page.get_by_text("in the second half")).to_be_visible()
     expect(tab.button).to_be_hidden()
@@ -78,7 +78,7 @@ def test_it_can_be_renewed_from_the_second_half_on(leased, store, open_tab):
         expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
 
 
-def test_a_renewal_that_takes_a_while(leased, store, open_tab):
+def test_pending_renewal_is_shown_as_accepted(leased, store, open_tab):
     tab = open_tab(leased(100))
     tab.button.click()
     expect(tab.state).to_contain_text("Accepted.")
@@ -87,7 +87,7 @@ def test_a_renewal_that_takes_a_while(leased, store, open_tab):
     assert tab.posts == 1
 
 
-def test_a_renewal_that_fails_says_so_and_can_be_tried_again(leased, store, open_tab):
+def test_failed_renewal_says_so_and_can_be_tried_again(leased, store, open_tab):
     tab = open_tab(leased(100))
     expect(tab.button).to_be_visible()
     tab.requests_fail = True
@@ -100,7 +100,7 @@ def test_a_renewal_that_fails_says_so_and_can_be_tried_again(leased, store, open
         expect(tab.state).to_contain_text("renewed.")
 
 
-def test_another_tab_renews_it(leased, store, open_tab):
+def test_renewal_in_another_tab_is_shown(leased, store, open_tab):
     tab = open_tab(leased(100))
     expect(tab.button).to_be_visible()
     lasts(store, LEASE)
@@ -109,7 +109,7 @@ def test_another_tab_renews_it(leased, store, open_tab):
     assert tab.posts == 0
 
 
-def test_the_time_is_over_while_the_page_is_open(leased, store, open_tab):
+def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
     tab = open_tab(leased(8))
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     lasts(store, None, "unverified", rule="expired")
@@ -123,7 +123,7 @@ def test_the_time_is_over_while_the_page_is_open(leased, store, open_tab):
     expect(tab.page.get_by_role("timer")).to_be_visible()
 
 
-def test_a_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
+def test_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
     tab = open_tab(leased(100, "stop", tier="unverified", rule="expired"), **PHONE)
     expect(tab.page.get_by_role("timer")).to_have_text(
         re.compile(r"^Your server will be stopped in 1:\d\d, unless you give it internet access again\.")
@@ -139,7 +139,7 @@ def test_a_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
     expect(tab.page.get_by_role("timer")).to_be_hidden()
 
 
-def test_nothing_is_renewed_for_somebody_who_is_gone(leased, store, open_tab):
+def test_renewal_never_begins_by_itself(leased, store, open_tab):
     """Whatever the address says: not before the end, nor after it."""
     tab = open_tab(f"{leased(8)}#unlock")
     expect(tab.button).to_be_visible()
@@ -151,14 +151,14 @@ def test_nothing_is_renewed_for_somebody_who_is_gone(leased, store, open_tab):
     assert tab.posts == 0
 
 
-def test_without_javascript_the_page_says_until_when(leased, open_tab):
+def test_time_left_is_shown_without_javascript(leased, open_tab):
     tab = open_tab(leased(3_700), java_script_enabled=False)
     expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: 1:01:\d\d, until \d\d:\d\d:\d\d UTC\.$"))
     tab.picture("lease-no-javascript", axe=False)
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
-def test_the_time_left_in_every_language_on_a_phone(language, leased, store, open_tab):
+def test_time_left_in_every_language_on_a_phone(language, leased, store, open_tab):
     messages = MESSAGES[language]
     tab = open_tab(leased(200, "stop"), locale=f"{language}-XX", **PHONE)
     expect(tab.page.get_by_role("timer")).to_contain_text(messages["left"].partition("{")[0].strip())

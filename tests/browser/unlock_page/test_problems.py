@@ -12,7 +12,7 @@ from tests.support.browser import MODEST
 from tests.support.unlock_page import ENDED, FROM_NOW_ON, fails
 
 
-def test_a_price_that_has_risen_is_paid_without_asking(page_address, store, open_tab):
+def test_risen_price_is_paid_without_a_click(page_address, store, open_tab):
     tab = open_tab(page_address)
     tab.requests_fail = True
     answered = []
@@ -30,7 +30,7 @@ def test_a_price_that_has_risen_is_paid_without_asking(page_address, store, open
     assert tab.posts == 2
 
 
-def test_a_browser_that_knows_no_time_limit(page_address, store, open_tab):
+def test_browser_without_abortsignal_timeout_unlocks(page_address, store, open_tab):
     """Such as Safari 15."""
     tab = open_tab(page_address)
     tab.page.add_init_script("delete AbortSignal.timeout")
@@ -51,7 +51,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("kind", PROBLEMS)
-def test_a_refusal_says_what_to_do(kind, page_address, open_tab):
+def test_problem_says_what_to_do(kind, page_address, open_tab):
     status, headers, words = PROBLEMS[kind]
     body = json.dumps({"type": f"https://x#{kind}", "detail": "Some words."})
     tab = open_tab(page_address)
@@ -67,7 +67,7 @@ def test_a_refusal_says_what_to_do(kind, page_address, open_tab):
     tab.picture(f"error-{kind}")
 
 
-def test_a_network_that_has_spent_its_budget(start, store, open_tab):
+def test_spent_budget_says_when_to_try_again(start, store, open_tab):
     """The real thing."""
     process = start(captcha_providers=MODEST, fairness_budget=1)
     for name in ("alice", "bob"):
@@ -83,7 +83,7 @@ def test_a_network_that_has_spent_its_budget(start, store, open_tab):
     expect(second.state).to_contain_text(re.compile("Too many checks came from your network. Try again in 6[0-9] minutes."))
 
 
-def test_nothing_to_solve(page_address, open_tab):
+def test_empty_list_of_providers_says_so(page_address, open_tab):
     body = '{"purpose": "unlock", "providers": []}'
     tab = open_tab("about:blank")
     tab._origins.append(urlsplit(page_address)[:2])
@@ -93,20 +93,20 @@ def test_nothing_to_solve(page_address, open_tab):
     tab.picture("nothing-to-solve")
 
 
-def test_a_browser_without_workers(page_address, open_tab):
+def test_browser_without_workers_says_so(page_address, open_tab):
     tab = open_tab(page_address)
     tab.page.evaluate("delete globalThis.Worker")
     fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
 
 
-def test_a_worker_that_is_gone(page_address, open_tab):
+def test_missing_worker_file_says_so(page_address, open_tab):
     """As while the verifier is replaced by another version, whose files have other names."""
     tab = open_tab(page_address)
     tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
     fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
 
 
-def test_the_page_of_a_server_that_never_was(verifier, open_tab):
+def test_page_of_an_unknown_server_says_that_it_ended(verifier, open_tab):
     tab = open_tab("about:blank")
     tab.requests_fail = True
     tab._origins.append(urlsplit(verifier)[:2])

@@ -15,7 +15,7 @@ INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap",
 
 
 @pytest.mark.parametrize("name", INTERACTIVE)
-def test_a_widget_is_one_click(name, double, providers, store, open_tab):
+def test_widget_takes_one_click(name, double, providers, store, open_tab):
     tab = open_tab(providers(name), double.url)
     with reconciler(store):
         press(tab, "I am a person")
@@ -24,7 +24,7 @@ def test_a_widget_is_one_click(name, double, providers, store, open_tab):
     assert tab.posts == 1 + 2 * (name == "cap")
 
 
-def test_a_widget_without_a_click_waits_for_ours(double, providers, store, open_tab):
+def test_widget_without_a_click_waits_for_our_button(double, providers, store, open_tab):
     tab = open_tab(providers("recaptchaV3"), double.url)
     expect(tab.page.get_by_text("The check is reCAPTCHA.")).to_be_visible()
     assert tab.strangers == []
@@ -34,7 +34,7 @@ def test_a_widget_without_a_click_waits_for_ours(double, providers, store, open_
     assert double.calls[-1][1]["response"]
 
 
-def test_another_way(double, providers, store, open_tab):
+def test_another_way_is_reached_with_the_keyboard(double, providers, store, open_tab):
     """The calculation is the accessible way beside a widget, and reached with the keyboard."""
     tab = open_tab(providers("hcaptcha", "turnstile", altcha=True), double.url, **PHONE)
     expect(tab.state).to_have_text(f"{NO_ACCESS} Solve the check below.")
@@ -51,7 +51,7 @@ def test_another_way(double, providers, store, open_tab):
         expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
 
 
-def test_a_third_party_is_asked_only_when_it_is_chosen(double, providers, store, open_tab):
+def test_third_party_is_asked_only_when_it_is_chosen(double, providers, store, open_tab):
     order = {"altcha": {**MODEST["altcha"], "order": 0}, "turnstile": {**double.options("turnstile"), "order": 1}}
     tab = open_tab(providers("turnstile", captcha_providers=order), double.url)
     expect(tab.page.get_by_text("Another way")).to_be_visible()
@@ -64,7 +64,7 @@ def test_a_third_party_is_asked_only_when_it_is_chosen(double, providers, store,
         expect(tab.state).to_contain_text(FROM_NOW_ON)
 
 
-def test_a_wrong_solution_and_then_another_way(double, providers, store, open_tab):
+def test_wrong_solution_can_be_tried_again(double, providers, store, open_tab):
     tab = open_tab(providers("hcaptcha", altcha=True), double.url)
     tab.requests_fail = True
     press(tab, "Wrong")
@@ -77,7 +77,7 @@ def test_a_wrong_solution_and_then_another_way(double, providers, store, open_ta
         expect(tab.state).to_contain_text(FROM_NOW_ON)
 
 
-def test_a_widget_that_expired_can_be_solved_nevertheless(double, providers, store, open_tab):
+def test_expired_widget_can_still_be_solved(double, providers, store, open_tab):
     tab = open_tab(providers("turnstile"), double.url)
     press(tab, "Expire")
     with reconciler(store):
@@ -86,14 +86,14 @@ def test_a_widget_that_expired_can_be_solved_nevertheless(double, providers, sto
 
 
 @pytest.mark.parametrize("name", ["hcaptcha", "friendlyCaptcha", "cap", "prosopo"])
-def test_a_widget_that_breaks(name, double, providers, open_tab):
+def test_broken_widget_says_so(name, double, providers, open_tab):
     tab = open_tab(providers(name), double.url)
     press(tab, "Break")
     expect(tab.state).to_contain_text("reports a fault. Try again.")
     expect(tab.button).to_be_enabled()
 
 
-def test_a_renewal_asks_a_third_party_only_after_a_click(double, providers, store, open_tab):
+def test_renewal_asks_a_third_party_only_after_a_click(double, providers, store, open_tab):
     address = providers("hcaptcha", tiers={"verified": {"internet": True, "lease": LEASE}})
     lasts(store, 200)
     tab = open_tab(address, double.url)
@@ -106,7 +106,7 @@ def test_a_renewal_asks_a_third_party_only_after_a_click(double, providers, stor
         expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
 
 
-def test_a_script_that_is_blocked(double, providers, store, open_tab):
+def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store, open_tab):
     tab = open_tab("about:blank", double.url)
     address = providers("hcaptcha", altcha=True)
     tab._origins.insert(0, urlsplit(address)[:2])
@@ -126,7 +126,7 @@ def test_a_script_that_is_blocked(double, providers, store, open_tab):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["turnstile", "mcaptcha"])
-def test_a_script_that_never_comes(name, double, providers, open_tab):
+def test_script_that_never_comes_says_so(name, double, providers, open_tab):
     tab = open_tab("about:blank", double.url)
     address = providers(name)
     tab._origins.insert(0, urlsplit(address)[:2])
@@ -137,7 +137,7 @@ def test_a_script_that_never_comes(name, double, providers, open_tab):
     expect(tab.state).to_contain_text("did not load.")
 
 
-def test_a_provider_that_is_down(double, providers, open_tab):
+def test_provider_that_is_down_says_so(double, providers, open_tab):
     tab = open_tab(providers("hcaptcha", altcha=True), double.url)
     tab.requests_fail = True
     double.behaviour["hcaptcha"] = "down"

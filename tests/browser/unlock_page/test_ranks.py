@@ -31,7 +31,7 @@ def ranked(double, providers):
     return start_ranked
 
 
-def test_whoever_has_less_sees_what_more_there_is_and_gets_it_by_one_click(ranked, double, store, open_tab):
+def test_larger_tier_is_offered_and_takes_one_click(ranked, double, store, open_tab):
     tab = open_tab(ranked("recaptchaV3"), double.url)
     expect(tab.page.locator("#way")).to_contain_text(f"Then: {SMALL}")
     tab.page.get_by_text("Another way").click()
@@ -55,7 +55,7 @@ def test_whoever_has_less_sees_what_more_there_is_and_gets_it_by_one_click(ranke
     tab.picture("more-granted")
 
 
-def test_a_reload_shows_it_too_and_a_widget_comes_only_when_it_is_asked_for(ranked, double, store, open_tab):
+def test_larger_tier_shows_its_widget_only_after_a_click(ranked, double, store, open_tab):
     address = ranked("hcaptcha", first=False)
     lasts(store, None, "small")
     tab = open_tab(f"{address}#unlock", double.url, **PHONE)
@@ -74,7 +74,7 @@ def test_a_reload_shows_it_too_and_a_widget_comes_only_when_it_is_asked_for(rank
     expect(tab.page.locator("#widget > *")).to_have_count(0)
 
 
-def test_more_that_fails_takes_nothing(ranked, double, store, open_tab):
+def test_failed_raise_keeps_the_tier(ranked, double, store, open_tab):
     address = ranked("hcaptcha")
     lasts(store, None, "small")
     tab = open_tab(address, double.url)
@@ -89,7 +89,7 @@ def test_more_that_fails_takes_nothing(ranked, double, store, open_tab):
         expect(tab.page.locator("#reach")).to_have_text(ALL)
 
 
-def test_more_that_takes_a_while(ranked, double, store, open_tab):
+def test_pending_raise_is_shown_as_accepted(ranked, double, store, open_tab):
     address = ranked("recaptchaV3")
     lasts(store, None, "small")
     tab = open_tab(address, double.url)
@@ -100,7 +100,7 @@ def test_more_that_takes_a_while(ranked, double, store, open_tab):
     expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
 
 
-def test_nothing_is_offered_that_cannot_be_had(ranked, double, store, open_tab):
+def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, open_tab):
     """The provider of more is down, and proof of work earns what the server has already."""
     address = ranked("hcaptcha")
     lasts(store, None, "small")
@@ -115,7 +115,7 @@ def test_nothing_is_offered_that_cannot_be_had(ranked, double, store, open_tab):
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
-def test_more_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
+def test_larger_tier_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
     messages = MESSAGES[language]
     address = ranked("recaptchaV3")
     lasts(store, None, "small")

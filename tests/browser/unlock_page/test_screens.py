@@ -17,7 +17,7 @@ LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_on_a_phone(language, page_address, store, open_tab):
+def test_unlock_page_in_every_language_on_a_phone(language, page_address, store, open_tab):
     messages = MESSAGES[language]
     tab = open_tab(page_address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
     assert tab.page.evaluate("document.documentElement.lang") == language
@@ -30,7 +30,7 @@ def test_every_language_on_a_phone(language, page_address, store, open_tab):
         expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
 
 
-def test_the_front_end_chooses_languages_as_the_server_does():
+def test_front_end_chooses_languages_as_the_server_does():
     def languages(header):
         """As `navigator.languages` would have them."""
         return [part.split(";")[0].strip() for part in header.split(",") if not part.endswith(";q=0")]
@@ -47,7 +47,7 @@ def test_the_front_end_chooses_languages_as_the_server_does():
     subprocess.run(["node", "--input-type=module", "--eval", script], check=True)
 
 
-def test_a_wide_screen_has_a_code_for_the_phone(page_address, open_tab):
+def test_qr_code_is_shown_on_a_wide_screen_only(page_address, open_tab):
     tab = open_tab(page_address, viewport={"width": 1280, "height": 800})
     code = tab.page.get_by_role("img", name="QR code with the address of this page")
     expect(code).to_be_visible()
@@ -57,7 +57,7 @@ def test_a_wide_screen_has_a_code_for_the_phone(page_address, open_tab):
     expect(code).to_be_hidden()
 
 
-def test_nothing_moves_for_those_who_do_not_want_it(start, store, open_tab):
+def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):
     options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
     process = start(captcha_providers=options)
     run_pod(store)

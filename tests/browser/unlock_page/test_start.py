@@ -7,7 +7,7 @@ from tests.support.unlock_page import FROM_NOW_ON, GRANTED, PHONE
 from verifier.records import Server
 
 
-def test_a_link_that_says_so_needs_no_click(page_address, store, open_tab):
+def test_unlock_link_needs_no_click(page_address, store, open_tab):
     with reconciler(store):
         tab = open_tab(f"{page_address}#unlock", **PHONE)
         expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
@@ -29,14 +29,14 @@ def visit(browser, where, script=""):
     return asked
 
 
-def test_a_link_on_another_site_begins_nothing(page_address, browser, store):
+def test_unlock_link_on_another_site_begins_nothing(page_address, browser, store):
     """Its visitors' browsers must not work for somebody's server."""
     asked = visit(browser, f"{page_address}#unlock")
     assert asked and not [request for request in asked if request.startswith("POST")]
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_a_page_that_is_not_shown_begins_nothing(page_address, store, open_tab, browser):
+def test_hidden_page_begins_nothing(page_address, store, open_tab, browser):
     """As with a prerendered page."""
     hidden = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
     context = browser.new_context()

@@ -9,7 +9,7 @@ from tests.support.unlock_page import ENDED, FAILED, FROM_NOW_ON, GRANTED, NO_AC
 from verifier.records import KnownServer, Server
 
 
-def test_one_click_unlocks_and_a_reload_shows_it(page_address, store, open_tab):
+def test_unlock_takes_one_click_and_a_reload_shows_it(page_address, store, open_tab):
     tab = open_tab(page_address)
     expect(tab.state).to_have_text(NO_ACCESS)
     tab.picture("blocked")
@@ -27,7 +27,7 @@ def test_one_click_unlocks_and_a_reload_shows_it(page_address, store, open_tab):
     tab.picture("verified")
 
 
-def test_the_keyboard_is_enough(page_address, store, open_tab):
+def test_keyboard_is_enough(page_address, store, open_tab):
     tab = open_tab(page_address)
     tab.page.keyboard.press("Tab")
     expect(tab.button).to_be_focused()
@@ -37,7 +37,7 @@ def test_the_keyboard_is_enough(page_address, store, open_tab):
         expect(tab.state).to_contain_text(GRANTED)
 
 
-def test_a_second_click_does_nothing(page_address, store, open_tab):
+def test_second_click_does_nothing(page_address, store, open_tab):
     tab = open_tab(page_address)
     with reconciler(store):
         tab.button.dblclick()
@@ -46,7 +46,7 @@ def test_a_second_click_does_nothing(page_address, store, open_tab):
 
 
 @pytest.mark.parametrize("algorithm", ["SHA-256", "SHA-384", "SHA-512", "PBKDF2/SHA-384", "PBKDF2/SHA-512"])
-def test_the_page_solves_every_algorithm(algorithm, start, store, open_tab):
+def test_page_solves_every_algorithm(algorithm, start, store, open_tab):
     options = {"altcha": {"algorithm": algorithm, "cost": 3, "counterMin": 20, "counterMax": 40}}
     process = start(captcha_providers=options)
     run_pod(store)
@@ -56,7 +56,7 @@ def test_the_page_solves_every_algorithm(algorithm, start, store, open_tab):
         expect(tab.state).to_contain_text(GRANTED)
 
 
-def test_a_named_server_below_another_path(start, store, open_tab):
+def test_named_server_below_another_path(start, store, open_tab):
     process = start(base_path="/hub/gate")
     server = Server("zoë@example.org", "a b+c")
     store.publish(server, KnownServer("uid-1"))
@@ -68,7 +68,7 @@ def test_a_named_server_below_another_path(start, store, open_tab):
 
 @pytest.mark.timeout(60)  # Playwright waits without limit for a page that stands still.
 @pytest.mark.parametrize("algorithm", ["PBKDF2/SHA-256", "SHA-256"])
-def test_while_it_calculates_the_page_says_so_and_does_not_stand_still(algorithm, start, store, open_tab):
+def test_page_stays_responsive_while_it_calculates(algorithm, start, store, open_tab):
     """With more work than anybody does."""
     options = {"altcha": {"algorithm": algorithm, "counterMin": 900_000, "counterMax": 900_000}}
     process = start(captcha_providers=options)
@@ -83,7 +83,7 @@ def test_while_it_calculates_the_page_says_so_and_does_not_stand_still(algorithm
     expect(tab.button).to_be_enabled()
 
 
-def test_a_silent_reconciler(page_address, open_tab):
+def test_silent_reconciler_leaves_the_unlock_pending(page_address, open_tab):
     tab = open_tab(page_address)
     tab.button.click()
     expect(tab.state).to_contain_text("It takes a moment longer than usual")
@@ -91,7 +91,7 @@ def test_a_silent_reconciler(page_address, open_tab):
     tab.picture("pending")
 
 
-def test_without_redis_the_page_says_so_and_works_again_afterwards(page_address, redis_server, _verifier, store, open_tab):
+def test_page_works_again_after_redis_was_down(page_address, redis_server, _verifier, store, open_tab):
     tab = open_tab(page_address)
     redis_server.stop()
     fails(tab, "The service cannot decide just now. Try again in a few seconds.")
@@ -104,7 +104,7 @@ def test_without_redis_the_page_says_so_and_works_again_afterwards(page_address,
         expect(tab.state).to_contain_text(GRANTED)
 
 
-def test_without_a_verifier(start, store, open_tab):
+def test_page_says_that_the_verifier_is_down(start, store, open_tab):
     process = start()
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/")
@@ -115,13 +115,13 @@ def test_without_a_verifier(start, store, open_tab):
 
 
 @pytest.mark.parametrize("path", ["**/challenge?*", "**/servers/alice/"], ids=["challenge", "unlock"])
-def test_an_error_page_of_a_proxy(path, page_address, open_tab):
+def test_error_page_of_a_proxy_counts_as_no_answer(path, page_address, open_tab):
     tab = open_tab(page_address)
     tab.page.route(path, lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad Gateway</h1>"))
     fails(tab, NO_ANSWER)
 
 
-def test_a_verifier_that_never_answers(page_address, open_tab):
+def test_request_without_an_answer_is_given_up(page_address, open_tab):
     tab = open_tab(page_address)
     # A hundredth of the page's patience.
     tab.page.evaluate("{ const real = AbortSignal.timeout; AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 100); }")
@@ -129,7 +129,7 @@ def test_a_verifier_that_never_answers(page_address, open_tab):
     fails(tab, NO_ANSWER)
 
 
-def test_a_server_that_has_stopped_meanwhile(page_address, redis_server, _verifier, open_tab):
+def test_server_that_stopped_before_the_click(page_address, redis_server, _verifier, open_tab):
     tab = open_tab(page_address)
     redis_server.wipe()
     _verifier.await_ready()
@@ -141,7 +141,7 @@ def test_a_server_that_has_stopped_meanwhile(page_address, redis_server, _verifi
     tab.picture("ended")
 
 
-def test_without_javascript_the_page_says_what_is_needed(page_address, open_tab):
+def test_page_without_javascript_says_what_is_needed(page_address, open_tab):
     tab = open_tab(page_address, java_script_enabled=False)
     expect(tab.state).to_have_text(NO_ACCESS)
     # Not get_by_text, which leaves out what is in a noscript.
@@ -151,7 +151,7 @@ def test_without_javascript_the_page_says_what_is_needed(page_address, open_tab)
     tab.picture("no-javascript", axe=False)  # It needs JavaScript itself.
 
 
-def test_an_insecure_connection(page_address, open_tab):
+def test_insecure_connection_says_so_and_has_no_button(page_address, open_tab):
     tab = open_tab(page_address.replace("127.0.0.1", INSECURE_HOST), **PHONE)
     assert tab.page.evaluate("isSecureContext") is False
     expect(tab.state).to_contain_text("Open this page with https.")
@@ -160,7 +160,7 @@ def test_an_insecure_connection(page_address, open_tab):
 
 
 @pytest.mark.parametrize("scheme, color", [("light", "rgb(0, 0, 0)"), ("dark", "rgb(255, 255, 255)")])
-def test_a_narrow_screen(scheme, color, page_address, store, open_tab):
+def test_narrow_screen_in_both_color_schemes(scheme, color, page_address, store, open_tab):
     tab = open_tab(page_address, color_scheme=scheme, **PHONE)
     assert tab.page.evaluate("getComputedStyle(document.body).color") == color
     tab.picture(f"blocked-320-{scheme}")
@@ -179,7 +179,7 @@ def test_a_narrow_screen(scheme, color, page_address, store, open_tab):
 # -- what becomes of the server while the page is open
 
 
-def test_another_tab_unlocks_it(page_address, store, open_tab):
+def test_unlock_in_another_tab_is_shown(page_address, store, open_tab):
     tab = open_tab(page_address)
     expect(tab.button).to_be_visible()
     store.publish(Server("alice"), KnownServer("uid-1", "verified"))
@@ -188,7 +188,7 @@ def test_another_tab_unlocks_it(page_address, store, open_tab):
     assert tab.posts == 0
 
 
-def test_another_tab_unlocks_it_while_this_one_calculates(start, store, open_tab):
+def test_unlock_in_another_tab_ends_the_calculation(start, store, open_tab):
     options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
     process = start(captcha_providers=options)
     run_pod(store)
@@ -202,7 +202,7 @@ def test_another_tab_unlocks_it_while_this_one_calculates(start, store, open_tab
     assert tab.posts == 0
 
 
-def test_access_that_is_taken_away_can_be_had_again(page_address, store, open_tab):
+def test_revoked_access_can_be_unlocked_again(page_address, store, open_tab):
     store.publish(Server("alice"), KnownServer("uid-1", "verified"))
     tab = open_tab(page_address)
     expect(tab.state).to_have_text(GRANTED)
@@ -213,7 +213,7 @@ def test_access_that_is_taken_away_can_be_had_again(page_address, store, open_ta
         expect(tab.state).to_contain_text(FROM_NOW_ON)
 
 
-def test_a_server_that_ends_and_comes_back(page_address, store, open_tab):
+def test_server_that_ends_and_starts_again(page_address, store, open_tab):
     tab = open_tab(page_address)
     tab.requests_fail = True
     store.forget(Server("alice"))
@@ -224,7 +224,7 @@ def test_a_server_that_ends_and_comes_back(page_address, store, open_tab):
     expect(tab.button).to_be_visible()
 
 
-def test_it_is_promised_only_once_the_reconciler_confirmed_it(page_address, store, open_tab):
+def test_access_is_promised_only_after_the_reconciler_confirmed_it(page_address, store, open_tab):
     tab = open_tab(page_address)
     tab.button.click()
     expect(tab.state).to_contain_text("Accepted.")
@@ -234,7 +234,7 @@ def test_it_is_promised_only_once_the_reconciler_confirmed_it(page_address, stor
     assert tab.posts == 1
 
 
-def test_a_page_that_nobody_looks_at_asks_nothing(page_address, open_tab):
+def test_hidden_page_sends_no_requests(page_address, open_tab):
     tab = open_tab(page_address)
     with tab.page.expect_response(page_address):
         pass  # It asks.

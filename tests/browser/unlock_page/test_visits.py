@@ -43,7 +43,7 @@ def scan(browser, picture):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser):
+def test_qr_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser):
     """As a phone sees it, with a name that needs encoding; and what it says opens the page and unlocks."""
     server = Server("zoë@example.org-k3jd92ms", "lab 2")
     store.publish(server, KnownServer("uid-1"))
@@ -57,7 +57,7 @@ def test_the_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser
 
 
 @pytest.mark.parametrize("colors", ["#000 on #fff", "#eee on #111"])
-def test_the_code_in_a_terminal_is_scanned(colors, page_address, browser):
+def test_qr_code_in_a_terminal_is_scanned(colors, page_address, browser):
     ours = requests.get(f"{page_address}?qr", headers={"Accept": "text/plain"}, timeout=10).text
     code = [line.removeprefix("\x1b[38;5;16;48;5;231m").removesuffix("\x1b[0m") for line in ours.splitlines() if "\x1b" in line]
     foreground, background = colors.split(" on ")
@@ -107,7 +107,7 @@ def jupyterlab(browser):
         pytest.param("#link", 'rel="noopener noreferrer"', "", "", id="a link as terminals and notebooks make them"),
     ],
 )
-def test_a_tab_that_jupyterlab_opened(how, rel, features, start_at, page_address, jupyterlab, store):
+def test_tab_opened_by_jupyterlab_unlocks_and_leaks_no_token(how, rel, features, start_at, page_address, jupyterlab, store):
     lab = jupyterlab(page_address + start_at, page_address.partition("/egress/")[0], rel, features)
     sent = []
     lab.context.on("request", lambda request: sent.append(request))
@@ -125,7 +125,7 @@ def test_a_tab_that_jupyterlab_opened(how, rel, features, start_at, page_address
     assert lab.title() == "JupyterLab", "the page did something to who opened it"
 
 
-def test_the_page_is_not_shown_in_a_frame(page_address, browser, store):
+def test_page_is_not_shown_in_a_frame(page_address, browser, store):
     """Of the site itself neither: a notebook's output could lay something else over the button."""
     context = browser.new_context()
     page = context.new_page()
@@ -144,7 +144,7 @@ def test_the_page_is_not_shown_in_a_frame(page_address, browser, store):
     context.close()
 
 
-def test_going_back_to_the_page_shows_how_things_are_now(page_address, store, kept_browser):
+def test_going_back_to_the_page_shows_the_current_state(page_address, store, kept_browser):
     """Whether the browser kept the page as it was, or loads it again."""
     page = kept_browser.new_page()
     page.goto(page_address)

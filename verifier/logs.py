@@ -21,6 +21,13 @@ class _JSONFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _NoMalformedRequests(logging.Filter):
+    """Drops gunicorn's warning about each malformed request: anybody can send them, and an operator can do nothing about it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Invalid request from ip=")
+
+
 def configuration(level: str) -> dict[str, Any]:
     """The configuration for `logging.config.dictConfig`, which sends all lines to standard error as JSON. Gunicorn takes it too.
 
@@ -31,10 +38,11 @@ def configuration(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": _JSONFormatter}},
+        "filters": {"no malformed requests": {"()": _NoMalformedRequests}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         "loggers": {
-            "gunicorn.error": {"handlers": [], "propagate": True},
+            "gunicorn.error": {"handlers": [], "propagate": True, "filters": ["no malformed requests"]},
             # One line for each decision is enough. One for each request would store addresses that nobody needs.
             "gunicorn.access": {"handlers": [], "propagate": False},
         },

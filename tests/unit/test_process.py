@@ -23,6 +23,8 @@ def verifier(_redis_server):
     yield process.public, process.internal
     lines = [json.loads(line) for line in process.stop()]
     assert {"time", "level", "message"} <= lines[0].keys()
+    # Malformed requests were among those that the tests sent.
+    assert not [line for line in lines if "Invalid request" in line["message"]]
 
 
 @pytest.fixture(autouse=True)

@@ -298,6 +298,10 @@ def pod(state=None, name="binder-egress-start-guard"):
         ({"terminated": {"exitCode": 137}}, ("failed", 0.0)),
         ({"terminated": {"message": "[1]"}}, ("failed", 0.0)),
         ({"terminated": {"message": '{"outcome": "closed"}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "of another version", "seconds": 1}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": ["closed"], "seconds": 1}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "closed", "seconds": "nan"}'}}, ("failed", 0.0)),
+        ({"terminated": {"message": '{"outcome": "closed", "seconds": 1e999}'}}, ("failed", 0.0)),
     ],
 )
 def test_what_it_saw_is_read_off_the_pod(state, expected):

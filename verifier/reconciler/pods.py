@@ -4,6 +4,7 @@ Only the few fields of a pod that the reconciler needs are kept: there are thous
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from kubernetes import client
 from .. import kubernetes_api
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..records import Grant, Server
+from ..store.counters import START_GUARD_OUTCOMES
 from ..user_pods import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 
 PODS_PER_PAGE = 200
@@ -128,9 +130,11 @@ def _guard(body: dict[str, Any]) -> tuple[str, float] | None:
         if status["name"] == START_GUARD_CONTAINER and (terminated := status.get("state", {}).get("terminated")):
             try:
                 message = json.loads(terminated.get("message") or "")
-                return message["outcome"], float(message["seconds"])
+                outcome, seconds = message["outcome"], float(message["seconds"])
             except (ValueError, KeyError, TypeError):
                 return "failed", 0.0
+            # No metric shows another outcome, and what is no number of seconds cannot be added up.
+            return (outcome, seconds) if outcome in START_GUARD_OUTCOMES and math.isfinite(seconds) else ("failed", 0.0)
     return None
 
 

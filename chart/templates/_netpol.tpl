@@ -20,6 +20,21 @@ binder-egress.netpol.ports: items of a rule's `ports`, or nothing. Takes (list p
 {{- end }}
 
 {{- /*
+binder-egress.netpol.refusePorts: fails if a port or a range that is on would be refused by the API server. Takes (list name ports),
+the name for the sentence.
+*/}}
+{{- define "binder-egress.netpol.refusePorts" -}}
+{{- $name := index . 0 -}}
+{{- range include "binder-egress.enabledKeys" (index . 1) | fromJsonArray }}
+{{- $ends := splitList "-" . }}
+{{- if or (regexMatch `(^|-)0` .) (gt (last $ends | atoi) 65535) (gt (first $ends | atoi) (last $ends | atoi)) }}
+{{- fail (printf (print "%s has %q, which is no port and no range of ports: ports are 1 to 65535, and a range begins with the "
+  "lower one.") $name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /*
 binder-egress.netpol.cidrs: ipBlocks for a rule's `to`, or nothing. Takes (list cidrs except), both maps {CIDR: true}. Each
 CIDR gets the exceptions that lie inside it.
 */}}

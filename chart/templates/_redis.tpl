@@ -84,3 +84,14 @@ binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty 
   {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /*
+binder-egress.bytes: a size in bytes, of Redis (`64mb`) or of Kubernetes (`128Mi`, `1.5G`, `1e9`). Takes a text. A unit that is not
+here is read as bytes.
+*/}}
+{{- define "binder-egress.bytes" -}}
+{{- $units := dict "kb" 1024 "mb" 1048576 "gb" 1073741824 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776
+  "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "m" 0.001 -}}
+{{- $unit := regexFind `[A-Za-z]+$` . -}}
+{{ mulf (trimSuffix $unit . | float64) (get $units $unit | default 1) }}
+{{- end }}

@@ -24,7 +24,6 @@ from tests.support.apps import (
     API_TOKEN,
     KEYS,
     RedisServer,
-    free_port,
     get_pass,
     internal_client,
     make_settings,
@@ -33,6 +32,7 @@ from tests.support.apps import (
 )
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.stage import TOP, Stage
+from tests.support.ports import free_port
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_services

@@ -24,7 +24,8 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.apps import RedisServer, free_port
+from tests.support.apps import RedisServer
+from tests.support.ports import free_port
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect

@@ -19,7 +19,6 @@ import pytest
 import requests
 import yaml
 
-from tests.support.apps import free_port
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import keys
 from tests.support.cluster.hub import start_by_hub
@@ -27,6 +26,7 @@ from tests.support.cluster.patience import ALERT_SECONDS, ANSWER_SECONDS, CANARY
 from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.cluster.waiting import eventually
 from tests.support.doubles import SECRET, Double, running
+from tests.support.ports import free_port
 from verifier.gatecheck.watch import canary_of
 
 FOR = 10

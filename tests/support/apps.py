@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import altcha
 import redis
 from flask.testing import FlaskClient
 
+from tests.support.ports import free_port
 from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
 from verifier.store.store import Store
@@ -41,12 +41,6 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 # A solution within a few milliseconds: the tests are about what happens to it.
 QUICK = {"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class RedisServer:

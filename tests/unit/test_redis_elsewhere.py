@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.apps import free_port, make_settings
+from tests.support.apps import make_settings
 from tests.support.certificates import certificate
+from tests.support.ports import free_port
 from verifier.records import Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, load
 from verifier.store.connection import connect

@@ -17,6 +17,10 @@ def _binder_egress(c):
     api = os.environ.get("BINDER_EGRESS_API", "").strip().rstrip("/")
     api_token = os.environ.get("BINDER_EGRESS_API_TOKEN", "").strip()
     if not (api and api_token):
+        # Set to nothing, it is switched off on purpose.
+        if "BINDER_EGRESS_API" not in os.environ:
+            hint = "If extraEnv is a list in the values of BinderHub, write it as a map"
+            app_log.error("binder-egress: BINDER_EGRESS_API is missing. %s", hint)
         app_log.warning("binder-egress: idle, BINDER_EGRESS_API or BINDER_EGRESS_API_TOKEN is not set")
         return
 

@@ -32,3 +32,17 @@ The launch page looks for the verifier at `egress/` below BinderHub's base_url, 
 {{- end -}}
 {{ toYaml $values }}
 {{- end }}
+
+{{- /*
+binder-egress.refuseLists: fails if the variables of BinderHub or of user servers are a list. Helm merges no map into a list: it
+keeps the list, drops our variables, and only warns. For templates of a parent chart, because a sub-chart does not see these values.
+Takes the values of BinderHub.
+*/}}
+{{- define "binder-egress.refuseLists" -}}
+{{- $user := dig "jupyterhub" "singleuser" "extraEnv" dict . -}}
+{{- range $name, $variables := dict "extraEnv" (get . "extraEnv") "jupyterhub.singleuser.extraEnv" $user -}}
+{{- if kindIs "slice" $variables -}}
+{{- fail (printf "%s of BinderHub is a list, so the variables of binder-egress are lost: write it as a map." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

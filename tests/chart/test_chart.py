@@ -287,7 +287,7 @@ def parent(tmp_path):
         "properties": {
             "config": {"type": "object"},
             "extraConfig": {"type": "object", "additionalProperties": {"type": "string"}},
-            "extraEnv": {"type": "object"},
+            "extraEnv": {"type": ["object", "array"]},
             "global": {"type": "object"},
             "jupyterhub": {"type": "object"},
         },
@@ -328,6 +328,29 @@ def test_parent_has_to_switch_off_jupyterhubs_policy_itself(render, parent):
 def test_parent_wins_over_what_is_imported(render, parent):
     binderhub = seen(render("--set", "binderhub.extraEnv.BINDER_EGRESS_API=", chart=parent), "binderhub")
     assert binderhub["extraEnv"]["BINDER_EGRESS_API"] == ""
+
+
+CHECK = """{{- if index .Values "binder-egress" "enabled" }}
+{{- include "binder-egress.refuseLists" .Values.binderhub }}
+{{- end }}
+"""
+"""The template of chart/README.md for a parent chart."""
+
+
+@pytest.mark.parametrize("place", ["binderhub", "binderhub.jupyterhub.singleuser"])
+def test_parent_with_a_list_of_variables_fails(helm, render, parent, place):
+    """Helm merges no map into a list: it keeps the parent's list, drops our variables, and only warns."""
+    assert CHECK in (CHART / "README.md").read_text()
+    (parent / "templates").mkdir()
+    (parent / "templates/binder-egress.yaml").write_text(CHECK)
+    assert ("Deployment", "binder-egress-verifier") in render(chart=parent)
+    lists = ["--set-json", f'{place}.extraEnv=[{{"name": "OTHER", "value": "x"}}]']
+    refused = helm("template", "r", parent, *lists, check=False)
+    assert refused.returncode != 0
+    rest = place.removeprefix("binderhub").lstrip(".")
+    name = f"{rest}.extraEnv" if rest else "extraEnv"
+    assert f"{name} of BinderHub is a list, so the variables of binder-egress are lost: write it as a map" in refused.stderr
+    render("--set", "binder-egress.enabled=false", *lists, chart=parent)
 
 
 def test_parent_has_the_hint_inside_servers_only_where_it_imports_it(render, parent):

@@ -11,13 +11,13 @@ from verifier.records import Grant, Server
 
 
 class FakeCluster(UserPods):
-    """What `Cluster` does, on a dictionary.
+    """`UserPods` on a dictionary.
 
     Attributes:
-        conflicts: how many of the next patches meet a pod that has just changed.
+        conflicts: how many of the next patches find that the pod has just changed, and conflict.
         down: whether the API server does not answer.
-        before_patch: called once, before the next patch, so that a test can come between look and patch.
-        before_delete: likewise, before the next deletion.
+        before_patch: called once, just before the next patch: a test changes the pod there, after the reconciler has read it.
+        before_delete: the same, before the next deletion.
         patches: (uid, grant) of every patch that succeeded.
     """
 
@@ -38,7 +38,7 @@ class FakeCluster(UserPods):
     def add(
         self, user: str = "alice", uid: str = "uid-1", *, server: str = "", image: str = "image:1", created: float = 0, **fields
     ) -> Pod:
-        """A pod appears, unready; one of the same name is replaced."""
+        """Add a pod that is not ready, in place of one with the same name."""
         values = {"grant": None, "annotated": False, "label": None, "ready": False, "ended": False} | fields
         pod = Pod(
             name=f"jupyter-{user}--{server}",
@@ -52,12 +52,12 @@ class FakeCluster(UserPods):
         return self._put("ADDED", pod)
 
     def change(self, name_or_pod: "str | Pod", **fields: Any) -> Pod:
-        """A pod changes, and so its resourceVersion."""
+        """Change a pod, and so its resourceVersion."""
         name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
         return self._put("MODIFIED", replace(self.pods[name], **fields))
 
     def remove(self, name_or_pod: "str | Pod") -> None:
-        """A pod is gone."""
+        """Remove a pod."""
         name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
         with self._lock:
             self._event("DELETED", self.pods.pop(name))
@@ -67,16 +67,16 @@ class FakeCluster(UserPods):
         with self._lock:
             return {pod.server for pod in self.pods.values() if pod.label and not pod.ended}
 
-    def _put(self, kind: str, pod: Pod) -> Pod:
+    def _put(self, event: str, pod: Pod) -> Pod:
         with self._lock:
             self._version += 1
             pod = replace(pod, version=str(self._version))
             self.pods[pod.name] = pod
-            self._event(kind, pod)
+            self._event(event, pod)
             return pod
 
-    def _event(self, kind: str, pod: Pod) -> None:
-        self.events.append((kind, pod))
+    def _event(self, event: str, pod: Pod) -> None:
+        self.events.append((event, pod))
         self._more.notify_all()
 
     # -- what the reconciler does

@@ -1,4 +1,4 @@
-"""The reconciler in the test's own thread, and what it finds in the store."""
+"""The reconciler in the test's own thread, and the decisions that it reads from Redis."""
 
 import time
 
@@ -16,39 +16,41 @@ def granted(grant):
     return {"grant": grant, "annotated": True, "label": grant.tier}
 
 
-def look(reconciler):
-    """List the pods and work off all that follows, in this thread. What is to be tried later stays undone."""
+def list_and_converge(reconciler):
+    """List the pods, and converge every server that is due."""
     reconciler.list_pods()
-    work(reconciler)
+    converge_due(reconciler)
 
 
-def work(reconciler):
+def converge_due(reconciler):
+    """Converge every server that is due, in this thread. Retries stay in the queue until the test moves the clock."""
     while reconciler.run_once():
         pass
 
 
-def wait_for(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):
+def record_launch(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):
+    """Record a launch, as the verifier does: the next pod of the server gets the grant."""
     store.record_launch(server, Record(grant, image=image, repository=repository), ttl)
 
 
-def unlock_for(store, grant, server=ALICE, uid="uid-1"):
-    text = Record(grant, uid=uid, repository="r").dumps()
-    store._redis.set(f"binder-egress:unlock:{server.key}", text, ex=60)
+def record_unlock(store, grant, server=ALICE, uid="uid-1"):
+    """Record an unlock, as the verifier does: the pod with this uid gets the grant."""
+    store.grant(server, Record(grant, uid=uid, repository="r"))
 
 
 def withdraw(store, grant):
-    store._redis.set(f"binder-egress:withdrawn:{grant.id}", 1)
+    store.withdraw([grant.id])
 
 
 def known(uid, grant=None, pod="jupyter-alice--", **fields):
-    """What is published of a pod that carries a grant."""
+    """The published state of a pod that carries a grant."""
     if grant:
         fields |= {"tier": grant.tier, "grant": grant.id, "label": grant.label, "rule": grant.rule, "at": grant.at}
     return KnownServer(uid, pod=pod, **fields)
 
 
 class Steady:
-    """Seconds that a test sets. They do not pass by themselves, so no retry becomes due."""
+    """A monotonic clock, in seconds, that only the test moves. No retry becomes due by itself."""
 
     now = 0.0
 

@@ -18,7 +18,7 @@ import verifier.operators.actions
 from tests.support.apps import get_pass, internal_client, launch, make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import value
-from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, work
+from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import Pod, UserPods
@@ -75,9 +75,9 @@ def pod(cluster, name="jupyter-alice--"):
 
 
 def serve(reconciler, store):
-    """What the waking thread does, and the work that follows."""
+    """Read the notifications, as the reflector does, and converge."""
     reconciler.take(store.woken(0.01))
-    work(reconciler)
+    converge_due(reconciler)
 
 
 # -- blocks on pods
@@ -87,7 +87,7 @@ def start(cluster, reconciler, user="alice", uid="uid-1", **fields):
     """A server that runs, with a tier."""
     fields = {"repository": REPOSITORY, "client": "198.51.100.7"} | fields
     cluster.add(user, uid, **granted(make_grant()), **fields)
-    look(reconciler)
+    list_and_converge(reconciler)
 
 
 @pytest.mark.parametrize(
@@ -106,36 +106,36 @@ def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, s
     redis_server.wipe()
     store.ping()
     another = make()
-    look(another)
+    list_and_converge(another)
     assert pod(cluster).grant == grant and cluster.labelled() == {BOB}
     assert store.known(ALICE).is_blocked(time.time())
-    unlock_for(store, make_grant(rule="unlock"))
-    wait_for(store, make_grant())
-    look(another)
+    record_unlock(store, make_grant(rule="unlock"))
+    record_launch(store, make_grant())
+    list_and_converge(another)
     assert pod(cluster).grant == grant
     assert [block["only_on_pods"] for block in operators.blocks()] == [True]
     # Until an operator takes it off.
     operators.unblock("alice", "eve")
     serve(another, store)
-    look(another)
+    list_and_converge(another)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
     assert not store.known(ALICE).is_blocked(time.time())
 
 
 def test_what_waited_when_a_block_came_does_not_come_back_with_its_end(reconciler, cluster, store, operators):
     cluster.add(repository=REPOSITORY)
-    look(reconciler)
+    list_and_converge(reconciler)
     done = operators.block("repository", "github.com/owner/name", "eve", "mining")
-    unlock_for(store, make_grant(rule="unlock"))
-    wait_for(store, make_grant(), repository=REPOSITORY)
+    record_unlock(store, make_grant(rule="unlock"))
+    record_launch(store, make_grant(), repository=REPOSITORY)
     serve(reconciler, store)
     operators.unblock(done["block"], "eve", "was a mistake")
     serve(reconciler, store)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
     # But it may be unlocked anew.
-    unlock_for(store, grant := make_grant(rule="unlock"))
-    look(reconciler)
+    record_unlock(store, grant := make_grant(rule="unlock"))
+    list_and_converge(reconciler)
     assert pod(cluster).grant == grant
 
 
@@ -144,9 +144,9 @@ def test_what_waited_when_a_block_came_does_not_come_back_with_its_end(reconcile
 def test_a_block_that_comes_between_look_and_patch_wins(make, cluster, store, operators, mode, kind):
     reconciler = make(mode=mode)
     if kind == "launch":
-        wait_for(store, make_grant(), repository=REPOSITORY)
+        record_launch(store, make_grant(), repository=REPOSITORY)
     elif kind == "unlock":
-        unlock_for(store, make_grant(rule="unlock"))
+        record_unlock(store, make_grant(rule="unlock"))
     cluster.add(repository=REPOSITORY)
 
     def come():
@@ -154,12 +154,12 @@ def test_a_block_that_comes_between_look_and_patch_wins(make, cluster, store, op
         store.woken(0.01)  # the other reconciler takes the wake-up
 
     cluster.before_patch = come
-    look(reconciler)
+    list_and_converge(reconciler)
     if kind == "mode" and mode != "allow":
-        assert cluster.patches == []  # there was nothing to patch; the next look finds the block
+        assert cluster.patches == []  # there was nothing to patch; the next list reads the block
         cluster.before_patch = None
         come()
-        look(reconciler)
+        list_and_converge(reconciler)
     assert cluster.labelled() == set()
     assert pod(cluster).grant.rule == Rule.BLOCKED
 
@@ -173,15 +173,15 @@ def test_a_block_that_goes_between_look_and_patch_is_off(reconciler, cluster, st
         store.woken(0.01)
 
     cluster.before_patch = go
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
 def test_a_block_meets_a_new_pod_of_its_repository_before_it_has_anything(reconciler, cluster, store, operators):
     operators.block("repository", "github.com/owner/*", "eve", "mining")
-    wait_for(store, make_grant(), repository=REPOSITORY)
+    record_launch(store, make_grant(), repository=REPOSITORY)
     cluster.add(repository=REPOSITORY)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
 
 
@@ -200,9 +200,9 @@ def test_a_later_pod_of_a_blocked_servers_name_is_not_blocked(make, cluster, sto
     operators.block("server", "alice", "eve", "mining")
     serve(reconciler, store)
     cluster.remove(pod(cluster))
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add(uid="uid-2", repository=REPOSITORY)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert pod(cluster).grant.rule == "valid-pass"
     assert operators.blocks() == []
 
@@ -210,14 +210,14 @@ def test_a_later_pod_of_a_blocked_servers_name_is_not_blocked(make, cluster, sto
 def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     first, second = make(), make()
     start(cluster, first)
-    look(second)
+    list_and_converge(second)
     operators.block("server", "alice", "eve", "mining")
     serve(first, store)
     # The other one has old pods in mind, and no wake-up.
     second.queue.put(ALICE)
-    work(second)
-    look(second)
-    look(first)
+    converge_due(second)
+    list_and_converge(second)
+    list_and_converge(first)
     assert cluster.labelled() == set()
     assert pod(cluster).grant.rule == Rule.BLOCKED
     assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
@@ -231,7 +231,7 @@ def test_a_block_ends_when_its_time_is_up(redis_server, cluster, store, operator
     serve(reconciler, store)
     assert pod(cluster).grant.is_block(now[0])
     now[0] += 61
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
@@ -242,7 +242,7 @@ def test_without_redis_a_blocked_pod_stays_blocked(make, cluster, store, operato
     serve(reconciler, store)
     redis_server.stop()
     cluster.change(pod(cluster), label="verified")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == set()
 
 
@@ -257,7 +257,7 @@ def test_mode_allow_gives_nothing_to_what_the_rules_refuse_but_takes_nothing_eit
     reconciler = make(mode="allow", **values)
     cluster.add(**fields)
     cluster.add("bob", "uid-2", **granted(grant := make_grant()), **fields)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {BOB}
     assert pod(cluster, "jupyter-bob--").grant == grant
 
@@ -267,13 +267,13 @@ def test_what_binderhub_told_of_a_launch_counts_more_than_the_pod(reconciler, cl
     record = Record(make_grant("unverified", "default"), image="image:1", repository="https://github.com/a/b", client="192.0.2.1")
     store.record_launch(ALICE, record, 600)
     cluster.add(repository="https://github.com/forged/x", client="192.0.2.2", ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch is None  # settled, and remembered
-    look(reconciler)
+    list_and_converge(reconciler)
     known = store.known(ALICE)
     assert (known.repository, known.client) == ("https://github.com/a/b", "192.0.2.1")
     store.forget(ALICE)
-    look(reconciler)
+    list_and_converge(reconciler)
     known = store.known(ALICE)
     assert (known.repository, known.client) == ("https://github.com/forged/x", "192.0.2.2")
 
@@ -388,7 +388,7 @@ def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, st
     assert public_client(public).post("/egress/servers/alice", json={"token": token}).status_code == 403
     store._redis.delete(*store._redis.keys("binder-egress:unlock:*"), "nothing")
     later = make()
-    look(later)
+    list_and_converge(later)
     assert cluster.labelled() == set()
 
 
@@ -416,7 +416,7 @@ def test_stop_is_for_one_pod_and_works_on_a_server_that_is_blocked_already(make,
     first = operators.revoke(ALICE, "eve", "mining")
     serve(reconciler, store)
     store.ask_to_stop(ALICE, "uid-0")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert not pod(cluster).ended
     operators.revoke(ALICE, "eve", "mining", stop=True)
     serve(reconciler, store)
@@ -480,7 +480,7 @@ def test_a_revoked_server_stays_blocked_when_the_block_that_it_had_with_others_e
     serve(reconciler, store)
     operators.revoke(ALICE, "mallory", "scanning")
     now[0] += 61
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     operators.unblock("alice", "eve")
     serve(reconciler, store)
@@ -499,7 +499,7 @@ def test_a_revoked_server_stays_blocked_after_a_wipe_whatever_it_was_blocked_wit
     assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
     store._redis.flushall()
     now[0] += 61
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
 
 
@@ -514,7 +514,7 @@ def test_a_revoked_server_stays_blocked_when_it_was_to_be_for_a_while(redis_serv
     operators.revoke(ALICE, "mallory", "scanning")
     assert [(found.id, found.until) for found in store.blocks()] == [(block, None)]
     now[0] += 61
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.until) == (Rule.BLOCKED, None)
     operators.unblock("alice", "eve")
     serve(reconciler, store)
@@ -527,7 +527,7 @@ def test_a_block_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster
     serve(reconciler, store)
     redis_server.wipe()
     reconciler.heartbeat()
-    look(reconciler)
+    list_and_converge(reconciler)
     with pytest.raises(ActionRefused, match="already, by eve"):
         operators.block("server", "alice", "mallory", "x")
     operators.revoke(ALICE, "mallory", "scanning")
@@ -540,7 +540,7 @@ def test_a_block_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster
 def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators):
     cluster.add("alice", "uid-1", server="lab")
     cluster.add("bob", "uid-2")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert operators.find("alice/lab") == operators.find("jupyter-alice--lab") == Server("alice", "lab")
     assert operators.find("bob") == operators.find("bob/") == BOB
 
@@ -560,18 +560,18 @@ def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators
 def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, users):
     start(cluster, reconciler)
     cluster.add("bob", "uid-2", repository="https://github.com/x/y", client="10.0.0.1")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert {row["user"] for row in operators.grants(**only)} == users
 
 
 def test_explain_says_why(make, cluster, store, operators, redis_server):
     reconciler = make()
     cluster.add(repository=REPOSITORY)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert operators.explain(ALICE)["because"] == "No network: it was launched without a pass, and nobody has unlocked it."
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     assert operators.explain(ALICE)["waiting"] == [{"kind": "launch", "tier": "verified", "rule": "valid-pass", "image": "image:1"}]
-    look(reconciler)
+    list_and_converge(reconciler)
     found = operators.explain(ALICE)
     assert found["because"] == "Network of the tier verified, by the rule valid-pass."
     assert (found["label"], found["uid"], found["repository"]) == ("verified", "uid-1", "r")

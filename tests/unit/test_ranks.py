@@ -9,7 +9,7 @@ import pytest
 import verifier.web.servers
 from tests.support.apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for
+from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_unlock
 from verifier.decisions.leases import larger
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
@@ -252,8 +252,8 @@ def running(redis_server, cluster, store):
 )
 def test_the_label_follows_what_is_larger_and_what_an_operator_says(running, cluster, store, tier, gets, rule, becomes):
     pod = cluster.add(**granted(make_grant(tier)))
-    unlock_for(store, make_grant(gets, rule))
-    look(running)
+    record_unlock(store, make_grant(gets, rule))
+    list_and_converge(running)
     now = cluster.pods[pod.name]
     assert (now.grant.tier, now.label) == (becomes, becomes)
     assert store.known(ALICE).tier == becomes
@@ -264,8 +264,8 @@ def test_grant_that_ends_sooner_replaces_nothing(redis_server, cluster, store, u
     tiers = {"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}}
     settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
     pod = cluster.add(**granted(replace(make_grant("small"), until=until)))
-    unlock_for(store, make_grant("verified", "unlock"))
-    look(Reconciler(settings, cluster, store, clock=lambda: 50.0 if until == 700 else 0.0))
+    record_unlock(store, make_grant("verified", "unlock"))
+    list_and_converge(Reconciler(settings, cluster, store, clock=lambda: 50.0 if until == 700 else 0.0))
     assert cluster.pods[pod.name].label == becomes
 
 
@@ -273,8 +273,8 @@ def test_unlock_counts_once_the_pods_grant_is_withdrawn(running, cluster, store,
     old = make_grant("verified")
     pod = cluster.add(**granted(old))
     in_redis.set(f"binder-egress:withdrawn:{old.id}", 1)
-    unlock_for(store, make_grant("small", "unlock"))
-    look(running)
+    record_unlock(store, make_grant("small", "unlock"))
+    list_and_converge(running)
     assert cluster.pods[pod.name].label == "small"
 
 
@@ -282,17 +282,17 @@ def test_withdrawn_smaller_grant_takes_nothing_away(running, cluster, store, in_
     """The use of a pass that moves on to another server."""
     small, large = make_grant("small"), make_grant("verified", "unlock")
     pod = cluster.add(**granted(small))
-    unlock_for(store, large)
-    look(running)
+    record_unlock(store, large)
+    list_and_converge(running)
     in_redis.set(f"binder-egress:withdrawn:{small.id}", 1)
-    look(running)
+    list_and_converge(running)
     assert cluster.pods[pod.name].grant == large
 
 
 def test_block_takes_a_larger_tier_away(running, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
-    unlock_for(store, make_grant("verified", "unlock"))
+    record_unlock(store, make_grant("verified", "unlock"))
     store.add_block(Block("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])
-    look(running)
+    list_and_converge(running)
     assert cluster.pods[pod.name].label is None
     assert isinstance(cluster.pods[pod.name].grant, Grant)

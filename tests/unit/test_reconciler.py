@@ -7,89 +7,89 @@ import time
 import pytest
 
 from tests.support.apps import get_pass, launch
-from tests.support.reconciling import ALICE, granted, known, look, make_grant, unlock_for, wait_for, withdraw
+from tests.support.reconciling import ALICE, granted, known, list_and_converge, make_grant, record_launch, record_unlock, withdraw
 from verifier.records import Grant, Record, Server, Woken
 
 
 def test_waiting_grant_is_applied_to_its_pod(reconciler, cluster, store):
     grant = make_grant()
-    wait_for(store, grant)
+    record_launch(store, grant)
     pod = cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     now = cluster.pods[pod.name]
     assert (now.grant, now.label) == (grant, "verified")
     assert store.known(ALICE) == known("uid-1", grant, repository="r")
 
 
 def test_pod_of_a_refused_launch_gets_no_grant(reconciler, cluster, store):
-    wait_for(store, make_grant("unverified", "default"))
+    record_launch(store, make_grant("unverified", "default"))
     cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
     assert store.known(ALICE) == known("uid-1", repository="r")
 
 
 @pytest.mark.parametrize("other", [{"user": "bob"}, {"server": "x"}, {"user": "alice/"}, {"user": "Alice"}])
 def test_waiting_grant_is_for_its_server_only(reconciler, cluster, store, other):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add(**other)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
 @pytest.mark.parametrize("image", ["image:2", "image", "", "docker.io/image:1", "image:1@sha256:0"])
 def test_pod_with_another_image_gets_no_grant_and_is_logged(reconciler, cluster, store, caplog, image):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add(image=image)
-    look(reconciler)
-    look(reconciler)
+    list_and_converge(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
     assert store.known(ALICE).tier == "unverified"
     assert [record.levelname for record in caplog.records if "another image" in record.getMessage()] == ["WARNING"]
 
 
 def test_waiting_grant_ends_when_its_pod_is_ready(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     pod = cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch
     cluster.change(pod, ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch is None
     # A later pod of that server needs a launch of its own.
     cluster.remove(pod)
     cluster.add(uid="uid-2")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == set()
 
 
 def test_waiting_grant_outlives_a_ready_pod_with_another_image(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add(image="image:2", ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch
 
 
 def test_waiting_grant_expires(reconciler, cluster, store):
-    wait_for(store, make_grant(), ttl=1)
+    record_launch(store, make_grant(), ttl=1)
     time.sleep(1.1)
     cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
 def test_ended_pod_gets_no_grant(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add(ended=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
 def test_repository_stays_published_after_its_launch_is_settled(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add(ready=True)
     for _ in range(3):
-        look(reconciler)
+        list_and_converge(reconciler)
     assert store.known(ALICE).repository == "r"
 
 
@@ -97,26 +97,26 @@ def test_lost_label_is_restored_from_the_annotation(reconciler, cluster):
     """The process was killed between the two, or somebody removed the label."""
     grant = make_grant()
     pod = cluster.add(grant=grant, annotated=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (cluster.pods[pod.name].grant, cluster.pods[pod.name].label) == (grant, "verified")
 
 
 def test_label_without_annotation_is_removed(reconciler, cluster):
     pod = cluster.add(label="verified")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.pods[pod.name].label is None
 
 
 def test_label_that_differs_from_the_annotation_is_corrected(reconciler, cluster):
     pod = cluster.add(grant=make_grant("small"), annotated=True, label="verified")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.pods[pod.name].label == "small"
 
 
 @pytest.mark.parametrize("label", [None, "verified"])
 def test_unreadable_annotation_is_removed_with_its_label(reconciler, cluster, label):
     pod = cluster.add(annotated=True, label=label)
-    look(reconciler)
+    list_and_converge(reconciler)
     now = cluster.pods[pod.name]
     assert (now.annotated, now.label) == (False, None)
 
@@ -124,18 +124,18 @@ def test_unreadable_annotation_is_removed_with_its_label(reconciler, cluster, la
 @pytest.mark.parametrize("tier", ["gold", "unverified", ""])
 def test_grant_of_an_unknown_tier_is_removed(reconciler, cluster, store, tier):
     pod = cluster.add(**granted(make_grant(tier)))
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (cluster.pods[pod.name].annotated, cluster.pods[pod.name].label) == (False, None)
     assert store.known(ALICE).tier == "unverified"
 
 
 def test_tier_that_left_the_settings_is_taken_from_pods(make_reconciler, cluster, store):
     grant = make_grant("small")
-    wait_for(store, grant)
+    record_launch(store, grant)
     cluster.add()
-    look(make_reconciler())
+    list_and_converge(make_reconciler())
     assert cluster.labelled() == {ALICE}
-    look(make_reconciler(tiers={"verified": {}}))
+    list_and_converge(make_reconciler(tiers={"verified": {}}))
     assert cluster.labelled() == set()
 
 
@@ -143,7 +143,7 @@ def test_withdrawn_grant_is_taken_from_its_pod(reconciler, cluster, store):
     grant = make_grant()
     pod = cluster.add(**granted(grant))
     withdraw(store, grant)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (cluster.pods[pod.name].annotated, cluster.pods[pod.name].label) == (False, None)
     assert store.known(ALICE).tier == "unverified"
 
@@ -151,20 +151,20 @@ def test_withdrawn_grant_is_taken_from_its_pod(reconciler, cluster, store):
 @pytest.mark.parametrize("kind", ["launch", "unlock"])
 def test_withdrawn_grant_that_waits_is_not_applied(reconciler, cluster, store, kind):
     grant = make_grant()
-    (wait_for if kind == "launch" else unlock_for)(store, grant)
+    (record_launch if kind == "launch" else record_unlock)(store, grant)
     withdraw(store, grant)
     cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
 @pytest.mark.parametrize("kind", ["launch", "unlock"])
 def test_grant_that_is_withdrawn_during_its_patch_is_taken_back(reconciler, cluster, store, kind):
     grant = make_grant()
-    (wait_for if kind == "launch" else unlock_for)(store, grant)
+    (record_launch if kind == "launch" else record_unlock)(store, grant)
     cluster.add()
     cluster.before_patch = lambda: withdraw(store, grant)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert [found for _, found in cluster.patches] == [grant, None]
     assert cluster.labelled() == set()
     assert store.known(ALICE).tier == "unverified"
@@ -174,11 +174,11 @@ def test_moved_use_takes_its_tier_along(public, internal, reconciler, cluster, s
     token = get_pass(public)
     launch(internal, "alice", token=token)
     cluster.add("alice")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE}
     launch(internal, "bob", token=token)
     cluster.add("bob", "uid-2")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {Server("bob")}
 
 
@@ -187,7 +187,7 @@ def test_use_that_moves_during_its_patch_is_taken_back(public, internal, reconci
     launch(internal, "alice", token=token)
     cluster.add("alice")
     cluster.before_patch = lambda: launch(internal, "bob", token=token)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == set()
 
 
@@ -203,35 +203,35 @@ def test_withdrawal_of_one_pass_leaves_the_grant_of_another(public, internal, re
     first, second = get_pass(public), get_pass(public)
     launch(internal, "alice", token=first)
     cluster.add("alice")
-    look(reconciler)
+    list_and_converge(reconciler)
     launch(internal, "alice", token=second)
     launch(internal, "bob", token=first)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
 def test_unlock_is_applied_to_its_pod(reconciler, cluster, store):
     grant = make_grant("small", "unlock")
-    unlock_for(store, grant)
+    record_unlock(store, grant)
     pod = cluster.add(ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.pods[pod.name].label == "small"
     assert store.known(ALICE).grant == grant.id
 
 
 @pytest.mark.parametrize("uid", ["uid-0", "uid-11", ""])
 def test_unlock_is_for_one_uid_only(reconciler, cluster, store, uid):
-    unlock_for(store, make_grant(), uid=uid)
+    record_unlock(store, make_grant(), uid=uid)
     cluster.add(ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
 def test_unlock_replaces_the_grant_of_a_smaller_tier(make_reconciler, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
     grant = make_grant("verified", "unlock")
-    unlock_for(store, grant)
-    look(make_reconciler(tiers={"verified": {"rank": 1}, "small": {}}))
+    record_unlock(store, grant)
+    list_and_converge(make_reconciler(tiers={"verified": {"rank": 1}, "small": {}}))
     assert cluster.pods[pod.name].grant == grant
 
 
@@ -239,13 +239,13 @@ def test_pass_for_a_server_that_has_its_tier_is_not_spent(public, internal, reco
     """Whoever gave it could move its use to a server of their own, and the tier would go with it."""
     decision = launch(internal, "alice", token=get_pass(public))
     cluster.add("alice", ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     token = get_pass(public)
     answer = public.post("/egress/servers/alice", json={"token": token})
     assert (answer.status_code, answer.json["state"]) == (200, "granted")
     assert store.pending(ALICE, set()).unlock is None
     assert launch(internal, "bob", token=token)["pass_outcome"] == "free"
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.pods["jupyter-alice--"].grant.id == decision["grant"]
 
 
@@ -256,8 +256,8 @@ def test_mode_allow_gives_every_pod_the_tier_with_or_without_redis(make_reconcil
     ended = cluster.add("bob", "uid-2", ended=True)
     if not redis:
         redis_server.stop()
-    look(reconciler)
-    look(reconciler)
+    list_and_converge(reconciler)
+    list_and_converge(reconciler)
     assert (cluster.pods[pod.name].label, cluster.pods[pod.name].grant.rule) == ("small", "mode-allow")
     assert cluster.pods[ended.name].label is None
     assert len(cluster.patches) == 1
@@ -265,7 +265,7 @@ def test_mode_allow_gives_every_pod_the_tier_with_or_without_redis(make_reconcil
 
 def test_mode_allow_keeps_the_grant_of_a_pod(make_reconciler, cluster):
     cluster.add(**granted(make_grant()))
-    look(make_reconciler(mode="allow", allow_tier="small"))
+    list_and_converge(make_reconciler(mode="allow", allow_tier="small"))
     assert cluster.patches == []
 
 
@@ -275,9 +275,9 @@ def test_grant_of_mode_allow_ends_with_the_mode(make_reconciler, cluster, store,
     if where == "on the pod":
         cluster.add(**granted(everybody))
     else:
-        wait_for(store, everybody)
+        record_launch(store, everybody)
         cluster.add()
-    look(make_reconciler(mode="captcha"))
+    list_and_converge(make_reconciler(mode="captcha"))
     assert cluster.labelled() == set()
 
 
@@ -292,19 +292,19 @@ def test_newer_launch_is_not_settled_with_an_older_one(store):
 
 @pytest.mark.parametrize("mode", ["captcha", "observe"])
 def test_modes_captcha_and_observe_label_the_same(make_reconciler, cluster, store, mode):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add("alice")
     cluster.add("bob", "uid-2")
-    look(make_reconciler(mode=mode))
+    list_and_converge(make_reconciler(mode=mode))
     assert cluster.labelled() == {ALICE}
 
 
 def test_patch_is_logged(reconciler, cluster, store, caplog):
     caplog.set_level(logging.INFO)
     grant = make_grant()
-    wait_for(store, grant)
+    record_launch(store, grant)
     cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     (record,) = [record for record in caplog.records if record.getMessage() == "pod"]
     assert record.fields == {
         "user": "alice", "server": "", "pod": "jupyter-alice--", "tier": "verified", "rule": "valid-pass", "grant": grant.id

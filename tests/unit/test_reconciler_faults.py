@@ -5,7 +5,16 @@ import threading
 
 import pytest
 
-from tests.support.reconciling import ALICE, granted, look, make_grant, unlock_for, wait_for, withdraw, work
+from tests.support.reconciling import (
+    ALICE,
+    converge_due,
+    granted,
+    list_and_converge,
+    make_grant,
+    record_launch,
+    record_unlock,
+    withdraw,
+)
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
 from verifier.reconciler.pods import Conflict
@@ -14,60 +23,60 @@ from verifier.store.errors import StoreUnavailable
 
 
 def test_conflict_makes_the_pod_be_read_again(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add()
     cluster.conflicts = 4
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
 def test_pod_that_keeps_changing_is_retried_after_the_pause(reconciler, cluster, store, steady):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add()
     cluster.conflicts = 7
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (cluster.labelled(), len(reconciler.queue)) == (set(), 1)
     steady.now += RETRY_PAUSE_SECONDS
-    work(reconciler)
+    converge_due(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
 def test_pod_of_the_same_name_does_not_inherit_a_grant(reconciler, cluster, store):
-    """The unlock was for the old one; between look and patch there is a new one."""
-    unlock_for(store, make_grant())
+    """The unlock was for the old pod, and a new pod replaces it just before the patch."""
+    record_unlock(store, make_grant())
     cluster.add()
     cluster.before_patch = lambda: cluster.add(uid="uid-2")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
     assert store.known(ALICE).uid == "uid-2"
 
 
 def test_pod_that_is_gone_before_its_patch_is_no_fault(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     pod = cluster.add()
     cluster.before_patch = lambda: cluster.remove(pod)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.known(ALICE) is None
 
 
 def test_pod_that_ends_before_its_patch_gets_no_grant(reconciler, cluster, store):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     pod = cluster.add()
     cluster.before_patch = lambda: cluster.change(pod, ended=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
 def test_pod_whose_image_changes_before_its_patch_gets_no_grant(reconciler, cluster, store):
     """Kubernetes lets an image be changed in place."""
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     pod = cluster.add()
     cluster.before_patch = lambda: cluster.change(pod, image="image:2")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
 
 
@@ -76,39 +85,39 @@ def test_outdated_view_of_a_pod_does_no_harm(reconciler, cluster, store):
     pod = cluster.add()
     reconciler.list_pods()
     cluster.change(pod, **granted(grant))
-    wait_for(store, make_grant("small"))
-    work(reconciler)
+    record_launch(store, make_grant("small"))
+    converge_due(reconciler)
     assert cluster.pods[pod.name].grant == grant
     assert store.known(ALICE).grant == grant.id
 
 
 def test_server_is_retried_while_the_api_server_is_away(reconciler, cluster, store, steady):
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add()
     reconciler.list_pods()
     cluster.down = True
-    work(reconciler)
+    converge_due(reconciler)
     assert len(reconciler.queue) == 1
     with pytest.raises(ApiServerUnavailable):
         reconciler.list_pods()
     cluster.down = False
     steady.now += RETRY_PAUSE_SECONDS
-    work(reconciler)
+    converge_due(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
 def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog):
     store._redis.set("binder-egress:launch:alice/", "garbage")
-    wait_for(store, make_grant(), Server("bob"))
+    record_launch(store, make_grant(), Server("bob"))
     cluster.add("alice")
     cluster.add("bob", "uid-2")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert (cluster.labelled(), len(reconciler.queue)) == ({Server("bob")}, 1)
     assert "fault" in caplog.text
     store._redis.delete("binder-egress:launch:alice/")
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     steady.now += RETRY_PAUSE_SECONDS
-    work(reconciler)
+    converge_due(reconciler)
     assert cluster.labelled() == {ALICE, Server("bob")}
 
 
@@ -117,7 +126,7 @@ def test_two_reconcilers_at_once_do_no_harm(make_reconciler, cluster, store):
     for number, server in enumerate(servers):
         cluster.add(server.user, f"uid-{number}")
         if number % 3:
-            wait_for(store, make_grant(), server)
+            record_launch(store, make_grant(), server)
     withdrawn = [store.pending(server, set()).launch.grant for server in servers[1::3]]
     cluster.conflicts = 20
 
@@ -142,25 +151,25 @@ def test_two_reconcilers_at_once_do_no_harm(make_reconciler, cluster, store):
 
 def test_withdrawal_is_seen_though_another_reconciler_took_its_notification(make_reconciler, cluster, store):
     grant = make_grant()
-    wait_for(store, grant)
+    record_launch(store, grant)
     cluster.add()
     first, second = make_reconciler(), make_reconciler()
 
     def other():
         withdraw(store, grant)
-        look(second)
+        list_and_converge(second)
 
     cluster.before_patch = other
-    look(first)
+    list_and_converge(first)
     assert cluster.labelled() == set()
 
 
 def test_unreadable_record_of_one_server_does_not_stop_the_others(reconciler, cluster, store):
     for number, user in enumerate(("alice", "bob", "carol")):
         cluster.add(user, f"uid-{number}")
-        wait_for(store, make_grant(), Server(user))
+        record_launch(store, make_grant(), Server(user))
     store._redis.set("binder-egress:launch:bob/", "no JSON")
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE, Server("carol")}
 
 
@@ -168,7 +177,7 @@ def test_labels_follow_annotations_without_redis(reconciler, cluster, redis_serv
     cluster.add("alice", grant=make_grant(), annotated=True)
     cluster.add("bob", "uid-2", label="verified")
     redis_server.stop()
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE}
 
 
@@ -184,11 +193,11 @@ def test_outage_of_redis_is_made_up_for(reconciler, cluster, store, redis_server
     reconciler.heartbeat()
     cluster.add()
     redis_server.stop()
-    look(reconciler)
+    list_and_converge(reconciler)
     redis_server.start()
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     reconciler.heartbeat()
-    work(reconciler)
+    converge_due(reconciler)
     assert cluster.labelled() == {ALICE}
     assert store.known(ALICE)
 
@@ -198,14 +207,14 @@ def test_outage_of_redis_that_lost_nothing_is_made_up_for(reconciler, cluster, s
         raise StoreUnavailable("hangs")
 
     reconciler.heartbeat()
-    wait_for(store, make_grant())
+    record_launch(store, make_grant())
     cluster.add()
     reconciler.list_pods()
     reconciler.heartbeat()
     with monkeypatch.context() as patch:
         patch.setattr(store, "pending_all", fail)
-        work(reconciler)
+        converge_due(reconciler)
     assert cluster.labelled() == set()
     reconciler.heartbeat()
-    work(reconciler)
+    converge_due(reconciler)
     assert cluster.labelled() == {ALICE}

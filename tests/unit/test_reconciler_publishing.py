@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import verifier.reconciler.loop
-from tests.support.reconciling import ALICE, granted, known, look, make_grant, wait_for, work
+from tests.support.reconciling import ALICE, converge_due, granted, known, list_and_converge, make_grant, record_launch
 from verifier.reconciler.cache import PodCache
 from verifier.records import KnownServer, Server
 from verifier.store.counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
@@ -14,10 +14,10 @@ def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_r
     grant = make_grant()
     cluster.add("alice", **granted(grant))
     cluster.add("bob", "uid-2")
-    look(make_reconciler())
+    list_and_converge(make_reconciler())
     redis_server.wipe()
     reconciler = make_reconciler(started=time.time())
-    look(reconciler)
+    list_and_converge(reconciler)
     assert cluster.patches == []
     assert store.known(ALICE) == known("uid-1", grant)
     assert store.known(Server("bob")) == known("uid-2", pod="jupyter-bob--")
@@ -27,12 +27,12 @@ def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_r
 def test_wiped_redis_gets_every_pod_again(make_reconciler, cluster, store, redis_server):
     cluster.add("alice", **granted(make_grant()))
     reconciler = make_reconciler()
-    look(reconciler)
+    list_and_converge(reconciler)
     reconciler.heartbeat()
-    work(reconciler)
+    converge_due(reconciler)
     redis_server.wipe()
     reconciler.heartbeat()
-    work(reconciler)
+    converge_due(reconciler)
     assert store.known(ALICE).tier == "verified"
 
 
@@ -40,9 +40,9 @@ def test_gone_pods_of_an_earlier_process_are_forgotten(make_reconciler, cluster,
     store.publish(Server("gone"), KnownServer("uid-0", "verified"))
     cluster.add("alice")
     reconciler = make_reconciler()
-    look(reconciler)
+    list_and_converge(reconciler)
     reconciler.heartbeat()
-    work(reconciler)
+    converge_due(reconciler)
     assert store.known(Server("gone")) is None
     assert store.known(ALICE)
 
@@ -56,72 +56,72 @@ def test_no_server_is_forgotten_before_the_first_list(make_reconciler, store):
 
 def test_notified_server_is_not_forgotten_before_the_first_list(make_reconciler, cluster, store):
     cluster.add()
-    look(make_reconciler())
+    list_and_converge(make_reconciler())
     restarted = make_reconciler()
     restarted.queue.put(ALICE)
-    work(restarted)
+    converge_due(restarted)
     assert store.known(ALICE)
 
 
 def test_second_pod_of_a_server_is_converged_by_a_fresh_answer_of_redis(reconciler, cluster, store):
     """Asked about together, the second would be published over by what was known before the first."""
-    look(reconciler)
+    list_and_converge(reconciler)
     cluster.add("alice", "uid-1", server="", created=1)
     reconciler.list_pods()
-    work(reconciler)
+    converge_due(reconciler)
     second = replace(cluster.pods["jupyter-alice--"], name="jupyter-alice-again", uid="uid-2", created=2)
     cluster.pods[second.name] = second
     for _ in range(2):
-        look(reconciler)
+        list_and_converge(reconciler)
         assert store.known(ALICE).uid == "uid-2"
 
 
 def test_pod_that_appears_while_gone_ones_are_forgotten_stays_published(make_reconciler, cluster, store, monkeypatch):
     reconciler = make_reconciler()
-    look(reconciler)
+    list_and_converge(reconciler)
     published = store.published
 
     def meanwhile():
         cluster.add("alice")
         reconciler.list_pods()
-        work(reconciler)
+        converge_due(reconciler)
         return published()
 
     monkeypatch.setattr(store, "published", meanwhile)
     reconciler.heartbeat()
-    work(reconciler)
+    converge_due(reconciler)
     assert store.known(ALICE)
 
 
 def test_deleted_pod_is_forgotten(reconciler, cluster, store):
     pod = cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.known(ALICE)
     reconciler.observe("DELETED", pod)
-    work(reconciler)
+    converge_due(reconciler)
     assert store.known(ALICE) is None
 
 
 def test_pod_that_is_missing_in_a_list_is_forgotten(reconciler, cluster, store):
     pod = cluster.add()
-    look(reconciler)
+    list_and_converge(reconciler)
     cluster.remove(pod)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.known(ALICE) is None
 
 
 def test_ended_pod_is_published_until_it_is_deleted(reconciler, cluster, store):
     pod = cluster.add(**granted(make_grant()))
-    look(reconciler)
+    list_and_converge(reconciler)
     cluster.change(pod, ended=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.known(ALICE)
 
 
 def test_youngest_pod_of_a_server_is_published(reconciler, cluster, store):
     new = cluster.add(uid="new", created=20)
     cluster._put("ADDED", replace(new, name="another-name", uid="old", created=10))
-    look(reconciler)
+    list_and_converge(reconciler)
     assert store.known(ALICE).uid == "new"
 
 
@@ -131,12 +131,12 @@ def without_record(store):
 
 def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
     pod = cluster.add(created=5)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert START_GUARD_TIME not in store.reconciler_state()[1]  # not done yet
     cluster.change(pod, guard=("closed", 0.25))
     cluster.add("bob", "uid-2", created=5, guard=("open", 10.0))
     for _ in range(3):
-        look(reconciler)
+        list_and_converge(reconciler)
     counters = store.reconciler_state()[1]
     assert [counters.get(START_GUARD + outcome) for outcome in ("closed", "open", "absent")] == [1, 1, None]
     assert counters[START_GUARD_TIME] == 10250
@@ -146,13 +146,13 @@ def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
 
 def test_heartbeat_counts_grants_and_waits(reconciler, cluster, store):
     for user, grant in (("a", make_grant()), ("b", make_grant()), ("c", make_grant("unverified", "default"))):
-        wait_for(store, grant, Server(user))
+        record_launch(store, grant, Server(user))
         cluster.add(user, f"uid-{user}")
-    look(reconciler)
+    list_and_converge(reconciler)
     reconciler.heartbeat()
-    work(reconciler)  # what it published again
+    converge_due(reconciler)  # what it published again
     cluster.change("jupyter-a--", label=None)  # put back, but no new grant
-    look(reconciler)
+    list_and_converge(reconciler)
     reconciler.heartbeat()
     reconciler.heartbeat()  # nothing new
     counters = store.reconciler_state()[1]
@@ -163,25 +163,25 @@ def test_heartbeat_counts_grants_and_waits(reconciler, cluster, store):
 
 def test_start_guard_of_an_older_pod_is_not_counted_again(make_reconciler, cluster, store):
     cluster.add(created=5, guard=("closed", 0.25))
-    look(make_reconciler(started=6))
+    list_and_converge(make_reconciler(started=6))
     assert START_GUARD_TIME not in store.reconciler_state()[1]
 
 
 def test_pod_without_launch_record_is_counted_once(reconciler, cluster, store, caplog):
     pod = cluster.add(created=5)
     for _ in range(3):
-        look(reconciler)
+        list_and_converge(reconciler)
     cluster.change(pod, ready=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert without_record(store) == 1
     assert len([record for record in caplog.records if "without launch record" in record.getMessage()]) == 1
 
 
 def test_pod_with_a_settled_launch_record_is_not_counted(reconciler, cluster, store):
-    wait_for(store, make_grant("unverified", "default"))
+    record_launch(store, make_grant("unverified", "default"))
     cluster.add(created=5, ready=True)
     for _ in range(3):
-        look(reconciler)
+        list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch is None
     assert without_record(store) == 0
 
@@ -190,15 +190,15 @@ def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, stor
     """Their records may have ended before, and the count would be of restarts."""
     cluster.add(created=99)
     cluster.add("bob", "uid-2", created=101)
-    look(make_reconciler(started=100))
+    list_and_converge(make_reconciler(started=100))
     assert without_record(store) == 1
 
 
 def test_new_pod_of_the_same_server_is_counted_again(reconciler, cluster, store):
     cluster.add(created=5)
-    look(reconciler)
+    list_and_converge(reconciler)
     cluster.add(uid="uid-2", created=6)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert without_record(store) == 2
 
 
@@ -208,10 +208,10 @@ def test_gone_pods_leave_nothing_in_memory(make_reconciler, cluster, monkeypatch
     reconciler = make_reconciler()
     for number in range(20):
         pod = cluster.add(f"user-{number}", f"uid-{number}")
-        look(reconciler)
+        list_and_converge(reconciler)
         assert len(caches[0]) == 3  # the pod, its server, and that it was counted
         cluster.remove(pod)
-    look(reconciler)
+    list_and_converge(reconciler)
     assert len(caches[0]) == 0
 
 
@@ -220,6 +220,6 @@ def test_pods_are_counted_by_tier(reconciler, cluster, store):
     cluster.add("b", "2")
     cluster.add("c", "3")
     cluster.add("d", "4", ended=True)
-    look(reconciler)
+    list_and_converge(reconciler)
     reconciler.heartbeat()
     assert store.reconciler_state()[2] == {"verified": 1, "unverified": 2}

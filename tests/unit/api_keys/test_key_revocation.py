@@ -11,7 +11,7 @@ from tests.support.apps import (
     run_pod,
 )
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import ALICE, look, work
+from tests.support.reconciling import ALICE, converge_due, list_and_converge
 from verifier.api_keys import (
     FORM,
 )
@@ -76,8 +76,8 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
     key = site.add()
     launch(site.internal, "alice", token=site.get_pass(key), image="image:1")
     cluster.add("alice", "uid-1", image="image:1", ready=True)
-    look(worker)
-    look(worker)
+    list_and_converge(worker)
+    list_and_converge(worker)
     assert store.pending(ALICE, set()).launch is None
     launch(site.internal, "bob", token=site.get_pass(key), image="image:1")
     launch(site.internal, "carol", token=get_pass(site.public), image="image:1")
@@ -87,8 +87,8 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
     cluster.add("bob", "uid-2", image="image:1")
     cluster.add("carol", "uid-3", image="image:1")
     worker.take(store.woken(0.01))
-    look(worker)
-    work(worker)
+    list_and_converge(worker)
+    converge_due(worker)
     assert cluster.labelled() == {Server("carol")} | (set() if servers else {ALICE})
     assert store.known(ALICE).is_blocked(time.time()) is False
 
@@ -100,14 +100,14 @@ def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, 
     key = site.add()
     for number, user in enumerate(("alice", "bob")):
         cluster.add(user, f"uid-{number}", ready=True)
-    look(worker)
+    list_and_converge(worker)
     for user in ("alice", "bob"):
         site.public.post(f"/egress/servers/{user}", json={"token": site.get_pass(key)})
         if user == "alice":
-            look(worker)
+            list_and_converge(worker)
     assert cluster.labelled() == {ALICE} and store.pending(ALICE, set()).unlock
     assert site.operators.revoke_key("course", "eve", "leaked")["withdrawn"] == 1
-    look(worker)
+    list_and_converge(worker)
     assert cluster.labelled() == {ALICE}
 
 

@@ -1,13 +1,21 @@
 {{- /* The admission policies. */}}
 
 {{- /*
+binder-egress.hasAdmission: "true" if the cluster has ValidatingAdmissionPolicy. A tool that only renders may not know the kinds of
+the cluster, so there the version counts too. In a cluster it does not: where the kind is switched off, the installation would fail.
+*/}}
+{{- define "binder-egress.hasAdmission" -}}
+{{- $version := and (not (include "binder-egress.canLookup" .)) (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- if or $version (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") }}true{{ end }}
+{{- end }}
+
+{{- /*
 binder-egress.admission: "true" if an admission policy is to be made: it is on, there are pods to protect, and the cluster has that
 kind. Takes (list root on).
 */}}
 {{- define "binder-egress.admission" -}}
 {{- $root := index . 0 -}}
-{{- $has := $root.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy" -}}
-{{- if and (index . 1) $has (include "binder-egress.running" $root) }}true{{ end }}
+{{- if and (index . 1) (include "binder-egress.running" $root) (include "binder-egress.hasAdmission" $root) }}true{{ end }}
 {{- end }}
 
 {{- /* binder-egress.admission.account: the user name of the reconciler's ServiceAccount. */}}

@@ -1,4 +1,4 @@
-"""What operators do: commands and in-cluster interface, with a reconciler that carries it out, and what blocks withstand."""
+"""Operators' actions: commands and in-cluster interface, a reconciler that applies them, and blocks under faults."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def reconciler(make):
 
 @pytest.fixture
 def operators(redis_server, store, monkeypatch):
-    """The actions, which do not wait."""
+    """Operators' actions that do not wait for the reconciler."""
     monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     return Operators(make_settings(redis_server, may_stop_pods=True), store)
 
@@ -84,7 +84,7 @@ def serve(reconciler, store):
 
 
 def start(cluster, reconciler, user="alice", uid="uid-1", **fields):
-    """A server that runs, with a tier."""
+    """Start a server that has a tier."""
     fields = {"repository": REPOSITORY, "client": "198.51.100.7"} | fields
     cluster.add(user, uid, **granted(make_grant()), **fields)
     list_and_converge(reconciler)
@@ -94,7 +94,7 @@ def start(cluster, reconciler, user="alice", uid="uid-1", **fields):
     ("kind", "what"),
     [("server", "alice"), ("repository", "github.com/Owner/*"), ("network", "198.51.100.0/24")],
 )
-def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, store, operators, redis_server, make, kind, what):
+def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster, store, operators, redis_server, make, kind, what):
     start(cluster, reconciler)
     start(cluster, reconciler, "bob", "uid-2", repository="https://github.com/other/name", client="203.0.113.9")
     done = operators.block(kind, what, "eve", "mining")
@@ -102,7 +102,7 @@ def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, s
     assert cluster.labelled() == {BOB}
     grant = pod(cluster).grant
     assert (grant.tier, grant.rule, grant.by, grant.why, grant.id) == ("unverified", Rule.BLOCKED, "eve", "mining", done["block"])
-    # Redis forgets it, and another reconciler looks.
+    # Redis loses the block, and another reconciler lists the pods.
     redis_server.wipe()
     store.ping()
     another = make()
@@ -114,7 +114,7 @@ def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, s
     list_and_converge(another)
     assert pod(cluster).grant == grant
     assert [block["only_on_pods"] for block in operators.blocks()] == [True]
-    # Until an operator takes it off.
+    # The block lasts until an operator removes it.
     operators.unblock("alice", "eve")
     serve(another, store)
     list_and_converge(another)
@@ -122,7 +122,7 @@ def test_a_block_takes_the_tier_away_at_once_and_for_good(reconciler, cluster, s
     assert not store.known(ALICE).is_blocked(time.time())
 
 
-def test_what_waited_when_a_block_came_does_not_come_back_with_its_end(reconciler, cluster, store, operators):
+def test_grants_that_a_block_cancelled_do_not_return_with_its_end(reconciler, cluster, store, operators):
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)
     done = operators.block("repository", "github.com/owner/name", "eve", "mining")
@@ -133,7 +133,7 @@ def test_what_waited_when_a_block_came_does_not_come_back_with_its_end(reconcile
     serve(reconciler, store)
     list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
-    # But it may be unlocked anew.
+    # A new unlock is possible.
     record_unlock(store, grant := make_grant(rule="unlock"))
     list_and_converge(reconciler)
     assert pod(cluster).grant == grant
@@ -141,7 +141,7 @@ def test_what_waited_when_a_block_came_does_not_come_back_with_its_end(reconcile
 
 @pytest.mark.parametrize("mode", ["captcha", "observe", "allow"])
 @pytest.mark.parametrize("kind", ["launch", "unlock", "mode"])
-def test_a_block_that_comes_between_look_and_patch_wins(make, cluster, store, operators, mode, kind):
+def test_block_added_between_read_and_patch_wins(make, cluster, store, operators, mode, kind):
     reconciler = make(mode=mode)
     if kind == "launch":
         record_launch(store, make_grant(), repository=REPOSITORY)
@@ -149,35 +149,35 @@ def test_a_block_that_comes_between_look_and_patch_wins(make, cluster, store, op
         record_unlock(store, make_grant(rule="unlock"))
     cluster.add(repository=REPOSITORY)
 
-    def come():
+    def block_repository():
         operators.block("repository", "github.com/owner/name", "eve", "mining")
         store.woken(0.01)  # the other reconciler takes the wake-up
 
-    cluster.before_patch = come
+    cluster.before_patch = block_repository
     list_and_converge(reconciler)
     if kind == "mode" and mode != "allow":
         assert cluster.patches == []  # there was nothing to patch; the next list reads the block
         cluster.before_patch = None
-        come()
+        block_repository()
         list_and_converge(reconciler)
     assert cluster.labelled() == set()
     assert pod(cluster).grant.rule == Rule.BLOCKED
 
 
-def test_a_block_that_goes_between_look_and_patch_is_off(reconciler, cluster, store, operators):
+def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     done = operators.block("repository", "github.com/owner/name", "eve", "mining")
 
-    def go():
+    def remove_block():
         operators.unblock(done["block"], "eve")
         store.woken(0.01)
 
-    cluster.before_patch = go
+    cluster.before_patch = remove_block
     list_and_converge(reconciler)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
-def test_a_block_meets_a_new_pod_of_its_repository_before_it_has_anything(reconciler, cluster, store, operators):
+def test_block_applies_to_a_new_pod_before_any_grant(reconciler, cluster, store, operators):
     operators.block("repository", "github.com/owner/*", "eve", "mining")
     record_launch(store, make_grant(), repository=REPOSITORY)
     cluster.add(repository=REPOSITORY)
@@ -185,7 +185,7 @@ def test_a_block_meets_a_new_pod_of_its_repository_before_it_has_anything(reconc
     assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
 
 
-def test_a_block_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
+def test_block_applies_to_a_pod_that_is_not_published_yet(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     store.forget(ALICE)
     assert operators.block("repository", "github.com/owner/name", "eve", "mining")["servers"] == 0
@@ -194,7 +194,7 @@ def test_a_block_reaches_a_pod_that_is_not_published_yet(reconciler, cluster, st
 
 
 @pytest.mark.parametrize("mode", ["captcha", "allow"])
-def test_a_later_pod_of_a_blocked_servers_name_is_not_blocked(make, cluster, store, operators, mode):
+def test_later_pod_of_a_blocked_server_is_not_blocked(make, cluster, store, operators, mode):
     reconciler = make(mode=mode)
     start(cluster, reconciler)
     operators.block("server", "alice", "eve", "mining")
@@ -213,7 +213,7 @@ def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     list_and_converge(second)
     operators.block("server", "alice", "eve", "mining")
     serve(first, store)
-    # The other one has old pods in mind, and no wake-up.
+    # The other reconciler has an old state of the pods and got no wake-up.
     second.queue.put(ALICE)
     converge_due(second)
     list_and_converge(second)
@@ -223,7 +223,7 @@ def test_two_reconcilers_agree_on_a_block(make, cluster, store, operators):
     assert [grant.rule for _, grant in cluster.patches] == [Rule.BLOCKED]
 
 
-def test_a_block_ends_when_its_time_is_up(redis_server, cluster, store, operators):
+def test_block_ends_at_its_expiry(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
@@ -235,7 +235,7 @@ def test_a_block_ends_when_its_time_is_up(redis_server, cluster, store, operator
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
 
 
-def test_without_redis_a_blocked_pod_stays_blocked(make, cluster, store, operators, redis_server):
+def test_blocked_pod_stays_blocked_without_redis(make, cluster, store, operators, redis_server):
     reconciler = make(mode="allow")
     start(cluster, reconciler)
     operators.block("server", "alice", "eve", "mining")
@@ -253,7 +253,7 @@ def test_without_redis_a_blocked_pod_stays_blocked(make, cluster, store, operato
         ({"self_networks": ["10.0.0.0/8"]}, {"client": "10.0.0.9"}),
     ],
 )
-def test_mode_allow_gives_nothing_to_what_the_rules_refuse_but_takes_nothing_either(make, cluster, values, fields):
+def test_mode_allow_neither_grants_nor_revokes_against_a_refusal(make, cluster, values, fields):
     reconciler = make(mode="allow", **values)
     cluster.add(**fields)
     cluster.add("bob", "uid-2", **granted(grant := make_grant()), **fields)
@@ -262,13 +262,13 @@ def test_mode_allow_gives_nothing_to_what_the_rules_refuse_but_takes_nothing_eit
     assert pod(cluster, "jupyter-bob--").grant == grant
 
 
-def test_what_binderhub_told_of_a_launch_counts_more_than_the_pod(reconciler, cluster, store):
-    """With auth_enabled a user may start a server with an environment of his own."""
+def test_launch_facts_from_binderhub_take_precedence_over_the_pod(reconciler, cluster, store):
+    """With auth_enabled, users may start a server with an environment that they chose."""
     record = Record(make_grant("unverified", "default"), image="image:1", repository="https://github.com/a/b", client="192.0.2.1")
     store.record_launch(ALICE, record, 600)
     cluster.add(repository="https://github.com/forged/x", client="192.0.2.2", ready=True)
     list_and_converge(reconciler)
-    assert store.pending(ALICE, set()).launch is None  # settled, and remembered
+    assert store.pending(ALICE, set()).launch is None  # settled and recorded
     list_and_converge(reconciler)
     known = store.known(ALICE)
     assert (known.repository, known.client) == ("https://github.com/a/b", "192.0.2.1")
@@ -278,7 +278,7 @@ def test_what_binderhub_told_of_a_launch_counts_more_than_the_pod(reconciler, cl
     assert (known.repository, known.client) == ("https://github.com/forged/x", "192.0.2.2")
 
 
-def test_the_facts_of_a_launch_are_read_from_the_pod():
+def test_launch_facts_are_read_from_the_pod():
     environment = [
         {"name": "BINDER_REPO_URL", "value": "https://github.com/x/first"},
         {"name": "BINDER_REPO_URL", "value": REPOSITORY},
@@ -308,18 +308,18 @@ def test_the_facts_of_a_launch_are_read_from_the_pod():
         '{"id":"g","tier":"unverified","rule":"blocked","at":1,"why":null}',
     ],
 )
-def test_an_annotation_with_garbage_in_a_block_is_no_grant(text):
+def test_annotation_with_a_malformed_block_is_not_a_grant(text):
     assert Grant.loads(text) is None
 
 
-def test_a_block_in_an_annotation_survives_writing_and_reading():
+def test_block_in_an_annotation_is_read_as_it_was_written():
     grant = Block("x", "server", "alice/", "é", "мина", 1, 2, "uid-1").grant
     assert Grant.loads(grant.dumps()) == grant
     assert grant.label is None
 
 
 class Recorder:
-    """The client's API: keeps what is asked for."""
+    """A double of the Kubernetes client's API that records calls."""
 
     def __init__(self):
         self.calls = []
@@ -333,7 +333,7 @@ class Recorder:
         return call
 
 
-def test_a_block_is_written_without_a_label_and_a_deletion_names_the_uid():
+def test_block_patch_removes_the_label_and_deletion_names_the_uid():
     api = Recorder()
     cluster = UserPods("ns", {"a": "b"}, api)
     subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
@@ -349,7 +349,7 @@ def test_a_block_is_written_without_a_label_and_a_deletion_names_the_uid():
 # -- actions
 
 
-def test_an_action_waits_for_the_reconciler_and_is_logged_by_it(reconciler, cluster, store, redis_server, caplog):
+def test_action_waits_for_the_reconciler_which_logs_it(reconciler, cluster, store, redis_server, caplog):
     operators = Operators(make_settings(redis_server), store)
     cluster.add(**granted(make_grant()))
     with caplog.at_level(logging.INFO), running(reconciler):
@@ -376,7 +376,7 @@ def test_an_action_waits_for_the_reconciler_and_is_logged_by_it(reconciler, clus
     assert said["unblock"]["why"] == "asked nicely"
 
 
-def test_without_a_reconciler_an_action_is_pending_and_still_holds(operators, store, redis_server, cluster, make):
+def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators, store, redis_server, cluster, make):
     start(cluster, make())
     assert operators.revoke(ALICE, "eve", "mining")["state"] == "pending"
     assert "not put it on the pod yet" in operators.explain(ALICE)["because"]
@@ -402,7 +402,7 @@ def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, r
         with pytest.raises(ActionRefused, match=r"reconciler\.mayStopPods"):
             operators.revoke(ALICE, "eve", "mining", stop=True)
         assert store.blocks() == []
-        store.ask_to_stop(ALICE, "uid-1")  # whoever writes to Redis by other ways
+        store.ask_to_stop(ALICE, "uid-1")  # something else writes to Redis directly
     else:
         operators.revoke(ALICE, "eve", "mining", stop=True)
     serve(reconciler, store)
@@ -410,7 +410,7 @@ def test_stop_deletes_the_pod_only_where_that_is_allowed(make, cluster, store, r
     assert bool(pod(cluster).label) != allowed
 
 
-def test_stop_is_for_one_pod_and_works_on_a_server_that_is_blocked_already(make, cluster, store, operators):
+def test_stop_concerns_one_pod_and_works_on_a_blocked_server(make, cluster, store, operators):
     reconciler = make(may_stop_pods=True)
     start(cluster, reconciler)
     first = operators.revoke(ALICE, "eve", "mining")
@@ -443,7 +443,7 @@ def test_stop_is_for_one_pod_and_works_on_a_server_that_is_blocked_already(make,
         (lambda o: o.grants(network="x"), "bad-request"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_sentence(reconciler, cluster, operators, act, kind):
+def test_impossible_action_is_refused_with_a_sentence(reconciler, cluster, operators, act, kind):
     start(cluster, reconciler)
     with pytest.raises(ActionRefused) as caught:
         act(operators)
@@ -451,7 +451,7 @@ def test_what_cannot_be_is_refused_with_a_sentence(reconciler, cluster, operator
     assert str(caught.value).endswith(".")
 
 
-def test_a_grant_is_no_way_around_a_block_or_a_rule(reconciler, cluster, store, operators, redis_server):
+def test_grant_to_a_blocked_or_refused_server_is_refused(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
     operators.revoke(ALICE, "eve", "mining")
     with pytest.raises(ActionRefused, match="blocked"):
@@ -462,7 +462,7 @@ def test_a_grant_is_no_way_around_a_block_or_a_rule(reconciler, cluster, store, 
         blocking.grant(ALICE, "verified", "eve", "w")
 
 
-def test_a_server_that_is_blocked_with_others_is_not_unlocked_alone(reconciler, cluster, store, operators):
+def test_unblock_of_one_server_cannot_end_a_block_of_many(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     block = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
     serve(reconciler, store)
@@ -472,7 +472,7 @@ def test_a_server_that_is_blocked_with_others_is_not_unlocked_alone(reconciler, 
         operators.block("repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
-def test_a_revoked_server_stays_blocked_when_the_block_that_it_had_with_others_ends(redis_server, cluster, store, operators):
+def test_revoked_server_stays_blocked_after_a_wider_block_ends(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
@@ -488,7 +488,7 @@ def test_a_revoked_server_stays_blocked_when_the_block_that_it_had_with_others_e
 
 
 @pytest.mark.parametrize("before", ["server", "network"])
-def test_a_revoked_server_stays_blocked_after_a_wipe_whatever_it_was_blocked_with(redis_server, cluster, store, operators, before):
+def test_revoked_server_stays_blocked_after_a_wipe(redis_server, cluster, store, operators, before):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
@@ -503,7 +503,7 @@ def test_a_revoked_server_stays_blocked_after_a_wipe_whatever_it_was_blocked_wit
     assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
 
 
-def test_a_revoked_server_stays_blocked_when_it_was_to_be_for_a_while(redis_server, cluster, store, operators):
+def test_revocation_makes_a_temporary_block_permanent(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
@@ -521,7 +521,7 @@ def test_a_revoked_server_stays_blocked_when_it_was_to_be_for_a_while(redis_serv
     assert not pod(cluster).annotated
 
 
-def test_a_block_that_redis_has_forgotten_is_the_servers_own(reconciler, cluster, store, operators, redis_server):
+def test_block_known_only_from_the_pod_can_be_removed(reconciler, cluster, store, operators, redis_server):
     start(cluster, reconciler)
     operators.revoke(ALICE, "eve", "mining")
     serve(reconciler, store)
@@ -564,7 +564,7 @@ def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, us
     assert {row["user"] for row in operators.grants(**only)} == users
 
 
-def test_explain_says_why(make, cluster, store, operators, redis_server):
+def test_explain_names_the_reasons(make, cluster, store, operators, redis_server):
     reconciler = make()
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)
@@ -584,7 +584,7 @@ def test_explain_says_why(make, cluster, store, operators, redis_server):
     assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
 
-def test_blocks_that_are_over_are_forgotten_with_the_next(operators, store):
+def test_expired_blocks_are_deleted_when_one_is_added(operators, store):
     operators.block("network", "192.0.2.1", "eve", "w", until=1)
     store.add_block(Block("old", "server", "alice/", "eve", "w", 1, None, "uid-1"), [])
     operators.block("network", "192.0.2.2", "eve", "w")
@@ -594,7 +594,7 @@ def test_blocks_that_are_over_are_forgotten_with_the_next(operators, store):
 # -- the in-cluster interface
 
 
-def test_the_same_by_http(reconciler, cluster, store, redis_server, operators):
+def test_actions_work_over_http(reconciler, cluster, store, redis_server, operators):
     services = create_services(make_settings(redis_server), store)
     internal = internal_client(services)
     start(cluster, reconciler)
@@ -621,7 +621,7 @@ def test_the_same_by_http(reconciler, cluster, store, redis_server, operators):
     assert internal.get("/api/servers/nobody").json["type"].endswith("#no-such-server")
 
 
-def test_no_action_without_a_reason(redis_server, store):
+def test_action_without_a_reason_is_refused(redis_server, store):
     internal = internal_client(create_services(make_settings(redis_server), store))
     for path, body in (
         ("grants", {"user": "alice", "tier": "verified"}),
@@ -637,7 +637,7 @@ def test_no_action_without_a_reason(redis_server, store):
 
 @pytest.fixture
 def egress(redis_server, store):
-    """Run the command as in the reconciler's pod: exit code, output, errors."""
+    """Run the command as in the reconciler's pod; returns exit code, standard output and standard error."""
 
     def run(*arguments, **settings):
         environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
@@ -653,7 +653,7 @@ def egress(redis_server, store):
     return run
 
 
-def test_the_commands_do_what_they_say(egress, reconciler, cluster, store):
+def test_commands_perform_their_actions(egress, reconciler, cluster, store):
     start(cluster, reconciler)
     with running(reconciler):
         code, out, _ = egress("grants")
@@ -694,7 +694,7 @@ def test_the_commands_do_what_they_say(egress, reconciler, cluster, store):
         (["revoke", "alice", "--why", "w"], 5, "not confirmed it yet"),
     ],
 )
-def test_a_command_that_fails_says_so_by_its_exit_code(egress, store, cluster, reconciler, arguments, code, says):
+def test_failed_command_has_a_nonzero_exit_code(egress, store, cluster, reconciler, arguments, code, says):
     if "alice" in arguments:
         start(cluster, reconciler)
     found, out, error = egress(*arguments)
@@ -702,26 +702,26 @@ def test_a_command_that_fails_says_so_by_its_exit_code(egress, store, cluster, r
     assert says in error and "Traceback" not in error
 
 
-def test_without_redis_or_with_wrong_settings_a_command_says_so(egress, redis_server):
+def test_command_reports_missing_redis_and_wrong_settings(egress, redis_server):
     assert egress("grants", BINDER_EGRESS_MODE="off")[0] == 2
     redis_server.stop()
     code, _, error = egress("grants")
     assert code == 6 and error.startswith("Redis: ")
 
 
-def test_the_image_has_the_command():
+def test_image_contains_the_command():
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts["egress"] == "verifier.egress_cli:main"
     assert {"grants", "doctor", "keys"} <= set(verifier.egress_cli.egress.commands)
 
 
-def test_strangers_names_cannot_write_to_an_operators_terminal(egress, store, cluster, reconciler):
+def test_user_chosen_names_cannot_send_terminal_escapes(egress, store, cluster, reconciler):
     start(cluster, reconciler, repository="https://github.com/x/\x1b[2J\u202ename")
     out = egress("grants")[1] + egress("explain", "alice")[1]
     assert "\x1b" not in out and "\u202e" not in out
 
 
-def test_conflicts_are_tried_again(reconciler, cluster, store, operators):
+def test_conflicting_patches_are_retried(reconciler, cluster, store, operators):
     start(cluster, reconciler)
     operators.revoke(ALICE, "eve", "mining")
     cluster.conflicts = 3

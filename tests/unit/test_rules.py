@@ -1,4 +1,4 @@
-"""Each rule, at a launch and at an unlock, and which of two wins."""
+"""Each rule at a launch and at an unlock, and the order of rules."""
 
 import json
 
@@ -16,7 +16,7 @@ REPOSITORY = "https://example.com/a/b"  # of apps.launch and apps.run_pod
 
 @pytest.fixture
 def site(redis_server, store):
-    """A function that makes the apps with settings of one's own: public, internal, services."""
+    """Returns a function that makes the apps with given settings; it returns public client, internal client and services."""
 
     def make(address=CLIENT, **settings):
         services = create_services(make_settings(redis_server, **settings), store)
@@ -41,7 +41,7 @@ def refused(answer, detail):
     assert detail in answer.json["detail"]
 
 
-# -- what refuses
+# -- refusals
 
 REFUSING = {
     "blocked-repository": ({"blocked_repositories": ["example.com/a/*"]}, "operators"),
@@ -51,7 +51,7 @@ REFUSING = {
 
 @pytest.mark.parametrize("rule", REFUSING)
 @pytest.mark.parametrize("mode", ["captcha", "observe", "allow"])
-def test_a_launch_that_is_refused_gets_nothing_whatever_it_brings(site, rule, mode):
+def test_refused_launch_gets_no_egress_even_with_a_pass(site, rule, mode):
     public, internal, _ = site("203.0.113.9", mode=mode)
     token = get_pass(public)
     _, internal, services = site(
@@ -66,25 +66,25 @@ def test_a_launch_that_is_refused_gets_nothing_whatever_it_brings(site, rule, mo
 
 @pytest.mark.parametrize(("kind", "what"), [("repository", "example.com/a/b"), ("network", "198.51.100.0/24")])
 @pytest.mark.parametrize("mode", ["captcha", "allow"])
-def test_a_launch_that_a_block_fits_gets_nothing(site, store, kind, what, mode):
+def test_blocked_launch_gets_no_egress_and_keeps_its_pass(site, store, kind, what, mode):
     public, internal, _ = site("203.0.113.9", mode=mode)
     token = get_pass(public)
     add_block(store, kind, what)
     assert decided(launch(internal, token=token)) == ("unverified", "blocked")
-    # Its pass is not used up by it.
+    # The refusal does not use up the pass.
     assert (
         launch(internal, "bob", token=token, repository="https://example.com/c/d", client_address="203.0.113.9")["tier"]
         == "verified"
     )
 
 
-def test_a_block_that_has_ended_refuses_nothing(site, store):
+def test_expired_block_refuses_nothing(site, store):
     public, internal, _ = site()
     add_block(store, "network", "198.51.100.0/24", until=1)
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
 
 
-def test_the_first_rule_that_matches_is_named(site, store):
+def test_first_matching_rule_is_named(site, store):
     _, internal, _ = site(blocked_repositories=["example.com/a/b"], self_networks=["198.51.100.7/32"])
     assert decided(launch(internal)) == ("unverified", "blocked-repository")
     add_block(store, "repository", "example.com/*")
@@ -93,32 +93,32 @@ def test_the_first_rule_that_matches_is_named(site, store):
 
 @pytest.mark.parametrize(
     "address", ["10.1.2.3", "::ffff:10.1.2.3", " 10.1.2.3 ", "2001:db8::7", "100.64.0.9"]
-)  # private ones count as one client elsewhere
-def test_an_address_of_our_own_is_known_by_itself(site, address):
+)  # other code treats private addresses as one client
+def test_own_network_address_is_recognised(site, address):
     _, internal, _ = site(self_networks=["10.0.0.0/8", "2001:db8::/32", "100.64.0.0/10"])
     assert decided(launch(internal, client_address=address)) == ("unverified", "own-network")
 
 
 @pytest.mark.parametrize("address", ["11.0.0.1", "2001:db9::7", "", None, "garbage", "10.1.2.3, 11.0.0.1"])
-def test_another_address_is_not_ours(site, address):
+def test_other_address_is_not_in_our_own_networks(site, address):
     public, internal, _ = site(self_networks=["10.0.0.0/8", "2001:db8::/32"])
     assert launch(internal, token=get_pass(public), client_address=address)["tier"] == "verified"
 
 
-# -- the same at POST passes and at an unlock
+# -- refusals at POST passes and at an unlock
 
 
-def test_nobody_gets_a_pass_from_our_own_networks(site):
+def test_pass_request_from_our_own_networks_is_refused(site):
     public, internal, services = site(self_networks=["198.51.100.0/24"])
     solution = solve(public)
     refused(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}), "network")
     labels = {"provider": "altcha", "purpose": "launch", "outcome": "own-network"}
     assert value(internal, "binder_egress_solutions_total", **labels) == 1
-    # From elsewhere the same solution would be one of another client; what was refused is not used up.
+    # The refusal does not use up the solution; from another network it would belong to another client.
     assert not services.store._redis.keys("binder-egress:solution:*")
 
 
-def test_nobody_gets_a_pass_from_a_blocked_network(site, store):
+def test_pass_request_from_a_blocked_network_is_refused(site, store):
     public, _, _ = site()
     solution = solve(public)
     add_block(store, "network", "198.51.100.7/32")
@@ -130,16 +130,21 @@ def test_nobody_gets_a_pass_from_a_blocked_network(site, store):
     [
         ({}, {"blocked_repositories": ["example.com/a/b"]}, None, "blocked-repository"),
         ({"client": "10.0.0.7"}, {"self_networks": ["10.0.0.0/8"]}, None, "own-network"),
-        ({}, {"self_networks": ["198.51.100.0/24"]}, None, "own-network"),  # who unlocks is inside, who launched was not
+        (
+            {},
+            {"self_networks": ["198.51.100.0/24"]},
+            None,
+            "own-network",
+        ),  # the unlock comes from inside, the launch came from outside
         ({}, {}, ("repository", "example.com/a/*"), "blocked"),
         ({"client": "203.0.113.9"}, {}, ("network", "203.0.113.9/32"), "blocked"),
         ({}, {}, ("network", "198.51.100.7/32"), "blocked"),
         ({}, {}, ("server", "alice/", None, "uid-1"), "blocked"),
-        ({"rule": "blocked", "grant": "g"}, {}, None, "blocked"),  # on the pod; Redis has forgotten it
+        ({"rule": "blocked", "grant": "g"}, {}, None, "blocked"),  # on the pod only; Redis has lost it
     ],
 )
 @pytest.mark.parametrize("how", ["pass", "solution"])
-def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, block, rule, how):
+def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, block, rule, how):
     public, internal, _ = site(**values)
     elsewhere, _, _ = site("203.0.113.200")
     body = {"token": get_pass(elsewhere)} if how == "pass" else {"provider": "altcha", "solution": solve(public, "unlock")}
@@ -159,14 +164,14 @@ def test_an_unlock_is_refused_by_the_same_rules(site, store, known, values, bloc
     for kind in ("text/plain", "text/html"):
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
         assert "The operators of this site do not offer it here." in page
-        assert ".js" not in page  # nothing that could offer a challenge
+        assert ".js" not in page  # no script that could offer a challenge
         assert "Open this page" not in page
 
 
 @pytest.mark.parametrize(
     "block", [("server", "alice/", None, "uid-0"), ("server", "bob/", None, "uid-2"), ("repository", "example.com/a/b", 1)]
 )
-def test_a_block_of_another_pod_or_one_that_is_over_does_not_hinder(site, store, block):
+def test_unlock_ignores_expired_blocks_and_those_of_another_pod(site, store, block):
     public, _, _ = site()
     run_pod(store)
     add_block(store, *block)
@@ -174,17 +179,17 @@ def test_a_block_of_another_pod_or_one_that_is_over_does_not_hinder(site, store,
     assert public.post("/egress/servers/alice", json={"token": get_pass(public)}).status_code == 202
 
 
-# -- what gives
+# -- grants
 
 
-def test_a_trusted_repository_gets_its_tier_without_a_pass(site):
+def test_trusted_repository_gets_its_tier_without_a_pass(site):
     _, internal, _ = site(trusted_repositories={"github.com/Jupyter/Demo": "small"})
     assert decided(launch(internal, repository="https://github.com/jupyter/demo.git")) == ("small", "trusted-repository")
     assert decided(launch(internal, repository="https://github.com/jupyter/demo2")) == ("unverified", "default")
     assert decided(launch(internal, repository="https://www.github.com/jupyter/demo")) == ("unverified", "default")
 
 
-def test_a_pass_comes_before_a_trusted_repository_and_a_bad_one_does_no_harm(site):
+def test_valid_pass_precedes_a_trusted_repository_bad_pass_does_not(site):
     public, internal, _ = site(trusted_repositories={"example.com/a/b": "small"})
     assert decided(launch(internal, token=get_pass(public))) == ("verified", "valid-pass")
     decision = launch(internal, "bob", token="garbage")
@@ -202,22 +207,22 @@ def test_a_pass_comes_before_a_trusted_repository_and_a_bad_one_does_no_harm(sit
         ("*", [], "unverified"),
     ],
 )
-def test_users_who_logged_in_get_what_is_theirs(site, user, groups, tier):
+def test_logged_in_users_get_the_tier_of_their_name_or_group(site, user, groups, tier):
     _, internal, _ = site(authenticated_users={"alice": "small"}, authenticated_groups={"staff": "verified"})
     decision = launch(internal, user, authenticated=True, groups=groups)
     assert decided(decision) == (tier, "authenticated" if tier != "unverified" else "default")
-    # Names that BinderHub makes up are nobody's.
+    # Names that BinderHub generates belong to no person.
     assert decided(launch(internal, user, authenticated=False, groups=groups)) == ("unverified", "default")
 
 
-def test_everybody_who_logged_in_can_be_named_and_comes_last(site):
+def test_rule_for_all_logged_in_users_comes_last(site):
     _, internal, _ = site(authenticated_users={"*": "small", "alice": "verified"}, authenticated_groups={"staff": "verified"})
     assert launch(internal, "alice", authenticated=True)["tier"] == "verified"
     assert launch(internal, "bob", authenticated=True)["tier"] == "small"
     assert launch(internal, "carol", authenticated=True, groups=["staff"])["tier"] == "verified"
 
 
-def test_observe_counts_what_each_rule_would_do(site):
+def test_mode_observe_counts_the_decision_of_each_rule(site):
     _, internal, _ = site(
         mode="observe", blocked_repositories=["example.com/x/*"], trusted_repositories={"example.com/a/b": "small"}
     )
@@ -228,7 +233,7 @@ def test_observe_counts_what_each_rule_would_do(site):
         assert value(internal, "binder_egress_launches_total", tier=tier, rule=rule, pass_outcome="none") == 1
 
 
-def test_a_decision_and_its_rule_are_logged(site, caplog):
+def test_decision_is_logged_with_its_rule(site, caplog):
     _, internal, _ = site(blocked_repositories=["example.com/a/b"])
     with caplog.at_level("INFO"):
         launch(internal)
@@ -249,8 +254,8 @@ def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
     assert value(internal, "binder_egress_blocks", kind="server") == 0
 
 
-def test_what_an_older_version_wrote_is_read(store):
-    """During an upgrade records without a client, and grants without a block's fields, are still there."""
+def test_records_of_an_older_version_are_readable(store):
+    """During an upgrade, Redis still has records without a client and grants without the fields of a block."""
     old = {"grant": {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}, "image": None, "uid": "uid-1", "repository": "r"}
     store._redis.set("binder-egress:unlock:alice/", json.dumps(old))
     found = store.pending(Server("alice"), set()).unlock

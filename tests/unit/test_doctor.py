@@ -1,4 +1,4 @@
-"""Proof and doctor: what is found, published, logged and advised."""
+"""Gatecheck and doctor: findings, their publication, logs and advice."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ CANARY = {"api": True, "kubelet": True}
 
 
 class FakeNamespace:
-    """A namespace as it should be; a test changes it."""
+    """A namespace in which all is well; tests change it."""
 
     def __init__(self):
         self.found_policies = list(OURS)
@@ -72,13 +72,13 @@ def namespace():
 
 @pytest.fixture
 def ours(redis_server):
-    """The reconciler's."""
+    """Settings of the reconciler."""
     return load(ReconcilerSettings, redis_url=redis_server.url, policies=EXPECTED, canary=True)
 
 
 @pytest.fixture
 def well(store, namespace, redis_server):
-    """All is well: verifier and reconciler have reported, and BinderHub has told of a launch."""
+    """A store in which all is well: verifier and reconciler have reported, and BinderHub has announced a launch."""
     store._redis.config_set("maxmemory-policy", "noeviction")
     store.heartbeat(time.time(), {})
     store.report_verifier("a", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}})
@@ -95,7 +95,7 @@ def text(checks, name):
     return "; ".join(check.text for check in checks if check.name == name)
 
 
-def test_all_is_well(ours, well, namespace):
+def test_healthy_installation_has_no_problem(ours, well, namespace):
     checks = examine(ours, well, namespace)
     assert [check for check in checks if check.state != OK] == []
     assert {
@@ -113,12 +113,12 @@ def test_all_is_well(ours, well, namespace):
     assert {"start guard", "clock of the API server", "policies", "bypass", "other policies", "canary"} <= set(states(checks))
 
 
-def test_modes(ours, well, namespace):
+def test_mode_other_than_captcha_is_a_warning(ours, well, namespace):
     for mode, state in (("captcha", OK), ("allow", WARNING), ("observe", WARNING)):
         assert states(examine(ours.model_copy(update={"mode": mode}), well, namespace))["mode"] == state
 
 
-def test_without_redis_the_rest_is_still_looked_at(ours, namespace, redis_server):
+def test_other_checks_run_without_redis(ours, namespace, redis_server):
     redis_server.stop()
     client = connect(ours)
     checks = examine(ours, Store(client), namespace)
@@ -127,13 +127,13 @@ def test_without_redis_the_rest_is_still_looked_at(ours, namespace, redis_server
     assert states(checks)["policies"] == OK
 
 
-def test_a_redis_that_evicts_is_a_problem(ours, well, namespace):
+def test_redis_that_evicts_keys_is_a_problem(ours, well, namespace):
     well._redis.config_set("maxmemory-policy", "allkeys-lru")
     checks = examine(ours, well, namespace)
     assert states(checks)["Redis"] == PROBLEM and "noeviction" in text(checks, "Redis")
 
 
-def test_a_full_redis_is_told(ours, well, namespace):
+def test_nearly_full_redis_is_reported(ours, well, namespace):
     well._redis.config_set("maxmemory", well._redis.info("memory")["used_memory"] + 1000)
     try:
         assert "nearly full" in text(examine(ours, well, namespace), "Redis")
@@ -141,25 +141,25 @@ def test_a_full_redis_is_told(ours, well, namespace):
         well._redis.config_set("maxmemory", 0)
 
 
-def test_a_redis_without_epoch(ours, well, namespace):
+def test_redis_without_an_epoch_is_a_warning(ours, well, namespace):
     well._redis.delete("binder-egress:epoch")
     assert states(examine(ours, well, namespace))["epoch"] == WARNING
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(0, OK), (2, OK), (5, WARNING), (-5, WARNING), (60, PROBLEM), (-60, PROBLEM)])
-def test_clocks(ours, well, namespace, ahead, state):
+def test_clock_difference_is_judged_by_its_size(ours, well, namespace, ahead, state):
     namespace.ahead = ahead
     assert states(examine(ours, well, namespace))["clock of the API server"] == state
     found = states(examine(ours, well, namespace, now=lambda: time.time() - ahead))
     assert found["clock of Redis"] == state
 
 
-def test_a_verifier_whose_clock_is_ahead(ours, well, namespace):
+def test_verifier_clock_ahead_of_redis_is_reported(ours, well, namespace):
     well.report_verifier("b", {"version": "1", "at": time.time() + 20, "signing_keys": 1, "providers": {}})
     assert "ahead of Redis in b" in text(examine(ours, well, namespace), "clock of the verifier")
 
 
-def test_a_verifier_whose_clock_is_so_far_behind_that_it_refuses_every_pass(ours, well, namespace):
+def test_verifier_clock_too_far_behind_redis_is_a_problem(ours, well, namespace):
     for behind, state in ((50, None), (70, PROBLEM)):
         well.report_verifier("b", {"version": "1", "at": time.time() - behind, "signing_keys": 1, "providers": {}})
         found = examine(ours, well, namespace)
@@ -167,20 +167,20 @@ def test_a_verifier_whose_clock_is_so_far_behind_that_it_refuses_every_pass(ours
     assert "behind Redis in b" in text(found, "clock of the verifier")
 
 
-def test_a_silent_reconciler(ours, well, namespace):
+def test_silent_reconciler_is_reported(ours, well, namespace):
     well._redis.delete("binder-egress:reconciler")
     assert states(examine(ours, well, namespace))["reconciler"] == PROBLEM
     well.heartbeat(time.time() - 20, {})
     assert states(examine(ours, well, namespace))["reconciler"] == WARNING
 
 
-def test_no_verifier(ours, well, namespace):
+def test_missing_verifier_is_a_problem(ours, well, namespace):
     well._redis.delete("binder-egress:verifiers")
     assert states(examine(ours, well, namespace))["verifier"] == PROBLEM
 
 
-def test_a_verifier_that_is_silent_is_forgotten(store):
-    """By Redis' clock, whatever the verifier's own says."""
+def test_silent_verifier_is_forgotten(store):
+    """Redis' clock decides, not the clock of the verifier."""
     store.report_verifier("a", {"at": time.time() - 1000})
     assert list(store.reports()) == ["a"] and store.verifier_is_there()
     assert 0 < store._redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL_SECONDS
@@ -192,7 +192,7 @@ def test_a_verifier_that_is_silent_is_forgotten(store):
     assert store._redis.hkeys("binder-egress:verifiers") == ["b"]
 
 
-def test_verifiers_that_differ(ours, well, namespace):
+def test_differing_verifiers_are_a_warning(ours, well, namespace):
     well.report_verifier("b", {"version": "1", "at": time.time(), "signing_keys": 2, "providers": {}})
     checks = examine(ours, well, namespace)
     assert states(checks)["verifier"] == WARNING and "signing_keys" in text(checks, "verifier")
@@ -200,12 +200,12 @@ def test_verifiers_that_differ(ours, well, namespace):
 
 
 @pytest.mark.parametrize(("known", "state"), [("up", OK), ("down", WARNING), ("misconfigured", PROBLEM)])
-def test_providers(ours, well, namespace, known, state):
+def test_provider_state_is_reported(ours, well, namespace, known, state):
     well.report_verifier("b", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"hcaptcha": known}})
     assert states(examine(ours, well, namespace))["provider hcaptcha"] == state
 
 
-def test_wiring(ours, well, namespace):
+def test_wiring_of_binderhub_is_checked(ours, well, namespace):
     well.note_launch(time.time(), False)
     checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == WARNING and "1 without their request" in text(checks, "wiring")
@@ -220,13 +220,13 @@ def test_wiring(ours, well, namespace):
 
 
 @pytest.mark.parametrize("outcome", ["open", "unclear", "unable", "failed", "absent"])
-def test_start_guards(ours, well, namespace, outcome):
+def test_start_guard_outcomes_are_a_warning(ours, well, namespace, outcome):
     well.count(f"{START_GUARD}{outcome}", 2)
     checks = examine(ours, well, namespace)
     assert states(checks)["start guard"] == WARNING and f"of 3 pods: {outcome} 2" in text(checks, "start guard")
 
 
-def test_a_bypass(ours, well, namespace):
+def test_bypass_is_a_problem_and_names_the_chart_value(ours, well, namespace):
     namespace.found_policies.append(
         jupyterhub({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "169.254.169.254/32"]}}]})
     )
@@ -235,33 +235,33 @@ def test_a_bypass(ours, well, namespace):
     assert "singleuser, egress rule 1" in text(checks, "bypass") and "nonPrivateIPs: false" in text(checks, "bypass")
 
 
-def test_the_pods_that_run_are_what_counts(ours, well, namespace):
+def test_bypass_is_judged_by_the_running_pods(ours, well, namespace):
     namespace.found_policies.append(policy("other", egress({}, selector={"matchLabels": {"release": "other"}})))
     assert states(examine(ours, well, namespace))["bypass"] == PROBLEM
     namespace.found_pods = [{"metadata": {"labels": {"component": "singleuser-server", "release": "binder"}}}]
     assert states(examine(ours, well, namespace))["bypass"] == OK
 
 
-def test_policies_of_ours_that_are_wrong(ours, well, namespace):
+def test_wrong_policies_of_ours_are_reported(ours, well, namespace):
     namespace.found_policies = [OURS[1], policy("x", egress({}, selector={"matchLabels": {"binder-egress/tier": "verified"}}))]
     checks = examine(ours, well, namespace)
     assert "does not isolate" in text(checks, "policies") and "missing: binder-egress-base" in text(checks, "policies")
     assert "selects by our tier" in text(checks, "policies")
 
 
-def test_without_policies_of_ours_there_is_nothing_to_judge(ours, well, namespace):
+def test_release_without_policies_has_nothing_to_judge(ours, well, namespace):
     checks = examine(ours.model_copy(update={"policies": {}, "mode": "observe"}), well, namespace)
     assert "canary" not in states(checks) and states(checks)["policies"] == OK
 
 
-def test_what_cannot_be_read_is_said(ours, well, namespace):
+def test_unreadable_policies_are_a_problem(ours, well, namespace):
     namespace.unreadable = True
     checks = examine(ours, well, namespace)
     assert states(checks)["policies"] == PROBLEM and "403 Forbidden" in text(checks, "policies")
     assert [states(checks)[name] for name in ("canary", "other policies", "clock of the API server")] == [WARNING] * 3
 
 
-def test_other_kinds_of_policy_are_named_and_packets_settle_it(ours, well, namespace):
+def test_other_kinds_of_policy_are_named_and_the_canary_decides(ours, well, namespace):
     namespace.groups = ["cilium.io"]
     checks = examine(ours, well, namespace)
     assert states(checks)["other policies"] == OK and "CiliumNetworkPolicy" in text(checks, "other policies")
@@ -277,17 +277,17 @@ def test_other_kinds_of_policy_are_named_and_packets_settle_it(ours, well, names
         (Canary("starting", {}, "c"), WARNING, "not said anything"),
     ],
 )
-def test_the_canary(ours, well, namespace, canary, state, says):
+def test_canary_state_is_reported(ours, well, namespace, canary, state, says):
     namespace.found_canary = canary
     checks = examine(ours, well, namespace)
     assert states(checks)["canary"] == state and says in text(checks, "canary")
 
 
-def test_a_canary_that_is_off(ours, well, namespace):
+def test_disabled_canary_is_reported(ours, well, namespace):
     assert states(examine(ours.model_copy(update={"canary": False}), well, namespace))["canary"] == WARNING
 
 
-def test_the_command_ends_with_1_if_there_is_a_problem(monkeypatch, ours, well, namespace):
+def test_command_exits_with_1_if_there_is_a_problem(monkeypatch, ours, well, namespace):
     monkeypatch.setattr(module, "load", lambda kind: ours)
     monkeypatch.setattr(module, "Namespace", lambda name: namespace)
     done = CliRunner().invoke(command, ["doctor"])
@@ -326,7 +326,7 @@ def test_findings_become_metrics(watcher, namespace, store, internal):
     assert families(internal)["binder_egress_canary_shut"].samples == []
 
 
-def test_what_is_not_known_has_no_sample(watcher, namespace, internal):
+def test_unknown_findings_have_no_sample(watcher, namespace, internal):
     namespace.unreadable = True
     watcher.run_once()
     found = families(internal)
@@ -352,7 +352,7 @@ def test_findings_are_logged_once_and_when_they_end(watcher, namespace, caplog):
     assert [record.getMessage()[:11] for record in caplog.records[3:]] == ["cannot read", "cannot read"]
 
 
-def test_without_redis_it_goes_on_and_logs(ours, namespace, caplog):
+def test_watcher_without_redis_logs_and_continues(ours, namespace, caplog):
     class Down:
         def publish_gatecheck(self, found):
             raise StoreUnavailable("down")
@@ -362,7 +362,7 @@ def test_without_redis_it_goes_on_and_logs(ours, namespace, caplog):
     assert "the base policy does not isolate user pods: the gate is open" in caplog.text
 
 
-def test_a_fault_does_not_end_it(ours, namespace, store, monkeypatch, caplog):
+def test_watcher_survives_a_fault(ours, namespace, store, monkeypatch, caplog):
     stop = threading.Event()
     calls = []
 
@@ -377,7 +377,7 @@ def test_a_fault_does_not_end_it(ours, namespace, store, monkeypatch, caplog):
     assert len(calls) == 3 and "fault in the gate check" in caplog.text
 
 
-def test_the_reconciler_tells_the_kinds_of_its_pods(redis_server, store):
+def test_reconciler_reports_the_kinds_of_its_pods(redis_server, store):
     from verifier.reconciler.loop import Reconciler
 
     cluster = FakeCluster()
@@ -416,7 +416,7 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
         ([canary_pod(containerStatuses=None)], "starting", {}),
     ],
 )
-def test_the_canary_is_read_off_its_pod(pods, state, targets):
+def test_canary_result_is_read_from_its_pod(pods, state, targets):
     found = canary_of(pods)
     assert (found.state, found.targets) == (state, targets)
 
@@ -433,7 +433,7 @@ def real(api):
     return Namespace("binder", api.client)
 
 
-def test_the_api_server_is_asked_for_little(api, real):
+def test_requests_to_the_api_server_are_limited(api, real):
     groups = [{"name": "apps", "versions": []}, {"name": "cilium.io", "versions": []}]
     api.answer = lambda *_: (200, {"items": OURS, "groups": groups})
     api.headers["Date"] = formatdate(time.time() + 60, usegmt=True)
@@ -453,7 +453,7 @@ def test_the_api_server_is_asked_for_little(api, real):
     ("status", "body", "reason"),
     [(403, {}, "403 Forbidden"), (200, b"no JSON", "JSONDecodeError"), (None, None, "MaxRetryError|ConnectionRefusedError")],
 )
-def test_what_it_refuses_is_told(api, real, status, body, reason):
+def test_refusal_by_the_api_server_is_reported(api, real, status, body, reason):
     api.answer = lambda *_: (status, body)
     if status is None:
         api.close()
@@ -464,21 +464,21 @@ def test_what_it_refuses_is_told(api, real, status, body, reason):
 
 
 @pytest.mark.parametrize(("status", "date"), [(403, None), (200, "yesterday")])
-def test_a_clock_that_is_not_told_is_unknown(api, real, status, date):
+def test_answer_without_a_date_leaves_the_clock_unknown(api, real, status, date):
     api.answer = lambda *_: (status, {"groups": []})
     api.headers |= {"Date": date} if date else {}
     with pytest.raises(ApiServerUnavailable, match=r"403|no date"):
         real.clock()
 
 
-def test_an_api_server_that_hangs_is_given_up(api, real, monkeypatch):
+def test_hanging_api_server_times_out(api, real, monkeypatch):
     monkeypatch.setattr("verifier.kubernetes_api.REQUEST_TIMEOUT_SECONDS", 0.1)
     api.answer = lambda *_: time.sleep(1) or (200, {"items": []})
     with pytest.raises(ApiServerUnavailable, match=r"timed out|Timeout"):
         real.policies()
 
 
-def test_a_look_says_what_it_could_not_read(ours, namespace):
+def test_check_lists_what_it_could_not_read(ours, namespace):
     namespace.unreadable = True
     found = check(ours, namespace, [], 1.0)
     assert (found.judgement, found.canary, set(found.unread)) == (None, None, {"policies", "canary"})
@@ -486,10 +486,10 @@ def test_a_look_says_what_it_could_not_read(ours, namespace):
     assert check(ours.model_copy(update={"policies": {}}), FakeNamespace(), [], 1.0).judgement == Judgement()
 
 
-# -- what the verifier leaves for doctor
+# -- reports of the verifier for doctor
 
 
-def test_the_verifier_reports_with_its_readiness_probe_and_notes_launches(internal, store):
+def test_readiness_probe_reports_and_launches_are_noted(internal, store):
     assert internal.get("/readyz").status_code == 200
     launch(internal, "a")
     launch(internal, "b", context=False)

@@ -1,7 +1,7 @@
-"""Faults of several parts together. After each: no launch is lost, and nobody has egress that no decision gave.
+"""Faults that involve several parts. After each, no launch is lost, and no server has egress without a decision.
 
-Those of one part alone are in its own tests: Redis away, hanging, full or wiped for the verifier (test_redis_faults.py), conflicts,
-replaced pods and two reconcilers (test_reconciler_faults.py), a lost watch and a throttling API server (test_user_pods.py).
+Faults of a single part are in that part's tests: Redis away, hanging, full or wiped (test_redis_faults.py), conflicts, replaced
+pods and two reconcilers (test_reconciler_faults.py), a lost watch and a throttling API server (test_user_pods.py).
 """
 
 import itertools
@@ -30,22 +30,22 @@ def make_grant() -> Grant:
 
 
 def look(reconciler: Reconciler) -> None:
-    """Everything that a reconciler does, once."""
+    """Do all work of a reconciler once."""
     reconciler.list_pods()
     reconciler.heartbeat()
     while reconciler.run_once():
         pass
 
 
-# -- a reconciler that is killed
+# -- a killed reconciler
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Stands for the death of the process."""
 
 
-class Life:
-    """Ends at a step: before or after any call of the API server or Redis."""
+class CallCounter:
+    """Counts calls of the API server and Redis, and ends the process before or after one of them."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -56,10 +56,10 @@ class Life:
         self.steps -= 1
 
 
-class Mortal:
-    """An object whose callers may die before and after each call."""
+class KillableProxy:
+    """A wrapper whose callers can die before and after each call."""
 
-    def __init__(self, of: object, life: Life) -> None:
+    def __init__(self, of: object, life: CallCounter) -> None:
         self._of, self._life = of, life
 
     def __getattr__(self, name: str) -> object:
@@ -75,7 +75,7 @@ class Mortal:
 
 
 def prepare(store: Store) -> FakeCluster:
-    """A server for each thing that a reconciler does. Alice and Carol shall have egress in the end, nobody else."""
+    """Add one server for each kind of work. In the end, Alice and Carol have egress, and nobody else has."""
     cluster = FakeCluster()
     for number, user in enumerate(("alice", "bob", "carol", "dave", "erin", "frank")):
         given = make_grant()
@@ -92,7 +92,7 @@ def prepare(store: Store) -> FakeCluster:
     return cluster
 
 
-def test_a_reconciler_killed_at_any_step_is_made_good_by_the_next(redis_server, store, monkeypatch):
+def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, store, monkeypatch):
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     right = {ALICE, Server("carol")}
@@ -101,10 +101,10 @@ def test_a_reconciler_killed_at_any_step_is_made_good_by_the_next(redis_server, 
         store.ping()
         cluster = prepare(store)
         wrong = cluster.labelled() - right
-        life = Life(steps)
+        life = CallCounter(steps)
         survived = False
         try:
-            look(Reconciler(settings, Mortal(cluster, life), Mortal(store, life)))
+            look(Reconciler(settings, KillableProxy(cluster, life), KillableProxy(store, life)))
             survived = True
         except Killed:
             assert cluster.labelled() <= right | wrong
@@ -122,7 +122,7 @@ def test_a_reconciler_killed_at_any_step_is_made_good_by_the_next(redis_server, 
 
 
 class Slow(FakeCluster):
-    """An API server that does what it is told, and whose answers get lost."""
+    """An API server that applies patches but whose answers get lost."""
 
     lost = 0
 
@@ -134,7 +134,7 @@ class Slow(FakeCluster):
         return found
 
 
-def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, monkeypatch):
+def test_patch_with_a_lost_answer_is_not_repeated(redis_server, store, monkeypatch):
     monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.05)
     cluster = Slow()
     cluster.add()
@@ -148,7 +148,7 @@ def test_a_patch_whose_answer_is_lost_is_not_made_again(redis_server, store, mon
     assert store.known(ALICE).tier == "verified"
 
 
-def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server, store, monkeypatch):
+def test_throttling_api_server_delays_grants_but_loses_none(redis_server, store, monkeypatch):
     monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.02)
     cluster, refused = FakeCluster(), []
     patch = cluster.patch
@@ -173,7 +173,7 @@ def test_an_api_server_that_throttles_delays_a_grant_and_loses_none(redis_server
     assert len(refused) == 50
 
 
-def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server, store, monkeypatch):
+def test_slow_patches_of_changing_pods_delay_grants_but_lose_none(redis_server, store, monkeypatch):
     monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.02)
     cluster = FakeCluster()
     patch, began = cluster.patch, []
@@ -186,7 +186,7 @@ def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server
         began.append(pod.name)
         time.sleep(0.05)
         if began.count(pod.name) <= 3:
-            cluster.change(pod.name, ready=not cluster.pods[pod.name].ready)  # its kubelet was faster
+            cluster.change(pod.name, ready=not cluster.pods[pod.name].ready)  # the kubelet was faster
         return patch(pod, grant)
 
     monkeypatch.setattr(cluster, "patch", slow)
@@ -199,14 +199,14 @@ def test_slow_patches_that_pods_overtake_delay_grants_and_lose_none(redis_server
     assert (len(began), len(cluster.patches)) == (4 * len(users), len(users))
 
 
-def test_a_slow_patch_that_a_revocation_overtakes_is_taken_back(redis_server, store, monkeypatch):
+def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, monkeypatch):
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     cluster = FakeCluster()
     cluster.add()
     store.publish(ALICE, KnownServer("uid-1", pod="jupyter-alice--"))
     store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
-    # It is on its way when somebody revokes; the API server takes it, for the pod has not changed.
+    # The revocation comes while the patch is on its way. The API server applies the patch, as the pod has not changed.
     cluster.before_patch = lambda: Operators(settings, store).revoke(ALICE, "eve", "mining")
     reconciler = Reconciler(settings, cluster, store)
     look(reconciler)
@@ -217,7 +217,7 @@ def test_a_slow_patch_that_a_revocation_overtakes_is_taken_back(redis_server, st
 # -- Redis
 
 
-def test_a_full_redis_keeps_no_label_from_following_its_decision(redis_server, store):
+def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, store):
     cluster = FakeCluster()
     given = make_grant()
     cluster.add("alice")
@@ -242,8 +242,8 @@ def test_a_full_redis_keeps_no_label_from_following_its_decision(redis_server, s
 
 
 @pytest.mark.parametrize(("issuing", "redeeming"), list(itertools.product((-300, 0, 300), repeat=2)))
-def test_a_clock_that_is_five_minutes_off_costs_passes_at_most(public, internal, store, monkeypatch, issuing, redeeming):
-    """Passes carry Redis' time. To a verifier whose clock is behind, they come from the future: refused, and the launch goes on."""
+def test_clock_five_minutes_off_only_rejects_passes(public, internal, store, monkeypatch, issuing, redeeming):
+    """Passes carry Redis' time. A verifier whose clock is behind rejects them as issued in the future, and the launch goes on."""
     right = time.time
     solution = solve(public)
     monkeypatch.setattr(time, "time", lambda: right() + issuing)
@@ -263,8 +263,8 @@ def test_a_clock_that_is_five_minutes_off_costs_passes_at_most(public, internal,
     assert (told.status_code, told.json["tier"], told.json["pass_outcome"]) == (200, *expected)
 
 
-def test_a_clock_that_goes_back_does_not_bring_a_pass_back(public, internal, store, monkeypatch):
-    """It expired, and was used up by then."""
+def test_clock_set_back_does_not_revive_a_pass(public, internal, store, monkeypatch):
+    """The pass has expired, and was used up before that."""
     right, token = time.time, public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public)}).json["token"]
     body = {"image": "image:1", "repository": "r", "token": token, "client_address": CLIENT}
     assert internal.post("/api/launches", json=body | {"user": "alice"}).json["tier"] == "verified"
@@ -277,7 +277,7 @@ def test_a_clock_that_goes_back_does_not_bring_a_pass_back(public, internal, sto
 # -- verifiers
 
 
-def test_a_killed_replica_takes_no_pass_with_it(redis_server):
+def test_killed_replica_loses_no_pass(redis_server):
     first, second = VerifierProcess(redis_server), VerifierProcess(redis_server)
 
     def get_pass(verifier: VerifierProcess) -> str:
@@ -302,7 +302,7 @@ def test_a_killed_replica_takes_no_pass_with_it(redis_server):
             told = [pool.submit(launch, (first, second)[number % 2], f"user-{number}", used) for number in range(60)]
             first.kill()
             tiers = [each.result() for each in told]
-        # One at most was told; if the one whose grant it is was not, nobody else has it.
+        # At most one client got the grant. If the owner of the grant was not told, nobody else has it either.
         assert tiers.count("verified") <= 1
         assert launch(second, "somebody", used) == "unverified"
         assert launch(second, "alice", kept) == "verified"

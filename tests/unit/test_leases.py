@@ -1,4 +1,4 @@
-"""Leases: how long egress lasts, what comes then, and what renews it."""
+"""Leases: how long egress lasts, what happens at the end, and what renews it."""
 
 import json
 import logging
@@ -37,8 +37,8 @@ def reconciler_settings(**settings):
     return load(ReconcilerSettings, **{"tiers": TIERS, "may_stop_pods": True, **settings})
 
 
-class Away(Store):
-    """A Redis that does not answer while `gone`."""
+class UnreliableStore(Store):
+    """A store whose Redis does not answer while `gone` is set."""
 
     gone = False
 
@@ -49,14 +49,14 @@ class Away(Store):
 
 
 class Place:
-    """Some reconcilers on one cluster and one Redis, with clocks that a test sets."""
+    """Reconcilers that share one cluster and one Redis, with clocks that a test sets."""
 
     def __init__(self, store, redis_server):
         self.cluster = FakeCluster()
-        self.store = Away(store._redis)
+        self.store = UnreliableStore(store._redis)
         self.redis_server = redis_server
         self.time = 1_000_000.0  # the wall clock
-        self.steady = 0.0  # what nobody sets
+        self.steady = 0.0  # the monotonic clock, which cannot be set
         self.store.report_verifier("verifier", {})
 
     def reconciler(self, ahead=0.0, **settings):
@@ -65,12 +65,12 @@ class Place:
         return made
 
     def passes(self, seconds):
-        """Time passes."""
+        """Advance both clocks, in seconds."""
         self.time += seconds
         self.steady += seconds
 
     def turn(self, reconciler, fresh=True):
-        """List, or trust what it knows; then do what is to be done."""
+        """List the pods (if `fresh`; otherwise use the cache), then do all work that is due."""
         if fresh:
             reconciler.list_pods()
         reconciler.enqueue_due()
@@ -81,7 +81,7 @@ class Place:
         return self.cluster.pods[name]
 
     def grant(self, tier, user="alice", uid="uid-1", rule="unlock"):
-        """As the verifier gives it, or renews it."""
+        """Record a grant or a renewal as the verifier does."""
         given = Grant.new(tier, rule, self.time)
         self.store.grant(Server(user), Record(given, uid=uid, repository="r"))
         return given
@@ -97,8 +97,8 @@ def reconciler(place):
     return place.reconciler()
 
 
-def begun(place, reconciler, tier):
-    """A pod whose lease has just begun; what gave it is over."""
+def add_leased_pod(place, reconciler, tier):
+    """Add a pod whose lease has just begun and whose record of the unlock has expired."""
     place.cluster.add(ready=True, repository="r")
     given = place.grant(tier)
     place.turn(reconciler)
@@ -106,26 +106,26 @@ def begun(place, reconciler, tier):
     return given
 
 
-# -- beginning
+# -- start of a lease
 
 
 @pytest.mark.parametrize("tier", ["blocked", "stopped"])
-def test_the_pod_says_until_when_it_lasts(place, reconciler, tier):
-    given = begun(place, reconciler, tier)
+def test_pod_annotation_has_the_end_of_the_lease(place, reconciler, tier):
+    given = add_leased_pod(place, reconciler, tier)
     assert place.pod().grant == replace(given, until=1_000_000 + LEASE)
     assert place.store.known(ALICE).until == 1_000_000 + LEASE
     assert place.pod().label == tier
 
 
-def test_without_a_lease_nothing_ends(place, reconciler):
-    given = begun(place, reconciler, "verified")
+def test_grant_of_a_tier_without_a_lease_never_ends(place, reconciler):
+    given = add_leased_pod(place, reconciler, "verified")
     place.passes(10**8)
     place.turn(reconciler)
     assert (place.pod().grant, place.pod().label) == (given, "verified")
 
 
-def test_the_lease_of_a_launch_begins_with_its_pod(place, reconciler):
-    """A pod may take minutes to start."""
+def test_lease_of_a_launch_begins_when_its_pod_is_ready(place, reconciler):
+    """A pod can take minutes to start, and that time does not count."""
     given = Grant.new("blocked", "valid-pass", place.time)
     place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.passes(300)
@@ -134,8 +134,8 @@ def test_the_lease_of_a_launch_begins_with_its_pod(place, reconciler):
     assert place.pod().grant.until == place.time + LEASE
 
 
-def test_what_is_on_the_pod_is_not_dated_again(place, reconciler):
-    """The record of the unlock lives on for a while, and a launch's until the pod is ready."""
+def test_grant_on_the_pod_keeps_its_end(place, reconciler):
+    """The record of an unlock stays for a while, and that of a launch until the pod is ready."""
     given = Grant.new("blocked", "valid-pass", place.time)
     place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add()
@@ -151,7 +151,7 @@ def test_what_is_on_the_pod_is_not_dated_again(place, reconciler):
     assert place.cluster.labelled() == set(), "the same launch must not give it a second time"
 
 
-def test_a_grant_of_an_operator_has_its_tiers_lease(place, reconciler, monkeypatch):
+def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, monkeypatch):
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     place.cluster.add()
     place.turn(reconciler)
@@ -167,18 +167,18 @@ def test_a_grant_of_an_operator_has_its_tiers_lease(place, reconciler, monkeypat
     assert "its lease ended at 1970-01-12T13:56:40Z" in operators.explain(ALICE)["because"]
 
 
-def test_a_lease_in_values_does_not_touch_what_was_granted_without(place):
-    begun(place, place.reconciler(tiers={"verified": {}, "blocked": {}}), "blocked")
+def test_new_lease_in_values_does_not_change_earlier_grants(place):
+    add_leased_pod(place, place.reconciler(tiers={"verified": {}, "blocked": {}}), "blocked")
     place.passes(10 * LEASE)
     place.turn(place.reconciler())
     assert (place.pod().label, place.pod().grant.until) == ("blocked", None)
 
 
-# -- the end
+# -- end of a lease
 
 
-def test_a_blocked_server_is_as_unverified_and_can_be_unlocked_again(place, reconciler, caplog):
-    given = begun(place, reconciler, "blocked")
+def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconciler, caplog):
+    given = add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE - 1)
     place.turn(reconciler, fresh=False)
     assert place.pod().label == "blocked"
@@ -200,8 +200,8 @@ def test_a_blocked_server_is_as_unverified_and_can_be_unlocked_again(place, reco
     assert place.pod().label == "blocked"
 
 
-def test_a_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, caplog):
-    begun(place, reconciler, "stopped")
+def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, caplog):
+    add_leased_pod(place, reconciler, "stopped")
     place.passes(LEASE)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == (None, False)
@@ -233,8 +233,8 @@ def test_expiries_are_counted(place, reconciler, settings):
     assert 'binder_egress_lease_expiries_total{on_expiry="stop"} 2.0' in text
 
 
-def test_a_label_that_is_forged_after_the_end_goes_and_is_not_counted_again(place, reconciler):
-    begun(place, reconciler, "blocked")
+def test_forged_label_after_expiry_is_removed_and_not_counted(place, reconciler):
+    add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE)
     place.turn(reconciler)
     place.cluster.change(place.pod(), label="blocked")
@@ -244,9 +244,9 @@ def test_a_label_that_is_forged_after_the_end_goes_and_is_not_counted_again(plac
     assert place.store.reconciler_state()[1]["expiries:end"] == 1
 
 
-def test_in_mode_observe_nothing_is_stopped(place):
+def test_mode_observe_stops_no_pod(place):
     observer = place.reconciler(mode="observe")
-    begun(place, observer, "stopped")
+    add_leased_pod(place, observer, "stopped")
     place.passes(LEASE)
     place.turn(observer)
     place.passes(10 * STOP_GRACE_SECONDS)
@@ -254,9 +254,9 @@ def test_in_mode_observe_nothing_is_stopped(place):
     assert (place.pod().label, place.pod().ended, place.pod().grant.rule) == (None, False, Rule.EXPIRED)
 
 
-def test_while_everybody_is_let_in_nothing_expires(place, reconciler):
-    """Mode `allow` is for the day on which nobody can solve anything."""
-    begun(place, reconciler, "stopped")
+def test_mode_allow_expires_nothing(place, reconciler):
+    """Mode `allow` is for a time when users cannot solve challenges."""
+    add_leased_pod(place, reconciler, "stopped")
     open_to_all = place.reconciler(mode="allow", allow_tier="stopped")
     place.passes(LEASE)
     place.turn(open_to_all)
@@ -266,11 +266,11 @@ def test_while_everybody_is_let_in_nothing_expires(place, reconciler):
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
-# -- what must not stop a pod, nor keep it open
+# -- cases in which a pod must not be stopped, or must not keep egress
 
 
-def over(place, reconciler):
-    begun(place, reconciler, "stopped")
+def add_expired_pod(place, reconciler):
+    add_leased_pod(place, reconciler, "stopped")
     place.passes(LEASE)
     place.turn(reconciler)
     assert place.pod().grant.rule == Rule.EXPIRED
@@ -280,15 +280,15 @@ def over(place, reconciler):
     ("mode", "ended"),
     [({"mode": "captcha"}, True), ({"mode": "observe"}, False), ({"mode": "allow", "allow_tier": "stopped"}, False)],
 )
-def test_only_in_mode_captcha_is_a_pod_stopped_whose_lease_was_over_before(place, reconciler, mode, ended):
-    """Mode `observe` is the way back, so it takes nothing that mode `captcha` had doomed."""
-    over(place, reconciler)
+def test_pod_with_an_earlier_expiry_is_stopped_only_in_mode_captcha(place, reconciler, mode, ended):
+    """Mode `observe` is the way to go back, so it does not stop pods whose lease ended in mode `captcha`."""
+    add_expired_pod(place, reconciler)
     later = place.reconciler(**mode)
     for _ in range(3):
         place.turn(later)
         place.passes(STOP_GRACE_SECONDS)
     assert place.pod().ended is ended
-    # Back in mode captcha it has all of its time again.
+    # Back in mode captcha, the pod has the whole grace period again.
     again = place.reconciler()
     place.turn(again)
     place.passes(STOP_GRACE_SECONDS - 1)
@@ -296,7 +296,7 @@ def test_only_in_mode_captcha_is_a_pod_stopped_whose_lease_was_over_before(place
     assert place.pod().ended is ended
 
 
-def test_in_mode_observe_nobody_is_told_that_a_pod_will_be_stopped(leasing):
+def test_mode_observe_announces_no_stop_of_a_pod(leasing):
     known = KnownServer("u", rule=Rule.EXPIRED, until=1_000_000)
     for mode, told in (("captcha", True), ("observe", False)):
         settings = leasing.settings.model_copy(update={"mode": mode})
@@ -305,17 +305,17 @@ def test_in_mode_observe_nobody_is_told_that_a_pod_will_be_stopped(leasing):
         assert ("Its pod is stopped after" in because) is told
 
 
-def test_a_renewal_in_the_last_moment_counts(place, reconciler):
-    over(place, reconciler)
+def test_renewal_at_the_last_moment_prevents_the_stop(place, reconciler):
+    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS)
     again = place.grant("stopped")
     place.turn(reconciler)
     assert (place.pod().grant.id, place.pod().label, place.pod().ended) == (again.id, "stopped", False)
 
 
-def test_a_renewal_between_the_look_and_the_end_counts(place, reconciler):
-    """It changed the pod after it was read for the last time: the deletion names the version."""
-    over(place, reconciler)
+def test_renewal_between_read_and_deletion_prevents_the_stop(place, reconciler):
+    """The renewal changes the pod after the last read; the deletion names the version, so it fails."""
+    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS)
 
     def renew():
@@ -327,8 +327,8 @@ def test_a_renewal_between_the_look_and_the_end_counts(place, reconciler):
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
-def test_a_renewal_that_only_redis_knows_counts(place, reconciler, monkeypatch):
-    over(place, reconciler)
+def test_renewal_that_only_redis_knows_prevents_the_stop(place, reconciler, monkeypatch):
+    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS)
     read = place.cluster.read
 
@@ -341,19 +341,19 @@ def test_a_renewal_that_only_redis_knows_counts(place, reconciler, monkeypatch):
     assert not place.pod().ended
 
 
-def test_a_watch_that_lags_stops_nothing_that_was_renewed(place, reconciler):
-    over(place, reconciler)
+def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler):
+    add_expired_pod(place, reconciler)
     place.grant("stopped")
     place.turn(place.reconciler())
-    # This one has not heard of it, and what was recorded is over.
+    # This reconciler has not seen the renewal, and the record in Redis has expired.
     place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
     place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
-def test_a_watch_that_lags_expires_nothing_that_was_renewed(place, reconciler):
-    begun(place, reconciler, "blocked")
+def test_lagging_watch_does_not_expire_a_renewed_lease(place, reconciler):
+    add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE - 1)
     again = place.grant("blocked")
     place.turn(place.reconciler())
@@ -363,9 +363,9 @@ def test_a_watch_that_lags_expires_nothing_that_was_renewed(place, reconciler):
     assert (place.pod().grant.id, place.pod().label) == (again.id, "blocked")
 
 
-def test_a_renewal_since_redis_was_asked_leaves_the_label_alone(place, reconciler):
-    """Redis is asked about many servers at once."""
-    begun(place, reconciler, "blocked")
+def test_renewal_after_the_read_of_redis_keeps_the_label(place, reconciler):
+    """Redis is asked about many servers at once, so an answer can be older than a renewal."""
+    add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE)
     before = place.store.pending(ALICE, set())
     place.grant("blocked")
@@ -373,17 +373,17 @@ def test_a_renewal_since_redis_was_asked_leaves_the_label_alone(place, reconcile
     assert [grant.tier for _, grant in place.cluster.patches] == ["blocked", "blocked"]
 
 
-def test_another_pod_of_that_name_is_not_stopped(place, reconciler):
-    over(place, reconciler)
+def test_later_pod_of_the_same_name_is_not_stopped(place, reconciler):
+    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS)
     place.cluster.add(uid="uid-2")
     place.turn(reconciler, fresh=False)
     assert (place.pod().uid, place.pod().ended) == ("uid-2", False)
 
 
-def test_without_redis_egress_ends_but_no_pod_is_stopped(place, reconciler):
-    """A renewal cannot be recorded then. When Redis is back there is time for one."""
-    begun(place, reconciler, "stopped")
+def test_lease_without_redis_ends_egress_but_stops_no_pod(place, reconciler):
+    """Without Redis a renewal cannot be recorded. Once Redis is back, there is time for one."""
+    add_leased_pod(place, reconciler, "stopped")
     place.store.gone = True
     place.passes(LEASE)
     place.turn(reconciler)
@@ -403,8 +403,8 @@ def test_without_redis_egress_ends_but_no_pod_is_stopped(place, reconciler):
 
 
 @pytest.mark.parametrize("away", ["down", "wiped"])
-def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler, away):
-    over(place, reconciler)
+def test_redis_outage_restarts_the_grace_period(place, reconciler, away):
+    add_expired_pod(place, reconciler)
     place.passes(STOP_GRACE_SECONDS - 1)
     if away == "down":
         place.store.gone = True
@@ -422,8 +422,8 @@ def test_a_redis_that_was_away_meanwhile_begins_the_time_again(place, reconciler
     assert place.pod().ended
 
 
-def test_while_no_verifier_is_there_no_pod_is_stopped(place, reconciler):
-    over(place, reconciler)
+def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler):
+    add_expired_pod(place, reconciler)
     place.store._redis.delete("binder-egress:verifiers")
     place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler)
@@ -436,8 +436,8 @@ def test_while_no_verifier_is_there_no_pod_is_stopped(place, reconciler):
     assert place.pod().ended
 
 
-def test_who_may_not_stop_pods_stops_none_and_does_not_try_all_the_time(place, reconciler, monkeypatch):
-    over(place, reconciler)
+def test_missing_permission_to_stop_pods_is_not_retried_constantly(place, reconciler, monkeypatch):
+    add_expired_pod(place, reconciler)
     tried = []
 
     def forbidden(pod, unchanged):
@@ -451,8 +451,8 @@ def test_who_may_not_stop_pods_stops_none_and_does_not_try_all_the_time(place, r
     assert tried == [True, True]
 
 
-def test_a_clock_that_is_set_forward_takes_network_but_leaves_time_to_renew(place, reconciler):
-    begun(place, reconciler, "stopped")
+def test_clock_set_forward_ends_egress_but_leaves_time_to_renew(place, reconciler):
+    add_leased_pod(place, reconciler, "stopped")
     place.time += 10 * LEASE
     for _ in range(3):
         place.turn(reconciler)
@@ -461,14 +461,14 @@ def test_a_clock_that_is_set_forward_takes_network_but_leaves_time_to_renew(plac
     again = place.grant("stopped")
     place.turn(reconciler)
     assert (place.pod().grant.id, place.pod().grant.until) == (again.id, int(place.time) + LEASE)
-    # And back again: no lease lasts longer than a lease.
+    # The clock goes back: no egress lasts longer than a lease.
     place.time -= 40 * LEASE
     place.turn(reconciler)
     assert place.pod().grant.until == int(place.time) + LEASE
 
 
-def test_a_clock_that_is_set_back_gives_a_lease_at_most(place, reconciler):
-    begun(place, reconciler, "blocked")
+def test_clock_set_back_extends_egress_by_at_most_a_lease(place, reconciler):
+    add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE / 2)
     place.time -= 100 * LEASE
     place.turn(reconciler)
@@ -478,8 +478,8 @@ def test_a_clock_that_is_set_back_gives_a_lease_at_most(place, reconciler):
     assert place.pod().label is None
 
 
-def test_a_clock_that_is_set_back_brings_nothing_back(place, reconciler):
-    begun(place, reconciler, "blocked")
+def test_clock_set_back_restores_no_expired_egress(place, reconciler):
+    add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE)
     place.turn(reconciler)
     place.time -= LEASE
@@ -488,8 +488,8 @@ def test_a_clock_that_is_set_back_brings_nothing_back(place, reconciler):
     assert place.pod().label is None
 
 
-def test_clocks_that_differ_a_little_do_not_fight(place, reconciler):
-    begun(place, reconciler, "blocked")
+def test_slightly_different_clocks_cause_no_repeated_patches(place, reconciler):
+    add_leased_pod(place, reconciler, "blocked")
     behind = place.reconciler(ahead=-LEEWAY_SECONDS)
     for _ in range(3):
         place.turn(behind)
@@ -497,17 +497,17 @@ def test_clocks_that_differ_a_little_do_not_fight(place, reconciler):
     assert len(place.cluster.patches) == 1
 
 
-def test_a_shorter_lease_in_values_holds_for_what_runs(place, reconciler):
-    begun(place, reconciler, "blocked")
+def test_shorter_lease_in_values_applies_to_running_servers(place, reconciler):
+    add_leased_pod(place, reconciler, "blocked")
     place.turn(place.reconciler(tiers={"verified": {}, "blocked": {"lease": 60}}))
     assert place.pod().grant.until == place.time + 60
 
 
-# -- restarts, and two at once
+# -- restarts, and two reconcilers at once
 
 
-def test_the_pod_is_all_that_a_new_process_needs(place):
-    begun(place, place.reconciler(), "stopped")
+def test_new_process_needs_only_the_pod(place):
+    add_leased_pod(place, place.reconciler(), "stopped")
     place.redis_server.wipe()
     place.store.report_verifier("verifier", {})
     place.passes(LEASE)
@@ -522,8 +522,8 @@ def test_the_pod_is_all_that_a_new_process_needs(place):
     assert place.pod().ended
 
 
-def test_a_restart_leaves_time_to_renew(place):
-    over(place, place.reconciler())
+def test_restart_leaves_time_to_renew(place):
+    add_expired_pod(place, place.reconciler())
     place.passes(100 * STOP_GRACE_SECONDS)
     last = place.reconciler()
     place.turn(last)
@@ -533,9 +533,9 @@ def test_a_restart_leaves_time_to_renew(place):
     assert place.pod().ended
 
 
-def test_two_reconcilers_at_once(place):
+def test_two_reconcilers_agree_on_a_lease(place):
     one, other = place.reconciler(), place.reconciler(ahead=2)
-    begun(place, one, "stopped")
+    add_leased_pod(place, one, "stopped")
     place.turn(other)
     assert len(place.cluster.patches) == 1
     place.passes(LEASE)
@@ -551,8 +551,8 @@ def test_two_reconcilers_at_once(place):
 
 
 @pytest.mark.parametrize("block", ["server", "repository"])
-def test_a_block_is_stronger_than_a_lease_and_its_end(place, reconciler, block):
-    over(place, reconciler)
+def test_block_takes_precedence_over_a_lease_and_its_end(place, reconciler, block):
+    add_expired_pod(place, reconciler)
     what, uid = (ALICE.key, "uid-1") if block == "server" else ("r", "")
     place.store.add_block(Block("block", block, what, "eve", "w", 0, uid=uid), [ALICE])
     place.passes(STOP_GRACE_SECONDS)
@@ -560,8 +560,8 @@ def test_a_block_is_stronger_than_a_lease_and_its_end(place, reconciler, block):
     assert (place.pod().grant.rule, place.pod().ended) == (Rule.BLOCKED, False)
 
 
-def test_a_withdrawn_grant_ends_before_its_lease(place, reconciler):
-    given = begun(place, reconciler, "stopped")
+def test_withdrawn_grant_ends_before_its_lease(place, reconciler):
+    given = add_leased_pod(place, reconciler, "stopped")
     place.store.withdraw([given.id])
     place.turn(reconciler)
     assert (place.pod().label, place.pod().grant) == (None, None)
@@ -570,9 +570,9 @@ def test_a_withdrawn_grant_ends_before_its_lease(place, reconciler):
 # -- renewal
 
 
-def test_a_renewal_changes_the_annotation_alone(place, reconciler):
-    """Each change of a label makes kube-router go through everything."""
-    begun(place, reconciler, "blocked")
+def test_renewal_changes_only_the_annotation(place, reconciler):
+    """Each change of a label makes kube-router go through all pods."""
+    add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE - 10)
     before = place.pod()
     again = place.grant("blocked", rule="renewal")
@@ -583,7 +583,7 @@ def test_a_renewal_changes_the_annotation_alone(place, reconciler):
 
 
 def test_renewals_do_not_add_up(place, reconciler):
-    begun(place, reconciler, "blocked")
+    add_leased_pod(place, reconciler, "blocked")
     for _ in range(5):
         place.grant("blocked")
         place.turn(reconciler)
@@ -592,7 +592,7 @@ def test_renewals_do_not_add_up(place, reconciler):
 
 @pytest.fixture
 def leasing(redis_server, store):
-    """A verifier whose proof of work is worth a tier with a lease."""
+    """Services of a verifier whose proof of work grants a tier with a lease."""
     quick = {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "blocked"}
     return create_services(make_settings(redis_server, tiers=TIERS, captcha_providers={"altcha": quick}, may_stop_pods=True), store)
 
@@ -602,8 +602,8 @@ def client(leasing):
     return public_client(leasing)
 
 
-def has(store, tier, left, **fields):
-    """What the reconciler publishes of a server whose lease lasts a while."""
+def publish_lease(store, tier, left, **fields):
+    """Publish a server as the reconciler does; its lease ends in `left` seconds."""
     values = {"grant": "old", "rule": "unlock", "until": int(time.time()) + left, "repository": "https://example.com/a/b"}
     store.publish(ALICE, KnownServer("uid-1", tier, **{**values, **fields}))
 
@@ -617,64 +617,64 @@ def waiting(store):
     return pending.unlock and pending.unlock.grant
 
 
-def described(client):
+def json_status(client):
     answer = client.get("/egress/servers/alice", headers={"Accept": "application/json"})
     return {name: answer.json[name] for name in ("tier", "until", "expires_in", "on_expiry", "unlockable", "renewable_in")}
 
 
 @pytest.mark.parametrize("by", ["pass", "solution"])
-def test_a_pass_or_a_solution_renews(client, store, impatient, by):
-    has(store, "blocked", LEASE // 2 - 5)
+def test_pass_or_solution_renews_a_lease(client, store, impatient, by):
+    publish_lease(store, "blocked", LEASE // 2 - 5)
     body = {"token": get_pass(client)} if by == "pass" else {"provider": "altcha", "solution": solve(client, "unlock")}
     answer = post(client, **body)
     assert (answer.status_code, answer.json["state"]) == (202, "pending")
     assert (waiting(store).tier, waiting(store).rule) == ("blocked", "renewal")
 
 
-def test_in_its_first_half_a_lease_is_not_renewed_and_nothing_is_spent(client, store, impatient):
-    has(store, "blocked", LEASE // 2 + 30)
+def test_lease_in_its_first_half_is_not_renewed_and_nothing_is_spent(client, store, impatient):
+    publish_lease(store, "blocked", LEASE // 2 + 30)
     token, solution = get_pass(client), solve(client, "unlock")
     for body in ({"token": token}, {"provider": "altcha", "solution": solution}):
         answer = post(client, **body)
         assert (answer.status_code, answer.json["state"], answer.json["renewable_in"] > 0) == (200, "granted", True)
     assert waiting(store) is None
-    has(store, "blocked", 30)
+    publish_lease(store, "blocked", 30)
     assert post(client, token=token).status_code == 202
     assert post(client, provider="altcha", solution=solution).status_code == 202
 
 
-def test_another_tier_renews_nothing_and_is_not_spent(client, store, services, impatient):
-    has(store, "stopped", 10)
+def test_pass_for_another_tier_does_not_renew_and_is_not_spent(client, store, services, impatient):
+    publish_lease(store, "stopped", 10)
     solution = solve(client, "unlock")
     for body in ({"token": get_pass(client)}, {"provider": "altcha", "solution": solution}):
         answer = post(client, **body)
         assert (answer.status_code, answer.json["tier"]) == (200, "stopped")
     assert waiting(store) is None
-    has(store, "blocked", 10)
+    publish_lease(store, "blocked", 10)
     assert post(client, provider="altcha", solution=solution).status_code == 202
 
 
 @pytest.mark.parametrize("body", [{"token": "x"}, {"provider": "altcha", "solution": "x"}, {"provider": "none", "solution": "x"}])
-def test_what_is_no_pass_and_no_solution_renews_nothing(client, store, body):
-    has(store, "blocked", 10)
+def test_rejected_pass_or_solution_renews_nothing(client, store, body):
+    publish_lease(store, "blocked", 10)
     assert post(client, **body).status_code in (200, 400, 403)
     assert waiting(store) is None
 
 
-def test_a_blocked_or_refused_server_is_not_renewed(client, store, redis_server, impatient):
-    has(store, "blocked", 10)
+def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, redis_server, impatient):
+    publish_lease(store, "blocked", 10)
     store.add_block(Block("block", "repository", "example.com/a/*", "eve", "w", 0), [])
     answer = post(client, token=get_pass(client))
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
     assert waiting(store) is None
-    assert described(client)["renewable_in"] is None
+    assert json_status(client)["renewable_in"] is None
     text = client.get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
     assert "Time left" in text and "enew" not in text
 
 
-def test_who_renews_for_another_cannot_take_it_away_again(client, internal, store, leasing, impatient):
-    """A use that moved on would take the tier with it."""
-    has(store, "blocked", 10)
+def test_renewal_for_another_user_cannot_be_taken_back(client, internal, store, leasing, impatient):
+    """If the renewal spent a use and that use moved on, the server would lose its tier."""
+    publish_lease(store, "blocked", 10)
     token = get_pass(client)
     assert post(client, token=token).status_code == 202
     renewal = waiting(store)
@@ -683,38 +683,38 @@ def test_who_renews_for_another_cannot_take_it_away_again(client, internal, stor
     assert not is_withdrawn(store, renewal.id)
 
 
-def test_a_renewal_takes_no_use_from_another_server(client, store, leasing, impatient):
+def test_renewal_takes_no_use_from_another_server(client, store, leasing, impatient):
     token = get_pass(client)
     first = launch(internal_client(leasing), "bob", token=token)
-    has(store, "blocked", 10)
+    publish_lease(store, "blocked", 10)
     answer = post(client, token=token)
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
     assert not is_withdrawn(store, first["grant"])
 
 
-def test_the_pass_of_the_launch_renews_while_it_is_good(client, store, leasing, impatient):
+def test_pass_of_the_launch_renews_while_it_is_valid(client, store, leasing, impatient):
     token = get_pass(client)
     first = launch(internal_client(leasing), "alice", token=token)
-    has(store, "blocked", 10, grant=first["grant"])
+    publish_lease(store, "blocked", 10, grant=first["grant"])
     assert post(client, token=token).status_code == 202
     assert is_withdrawn(store, first["grant"]), "the pod has the renewal instead"
     assert not is_withdrawn(store, waiting(store).id)
 
 
-def test_the_whole_way(place, client, store, impatient):
-    """Verifier and reconciler together: renewed, expired, unlocked again."""
+def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, store, impatient):
+    """Verifier and reconciler together: a lease is renewed, expires, and the server is unlocked again."""
     place.time = time.time()
     reconciler = place.reconciler()
     place.cluster.add(ready=True)
     place.turn(reconciler)
     post(client, token=get_pass(client))
     place.turn(reconciler)
-    assert described(client) | {"until": 0, "expires_in": 0, "renewable_in": 0} == {
+    assert json_status(client) | {"until": 0, "expires_in": 0, "renewable_in": 0} == {
         "tier": "blocked", "until": 0, "expires_in": 0, "on_expiry": "end", "unlockable": False, "renewable_in": 0
     }  # fmt: skip
     place.passes(LEASE)
     place.turn(reconciler)
-    assert described(client) == {
+    assert json_status(client) == {
         "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None, "unlockable": True, "renewable_in": None
     }  # fmt: skip
     post(client, token=get_pass(client))
@@ -722,7 +722,7 @@ def test_the_whole_way(place, client, store, impatient):
     assert place.pod().label == "blocked"
 
 
-# -- what is told
+# -- what clients and users are told
 
 
 @pytest.mark.parametrize(
@@ -736,14 +736,14 @@ def test_the_whole_way(place, client, store, impatient):
         ("unverified", 100, {"rule": Rule.EXPIRED}, (100, "stop", True, None)),
         ("unverified", 0, {"rule": Rule.EXPIRED, "until": None}, (None, None, True, None)),
         ("unverified", 100, {"rule": Rule.BLOCKED}, (None, None, False, None)),
-        # Its lease was taken out of the values, or the tier was.
+        # The values no longer have the lease or the tier.
         ("verified", 100, {}, (100, "end", False, 0)),
         ("gone", 100, {}, (100, "end", False, None)),
     ],
 )
-def test_clients_are_told_what_they_need(client, store, tier, left, fields, told):
-    has(store, tier, left, **fields)
-    found = described(client)
+def test_json_status_describes_the_lease(client, store, tier, left, fields, told):
+    publish_lease(store, tier, left, **fields)
+    found = json_status(client)
     seconds, *rest = told
     if seconds is None:
         assert (found["until"], found["expires_in"]) == (None, None)
@@ -774,16 +774,16 @@ def test_clients_are_told_what_they_need(client, store, tier, left, fields, told
         ("unverified", 100, Rule.EXPIRED, ["The time is over. Your server will be stopped in 1:", "#unlock"], "Time left"),
     ],
 )
-def test_curl_tells_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):
-    has(store, tier, left, rule=rule)
+def test_text_status_has_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):
+    publish_lease(store, tier, left, rule=rule)
     text = client.get("/egress/servers/alice", headers={"Accept": "*/*"}).text
     for part in texts:
         assert part in text, text
     assert never not in text
 
 
-def test_the_page_has_the_time_left(client, store):
-    has(store, "stopped", 100)
+def test_page_has_the_time_left(client, store):
+    publish_lease(store, "stopped", 100)
     text = client.get("/egress/servers/alice", headers={"Accept": "text/html"}).text
     assert "two minutes later it is stopped" in text and "&#34;on_expiry&#34;: &#34;stop&#34;" in text
     for word in ("example.com/a/b", "uid-1", "old"):
@@ -791,11 +791,11 @@ def test_the_page_has_the_time_left(client, store):
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59, "0:59"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
-def test_a_time_is_shown_as_a_clock_shows_it(seconds, shown):
+def test_remaining_time_is_shown_as_on_a_clock(seconds, shown):
     assert verifier.web.pages.clock(seconds) == shown
 
 
-# -- settings, and what stands on pods
+# -- settings and annotations
 
 
 @pytest.mark.parametrize(
@@ -807,17 +807,17 @@ def test_a_time_is_shown_as_a_clock_shows_it(seconds, shown):
         ({"verified": {"lease": 60, "on_expiry": "stop"}}, r"tiers\.verified\.onExpiry is stop.*reconciler\.mayStopPods: true"),
     ],
 )
-def test_wrong_settings_stop_the_start_with_a_sentence(tiers, text):
+def test_wrong_lease_settings_stop_the_start_with_a_sentence(tiers, text):
     with pytest.raises(InvalidSettings, match=text):
         load(ReconcilerSettings, tiers=tiers)
 
 
-def test_an_older_annotation_has_no_end():
+def test_annotation_of_an_older_version_has_no_end():
     old = {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}
     assert Grant.loads(json.dumps(old)).is_expired(10**12) is False
 
 
-def test_mode_allow_gives_no_lease():
+def test_grant_in_mode_allow_has_no_lease():
     grant = Grant.new("blocked", "mode-allow", 0)
     assert leases.begin(grant, Tier(lease=60), 0) is grant
 

@@ -1,4 +1,4 @@
-"""Bypasses: which NetworkPolicies give an unverified user pod more than our base policy does, and what is said of them."""
+"""Bypasses: NetworkPolicies that allow an unverified user pod more than our base policy, and the advice about them."""
 
 import pytest
 
@@ -16,12 +16,12 @@ def judged(*others, pods=PODS, ours=OURS):
     return judge([*ours, *others], EXPECTED, pods)
 
 
-def test_our_own_policies_are_no_bypass():
+def test_own_policies_are_not_a_bypass():
     found = judged()
     assert (found.bypasses, found.missing, found.altered, found.by_tier, found.base_missing) == ([], [], [], [], False)
 
 
-def test_what_the_api_server_fills_in_is_no_change():
+def test_defaults_from_the_api_server_are_not_a_change():
     filled = {
         **{key: value for key, value in BASE.items() if key != "egress"},
         "policyTypes": ["Egress", "Ingress"],
@@ -40,7 +40,7 @@ def test_what_the_api_server_fills_in_is_no_change():
         ({"matchLabels": {"component": "hub"}}, False),
         ({"matchLabels": {"unknown": "x"}}, False),
         ({"matchLabels": {"component": "singleuser-server", "unknown": "x"}}, False),
-        # A label that every user pod has, with a value that nobody told us.
+        # A label that every user pod has, with a value that we do not know.
         ({"matchLabels": {"release": "binder"}}, True),
         ({"matchExpressions": [{"key": "component", "operator": "In", "values": ["dind", "singleuser-server"]}]}, True),
         ({"matchExpressions": [{"key": "component", "operator": "In", "values": ["dind"]}]}, False),
@@ -55,13 +55,13 @@ def test_what_the_api_server_fills_in_is_no_change():
         ({"matchLabels": {"app": "jupyterhub"}, "matchExpressions": [{"key": "release", "operator": "Exists"}]}, True),
     ],
 )
-def test_selectors(selector, selected):
+def test_selector_matches_labels_of_user_pods(selector, selected):
     assert selects(selector, PODS[0]) is selected
     everything = egress({}, selector=selector)
     assert bool(judged(policy("other", everything)).bypasses) is selected
 
 
-def test_a_policy_for_unverified_pods_is_a_bypass_and_one_for_a_tier_is_told():
+def test_policy_for_unverified_pods_is_a_bypass_for_a_tier_is_listed():
     unverified = {"matchExpressions": [{"key": TIER_LABEL, "operator": "DoesNotExist"}]}
     assert [bypass.policy for bypass in judged(policy("a", egress({}, selector=unverified))).bypasses] == ["a"]
     for selector in ({"matchLabels": {TIER_LABEL: "verified"}}, {"matchExpressions": [{"key": TIER_LABEL, "operator": "Exists"}]}):
@@ -69,7 +69,7 @@ def test_a_policy_for_unverified_pods_is_a_bypass_and_one_for_a_tier_is_told():
         assert (found.bypasses, found.by_tier) == ([], ["b"])
 
 
-def test_a_pod_with_a_tier_is_judged_as_the_unverified_one_it_was():
+def test_pod_with_a_tier_is_judged_as_unverified():
     unverified = {"matchExpressions": [{"key": TIER_LABEL, "operator": "DoesNotExist"}]}
     assert judged(policy("a", egress({}, selector=unverified)), pods=[{**USER_PODS, TIER_LABEL: "verified"}]).bypasses
     assert not judged(
@@ -77,20 +77,20 @@ def test_a_pod_with_a_tier_is_judged_as_the_unverified_one_it_was():
     ).bypasses
 
 
-def test_a_policy_that_opens_nothing_is_no_bypass():
+def test_policy_that_opens_nothing_is_not_a_bypass():
     assert judged(policy("deny-all", egress(selector={}))).bypasses == []
     assert judged(policy("types", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})).bypasses == []
 
 
-def test_without_types_a_policy_is_about_ingress_and_about_egress_if_it_has_any():
+def test_policy_without_types_covers_ingress_and_any_egress_rules():
     spec = {"podSelector": {}, "egress": [{}], "ingress": [{}]}
     assert {bypass.direction for bypass in judged(policy("a", spec)).bypasses} == {"egress", "ingress"}
     assert [bypass.direction for bypass in judged(policy("a", {"podSelector": {}, "ingress": [{}]})).bypasses] == ["ingress"]
-    # Egress is there, but the policy is not about it.
+    # The policy has egress rules, but its types do not include egress.
     assert judged(policy("a", {"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]})).bypasses == []
 
 
-def test_what_the_base_policy_opens_itself_is_no_bypass():
+def test_policy_that_opens_what_the_base_policy_opens_is_not_a_bypass():
     same = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": BASE["ingress"]}
     assert judged(policy("same", same)).bypasses == []
     every_port = {**same, "ingress": [{"from": BASE["ingress"][0]["from"]}]}
@@ -99,7 +99,7 @@ def test_what_the_base_policy_opens_itself_is_no_bypass():
     assert len(judged(policy("more", more)).bypasses) == 1
 
 
-def test_a_rule_is_named_by_its_place():
+def test_rule_is_named_by_its_position():
     found = judged(policy("other", egress({"to": [{"podSelector": {}}]}, {"ports": [{"port": 443}]})))
     assert [(bypass.policy, bypass.direction, bypass.rule) for bypass in found.bypasses] == [
         ("other", "egress", 1),
@@ -126,7 +126,7 @@ def test_a_rule_is_named_by_its_place():
         ),
     ],
 )
-def test_what_it_opens_is_said_in_words(rule, words):
+def test_opened_traffic_is_described_in_words(rule, words):
     (bypass,) = judged(policy("other", egress(rule))).bypasses
     assert bypass.opens == words
 
@@ -158,14 +158,14 @@ WORLD = {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168
         ({"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 443}]}, [f"{SINGLEUSER}.egress: []"]),
     ],
 )
-def test_jupyterhubs_policy_is_known_with_the_value_of_each_rule(rule, change):
+def test_jupyterhub_policy_is_recognised_with_the_value_of_each_rule(rule, change):
     (bypass,) = judged(jupyterhub(rule)).bypasses
     assert [part for part in change if part not in bypass.change] == []
     if "nonPrivateIPs" not in "".join(change):
         assert "nonPrivateIPs" not in bypass.change
 
 
-def test_jupyterhubs_ingress_is_known_too():
+def test_jupyterhub_ingress_is_recognised():
     own = {
         "from": [{"podSelector": {"matchLabels": {"hub.jupyter.org/network-access-singleuser": "true"}}}],
         "ports": [{"port": "notebook-port"}],
@@ -176,7 +176,7 @@ def test_jupyterhubs_ingress_is_known_too():
     assert bypass.change == f"`{SINGLEUSER}.ingress: []`"
 
 
-def test_mybinders_policy_is_known():
+def test_mybinder_policy_is_recognised():
     selector = {
         "matchLabels": {"release": "prod"},
         "matchExpressions": [{"key": "component", "operator": "In", "values": ["singleuser-server", "dind", "image-builder"]}],
@@ -186,18 +186,18 @@ def test_mybinders_policy_is_known():
     assert "tiers.<tier>.ports" in bypass.change and "dind" in bypass.change
 
 
-def test_others_are_told_by_their_release():
+def test_other_policies_are_named_by_their_release():
     annotations = {"meta.helm.sh/release-name": "monitoring"}
     (bypass,) = judged(policy("x", egress({}), annotations=annotations)).bypasses
     assert "Helm release monitoring" in bypass.change
 
 
-def test_missing_and_altered_policies_of_ours():
+def test_missing_and_altered_own_policies_are_found():
     found = judged(ours=[])
     assert (found.missing, found.base_missing) == (sorted(EXPECTED), True)
     found = judged(ours=[OURS[0]])
     assert (found.missing, found.base_missing) == (["binder-egress-tier-verified"], False)
-    # Changed by hand, and opened: it is a bypass like any other, with the advice that fits.
+    # A base policy that somebody opened by hand is a bypass too; the advice is to run helm upgrade.
     opened = policy("binder-egress-base", {**BASE, "egress": [{}]}, labels={"app.kubernetes.io/name": "binder-egress"})
     found = judged(ours=[opened, OURS[1]])
     assert (found.altered, found.base_missing) == (["binder-egress-base"], False)
@@ -208,18 +208,18 @@ def test_missing_and_altered_policies_of_ours():
 
 
 @pytest.mark.parametrize("change", [{"policyTypes": ["Ingress"]}, {"podSelector": {"matchLabels": {"component": "nobody"}}}])
-def test_a_base_policy_that_does_not_isolate_is_missing(change):
+def test_base_policy_that_does_not_isolate_counts_as_missing(change):
     found = judged(ours=[policy("binder-egress-base", {**BASE, **change}), OURS[1]])
     assert found.base_missing
 
 
-def test_without_policies_of_ours_nothing_is_a_bypass():
+def test_release_without_policies_has_no_bypass():
     found = judge([policy("other", egress({}))], {}, PODS)
     assert (found.bypasses, found.missing, found.base_missing) == ([], [], False)
 
 
-def test_what_runs_is_judged_instead_of_what_is_usual_labels():
-    """Two hubs in one namespace: the other's policy does not select our pods."""
+def test_labels_of_running_pods_replace_the_usual_labels():
+    """With two hubs in one namespace, the policy of the other hub does not select our pods."""
     other = policy("singleuser", egress({}, selector={"matchLabels": {"release": "other"}}))
     assert judged(other).bypasses
     running = [dict(shared_labels({"component": "singleuser-server", "release": "binder", TIER_LABEL: "verified"}))]
@@ -227,7 +227,7 @@ def test_what_runs_is_judged_instead_of_what_is_usual_labels():
     assert judged(other, pods=[*running, {"component": "singleuser-server", "release": "other"}]).bypasses
 
 
-def test_a_kind_of_pod_is_what_many_pods_share():
+def test_pod_kind_is_the_labels_that_many_pods_share():
     labels = {"component": "singleuser-server", TIER_LABEL: "verified"}
     kinds = {shared_labels({**labels, "hub.jupyter.org/username": name}) for name in ("a", "b")}
     (kind,) = kinds

@@ -1,4 +1,4 @@
-"""The probe: what it reaches, what it says, and the comparison of `helm test`."""
+"""The probe: what it reaches, what it reports, and the comparison in `helm test`."""
 
 import json
 import socket
@@ -29,12 +29,12 @@ def closed():
         yield "tcp://127.0.0.1:{1}".format(*holder.getsockname())
 
 
-def test_a_connection_is_reached_and_a_refused_one_is_not(listener, closed):
+def test_listening_port_is_reached_and_a_refusing_one_is_not(listener, closed):
     assert probe.reaches(listener) is True
     assert probe.reaches(closed) is False
 
 
-def test_dns_is_reached_if_anything_answers():
+def test_dns_is_reached_if_anything_answers_there():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         questions = []
@@ -48,16 +48,16 @@ def test_dns_is_reached_if_anything_answers():
         target = "dns://127.0.0.1:{1}/a.example".format(*server.getsockname())
         assert probe.reaches(target) is True
         assert questions[0].endswith(b"\x01a\x07example\x00\x00\x01\x00\x01")
-        assert probe.reaches(target, timeout=0.1) is False  # nobody answers any more
+        assert probe.reaches(target, timeout=0.1) is False  # nothing answers any more
 
 
-def test_its_own_dns_server_is_that_of_resolv_conf(tmp_path):
+def test_dns_server_is_that_of_resolv_conf(tmp_path):
     (tmp_path / "resolv.conf").write_text("search a.example\nnameserver 10.43.0.10\nnameserver 10.43.0.11\n")
     assert probe.own_dns_server(tmp_path / "resolv.conf") == "10.43.0.10"
     assert probe.own_dns_server(tmp_path / "none") == ""
 
 
-def test_the_link_local_address_follows_from_the_hardware_address():
+def test_link_local_address_is_derived_from_the_hardware_address():
     assert probe.link_local("be:24:11:00:ab:01") == "fe80::bc24:11ff:fe00:ab01"
     assert probe.link_local("ee:ee:ee:ee:ee:ee") == "fe80::ecee:eeff:feee:eeee"
 
@@ -78,33 +78,33 @@ OWN = "fe80000000000000bc2411fffe00ab01 02 40 20 80     eth0\n"
         (None, "", None),
     ],
 )
-def test_the_neighbour_is_the_gateway_of_a_pod_with_a_link_local_address(tmp_path, inet6, arp, expected):
-    if inet6 is not None:  # IPv6 may be switched off as a whole
+def test_neighbour_is_the_gateway_of_a_pod_with_a_link_local_address(tmp_path, inet6, arp, expected):
+    if inet6 is not None:  # IPv6 may be switched off entirely
         (tmp_path / "if_inet6").write_text(inet6)
     (tmp_path / "route").write_text(ROUTE)
     (tmp_path / "arp").write_text(ARP + arp)
     assert probe.neighbour(tmp_path) == expected
 
 
-def test_without_a_neighbour_there_is_nothing_to_try(monkeypatch):
+def test_link_local_target_without_a_neighbour_is_not_tried(monkeypatch):
     monkeypatch.setattr(probe, "neighbour", lambda: None)
     assert probe.reaches("link-local://:10250") is None
 
 
-def test_targets_are_filled_in_and_those_without_variable_left_out():
+def test_targets_are_expanded_and_skipped_without_their_variable():
     targets = {"api": "tcp://$(HOST):$(PORT)", "hub": "tcp://$(HUB_SERVICE_HOST):8081", "db": "tcp://10.0.0.9:5432"}
     environment = {probe.TARGETS_VARIABLE: json.dumps(targets), "HOST": "fd00::1", "PORT": "443"}
     assert probe.targets_of(environment) == {"api": "tcp://[fd00::1]:443", "db": "tcp://10.0.0.9:5432"}
 
 
-def test_what_must_be_shut_is_tried_twice_and_one_success_is_enough():
+def test_targets_are_tried_twice_and_one_success_counts():
     answers = {"a": [False, True], "b": [False, False], "c": [None]}
     found = probe.try_all({"a": "a", "b": "b", "c": "c"}, reaches=lambda target: answers[target].pop(0))
     assert found == {"a": True, "b": False, "c": None}
     assert answers == {"a": [], "b": [], "c": []}
 
 
-def test_what_opens_late_is_waited_for():
+def test_late_target_is_waited_for():
     answers = [False] * 5 + [True]
     assert probe.try_all({"a": "a"}, 5, reaches=lambda _: answers.pop(0)) == {"a": True}
 
@@ -125,9 +125,9 @@ def canary(tmp_path, monkeypatch):
     return run
 
 
-def test_the_canary_ends_when_what_it_sees_has_changed(canary, listener, closed, tmp_path, monkeypatch):
-    assert canary(a=closed) == {"a": False}  # its first look is a change, too
-    # Nothing has changed: it goes on looking, until something has.
+def test_canary_ends_when_its_result_changes(canary, listener, closed, tmp_path, monkeypatch):
+    assert canary(a=closed) == {"a": False}  # the first result counts as a change
+    # The canary repeats its tries until the result changes.
     looks = []
     answers = [{"a": False}, {"a": False}, {"a": True}]
     monkeypatch.setattr(probe, "try_all", lambda targets: looks.append(1) or answers.pop(0))
@@ -146,17 +146,17 @@ def test_the_canary_ends_when_what_it_sees_has_changed(canary, listener, closed,
         ({}, False),
     ],
 )
-def test_the_canary_is_ready_while_all_is_shut(canary, monkeypatch, reached, ready):
+def test_canary_is_ready_while_all_targets_are_shut(canary, monkeypatch, reached, ready):
     monkeypatch.setattr(probe, "try_all", lambda targets: reached)
     canary()
     assert probe.SHUT_FILE.exists() is ready
-    # And no longer once something is open.
+    # The canary is no longer ready once a target is open.
     monkeypatch.setattr(probe, "try_all", lambda targets: {"a": True})
     canary()
     assert not probe.SHUT_FILE.exists()
 
 
-def test_a_canary_that_starts_again_is_ready_only_after_its_first_look(canary, monkeypatch):
+def test_restarted_canary_is_ready_only_after_its_first_result(canary, monkeypatch):
     probe.SHUT_FILE.touch()
     seen = []
     monkeypatch.setattr(probe, "try_all", lambda targets: seen.append(probe.SHUT_FILE.exists()) or {"a": False})
@@ -175,7 +175,7 @@ def test_a_canary_that_starts_again_is_ready_only_after_its_first_look(canary, m
         (probe.control, {"a": False, "b": None}, "reaches nothing either"),
     ],
 )
-def test_where_nobody_compares_the_pods_judge_for_themselves(tmp_path, monkeypatch, command, reached, fails):
+def test_pods_judge_their_own_result_without_a_comparison(tmp_path, monkeypatch, command, reached, fails):
     monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
     monkeypatch.setattr(probe, "try_all", lambda targets, patience: reached)
     if fails is None:
@@ -184,17 +184,17 @@ def test_where_nobody_compares_the_pods_judge_for_themselves(tmp_path, monkeypat
         with pytest.raises(SystemExit, match=fails) as ended:
             command({}, tmp_path / "message")
         assert ended.value.code != 0
-    # What was seen is left in any case.
+    # The result is left in either case.
     assert json.loads((tmp_path / "message").read_text()) == {"reached": reached}
 
 
-def test_a_canary_that_cannot_see_says_nothing(canary, closed, monkeypatch):
+def test_canary_that_cannot_connect_reports_nothing(canary, closed, monkeypatch):
     monkeypatch.setattr(probe.start_guard, "able", lambda: False)
     with pytest.raises(SystemExit, match="cannot even connect"):
         canary(a=closed)
 
 
-def test_it_needs_nothing_but_the_standard_library():
+def test_probe_needs_only_the_standard_library():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.gatecheck.probe; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
     assert {name for name in loaded if name.startswith("verifier")} == {
@@ -216,7 +216,7 @@ def seen(**changes):
     return {who: {**targets, **changes.get(who or "control", {})} for who, targets in WELL.items()}
 
 
-def test_all_as_it_should_be():
+def test_expected_results_pass():
     rows, well = helm_test.verdicts(seen(), EXPECTED)
     assert well
     assert rows[0] == ("unverified", "api", "shut", "ok")
@@ -229,29 +229,29 @@ def test_all_as_it_should_be():
         ({"unverified": {"api": True}}, "unverified  api  open  FAILED: must be shut"),
         ({"verified": {"dns": False}}, "verified  dns  shut  FAILED: must be open"),
         ({"verified": {"api": True}}, "verified  api  open  FAILED: must be shut"),
-        # What nothing reaches proves nothing.
+        # A target that no pod reaches proves nothing.
         ({"control": {"api": False}}, "verified  FAILED: nothing that must be shut could be told from something dead"),
         ({"verified": {"api": None}}, "verified  FAILED: nothing that must be shut could be told from something dead"),
     ],
 )
-def test_each_difference_fails(changes, failed):
+def test_difference_from_the_expectation_fails(changes, failed):
     rows, well = helm_test.verdicts(seen(**changes), EXPECTED)
     assert not well
     assert failed in ["  ".join(filter(None, row)) for row in rows]
 
 
-def test_what_is_dead_is_told_from_what_is_shut():
+def test_dead_target_is_told_apart_from_a_shut_one():
     rows, well = helm_test.verdicts(seen(control={"dns": False}), EXPECTED)
     assert well
     assert ("unverified", "dns", "shut", "cannot tell: the control pod does not reach it either") in rows
 
 
-def test_a_pod_without_result_fails():
+def test_pod_without_a_result_fails():
     rows, well = helm_test.verdicts({"": WELL[""], "verified": WELL["verified"]}, EXPECTED)
     assert not well and ("unverified", "", "", "FAILED: the pod left no result") in rows
 
 
-def test_a_target_that_does_not_exist_here_is_left_out():
+def test_target_that_does_not_exist_is_skipped():
     rows, well = helm_test.verdicts(WELL, {"unverified": {"api": False, "hub": False}})
     assert well and [row[1] for row in rows] == ["api"]
 
@@ -262,12 +262,12 @@ def pod(who, message):
     return {"metadata": meta, "status": {"containerStatuses": [{"state": state}]}}
 
 
-def test_results_are_read_off_the_pods():
+def test_results_are_read_from_the_pods():
     pods = [pod("", '{"reached": {"api": true}}'), pod("unverified", "killed"), pod("verified", None)]
     assert helm_test.results(pods) == {"": {"api": True}}
 
 
-def test_the_command_prints_a_table_and_fails(monkeypatch):
+def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
     class Pods:
         def __init__(self, namespace):
             pass

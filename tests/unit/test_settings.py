@@ -1,4 +1,4 @@
-"""Settings: a wrong one stops the start with one sentence that names the chart value, and never the text of a secret."""
+"""Settings: a wrong one stops the start with one sentence, which names the chart value and never shows a secret."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SECRET = "s3cret-text"
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Set the environment to these settings alone."""
+    """Returns a function that sets the environment to the given settings only."""
 
     def change(**values):
         for name in list(os.environ):
@@ -38,7 +38,7 @@ def sentences(kind=VerifierSettings):
     return str(caught.value).splitlines()
 
 
-def test_the_defaults_are_complete_but_for_the_secrets(environment):
+def test_defaults_are_complete_except_for_the_secrets(environment):
     environment()
     settings = load(VerifierSettings)
     assert (settings.mode, settings.base_path, settings.public_port, settings.internal_port) == ("captcha", "/egress/", 8080, 8081)
@@ -127,7 +127,7 @@ def test_the_defaults_are_complete_but_for_the_secrets(environment):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_setting_is_one_sentence_that_names_the_chart_value(environment, name, value, named):
+def test_wrong_setting_is_one_sentence_that_names_the_chart_value(environment, name, value, named):
     environment(**{name: value})
     (sentence,) = sentences()
     assert sentence.startswith(named)
@@ -146,13 +146,13 @@ def test_a_wrong_setting_is_one_sentence_that_names_the_chart_value(environment,
         ("TIERS", "x", "tiers"),
     ],
 )
-def test_a_wrong_setting_of_the_reconciler_is_named(environment, name, value, named):
+def test_wrong_setting_of_the_reconciler_is_named(environment, name, value, named):
     environment(**{name: value})
     (sentence,) = sentences(ReconcilerSettings)
     assert sentence.startswith(named)
 
 
-def test_every_wrong_setting_has_its_own_sentence(environment):
+def test_each_wrong_setting_has_its_own_sentence(environment):
     environment(MODE="x", THREADS="x", SIGNING_KEYS=None)
     assert [sentence.partition(":")[0] for sentence in sentences()] == [
         "mode",
@@ -161,24 +161,24 @@ def test_every_wrong_setting_has_its_own_sentence(environment):
     ]
 
 
-def test_secrets_are_not_shown_by_a_settings_object(environment):
+def test_settings_object_shows_no_secrets(environment):
     environment(REDIS_PASSWORD=SECRET)
     text = repr(load(VerifierSettings)) + str(load(VerifierSettings))
     assert not [secret for secret in (SECRET, API_TOKEN, *KEYS.splitlines()) if secret in text]
 
 
-def test_keys_are_lines_and_empty_lines_do_not_count(environment):
+def test_keys_are_lines_and_empty_lines_are_ignored(environment):
     environment(SIGNING_KEYS=f"\n  {KEYS}\r\n\n")
     assert load(VerifierSettings).keys == KEYS.splitlines()
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/", "/"), ("/a", "/a/"), ("/a/b/", "/a/b/"), ("/a//", "/a/")])
-def test_the_path_ends_with_a_slash(environment, path, expected):
+def test_base_path_ends_with_a_slash(environment, path, expected):
     environment(BASE_PATH=path)
     assert load(VerifierSettings).base_path == expected
 
 
-def test_the_root_may_be_the_path(environment, redis_server):
+def test_base_path_can_be_the_root(environment, redis_server):
     from verifier.web.app import create_public_app
 
     environment(BASE_PATH="/", REDIS_URL=redis_server.url)
@@ -187,7 +187,7 @@ def test_the_root_may_be_the_path(environment, redis_server):
 
 
 @pytest.mark.parametrize("command", ["verifier", "reconciler"])
-def test_the_command_ends_with_code_2_and_the_sentence_alone(command):
+def test_command_exits_with_2_and_prints_only_the_sentence(command):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
     environment |= {"BINDER_EGRESS_MODE": "off", "BINDER_EGRESS_SIGNING_KEYS": KEYS, "BINDER_EGRESS_API_TOKEN": API_TOKEN}
     run = subprocess.run(
@@ -203,7 +203,7 @@ def test_the_command_ends_with_code_2_and_the_sentence_alone(command):
     assert len(run.stderr.splitlines()) == 1
 
 
-def test_the_verifier_does_not_load_the_kubernetes_client():
+def test_verifier_does_not_load_the_kubernetes_client():
     code = "import sys, verifier.cli; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
 
@@ -234,7 +234,7 @@ def test_wrong_rules_stop_both_processes_with_a_sentence(environment, name, text
     assert sentence.startswith(f"{named}: ")
 
 
-def test_rules_are_read(environment):
+def test_rules_are_parsed(environment):
     environment(
         BLOCKED_REPOSITORIES='["github.com/A/*", "10.5281/zenodo.1"]',
         SELF_NETWORKS='["10.1.2.3/8", "2001:db8::/32"]',
@@ -245,8 +245,8 @@ def test_rules_are_read(environment):
     assert set(settings.trusted_repositories) == {"github.com/a/b", "git.example.org/A/b"}
 
 
-def test_policies_may_be_in_a_file(environment, tmp_path):
-    """A variable may have 128 KiB, and thousands of banned addresses are more."""
+def test_policies_can_be_read_from_a_file(environment, tmp_path):
+    """An environment variable may have 128 KiB, and thousands of blocked addresses need more."""
     file = tmp_path / "policies.json"
     environment(POLICIES=str(file))
     assert sentences(ReconcilerSettings)[0].startswith("base and tiers: the file cannot be read: No such file or directory")

@@ -1,4 +1,4 @@
-"""The start guard: what it waits for, what it says, and how the hub adds it to user pods."""
+"""The start guard: what it waits for, what it reports, and how the hub adds it to user pods."""
 
 import json
 import os
@@ -28,7 +28,7 @@ TARGETS = [("192.0.2.1", 443), ("192.0.2.2", 443)]
 
 
 class Network:
-    """Plays a network and the clock. `open` says, for a time in seconds and a target, whether a connection comes about."""
+    """A double of the network and the clock. `open` returns whether a connection succeeds, given a time in seconds and a target."""
 
     def __init__(self, open, connect=0.0):
         self.open, self.connect, self.now = open, connect, 0.0
@@ -48,46 +48,46 @@ class Network:
 # -- what it waits for
 
 
-def test_it_waits_until_what_was_open_is_blocked_several_times_in_a_row():
+def test_guard_waits_until_an_open_target_is_blocked_several_times():
     seen = Network(lambda now, _: now < 0.42).watch()
     assert seen["outcome"] == "closed"
     assert 0.42 + (BLOCKED_AFTER_OPEN - 1) * PAUSE_SECONDS <= seen["seconds"] <= 0.42 + (BLOCKED_AFTER_OPEN + 1) * PAUSE_SECONDS
     assert seen["through"] == 9
 
 
-def test_what_is_blocked_only_now_and_then_is_open():
-    # Two of three tries fail: a target that loses packets, not a policy.
+def test_target_that_is_blocked_only_at_times_counts_as_open():
+    # Two of three tries fail, as with a target that loses packets, and not as with a policy.
     tries = iter(range(10_000))
     seen = Network(lambda *_: next(tries) % 3 == 0).watch(targets=TARGETS[:1])
     assert (seen["outcome"] in ("open", "unclear"), seen["seconds"] > 9.9) == (True, True)
 
 
-def test_one_open_target_is_enough_to_wait():
+def test_guard_waits_if_one_target_is_open():
     seen = Network(lambda now, target: target == TARGETS[1] and now < 3).watch()
     assert (seen["outcome"], seen["seconds"] > 3) == ("closed", True)
 
 
-def test_a_target_that_never_answers_must_be_seen_blocked_longer():
+def test_target_that_never_answers_must_be_blocked_longer():
     seen = Network(lambda *_: False).watch()
     assert seen["outcome"] == "blocked"
     assert seen["seconds"] == pytest.approx((BLOCKED_FROM_THE_START - 1) * PAUSE_SECONDS)
 
 
-def test_a_target_that_is_reachable_only_later_is_still_seen_open():
+def test_target_that_becomes_reachable_late_is_seen_open():
     # The network of the pod comes up after 0.2 s, the policies after 0.8 s.
     seen = Network(lambda now, _: 0.2 <= now < 0.8).watch()
     assert (seen["outcome"], seen["seconds"] > 0.8) == ("closed", True)
 
 
-def test_it_does_not_wait_longer_than_it_may():
+def test_guard_waits_no_longer_than_its_timeout():
     seen = Network(lambda *_: True).watch(timeout=2)
     assert (seen["outcome"], 1.9 <= seen["seconds"] <= 2) == ("open", True)
-    # A plugin that drops packets makes each try long.
+    # A plugin that drops packets makes each try take long.
     seen = Network(lambda now, _: now < 1.9, connect=0.15).watch(timeout=2)
     assert (seen["outcome"], seen["seconds"] <= 2.4) == ("unclear", True)
 
 
-def test_the_tries_are_real_connections():
+def test_tries_are_real_connections():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         target = listener.getsockname()
         assert start_guard.connects(target)
@@ -96,7 +96,7 @@ def test_the_tries_are_real_connections():
     assert (seen["outcome"], seen["through"] > 2) == ("closed", True)
 
 
-def test_it_knows_whether_it_could_see_anything_at_all():
+def test_guard_knows_whether_it_can_connect_at_all():
     assert able()
     assert not able(lambda _: False)
 
@@ -111,7 +111,7 @@ def test_targets_are_addresses_with_ports():
             parse(text)
 
 
-def test_without_targets_it_is_the_kubernetes_api():
+def test_default_target_is_the_kubernetes_api():
     api = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
     assert targets_of(api) == [("fd00::1", 443)]
     assert targets_of({**api, start_guard.TARGETS_VARIABLE: "192.0.2.1:80"}) == [("192.0.2.1", 80)]
@@ -121,7 +121,7 @@ def test_without_targets_it_is_the_kubernetes_api():
 
 
 def run(**environment):
-    """Run it as the init container does; what it says, and the seconds it took."""
+    """Run the guard as the init container does; returns its report and the seconds it took."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "verifier.pods.start_guard"],
@@ -144,13 +144,13 @@ def closed_port():
         yield "127.0.0.1:{1}".format(*holder.getsockname())
 
 
-def test_it_ends_well_when_the_target_is_blocked():
+def test_process_succeeds_when_the_target_is_blocked():
     with closed_port() as target:
         seen, _ = run(BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target)
     assert seen["outcome"] == "blocked"
 
 
-def test_it_ends_well_when_the_target_stays_open():
+def test_process_succeeds_when_the_target_stays_open():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         target = "127.0.0.1:{1}".format(*listener.getsockname())
         seen, _ = run(
@@ -160,21 +160,21 @@ def test_it_ends_well_when_the_target_stays_open():
 
 
 @pytest.mark.parametrize("targets", ["nonsense", "", "10.0.0.1:http"])
-def test_targets_that_it_cannot_read_make_it_wait_and_end_well(targets):
+def test_process_waits_and_succeeds_with_unreadable_targets(targets):
     seen, seconds = run(
         BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=targets, BINDER_EGRESS_START_GUARD_TIMEOUT="0.5"
     )
     assert (seen["outcome"], 0.5 <= seconds < 8) == ("unable", True)
 
 
-def test_without_policies_there_is_nothing_to_wait_for():
+def test_process_does_not_wait_without_policies():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         target = "127.0.0.1:{1}".format(*listener.getsockname())
         seen, seconds = run(BINDER_EGRESS_START_GUARD_TARGETS=target)
     assert (seen["outcome"], seconds < 5) == ("off", True)
 
 
-def test_it_needs_nothing_but_the_standard_library():
+def test_guard_needs_only_the_standard_library():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.pods.start_guard; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
@@ -196,7 +196,7 @@ class BinderSpawner(KubeSpawner):
 
 
 def load(config=None, guard=None, snippet=SNIPPET):
-    """Run the snippet as the hub does; the init containers that a spawner then has."""
+    """Run the snippet as the hub does; returns the init containers of a spawner."""
     c = config or Config()
     custom = {**VALUES, **(guard or {})}
     namespace = {"c": c, "get_config": lambda path, default=None: custom if path == "custom.binderEgress.startGuard" else default}
@@ -205,7 +205,7 @@ def load(config=None, guard=None, snippet=SNIPPET):
     return BinderSpawner(config=c).init_containers
 
 
-def test_the_hub_adds_it():
+def test_hub_adds_the_guard():
     (container,) = load()
     assert container["name"] == "binder-egress-start-guard"
     assert container["image"] == VALUES["image"]
@@ -221,43 +221,43 @@ def test_the_hub_adds_it():
     }
 
 
-def test_its_values_are_used():
+def test_guard_values_are_used():
     (container,) = load(guard={"image": "i:2", "pullPolicy": "Always", "timeout": 3, "targets": "192.0.2.1:80", "resources": {}})
     assert (container["image"], container["imagePullPolicy"], container["resources"]) == ("i:2", "Always", {})
     assert [entry.get("value") for entry in container["env"]] == [None, "3", "192.0.2.1:80"]
 
 
-def test_it_can_be_switched_off():
+def test_guard_can_be_switched_off():
     assert load(guard={"enabled": False}) == []
 
 
-def test_it_comes_last_and_what_was_configured_stays():
+def test_guard_comes_last_and_configured_containers_stay():
     c = Config()
     c.KubeSpawner.init_containers = [{"name": "tc-init"}]
     assert [container["name"] for container in load(c)] == ["tc-init", "binder-egress-start-guard"]
 
 
-def test_it_comes_last_of_containers_by_name():
+def test_guard_comes_last_of_containers_by_name():
     c = Config()
     c.KubeSpawner.init_containers = {"tc-init": {"name": "tc-init"}}
     found = load(c)
     assert [found[key]["name"] for key in sorted(found)] == ["tc-init", "binder-egress-start-guard"]
 
 
-def test_it_adds_to_what_another_snippet_appended():
+def test_guard_follows_containers_that_another_snippet_appended():
     c = Config()
     c.KubeSpawner.init_containers.append({"name": "block-metadata"})
     assert [container["name"] for container in load(c)] == ["block-metadata", "binder-egress-start-guard"]
 
 
-def test_containers_of_the_subclass_count():
+def test_init_containers_of_the_subclass_are_kept():
     c = Config()
     c.KubeSpawner.init_containers = [{"name": "hidden"}]
     c.BinderSpawner.init_containers = [{"name": "own"}]
     assert [container["name"] for container in load(c)] == ["own", "binder-egress-start-guard"]
 
 
-def test_the_hub_starts_whatever_the_values_are(capsys):
+def test_hub_starts_with_any_values_of_the_guard(capsys):
     assert load(guard={"image": None, "timeout": None}) != []
     c = Config()
     c.KubeSpawner.init_containers = ()
@@ -266,13 +266,13 @@ def test_the_hub_starts_whatever_the_values_are(capsys):
     assert "no start guard: KeyError" in capsys.readouterr().out
 
 
-def test_the_image_is_that_of_this_version():
+def test_guard_image_is_that_of_this_version():
     chart = yaml.safe_load((TOP / "chart/Chart.yaml").read_text())
     values = yaml.safe_load((TOP / "chart/values.yaml").read_text())
     assert VALUES["image"] == f"{values['image']['name']}:{chart['appVersion']}"
 
 
-# -- what the reconciler reads of it
+# -- what the reconciler reads
 
 
 def pod(state=None, name="binder-egress-start-guard"):
@@ -304,9 +304,9 @@ def pod(state=None, name="binder-egress-start-guard"):
         ({"terminated": {"message": '{"outcome": "closed", "seconds": 1e999}'}}, ("failed", 0.0)),
     ],
 )
-def test_what_it_saw_is_read_off_the_pod(state, expected):
+def test_guard_outcome_is_read_from_the_pod(state, expected):
     assert pod(state).guard == expected
 
 
-def test_a_pod_without_it_is_told_apart():
+def test_pod_without_a_guard_is_told_apart():
     assert pod(name="other").guard == ("absent", 0.0)

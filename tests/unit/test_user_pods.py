@@ -45,7 +45,7 @@ def lines(*events: tuple[str, dict]) -> bytes:
 
 
 def watch(cluster: UserPods, version: str = "5") -> tuple[list[tuple[str, str]], WatchEnded]:
-    """All that a watch gives, and how it ended."""
+    """Returns all events of a watch, and how it ended."""
     found = []
     with pytest.raises(WatchEnded) as lost:
         for kind, pod in cluster.watch(version):
@@ -57,7 +57,7 @@ def bookmark(version: int) -> tuple[str, dict]:
     return "BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
 
 
-def test_a_list_is_read_in_pages(cluster, api):
+def test_list_is_read_in_pages(cluster, api):
     def answer(method, path, query, body):
         at = int(query.get("continue", 0))
         return 200, {
@@ -73,7 +73,7 @@ def test_a_list_is_read_in_pages(cluster, api):
     assert {query["labelSelector"] for _, _, query in api.asked} == {"component=singleuser-server"}
 
 
-def test_a_list_whose_pages_expired_is_no_list(cluster, api):
+def test_list_whose_pages_expired_fails(cluster, api):
     api.answer = lambda method, path, query, body: (
         (410, {"reason": "Expired"}) if "continue" in query else (200, {"metadata": {"continue": "x"}, "items": [pod_json()]})
     )
@@ -81,7 +81,7 @@ def test_a_list_whose_pages_expired_is_no_list(cluster, api):
         cluster.list()
 
 
-def test_a_watch_that_ends_says_where_to_go_on(cluster, api):
+def test_ended_watch_has_the_version_to_continue_from(cluster, api):
     api.answer = lambda *_: (200, lines(("ADDED", pod_json(version=6)), ("MODIFIED", pod_json(version=8))))
     found, lost = watch(cluster)
     assert found == [("ADDED", "6"), ("MODIFIED", "8")]
@@ -89,7 +89,7 @@ def test_a_watch_that_ends_says_where_to_go_on(cluster, api):
     assert api.asked[0][2]["resourceVersion"] == "5" and api.asked[0][2]["allowWatchBookmarks"] == "true"
 
 
-def test_bookmarks_and_foreign_pods_move_it_on_and_are_no_events(cluster, api):
+def test_bookmarks_and_foreign_pods_advance_the_version_without_events(cluster, api):
     foreign = pod_json(version=11)
     foreign["metadata"]["annotations"] = {}
     api.answer = lambda *_: (200, lines(bookmark(10), ("ADDED", foreign)))
@@ -98,7 +98,7 @@ def test_bookmarks_and_foreign_pods_move_it_on_and_are_no_events(cluster, api):
     assert watch(cluster)[1].version == "12"
 
 
-def test_a_watch_that_saw_nothing_goes_on_from_its_beginning(cluster, api):
+def test_watch_without_events_continues_from_its_start(cluster, api):
     api.answer = lambda *_: (200, b"")
     assert watch(cluster)[1].version == "5"
 
@@ -117,20 +117,20 @@ GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old 
         pytest.param((200, lines(("ADDED", pod_json(version=6))) + b'{"type": "ADDED", "object": {\n'), id="half a line"),
     ],
 )
-def test_after_a_fault_a_watch_must_begin_with_a_list(cluster, api, answer):
+def test_watch_after_a_fault_needs_a_new_list(cluster, api, answer):
     api.answer = lambda *_: answer
     assert watch(cluster)[1].version is None
 
 
-def test_an_event_that_was_cut_off_comes_again(cluster, api):
-    """The end of the stream and the end of a watch look the same."""
+def test_truncated_event_is_sent_again(cluster, api):
+    """The end of a broken stream looks like the end of a watch."""
     whole = lines(("MODIFIED", pod_json(version=7)))
     api.answer = lambda *_: (200, lines(("ADDED", pod_json(version=6))) + whole[:40])
     found, lost = watch(cluster)
     assert (found, lost.version) == ([("ADDED", "6")], "6")
 
 
-def test_an_api_server_that_is_away_loses_the_watch_and_the_list(cluster, api):
+def test_watch_and_list_fail_without_the_api_server(cluster, api):
     api.close()
     assert watch(cluster)[1].version is None
     with pytest.raises(ApiServerUnavailable):
@@ -138,7 +138,7 @@ def test_an_api_server_that_is_away_loses_the_watch_and_the_list(cluster, api):
 
 
 @pytest.mark.parametrize("status", [429, 500, 403])
-def test_a_patch_that_is_throttled_or_refused_is_no_conflict(cluster, api, status):
+def test_throttled_or_refused_patch_is_not_a_conflict(cluster, api, status):
     api.answer = lambda method, *_: (status, {}) if method == "PATCH" else (200, pod_json())
     pod = cluster.read("jupyter-alice")
     with pytest.raises(ApiServerUnavailable, match=str(status)):
@@ -146,7 +146,7 @@ def test_a_patch_that_is_throttled_or_refused_is_no_conflict(cluster, api, statu
 
 
 @pytest.mark.parametrize("status", [404, 409])
-def test_a_patch_names_what_it_was_decided_on(cluster, api, status):
+def test_patch_names_the_uid_and_version_it_is_based_on(cluster, api, status):
     bodies = []
 
     def answer(method, path, query, body):
@@ -161,8 +161,8 @@ def test_a_patch_names_what_it_was_decided_on(cluster, api, status):
 
 
 @pytest.mark.parametrize(("before", "tier", "sent"), [("", "verified", {TIER_LABEL: "verified"}), ("verified", "verified", None)])
-def test_a_label_that_stays_is_not_mentioned(cluster, api, before, tier, sent):
-    """Each change of one makes kube-router go through all pods; a renewal is a change of the annotation alone."""
+def test_patch_leaves_out_an_unchanged_label(cluster, api, before, tier, sent):
+    """Each change of a label makes kube-router go through all pods, so a renewal changes only the annotation."""
     patches = []
 
     def answer(method, path, query, body):
@@ -176,7 +176,7 @@ def test_a_label_that_stays_is_not_mentioned(cluster, api, before, tier, sent):
 
 
 @pytest.mark.parametrize(("unchanged", "named"), [(False, {"uid": "uid-1"}), (True, {"uid": "uid-1", "resourceVersion": "7"})])
-def test_a_deletion_names_the_pod_and_if_need_be_its_version(cluster, api, unchanged, named):
+def test_deletion_names_the_uid_and_on_request_the_version(cluster, api, unchanged, named):
     deletions = []
 
     def answer(method, path, query, body):
@@ -210,7 +210,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
-def test_garbage_is_no_grant(text):
+def test_malformed_annotation_is_not_a_grant(text):
     assert Grant.loads(text) is None
 
 
@@ -243,12 +243,12 @@ def test_pod_is_read_from_json():
 
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])
-def test_pod_with_garbage_in_its_annotation_is_read(text):
+def test_pod_with_a_malformed_annotation_is_read(text):
     found = Pod.from_json(from_kubespawner({GRANT_ANNOTATION: text}))
     assert (found.grant, found.annotated) == (None, True)
 
 
-def test_pod_that_kubespawner_did_not_make_is_left_alone():
+def test_pod_not_made_by_kubespawner_is_ignored():
     assert Pod.from_json(from_kubespawner(annotations={"hub.jupyter.org/username": ""})) is None
     assert Pod.from_json({**from_kubespawner(), "metadata": {"name": "x", "labels": {TIER_LABEL: "verified"}}}) is None
 

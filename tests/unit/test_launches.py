@@ -1,4 +1,4 @@
-"""Launches: which decision BinderHub's hook gets."""
+"""Launches: the decision that BinderHub's hook receives."""
 
 import json
 
@@ -6,18 +6,18 @@ from tests.support.apps import get_pass, launch
 from verifier.records import Grant, KnownServer, Record, Server
 
 
-def test_a_launch_without_a_pass_gets_nothing(internal):
+def test_launch_without_a_pass_gets_no_egress(internal):
     decision = launch(internal)
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("unverified", "default", "none")
 
 
-def test_a_launch_with_a_pass_gets_its_tier(public, internal):
+def test_launch_with_a_pass_gets_its_tier(public, internal):
     decision = launch(internal, token=get_pass(public))
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("verified", "valid-pass", "free")
 
 
-def test_what_a_newer_version_wrote_is_read_all_the_same(store):
-    """During a rolling upgrade two versions share a Redis; the older one must not fail on a field that it does not know."""
+def test_records_of_a_newer_version_are_readable(store):
+    """During a rolling upgrade two versions share a Redis. The older one must ignore fields that it does not know."""
     server = Server("alice")
     record = Record(Grant.new("verified", "valid-pass", 1), image="image:1")
     newer = json.loads(record.dumps())

@@ -1,4 +1,4 @@
-"""docs/logs.md lists what is logged: each event, each message, each field."""
+"""docs/logs.md lists each event, message and field of the logs."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ LEVELS = ("info", "warning", "error", "exception")
 
 
 def section(title):
-    """The first cells of the table below a heading, without their code spans' marks."""
+    """Returns the first cells of the table below a heading, without the marks of code spans."""
     (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
     found = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
     assert len(found) == len(set(found))
@@ -23,7 +23,7 @@ def name(call):
 
 
 def text(node):
-    """A constant text, with … for what is filled in; None for anything else."""
+    """Returns a constant text, with … in place of filled-in parts; None for anything else."""
     found = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return re.sub(r"%[sd]", "…", node.value) if found else None
 
@@ -35,7 +35,7 @@ def is_logging(call):
 
 
 def keys(tree):
-    """The keys of all dictionaries in a part of the code."""
+    """Returns the keys of all dictionaries in a part of the code."""
     found = (key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys)
     return {key.value for key in found if isinstance(key, ast.Constant)}
 
@@ -48,7 +48,7 @@ def functions():
 
 
 def logged():
-    """The events, the messages and the fields in the code."""
+    """Returns the events, messages and fields that the code logs."""
     events, messages, fields = set(), set(), {"user", "server"}  # log_decision adds the path's arguments
     for function, calls in functions():
         deciding = [call for call in calls if name(call) in ("decision", "log_decision", "_log")]
@@ -60,7 +60,7 @@ def logged():
         for node in ast.walk(function):
             if isinstance(node, ast.Assign) and {"fields", "where"} & {getattr(target, "id", "") for target in node.targets}:
                 fields.update(keys(node.value))
-        # Those after ** too.
+        # Fields after ** as well.
         for call in deciding + telling:
             fields.update(key for word in call.keywords if word.arg in (None, "extra") for key in keys(word.value))
         if function.name == "_log":
@@ -71,19 +71,19 @@ def logged():
 EVENTS, MESSAGES, FIELDS = logged()
 
 
-def test_what_is_logged_is_found_in_the_code():
+def test_logged_names_are_found_in_the_code():
     assert {"launch", "pass", "solution", "unlock", "pod", "block"} <= EVENTS
     assert {"pod without launch record", "policies open the gate", "list: …"} <= MESSAGES
     assert {"client_network", "repository", "granted_image", "pass_outcome", "why", "targets"} <= FIELDS
 
 
-def test_every_event_is_documented_and_every_documented_event_is_logged():
+def test_documented_events_are_the_logged_ones():
     assert section("Decisions") == EVENTS
 
 
-def test_every_message_is_documented_and_every_documented_message_is_logged():
+def test_documented_messages_are_the_logged_ones():
     assert section("Messages") == MESSAGES
 
 
-def test_every_field_is_documented_and_every_documented_field_is_logged():
+def test_documented_fields_are_the_logged_ones():
     assert section("Fields") == FIELDS

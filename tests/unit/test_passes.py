@@ -20,7 +20,7 @@ def passes():
 
 
 def make_pass(**changes):
-    """A pass of now, changed."""
+    """Make a pass that is issued now, with changed fields."""
     return replace(Passes.new("verified", 1, time.time(), 300), **changes)
 
 
@@ -50,11 +50,11 @@ def outcome(internal, token, **fields):
         pytest.param(lambda token: "\x00", id="NUL"),
     ],
 )
-def test_a_forged_token_is_refused(internal, public, forge):
+def test_forged_token_is_refused(internal, public, forge):
     assert outcome(internal, forge(get_pass(public))) == "invalid"
 
 
-def test_more_servers_cannot_be_written_into_a_token(internal, passes):
+def test_token_with_a_raised_number_of_servers_is_refused(internal, passes):
     issued = make_pass()
     _, _, signature = passes.sign(issued).rpartition(".")
     body, _, _ = Passes(["x" * 32]).sign(replace(issued, servers=100)).rpartition(".")
@@ -62,51 +62,51 @@ def test_more_servers_cannot_be_written_into_a_token(internal, passes):
 
 
 @pytest.mark.parametrize("key", [OLD, NEW])
-def test_a_token_signed_by_any_listed_key_is_accepted(internal, key):
+def test_token_signed_by_any_listed_key_is_accepted(internal, key):
     assert outcome(internal, Passes([key]).sign(make_pass())) == "free"
 
 
-def test_characters_that_no_encoding_has_are_no_pass(passes):
+def test_token_with_unencodable_characters_is_refused(passes):
     with pytest.raises(BadPass):
         passes.read(passes.sign(make_pass()) + "\udc8a", time.time())
 
 
-def test_the_last_key_signs(passes):
+def test_last_key_signs(passes):
     token = passes.sign(make_pass())
     assert Passes([NEW]).read(token, time.time())
 
 
 @pytest.mark.parametrize("key", ["removed-key-0123456789abcdef0123456789", OLD + "x", OLD[:-1], "a" * 32])
-def test_a_token_signed_by_an_unlisted_key_is_refused(internal, key):
+def test_token_signed_by_an_unlisted_key_is_refused(internal, key):
     assert outcome(internal, Passes([key]).sign(make_pass())) == "invalid"
 
 
-def test_a_text_that_a_key_signed_for_another_purpose_is_refused(internal):
+def test_text_signed_for_another_purpose_is_refused(internal):
     other = URLSafeSerializer([NEW], salt="something else").dumps(asdict(make_pass()))
     assert outcome(internal, other) == "invalid"
 
 
 @pytest.mark.parametrize("content", [None, [], {}, "text", 1, {"id": "x"}, asdict(make_pass()) | {"more": 1}])
-def test_a_signed_token_of_another_shape_is_refused(internal, passes, content):
+def test_signed_token_of_another_shape_is_refused(internal, passes, content):
     assert outcome(internal, passes._serializer.dumps(content)) == "invalid"
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(2, "free"), (55, "free"), (65, "invalid"), (3600, "invalid")], ids=lambda value: str(value)
 )
-def test_a_clock_may_be_ahead_by_a_minute(internal, passes, seconds, expected):
+def test_pass_from_a_clock_up_to_a_minute_ahead_is_accepted(internal, passes, seconds, expected):
     ahead = time.time() + seconds
     assert outcome(internal, passes.sign(make_pass(iat=ahead, exp=ahead + 300))) == expected
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(5, "free"), (55, "free"), (65, "expired"), (7200, "expired")])
-def test_a_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, seconds, expected):
+def test_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, seconds, expected):
     assert outcome(internal, passes.sign(make_pass(iat=time.time() - 400, exp=time.time() - seconds))) == expected
 
 
 @pytest.fixture
 def old_epoch(services):
-    """A Redis that has been there for a day."""
+    """Make the epoch of Redis a day old."""
     services.store._redis.set("binder-egress:epoch", time.time() - 86400)
 
 
@@ -121,44 +121,44 @@ def old_epoch(services):
         pytest.param(7200, 1e9, "expired", id="a lie: requested decades ago"),
     ],
 )
-def test_a_pass_is_judged_by_when_the_launch_was_requested(internal, passes, old_epoch, expired, requested, expected):
+def test_pass_is_judged_by_the_time_of_the_launch_request(internal, passes, old_epoch, expired, requested, expected):
     now = time.time()
     token = passes.sign(make_pass(iat=now - expired - 300, exp=now - expired))
     assert outcome(internal, token, requested_at=max(0, now - requested)) == expected
 
 
 @pytest.mark.parametrize("requested_at", [0, 0.0, 1e11, None, 1])
-def test_a_pass_of_now_is_accepted_only_from_a_request_that_can_have_it(internal, public, requested_at):
-    # A request of an hour ago cannot carry a pass of now; one of the future is one of now.
+def test_new_pass_is_rejected_from_an_older_request(internal, public, requested_at):
+    # A request from an hour ago cannot carry a pass issued now. A request from the future counts as one of now.
     expected = "invalid" if requested_at in (0, 1) else "free"
     assert outcome(internal, get_pass(public), requested_at=requested_at) == expected
 
 
-def test_a_request_from_the_future_does_not_bring_a_future_pass_in(internal, passes):
+def test_request_from_the_future_does_not_validate_a_future_pass(internal, passes):
     ahead = time.time() + 7200
     token = passes.sign(make_pass(iat=ahead, exp=ahead + 300))
     assert outcome(internal, token, requested_at=ahead) == "invalid"
 
 
-def test_a_pass_for_an_unknown_tier_is_refused(internal, passes):
+def test_pass_for_an_unknown_tier_is_refused(internal, passes):
     assert outcome(internal, passes.sign(make_pass(tier="gold"))) == "unknown-tier"
 
 
-def test_a_pass_for_the_unverified_tier_is_refused(internal, passes):
+def test_pass_for_the_unverified_tier_is_refused(internal, passes):
     assert outcome(internal, passes.sign(make_pass(tier="unverified"))) == "unknown-tier"
 
 
-def test_a_pass_for_an_unknown_tier_unlocks_nothing(public, passes, store):
+def test_pass_for_an_unknown_tier_unlocks_nothing(public, passes, store):
     run_pod(store)
     answer = public.post("/egress/servers/alice", json={"token": passes.sign(make_pass(tier="gold"))})
     assert (answer.status_code, answer.json["detail"]) == (403, "The pass is for a tier that this site does not have.")
 
 
-def test_an_empty_token_is_no_token(internal):
+def test_empty_token_counts_as_none(internal):
     assert outcome(internal, "") == "none"
 
 
-def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
+def test_pass_states_its_number_of_servers(redis_server, store):
     from tests.support.apps import public_client
     from verifier.web.app import create_services
 
@@ -169,7 +169,7 @@ def test_a_pass_says_how_many_servers_it_is_good_for(redis_server, store):
     assert (found.servers, round(found.exp - found.iat)) == (3, 60)
 
 
-def test_a_pass_is_remembered_for_as_long_as_anybody_can_present_it(store, passes):
+def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes):
     from verifier.passes import LEEWAY_SECONDS
     from verifier.records import Grant, Record, Server
     from verifier.store.store import BUILD_LIMIT_SECONDS
@@ -184,12 +184,12 @@ def test_a_pass_is_remembered_for_as_long_as_anybody_can_present_it(store, passe
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=200) | st.from_regex(r"\.?[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,60}", fullmatch=True))
 @example("." * 50)
-def test_no_token_makes_a_fault(internal, token):
+def test_random_token_causes_no_fault(internal, token):
     decision = launch(internal, token=token)
     assert decision["tier"] == "unverified"
 
 
-def test_reading_gives_back_what_was_signed(passes):
+def test_signed_pass_is_read_unchanged(passes):
     issued = make_pass()
     assert passes.read(passes.sign(issued), time.time()) == issued
     assert isinstance(issued, Pass)

@@ -1,4 +1,4 @@
-"""docs/privacy.md says for how long things are kept and who is asked. It is compared with the code and with the chart's values."""
+"""docs/privacy.md says how long data is kept and which services are asked. The code and the chart's values must agree with it."""
 
 import re
 from importlib import import_module
@@ -16,8 +16,8 @@ VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
 
 
-def meant(name):
-    """A constant of the code, or a value of the chart."""
+def actual(name):
+    """Returns the constant of the code or the value of the chart that has this name."""
     for module in ("store.store", "store.connection", "passes", "fairness", "captcha.siteverify"):
         if hasattr(found := import_module(f"verifier.{module}"), name):
             return getattr(found, name)
@@ -27,25 +27,25 @@ def meant(name):
     return node
 
 
-def test_the_numbers_are_found():
+def test_numbers_are_found_on_the_page():
     assert len(STATED) >= 12
 
 
 @pytest.mark.parametrize(("number", "name"), STATED)
-def test_every_number_is_that_of_the_code_or_of_the_values(number, name):
-    assert int(number) == meant(name)
+def test_number_matches_the_code_or_the_values(number, name):
+    assert int(number) == actual(name)
 
 
 def listed_keys():
-    """The kinds of the keys in the page's table."""
+    """Returns the kinds of keys in the table of the page."""
     cells = re.findall(r"^\| [^|]+ \| (`[^|]+) \|", DOCUMENT, re.MULTILINE)
     return {key.split(":")[0] for cell in cells for key in re.findall(r"`(.+?)`", cell) if "//" not in key}
 
 
-def test_every_key_in_redis_is_listed():
+def test_redis_keys_are_listed():
     source = Path(store.__file__).read_text()
     kinds = set(re.findall(r'_key\(f?"([a-z]+)', source))
-    # Those that code makes of a variable.
+    # Kinds that the code takes from a variable.
     kinds |= {"launch", "unlock", "server", "stop"}
     assert listed_keys() == kinds
     assert kinds == {
@@ -53,17 +53,17 @@ def test_every_key_in_redis_is_listed():
     }
 
 
-def test_every_remote_provider_is_listed_with_where_its_widget_is_from_and_who_is_asked():
+def test_remote_providers_are_listed_with_their_addresses():
     listed = DOCUMENT[DOCUMENT.index("| provider |") :]
     for row in ROWS.values():
         assert f"| {row.title}" in listed, row.title
         for address in (row.api, row.widget or row.api):
             assert not address or f"`{address}`" in listed, address
-        # No longer than the longest that the page says.
-        assert row.life <= meant("DAY_SECONDS")
+        # At most the longest time on the page.
+        assert row.life <= actual("DAY_SECONDS")
 
 
-def test_the_defaults_that_it_describes():
+def test_described_defaults_are_those_of_the_values():
     assert VALUES["clientNetwork"] == {"ipv4Prefix": 32, "ipv6Prefix": 64}
     enabled = [name for name, options in VALUES["captcha"]["providers"].items() if options["enabled"]]
     assert enabled == ["altcha"]

@@ -1,4 +1,4 @@
-"""The command as a process: gunicorn, two real ports, threads."""
+"""The command as a process, with gunicorn, two real ports and threads."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ from verifier.web.gunicorn import Threads
 
 @pytest.fixture(scope="module")
 def verifier(_redis_server):
-    """A verifier that runs: its public and its in-cluster address."""
+    """Starts a verifier; returns its public and its in-cluster address."""
     _redis_server.start()
     process = VerifierProcess(_redis_server)
     yield process.public, process.internal
@@ -33,7 +33,7 @@ def with_redis(redis_server, verifier):
 
 
 def ask(address, body=None, **headers):
-    """GET, or POST of JSON: status and body."""
+    """Sends a GET, or a POST of JSON if there is a body; returns status and body."""
     data = None if body is None else json.dumps(body).encode()
     sent = {"Content-Type": "application/json", "X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"} | headers
     try:
@@ -54,7 +54,7 @@ def get_pass(public):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Host": "HOST"}, {"X-Forwarded-Port": "PORT", "X-Forwarded-Host": "HOST"}])
-def test_no_header_reaches_the_other_port(verifier, headers):
+def test_headers_cannot_select_the_other_port(verifier, headers):
     public, internal = verifier
     for address, other, path in ((public, internal, "/metrics"), (internal, public, "/egress/challenge")):
         host = other.removeprefix("http://")
@@ -63,7 +63,7 @@ def test_no_header_reaches_the_other_port(verifier, headers):
         assert ask(other + path)[0] == 200
 
 
-def test_a_hundred_launches_over_http_at_once_leave_one_grant(verifier, store):
+def test_hundred_simultaneous_http_launches_leave_one_grant(verifier, store):
     public, internal = verifier
     token = get_pass(public)
 
@@ -81,7 +81,7 @@ def test_a_hundred_launches_over_http_at_once_leave_one_grant(verifier, store):
 
 
 def raw(address, request):
-    """Send bytes: the first line of the answer."""
+    """Sends bytes; returns the first line of the answer."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=15) as connection:
         connection.sendall(request)
@@ -96,18 +96,18 @@ def chunks(body, size=4096):
     return POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
-def test_a_body_of_a_megabyte_is_refused_before_it_is_sent(verifier):
+def test_body_of_a_megabyte_is_refused_before_it_is_sent(verifier):
     assert raw(verifier[0], POST + b"Content-Length: 1048576\r\n\r\n").startswith("HTTP/1.1 413 ")
 
 
-def test_a_body_in_chunks_is_read_and_limited(verifier):
+def test_chunked_body_is_read_up_to_a_limit(verifier):
     body = b'{"provider": "altcha", "solution": "%s"}'
     assert raw(verifier[0], chunks(body % b"x")).startswith("HTTP/1.1 403 ")
-    # Not read to its end, and so no JSON.
+    # The body is not read to its end, so it is not valid JSON.
     assert raw(verifier[0], chunks(body % (b"x" * 20_000))).startswith("HTTP/1.1 400 ")
 
 
-def test_a_malformed_request_does_not_stop_the_others(verifier):
+def test_malformed_request_does_not_disturb_others(verifier):
     host, port = verifier[0].removeprefix("http://").split(":")
     for garbage in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\r\n" * 50):
         with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -115,8 +115,8 @@ def test_a_malformed_request_does_not_stop_the_others(verifier):
     assert ask(f"{verifier[0]}/egress/challenge")[0] == 200
 
 
-def test_a_thousand_connections_to_the_public_port_do_not_hold_up_launches(verifier):
-    """As many as gunicorn takes on all ports together, each with a request half sent."""
+def test_thousand_public_connections_do_not_delay_launches(verifier):
+    """Open as many connections as gunicorn accepts on all ports together, each with half a request."""
     host, port = verifier[0].removeprefix("http://").split(":")
     connections = []
     try:
@@ -132,12 +132,12 @@ def test_a_thousand_connections_to_the_public_port_do_not_hold_up_launches(verif
             connection.close()
 
 
-def test_a_request_to_the_public_port_has_a_limit():
+def test_public_request_has_a_time_limit():
     threads = Threads(2, internal_port=81, limit_seconds=0.3, connections=3)
     handled = []
 
     def handle(conn):
-        handled.append(conn.sock.recv(1))  # as gunicorn's parser waits for the rest of a request
+        handled.append(conn.sock.recv(1))  # waits as gunicorn's parser does for the rest of a request
 
     pairs = [socket.socketpair() for _ in range(5)]
     try:
@@ -158,14 +158,14 @@ def test_a_request_to_the_public_port_has_a_limit():
 
 
 class Connection:
-    """What `Threads` sees of gunicorn's connection."""
+    """The part of gunicorn's connection that `Threads` uses."""
 
     def __init__(self, sock, server):
         self.sock, self.server = sock, server
 
 
-def test_slow_clients_of_the_public_port_do_not_hold_up_launches(verifier):
-    """More than there are threads, each sending its headers byte by byte."""
+def test_slow_public_clients_do_not_delay_launches(verifier):
+    """Open more connections than there are threads; each sends its headers byte by byte."""
     host, port = verifier[0].removeprefix("http://").split(":")
     connections = [socket.create_connection((host, int(port)), timeout=10) for _ in range(40)]
     try:

@@ -1,4 +1,4 @@
-"""Names of repositories: what is blocked cannot be spelt around, and what is trusted cannot be imitated."""
+"""Names of repositories: no spelling avoids a block, and no other repository passes for a trusted one."""
 
 import string
 from urllib.parse import unquote
@@ -11,7 +11,7 @@ from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, c
 
 
 def matches(pattern, url):
-    """Whether a block of a pattern applies to a repository."""
+    """Returns whether a block of this pattern applies to the repository at this URL."""
     return covers(name(pattern), name(url))
 
 
@@ -57,7 +57,7 @@ github.com/owner/name
 @pytest.mark.parametrize(
     "url", [*SPELLINGS, " https://github.com/owner/name\t", "https://github.com/owner/na\nme", "https://github.com\\owner\\name"]
 )
-def test_however_a_repository_is_spelt_it_is_blocked(url):
+def test_blocked_repository_is_blocked_in_every_spelling(url):
     assert name(url) == "github.com/owner/name"
     assert matches("github.com/owner/name", url)
     assert matches("github.com/owner/*", url)
@@ -72,7 +72,7 @@ def test_however_a_repository_is_spelt_it_is_blocked(url):
         "https://gist.github.com/owner/name", "https://github.com/owner/name/tree",
     ],
 )  # fmt: skip
-def test_another_repository_is_not_blocked_with_it(url):
+def test_other_repository_is_not_blocked(url):
     assert not matches("github.com/owner/name", url)
 
 
@@ -83,11 +83,11 @@ def test_another_repository_is_not_blocked_with_it(url):
         "git%C2%ADhub.com", "github%E3%80%82com", "GIT\u00adHUB.com", "\uff47ithub.com",
     ],
 )  # fmt: skip
-def test_characters_that_a_resolver_never_sees_do_not_change_the_host(host):
+def test_characters_that_a_resolver_ignores_do_not_change_the_host(host):
     assert name(f"https://{host}/owner/name") == "github.com/owner/name"
 
 
-def test_a_host_in_another_script_has_its_ascii_form():
+def test_host_in_another_script_has_its_ascii_form():
     assert name("https://b\u00fccher.example/a/b") == name("https://xn--bcher-kva.example/a/b") == "xn--bcher-kva.example/a/b"
 
 
@@ -102,20 +102,20 @@ def test_a_host_in_another_script_has_its_ascii_form():
     ],
     ids=["no host name", "too long", "too long a query", "encoded too often", "expands too far"],
 )
-def test_a_url_without_a_name_is_covered_by_every_pattern(url):
+def test_url_without_a_name_is_covered_by_every_pattern(url):
     assert name(url) is None
     assert covers("github.com/owner/*", name(url)) and covers("10.5281/zenodo.3242074", name(url))
 
 
-def test_a_name_takes_a_bounded_number_of_rounds(monkeypatch):
-    """Each round decodes one layer. One URL with 450 layers held the reconciler for 0.38 s for each pattern."""
+def test_decoding_of_a_name_takes_a_bounded_number_of_rounds(monkeypatch):
+    """Each round decodes one layer. Without a bound, a URL with 450 layers held up the reconciler for 0.38 s per pattern."""
     rounds = []
     monkeypatch.setattr("verifier.repositories.unquote", lambda text: rounds.append(len(text)) or unquote(text))
     assert name("https://github.com/%" + "25" * 450 + "41" + "\ufdfa" * 500) is None
     assert len(rounds) <= MAX_DECODINGS + 1 and max(rounds) <= MAX_URL_CHARACTERS
 
 
-def test_all_of_an_owner_are_blocked_and_nobody_else():
+def test_pattern_of_an_owner_blocks_all_repositories_of_that_owner_only():
     assert matches("github.com/owner/*", "https://github.com/OWNER/anything.git")
     assert not matches("github.com/owner/*", "https://github.com/owner2/anything")
     assert not matches("github.com/owner/*", "https://github.com/owner")
@@ -127,13 +127,13 @@ def test_all_of_an_owner_are_blocked_and_nobody_else():
         ("https://gist.github.com/user/0123abc.git", "gist.github.com/user/0123abc"),
         ("https://gitlab.com/group/sub/sub2/name.git", "gitlab.com/group/sub/sub2/name"),
         ("https://git.example.org:8443/~me/Thing", "git.example.org/~me/thing"),
-        ("10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),  # what BinderHub's archives have for a URL
+        ("10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),  # BinderHub's providers of archives have this as URL
         ("https://doi.org/10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
         ("https://www.hydroshare.org/resource/b8f6/", "hydroshare.org/resource/b8f6"),
         ("10.7910/DVN/TJCLKP", "10.7910/dvn/tjclkp"),
     ],
 )
-def test_what_other_providers_say_has_a_name_too(url, found):
+def test_urls_of_other_providers_have_a_name(url, found):
     assert name(url) == found
     assert matches(found, url)
 
@@ -149,7 +149,7 @@ def test_what_other_providers_say_has_a_name_too(url, found):
         ("HTTPS://github.com/owner/name", "github.com/owner/name"),
     ],
 )
-def test_a_plain_url_has_an_exact_name(url, found):
+def test_plain_url_has_an_exact_name(url, found):
     assert exact(url) == found
 
 
@@ -166,7 +166,7 @@ def test_a_plain_url_has_an_exact_name(url, found):
         "https://github.com/owner/name/*", "https://github.com/owner/name//", "https://github.com/owner/na me",
     ],
 )  # fmt: skip
-def test_nothing_else_can_be_trusted(url):
+def test_other_forms_of_a_url_cannot_be_trusted(url):
     assert exact(url) == ""
 
 
@@ -180,7 +180,7 @@ def test_nothing_else_can_be_trusted(url):
         "https://github.com/owner/name.git.git",
     ],
 )
-def test_a_name_that_begins_alike_is_not_the_same(url):
+def test_name_with_the_same_beginning_differs(url):
     assert exact(url) != "github.com/owner/name"
 
 
@@ -191,13 +191,13 @@ HOST = st.sampled_from(["github.com", "gitlab.com", "git.example.org"])
 
 
 @given(st.text(max_size=80) | st.text("%256feE/.:@?#\\ wgit*", max_size=40))
-def test_a_name_is_its_own_name(url):
+def test_name_of_a_name_is_the_same_name(url):
     found = name(url)
     assert found is None or name(found) == found
 
 
 @given(HOST, PART, PART, st.data())
-def test_no_change_of_spelling_gets_around_a_block(host, owner, repository, data):
+def test_block_holds_for_random_spellings(host, owner, repository, data):
     def percent(text):
         return "".join(f"%{ord(letter):02x}" if data.draw(st.booleans()) else letter for letter in text)
 
@@ -212,7 +212,7 @@ def test_no_change_of_spelling_gets_around_a_block(host, owner, repository, data
 
 
 @given(HOST, PART, PART, st.integers(0, 60), st.characters())
-def test_one_letter_more_makes_another_repository_or_none(host, owner, repository, where, letter):
+def test_url_with_one_more_character_is_another_repository_or_none(host, owner, repository, where, letter):
     url, trusted = f"https://{host}/{owner}/{repository}", exact(f"https://{host}/{owner}/{repository}")
     where = min(where, len(url))
     changed = url[:where] + letter + url[where:]
@@ -221,8 +221,8 @@ def test_one_letter_more_makes_another_repository_or_none(host, owner, repositor
 
 
 @given(st.text(max_size=60) | st.from_regex(r"https://[a-z.]{3,12}/[\w./-]{3,20}", fullmatch=True))
-def test_whatever_is_trusted_is_named_alike(url):
-    """Blocking sees the same repository in it as trusting does."""
+def test_trusted_url_has_the_same_name_for_blocks(url):
+    """Blocks and trust read the same repository from a URL."""
     found = exact(url)
     if found:
         assert name(url) == name(found)

@@ -1,6 +1,6 @@
-"""Hosts of repositories against git: where git connects to a blocked host, the block applies, however the host is spelt.
+"""Hosts of repositories compared with git: if git connects to a blocked host, the block applies to that spelling.
 
-git gets a proxy on loopback, which notes the host that git asks it to connect to and refuses the connection.
+git gets a proxy on loopback, which records the host that git asks for and refuses the connection.
 """
 
 import os
@@ -22,13 +22,13 @@ INVISIBLE = [
     *map(chr, range(0x180B, 0x1810)),
     *map(chr, range(0xFE00, 0xFE10)),
 ]
-"""Characters that UTS 46 drops. Drawn from all of Unicode they would hardly ever be met."""
+"""Characters that UTS 46 drops. Random choice from all of Unicode would almost never pick them."""
 
 LETTERS = st.characters(exclude_categories=["Cs"], min_codepoint=0x80) | st.sampled_from(INVISIBLE)
 
 
 class Refuses(socketserver.StreamRequestHandler):
-    """A proxy that notes the host of a CONNECT request, and refuses it."""
+    """A proxy that records the host of a CONNECT request and refuses the request."""
 
     timeout = 10
 
@@ -52,7 +52,7 @@ def proxy():
 
 
 def git_connects_to(proxy, url):
-    """The host that git connects to for a URL; empty if it connects nowhere."""
+    """Returns the host that git connects to for a URL; empty if git does not connect."""
     proxy.hosts.clear()
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
     command = ["git", "-c", f"http.proxy=http://127.0.0.1:{proxy.server_address[1]}", "ls-remote", "--", url]
@@ -72,7 +72,7 @@ def git_connects_to(proxy, url):
         "g%69thub.com",
     ],
 )
-def test_a_spelling_that_git_takes_for_the_host_is_blocked(proxy, host):
+def test_spelling_that_git_resolves_to_a_blocked_host_is_blocked(proxy, host):
     url = f"https://{host}/owner/name"
     assert git_connects_to(proxy, url) == "github.com"
     assert covers(BLOCKED, name(url))
@@ -85,7 +85,7 @@ def test_a_spelling_that_git_takes_for_the_host_is_blocked(proxy, host):
     dot=st.sampled_from([".", "\u3002", "\uff0e", "\uff61", "%2e"]),
     encoded=st.booleans(),
 )
-def test_no_character_of_unicode_gets_around_a_block(proxy, insertions, replaced, dot, encoded):
+def test_block_holds_for_every_unicode_character(proxy, insertions, replaced, dot, encoded):
     host = f"github{dot}com{replaced}"
     for where, character in insertions:
         host = host[:where] + (quote(character) if encoded else character) + host[where:]

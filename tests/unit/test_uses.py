@@ -1,4 +1,4 @@
-"""Uses of a pass: one server at a time holds a use, however many ask at once."""
+"""Uses of a pass: one server at a time holds a use, also when many launches arrive at once."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ def services_with(redis_server, store, servers):
 
 
 def waiting(store, user):
-    """The waiting grant of a user's server that counts, or None."""
+    """Returns the waiting grant of a user's server, or None if there is none or it is withdrawn."""
     found = store.pending(Server(user), set())
     if found.launch is None or found.launch.grant.tier == "unverified" or found.launch.grant.id in found.withdrawn:
         return None
@@ -29,7 +29,7 @@ def waiting(store, user):
 
 
 def outcomes(internal, token, *launches):
-    """Launches, one after the other; each is a user, or a user and more fields."""
+    """Launch one server after the other, each given as user and further fields; returns the outcomes of the pass."""
     return [launch(internal, user, token=token, **fields)["pass_outcome"] for user, fields in launches]
 
 
@@ -37,13 +37,13 @@ OTHER_REPOSITORY = {"repository": "https://example.com/c/d"}
 OTHER_NETWORK = {"client_address": "203.0.113.9"}
 
 
-def test_the_same_server_again_holds_its_use(public, internal, store):
+def test_repeated_launch_of_a_server_keeps_its_use(public, internal, store):
     token = get_pass(public)
     assert outcomes(internal, token, ("a", {}), ("a", {}), ("a", {})) == ["free", "held", "held"]
     assert waiting(store, "a")
 
 
-def test_server_that_asks_again_gets_a_new_grant_for_its_old_one(public, internal, store):
+def test_repeated_launch_of_a_server_replaces_its_grant(public, internal, store):
     token = get_pass(public)
     first, second = (launch(internal, "a", token=token)["grant"] for _ in range(2))
     assert is_withdrawn(store, first)
@@ -51,14 +51,14 @@ def test_server_that_asks_again_gets_a_new_grant_for_its_old_one(public, interna
 
 
 @pytest.mark.parametrize("other", [OTHER_REPOSITORY, OTHER_NETWORK, OTHER_REPOSITORY | OTHER_NETWORK])
-def test_another_repository_or_network_finds_the_pass_used_up(public, internal, store, other):
+def test_pass_is_used_up_for_another_repository_or_network(public, internal, store, other):
     token = get_pass(public)
     assert outcomes(internal, token, ("a", {}), ("b", other)) == ["free", "used-up"]
     assert waiting(store, "a")
     assert waiting(store, "b") is None
 
 
-def test_the_same_repository_and_network_move_the_use(public, internal, store):
+def test_launch_of_the_same_repository_and_network_moves_the_use(public, internal, store):
     token = get_pass(public)
     first = launch(internal, "a", token=token)
     second = launch(internal, "b", token=token)
@@ -68,8 +68,8 @@ def test_the_same_repository_and_network_move_the_use(public, internal, store):
     assert waiting(store, "b").id == second["grant"]
 
 
-def test_a_server_that_is_up_keeps_its_use(public, internal, store):
-    """Its connections would stay open, and somebody who works there would lose egress without a word."""
+def test_running_server_keeps_its_use(public, internal, store):
+    """Moving the use would leave connections open, and a person working there would lose egress without notice."""
     token = get_pass(public)
     first = launch(internal, "a", token=token)
     store.publish(Server("a"), KnownServer("uid-a"))
@@ -80,8 +80,8 @@ def test_a_server_that_is_up_keeps_its_use(public, internal, store):
 
 
 @pytest.mark.parametrize("state", ["not ready yet", "gone"])
-def test_a_server_that_is_not_up_gives_its_use_away(public, internal, store, state):
-    """BinderHub tries a launch again when the server did not come up."""
+def test_server_that_is_not_running_loses_its_use(public, internal, store, state):
+    """BinderHub retries a launch if the server did not come up."""
     token = get_pass(public)
     first = launch(internal, "a", token=token)
     store.publish(Server("a"), KnownServer("uid-a"))
@@ -92,21 +92,21 @@ def test_a_server_that_is_not_up_gives_its_use_away(public, internal, store, sta
     assert is_withdrawn(store, first["grant"])
 
 
-def test_a_use_of_an_unlocked_server_does_not_move(public, internal, store):
+def test_use_of_an_unlocked_server_does_not_move(public, internal, store):
     token = get_pass(public)
     store.publish(Server("a"), KnownServer("uid-a", repository="https://example.com/a/b"))
     assert public.post("/egress/servers/a", json={"token": token}).status_code in (200, 202)
     assert launch(internal, "b", token=token, repository="https://example.com/a/b")["pass_outcome"] == "used-up"
 
 
-def test_a_named_server_is_another_server(public, internal, store):
+def test_named_server_is_another_server(public, internal, store):
     token = get_pass(public)
     launch(internal, "a", token=token)
     assert launch(internal, "a", server="x", token=token)["pass_outcome"] == "moved"
     assert waiting(store, "a") is None
 
 
-def test_names_that_look_alike_are_other_servers(public, internal):
+def test_similar_names_are_different_servers(public, internal):
     token = get_pass(public)
     assert launch(internal, "a/b", server="", token=token)["pass_outcome"] == "free"
     assert launch(internal, "a", server="b", token=token)["pass_outcome"] == "moved"
@@ -114,27 +114,27 @@ def test_names_that_look_alike_are_other_servers(public, internal):
     assert launch(internal, "A", server="b", token=token)["pass_outcome"] == "moved"
 
 
-def test_a_use_moves_on_and_back_and_only_its_last_server_has_it(public, internal, store):
+def test_use_moves_back_and_only_its_last_server_has_it(public, internal, store):
     token = get_pass(public)
     assert outcomes(internal, token, ("a", {}), ("b", {}), ("c", {}), ("a", {})) == ["free", "moved", "moved", "moved"]
     assert [bool(waiting(store, user)) for user in "abc"] == [True, False, False]
 
 
-def test_a_use_moves_a_limited_number_of_times(public, internal, store):
+def test_use_moves_a_limited_number_of_times(public, internal, store):
     token = get_pass(public)
     users = [f"user-{number}" for number in range(MOVES + 3)]
     assert outcomes(internal, token, *((user, {}) for user in users)) == ["free"] + ["moved"] * MOVES + ["used-up"] * 2
     assert [bool(waiting(store, user)) for user in users] == [False] * MOVES + [True, False, False]
 
 
-def test_a_server_that_asks_again_does_not_get_more_moves(public, internal):
+def test_repeated_launches_do_not_add_moves(public, internal):
     token = get_pass(public)
     launches = [(user, {}) for number in range(MOVES + 2) for user in [f"user-{number}"] * 2]
     assert outcomes(internal, token, *launches).count("moved") == MOVES
 
 
 @pytest.mark.parametrize(("age", "expected"), [(MOVE_WINDOW_SECONDS - 20, "moved"), (MOVE_WINDOW_SECONDS + 1, "used-up")])
-def test_a_use_moves_within_a_window(public, internal, services, age, expected, in_redis):
+def test_use_moves_within_a_time_window(public, internal, services, age, expected, in_redis):
     token = get_pass(public)
     launch(internal, "a", token=token)
     used = services.passes.read(token, time.time())
@@ -145,7 +145,7 @@ def test_a_use_moves_within_a_window(public, internal, services, age, expected, 
     assert outcomes(internal, token, ("b", {})) == [expected]
 
 
-def test_moving_does_not_prolong_the_window(public, internal, services, in_redis):
+def test_move_does_not_extend_the_window(public, internal, services, in_redis):
     token = get_pass(public)
     launch(internal, "a", token=token)
     key = f"binder-egress:pass:{services.passes.read(token, time.time()).id}"
@@ -155,17 +155,17 @@ def test_moving_does_not_prolong_the_window(public, internal, services, in_redis
     assert json.loads(in_redis.get(key))[0]["first"] == pytest.approx(first, abs=1e-3)
 
 
-def test_a_pass_for_three_servers(redis_server, store):
+def test_pass_for_three_servers_has_three_uses(redis_server, store):
     services = services_with(redis_server, store, 3)
     internal, token = internal_client(services), get_pass(public_client(services))
     assert outcomes(internal, token, *((user, {}) for user in "abc")) == ["free"] * 3
     assert outcomes(internal, token, ("d", OTHER_REPOSITORY)) == ["used-up"]
-    # A retry follows the attempt that it repeats: the latest use moves.
+    # A retry follows the attempt that it repeats, so the latest use moves.
     assert outcomes(internal, token, ("e", {})) == ["moved"]
     assert [bool(waiting(store, user)) for user in "abcde"] == [True, True, False, False, True]
 
 
-def test_a_pass_for_three_servers_moves_only_the_use_of_the_same_repository(redis_server, store):
+def test_pass_for_three_servers_moves_the_use_of_the_same_repository(redis_server, store):
     services = services_with(redis_server, store, 3)
     internal, token = internal_client(services), get_pass(public_client(services))
     outcomes(internal, token, ("a", {}), ("b", OTHER_REPOSITORY), ("c", OTHER_NETWORK))
@@ -175,7 +175,7 @@ def test_a_pass_for_three_servers_moves_only_the_use_of_the_same_repository(redi
 
 @pytest.mark.parametrize("servers", [1, 3])
 @pytest.mark.parametrize("repositories", [1, 100])
-def test_hundred_launches_at_once_leave_the_grants_of_one_pass(redis_server, store, servers, repositories):
+def test_hundred_simultaneous_launches_leave_the_grants_of_one_pass(redis_server, store, servers, repositories):
     services = services_with(redis_server, store, servers)
     token = get_pass(public_client(services))
     start = threading.Barrier(20, timeout=10)
@@ -195,7 +195,7 @@ def test_hundred_launches_at_once_leave_the_grants_of_one_pass(redis_server, sto
     assert len([decision for decision in said if not is_withdrawn(store, decision["grant"])]) == servers
 
 
-def test_hundred_launches_and_unlocks_at_once_leave_one_grant(redis_server, store, monkeypatch):
+def test_hundred_simultaneous_launches_and_unlocks_leave_one_grant(redis_server, store, monkeypatch):
     import verifier.web.servers
     from tests.support.apps import run_pod
 
@@ -221,20 +221,20 @@ def test_hundred_launches_and_unlocks_at_once_leave_one_grant(redis_server, stor
     assert len([grant for grant in grants if grant]) == 1
 
 
-def test_a_refused_launch_replaces_the_waiting_grant_of_its_server(public, internal, store):
+def test_launch_without_a_pass_removes_the_waiting_grant(public, internal, store):
     launch(internal, "a", token=get_pass(public))
     launch(internal, "a")
     assert waiting(store, "a") is None
 
 
-def test_a_waiting_grant_names_image_and_repository_and_ends_with_the_launch_timeout(public, internal, store, settings, in_redis):
+def test_waiting_grant_names_its_image_and_ends_with_the_launch_timeout(public, internal, store, settings, in_redis):
     launch(internal, "a", token=get_pass(public), image="image:2")
     record = store.pending(Server("a"), set()).launch
     assert (record.image, record.repository, record.uid) == ("image:2", "https://example.com/a/b", None)
     assert settings.launch_timeout - 5 < in_redis.ttl("binder-egress:launch:a/") <= settings.launch_timeout
 
 
-def test_a_withdrawal_is_remembered_for_longer_than_any_waiting_grant(public, internal, in_redis, settings):
+def test_withdrawal_is_remembered_longer_than_any_waiting_grant(public, internal, in_redis, settings):
     token = get_pass(public)
     first = launch(internal, "a", token=token)
     launch(internal, "b", token=token)
@@ -250,7 +250,7 @@ def test_unused_pass_from_before_a_wipe_is_rejected(public, internal, redis_serv
     assert outcomes(internal, token, ("a", {}), ("a", {})) == ["before-epoch", "before-epoch"]
 
 
-def test_a_used_pass_gives_nothing_more_after_a_wipe(public, internal, store, redis_server):
+def test_used_pass_grants_nothing_after_a_wipe(public, internal, store, redis_server):
     token = get_pass(public)
     launch(internal, "a", token=token)
     redis_server.wipe()
@@ -269,7 +269,7 @@ def test_pass_from_before_a_wipe_unlocks_nothing(public, store, redis_server):
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_wipe_during_many_uses_leaves_one_at_most(public, internal, redis_server, store):
+def test_wipe_during_many_uses_leaves_at_most_one(public, internal, redis_server, store):
     token = get_pass(public)
 
     def go(number):
@@ -283,13 +283,13 @@ def test_wipe_during_many_uses_leaves_one_at_most(public, internal, redis_server
     assert not [user for user in range(60) if waiting(store, f"user-{user}")]
 
 
-def test_pass_from_after_a_wipe_counts(public, internal, redis_server, store):
+def test_pass_from_after_a_wipe_is_accepted(public, internal, redis_server, store):
     redis_server.wipe()
     store.ping()
     assert outcomes(internal, get_pass(public), ("a", {})) == ["free"]
 
 
-def test_the_epoch_is_written_once(store, in_redis):
+def test_epoch_is_written_once(store, in_redis):
     store.ping()
     first = in_redis.get("binder-egress:epoch")
     store.ping()
@@ -298,20 +298,20 @@ def test_the_epoch_is_written_once(store, in_redis):
     assert in_redis.ttl("binder-egress:epoch") == -1
 
 
-def test_a_record_survives_its_json(public, internal, store):
+def test_record_is_read_as_it_was_written(public, internal, store):
     launch(internal, "a", token=get_pass(public), repository='https://example.com/"\\ü€😀')
     record = store.pending(Server("a"), set()).launch
     assert Record.loads(record.dumps()) == record
     assert record.repository == 'https://example.com/"\\ü€😀'
 
 
-def test_an_unknown_network_is_one_network(public, internal):
+def test_unknown_networks_count_as_one_network(public, internal):
     token = get_pass(public)
     assert outcomes(internal, token, ("a", {"client_address": "10.0.0.1"}), ("b", {"client_address": None})) == ["free", "moved"]
     assert outcomes(internal, token, ("c", {"client_address": CLIENT})) == ["used-up"]
 
 
-def test_a_server_name_survives_its_key():
+def test_server_name_is_read_back_from_its_key():
     for server in (Server("a"), Server("a/b", "c d"), Server("ü😀%", "/"), Server("a", "")):
         assert Server.from_key(server.key) == server
 
@@ -320,8 +320,8 @@ def test_passes_have_random_names():
     assert len({Passes.new("verified", 1, 0, 0).id for _ in range(100)}) == 100
 
 
-def test_lost_answer_costs_nothing(services, store, public, monkeypatch):
-    """Redis did the work and its answer was lost: the client repeats the call, and gets the same answer."""
+def test_lost_answer_of_redis_costs_no_use(services, store, public, monkeypatch):
+    """If Redis did the work but its answer was lost, the client repeats the call and gets the same answer."""
     script = store._redeem
 
     def twice(**kwargs):

@@ -1,4 +1,4 @@
-"""The hint inside user servers, chart/integration/hint_*: what bash and IPython say, and that they say and break nothing else."""
+"""The hint inside user servers, chart/integration/hint_*: what bash and IPython print, and that nothing else changes."""
 
 import os
 import pty
@@ -24,7 +24,7 @@ SAID = f"{URL}#unlock"
 
 
 def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> str:
-    """The output of a command in a new terminal."""
+    """Returns the output of a command in a new terminal."""
     controller, terminal = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True)
@@ -34,7 +34,7 @@ def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> 
     while True:
         try:
             part = os.read(controller, 65536)
-        except OSError:  # the last of them closed it
+        except OSError:  # the last process closed the terminal
             break
         if not part:
             break
@@ -56,20 +56,20 @@ def shells():
     return [shell for shell in ("bash", "dash") if shutil.which(shell)]
 
 
-def test_file_is_where_login_shells_of_every_image_look():
+def test_terminal_file_is_where_login_shells_look():
     assert FILES["binder-egress-terminal"]["mountPath"] == "/etc/profile.d/zz-binder-egress.sh"
 
 
 @pytest.mark.parametrize("shell", shells())
-def test_terminal_says_where_the_page_is(shell, profile):
-    # dash reads ENV when it is interactive. Without root, nothing is closer to a profile.
+def test_terminal_prints_the_address_of_the_page(shell, profile):
+    # An interactive dash reads ENV. Without root, that is the closest to a profile.
     command = ["bash", "--noprofile", "--rcfile", profile, "-i"] if shell == "bash" else ["dash", "-i"]
     written = in_terminal(command, BINDER_EGRESS_URL=URL, ENV=str(profile))
     assert written.count(SAID) == 1
     assert "This server may have no internet access." in written
 
 
-def test_terminal_needs_no_program_and_no_time(profile):
+def test_terminal_hint_is_fast_and_runs_no_program(profile):
     began = time.monotonic()
     written = in_terminal(
         [shutil.which("bash"), "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=URL, PATH="/nonexistent"
@@ -78,7 +78,7 @@ def test_terminal_needs_no_program_and_no_time(profile):
     assert SAID in written and "not found" not in written
 
 
-def test_terminal_without_an_address_says_nothing(profile):
+def test_terminal_without_an_address_prints_nothing(profile):
     for variables in ({}, {"BINDER_EGRESS_URL": ""}):
         written = in_terminal(["bash", "--noprofile", "--rcfile", profile, "-i"], **variables)
         assert "internet" not in written and "unlock" not in written
@@ -133,14 +133,14 @@ def ipython(tmp_path):
     return run
 
 
-def test_ipython_reads_the_folder_in_every_image():
+def test_ipython_file_is_in_the_folder_that_ipython_reads():
     from IPython.core.application import SYSTEM_CONFIG_DIRS
 
     folder, name = FILES["binder-egress-ipython"]["mountPath"].split("/startup/")
     assert folder in SYSTEM_CONFIG_DIRS and name.endswith(".py")
 
 
-# Errors of libraries for a name that is not resolved, and a network that is not reached.
+# Errors of libraries if a name does not resolve or the network is unreachable.
 FAILURES = {
     "socket": "import socket; raise socket.gaierror(-3, 'Temporary failure in name resolution')",
     "urllib": "import socket, urllib.error; raise urllib.error.URLError(socket.gaierror(-3, 'Temporary failure'))",
@@ -152,7 +152,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("cell", FAILURES.values(), ids=FAILURES.keys())
-def test_cell_that_fails_because_of_the_network_is_explained(ipython, cell):
+def test_network_error_of_a_cell_is_explained(ipython, cell):
     _, errors = ipython(cell, BINDER_EGRESS_URL=URL)
     assert errors.count(f"This server may have no internet access. To see, and to get it, open {SAID}") == 1
 
@@ -160,7 +160,7 @@ def test_cell_that_fails_because_of_the_network_is_explained(ipython, cell):
 @pytest.mark.parametrize(
     "cell", ["1 / 0", "print('fine')", "raise ConnectionRefusedError(111, 'no database')", "raise TimeoutError", "1 +"]
 )
-def test_other_cells_are_not_explained(ipython, cell):
+def test_other_errors_are_not_explained(ipython, cell):
     written, errors = ipython(cell, "6 * 7", BINDER_EGRESS_URL=URL)
     assert "42" in written
     assert "internet" not in written + errors
@@ -172,18 +172,18 @@ def test_ipython_without_an_address_is_not_changed(ipython):
     assert "internet" not in written + errors
 
 
-def test_startup_file_leaves_no_name_behind(ipython):
+def test_startup_file_defines_no_names(ipython):
     written, _ = ipython("[name for name in dir() if 'binder' in name.lower()]", BINDER_EGRESS_URL=URL)
     assert "[]" in written
 
 
-def test_odd_errors_break_nothing(ipython):
+def test_unusual_errors_break_nothing(ipython):
     cell = "class Odd(Exception):\n    @property\n    def reason(self): raise ValueError('odd')\n\nraise Odd"
     written, errors = ipython(cell, "6 * 7", BINDER_EGRESS_URL=URL)
     assert "42" in written and "internet" not in errors
 
 
-def test_startup_file_does_nothing_outside_of_ipython():
+def test_startup_file_does_nothing_outside_ipython():
     result = subprocess.run([sys.executable, "-c", STARTUP], capture_output=True, text=True, env={"BINDER_EGRESS_URL": URL})
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 

@@ -1,10 +1,12 @@
-"""Launches, moves, unlocks, renewals, blocks, leases, clocks that are set, pods that come and go, two reconcilers, a wiped Redis,
-in any order.
+"""A model of the whole system: launches, moves of uses, unlocks, renewals, blocks, leases, changes of the clock, pods that appear
+and disappear, two reconcilers and a wiped Redis, in random order.
 
-The model knows which server holds which use of which pass. Whenever all is worked off, a pod has a label only by a grant that is
-the current one of a use that its server holds, and only if image or uid are those that the grant was for; and none has a label
-that a block fits, or that was revoked and not unlocked by an operator. None has a label longer than a lease, and none is stopped
-that had no time to be unlocked, or was.
+The model knows which server holds which use of which pass. After all work is done, these statements hold:
+
+- A pod has a label only by the current grant of a use that its server holds, and only if the pod has the image or uid of the grant.
+- No pod has a label that a block applies to, or that was revoked and not unblocked by an operator.
+- No pod has a label for longer than a lease.
+- No pod is stopped that had no time to be unlocked, or that was unlocked.
 """
 
 import time
@@ -30,7 +32,7 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import MOVES, UNLOCK_TTL_SECONDS, Store
 
-# Few of each, so that they meet; the common one comes first and more than once.
+# Few values of each kind, so that they collide. The most common one comes first and more than once.
 USERS = st.sampled_from("abc")
 REPOSITORIES = st.sampled_from(["r", "r", "r", "s"])
 NETWORKS = st.sampled_from(["198.51.100.7/32", "198.51.100.7/32", "198.51.100.7/32", ""])
@@ -40,11 +42,11 @@ PASSES = st.sampled_from([0, 0, 0, 1, 2])
 
 LEASE = 300
 BEHIND = 30
-"""Seconds by which the clock of the second reconciler is behind."""
+"""Time in seconds by which the clock of the second reconciler is behind."""
 
 
 class Pods(FakeCluster):
-    """Notices when leases end and pods are stopped. `steady` is the time that nobody sets."""
+    """Records when leases end and pods are stopped. `steady` is the monotonic time, which cannot be set."""
 
     steady = 0.0
 
@@ -52,7 +54,7 @@ class Pods(FakeCluster):
         super().__init__()
         self.store = store
         self.expired: dict[str, float] = {}  # uid → when
-        self.wrong: list[str] = []  # The reconciler goes on after what is thrown here.
+        self.wrong: list[str] = []  # A list, because the reconciler survives exceptions.
 
     def patch(self, pod, grant):
         patched = super().patch(pod, grant)
@@ -100,7 +102,7 @@ class ModelPass:
     void: bool = False
 
     def redeem(self, server, repository, network, grant, is_up, renewal=False):
-        """What is expected of the store."""
+        """Returns the outcome that the store must give."""
         outcome = self._redeem(server, repository, network, grant, is_up, renewal)
         if renewal and outcome != "used-up":
             for use in self.uses:
@@ -140,13 +142,13 @@ class Machine(RuleBasedStateMachine):
         self.rules = Rules(made, self.passes, self.store, Keys("", []))
         self.store.report_verifier("verifier", {})
         self.cluster = Pods(self.store)
-        self.ahead = 0.0  # of the reconcilers' clocks, and so of the leases
+        self.ahead = 0.0  # seconds by which the clocks of the reconcilers, and so the leases, are ahead
         self.reconcilers = [self._reconciler(which) for which in range(2)]
         self.model: list[ModelPass] = []
-        self.purpose: dict[str, tuple] = {}  # grant → what it is for
-        self.kept: dict[str, str] = {}  # uid → grant, of pods that had one when Redis was wiped
+        self.purpose: dict[str, tuple] = {}  # grant → image or uid that it is for
+        self.kept: dict[str, str] = {}  # uid → grant of the pod when Redis was wiped
         self.operators = Operators(made, self.store)
-        self.revoked: dict[str, bool] = {}  # uid → whether Redis knows it, too
+        self.revoked: dict[str, bool] = {}  # uid → whether Redis also knows of it
         self.uids = 0
         self.quiet = self.published = True
 
@@ -164,11 +166,11 @@ class Machine(RuleBasedStateMachine):
         return time.time() + self.ahead
 
     def _is_up(self, use):
-        """Whether the server that holds a use is published, and its launch settled."""
+        """Returns whether the server that holds a use is published and its launch is settled."""
         pending = self.store.pending(use.server, set())
         return pending.known is not None and not (pending.launch and pending.launch.grant.id == use.grant)
 
-    # -- what clients do
+    # -- clients
 
     @rule(servers=st.integers(1, 2))
     def issue(self, servers):
@@ -183,10 +185,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(reconciler=WHICH, which=PASSES, user=USERS)
     def server_starts(self, reconciler, which, user):
-        """The whole way at once, so that there is something to disturb."""
+        """All steps of a launch at once, so that later steps have a running server to disturb."""
         self.launch(which, user, "r", "198.51.100.7/32", "image:1")
         self.pod_appears_or_is_replaced(user, "image:1")
-        self.all_is_worked_off(reconciler)
+        self.all_work_is_done(reconciler)
 
     @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS, image=IMAGES)
     def launch(self, which, user, repository, network, image):
@@ -207,7 +209,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=PASSES, user=USERS, network=NETWORKS)
     def unlock(self, which, user, network):
-        """As the verifier does it."""
+        """Does what the verifier does at an unlock."""
         self.quiet = False
         used, server, now = self._pass(which), Server(user), time.time()
         known = self.store.known(server)
@@ -222,10 +224,10 @@ class Machine(RuleBasedStateMachine):
         self.purpose[grant.id] = (server, "uid", known.uid)
 
     @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS)
-    def launch_between_look_and_patch(self, which, user, repository, network):
+    def launch_between_read_and_patch(self, which, user, repository, network):
         self.cluster.before_patch = lambda: self.launch(which, user, repository, network, "image:1")
 
-    # -- what operators do
+    # -- operators
 
     @rule(user=USERS)
     def revoke(self, user):
@@ -236,7 +238,7 @@ class Machine(RuleBasedStateMachine):
             self.revoked.setdefault(known.uid, any(block.uid == known.uid for block in self.store.blocks()))
 
     @rule(user=USERS)
-    def revoke_between_look_and_patch(self, user):
+    def revoke_between_read_and_patch(self, user):
         self.cluster.before_patch = lambda: self.revoke(user)
 
     @rule(user=USERS, block=st.sampled_from(["", "block-r", "block-s"]))
@@ -254,9 +256,9 @@ class Machine(RuleBasedStateMachine):
     def block_repository(self, repository):
         self.quiet = False
         self.store.add_block(Block(f"block-{repository}", "repository", repository, "eve", "mining", 0), [])
-        self.client.delete(f"binder-egress:withdrawn:block-{repository}")  # a real one has a new name each time
+        self.client.delete(f"binder-egress:withdrawn:block-{repository}")  # real blocks have a new name each time
 
-    # -- what pods do
+    # -- pods
 
     @rule(user=USERS, image=IMAGES)
     def pod_appears_or_is_replaced(self, user, image):
@@ -265,7 +267,7 @@ class Machine(RuleBasedStateMachine):
         self.cluster.add(user, f"uid-{self.uids}", image=image, created=self.uids)
 
     @rule(user=USERS, image=IMAGES)
-    def pod_is_replaced_between_look_and_patch(self, user, image):
+    def pod_is_replaced_between_read_and_patch(self, user, image):
         self.cluster.before_patch = lambda: self.pod_appears_or_is_replaced(user, image)
 
     @precondition(lambda self: self.cluster.pods)
@@ -277,7 +279,7 @@ class Machine(RuleBasedStateMachine):
             self.cluster.remove(pod)
             return
         if change == "annotation lost" and not self.revoked.get(pod.uid, True):
-            del self.revoked[pod.uid]  # There is nothing left that knows it.
+            del self.revoked[pod.uid]  # Neither Redis nor a pod knows of the revocation any more.
         fields = {
             "ready": {"ready": True},
             "label lost": {"label": None},
@@ -291,11 +293,11 @@ class Machine(RuleBasedStateMachine):
     def pods_keep_changing(self, number):
         self.cluster.conflicts = number
 
-    # -- what the reconcilers do
+    # -- reconcilers
 
     @rule(which=WHICH, fresh=st.booleans())
     def reconciler_takes_a_turn(self, which, fresh):
-        # One that has missed events may publish what was so before, until the other looks again; it may not grant by it.
+        # A reconciler that missed events may publish an old state until the other lists the pods. It may not grant from it.
         self.published = self.published and fresh
         self.reconcilers[which].turn(fresh=fresh)
 
@@ -304,7 +306,7 @@ class Machine(RuleBasedStateMachine):
         self.reconcilers[which] = self._reconciler(which)
 
     @rule(which=WHICH)
-    def all_is_worked_off(self, which):
+    def all_work_is_done(self, which):
         for _ in range(3):
             self.reconcilers[which].turn()
         self.cluster.before_patch, self.cluster.conflicts = None, 0
@@ -313,7 +315,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def redis_is_wiped(self, which):
-        self.all_is_worked_off(which)
+        self.all_work_is_done(which)
         self.kept = {pod.uid: pod.grant.id for pod in self.cluster.pods.values() if pod.grant}
         self.redis_server.wipe()
         self.store.ping()
@@ -332,26 +334,26 @@ class Machine(RuleBasedStateMachine):
         self.cluster.steady += seconds
 
     @rule(seconds=st.sampled_from([-10 * LEASE, -LEASE, -10, 10, LEASE, 10 * LEASE]))
-    def the_clock_is_set(self, seconds):
+    def clock_is_set(self, seconds):
         self.quiet = False
         self.ahead += seconds
 
     @rule(seconds=st.sampled_from([-10 * LEASE, 10 * LEASE]), which=WHICH)
-    def the_clock_is_set_and_that_is_noticed(self, seconds, which):
-        self.the_clock_is_set(seconds)
-        self.all_is_worked_off(which)
+    def clock_is_set_and_reconciler_notices(self, seconds, which):
+        self.clock_is_set(seconds)
+        self.all_work_is_done(which)
 
     @rule(which=WHICH)
-    def nobody_renews(self, which):
-        """The whole way at once, so that some pods are stopped."""
+    def leases_end_without_renewal(self, which):
+        """All steps up to the end of the leases at once, so that some pods are stopped."""
         for seconds in (LEASE, STOP_GRACE_SECONDS, STOP_GRACE_SECONDS):
             self.time_passes(seconds)
             self.reconcilers[which].turn()
 
-    # -- what holds
+    # -- invariants
 
     @invariant()
-    def no_pod_is_stopped_that_should_not_be(self):
+    def pods_are_stopped_only_after_the_grace_period(self):
         assert self.cluster.wrong == []
 
     @invariant()
@@ -363,7 +365,7 @@ class Machine(RuleBasedStateMachine):
                 assert -BEHIND - 2 <= pod.grant.until - self._now() <= LEASE + LEEWAY_SECONDS
 
     @invariant()
-    def a_label_follows_from_a_use_that_its_server_holds(self):
+    def labels_follow_from_uses_of_their_servers(self):
         if not self.quiet:
             return
         current = {use.grant: use for used in self.model if not used.void for use in used.uses}
@@ -379,7 +381,7 @@ class Machine(RuleBasedStateMachine):
             assert (server, getattr(pod, kind)) == (pod.server, value)
 
     @invariant()
-    def nothing_that_is_blocked_has_a_label(self):
+    def blocked_pods_have_no_label(self):
         if not (self.quiet and self.published):
             return
         now, blocks = time.time(), self.store.blocks()
@@ -392,7 +394,7 @@ class Machine(RuleBasedStateMachine):
                 assert (pod.label, pod.grant.rule) == (None, Rule.BLOCKED)
 
     @invariant()
-    def what_is_published_is_what_pods_carry(self):
+    def published_state_matches_the_pods(self):
         if not (self.quiet and self.published):
             return
         for pod in self.cluster.pods.values():
@@ -401,13 +403,13 @@ class Machine(RuleBasedStateMachine):
                 assert (known.uid, known.grant) == (pod.uid, pod.grant.id if pod.grant else "")
 
     @invariant()
-    def a_pass_is_held_by_as_many_servers_as_it_is_good_for(self):
+    def passes_are_held_by_at_most_their_number_of_servers(self):
         for used in self.model:
             assert len({use.server for use in used.uses}) == len(used.uses) <= used.signed.servers
 
 
 @pytest.mark.timeout(60)
-def test_labels_follow_from_uses_whatever_happens(redis_server, monkeypatch):
+def test_labels_follow_from_uses_after_any_sequence_of_steps(redis_server, monkeypatch):
     monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     Machine.redis_server = redis_server
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""A Redis of the operator's own: behind TLS with an authority of its own, and one that sentinels name."""
+"""A Redis that the operator runs: with TLS and a private certificate authority, and with Sentinel."""
 
 import shutil
 import signal
@@ -22,14 +22,14 @@ BINARY = shutil.which("redis-server")
 
 
 class Fleet:
-    """Processes of redis-server that end with the test."""
+    """Processes of redis-server that stop at the end of the test."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, *options: str, sentinel: bool = False, tls: bool = False) -> int:
-        """Start one; its port. Options are lines of its configuration."""
+        """Starts a server and returns its port. Options are lines of its configuration."""
         port = free_port()
         file = self.folder / f"{port}.conf"
         ports = [f"tls-port {port}", "port 0", "tls-auth-clients no"] if tls else [f"port {port}"]
@@ -60,7 +60,7 @@ def settings(url: str, **more: object) -> ReconcilerSettings:
     return load(ReconcilerSettings, redis_url=url, **more)
 
 
-def until(true, what: str, seconds: float = 60) -> None:
+def wait_until(true, what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:
         try:
@@ -72,8 +72,8 @@ def until(true, what: str, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def answers(made: ReconcilerSettings) -> bool:
-    with connect(made) as client:
+def answers(connection_settings: ReconcilerSettings) -> bool:
+    with connect(connection_settings) as client:
         return bool(client.ping())
 
 
@@ -82,7 +82,7 @@ def answers(made: ReconcilerSettings) -> bool:
 
 @pytest.fixture
 def authority(tmp_path):
-    """The folder with `ca.crt`, `other.crt` (an authority that signed nothing) and `redis.crt`."""
+    """Returns the folder with `ca.crt`, `other.crt` (an authority that signed nothing) and `redis.crt`."""
     certificate(tmp_path, "ca")
     certificate(tmp_path, "redis", "-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE")
     certificate(tmp_path, "other")
@@ -93,18 +93,18 @@ def tls_options(folder: Path) -> list[str]:
     return [f"tls-cert-file {folder}/redis.crt", f"tls-key-file {folder}/redis.key", f"tls-ca-cert-file {folder}/ca.crt"]
 
 
-def test_a_redis_with_tls_is_believed_by_its_own_authority_alone(fleet, authority):
+def test_tls_redis_is_trusted_only_by_its_own_authority(fleet, authority):
     port = fleet.start(*tls_options(authority), tls=True)
     url = f"rediss://127.0.0.1:{port}/0"
-    until(lambda: answers(settings(url, redis_ca=f"{authority}/ca.crt")), "it answers")
+    wait_until(lambda: answers(settings(url, redis_ca=f"{authority}/ca.crt")), "it answers")
     for ca in ("", f"{authority}/other.crt"):
         with pytest.raises(redis.ConnectionError, match="certificate"):
             answers(settings(url, redis_ca=ca))
 
 
-def test_a_missing_file_of_the_authority_is_a_redis_that_is_away(fleet, authority):
+def test_missing_authority_file_makes_redis_unavailable(fleet, authority):
     port = fleet.start(*tls_options(authority), tls=True)
-    until(lambda: answers(settings(f"rediss://127.0.0.1:{port}/0", redis_ca=f"{authority}/ca.crt")), "it answers")
+    wait_until(lambda: answers(settings(f"rediss://127.0.0.1:{port}/0", redis_ca=f"{authority}/ca.crt")), "it answers")
     nothing = settings(f"rediss://127.0.0.1:{port}/0", redis_ca=f"{authority}/nothing.crt")
     with connect(nothing) as client, pytest.raises(StoreUnavailable):
         Store(client).ping()
@@ -116,8 +116,8 @@ PASSWORD = "redis-password-of-the-tests"
 WATCHERS = "sentinels-password-of-the-tests"
 
 
-def watched(fleet: Fleet, *options: str, tls: bool = False) -> tuple[int, int, list[int]]:
-    """A master, its replica, and two sentinels that watch them: their ports."""
+def start_sentinels(fleet: Fleet, *options: str, tls: bool = False) -> tuple[int, int, list[int]]:
+    """Starts a master, its replica and two sentinels that watch them; returns their ports."""
     secret = [f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", 'save ""', *options]
     secret += ["tls-replication yes"] if tls else []
     master = fleet.start(*secret, tls=tls)
@@ -144,12 +144,12 @@ def sentinel_settings(ports: list[int], scheme: str = "redis", **more: object) -
     return settings(f"{scheme}://hub/3", **{**values, **more})
 
 
-def test_it_follows_sentinels_to_another_master(fleet):
-    master, replica, sentinels = watched(fleet)
-    # The first of them is away: the next is asked.
-    made = sentinel_settings([free_port(), *sentinels])
-    until(lambda: answers(made), "sentinels name a master")
-    client = connect(made)
+def test_store_follows_sentinels_to_another_master(fleet):
+    master, replica, sentinels = start_sentinels(fleet)
+    # The first sentinel is away, so the next is asked.
+    connection_settings = sentinel_settings([free_port(), *sentinels])
+    wait_until(lambda: answers(connection_settings), "sentinels name a master")
+    client = connect(connection_settings)
     store = Store(client)
     store.ping()
     assert client.connection_pool.get_master_address() == ("127.0.0.1", master)
@@ -157,30 +157,30 @@ def test_it_follows_sentinels_to_another_master(fleet):
         assert direct.exists("binder-egress:epoch"), "the number of the database counts"
     for port in sentinels:
         with redis.Redis(port=port, password=WATCHERS, decode_responses=True) as asked:
-            # One that has not heard of the replica and of the other sentinel could do nothing.
-            until(lambda asked=asked: asked.sentinel_master("hub")["num-other-sentinels"] == 1, "sentinels know each other")
-            until(lambda asked=asked: asked.sentinel_master("hub")["num-slaves"] == 1, "the replica is known")
+            # A sentinel cannot fail over before it knows the replica and the other sentinel.
+            wait_until(lambda asked=asked: asked.sentinel_master("hub")["num-other-sentinels"] == 1, "sentinels know each other")
+            wait_until(lambda asked=asked: asked.sentinel_master("hub")["num-slaves"] == 1, "the replica is known")
     fleet.kill(master)
 
     def works():
         store.forget(Server("alice"))
         return client.connection_pool.get_master_address() == ("127.0.0.1", replica)
 
-    until(works, "the replica takes over")
+    wait_until(works, "the replica takes over")
     client.close()
 
 
-def test_a_master_that_became_a_replica_is_left(fleet):
-    """Connections to it are alive, but it refuses to write."""
-    _, replica, sentinels = watched(fleet)
-    made = sentinel_settings(sentinels)
-    until(lambda: answers(made), "sentinels name a master")
-    client = connect(made)
+def test_store_leaves_a_master_that_became_a_replica(fleet):
+    """Connections to the old master are alive, but it refuses writes."""
+    _, replica, sentinels = start_sentinels(fleet)
+    connection_settings = sentinel_settings(sentinels)
+    wait_until(lambda: answers(connection_settings), "sentinels name a master")
+    client = connect(connection_settings)
     store = Store(client)
     store.ping()
     with redis.Redis(port=sentinels[0], password=WATCHERS, decode_responses=True) as asked:
-        until(lambda: asked.sentinel_master("hub")["num-slaves"] == 1, "the replica is known")
-        until(lambda: asked.execute_command("SENTINEL", "FAILOVER", "hub") is not None, "a failover is ordered")
+        wait_until(lambda: asked.sentinel_master("hub")["num-slaves"] == 1, "the replica is known")
+        wait_until(lambda: asked.execute_command("SENTINEL", "FAILOVER", "hub") is not None, "a failover is ordered")
 
     with redis.Redis(port=replica, db=3, password=PASSWORD, decode_responses=True) as direct:
 
@@ -189,27 +189,27 @@ def test_a_master_that_became_a_replica_is_left(fleet):
             store.count("moved")
             return direct.role()[0] == "master" and direct.hget("binder-egress:counters", "moved") != before
 
-        until(written_there, "writes go to the new master")
+        wait_until(written_there, "writes go to the new master")
     client.close()
 
 
-def test_tls_counts_for_sentinels_too(fleet, authority):
-    _, _, sentinels = watched(fleet, *tls_options(authority), tls=True)
-    until(lambda: answers(sentinel_settings(sentinels, "rediss", redis_ca=f"{authority}/ca.crt")), "sentinels name a master")
+def test_tls_applies_to_sentinels(fleet, authority):
+    _, _, sentinels = start_sentinels(fleet, *tls_options(authority), tls=True)
+    wait_until(lambda: answers(sentinel_settings(sentinels, "rediss", redis_ca=f"{authority}/ca.crt")), "sentinels name a master")
     with pytest.raises(redis.ConnectionError):
         answers(sentinel_settings(sentinels, "rediss", redis_ca=f"{authority}/other.crt"))
     with pytest.raises(redis.ConnectionError):
         answers(sentinel_settings(sentinels))
 
 
-def test_a_wrong_password_of_the_sentinels_is_a_redis_that_is_away(fleet):
-    _, _, sentinels = watched(fleet)
-    until(lambda: answers(sentinel_settings(sentinels)), "sentinels name a master")
+def test_wrong_sentinel_password_makes_redis_unavailable(fleet):
+    _, _, sentinels = start_sentinels(fleet)
+    wait_until(lambda: answers(sentinel_settings(sentinels)), "sentinels name a master")
     with connect(sentinel_settings(sentinels, redis_sentinel_password="another")) as client, pytest.raises(StoreUnavailable):
         Store(client).ping()
 
 
-def test_without_any_sentinel_it_is_away_soon(monkeypatch):
+def test_store_fails_soon_without_any_sentinel(monkeypatch):
     monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 0.5)
     with connect(sentinel_settings([free_port(), free_port()])) as client:
         began = time.monotonic()
@@ -227,16 +227,16 @@ def test_without_any_sentinel_it_is_away_soon(monkeypatch):
         ({"redis_sentinels": ["http://a:1"], "redis_sentinel_master": "hub"}, "externalRedis.sentinel.hosts"),
     ],
 )
-def test_half_a_sentinel_is_refused(values, named):
+def test_incomplete_sentinel_settings_are_refused(values, named):
     with pytest.raises(InvalidSettings, match=named):
         settings("redis://localhost/0", **values)
 
 
-def test_the_verifier_is_ready_behind_sentinels(fleet, redis_server):
-    """Settings of the verifier, as the chart gives them: JSON in the environment."""
-    _, _, sentinels = watched(fleet)
-    until(lambda: answers(sentinel_settings(sentinels)), "sentinels name a master")
-    made = make_settings(
+def test_verifier_is_ready_with_sentinels(fleet, redis_server):
+    """The settings of the verifier are JSON in the environment, as in the chart."""
+    _, _, sentinels = start_sentinels(fleet)
+    wait_until(lambda: answers(sentinel_settings(sentinels)), "sentinels name a master")
+    connection_settings = make_settings(
         redis_server,
         redis_url="redis://hub/0",
         redis_sentinels=f'["127.0.0.1:{sentinels[0]}"]',
@@ -244,5 +244,5 @@ def test_the_verifier_is_ready_behind_sentinels(fleet, redis_server):
         redis_password=PASSWORD,
         redis_sentinel_password=WATCHERS,
     )
-    with connect(made) as client:
+    with connect(connection_settings) as client:
         Store(client).ping()

@@ -1,4 +1,4 @@
-"""Redis away, full, slow or wiped: nothing is granted that was not decided, nothing hangs, and nobody has to restart anything."""
+"""Redis away, full, slow or wiped: no grant without a decision, no hanging request, and no restart needed afterwards."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ LAUNCH = {"user": "alice", "image": "image:1", "repository": "r"}
 
 @pytest.fixture(autouse=True)
 def patient():
-    """The time-outs are those of the product here."""
+    """Keep the time-outs of the product, which other tests make longer."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def assert_unavailable(answer):
     assert answer.headers["Retry-After"]
 
 
-def test_a_verifier_starts_without_redis_and_works_when_redis_comes(redis_server):
+def test_verifier_starts_without_redis_and_works_once_redis_is_there(redis_server):
     redis_server.stop()
     services = create_services(make_settings(redis_server))
     internal, public = internal_client(services), public_client(services)
@@ -49,7 +49,7 @@ def test_a_verifier_starts_without_redis_and_works_when_redis_comes(redis_server
     services.store._redis.close()
 
 
-def test_without_redis_a_launch_is_answered_at_once_and_gets_nothing(public, internal, redis_server):
+def test_launch_without_redis_is_refused_at_once(public, internal, redis_server):
     token = get_pass(public)
     redis_server.stop()
     with within(1):
@@ -58,14 +58,14 @@ def test_without_redis_a_launch_is_answered_at_once_and_gets_nothing(public, int
         assert_unavailable(internal.post("/api/launches", json=LAUNCH))
 
 
-def test_without_redis_a_solution_gives_no_pass(public, redis_server):
+def test_solution_without_redis_gives_no_pass(public, redis_server):
     solution = solve(public)
     redis_server.stop()
     with within(1):
         assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
 
 
-def test_without_redis_no_server_is_unlocked_or_shown(public, store, redis_server):
+def test_server_without_redis_is_neither_unlocked_nor_shown(public, store, redis_server):
     run_pod(store)
     token = get_pass(public)
     redis_server.stop()
@@ -75,32 +75,32 @@ def test_without_redis_no_server_is_unlocked_or_shown(public, store, redis_serve
         assert_unavailable(public.get("/egress/servers/alice"))
 
 
-def test_a_forged_token_is_told_apart_from_redis_being_away_only_after_it_was_read(internal, redis_server):
-    """A bad pass needs no Redis, but the decision is written down, and so it is unavailable too."""
+def test_forged_token_without_redis_is_answered_as_unavailable(internal, redis_server):
+    """Rejecting a bad pass needs no Redis, but recording the decision does, so the answer is unavailable too."""
     redis_server.stop()
     assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": "forged"}))
 
 
-def test_when_redis_is_back_it_works_without_a_restart(public, internal, redis_server):
+def test_verifier_works_after_an_outage_without_a_restart(public, internal, redis_server):
     old = get_pass(public)
     redis_server.stop()
     assert_unavailable(internal.post("/api/launches", json=LAUNCH))
     redis_server.start()
     assert internal.get("/readyz").status_code == 200
-    # This Redis came back empty: the old pass counts no more, a new one does.
+    # This Redis came back empty: it rejects the old pass and accepts a new one.
     assert launch(internal, token=old)["pass_outcome"] == "before-epoch"
     assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
 
 
-def test_a_dead_connection_costs_nothing_when_redis_is_back(public, internal, redis_server):
+def test_dead_connection_fails_no_request_once_redis_is_back(public, internal, redis_server):
     launch(internal)
     redis_server.stop()
     redis_server.start()
-    # No request failed in between; the pool's connections are dead.
+    # No request failed in between, but the connections of the pool are dead.
     assert launch(internal)["tier"] == "unverified"
 
 
-def test_redis_going_and_coming_during_many_launches_makes_no_fault(services, public, redis_server):
+def test_redis_restart_during_many_launches_causes_no_fault(services, public, redis_server):
     tokens = [get_pass(public) for _ in range(4)]
     internal = internal_client(services)
 
@@ -116,11 +116,11 @@ def test_redis_going_and_coming_during_many_launches_makes_no_fault(services, pu
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(go, range(120)))
     assert {status for status, _ in answers} == {200, 503}
-    # Only now: the others may all have been refused by the time that Redis is back.
+    # A last launch, as all others may be over before Redis is back.
     assert go(120)[0] == 200
 
 
-def test_an_unlock_that_is_written_down_before_redis_goes_is_pending(public, store, redis_server, monkeypatch):
+def test_unlock_recorded_before_an_outage_is_pending(public, store, redis_server, monkeypatch):
     run_pod(store)
     token = get_pass(public)
     redeem = Store.redeem
@@ -139,7 +139,7 @@ def test_an_unlock_that_is_written_down_before_redis_goes_is_pending(public, sto
 # -- slow
 
 
-def test_a_redis_that_hangs_is_given_up_within_the_hooks_second(public, internal, store, redis_server):
+def test_hanging_redis_times_out_within_the_second_of_the_hook(public, internal, store, redis_server):
     run_pod(store)
     token, solution = get_pass(public), solve(public)
     launch(internal)
@@ -159,7 +159,7 @@ def test_a_redis_that_hangs_is_given_up_within_the_hooks_second(public, internal
     assert internal.get("/readyz").status_code == 200
 
 
-def test_a_redis_that_is_slow_for_a_while_is_used_again(public, internal, store, redis_server):
+def test_redis_is_used_again_after_a_slow_period(public, internal, store, redis_server):
     with redis.Redis.from_url(redis_server.url) as client:
         client.execute_command("CLIENT PAUSE 700 ALL")
     with within(1):
@@ -168,8 +168,8 @@ def test_a_redis_that_is_slow_for_a_while_is_used_again(public, internal, store,
     assert launch(internal)["tier"] == "unverified"
 
 
-def test_an_answer_that_came_too_late_is_not_taken_for_the_next(store, redis_server):
-    """A connection whose answer was given up must not be used again."""
+def test_late_answer_is_not_taken_for_the_next_one(store, redis_server):
+    """A connection whose answer timed out must not be used again."""
     store.publish(Server("alice"), KnownServer("uid-alice"))
     store.publish(Server("bob"), KnownServer("uid-bob"))
     redis_server.freeze()
@@ -185,7 +185,7 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next(store, redis_ser
 
 @pytest.fixture
 def full(redis_server):
-    """Make what Redis holds more than it may hold; it refuses to write."""
+    """Returns a function that sets the memory limit of Redis below its use, so that Redis refuses to write."""
 
     def fill():
         client.config_set("maxmemory-policy", "noeviction")
@@ -198,7 +198,7 @@ def full(redis_server):
         client.config_set("maxmemory", 0)
 
 
-def test_a_full_redis_grants_nothing_and_makes_no_fault(public, internal, store, full):
+def test_full_redis_grants_nothing_and_causes_no_fault(public, internal, store, full):
     run_pod(store)
     used, fresh = get_pass(public), get_pass(public)
     launch(internal, "bob", token=used)
@@ -211,14 +211,14 @@ def test_a_full_redis_grants_nothing_and_makes_no_fault(public, internal, store,
     assert_unavailable(public.post("/egress/servers/alice", json={"provider": "altcha", "solution": unlocking}))
     for token in (used, fresh):
         assert_unavailable(public.post("/egress/servers/alice", json={"token": token}))
-    # Scripts are refused at their first write, so there is no half of a decision.
+    # Redis refuses a script at its first write, so no decision is recorded in part.
     assert set(store._redis.keys("binder-egress:*")) == keys
     assert public.get("/egress/servers/alice").status_code == 200
     assert internal.get("/metrics").status_code == 200
     assert internal.get("/readyz").status_code == 200
 
 
-def test_a_redis_that_was_full_takes_what_was_refused(public, internal, store, full):
+def test_refused_request_succeeds_once_redis_has_memory(public, internal, store, full):
     token, solution = get_pass(public), solve(public)
     full()
     assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
@@ -230,7 +230,7 @@ def test_a_redis_that_was_full_takes_what_was_refused(public, internal, store, f
 # -- other faults of Redis
 
 
-def test_a_password_that_is_wrong_makes_it_unavailable(redis_server, caplog):
+def test_wrong_password_makes_redis_unavailable(redis_server, caplog):
     with redis.Redis.from_url(redis_server.url) as client:
         client.config_set("requirepass", "right")
         try:
@@ -245,7 +245,7 @@ def test_a_password_that_is_wrong_makes_it_unavailable(redis_server, caplog):
     assert "wrong-password" not in caplog.text
 
 
-def test_a_port_where_nothing_speaks_redis_makes_it_unavailable(redis_server):
+def test_other_service_at_the_port_makes_redis_unavailable(redis_server):
     import socket
     import threading
 
@@ -264,7 +264,7 @@ def test_a_port_where_nothing_speaks_redis_makes_it_unavailable(redis_server):
         services.store._redis.close()
 
 
-def test_a_redis_whose_scripts_were_flushed_gets_them_again(public, internal, store):
+def test_flushed_scripts_are_loaded_again(public, internal, store):
     store._redis.script_flush()
     assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
     store._redis.script_flush()
@@ -272,7 +272,7 @@ def test_a_redis_whose_scripts_were_flushed_gets_them_again(public, internal, st
     assert store.heartbeat(time.time(), {}) is True
 
 
-def test_every_operation_says_that_redis_is_away(redis_server, settings):
+def test_each_operation_reports_that_redis_is_away(redis_server, settings):
     from verifier.passes import Passes
 
     client = connect(settings)

@@ -20,7 +20,7 @@ from verifier.web.app import create_internal_app, create_public_app, create_serv
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch):
-    """What the machine's environment says is not part of a test."""
+    """Remove settings of the machine's environment that would influence a test."""
     for name in (
         "BINDER_URL",
         "BINDER_EGRESS_KEY",
@@ -38,13 +38,13 @@ def surroundings(monkeypatch):
         "all_proxy",
     ):
         monkeypatch.delenv(name, raising=False)
-    # A machine that is busy with other tests is no fault of the verifier.
+    # Longer times than in production: CI machines are slow.
     monkeypatch.setattr("binder_egress_client.check.GRACE", 20)
 
 
 @pytest.fixture
 def serve(redis_server, store):
-    """Starts the two apps of a site with these settings: their addresses."""
+    """Returns a function that starts the two apps of a site with given settings; it returns their addresses."""
     servers = []
 
     def start(app):
@@ -65,7 +65,7 @@ def serve(redis_server, store):
 
 @pytest.fixture
 def open_hub(store):
-    """A function that opens a BinderHub whose servers the verifier knows once they are ready."""
+    """Returns a function that starts a BinderHub whose servers the verifier knows once they are ready."""
     hubs = []
 
     def open_hub(addresses, kind=BinderHub):
@@ -93,7 +93,7 @@ def hub(serve, open_hub):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the command in this process: its exit code, standard output and standard error."""
+    """Returns a function that runs the command in this process; it returns exit code, standard output and standard error."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["binder-egress-client", *arguments])
@@ -107,9 +107,9 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def keyed(serve, open_hub, tmp_path):
-    """A hub with a key, bound to the repository that is launched, and what came in `Authorization`, by path.
+    """A hub with an API key for the launched repository, which records the `Authorization` headers by path.
 
-    Nothing can be calculated there, so that it is the key that did it.
+    It has no provider that a program can solve, so only the key can give a pass.
     """
     hub = open_hub(None)
     hub.key, entry = keys.create("verified", 3, "2999-12-31", [], ["example.com/gh/o/*"])

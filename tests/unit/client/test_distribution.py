@@ -1,4 +1,4 @@
-"""The package of the client as people get it: source archive and wheel, installed where nothing of this checkout is."""
+"""The client's package as users get it: source archive and wheel, installed outside this checkout."""
 
 import shutil
 import subprocess
@@ -21,11 +21,11 @@ NAME = f"binder_egress_client-{PROJECT['version']}"
 MODULES = {f"binder_egress_client/{file.name}" for file in (SOURCE / "binder_egress_client").glob("*") if file.is_file()}
 
 BUILD = "import os, sys, setuptools.build_meta as build; os.chdir(sys.argv[1]); getattr(build, sys.argv[2])(sys.argv[3])"
-"""What `pip` and `build` do: the build back end of pyproject.toml is called in the folder of the sources."""
+"""Calls the build back end of pyproject.toml in the folder of the sources, as `pip` and `build` do."""
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
-    """What a command prints. Of this process' environment it has nothing, so no checkout on its path."""
+    """Runs a command and returns its output. It does not inherit the environment, so this checkout is not on its path."""
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), **environment},
         capture_output=True, text=True, timeout=100, check=False,
@@ -36,7 +36,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """The source archive, made of a copy: what is built leaves traces."""
+    """The source archive, made from a copy because a build leaves files behind."""
     folder = tmp_path_factory.mktemp("sources")
     shutil.copytree(SOURCE, folder / "client", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     run(sys.executable, "-c", BUILD, folder / "client", "build_sdist", folder, cwd=folder)
@@ -45,7 +45,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(archive, tmp_path_factory):
-    """The wheel, made of the source archive and not of the checkout."""
+    """The wheel, made from the source archive and not from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(archive) as sources:
         sources.extractall(folder, filter="data")
@@ -55,10 +55,10 @@ def wheel(archive, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A new virtual environment with the wheel and what it needs, in the versions of the lock file: the folder of its commands.
+    """A new virtual environment with the wheel and its requirements in the versions of the lock file; the folder of its commands.
 
-    Its requirements are copied from where the tests run, so that no network is needed. pip looks for nothing, and is content
-    only if they are all there. What is not required, directly or not, is not there to be imported.
+    The requirements are copied from the environment of the tests, so no network is needed. pip downloads nothing, and fails if
+    one of them is missing. Packages that are not required, directly or indirectly, cannot be imported.
     """
     folder = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
@@ -80,7 +80,7 @@ def installed(wheel, tmp_path_factory):
     return folder / "bin"
 
 
-def test_the_source_archive_holds_what_the_wheel_is_made_of(archive):
+def test_source_archive_contains_the_sources_of_the_wheel(archive):
     with tarfile.open(archive) as sources:
         files = {name.removeprefix(f"{NAME}/") for name in sources.getnames()}
     assert MODULES | {"LICENSE", "README.md", "pyproject.toml"} <= files
@@ -88,7 +88,7 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(archive):
     assert rest == {NAME, "binder_egress_client", "LICENSE", "README.md", "pyproject.toml", "PKG-INFO", "setup.cfg"}
 
 
-def test_the_wheel_holds_the_client_and_nothing_of_the_server(wheel):
+def test_wheel_contains_the_client_only(wheel):
     with zipfile.ZipFile(wheel) as content:
         files = set(content.namelist())
         about = {name.rpartition("/")[2]: name for name in files if ".dist-info/" in name}
@@ -105,15 +105,15 @@ def test_the_wheel_holds_the_client_and_nothing_of_the_server(wheel):
     assert set(map(Requirement, required)) == set(map(Requirement, PROJECT["dependencies"]))
 
 
-def test_client_and_server_have_one_version():
+def test_client_and_server_have_the_same_version():
     assert tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"] == PROJECT["version"]
 
 
-def test_the_installed_command_runs(installed, tmp_path):
+def test_installed_command_runs(installed, tmp_path):
     command = installed / "binder-egress-client"
     assert run(command, "--version", cwd=tmp_path).strip().endswith(PROJECT["version"])
     assert "launch" in run(command, "--help", cwd=tmp_path)
-    # It gets as far as asking: nobody answers at port 1.
+    # The command gets as far as its first request; nothing listens at port 1.
     done = subprocess.run(
         [command, "launch", "gh/o/r/HEAD", "--binder", "http://127.0.0.1:1", "--json"],
         cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60, check=False,
@@ -121,12 +121,12 @@ def test_the_installed_command_runs(installed, tmp_path):
     assert done.returncode == 1 and '"launch-failed"' in done.stdout and "Connection refused" in done.stderr
 
 
-def test_the_installed_package_is_imported_from_there(installed, tmp_path):
+def test_installed_package_is_imported_from_its_environment(installed, tmp_path):
     code = "import binder_egress_client as found; print(found.__file__, found.__version__, found.unlock, found.keep, found.Launch)"
     said = run(installed / "python", "-I", "-c", code, cwd=tmp_path)
     assert said.startswith(str(installed.parent)) and f" {PROJECT['version']} <function unlock" in said
     code = "import binder_egress_client.command, sys; print(*sorted(name for name in sys.modules if '.' not in name))"
     loaded = set(run(installed / "python", "-I", "-c", code, cwd=tmp_path).split())
     assert not loaded & {"verifier", "flask", "redis", "kubernetes"}
-    # Nor is anything of what the tests run with.
+    # The packages of the tests cannot be imported either.
     assert sysconfig.get_path("purelib") not in run(installed / "python", "-I", "-c", "import sys; print(sys.path)", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The client launches: a pass goes along, and events are told as text and as JSON."""
+"""Launches by the client: the pass is sent along, and events are printed as text or JSON."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.support.client_command import SPEC, Streams, until
 from verifier.records import Server
 
 
-def test_a_pass_goes_with_the_launch(hub, run):
+def test_launch_sends_a_pass(hub, run):
     code, out, err = run("launch", SPEC, "--binder", hub.url)
     assert (code, out) == (0, f"{hub.url}user/user-1/?token=server-token\n")
     assert [(build.spec, build.tier) for build in hub.builds] == [(SPEC, "verified")]
@@ -23,16 +23,16 @@ def test_a_pass_goes_with_the_launch(hub, run):
     assert hub.builds[0].token not in out + err
 
 
-def test_json_is_what_binderhub_streams_and_one_object_more(hub, run):
+def test_json_output_is_the_stream_of_binderhub_and_one_more_object(hub, run):
     code, out, _ = run("launch", SPEC, "--binder", hub.url, "--json")
     *events, last = out.splitlines()
-    # Byte by byte: the double makes them anew for the same build.
+    # Compared byte by byte; the double generates the same events again for the same build.
     assert events == [json.dumps(event) for event in hub._events(hub.builds[0])]
     url = f"{hub.url}user/user-1/?token=server-token"
     assert (code, json.loads(last)) == (0, {"binder_egress": {"url": url, "egress": True, "tier": "verified"}})
 
 
-def test_a_late_challenge_keeps_no_launch_and_unlocks_the_server(hub, run, store, monkeypatch):
+def test_late_challenge_delays_no_launch_and_unlocks_the_server(hub, run, store, monkeypatch):
     monkeypatch.setattr("binder_egress_client.check.GRACE", 0.5)
     hub.gates["challenge"].close()
     hub.ready.close()
@@ -52,16 +52,16 @@ def test_a_late_challenge_keeps_no_launch_and_unlocks_the_server(hub, run, store
     assert hub.count("POST /egress/servers/user-1/") == 1
 
 
-def test_a_launch_waits_no_longer_than_the_verifier_says(serve, open_hub, run, store):
+def test_launch_waits_no_longer_than_the_verifier_allows(serve, open_hub, run, store):
     slow = {"altcha": {"cost": 100_000, "counterMin": 20, "counterMax": 20}}
     hub = open_hub(serve(launch_hold=0, captcha_providers=slow))
     with reconciler(store, Server("user-1")):
         code, _, err = run("launch", SPEC, "--binder", hub.url)
-    # It was solved all the same, once, and the pass unlocked the server.
+    # The challenge was still solved, once, and the pass unlocked the server.
     assert (code, hub.builds[0].token, hub.count("GET /egress/challenge")) == (0, None, 1), err
 
 
-def test_a_hub_without_a_gate_launches(hub, run):
+def test_hub_without_a_gate_launches(hub, run):
     hub.fault = "404"
     code, out, err = run("launch", SPEC, "--binder", hub.url, "--json")
     assert code == 0
@@ -70,7 +70,7 @@ def test_a_hub_without_a_gate_launches(hub, run):
 
 
 @pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
-def test_whatever_the_verifier_does_the_launch_goes_on(hub, run, fault, monkeypatch):
+def test_launch_continues_when_the_verifier_fails(hub, run, fault, monkeypatch):
     monkeypatch.setattr(verifier, "PATIENCE", 1)
     hub.fault = fault
     code, out, err = run("launch", SPEC, "--binder", hub.url)
@@ -79,14 +79,14 @@ def test_whatever_the_verifier_does_the_launch_goes_on(hub, run, fault, monkeypa
     assert "not known" in err and "Traceback" not in err
 
 
-def test_a_verifier_that_fails_after_the_pass_leaves_it_unknown(hub, run):
+def test_verifier_failure_after_the_pass_leaves_egress_unknown(hub, run):
     hub.fault, hub.fault_paths = "garbage", ("servers",)
     code, out, _ = run("launch", SPEC, "--binder", hub.url, "--json")
     assert (code, hub.builds[0].tier) == (3, "verified")
     assert json.loads(out.splitlines()[-1])["binder_egress"]["egress"] is None
 
 
-def test_the_verifier_may_hear_of_a_server_a_moment_later(hub, run):
+def test_server_may_become_known_to_the_verifier_later(hub, run):
     appear = hub.launched
     hub.launched = lambda user: threading.Timer(1, appear, [user]).start()
     code, _, err = run("launch", SPEC, "--binder", hub.url)
@@ -103,7 +103,7 @@ def test_the_verifier_may_hear_of_a_server_a_moment_later(hub, run):
         ([], "ended before"),
     ],
 )
-def test_a_failed_launch_says_so(serve, open_hub, run, events, said):
+def test_failed_launch_is_reported(serve, open_hub, run, events, said):
     hub = open_hub(serve(), Streams)
     hub.events = events
     code, out, err = run("launch", SPEC, "--binder", hub.url)
@@ -112,7 +112,7 @@ def test_a_failed_launch_says_so(serve, open_hub, run, events, said):
 
 @pytest.fixture
 def chunked():
-    """A server that sends a stream in chunks, as BinderHub does, the second half when it is told to: address and that word."""
+    """A server that sends a stream in chunks, as BinderHub does. Gives its address and an event that releases the second half."""
     go_on = threading.Event()
 
     class Chunks(BaseHTTPRequestHandler):
@@ -126,7 +126,7 @@ def chunked():
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            # An event in two chunks, and a comment, as to keep a connection alive.
+            # An event in two chunks, and a comment as sent to keep a connection alive.
             for part in (b'data: {"phase": "buil', b'ding"}\n\n:keepalive\n\n'):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
             go_on.wait(20)
@@ -144,7 +144,7 @@ def chunked():
 
 @pytest.fixture
 def say():
-    """A function that starts a server which answers everything with these bytes: its address."""
+    """Returns a function that starts a server which answers each request with given bytes; it returns the address."""
     servers = []
 
     def say(body, kind):
@@ -172,10 +172,10 @@ def say():
 
 
 RAW = "\x7f\x84\x85\x8d\x90q\x9b2J\x9c\x9d0;owned\x07\u2028\u2029\u202eträge 🦀\ud800"
-"""What a terminal may obey or does not show as it is, and what is only not ASCII. BinderHub escapes all of that; JSON need not."""
+"""Characters that a terminal may obey or not show, and others outside ASCII. BinderHub escapes all; JSON does not require it."""
 
 
-def test_json_can_be_shown_on_a_terminal(say, run):
+def test_json_output_is_safe_on_a_terminal(say, run):
     raw = RAW.replace("\x07", "").encode("utf-8", "surrogatepass")
     lines = [
         b'{"phase": "building", "message": "' + raw + b'"}',
@@ -187,21 +187,21 @@ def test_json_can_be_shown_on_a_terminal(say, run):
     *events, last = out.split("\n")[:-1]
     assert code == 0 and set(last) <= set(map(chr, range(32, 127)))
     assert len(events) == len(lines) and set("".join(events)) <= set(map(chr, range(32, 127)))
-    # The same JSON, and the same text where nothing had to be escaped.
+    # The JSON has the same content, and the same text if nothing had to be escaped.
     assert list(map(json.loads, events)) == [json.loads(line.decode("utf-8", "replace")) for line in lines]
     assert "1.10" in events[1] and events[2] == lines[2].decode()
     assert "\\u009b" in events[0] and "\\u007f" in events[0] and "\\ud83e\\udd80" in events[0]
 
 
 @pytest.mark.parametrize("one", [0, 7, 8, 9, 13, 27, 31])
-def test_a_control_character_in_a_string_is_no_json(say, run, one):
+def test_control_character_in_a_string_is_invalid_json(say, run, one):
     hub = say(b'data: {"phase": "building", "message": "%c"}\n\n' % one, "text/event-stream")
     code, out, err = run("launch", SPEC, "--binder", hub, "--no-egress", "--json")
     assert code == 1 and "no BinderHub sends" in err and len(out.splitlines()) == 1
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
-def test_the_address_of_a_server_cannot_steer_a_terminal(say, run, as_json):
+def test_server_address_cannot_control_a_terminal(say, run, as_json):
     ready = {"phase": "ready", "url": f"http://h/user/a{RAW}\x1b]0;owned\x07 \n/", "token": RAW}
     hub = say(f"data: {json.dumps(ready)}\n\n".encode(), "text/event-stream")
     code, out, _ = run("launch", SPEC, "--binder", hub, "--no-egress", *as_json)
@@ -226,16 +226,16 @@ def test_the_address_of_a_server_cannot_steer_a_terminal(say, run, as_json):
         ("pass", {"token": "", "expires_in": 60}),
     ],
 )
-def test_what_no_verifier_says_is_not_shown(say, run, command, answer):
+def test_impossible_answer_of_a_verifier_is_not_shown(say, run, command, answer):
     url = say(json.dumps(answer).encode(), "application/json")
-    # With a key no challenge is asked for.
+    # With a key, the client requests no challenge.
     arguments = ("--binder", url, "--key", "key") if command == "pass" else (f"{url}/egress/servers/alice/",)
     code, out, err = run(command, *arguments)
     assert (code, out) == (4, "") and "Traceback" not in err and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", err)
 
 
 @pytest.mark.parametrize("spec", ["gh/o/whole/HEAD", "gh/o/cut/HEAD"])
-def test_events_in_chunks_are_there_as_soon_as_they_are_sent(chunked, spec):
+def test_chunked_events_arrive_as_soon_as_they_are_sent(chunked, spec):
     hub, go_on = chunked
     with Launch(spec, hub, egress=False) as launched:
         events = iter(launched)
@@ -248,7 +248,7 @@ def test_events_in_chunks_are_there_as_soon_as_they_are_sent(chunked, spec):
             assert [event.data["phase"] for event in events] == ["ready"]
 
 
-def test_events_behind_a_proxy_without_chunks_are_there_as_soon_as_they_are_sent(hub, monkeypatch):
+def test_unchunked_events_arrive_as_soon_as_they_are_sent(hub, monkeypatch):
     hub.cached = False
     told, in_time = threading.Event(), []
     monkeypatch.setattr(hub.ready, "pass_through", lambda: in_time.append(told.wait(20)))
@@ -260,7 +260,7 @@ def test_events_behind_a_proxy_without_chunks_are_there_as_soon_as_they_are_sent
     assert in_time == [True]
 
 
-def test_a_busy_hub_and_a_cut_stream_are_failed_launches(hub, run):
+def test_busy_hub_or_cut_stream_is_a_failed_launch(hub, run):
     hub.failures = 1
     code, _, err = run("launch", SPEC, "--binder", hub.url)
     assert code == 1 and "503" in err
@@ -268,7 +268,7 @@ def test_a_busy_hub_and_a_cut_stream_are_failed_launches(hub, run):
     assert run("launch", SPEC, "--binder", hub.url)[0] == 1
 
 
-def test_no_hub_at_all_is_a_failed_launch(run, monkeypatch):
+def test_missing_hub_is_a_failed_launch(run, monkeypatch):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         code, out, err = run("launch", SPEC, "--binder", f"http://127.0.0.1:{nobody.getsockname()[1]}", "--json")
@@ -276,8 +276,8 @@ def test_no_hub_at_all_is_a_failed_launch(run, monkeypatch):
     assert json.loads(out)["binder_egress"]["kind"] == "launch-failed"
 
 
-def test_what_goes_wrong_with_a_launch_shows_no_pass(hub, run, monkeypatch):
-    """The address of the request has it, and exceptions have the address."""
+def test_error_of_a_launch_does_not_show_the_pass(hub, run, monkeypatch):
+    """The address of the request contains the pass, and exceptions contain the address."""
     monkeypatch.setattr("binder_egress_client.launch.SILENCE", 0.5)
     hub.cached = False
     hub.ready.close()
@@ -286,7 +286,7 @@ def test_what_goes_wrong_with_a_launch_shows_no_pass(hub, run, monkeypatch):
     assert hub.builds[0].token and hub.builds[0].token not in out + err
 
 
-def test_a_federation_keeps_the_pass_and_the_member_is_asked(serve, open_hub, run, store):
+def test_federation_redirect_keeps_the_pass_and_asks_the_member(serve, open_hub, run, store):
     addresses = serve()
     prime, member = open_hub(addresses), open_hub(addresses)
     prime.redirect = member.url.replace("127.0.0.1", "localhost")
@@ -296,7 +296,7 @@ def test_a_federation_keeps_the_pass_and_the_member_is_asked(serve, open_hub, ru
     assert not prime.count("GET /egress/servers/") and member.count("GET /egress/servers/user-1/")
 
 
-def test_a_federation_whose_first_host_has_no_verifier_unlocks_at_the_member(serve, open_hub, run, store):
+def test_federation_without_a_first_verifier_unlocks_at_the_member(serve, open_hub, run, store):
     prime, member = open_hub(None), open_hub(serve())
     prime.fault = "404"
     prime.redirect = member.url.replace("127.0.0.1", "localhost")
@@ -306,28 +306,28 @@ def test_a_federation_whose_first_host_has_no_verifier_unlocks_at_the_member(ser
     assert member.builds[0].token is None and member.count("POST /egress/servers/user-1/") == 1
 
 
-def test_a_launch_that_wants_no_egress_asks_for_nothing(hub, run):
+def test_launch_without_egress_sends_no_request_to_the_verifier(hub, run):
     code, _, err = run("launch", SPEC, "--binder", hub.url, "--no-egress")
     assert (code, hub.count("GET /egress"), hub.builds[0].token) == (0, 0, None)
     assert "egress" not in err
 
 
-def test_another_address_of_the_verifier(serve, open_hub, run):
+def test_verifier_address_can_be_given(serve, open_hub, run):
     addresses = serve()
     hub = open_hub(addresses)
     code, _, _ = run("launch", SPEC, "--binder", hub.url, "--egress", f"{addresses[0]}/egress")
     assert (code, hub.count("GET /egress/")) == (0, 0)
 
 
-def test_a_refused_repository_is_not_unlocked(serve, open_hub, run):
+def test_refused_repository_is_not_unlocked(serve, open_hub, run):
     hub = open_hub(serve(blocked_repositories=["example.com/gh/*"]))
     code, _, err = run("launch", SPEC, "--binder", hub.url)
     assert code == 3 and "operators" in err
     assert not hub.count("POST /egress/servers/")
 
 
-def test_from_the_hubs_own_networks_nothing_is_earned(serve, open_hub, run, store):
-    """A miner must not have the hub's processors pay for its network."""
+def test_client_in_the_networks_of_the_hub_gets_no_pass(serve, open_hub, run, store):
+    """A miner must not use the hub's processors to pay for network access."""
     hub = open_hub(serve(self_networks=["127.0.0.0/8"]))
     code, out, err = run("launch", SPEC, "--binder", hub.url)
     assert (code, out) == (3, f"{hub.url}user/user-1/?token=server-token\n") and "network" in err

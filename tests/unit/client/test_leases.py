@@ -1,4 +1,4 @@
-"""The client renews egress that ends, once or for as long as it is told."""
+"""Renewals by the client: once, or for a given time."""
 
 import json
 import re
@@ -17,11 +17,11 @@ from verifier.records import KnownServer, Server
 
 @pytest.fixture
 def leasing(serve, open_hub):
-    """A hub whose tier `verified` lasts for a minute."""
+    """A hub whose tier `verified` has a lease of one minute."""
     return open_hub(serve(**LEASING))
 
 
-def test_a_lease_is_renewed_in_its_second_half(leasing, run, store):
+def test_lease_is_renewed_in_its_second_half(leasing, run, store):
     lease(store, 25)
     address = f"{leasing.url}egress/servers/alice/"
     assert f"To renew it: binder-egress-client unlock {address}" in run("status", address)[2]
@@ -34,7 +34,7 @@ def test_a_lease_is_renewed_in_its_second_half(leasing, run, store):
 
 
 @pytest.mark.parametrize("which", ["unlock", "status"])
-def test_before_that_it_is_told_when(leasing, run, store, which):
+def test_time_of_the_next_renewal_is_shown_in_the_first_half(leasing, run, store, which):
     lease(store, 55)
     code, out, err = run(which, f"{leasing.url}egress/servers/alice/", "--json")
     said = json.loads(out)
@@ -45,7 +45,7 @@ def test_before_that_it_is_told_when(leasing, run, store, which):
         assert re.search(r"It can be renewed in \d+ s, at \d\d:\d\d:\d\d\.", err)
 
 
-def test_a_launch_says_how_long_egress_lasts(leasing, run, store):
+def test_launch_shows_how_long_egress_lasts(leasing, run, store):
     leasing.launched = lambda user: store.publish(
         Server(user), KnownServer("uid-1", leasing.builds[-1].tier, until=int(time.time()) + 60)
     )
@@ -54,7 +54,7 @@ def test_a_launch_says_how_long_egress_lasts(leasing, run, store):
     assert code == 0 and 30 < said["expires_in"] <= 60 and said["renewable_in"] > 0 and "(verified), until 2" in err
 
 
-def test_what_is_worth_another_tier_is_not_presented(serve, open_hub, run, store):
+def test_solution_for_another_tier_is_not_sent(serve, open_hub, run, store):
     hub = open_hub(serve(tiers={"verified": {}, "small": {"lease": 60}}))
     until = lease(store, 20, "small")
     code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
@@ -65,7 +65,7 @@ def test_what_is_worth_another_tier_is_not_presented(serve, open_hub, run, store
 
 
 @pytest.mark.parametrize("tier", ["verified", "small"])
-def test_a_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, monkeypatch, tier):
+def test_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, monkeypatch, tier):
     keyed.verifier = keyed.start(tiers={"verified": {"lease": 60}, "small": {"lease": 60}})
     until = int(time.time()) + 20
     store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/gh/o/cached", until=until))
@@ -78,12 +78,12 @@ def test_a_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, monkey
 
 
 @pytest.mark.parametrize("option", ["--keep", "--wait"])
-def test_what_is_no_number_of_seconds_is_wrong_usage(run, option):
+def test_invalid_number_of_seconds_is_wrong_usage(run, option):
     code, out, err = run("unlock", "http://127.0.0.1:9/egress/servers/alice/", option, "nan")
     assert (code, out) == (2, "") and "'nan' is not a number of seconds" in err
 
 
-def test_a_key_for_a_larger_tier_takes_the_place_of_a_lease(keyed, run, store):
+def test_key_for_a_higher_tier_replaces_a_lease(keyed, run, store):
     lease = {"lease": 60}
     keyed.verifier = keyed.start(tiers={"verified": lease | {"rank": 1}, "small": lease})
     until = int(time.time()) + 20
@@ -94,7 +94,7 @@ def test_a_key_for_a_larger_tier_takes_the_place_of_a_lease(keyed, run, store):
     assert store.known(Server("alice")).tier == "verified"
 
 
-def test_a_lease_that_a_refused_key_does_not_renew_goes_on(keyed, run, store):
+def test_lease_continues_after_a_refused_key(keyed, run, store):
     keyed.verifier = keyed.start(**LEASING)
     lease(store, 20)
     code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key[:-1] + "_", "--json")
@@ -103,7 +103,7 @@ def test_a_lease_that_a_refused_key_does_not_renew_goes_on(keyed, run, store):
 
 
 @pytest.mark.parametrize("comes", [True, False])
-def test_a_person_renews_where_one_is_needed(serve, open_hub, run, store, monkeypatch, comes):
+def test_person_renews_where_a_program_cannot(serve, open_hub, run, store, monkeypatch, comes):
     monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)
     hub = open_hub(serve(**HCAPTCHA, **LEASING))
     lease(store, 29)
@@ -120,12 +120,12 @@ def test_a_person_renews_where_one_is_needed(serve, open_hub, run, store, monkey
     code, out, err = run("unlock", address, "--json", "--wait", "20" if comes else "3")
     helper.join()
     said = json.loads(out)
-    # The lease may also end meanwhile.
+    # The lease may also end before somebody renews it.
     assert (code, said["egress"], said.get("renewed")) == ((0, True, True) if comes else (3, False, None)), err
     assert f"{address}#unlock" in err
 
 
-def test_what_operators_refuse_is_not_renewed(serve, open_hub, run, store):
+def test_repository_that_operators_refuse_is_not_renewed(serve, open_hub, run, store):
     hub = open_hub(serve(blocked_repositories=["example.com/a/b"], **LEASING))
     lease(store, 20)
     code, out, err = run("unlock", f"{hub.url}egress/servers/alice/", "--json")
@@ -133,7 +133,7 @@ def test_what_operators_refuse_is_not_renewed(serve, open_hub, run, store):
     assert not hub.count("GET /egress/challenge") and not hub.count("POST ")
 
 
-def test_a_verifier_that_fails_in_a_renewal_takes_nothing(leasing, run, store):
+def test_failed_renewal_does_not_end_egress(leasing, run, store):
     lease(store, 20)
     leasing.fault, leasing.fault_paths = "down", ("challenge",)
     code, out, err = run("unlock", f"{leasing.url}egress/servers/alice/", "--json")
@@ -141,7 +141,7 @@ def test_a_verifier_that_fails_in_a_renewal_takes_nothing(leasing, run, store):
     assert (code, said["egress"], said["renewed"], said["kind"]) == (6, True, False, "no-answer") and "until 2" in err
 
 
-def test_an_answer_that_is_lost_renewed_all_the_same(leasing, run, store, monkeypatch):
+def test_renewal_with_a_lost_answer_is_recognised(leasing, run, store, monkeypatch):
     lease(store, 20)
     unlock = verifier.Verifier.unlock
 
@@ -155,7 +155,7 @@ def test_an_answer_that_is_lost_renewed_all_the_same(leasing, run, store, monkey
     assert (code, json.loads(out)["renewed"]) == (0, True)
 
 
-def test_a_renewal_that_nobody_confirms_is_pending(leasing, run, store, monkeypatch):
+def test_unconfirmed_renewal_is_pending(leasing, run, store, monkeypatch):
     lease(store, 20)
     monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)
@@ -163,7 +163,7 @@ def test_a_renewal_that_nobody_confirms_is_pending(leasing, run, store, monkeypa
     assert (code, json.loads(out)["kind"], json.loads(out)["egress"]) == (6, "pending", True)
 
 
-def test_egress_is_kept_for_as_long_as_was_said(serve, open_hub, run, store):
+def test_egress_is_kept_for_the_given_time(serve, open_hub, run, store):
     hub = open_hub(serve(tiers={"verified": {"lease": 60}}))
     lease(store, 29)
     with reconciler(store, lease=60):
@@ -172,7 +172,7 @@ def test_egress_is_kept_for_as_long_as_was_said(serve, open_hub, run, store):
     assert (code, [json.loads(line)["renewed"] for line in out.splitlines()]) == (0, [True]), err
 
 
-def test_egress_without_an_end_needs_no_keeping(hub, run, store):
+def test_egress_without_an_end_needs_no_renewal(hub, run, store):
     run_pod(store)
     with reconciler(store):
         code, out, _ = run("unlock", f"{hub.url}egress/servers/alice/", "--keep", "3600", "--json")
@@ -191,30 +191,30 @@ LATE = Outcome(False, "unverified", kind="pending")
     ("looks", "seconds", "told", "took"),
     [
         ([HAS], 90, [HAS], 0),
-        # After 51, 102 and 153 s it is renewed; 250 s are reached with the third.
+        # Renewals after 51, 102 and 153 s; the third one reaches 250 s.
         ([HAS, RENEWED, RENEWED, RENEWED], 250, [HAS, RENEWED, RENEWED, RENEWED], 153),
-        # Somebody else may renew it, and a long time is looked at each minute.
+        # Somebody else may renew the lease; during a long wait, the client asks each minute.
         ([replace(HAS, renewable_in=500, expires_in=1000), replace(HAS, expires_in=2000)], 1500, [..., ...], 60),
         ([replace(HAS, renewable_in=500, expires_in=1000)] * 3 + [replace(GONE)] * 2, 1500, [..., GONE, GONE], 210),
-        # What fails at first is the end.
+        # A failure at the first attempt is final.
         ([SILENT], 250, [SILENT], 0),
         ([GONE], 250, [GONE], 0),
         ([DEAR], 250, [DEAR], 0),
-        # Later it is tried again: after half a minute, or when the verifier says.
+        # A later failure is retried after half a minute, or when the verifier says so.
         ([HAS, SILENT, SILENT, RENEWED], 200, [HAS, SILENT, SILENT, RENEWED], 111),
         ([HAS, DEAR, LATE, HAS], 190, [HAS, DEAR, LATE, HAS], 121),
         ([HAS, NoGate("404"), RENEWED], 180, [HAS, ..., RENEWED], 81),
-        # A Redis that was wiped knows no server for a moment.
+        # A wiped Redis knows no server for a moment.
         ([HAS, GONE, HAS, RENEWED], 210, [HAS, GONE, HAS, RENEWED], 132),
-        # Not for ever.
+        # The retries end.
         ([HAS, SILENT, SILENT, SILENT], 110, [HAS, SILENT, SILENT, SILENT], 110),
-        # What is refused for good, and where a person has to come and nobody does.
+        # A final refusal, and a case that needs a person when nobody comes.
         ([HAS, replace(DEAR, kind="other-tier", retry_after=None)], 250, [HAS, ...], 51),
         ([HAS, replace(DEAR, kind="needs-person", retry_after=None)], 250, [HAS, ...], 51),
         ([HAS, replace(DEAR, kind="closed", retry_after=None)], 250, [HAS, ...], 51),
     ],
 )
-def test_keeping_by_the_clock(monkeypatch, looks, seconds, told, took):
+def test_keep_renews_and_retries_by_the_clock(monkeypatch, looks, seconds, told, took):
     class Clock:
         now = 1000.0
 
@@ -240,6 +240,6 @@ def test_keeping_by_the_clock(monkeypatch, looks, seconds, told, took):
     assert (looks, clock.now - 1000) == ([], took)
 
 
-def test_there_is_nothing_to_keep_without_a_gate(hub, run):
+def test_keep_without_a_gate_ends_at_once(hub, run):
     hub.fault = "404"
     assert run("unlock", f"{hub.url}egress/servers/alice/", "--keep", "60")[0] == 4

@@ -1,4 +1,4 @@
-"""The package: its algorithms, its needs, and the examples of the documentation."""
+"""The package: its algorithms, its requirements, and the examples in the documentation."""
 
 import ast
 import re
@@ -30,14 +30,14 @@ CHALLENGE = {
 }
 
 
-def test_a_calculation_stops_when_it_is_told_to():
+def test_calculation_stops_when_cancelled():
     cancelled = threading.Event()
     threading.Timer(0.2, cancelled.set).start()
     with pytest.raises(solving.Cancelled):
         solving.solve(CHALLENGE, cancelled)
 
 
-def test_a_calculation_has_a_limit():
+def test_calculation_has_a_time_limit():
     with pytest.raises(solving.Unsolvable, match="not solved within"):
         solving.solve(CHALLENGE, threading.Event(), limit=0.1)
 
@@ -56,13 +56,13 @@ def test_a_calculation_has_a_limit():
         {"keyPrefix": 7},
     ],
 )
-def test_a_challenge_that_asks_too_much_or_is_none_is_refused(parameters):
+def test_excessive_or_invalid_challenge_is_refused(parameters):
     with pytest.raises(solving.Unsolvable):
         solving.solve(CHALLENGE | {"parameters": CHALLENGE["parameters"] | parameters}, threading.Event())
 
 
 @pytest.mark.parametrize("challenge", [None, {}, "x", {"parameters": None}, {"parameters": []}])
-def test_garbage_is_no_challenge(challenge):
+def test_malformed_challenge_is_refused(challenge):
     with pytest.raises(solving.Unsolvable):
         solving.solve(challenge, threading.Event())
 
@@ -70,7 +70,7 @@ def test_garbage_is_no_challenge(challenge):
 @pytest.mark.parametrize(
     "algorithm", [{"algorithm": "SHA-512"}, {"algorithm": "SCRYPT", "cost": 16}, {"algorithm": "ARGON2ID", "cost": 1}]
 )
-def test_every_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorithm):
+def test_each_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorithm):
     hub = open_hub(serve(captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5} | algorithm}))
     assert run("pass", "--binder", hub.url)[0] == 0
 
@@ -78,7 +78,7 @@ def test_every_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorit
 # -- the package
 
 
-def test_it_needs_what_it_says_and_nothing_of_the_server():
+def test_package_imports_only_its_declared_requirements():
     names = {
         alias.name.partition(".")[0]
         for file in PACKAGE.glob("*.py")
@@ -91,7 +91,7 @@ def test_it_needs_what_it_says_and_nothing_of_the_server():
     assert names - sys.stdlib_module_names == declared
 
 
-def test_the_readme_names_every_exit_code_and_option():
+def test_readme_lists_all_exit_codes_and_options():
     text = (PACKAGE.parent / "README.md").read_text()
     codes = set(map(int, re.findall(r"^\| (\d+) \|", text, re.MULTILINE)))
     assert codes == {int(code) for code in command.Exit}
@@ -105,8 +105,8 @@ def test_the_readme_names_every_exit_code_and_option():
 @pytest.mark.parametrize(
     ("language", "code"), [*examples("docs/api-users.md"), *examples("docs/leases.md"), *examples("client/README.md")]
 )
-def test_the_examples_of_the_documents(hub, store, tmp_path, language, code):
+def test_documented_examples_work(hub, store, tmp_path, language, code):
     run_pod(store, "user-1")
-    # Which also unlocks what is launched, should the machine be so busy that the pass comes late.
+    # The reconciler also unlocks the launched server if the machine is slow and the pass comes late.
     with reconciler(store, Server("user-1")):
         run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/user-1/")

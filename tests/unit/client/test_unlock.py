@@ -1,4 +1,4 @@
-"""The client unlocks running servers, tells their status, and pays the price that the verifier asks."""
+"""The client unlocks running servers, shows their status, and solves challenges at the price of the verifier."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def charge(store, times):
 # -- prices
 
 
-def test_a_risen_price_is_paid_once(hub, run, store, monkeypatch):
+def test_risen_price_is_paid_once(hub, run, store, monkeypatch):
     hub.client = CLIENT
     asked = verifier.Verifier.challenge
 
@@ -34,21 +34,21 @@ def test_a_risen_price_is_paid_once(hub, run, store, monkeypatch):
     code, _, err = run("pass", "--binder", hub.url)
     assert code == 0, err
     assert (hub.count("GET /egress/challenge"), hub.count("POST /egress/passes")) == (2, 2)
-    # From 41 to 121, and to 401: each more than twice as dear.
+    # The price rises from 41 to 121 and to 401, more than double each time.
     meanwhile([300, 120])
     code, _, err = run("pass", "--binder", hub.url)
     assert code == 3 and "many passes" in err
     assert hub.count("POST /egress/passes") == 4
 
 
-def test_a_spent_budget_says_when(serve, open_hub, run):
+def test_spent_budget_shows_when_to_retry(serve, open_hub, run):
     hub = open_hub(serve(fairness_budget=1))
     hub.client = CLIENT
     assert run("launch", SPEC, "--binder", hub.url)[0] == 0
     code, _out, err = run("launch", SPEC, "--binder", hub.url)
     assert code == 3 and hub.builds[1].token is None
     assert re.search(r"Try again in \d+ s, at \d\d:\d\d", err) and f"{hub.url}egress/servers/user-2/#unlock" in err
-    # Nothing is calculated for an answer that is known.
+    # The client requests no further challenge if the answer is known.
     assert hub.count("GET /egress/challenge") == 2
     code, _, err = run("pass", "--binder", hub.url)
     assert code == 3 and "Try again in" in err
@@ -57,7 +57,7 @@ def test_a_spent_budget_says_when(serve, open_hub, run):
 # -- unlock and status
 
 
-def test_a_running_server_is_unlocked(hub, run, store):
+def test_running_server_is_unlocked(hub, run, store):
     run_pod(store)
     address = f"{hub.url}egress/servers/alice/"
     code, out, err = run("status", address)
@@ -66,13 +66,13 @@ def test_a_running_server_is_unlocked(hub, run, store):
         assert run("unlock", address)[0] == 0
     code, out, _ = run("status", address, "--json")
     assert (code, json.loads(out)["tier"]) == (0, "verified")
-    # A second time nothing is solved.
+    # The second unlock solves nothing.
     before = hub.count("GET /egress/challenge")
     code, out, _ = run("unlock", f"{address}?qr#unlock", "--json")
     assert (code, json.loads(out), hub.count("GET /egress/challenge")) == (0, {"egress": True, "tier": "verified"}, before)
 
 
-def test_the_time_that_is_left_is_told(hub, run, store):
+def test_status_shows_the_end_of_egress(hub, run, store):
     store.publish(Server("alice"), KnownServer("uid-1", "verified", until=int(time.time()) + 7200))
     code, out, _ = run("status", f"{hub.url}egress/servers/alice/")
     assert code == 0
@@ -81,7 +81,7 @@ def test_the_time_that_is_left_is_told(hub, run, store):
 
 
 @pytest.mark.parametrize("which", ["status", "unlock"])
-def test_what_is_wrong_with_a_server_is_told_apart(hub, run, store, which, monkeypatch):
+def test_unknown_server_and_failed_verifier_have_own_exit_codes(hub, run, store, which, monkeypatch):
     assert run(which, f"{hub.url}egress/servers/nobody/")[0] == 5
     run_pod(store)
     address = f"{hub.url}egress/servers/alice/"
@@ -91,14 +91,14 @@ def test_what_is_wrong_with_a_server_is_told_apart(hub, run, store, which, monke
         assert code == 4 and "Traceback" not in err, (fault, err)
 
 
-def test_what_operators_refuse_is_not_solved_for(serve, open_hub, run, store):
+def test_unlock_that_operators_refuse_is_not_solved_for(serve, open_hub, run, store):
     hub = open_hub(serve(blocked_repositories=["example.com/a/b"]))
     run_pod(store)
     code, _, err = run("unlock", f"{hub.url}egress/servers/alice/")
     assert code == 3 and "operators" in err and not hub.count("GET /egress/challenge")
 
 
-def test_an_unlock_that_nobody_confirms_is_pending(hub, run, store, monkeypatch):
+def test_unconfirmed_unlock_is_pending(hub, run, store, monkeypatch):
     run_pod(store)
     monkeypatch.setattr("binder_egress_client.unlocking.PENDING", 0.1)
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""The command: usage, proxies, certificates, terminals, Ctrl-C."""
+"""The command: usage, proxies, certificates, terminals and Ctrl-C."""
 
 import re
 import select
@@ -38,7 +38,7 @@ from verifier.records import Server
         ["solve"],
     ],
 )
-def test_wrong_usage(run, arguments):
+def test_wrong_usage_exits_with_2(run, arguments):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "") and "Error: " in err and "secret" not in err
 
@@ -53,14 +53,14 @@ def test_wrong_usage(run, arguments):
         ("https://h/egress/servers/a%2Fb/", "https://h/egress/", "servers/a%2Fb/"),
     ],
 )
-def test_addresses_of_servers(address, verifier, path):
+def test_server_addresses_are_parsed(address, verifier, path):
     assert ServerAddress.of_unlock_address(address) == (verifier, path)
 
 
-# -- its surroundings
+# -- environment
 
 
-def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
+def test_proxies_from_the_environment_are_used(hub, run, monkeypatch):
     monkeypatch.setenv("http_proxy", hub.url)
     code, _out, err = run("launch", SPEC, "--binder", "http://hub.example.org")
     assert code == 0, err
@@ -69,17 +69,17 @@ def test_proxies_of_the_environment_are_used(hub, run, monkeypatch):
 
 @pytest.fixture
 def tunnel(hub, tmp_path):
-    """`hub` by https, and a proxy with a password that leads there whatever it is asked for: its address, and a list of that.
+    """`hub` behind https, and a proxy with a password that connects to it for any host.
 
-    The authority is in `ca.crt`.
+    Gives the address of the proxy and the list of hosts that were asked for. The authority is in `ca.crt`.
     """
     certificate(tmp_path, "ca")
     certificate(tmp_path, "hub", "-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "hub.crt", tmp_path / "hub.key")
-    # Before anybody has come. The handshake is the handler's, not the listener's.
+    # Before the first connection. The handler does the handshake, not the listener.
     hub._server.socket = context.wrap_socket(hub._server.socket, server_side=True, do_handshake_on_connect=False)
-    hub._server.handle_error = lambda *about: None  # who does not trust it hangs up
+    hub._server.handle_error = lambda *about: None  # clients that do not trust it close the connection
     asked = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ def tunnel(hub, tmp_path):
     server.server_close()
 
 
-def test_https_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
+def test_https_works_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
     proxy, asked = tunnel
     nowhere = "https://127.0.0.1:1"
     monkeypatch.setenv("https_proxy", f"http://me:mine@{proxy}")
@@ -117,7 +117,7 @@ def test_https_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
     assert code == 1 and "certificate" in err and "mine" not in err
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.crt"))
     code, _, err = run("launch", SPEC, "--binder", nowhere, "--egress", f"{nowhere}/egress/")
-    # BinderHub is asked by the proxy, and so is the verifier.
+    # Requests to BinderHub and to the verifier go through the proxy.
     assert (hub.builds[-1].tier, hub.count("POST /egress/passes")) == ("verified", 1), err
     assert code == 0 and set(asked) == {"127.0.0.1:1"}
 
@@ -136,7 +136,7 @@ def test_https_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
         ("http://", "the proxy in the environment is no address"),
     ],
 )
-def test_a_proxy_that_does_not_work_is_named(tunnel, run, monkeypatch, address, said):
+def test_failing_proxy_is_named(tunnel, run, monkeypatch, address, said):
     monkeypatch.setenv("https_proxy", address.format(proxy=tunnel[0]))
     for arguments, expected in (("launch", SPEC), 1), (("pass",), 4):
         code, out, err = run(*arguments, "--binder", "https://127.0.0.1:1")
@@ -154,21 +154,21 @@ def test_a_proxy_that_does_not_work_is_named(tunnel, run, monkeypatch, address, 
         "\x1b\x1b[31m]52;c;aGk=\x07 \x1b[\x1b[0m2J \x1b]0;\x1b[0mowned",  # around a colour
     ],
 )
-def test_what_a_build_prints_cannot_steer_the_terminal(serve, open_hub, steering):
+def test_build_output_cannot_control_the_terminal(serve, open_hub, steering):
     hub = open_hub(serve(), Streams)
     said = f"\x1b[31mred\x1b[0m {steering} end"
-    # A closing tag of rich's would be an error where it is read as one.
+    # A closing tag would be an error if rich parsed it.
     hub.events = [{"phase": f"building{steering}[/b]", "message": f"{said}\n"}, {"phase": "failed", "message": said}]
     shown, code = on_a_terminal("launch", SPEC, "--binder", hub.url)
     assert code == 1 and shown.count("red") == 3 and shown.count("end") == 3 and "[/b]" in shown
-    # The cursor is moved for what is in progress; that is ours.
+    # The progress display of the client moves the cursor.
     assert not re.search(r"\x1b(?!\[)|\x1b\[2J|[\x00-\x08\x0b\x0c\x0e-\x1a\x7f-\x9f]", shown)
     assert "]8;" not in shown
 
 
 def interrupted(condition, *arguments):
-    """The exit code and standard error of the command after Ctrl-C, when a condition is met."""
-    # Whoever runs the tests in the background may have SIGINT ignored, and that is inherited.
+    """Sends Ctrl-C to the command once a condition is met; returns its exit code and standard error."""
+    # A shell that runs the tests in the background may ignore SIGINT, and child processes inherit that.
     heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     running = process(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeded)
     try:
@@ -187,7 +187,7 @@ NEVER = {"captcha_providers": {"altcha": {"cost": 100_000, "counterMin": 100_000
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
-    """While it calculates and the stream is open, and while only the stream is."""
+    """Ctrl-C during calculation and stream, and during the stream only."""
     hub = open_hub(serve(launch_hold=0, **(NEVER if busy else {})))
     hub.cached = False
     hub.ready.close()

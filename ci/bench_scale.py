@@ -26,11 +26,11 @@ from rich.table import Table
 
 from tests.support.apps import RedisServer
 from tests.support.ports import free_port
+from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
-from verifier.user_pods import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 

@@ -1,7 +1,7 @@
 """Passes: a client gets one for a solution and sends it with a launch.
 
 A pass names a tier, a number of servers, and the time until which it may be presented. It is signed, not stored. The servers that
-used it are in Redis (`store`).
+used it are in Redis: `store/lua/redeem.lua` says who gets a use on a retry (D-015).
 
 Decisions: D-016, D-017.
 """

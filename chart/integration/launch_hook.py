@@ -2,6 +2,7 @@
 # fails no launch and delays none by more than a second: without a decision the pod starts without network, and its
 # user can unlock it later. It does nothing unless BINDER_EGRESS_API and BINDER_EGRESS_API_TOKEN are set.
 def _binder_egress(c):
+    # ci/embed-integration writes this file into chart/values.yaml, without comments such as this one.
     import asyncio
     import concurrent.futures
     import inspect

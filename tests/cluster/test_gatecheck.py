@@ -11,7 +11,7 @@ from tests.support.cluster.commands import doctor
 from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.cluster.waiting import eventually
-from verifier.user_pods import GRANT_ANNOTATION
+from verifier.labels import GRANT_ANNOTATION
 
 
 def test_doctor_finds_no_problem_and_says_what_it_sees(stage):

@@ -1,6 +1,6 @@
 """NetworkPolicies: those of the chart, as the gate check expects them, and those of others."""
 
-from verifier.user_pods import TIER_LABEL
+from verifier.labels import TIER_LABEL
 
 USER_PODS = {"component": "singleuser-server"}
 BASE = {

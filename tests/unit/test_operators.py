@@ -19,12 +19,12 @@ from tests.support.apps import get_pass, internal_client, launch, make_settings
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import value
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
+from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.pods import Pod, UserPods
 from verifier.records import Block, Grant, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.user_pods import GRANT_ANNOTATION, TIER_LABEL
 from verifier.web.app import create_services
 
 BOB = Server("bob")

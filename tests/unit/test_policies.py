@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.network_policies import BASE, EXPECTED, OURS, USER_PODS, egress, jupyterhub, policy
 from verifier.gatecheck.netpol import judge, selects, usual_labels
-from verifier.user_pods import LABELS_PER_POD, TIER_LABEL, shared_labels
+from verifier.labels import LABELS_PER_POD, TIER_LABEL, shared_labels
 
 PODS = [usual_labels(USER_PODS)]
 PRIVATE = [{"ipBlock": {"cidr": cidr}} for cidr in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]

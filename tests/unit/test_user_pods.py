@@ -9,9 +9,9 @@ from kubernetes import client
 from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
 from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.reconciler.pods import PODS_PER_PAGE, Conflict, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
-from verifier.user_pods import GRANT_ANNOTATION, TIER_LABEL
 
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:

@@ -13,12 +13,12 @@ import click
 
 from ..api_keys import reported
 from ..kubernetes_api import ApiServerUnavailable
+from ..labels import LabelSet, shared_labels
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.counters import START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
 from ..store.store import VERIFIER_TTL_SECONDS, Store
-from ..user_pods import LabelSet, shared_labels
 from .netpol import OTHER_KINDS
 from .watch import GATECHECK_LABEL, Findings, Namespace, check
 

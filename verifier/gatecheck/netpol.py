@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..user_pods import TIER_LABEL
+from ..labels import TIER_LABEL
 
 JSON = Mapping[str, Any]
 

@@ -17,10 +17,10 @@ from kubernetes import client
 
 from .. import kubernetes_api
 from ..kubernetes_api import ApiServerUnavailable
+from ..labels import LabelSet
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
-from ..user_pods import LabelSet
 from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
 
 log = logging.getLogger("binder-egress")

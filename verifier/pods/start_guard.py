@@ -5,7 +5,8 @@ containers start only after this one has ended, so it tries an address that no p
 must never fail because of the guard: whatever goes wrong, it ends after its timeout and without an error. Its outcome is in the
 termination message, and the reconciler counts it.
 
-It runs in every user pod before anything else, so it imports only the standard library.
+It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
+that it starts fast.
 
 Decisions: D-008, D-009, D-010, D-012.
 """

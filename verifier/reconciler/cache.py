@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Iterable
 
+from ..labels import LabelSet
 from ..records import Server
-from ..user_pods import LabelSet
 from .pods import Pod
 
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from .. import logs
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
+from ..labels import LabelSet
 from ..records import UNVERIFIED, Pending, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.counters import Tally, lag_counters
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
-from ..user_pods import LabelSet
 from .cache import PodCache
 from .converge import Converger, carried_grants
 from .pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded

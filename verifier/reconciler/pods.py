@@ -15,9 +15,9 @@ from kubernetes import client
 
 from .. import kubernetes_api
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
+from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 from ..records import Grant, Server
 from ..store.counters import START_GUARD_OUTCOMES
-from ..user_pods import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 
 PODS_PER_PAGE = 200
 """Pods in one answer to a list. An answer takes some 100 kB a pod while it is read, which is most of the memory of a start."""

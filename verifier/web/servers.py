@@ -1,4 +1,4 @@
-"""A server's page, public: it shows what a running server may reach, and unlocks it."""
+"""A server's page, public: it shows what a running server may reach, and unlocks it. `pages` renders it, with its words."""
 
 import time
 from dataclasses import dataclass

@@ -23,15 +23,15 @@ ESBUILD = TOP / "frontend/node_modules/.bin/esbuild"
 
 
 def check(top):
-    """`ci/embedded --check` in a copy of the project: exit code and message."""
-    done = subprocess.run([sys.executable, top / "ci/embedded", "--check"], capture_output=True, text=True)
+    """`ci/embed-integration --check` in a copy of the project: exit code and message."""
+    done = subprocess.run([sys.executable, top / "ci/embed-integration", "--check"], capture_output=True, text=True)
     return done.returncode, done.stderr
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of what `ci/embedded` reads and writes."""
-    for path in ("ci/embedded", "chart/values.yaml", "chart/integration"):
+    """A copy of what `ci/embed-integration` reads and writes."""
+    for path in ("ci/embed-integration", "chart/values.yaml", "chart/integration"):
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (TOP / path).is_dir() else shutil.copy)(TOP / path, target)
@@ -50,8 +50,8 @@ def test_each_file_has_a_place(copy):
             file.write_text(f"{before}true\n" if file.suffix != ".html" else before.replace("<p>", "<p>Sorry. "))
             code, message = check(copy)
             name = file.with_suffix(".html").name if file.suffix == ".js" else file.name
-            assert code == 1 and message.endswith(f" is not chart/integration/{name}; run ci/embedded\n"), file.name
-            subprocess.run([sys.executable, copy / "ci/embedded"], check=True)
+            assert code == 1 and message.endswith(f" is not chart/integration/{name}; run ci/embed-integration\n"), file.name
+            subprocess.run([sys.executable, copy / "ci/embed-integration"], check=True)
             assert check(copy) == (0, "") and "true" in (copy / "chart/values.yaml").read_text()
 
 
@@ -60,7 +60,7 @@ def test_edited_values_are_noticed(copy):
     values.write_text(values.read_text().replace("limit = 1.0\n", "limit = 9.0\n"))
     code, message = check(copy)
     assert code == 1 and "extraConfig.zz-binder-egress is not chart/integration/launch_hook.py" in message
-    subprocess.run([sys.executable, copy / "ci/embedded"], check=True)
+    subprocess.run([sys.executable, copy / "ci/embed-integration"], check=True)
     assert values.read_text() == (TOP / "chart/values.yaml").read_text()
 
 
@@ -98,7 +98,7 @@ def test_shell_in_the_values_is_that_of_the_file():
 def test_headers_are_at_most_three_lines(copy):
     file = copy / "chart/integration/hint_terminal.sh"
     file.write_text("# a\n# b\n# c\n" + file.read_text())
-    done = subprocess.run([sys.executable, copy / "ci/embedded"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, copy / "ci/embed-integration"], capture_output=True, text=True)
     assert done.returncode != 0 and "begins with 4 lines of comments, and 3 are embedded" in done.stderr
     for text in [*PYTHON.values(), PAGE, SERVERS["binder-egress-terminal"]["stringData"]]:
         assert 1 <= sum(line.strip().startswith(("#", "//")) for line in text.splitlines()) <= 3

@@ -1,4 +1,4 @@
-"""Fixtures: a verifier that runs, with a real Redis, and Chromium."""
+"""Fixtures: a running verifier, a real Redis, and Chromium."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +11,7 @@ from tests.support.launch_page import BinderHub
 from verifier.store.connection import connect
 from verifier.store.store import Store
 
-# Calculating takes seconds on a busy machine, and an unlock may take 2 s on an idle one.
+# A calculation takes seconds on a busy machine, and an unlock may take 2 s even on an idle one.
 expect.set_options(timeout=30_000)
 
 
@@ -33,8 +33,8 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def store(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """What the reconciler writes to."""
-    # Longer than in earnest: a machine that is busy with a browser is no fault of it.
+    """The store that the verifier reads: a test writes to it as the reconciler does."""
+    # Longer timeout than in production: CI machines are slow.
     monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
     client = connect(make_settings(redis_server))
     yield Store(client)
@@ -50,14 +50,14 @@ def _verifier(_redis_server: RedisServer) -> Iterator[VerifierProcess]:
 
 @pytest.fixture
 def verifier(_verifier: VerifierProcess, redis_server: RedisServer) -> str:
-    """The public address of a verifier that is ready."""
+    """The public address of a ready verifier."""
     _verifier.await_ready()
     return _verifier.public
 
 
 @pytest.fixture
 def start(redis_server: RedisServer) -> Iterator[Callable[..., BinderHub]]:
-    """A function that starts a BinderHub in front of a verifier, and a verifier with settings if it gets none."""
+    """A function that starts a BinderHub in front of a verifier. Without a verifier it starts one with the given settings."""
     started: list[VerifierProcess | BinderHub] = []
     client = connect(make_settings(redis_server))
 
@@ -68,7 +68,7 @@ def start(redis_server: RedisServer) -> Iterator[Callable[..., BinderHub]]:
         process.await_ready()
         hub = BinderHub((process.public, process.internal), script, base)
         hub.process = process
-        # The reconciler has seen the pod when the server is ready.
+        # By the time that the server is ready, the reconciler has published its pod.
         hub.launched = lambda user: run_pod(Store(client), user)
         started.append(hub)
         return hub
@@ -94,7 +94,7 @@ def browser(_playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
-    """A browser that keeps pages for those who go back, as browsers of people do and Playwright's do not."""
+    """A browser with the back/forward cache, as people have it. Playwright turns the cache off by default."""
     browser = launch(_playwright, ignore_default_args=["--disable-back-forward-cache"])
     yield browser
     browser.close()
@@ -102,7 +102,7 @@ def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
-    """A function that opens an address, with options of a browser context. At the end of the test each tab is checked."""
+    """A function that opens an address, with options for the browser context. Each tab is checked at the end of the test."""
     ARTIFACTS.mkdir(exist_ok=True)
     tabs = []
 

@@ -1,4 +1,4 @@
-"""Pages of somebody else in Chromium, with the script tag: launches go out as they would without it, and servers get egress.
+"""Third-party pages with the script tag, in Chromium: launches go out as without the tag, and servers get egress.
 
 The pages are on another origin and use the real clients. Verifier and Redis are real, BinderHub is a double (`launch_page`).
 """
@@ -54,7 +54,7 @@ def hub(start, _listed):
 
 
 class Tab:
-    """A page, and what it must not see of us."""
+    """A page, and a record of what it throws, prints and asks for."""
 
     def __init__(self, page):
         self.page = page
@@ -68,25 +68,25 @@ class Tab:
         page.on("request", lambda request: self.requests.append(request.url))
 
     def launch(self, hub, name="cached", times=1):
-        """Launch, and wait until the page's client says that it is over."""
+        """Launch, and wait until the page's client reports the end."""
         before = self.page.evaluate("done")
         self.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/{name}/HEAD")
         self.page.wait_for_function("(count) => done >= count", arg=before + times)
 
     def record(self):
-        """What the client told the page, without what differs from launch to launch."""
+        """What the client told the page, without the parts that differ from launch to launch."""
         text = re.sub(r"user-\d+", "user", json.dumps(self.page.evaluate("record")))
         return re.sub(r"http://127\.0\.0\.1:\d+", "hub", text)
 
     def state(self, expected):
-        """Wait for a word of the script."""
+        """Wait until the script reports a state: the details of that event."""
         self.page.wait_for_function("(expected) => states.at(-1)?.state === expected", arg=expected)
         return self.page.evaluate("states.at(-1)")
 
 
 @pytest.fixture
 def tab(browser):
-    """A function that opens an address in a new context. What pages throw fails the test."""
+    """A function that opens an address in a new context. The test fails if a page throws."""
     tabs = []
 
     def tab(address, init=None, **options):
@@ -106,7 +106,7 @@ def tab(browser):
 
 
 def script_tag(hub, file="third-party.js", **data):
-    """The tag, without `async`, so that a test need not wait for it; `bare` ones are not checked by the browser."""
+    """The tag, without `async`, so that a test need not wait for it, and without a checksum."""
     attributes = "".join(f' data-{name}="{value}"' for name, value in data.items())
     return f'<script src="{hub.url}egress/v1/{file}"{attributes}></script>'
 
@@ -123,7 +123,7 @@ def await_tier(store, user="user-1", tier="verified"):
 
 
 def asked(build):
-    """What BinderHub sees of a build request, without what browsers number."""
+    """What BinderHub sees of a build request, without the host, which differs between doubles."""
     return build.spec, build.query, {name: value for name, value in build.headers.items() if name.lower() != "host"}
 
 
@@ -173,7 +173,7 @@ def test_launch_is_the_same_where_the_tag_cannot_help(what, client, course, hub,
         hub = start(_verifier)
     else:
         hub.fault, _, later = what.partition(" ")
-        # Later: the script came, and then nothing more.
+        # Later: the script arrives, and the verifier fails afterwards.
         hub.fault_paths = ("challenge",) if later else ("",)
     tag = script_tag(hub).replace("<script ", "<script async ")
     with_it = tab(course.page(CLIENTS[client], tag) if what != "hang" else "about:blank")
@@ -185,7 +185,7 @@ def test_launch_is_the_same_where_the_tag_cannot_help(what, client, course, hub,
     with_it.launch(hub)
     assert hub.count("GET /build/") == before + 1
     if what == "garbage":
-        # A script that is none: the browser reports it, as it would for any script of the page.
+        # The script is HTML. The browser reports that, as for any script of the page.
         with_it.thrown = [text for text in with_it.thrown if "Unexpected token '<'" not in text]
     assert with_it.record() == without.record()
     assert hub.builds[-1].token is None
@@ -237,7 +237,7 @@ def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
     with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
     with_it.launch(hub)
     assert with_it.record() == without.record() and "failed" in with_it.record()
-    # binderhub-client throws one of its own.
+    # binderhub-client throws an error of its own.
     assert with_it.thrown == without.thrown
     for opened in (with_it, without):
         opened.thrown.clear()
@@ -318,7 +318,7 @@ def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, s
 
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
 def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, tab):
-    """The server is another member's, whose verifier is asked to unlock it."""
+    """The server belongs to another member, and that member's verifier unlocks it."""
     others = RedisServer()
     others.start()
     process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[course.origin])
@@ -416,7 +416,7 @@ def test_tag_defines_one_global_name(course, hub, tab):
 PULLED = (
     "git-pull%3Frepo%3Dhttps%253A%252F%252Fgithub.com%252Fo%252Fcontent%26urlpath%3Dlab%252Ftree%252Fa%2520b.ipynb%26branch%3Dmain"
 )
-"""What nbgitpuller's link generator makes: an address in an address in an address."""
+"""A link of nbgitpuller's link generator: an address in an address in an address."""
 
 
 @pytest.mark.parametrize(
@@ -434,14 +434,14 @@ PULLED = (
     ids=["badge", "nbgitpuller", "urlpath", "labpath", "filepath"],
 )
 def test_link_or_badge_leads_to_the_same_place(query, path, course, hub, tab):
-    """By way of the launch page, whose own script sends the pass."""
+    """The link opens the launch page, whose own script sends the pass."""
     hub.script = bundle()
     link = f"<a href='{hub.page()}{query}'><img alt='launch binder' src='data:,'></a>"
     ends = []
     for header in ({}, hub.header_html):
         hub.header_html = header
         opened = tab(course.page(link))
-        # As in earnest, where the page's own script is large and comes last.
+        # As in production, where the page's own script is large and comes last.
         hub.bundle.close()
         opened.page.get_by_role("link").click(no_wait_after=True)
         if header:
@@ -455,21 +455,23 @@ def test_link_or_badge_leads_to_the_same_place(query, path, course, hub, tab):
     assert with_us.query.pop("egress_token") and with_us.query == without.query
 
 
-# --- pages with a policy, and without workers -------------------------------------------------------------------------
+# --- pages with a Content-Security-Policy, and without workers --------------------------------------------------------
 
 
-def policy(hub, *more, left_out=()):
-    """The Content-Security-Policy that docs/third-party-pages.md tells, for a page with scripts of its own."""
+def csp(hub, *more, left_out=()):
+    """The Content-Security-Policy of docs/third-party-pages.md, for a page with scripts of its own."""
     document = (TOP / "docs/third-party-pages.md").read_text()
-    (told,) = re.findall(r"```text\n(.*?)```", document, re.DOTALL)
+    (documented,) = re.findall(r"```text\n(.*?)```", document, re.DOTALL)
     host = hub.url.rstrip("/")
-    parts = {line.split()[0]: line for line in told.replace("https://hub.example.org", host).strip().replace(";", "").splitlines()}
+    parts = {
+        line.split()[0]: line for line in documented.replace("https://hub.example.org", host).strip().replace(";", "").splitlines()
+    }
     parts["script-src"] += " 'unsafe-inline'"
     return "; ".join([*(line for name, line in parts.items() if name not in left_out), *more])
 
 
 def test_documented_csp_is_enough(course, hub, store, tab):
-    course.headers["Content-Security-Policy"] = policy(hub)
+    course.headers["Content-Security-Policy"] = csp(hub)
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
@@ -482,7 +484,7 @@ def test_documented_csp_is_enough(course, hub, store, tab):
 def test_challenge_is_solved_in_the_page_without_workers(how, course, hub, store, tab):
     init = "delete window.Worker" if how == "no Worker" else None
     if not init:
-        course.headers["Content-Security-Policy"] = policy(hub, "worker-src 'none'", left_out=["worker-src"])
+        course.headers["Content-Security-Policy"] = csp(hub, "worker-src 'none'", left_out=["worker-src"])
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=init)
     with reconciler(store, Server("user-1")):
         opened.launch(hub)
@@ -491,7 +493,7 @@ def test_challenge_is_solved_in_the_page_without_workers(how, course, hub, store
 
 
 def test_csp_that_blocks_the_verifier_leaves_the_launch_alone(course, hub, tab):
-    course.headers["Content-Security-Policy"] = policy(hub, f"connect-src {hub.url}build/", left_out=["connect-src"])
+    course.headers["Content-Security-Policy"] = csp(hub, f"connect-src {hub.url}build/", left_out=["connect-src"])
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.launch(hub)
     opened.state("unanswered")
@@ -509,7 +511,7 @@ def test_tag_solves_other_algorithms(algorithm, course, start, store, tab):
         opened.state("granted")
 
 
-# --- where a person is needed ----------------------------------------------------------------------------------------
+# --- where a person is needed -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -525,14 +527,14 @@ def test_unlock_link_is_shown_where_a_widget_is_needed(double, course, start, ta
     hub = start(**double.settings("turnstile"), allowed_origins=[course.origin])
     opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)
-    said = opened.state("needed")
-    assert said["unlock"] == f"{hub.url}egress/servers/user-1"
+    detail = opened.state("needed")
+    assert detail["unlock"] == f"{hub.url}egress/servers/user-1"
     link = opened.page.get_by_role("link", name=MESSAGES["en"]["unlock"], exact=True)
-    expect(link).to_have_attribute("href", said["unlock"])
+    expect(link).to_have_attribute("href", detail["unlock"])
     with opened.page.expect_popup() as popup:
         link.click()
     expect(popup.value.locator("#state")).to_be_visible()
-    # Nothing of a third party has been loaded into the page.
+    # The page has loaded nothing from the captcha provider.
     assert not any(double.url in url for url in opened.requests)
 
 
@@ -566,7 +568,7 @@ def test_unlock_link_has_the_language_of_the_page(language, course, hub, tab):
 
 
 def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
-    """For as long as the script tries."""
+    """The script tries four times, and then shows the link."""
     hub.launched = lambda user: None
     opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)
@@ -579,7 +581,7 @@ def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
 
 @pytest.fixture
 def with_key(course, start, tmp_path):
-    """A BinderHub whose verifier has a key for two servers of the course's pages, and the key."""
+    """A BinderHub whose verifier has a key, good for two servers a day on the course's pages; and the key."""
     key, entry = keys.create("keyed", 2, "2999-12-31", [course.origin], [])
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"course": entry.model_dump()}))
@@ -709,25 +711,25 @@ def test_module_unlocks_without_a_global_name(course, hub, store, tab):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The npm package, packed, and installed by npm into an empty project: its folder there. It depends on nothing."""
+    """The folder of the npm package, packed and then installed into an empty project. The package has no dependencies."""
     project = tmp_path_factory.mktemp("project")
     run = partial(subprocess.run, check=True, stdout=subprocess.PIPE, text=True)
     archive = run(["npm", "pack", "--silent", "--pack-destination", project], cwd=TOP / "frontend/pages").stdout.split()[-1]
     run(["npm", "init", "--yes", "--silent"], cwd=project)
     run(["npm", "install", "--offline", "--no-audit", "--no-fund", "--silent", project / archive], cwd=project)
-    assert [found.name for found in (project / "node_modules").iterdir() if found.name[0] != "."] == ["binder-egress-pages"]
-    # What the TypeScript example has besides.
+    assert [path.name for path in (project / "node_modules").iterdir() if path.name[0] != "."] == ["binder-egress-pages"]
+    # The TypeScript example also imports the client.
     (project / "node_modules/@jupyterhub").symlink_to(MODULES / "@jupyterhub")
     return project / "node_modules/binder-egress-pages"
 
 
 def blocks(language):
-    """The examples of the document."""
+    """The examples of docs/third-party-pages.md in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", (TOP / "docs/third-party-pages.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-def here(example, hub):
-    """An example, with this test's addresses."""
+def with_addresses(example, hub):
+    """An example with the addresses of this test."""
     return (
         example.replace("https://hub.example.org", hub.url.rstrip("/"))
         .replace("https://unpkg.com/thebe@0.9.3/", "/npm/thebe/")
@@ -742,8 +744,8 @@ def test_npm_package_holds_exactly_the_named_files(package):
     assert files == named
     version = json.loads((package / "package.json").read_text())["version"]
     assert f'\nversion = "{version}"\n' in (TOP / "pyproject.toml").read_text()
-    # It can be imported where there is no page, as bundlers and servers that render pages do.
-    code = "import * as found from 'binder-egress-pages'; console.log(Object.keys(found).join(), typeof found.connect)"
+    # It can be imported outside a page, as bundlers and servers that render pages do.
+    code = "import * as all from 'binder-egress-pages'; console.log(Object.keys(all).join(), typeof all.connect)"
     command = ["node", "--input-type=module", "-e", code]
     said = subprocess.run(command, cwd=package.parents[1], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert said == "connect function\n"
@@ -752,8 +754,8 @@ def test_npm_package_holds_exactly_the_named_files(package):
 def test_typescript_example_compiles_and_runs(package, course, hub, store, tab):
     (example,) = blocks("ts")
     project = package.parents[1]
-    (project / "page.ts").write_text(here(example, hub))
-    # This client comes without types.
+    (project / "page.ts").write_text(with_addresses(example, hub))
+    # The client has no types.
     (project / "client.d.ts").write_text('declare module "@jupyterhub/binderhub-client/client.js";\n')
     command = ["node", MODULES / "typescript/bin/tsc", "--noEmit", "--strict", "--target", "es2022", "--module", "esnext"]
     command += ["--moduleResolution", "bundler", "--lib", "es2022,dom,dom.iterable"]
@@ -781,7 +783,7 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
     assert len(blocks("html")) == 8, "say above how many there are"
     example = blocks("html")[number]
     course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
-    opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], here(example, hub)))
+    opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], with_addresses(example, hub)))
     if 'type="module"' not in example:
         opened.page.wait_for_function("Boolean(window.binderEgress)")
     with reconciler(store, Server("user-1")):
@@ -797,6 +799,6 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
 
 def test_documented_command_prints_the_tag(hub):
     (command,) = re.findall(r"^curl .*$", (TOP / "docs/third-party-pages.md").read_text(), re.MULTILINE)
-    printed = subprocess.run(["bash", "-c", here(command, hub)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    printed = subprocess.run(["bash", "-c", with_addresses(command, hub)], check=True, stdout=subprocess.PIPE, text=True).stdout
     address = rf"{hub.url}egress/v1/third-party-\w+\.js"
     assert re.fullmatch(rf'<script async src="{address}" integrity="sha384-\S+" crossorigin="anonymous"></script>\n', printed)

@@ -1,8 +1,8 @@
-"""What reads text of strangers, for atheris: it changes the text so that ever new lines of the code run.
+"""Fuzzing of every parser of untrusted text. atheris changes the text so that more and more lines of the parsers run.
 
-A program of its own, because atheris measures which lines run from the import on, and ends the process.
+A program of its own: atheris instruments modules while they are imported, and ends the process.
 
-    python tests/long/parsers.py FOLDER -max_total_time=60     FOLDER keeps what was found, and begins with `SEEDS`
+    python tests/long/parsers.py FOLDER -max_total_time=60     FOLDER gets the texts, `SEEDS` first
 """
 
 import base64
@@ -56,11 +56,11 @@ PROVIDERS = [
     )
     for name, row in ROWS.items()
 ]
-BODIES = [found for found in vars(bodies).values() if isinstance(found, type) and issubclass(found, bodies._Body)]
+BODIES = [value for value in vars(bodies).values() if isinstance(value, type) and issubclass(value, bodies._Body)]
 
 
 def a_pass(text: str) -> None:
-    """Only what we signed is a pass, and it says what we signed."""
+    """Only a text that we signed is a pass, and it reads as we signed it."""
     with suppress(BadPass):
         assert PASSES.read(text, 1_000_001.0) == PASS, "a forged pass"
 
@@ -71,40 +71,40 @@ def a_key(text: str) -> None:
 
 
 def a_solution(text: str) -> None:
-    """Only our challenge, solved, is a solution, whatever else is around it."""
+    """Only our own solved challenge is a solution."""
     verdict = ALTCHA.verify(text, "launch", NETWORK, "198.51.100.7")
     assert verdict.outcome is Outcome.REJECTED or verdict.solution_id == NONCE, "a forged solution"
 
 
 def decoded_solution(text: str) -> None:
-    """The same with what is inside of base64."""
+    """The same for the JSON inside the base64."""
     a_solution(base64.b64encode(text.encode(errors="replace")).decode())
 
 
 def a_body(text: str) -> None:
-    """A body is what it should be, or the answer says what is wrong."""
-    for kind in BODIES:
+    """A body fits its model, or the answer says what is wrong."""
+    for model in BODIES:
         with app.test_request_context(method="POST", data=text.encode(errors="replace"), content_type="application/json"):
             try:
-                assert isinstance(bodies.read(kind), kind)
+                assert isinstance(bodies.read(model), model)
             except Problem as problem:
                 assert problem.problem_type in ("bad-request", "not-json") and problem.detail
 
 
 def forwarded_for(text: str) -> None:
-    """What a proxy says of its client: a network of the internet, or nothing."""
+    """X-Forwarded-For of a proxy gives a public network, or none."""
     seen: list[str] = []
     proxied = ProxyFix(lambda environ, _: seen.append(networks.client_network(environ.get("REMOTE_ADDR"))) or [], x_for=1)
     proxied({"HTTP_X_FORWARDED_FOR": text, "REMOTE_ADDR": "10.0.0.1", "wsgi.url_scheme": "http"}, lambda *_: None)
-    for found in (*seen, networks.client_network(text)):
-        if found:
-            network = ipaddress.ip_network(found)
+    for name in (*seen, networks.client_network(text)):
+        if name:
+            network = ipaddress.ip_network(name)
             assert network.prefixlen == (32 if network.version == 4 else 64)
             assert not networks.in_networks(str(network.network_address), [ipaddress.ip_network("10.0.0.0/8")])
 
 
 def a_repository(text: str) -> None:
-    """A name has one name, and what may be trusted is blocked under the same name, but for case."""
+    """The name of a name is itself, and the exact name of a trusted repository has the same name, up to case."""
     name = repositories.name(text)
     assert repositories.name(name) == name
     if exact := repositories.exact(text):
@@ -114,20 +114,20 @@ def a_repository(text: str) -> None:
 
 
 def an_annotation(text: str) -> None:
-    """What stands on a pod: a grant, and nothing that cannot be written again."""
+    """A grant that can be read from a pod can be written and read again."""
     if grant := Grant.loads(text):
         assert Grant.loads(grant.dumps()) == grant
 
 
-def a_last_word(text: str) -> None:
-    """What a start guard left, or something in its place."""
+def a_guard_message(text: str) -> None:
+    """The termination message of a start guard, or any other text in its place."""
     status = {"name": cluster.GUARD, "state": {"terminated": {"message": text}}}
-    found = cluster._guard({"spec": {"initContainers": [{"name": cluster.GUARD}]}, "status": {"initContainerStatuses": [status]}})
-    assert found and isinstance(found[0], str) and isinstance(found[1], float)
+    read = cluster._guard({"spec": {"initContainers": [{"name": cluster.GUARD}]}, "status": {"initContainerStatuses": [status]}})
+    assert read and isinstance(read[0], str) and isinstance(read[1], float)
 
 
 def an_answer(text: str) -> None:
-    """What a provider, or whoever answers in its place, sends."""
+    """The answer of a captcha provider, or of another server in its place."""
     for provider in PROVIDERS:
         for status in (200, 400, 503):
             answer = provider._judge(status, text.encode(errors="replace"))
@@ -135,7 +135,7 @@ def an_answer(text: str) -> None:
 
 
 PARSERS: list[Callable[[str], None]] = [
-    a_pass, a_key, a_solution, decoded_solution, a_body, forwarded_for, a_repository, an_annotation, a_last_word, an_answer,
+    a_pass, a_key, a_solution, decoded_solution, a_body, forwarded_for, a_repository, an_annotation, a_guard_message, an_answer,
 ]  # fmt: skip
 
 SEEDS: dict[Callable[[str], None], list[str]] = {
@@ -152,19 +152,19 @@ SEEDS: dict[Callable[[str], None], list[str]] = {
     forwarded_for: ["203.0.113.9, 198.51.100.7", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"],
     a_repository: ["https://github.com/Owner/name.git", "git@github.com:owner/name", "10.5281/zenodo.1", "github.com/owner/*"],
     an_annotation: [Grant.new("verified", "valid-pass", 1.0).dumps()],
-    a_last_word: [json.dumps({"outcome": "closed", "seconds": 0.33, "tries": 5, "through": 2})],
+    a_guard_message: [json.dumps({"outcome": "closed", "seconds": 0.33, "tries": 5, "through": 2})],
     an_answer: [json.dumps({"success": True, "error-codes": ["bad-request"], "challenge_ts": "2026-01-01T00:00:00Z"})],
 }
 
 
 def one(data: bytes) -> None:
-    """The first byte says which parser, the rest is its text; what is not UTF-8 becomes characters that no encoding has."""
+    """The first byte chooses the parser, the rest is its text. Bytes that are not UTF-8 become lone surrogates."""
     if data:
         PARSERS[data[0] % len(PARSERS)](data[1:].decode("utf-8", "surrogateescape"))
 
 
 def main() -> None:
-    """Run until the time is over; the first fault ends it."""
+    """Run until the time is over, or until the first fault."""
     folder = Path(sys.argv[1])
     for parser, texts in SEEDS.items():
         for number, text in enumerate(texts):

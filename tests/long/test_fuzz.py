@@ -1,4 +1,4 @@
-"""A hundred thousand requests out of order: the verifier answers each, without a fault, and its memory does not grow."""
+"""100,000 malformed requests: the verifier answers each without a fault, and its memory does not grow."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.fuzz import by_bytes, by_document, faults, keys_file, memory
 REQUESTS = 100_000
 
 GROWTH = 12
-"""MiB that the verifier may hold more at the end than after the first fifth (docs/guarantees.md has what it was)."""
+"""MiB by which the verifier may grow after the first fifth of the requests. docs/guarantees.md has the measured value."""
 
 
 @pytest.mark.timeout(7200)
@@ -20,7 +20,7 @@ def test_verifier_answers_100_000_requests_without_fault_or_leak(record_property
         seen = by_bytes(verifier, REQUESTS // 10, seed=10) + by_document(verifier, REQUESTS // 10)
         warm = memory(verifier)
         seen += by_bytes(verifier, REQUESTS * 7 // 10, seed=20) + by_document(verifier, REQUESTS // 10)
-        while sum(seen.values()) < REQUESTS:  # schemathesis makes some fewer than it is asked for
+        while sum(seen.values()) < REQUESTS:  # schemathesis makes somewhat fewer than asked
             seen += by_bytes(verifier, 4000, seed=sum(seen.values()))
         end = memory(verifier)
     finally:

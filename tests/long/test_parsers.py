@@ -1,4 +1,4 @@
-"""What reads text of strangers, against text that atheris makes after the lines that run (`parsers`)."""
+"""The parsers of untrusted text, under a coverage-guided fuzzer (`parsers`)."""
 
 import importlib.util
 import re
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 RUNS = 60_000
-"""Texts that are tried: some 100 s of one core."""
+"""Texts to try: about 100 s of one core."""
 
 
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="there is no atheris for this machine or this Python")
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no build for this machine or this Python")
 @pytest.mark.timeout(3600)
 def test_parsers_survive_and_reject_hostile_text(tmp_path, record_property):
     program = str(Path(__file__).parent / "parsers.py")
@@ -22,5 +22,5 @@ def test_parsers_survive_and_reject_hostile_text(tmp_path, record_property):
     (lines,) = re.findall(r"DONE +cov: (\d+)", done.stderr)
     print(f"{RUNS} texts, {lines} edges of the code")
     record_property("edges", lines)
-    # The texts that it begins with reach 130 or so.
+    # The seeds alone reach about 130.
     assert int(lines) > 180

@@ -1,6 +1,6 @@
-"""The real reconciler with ten thousand servers: what does not depend on how busy the machine is.
+"""The real reconciler with ten thousand servers: figures that do not depend on how busy the machine is.
 
-`ci/bench scale` has the times.
+`ci/bench scale` measures times.
 """
 
 import os
@@ -15,17 +15,17 @@ from bench_scale import scale
 SIZES = [1_000, 10_000]
 
 MEMORY = 150
-"""MiB that the reconciler may have with ten thousand servers."""
+"""Most MiB of the reconciler with ten thousand servers."""
 
 WORK = 12
-"""Seconds of processor time for a restart with ten thousand servers. It was 5.8; a busy machine's caches make it more."""
+"""Most seconds of processor time for a restart with ten thousand servers. It was 5.8; the caches of a busy machine add to it."""
 
 IDLE = 0.03
-"""Share of a core with ten thousand servers and nothing to do. Aimed at is 0.02, and seen were 0.013 to 0.016."""
+"""Most of a core with ten thousand servers and nothing to do. The aim is 0.02; 0.013 to 0.016 were measured."""
 
 REQUESTS = 4
-"""Requests to the API server for a launch, at most. One is the patch. Each conflict, because somebody else wrote on the pod at the
-same time, costs two more, and on a quiet machine four launches of five have one."""
+"""Most requests to the API server for a launch. One is the patch. Each conflict, after another client changed the pod at the same
+time, costs two more; on a quiet machine four launches of five have one."""
 
 
 @pytest.mark.timeout(3600)
@@ -37,7 +37,7 @@ def test_reconciler_keeps_up_with_ten_thousand_servers(record_property):
     assert large.peak < MEMORY
     assert large.work < WORK
     assert large.steady < IDLE
-    # Whatever grows, grows no faster than the servers do; what a launch costs does not grow at all.
+    # Memory and work grow no faster than the number of servers. The cost of a launch does not grow.
     times = large.servers / small.servers
     assert large.peak / small.peak < times and large.work / small.work < times and large.steady / small.steady < times
     for row in figures:

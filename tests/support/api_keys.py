@@ -1,4 +1,4 @@
-"""A site whose API keys a test may write."""
+"""A verifier whose API keys a test writes."""
 
 import json
 import os
@@ -22,11 +22,11 @@ ORIGIN = "https://course.example.org"
 LATER = "2999-12-31"
 
 CREATE = ["create", "--name", "course", "--tier", "small", "--servers-per-day", "7", "--expires", "90d"]
-"""The arguments of `egress keys` that make a key."""
+"""Arguments of `egress keys` that create a key."""
 
 
 class Site:
-    """A verifier whose file of keys a test may write."""
+    """A verifier, and the file of API keys that it reads."""
 
     def __init__(self, file, redis_server, store, **settings):
         self.file = file
@@ -38,14 +38,14 @@ class Site:
         self.store = store
 
     def add(self, name="course", tier="small", servers=5, expires=LATER, origins=(), repositories=()):
-        """Make a key and put it into the values."""
+        """Create a key, and write its entry into the file."""
         key, entry = keys.create(tier, servers, expires, list(origins), list(repositories))
         self.entries[name] = entry.model_dump()
         self.write()
         return key
 
     def write(self):
-        """Replace the file, as the kubelet does when the Secret has changed."""
+        """Replace the file, as the kubelet does after a change of the Secret."""
         new = self.file.with_suffix(".new")
         new.write_text(json.dumps(self.entries))
         os.replace(new, self.file)

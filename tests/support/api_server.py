@@ -1,4 +1,4 @@
-"""A Kubernetes API server on loopback, as the Kubernetes client sees it on its good and its bad days."""
+"""A Kubernetes API server on loopback that answers as a test says, with faults too."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ class ApiServer:
     """An API server whose answers a test writes.
 
     Attributes:
-        answer: called with method, path, query and body of each request. Returns status and body; bytes are sent as they are.
+        answer: called with method, path, query and body of each request; returns status and body. Bytes are sent unchanged.
         asked: method, path and query of each request.
         headers: headers of all answers.
     """
@@ -37,11 +37,11 @@ class ApiServer:
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
                 api.asked.append((self.command, parts.path, query))
-                status, said = api.answer(self.command, parts.path, query, body)
+                status, content = api.answer(self.command, parts.path, query, body)
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
-                self.wfile.write(said if isinstance(said, bytes) else json.dumps(said).encode())
+                self.wfile.write(content if isinstance(content, bytes) else json.dumps(content).encode())
 
             do_PATCH = do_DELETE = do_GET
 

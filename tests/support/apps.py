@@ -1,4 +1,4 @@
-"""A Redis and the verifier, as two apps and as a process, and what clients, BinderHub and the reconciler do with them."""
+"""Redis and the verifier, as two apps and as a process, and the parts of clients, BinderHub and the reconciler."""
 
 import json
 import os
@@ -31,20 +31,20 @@ KEYS = "first-key-0123456789abcdef0123456789\nsecond-key-0123456789abcdef0123456
 
 
 CLIENT = "198.51.100.7"
-"""Address of the client of most tests."""
+"""The client's address in most tests."""
 
 NETWORK = f"{CLIENT}/32"
-"""The network that `CLIENT` counts as."""
+"""The network that `CLIENT` counts for."""
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks without a proxy. `urlopen` keeps the proxies that the environment has at its first call, and some tests set one."""
+"""Sends requests without a proxy. `urlopen` keeps the proxies that it read at its first call, and some tests set one."""
 
-# A solution within a few milliseconds: the tests are about what happens to it.
+# Solved within a few milliseconds: most tests are about what happens to the solution.
 QUICK = {"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5}}
 
 
 class RedisServer:
-    """A redis-server on loopback that a test may stop and start again."""
+    """A redis-server on loopback that a test can stop and start again."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -74,7 +74,7 @@ class RedisServer:
 
     def stop(self) -> None:
         if self._process:
-            # Tests may have frozen it.
+            # A test may have left it frozen, and then it does not end.
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
@@ -91,11 +91,11 @@ class RedisServer:
 
 
 class VerifierProcess:
-    """The command, with gunicorn and two real ports. `public` and `internal` are the addresses of its ports.
+    """The verifier as a process: gunicorn and two real ports. `public` and `internal` are the addresses of the ports.
 
     Args:
-        redis_server: its Redis, which runs.
-        settings: those that differ, under their names in `VerifierSettings`.
+        redis_server: its Redis, already started.
+        settings: settings other than the defaults below, by their names in `VerifierSettings`.
     """
 
     def __init__(self, redis_server: RedisServer, **settings: object) -> None:
@@ -112,7 +112,7 @@ class VerifierProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
         for name, value in values.items():
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
-        # Not a pipe, which blocks the process when nobody reads.
+        # A pipe would block the process when nobody reads it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"], env=environment, stderr=self._log
@@ -120,14 +120,14 @@ class VerifierProcess:
         self.await_ready()
 
     def await_ready(self) -> None:
-        """Wait until it is ready, as Kubernetes does before anybody is let in."""
+        """Wait until it is ready, as Kubernetes does before it sends requests."""
         until = time.monotonic() + 20
         while True:
             try:
                 with DIRECT.open(f"{self.internal}/readyz", timeout=10):
                     return
             except OSError:
-                assert time.monotonic() < until and self._process.poll() is None, "it does not start"
+                assert time.monotonic() < until and self._process.poll() is None, "the verifier does not start"
                 time.sleep(0.05)
 
     def processes(self) -> list[int]:
@@ -136,7 +136,7 @@ class VerifierProcess:
         return [*map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()), own]
 
     def kill(self) -> None:
-        """End it in the middle of whatever it does, with its worker."""
+        """Kill it and its worker at once."""
         if self._process.poll() is not None:
             return
         for process in self.processes():
@@ -145,7 +145,7 @@ class VerifierProcess:
         self._log.close()
 
     def stop(self) -> list[str]:
-        """Stop it as Kubernetes does: the lines of its log. It may be stopped already."""
+        """Stop it as Kubernetes does, unless it has stopped already: the lines of its log."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(timeout=20)
@@ -155,7 +155,7 @@ class VerifierProcess:
 
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:
-    """Settings as the chart would make them, with a quick proof of work."""
+    """Settings as the chart makes them, with a quick proof of work."""
     values = {
         "redis_url": redis_server.url,
         "signing_keys": KEYS,
@@ -179,7 +179,7 @@ def internal_client(services: Services) -> FlaskClient:
 
 
 def another(client: FlaskClient) -> FlaskClient:
-    """Another client of the same app, for another thread: apps themselves are made in one thread, as in the real process."""
+    """Another client of the same app, for another thread. The app is not made anew: in the real process one thread makes it."""
     made = client.application.test_client()
     made.environ_base.update(client.environ_base)
     return made
@@ -221,20 +221,20 @@ def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:
 
 
 def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
-    """Publish a server as the reconciler would."""
+    """Publish a running server, as the reconciler does."""
     server = Server(user)
     store.publish(server, KnownServer(uid=uid, repository="https://example.com/a/b"))
     return server
 
 
 def is_withdrawn(store: Store, grant: str) -> bool:
-    """Whether a grant counts no more."""
+    """Whether a grant is withdrawn."""
     return grant in store.pending(Server("nobody"), {grant}).withdrawn
 
 
 @contextmanager
 def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, lease: int = 0) -> Iterator[None]:
-    """A thread that does what the reconciler does with an unlock: gives the pod its grant (`lease` in seconds), and says so."""
+    """A thread that plays the reconciler: it publishes the grant of an unlock after `delay` seconds, for `lease` seconds."""
     server = server or Server("alice")
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Chromium: how tests start it, and a tab that notes what must not happen on a page."""
+"""Chromium as tests start it, and a tab that records what must not happen on a page."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Reque
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
 AXE = Path(__file__).parents[2] / "frontend/node_modules/axe-core/axe.min.js"
-"""ci/frontend installs it."""
+"""axe-core, a checker of accessibility. ci/frontend installs it."""
 
 INSECURE_HOST = "hub.example.org"
-"""Leads to loopback in the tests' browser. To a browser plain http is secure enough on localhost, and nowhere else."""
+"""A host that the tests' browser resolves to loopback. Browsers take plain http for secure on localhost only."""
 
 FLAGS = [
     "--disable-background-networking",
@@ -24,26 +24,26 @@ FLAGS = [
     "--no-first-run",
     f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
 ]
-"""Chromium shall ask nobody but the verifier for anything."""
+"""Chromium sends no requests of its own."""
 
 MODEST = {"altcha": {"cost": 100, "counterMin": 100, "counterMax": 200}}
-"""The default algorithm, at about a hundredth of the default's work: it may be seen, and takes well below a second."""
+"""The default algorithm with about a hundredth of the default work: long enough to be visible, and well below a second."""
 
 
 def launch(playwright: Playwright, **options: Any) -> Browser:
-    """Start Chromium, with more options of Playwright's."""
-    # Chromium's own sandbox does not start for root, as whom CI often runs.
+    """Start Chromium, with options of Playwright's `launch`."""
+    # Chromium's sandbox does not start for root, and CI often runs as root.
     sandbox = os.getuid() != 0
     return playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=sandbox, **options)
 
 
 class Tab:
-    """A page in the browser, and all that must not happen on it.
+    """A page in the browser, and a record of what must not happen on it.
 
     Args:
-        page: not yet opened.
-        address: where it will go first.
-        also: another origin that it may ask for something.
+        page: an empty page.
+        address: the address to open.
+        also: another origin that the page may send requests to.
     """
 
     def __init__(self, page: Page, address: str, also: str = "") -> None:
@@ -52,17 +52,17 @@ class Tab:
         self.button = page.locator("#unlock")
         self.posts = 0
         self.requests_fail = False
-        """Set by a test in which they do: the browser itself reports each as an error on the console."""
+        """Set by a test whose requests fail. The browser reports each failure as an error on the console."""
         self._origins = [urlsplit(origin)[:2] for origin in (address, also) if origin]
         self.strangers: list[str] = []
-        """The addresses of `also` that it asked for."""
+        """The addresses of `also` that the page requested."""
         self._faults: list[str] = []
         page.on("pageerror", lambda error: self._faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", self._request)
         page.add_init_script(
             "addEventListener('securitypolicyviolation', (event) =>"
-            " console.error(`against the policy: ${event.effectiveDirective} ${event.blockedURI}`))"
+            " console.error(`against the CSP: ${event.effectiveDirective} ${event.blockedURI}`))"
         )
         page.goto(address)
 
@@ -78,16 +78,17 @@ class Tab:
             self.strangers.append(request.url)
 
     def picture(self, name: str, axe: bool = True) -> None:
-        """Leave a screenshot, for people to look at, and see that nothing is wider than the screen, and what axe-core finds."""
+        """Save a screenshot for people, and assert that the page fits the screen's width and axe-core reports no violation."""
         self.page.screenshot(path=ARTIFACTS / f"unlock-{name}.png", full_page=True)
         assert self.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         if not axe:
             return
         self.page.evaluate(AXE.read_text())
-        # Not what is inside of a provider's frame.
-        found = self.page.evaluate("axe.run({ exclude: ['iframe'] }, { iframes: false })")
-        assert len(found["passes"]) > 5
-        assert [f"{fault['id']}: {fault['help']}: {fault['nodes'][0]['html']}" for fault in found["violations"]] == []
+        # Without the content of a provider's frame.
+        report = self.page.evaluate("axe.run({ exclude: ['iframe'] }, { iframes: false })")
+        assert len(report["passes"]) > 5
+        assert [f"{fault['id']}: {fault['help']}: {fault['nodes'][0]['html']}" for fault in report["violations"]] == []
 
     def check(self) -> None:
+        """Assert that the page threw nothing, printed no error, and sent no request to another origin."""
         assert self._faults == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def certificate(folder: Path, name: str, *more: str) -> None:
-    """Write a certificate for 127.0.0.1, signed by itself or as `more` says, and its key, as PEM."""
+    """Write a certificate for 127.0.0.1 and its key, as PEM: self-signed unless `more`, options of openssl, says otherwise."""
     openssl = shutil.which("openssl")
     assert openssl, "the tests need openssl: apt-get install openssl"
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", f"{name}.key"]

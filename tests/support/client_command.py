@@ -1,4 +1,4 @@
-"""The command-line client as a test runs it: in this process, as a process, on a terminal."""
+"""The command-line client, as a process and on a terminal."""
 
 import os
 import pty
@@ -23,7 +23,7 @@ def process(*arguments, **options):
 
 
 def on_a_terminal(*arguments, env=None):
-    """What the command shows on a terminal, and its exit code."""
+    """Run the command on a terminal: its output and its exit code."""
     master, slave = pty.openpty()
     running = process(
         *arguments, stdin=slave, stdout=slave, stderr=slave, env={"TERM": "xterm-256color", "COLUMNS": "100", **(env or {})}
@@ -33,7 +33,7 @@ def on_a_terminal(*arguments, env=None):
     while True:
         try:
             chunk = os.read(master, 4096)
-        except OSError:  # Linux's word for the end of a terminal
+        except OSError:  # Linux reports the end of a terminal as an error
             break
         if not chunk:
             break
@@ -50,7 +50,7 @@ def until(condition, seconds=20):
 
 
 class Streams(BinderHub):
-    """Sends what a test says in place of events."""
+    """A BinderHub whose build streams consist of the `events` that a test sets."""
 
     events = ()
 
@@ -65,7 +65,7 @@ LEASING = {"tiers": {"verified": {"lease": 60}, "small": {}}}
 
 
 def lease(store, expires_in, tier="verified"):
-    """Alice's server has a tier for these seconds."""
+    """Publish alice's server with a tier that ends in `expires_in` seconds: the Unix time of the end."""
     until = int(time.time()) + expires_in
     store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/a/b", until=until))
     return until

@@ -1,6 +1,6 @@
-"""Pages of somebody else, on another origin than BinderHub, that launch servers with the clients that such pages use.
+"""Third-party pages, on another origin than BinderHub, that launch servers with the clients that such pages use.
 
-Each notes in `record` what its client tells it, and sets `done` when that is over.
+Each page writes what its client tells it into `record`, and counts finished launches in `done`.
 """
 
 import http.server
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 TOP = Path(__file__).parents[2]
 MODULES = TOP / "frontend/node_modules"
-KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html; charset=utf-8"}
+CONTENT_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".html": "text/html; charset=utf-8"}
 
 EVENT_SOURCE = """<script>
   function launch(address) {
@@ -129,7 +129,7 @@ def client_script() -> bytes:
 
 @dataclass
 class Course:
-    """A web server with such pages, on `localhost`, which to browsers is another site than 127.0.0.1.
+    """A web server with such pages, on `localhost`. For browsers that is another site than 127.0.0.1.
 
     Attributes:
         pages: the content of each path.
@@ -158,7 +158,7 @@ class Course:
                 else:
                     body = {"/client.js": script, **course.pages}.get(path)
                 self.send_response(404 if body is None else 200)
-                self.send_header("Content-Type", KINDS.get(Path(path).suffix, "application/octet-stream"))
+                self.send_header("Content-Type", CONTENT_TYPES.get(Path(path).suffix, "application/octet-stream"))
                 self.send_header("Content-Length", str(len(body or b"")))
                 if path.endswith(".html"):
                     for name, value in course.headers.items():
@@ -176,7 +176,7 @@ class Course:
         self._server.server_close()
 
     def page(self, body: str, head: str = "", name: str = "page.html") -> str:
-        """Serve a page; its address."""
+        """Serve a page: its address."""
         start = (
             "<!doctype html><html lang=en><meta charset=utf-8><title>A course</title><link rel=icon href='data:,'>"
             "<script>var record = [], done = 0, states = [];"

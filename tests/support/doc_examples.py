@@ -1,4 +1,4 @@
-"""The examples of a document, as they stand there, for tests that run them."""
+"""The examples of a document, unchanged, for tests that run them."""
 
 import os
 import re
@@ -14,7 +14,7 @@ HUB = "https://hub.example.org"
 FEDERATION = "https://federation.example.org"
 REPOSITORY = "gh/binder-examples/requirements/HEAD"
 SIGNED_IN = "JUPYTERHUB_TOKEN"
-"""The variable that examples for users who sign in have their token in."""
+"""The environment variable with the token, in examples for users who sign in."""
 
 
 def examples(document: str) -> list[ParameterSet]:
@@ -24,15 +24,15 @@ def examples(document: str) -> list[ParameterSet]:
         document: its path from the top of the project.
     """
     text = (TOP / document).read_text()
-    found = [
+    blocks = [
         (match[1], match[2], text[: match.start()].count("\n") + 1)
         for match in re.finditer(r"```(sh|python)\n(.*?)```", text, re.S)
     ]
-    return [pytest.param(language, code, id=f"{Path(document).stem} {line}") for language, code, line in found]
+    return [pytest.param(language, code, id=f"{Path(document).stem} {line}") for language, code, line in blocks]
 
 
 def section(document: str, heading: str, language: str = "sh") -> list[str]:
-    """The blocks of a language below a heading of a document, up to the next heading, whatever its level.
+    """The blocks of a language below a heading of a document, up to the next heading of any level.
 
     Args:
         document: its path from the top of the project.
@@ -46,15 +46,15 @@ def section(document: str, heading: str, language: str = "sh") -> list[str]:
 def run_example(
     language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, federation: str = "", **environment: str
 ) -> str:
-    """Run an example against another hub, with our client on the PATH: what it prints.
+    """Run an example against another hub, with our client on the PATH: its output.
 
     Args:
         language: `sh` or `python`.
         code: the example.
-        folder: an empty folder, where it runs.
-        hub: the address that takes the place of `HUB`.
-        repository: what takes the place of `REPOSITORY`.
-        federation: the address that takes the place of `FEDERATION`; without it the hub's.
+        folder: an empty folder, the example's working directory.
+        hub: the address that replaces `HUB`.
+        repository: the text that replaces `REPOSITORY`.
+        federation: the address that replaces `FEDERATION`; the hub's by default.
         environment: more variables.
     """
     command = folder / "bin/binder-egress-client"
@@ -67,7 +67,7 @@ def run_example(
         **os.environ,
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(TOP / "client"),
-        # Where nobody signs in, nobody looks at it.
+        # Examples without a sign-in ignore it.
         SIGNED_IN: "token",
         **environment,
     }

@@ -1,7 +1,7 @@
-"""Requests that nobody in their right mind would send, for a verifier that runs.
+"""Malformed requests for a running verifier.
 
-Two kinds: what schemathesis makes of the OpenAPI documents, fitting and not fitting them; and requests that were in order until
-bytes of them were changed, which go out as bytes, for the HTTP parser sees them first.
+There are two sources. schemathesis makes requests from the OpenAPI documents, valid and invalid ones. And bytes of valid requests
+are changed; these go out as raw bytes, because the HTTP parser reads them first.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ from schemathesis.generation import GenerationMode
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess
 
 REFUSALS = (501,)
-"""The one status from 500 on that is in order: gunicorn's for a transfer coding that it does not know (RFC 9112, section 6.1)."""
+"""The only correct status from 500 on: gunicorn's answer to an unknown transfer coding (RFC 9112, section 6.1)."""
 
 WORDS = (
     b"%00", b"%2f..%2f", b"\xff", b"\r\n", b"\r\n\r\n", b" ", b"{", b"[[[[[[[[", b'"', b"null", b"1e999", b"-1", b"9" * 400,
     b"\x00", b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"Expect: 100-continue\r\n", b"Host: [\r\n", b"\xd8\x00",
     b"\\ud800", b"Origin: null\r\n", b"Accept: text/html\r\n", b"Cookie: a=b\r\n", b"X-Forwarded-For: ::1, x\r\n",
 )  # fmt: skip
-"""What is put in, besides random bytes."""
+"""Texts to insert, besides random bytes."""
 
 
 KEY = f"binder_egress_{'0' * 16}_{'0' * 40}"
 
 
 def keys_file(folder: Path) -> str:
-    """A file of API keys with `KEY`, good until the last day that there is."""
+    """A file of API keys with `KEY`, valid until the last day of the calendar."""
     entry = {"id": "0" * 16, "hash": hashlib.sha256(KEY.encode()).hexdigest(), "tier": "verified", "serversPerDay": 1_000_000}
     file = folder / "keys.json"
     file.write_text(json.dumps({"last": entry | {"expires": "9999-12-31"}}))
@@ -48,23 +48,23 @@ def keys_file(folder: Path) -> str:
 
 
 def memory(verifier: VerifierProcess) -> float:
-    """MiB that the verifier and its worker hold."""
-    found = 0
+    """MiB of memory of the verifier and its worker."""
+    kib = 0
     for process in verifier.processes():
         (text,) = re.findall(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
-        found += int(text)
-    return found / 1024
+        kib += int(text)
+    return kib / 1024
 
 
 def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:
-    """About `number` requests after the OpenAPI documents: statuses."""
+    """Send about `number` requests made from the OpenAPI documents: how often each status came."""
     seen: Counter[int] = Counter()
     headers = {"X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"}
     schemas = (
         schemathesis.openapi.from_url(f"{verifier.public}/egress/openapi.json"),
         schemathesis.openapi.from_url(f"{verifier.internal}/openapi.json"),
     )
-    operations = [found.ok() for schema in schemas for found in schema.get_all_operations()]
+    operations = [result.ok() for schema in schemas for result in schema.get_all_operations()]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     each = settings(
         max_examples=number // (len(operations) * len(modes)),
@@ -85,14 +85,14 @@ def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:
                 try:
                     ask()
                 except Unsatisfiable:
-                    # Nothing that does not fit can be made for an operation that takes nothing.
+                    # An operation without parameters and body has no invalid request.
                     if mode is GenerationMode.POSITIVE:
                         raise
     return seen
 
 
 def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
-    """Requests in order: address and bytes."""
+    """Valid requests: address and bytes."""
     public, internal = verifier.public, verifier.internal
     offered = requests.get(f"{public}/egress/challenge", headers={"X-Forwarded-For": CLIENT}, timeout=10).json()
     challenge = altcha.Challenge.from_dict(offered["providers"][0]["challenge"])
@@ -121,7 +121,7 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
         (internal, "POST", "/api/keys", {"name": "k", "tier": "verified", "servers_per_day": 5, "expires": "90d", **operator}),
         (internal, "POST", "/api/keys/revocations", {"key": "0123456789abcdef", **operator}),
     ]
-    found = []
+    made = []
     for address, method, path, body in asked:
         content = json.dumps(body).encode() if body else b""
         headers = {
@@ -133,18 +133,18 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
             "Connection": "close",
         }
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-        found.append((address, head.encode() + content))
-    return found
+        made.append((address, head.encode() + content))
+    return made
 
 
 def changed(request: bytes, luck: random.Random) -> bytes:
-    """A request with some of its bytes changed, left out, repeated or put in."""
+    """A request with some bytes changed, removed, repeated or inserted."""
     for _ in range(luck.choice((1, 1, 1, 2, 3, 8))):
         at = luck.randrange(len(request) + 1)
         to = min(len(request), at + luck.choice((1, 1, 4, 20)))
         part = luck.choice((b"", luck.randbytes(luck.choice((1, 4))), luck.choice(WORDS), request[at:to] * luck.choice((2, 30))))
         request = request[:at] + part + request[to:]
-        # Half of them as long as they say, so that the body is read.
+        # Half of the requests get a correct Content-Length, so that the verifier reads the body.
         head, end, body = request.partition(b"\r\n\r\n")
         if end and luck.random() < 0.5:
             request = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head) + end + body
@@ -152,30 +152,30 @@ def changed(request: bytes, luck: random.Random) -> bytes:
 
 
 def answer(address: str, request: bytes) -> int:
-    """Send bytes and no more: the status of the first answer; 0 if the connection was closed without one."""
+    """Send bytes and close: the status of the first answer, or 0 if the connection ends without one."""
     parts = urlsplit(address)
     try:
         with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
-            said = connection.makefile("rb").readline()
+            line = connection.makefile("rb").readline()
     except ConnectionError:
         return 0
     except TimeoutError:
         raise AssertionError(f"no answer to {request!r}") from None
-    found = re.match(rb"HTTP/1\.\d (\d{3}) ", said)
-    assert found or not said, said
-    return int(found[1]) if found else 0
+    match = re.match(rb"HTTP/1\.\d (\d{3}) ", line)
+    assert match or not line, line
+    return int(match[1]) if match else 0
 
 
 def by_bytes(verifier: VerifierProcess, number: int, seed: int) -> Counter[int]:
-    """`number` requests whose bytes were changed: statuses. The same seed makes the same changes."""
+    """Send `number` requests with changed bytes: how often each status came. The same seed makes the same changes."""
 
     def some(luck: random.Random, share: int) -> Iterator[int]:
         known = corpus(verifier)
         for at in range(share):
             if at % 500 == 499:
-                known = corpus(verifier)  # solutions that count
+                known = corpus(verifier)  # with a fresh challenge and its solution
             address, request = luck.choice(known)
             yield answer(address, changed(request, luck))
 
@@ -185,6 +185,6 @@ def by_bytes(verifier: VerifierProcess, number: int, seed: int) -> Counter[int]:
 
 
 def faults(seen: Counter[int], log: list[str]) -> list[object]:
-    """What must not be: statuses with how often each was seen, and lines of the log that tell of a fault."""
+    """The faults: statuses from 500 on and how often each came, and lines of the log from `error` on."""
     statuses = [(status, count) for status, count in seen.items() if status >= 500 and status not in REFUSALS]
     return statuses + [line for line in log if json.loads(line)["level"] in ("error", "critical")]

@@ -1,4 +1,4 @@
-"""Which language a visitor gets. The verifier chooses for pages and messages, the front end for the launch page."""
+"""The language that a visitor gets. The verifier chooses it for pages and messages, the front end for the launch page."""
 
 CHOICES = [
     ("de", "de"),
@@ -13,4 +13,4 @@ CHOICES = [
     ("xx,de;q=0", "en"),
     ("ene,den,deu", "en"),
 ]
-"""`Accept-Language` → the language. Unit tests ask the verifier, browser tests the front end."""
+"""`Accept-Language` → language. Unit tests check the verifier, browser tests the front end."""

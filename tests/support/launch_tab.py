@@ -1,4 +1,4 @@
-"""A launch page in the browser, what its panel says, and how a test launches from it."""
+"""A launch page in the browser, the texts of its panel, and ways to launch from it."""
 
 import json
 import re
@@ -14,25 +14,25 @@ MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "v
 EN = MESSAGES["en"]
 
 HOLD = 4.0
-"""Seconds, the default of the chart."""
+"""Seconds that a launch waits at most: the chart's default."""
 
 QUICKLY = 2.0
-"""Seconds within which a launch goes that waits for nothing, on a busy machine: well below the hold."""
+"""Seconds within which a launch that need not wait goes out, even on a slow CI machine. Well below the hold."""
 
 LONG = {"launch_hold": 60}
-"""For tests that look at a launch while it waits."""
+"""Settings for tests that need time while a launch waits."""
 
 SIZES = {"": {"width": 900, "height": 500}, "-320": {"width": 320, "height": 640}}
 
 
 def text(state, language="en", **values):
-    """What the panel says in a state."""
+    """The text of the panel in a state."""
     messages = MESSAGES[language]
-    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], messages.get(found[1], "")), messages[state])
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], messages.get(match[1], "")), messages[state])
 
 
 class Tab:
-    """A launch page in the browser, and all that must not happen on it."""
+    """A launch page in the browser, and a record of what must not happen on it."""
 
     def __init__(self, page):
         self.page = page
@@ -41,13 +41,13 @@ class Tab:
         self.phase = page.locator("#phase")
         self.hosts = {"127.0.0.1", "localhost", INSECURE_HOST}
         self.noise = []
-        """Patterns of what the browser itself says on the console about what a test does."""
+        """Patterns of console messages with which the browser reports what the test does on purpose."""
         self.requests = []
         self._faults = []
         page.on("pageerror", lambda error: self._faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", lambda request: self.requests.append(request.url))
-        # Each state of the panel, for the server's page too, when the launch page has gone.
+        # Record each state of the panel. The session keeps them after the page has left for the server.
         page.add_init_script(
             """new MutationObserver(() => {
               const state = document.getElementById("binder-egress")?.dataset.state;
@@ -68,7 +68,7 @@ class Tab:
         expect(self.text).to_have_text(text(state, **values))
 
     def server(self, user):
-        """Wait until the page has left for the server."""
+        """Wait until the browser shows the server's page."""
         self.page.wait_for_url(f"**/user/{user}/?token=server-token")
         expect(self.page.get_by_role("heading")).to_have_text(f"Server of {user}")
 
@@ -90,7 +90,7 @@ def wait_for(condition, message):
 
 
 def launch(hub, opened):
-    """Open the launch page as it is in earnest: its script is large, and comes after launch.js."""
+    """Open the launch page as in production: its script is large, and arrives after launch.js."""
     hub.bundle.close()
     opened.page.goto(hub.page(), wait_until="commit")
     opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
@@ -98,7 +98,7 @@ def launch(hub, opened):
 
 
 def launch_while_solving(hub, opened):
-    """Open the launch page; its script comes when a challenge is being solved."""
+    """Open the launch page. Its script arrives while a challenge is being solved."""
     hub.bundle.close()
     hub.gates["passes"].close()
     opened.page.goto(hub.page(), wait_until="commit")
@@ -107,7 +107,7 @@ def launch_while_solving(hub, opened):
 
 
 def launch_when_solved(hub, opened, page=None):
-    """Open the launch page; its script comes when there is a pass."""
+    """Open the launch page. Its script arrives when there is a pass."""
     hub.bundle.close()
     opened.page.goto(page or hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
@@ -115,7 +115,7 @@ def launch_when_solved(hub, opened, page=None):
 
 
 def lost(hub):
-    """Seconds from the page's script to the build request."""
+    """Seconds between the delivery of the page's script and the build request."""
     return hub.builds[-1].at - hub.delivered
 
 
@@ -123,7 +123,7 @@ def lost(hub):
 
 
 def home(hub, tab):
-    """The home page, which launches when somebody presses a button."""
+    """Open the home page, which launches when somebody presses the button."""
     opened = tab()
     opened.page.goto(hub.url)
     expect(opened.page.get_by_role("heading", name="Binder")).to_be_visible()
@@ -136,7 +136,7 @@ def press_launch(opened, repository="o/cached/HEAD"):
 
 
 class Ignored(list):
-    """Faults of a page, but for one."""
+    """A list of faults that leaves out those with a pattern."""
 
     def __init__(self, pattern):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The metrics of the verifier: their names and types, and how tests read them."""
+"""The verifier's metrics: their names and types, and how tests read them."""
 
 from flask.testing import FlaskClient
 from prometheus_client import Metric
@@ -41,18 +41,18 @@ NAMES = {
 
 
 def families(internal: FlaskClient) -> dict[str, Metric]:
-    """What `/metrics` of the in-cluster app tells, by name."""
+    """The metrics at `/metrics` of the in-cluster app, by name."""
     answer = internal.get("/metrics")
     assert answer.status_code == 200
     assert answer.content_type.startswith("text/plain")
-    found = text_string_to_metric_families(answer.text)
-    return {family.name: family for family in found if not family.name.endswith("_created")}
+    read = text_string_to_metric_families(answer.text)
+    return {family.name: family for family in read if not family.name.endswith("_created")}
 
 
 def samples() -> set[str]:
-    """Names of samples, which queries of alerts and dashboards use."""
+    """The names of samples, for queries in alerts and dashboards."""
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
-    return {name + suffix for name, kind in NAMES.items() for suffix in suffixes[kind]}
+    return {name + suffix for name, metric_type in NAMES.items() for suffix in suffixes[metric_type]}
 
 
 def value(internal: FlaskClient, name: str, **labels: str) -> float:

@@ -1,4 +1,4 @@
-"""NetworkPolicies: those of the chart, as the gate check expects them, and those of others."""
+"""NetworkPolicies: the chart's, as the gate check expects them, and others."""
 
 from verifier.labels import TIER_LABEL
 
@@ -30,7 +30,7 @@ def egress(*rules, selector=None, **spec):
 
 
 def jupyterhub(*rules, ingress=()):
-    """JupyterHub's singleuser policy, as its chart 4 renders it, with these egress rules."""
+    """JupyterHub's singleuser policy with these egress rules, as version 4 of its chart renders it."""
     labels = {"app": "jupyterhub", "component": "singleuser-server", "release": "binder"}
     spec = {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"], "egress": list(rules)}
     return policy("singleuser", {**spec, "ingress": list(ingress)}, labels={"component": "singleuser", "app": "jupyterhub"})

@@ -1,4 +1,4 @@
-"""The unlock page: what it says."""
+"""The unlock page: its texts, and actions on it."""
 
 import time
 from pathlib import Path
@@ -16,11 +16,11 @@ FROM_NOW_ON = "Connections you open from now on work."
 ENDED = "This server is not running."
 
 PHONE = {"viewport": {"width": 320, "height": 600}}
-"""The narrowest that WCAG 1.4.10 asks for."""
+"""The narrowest screen that WCAG 1.4.10 asks for."""
 
 
 def fails(tab, text):
-    """Click: the page says a text and lets the user try again, with the keyboard too."""
+    """Click, and expect that the page shows a text and lets the user try again, with the keyboard too."""
     tab.requests_fail = True
     tab.button.click()
     expect(tab.state).to_have_text(f"{FAILED} {text}")

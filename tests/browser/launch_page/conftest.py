@@ -1,7 +1,7 @@
 """Fixtures: a double of BinderHub with the chart's snippet, and tabs on its page.
 
-The verifier and its Redis are real. Each test also fails for what the page throws, errors on the console, and requests to another
-host than those it names.
+The verifier and its Redis are real. A test also fails if the page throws, if the console shows an error, or if the page sends a
+request to a host that the test did not name.
 """
 
 from functools import partial
@@ -22,19 +22,19 @@ def script():
 
 @pytest.fixture
 def start(start, script):
-    """The same with the script of BinderHub's page."""
+    """The outer `start`, with the script of BinderHub's page."""
     return partial(start, script=script)
 
 
 @pytest.fixture
 def hub(start, verifier, _verifier):
-    """A BinderHub with the verifier of default settings."""
+    """A BinderHub in front of the verifier with default settings."""
     return start(_verifier)
 
 
 @pytest.fixture
 def tab(browser):
-    """A function that makes a tab, with options of a browser context. At the end each is checked."""
+    """A function that makes a tab, with options for the browser context. Each tab is checked at the end of the test."""
     ARTIFACTS.mkdir(exist_ok=True)
     tabs = []
 

@@ -20,7 +20,7 @@ def test_launch_below_another_base_url(start, tab, redis_server):
 
 
 def test_verifier_on_another_host(start, tab, script, redis_server):
-    """Named by a meta element, as the chart's values for a separate release do; its workers are started across origins."""
+    """A meta element names the verifier, as in the chart's values for a separate release. Workers start across origins."""
     page = BinderHub(None, script)
     origin = page.url.rstrip("/")
     try:
@@ -41,7 +41,7 @@ def test_verifier_on_another_host(start, tab, script, redis_server):
 
 @pytest.mark.parametrize("late", [False, True], ids=["with the build", "unlock"])
 def test_redirected_build_gets_its_pass_to_the_other_member(late, start, tab, script):
-    """The page is that of one member, the build is another's, and so is the server that is unlocked."""
+    """One member serves the page; another one builds, and runs the server that is unlocked."""
     page = start()
     origin = page.url.rstrip("/")
     others = RedisServer()

@@ -1,4 +1,4 @@
-"""The verifier fails, or the browser or the page cannot do what launch.js needs: launches go on."""
+"""Launches go on when the verifier fails, and in browsers and pages that lack something that launch.js needs."""
 
 import json
 import re
@@ -27,12 +27,12 @@ from tests.support.launch_tab import (
 @pytest.mark.parametrize("fault", ["down", "hang", "404", "garbage"])
 def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
     hub.fault, hub.fault_paths = fault, paths
-    # Events one by one: the page reads on while its copy is read by nobody.
+    # One event at a time: the page goes on reading although nobody reads the copy of the response.
     hub.cached = fault != "hang"
     opened = tab()
     opened.noise += ["Failed to load resource"]
     if paths == ("",) and fault == "garbage":
-        # A script that is none: the browser reports it, as it would for any script of the page.
+        # The script is HTML. The browser reports that, as for any script of the page.
         opened._faults = Ignored("Unexpected token '<'")
     if paths == ("passes",):
         launch_while_solving(hub, opened)
@@ -44,12 +44,12 @@ def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
     if paths != ("passes",):
         assert lost(hub) < QUICKLY
     else:
-        # A solution was there, and its answer was waited for.
+        # The challenge was solved, so the launch waited for the verifier's answer.
         assert lost(hub) < HOLD + QUICKLY
 
 
 def test_requests_of_the_page_keep_their_order(hub, tab):
-    """With a verifier that hangs, the page's own requests are the same, in the same order."""
+    """The verifier hangs. The page's own requests are those of a page without us, in the same order."""
 
     def own(requests):
         return [
@@ -79,7 +79,7 @@ def test_panel_says_that_the_verifier_does_not_answer(hub, tab):
 
 
 def test_blocked_requests_do_not_delay_a_launch(hub, tab):
-    """As an ad blocker does it."""
+    """Requests are blocked as by an ad blocker."""
     opened = tab()
     opened.noise.append("Failed to load resource")
     opened.page.route("**/egress/**", lambda route: route.abort("blockedbyclient"))
@@ -140,13 +140,13 @@ def test_price_that_keeps_rising_is_given_up(hub, tab):
     ],
 )
 def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
-    """The page's own client needs some of it too: what it cannot do without us is not asked of it."""
+    """The page's own client needs some of these features too. Such a browser cannot launch even without us."""
     needed = ("AbortController", "URL")
     hub.cached = False
     opened = tab()
     opened.page.add_init_script(f"if (location.pathname.startsWith('/v2/')) {{ {blocked} }}")
     if any(name in blocked for name in needed):
-        # Such a browser runs no page of today's BinderHub: see only that the page's fetch works.
+        # BinderHub's page does not run in such a browser. Check only that the page's fetch works.
         opened._faults = Ignored("is not")
         opened.page.goto(hub.page())
         assert opened.page.evaluate("fetch('/build/gh/o/cached/HEAD').then((answer) => answer.text())").count("data:") == 3
@@ -180,7 +180,7 @@ def test_launch_goes_on_where_the_csp_blocks_us(policy, hub, tab):
     opened = tab()
     opened.noise.append("Content Security Policy|violates|Refused")
     if policy == "connect-src 'none'":
-        # Such a page could not launch without us either; nothing is thrown but what it throws itself.
+        # Such a page cannot launch without us either. Only its own errors are thrown.
         opened._faults = Ignored("Failed to fetch")
         opened.noise.append("Failed|Event stream error")
         opened.page.goto(hub.page())
@@ -246,6 +246,6 @@ self.addEventListener("fetch", (event) => {
 def test_page_without_javascript_says_so(hub, tab):
     opened = tab(java_script_enabled=False)
     opened.page.goto(hub.page())
-    # In a head, a noscript ends where its text begins.
+    # Text inside a `noscript` of the head moves to the body.
     expect(opened.page.locator("body > p")).to_contain_text("Without JavaScript nothing can be launched")
     expect(opened.page.locator("body > p")).to_be_visible()

@@ -1,4 +1,4 @@
-"""When the solution comes, and what goes with which launch: retries, other tabs, going back."""
+"""Which launch gets which pass, and when: early and late solutions, retries, tabs, going back."""
 
 import pytest
 from playwright.sync_api import expect
@@ -44,7 +44,7 @@ def test_launch_waits_while_a_challenge_is_solved(start, tab):
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "slow"])
 def test_pass_during_the_build_unlocks_the_server(cached, hub, store, tab):
-    """The challenge takes longer than a launch waits for it."""
+    """The challenge arrives later than a launch waits for it."""
     hub.cached = cached
     hub.gates["challenge"].close()
     hub.ready.close()
@@ -93,7 +93,7 @@ def test_panel_says_that_the_unlocked_server_has_access(hub, store, tab):
 
 
 def test_refused_unlock_shows_no_access(hub, tab):
-    """No pod of this name is known."""
+    """The verifier knows no pod of this name."""
     hub.launched = lambda user: None
     hub.gates["challenge"].close()
     hub.ready.close()
@@ -149,7 +149,7 @@ def test_retry_keeps_its_pass_and_another_launch_gets_another(hub, tab):
     hub.failures = 1
     hub.cuts = 1
     opened.noise += ["503"]
-    # The client says that it tries again, and does not (binderhub-client 0.5.0); a person presses the button.
+    # binderhub-client 0.5.0 says that it tries again, but does not. A person presses the button.
     opened._faults = Ignored("EventStreamRetry")
     for count in (1, 2, 3):
         hub.ready.close()
@@ -162,7 +162,7 @@ def test_retry_keeps_its_pass_and_another_launch_gets_another(hub, tab):
     first, second, third, other = (build.token for build in hub.builds)
     assert first and first == second == third
     assert other and other != first
-    # A cut stream is a launch that was announced; the retry takes over its use of the pass.
+    # The launch whose stream was cut had been announced. The retry takes over its use of the pass.
     assert [build.tier for build in hub.builds[1:]] == ["verified"] * 3
 
 
@@ -252,7 +252,7 @@ def test_going_back_is_a_new_launch(hub, tab):
 
 
 def test_going_back_to_a_page_in_the_browser_cache(hub, store, kept_browser):
-    """Its script goes on where it was: the launch of then is over, and whoever presses the button again has another one."""
+    """The script of the restored page goes on: the old launch is over, and the button starts a new one."""
     context = kept_browser.new_context()
     context.set_default_timeout(20_000)
     opened = Tab(context.new_page())

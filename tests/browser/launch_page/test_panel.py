@@ -1,4 +1,4 @@
-"""The panel: every state in every language, its looks and its accessibility."""
+"""The panel: its states, languages, themes and accessibility."""
 
 import re
 
@@ -63,9 +63,9 @@ STATES = {
     "confirm_running": (launch, ("turnstile", "late")),
     "without": (show_without, ("turnstile",)),
 }
-"""State → what leads to it, and with which providers."""
+"""State → the function that leads to it, and the providers that it needs. `late` gives a person no time before the launch goes."""
 
-LOOKS = {
+SCREENS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
     "light-320": {"color_scheme": "light", "viewport": SIZES["-320"]},
@@ -82,15 +82,15 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
     if "late" in providers:
         settings["launch_interactive_hold"] = 0
     process = start(**settings).process
-    for look, options in LOOKS.items():
+    for screen, options in SCREENS.items():
         hub = start(process)
         hub.ready.close()
-        opened = tab(reduced_motion="reduce" if look == "dark" else "no-preference", **options)
+        opened = tab(reduced_motion="reduce" if screen == "dark" else "no-preference", **options)
         opened.noise.append("Failed to load resource")
         lead(hub, opened)
         if not opened.requests:
             opened.page.goto(hub.page())
-        language = "ar" if look.endswith("-ar") else "en"
+        language = "ar" if screen.endswith("-ar") else "en"
         expect(opened.text).to_have_text(text(state, language, provider="Cloudflare Turnstile"))
         assert opened.text.get_attribute("role") == "status" and opened.text.get_attribute("aria-live") == "polite"
         assert opened.panel.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
@@ -102,22 +102,22 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
             motion = opened.page.locator("#binder-egress .progress").evaluate(
                 "(element) => getComputedStyle(element).animationName"
             )
-            assert motion == ("none" if look == "dark" else "turn")
-        opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{look}.png")
-        inside(opened)
-        violations(opened)
+            assert motion == ("none" if screen == "dark" else "turn")
+        opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{screen}.png")
+        assert_fits(opened)
+        assert_accessible(opened)
         opened.page.locator("#binder-egress button.why").click()
         expect(opened.page.locator("#binder-egress .reason")).to_have_text(MESSAGES[language]["reason"])
         if state == "will":
-            opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{look}-why.png")
-        inside(opened)
-        violations(opened)
-        assert not moved(opened)
+            opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{screen}-why.png")
+        assert_fits(opened)
+        assert_accessible(opened)
+        assert not has_moved(opened)
         opened.page.context.close()
 
 
-def inside(opened):
-    """Nothing is wider than the screen, and the panel is on it."""
+def assert_fits(opened):
+    """The page is no wider than the screen, and the whole panel is on the screen."""
     assert opened.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     box, size = opened.panel.bounding_box(), opened.page.viewport_size
     assert box["x"] >= 0 and box["y"] >= 0
@@ -127,15 +127,16 @@ def inside(opened):
 AXE = (TOP / "frontend/node_modules/axe-core/axe.min.js").read_text()
 
 
-def violations(opened):
+def assert_accessible(opened):
+    """axe-core reports no violation."""
     opened.page.evaluate(AXE)
-    # The double of a provider's frame is not ours to make accessible.
-    found = opened.page.evaluate("axe.run({ exclude: [['iframe']] }).then(({ violations }) => violations)")
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    # The provider's frame is a double; its accessibility is not ours.
+    reported = opened.page.evaluate("axe.run({ exclude: [['iframe']] }).then(({ violations }) => violations)")
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in reported] == []
 
 
 def test_panel_follows_the_theme_of_the_page(hub, tab):
-    """Bootstrap's, when the page has one."""
+    """The page's Bootstrap theme wins over the browser's."""
     hub.ready.close()
     opened = tab(color_scheme="light")
     launch(hub, opened)
@@ -163,7 +164,7 @@ def test_panel_is_safe_from_the_style_sheet_of_the_page(hub, tab):
 
 
 def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
-    """A page that ends where the panel is, in a window that is no higher: BinderHub's own ends with a row of buttons."""
+    """In a window as high as the page, its last button lies behind the panel. BinderHub's page ends with such buttons."""
     hub.ready.close()
     opened = tab()
     launch(hub, opened)
@@ -181,9 +182,9 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
         return last.bounding_box()["y"] + last.bounding_box()["height"] > opened.panel.bounding_box()["y"]
 
     assert is_behind()
-    # Whoever scrolls there, or gets there by the keyboard, sees it whole; whoever clicks on it meets nothing else.
+    # By scrolling and by keyboard the whole button comes into view, and a click hits it and nothing else.
     opened.button("why").click()
-    # Not in the same moment in which the panel grows.
+    # The panel grows first, and the page a moment later.
     opened.page.wait_for_function(
         "parseFloat(getComputedStyle(document.documentElement).scrollPaddingBottom)"
         " > document.getElementById('binder-egress').shadowRoot.querySelector('section').offsetHeight"
@@ -215,8 +216,8 @@ def test_panel_speaks_english_for_other_languages(hub, tab):
     opened.expect("will")
 
 
-def moved(opened):
-    """Whether anything of the page was moved: by what the browser itself counts as layout shift, or by there being a panel."""
+def has_moved(opened):
+    """Whether anything in the page moved: by the browser's count of layout shifts, or compared with the page without a panel."""
     shifts = opened.page.evaluate(
         """() => new Promise((resolve) => {
           const root = document.getElementById("root");

@@ -14,7 +14,7 @@ from verifier.records import Server
 
 
 def presented(double):
-    """The providers that were asked about a solution, the verifier's check of its own secrets aside."""
+    """The providers that were asked about a solution. The verifier's check of its own secrets does not count."""
     return [name for name, fields in double.calls if "self-check" not in fields["response"]]
 
 
@@ -185,7 +185,7 @@ def test_provider_without_a_click_gives_a_pass(double, start, tab):
 
 
 def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab):
-    """The provider's script never comes to an end, as where its own requests are blocked."""
+    """The provider's script never finishes, as when its own requests are blocked."""
     hub = start(**double.settings("recaptchaV3"), launch_hold=2)
     hub.ready.close()
     opened = tab()
@@ -239,7 +239,7 @@ SIGNED_IN = ["apiToken", "cookie"]
 
 @pytest.mark.parametrize("how", SIGNED_IN)
 def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab):
-    """With auth_enabled: the page holds, or may use, the hub's token of its user."""
+    """With auth_enabled the page holds, or can use, its user's token for the hub."""
     hub = start(**double.settings("turnstile"))
     hub.ready.close()
     opened = tab()

@@ -1,4 +1,4 @@
-"""The wrapper of `EventSource` and `fetch`: it changes launches and nothing else."""
+"""The wrapper of `fetch`: it changes launches and nothing else."""
 
 import gzip
 import json
@@ -9,11 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.support.launch_page import HEADER, TOP
-from tests.support.launch_tab import (
-    LONG,
-)
-
-# --- the wrapper ------------------------------------------------------------------------------------------------------
+from tests.support.launch_tab import LONG
 
 RECORD = """
   window.calls = [];
@@ -156,19 +152,19 @@ def test_wrapper_defines_one_global_name(hub, tab):
 
 
 def test_wrapper_is_small_and_written_in_es5():
-    """About 1 kB, in the language of 2009."""
+    """At most 1,024 bytes, in ECMAScript 5 (2009), which old browsers parse."""
     [script] = re.findall(r"<script>(.*?)</script>", HEADER["zz-binder-egress"], re.DOTALL)
     esbuild = TOP / "frontend/node_modules/.bin/esbuild"
     small = subprocess.run([esbuild, "--minify", "--target=es5"], input=script.encode(), check=True, stdout=subprocess.PIPE).stdout
     assert len(small) <= 1024
-    # esbuild would write newer syntax anew, or refuse it.
+    # With a target, esbuild rewrites or refuses newer syntax. Without one it keeps it.
     plain = subprocess.run([esbuild, "--minify-whitespace"], input=script.encode(), check=True, stdout=subprocess.PIPE).stdout
     assert not re.search(rb"=>|`|\bconst\b|\blet\b|\?\.|\?\?|\basync\b(?!=)|\bclass\b", plain)
     assert "{{" not in script
 
 
 def test_launch_js_is_small():
-    """With ALTCHA's own library; the workers come on their own, and so do the widgets."""
+    """The limit includes ALTCHA's library. Workers and widgets are files of their own."""
     static = TOP / "verifier/web/static"
     name = json.loads((static / "manifest.json").read_text())["launch.js"]
     assert len(gzip.compress((static / name).read_bytes(), 9)) <= 10_240

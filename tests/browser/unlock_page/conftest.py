@@ -1,4 +1,4 @@
-"""Fixtures: a verifier with a server that runs, and captcha providers."""
+"""Fixtures: a verifier with a running server, and captcha providers."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.doubles import running
 
 @pytest.fixture
 def start(redis_server):
-    """A function that starts a verifier with settings of its own. Name it before `open_tab`: open pages go on asking it."""
+    """A function that starts a verifier with given settings. Name it before `open_tab`: open pages send requests to it."""
     processes = []
 
     def start(**settings):
@@ -23,7 +23,7 @@ def start(redis_server):
 
 @pytest.fixture
 def page_address(verifier, store):
-    """The page of a running server without internet access."""
+    """The address of the page of a running server without internet access."""
     run_pod(store)
     return f"{verifier}/egress/servers/alice/"
 
@@ -37,7 +37,7 @@ def double():
 
 @pytest.fixture
 def providers(double, start, store):
-    """A function that starts a verifier with some providers, and gives the address of a server's page."""
+    """A function that starts a verifier with given providers: the address of a server's page."""
 
     def start_with(*names, altcha=False, **options):
         settings = {**double.settings(*names, with_altcha=MODEST["altcha"] if altcha else None), **options}

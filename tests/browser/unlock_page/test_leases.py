@@ -1,4 +1,4 @@
-"""The unlock page of a tier that ends."""
+"""The unlock page of a server whose tier lasts for a limited time."""
 
 import re
 
@@ -14,7 +14,7 @@ from verifier.web.pages import MESSAGES
 
 @pytest.fixture
 def leased(start, store):
-    """A function that publishes a server whose tier lasts some seconds more, and starts a verifier: the address of its page."""
+    """A function that starts a verifier, and publishes a server whose tier ends in `left` seconds: the address of its page."""
 
     def publish(left, on_expiry="end", **fields):
         tiers = {"verified": {"internet": True, "lease": LEASE, "on_expiry": on_expiry}}
@@ -140,7 +140,7 @@ def test_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
 
 
 def test_renewal_never_begins_by_itself(leased, store, open_tab):
-    """Whatever the address says: not before the end, nor after it."""
+    """Neither before the end nor after it, even if the address ends in `#unlock`."""
     tab = open_tab(f"{leased(8)}#unlock")
     expect(tab.button).to_be_visible()
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")

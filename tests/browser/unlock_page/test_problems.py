@@ -1,4 +1,4 @@
-"""What can go wrong on the unlock page, in words."""
+"""The unlock page says in words what went wrong."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def test_risen_price_is_paid_without_a_click(page_address, store, open_tab):
 
 
 def test_browser_without_abortsignal_timeout_unlocks(page_address, store, open_tab):
-    """Such as Safari 15."""
+    """Safari 15 is one."""
     tab = open_tab(page_address)
     tab.page.add_init_script("delete AbortSignal.timeout")
     tab.page.reload()
@@ -68,7 +68,7 @@ def test_problem_says_what_to_do(kind, page_address, open_tab):
 
 
 def test_spent_budget_says_when_to_try_again(start, store, open_tab):
-    """The real thing."""
+    """The real verifier refuses, not a stub."""
     process = start(captcha_providers=MODEST, fairness_budget=1)
     for name in ("alice", "bob"):
         run_pod(store, name)
@@ -100,7 +100,7 @@ def test_browser_without_workers_says_so(page_address, open_tab):
 
 
 def test_missing_worker_file_says_so(page_address, open_tab):
-    """As while the verifier is replaced by another version, whose files have other names."""
+    """As during an upgrade of the verifier: files of the new version have other names."""
     tab = open_tab(page_address)
     tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
     fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")

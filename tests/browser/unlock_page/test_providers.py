@@ -9,8 +9,6 @@ from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import FAILED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, PHONE, lasts, press
 
-# -- captcha providers, against the double of their interfaces and widgets
-
 INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap", "mcaptcha", "prosopo"]
 
 
@@ -35,7 +33,7 @@ def test_widget_without_a_click_waits_for_our_button(double, providers, store, o
 
 
 def test_another_way_is_reached_with_the_keyboard(double, providers, store, open_tab):
-    """The calculation is the accessible way beside a widget, and reached with the keyboard."""
+    """The calculation is the accessible alternative to a widget."""
     tab = open_tab(providers("hcaptcha", "turnstile", altcha=True), double.url, **PHONE)
     expect(tab.state).to_have_text(f"{NO_ACCESS} Solve the check below.")
     expect(tab.page.locator("iframe")).to_be_visible()
@@ -70,7 +68,7 @@ def test_wrong_solution_can_be_tried_again(double, providers, store, open_tab):
     press(tab, "Wrong")
     expect(tab.state).to_have_text(f"{FAILED} The solution was not accepted. Try again. Or choose another way.")
     tab.picture("refused")
-    # Again: a new widget, and one click.
+    # The next click brings a new widget.
     tab.button.click()
     with reconciler(store):
         press(tab, "I am a person")
@@ -130,7 +128,7 @@ def test_script_that_never_comes_says_so(name, double, providers, open_tab):
     tab = open_tab("about:blank", double.url)
     address = providers(name)
     tab._origins.insert(0, urlsplit(address)[:2])
-    # A hundredth of the page's patience for scripts; what it asks the verifier for has as little.
+    # A tenth of the page's timeouts, for scripts and for the verifier's answers alike.
     tab.page.add_init_script("{ const real = AbortSignal.timeout; AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 10); }")
     tab.page.route(f"{double.url}/**", lambda route: None)
     tab.page.goto(address)

@@ -1,4 +1,4 @@
-"""The unlock page offers a server more access than it has."""
+"""The unlock page offers a server a larger tier than it has."""
 
 import json
 from urllib.parse import urlsplit
@@ -12,8 +12,6 @@ from tests.support.unlock_page import FROM_NOW_ON, GRANTED, PHONE, lasts, press
 from verifier.records import Server
 from verifier.web.pages import MESSAGES
 
-# -- more than it has
-
 RANKS = {"small": {"internet": True, "ports": ["443"]}, "verified": {"internet": True, "rank": 1}}
 SMALL = "Programs in it can open connections to the internet on these ports only: 443."
 ALL = "Programs in it can open connections to the internet, but not to this site's private network."
@@ -22,7 +20,7 @@ MORE = "Another short check gives your server more access. It keeps running."
 
 @pytest.fixture
 def ranked(double, providers):
-    """A function that starts a verifier where proof of work earns `small` and a provider `verified`: the address of a page."""
+    """A function that starts a verifier where proof of work earns `small` and a provider earns `verified`: a page's address."""
 
     def start_ranked(name, first=True, **options):
         calculation = {"altcha": {**MODEST["altcha"], "tier": "small", "order": 0 if first else 2}}
@@ -64,7 +62,7 @@ def test_larger_tier_shows_its_widget_only_after_a_click(ranked, double, store, 
     expect(tab.button).to_be_visible()
     tab.page.wait_for_timeout(500)
     assert (tab.strangers, tab.posts) == ([], 0), "nothing begins by itself"
-    expect(tab.button).to_be_focused()  # The address names it.
+    expect(tab.button).to_be_focused()  # `#unlock` in the address names the button.
     tab.page.keyboard.press("Enter")
     expect(tab.state).to_have_text(f"{GRANTED} Solve the check below.")
     tab.picture("more-widget-320")
@@ -101,7 +99,7 @@ def test_pending_raise_is_shown_as_accepted(ranked, double, store, open_tab):
 
 
 def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, open_tab):
-    """The provider of more is down, and proof of work earns what the server has already."""
+    """The provider of the larger tier is down, and proof of work earns only the tier that the server has."""
     address = ranked("hcaptcha")
     lasts(store, None, "small")
     tab = open_tab("about:blank")

@@ -11,8 +11,6 @@ from tests.support.languages import CHOICES
 from tests.support.unlock_page import PHONE, TOP
 from verifier.web.pages import MESSAGES
 
-# -- languages and screens
-
 LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
 
 
@@ -32,15 +30,15 @@ def test_unlock_page_in_every_language_on_a_phone(language, page_address, store,
 
 def test_front_end_chooses_languages_as_the_server_does():
     def languages(header):
-        """As `navigator.languages` would have them."""
+        """The header as `navigator.languages`."""
         return [part.split(";")[0].strip() for part in header.split(",") if not part.endswith(";q=0")]
 
     table = [[languages(header), chosen] for header, chosen in CHOICES]
     script = f"""
       import {{ chooseLanguage, direction }} from {json.dumps((TOP / "frontend/src/language.js").as_uri())};
       for (const [languages, chosen] of {json.dumps(table)}) {{
-        const found = chooseLanguage(languages, {json.dumps(LANGUAGES)});
-        if (found !== chosen) throw new Error(`${{languages}}: ${{found}}`);
+        const language = chooseLanguage(languages, {json.dumps(LANGUAGES)});
+        if (language !== chosen) throw new Error(`${{languages}}: ${{language}}`);
       }}
       if ({json.dumps(LANGUAGES)}.map(direction).join() !== "ltr,ltr,ltr,ltr,ltr,rtl") throw new Error("direction");
     """

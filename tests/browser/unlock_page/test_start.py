@@ -1,4 +1,4 @@
-"""The unlock page begins without a click only where the link says so and somebody looks."""
+"""The unlock page begins without a click only if the link asks for it and the page is visible."""
 
 from playwright.sync_api import expect
 
@@ -14,7 +14,7 @@ def test_unlock_link_needs_no_click(page_address, store, open_tab):
 
 
 def visit(browser, where, script=""):
-    """Follow a link on a page of another site, and wait as long as an unlock takes: the requests that the page then made."""
+    """Follow a link on a page of another site, and wait as long as an unlock takes: the requests of the opened page."""
     context = browser.new_context()
     context.add_init_script(script)
     page = context.new_page()
@@ -30,14 +30,14 @@ def visit(browser, where, script=""):
 
 
 def test_unlock_link_on_another_site_begins_nothing(page_address, browser, store):
-    """Its visitors' browsers must not work for somebody's server."""
+    """Otherwise another site could let its visitors' browsers work for its own server."""
     asked = visit(browser, f"{page_address}#unlock")
     assert asked and not [request for request in asked if request.startswith("POST")]
     assert store.pending(Server("alice"), set()).unlock is None
 
 
 def test_hidden_page_begins_nothing(page_address, store, open_tab, browser):
-    """As with a prerendered page."""
+    """A prerendered page is one."""
     hidden = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
     context = browser.new_context()
     context.add_init_script(hidden)

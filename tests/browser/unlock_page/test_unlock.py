@@ -1,4 +1,4 @@
-"""The unlock page: one click, and what becomes of the server while the page is open."""
+"""The unlock page: one click unlocks, and the open page follows the state of the server."""
 
 import pytest
 from playwright.sync_api import expect
@@ -66,10 +66,10 @@ def test_named_server_below_another_path(start, store, open_tab):
         expect(tab.state).to_contain_text(GRANTED)
 
 
-@pytest.mark.timeout(60)  # Playwright waits without limit for a page that stands still.
+@pytest.mark.timeout(60)  # Playwright has no timeout for a page whose thread is busy.
 @pytest.mark.parametrize("algorithm", ["PBKDF2/SHA-256", "SHA-256"])
 def test_page_stays_responsive_while_it_calculates(algorithm, start, store, open_tab):
-    """With more work than anybody does."""
+    """With more work than any site asks for."""
     options = {"altcha": {"algorithm": algorithm, "counterMin": 900_000, "counterMax": 900_000}}
     process = start(captcha_providers=options)
     run_pod(store)
@@ -123,7 +123,7 @@ def test_error_page_of_a_proxy_counts_as_no_answer(path, page_address, open_tab)
 
 def test_request_without_an_answer_is_given_up(page_address, open_tab):
     tab = open_tab(page_address)
-    # A hundredth of the page's patience.
+    # A hundredth of the page's timeout.
     tab.page.evaluate("{ const real = AbortSignal.timeout; AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 100); }")
     tab.page.route("**/challenge?*", lambda route: None)
     fails(tab, NO_ANSWER)
@@ -144,11 +144,11 @@ def test_server_that_stopped_before_the_click(page_address, redis_server, _verif
 def test_page_without_javascript_says_what_is_needed(page_address, open_tab):
     tab = open_tab(page_address, java_script_enabled=False)
     expect(tab.state).to_have_text(NO_ACCESS)
-    # Not get_by_text, which leaves out what is in a noscript.
+    # get_by_text leaves out text in a `noscript`.
     expect(tab.page.locator("noscript p")).to_contain_text("The check needs JavaScript")
     expect(tab.page.locator("noscript p")).to_be_visible()
     expect(tab.button).to_be_hidden()
-    tab.picture("no-javascript", axe=False)  # It needs JavaScript itself.
+    tab.picture("no-javascript", axe=False)  # axe-core itself needs JavaScript.
 
 
 def test_insecure_connection_says_so_and_has_no_button(page_address, open_tab):
@@ -176,7 +176,7 @@ def test_narrow_screen_in_both_color_schemes(scheme, color, page_address, store,
     tab.picture(f"granted-320-{scheme}")
 
 
-# -- what becomes of the server while the page is open
+# -- the server changes while the page is open
 
 
 def test_unlock_in_another_tab_is_shown(page_address, store, open_tab):
@@ -237,13 +237,13 @@ def test_access_is_promised_only_after_the_reconciler_confirmed_it(page_address,
 def test_hidden_page_sends_no_requests(page_address, open_tab):
     tab = open_tab(page_address)
     with tab.page.expect_response(page_address):
-        pass  # It asks.
-    asked = []
-    tab.page.on("request", lambda request: asked.append(request.url))
-    look = "state => { Object.defineProperty(document, 'visibilityState', {value: state, configurable: true});"
-    look += "document.dispatchEvent(new Event('visibilitychange')) }"
-    tab.page.evaluate(look, "hidden")
-    tab.page.wait_for_timeout(4_500)  # It would have asked again after 3.6 s.
-    assert asked == []
+        pass
+    sent = []
+    tab.page.on("request", lambda request: sent.append(request.url))
+    set_visibility = "state => { Object.defineProperty(document, 'visibilityState', {value: state, configurable: true});"
+    set_visibility += "document.dispatchEvent(new Event('visibilitychange')) }"
+    tab.page.evaluate(set_visibility, "hidden")
+    tab.page.wait_for_timeout(4_500)  # A visible page asks again after 3.6 s.
+    assert sent == []
     with tab.page.expect_request(page_address):
-        tab.page.evaluate(look, "visible")
+        tab.page.evaluate(set_visibility, "visible")

@@ -1,4 +1,4 @@
-"""Where people come from: QR codes, JupyterLab, history."""
+"""The ways to the unlock page: QR codes, JupyterLab, the browser's history."""
 
 import base64
 
@@ -19,14 +19,14 @@ from tests.support.unlock_page import (
 from verifier.records import KnownServer, Server
 
 JSQR = TOP / "frontend/node_modules/jsqr/dist/jsQR.js"
-"""A reader of QR codes; ci/frontend installs it."""
+"""A reader of QR codes. ci/frontend installs it."""
 
 
 def scan(browser, picture):
-    """What a QR reader that knows nothing of ours sees in a picture, a PNG."""
+    """The text that an independent QR reader reads from a PNG."""
     page = browser.new_page()
     page.evaluate(JSQR.read_text())
-    found = page.evaluate(
+    scanned = page.evaluate(
         """async (data) => {
           const image = new Image();
           image.src = `data:image/png;base64,${data}`;
@@ -39,20 +39,20 @@ def scan(browser, picture):
         base64.b64encode(picture).decode(),
     )
     page.close()
-    return found
+    return scanned
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_qr_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser):
-    """As a phone sees it, with a name that needs encoding; and what it says opens the page and unlocks."""
+    """A phone scans the code, and its address unlocks. The names of user and server need encoding."""
     server = Server("zoë@example.org-k3jd92ms", "lab 2")
     store.publish(server, KnownServer("uid-1"))
     address = f"{start(captcha_providers=MODEST).public}/egress/servers/zo%C3%AB%40example.org-k3jd92ms/lab%202"
     tab = open_tab(address, color_scheme=scheme, viewport={"width": 1280, "height": 800})
-    found = scan(browser, tab.page.screenshot())
-    assert found == f"{address}#unlock"
+    scanned = scan(browser, tab.page.screenshot())
+    assert scanned == f"{address}#unlock"
     with reconciler(store, server):
-        phone = open_tab(found, **PHONE)
+        phone = open_tab(scanned, **PHONE)
         expect(phone.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
 
 
@@ -62,14 +62,14 @@ def test_qr_code_in_a_terminal_is_scanned(colors, page_address, browser):
     code = [line.removeprefix("\x1b[38;5;16;48;5;231m").removesuffix("\x1b[0m") for line in ours.splitlines() if "\x1b" in line]
     foreground, background = colors.split(" on ")
     page = browser.new_page()
-    # A terminal's cells, twice as high as wide, without gaps between lines.
+    # The cells of a terminal are twice as high as wide, and lines have no gaps.
     cells = "".join(
         f'<div style="background:#fff;color:#000;width:max-content;font:16px/16px DejaVu Sans Mono">{line}</div>' for line in code
     )
     page.set_content(f'<body style="background:{background};color:{foreground};margin:40px;white-space:pre">{cells}</body>')
-    found = scan(browser, page.screenshot(full_page=True))
+    scanned = scan(browser, page.screenshot(full_page=True))
     page.close()
-    assert found == f"{page_address}#unlock"
+    assert scanned == f"{page_address}#unlock"
 
 
 JUPYTERLAB = """<!doctype html><html lang=en><title>JupyterLab</title><link rel=icon href="data:,">
@@ -79,7 +79,7 @@ JUPYTERLAB = """<!doctype html><html lang=en><title>JupyterLab</title><link rel=
 
 @pytest.fixture
 def jupyterlab(browser):
-    """A function that serves a JupyterLab of the site itself, and opens it: the page."""
+    """A function that opens a JupyterLab on the verifier's own origin: the page."""
     contexts = []
 
     def serve(address, origin, rel="", features=""):
@@ -118,34 +118,34 @@ def test_tab_opened_by_jupyterlab_unlocks_and_leaks_no_token(how, rel, features,
         if not start_at:
             tab.locator("#unlock").click()
         expect(tab.locator("#state")).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
-    # What the page asks for says nothing of where it was opened, and JupyterLab's address has a token.
+    # JupyterLab's address has a token, so no request of the page may have a referrer.
     ours = [request for request in sent if "/egress/" in request.url and not request.is_navigation_request()]
     assert ours and not [request for request in ours if "referer" in request.all_headers()]
     assert not [request.url for request in sent if "secret-token" in request.url]
-    assert lab.title() == "JupyterLab", "the page did something to who opened it"
+    assert lab.title() == "JupyterLab", "the page changed its opener"
 
 
 def test_page_is_not_shown_in_a_frame(page_address, browser, store):
-    """Of the site itself neither: a notebook's output could lay something else over the button."""
+    """Not even on the site itself: a notebook's output could cover the button with something else."""
     context = browser.new_context()
     page = context.new_page()
     origin = page_address.partition("/egress/")[0]
     sandboxes = ("", "sandbox", 'sandbox="allow-scripts"', 'sandbox="allow-scripts allow-same-origin"')
     body = "<!doctype html>" + "".join(f'<iframe {sandbox} src="{page_address}#unlock"></iframe>' for sandbox in sandboxes)
     page.route(f"{origin}/user/**", lambda route: route.fulfill(content_type="text/html", body=body))
-    said, posts = [], []
-    page.on("console", lambda message: said.append(message.text))
+    messages, posts = [], []
+    page.on("console", lambda message: messages.append(message.text))
     page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
     page.goto(f"{origin}/user/alice/lab")
     page.wait_for_timeout(1_500)
-    assert len([text for text in said if "frame-ancestors" in text]) == len(sandboxes), said
+    assert len([text for text in messages if "frame-ancestors" in text]) == len(sandboxes), messages
     assert [frame.url[:13] for frame in page.frames[1:]] == ["chrome-error:"] * len(sandboxes)
     assert posts == [] and store.pending(Server("alice"), set()).unlock is None
     context.close()
 
 
 def test_going_back_to_the_page_shows_the_current_state(page_address, store, kept_browser):
-    """Whether the browser kept the page as it was, or loads it again."""
+    """The browser may restore the page from its cache or load it again."""
     page = kept_browser.new_page()
     page.goto(page_address)
     expect(page.locator("#state")).to_have_text(NO_ACCESS)

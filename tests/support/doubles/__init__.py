@@ -1,19 +1,19 @@
-"""A local double of the remote captcha providers: their documented siteverify interfaces, and scripts that stand for their widgets.
+"""A local double of the remote captcha providers: their documented siteverify interfaces, and scripts in place of their widgets.
 
-Nothing of the providers themselves is in here. A test starts one server for all of them:
+It contains no code of the providers. A test starts one server for all of them:
 
     from tests.support.doubles import running
 
     with running() as double:
         process = VerifierProcess(redis_server, **double.settings("turnstile", "recaptchaV3"))
 
-`double.settings(*names, **options)` is what a `VerifierProcess` needs for these providers, in this order, with the tier `verified`
-unless `options` (name → options that win) say otherwise; `with_altcha=MODEST["altcha"]` puts proof of work last. `double.url` is
-the double's address, one origin for everything, so it stands in the policy (CSP) of a page that shows a widget.
+`double.settings(*names, **options)` gives the settings of a `VerifierProcess` for these providers, in this order, with the tier
+`verified` unless `options` (name → options that win) say otherwise; `with_altcha=MODEST["altcha"]` puts proof of work last.
+`double.url` is the double's address, one origin for everything, so the CSP of a page that shows a widget names it.
 
 Names: hcaptcha, turnstile, recaptchaV2, recaptchaV3, friendlyCaptcha, cap, mcaptcha, prosopo.
 
-How the interfaces answer is set for each provider, and counts at once:
+A test sets how the interface of each provider answers, from the next request on:
 
     double.behaviour["turnstile"] = "down"
 
@@ -21,7 +21,7 @@ How the interfaces answer is set for each provider, and counts at once:
 wrong secret), `rejecting` (every token is refused), `rubbish` (200, HTML). `double.calls` is a list of (provider, fields) of all
 calls.
 
-The scripts define what the real ones do, as far as their documents say: `hcaptcha.render/reset/remove`,
+The scripts define the documented names of the real ones: `hcaptcha.render/reset/remove`,
 `turnstile.render/reset/remove`, `grecaptcha.render/reset/execute/ready`, `frcaptcha.createWidget(…)` with the events
 `frc:widget.complete/.error/.expire`, `procaptcha.render`, the element `<cap-widget data-cap-api-endpoint>` with the events `solve`
 and `error`. mCaptcha has no script, but a frame `widget/?sitekey=…` that posts `{token}` to its parent. A widget is a frame of the
@@ -48,7 +48,7 @@ __all__ = ["SECRET", "SITE_KEY", "Double", "running"]
 
 @contextmanager
 def running(address: str = "127.0.0.1") -> Iterator[Double]:
-    """The double, served on an address of this machine; by default on loopback."""
+    """Serve the double on an address of this machine, by default on loopback."""
     double = Double()
     server = make_server(address, 0, double.app, threaded=True)
     double.url = f"http://{address}:{server.port}"

@@ -25,19 +25,19 @@ SCRIPTS = {
     "cap": "assets/widget.js",
     "prosopo": "js/procaptcha.bundle.js",
 }
-"""Where each script is, below the provider's folder: as with the real ones below their hosts."""
+"""The path of each script below the provider's folder: the same as on the real provider's host."""
 
 HERE = Path(__file__).parent
 
 
 class Double:
-    """The doubles of all providers, and what they were told to do.
+    """The doubles of all providers.
 
     Attributes:
         url: the address of the server.
         behaviour: provider → how its interface answers.
         calls: (provider, fields) of each call of an interface, in order.
-        score: what reCAPTCHA v3 thinks of everybody.
+        score: the score that reCAPTCHA v3 gives everybody.
     """
 
     def __init__(self) -> None:
@@ -64,11 +64,11 @@ class Double:
         return {"captcha_providers": providers} | {f"captcha_secret_{name}": SECRET for name in names}
 
     def options(self, name: str) -> dict[str, Any]:
-        """What `captcha.providers.<name>` would be."""
+        """The values below `captcha.providers.<name>`."""
         return {"siteKey": SITE_KEY, "apiUrl": f"{self.url}/{name}", "widgetUrl": f"{self.url}/{name}"}
 
     def token(self, name: str, right: bool = True, **claims: Any) -> str:
-        """A token as a widget hands it out.
+        """A token as a widget gives it.
 
         Args:
             name: the provider.
@@ -80,7 +80,7 @@ class Double:
         return f"{SITE_KEY}:id:{text}" if name == "cap" else text
 
     def _judge(self, name: str, solution: str) -> dict[str, Any] | str:
-        """What a token claims, or why it is refused: `invalid` or `used`."""
+        """The claims of a token, or the reason of its refusal: `invalid` or `used`."""
         try:
             text = solution.rpartition(":")[2] if name == "cap" else solution
             claims = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))

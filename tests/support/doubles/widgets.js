@@ -1,11 +1,11 @@
-// Stands for the script of the provider NAME. Defines what its documents say, and shows a widget with buttons.
+// In place of the script of the provider NAME: defines its documented names, and shows a widget with buttons.
 const encode = (claims) => btoa(JSON.stringify(claims)).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 const token = (sitekey, action, right = true) => encode({
   provider: NAME, right, site_key: sitekey, action, host: location.hostname, time: Date.now() / 1000,
   id: Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join(""),
 });
 
-// A frame of the double's own origin in `element`, and what its buttons do.
+// Put a frame of the double's own origin into `element`. `on` has what its buttons do.
 function frame(element, on) {
   const shown = document.createElement("iframe");
   shown.src = `${BASE}/${NAME.startsWith("recaptcha") ? "recaptcha/" : ""}frame`;

@@ -1,6 +1,6 @@
 """A double of BinderHub: its page, its build streams and a server's page, with the verifier behind the same host.
 
-The page is made as binderhub/templates/page.html makes it: `pageConfig`, then the snippets of `extra_header_html` in the order of
+The page has the structure of binderhub/templates/page.html: `pageConfig`, then the snippets of `extra_header_html` in the order of
 their keys (those of chart/values.yaml), then `#root` and the bundle, which uses the real client `@jupyterhub/binderhub-client`.
 """
 
@@ -27,10 +27,10 @@ TOP = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub"]["extra_header_html"]
-"""What the chart puts into BinderHub's page."""
+"""The snippets that the chart puts into BinderHub's page."""
 
 LIMIT = 20.0
-"""Seconds after which the double stops waiting for a test."""
+"""Seconds that the double waits for a test at most."""
 
 
 def bundle() -> bytes:
@@ -45,12 +45,12 @@ class Build:
     """A build request that arrived.
 
     Attributes:
-        spec: what is to be built, `gh/o/cached/HEAD`.
-        token: the pass that came with it.
+        spec: the repository to build, `gh/o/cached/HEAD`.
+        token: the pass in the request.
         at: `time.monotonic()` of its arrival.
-        user: the user name that its server got.
-        tier: what the verifier decided for it, as BinderHub's hook would be told.
-        headers: of the request.
+        user: the user name of its server.
+        tier: the verifier's decision, as BinderHub's hook gets it.
+        headers: the headers of the request.
     """
 
     spec: str
@@ -85,28 +85,28 @@ class BinderHub:
     """The double. `url` is its address, ending in the base URL.
 
     Args:
-        verifier: the public and the internal address of the verifier that is behind `/egress/`; None: nothing is.
+        verifier: the public and the internal address of the verifier behind `/egress/`; None: no verifier.
         script: the page's bundle.
 
     Attributes:
         base: BinderHub's base_url.
-        headers: more headers of the page.
+        headers: additional headers of the page.
         header_html: the snippets of `extra_header_html`.
-        page_config: more of `pageConfig`.
-        redirect: the address of the member that builds; None: this one.
-        fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404`, `garbage`; or nothing.
-        fault_paths: how the paths begin of which that is so.
-        seen: `METHOD path` of each request in order, those for the verifier too.
+        page_config: additional entries of `pageConfig`.
+        redirect: the address of the federation's member that builds; None: this one.
+        fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404` or `garbage`; empty: no fault.
+        fault_paths: the beginnings of the verifier's paths that have the fault.
+        seen: `METHOD path` of each request in order, including those for the verifier.
         builds: the build requests.
         ready: gate before the event `ready`.
         bundle: gate before the page's script is delivered.
-        gates: gates of paths of the verifier, `passes`.
-        failures: how many build requests are still to be answered with 503.
-        cuts: how many streams are still to be cut.
+        gates: gates before paths of the verifier, such as `passes`.
+        failures: the number of next build requests that get a 503.
+        cuts: the number of next streams that are cut.
         fails: whether builds fail.
-        cached: whether all events come at once.
-        delivered: `time.monotonic()` when the page's script was asked for and its gate was open.
-        launched: called with each build's user name before `ready`, as if the pod had been seen.
+        cached: whether all events come at once, as for a cached image.
+        delivered: `time.monotonic()` of the delivery of the page's script.
+        launched: called with each build's user name before `ready`; publishes the pod, as the reconciler does.
         client: the client's address, as the ingress reports it.
     """
 
@@ -152,7 +152,7 @@ class BinderHub:
         return f"{self.url}v2/gh/o/{name}/HEAD"
 
     def count(self, line: str) -> int:
-        """How often a request was seen; the line may be the beginning of it."""
+        """How many requests began with this `METHOD path`."""
         return sum(seen.startswith(line) for seen in self.seen)
 
     def _html(self, launches: bool) -> bytes:
@@ -198,7 +198,7 @@ class BinderHub:
         }
 
     def _announce(self, build: Build) -> str | None:
-        """What BinderHub's hook does: tell the verifier about the launch, with the pass that came."""
+        """Tell the verifier about the launch and its pass, as BinderHub's hook does: the tier."""
         if self.verifier is None:
             return None
         launch = {
@@ -266,7 +266,7 @@ class BinderHub:
             do_OPTIONS = do_GET
 
             def api(self, name: str) -> None:
-                """A user's Jupyter server, as far as thebe asks it before it starts a kernel. Sessions cannot be started here."""
+                """The API of a user's Jupyter server, as far as thebe needs it before it starts a kernel. It starts no sessions."""
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 cors = self.cors() | {
                     "Access_Control_Allow_Headers": "authorization, content-type",
@@ -281,7 +281,7 @@ class BinderHub:
                     self.answer(404, b"{}", "application/json", **cors)
 
             def forward(self, path: str) -> None:
-                """As an ingress does."""
+                """Forward a request to the verifier, as an ingress does."""
                 name = path.split("/")[0]
                 if name in hub.gates:
                     hub.gates[name].pass_through()
@@ -305,13 +305,13 @@ class BinderHub:
                     query = urlsplit(self.path).query
                     target = f"/egress/{quote(path, safe='/%')}" + (f"?{query}" if query else "")
                     connection.request(self.command, target, body or None, headers | {"X-Forwarded-For": hub.client})
-                    got = connection.getresponse()
-                    content = got.read()
-                    self.send_response(got.status)
-                    for key, value in got.getheaders():
+                    response = connection.getresponse()
+                    content = response.read()
+                    self.send_response(response.status)
+                    for key, value in response.getheaders():
                         if key.lower() not in ("connection", "content-length", "date", "server", "transfer-encoding"):
                             self.send_header(key, value)
-                    if got.status not in (204, 304):
+                    if response.status not in (204, 304):
                         self.send_header("Content-Length", str(len(content)))
                     self.end_headers()
                     self.wfile.write(content)
@@ -349,7 +349,7 @@ class BinderHub:
                 self.wfile.write(text)
 
             def cors(self) -> dict[str, str]:
-                # BinderHub's cors_allow_origin of mybinder.org, for every answer.
+                # As mybinder.org sets BinderHub's cors_allow_origin, for every answer.
                 return {"Access_Control_Allow_Origin": "*"}
 
         return Handler

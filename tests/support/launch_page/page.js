@@ -1,5 +1,5 @@
-// What BinderHub's page does, without React: it launches a millisecond after it has loaded (/v2/…), or when somebody presses the
-// button (home page), with the same client, and leaves for the server as soon as that is ready.
+// BinderHub's page without React, with the same client. It launches a millisecond after it has loaded (/v2/…), or when somebody
+// presses the button (home page), and leaves for the server as soon as that is ready.
 import { BinderRepository } from "@jupyterhub/binderhub-client/client.js";
 import { LaunchSpec } from "@jupyterhub/binderhub-client/spec.js";
 
@@ -29,7 +29,7 @@ async function launch(spec) {
       image.close();
       const url = LaunchSpec.fromSearchParams(new URLSearchParams(location.search))
         .getJupyterServerRedirectUrl(new URL(data.url), data.token);
-      // `stay` is for tests that look at the page after this.
+      // `stay` is for tests that check the page after the launch.
       if (!window.pageConfig.stay) window.location.href = url.href;
       break;
     }

@@ -65,6 +65,23 @@ def test_renderings_with_an_existing_secret_are_all_the_same(helm):
     assert ("Secret", "binder-egress") not in {(document["kind"], document["metadata"]["name"]) for document in documents}
 
 
+def test_values_for_openshift_leave_every_id_to_the_cluster(helm, tmp_path):
+    """Its standard constraint refuses ids outside the namespace's own range. It gives each pod one of that range."""
+    section = (TOP / "docs/install.md").read_text().split("## OpenShift\n", 1)[1].split("\n## ", 1)[0]
+    values = tmp_path / "values.yaml"
+    values.write_text(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
+    for mode in ("captcha", "deny"):
+        args = ["--values", values, "--set", f"mode={mode},canary.readiness=true"]
+        _, documents = rendered(helm, *args)
+        pods = [document for document in documents if document["kind"] in ("Deployment", "Pod")]
+        assert pods
+        assert not re.findall(r"runAsUser|runAsGroup|fsGroup", "".join(map(json.dumps, pods)))
+        for document in pods:
+            spec = document["spec"] if document["kind"] == "Pod" else document["spec"]["template"]["spec"]
+            assert spec["securityContext"]["runAsNonRoot"] is True
+    assert "dns.operator.openshift.io/daemonset-dns" in rendered(helm, "--values", values)[0]
+
+
 LONGEST = "t" * 40
 """The longest name of a tier that the schema accepts."""
 

@@ -1,4 +1,4 @@
-"""What passes cost: the price rises with what a client network had, and a budget withholds passes, never launches."""
+"""The cost of passes: the price rises with the charges of a client network. A budget withholds passes, but never launches."""
 
 import base64
 import logging
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 @pytest.fixture
 def site(redis_server, store):
-    """The services of a site with these settings."""
+    """Returns a function that makes the services of a site with given settings."""
     return lambda **overrides: create_services(make_settings(redis_server, **overrides), store)
 
 
@@ -47,7 +47,7 @@ def charge(store, network=NETWORK, times=1, window=3600):
 
 
 def charges(store, in_redis):
-    """Network → its charges."""
+    """Returns the charges of each network."""
     prefix = "binder-egress:charges:"
     return {key.removeprefix(prefix): store.charges(key.removeprefix(prefix), 3600) for key in in_redis.keys(f"{prefix}*")}
 
@@ -90,8 +90,8 @@ def test_work_is_the_price_times_the_base(site, store):
 
 
 @pytest.mark.parametrize("had", [0, 7, 30, 31])
-def test_a_priced_challenge_survives_a_browsers_json(public, store, had):
-    """JavaScript writes 2 where Python writes 2.0; the price is signed."""
+def test_priced_challenge_survives_the_json_of_a_browser(public, store, had):
+    """JavaScript writes 2 where Python writes 2.0, and the signature covers the price."""
     charge(store, times=had)
     text = re.sub(r"(\d)\.0([,}])", r"\1\2", base64.b64decode(solve(public)).decode())
     assert ".0," not in text and ".0}" not in text
@@ -99,7 +99,7 @@ def test_a_priced_challenge_survives_a_browsers_json(public, store, had):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(0, 10**6))
-def test_the_price_is_never_below_1_and_rises_with_each_charge(had, more, doubled_after):
+def test_price_is_at_least_1_and_rises_with_each_charge(had, more, doubled_after):
     curve = Fairness(3600, doubled_after, 0)
     assert 1 <= curve.price(had) <= curve.price(had + more)
     assert (curve.price(had) < curve.price(had + more)) == bool(doubled_after)
@@ -109,11 +109,11 @@ def test_the_price_is_never_below_1_and_rises_with_each_charge(had, more, double
 def test_challenge_is_too_cheap_once_the_price_more_than_doubled(then, more, doubled_after):
     curve = Fairness(3600, doubled_after, 0)
     most = curve.charge(NETWORK, curve.price(then)).most
-    # In whole numbers: 1 + now/d <= 2 (1 + then/d).
+    # The condition in integers: 1 + now/d <= 2 (1 + then/d).
     assert (then + more <= most) == (doubled_after + then + more <= TOLERANCE * (doubled_after + then))
 
 
-def test_a_price_that_never_rises(site, store):
+def test_price_can_be_constant(site, store):
     services = site(fairness_doubled_after=0)
     client = public_client(services)
     cheap = solve(client)
@@ -132,7 +132,7 @@ def test_curve_and_window_are_settings(site, store):
 
 
 class Clock:
-    """Makes charges of some seconds ago, in the buckets of that time."""
+    """Makes charges that are some seconds old, in the buckets of that time."""
 
     def __init__(self, in_redis, window):
         self.in_redis, self.window = in_redis, window
@@ -155,7 +155,7 @@ def test_charge_counts_for_the_window_and_a_twelfth_at_most(store, in_redis, win
     young = sum(int(age * window) < window - 5 for age in ages)
     not_old = sum(int(age * window) <= window + clock.width + 1 for age in ages)
     assert young <= store.charges(NETWORK, window) <= not_old
-    # What decides about a solution counts the same.
+    # The check of a solution counts the same charges.
     found = store.charges(NETWORK, window)
     if found:
         with pytest.raises(PriceRisen):
@@ -173,10 +173,10 @@ def test_charge_counts_at_once(store):
         assert store.charges(NETWORK, 3600) == number
 
 
-def test_a_charge_is_forgotten_with_the_window(store, in_redis):
+def test_charge_is_forgotten_after_the_window(store, in_redis):
     charge(store, window=60)
     assert 60 < in_redis.ttl(f"binder-egress:charges:{NETWORK}") <= 65
-    # Not only by its expiry: somebody who comes every minute would keep all for ever.
+    # Expiry alone is not enough: a client that comes each minute would keep all charges for ever.
     clock = Clock(in_redis, 60)
     clock.charged(80)
     clock.charged(70)
@@ -210,17 +210,17 @@ def test_pass_is_charged_once_with_its_solution(public, internal, store, in_redi
     assert charges(store, in_redis) == {NETWORK: 1}
 
 
-def test_an_unlock_by_solution_is_charged(public, store, in_redis):
+def test_unlock_by_solution_is_charged(public, store, in_redis):
     run_pod(store)
     assert unlock(public, provider="altcha", solution=solve(public, "unlock")).status_code == 202
     assert charges(store, in_redis) == {NETWORK: 1}
 
 
-def test_only_a_good_solution_is_charged(public, store, in_redis):
+def test_rejected_solution_is_not_charged(public, store, in_redis):
     solution = solve(public)
     present(public, "rubbish")
     present(public_client_of(public, "203.0.113.1"), solution)
-    unlock(public, provider="altcha", solution=solution)  # no such server
+    unlock(public, provider="altcha", solution=solution)  # unknown server
     assert charges(store, in_redis) == {}
     assert present(public, solution).status_code == 201
     assert present(public, solution).status_code == 403
@@ -240,7 +240,7 @@ def test_challenges_are_not_charged(public, store, in_redis):
     assert price(public) == 1
 
 
-def test_each_network_pays_for_itself(public, store):
+def test_networks_are_charged_separately(public, store):
     charge(store, times=30)
     assert price(public) == 2
     assert price(public_client_of(public, "198.51.100.8")) == 1
@@ -259,7 +259,7 @@ def test_each_network_pays_for_itself(public, store):
         (2, "rubbish, 203.0.113.2, 198.51.100.1", "203.0.113.2/32"),
     ],
 )
-def test_a_forged_header_neither_lowers_the_price_nor_charges_another(site, store, proxies, forwarded, network, in_redis):
+def test_forged_header_neither_lowers_the_price_nor_charges_others(site, store, proxies, forwarded, network, in_redis):
     services = site(trusted_proxies=proxies)
     client = create_public_app(services).test_client()
     client.environ_base["REMOTE_ADDR"] = "192.0.2.1"
@@ -280,7 +280,7 @@ def test_a_forged_header_neither_lowers_the_price_nor_charges_another(site, stor
     assert charges(store, in_redis) == {network: 37}
 
 
-def test_the_address_in_a_launch_charges_nobody(internal, store, in_redis):
+def test_client_address_of_a_launch_is_not_charged(internal, store, in_redis):
     launch(internal, client_address="203.0.113.1")
     assert charges(store, in_redis) == {}
 
@@ -299,13 +299,13 @@ def test_client_without_an_address_is_counted_not_charged(site, store, address, 
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
 
 
-def test_a_client_with_an_address_is_not_counted_as_hidden(services, public):
+def test_client_with_an_address_is_not_counted_as_hidden(services, public):
     get_pass(public)
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 0
 
 
 @pytest.mark.parametrize("mapped", ["::ffff:198.51.100.7", "::ffff:c633:6407"])
-def test_an_ipv4_address_in_ipv6_is_the_same_client(public, store, mapped, in_redis):
+def test_ipv4_mapped_address_is_the_same_client(public, store, mapped, in_redis):
     get_pass(public_client_of(public, mapped))
     assert charges(store, in_redis) == {NETWORK: 1}
 
@@ -321,7 +321,7 @@ def test_an_ipv4_address_in_ipv6_is_the_same_client(public, store, mapped, in_re
         ("2001:db8:1:2::4", 24, 48, "2001:db8:1::/48"),
     ],
 )
-def test_the_length_of_a_client_network(site, store, address, ipv4, ipv6, network, in_redis):
+def test_client_network_has_the_prefix_of_the_settings(site, store, address, ipv4, ipv6, network, in_redis):
     assert client_network(address, ipv4, ipv6) == network
     client = public_client(site(client_ipv4_prefix=ipv4, client_ipv6_prefix=ipv6), address)
     data = client.get("/egress/challenge").json["providers"][0]["challenge"]["parameters"]["data"]
@@ -331,7 +331,7 @@ def test_the_length_of_a_client_network(site, store, address, ipv4, ipv6, networ
 
 
 @pytest.mark.parametrize(("prefix", "expected"), [(24, "moved"), (32, "used-up")])
-def test_a_use_moves_within_the_client_network(site, prefix, expected):
+def test_use_moves_within_the_client_network(site, prefix, expected):
     services = site(client_ipv4_prefix=prefix)
     token = get_pass(public_client(services))
     internal = internal_client(services)
@@ -358,7 +358,7 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
     now[0] += 2
     price(private)
     assert len(warnings(caplog)) == 2
-    # One client with an address in the last hour: they are not all hidden.
+    # One client with an address in the last hour shows that not all are hidden.
     now[0] += QUIET_SECONDS - 10
     price(shown)
     now[0] += 60
@@ -369,7 +369,7 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
     assert len(warnings(caplog)) == 3
 
 
-# -- challenges fetched when they were cheap
+# -- challenges fetched at a low price
 
 
 def test_class_of_thirty_in_one_second_is_accepted(public, store, in_redis):
@@ -380,7 +380,7 @@ def test_class_of_thirty_in_one_second_is_accepted(public, store, in_redis):
     assert charges(store, in_redis) == {NETWORK: 30}
 
 
-def test_hoarded_challenges_are_refused_once_the_price_more_than_doubled(services, public, store, in_redis):
+def test_hoarded_challenges_are_refused_after_the_price_doubled(services, public, store, in_redis):
     solutions = [solve(public) for _ in range(40)]
     answers = [present(public, solution) for solution in solutions]
     assert [answer.status_code for answer in answers] == [201] * 31 + [403] * 9
@@ -389,11 +389,11 @@ def test_hoarded_challenges_are_refused_once_the_price_more_than_doubled(service
     labels = {"provider": "altcha", "purpose": "launch"}
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="ok", **labels) == 31
     assert value(internal_client(services), "binder_egress_solutions_total", outcome="price-risen", **labels) == 9
-    # A new one is accepted, and is good for twice as long a way.
+    # A new challenge is accepted, until the price doubles again.
     assert present(public, solve(public)).status_code == 201
 
 
-def test_lecture_of_a_hundred_in_one_second_needs_three_rounds_at_most(public):
+def test_hundred_clients_in_one_second_need_at_most_three_rounds(public):
     waiting, rounds = 100, []
     while waiting:
         solutions = [solve(public) for _ in range(waiting)]
@@ -411,7 +411,7 @@ def test_cheap_solution_unlocks_nothing(public, store, in_redis):
     assert in_redis.keys("binder-egress:unlock:*") == []
 
 
-def test_a_solution_without_work_has_no_price(store, in_redis):
+def test_solution_without_work_has_no_price(store, in_redis):
     curve = Fairness(3600, 30, 0)
     charge(store, times=500)
     store.use_solution("hcaptcha", "x", time.time() + 1, 60, curve.charge(NETWORK, None))
@@ -421,7 +421,7 @@ def test_a_solution_without_work_has_no_price(store, in_redis):
 # -- the budget
 
 
-def test_a_budget_withholds_the_pass_and_never_the_launch(site, store, in_redis):
+def test_budget_withholds_the_pass_but_not_the_launch(site, store, in_redis):
     services = site(fairness_budget=3)
     client, internal = public_client(services), internal_client(services)
     run_pod(store)
@@ -435,30 +435,30 @@ def test_a_budget_withholds_the_pass_and_never_the_launch(site, store, in_redis)
         assert 3600 - 5 <= int(answer.headers["Retry-After"]) <= 3900
     labels = {"provider": "altcha", "purpose": "launch", "outcome": "budget-spent"}
     assert value(internal_client(services), "binder_egress_solutions_total", **labels) == 1
-    # Launches go on, passes from before count, and others are not concerned.
+    # Launches go on, earlier passes are accepted, and other networks are not affected.
     assert launch(internal, "a")["tier"] == "unverified"
     assert [launch(internal, f"b{number}", token=token)["tier"] for number, token in enumerate(tokens)] == ["verified"] * 3
     assert unlock(client, token=get_pass(public_client_of(client, "203.0.113.1"))).status_code == 202
-    # What was not accepted is not used up.
+    # The refusal does not use up the solution.
     in_redis.delete(f"binder-egress:charges:{NETWORK}")
     assert present(client, solution).status_code == 201
 
 
-def test_a_replay_is_told_from_a_spent_budget(site):
+def test_replay_is_told_apart_from_a_spent_budget(site):
     client = public_client(site(fairness_budget=1))
     solution = solve(client)
     assert present(client, solution).status_code == 201
     assert_problem(present(client, solution), "solution-refused", 403)
 
 
-def test_there_is_no_budget_by_default(public, in_redis):
+def test_budget_is_unlimited_by_default(public, in_redis):
     in_redis.hset(f"binder-egress:charges:{NETWORK}", str(int(time.time())), 999_999)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("verifier.captcha.altcha.MAX_COUNTER", 1)  # the work of that is not what is tested
+        patch.setattr("verifier.captcha.altcha.MAX_COUNTER", 1)  # the test is not about the work
         assert present(public, solve(public)).status_code == 201
 
 
-def test_a_budget_counts_for_every_provider(store):
+def test_budget_applies_to_every_provider(store):
     curve = Fairness(3600, 30, 2)
     store.use_solution("hcaptcha", "a", time.time() + 1, 60, curve.charge(NETWORK, None))
     store.use_solution("altcha", "b", time.time() + 1, 60, curve.charge(NETWORK, 1))
@@ -467,7 +467,7 @@ def test_a_budget_counts_for_every_provider(store):
             store.use_solution(name, "c", time.time() + 1, 60, curve.charge(NETWORK, asked))
 
 
-def test_retry_after_is_when_budget_is_left(store, in_redis):
+def test_retry_after_is_the_time_until_budget_is_left(store, in_redis):
     clock = Clock(in_redis, 3600)
     for ago in (0, 3000, 600, 3000):
         clock.charged(ago)
@@ -477,13 +477,13 @@ def test_retry_after_is_when_budget_is_left(store, in_redis):
             store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, budget))
         return spent.value.retry_after
 
-    # A charge counts for the window, and until its bucket of 300 s is over.
+    # A charge counts for the window, plus the rest of its bucket of 300 s.
     assert 600 - 5 <= wait(3) <= wait(4) + 300 and wait(4) <= 900
     assert 3000 - 5 <= wait(2) <= 3300
     assert 3600 - 5 <= wait(1) <= 3900
 
 
-def test_fifty_at_once_do_not_exceed_the_budget(site, store, in_redis):
+def test_fifty_simultaneous_solutions_do_not_exceed_the_budget(site, store, in_redis):
     client = public_client(site(fairness_budget=20, fairness_doubled_after=0))
     solutions = [solve(client) for _ in range(50)]
     with ThreadPoolExecutor(50) as pool:
@@ -492,7 +492,7 @@ def test_fifty_at_once_do_not_exceed_the_budget(site, store, in_redis):
     assert charges(store, in_redis) == {NETWORK: 20}
 
 
-def test_the_same_solution_fifty_times_is_charged_once(public, store, in_redis):
+def test_solution_presented_fifty_times_is_charged_once(public, store, in_redis):
     solution = solve(public)
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: present(another(public), solution).status_code, range(50)))
@@ -502,8 +502,8 @@ def test_the_same_solution_fifty_times_is_charged_once(public, store, in_redis):
 
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10))
-def test_no_order_of_presentations_overdraws(store, in_redis, budget, threads, most):
-    """Budget and price together: the number that both allow is accepted and charged."""
+def test_simultaneous_solutions_never_overdraw_the_budget(store, in_redis, budget, threads, most):
+    """With budget and price together, exactly the number of solutions that both allow is accepted and charged."""
     in_redis.delete(f"binder-egress:charges:{NETWORK}")
 
     def use(number):
@@ -522,7 +522,7 @@ def test_no_order_of_presentations_overdraws(store, in_redis, budget, threads, m
 
 
 def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
-    """The Redis client repeats a call on a dead connection; a random word marks it as the same call."""
+    """The Redis client repeats a call on a dead connection. A random word marks the repeat as the same call."""
     monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
         store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
@@ -533,14 +533,14 @@ def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
 
 
 @pytest.mark.parametrize("address", [CLIENT, "10.0.0.1"])
-def test_challenge_needs_redis_so_that_nobody_solves_in_vain(services, redis_server, address):
+def test_challenge_without_redis_is_refused(services, redis_server, address):
     redis_server.stop()
     answer = public_client(services, address).get("/egress/challenge")
     assert_problem(answer, "unavailable", 503)
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_wiped_redis_forgets_charges_alone(public, internal, store, redis_server):
+def test_wiped_redis_forgets_only_charges(public, internal, store, redis_server):
     charge(store, times=60)
     redis_server.wipe()
     assert price(public) == 1
@@ -560,10 +560,10 @@ def test_full_redis_gives_no_free_pass(public, store, in_redis):
     assert charges(store, in_redis) == {NETWORK: 1}
 
 
-# -- what can be seen
+# -- metrics, logs and hints to clients
 
 
-def test_prices_and_refusals_can_be_seen(services, public, store, caplog):
+def test_prices_and_refusals_are_in_metrics_and_logs(services, public, store, caplog):
     caplog.set_level(logging.INFO)
     price(public)
     charge(store, times=60)
@@ -577,7 +577,7 @@ def test_prices_and_refusals_can_be_seen(services, public, store, caplog):
     assert (record.fields["rule"], record.fields["client_network"]) == ("price-risen", "198.51.100.0/24")
 
 
-def test_a_challenge_says_how_long_a_launch_may_wait(public, site):
+def test_challenge_states_how_long_a_launch_may_wait(public, site):
     answer = public.get("/egress/challenge").json
     assert (answer["hold"], answer["interactive_hold"]) == (4, 60)
     answer = public_client(site(launch_hold=0, launch_interactive_hold=20)).get("/egress/challenge").json

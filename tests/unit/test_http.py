@@ -1,4 +1,4 @@
-"""What both ports do with requests that are not as they should be."""
+"""Answers of both ports to wrong and unusual requests."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ POSTS = ["/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"]
 
 
 def assert_problem(answer, kind):
-    """RFC 9457, with our stable type."""
+    """Check for a problem of RFC 9457 with our stable type."""
     status, title = TITLES[kind]
     assert answer.status_code == status, answer.text
     assert answer.content_type == "application/problem+json"
@@ -30,8 +30,8 @@ def assert_problem(answer, kind):
     assert answer.json["detail"]
 
 
-def test_the_types_of_problems_are_stable():
-    """Clients tell problems apart by type: a change here changes the interface."""
+def test_types_of_problems_are_stable():
+    """Clients tell problems apart by type, so a change here changes the interface."""
     assert {kind: status for kind, (status, _) in TITLES.items()} == {
         "bad-request": 400,
         "unauthorized": 401,
@@ -68,7 +68,7 @@ def test_the_types_of_problems_are_stable():
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json"])
-def test_a_body_that_is_not_json_is_refused(public, store, path, content_type):
+def test_body_that_is_not_json_is_refused(public, store, path, content_type):
     run_pod(store)
     assert_problem(public.post(path, data=b'{"token": "x"}', content_type=content_type), "not-json")
 
@@ -79,30 +79,30 @@ def test_a_body_that_is_not_json_is_refused(public, store, path, content_type):
     [b"", b"{", b"null", b"[]", b'"x"', b"1", b"\xff", b'{"token": "\\ud800"}', b"[" * 5000, b'{"a":' * 2000, b"NaN", b"1e999"],
     ids=lambda body: repr(body[:12]),
 )
-def test_a_body_that_is_not_an_object_is_refused(public, path, body):
+def test_body_that_is_not_an_object_is_refused(public, path, body):
     assert_problem(public.post(path, data=body, content_type="application/json"), "bad-request")
 
 
 @pytest.mark.parametrize("value", [None, 1, True, ["x"], {"x": 1}])
-def test_a_field_of_the_wrong_type_is_named(public, value):
+def test_field_of_the_wrong_type_is_named(public, value):
     answer = public.post("/egress/passes", json={"provider": "altcha", "solution": value})
     assert_problem(answer, "bad-request")
     assert answer.json["detail"].startswith("solution: ")
 
 
-def test_an_unknown_key_is_named(public):
+def test_unknown_key_is_named(public):
     answer = public.post("/egress/passes", json={"provider": "altcha", "solution": "x", "solutoin": "x"})
     assert_problem(answer, "bad-request")
     assert answer.json["detail"].startswith("solutoin: ")
 
 
-def test_an_unknown_provider_is_told_which_there_are(public):
+def test_unknown_provider_is_answered_with_the_known_ones(public):
     answer = public.post("/egress/passes", json={"provider": "turnstile", "solution": "x"})
     assert_problem(answer, "bad-request")
     assert "altcha" in answer.json["detail"]
 
 
-def test_an_unknown_purpose_is_told_which_there_are(public):
+def test_unknown_purpose_is_answered_with_the_known_ones(public):
     answer = public.get("/egress/challenge?purpose=fun")
     assert_problem(answer, "bad-request")
     assert "launch, unlock" in answer.json["detail"]
@@ -110,16 +110,16 @@ def test_an_unknown_purpose_is_told_which_there_are(public):
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("size", [16 * 1024 + 1, 1 << 20])
-def test_a_large_body_is_refused(public, path, size):
+def test_large_body_is_refused(public, path, size):
     body = json.dumps({"provider": "altcha", "solution": "x" * size})
     assert_problem(public.post(path, data=body, content_type="application/json"), "too-large")
 
 
-def test_a_launch_with_a_large_token_is_answered(internal):
+def test_launch_with_a_large_token_is_answered(internal):
     assert launch(internal, token="x" * 900_000)["pass_outcome"] == "invalid"
 
 
-def test_a_launch_of_more_than_a_megabyte_is_refused(internal):
+def test_launch_of_more_than_a_megabyte_is_refused(internal):
     body = json.dumps({"user": "a", "image": "i", "token": "x" * (1 << 20)})
     assert_problem(internal.post("/api/launches", data=body, content_type="application/json"), "too-large")
 
@@ -151,7 +151,7 @@ LAUNCH = {"user": "alice", "image": "image:1"}
     ],
     ids=lambda change: repr(change)[:30],
 )
-def test_a_launch_of_another_shape_is_refused_and_its_field_named(internal, in_redis, change):
+def test_malformed_launch_is_refused_and_its_field_named(internal, in_redis, change):
     answer = internal.post("/api/launches", json=LAUNCH | change)
     assert_problem(answer, "bad-request")
     assert answer.json["detail"].startswith(next(iter(change)) + ": ")
@@ -159,13 +159,13 @@ def test_a_launch_of_another_shape_is_refused_and_its_field_named(internal, in_r
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-Infinity"])
-def test_a_time_that_is_no_number_is_refused(internal, value):
+def test_time_that_is_not_a_number_is_refused(internal, value):
     body = json.dumps(LAUNCH)[:-1] + f', "requested_at": {value}}}'
     assert_problem(internal.post("/api/launches", data=body, content_type="application/json"), "bad-request")
 
 
 @pytest.mark.parametrize("address", ["", "x", "1.2.3.4, 5.6.7.8", "1.2.3.4:80", "[::1]", "fe80::1%eth0", "999.1.1.1", "\x00"])
-def test_invalid_client_address_is_no_fault(internal, address):
+def test_invalid_client_address_causes_no_fault(internal, address):
     assert launch(internal, client_address=address)["tier"] == "unverified"
 
 
@@ -191,14 +191,14 @@ def test_any_server_name_is_accepted(internal, name):
         ("BREW", "/egress/passes"),
     ],
 )
-def test_a_method_that_is_not_offered(public, method, path):
+def test_unsupported_method_is_refused(public, method, path):
     answer = public.open(path, method=method)
     assert_problem(answer, "method-not-allowed")
     assert "OPTIONS" in answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_a_method_that_is_not_offered_in_the_cluster(internal, method):
+def test_unsupported_method_is_refused_in_the_cluster(internal, method):
     assert_problem(internal.open("/api/launches", method=method), "method-not-allowed")
 
 
@@ -207,12 +207,12 @@ def test_a_method_that_is_not_offered_in_the_cluster(internal, method):
     ["/", "/egress", "/egress/", "/egress/x", "/challenge", "/egress/servers", "/egress/servers/", "/favicon.ico",
      "/egress/servers/a/b/c", "/egress/passes/"],
 )  # fmt: skip
-def test_an_unknown_path(public, path):
+def test_unknown_path_is_not_found(public, path):
     assert_problem(public.get(path), "not-found")
 
 
 @pytest.mark.parametrize("path", ["/api/launches", "/egress/api/launches", "/metrics", "/egress/metrics", "/healthz", "/readyz"])
-def test_the_public_port_has_nothing_of_the_in_cluster_port(public, path):
+def test_public_port_does_not_serve_in_cluster_paths(public, path):
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
     assert_problem(public.get(path, headers=headers), "not-found")
     assert_problem(public.post(path, json=LAUNCH, headers=headers), "not-found")
@@ -221,14 +221,14 @@ def test_the_public_port_has_nothing_of_the_in_cluster_port(public, path):
 @pytest.mark.parametrize(
     "path", ["/egress/challenge", "/egress/passes", "/egress/servers/alice", "/egress/openapi.json", "/challenge"]
 )
-def test_the_in_cluster_port_has_nothing_of_the_public_port(internal, store, path):
+def test_in_cluster_port_does_not_serve_public_paths(internal, store, path):
     run_pod(store)
     assert_problem(internal.get(path), "not-found")
 
 
 @pytest.mark.parametrize(("port", "inside"), [("8080", False), ("8081", True)], ids=["public", "in-cluster"])
 @pytest.mark.parametrize("headers", [{}, {"Host": "x:8081"}, {"Host": "x:8080"}, {"X-Forwarded-Port": "8081"}])
-def test_the_listening_port_decides_which_app_answers(settings, port, inside, headers):
+def test_listening_port_decides_which_app_answers(settings, port, inside, headers):
     from werkzeug.test import EnvironBuilder, run_wsgi_app
 
     app = create_app(create_services(settings))
@@ -240,14 +240,14 @@ def test_the_listening_port_decides_which_app_answers(settings, port, inside, he
     assert (status("/metrics"), status("/egress/challenge")) == ((200, 404) if inside else (404, 200))
 
 
-def test_another_base_path(redis_server, store):
+def test_base_path_can_be_changed(redis_server, store):
     services = create_services(make_settings(redis_server, base_path="/a/b"), store)
     client = public_client(services)
     assert client.get("/a/b/challenge").status_code == 200
     assert_problem(client.get("/egress/challenge"), "not-found")
 
 
-# -- other sites' pages
+# -- pages of other sites
 
 LISTED = "https://course.example.com"
 
@@ -263,7 +263,7 @@ def open_to(redis_server, store):
 
 
 @pytest.mark.parametrize("written", ["https://Course.Example.com", "https://course.example.com:443"])
-def test_an_origin_is_listed_however_the_operator_writes_it(open_to, written):
+def test_origin_is_listed_in_every_spelling(open_to, written):
     answer = open_to(written).post("/egress/passes", json={}, headers={"Origin": LISTED})
     assert answer.status_code == 400
     assert answer.headers["Access-Control-Allow-Origin"] == LISTED
@@ -293,7 +293,7 @@ def test_an_origin_is_listed_however_the_operator_writes_it(open_to, written):
     ],
 )
 @pytest.mark.parametrize("path", POSTS)
-def test_a_foreign_origin_may_not_post(open_to, store, path, origin):
+def test_post_from_a_foreign_origin_is_refused(open_to, store, path, origin):
     run_pod(store)
     answer = open_to(LISTED).post(path, json={"token": "x"}, headers={"Origin": origin})
     assert_problem(answer, "forbidden-origin")
@@ -301,26 +301,26 @@ def test_a_foreign_origin_may_not_post(open_to, store, path, origin):
 
 
 @pytest.mark.parametrize("origin", ["http://localhost", "https://localhost", "https://LOCALHOST"])
-def test_our_own_origin_may_post(public, origin):
+def test_post_from_our_own_origin_is_accepted(public, origin):
     answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public)}, headers={"Origin": origin})
     assert answer.status_code == 201
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_the_public_url_is_our_own_origin(redis_server, store):
+def test_public_url_is_our_own_origin(redis_server, store):
     client = public_client(create_services(make_settings(redis_server, public_url="https://hub.example.org"), store))
     store.ping()
     body = {"provider": "altcha", "solution": solve(client)}
     assert client.post("/egress/passes", json=body, headers={"Origin": "https://hub.example.org"}).status_code == 201
 
 
-def test_no_origin_may_post(public):
-    """curl and scripts send no origin."""
+def test_post_without_an_origin_is_accepted(public):
+    """curl and scripts send no Origin header."""
     assert get_pass(public)
 
 
 @pytest.mark.parametrize(("listed", "origin"), [(LISTED, LISTED), ("*", "https://anything.example"), ("*", "null")])
-def test_a_listed_origin_may_post_and_read_the_answer(open_to, store, listed, origin):
+def test_listed_origin_may_post_and_read_the_answer(open_to, store, listed, origin):
     client = open_to(listed)
     store.ping()
     answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client)}, headers={"Origin": origin})
@@ -330,7 +330,7 @@ def test_a_listed_origin_may_post_and_read_the_answer(open_to, store, listed, or
     assert "Origin" in answer.headers["Vary"]
 
 
-def test_a_listed_origin_can_read_why_it_was_refused(open_to):
+def test_listed_origin_can_read_a_refusal(open_to):
     answer = open_to(LISTED).post("/egress/passes", json={"provider": "altcha", "solution": "x"}, headers={"Origin": LISTED})
     assert_problem(answer, "solution-refused")
     assert answer.headers["Access-Control-Allow-Origin"] == LISTED
@@ -338,7 +338,7 @@ def test_a_listed_origin_can_read_why_it_was_refused(open_to):
 
 @pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), ("null", None)])
 @pytest.mark.parametrize("path", POSTS)
-def test_a_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
+def test_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     answer = open_to(LISTED).options(path, headers=headers)
     assert answer.status_code == 204
@@ -349,7 +349,7 @@ def test_a_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
     assert "Origin" in answer.headers["Vary"]
 
 
-def test_anybody_may_get_a_challenge_but_only_a_listed_page_may_read_it(open_to):
+def test_challenge_is_public_but_only_listed_origins_can_read_it(open_to):
     client = open_to(LISTED)
     for origin, allowed in ((LISTED, LISTED), ("https://evil.example", None)):
         answer = client.get("/egress/challenge", headers={"Origin": origin})
@@ -358,7 +358,7 @@ def test_anybody_may_get_a_challenge_but_only_a_listed_page_may_read_it(open_to)
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_a_page_of_a_federation_works_with_another_member(open_to, store, path):
+def test_page_of_a_federation_works_with_another_member(open_to, store, path):
     """mybinder.org's page, a build on hub.member.example: preflight, then the request."""
     run_pod(store)
     client = open_to("https://mybinder.org", LISTED)
@@ -371,7 +371,7 @@ def test_a_page_of_a_federation_works_with_another_member(open_to, store, path):
             for found in (preflight, answer):
                 assert found.headers["Access-Control-Allow-Origin"] == origin
             assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
-            # A script can read how long to wait.
+            # The script can read how long to wait.
             assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
             assert answer.status_code in (403, 404) and "forbidden-origin" not in answer.text
         else:
@@ -394,7 +394,7 @@ def with_script(redis_server, store, tmp_path):
     return public_client(replace(made, assets=Assets(tmp_path)))
 
 
-def test_the_launch_script_has_a_stable_address_and_is_asked_for_again(with_script):
+def test_launch_script_has_a_stable_address_and_is_revalidated(with_script):
     answer = with_script.get("/egress/launch.js")
     assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
     assert answer.headers["Cache-Control"] == "no-cache"
@@ -405,7 +405,7 @@ def test_the_launch_script_has_a_stable_address_and_is_asked_for_again(with_scri
     assert again.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
 
 
-def test_another_launch_script_has_another_etag(with_script, redis_server, store, tmp_path):
+def test_changed_launch_script_has_another_etag(with_script, redis_server, store, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/manifest.json").write_text('{"launch.js": "launch-ba9876543210.js"}')
     (tmp_path / "new/launch-ba9876543210.js").write_text("new")
@@ -416,7 +416,7 @@ def test_another_launch_script_has_another_etag(with_script, redis_server, store
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), (None, None)])
-def test_the_launch_script_can_be_loaded_by_listed_pages_with_integrity(with_script, origin, allowed):
+def test_launch_script_can_be_loaded_with_integrity_by_listed_pages(with_script, origin, allowed):
     answer = with_script.get("/egress/launch.js", headers={"Origin": origin} if origin else {})
     assert answer.headers.get("Access-Control-Allow-Origin") == allowed
     assert "Origin" in answer.headers["Vary"]
@@ -471,14 +471,14 @@ def test_answers_have_security_headers(answers):
         assert ("camera=()" in answer.headers.get("Permissions-Policy", "")) == (name in ("page", "no server")), name
 
 
-# -- a server's page that is none
+# -- page of a server that does not exist
 
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
 @pytest.mark.parametrize("path", ["/egress/servers/bob", "/egress/servers/bob/lab"])
-def test_a_browser_gets_a_page_about_a_server_that_is_gone(public, path):
+def test_browser_gets_a_page_about_a_missing_server(public, path):
     answer = public.get(path, headers={"Accept": BROWSER})
     assert (answer.status_code, answer.content_type) == (404, "text/html; charset=utf-8")
     assert re.search(r"<h1>[^<]+</h1>\s*<p>[^<]+</p>", answer.text)
@@ -487,13 +487,13 @@ def test_a_browser_gets_a_page_about_a_server_that_is_gone(public, path):
 
 
 @pytest.mark.parametrize("accept", ["application/json", None])
-def test_others_get_a_problem_about_a_server_that_is_gone(public, accept):
+def test_other_clients_get_a_problem_about_a_missing_server(public, accept):
     answer = public.get("/egress/servers/bob", headers={"Accept": accept} if accept else {})
     assert_problem(answer, "no-such-server")
     assert "Accept" in answer.headers["Vary"]
 
 
-def test_a_browser_gets_a_page_while_redis_is_away(public, redis_server):
+def test_browser_gets_a_page_while_redis_is_away(public, redis_server):
     redis_server.stop()
     answer = public.get("/egress/servers/bob", headers={"Accept": BROWSER})
     assert (answer.status_code, answer.content_type) == (503, "text/html; charset=utf-8")
@@ -502,12 +502,12 @@ def test_a_browser_gets_a_page_while_redis_is_away(public, redis_server):
 
 
 def test_post_is_answered_with_json(public):
-    """A browser gets JSON too: the page's script reads it."""
+    """A browser gets JSON too, as the script of the page reads it."""
     answer = public.post("/egress/servers/bob", json={"token": "x"}, headers={"Accept": BROWSER})
     assert_problem(answer, "no-such-server")
 
 
-# -- whose address counts
+# -- the address of the client
 
 
 @pytest.mark.parametrize(
@@ -526,15 +526,15 @@ def test_post_is_answered_with_json(public):
         pytest.param(1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="1: IPv6"),
     ],
 )
-def test_only_trusted_proxies_are_believed(redis_server, store, proxies, forwarded, network):
+def test_forwarding_header_is_used_only_from_trusted_proxies(redis_server, store, proxies, forwarded, network):
     services = create_services(make_settings(redis_server, trusted_proxies=proxies), store)
     client = create_public_app(services).test_client()
     answer = client.get("/egress/challenge", headers={"X-Forwarded-For": forwarded}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     assert answer.json["providers"][0]["challenge"]["parameters"]["data"]["network"] == network
 
 
-def test_a_forged_forwarding_header_cannot_borrow_a_solution(redis_server, store):
-    """A solution made elsewhere, presented with the maker's address in front."""
+def test_forged_forwarding_header_does_not_validate_a_solution(redis_server, store):
+    """A solution from another network, presented with the address of its maker in front."""
     services = create_services(make_settings(redis_server), store)
     store.ping()
     solution = solve(public_client(services, "203.0.113.1"))
@@ -545,7 +545,7 @@ def test_a_forged_forwarding_header_cannot_borrow_a_solution(redis_server, store
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Prefix", "CF-Connecting-IP"])
-def test_other_forwarding_headers_mean_nothing(public, store, header):
+def test_other_forwarding_headers_are_ignored(public, store, header):
     run_pod(store)
     answer = public.get("/egress/servers/alice", headers={header: "evil.example", "Accept": "text/plain"})
     assert "http://localhost/egress/" in answer.text
@@ -575,7 +575,7 @@ def test_other_forwarding_headers_mean_nothing(public, store, header):
         f"Bearer, Bearer {API_TOKEN}",
     ],
 )
-def test_a_launch_without_the_bearer_token_is_refused_before_its_body_is_read(services, in_redis, header):
+def test_launch_without_the_bearer_token_is_refused_unread(services, in_redis, header):
     client = internal_client(services)
     del client.environ_base["HTTP_AUTHORIZATION"]
     for body in (json.dumps(LAUNCH), "{", "x" * 1000):
@@ -587,7 +587,7 @@ def test_a_launch_without_the_bearer_token_is_refused_before_its_body_is_read(se
 
 
 @pytest.mark.parametrize("header", [f"Bearer {API_TOKEN}", f"bearer {API_TOKEN}", f"BEARER  {API_TOKEN} "])
-def test_the_bearer_token_is_accepted(services, header):
+def test_bearer_token_is_accepted(services, header):
     client = internal_client(services)
     client.environ_base["HTTP_AUTHORIZATION"] = header
     assert launch(client)["tier"] == "unverified"
@@ -651,7 +651,7 @@ def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, 
         assert secret not in text
 
 
-def test_a_fault_does_not_log_what_was_sent(public, internal, monkeypatch, caplog):
+def test_fault_does_not_log_the_request(public, internal, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("broken")
 
@@ -662,7 +662,7 @@ def test_a_fault_does_not_log_what_was_sent(public, internal, monkeypatch, caplo
     assert token not in logged(caplog)
 
 
-def test_one_line_is_logged_for_each_launch(internal, caplog):
+def test_launch_logs_one_line(internal, caplog):
     caplog.set_level(logging.INFO)
     launch(internal, "alice", requested_at=time.time())
     (record,) = [record for record in caplog.records if record.getMessage() == "launch"]
@@ -696,7 +696,7 @@ def test_log_cuts_addresses_as_the_operator_chose(redis_server, caplog, prefixes
     client.close()
 
 
-def test_a_log_line_is_one_line_of_json():
+def test_log_entry_is_one_line_of_json():
     from verifier.logs import configuration
 
     formatter = configuration("info")["formatters"]["json"]["()"]()
@@ -733,7 +733,7 @@ def for_third_parties(redis_server, store, tmp_path):
         ("third-party-ba9876543210.mjs", "public, max-age=31536000, immutable"),
     ],
 )
-def test_the_third_party_script_stays_or_is_immutable(for_third_parties, file, kept):
+def test_third_party_script_is_stable_or_immutable(for_third_parties, file, kept):
     answer = for_third_parties.get(f"/egress/v1/{file}", headers={"Origin": LISTED})
     assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
     assert answer.headers["Cache-Control"] == kept
@@ -753,7 +753,7 @@ def test_third_party_folder_has_nothing_else(for_third_parties, file):
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_the_list_of_third_party_scripts_has_their_integrity(for_third_parties):
+def test_list_of_third_party_scripts_has_their_integrity(for_third_parties):
     listed = for_third_parties.get("/egress/v1/third-party.json")
     integrity = f"sha384-{base64.b64encode(hashlib.sha384(SCRIPT).digest()).decode()}"
     address = "https://hub.example.org/egress/v1/third-party-0123456789ab.js"

@@ -1,4 +1,4 @@
-"""Metrics: their names are an interface, and they tell what happened."""
+"""Metrics: names and types, which are an interface, and the counted events."""
 
 import re
 import time
@@ -65,7 +65,7 @@ def test_solution_from_before_a_wipe_is_counted_apart(public, internal, redis_se
     assert value(internal, "binder_egress_solutions_total", **labels) == 1
 
 
-def test_names_that_clients_send_make_no_new_time_series(public, internal):
+def test_names_from_clients_create_no_time_series(public, internal):
     for number in range(20):
         public.post("/egress/passes", json={"provider": f"provider-{number}", "solution": "x"})
         public.get(f"/egress/challenge?purpose=purpose-{number}")
@@ -87,7 +87,7 @@ def test_unlocks_are_counted_by_outcome(public, internal, store, services):
         assert value(internal, "binder_egress_unlocks_total", outcome=outcome) == 1, outcome
 
 
-def test_the_time_of_an_unlock_is_measured(public, internal, store, monkeypatch):
+def test_duration_of_an_unlock_is_measured(public, internal, store, monkeypatch):
     from tests.support.apps import reconciler
 
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 2)
@@ -98,7 +98,7 @@ def test_the_time_of_an_unlock_is_measured(public, internal, store, monkeypatch)
     assert value(internal, "binder_egress_unlock_seconds_count") == 1
 
 
-def test_what_the_reconciler_reports_is_shown(internal, store):
+def test_reports_of_the_reconciler_are_shown(internal, store):
     assert value(internal, "binder_egress_reconciler_last_seen_timestamp_seconds") == 0
     store.heartbeat(1234.5, {"verified": 2, "unverified": 3})
     store.count("pods-without-launch-record")
@@ -120,7 +120,7 @@ def test_passes_and_the_time_of_checking_solutions_are_shown(public, internal):
 @pytest.mark.parametrize(
     ("seconds", "bucket"), [(0, "0.03"), (0.03, "0.03"), (0.031, "0.1"), (30, "30"), (31, "+Inf"), (1e9, "+Inf")]
 )
-def test_a_wait_is_counted_in_its_bucket(seconds, bucket):
+def test_wait_is_counted_in_its_bucket(seconds, bucket):
     assert lag_counters(seconds) == {f"lag:{bucket}": 1, "lag-milliseconds": round(seconds * 1000)}
 
 
@@ -128,7 +128,7 @@ def test_reconciler_lag_is_shown(internal, store):
     for seconds in (0.02, 0.02, 0.5, 60):
         store.heartbeat(1, {}, lag_counters(seconds))
     name = "binder_egress_reconciler_lag_seconds"
-    # The buckets of a histogram add up.
+    # The buckets of a histogram are cumulative.
     assert [value(internal, f"{name}_bucket", le=le) for le in LAG_BUCKETS] == [2, 2, 2, 3, 3, 3, 3, 4]
     assert value(internal, f"{name}_count") == 4
     assert value(internal, f"{name}_sum") == pytest.approx(60.54)
@@ -151,7 +151,7 @@ def test_start_guard_outcomes_are_shown(internal, store):
 
 
 def test_start_guard_outcomes_are_shown_from_the_start(internal, store):
-    """Prometheus sees no increase of a counter that appears with 1, so the alert would miss the first pod without isolation."""
+    """Prometheus sees no increase in a counter that appears with 1; the alert would miss the first pod without isolation."""
     page = (Path(__file__).parents[2] / "docs/start-guard.md").read_text()
     outcomes = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     shown = {
@@ -162,18 +162,18 @@ def test_start_guard_outcomes_are_shown_from_the_start(internal, store):
     assert shown == dict.fromkeys(outcomes, 0)
 
 
-def test_a_tier_without_pods_is_shown_no_more(internal, store):
+def test_tier_without_pods_is_no_longer_shown(internal, store):
     store.heartbeat(1, {"verified": 2})
     store.heartbeat(2, {})
     assert families(internal)["binder_egress_user_pods"].samples == []
 
 
-def test_a_silent_reconciler_is_forgotten(store, in_redis):
+def test_silent_reconciler_is_forgotten(store, in_redis):
     store.heartbeat(time.time(), {})
     assert 25 <= in_redis.ttl("binder-egress:reconciler") <= 30
 
 
-def test_metrics_without_redis_say_so_and_keep_their_counters(services, redis_server):
+def test_metrics_without_redis_report_it_and_keep_their_counters(services, redis_server):
     internal = internal_client(services)
     launch(internal)
     assert value(internal, "binder_egress_store_up") == 1

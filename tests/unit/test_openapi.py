@@ -1,4 +1,4 @@
-"""The OpenAPI documents: they are well-formed, and the apps answer as they say."""
+"""The OpenAPI documents are well-formed, and the apps behave as documented."""
 
 import jsonschema_rs
 import pytest
@@ -45,7 +45,7 @@ def services(_redis_server):
     _redis_server.start()
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()
-    # As `patient`, which comes too late for a fixture of the module.
+    # The same as the fixture `patient`, which runs too late for a fixture of the module.
     patch.setattr(verifier.store.connection, "TIMEOUT_SECONDS", 10)
     made = make_settings(_redis_server)
     client = connect(made)
@@ -71,7 +71,7 @@ def internal_schema(services):
 
 
 def operations(document):
-    """All that a document describes: path and method."""
+    """Returns path and method of each operation in a document."""
     return [(path, method.upper()) for path, found in document["paths"].items() for method in found if method != "parameters"]
 
 
@@ -82,7 +82,7 @@ OPERATORS = [operation for operation in INTERNAL if operation[0].startswith("/ap
 
 
 def ask(operation, mode, headers, allowed=None, change=None):
-    """Call an operation with many inputs that fit its document, or do not."""
+    """Call an operation with many inputs, which fit its document or do not, depending on the mode."""
 
     @BOUNDED
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -97,12 +97,12 @@ def ask(operation, mode, headers, allowed=None, change=None):
 
 
 @pytest.mark.parametrize(("path", "method"), PUBLIC)
-def test_the_public_app_answers_as_its_document_says(public_schema, path, method):
+def test_public_app_answers_as_documented(public_schema, path, method):
     ask(public_schema[path][method], GenerationMode.POSITIVE, {"X-Forwarded-For": CLIENT})
 
 
 @pytest.mark.parametrize(("path", "method"), SERVERS)
-def test_a_running_server_answers_as_the_document_says(public_schema, path, method):
+def test_running_server_is_answered_as_documented(public_schema, path, method):
     def running(case):
         case.path_parameters.update({"user": "alice", "server": "lab"} if "server}" in path else {"user": "alice"})
 
@@ -113,18 +113,18 @@ def test_a_running_server_answers_as_the_document_says(public_schema, path, meth
 @pytest.mark.parametrize(
     ("path", "method"), [operation for operation in PUBLIC if operation[1] == "POST" or operation[0] == "/challenge"]
 )
-def test_the_public_app_refuses_what_does_not_fit_its_document(public_schema, path, method):
+def test_public_app_refuses_undocumented_input(public_schema, path, method):
     ask(public_schema[path][method], GenerationMode.NEGATIVE, {"X-Forwarded-For": CLIENT})
 
 
 @pytest.mark.parametrize(("path", "method"), INTERNAL)
-def test_the_in_cluster_app_answers_as_its_document_says(internal_schema, path, method):
+def test_in_cluster_app_answers_as_documented(internal_schema, path, method):
     ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"})
 
 
 @pytest.mark.parametrize(("token", "allowed"), [(API_TOKEN, {200, 400, 401, 404, 409, 415}), ("wrong", {401})])
 @pytest.mark.parametrize("path", [path for path, method in INTERNAL if method == "POST"])
-def test_the_in_cluster_app_refuses_what_does_not_fit_its_document(internal_schema, path, token, allowed):
+def test_in_cluster_app_refuses_undocumented_input(internal_schema, path, token, allowed):
     operation = internal_schema[path]["POST"]
     ask(operation, GenerationMode.NEGATIVE, {"Authorization": f"Bearer {token}"}, allowed)
 
@@ -145,8 +145,8 @@ def test_operators_need_the_bearer_token(internal_schema, path, method):
         ("/api/blocks", "GET", {200}),
     ],
 )
-def test_operators_actions_answer_as_the_document_says(internal_schema, path, method, allowed):
-    """In this order: the later ones block it."""
+def test_actions_of_operators_answer_as_documented(internal_schema, path, method, allowed):
+    """The order matters, as later actions block the server."""
 
     def running(case):
         if "user" in (case.path_parameters or {}):
@@ -167,7 +167,7 @@ def documents(services):
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["public", "in-cluster"])
-def test_a_document_is_valid_openapi(services, which):
+def test_document_is_valid_openapi(services, which):
     answer = documents(services)[which]
     assert answer.status_code == 200
     assert answer.json["openapi"] == "3.1.0"
@@ -194,7 +194,7 @@ def test_every_route_is_in_its_document(services, which):
     assert described == routed
 
 
-def test_the_base_path_is_the_documents_server(_redis_server):
+def test_document_has_the_base_path_as_server(_redis_server):
     made = create_services(make_settings(_redis_server, base_path="/a/b/"))
     document = create_public_app(made).test_client().get("/a/b/openapi.json").json
     assert document["servers"] == [{"url": "/a/b/"}]

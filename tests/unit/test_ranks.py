@@ -1,4 +1,4 @@
-"""Larger tiers: a server that has a tier gets one of a higher rank, and nobody can take anything from it by that."""
+"""Larger tiers: a server with a tier can get one of a higher rank, and cannot lose anything by it."""
 
 import re
 import time
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 @pytest.fixture
 def site(redis_server, store):
-    """The services of a site where proof of work earns a tier."""
+    """Returns a function that makes the services of a site where proof of work earns a tier."""
 
     def make(earns="verified", **overrides):
         values = {"tiers": TIERS, "captcha_providers": {"altcha": QUICK["altcha"] | {"tier": earns}}}
@@ -55,7 +55,7 @@ def waiting(store):
     return record and record.grant.tier
 
 
-# -- what is larger
+# -- order of tiers
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def waiting(store):
         ),
     ],
 )
-def test_larger_is_more_in_every_respect(redis_server, has, until, gets, is_larger):
+def test_larger_tier_is_larger_in_every_respect(redis_server, has, until, gets, is_larger):
     tiers = {"has": has, "gets": gets}
     settings = make_settings(redis_server, tiers=tiers, allow_tier="has", may_stop_pods=True)
     known = KnownServer("uid-1", "has", "g", until=None if until is None else 1000 + until)
     assert larger(known, settings, 1000.7) == (["gets"] if is_larger else [])
 
 
-def test_the_largest_comes_first(redis_server):
+def test_largest_tier_comes_first(redis_server):
     settings = make_settings(redis_server, tiers=TIERS)
     assert larger(KnownServer("u", "small"), settings, 0) == ["huge", "verified"]
     assert larger(KnownServer("u", "verified"), settings, 0) == ["huge"]
@@ -92,14 +92,14 @@ def test_the_largest_comes_first(redis_server):
 
 
 @pytest.mark.parametrize("tier", ["unverified", "gone"])
-def test_nothing_is_larger_than_an_unknown_tier(redis_server, tier):
+def test_unknown_tier_has_no_larger_one(redis_server, tier):
     assert larger(KnownServer("u", tier), make_settings(redis_server, tiers=TIERS), 0) == []
 
 
-# -- getting it
+# -- unlocks to a larger tier
 
 
-def test_a_solution_of_a_larger_tier_replaces_a_smaller_one(site, store, monkeypatch):
+def test_solution_for_a_larger_tier_replaces_a_smaller_one(site, store, monkeypatch):
     monkeypatch.setattr(verifier.web.servers, "UNLOCK_WAIT_SECONDS", 20)
     client = public_client(site())
     has(store)
@@ -120,8 +120,8 @@ def test_unlock_never_makes_a_tier_smaller(site, store, tier, earns):
     assert waiting(store) is None
 
 
-def test_a_token_is_read_once_a_request(site, store, monkeypatch):
-    """A token that is read twice could expire in between."""
+def test_token_is_read_once_per_request(site, store, monkeypatch):
+    """If a token were read twice, it could expire in between."""
     times = []
     read = Passes.read
     monkeypatch.setattr(Passes, "read", lambda passes, token, at: times.append(at) or read(passes, token, at))
@@ -146,7 +146,7 @@ def test_pass_for_a_larger_tier_is_used_up_for_its_server(site, store):
     assert not is_withdrawn(store, grant.id)
 
 
-def test_a_pass_that_another_server_holds_is_not_taken_from_it(site, store):
+def test_pass_is_not_taken_from_another_server(site, store):
     services = site()
     client, passed = public_client(services), token(services)
     run_pod(store, "bob", "uid-2")
@@ -158,7 +158,7 @@ def test_a_pass_that_another_server_holds_is_not_taken_from_it(site, store):
     assert not is_withdrawn(store, bobs.id) and waiting(store) is None
 
 
-def test_a_pass_for_a_larger_tier_that_no_provider_earns(site, store):
+def test_pass_for_a_tier_that_no_provider_earns_is_accepted(site, store):
     """For example a pass for an API key."""
     services = site("small")
     has(store)
@@ -211,7 +211,7 @@ def shown(client, headers):
 
 
 @pytest.mark.parametrize(("tier", "offered"), [("small", True), ("verified", False), ("huge", False), ("unverified", False)])
-def test_page_tells_of_larger_tiers(site, store, tier, offered):
+def test_page_offers_larger_tiers(site, store, tier, offered):
     client = public_client(site())
     has(store, tier)
     assert client.get("/egress/servers/alice", headers=JSON).json["larger"] == (["verified"] if offered else [])
@@ -250,7 +250,7 @@ def running(redis_server, cluster, store):
         ("small", "other", "operator", "other"),
     ],
 )
-def test_the_label_follows_what_is_larger_and_what_an_operator_says(running, cluster, store, tier, gets, rule, becomes):
+def test_label_follows_larger_tiers_and_operators(running, cluster, store, tier, gets, rule, becomes):
     pod = cluster.add(**granted(make_grant(tier)))
     record_unlock(store, make_grant(gets, rule))
     list_and_converge(running)
@@ -278,8 +278,8 @@ def test_unlock_counts_once_the_pods_grant_is_withdrawn(running, cluster, store,
     assert cluster.pods[pod.name].label == "small"
 
 
-def test_withdrawn_smaller_grant_takes_nothing_away(running, cluster, store, in_redis):
-    """The use of a pass that moves on to another server."""
+def test_withdrawal_of_a_smaller_grant_removes_nothing(running, cluster, store, in_redis):
+    """The withdrawn grant is that of a pass whose use moves to another server."""
     small, large = make_grant("small"), make_grant("verified", "unlock")
     pod = cluster.add(**granted(small))
     record_unlock(store, large)
@@ -289,7 +289,7 @@ def test_withdrawn_smaller_grant_takes_nothing_away(running, cluster, store, in_
     assert cluster.pods[pod.name].grant == large
 
 
-def test_block_takes_a_larger_tier_away(running, cluster, store):
+def test_block_removes_a_larger_tier(running, cluster, store):
     pod = cluster.add(**granted(make_grant("small")))
     record_unlock(store, make_grant("verified", "unlock"))
     store.add_block(Block("l", "server", ALICE.key, "eve", "", 0, uid="uid-1"), [ALICE])

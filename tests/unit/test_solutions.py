@@ -1,4 +1,4 @@
-"""Solutions of ALTCHA challenges: what is accepted, and what cannot be presented twice."""
+"""Solutions of ALTCHA challenges: which are accepted, and how a second use is refused."""
 
 import base64
 import json
@@ -28,17 +28,17 @@ def assert_refused(answer, detail=""):
 
 
 def opened(solution):
-    """The JSON inside a solution."""
+    """Returns the JSON inside a solution."""
     return json.loads(base64.b64decode(solution))
 
 
 def closed(payload, **options):
-    """A solution again, from its JSON."""
+    """Makes a solution from its JSON."""
     text = payload if isinstance(payload, str) else json.dumps(payload, **options)
     return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
 
 
-def test_a_solution_is_worth_a_pass_for_one_server(public):
+def test_solution_gives_a_pass_for_one_server(public):
     answer = present(public, solve(public))
     assert answer.status_code == 201
     assert answer.json.keys() == {"token", "expires_in", "servers", "tier"}
@@ -99,29 +99,29 @@ SOLUTION = {"counter": 1, "derivedKey": "00"}
         pytest.param(closed('{"challenge":' + "9" * 2900 + "}"), id="a very long number"),
     ],
 )  # fmt: skip
-def test_a_bad_payload_is_refused(public, solution):
+def test_bad_payload_is_refused(public, solution):
     assert_refused(present(public, solution), "")
 
 
-def test_an_oversized_solution_is_refused(public):
+def test_oversized_solution_is_refused(public):
     good = opened(solve(public))
     assert_refused(present(public, closed(good | {"padding": "x" * 4096})), "not an ALTCHA payload")
 
 
-def test_an_expired_challenge_is_refused(public, monkeypatch):
+def test_expired_challenge_is_refused(public, monkeypatch):
     solution = solve(public)
     later = time.time() + 601
     monkeypatch.setattr(time, "time", lambda: later)
     assert_refused(present(public, solution), "expired")
 
 
-def test_a_challenge_whose_expiry_was_put_off_is_refused(public):
+def test_challenge_with_a_changed_expiry_is_refused(public):
     payload = opened(solve(public))
     payload["challenge"]["parameters"]["expiresAt"] += 10_000
     assert_refused(present(public, closed(payload)), "not issued here")
 
 
-def test_a_replayed_solution_is_refused(public):
+def test_replayed_solution_is_refused(public):
     solution = solve(public)
     assert present(public, solution).status_code == 201
     assert_refused(present(public, solution), "has been used")
@@ -180,7 +180,7 @@ def spread_nonce(payload):
         spread_nonce,
     ],
 )
-def test_a_used_solution_in_another_form_is_refused(public, malleate):
+def test_used_solution_in_another_form_is_refused(public, malleate):
     solution = solve(public)
     assert present(public, solution).status_code == 201
     payload = opened(solution)
@@ -204,13 +204,13 @@ def test_a_used_solution_in_another_form_is_refused(public, malleate):
         pytest.param(lambda text: closed(text + " ")[:-1] + "!", id="rubbish in base64"),
     ],
 )
-def test_a_used_solution_in_another_encoding_is_refused(public, encode):
+def test_used_solution_in_another_encoding_is_refused(public, encode):
     solution = solve(public)
     assert present(public, solution).status_code == 201
     assert_refused(present(public, encode(base64.b64decode(solution).decode())))
 
 
-def test_a_solution_in_another_form_uses_up_the_original(public):
+def test_solution_in_another_form_uses_up_the_original(public):
     solution = solve(public)
     payload = opened(solution)
     extra_keys(payload)
@@ -218,7 +218,7 @@ def test_a_solution_in_another_form_uses_up_the_original(public):
     assert_refused(present(public, solution), "has been used")
 
 
-def test_two_solutions_presented_at_once_give_one_pass(public):
+def test_solution_presented_twice_at_once_gives_one_pass(public):
     solution = solve(public)
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: present(another(public), solution).status_code, range(16)))
@@ -226,23 +226,23 @@ def test_two_solutions_presented_at_once_give_one_pass(public):
 
 
 @pytest.mark.parametrize("field", ["purpose", "network", "issued"])
-def test_what_a_challenge_is_bound_to_cannot_be_changed(public, field):
+def test_changed_binding_of_a_challenge_is_refused(public, field):
     payload = opened(solve(public))
     payload["challenge"]["parameters"]["data"][field] = "unlock"
     assert_refused(present(public, closed(payload)), "not issued here")
 
 
-def test_a_wrong_solution_is_refused(public):
+def test_wrong_solution_is_refused(public):
     payload = opened(solve(public))
     payload["solution"]["derivedKey"] = "00" * 32
     assert_refused(present(public, closed(payload)), "wrong")
 
 
-def test_an_unlock_challenge_gives_no_pass(public):
+def test_unlock_challenge_gives_no_pass(public):
     assert_refused(present(public, solve(public, "unlock")), "purpose=launch")
 
 
-def test_a_launch_challenge_unlocks_nothing(public, store):
+def test_launch_challenge_unlocks_nothing(public, store):
     from tests.support.apps import run_pod
 
     run_pod(store)
@@ -254,7 +254,7 @@ def test_a_launch_challenge_unlocks_nothing(public, store):
     ("here", "there"),
     [("198.51.100.7", "198.51.100.8"), ("2001:db8:1:2::1", "2001:db8:1:3::1"), ("198.51.100.7", "10.0.0.1")],
 )
-def test_a_solution_from_another_network_is_refused(services, here, there):
+def test_solution_from_another_network_is_refused(services, here, there):
     solution = solve(public_client(services, here))
     assert_refused(present(public_client(services, there), solution), "another network")
 
@@ -263,7 +263,7 @@ def test_a_solution_from_another_network_is_refused(services, here, there):
     ("here", "there"),
     [("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"), ("198.51.100.7", "::ffff:198.51.100.7"), ("10.0.0.1", "192.168.3.4")],
 )
-def test_a_solution_from_the_same_network_is_accepted(services, here, there):
+def test_solution_from_the_same_network_is_accepted(services, here, there):
     solution = solve(public_client(services, here))
     assert present(public_client(services, there), solution).status_code == 201
 
@@ -272,17 +272,17 @@ def with_keys(redis_server, store, *keys):
     return public_client(create_services(make_settings(redis_server, signing_keys="\n".join(keys)), store))
 
 
-def test_a_challenge_signed_by_an_older_key_is_accepted(redis_server, store, public):
+def test_challenge_signed_by_an_older_key_is_accepted(redis_server, store, public):
     solution = solve(with_keys(redis_server, store, OLD))
     assert present(public, solution).status_code == 201
 
 
-def test_a_challenge_signed_by_a_removed_key_is_refused(redis_server, store, public):
+def test_challenge_signed_by_a_removed_key_is_refused(redis_server, store, public):
     solution = solve(public)
     assert_refused(present(with_keys(redis_server, store, OLD), solution), "not issued here")
 
 
-def test_a_challenge_signed_by_somebody_else_is_refused(public):
+def test_challenge_signed_by_somebody_else_is_refused(public):
     challenge = altcha.create_challenge(
         "SHA-256",
         1,
@@ -296,7 +296,7 @@ def test_a_challenge_signed_by_somebody_else_is_refused(public):
     assert_refused(present(public, payload.to_base64()), "not issued here")
 
 
-def test_a_pass_is_no_solution_and_a_solution_is_no_pass(public, internal):
+def test_pass_and_solution_are_not_interchangeable(public, internal):
     from tests.support.apps import launch
 
     assert_refused(present(public, get_pass(public)))
@@ -309,27 +309,27 @@ def test_solution_from_before_a_wipe_is_refused(public, store, redis_server):
     assert_refused(present(public, solution), "may have been")
 
 
-def test_a_spent_solution_gives_no_second_pass_after_a_wipe(public, redis_server):
+def test_spent_solution_gives_no_second_pass_after_a_wipe(public, redis_server):
     solution = solve(public)
     assert present(public, solution).status_code == 201
     redis_server.wipe()
     assert_refused(present(public, solution), "may have been")
 
 
-def test_new_challenges_count_after_a_wipe_once_the_probe_asked(public, internal, redis_server):
+def test_new_challenges_are_accepted_after_a_wipe_and_a_probe(public, internal, redis_server):
     redis_server.wipe()
     assert internal.get("/readyz").status_code == 200
     assert present(public, solve(public)).status_code == 201
 
 
-def test_new_challenge_counts_after_a_wipe_without_a_probe(public, redis_server):
+def test_new_challenge_is_accepted_after_a_wipe_without_a_probe(public, redis_server):
     old = solve(public)
     redis_server.wipe()
     assert present(public, solve(public)).status_code == 201
     assert_refused(present(public, old))
 
 
-# -- anything at all
+# -- random input
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -340,7 +340,7 @@ JSON = st.recursive(
 
 @st.composite
 def near_payloads(draw):
-    """A payload of the right shape with anything in some of its fields."""
+    """Draws a payload of the right shape with arbitrary values in some fields."""
     parameters = PARAMETERS | {"expiresAt": 2**40, "data": {"purpose": "launch"}, "keySignature": "aa"}
     changed = draw(st.dictionaries(st.sampled_from([*parameters, "memoryCost", "x"]), JSON, max_size=3))
     challenge = {"parameters": parameters | changed, "signature": draw(st.just("aa") | JSON)}
@@ -355,7 +355,7 @@ def near_payloads(draw):
     | (JSON | near_payloads()).map(closed)
 )
 @example(closed({"challenge": {"parameters": PARAMETERS | {"data": {"__proto__": 1}}, "signature": "aa"}, "solution": SOLUTION}))
-def test_no_solution_makes_a_fault(public, solution):
+def test_random_solution_causes_no_fault(public, solution):
     answer = public.post(
         "/egress/passes", data=json.dumps({"provider": "altcha", "solution": solution}), content_type="application/json"
     )
@@ -365,14 +365,14 @@ def test_no_solution_makes_a_fault(public, solution):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON.map(json.dumps).map(str.encode) | st.binary(max_size=200))
-def test_no_body_makes_a_fault(public, body):
+def test_random_body_causes_no_fault(public, body):
     for path in ("/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"):
         answer = public.post(path, data=body, content_type="application/json")
         assert 400 <= answer.status_code < 500, answer.text
         assert answer.json["type"].startswith(TYPE)
 
 
-def test_a_solution_counts_at_one_member_of_a_federation_only(redis_server, store):
+def test_solution_is_accepted_by_one_member_of_a_federation_only(redis_server, store):
     """Members share signing keys, but not the list of used solutions."""
     member = public_client(create_services(make_settings(redis_server), store))
     other = public_client(create_services(make_settings(redis_server, api_token="another-token-of-another-member-00"), store))

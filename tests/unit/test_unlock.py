@@ -1,4 +1,4 @@
-"""Unlocking a running server, and the page that every server has."""
+"""Unlocks of running servers, and the page of each server."""
 
 import re
 import threading
@@ -19,7 +19,7 @@ def unlock(client, path="alice", **body):
     return client.post(f"/egress/servers/{path}", json=body)
 
 
-def test_a_pass_unlocks_a_running_server(public, store):
+def test_pass_unlocks_a_running_server(public, store):
     run_pod(store)
     with reconciler(store):
         answer = unlock(public, token=get_pass(public))
@@ -30,7 +30,7 @@ def test_a_pass_unlocks_a_running_server(public, store):
     }  # fmt: skip
 
 
-def test_a_solution_unlocks_a_running_server(public, store):
+def test_solution_unlocks_a_running_server(public, store):
     run_pod(store)
     with reconciler(store):
         answer = unlock(public, provider="altcha", solution=solve(public, "unlock"))
@@ -55,14 +55,14 @@ def test_unlock_without_a_reconciler_is_pending_after_two_seconds(public, store)
     assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "unverified")
 
 
-def test_an_unlock_names_the_pod_that_it_is_for(public, store, impatient):
+def test_unlock_names_its_pod(public, store, impatient):
     run_pod(store, uid="uid-7")
     unlock(public, token=get_pass(public))
     record = store.pending(Server("alice"), set()).unlock
     assert (record.uid, record.image, record.grant.tier, record.grant.rule) == ("uid-7", None, "verified", "unlock")
 
 
-def test_an_unlock_of_one_pod_is_not_granted_to_its_successor(public, store):
+def test_unlock_of_a_pod_is_not_granted_to_its_successor(public, store):
     """The pod is replaced by another of the same name while the client waits."""
     run_pod(store, uid="old")
     token = get_pass(public)
@@ -76,24 +76,24 @@ def test_an_unlock_of_one_pod_is_not_granted_to_its_successor(public, store):
 
 
 @pytest.mark.parametrize("path", ["bob", "alice/other", "alice%2Fx", "alice/x/", "ALICE", "alice%20", "%00", "a" * 300])
-def test_an_unknown_server_is_not_found(public, store, path, in_redis):
+def test_unknown_server_is_not_found(public, store, path, in_redis):
     run_pod(store)
     token = get_pass(public)
     for answer in (public.get(f"/egress/servers/{path}"), unlock(public, path, token=token)):
         assert answer.status_code == 404
         assert answer.json["type"] in (TYPE + "no-such-server", TYPE + "not-found")
-    # The pass was not touched.
+    # The pass is not used up.
     assert in_redis.keys("binder-egress:pass:*") == []
 
 
-def test_a_solution_for_an_unknown_server_is_not_spent(public, store, impatient):
+def test_solution_for_an_unknown_server_is_not_spent(public, store, impatient):
     solution = solve(public, "unlock")
     assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 404
     run_pod(store)
     assert unlock(public, provider="altcha", solution=solution).status_code == 202
 
 
-def test_a_solution_unlocks_once(public, store, impatient):
+def test_solution_unlocks_once(public, store, impatient):
     run_pod(store)
     run_pod(store, "bob", "uid-2")
     solution = solve(public, "unlock")
@@ -102,7 +102,7 @@ def test_a_solution_unlocks_once(public, store, impatient):
     assert unlock(public, provider="altcha", solution=solution).status_code == 403
 
 
-def test_a_used_up_pass_unlocks_nothing(public, internal, store, impatient):
+def test_used_up_pass_unlocks_nothing(public, internal, store, impatient):
     run_pod(store)
     token = get_pass(public)
     launch(internal, "bob", token=token, repository="https://example.com/other")
@@ -112,8 +112,8 @@ def test_a_used_up_pass_unlocks_nothing(public, internal, store, impatient):
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_the_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impatient):
-    """The page's script sends the pass again if it cannot know whether the launch used it."""
+def test_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impatient):
+    """The script of the page sends the pass again if it does not know whether the launch used it."""
     token = get_pass(public)
     first = launch(internal, "alice", token=token)
     run_pod(store)
@@ -123,8 +123,8 @@ def test_the_pass_of_a_launch_unlocks_the_same_server(public, internal, store, i
     assert pending.unlock.grant.id not in pending.withdrawn
 
 
-def test_nobody_replaces_the_tier_of_a_server_by_another(redis_server, store, impatient):
-    """A stranger who knows the address cannot, and a late pass of the launch page cannot."""
+def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impatient):
+    """Neither a stranger who knows the address nor a late pass of the launch page can replace the tier."""
     small = make_settings(
         redis_server, captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "small"}}
     )
@@ -135,12 +135,12 @@ def test_nobody_replaces_the_tier_of_a_server_by_another(redis_server, store, im
         answer = unlock(public, **body)
         assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (200, "granted", "verified")
     assert store.pending(Server("alice"), set()).unlock is None
-    # Nothing was spent on it.
+    # The refused unlock spends nothing.
     store.publish(Server("bob"), KnownServer("uid-2"))
     assert unlock(public, "bob", provider="altcha", solution=solution).status_code == 202
 
 
-def test_an_unlock_moves_the_use_from_a_launch_of_the_same_repository_and_network(public, internal, store, impatient):
+def test_unlock_moves_a_use_of_the_same_repository_and_network(public, internal, store, impatient):
     token = get_pass(public)
     first = launch(internal, "bob", token=token)
     run_pod(store)
@@ -148,7 +148,7 @@ def test_an_unlock_moves_the_use_from_a_launch_of_the_same_repository_and_networ
     assert is_withdrawn(store, first["grant"])
 
 
-def test_an_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient, in_redis):
+def test_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, impatient, in_redis):
     services = create_services(make_settings(redis_server, pass_servers=5), store)
     store.ping()
     run_pod(store)
@@ -161,13 +161,13 @@ def test_an_unlock_by_a_solution_uses_no_pass_of_others(redis_server, store, imp
     [("x", 403), ("x" * 1025, 403), ("x" * 8193, 400), ("", 400), (None, 400), (7, 400), (["x"], 400), ({}, 400)],
     ids=lambda value: str(value)[:10],
 )
-def test_a_bad_token_unlocks_nothing(public, store, token, status):
+def test_bad_token_unlocks_nothing(public, store, token, status):
     run_pod(store)
     assert unlock(public, token=token).status_code == status
     assert store.pending(Server("alice"), set()).unlock is None
 
 
-def test_an_expired_pass_unlocks_nothing(public, store, services, in_redis):
+def test_expired_pass_unlocks_nothing(public, store, services, in_redis):
     run_pod(store)
     in_redis.set("binder-egress:epoch", 0)
     token = services.passes.sign(Passes.new("verified", 1, time.time() - 400, 300))
@@ -175,14 +175,14 @@ def test_an_expired_pass_unlocks_nothing(public, store, services, in_redis):
     assert (answer.status_code, "expired" in answer.json["detail"]) == (403, True)
 
 
-def test_a_pass_with_a_removed_key_unlocks_nothing(public, store):
+def test_pass_with_a_removed_key_unlocks_nothing(public, store):
     run_pod(store)
     token = Passes(["removed-key-0123456789abcdef0123456789"]).sign(Passes.new("verified", 1, time.time(), 300))
     assert unlock(public, token=token).status_code == 403
 
 
 @pytest.mark.parametrize("key", KEYS.splitlines())
-def test_a_pass_with_any_listed_key_unlocks(public, store, impatient, key):
+def test_pass_with_any_listed_key_unlocks(public, store, impatient, key):
     run_pod(store)
     assert unlock(public, token=Passes([key]).sign(Passes.new("verified", 1, time.time(), 300))).status_code == 202
 
@@ -198,19 +198,19 @@ def test_a_pass_with_any_listed_key_unlocks(public, store, impatient, key):
         {"provider": "nobody", "solution": "x"},
     ],
 )
-def test_an_unlock_sends_either_a_token_or_a_solution(public, store, body):
+def test_unlock_needs_either_a_token_or_a_solution(public, store, body):
     run_pod(store)
     answer = unlock(public, **body)
     assert (answer.status_code, answer.json["type"]) == (400, TYPE + "bad-request")
 
 
-def test_both_addresses_of_the_default_server_are_one(public, store, impatient):
+def test_default_server_has_two_equal_addresses(public, store, impatient):
     run_pod(store)
     assert public.get("/egress/servers/alice/").status_code == 200
     assert unlock(public, "alice/", token=get_pass(public)).status_code == 202
 
 
-def test_a_named_server_has_its_own_page(public, store):
+def test_named_server_has_its_own_page(public, store):
     store.publish(Server("alice", "lab 2/ü"), KnownServer("uid-2", tier="verified"))
     found = public.get("/egress/servers/alice/lab%202%2F%C3%BC", headers={"Accept": "application/json"})
     # An encoded slash reaches the app decoded, so such a server has no page; JupyterHub makes no such names.
@@ -220,7 +220,7 @@ def test_a_named_server_has_its_own_page(public, store):
     assert (found.status_code, found.json["server"], found.json["tier"]) == (200, "lab 2 ü", "verified")
 
 
-# -- what the page says
+# -- content of the page
 
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -241,7 +241,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
         pytest.param("a" * 5000, "application/json", id="very long"),
     ],
 )
-def test_the_page_comes_in_the_form_that_the_client_asks_for(public, store, accept, kind):
+def test_page_has_the_format_that_the_client_accepts(public, store, accept, kind):
     run_pod(store)
     answer = public.get("/egress/servers/alice", headers={} if accept is None else {"Accept": accept})
     assert answer.status_code == 200
@@ -252,14 +252,14 @@ def test_the_page_comes_in_the_form_that_the_client_asks_for(public, store, acce
 
 @pytest.mark.parametrize("accept", ["text/plain", "text/html", "application/json"])
 @pytest.mark.parametrize("tier", ["unverified", "verified"])
-def test_the_page_tells_nothing_about_the_launch(public, store, accept, tier):
+def test_page_reveals_nothing_about_the_launch(public, store, accept, tier):
     grant = "a-grant-id" if tier == "verified" else ""
     store.publish(Server("alice"), KnownServer("uid-1", tier, grant, "https://example.com/a/b"))
     answer = public.get("/egress/servers/alice", headers={"Accept": accept})
     assert not [word for word in (*SECRET_WORDS, "a-grant-id") if word in answer.text]
 
 
-def test_the_answer_to_an_unlock_tells_nothing_about_the_launch(public, internal, store, impatient):
+def test_answer_to_an_unlock_reveals_nothing_about_the_launch(public, internal, store, impatient):
     run_pod(store)
     token = get_pass(public)
     answers = [unlock(public, token=token)]
@@ -283,21 +283,21 @@ def test_json_names_the_state_of_the_server(public, store):
     }  # fmt: skip
 
 
-def test_the_text_has_the_address_to_open(public, store):
+def test_text_has_the_address_to_open(public, store):
     run_pod(store)
     text = public.get("/egress/servers/alice", headers={"Accept": "*/*"}).text
     assert "no internet access" in text
     assert "http://localhost/egress/servers/alice/" in text
 
 
-def test_the_public_url_is_what_the_text_shows(redis_server, store):
+def test_text_shows_the_public_url(redis_server, store):
     services = create_services(make_settings(redis_server, public_url="https://hub.example.org"), store)
     run_pod(store)
     text = public_client(services).get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
     assert "https://hub.example.org/egress/servers/alice/" in text
 
 
-def test_a_name_is_escaped_in_every_form(public, store):
+def test_server_name_is_escaped_in_every_format(public, store):
     name = "<script>alert(1)</script>"
     run_pod(store, name)
     address = "/egress/servers/%3Cscript%3Ealert(1)%3C%2Fscript%3E"
@@ -310,7 +310,7 @@ def test_a_name_is_escaped_in_every_form(public, store):
 
 
 @pytest.mark.parametrize("tier", ["unverified", "verified"])
-def test_the_html_page_runs_no_inline_script_and_loads_only_its_own_files(public, store, tier):
+def test_html_page_has_no_inline_script_and_loads_only_own_files(public, store, tier):
     store.publish(Server("alice"), KnownServer("uid-1", tier))
     answer = public.get("/egress/servers/alice", headers={"Accept": "text/html"})
     policy = answer.headers["Content-Security-Policy"]
@@ -325,5 +325,5 @@ def test_the_html_page_runs_no_inline_script_and_loads_only_its_own_files(public
 
 
 @pytest.mark.parametrize("path", ["..%2fweb.py", "../web.py", "%2e%2e/web.py", "", "nothing.js", "..%2f..%2f..%2fetc%2fpasswd"])
-def test_nothing_else_is_served_as_a_file(public, path):
+def test_other_files_are_not_served(public, path):
     assert public.get(f"/egress/static/{path}").status_code == 404

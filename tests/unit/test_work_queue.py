@@ -11,7 +11,7 @@ PAUSE = 10.0
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """A clock in seconds that a test sets."""
 
     now = 0.0
 
@@ -30,7 +30,7 @@ def queue(clock: Clock) -> WorkQueue[str]:
 
 
 def take(queue: WorkQueue[str], most: int = 100) -> list[str]:
-    """The keys that are due, handed out."""
+    """Takes the keys that are due."""
     return [key for key, _ in queue.get(most, wait=False)]
 
 
@@ -40,7 +40,7 @@ def test_keys_are_handed_out_in_the_order_of_their_puts(queue, clock):
     assert take(queue) == ["b", "c", "a"]
 
 
-def test_a_key_that_is_put_twice_is_handed_out_once_and_dated_by_the_first_put(queue, clock):
+def test_key_put_twice_is_handed_out_once_with_the_first_date(queue, clock):
     queue.put("a")
     clock.now = 5
     queue.put("a")
@@ -49,14 +49,14 @@ def test_a_key_that_is_put_twice_is_handed_out_once_and_dated_by_the_first_put(q
     assert take(queue) == [] and len(queue) == 0
 
 
-def test_a_batch_is_no_larger_than_asked_for(queue):
+def test_batch_is_no_larger_than_requested(queue):
     for key in "abc":
         queue.put(key)
     assert take(queue, 2) == ["a", "b"]
     assert take(queue, 2) == ["c"]
 
 
-def test_a_key_in_work_is_not_handed_out_again_before_it_is_done(queue, clock):
+def test_key_in_work_is_not_handed_out_before_it_is_done(queue, clock):
     queue.put("a")
     assert take(queue) == ["a"]
     clock.now = 1
@@ -70,7 +70,7 @@ def test_a_key_in_work_is_not_handed_out_again_before_it_is_done(queue, clock):
     assert take(queue) == []
 
 
-def test_a_retry_is_due_after_the_pause(queue, clock):
+def test_retry_is_due_after_the_pause(queue, clock):
     queue.put("a")
     take(queue)
     queue.retry("a")
@@ -81,7 +81,7 @@ def test_a_retry_is_due_after_the_pause(queue, clock):
     assert queue.get(100, wait=False) == [("a", PAUSE)]
 
 
-def test_a_put_before_the_end_of_the_pause_makes_the_retry_due_at_once(queue, clock):
+def test_put_during_the_pause_makes_the_retry_due_at_once(queue, clock):
     queue.retry("a")
     clock.now = 1
     queue.put("a")
@@ -91,13 +91,13 @@ def test_a_put_before_the_end_of_the_pause_makes_the_retry_due_at_once(queue, cl
     assert take(queue) == [], "one put and one retry are one piece of work"
 
 
-def test_a_retry_of_a_queued_key_changes_nothing(queue):
+def test_retry_of_a_queued_key_changes_nothing(queue):
     queue.put("a")
     queue.retry("a")
     assert queue.get(100, wait=False) == [("a", 0.0)]
 
 
-def test_an_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
+def test_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
     queue.retry("a")
     queue.put("a")
     take(queue)
@@ -108,7 +108,7 @@ def test_an_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
     assert take(queue) == ["a"] and take(queue) == []
 
 
-def test_a_closed_queue_hands_out_nothing(queue):
+def test_closed_queue_hands_out_nothing(queue):
     queue.put("a")
     queue.close()
     assert queue.get(100) == []
@@ -143,7 +143,7 @@ def test_get_waits_for_the_end_of_work_on_a_key_that_was_put_again(real):
 
 def test_two_workers_never_have_the_same_key_and_miss_no_put(real):
     in_work: set[str] = set()
-    seen = {key: 0 for key in "abcdef"}  # the last number that was worked on
+    seen = {key: 0 for key in "abcdef"}  # the last number that a worker handled
     last = dict(seen)
     twice = []
     guard = threading.Lock()

@@ -33,8 +33,9 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.captcha.base import Outcome
     from verifier.captcha.providers import ROWS
     from verifier.captcha.siteverify import Remote
+    from verifier.labels import START_GUARD_CONTAINER
     from verifier.passes import BadPass, Passes
-    from verifier.reconciler import pods as cluster
+    from verifier.reconciler import pods
     from verifier.records import Grant
     from verifier.web import bodies
     from verifier.web.problems import Problem
@@ -106,10 +107,10 @@ def forwarded_for(text: str) -> None:
 def a_repository(text: str) -> None:
     """The name of a name is itself, and the exact name of a trusted repository has the same name, up to case."""
     name = repositories.name(text)
-    assert repositories.name(name) == name
+    assert name is None or repositories.name(name) == name
     if exact := repositories.exact(text):
         assert repositories.name(exact) == name
-    repositories.matches(text, "https://github.com/owner/name")
+    repositories.covers(text, "github.com/owner/name")
     repositories.within(text, "https://github.com/owner/name")
 
 
@@ -121,8 +122,10 @@ def an_annotation(text: str) -> None:
 
 def a_guard_message(text: str) -> None:
     """The termination message of a start guard, or any other text in its place."""
-    status = {"name": cluster.GUARD, "state": {"terminated": {"message": text}}}
-    read = cluster._guard({"spec": {"initContainers": [{"name": cluster.GUARD}]}, "status": {"initContainerStatuses": [status]}})
+    status = {"name": START_GUARD_CONTAINER, "state": {"terminated": {"message": text}}}
+    read = pods._guard(
+        {"spec": {"initContainers": [{"name": START_GUARD_CONTAINER}]}, "status": {"initContainerStatuses": [status]}}
+    )
     assert read and isinstance(read[0], str) and isinstance(read[1], float)
 
 

@@ -1,14 +1,14 @@
-/** What `connect` needs to know. */
+/** Options of `connect`. */
 export interface Options {
   /** The address of the verifier, `https://hub.example.org/egress/`. */
   verifier: string;
-  /** The address of the BinderHub, `https://mybinder.org/`. By default what the verifier's address is below. */
+  /** The address of the BinderHub, `https://mybinder.org/`. By default the parent of the verifier's address. */
   binderhub?: string;
-  /** The tiers that are enough. Proof of work that earns another one is not done. By default each is enough. */
+  /** The tiers that are enough. Proof of work for another tier is not done. By default every tier is enough. */
   tiers?: readonly string[];
   /** Where to show a link to the server's unlock page if this page cannot unlock it: an element, or a CSS selector. */
   link?: string | Element;
-  /** An API key that the operator made for this page. It is a budget, not a secret: whoever reads the page has it. */
+  /** An API key that the operator made for this page. It is a budget, not a secret: every reader of the page can see it. */
   key?: string;
 }
 
@@ -18,13 +18,13 @@ export interface BinderEgress {
   /** The address of the BinderHub, ending in "/". */
   readonly binderhub: string;
   /**
-   * Solve a challenge, and get a pass: good for one launch, as the query parameter `egress_token`, for at most five minutes.
-   * Rejects if there is no pass to be had.
+   * Solve a challenge and get a pass. It is valid for one launch, as the query parameter `egress_token`, for at most five minutes.
+   * Rejects if the verifier gives no pass.
    */
   getPass(): Promise<string>;
   /**
-   * The address of a build request with a pass. It is the same address if there is no pass to be had, if that takes too long, or if
-   * the address is no build request of this BinderHub. Never rejects.
+   * The address of a build request with a pass. The address stays the same if the verifier gives no pass, if that takes too long,
+   * or if the address is no build request of this BinderHub. Never rejects.
    *
    * @param timeout seconds to wait, 15 by default
    */
@@ -39,11 +39,12 @@ export function connect(options: Options): Readonly<BinderEgress>;
 /** The detail of the event `binder-egress` on `window`. */
 export interface Detail {
   /**
-   * - `checking`: a launch has been seen, a challenge is asked for and solved
+   * - `checking`: a launch has begun, and a challenge is being solved
    * - `granted`: its server has a tier
    * - `pending`: its server will have one within seconds
-   * - `needed`: only a captcha that this page does not show, or no tier that is enough; a person can unlock the server at `unlock`
-   * - `none`: refused, or it could not be solved
+   * - `needed`: the verifier offers only captchas that this page does not show, or no tier that is enough; a person can unlock the
+   *   server at `unlock`
+   * - `none`: the verifier refused, or the challenge could not be solved
    * - `unanswered`: the verifier does not answer this page
    */
   state: "checking" | "granted" | "pending" | "needed" | "none" | "unanswered";
@@ -51,13 +52,13 @@ export interface Detail {
   build: string;
   /** The server, once it is ready. */
   server: string | null;
-  /** Its unlock page, where it may help. */
+  /** The address of its unlock page, if a person can do something there. */
   unlock: string | null;
 }
 
 declare global {
   interface Window {
-    /** What the plain script defines. */
+    /** The object that the plain script defines. */
     readonly binderEgress?: Readonly<BinderEgress>;
   }
   interface WindowEventMap {

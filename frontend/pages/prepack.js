@@ -1,4 +1,4 @@
-// Fills dist/ with what the verifier serves for third-party pages, under names that stay. `npm ci` in ../ comes first.
+// Fills dist/ with the verifier's files for third-party pages, under names without checksums. Run `npm ci` in ../ first.
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +14,7 @@ try {
   copyFileSync(join(built, manifest["third-party.mjs"]), join(here, "dist/index.js"));
   copyFileSync(join(built, manifest["third-party.js"]), join(here, "dist/tag.js"));
   copyFileSync(join(here, "../../LICENSE"), join(here, "LICENSE"));
-  // Its solver and its workers are in both.
+  // Both files contain ALTCHA's solver and workers.
   copyFileSync(join(here, "../node_modules/altcha/LICENSE.txt"), join(here, "LICENSE-altcha"));
 } finally {
   rmSync(built, { recursive: true });

@@ -1,13 +1,13 @@
-// One check of a person's browser: a challenge, its solution, and the pass that the verifier gives for it.
+// One check of a browser: a challenge, its solution, and the verifier's pass for it.
 
-// Most seconds for one answer of the verifier. No launch waits that long.
+// Longest wait for one answer of the verifier, in seconds. No launch waits that long.
 const PATIENCE = 10;
-// Seconds that a launch waits for the challenge: a person must be asked before the launch goes, and a verifier that has just
-// delivered launch.js can answer.
+// Seconds that a launch waits for the challenge. A person must be asked before the launch goes out, and a verifier that has just
+// delivered launch.js answers quickly.
 const GRACE = 1;
-// Seconds before a pass expires from which it is no longer sent.
+// A pass is no longer sent in the last seconds before it expires.
 const MARGIN = 5;
-// Seconds to hold a launch: the default if the verifier does not say, and the limit, since BinderHub's build tokens live for 300 s.
+// Seconds to hold a launch: the default where the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
 const HOLD = [4, 60];
 const INTERACTIVE_HOLD = [60, 240];
 
@@ -17,7 +17,7 @@ const INTERACTIVE_HOLD = [60, 240];
  */
 const ROUNDS = 4;
 
-/** The verifier's refusal; `type` is one word of its problem types. */
+/** The verifier's refusal. `type` is the last word of the problem type, "price-risen". */
 class Refusal extends Error {
   constructor(body) {
     super(body.detail);
@@ -25,20 +25,21 @@ class Refusal extends Error {
   }
 }
 
-/** The verifier gave no answer, or could not. */
+/** The verifier did not answer, or answered with a server error. */
 class NoAnswer extends Error {}
 
 export class Check {
   /**
-   * @type {"asking"|"solving"|"widget"|"passed"|"none"|"unanswered"|"needed"|"without"} what it
-   *   does, or how it ended: `needed` if only a provider would help that may not be loaded here, `without` if the person declined
+   * @type {"asking"|"solving"|"widget"|"passed"|"none"|"unanswered"|"needed"|"without"} what the
+   *   check does, or how it ended: `needed` if every offered provider needs a widget that this page must not load, `without` if
+   *   the person declined
    */
   state = "asking";
-  /** @type {?string} the name of the provider that is needed, as people know it */
+  /** @type {?string} the display name of the provider that is needed */
   provider = null;
   /** Whether a person has to do something. */
   interactive = false;
-  /** Whether there are other offers than this one. */
+  /** Whether the person can choose another offer. */
   others = false;
   _token = null;
   _until = 0;
@@ -56,13 +57,13 @@ export class Check {
    * Begin a check.
    *
    * @param {string} base the absolute address of the verifier, ending in "/"
-   * @param {?Promise<Response>} asked the answer to `GET challenge`, if somebody has already asked
-   * @param {object} means what the page solves with
+   * @param {?Promise<Response>} asked the answer to `GET challenge`, if the page has already sent that request
+   * @param {object} means the page's ways to solve a challenge
    * @param {(challenge: object, signal: AbortSignal) => Promise<string>} means.solve solves proof of work
    * @param {() => Promise<object>} [means.load] loads widgets.js
-   * @param {?object} [means.widgets] where widgets of third parties may be shown: `{place: () => Promise<HTMLElement>,
-   *   language, theme}`; null if nothing of third parties may be loaded
-   * @param {(offer: object) => boolean} [means.suits] whether an offer is good enough; by default each one is
+   * @param {?object} [means.widgets] where to show third-party widgets: `{place: () => Promise<HTMLElement>,
+   *   language, theme}`; null if the page must load nothing from third parties
+   * @param {(offer: object) => boolean} [means.suits] whether an offer is good enough; by default every offer is
    * @param {() => void} changed called after each change
    */
   constructor(base, asked, means, changed) {
@@ -73,7 +74,7 @@ export class Check {
     this.done = this._run(asked).catch((error) => this._set(error instanceof Refusal ? "none" : "unanswered"));
   }
 
-  /** Whether something is on the way that a launch may wait for. */
+  /** Whether a launch should wait for this check. */
   get running() {
     if (this.state === "solving" || this.state === "widget") return true;
     return this.state === "asking" && performance.now() < this._asked + GRACE * 1000;
@@ -90,7 +91,7 @@ export class Check {
   }
 
   /**
-   * Wait while it runs, but not for longer than the operator allows.
+   * Wait while the check runs, but no longer than the operator allows.
    *
    * @param {AbortSignal} [signal] ends the waiting
    * @returns {Promise<void>} never rejects
@@ -101,7 +102,7 @@ export class Check {
     while (this.running && !signal?.aborted) {
       let limit = began + (this.state === "widget" ? this._interactiveHold : this._hold) * 1000;
       if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE * 1000);
-      // The launch waited for a widget, and now for a calculation instead of it.
+      // The widget failed, and the launch waits for a calculation instead.
       if (this._instead > began) limit = Math.min(this._instead + this._hold * 1000, began + this._interactiveHold * 1000);
       const left = limit - performance.now();
       if (left <= 0) return;
@@ -118,13 +119,13 @@ export class Check {
     this._end("without");
   }
 
-  /** Try the next offer instead of this one. */
+  /** Drop this offer and try the next one. */
   another() {
     this._another = true;
     this._solving.abort();
   }
 
-  /** End the check: its pass would be of no use. */
+  /** End the check, because its pass would be of no use. */
   stop() {
     this._end(this.running || this.state === "asking" ? "none" : this.state);
   }
@@ -136,12 +137,12 @@ export class Check {
   }
 
   _set(state) {
-    // The end of a check is final: a person decided it, or has read it.
+    // A check ends once: the person chose the end, or has already read the message about it.
     if (this._over || this.state === "passed") return;
     this.state = state;
     const waiting = [...this._waiting];
     this._waiting.clear();
-    for (const wake of waiting) wake();
+    for (const resume of waiting) resume();
     this.changed();
   }
 
@@ -153,7 +154,7 @@ export class Check {
       try {
         return await this._solveOne(answer.providers);
       } catch (error) {
-        // Others of this network got passes in the meantime. Solve a harder challenge.
+        // Others in this network got passes in the meantime, so the next challenge is harder.
         if (error.type !== "price-risen" || round === ROUNDS) throw error;
         answer = await json(fetch(`${this.base}challenge?purpose=launch`));
       }
@@ -163,7 +164,7 @@ export class Check {
   async _solveOne(providers) {
     const { load, suits, widgets } = this.means;
     const offers = providers.filter((offer) => (offer.kind === "proof-of-work" || widgets) && (suits?.(offer) ?? true));
-    // The provider whose price has risen stays first: the person has begun with it.
+    // A provider whose price has risen stays first: the person has already begun with it.
     offers.sort((one, other) => (other.name === this._paying) - (one.name === this._paying));
     if (!offers.length) {
       if (!providers.length) return this._set("none");
@@ -184,7 +185,7 @@ export class Check {
         const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution })));
         if (this._over) return undefined;
         this._token = String(got.token);
-        // By this browser's own stopwatch: its clock may be wrong.
+        // Measured from the answer on, because the browser's clock may be wrong.
         this._until = began + (Number(got.expires_in) - MARGIN) * 1000;
         return this._set("passed");
       } catch (error) {
@@ -194,7 +195,7 @@ export class Check {
           offers.push(offers.shift());
           continue;
         }
-        // Not this one: it is blocked, or does not work here. The next, if there is one.
+        // This provider is blocked, or does not work here. Try the next one.
         offers.shift();
         if (error.type === "price-risen") this._paying = offer.name;
         if (!offers.length || error.type === "price-risen") {
@@ -213,14 +214,14 @@ export class Check {
     }
     const { load, widgets: { place, language, theme } } = this.means;
     const [{ mountWidget }, element] = await Promise.all([load(), place()]);
-    // Only what there is to click is waited for longer than a calculation.
+    // A widget that a person clicks may take longer than a calculation; other widgets may not.
     this._set("solving");
     const onShown = () => { if (this.interactive) this._set("widget"); };
     return mountWidget(offer, element, { signal, language, theme: theme(), onShown });
   }
 }
 
-/** What to send as JSON. */
+/** Options of `fetch` for a POST request with a JSON body. */
 export const post = (body) => ({
   method: "POST",
   headers: { "Content-Type": "application/json" },
@@ -228,7 +229,7 @@ export const post = (body) => ({
 });
 
 /**
- * What the verifier answers.
+ * Read an answer of the verifier.
  *
  * @param {Promise<Response>} answer
  * @returns {Promise<object>}
@@ -240,7 +241,7 @@ export async function json(answer) {
     const late = new Promise((_, reject) => { timer = setTimeout(reject, PATIENCE * 1000, new NoAnswer("late")); });
     [response, body] = await Promise.race([answer.then(async (got) => [got, await got.json()]), late]);
   } catch (error) {
-    // No connection, no end, or a proxy's error page.
+    // There is no connection, the answer does not end, or it is a proxy's error page.
     throw new NoAnswer(String(error));
   } finally {
     clearTimeout(timer);

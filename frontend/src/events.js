@@ -1,7 +1,7 @@
 // Reads a build's event stream, from a copy of the response that BinderHub's page reads.
 
-// The page ends its request as soon as it has read the last event, and that drops what is unread here. So there is no detour
-// (a generator, an event target) between two calls of read(): this loop is as quick as that of the page (D-137).
+// The page ends its request as soon as it has read the last event, and that discards what is still unread here. So nothing (no
+// generator, no event target) stands between two calls of read(): this loop must be as quick as the page's own (D-137).
 
 const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
 
@@ -9,7 +9,7 @@ const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
  * Read one event's data.
  *
  * @param {string} data
- * @returns {?{phase: string, url?: string}} null for other phases than launching, ready and failed
+ * @returns {?{phase: string, url?: string}} null for phases other than launching, ready and failed
  */
 export const readEvent = (data) => (SAID.test(data) ? JSON.parse(data) : null);
 
@@ -32,7 +32,7 @@ export async function readEvents(body, on) {
     for (const line of lines) {
       const event = line.startsWith("data:") && readEvent(line.slice(5));
       if (event && !on(event)) {
-        // Not awaited: the promise resolves only when the page has cancelled its copy, too.
+        // Do not await it: the promise resolves only after the page has cancelled its copy, too.
         reader.cancel().catch(() => {});
         return;
       }

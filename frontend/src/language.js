@@ -1,10 +1,10 @@
-// Which language to speak, and how. verifier/web/pages.py has the same rules on the server.
+// The language of messages, its direction and its placeholders. verifier/web/pages.py has the same rules on the server.
 
 /**
  * Choose a language.
  *
- * @param {readonly string[]} languages what the person reads, best first, as `navigator.languages`: "de-CH", "en"
- * @param {readonly string[]} available what there is, as primary tags: "de", "en"; the first is taken where nothing fits
+ * @param {readonly string[]} languages the person's languages, best first, as in `navigator.languages`: "de-CH", "en"
+ * @param {readonly string[]} available the languages of the messages, as primary tags: "de", "en"; the first one is the default
  * @returns {string} one of `available`
  */
 export function chooseLanguage(languages, available) {
@@ -18,7 +18,7 @@ export function chooseLanguage(languages, available) {
 /**
  * The direction a language is written in.
  *
- * @param {string} language one of those that there are messages in: "ar", "de"
+ * @param {string} language a language with messages: "ar", "de"
  * @returns {"ltr"|"rtl"} for the attribute `dir`
  */
 export function direction(language) {
@@ -29,7 +29,7 @@ export function direction(language) {
  * Fill in a message.
  *
  * @param {string} message with placeholders, "Try again in {seconds} s."
- * @param {Record<string, string|number>} [values] by the names of the placeholders; one that has none stays as it is
+ * @param {Record<string, string|number>} [values] by the names of the placeholders; a placeholder without a value stays
  * @returns {string} plain text, for `textContent`
  */
 export function fill(message, values = {}) {

@@ -9,27 +9,27 @@ import { solve } from "./solve.js";
 import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
 import { startWorker } from "./workers.js";
 
-/** What the wrapper and this file share; docs/launch-page.md says what pages may read of it. */
+/** The object that the wrapper and this file share. docs/launch-page.md lists what pages may read. */
 const ours = window.binderEgress;
 
 /**
- * One launch: the build request, and those that repeat it, because the page tries again.
+ * One launch: the build request and its retries.
  *
  * @typedef {object} Launch
- * @property {?string} address of the build request
+ * @property {?string} address the address of the build request
  * @property {Check} check
- * @property {number} waiting how many requests wait for the check
- * @property {boolean} gone whether a request has gone without a pass
- * @property {boolean} sent whether the last one has gone with a pass
+ * @property {number} waiting the number of requests that wait for the check
+ * @property {boolean} gone whether a request went out without a pass
+ * @property {boolean} sent whether the last request went out with a pass
  * @property {boolean} ended whether its server is ready
  * @property {?string} unlock the verifier's answer to an unlock: granted, pending or refused
  */
 
-/** @type {Map<string, Launch>} those that are under way, by the address of their build request */
+/** @type {Map<string, Launch>} unfinished launches, by the address of their build request */
 const launches = new Map();
-/** @type {?Launch} of the page that launches at once; its build request is still to come */
+/** @type {?Launch} the launch of a page that launches by itself, before its build request */
 let expected = null;
-/** @type {?Launch} what the panel is about */
+/** @type {?Launch} the launch that the panel shows */
 let current = null;
 /** @type {?Panel} */
 let panel = null;
@@ -39,10 +39,10 @@ function begin() {
     panel = new Panel();
     panel.onCarryOn = () => current.check.decline();
     panel.onAnother = () => current.check.another();
-    // The browser restored the page from its cache, and the panel's message is outdated.
+    // When the browser restores the page from its cache, the panel's message is outdated.
     addEventListener("pageshow", (event) => { if (event.persisted) panel.host.remove(); });
   } catch {
-    // An old browser, which may still do proof of work.
+    // The browser is old. It may still do proof of work.
   }
   if (ours.challenge) expected = newLaunch(null, ours.challenge);
   const early = ours.early ?? [];
@@ -64,26 +64,26 @@ function newLaunch(address, asked) {
 }
 
 function newCheck(launch, asked) {
-  // For signed-in users no script of third parties is loaded: it could read their token for the hub.
+  // Signed-in users load no third-party script: it could read their token for the hub.
   const widgets = panel && !signedIn() ? { place: () => panel.attach(), language: panel.language, theme: () => panel.theme } : null;
   const means = {
     solve: (challenge, signal) => solve(challenge, (algorithm) => startWorker(algorithm, ours.base), signal),
-    // Our own table of widgets; a page with proof of work never loads it.
+    // Our own table of widgets. A page that only needs proof of work never loads it.
     load: () => import(`${ours.base}static/${MANIFEST["widgets.js"]}`),
     widgets,
   };
   return new Check(ours.base, asked, means, () => {
-    // If a request waits for this pass, it goes out now and shows the next message.
+    // A request that waits for this pass goes out now, and shows the next message itself.
     if (launch.check && !(launch.check.token && launch.waiting)) show(launch);
   });
 }
 
-// With auth_enabled BinderHub takes no build request without the token of this cookie, which its page can read and sends along.
+// With auth_enabled BinderHub accepts no build request without this cookie's token. Its page reads the cookie and sends the token.
 function signedIn() {
   try {
     return Boolean(window.pageConfig.apiToken) || /(?:^|; )_xsrf=/.test(document.cookie);
   } catch {
-    // The page may not read its cookies.
+    // The page is not allowed to read its cookies.
     return true;
   }
 }
@@ -100,11 +100,11 @@ function launchOf(address) {
 }
 
 /**
- * Send a build request, with a pass if there is one, after waiting for it if a challenge is being solved.
+ * Send a build request, with a pass if there is one. While a challenge is being solved, wait for its pass.
  *
  * @param {typeof fetch} original the page's fetch
- * @param {*} self what it was called on
- * @param {IArguments} args what it was called with
+ * @param {*} self the `this` of the page's call
+ * @param {IArguments} args the arguments of the page's call
  * @param {string} address the absolute address of the request
  * @returns {Promise<Response>|undefined} undefined for requests other than launches
  */
@@ -113,7 +113,7 @@ function send(original, self, args, address) {
   const method = String(args[1]?.method ?? args[0].method ?? "GET").toUpperCase();
   if (method !== "GET" || url.searchParams.has("egress_token") || url.searchParams.get("build_only") === "true") return undefined;
   const launch = launchOf(address);
-  // A retry after longer than a pass lives.
+  // The retry came after the pass had expired.
   if (launch.check.expired) launch.check = newCheck(launch, null);
   const signal = args[1]?.signal ?? args[0].signal;
   const go = () => {
@@ -127,11 +127,11 @@ function send(original, self, args, address) {
       watch(launch, answer.then((response) => response.clone()), address, token);
       show(launch);
     } catch {
-      // The request is on its way.
+      // The request has already gone out.
     }
     return answer;
   };
-  // A launch waits only once: a retry of the page goes at once.
+  // A launch waits only once. A retry goes out at once.
   if (launch.check.token || launch.gone || !launch.check.running) return go();
   launch.waiting += 1;
   show(launch);
@@ -155,8 +155,8 @@ function withToken(args, address, token) {
  *
  * @param {Launch} launch
  * @param {Promise<Response>} copy a clone of the response that the page reads
- * @param {string} address that the request was for
- * @param {?string} token the pass that it had
+ * @param {string} address the address of the request
+ * @param {?string} token the pass in the request
  */
 async function watch(launch, copy, address, token) {
   try {
@@ -170,13 +170,13 @@ async function watch(launch, copy, address, token) {
       return said === "launching";
     });
   } catch {
-    // The page ended the request, or handles the same error itself.
+    // The page ended the request, or it handles the same error itself.
   }
 }
 
 function ready(launch, token, server, verifier) {
   launch.ended = true;
-  // The next request for this address is another launch with another pass.
+  // The next request for this address starts another launch, with another pass.
   launches.delete(launch.address);
   const late = launch.check.token;
   if (!token && late) unlock(launch, late, server, verifier);
@@ -208,11 +208,11 @@ function show(launch) {
       another: asks && check.others,
     });
   } catch {
-    // The panel is missing, and the launch goes on.
+    // The panel does not work. The launch goes on.
   }
 }
 
-// The key of the message. "will" promises access, so only a pass that went with the request leads to it.
+// The key of the message. "will" promises access, so it needs a pass that went out with the request.
 function stateOf({ check, waiting, gone, sent, ended, unlock }) {
   if (unlock === "granted") return "has";
   if (unlock === "refused") return "none";
@@ -230,5 +230,5 @@ function stateOf({ check, waiting, gone, sent, ended, unlock }) {
 try {
   if (ours && !ours.send) begin();
 } catch {
-  // The page looks as it does without this script.
+  // The page works as it does without this script.
 }

@@ -1,5 +1,5 @@
-// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it. The page can be
-// scrolled far enough that the panel hides nothing.
+// The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it. People can scroll the
+// page far enough that the panel hides nothing.
 import ar from "../../verifier/web/messages/launch/ar.json";
 import de from "../../verifier/web/messages/launch/de.json";
 import en from "../../verifier/web/messages/launch/en.json";
@@ -12,17 +12,17 @@ import style from "./panel.css";
 const MESSAGES = { en, de, fr, es, ja, ar };
 
 export class Panel {
-  /** The language it speaks: "de". */
+  /** The language of its messages: "de". */
   language = chooseLanguage(navigator.languages ?? [navigator.language], Object.keys(MESSAGES));
-  /** @type {() => void} called for the button *continue without internet access* */
+  /** @type {() => void} the action of the button *continue without internet access* */
   onCarryOn = () => {};
-  /** @type {() => void} called for the button *another way* */
+  /** @type {() => void} the action of the button *another way* */
   onAnother = () => {};
   _messages = MESSAGES[this.language];
   _shown = null;
   _closed = false;
 
-  /** Make a panel. It appears in the page with its first message. */
+  /** Make a panel. It appears on the page with its first message. */
   constructor() {
     const make = (name, properties, ...children) => {
       const element = Object.assign(document.createElement(name), properties);
@@ -31,8 +31,8 @@ export class Panel {
     };
     const button = (name, onclick) =>
       make("button", { type: "button", className: name, textContent: this._messages[name], onclick });
-    // A shadow root keeps the page's style sheets and ours apart. Only the widget is in the page's own tree, where scripts of
-    // providers look for it.
+    // A shadow root separates the page's style sheets from ours. Only the widget is in the page's own tree, where the providers'
+    // scripts expect it.
     this.host = make("div", { id: "binder-egress" });
     this.widget = make("div", { slot: "widget" });
     this.host.append(this.widget);
@@ -61,7 +61,7 @@ export class Panel {
       make("div", { className: "line" }, this.progress, this.text, this.why, close),
       make("slot", { name: "widget" }), buttons, this.reason);
     section.setAttribute("aria-label", this._messages.label);
-    // Room at the end of the page: what is scrolled to or gets the focus is not behind the panel.
+    // Room at the end of the page, so that nothing that is scrolled to or focused lies behind the panel.
     const room = make("div");
     root.append(section, room);
     new ResizeObserver(() => {
@@ -77,14 +77,14 @@ export class Panel {
   /**
    * Put the panel into the page, as soon as the page has a body.
    *
-   * @returns {Promise<HTMLElement>} its element for a provider's widget
+   * @returns {Promise<HTMLElement>} the panel's element for a provider's widget
    */
   async attach() {
     if (!document.body) await new Promise((resolve) => { document.addEventListener("DOMContentLoaded", resolve); });
     this._closed = false;
     if (!this.host.isConnected) {
       document.body.append(this.host);
-      // Screen readers announce only changes of a live region that exists already.
+      // Screen readers announce only changes of an existing live region.
       setTimeout(() => this._render(), 50);
     }
     return this.widget;
@@ -95,10 +95,10 @@ export class Panel {
    *
    * @param {object} what
    * @param {string} what.state the key of a message
-   * @param {?string} [what.provider] named in it
-   * @param {boolean} [what.busy] whether something is being calculated
-   * @param {boolean} [what.carryOn] whether a person may choose to continue without
-   * @param {boolean} [what.another] whether there is another way
+   * @param {?string} [what.provider] the display name of the provider in the message
+   * @param {boolean} [what.busy] whether the page is calculating
+   * @param {boolean} [what.carryOn] whether to offer to continue without internet access
+   * @param {boolean} [what.another] whether to offer another way
    */
   show(what) {
     this._shown = what;
@@ -106,7 +106,7 @@ export class Panel {
     else if (!this._closed) this.attach().catch(() => {});
   }
 
-  /** Close the panel for good: only a widget brings it back. A launch that waits for the person goes on. */
+  /** Close the panel. Only a widget opens it again. A launch that waits for the person continues without access. */
   close() {
     this._closed = true;
     if (this._shown?.carryOn) this.onCarryOn();
@@ -116,7 +116,7 @@ export class Panel {
   _render() {
     const { state, provider, busy, carryOn, another } = this._shown;
     const text = fill(this._messages[state], { provider: provider ?? "", later: this._messages.later });
-    // Setting the same text again would make screen readers repeat it.
+    // Screen readers would repeat a text that is set again.
     if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;
     this.progress.hidden = !busy;
@@ -125,7 +125,7 @@ export class Panel {
   }
 }
 
-// The theme of Bootstrap, which BinderHub's page uses; BinderHub itself sets none.
+// The page's Bootstrap theme. BinderHub's page uses Bootstrap, but sets no theme by itself.
 function pageTheme() {
   const theme = document.documentElement.dataset.bsTheme;
   return theme === "dark" || theme === "light" ? theme : null;

@@ -1,5 +1,5 @@
-// The page of a server: says what the server may reach and for how long, unlocks it, raises its tier, renews its lease, and follows
-// its state while the page is visible.
+// The page of a server. It says what the server may reach and for how long, unlocks the server, raises its tier, renews its lease,
+// and follows its state while the page is visible.
 import { fill } from "./language.js";
 import { solve } from "./solve.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
@@ -14,32 +14,32 @@ const tiers = JSON.parse(page.dataset.tiers);
 const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
-// Most milliseconds for an answer: far above the 2 s that an unlock may take. Without a limit browsers wait for minutes.
+// Longest wait for an answer, in milliseconds. An unlock may take 2 s. Without a limit browsers wait for minutes.
 const PATIENCE = 15_000;
-// Milliseconds between two requests for the server's state: at first after a change, at most, and the factor between.
+// Milliseconds between two requests for the server's state: right after a change, at most, and the factor of their growth.
 const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
-// Milliseconds after which the page says that an unlock takes unusually long.
+// The page says after these milliseconds that an unlock takes unusually long.
 const TOO_LONG = 60_000;
 // Seconds before the end of a lease at which screen readers announce it.
 const NEAR_END = 300;
 
-let tier = page.dataset.tier; // null: there is no such server
-let lease = JSON.parse(page.dataset.lease); // null: it does not end
-let larger = JSON.parse(page.dataset.larger); // the tiers that it may get in place of the one that it has
-let suggested = lease?.renewable_in === 0; // whether it could be renewed when ways were last shown
-let ends, opens; // when it ends, and when it can be renewed, by the clock that nobody sets
-// Begin without a click. Once at most: a page that is left open must not renew for somebody who is gone.
+let tier = page.dataset.tier; // null: the server does not exist
+let lease = JSON.parse(page.dataset.lease); // null: the tier has no end
+let larger = JSON.parse(page.dataset.larger); // the larger tiers that it may get
+let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
+let ends, opens; // the end of the lease and the start of its renewal, in milliseconds of the browser's monotonic clock
+// Whether to begin without a click. That happens once at most: an open page must not renew for a person who has left.
 let automatic = tier === UNVERIFIED && location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
 let offers = [];
-let chosen; // the name of the provider that a person chose
-let working = null; // the AbortController of a solution that is under way
-let granted = null; // ends the wait of an unlock that is pending
-let changes = 0; // what was asked before the last change is old
+let chosen; // the name of the provider that the person chose
+let working = null; // the AbortController of the current solution
+let granted = null; // ends the wait for a pending unlock
+let changes = 0; // an answer to a request from before the last change is outdated
 
 const say = (...parts) => { state.textContent = parts.filter(Boolean).join(" "); };
 const text = (name, values) => fill(messages[name], values);
 
-// What a solution may be for, in words.
+// The texts for each purpose of a solution.
 const AIMS = {
   unlock: { why: text("why"), button: text("button"), presenting: text("presenting"), failed: text("failed") },
   renew: {
@@ -49,7 +49,7 @@ const AIMS = {
 };
 const gives = (name) => tiers[name] && text("then-reach", { reach: tiers[name] });
 
-/** An error whose words are in the catalogue: `name` is a problem's type, or one of ours. */
+/** An error with a text in the catalogue. `name` is a problem's type, or a name of this page. */
 class Failure extends Error {
   constructor(name, { detail, after } = {}) {
     super(name);
@@ -63,7 +63,7 @@ async function json(address, options) {
     answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout?.(PATIENCE) });
     body = await answer.json();
   } catch {
-    // No connection, or a proxy's error page; what the browser says about either helps nobody.
+    // There is no connection, or a proxy sent an error page. The browser's message about either helps nobody.
     throw new Failure("no-answer");
   }
   if (answer.ok) return body;
@@ -75,12 +75,12 @@ async function json(address, options) {
 
 const renewable = () => tier !== UNVERIFIED && Number.isInteger(lease?.renewable_in) && performance.now() >= opens;
 const useful = () => tier === UNVERIFIED || renewable() || larger.length > 0;
-const aimOf = (one) => { // of an offer; null: it would change nothing
+const aimOf = (one) => { // the purpose of an offer; null: it would change nothing
   if (tier === UNVERIFIED) return "unlock";
   if (larger.includes(one.tier)) return "raise";
   return one.tier === tier && renewable() ? "renew" : null;
 };
-let aim; // what is being done, or will be if the button is pressed
+let aim; // the purpose of the current solution, or of the button
 
 function aimAt(next, to) {
   aim = next;
@@ -88,7 +88,7 @@ function aimAt(next, to) {
   button.textContent = AIMS[aim].button;
 }
 
-// What the service says of the server, null if there is none. `live`: it is the answer to what was presented.
+// Show the state of the server as the verifier reports it; null: the server does not exist. `live`: the report answers a solution.
 function show(now, live) {
   const over = lease && performance.now() > ends - SOON;
   const was = { tier, until: lease?.until, renewable: renewable(), larger: String(larger), over };
@@ -115,7 +115,7 @@ function show(now, live) {
   suggest();
 }
 
-// Show the ways to unlock it, to get it more or to renew it, where that is of use.
+// Show the ways to unlock the server, to raise its tier or to renew its lease, where one is useful.
 function suggest() {
   suggested = renewable();
   how.hidden = !useful();
@@ -124,17 +124,17 @@ function suggest() {
   offer();
 }
 
-// What the button is for, until it is known what may be solved.
+// Guess the purpose of the button until the verifier's offers are known.
 function guess() {
   if (tier === UNVERIFIED) aimAt("unlock");
   else if (renewable()) aimAt("renew");
   else aimAt("raise", larger[0]);
 }
 
-// -- the time left. It is not announced each second, but once near the end.
+// -- the time left. Screen readers announce it once near the end, not each second.
 
 let warned = false;
-let looked; // the end at which the page has looked what came
+let refreshedEnd; // the end of a lease after which the page has already asked for the state
 
 const clock = (seconds) => {
   const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
@@ -142,7 +142,7 @@ const clock = (seconds) => {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 };
 
-// Begin to count from what the service said: this device's clock may be wrong.
+// Count from the verifier's answer on, because this device's clock may be wrong.
 function count() {
   const now = performance.now();
   if (lease) [ends, opens] = [now + lease.expires_in * 1000, now + lease.renewable_in * 1000];
@@ -164,16 +164,16 @@ function tick() {
     warned = true;
     say(text("granted"), text("ends-soon"));
   }
-  if (!seconds && looked !== lease.until) {
-    looked = lease.until;
+  if (!seconds && refreshedEnd !== lease.until) {
+    refreshedEnd = lease.until;
     follow(SOON / 3);
   }
 }
 
 let timer, wait;
 
-// Look at the server while the page is looked at.
-async function look() {
+// Ask for the server's state while the page is visible.
+async function refresh() {
   clearTimeout(timer);
   if (document.visibilityState !== "visible") return;
   const before = changes;
@@ -184,29 +184,29 @@ async function look() {
     if (error.name === "no-such-server" && before === changes) show(null);
   }
   wait = Math.min(wait * SLOWER, LATE);
-  timer = setTimeout(look, wait);
+  timer = setTimeout(refresh, wait);
 }
 
 function follow(soon = SOON) {
   clearTimeout(timer);
   wait = soon;
-  timer = setTimeout(look, wait);
+  timer = setTimeout(refresh, wait);
 }
 
-// -- the ways to unlock it
+// -- the ways to unlock the server
 
 const calculates = (one) => one.kind === "proof-of-work";
 
 async function ask() {
   const { providers } = await json(`${base}challenge?purpose=unlock`);
   const suitable = providers.filter(aimOf);
-  // Browsers offer what the calculation needs on https and localhost only.
+  // Browsers have crypto.subtle, which the calculation needs, on https and localhost only.
   offers = suitable.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
   if (!offers.length) throw new Failure(suitable.length ? "insecure" : "nothing-to-solve");
 }
 
 function choose(current) {
-  // Where ways differ in what they give, each says it.
+  // If the ways give different tiers, each says what it gives.
   const differ = offers.some((one) => one.tier !== current.tier);
   aimAt(aimOf(current), current.tier);
   const means = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
@@ -220,7 +220,7 @@ function choose(current) {
     other.textContent = calculates(one) ? text("way-calculation") : text("way-widget", { provider: title(one.name) });
     other.addEventListener("click", () => {
       others.open = false;
-      others.firstElementChild.focus(); // The button goes.
+      others.firstElementChild.focus(); // The button disappears.
       unlock(one.name);
     });
     item.append(other, differ ? ` ${gives(one.tier) ?? ""}` : "");
@@ -228,22 +228,22 @@ function choose(current) {
   }));
 }
 
-// Show what can be solved. A widget is shown at once, since it is what a person clicks. A calculation begins with a click, or if
-// the address asks for it, unless a page of another site sent the visitor here: that page must not let its visitors work for its
+// Show the offers. A widget is shown at once, since the person clicks on it. A calculation begins with a click. It also begins if
+// the address asks for it, unless a page of another site sent the visitor here: that site must not let its visitors work for its
 // own server. A renewal or a larger tier always begins with a click.
 async function offer() {
   const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
   button.hidden = false;
-  // The browser would have focused what the address names, had it been there; and from there Tab would lead on, past it.
+  // The address names the button, but the button was hidden when the browser wanted to focus it. Without this, Tab would skip it.
   if (named) button.focus({ preventScroll: true });
   if (working || document.visibilityState !== "visible") return;
   try {
     await ask();
   } catch (error) {
-    // Without an answer the button is still there, and says so.
+    // If the verifier does not answer, the button stays, and a click reports that.
     if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
     if (tier === UNVERIFIED) fail(error);
-    else if (aim === "raise") how.hidden = true; // Nothing is missing.
+    else if (aim === "raise") how.hidden = true; // The server has access already.
     return;
   }
   if (!useful() || working) return;
@@ -260,7 +260,7 @@ function fail(error) {
   const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
   const cause = text(`error-${words}`, { provider, when, detail: error.detail ?? "" });
   say(AIMS[aim].failed, cause, another && text("error-another-way"));
-  // Nothing to press where it cannot help.
+  // Without https the button cannot help.
   button.hidden = words === "insecure";
 }
 
@@ -287,7 +287,7 @@ async function solution(one, signal) {
   }
 }
 
-// Solve and present it. `name` is the provider's; without one it is the first.
+// Solve a challenge and present the solution. `name` is the provider's name; the first provider by default.
 async function unlock(name) {
   chosen = name;
   working?.abort();
@@ -299,7 +299,7 @@ async function unlock(name) {
   widget.replaceChildren();
   try {
     for (let again = false; ; again = true) {
-      // Anew each time: challenges end, and their price may have changed.
+      // Ask each time: challenges expire, and their price changes.
       await ask();
       signal.throwIfAborted();
       const one = offers.find((each) => each.name === name) ?? offers[0];
@@ -329,8 +329,8 @@ async function unlock(name) {
       widget.replaceChildren();
       progress.hidden = true;
       button.disabled = false;
-      if (focused) button.focus(); // A disabled button loses it.
-      if (tier !== was) suggest(); // It may get still more.
+      if (focused) button.focus(); // A disabled button loses the focus.
+      if (tier !== was) suggest(); // A still larger tier may be possible.
     }
   }
 }
@@ -348,7 +348,7 @@ async function present(provider, solved, signal) {
   others.hidden = true;
   widget.replaceChildren();
   say(text("pending"));
-  // Until the reconciler has confirmed it: `look` finds out.
+  // Wait until `refresh` reads that the reconciler has confirmed it.
   const late = setTimeout(() => say(text("pending-long")), TOO_LONG);
   follow(SOON / 3);
   await new Promise((resolve) => {
@@ -364,7 +364,7 @@ document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
   if (useful() && !offers.length) offer();
   wait = SOON;
-  look();
+  refresh();
 });
 count();
 if (useful()) {

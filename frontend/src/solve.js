@@ -1,4 +1,4 @@
-// Proof of work: solves a challenge of ALTCHA in Web Workers.
+// Proof of work: solves ALTCHA's challenges in Web Workers.
 import { pbkdf2, sha, solveChallenge, solveChallengeWorkers } from "altcha/lib";
 
 // Most workers: a launch page must not take a whole laptop, or the battery of a phone.
@@ -7,11 +7,11 @@ const WORKERS = 2;
 /**
  * Solve a challenge.
  *
- * @param {object} challenge what `GET challenge` offers under `altcha`
+ * @param {object} challenge the challenge of the offer `altcha` in `GET challenge`
  * @param {(algorithm: string) => Worker|Promise<Worker>} startWorker starts one of ALTCHA's workers
  * @param {AbortSignal} [signal] ends it; the promise then rejects
  * @returns {Promise<string>} the solution, as `POST passes` takes it
- * @throws {Error} without a secure context, or where workers are blocked
+ * @throws {Error} without a secure context, or if workers are blocked
  */
 export async function solve(challenge, startWorker, signal) {
   const started = [];
@@ -36,7 +36,7 @@ export async function solve(challenge, startWorker, signal) {
  * Solve a challenge without workers. Each step is a call of the browser's own cryptography, which runs on another thread, so the
  * page stays responsive. It takes about twice as long.
  *
- * @param {object} challenge with one of the algorithms that browsers have: PBKDF2 or SHA
+ * @param {object} challenge a challenge with an algorithm that browsers have: PBKDF2 or SHA
  * @param {AbortSignal} [signal] ends it; the promise then rejects
  * @returns {Promise<string>} the solution
  */

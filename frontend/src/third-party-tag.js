@@ -4,7 +4,7 @@ import { connect } from "./third-party.js";
 try {
   const { dataset, src } = document.currentScript;
   window.binderEgress ??= connect({
-    // The verifier that served this, below v1/.
+    // By default the verifier that served this script, from v1/ below it.
     verifier: dataset.verifier ?? new URL("../", src).href,
     binderhub: dataset.binderhub,
     tiers: dataset.tiers?.split(/\s+/).filter(Boolean),

@@ -1,7 +1,7 @@
-// For pages elsewhere that launch servers here, by thebe, @jupyterhub/binderhub-client, EventSource or fetch.
+// For third-party pages that launch servers at a BinderHub: with thebe, @jupyterhub/binderhub-client, EventSource or fetch.
 //
-// The launch goes out unchanged and at once. This script reads the build's events, solves meanwhile, and unlocks the server when it
-// is ready. The page sees none of its failures (D-144, D-145, D-146).
+// The launch goes out unchanged and at once. Meanwhile this script reads the build's events and solves a challenge; when the server
+// is ready, it unlocks the server. The page sees none of its failures (D-144, D-145, D-146).
 import ar from "../../verifier/web/messages/third-party/ar.json";
 import de from "../../verifier/web/messages/third-party/de.json";
 import en from "../../verifier/web/messages/third-party/en.json";
@@ -17,26 +17,26 @@ import { workerOf } from "./workers.js";
 
 const MESSAGES = { en, ar, de, es, fr, ja };
 
-// Seconds that a page waits for a pass by default.
+// Longest wait of a page for a pass, in seconds, by default.
 const PATIENCE = 15;
-// Seconds before an unlock is tried again that got no answer or found no server: the verifier learns of a server a moment after its
-// start.
+// Seconds before the next attempts of an unlock that got no answer, or whose server is unknown: the verifier learns of a server a
+// moment after its start.
 const AGAIN = [1, 2, 4];
 
-/** @type {Map<string, object>} what `connect` has returned, by the verifier */
+/** @type {Map<string, object>} the results of `connect`, by the verifier's address */
 const connected = new Map();
 
 /**
- * Begin to read along in this page's launches at a BinderHub.
+ * Watch this page's launches at a BinderHub.
  *
  * @param {object} options
  * @param {string} options.verifier the address of the verifier, `https://hub.example.org/egress/`
  * @param {string} [options.binderhub] the address of the BinderHub, `https://mybinder.org/`; by default the parent of the
  *   verifier's address
- * @param {string[]} [options.tiers] the tiers that are enough: proof of work that earns another one is not done; by default all are
+ * @param {string[]} [options.tiers] the tiers that are enough: proof of work for another tier is not done; by default all are
  * @param {string|Element} [options.link] where to show a link to the server's unlock page if this page cannot unlock it: an
  *   element, or a CSS selector
- * @param {string} [options.key] an API key: passes are asked for with it, and proof of work is done only where it gives none
+ * @param {string} [options.key] an API key for passes; proof of work is done only if the key gives no pass
  * @returns {{verifier: string, binderhub: string, getPass: Function, withEgress: Function}}
  */
 export function connect({ verifier, binderhub, tiers, link, key } = {}) {
@@ -65,7 +65,7 @@ class Gate {
     Object.assign(this, { base, binderhub, tiers, link, key });
   }
 
-  // Proxies that only look: what they return, throw and are is the browser's.
+  // The proxies only watch. They return, throw and look exactly like the browser's own functions.
   observe() {
     const gate = this;
     const { EventSource, fetch } = globalThis;
@@ -73,7 +73,7 @@ class Gate {
       globalThis.fetch = new Proxy(fetch, {
         apply(target, self, args) {
           const answer = Reflect.apply(target, self, args);
-          try { gate.fetched(args, answer); } catch { /* It is none of ours. */ }
+          try { gate.fetched(args, answer); } catch { /* The request is not a launch. */ }
           return answer;
         },
       });
@@ -82,7 +82,7 @@ class Gate {
       const proxy = new Proxy(EventSource, {
         construct(target, args, self) {
           const source = Reflect.construct(target, args, self);
-          try { gate.opened(source); } catch { /* It is none of ours. */ }
+          try { gate.opened(source); } catch { /* The request is not a launch. */ }
           return source;
         },
       });
@@ -91,7 +91,7 @@ class Gate {
     }
   }
 
-  /** The launch that a request is; null if it is none, or brings a pass. */
+  /** The launch of a request; null if the request is no launch, or has a pass already. */
   launchOf(address, method = "GET") {
     if (!address.startsWith(`${this.binderhub}build/`) || method.toUpperCase() !== "GET") return null;
     const asked = new URL(address).searchParams;
@@ -111,11 +111,11 @@ class Gate {
 
   async readAlong(launch, answer) {
     try {
-      // Cloned before the page can begin to read.
+      // Clone the response before the page can begin to read it.
       const copy = await answer.then((response) => (response.ok && response.body ? response.clone() : null));
       if (copy) await readEvents(copy.body, (event) => launch.hear(event, copy.url));
     } catch {
-      // The page ended it, or sees the same error and deals with it.
+      // The page ended the request, or it handles the same error itself.
     }
   }
 
@@ -125,10 +125,10 @@ class Gate {
     source.addEventListener("message", ({ data, origin }) => {
       try {
         const event = readEvent(data);
-        // Of where a redirect led an EventSource tells the origin only. Members of a federation have the same paths.
+        // After a redirect an EventSource reveals only the new origin. Members of a federation have the same paths.
         if (event) launch.hear(event, origin + new URL(source.url).pathname);
       } catch {
-        // What the page's own listeners get is theirs.
+        // The page's own listeners get the event in any case.
       }
     });
   }
@@ -140,18 +140,18 @@ class Gate {
     }, () => {});
   }
 
-  /** A check in advance; null with a key, whose passes are charged when they are asked for, so not before they are needed. */
+  /** A check in advance. Null with a key: its passes are charged on request, so the request waits until a pass is needed. */
   ahead() {
     return this.key ? null : this.newCheck();
   }
 
-  /** A pass that is good now, or null, and how it came to that. */
+  /** A valid pass or null, and the state of the check that led to it. */
   async pass(check) {
     const token = check ? null : await this.passForKey();
     if (token) return { token, state: "passed" };
     let last = check ?? this.newCheck();
     await last.done;
-    // It was too long ago.
+    // The pass has expired in the meantime.
     if (last.expired) {
       last = this.newCheck();
       await last.done;
@@ -166,7 +166,7 @@ class Gate {
       const { token } = await json(fetch(`${this.base}passes`, { method: "POST", headers }));
       return String(token);
     } catch {
-      // Spent, revoked, or no answer: as without a key.
+      // The key is spent or revoked, or there is no answer. Go on without a key.
       return null;
     }
   }
@@ -193,7 +193,7 @@ class Gate {
     }
   }
 
-  // A pass is for this BinderHub and nobody else.
+  // Only this BinderHub may see the pass.
   ownBuild(address) {
     const made = new URL(address, document.baseURI);
     return made.href.startsWith(`${this.binderhub}build/`) && !made.searchParams.has("egress_token");
@@ -213,11 +213,11 @@ class Gate {
   }
 }
 
-/** A build request, and those that repeat it: a page that tries again, or an EventSource that connects again. */
+/** A build request and its repetitions: the page tries again, or an EventSource reconnects. */
 class Launch {
-  /** @type {?Check} whose pass no server has got yet */
+  /** @type {?Check} the check whose pass is still unused */
   check = null;
-  /** Whether a server of it is still to come. */
+  /** Whether the launch has no server yet. */
   begun = false;
 
   constructor(gate, address) {
@@ -232,10 +232,10 @@ class Launch {
     this.tell("checking");
   }
 
-  /** An event of the build. Returns whether more of interest may come. */
+  /** Handle an event of the build. Returns whether to read on. */
   hear({ phase, url }, answered) {
     const said = phase.toLowerCase();
-    // The build took longer than a pass lives, or this is the next launch of a stream that began again.
+    // The build took longer than a pass lives, or the stream began again with another launch.
     if (said === "launching" && (!this.begun || this.check?.expired)) this.begin();
     if (said === "ready") {
       const server = new URL(url, answered);
@@ -245,7 +245,7 @@ class Launch {
   }
 
   async ready(server, page) {
-    // Whatever comes at this address now is another launch.
+    // The next request for this address is another launch.
     this.gate.launches.delete(this.address);
     const { check } = this;
     this.check = null;
@@ -262,7 +262,7 @@ class Launch {
         if (state) return state;
         if (wait === null || (status < 500 && !type.endsWith("no-such-server"))) return "none";
       } catch {
-        // No connection, or a proxy's error page.
+        // There is no connection, or a proxy sent an error page.
         if (wait === null) return "unanswered";
       }
       await delay(wait);
@@ -274,12 +274,12 @@ class Launch {
     try {
       this.gate.tell(state, this.address, server, unlock);
     } catch {
-      // Nobody sees it.
+      // The page gets no event. Nothing else depends on it.
     }
   }
 }
 
-// In workers, if the page lets us start any; else in the page itself.
+// Solve in workers if the page allows them, else in the page itself.
 async function solveSomehow(challenge, base, signal) {
   try {
     return await solve(challenge, (algorithm) => worker(family(algorithm), base), signal);
@@ -289,7 +289,7 @@ async function solveSomehow(challenge, base, signal) {
   }
 }
 
-// A worker acts for the page's origin, so its text is part of this file, or is checked to be what this file was built with.
+// A worker has the rights of the page's origin. So its text is part of this file, or is checked against a checksum in this file.
 async function worker(name, base) {
   if (WORKERS[name].text) return workerOf(WORKERS[name].text);
   const { file, integrity } = WORKERS[name];

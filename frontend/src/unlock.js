@@ -1,4 +1,4 @@
-// What becomes of a pass: it goes with a launch, or unlocks a server that has been launched.
+// The two uses of a pass: it goes with a launch, or it unlocks a running server.
 import { post } from "./check.js";
 
 /**
@@ -10,7 +10,7 @@ import { post } from "./check.js";
  */
 export function withPass(address, token) {
   const url = new URL(address);
-  // Not by searchParams, which would write the rest of the query anew.
+  // `searchParams` would re-encode the rest of the query.
   url.search += `${url.search ? "&" : "?"}egress_token=${encodeURIComponent(token)}`;
   return url.href;
 }
@@ -18,9 +18,9 @@ export function withPass(address, token) {
 /**
  * The verifier of the member that built, in a federation that redirects build requests.
  *
- * @param {string} answered the address that the response came from
- * @param {string} asked the address that the request was for
- * @param {string} base the verifier that the page knows, ending in "/"
+ * @param {string} answered the address of the response
+ * @param {string} asked the address of the request
+ * @param {string} base the address of the page's verifier, ending in "/"
  * @returns {string} ending in "/"
  */
 export function verifierOf(answered, asked, base) {
@@ -29,10 +29,10 @@ export function verifierOf(answered, asked, base) {
 }
 
 /**
- * The unlock page of a server, which takes passes too.
+ * The address of a server's unlock page, which also accepts passes.
  *
  * @param {string} verifier ending in "/"
- * @param {URL} server as the event `ready` says it
+ * @param {URL} server the server's address in the event `ready`
  * @returns {string}
  */
 export function unlockPage(verifier, server) {
@@ -43,12 +43,12 @@ export function unlockPage(verifier, server) {
 /**
  * Present a pass for a server.
  *
- * @param {string} address its unlock page
+ * @param {string} address the address of its unlock page
  * @param {string} token the pass
  * @returns {Promise<object>} the verifier's answer: `state` is granted or pending; a refusal has none
  */
 export async function presentPass(address, token) {
-  // The page may be about to leave, and this must not end with it.
+  // The page may be left at any moment. `keepalive` lets the request finish.
   const answer = await fetch(address, { ...post({ token }), keepalive: true });
   return answer.json();
 }

@@ -1,8 +1,8 @@
-// The widgets of remote captcha providers: one row of a table for each, as their documents describe them.
+// The widgets of remote captcha providers: one row of a table each, after the providers' documentation.
 //
-// A provider's script is loaded only when its widget is to be shown, from the address that the verifier's offer names.
+// A provider's script is loaded only to show its widget, from the address in the verifier's offer.
 
-// Most seconds for a provider's script to load. Solving has no limit except `signal`.
+// Longest wait for a provider's script, in seconds. Solving has no limit except `signal`.
 const LOADING = 15;
 
 /** An unusable widget. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
@@ -17,13 +17,13 @@ export class WidgetError extends Error {
  * Show a remote provider's widget and wait until it is solved.
  *
  * @param {{name: string, challenge: object}} offer an offer of `GET challenge` that is `interactive` or `automatic`
- * @param {HTMLElement} element what the widget goes into; it is emptied first
+ * @param {HTMLElement} element the place of the widget; it is emptied first
  * @param {object} [options]
- * @param {AbortSignal} [options.signal] takes the widget away; the promise then rejects with the signal's reason
- * @param {string} [options.language] "de"; the widget's own choice without it
- * @param {"light"|"dark"} [options.theme] the browser's without it
- * @param {() => void} [options.onShown] called when the widget is there to be clicked
- * @returns {Promise<string>} the provider's token, which is good for a minute or two: present it at once
+ * @param {AbortSignal} [options.signal] removes the widget; the promise then rejects with the signal's reason
+ * @param {string} [options.language] "de"; by default the widget chooses
+ * @param {"light"|"dark"} [options.theme] by default the browser's theme
+ * @param {() => void} [options.onShown] called when the widget can be clicked
+ * @returns {Promise<string>} the provider's token, which is valid for a minute or two: present it at once
  * @throws {WidgetError}
  */
 export async function mountWidget(offer, element, { signal, language, theme, onShown } = {}) {
@@ -42,7 +42,7 @@ export async function mountWidget(offer, element, { signal, language, theme, onS
       const on = {
         solved: (token) => (token ? resolve(String(token)) : on.failed("no token")),
         failed: (detail) => reject(new WidgetError("widget", `${offer.name}: ${detail}`)),
-        // Nothing came from the provider in time.
+        // The provider sent nothing in time.
         absent: () => reject(new WidgetError("script", offer.name)),
       };
       const show = async () => {
@@ -58,30 +58,30 @@ export async function mountWidget(offer, element, { signal, language, theme, onS
       show().catch((error) => reject(error instanceof WidgetError ? error : new WidgetError("widget", error)));
     });
   } catch (error) {
-    try { remove?.(); } catch { /* It is taken out of the page below. */ }
+    try { remove?.(); } catch { /* The next line removes it from the page. */ }
     place.remove();
     throw error;
   }
 }
 
-/** The name of a provider as people know it. */
+/** The display name of a provider. */
 export const title = (name) => ROWS[name]?.title ?? name;
 
-// hCaptcha, Turnstile and reCAPTCHA v2 have nearly the same function `render`.
+// The `render` of hCaptcha, Turnstile and reCAPTCHA v2 takes nearly the same options.
 const classic = (what, on, more) => ({
   sitekey: what.site_key,
   theme: what.theme,
   callback: on.solved,
   "error-callback": (code) => {
-    // hCaptcha says so when somebody closes its window, or takes too long: the box can be ticked again.
+    // hCaptcha reports these when a person closes its window or takes too long. The box can be ticked again.
     if (code !== "challenge-closed" && code !== "challenge-expired") on.failed(code);
-    return true; // To Turnstile: it has been handled.
+    return true; // tells Turnstile that the error is handled
   },
   ...more,
 });
 
-// Each row: `query` is added to the script's address; `ready` returns what the script defines, once that exists; `show` renders the
-// widget and returns a function that removes it. A challenge that nobody answers in time starts again.
+// In each row, `query` is added to the script's address; `ready` returns the object that the script defines, as soon as it exists;
+// `show` renders the widget and returns a function that removes it. A challenge without an answer in time starts again.
 const ROWS = {
   hcaptcha: {
     title: "hCaptcha",
@@ -159,7 +159,7 @@ const ROWS = {
     },
   },
   mcaptcha: {
-    // A frame of the instance, which says the token in a message; no script of it runs in our page.
+    // A frame of the instance, which posts the token as a message. None of its scripts runs in our page.
     title: "mCaptcha",
     script: false,
     show(place, what, on, api, limit) {
@@ -202,7 +202,7 @@ const ROWS = {
 
 const loaded = new Map();
 
-// Load a script once. What did not load may be tried again.
+// Load a script once. A script that failed to load may be tried again.
 function load(address, query, module, limit) {
   const url = new URL(address);
   for (const [name, value] of query) url.searchParams.set(name, value);
@@ -229,11 +229,11 @@ function load(address, query, module, limit) {
   return loaded.get(url.href);
 }
 
-// Some scripts define what they offer only after they have loaded more.
+// Some scripts define their object only after they have loaded further scripts.
 async function until(ready, limit, address) {
   for (;;) {
-    const found = ready();
-    if (found) return found;
+    const api = ready();
+    if (api) return api;
     if (limit.aborted) throw new WidgetError("script", `${address} loaded, but defines nothing`);
     await new Promise((resolve) => { setTimeout(resolve, 50); });
   }

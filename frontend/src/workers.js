@@ -1,4 +1,4 @@
-// ALTCHA's workers, for pages of the hub: started from the verifier's own files.
+// ALTCHA's workers for pages of the hub, started from the verifier's files.
 import { family } from "./solve.js";
 
 const FILES = { PBKDF2: "worker-pbkdf2.js", SHA: "worker-sha.js", SCRYPT: "worker-scrypt.js", ARGON2ID: "worker-argon2id.js" };
@@ -13,14 +13,14 @@ const FILES = { PBKDF2: "worker-pbkdf2.js", SHA: "worker-sha.js", SCRYPT: "worke
 export function startWorker(algorithm, base) {
   const address = `${base}static/${MANIFEST[FILES[family(algorithm)]]}`;
   if (new URL(address).origin === location.origin) return new Worker(address);
-  // A worker must have the page's origin, the scripts that it imports need not: the page may come from another host than the build.
+  // A worker must have the page's origin, but may import scripts from others: the verifier may be on another host than the page.
   return workerOf(`importScripts(${JSON.stringify(address)})`);
 }
 
 /**
  * Start a worker from its text.
  *
- * @param {string} text of the script
+ * @param {string} text the text of the script
  * @returns {Worker}
  */
 export function workerOf(text) {
@@ -28,7 +28,7 @@ export function workerOf(text) {
   try {
     return new Worker(blob);
   } finally {
-    // Worker() has taken the address; browsers fetch it before they let go of it.
+    // The browser fetches the address after Worker() has returned, so it stays valid for a while.
     setTimeout(() => URL.revokeObjectURL(blob), 10_000);
   }
 }

@@ -28,7 +28,7 @@ def placeholders(text):
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
-def test_every_language_says_everything(language):
+def test_languages_have_all_texts(language):
     english, texts = pages.MESSAGES["en"], pages.MESSAGES[language]
     assert list(texts) == list(english)
     for key, text in texts.items():
@@ -39,7 +39,7 @@ def test_every_language_says_everything(language):
             assert text != english[key], key
 
 
-def test_every_text_is_used_and_every_text_that_is_used_is_there():
+def test_texts_are_used_and_used_texts_exist():
     sources = [path.read_text() for path in (source("verifier/web/pages.py"), source("frontend/src/server.js"))]
     sources += [path.read_text() for path in source("verifier/web/templates").iterdir()]
     text = "\n".join(sources)
@@ -53,7 +53,7 @@ def source(path):
     return pages.resources.files("verifier").parent / path
 
 
-def test_every_problem_that_a_visitor_may_meet_has_words():
+def test_problems_that_visitors_can_meet_have_texts():
     """Other problems come from an attack or a fault in the page, and are told in English."""
     worded = {key.removeprefix("error-") for key in pages.MESSAGES["en"] if key.startswith("error-")}
     met = {"solution-refused", "price-risen", "budget-spent", "too-many-rejected", "provider-misconfigured", "provider-unavailable"}
@@ -65,13 +65,13 @@ def test_every_problem_that_a_visitor_may_meet_has_words():
 
 
 @pytest.mark.parametrize(("header", "language"), CHOICES)
-def test_the_first_language_that_there_is_wins(header, language):
+def test_first_available_language_is_used(header, language):
     assert pages.choose_language(parse_accept_header(header, LanguageAccept)) == language
 
 
 @pytest.mark.parametrize("language", pages.LANGUAGES)
 @pytest.mark.parametrize("accept", ["text/html", "text/plain"])
-def test_the_page_speaks_the_visitors_language(public, store, language, accept):
+def test_page_is_in_the_language_of_the_visitor(public, store, language, accept):
     run_pod(store)
     answer = public.get("/egress/servers/alice", headers={"Accept": accept, "Accept-Language": f"{language}-XX,en;q=0.1"})
     assert pages.MESSAGES[language]["no-access"] in answer.text
@@ -101,7 +101,7 @@ def test_the_page_speaks_the_visitors_language(public, store, language, accept):
         ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),
     ],
 )
-def test_a_tier_is_told_in_words(told, said):
+def test_tier_is_described_in_words(told, said):
     assert pages.reach(Tier(**told), "en") == said
 
 

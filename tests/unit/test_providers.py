@@ -100,7 +100,7 @@ FIELDS = {
 }
 
 
-def test_a_provider_is_asked_as_its_documents_say(net, name):
+def test_provider_is_asked_as_documented(net, name):
     net.post(URLS[name], json=RIGHT[name])
     assert verify(make(name), name).outcome is Outcome.OK
     (call,) = net.calls
@@ -117,7 +117,7 @@ def test_a_provider_is_asked_as_its_documents_say(net, name):
 ADDRESS = {"hcaptcha": "remoteip", "turnstile": "remoteip", "recaptchaV2": "remoteip", "recaptchaV3": "remoteip", "prosopo": "ip"}
 
 
-def test_the_clients_address_is_sent_only_on_demand(net, name):
+def test_client_address_is_sent_only_on_demand(net, name):
     net.post(URLS[name], json=RIGHT[name])
     verify(make(name), name)
     verify(make(name, sendAddress=True), name)
@@ -283,7 +283,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_each_failure_of_the_service_is_the_providers(net, name, failure):
+def test_failure_of_the_service_is_attributed_to_the_provider(net, name, failure):
     net.post(URLS[name], **FAILURES[failure])
     net.post("https://elsewhere.example.org/", json=RIGHT[name])
     net.get("https://elsewhere.example.org/", json=RIGHT[name])
@@ -293,7 +293,7 @@ def test_each_failure_of_the_service_is_the_providers(net, name, failure):
 
 
 @pytest.mark.parametrize("status", [302, 429, 500, 503])
-def test_a_service_in_trouble_does_not_blame_the_client(net, name, status):
+def test_failing_service_does_not_blame_the_client(net, name, status):
     net.post(URLS[name], json=WRONG[name], status=status)
     assert verify(make(name), name).outcome is Outcome.UNAVAILABLE
 
@@ -318,7 +318,7 @@ def test_log_has_no_request_text_that_an_error_repeats(net, name, caplog):
         {"error-codes": ["invalid-input-response"]},
     ],
 )
-def test_an_answer_of_another_shape_is_not_understood(net, body):
+def test_answer_of_another_shape_is_not_understood(net, body):
     net.post(URLS["hcaptcha"], json=body)
     assert verify(make("hcaptcha"), "hcaptcha").outcome is Outcome.UNAVAILABLE
 
@@ -331,7 +331,7 @@ def test_turnstile_is_asked_twice_with_one_key(net, failure, times):
     assert len({sent(call)["idempotency_key"] for call in net.calls}) == 1
 
 
-def test_a_second_try_of_turnstile_may_succeed(net):
+def test_second_try_of_turnstile_may_succeed(net):
     net.post(URLS["turnstile"], json={"success": False, "error-codes": ["internal-error"]})
     net.post(URLS["turnstile"], json=RIGHT["turnstile"])
     assert verify(make("turnstile"), "turnstile").outcome is Outcome.OK
@@ -378,7 +378,7 @@ def slow_server():
     listener.close()
 
 
-def test_an_answer_that_drips_is_given_up(slow_server, monkeypatch):
+def test_dripping_answer_times_out(slow_server, monkeypatch):
     monkeypatch.setattr(adapter, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(adapter, "READ_SECONDS", 0.3)
     began = time.monotonic()
@@ -421,11 +421,11 @@ def test_impossible_solution_is_not_sent(net, name, solution):
 
 
 @pytest.mark.parametrize("solution", ["one", "one:two", "one:two:three:four", "one::three", ":two:three"])
-def test_a_solution_of_cap_has_three_parts(net, solution):
+def test_solution_of_cap_has_three_parts(net, solution):
     assert verify(make("cap"), "cap", solution).outcome is Outcome.REJECTED
 
 
-def test_a_solution_of_turnstile_is_not_longer_than_documented(net):
+def test_solution_of_turnstile_is_not_longer_than_documented(net):
     assert verify(make("turnstile"), "turnstile", "x" * 2049).outcome is Outcome.REJECTED
 
 
@@ -457,7 +457,7 @@ def test_invalid_time_does_no_harm(net, moment):
     assert verdict.issued_at == pytest.approx(time.time(), abs=5)
 
 
-def test_a_time_may_be_a_number(net):
+def test_time_may_be_a_number(net):
     body = {"success": True, "data": {"challenge": {"timestamp": 1767323045, "origin": ""}}}
     net.post(URLS["friendlyCaptcha"], json=body)
     assert verify(make("friendlyCaptcha"), "friendlyCaptcha").issued_at == 1767323045
@@ -491,7 +491,7 @@ def with_host(name, host):
         (None, None),
     ],
 )
-def test_a_solution_of_another_sites_page_is_refused(net, name, host, accepted):
+def test_solution_from_a_page_of_another_site_is_refused(net, name, host, accepted):
     net.post(URLS[name], json=with_host(name, host))
     assert verify(make(name), name).accepted
     expected = name == "friendlyCaptcha" if accepted is None else accepted
@@ -500,7 +500,7 @@ def test_a_solution_of_another_sites_page_is_refused(net, name, host, accepted):
 
 @pytest.mark.parametrize("name", ["turnstile", "recaptchaV3"])
 @pytest.mark.parametrize("action", ["unlock", "", None, ["launch"], 1])
-def test_a_solution_for_another_purpose_is_refused(net, name, action):
+def test_solution_for_another_purpose_is_refused(net, name, action):
     net.post(URLS[name], json=RIGHT[name] | {"action": action})
     assert verify(make(name), name).outcome is Outcome.REJECTED
 
@@ -521,7 +521,7 @@ def test_a_solution_for_another_purpose_is_refused(net, name, action):
         ([], None, False),
     ],
 )
-def test_a_low_score_is_refused(net, score, threshold, accepted):
+def test_low_score_is_refused(net, score, threshold, accepted):
     net.post(URLS["recaptchaV3"], body=json.dumps(RIGHT["recaptchaV3"] | {"score": score}))
     captcha = make("recaptchaV3", **({} if threshold is None else {"score": threshold}))
     assert verify(captcha, "recaptchaV3").outcome is (Outcome.OK if accepted else Outcome.REJECTED)
@@ -553,11 +553,11 @@ def refusal(name, captcha=(), **options):
         ({"sendAddress": "perhaps"}, "sendAddress"),
     ],
 )
-def test_a_wrong_option_is_named(name, options, named):
+def test_wrong_option_is_named(name, options, named):
     assert refusal(name, **options).startswith(f"captcha.providers.{name}.{named}: ")
 
 
-def test_a_score_is_an_option_of_recaptcha_v3_alone(name):
+def test_score_is_an_option_of_recaptcha_v3_only(name):
     if name == "recaptchaV3":
         assert refusal(name, score=1.1).startswith("captcha.providers.recaptchaV3.score: ")
     else:

@@ -77,7 +77,7 @@ def assert_problem(answer, kind, status):
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_a_solution_is_worth_a_pass_once(make, double, name):
+def test_solution_gives_a_pass_once(make, double, name):
     services = make(name)
     client = public_client(services)
     token = double.token(name, action="launch")
@@ -89,7 +89,7 @@ def test_a_solution_is_worth_a_pass_once(make, double, name):
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_a_solution_counts_once_even_if_the_provider_forgets(make, double, name):
+def test_solution_is_accepted_once_even_if_the_provider_forgets(make, double, name):
     services = make(name)
     client = public_client(services)
     token = double.token(name, action="launch")
@@ -121,7 +121,7 @@ def test_solution_without_a_time_is_remembered_by_its_provider(make, double, red
     assert_problem(present(client, name, token), "solution-refused", 403)
 
 
-def test_a_solution_unlocks_a_server(make, double, store, monkeypatch):
+def test_solution_unlocks_a_server(make, double, store, monkeypatch):
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     run_pod(store)
     client = public_client(make("turnstile"))
@@ -142,7 +142,7 @@ def test_each_provider_has_its_tier(make, double):
     assert present(client, "hcaptcha", double.token("hcaptcha")).json["tier"] == "verified"
 
 
-def test_a_provider_that_is_not_enabled_is_not_accepted(make, double):
+def test_disabled_provider_is_not_accepted(make, double):
     client = public_client(make("hcaptcha", captcha_on_outage="deny"))
     for name in ("turnstile", "altcha", "nobody"):
         answer = present(client, name, "x")
@@ -165,7 +165,7 @@ def test_equal_orders_go_by_name(make):
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_an_offer_has_what_the_widget_needs(make, double, name):
+def test_offer_has_the_data_for_the_widget(make, double, name):
     (offer,) = offers(public_client(make(name)))
     challenge = offer["challenge"]
     assert offer["kind"] == ("automatic" if name == "recaptchaV3" else "interactive")
@@ -190,7 +190,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_the_scripts_are_the_providers_unless_a_value_says_otherwise(make, name):
+def test_script_address_is_that_of_the_provider_or_a_value(make, name):
     own = {"apiUrl": "https://cap.example.org" if name in ("cap", "mcaptcha") else "", "widgetUrl": ""}
     (offer,) = offers(public_client(make(name, options={name: own})))
     assert offer["challenge"]["script"] == SCRIPTS[name]
@@ -349,7 +349,7 @@ def test_provider_with_vague_answers_that_accepts_anything_is_distrusted(make, d
     assert state(services, "prosopo") == "misconfigured"
 
 
-def test_the_log_says_what_to_change_and_no_secret(make, double, caplog):
+def test_log_names_the_change_and_no_secret(make, double, caplog):
     caplog.set_level(logging.INFO)
     services = make("turnstile")
     for behaviour in ("misconfigured", "down", "right"):
@@ -442,7 +442,7 @@ def test_provider_with_vague_answers_stays_offered_whatever_clients_send(make, d
     assert state(services, "prosopo") == "up"
 
 
-def test_accepted_solution_ends_a_misconfiguration_and_a_rejected_one_does_not(make, double):
+def test_only_an_accepted_solution_ends_a_misconfiguration(make, double):
     services = make("turnstile")
     client = public_client(services)
     remote(services, "turnstile").state = State.MISCONFIGURED
@@ -618,7 +618,7 @@ def test_unchecked_solution_counts_only_if_the_operator_chose_that(make, double,
         assert value(internal, "binder_egress_solutions_total", outcome="unavailable", **labels) == 1
 
 
-def test_a_misconfigured_provider_accepts_nothing_unchecked(make, double):
+def test_misconfigured_provider_accepts_nothing_unchecked(make, double):
     services = make("turnstile", captcha_on_outage="allow")
     client = public_client(services)
     double.behaviour["turnstile"] = "misconfigured"

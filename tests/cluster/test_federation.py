@@ -260,7 +260,7 @@ def rejected(evidence: Evidence, member: Stage) -> list[str]:
     return [line for line in evidence.lines(member.namespace, "binder-egress-verifier") if '"invalid"' in line]
 
 
-def test_signing_keys_are_rotated_while_people_launch_and_no_pass_is_rejected(federation, browser, evidence):
+def test_key_rotation_under_launches_rejects_no_pass(federation, browser, evidence):
     """As docs/operating.md has it typed: accept, sign, drop, each at one member after the other."""
     assert len(STEPS) == 3
     members = federation.members

@@ -149,7 +149,7 @@ def test_two_reconcilers_at_once_do_no_harm(make_reconciler, cluster, store):
         assert (store.known(server).tier == "verified") == (server in cluster.labelled())
 
 
-def test_withdrawal_is_seen_though_another_reconciler_took_its_notification(make_reconciler, cluster, store):
+def test_withdrawal_is_seen_without_its_notification(make_reconciler, cluster, store):
     grant = make_grant()
     record_launch(store, grant)
     cluster.add()

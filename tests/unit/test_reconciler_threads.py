@@ -18,7 +18,7 @@ from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
 
-def test_reconciler_without_a_sign_of_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
+def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconciler, monkeypatch, tmp_path, steady):
     alive, ready = tmp_path / "alive", tmp_path / "ready"
     monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", alive)
     monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", ready)
@@ -128,7 +128,7 @@ class Hasty(FakeCluster):
 
 
 @pytest.mark.parametrize("bookmarks", [False, True])
-def test_watches_that_end_at_once_are_no_hot_loop_and_a_sign_only_with_an_event(redis_server, store, monkeypatch, bookmarks):
+def test_watches_that_end_at_once_pause_and_count_only_with_an_event(redis_server, store, monkeypatch, bookmarks):
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.1)
     cluster = Hasty()
     cluster.bookmarks = bookmarks

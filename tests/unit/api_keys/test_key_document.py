@@ -112,7 +112,7 @@ def test_documented_examples_launch_with_a_pass(hub, site, language):
     assert site.services.passes.read(token, time.time()).key == FORM.fullmatch(key)[1]
 
 
-def test_the_client_gets_a_pass_for_a_key_and_is_told_what_is_wrong(hub, site):
+def test_client_gets_a_pass_for_a_key_or_is_told_what_is_wrong(hub, site):
     asked, key = Verifier(f"{hub[0]}/egress/"), site.add("owner")
     assert asked.pass_for_key(key)["servers"] == 1
     site.operators.revoke_key("owner", "eve", "leaked")

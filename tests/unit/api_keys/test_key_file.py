@@ -32,7 +32,7 @@ from verifier.passes import BadPass
         ({"more": 1}, "more"),
     ],
 )
-def test_a_wrong_entry_is_left_out_and_named_and_the_others_count(site, caplog, changes, said):
+def test_wrong_entry_is_named_and_the_others_count(site, caplog, changes, said):
     key = site.add("good")
     site.entries["wrong"] = good_entry(**changes)
     site.write()

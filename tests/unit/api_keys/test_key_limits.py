@@ -30,7 +30,7 @@ from verifier.store.errors import BudgetSpent
 # -- what binds a key
 
 
-def test_a_key_expires_at_the_end_of_its_last_day(site):
+def test_key_expires_at_the_end_of_its_last_day(site):
     today = datetime.now(UTC).date()
     good, over = site.add("good", expires=str(today)), site.add("over", expires=str(today - timedelta(days=1)))
     assert site.ask(good).status_code == 201
@@ -54,7 +54,7 @@ def test_pass_of_an_expired_key_counts_by_its_time_of_presentation(site):
 @pytest.mark.parametrize(
     ("origin", "good"), [(ORIGIN, True), (None, False), ("https://other.example.org", False), ("http://localhost", False)]
 )
-def test_a_key_for_origins_is_for_their_pages_only(make_site, origin, good):
+def test_key_with_origins_is_for_their_pages_only(make_site, origin, good):
     site = make_site(allowed_origins=[ORIGIN, "https://other.example.org"])
     key = site.add(origins=[ORIGIN])
     answer = site.ask(key, headers={"Origin": origin} if origin else {})
@@ -215,7 +215,7 @@ def test_key_without_redis_earns_no_pass_and_loses_no_launch(site, redis_server)
     assert site.internal.post("/api/launches", json=body).status_code == 503  # BinderHub goes on without
 
 
-def test_a_wiped_redis_refuses_passes_from_before(site, redis_server, store):
+def test_wiped_redis_rejects_older_passes(site, redis_server, store):
     token = site.get_pass(site.add())
     redis_server.wipe()
     store.ping()

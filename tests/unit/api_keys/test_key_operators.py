@@ -67,7 +67,7 @@ def test_create_refuses_a_useless_key(run, change, said):
     assert FORM.search(done.output) is None
 
 
-def test_a_name_is_for_one_key(site, run):
+def test_name_is_for_one_key(site, run):
     site.add()
     assert "There is a key called course" in str(run(*CREATE).exception)
 

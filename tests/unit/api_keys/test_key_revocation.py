@@ -21,7 +21,7 @@ from verifier.records import KnownServer, Server
 from verifier.settings import ReconcilerSettings, load
 
 
-def test_a_revoked_key_gets_nothing_and_neither_do_its_passes(site, store):
+def test_revoked_key_and_its_passes_get_nothing(site, store):
     key = site.add()
     for_launch, for_unlock = site.get_pass(key), site.get_pass(key)
     run_pod(store)
@@ -49,7 +49,7 @@ def test_held_use_is_not_given_again_after_revocation(site):
     assert launch(site.internal, token=token)["tier"] == "unverified"
 
 
-def test_a_lease_is_renewed_by_a_pass_for_a_key_that_still_counts_for_the_repository(make_site, store, monkeypatch):
+def test_lease_is_renewed_by_a_pass_for_a_key_of_the_repository(make_site, store, monkeypatch):
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     site = make_site(tiers={"small": {"lease": 3600}, "verified": {}})
     site.add(repositories=["example.com/a/b"])
@@ -138,7 +138,7 @@ def test_forged_pass_gets_no_key(site):
     assert launch(site.internal, token=forged)["pass_outcome"] == "invalid"
 
 
-def test_a_pass_for_a_solution_says_nothing_of_keys():
+def test_pass_for_a_solution_does_not_mention_keys():
     """Federation members whose version has no API keys must accept it."""
     signer = Passes(["x" * 40])
     said = signer._serializer.loads(signer.sign(Passes.new("small", 1, 1.0, 300)))

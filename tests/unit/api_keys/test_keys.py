@@ -25,7 +25,7 @@ from verifier.records import Server
 # -- what a key looks like
 
 
-def test_a_key_is_random_and_only_its_hash_is_kept():
+def test_key_is_random_and_only_its_hash_is_stored():
     made = [keys.create("small", 5, LATER, [], []) for _ in range(100)]
     assert len({key for key, _ in made}) == len({entry.id for _, entry in made}) == 100
     key, entry = made[0]
@@ -35,7 +35,7 @@ def test_a_key_is_random_and_only_its_hash_is_kept():
     assert secret not in entry.model_dump_json()
 
 
-def test_the_pattern_for_secret_scanners_is_the_one_in_the_documents():
+def test_pattern_for_secret_scanners_is_that_of_the_documents():
     (shown,) = re.findall(r"`(binder_egress_\[.*?)`", DOCUMENT.read_text())
     key, _ = keys.create("small", 5, LATER, [], [])
     assert re.fullmatch(shown, key) and re.search(shown, f"token = '{key}'")
@@ -45,7 +45,7 @@ def test_the_pattern_for_secret_scanners_is_the_one_in_the_documents():
 
 
 @pytest.mark.parametrize("options", [{}, {"json": {}}])
-def test_a_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
+def test_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
     site = make_site(pass_servers=3)
     key = site.add()
     answer = site.ask(key, **options)
@@ -65,7 +65,7 @@ def test_a_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
     assert site.metric("binder_egress_launches_total", tier="small", rule="api-client", pass_outcome="free") == 1
 
 
-def test_a_pass_for_a_key_unlocks_a_server(site, store):
+def test_pass_for_a_key_unlocks_a_server(site, store):
     key = site.add()
     run_pod(store)
     with reconciler(store):
@@ -94,7 +94,7 @@ def test_client_with_neither_is_told_what_to_send(site, headers):
     assert_problem(site.public.post("/egress/passes", data="key=x"), "not-json", 415)
 
 
-def test_a_key_in_the_url_or_in_the_body_is_no_key(site):
+def test_key_in_the_url_or_in_the_body_does_not_count(site):
     key = site.add()
     assert site.public.post(f"/egress/passes?key={key}").status_code == 400
     assert site.public.post("/egress/passes", json={"key": key}).status_code == 400
@@ -104,7 +104,7 @@ def test_a_key_in_the_url_or_in_the_body_is_no_key(site):
 # -- unusual keys
 
 
-def test_a_key_for_the_last_day_that_there_is(site, run):
+def test_key_may_expire_on_the_last_possible_day(site, run):
     key = site.add(expires="9999-12-31")
     ends = 253402300800  # `date -d 10000-01-01`, which is no date to Python
     assert site.ask(key).status_code == 201
@@ -170,7 +170,7 @@ def test_origins_are_written_as_browsers_write_them(make_site, run, origin, writ
 @pytest.mark.parametrize(
     "origin", ["*", "course.example.org", "https://a/", "https://a?b", "https://u@a", "https://a:b", "https://münchen.de", ""]
 )
-def test_an_origin_that_no_browser_sends_is_refused_in_a_sentence(origin):
+def test_origin_that_no_browser_sends_is_refused(origin):
     said = "would be every origin" if origin == "*" else "is not an origin such as"
     with pytest.raises(ValueError, match=rf"^origins\.0: '.*' {said}"):
         keys.create("small", 5, LATER, [origin], [])

@@ -38,9 +38,9 @@ def release_before(folder: Path) -> Path:
     version = yaml.safe_load(about.read_text())["appVersion"]
     replace(about, f"\nversion: {version}\nappVersion: {version}\n", "\nversion: 0.0.9\nappVersion: 0.0.9\n")
     values = folder / "values.yaml"
-    replace(values, 'tag: ""\n', f'tag: "{version}"\n')
-    replace(values, "  threads: 32\n", "  threads: 16\n")
-    replace(values, "  interval: 30\n", "  interval: 20\n")
+    replace(values, 'tag: ""', f'tag: "{version}"')
+    replace(values, "  threads: 32", "  threads: 16")
+    replace(values, "  interval: 30", "  interval: 20")
     replace(values, "  198.18.0.0/15: true", "  198.18.0.0/16: true")
     return folder
 

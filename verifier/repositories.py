@@ -1,6 +1,6 @@
 """Names of repositories. To block, all spellings of a URL are one name. To trust, only the plain spelling counts.
 
-Decisions: D-066.
+Decisions: D-066, D-209.
 """
 
 import re

@@ -3,16 +3,30 @@
 import subprocess
 import time
 
+from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
 
 
 def assert_reaches(
     stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()
 ) -> None:
-    """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names."""
-    targets = stage.targets()
-    reached = stage.battery(user, {**targets, **(more or {})})
-    assert reached == {name: name in always or (egress and name in OPEN) for name in reached}
+    """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names.
+
+    What must be shut must be shut at every attempt. What must be open may take a while: on a busy machine kube-router opens a
+    tier's policy seconds after the label is there.
+    """
+    targets = stage.targets() | (more or {})
+    deadline = time.monotonic() + TIER_SECONDS
+    while True:
+        reached = stage.battery(user, targets)
+        expected = {name: name in always or (egress and name in OPEN) for name in reached}
+        through = sorted(name for name in reached if reached[name] and not expected[name])
+        assert not through, f"{user} reaches what must be shut: {', '.join(through)}"
+        missing = sorted(name for name in reached if expected[name] and not reached[name])
+        if not missing:
+            return
+        assert time.monotonic() < deadline, f"{user} does not reach {', '.join(missing)} within {TIER_SECONDS} s"
+        time.sleep(0.5)
 
 
 def forbidden(stage: Stage) -> dict[str, str]:

@@ -14,7 +14,14 @@ from typing import TypeVar
 
 import requests
 
-from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, LAUNCH_SECONDS, POD_SECONDS, TIER_SECONDS
+from tests.support.cluster.patience import (
+    ANSWER_SECONDS,
+    CANARY_SECONDS,
+    COMMAND_SECONDS,
+    LAUNCH_SECONDS,
+    POD_SECONDS,
+    TIER_SECONDS,
+)
 from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
 from tests.support.cluster.waiting import patiently
 from tests.support.doc_examples import section
@@ -57,6 +64,17 @@ class Operator:
         code = section(document, heading)[number]
         self.typed.append(code)
         return self.run(code)
+
+    def type_until_well(self, document: str, heading: str, number: int = 0) -> str:
+        """The same with commands that look: again while they find something, since the canary looks every 30 s."""
+        deadline = time.monotonic() + CANARY_SECONDS
+        while True:
+            try:
+                return self.type(document, heading, number)
+            except Failed:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
 
     def run(self, code: str) -> str:
         """Run commands in the operator's folder: what they print, errors too."""

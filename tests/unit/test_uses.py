@@ -1,16 +1,19 @@
 """Uses of a pass: one server at a time holds a use, also when many launches arrive at once."""
 
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 
 import pytest
 
 from tests.support.apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client
+from verifier.decisions.rules import REJECTED_PASSES
 from verifier.passes import Passes
 from verifier.records import KnownServer, Record, Server
-from verifier.store.store import MOVE_WINDOW_SECONDS, MOVES
+from verifier.store.store import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
 from verifier.web.app import create_services
 
 
@@ -35,6 +38,12 @@ def outcomes(internal, token, *launches):
 
 OTHER_REPOSITORY = {"repository": "https://example.com/c/d"}
 OTHER_NETWORK = {"client_address": "203.0.113.9"}
+
+
+def test_outcomes_of_the_script_are_all_known():
+    """An outcome that code does not know would count as rejected, and its client would get no sentence."""
+    script = (resources.files("verifier.store") / "lua/redeem.lua").read_text()
+    assert set(re.findall(r"return '([a-z-]+)'", script)) == REDEEMED | REJECTED_PASSES.keys()
 
 
 def test_repeated_launch_of_a_server_keeps_its_use(public, internal, store):

@@ -25,7 +25,7 @@ from ..passes import BadPass, Passes
 from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
-from ..store.store import BUILD_LIMIT_SECONDS, Store
+from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Store
 from .refusals import Facts, refusal
 
 REJECTED_PASSES = {
@@ -190,7 +190,7 @@ class Rules:
             return _Match(pass_outcome="unknown-tier")
         timeout = self._settings.launch_timeout
         outcome = self._store.redeem(presented, launch.server, launch.record(grant), launch.network, now, timeout)
-        if outcome in REJECTED_PASSES:
+        if outcome not in REDEEMED:
             return _Match(pass_outcome=outcome)
         return _Match(grant, outcome, recorded=True)
 

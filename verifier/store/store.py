@@ -5,8 +5,8 @@
 | `epoch` | when this Redis first saw a verifier; older passes and challenges are rejected | for ever |
 | `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
 | `charges:<network>` | a hash: the passes that a client network got, by time | `fairness.window` after the last |
-| `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `charges:key:<id>` | the same for an API key | a day after the last |
+| `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
@@ -51,6 +51,9 @@ MOVES = 8
 
 BUILD_LIMIT_SECONDS = 3600
 """The most seconds between a launch request and its hook, with a build between them. A pass is judged at the request's time."""
+
+REDEEMED = frozenset({"held", "free", "moved"})
+"""The outcomes of `Store.redeem` that write the grant. Every other one rejects the pass."""
 
 UNLOCK_TTL_SECONDS = 60
 """Seconds in which the reconciler must act on an unlock. It needs less than one. Later the client has long been told `pending`."""
@@ -408,7 +411,7 @@ class Store:
             self._redis.set(_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
 
     def gatecheck(self) -> dict[str, Any] | None:
-        """The latest findings of the gate check (`gatecheck.watch.Findings`), or None."""
+        """The latest findings of the gate check (`gatecheck.check.Findings`), or None."""
         with _unavailable():
             text = self._redis.get(_key("gatecheck"))
         findings: dict[str, Any] | None = json.loads(text) if text else None

@@ -13,7 +13,7 @@ from ..decisions.rules import REJECTED_PASSES
 from ..passes import BadPass, Pass
 from ..records import UNVERIFIED, Grant, KnownServer, Record, Rule, Server
 from ..store.errors import StoreUnavailable
-from ..store.store import UNLOCK_TTL_SECONDS
+from ..store.store import REDEEMED, UNLOCK_TTL_SECONDS
 from . import bodies, issuing, pages
 from .context import asset_path, log_decision, network, own_url, services
 from .headers import SERVER_PAGE
@@ -136,7 +136,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress)
-    if outcome in REJECTED_PASSES:
+    if outcome not in REDEEMED:
         services().metrics.unlocks.labels(outcome).inc()
         log_decision("unlock", UNVERIFIED, outcome, repository=known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])

@@ -20,6 +20,7 @@ from .bodies import MAX_BODY_BYTES
 from .context import Services
 from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
+from .launches import launches
 from .metrics import Metrics
 from .openapi import document
 from .public import INTERFACE as PUBLIC
@@ -85,10 +86,15 @@ def _register_public(app: Flask, base_path: str) -> None:
         app.register_blueprint(blueprint, url_prefix=base_path.rstrip("/"))
 
 
+def _register_internal(app: Flask) -> None:
+    for blueprint in (internal, launches):
+        app.register_blueprint(blueprint)
+
+
 def create_internal_app(services: Services) -> Flask:
     """The app that only the cluster reaches."""
     app = _app(services, MAX_INTERNAL_BODY_BYTES)
-    app.register_blueprint(internal)
+    _register_internal(app)
     return app
 
 
@@ -115,7 +121,7 @@ def public_document(base_path: str) -> dict[str, Any]:
 def internal_document() -> dict[str, Any]:
     """The OpenAPI document of the in-cluster interface."""
     app = Flask(__name__, static_folder=None)
-    app.register_blueprint(internal)
+    _register_internal(app)
     return document(IN_CLUSTER, app, "/")
 
 

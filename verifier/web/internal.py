@@ -1,4 +1,4 @@
-"""The in-cluster HTTP interface, on a separate port: BinderHub's hook, operators, probes and metrics."""
+"""The in-cluster HTTP interface, on a separate port: operators, probes and metrics. BinderHub's hook is in `launches`."""
 
 import hmac
 import socket
@@ -11,13 +11,12 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from .. import __version__, logs
-from ..decisions.rules import Launch, Rules
+from .. import __version__
 from ..operators.actions import ActionRefused, Operators
-from ..records import UNVERIFIED, Server
+from ..records import Server
 from ..store.errors import StoreUnavailable
 from . import bodies
-from .context import logged_network, services
+from .context import services
 from .openapi import Answer, Interface, Parameter, View, document, json_of, operation
 from .problems import Problem, response
 
@@ -28,78 +27,23 @@ INTERFACE = Interface("binder-egress, in-cluster", {"bearer": {"type": "http", "
 FILTERS = ("user", "tier", "repository", "network")
 """The query parameters that select running servers."""
 
-_BEARER: Sequence[Mapping[str, list[str]]] = [{"bearer": []}]  # as `_check_bearer_token` asks
+BEARER: Sequence[Mapping[str, list[str]]] = [{"bearer": []}]
+"""What `check_bearer_token` asks for, as OpenAPI says it."""
 
 
-def _check_bearer_token() -> None:
+def check_bearer_token() -> None:
+    """Return if the request carries the token of the Secret, and raise `Problem` otherwise."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     expected = services().settings.api_token.get_secret_value()
     if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected.encode()):
         raise Problem("unauthorized", "Send Authorization: Bearer with api-token of the Secret.")
 
 
-@internal.post("/api/launches")
-@operation(
-    "decideLaunch",
-    "Decide a launch that BinderHub is about to make",
-    body=bodies.LaunchBody,
-    security=_BEARER,
-    answers={200: json_of("The decision", bodies.LaunchAnswer)},
-    problems=["unauthorized", "unavailable"],
-)
-def decide_launch() -> Response:
-    """Decide a launch that BinderHub is about to make, and leave its grant, if it gets one, waiting for the pod."""
-    _check_bearer_token()
-    body = bodies.read(bodies.LaunchBody)
-    now = time.time()
-    launch = Launch.from_request(body.model_dump(), now, services().settings)
-    metrics = services().metrics
-    if not body.context:
-        metrics.without_context.inc()
-    try:
-        decision = Rules(services().settings, services().passes, services().store, services().keys).decide(launch, now)
-    except StoreUnavailable:
-        metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
-        _log(body, launch, UNVERIFIED, "store-unavailable")
-        raise
-    with suppress(StoreUnavailable):  # The decision is made and recorded.
-        services().store.note_launch(now, body.context)
-    grant = decision.grant
-    metrics.launches.labels(grant.tier, grant.rule, decision.pass_outcome).inc()
-    _log(
-        body,
-        launch,
-        grant.tier,
-        grant.rule,
-        pass_outcome=decision.pass_outcome,
-        grant=grant.id,
-        **({"by": grant.by} if grant.by else {}),
-    )
-    return bodies.answer(bodies.LaunchAnswer(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id))
-
-
-def _report() -> dict[str, object]:
-    """This replica's report for `doctor`. It has no secrets."""
-    return {
-        "version": __version__,
-        "at": time.time(),
-        "signing_keys": len(services().settings.keys),
-        "api_keys": [key.described() for key in services().keys.all().values()],
-        "api_keys_wrong": services().keys.wrong(),
-        "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
-    }
-
-
-def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
-    where = {"user": body.user, "server": body.server, "repository": body.repository}
-    logs.decision("launch", **where, client_network=logged_network(launch.client), tier=tier, rule=rule, **more)
-
-
 # -- operators
 
 
 def _operators() -> Operators:
-    _check_bearer_token()
+    check_bearer_token()
     return Operators(services().settings, services().store)
 
 
@@ -116,7 +60,7 @@ def _for_operators(
     if "state" in model.model_fields:
         answers[202] = json_of("Written down; the reconciler has not confirmed it yet", model)
     types = ["unauthorized", "unavailable", *problems]
-    return operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=_BEARER)
+    return operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=BEARER)
 
 
 @internal.errorhandler(ActionRefused)
@@ -236,6 +180,18 @@ def revoke_key() -> tuple[Response, int]:
 def alive() -> Response:
     """Whether the process answers."""
     return jsonify(status="ok")
+
+
+def _report() -> dict[str, object]:
+    """This replica's report for `doctor`. It has no secrets."""
+    return {
+        "version": __version__,
+        "at": time.time(),
+        "signing_keys": len(services().settings.keys),
+        "api_keys": [key.described() for key in services().keys.all().values()],
+        "api_keys_wrong": services().keys.wrong(),
+        "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
+    }
 
 
 @internal.get("/readyz")

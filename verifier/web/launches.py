@@ -1,0 +1,62 @@
+"""Launches: BinderHub's hook tells of each one, and gets the decision."""
+
+import time
+from contextlib import suppress
+
+from flask import Blueprint, Response
+
+from .. import logs
+from ..decisions.rules import Launch, Rules
+from ..records import UNVERIFIED
+from ..store.errors import StoreUnavailable
+from . import bodies
+from .context import logged_network, services
+from .internal import BEARER, check_bearer_token
+from .openapi import json_of, operation
+
+launches = Blueprint("launches", __name__)
+
+
+@launches.post("/api/launches")
+@operation(
+    "decideLaunch",
+    "Decide a launch that BinderHub is about to make",
+    body=bodies.LaunchBody,
+    security=BEARER,
+    answers={200: json_of("The decision", bodies.LaunchAnswer)},
+    problems=["unauthorized", "unavailable"],
+)
+def decide_launch() -> Response:
+    """Decide a launch that BinderHub is about to make, and leave its grant, if it gets one, waiting for the pod."""
+    check_bearer_token()
+    body = bodies.read(bodies.LaunchBody)
+    now = time.time()
+    launch = Launch.from_request(body.model_dump(), now, services().settings)
+    metrics = services().metrics
+    if not body.context:
+        metrics.without_context.inc()
+    try:
+        decision = Rules(services().settings, services().passes, services().store, services().keys).decide(launch, now)
+    except StoreUnavailable:
+        metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
+        _log(body, launch, UNVERIFIED, "store-unavailable")
+        raise
+    with suppress(StoreUnavailable):  # The decision is made and recorded.
+        services().store.note_launch(now, body.context)
+    grant = decision.grant
+    metrics.launches.labels(grant.tier, grant.rule, decision.pass_outcome).inc()
+    _log(
+        body,
+        launch,
+        grant.tier,
+        grant.rule,
+        pass_outcome=decision.pass_outcome,
+        grant=grant.id,
+        **({"by": grant.by} if grant.by else {}),
+    )
+    return bodies.answer(bodies.LaunchAnswer(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id))
+
+
+def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
+    where = {"user": body.user, "server": body.server, "repository": body.repository}
+    logs.decision("launch", **where, client_network=logged_network(launch.client), tier=tier, rule=rule, **more)

@@ -16,16 +16,13 @@ from typing import Any
 from .. import api_keys
 from ..decisions.refusals import Facts, applies, refusal
 from ..networks import in_networks
-from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
+from ..records import BLOCK_KINDS, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
 from ..repositories import covers, name
 from ..settings import PATTERN, CommonSettings
 from ..store.store import Store
 
 CONFIRMATION_WAIT_SECONDS = 2.0
 """Seconds for which an action waits for the reconciler's confirmation before it answers `pending`."""
-
-BLOCK_KINDS = ("server", "repository", "network")
-"""What can be blocked."""
 
 
 class ActionRefused(Exception):
@@ -87,10 +84,8 @@ class Operators:
         """Why a server has egress, or has none."""
         known = self._known(server)
         pending = self._store.pending(server, set())
-        because, blocks = (
-            self._because(server, known),
-            [block for block in pending.blocks if applies(block, Facts.of(known), self._clock())],
-        )
+        because = self._because(server, known)
+        blocks = [block for block in pending.blocks if applies(block, Facts.of(known), self._clock())]
         return self._row(server, known) | {
             "because": because,
             "mode": self._settings.mode,

@@ -17,11 +17,12 @@ import click
 
 from .. import __version__
 from ..api_keys import MAX_SERVERS_PER_DAY
+from ..records import BLOCK_KINDS
 from ..settings import CommonSettings, InvalidSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
-from .actions import BLOCK_KINDS, ActionRefused, Operators
+from .actions import ActionRefused, Operators
 
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6

@@ -33,9 +33,9 @@ def verifier() -> None:
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
 def reconciler() -> None:
     # Not at the top: the verifier must not load the Kubernetes client.
-    from .gatecheck.watch import Namespace, Watcher
+    from .gatecheck.check import Namespace, Watcher
     from .reconciler.loop import Reconciler
-    from .reconciler.pods import UserPods
+    from .reconciler.user_pods import UserPods
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
@@ -52,8 +52,8 @@ def reconciler() -> None:
 @click.option("--expected", required=True, help="JSON: role of a pod → target → whether the pod must reach it.")
 def helm_test(expected: str) -> None:
     # Not at the top, as above.
+    from .gatecheck.check import GATECHECK_LABEL, Namespace
     from .gatecheck.helm_test import results, table, verdicts
-    from .gatecheck.watch import GATECHECK_LABEL, Namespace
 
     pods = Namespace(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")
     rows, passed = verdicts(results(pods), json.loads(expected))

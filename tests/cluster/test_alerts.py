@@ -27,7 +27,7 @@ from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.cluster.waiting import eventually
 from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port
-from verifier.gatecheck.watch import canary_of
+from verifier.gatecheck.check import canary_of
 
 FOR = 10
 """Seconds that stand for every `for`: a few scrapes, one of which may fail on a busy machine."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from verifier.kubernetes_api import ApiServerUnavailable
-from verifier.reconciler.pods import Conflict, Pod, UserPods, WatchEnded
+from verifier.reconciler.user_pods import Conflict, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
 
 

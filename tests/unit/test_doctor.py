@@ -16,9 +16,9 @@ from tests.support.metrics import families, value
 from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, policy
 from verifier.egress_cli import egress as command
 from verifier.gatecheck import doctor as module
+from verifier.gatecheck.check import Canary, Namespace, Watcher, canary_of, check
 from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement
-from verifier.gatecheck.watch import Canary, Namespace, Watcher, canary_of, check
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
@@ -372,7 +372,7 @@ def test_watcher_survives_a_fault(ours, namespace, store, monkeypatch, caplog):
             stop.set()
         raise RuntimeError("x")
 
-    monkeypatch.setattr("verifier.gatecheck.watch.PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr("verifier.gatecheck.check.PERIOD_SECONDS", 0.01)
     Watcher(ours, namespace, store, fail).run(stop)
     assert len(calls) == 3 and "fault in the gate check" in caplog.text
 

@@ -22,7 +22,7 @@ from tests.support.reconciling import ALICE, converge_due, granted, list_and_con
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
-from verifier.reconciler.pods import Pod, UserPods
+from verifier.reconciler.user_pods import Pod, UserPods
 from verifier.records import Block, Grant, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.web.app import create_services

@@ -17,7 +17,7 @@ from tests.support.reconciling import (
 )
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
-from verifier.reconciler.pods import Conflict
+from verifier.reconciler.user_pods import Conflict
 from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
 

@@ -10,7 +10,7 @@ from tests.support.apps import get_pass, launch, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, make_grant
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
-from verifier.reconciler.pods import WatchEnded
+from verifier.reconciler.user_pods import WatchEnded
 from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect

@@ -18,7 +18,7 @@ from traitlets.config import Config, Configurable
 
 from verifier.pods import start_guard
 from verifier.pods.start_guard import BLOCKED_AFTER_OPEN, BLOCKED_FROM_THE_START, PAUSE_SECONDS, able, parse, targets_of, watch
-from verifier.reconciler.pods import Pod
+from verifier.reconciler.user_pods import Pod
 
 TOP = Path(__file__).parents[2]
 INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]

@@ -10,7 +10,7 @@ from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
-from verifier.reconciler.pods import PODS_PER_PAGE, Conflict, Pod, UserPods, WatchEnded
+from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
 
 

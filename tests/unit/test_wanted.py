@@ -6,7 +6,7 @@ import pytest
 
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.passes import LEEWAY_SECONDS
-from verifier.reconciler.pods import Pod
+from verifier.reconciler.user_pods import Pod
 from verifier.reconciler.wanted import wanted
 from verifier.records import Block, Grant, KnownServer, Pending, Record, Server
 from verifier.settings import ReconcilerSettings, load

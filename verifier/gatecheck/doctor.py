@@ -19,8 +19,8 @@ from ..store.connection import connect
 from ..store.counters import START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
 from ..store.store import VERIFIER_TTL_SECONDS, Store
+from .check import GATECHECK_LABEL, Findings, Namespace, check
 from .netpol import OTHER_KINDS
-from .watch import GATECHECK_LABEL, Findings, Namespace, check
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ..labels import LabelSet
 from ..records import Server
-from .pods import Pod
+from .user_pods import Pod
 
 
 class PodCache:
@@ -88,7 +88,7 @@ class PodCache:
             return set(self._uids)
 
     def label_sets(self) -> list[LabelSet]:
-        """The labels of the pods that run, each set once (`user_pods.shared_labels`)."""
+        """The labels of the pods that run, each set once (`labels.shared_labels`)."""
         return sorted({pod.shared_labels for pod in self.all() if pod.shared_labels and not pod.ended}, key=str)
 
     def _add(self, pod: Pod) -> None:

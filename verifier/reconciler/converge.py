@@ -13,7 +13,7 @@ from ..store.counters import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WI
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .cache import PodCache
-from .pods import Conflict, Pod, UserPods
+from .user_pods import Conflict, Pod, UserPods
 from .wanted import facts_of, launch_of, stops, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
@@ -56,12 +56,13 @@ class Converger:
         self.started = clock()
         """Unix time in seconds. An earlier process has counted older pods."""
 
-    def converge(self, server: Server, asked: Pending | StoreUnavailable | None = None) -> None:
+    def converge(self, server: Server, first: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
         """Make the pods of a server carry the grant that they should, publish it, and stop the pods that have to be stopped.
 
         Args:
             server: the server.
-            asked: what Redis said about it a moment ago, or that Redis does not answer; None if Redis was not asked.
+            first: what Redis said about it a moment ago, for its first pod; None: Redis is asked.
+            lost: Redis did not answer a moment ago, and is not asked.
 
         Raises:
             Conflict: a pod keeps changing; try again.
@@ -75,15 +76,14 @@ class Converger:
             if not pods and self._cache.is_listed:
                 self._store.forget(server)
             return
-        unavailable = None
         for pod in running:  # The youngest comes last, and so is the one that stays published.
-            try:
-                if isinstance(asked, StoreUnavailable):
-                    raise asked
-                # Converging the first pod may change what Redis holds, so it is asked again for a second pod.
-                pending = asked if asked and pod is running[0] else self._store.pending(server, carried_grants([pod]))
-            except StoreUnavailable as error:
-                unavailable, pending = error, None
+            pending, first = first, None
+            if pending is None and lost is None:
+                # Converging the first pod may have changed what Redis holds.
+                try:
+                    pending = self._store.pending(server, carried_grants([pod]))
+                except StoreUnavailable as error:
+                    lost = error
             pod, pending = self._converge_pod(pod, pending)
             if pending:
                 self._notice(pod, pending)
@@ -91,11 +91,18 @@ class Converger:
                 if pending.stop == pod.uid:
                     self._stop(pod)
                 self._stop_expired(pod)
-        if unavailable:
-            raise unavailable
+        if lost:
+            raise lost
 
     def _converge_pod(self, pod: Pod, pending: Pending | None) -> tuple[Pod, Pending | None]:
-        """Patch a pod until it carries what it should. Returns the pod, and what Redis said last."""
+        """Patch a pod until it carries what it should.
+
+        Each round: what should the pod carry? If it carries that, this is the end. Otherwise it is patched; after a conflict the
+        pod is read again, and after a patch Redis is asked again, because decisions may have come in between.
+
+        Returns:
+            The pod as it is now, and what Redis said last; None: Redis was not asked.
+        """
         for _ in range(MAX_ATTEMPTS):
             grant = self._wanted(pod, pending)
             if pending and grant and leases.ends_now(grant, pod.grant):

@@ -29,7 +29,7 @@ from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .cache import PodCache
 from .converge import Converger, carried_grants
-from .pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
+from .user_pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
 from .work_queue import WorkQueue
 
 log = logging.getLogger("binder-egress")
@@ -105,7 +105,7 @@ class Reconciler:
         self.queue.close()
 
     def label_sets(self) -> list[LabelSet]:
-        """The labels of the user pods that run, each set once (`user_pods.shared_labels`)."""
+        """The labels of the user pods that run, each set once (`labels.shared_labels`)."""
         return self._cache.label_sets()
 
     # -- the worker
@@ -122,25 +122,25 @@ class Reconciler:
         batch = self.queue.get(BATCH, wait)
         if not batch:
             return False
-        asked: Mapping[Server, Pending] | StoreUnavailable
+        pending: Mapping[Server, Pending] = {}
+        lost = None
         try:
-            asked = self._store.pending_all({server: carried_grants(self._cache.of(server)) for server, _ in batch})
+            pending = self._store.pending_all({server: carried_grants(self._cache.of(server)) for server, _ in batch})
         except StoreUnavailable as error:
-            asked = error
+            lost = error
         except Exception:
             # A record of one of the servers cannot be read. Each is asked about alone then, so that it does not stop the others.
             log.exception("fault while asking Redis")
-            asked = {}
         for server, due in batch:
             try:
-                self._work_on(server, asked if isinstance(asked, StoreUnavailable) else asked.get(server), due)
+                self._work_on(server, pending.get(server), lost, due)
             finally:
                 self.queue.done(server)
         return True
 
-    def _work_on(self, server: Server, asked: Pending | StoreUnavailable | None, due: float) -> None:
+    def _work_on(self, server: Server, pending: Pending | None, lost: StoreUnavailable | None, due: float) -> None:
         try:
-            self.reconcile(server, asked)
+            self.reconcile(server, pending, lost)
             self._tally.add(lag_counters(self._steady() - due))
         except (Conflict, ApiServerUnavailable) as error:
             log.warning("will try again: %s", error, extra={"fields": {"user": server.user, "server": server.name}})
@@ -153,9 +153,9 @@ class Reconciler:
             log.exception("fault", extra={"fields": {"user": server.user, "server": server.name}})
             self.queue.retry(server)
 
-    def reconcile(self, server: Server, asked: Pending | StoreUnavailable | None = None) -> None:
+    def reconcile(self, server: Server, pending: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
         """Converge one server, as `Converger.converge`."""
-        self._converger.converge(server, asked)
+        self._converger.converge(server, pending, lost)
 
     # -- list and watch
 

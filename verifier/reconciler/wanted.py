@@ -6,7 +6,7 @@ from ..decisions import leases
 from ..decisions.refusals import Facts, applies, refusal
 from ..records import Grant, KnownServer, Pending, Record, Rule
 from ..settings import ReconcilerSettings
-from .pods import Pod
+from .user_pods import Pod
 
 
 def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now: float) -> Grant | None:
@@ -24,6 +24,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     | in any other case | nothing |
 
     A grant counts if it is not withdrawn, its tier is in the settings, and, for a grant of mode `allow`, if that is the mode.
+    A launch without egress does not count, as `unverified` is no tier of the settings: its pod carries nothing.
     A launch or an unlock whose grant is on the pod already waits no more: the annotation says how long it lasts.
 
     Nothing is read or written. The one thing that is not a function of the arguments is the random id of a new grant.

@@ -61,7 +61,7 @@ class Pod:
         ended: whether it has ended, or is being deleted.
         guard: the outcome of its start guard (`start_guard.guard`), and the seconds that the guard took. The outcome is `absent`
             without a guard, and `failed` if the guard left no message. None: the guard has not ended yet.
-        shared_labels: its labels, without those of this pod alone (`user_pods.shared_labels`).
+        shared_labels: its labels, without those of this pod alone (`labels.shared_labels`).
         repository: the repository that was launched, from the environment that BinderHub sets; empty if unknown.
         client: the address of the client that launched it, from the same place; BinderHub sets it since March 2026.
     """
@@ -216,7 +216,7 @@ class UserPods:
         return Pod.from_json(body)
 
     def patch(self, pod: Pod, grant: Grant | None) -> Pod:
-        """Give a pod a grant, or take it away: annotation and label in one step.
+        """Give a pod a grant, or take it away: annotation and label in one step (D-001, D-002, D-003).
 
         A label that stays is not in the patch: kube-router goes through all pods for each change of a label.
 

@@ -1,14 +1,16 @@
-"""How the verifier is served: gunicorn, one process, both ports, and slow strangers kept apart from launches.
+"""How the verifier is served: gunicorn, one process, both ports, and slow strangers kept apart from everybody else.
 
-Decisions: D-082, D-089, D-090.
+Decisions: D-082, D-089, D-090, D-240.
 """
 
+import io
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -16,14 +18,21 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .. import logs
 from ..settings import VerifierSettings
+from .bodies import MAX_BODY_BYTES
+
+RECEIVE_SECONDS = 2.0
+"""How long a request to the public port may take to arrive: from the connection, or, on one that was kept, from its first byte. An
+ingress sends it at once; one that passes bodies on as they come adds a round trip of the visitor's."""
 
 REQUEST_LIMIT_SECONDS = 15.0
 """How long a request to the public port may take, sending included. The slowest that is normal takes 10 s: a solution whose captcha
 provider answers late (`siteverify.ASK_LIMIT_SECONDS`)."""
 
 PUBLIC_CONNECTIONS = 500
-"""Connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports together, so
-as many are left for the in-cluster port and for connections that wait for their next request."""
+"""Connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports together."""
+
+IN_CLUSTER_CONNECTIONS = 200
+"""Connections of the 1,000 that are left for the in-cluster port. The other 300 are those that wait for their next request."""
 
 KEEPALIVE_SECONDS = 75
 """How long an open connection may wait for its next request."""
@@ -31,34 +40,41 @@ KEEPALIVE_SECONDS = 75
 GRACEFUL_SECONDS = 10
 """How long requests under way may go on when the process is told to stop."""
 
+WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
 
 class Threads(ThreadPoolExecutor):
-    """The threads of both ports: each port has its own, and a request to the public port has a time limit.
+    """The threads of both ports. A connection to the public port has its own thread, and one of the `threads` places only while the
+    application works for it: not while its request arrives or its answer is sent (D-240).
 
     gunicorn has one pool, no limit for a client that sends slowly, and accepts nothing on any port when it has too many
-    connections. By each of these a stranger could hold up launches and probes.
+    connections. By each of these a stranger could hold up launches, probes and other visitors.
 
     Args:
-        threads: threads of each port.
+        threads: requests of each port at a time that the application works for.
         internal_port: the in-cluster port.
-        limit_seconds: limit of a request to the public port.
-        connections: requests to the public port at a time; further ones are turned away.
+        receive_seconds: limit for the arrival of a request to the public port.
+        limit_seconds: limit of such a request from its beginning to the end of its answer.
+        connections: connections of the public port at a time. For one more, the one ends that has waited longest for its client.
     """
 
     def __init__(
         self,
         threads: int,
         internal_port: int,
+        receive_seconds: float = RECEIVE_SECONDS,
         limit_seconds: float = REQUEST_LIMIT_SECONDS,
         connections: int = PUBLIC_CONNECTIONS,
     ):
-        super().__init__(threads)
+        # Twice as many threads as connections: one that was ended takes a moment to go.
+        super().__init__(2 * connections)
         self._internal_port = internal_port
         self._internal = ThreadPoolExecutor(threads)
-        self._turning_away = ThreadPoolExecutor(1)
+        self._places = threading.Semaphore(threads)
+        self._receive_seconds = receive_seconds
         self._limit_seconds = limit_seconds
         self._connections = connections
-        self._open: dict[TConn, float] = {}  # connection → when its request began
+        self._open: dict[socket.socket, _Request] = {}  # in the order of their beginning
         self._lock = threading.Lock()
         threading.Thread(target=self._end_slow, name="slow", daemon=True).start()
 
@@ -67,47 +83,129 @@ class Threads(ThreadPoolExecutor):
         if conn.server[1] == self._internal_port:
             return self._internal.submit(handle, conn)
         with self._lock:
-            full = len(self._open) >= self._connections
-            if not full:
-                self._open[conn] = time.monotonic()
-        if full:
-            _end(conn)
-            return self._turning_away.submit(handle, conn)
+            if len(self._open) >= self._connections:
+                self._end_one(conn.sock)
+            self._open[conn.sock] = _Request()
         done = super().submit(handle, conn)
-        done.add_done_callback(lambda _: self._forget(conn))
+        done.add_done_callback(lambda _: self._forget(conn.sock))
         return done
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """End all pools."""
+        """End both pools."""
         self._internal.shutdown(*args, **kwargs)
-        self._turning_away.shutdown(*args, **kwargs)
         super().shutdown(*args, **kwargs)
 
-    def _forget(self, conn: TConn) -> None:
+    def whole_requests(self, app: WSGI) -> WSGI:
+        """The WSGI application, called for a request to the public port when its body is there and a place is free."""
+
+        def receive_first(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            if environ["SERVER_PORT"] == str(self._internal_port):
+                return app(environ, start_response)
+            length = int(environ.get("CONTENT_LENGTH") or 0)
+            # A body that says it is too long is refused unread.
+            body = b""
+            if length <= MAX_BODY_BYTES:
+                body = environ["wsgi.input"].read(MAX_BODY_BYTES + 1)
+                environ["wsgi.input"] = io.BytesIO(body)
+            request = self._open.get(environ["gunicorn.socket"])
+            if request is None or len(body) < length <= MAX_BODY_BYTES:
+                start_response("408 Request Timeout", [("Connection", "close"), ("Content-Length", "0")])
+                return []
+            with request.at_work(), self._places:
+                answer = app(environ, start_response)
+                try:
+                    return list(answer)
+                finally:
+                    if close := getattr(answer, "close", None):
+                        close()
+
+        return receive_first
+
+    def _forget(self, sock: socket.socket) -> None:
         with self._lock:
-            self._open.pop(conn, None)
+            self._open.pop(sock, None)
+
+    def _end_one(self, newest: socket.socket) -> None:
+        """End the connection that has waited longest for its client; the newest, if none does."""
+        sock = next((sock for sock, request in self._open.items() if request.waits_for_client), newest)
+        self._open.pop(sock, None)
+        _end(sock, socket.SHUT_RDWR)
 
     def _end_slow(self) -> None:
         while True:
-            time.sleep(self._limit_seconds / 15)
+            time.sleep(self._receive_seconds / 10)
+            now = time.monotonic()
             with self._lock:
-                slow = [conn for conn, began in self._open.items() if time.monotonic() - began > self._limit_seconds]
-            for conn in slow:
-                _end(conn)
+                requests = list(self._open.items())
+            for sock, request in requests:
+                if now - request.began > self._limit_seconds:
+                    _end(sock, socket.SHUT_RDWR)
+                elif not request.arrived and now - request.began > self._receive_seconds and not _has_bytes(sock):
+                    # Only for reading: it can still be answered.
+                    _end(sock, socket.SHUT_RD)
 
 
-def _end(conn: TConn) -> None:
+class _Request:
+    """A request to the public port that is under way."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.arrived = False
+        self.waits_for_client = True
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.arrived, self.waits_for_client = True, False
+        try:
+            yield
+        finally:
+            self.waits_for_client = True
+
+
+def _has_bytes(sock: socket.socket) -> bool:
+    # Bytes that nobody has read yet: this process is late, not the client.
+    poll = select.poll()
+    try:
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def _end(sock: socket.socket, how: int) -> None:
     # Not close(): the thread that reads must see an end of file, and closes it.
     with suppress(OSError):
-        conn.sock.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(how)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's threaded worker, with the pools of `Threads`."""
 
+    wsgi: WSGI
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_keepalived = self.worker_connections - PUBLIC_CONNECTIONS - IN_CLUSTER_CONNECTIONS
+
     def get_thread_pool(self) -> Threads:
         """gunicorn's hook for another pool."""
         return Threads(self.cfg.threads, self.app.settings.internal_port)
+
+    def load_wsgi(self) -> None:
+        """gunicorn's hook for the application."""
+        super().load_wsgi()
+        self.wsgi = self.tpool.whole_requests(self.wsgi)
+
+    def handle(self, conn: TConn) -> Any:
+        """Handle a request, and close its connection if that is what follows.
+
+        gunicorn closes it in the thread that accepts connections, and waits there for up to 2 s until the client closes too.
+        """
+        kept = super().handle(conn)
+        if kept is False:
+            conn.close(graceful=True)
+            conn.close = lambda graceful=False: None
+        return kept
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

@@ -89,6 +89,7 @@ class Grant:
         by: the operator or the API key behind the decision; empty for other rules.
         why: the operator's reason.
         until: Unix time in seconds, as the table says.
+        may_stop: whether the end of its lease may stop the pod (D-220). Only the reconciler sets it.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Grant:
     by: str = ""
     why: str = ""
     until: int | None = None
+    may_stop: bool = False
 
     @property
     def label(self) -> str | None:
@@ -145,6 +147,7 @@ class Grant:
             content = json.loads(text or "")
             grant = cls(content["id"], content["tier"], content["rule"], content["at"])
             grant = replace(grant, by=content.get("by", ""), why=content.get("why", ""), until=content.get("until"))
+            grant = replace(grant, may_stop=content.get("may_stop") is True)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
@@ -195,7 +198,7 @@ class KnownServer:
         client: the address of the client that launched it; empty if unknown.
         pod: the pod's name.
         label: the value of its tier label; empty if it has none.
-        rule, at, by, why, until: of the grant.
+        rule, at, by, why, until, may_stop: of the grant.
     """
 
     uid: str
@@ -210,6 +213,7 @@ class KnownServer:
     by: str = ""
     why: str = ""
     until: int | None = None
+    may_stop: bool = False
 
     @classmethod
     def carrying(
@@ -230,7 +234,7 @@ class KnownServer:
     @property
     def carried(self) -> Grant:
         """The grant that the pod carries; without an id if it carries none."""
-        return Grant(self.grant, self.tier, self.rule, self.at, self.by, self.why, self.until)
+        return Grant(self.grant, self.tier, self.rule, self.at, self.by, self.why, self.until, self.may_stop)
 
     @property
     def has_egress(self) -> bool:

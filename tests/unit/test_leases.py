@@ -97,13 +97,13 @@ def reconciler(place):
     return place.reconciler()
 
 
-def add_leased_pod(place, reconciler, tier):
-    """Add a pod whose lease has just begun and whose record of the unlock has expired."""
-    place.cluster.add(ready=True, repository="r")
-    given = place.grant(tier)
+def add_leased_pod(place, reconciler, tier, user="alice", uid="uid-1"):
+    """Add a pod that was launched with a tier: its lease has just begun, and its launch is settled."""
+    given = Grant.new(tier, "valid-pass", place.time)
+    place.store.record_launch(Server(user), Record(given, image="image:1", repository="r"), 3600)
+    place.cluster.add(user, uid, ready=True, repository="r")
     place.turn(reconciler)
-    place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
-    return given
+    return replace(given, may_stop=place.pod(f"jupyter-{user}--").grant.may_stop)
 
 
 # -- start of a lease
@@ -216,11 +216,38 @@ def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, 
     assert [record.fields["rule"] for record in caplog.records if record.getMessage() == "stop"] == [Rule.EXPIRED]
 
 
+def test_unlocked_server_is_not_stopped(place, reconciler):
+    """Anybody may unlock a server. Without that it would have run on."""
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    place.grant("stopped")
+    place.turn(reconciler)
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
+    for _ in range(3):
+        place.passes(STOP_GRACE_SECONDS)
+        place.turn(reconciler)
+    assert not place.pod().ended
+
+
+@pytest.mark.parametrize("waits", [[LEASE - 10], [LEASE], [LEASE, STOP_GRACE_SECONDS - 1]])
+def test_renewed_launch_is_stopped_later(place, reconciler, waits):
+    add_leased_pod(place, reconciler, "stopped")
+    for seconds in waits:
+        place.passes(seconds)
+        place.turn(reconciler)
+    place.grant("stopped", rule="renewal")
+    place.turn(reconciler)
+    for seconds, ended in ((LEASE, False), (STOP_GRACE_SECONDS - 1, False), (1, True)):
+        place.passes(seconds)
+        place.turn(reconciler)
+        assert place.pod().ended is ended
+
+
 def test_expiries_are_counted(place, reconciler, settings):
     for number, tier in enumerate(["blocked", "stopped", "stopped"]):
-        place.cluster.add(f"user{number}", f"uid-{number}", ready=True)
-        place.grant(tier, f"user{number}", f"uid-{number}")
-    place.turn(reconciler)
+        add_leased_pod(place, reconciler, tier, f"user{number}", f"uid-{number}")
     place.passes(LEASE)
     place.store.gone = True
     place.turn(reconciler)
@@ -542,7 +569,7 @@ def test_two_reconcilers_agree_on_a_lease(place):
     one.list_pods()
     place.cluster.before_patch = lambda: place.turn(other)
     place.turn(one)
-    assert [grant.rule for _, grant in place.cluster.patches] == ["unlock", Rule.EXPIRED]
+    assert [grant.rule for _, grant in place.cluster.patches] == ["valid-pass", Rule.EXPIRED]
     place.turn(other)
     place.passes(STOP_GRACE_SECONDS)
     place.cluster.before_delete = lambda: place.turn(other)
@@ -731,8 +758,9 @@ def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, sto
         ("verified", 0, {"until": None}, (None, None, False, None)),
         ("blocked", LEASE, {}, (LEASE, "end", False, LEASE // 2)),
         ("blocked", 100, {}, (100, "end", False, 0)),
-        ("stopped", 100, {}, (100, "stop", False, 0)),
-        ("stopped", -5, {}, (0, "stop", False, 0)),
+        ("stopped", 100, {"may_stop": True}, (100, "stop", False, 0)),
+        ("stopped", 100, {}, (100, "end", False, 0)),
+        ("stopped", -5, {"may_stop": True}, (0, "stop", False, 0)),
         ("unverified", 100, {"rule": Rule.EXPIRED}, (100, "stop", True, None)),
         ("unverified", 0, {"rule": Rule.EXPIRED, "until": None}, (None, None, True, None)),
         ("unverified", 100, {"rule": Rule.BLOCKED}, (None, None, False, None)),
@@ -770,12 +798,13 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
             ["Time left: 1:", "To renew the time, open this page", "/egress/servers/alice/\n"],
             "second half",
         ),
-        ("stopped", 100, "unlock", ["two minutes later it is stopped"], "keeps running"),
+        ("stopped", 100, "valid-pass", ["two minutes later it is stopped"], "keeps running"),
+        ("stopped", 100, "unlock", ["keeps running"], "is stopped"),
         ("unverified", 100, Rule.EXPIRED, ["The time is over. Your server will be stopped in 1:", "#unlock"], "Time left"),
     ],
 )
 def test_text_status_has_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):
-    publish_lease(store, tier, left, rule=rule)
+    publish_lease(store, tier, left, rule=rule, may_stop=rule == "valid-pass")
     text = client.get("/egress/servers/alice", headers={"Accept": "*/*"}).text
     for part in texts:
         assert part in text, text
@@ -783,7 +812,7 @@ def test_text_status_has_the_time_left_and_how_to_renew(client, store, tier, lef
 
 
 def test_page_has_the_time_left(client, store):
-    publish_lease(store, "stopped", 100)
+    publish_lease(store, "stopped", 100, may_stop=True)
     text = client.get("/egress/servers/alice", headers={"Accept": "text/html"}).text
     assert "two minutes later it is stopped" in text and "&#34;on_expiry&#34;: &#34;stop&#34;" in text
     for word in ("example.com/a/b", "uid-1", "old"):
@@ -819,7 +848,7 @@ def test_annotation_of_an_older_version_has_no_end():
 
 def test_grant_in_mode_allow_has_no_lease():
     grant = Grant.new("blocked", "mode-allow", 0)
-    assert leases.begin(grant, Tier(lease=60), 0) is grant
+    assert leases.begin(grant, Tier(lease=60), 0, may_stop=True) is grant
 
 
 def test_left_is_never_negative(leasing):

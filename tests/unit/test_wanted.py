@@ -32,8 +32,8 @@ SETTINGS = load(
 URL = "https://example.com/"
 
 
-def grant(tier, id="own", rule="valid-pass", until=None):
-    return Grant(id, tier, rule, 0, until=until)
+def grant(tier, id="own", rule="valid-pass", until=None, may_stop=False):
+    return Grant(id, tier, rule, 0, until=until, may_stop=may_stop)
 
 
 def launch(tier, id="launch", image="image:1", repository="", client="", **fields):
@@ -91,13 +91,18 @@ ROWS = [
     ),
     row(
         "own, over: the server stops after the grace",
-        grant("stopped", until=NOW),
-        Grant("own", "unverified", "expired", NOW, until=NOW + STOP_GRACE_SECONDS),
+        grant("stopped", until=NOW, may_stop=True),
+        Grant("own", "unverified", "expired", NOW, until=NOW + STOP_GRACE_SECONDS, may_stop=True),
+    ),
+    row(
+        "own, over, of an unlock: the server stays",
+        grant("stopped", rule="unlock", until=NOW),
+        Grant("own", "unverified", "expired", NOW),
     ),
     row(
         "own, over: in mode observe the server stays",
-        grant("stopped", until=NOW),
-        Grant("own", "unverified", "expired", NOW),
+        grant("stopped", until=NOW, may_stop=True),
+        Grant("own", "unverified", "expired", NOW, may_stop=True),
         mode="observe",
     ),
     row("own, over and withdrawn", grant("leased", until=NOW), None, withdrawn={"own"}),
@@ -107,7 +112,7 @@ ROWS = [
     row("own ended, withdrawn", grant("unverified", rule="expired"), None, withdrawn={"own"}),
     # a launch
     row("launch", None, grant("verified", "launch"), launch=launch("verified")),
-    row("launch, with a lease", None, grant("leased", "launch", until=NOW + LEASE), launch=launch("leased")),
+    row("launch, with a lease", None, grant("leased", "launch", until=NOW + LEASE, may_stop=True), launch=launch("leased")),
     row("launch of another image", None, None, launch=launch("verified", image="image:2")),
     row("launch, withdrawn", None, None, launch=launch("verified"), withdrawn={"launch"}),
     row("launch without a tier", None, None, launch=launch("unverified")),
@@ -117,7 +122,7 @@ ROWS = [
     row(
         "launch, own over",
         grant("leased", until=NOW),
-        grant("leased", "launch", until=NOW + LEASE),
+        grant("leased", "launch", until=NOW + LEASE, may_stop=True),
         launch=launch("leased"),
     ),
     row("launch that is on the pod is not dated again", grant("leased", until=NOW + 1), grant("leased", until=NOW + 1),
@@ -133,6 +138,19 @@ ROWS = [
     row("unlock and launch", None, grant("small", "unlock", "unlock"), unlock=unlock("small"), launch=launch("large")),
     row("unlock of the same tier renews", grant("leased", until=NOW + 1), grant("leased", "unlock", "renewal", NOW + LEASE),
         unlock=unlock("leased", rule="renewal")),
+    row("unlock of the same tier, own has no end", grant("leased"), grant("leased"), unlock=unlock("leased")),
+    row("grant of an operator", None, grant("stopped", "unlock", "operator", NOW + LEASE, True),
+        unlock=unlock("stopped", rule="operator")),
+    row("unlock stops no pod, whatever the record says", None, grant("stopped", "unlock", "unlock", NOW + LEASE),
+        unlock=Record(grant("stopped", "unlock", "unlock", may_stop=True), uid="uid-1")),
+    row("unlock of a tier that does not stop the pod", grant("stopped", until=NOW + 1),
+        grant("stopped", "unlock", "renewal", NOW + LEASE), unlock=unlock("stopped", rule="renewal")),
+    row("unlock of a tier that stops the pod", grant("stopped", until=NOW + 1, may_stop=True),
+        grant("stopped", "unlock", "renewal", NOW + LEASE, True), unlock=unlock("stopped", rule="renewal")),
+    row("unlock of a pod that is about to stop", grant("unverified", rule="expired", until=NOW + 1, may_stop=True),
+        grant("stopped", "unlock", "unlock", NOW + LEASE, True), unlock=unlock("stopped")),
+    row("unlock of a pod that has lost a tier that stops no pod", grant("unverified", rule="expired", may_stop=True),
+        grant("stopped", "unlock", "unlock", NOW + LEASE), unlock=unlock("stopped")),
     row("unlock of a larger tier", OWN, grant("large", "unlock", "unlock"), unlock=unlock("large")),
     row(
         "unlock of a larger tier with a lease that ends no earlier",

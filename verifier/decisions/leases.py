@@ -19,12 +19,20 @@ STOP_GRACE_SECONDS = 120
 allow for clocks that are set forward, and for a renewal that could not be recorded and is tried again."""
 
 
-def begin(grant: Grant, tier: Tier, now: float) -> Grant:
+def begin(grant: Grant, tier: Tier, now: float, may_stop: bool) -> Grant:
     """A grant as it is written on a pod: with the end of its lease, if its tier has a lease.
 
     A grant of mode `allow` has no lease: the mode is for a day on which nobody can solve a captcha, and so nobody can renew.
+
+    Args:
+        grant: the decision.
+        tier: its tier.
+        now: Unix time in seconds.
+        may_stop: whether the end of the lease may stop the pod.
     """
-    return replace(grant, until=int(now) + tier.lease) if tier.lease and grant.rule != Rule.MODE_ALLOW else grant
+    if grant.rule == Rule.MODE_ALLOW or not tier.lease:
+        return grant
+    return replace(grant, until=int(now) + tier.lease, may_stop=may_stop)
 
 
 def shorten(grant: Grant, tier: Tier, now: float) -> Grant:
@@ -52,7 +60,7 @@ def ends_now(wanted: Grant, carried: Grant | None) -> bool:
 
 
 def stops(tier: Tier, settings: CommonSettings) -> bool:
-    """Whether the end of a lease stops the pod. Only in mode `captcha`: in the others nobody loses egress."""
+    """Whether a tier's lease stops the pods that it may stop. Only in mode `captcha`: in the others nobody loses egress."""
     return tier.on_expiry == "stop" and settings.mode == "captcha"
 
 
@@ -116,4 +124,4 @@ def left(known: KnownServer, settings: CommonSettings, now: float, refused: bool
     if tier is None:
         return Left(known.until, expires_in, "stop" if ended else "end", None)
     renewable_in = None if refused else max(0, expires_in - tier.lease // 2) if tier.lease else 0
-    return Left(known.until, expires_in, "stop" if stops(tier, settings) else "end", renewable_in)
+    return Left(known.until, expires_in, "stop" if known.may_stop and stops(tier, settings) else "end", renewable_in)

@@ -25,6 +25,8 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
 
     A grant counts if it is not withdrawn, its tier is in the settings, and, for a grant of mode `allow`, if that is the mode.
     A launch without egress does not count, as `unverified` is no tier of the settings: its pod carries nothing.
+    The end of a launch's lease may stop the pod, and so may that of an operator's grant. The end of an unlock's lease may only if
+    the pod was to be stopped before (D-220).
     A launch or an unlock whose grant is on the pod already waits no more: the annotation says how long it lasts.
 
     Nothing is read or written. The one thing that is not a function of the arguments is the random id of a new grant.
@@ -57,11 +59,12 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     unlock, launch = waiting(unlock_of(pod, pending)), waiting(launch_of(pod, pending))
     kept = own if own and counts(own) and not own.is_expired(now) else None
     if unlock and not (kept and _is_less(unlock, kept, settings, now)):
-        return leases.begin(unlock, settings.tiers[unlock.tier], now)
+        to_be_stopped = own is not None and own.id not in withdrawn and stops(own, settings)
+        return leases.begin(unlock, settings.tiers[unlock.tier], now, to_be_stopped or unlock.rule == Rule.OPERATOR)
     if kept:
         return leases.shorten(kept, settings.tiers[kept.tier], now)
     if launch:
-        return leases.begin(launch, settings.tiers[launch.tier], now)
+        return leases.begin(launch, settings.tiers[launch.tier], now, may_stop=True)
     if settings.mode == "allow" and not refusal(facts, (), settings, now):
         return Grant.new(settings.allow_tier, Rule.MODE_ALLOW, now)
     if own and own.is_ended_lease and own.id not in withdrawn:
@@ -73,15 +76,19 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
 
 def _is_less(unlock: Grant, kept: Grant, settings: ReconcilerSettings, now: float) -> bool:
     """Whether an unlock gives less than the grant that a pod keeps: it was decided before. An operator's grant always counts."""
-    if unlock.rule == Rule.OPERATOR or unlock.tier == kept.tier:
+    if unlock.rule == Rule.OPERATOR:
         return False
+    if unlock.tier == kept.tier:
+        return kept.until is None and settings.tiers[kept.tier].lease > 0
     return unlock.tier not in leases.larger(KnownServer("", kept.tier, until=kept.until), settings, now)
 
 
 def stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
-    """Whether the end of a grant's lease stops its pod."""
-    tier = settings.tiers.get(grant.tier) if grant else None
-    return tier is not None and leases.stops(tier, settings)
+    """Whether the end of a grant's lease stops its pod, or is about to."""
+    if grant is None or not grant.may_stop:
+        return False
+    tier = settings.tiers.get(grant.tier)
+    return grant.until is not None if grant.is_ended_lease else tier is not None and leases.stops(tier, settings)
 
 
 def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:

@@ -45,7 +45,7 @@ app = Flask("parsers")
 
 PASSES = Passes(["0" * 40])
 PASS = PASSES.new("verified", 1, 1_000_000.0, 300)
-ALTCHA = Altcha.from_options({"tier": "verified", "cost": 1, "counterMin": 1, "counterMax": 5, "lifetime": 3600}, ["0" * 40])
+ALTCHA = Altcha.from_options({"tier": "verified", "cost": 1, "counterMax": 5, "lifetime": 3600}, ["0" * 40])
 NETWORK = "198.51.100.7/32"
 _challenge = altcha.Challenge.from_dict(ALTCHA.challenge("launch", NETWORK, 1))
 SOLUTION = altcha.Payload(_challenge, altcha.solve_challenge(_challenge)).to_base64()

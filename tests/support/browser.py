@@ -26,7 +26,7 @@ FLAGS = [
 ]
 """Chromium sends no requests of its own."""
 
-MODEST = {"altcha": {"cost": 100, "counterMin": 100, "counterMax": 200}}
+MODEST = {"altcha": {"cost": 10_000, "counterMax": 10}}
 """The default algorithm with about a hundredth of the default work: long enough to be visible, and well below a second."""
 
 

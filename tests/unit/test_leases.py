@@ -620,7 +620,7 @@ def test_renewals_do_not_add_up(place, reconciler):
 @pytest.fixture
 def leasing(redis_server, store):
     """Services of a verifier whose proof of work grants a tier with a lease."""
-    quick = {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "blocked"}
+    quick = {"cost": 1, "counterMax": 5, "tier": "blocked"}
     return create_services(make_settings(redis_server, tiers=TIERS, captcha_providers={"altcha": quick}, may_stop_pods=True), store)
 
 

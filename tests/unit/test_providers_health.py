@@ -291,7 +291,7 @@ def test_csp_of_a_provider_opens_no_script_or_frame_to_all(make):
 
 def test_webassembly_is_allowed_where_the_algorithm_needs_it(make, store):
     run_pod(store)
-    hard = {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 1, "counterMin": 1, "counterMax": 2}
+    hard = {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 1, "counterMax": 2}
     services = make("altcha", options={"altcha": hard})
     client = public_client(services)
     assert policy(page(client))["script-src"] == ["'self'", "'wasm-unsafe-eval'"]

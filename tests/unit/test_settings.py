@@ -111,7 +111,7 @@ def test_defaults_are_complete_except_for_the_secrets(environment):
         ("CAPTCHA_PROVIDERS", '{"altcha": {"cost": 0}}', "captcha.providers.altcha.cost"),
         ("CAPTCHA_PROVIDERS", '{"altcha": {"lifetime": 5}}', "captcha.providers.altcha.lifetime"),
         ("CAPTCHA_PROVIDERS", '{"altcha": {"algorithm": "MD5"}}', "captcha.providers.altcha.algorithm"),
-        ("CAPTCHA_PROVIDERS", '{"altcha": {"counterMin": 9, "counterMax": 8}}', "captcha.providers.altcha"),
+        ("CAPTCHA_PROVIDERS", '{"altcha": {"counterMax": 0}}', "captcha.providers.altcha.counterMax"),
         ("CAPTCHA_PROVIDERS", f'{{"altcha": {{"secret": "{SECRET}"}}}}', "captcha.providers.altcha.secret"),
         ("ALLOWED_ORIGINS", "https://example.com", "allowedOrigins"),
         ("ALLOWED_ORIGINS", '"https://example.com"', "allowedOrigins"),

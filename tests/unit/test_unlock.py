@@ -125,9 +125,7 @@ def test_pass_of_a_launch_unlocks_the_same_server(public, internal, store, impat
 
 def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impatient):
     """Neither a stranger who knows the address nor a late pass of the launch page can replace the tier."""
-    small = make_settings(
-        redis_server, captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5, "tier": "small"}}
-    )
+    small = make_settings(redis_server, captcha_providers={"altcha": {"cost": 1, "counterMax": 5, "tier": "small"}})
     public = public_client(create_services(small, store))
     store.publish(Server("alice"), KnownServer("uid-1", tier="verified", grant="g"))
     solution = solve(public, "unlock")

@@ -4,7 +4,7 @@ Challenges are in *deterministic* mode: the server picks the counter, so the wor
 mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC. With scrypt and
 Argon2id the derivation takes tens of milliseconds and MiB, so few are made at a time.
 
-Decisions: D-019, D-020, D-055.
+Decisions: D-019, D-020, D-055, D-210.
 """
 
 import base64
@@ -58,15 +58,8 @@ class Options(BaseModel):
     cost: int = Field(5000, ge=1, le=1_000_000)
     memoryCost: int = Field(8, ge=1, le=MAX_MEMORY_KIB)
     parallelism: int = Field(1, ge=1, le=16)
-    counterMin: int = Field(500, ge=0, le=1_000_000)
-    counterMax: int = Field(1500, ge=1, le=1_000_000)
+    counterMax: int = Field(2000, ge=1, le=1_000_000)
     lifetime: int = Field(600, ge=10, le=3600)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.counterMin > self.counterMax:
-            raise ValueError("counterMin must not be above counterMax")
-        return self
 
     @model_validator(mode="after")
     def _affordable(self) -> Self:
@@ -120,8 +113,9 @@ class Altcha:
             raise ValueError("\n".join(f"{line}." for line in sentences(error, "captcha.providers.altcha"))) from None
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """A new signed challenge, bound to a purpose and a client network. The work grows with the price."""
-        least, most = (min(MAX_COUNTER, round(bound * price)) for bound in (self.options.counterMin, self.options.counterMax))
+        """A new signed challenge, bound to a purpose and a client network. The work, `price` times `counterMax` / 2 key derivations
+        on average, is the same for every order of trying."""
+        most = min(MAX_COUNTER, round(self.options.counterMax * price))
         challenge_secret, key_secret = self._secrets[0]
         hard = self.options.algorithm in HARD
         with self._few:
@@ -129,7 +123,7 @@ class Altcha:
             made: dict[str, Any] = altcha.create_challenge(
                 self.options.algorithm,
                 self.options.cost,
-                counter=least + secrets.randbelow(most - least + 1),
+                counter=secrets.randbelow(most + 1),  # D-210
                 key_length=DIGESTS.get(self.options.algorithm, 32),
                 memory_cost=self.options.memoryCost if hard else None,
                 parallelism=self.options.parallelism if hard else None,

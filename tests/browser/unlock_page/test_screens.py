@@ -56,7 +56,7 @@ def test_qr_code_is_shown_on_a_wide_screen_only(page_address, open_tab):
 
 
 def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):
-    options = {"altcha": {"counterMin": 900_000, "counterMax": 900_000}}
+    options = {"altcha": {"cost": 100_000, "counterMax": 1_000_000}}
     process = start(captcha_providers=options)
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/", reduced_motion="reduce")

@@ -6,6 +6,7 @@ import sys
 import threading
 import tomllib
 
+import altcha
 import pytest
 from binder_egress_client import command, solving
 
@@ -35,6 +36,12 @@ def test_calculation_stops_when_cancelled():
     threading.Timer(0.2, cancelled.set).start()
     with pytest.raises(solving.Cancelled):
         solving.solve(CHALLENGE, cancelled)
+
+
+def test_calculation_begins_at_0():
+    challenge = altcha.create_challenge("PBKDF2/SHA-256", 1, counter=0).to_dict() | {"signature": "00"}
+    payload = altcha.Payload.from_base64(solving.solve(challenge, threading.Event(), limit=10))
+    assert payload.solution.counter == 0
 
 
 def test_calculation_has_a_time_limit():
@@ -71,7 +78,7 @@ def test_malformed_challenge_is_refused(challenge):
     "algorithm", [{"algorithm": "SHA-512"}, {"algorithm": "SCRYPT", "cost": 16}, {"algorithm": "ARGON2ID", "cost": 1}]
 )
 def test_each_algorithm_of_the_verifier_is_solved(serve, open_hub, run, algorithm):
-    hub = open_hub(serve(captcha_providers={"altcha": {"cost": 1, "counterMin": 1, "counterMax": 5} | algorithm}))
+    hub = open_hub(serve(captcha_providers={"altcha": {"cost": 1, "counterMax": 5} | algorithm}))
     assert run("pass", "--binder", hub.url)[0] == 0
 
 

@@ -181,7 +181,7 @@ def interrupted(condition, *arguments):
     return running.returncode, err
 
 
-NEVER = {"captcha_providers": {"altcha": {"cost": 100_000, "counterMin": 100_000, "counterMax": 100_000}}}
+NEVER = {"captcha_providers": {"altcha": {"cost": 100_000, "counterMax": 1_000_000}}}
 """A challenge that takes longer than any test."""
 
 

@@ -105,7 +105,6 @@ def main(context: str | None, keep: bool) -> None:
         sys.exit(1)
     finally:
         stage.close()
-    console.print("Not in the table: ping. kube-router lets it through whatever the policies say (README).", highlight=False)
     verdict = "every pod reached what it should, and nothing else" if right else "NOT as it should be: see the table"
     console.print(f"{verdict}; {time.monotonic() - began:.0f} s from helm install to here", highlight=False)
     sys.exit(0 if right else 1)

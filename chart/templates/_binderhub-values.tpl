@@ -1,6 +1,6 @@
 {{- /*
 binder-egress.binderhubValues: the values for a BinderHub that is a release of its own: `integration.binderhub`, with the names and
-the path of this release. In modes without policies of ours, JupyterHub's own policy stays as it is.
+the path of this release. In modes without policies of ours, JupyterHub's own policy and ping stay as they are.
 */}}
 {{- define "binder-egress.binderhubValues" -}}
 {{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
@@ -29,6 +29,7 @@ The launch page looks for the verifier at `egress/` below BinderHub's base_url, 
 {{- end -}}
 {{- if not (include "binder-egress.enforcing" .) -}}
 {{- $_ := unset $values.jupyterhub.singleuser "networkPolicy" -}}
+{{- $_ := set $values.jupyterhub.custom.binderEgress "closePing" false -}}
 {{- end -}}
 {{ toYaml $values }}
 {{- end }}

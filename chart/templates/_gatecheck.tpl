@@ -50,12 +50,13 @@ enableServiceLinks: true
 terminationGracePeriodSeconds: 1
 securityContext:
   {{- include "binder-egress.podSecurityContext" (list 10001 $root.Values.gatecheck.podSecurityContext) | nindent 2 }}
-  {{- with $root.Values.gatecheck.sysctls }}
+  {{- $sysctls := list }}
+  {{- range $name, $value := $root.Values.gatecheck.sysctls }}
+  {{- if $value }}{{ $sysctls = append $sysctls (dict "name" $name "value" $value) }}{{ end }}
+  {{- end }}
+  {{- with $sysctls }}
   sysctls:
-    {{- range $name, $value := . }}
-    - name: {{ $name }}
-      value: {{ $value | quote }}
-    {{- end }}
+    {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- with include "binder-egress.imagePullSecrets" $root | fromJsonArray }}
 imagePullSecrets:

@@ -22,10 +22,19 @@ import pytest
 import requests
 import yaml
 
-from tests.support.cluster.commands import egress
+from tests.support.cluster.canary import canary
+from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
-from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS
+from tests.support.cluster.patience import (
+    ANSWER_SECONDS,
+    CANARY_SECONDS,
+    POD_SECONDS,
+    RECONCILED_SECONDS,
+    RECONCILER_SECONDS,
+)
 from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
+from tests.support.cluster.waiting import eventually
+from verifier.ping import CLOSED, SYSCTL
 
 STATES = ("unverified", "verified", "expired", "revoked", "blocked")
 
@@ -60,7 +69,7 @@ def cells() -> dict[str, dict[str, str]]:
     """What the page says: state → what is tried → `–`, or `open` with the number of a note."""
     head, _, *rows = [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\|(.+)\|$", PAGE, re.MULTILINE)]
     for row in rows:
-        assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²³]?", cell) for cell in row[1:]), row
+        assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²]?", cell) for cell in row[1:]), row
     return {state: {row[0]: row[number] for row in rows} for number, state in enumerate(head) if number}
 
 
@@ -348,7 +357,7 @@ def test_tokens_found_in_a_user_pod_open_nothing(seen):
 
 @pytest.mark.parametrize("state", ["unverified", "verified"])
 def test_commands_of_the_page_close_what_the_network_plugin_leaves_open(seen, state):
-    assert seen.closed[state] == {name: cells()[state][name] in ("open", "open³") for name in seen.rows}
+    assert seen.closed[state] == {name: cells()[state][name] in ("open", "open²") for name in seen.rows}
 
 
 def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
@@ -362,12 +371,59 @@ def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
     try:
         user = stage.launch(token=stage.get_pass()).user
         stage.await_tier(user, "verified")
+        # What is configured stays, and what the wiring adds is there too.
+        sysctls = {each["name"]: each["value"] for each in stage.pod(user)["spec"]["securityContext"]["sysctls"]}
+        assert sysctls == {wanted["sysctls"][0]["name"]: "1", SYSCTL: CLOSED}
         reached = stage.battery(user, tried | {"public": stage.targets()["public HTTP"]})
         assert reached == dict.fromkeys(tried, False) | {"public": True}
         pod = stage.pod(user)["metadata"]["name"]
         assert stage.kubectl("exec", pod, "--", "cat", "/proc/net/if_inet6") == "", "it has an IPv6 address, so neighbours reach it"
     finally:
         stage.install_binderhub()
+
+
+PING = """
+import errno, socket
+kinds = [(family, kind, protocol) for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW) for family, protocol in (
+    (socket.AF_INET, socket.IPPROTO_ICMP), (socket.AF_INET6, socket.IPPROTO_ICMPV6))]
+for kind in kinds:
+    try:
+        socket.socket(*kind).close()
+        print("open")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+"""In a user pod: each way to send an echo request oneself."""
+
+COUNTED = 'binder_egress_user_pods_with_ping_total{way="no-sysctl"}'
+
+
+def test_user_pod_gets_no_socket_to_ping_with(stage):
+    before = stage.metrics()[COUNTED]
+    pod = stage.pod(stage.launch().user)["metadata"]["name"]
+    found = stage.kubectl("exec", pod, "-c", "notebook", "--", "python3", "-c", PING).split()
+    assert found == ["EACCES", "EACCES", "EPERM", "EPERM"]
+    assert doctor(stage)["ping"] == [("ok", "closed in every user pod")]
+    assert stage.metrics()[COUNTED] == before
+
+
+def test_ping_is_open_without_the_sysctl_and_reported(stage, local_cluster):
+    """What the sysctl is for. kube-router, as k3s has it, lets echo requests through whatever the policies say."""
+    known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())
+    before = stage.metrics()[COUNTED]
+    stage.install_gate(*QUICK, "--set=gatecheck.sysctls.net\\.ipv4\\.ping_group_range=false")
+    stage.install_binderhub("--set=jupyterhub.custom.binderEgress.closePing=false")
+    try:
+        stage.delete_user_pods()
+        user = stage.launch().user
+        assert stage.battery(user, {"ping": f"icmp://{known['public_ip']}"}) == {"ping": True}
+        eventually(lambda: stage.metrics()[COUNTED] == before + 1, RECONCILER_SECONDS)
+        eventually(lambda: canary(stage).get("ping") == 0, CANARY_SECONDS)
+        ((state, text),) = doctor(stage)["ping"]
+        assert state == "warning" and text.startswith("open in 1 of 1 user pods; 1 without the sysctl")
+    finally:
+        stage.install_binderhub()
+        stage.install_gate(*QUICK)
 
 
 def test_later_server_of_the_same_name_inherits_nothing(stage):

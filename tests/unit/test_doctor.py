@@ -20,6 +20,7 @@ from verifier.gatecheck.check import Canary, Namespace, Watcher, canary_of, chec
 from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement
 from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.ping import CLOSED, SYSCTL
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.counters import START_GUARD, WITHOUT_RECORD
@@ -238,8 +239,30 @@ def test_bypass_is_a_problem_and_names_the_chart_value(ours, well, namespace):
 def test_bypass_is_judged_by_the_running_pods(ours, well, namespace):
     namespace.found_policies.append(policy("other", egress({}, selector={"matchLabels": {"release": "other"}})))
     assert states(examine(ours, well, namespace))["bypass"] == PROBLEM
-    namespace.found_pods = [{"metadata": {"labels": {"component": "singleuser-server", "release": "binder"}}}]
+    labels = {"component": "singleuser-server", "release": "binder"}
+    namespace.found_pods = [{"metadata": {"labels": labels}, "spec": {"containers": [{}]}}]
     assert states(examine(ours, well, namespace))["bypass"] == OK
+
+
+def test_user_pods_that_can_ping_are_reported(ours, well, namespace):
+    assert text(examine(ours, well, namespace), "ping") == "no user pod runs"
+    sysctls = [{"name": SYSCTL, "value": CLOSED}]
+    context = {"runAsUser": 1000, "allowPrivilegeEscalation": False}
+    pods = [
+        {"securityContext": {"sysctls": sysctls}, "containers": [{"securityContext": context}]},
+        {"securityContext": {"sysctls": sysctls}, "containers": [{}]},
+        {"containers": [{"securityContext": context}]},
+    ]
+    namespace.found_pods = [{"metadata": {"labels": {"component": "singleuser-server"}}, "spec": spec} for spec in pods[:1]]
+    assert text(examine(ours, well, namespace), "ping") == "closed in every user pod"
+    namespace.found_pods = [{"metadata": {"labels": {"component": "singleuser-server"}}, "spec": spec} for spec in pods]
+    checks = examine(ours, well, namespace)
+    assert states(checks)["ping"] == WARNING
+    for part in ("open in 2 of 3 user pods", "1 without the sysctl", "1 may be root or gain privileges"):
+        assert part in text(checks, "ping")
+    # A canary without the sysctl, which a policy stops.
+    namespace.found_canary = Canary("running", {**CANARY, "ping": True}, "binder-egress-canary-1")
+    assert states(examine(ours, well, namespace))["ping"] == OK
 
 
 def test_wrong_policies_of_ours_are_reported(ours, well, namespace):
@@ -406,9 +429,9 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
     ("pods", "state", "targets"),
     [
         ([], "missing", {}),
-        ([canary_pod(last=SAID)], "running", {"a": False, "b": True, "c": False}),
-        ([canary_pod(SAID)], "running", {"a": False, "b": True, "c": False}),
-        ([canary_pod({"waiting": {"reason": "CrashLoopBackOff"}}, SAID)], "running", {"a": False, "b": True, "c": False}),
+        ([canary_pod(last=SAID)], "running", {"a": False, "b": True}),
+        ([canary_pod(SAID)], "running", {"a": False, "b": True}),
+        ([canary_pod({"waiting": {"reason": "CrashLoopBackOff"}}, SAID)], "running", {"a": False, "b": True}),
         ([canary_pod({"waiting": {"reason": "ImagePullBackOff"}}, SAID)], "starting", {}),
         ([canary_pod()], "starting", {}),
         ([canary_pod(last={"terminated": {"message": "Killed", "exitCode": 137}})], "starting", {}),

@@ -238,7 +238,7 @@ def test_pod_is_read_from_json():
     )
     assert found == Pod(
         "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
-        guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}),
+        guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}), ping="no-sysctl",
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Canary:
 
     Attributes:
         state: `running`, `missing` (there is no such pod), or `starting` (no result yet, or the pod does not run).
-        targets: each target, and whether it was shut.
+        targets: each target that it could try, and whether it was shut.
         pod: the pod's name.
     """
 
@@ -124,7 +124,7 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
         for when in ("state", "lastState"):
             try:
                 reached = json.loads(status[when]["terminated"]["message"])["reached"]
-                return Canary("running", {str(target): got is False for target, got in reached.items()}, name)
+                return Canary("running", {str(target): got is False for target, got in reached.items() if got is not None}, name)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
     return Canary("starting", {}, name)

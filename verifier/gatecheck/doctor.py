@@ -5,6 +5,7 @@ It reads Redis and the API server, in the reconciler's pod and with the reconcil
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import click
 from ..api_keys import reported
 from ..kubernetes_api import ApiServerUnavailable
 from ..labels import LabelSet, shared_labels
+from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.counters import START_GUARD, WITHOUT_RECORD
@@ -237,7 +239,7 @@ def _gate(settings: ReconcilerSettings, namespace: Namespace, now: float) -> lis
         pods = []
     label_sets: set[LabelSet] = {shared_labels(pod["metadata"]["labels"]) for pod in pods}
     findings = check(settings, namespace, label_sets, now)
-    return _policies(findings) + _other_kinds(namespace, findings) + _canary(settings, findings)
+    return _policies(findings) + _other_kinds(namespace, findings) + _canary(settings, findings) + [_ping(pods, findings)]
 
 
 def _policies(findings: Findings) -> list[Check]:
@@ -291,6 +293,20 @@ def _canary(settings: ReconcilerSettings, findings: Findings) -> list[Check]:
     if canary.state == "starting":
         return [Check("canary", WARNING, f"{canary.pod} has not said anything yet: run `kubectl describe pod {canary.pod}`")]
     return [Check("canary", OK, f"{canary.pod} is stopped at: {', '.join(sorted(canary.targets))}")]
+
+
+def _ping(pods: list[dict[str, Any]], findings: Findings) -> Check:
+    ways = Counter(filter(None, (way_to_ping(pod["spec"]) for pod in pods)))
+    if not ways:
+        return Check("ping", OK, "closed in every user pod" if pods else "no user pod runs")
+    numbers = f"open in {ways.total()} of {len(pods)} user pods"
+    if findings.canary is not None and findings.canary.targets.get("ping"):
+        return Check("ping", OK, f"{numbers}, but the network stops the canary's")
+    advice = {
+        "no-sysctl": "without the sysctl: is BinderHub wired with its present values, and closePing on?",
+        "privileges": "may be root or gain privileges: set singleuser.uid, and singleuser.allowPrivilegeEscalation to false",
+    }
+    return Check("ping", WARNING, "; ".join([numbers, *(f"{number} {advice[way]}" for way, number in sorted(ways.items()))]))
 
 
 def _age(seconds: float) -> str:

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from ..pods import start_guard
 
 TARGETS_VARIABLE = "BINDER_EGRESS_PROBE_TARGETS"
-"""JSON: name → `tcp://host:port`, `dns://host:port/name` (without a host: the pod's own DNS server) or `link-local://:port`.
+"""JSON: name → `tcp://host:port`, `ping://host`, `dns://host:port/name` (without a host: the pod's own DNS server) or
+`link-local://:port`.
 `$(NAME)` is an environment variable; a target whose variable is not set is left out."""
 
 INTERVAL_VARIABLE = "BINDER_EGRESS_PROBE_INTERVAL"
@@ -58,12 +59,37 @@ def reaches(target: str, timeout: float = TIMEOUT_SECONDS) -> bool | None:
     if parts.scheme == "link-local":
         address = neighbour()
         return None if address is None else start_guard.connects((address, parts.port or 0), timeout)
+    if parts.scheme == "ping":
+        return pings(parts.hostname or "", timeout)
     host, port = parts.hostname or "", parts.port or 53
     if parts.scheme == "dns":
         if not (host := host or own_dns_server()):
             return None
         return _resolves(host, port, parts.path.strip("/") or "kubernetes.default.svc.cluster.local", timeout)
     return start_guard.connects((host, port), timeout)
+
+
+def pings(host: str, timeout: float) -> bool | None:
+    """Whether a host answers an echo request; None if this pod may not send one, as with the sysctl of user pods.
+
+    Args:
+        host: its address, or its name.
+        timeout: seconds.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
+        six = family == socket.AF_INET6
+        asking = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP)
+    except PermissionError:
+        return None
+    except OSError:
+        return False
+    with asking, suppress(OSError):
+        asking.settimeout(timeout)
+        asking.connect(address)
+        asking.send(bytes([128 if six else 8, *[0] * 7]))  # an echo request; the kernel fills in checksum and identifier
+        return bool(asking.recv(64))
+    return False
 
 
 def own_dns_server(file: Path = Path("/etc/resolv.conf")) -> str:

@@ -9,7 +9,7 @@ from .. import logs
 from ..decisions import leases
 from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server
 from ..settings import ReconcilerSettings
-from ..store.counters import EXPIRIES, GRANTS, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
+from ..store.counters import EXPIRIES, GRANTS, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .cache import PodCache
@@ -169,9 +169,11 @@ class Converger:
             self._store.settle(pod.server, launch)
 
     def _notice(self, pod: Pod, pending: Pending) -> None:
-        """Count and log, once for each pod, a launch without a record and the outcome of the start guard."""
+        """Count and log, once for each pod, a launch without a record, a way to ping and the outcome of the start guard."""
         if self._cache.note(pod.uid, "launch"):
             self._notice_launch(pod, pending.launch)
+            if pod.ping and pod.created >= self.started:
+                self._store.count(f"{PING}{pod.ping}")
         if pod.guard and self._cache.note(pod.uid, "start guard"):
             self._notice_guard(pod, *pod.guard)
 

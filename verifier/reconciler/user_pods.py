@@ -16,6 +16,7 @@ from kubernetes import client
 from .. import kubernetes_api
 from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
+from ..ping import way_to_ping
 from ..records import Grant, Server
 from ..store.counters import START_GUARD_OUTCOMES
 
@@ -64,6 +65,7 @@ class Pod:
         shared_labels: its labels, without those of this pod alone (`labels.shared_labels`).
         repository: the repository that was launched, from the environment that BinderHub sets; empty if unknown.
         client: the address of the client that launched it, from the same place; BinderHub sets it since March 2026.
+        ping: how the user's code in it can ping (`ping.way_to_ping`); empty if it cannot.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Pod:
     shared_labels: LabelSet = frozenset()
     repository: str = ""
     client: str = ""
+    ping: str = ""
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Pod | None":
@@ -113,6 +116,7 @@ class Pod:
             shared_labels=_one_copy(shared_labels(labels)),
             repository=environment.get("BINDER_REPO_URL", ""),
             client=environment.get("BINDER_CLIENT_IP", ""),
+            ping=way_to_ping(body["spec"]),
         )
 
 

@@ -17,6 +17,9 @@ counter that appears with 1, so the alert would miss the first pod."""
 START_GUARD_TIME = "start-guard-milliseconds"
 """The time that start guards took, in milliseconds."""
 
+PING = "ping:"
+"""The prefix of counters of pods that can ping, `ping:<way>`."""
+
 GRANTS = "grants:"
 """The prefix of counters of grants that were written on pods, `grants:<tier>:<rule>`."""
 

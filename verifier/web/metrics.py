@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from ..captcha import Captcha, State
 from ..operators.actions import Operators
+from ..ping import WAYS
 from ..settings import VerifierSettings
 from ..store.counters import (
     EXPIRIES,
@@ -17,6 +18,7 @@ from ..store.counters import (
     LAG,
     LAG_BUCKETS,
     LAG_TIME,
+    PING,
     START_GUARD,
     START_GUARD_OUTCOMES,
     START_GUARD_TIME,
@@ -195,6 +197,15 @@ class _Reconciler(Collector):
         time = CounterMetricFamily("binder_egress_start_guard_seconds", "Total time that start guards took.")
         time.add_metric([], counters.get(START_GUARD_TIME, 0) / 1000)
         yield time
+        ping = CounterMetricFamily(
+            "binder_egress_user_pods_with_ping",
+            "User pods that can ping. no-sysctl: the sysctl of closePing is missing; privileges: the user's code may be root, or "
+            "gain privileges.",
+            labels=["way"],
+        )
+        for way in WAYS:
+            ping.add_metric([way], counters.get(f"{PING}{way}", 0))
+        yield ping
         expiries = CounterMetricFamily(
             "binder_egress_lease_expiries",
             "Leases that ended without a renewal. end: the server lost its tier; stop: its pod is deleted too, unless somebody "

@@ -1,0 +1,208 @@
+"""Ping: how the hub closes it in user pods, who counts pods that still can, and how the probe tries."""
+
+import asyncio
+import socket
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from traitlets import Any, Dict, List, Union
+from traitlets.config import Config, Configurable
+
+from tests.support.metrics import families
+from tests.support.reconciling import list_and_converge
+from verifier.gatecheck import probe
+from verifier.ping import CLOSED, SYSCTL, WAYS, way_to_ping
+
+VALUES = yaml.safe_load((Path(__file__).parents[2] / "chart/values.yaml").read_text())
+INTEGRATION = VALUES["integration"]["binderhub"]["jupyterhub"]
+SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-close-ping"]
+OURS = {"name": SYSCTL, "value": CLOSED}
+OTHER = {"name": "net.ipv6.conf.all.disable_ipv6", "value": "1"}
+
+
+# -- in the hub
+
+
+class KubeSpawner(Configurable):
+    """KubeSpawner's traits, as version 7.1 has them."""
+
+    pod_security_context = Union([Dict(), Any()], config=True)
+    extra_pod_config = Dict(config=True)
+    init_containers = Union([List(), Dict()], config=True)
+
+
+class BinderSpawner(KubeSpawner):
+    """BinderHub's subclass."""
+
+
+def load(config=None, on=True):
+    """Run the snippet as the hub does; returns a spawner."""
+    c = config or Config()
+    namespace = {"c": c, "get_config": lambda path, default=None: on if path == "custom.binderEgress.closePing" else default}
+    exec(textwrap.dedent(SNIPPET), namespace)
+    assert "_binder_egress_close_ping" not in namespace
+    return BinderSpawner(config=c)
+
+
+def test_hub_closes_ping_by_default():
+    assert INTEGRATION["custom"]["binderEgress"]["closePing"] is True
+    spawner = load()
+    assert spawner.pod_security_context == {"sysctls": [OURS]}
+    assert spawner.extra_pod_config == {}
+
+
+def test_ping_can_be_left_open():
+    c = Config()
+    c.KubeSpawner.pod_security_context = {"fsGroup": 100}
+    assert load(c, on=False).pod_security_context == {"fsGroup": 100}
+
+
+@pytest.mark.parametrize("section", ["KubeSpawner", "BinderSpawner"])
+def test_configured_context_is_kept(section):
+    c = Config()
+    c.KubeSpawner.pod_security_context = {"hidden": True}
+    c[section].pod_security_context = {"fsGroup": 100, "sysctls": [OTHER, {"name": SYSCTL, "value": "0 1000"}]}
+    assert load(c).pod_security_context == {"fsGroup": 100, "sysctls": [OTHER, OURS]}
+
+
+def test_context_that_a_snippet_added_to_is_kept():
+    c = Config()
+    c.KubeSpawner.pod_security_context.update({"fsGroup": 100})
+    assert load(c).pod_security_context == {"fsGroup": 100, "sysctls": [OURS]}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("made", [{"fsGroup": 100}, None])
+def test_function_that_makes_the_context_is_kept(asynchronous, made):
+    async def later(spawner):
+        return made
+
+    c = Config()
+    c.KubeSpawner.pod_security_context = later if asynchronous else lambda spawner: made
+    assert asyncio.run(load(c).pod_security_context(None)) == {**(made or {}), "sysctls": [OURS]}
+
+
+@pytest.mark.parametrize("key", ["securityContext", "security_context"])
+def test_context_in_extra_pod_config_is_added_to(key):
+    """KubeSpawner writes it in the place of the other."""
+    c = Config()
+    c.KubeSpawner.extra_pod_config = {"dnsPolicy": "None", key: {"sysctls": [OTHER]}}
+    assert load(c).extra_pod_config == {"dnsPolicy": "None", key: {"sysctls": [OTHER, OURS]}}
+
+
+def test_hub_starts_with_a_context_that_cannot_be_read(capsys):
+    c = Config()
+    c.KubeSpawner.pod_security_context = {"sysctls": ["nonsense"]}
+    assert load(c).pod_security_context == {"sysctls": ["nonsense"]}
+    assert "ping stays open: TypeError" in capsys.readouterr().out
+
+
+def test_probe_pods_have_the_sysctl_of_user_pods():
+    assert VALUES["gatecheck"]["sysctls"] == {SYSCTL: CLOSED}
+
+
+# -- who still can
+
+
+def spec(context=None, sysctls=(OURS,), **pod):
+    return {"securityContext": {"sysctls": list(sysctls), **pod}, "containers": [{"securityContext": context}]}
+
+
+CONFINED = {"runAsUser": 1000, "allowPrivilegeEscalation": False}
+"""A user's container as JupyterHub's chart makes it."""
+
+
+@pytest.mark.parametrize(
+    ("body", "way"),
+    [
+        (spec(CONFINED), ""),
+        (spec(CONFINED, [OTHER, {"name": SYSCTL, "value": "1\t0"}]), ""),
+        (spec(CONFINED, []), "no-sysctl"),
+        ({"containers": [{"securityContext": CONFINED}]}, "no-sysctl"),
+        (spec(CONFINED, [{"name": SYSCTL, "value": "0 2147483647"}]), "no-sysctl"),
+        (spec({"allowPrivilegeEscalation": False}, runAsUser=1000), ""),
+        (spec({"allowPrivilegeEscalation": False}, runAsNonRoot=True), ""),
+        (spec({"allowPrivilegeEscalation": False}), "privileges"),
+        (spec({"allowPrivilegeEscalation": False, "runAsUser": 0}, runAsUser=1000), "privileges"),
+        (spec({"runAsUser": 1000}), "privileges"),
+        (spec(), "privileges"),
+        (spec({"capabilities": {"drop": ["ALL"]}}), ""),
+        (spec({"capabilities": {"drop": ["NET_RAW"]}}), ""),
+        (spec({"capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]}}), "privileges"),
+        (spec({**CONFINED, "capabilities": {"add": ["NET_RAW"]}}), ""),
+        (spec({**CONFINED, "privileged": True, "capabilities": {"drop": ["ALL"]}}), "privileges"),
+    ],
+)
+def test_pod_can_ping_without_the_sysctl_or_with_privileges(body, way):
+    assert way_to_ping(body) == way
+
+
+def test_pods_that_can_ping_are_counted_once(reconciler, cluster, store, internal):
+    def shown():
+        found = families(internal)["binder_egress_user_pods_with_ping"].samples
+        return {sample.labels["way"]: sample.value for sample in found if sample.name.endswith("_total")}
+
+    assert shown() == dict.fromkeys(WAYS, 0)
+    for user, way in (("a", "no-sysctl"), ("b", "no-sysctl"), ("c", "privileges"), ("d", "")):
+        cluster.add(user, f"uid-{user}", created=5, ping=way)
+    for _ in range(3):
+        list_and_converge(reconciler)
+    assert shown() == {"no-sysctl": 2, "privileges": 1}
+
+
+def test_older_pod_that_can_ping_is_not_counted_again(make_reconciler, cluster, internal):
+    cluster.add(created=5, ping="no-sysctl")
+    list_and_converge(make_reconciler(started=6))
+    assert all(sample.value == 0 for sample in families(internal)["binder_egress_user_pods_with_ping"].samples)
+
+
+# -- the probe
+
+
+class Echo:
+    """A double of a socket for echo requests: the kernel here may not give one to anybody."""
+
+    def __init__(self, answers):
+        self.answers, self.sent = answers, b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def settimeout(self, seconds):
+        pass
+
+    def connect(self, address):
+        pass
+
+    def send(self, data):
+        self.sent = data
+
+    def recv(self, size):
+        if not self.answers:
+            raise TimeoutError
+        return b"\0" * 8
+
+
+@pytest.mark.parametrize(
+    ("target", "protocol", "request_type"),
+    [("ping://192.0.2.1", socket.IPPROTO_ICMP, 8), ("ping://[2001:db8::1]", socket.IPPROTO_ICMPV6, 128)],
+)
+@pytest.mark.parametrize("answers", [True, False])
+def test_ping_target_is_sent_an_echo_request(monkeypatch, target, protocol, request_type, answers):
+    echo, made = Echo(answers), []
+    monkeypatch.setattr(probe.socket, "socket", lambda *arguments: made.append(arguments[1:]) or echo)
+    assert probe.reaches(target) is answers
+    assert made == [(socket.SOCK_DGRAM, protocol)] and echo.sent[0] == request_type
+
+
+def test_ping_target_is_not_tried_where_no_echo_socket_may_be_opened(monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(probe.socket, "socket", refuse)
+    assert probe.reaches("ping://192.0.2.1") is None

@@ -29,7 +29,7 @@ let larger = JSON.parse(page.dataset.larger); // the larger tiers that it may ge
 let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
 let ends, opens; // the end of the lease and the start of its renewal, in milliseconds of the browser's monotonic clock
 // Whether to begin without a click. That happens once at most: an open page must not renew for a person who has left.
-let automatic = tier === UNVERIFIED && location.hash === "#unlock" && !("fromElsewhere" in page.dataset);
+let automatic = tier === UNVERIFIED && location.hash === "#unlock" && "fromNowhere" in page.dataset;
 let offers = [];
 let chosen; // the name of the provider that the person chose
 let working = null; // the AbortController of the current solution
@@ -229,8 +229,8 @@ function choose(current) {
 }
 
 // Show the offers. A widget is shown at once, since the person clicks on it. A calculation begins with a click. It also begins if
-// the address asks for it, unless a page of another site sent the visitor here: that site must not let its visitors work for its
-// own server. A renewal or a larger tier always begins with a click.
+// the address asks for it and no page sent the visitor here: a page, a notebook of this hub too, must not let its visitors work for
+// its own server. A renewal or a larger tier always begins with a click.
 async function offer() {
   const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
   button.hidden = false;

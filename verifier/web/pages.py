@@ -98,7 +98,7 @@ def server_page(
     closed: bool,
     left: Left | None,
     larger: list[str],
-    from_elsewhere: bool,
+    from_nowhere: bool,
     qr: bool,
 ) -> str:
     """A server's page: what it may reach, and how it is unlocked.
@@ -115,7 +115,7 @@ def server_page(
         closed: a refusal applies, so it cannot be unlocked.
         left: the time left of its lease; None: it has no lease.
         larger: the tiers that it may get in place of its own, the largest first.
-        from_elsewhere: the visitor follows a link on another site's page, so nothing starts without a click.
+        from_nowhere: no page sent the visitor here, so the page may start without a click (D-121).
         qr: show a QR code in the text form.
     """
     known = tiers.get(tier)
@@ -150,7 +150,7 @@ def server_page(
         lease=json.dumps(left and asdict(left)),
         larger_tiers=json.dumps(larger),
         catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
-        from_elsewhere=from_elsewhere,
+        from_nowhere=from_nowhere,
         qr=inline_qr(address + START),
         **values,
     )

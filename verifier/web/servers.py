@@ -65,7 +65,7 @@ def show_server(user: str, server: str) -> Response:
         closed=refused and known.tier == UNVERIFIED,
         left=leases.left(known, settings, time.time(), refused),
         larger=[] if refused else larger,
-        from_elsewhere=request.headers.get("Sec-Fetch-Site") == "cross-site",
+        from_nowhere=request.headers.get("Sec-Fetch-Site") == "none",
         qr=request.args.get("qr", "0") != "0",
     )
     answer = make_response(text)

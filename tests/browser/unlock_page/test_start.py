@@ -1,5 +1,8 @@
 """The unlock page begins without a click only if the link asks for it and the page is visible."""
 
+from urllib.parse import urlsplit
+
+import pytest
 from playwright.sync_api import expect
 
 from tests.support.apps import reconciler
@@ -13,27 +16,39 @@ def test_unlock_link_needs_no_click(page_address, store, open_tab):
         expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
 
 
-def visit(browser, where, script=""):
-    """Follow a link on a page of another site, and wait as long as an unlock takes: the requests of the opened page."""
+@pytest.mark.parametrize("go", ["link", "script", "reload"])
+@pytest.mark.parametrize("place", ["another site", "another host of the site", "a notebook of the hub"])
+def test_unlock_link_on_a_page_begins_with_a_click(place, go, page_address, browser, store):
+    """Otherwise a page, a stranger's notebook too, could let its visitors' browsers work for its own server."""
+    origin = page_address.partition("/egress/")[0]
+    port = urlsplit(origin).port
+    address = {
+        "another site": "https://elsewhere.example/",
+        "another host of the site": f"http://127.0.0.1:{port - 1}/",
+        "a notebook of the hub": f"{origin}/user/mallory/notebook",
+    }[place]
     context = browser.new_context()
-    context.add_init_script(script)
     page = context.new_page()
-    page.route("https://elsewhere.example/", lambda route: route.fulfill(content_type="text/html", body=f'<a href="{where}">a</a>'))
-    page.goto("https://elsewhere.example/")
+    body = f'<!doctype html><title>a</title><a href="{page_address}#unlock">a</a>'
+    page.route(address, lambda route: route.fulfill(content_type="text/html", body=body))
+    page.goto(address)
     asked = []
     page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
-    page.get_by_role("link").click()
+    if go == "link":
+        page.get_by_role("link").click()
+    else:
+        page.evaluate("location.href = document.querySelector('a').href")
     expect(page.locator("#unlock")).to_be_visible()
+    if go == "reload":
+        page.evaluate("location.reload()")
+        expect(page.locator("#unlock")).to_be_visible()
     page.wait_for_timeout(1_500)
-    context.close()
-    return asked
-
-
-def test_unlock_link_on_another_site_begins_nothing(page_address, browser, store):
-    """Otherwise another site could let its visitors' browsers work for its own server."""
-    asked = visit(browser, f"{page_address}#unlock")
     assert asked and not [request for request in asked if request.startswith("POST")]
     assert store.pending(Server("alice"), set()).unlock is None
+    with reconciler(store):
+        page.keyboard.press("Enter")  # The button has the focus already.
+        expect(page.locator("#state")).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
+    context.close()
 
 
 def test_hidden_page_begins_nothing(page_address, store, open_tab, browser):

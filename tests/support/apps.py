@@ -243,9 +243,9 @@ def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, l
             pending = store.pending(server, set())
             if pending.unlock and pending.known.grant != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
                 done.wait(delay)
-                grant = pending.unlock.grant
-                until = int(time.time()) + lease if lease else None
-                store.publish(server, KnownServer(pending.known.uid, grant.tier, grant.id, pending.known.repository, until=until))
+                known, grant = pending.known, pending.unlock.grant
+                values = {"until": int(time.time()) + lease if lease else None, "may_stop": known.may_stop}
+                store.publish(server, KnownServer(known.uid, grant.tier, grant.id, known.repository, **values))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -124,7 +124,7 @@ def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
 
 
 def test_server_that_will_be_stopped_can_be_saved(leased, store, open_tab):
-    tab = open_tab(leased(100, "stop", tier="unverified", rule="expired"), **PHONE)
+    tab = open_tab(leased(100, "stop", tier="unverified", rule="expired", may_stop=True), **PHONE)
     expect(tab.page.get_by_role("timer")).to_have_text(
         re.compile(r"^Your server will be stopped in 1:\d\d, unless you give it internet access again\.")
     )

@@ -2,12 +2,14 @@
 
 Every accepted solution charges its network by one, whichever provider it is from. With `n` charges in the window a challenge asks
 `1 + n / doubled_after` times the base work. A class behind one address hardly notices, and the cost of a script grows with the
-square of the passes that it gets.
+square of the passes that it gets. Of IPv6, where one customer has many networks, wider networks are charged as well.
 
-Decisions: D-024, D-025, D-026, D-029.
+Decisions: D-024, D-025, D-026, D-029, D-211.
 """
 
+import ipaddress
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .settings import VerifierSettings
@@ -16,16 +18,33 @@ TOLERANCE = 2.0
 """The factor by which the price may rise while a challenge is solved. With 1, only the first student of a class that starts in the
 same second would be accepted. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
 
+WIDER = {56: 2, 48: 8}
+"""Prefixes of the IPv6 networks around a client's that are charged too → how much more slowly their price rises. A /56 is what a
+home has, a /48 what a site has (RFC 6177)."""
+
 REJECTIONS_WINDOW_SECONDS = 60
 """Seconds after the first of a client network's rejected solutions until they are forgotten."""
 
 
 @dataclass(frozen=True)
-class Charge:
-    """What `Store.use_solution` checks, and adds to the charges of a client network.
+class Level:
+    """A network that is charged for a client.
 
     Attributes:
-        network: the client's network.
+        network: the client's network, or a wider one around it.
+        flatter: the factor by which its price rises more slowly, and its budget is larger.
+    """
+
+    network: str
+    flatter: int
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What `Store.use_solution` checks, and adds to the charges of a network.
+
+    Attributes:
+        network: the network.
         window: seconds for which a charge counts.
         most: the highest number of earlier charges at which the challenge was still dear enough; None: any number.
         budget: the number of charges in the window after which no pass is issued; 0: no budget.
@@ -56,21 +75,44 @@ class Fairness:
         """The curve of the operator's settings."""
         return cls(settings.fairness_window, settings.fairness_doubled_after, settings.fairness_budget)
 
-    def price(self, charges: int) -> float:
-        """The multiple of the base work that a challenge asks of a network with this number of charges, 1 or more."""
-        return 1 + charges / self.doubled_after if self.doubled_after else 1.0
+    def levels(self, network: str) -> list[Level]:
+        """The networks that are charged for a client.
 
-    def charge(self, network: str, price: float | None) -> Charge | None:
-        """The charge for a solution; None: nobody is charged.
+        Args:
+            network: the client's network, or `""`.
+
+        Returns:
+            That network, and after an IPv6 network those around it.
+        """
+        wider: list[Level] = []
+        if ":" in network:
+            own = ipaddress.IPv6Network(network)
+            wider = [Level(str(own.supernet(new_prefix=prefix)), by) for prefix, by in WIDER.items() if prefix < own.prefixlen]
+        return [Level(network, 1), *wider]
+
+    def price(self, levels: Sequence[Level], charges: Sequence[int]) -> float:
+        """The multiple of the base work that a challenge asks: the largest price of the levels, 1 or more.
+
+        Args:
+            levels: the networks that are charged for the client.
+            charges: the number of charges of each in the window.
+        """
+        if not self.doubled_after:
+            return 1.0
+        return max(1 + had / (self.doubled_after * level.flatter) for level, had in zip(levels, charges, strict=True))
+
+    def charges(self, network: str, price: float | None) -> list[Charge]:
+        """The charges for a solution, one for each level.
 
         Args:
             network: the client's network; `""` if it is unknown, and then nobody is charged.
             price: the price of the challenge; None if it asked for no work.
         """
-        if not network:
-            return None
+        return [self._charge(level, price) for level in self.levels(network)] if network else []
+
+    def _charge(self, level: Level, price: float | None) -> Charge:
         most = None
         if price is not None and self.doubled_after:
-            # price(most) == TOLERANCE * price, solved for the charges. The small addend is for rounding.
-            most = math.floor(self.doubled_after * (TOLERANCE * price - 1) + 1e-6)
-        return Charge(network, self.window, most, self.budget)
+            # A price of TOLERANCE * price, solved for the charges. The small addend is for rounding.
+            most = math.floor(self.doubled_after * level.flatter * (TOLERANCE * price - 1) + 1e-6)
+        return Charge(level.network, self.window, most, self.budget * level.flatter)

@@ -4,6 +4,7 @@ import base64
 import logging
 import re
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import altcha
@@ -43,13 +44,19 @@ def site(redis_server, store):
 def charge(store, network=NETWORK, times=1, window=3600):
     """Charge a network for that many passes."""
     for _ in range(times):
-        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(network, window, None, 0))
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, [Charge(network, window, None, 0)])
+
+
+def counted(store, network, window=3600):
+    """Returns the charges of one network."""
+    (number,) = store.charges([network], window)
+    return number
 
 
 def charges(store, in_redis):
     """Returns the charges of each network."""
     prefix = "binder-egress:charges:"
-    return {key.removeprefix(prefix): store.charges(key.removeprefix(prefix), 3600) for key in in_redis.keys(f"{prefix}*")}
+    return {key.removeprefix(prefix): counted(store, key.removeprefix(prefix)) for key in in_redis.keys(f"{prefix}*")}
 
 
 def price(client, purpose="launch"):
@@ -102,16 +109,18 @@ def test_priced_challenge_survives_the_json_of_a_browser(public, store, had):
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(0, 10**6))
 def test_price_is_at_least_1_and_rises_with_each_charge(had, more, doubled_after):
     curve = Fairness(3600, doubled_after, 0)
-    assert 1 <= curve.price(had) <= curve.price(had + more)
-    assert (curve.price(had) < curve.price(had + more)) == bool(doubled_after)
+    levels = curve.levels(NETWORK)
+    before, after = (curve.price(levels, [number]) for number in (had, had + more))
+    assert 1 <= before <= after
+    assert (before < after) == bool(doubled_after)
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 10**4))
 def test_challenge_is_too_cheap_once_the_price_more_than_doubled(then, more, doubled_after):
     curve = Fairness(3600, doubled_after, 0)
-    most = curve.charge(NETWORK, curve.price(then)).most
+    (charge,) = curve.charges(NETWORK, curve.price(curve.levels(NETWORK), [then]))
     # The condition in integers: 1 + now/d <= 2 (1 + then/d).
-    assert (then + more <= most) == (doubled_after + then + more <= TOLERANCE * (doubled_after + then))
+    assert (then + more <= charge.most) == (doubled_after + then + more <= TOLERANCE * (doubled_after + then))
 
 
 def test_price_can_be_constant(site, store):
@@ -155,23 +164,23 @@ def test_charge_counts_for_the_window_and_a_twelfth_at_most(store, in_redis, win
     # Seconds may pass between the two.
     young = sum(int(age * window) < window - 5 for age in ages)
     not_old = sum(int(age * window) <= window + clock.width + 1 for age in ages)
-    assert young <= store.charges(NETWORK, window) <= not_old
+    assert young <= counted(store, NETWORK, window) <= not_old
     # The check of a solution counts the same charges.
-    found = store.charges(NETWORK, window)
+    found = counted(store, NETWORK, window)
     if found:
         with pytest.raises(PriceRisen):
-            store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, window, found - 1, 0))
+            store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, window, found - 1, 0)])
         with pytest.raises(BudgetSpent) as spent:
-            store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, window, None, found))
+            store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, window, None, found)])
         assert 1 <= spent.value.retry_after <= window + clock.width
-    store.use_solution("altcha", str(time.time_ns()), time.time() + 1, 60, Charge(NETWORK, window, found, found + 1))
-    assert found <= store.charges(NETWORK, window) <= found + 1
+    store.use_solution("altcha", str(time.time_ns()), time.time() + 1, 60, [Charge(NETWORK, window, found, found + 1)])
+    assert found <= counted(store, NETWORK, window) <= found + 1
 
 
 def test_charge_counts_at_once(store):
     for number in range(1, 40):
         charge(store)
-        assert store.charges(NETWORK, 3600) == number
+        assert counted(store, NETWORK, 3600) == number
 
 
 def test_charge_is_forgotten_after_the_window(store, in_redis):
@@ -181,7 +190,7 @@ def test_charge_is_forgotten_after_the_window(store, in_redis):
     clock = Clock(in_redis, 60)
     clock.charged(80)
     clock.charged(70)
-    assert store.charges(NETWORK, 60) == 1
+    assert counted(store, NETWORK, 60) == 1
     charge(store, window=60)
     assert len(in_redis.hgetall(clock.key)) <= 2
 
@@ -196,7 +205,7 @@ def test_memory_of_one_network_is_bounded(store, in_redis):
 
 def test_longer_window_counts_earlier_charges(store):
     charge(store, times=5)
-    assert store.charges(NETWORK, 7200) == 5
+    assert counted(store, NETWORK, 7200) == 5
 
 
 # -- who is charged, when
@@ -328,7 +337,7 @@ def test_client_network_has_the_prefix_of_the_settings(site, store, address, ipv
     data = client.get("/egress/challenge").json["providers"][0]["challenge"]["parameters"]["data"]
     assert data["network"] == network
     get_pass(client)
-    assert charges(store, in_redis) == {network: 1}
+    assert charges(store, in_redis)[network] == 1
 
 
 @pytest.mark.parametrize(("prefix", "expected"), [(24, "moved"), (32, "used-up")])
@@ -338,6 +347,87 @@ def test_use_moves_within_the_client_network(site, prefix, expected):
     internal = internal_client(services)
     launch(internal, "a", token=token, client_address="198.51.100.7")
     assert launch(internal, "b", token=token, client_address="198.51.100.8")["pass_outcome"] == expected
+
+
+# -- IPv6, where one customer has many networks
+
+
+def test_ipv6_networks_around_a_client_raise_its_price(site, store):
+    client = public_client(site(), "2001:db8:1:200::1")
+    for number in range(1, 21):
+        get_pass(public_client_of(client, f"2001:db8:1:2{number:02x}::1"))
+    assert price(client) == pytest.approx(1 + 20 / 60)
+    assert price(public_client_of(client, "2001:db8:1:9900::1")) == pytest.approx(1 + 20 / 240)
+    assert price(public_client_of(client, "2001:db8:2::1")) == 1
+
+
+def test_ipv6_client_pays_the_largest_price_not_the_sum(site, store):
+    client = public_client(site(), "2001:db8::1")
+    for _ in range(30):
+        get_pass(client)
+    assert price(client) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "base_works"),
+    [
+        ("one /64", 3000, 152_950),
+        ("one /56", 3000, 77_975),
+        ("one /48", 3000, 21_743),
+        ("campus", 500, 1020),
+    ],
+)
+def test_ipv6_moves_cost_what_is_documented(name, passes, base_works):
+    """What everybody in a network pays together, in multiples of the base, who moves between as many networks as it has."""
+    curve = Fairness(3600, 30, 0)
+    addresses = {
+        "one /64": lambda number: "2001:db8:1:1::/64",
+        "one /56": lambda number: f"2001:db8:1:{number % 256:x}::/64",
+        "one /48": lambda number: f"2001:db8:1:{number * 257 % 65536:x}::/64",
+        "campus": lambda number: f"2001:db8:1:{number * 257 % 65536:x}::/64",
+    }[name]
+    had = Counter()
+    paid = 0
+    for number in range(passes):
+        levels = curve.levels(addresses(number))
+        paid += curve.price(levels, [had[level.network] for level in levels])
+        had.update(level.network for level in levels)
+    assert round(paid) == pytest.approx(base_works, abs=1)
+
+
+def test_ipv6_challenge_is_too_cheap_when_its_neighbours_took_many(site, store):
+    client = public_client(site(), "2001:db8::1")
+    cheap = solve(client)
+    charge(store, "2001:db8::/56", times=61)
+    assert_problem(present(client, cheap), "price-risen", 403)
+
+
+@pytest.mark.parametrize(("network", "most"), [("2001:db8::/64", 2), ("2001:db8::/56", 4), ("2001:db8::/48", 16)])
+def test_ipv6_budget_holds_for_networks_around_a_client(site, store, network, most):
+    client = public_client(site(fairness_budget=2), "2001:db8::1")
+    charge(store, network, times=most - 1)
+    assert present(client, solve(client)).status_code == 201
+    assert_problem(present(client, solve(client)), "budget-spent", 429)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        (64, {"2001:db8:1:200::/64": 1, "2001:db8:1:200::/56": 2, "2001:db8:1::/48": 8}),
+        (60, {"2001:db8:1:200::/60": 1, "2001:db8:1:200::/56": 2, "2001:db8:1::/48": 8}),
+        (56, {"2001:db8:1:200::/56": 1, "2001:db8:1::/48": 8}),
+        (48, {"2001:db8:1::/48": 1}),
+        (32, {"2001:db8::/32": 1}),
+    ],
+)
+def test_ipv6_levels_are_wider_than_the_client_network(prefix, expected):
+    levels = Fairness(3600, 30, 0).levels(client_network("2001:db8:1:200::1", 32, prefix))
+    assert {level.network: level.flatter for level in levels} == expected
+
+
+@pytest.mark.parametrize("network", [NETWORK, "198.51.0.0/16", ""])
+def test_ipv4_has_one_level(network):
+    assert [level.network for level in Fairness(3600, 30, 0).levels(network)] == [network]
 
 
 def warnings(caplog):
@@ -415,7 +505,7 @@ def test_cheap_solution_unlocks_nothing(public, store, in_redis):
 def test_solution_without_work_has_no_price(store, in_redis):
     curve = Fairness(3600, 30, 0)
     charge(store, times=500)
-    store.use_solution("hcaptcha", "x", time.time() + 1, 60, curve.charge(NETWORK, None))
+    store.use_solution("hcaptcha", "x", time.time() + 1, 60, curve.charges(NETWORK, None))
     assert charges(store, in_redis) == {NETWORK: 501}
 
 
@@ -461,11 +551,11 @@ def test_budget_is_unlimited_by_default(public, in_redis):
 
 def test_budget_applies_to_every_provider(store):
     curve = Fairness(3600, 30, 2)
-    store.use_solution("hcaptcha", "a", time.time() + 1, 60, curve.charge(NETWORK, None))
-    store.use_solution("altcha", "b", time.time() + 1, 60, curve.charge(NETWORK, 1))
+    store.use_solution("hcaptcha", "a", time.time() + 1, 60, curve.charges(NETWORK, None))
+    store.use_solution("altcha", "b", time.time() + 1, 60, curve.charges(NETWORK, 1))
     for name, asked in (("hcaptcha", None), ("altcha", 1)):
         with pytest.raises(BudgetSpent):
-            store.use_solution(name, "c", time.time() + 1, 60, curve.charge(NETWORK, asked))
+            store.use_solution(name, "c", time.time() + 1, 60, curve.charges(NETWORK, asked))
 
 
 def test_retry_after_is_the_time_until_budget_is_left(store, in_redis):
@@ -475,7 +565,7 @@ def test_retry_after_is_the_time_until_budget_is_left(store, in_redis):
 
     def wait(budget):
         with pytest.raises(BudgetSpent) as spent:
-            store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, budget))
+            store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, 3600, None, budget)])
         return spent.value.retry_after
 
     # A charge counts for the window, plus the rest of its bucket of 300 s.
@@ -509,14 +599,14 @@ def test_simultaneous_solutions_never_overdraw_the_budget(store, in_redis, budge
 
     def use(number):
         try:
-            store.use_solution("altcha", f"{time.time_ns()}-{number}", time.time() + 1, 60, Charge(NETWORK, 3600, most, budget))
+            store.use_solution("altcha", f"{time.time_ns()}-{number}", time.time() + 1, 60, [Charge(NETWORK, 3600, most, budget)])
         except (BudgetSpent, PriceRisen):
             return False
         return True
 
     with ThreadPoolExecutor(threads) as pool:
         accepted = sum(pool.map(use, range(20)))
-    assert accepted == min(budget, most + 1) == store.charges(NETWORK, 3600)
+    assert accepted == min(budget, most + 1) == counted(store, NETWORK, 3600)
 
 
 # -- Redis
@@ -526,11 +616,11 @@ def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
     """The Redis client repeats a call on a dead connection. A random word marks the repeat as the same call."""
     monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
-        store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
+        store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, 3600, None, 1)])
     assert charges(store, in_redis) == {NETWORK: 1}
     monkeypatch.undo()
     with pytest.raises(Replayed):
-        store.use_solution("altcha", "x", time.time() + 1, 60, Charge(NETWORK, 3600, None, 1))
+        store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, 3600, None, 1)])
 
 
 @pytest.mark.parametrize("address", [CLIENT, "10.0.0.1"])

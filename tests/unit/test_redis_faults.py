@@ -290,7 +290,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings):
         store.waiting,
         store.reports,
         store.verifier_is_there,
-        lambda: store.charges_of(["x"], 60),
+        lambda: store.charges(["x"], 60),
         lambda: store.settle(server, Record(Grant.new("verified", "valid-pass", 1))),
         lambda: store.publish(server, KnownServer("uid-1")),
         lambda: store.forget(server),

@@ -118,7 +118,7 @@ class Operators:
         """The API keys that the verifiers have read from the values, by name, with their use. No hashes."""
         now, revoked = self._clock(), self._store.revoked_keys()
         found = api_keys.reported(self._store.reports().values())
-        used = self._store.charges_of([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
+        used = self._store.charges([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
         return [
             {
                 "name": key.name,

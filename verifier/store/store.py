@@ -4,7 +4,7 @@
 |---|---|---|
 | `epoch` | when this Redis first saw a verifier; older passes and challenges are rejected | for ever |
 | `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
-| `charges:<network>` | a hash: the passes that a client network got, by time | `fairness.window` after the last |
+| `charges:<network>` | a hash: the passes that a network got, by time | `fairness.window` after the last |
 | `charges:key:<id>` | the same for an API key | a day after the last |
 | `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
@@ -29,7 +29,7 @@ annotation says, including a block. A revoked API key that is still in the value
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -99,23 +99,16 @@ class Store:
         with _unavailable():
             self._begin(keys=[_key("epoch")])
 
-    def charges(self, network: str, window: int) -> int:
-        """The charges of a client network in the window.
+    def charges(self, networks: Sequence[str], window: int) -> list[int]:
+        """The charges of networks in the window, in one round trip.
 
         Args:
-            network: the client's network. `""`, a client without a known network, is never charged.
+            networks: client networks. `""`, a client without a known network, is never charged.
             window: seconds for which a charge counts.
         """
         with _unavailable():
-            return int(self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window]))
-
-    def charges_of(self, networks: list[str], window: int) -> list[int]:
-        """The charges of several networks, in one round trip."""
-        with _unavailable():
-            pipe = self._redis.pipeline(transaction=False)
-            for network in networks:
-                self._charges(keys=[_key("epoch"), _key(f"charges:{network}")], args=[window], client=pipe)
-            return pipe.execute()
+            found = self._charges(keys=[_key("epoch"), *(_key(f"charges:{network}") for network in networks)], args=[window])
+        return [int(number) for number in found]
 
     def rejections(self, network: str) -> tuple[int, int]:
         """The number of rejected solutions of a client network, and the seconds until they are forgotten."""
@@ -132,37 +125,36 @@ class Store:
             self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
 
     def use_solution(
-        self, provider: str, solution_id: str, issued_at: float, lifetime: float, charge: Charge | None = None
+        self, provider: str, solution_id: str, issued_at: float, lifetime: float, charges: Sequence[Charge] = ()
     ) -> float:
-        """Mark a solution as used, and charge the client's network for it.
+        """Mark a solution as used, and charge the client's networks for it.
 
         Args:
             provider: the provider's name.
             solution_id: `Verdict.solution_id`.
             issued_at: Unix time in seconds when its challenge was issued.
             lifetime: seconds for which the solution could be presented again.
-            charge: the network to charge, and its limits; None: nobody is charged.
+            charges: the networks to charge, each with its limits. All have one window.
 
         Returns:
             Unix time in seconds by Redis' clock.
 
         Raises:
             Replayed: the solution was used before, or may have been used before Redis was wiped.
-            PriceRisen: by now the network has so many charges that the challenge was too cheap.
-            BudgetSpent: the network has used its budget.
+            PriceRisen: by now a network has so many charges that the challenge was too cheap.
+            BudgetSpent: a network has used its budget.
         """
         request: dict[str, Any] = {
             "issued": issued_at,
             "ttl": max(1, int(lifetime) + LEEWAY_SECONDS),
             "word": secrets.token_hex(8),
+            "window": charges[0].window if charges else 0,
+            "limits": [{"most": charge.most, "budget": charge.budget} for charge in charges],
         }
-        if charge:
-            request |= {"window": charge.window, "budget": charge.budget}
-            request |= {} if charge.most is None else {"most": charge.most}
-        network = charge.network if charge else ""
+        charged = [_key(f"charges:{charge.network}") for charge in charges]
         with _unavailable():
             outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), _key(f"charges:{network}"), _key("revoked")],
+                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), _key("revoked"), *charged],
                 args=[json.dumps(request)],
             )
         if outcome in ("replayed", "before-epoch"):
@@ -189,10 +181,10 @@ class Store:
             BudgetSpent: it has used its budget.
         """
         word = secrets.token_hex(8)
-        request = {"key": key, "ttl": LEEWAY_SECONDS, "word": word, "window": window, "budget": budget}
+        request = {"key": key, "ttl": LEEWAY_SECONDS, "word": word, "window": window, "limits": [{"budget": budget}]}
         with _unavailable():
             outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:key:{word}"), _key(f"charges:key:{key}"), _key("revoked")],
+                keys=[_key("epoch"), _key(f"solution:key:{word}"), _key("revoked"), _key(f"charges:key:{key}")],
                 args=[json.dumps(request)],
             )
         if outcome == "key-revoked":

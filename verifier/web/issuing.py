@@ -84,10 +84,10 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     if not verdict.accepted:
         count(verdict.outcome)
         raise Problem(PROBLEM_TYPES[verdict.outcome], verdict.detail)
-    charge = services().fairness.charge(chargeable_network(), verdict.price)
+    charges = services().fairness.charges(chargeable_network(), verdict.price)
     lifetime = verdict.expires_at - time.time()
     try:
-        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, charge)
+        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, charges)
     except Replayed as error:
         count(str(error))
         raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None

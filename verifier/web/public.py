@@ -47,8 +47,9 @@ def challenge() -> Response:
     if purpose not in PURPOSES:
         raise Problem("bad-request", f"purpose: send one of {', '.join(PURPOSES)}.")
     # The store is asked for clients without a network too: while no solution can be used up, no challenge shall be made.
-    charges = services().store.charges(chargeable_network(), services().fairness.window)
-    price = services().fairness.price(charges)
+    fairness = services().fairness
+    levels = fairness.levels(chargeable_network())
+    price = fairness.price(levels, services().store.charges([level.network for level in levels], fairness.window))
     services().metrics.prices.observe(price)
     settings = services().settings
     return bodies.answer(

@@ -171,7 +171,7 @@ def test_keys_and_client_networks_are_charged_apart(make_site):
     get_pass(site.public)
     for _ in range(3):
         site.get_pass(key)
-    assert site.store.charges(f"{CLIENT}/32", 3600) == 1
+    assert site.store.charges([f"{CLIENT}/32"], 3600) == [1]
 
 
 def test_simultaneous_requests_do_not_exceed_the_keys_limit(site):

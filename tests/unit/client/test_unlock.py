@@ -15,7 +15,7 @@ from verifier.records import KnownServer, Server
 
 def charge(store, times):
     for _ in range(times):
-        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, Charge(f"{CLIENT}/32", 3600, None, 0))
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, [Charge(f"{CLIENT}/32", 3600, None, 0)])
 
 
 # -- prices

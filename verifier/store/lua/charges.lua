@@ -1,5 +1,5 @@
--- How many charges of a client network count now.
--- KEYS: epoch, charges   ARGV: window, in seconds
+-- How many charges of each network count now.
+-- KEYS: epoch, charges of each network   ARGV: window, in seconds
 -- Begins an epoch too, as begin.lua does: a challenge that is priced now must be younger than the epoch it is presented in.
 local t = redis.call('TIME')
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -9,11 +9,15 @@ end
 -- Twelve buckets and the one that is being filled, a field each: the second in which it began, and how many. A bucket counts until
 -- its last charge is older than the window, so none counts too short, and none more than a twelfth too long (D-025).
 local window = tonumber(ARGV[1])
-local n = 0
-local found = redis.call('HGETALL', KEYS[2])
-for i = 1, #found, 2 do
-  if tonumber(found[i]) + math.ceil(window / 12) + window > tonumber(t[1]) then
-    n = n + tonumber(found[i + 1])
+local numbers = {}
+for k = 2, #KEYS do
+  local n = 0
+  local found = redis.call('HGETALL', KEYS[k])
+  for i = 1, #found, 2 do
+    if tonumber(found[i]) + math.ceil(window / 12) + window > tonumber(t[1]) then
+      n = n + tonumber(found[i + 1])
+    end
   end
+  numbers[k - 1] = n
 end
-return n
+return numbers

@@ -1,15 +1,16 @@
--- Mark a solution as used, charge the client network, and tell the time at which its pass is issued, atomically. The same for an
--- API key, which is charged in place of a network (D-018, D-027).
+-- Mark a solution as used, charge the client's networks, and tell the time at which its pass is issued, atomically. The same for
+-- an API key, which is charged in place of a network (D-018, D-027, D-211).
 --
--- KEYS: epoch, solution, charges, revoked keys
+-- KEYS: epoch, solution, revoked keys, charges of each network that is charged
 -- ARGV: request, a JSON object:
 --   issued     when the challenge was issued; absent: there was none
 --   key        the id of an API key; absent: there is none
 --   ttl        seconds until the solution could not be presented anyway
 --   word       a random word of this call
---   window     seconds for which a charge counts; absent: nobody is charged, and then neither of these is looked at:
---   most       charges from which on the price has risen too far; absent: no matter
---   budget     charges from which on no pass is issued; 0: there is no budget
+--   window     seconds for which a charge counts
+--   limits     an object for each network that is charged:
+--     most       charges from which on the price has risen too far; absent or null: no matter
+--     budget     charges from which on no pass is issued; 0: there is no budget
 -- Returns {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen}, or
 -- {budget-spent, seconds until a charge is forgotten}.
 local request = cjson.decode(ARGV[1])
@@ -23,7 +24,7 @@ if request.issued and request.issued < tonumber(redis.call('GET', KEYS[1])) then
   return {'before-epoch'}
 end
 
-if request.key and redis.call('HEXISTS', KEYS[4], request.key) == 1 then
+if request.key and redis.call('HEXISTS', KEYS[3], request.key) == 1 then
   return {'key-revoked'}
 end
 
@@ -33,11 +34,12 @@ if word then
   return {word == request.word and now or 'replayed'}
 end
 
-if request.window then
-  -- The buckets of charges.lua.
-  local width = math.ceil(request.window / 12)
+-- The buckets of charges.lua.
+local width = math.ceil(request.window / 12)
+
+local function read(key)
   local n, old, buckets = 0, {}, {}
-  local found = redis.call('HGETALL', KEYS[3])
+  local found = redis.call('HGETALL', key)
   for i = 1, #found, 2 do
     local ends, charges = tonumber(found[i]) + width + request.window, tonumber(found[i + 1])
     if ends > second then
@@ -47,24 +49,40 @@ if request.window then
       table.insert(old, found[i])
     end
   end
-  if request.most and n > request.most then
-    return {'price-risen'}
-  end
-  if request.budget > 0 and n >= request.budget then
-    table.sort(buckets, function(a, b) return a.ends < b.ends end)
-    local left = n
-    for _, bucket in ipairs(buckets) do
-      left = left - bucket.charges
-      if left < request.budget then
-        return {'budget-spent', bucket.ends - second}
-      end
+  return n, old, buckets
+end
+
+-- Seconds until fewer charges than the budget are left.
+local function wait(n, buckets, budget)
+  table.sort(buckets, function(a, b) return a.ends < b.ends end)
+  for _, bucket in ipairs(buckets) do
+    n = n - bucket.charges
+    if n < budget then
+      return bucket.ends - second
     end
   end
-  if #old > 0 then
-    redis.call('HDEL', KEYS[3], unpack(old))
+end
+
+local outdated, longest = {}, 0
+for i, limit in ipairs(request.limits) do
+  local n, old, buckets = read(KEYS[3 + i])
+  outdated[i] = old
+  if type(limit.most) == 'number' and n > limit.most then
+    return {'price-risen'}
   end
-  redis.call('HINCRBY', KEYS[3], second - second % width, 1)
-  redis.call('EXPIRE', KEYS[3], request.window + width)
+  if limit.budget > 0 and n >= limit.budget then
+    longest = math.max(longest, wait(n, buckets, limit.budget))
+  end
+end
+if longest > 0 then
+  return {'budget-spent', longest}
+end
+for i, old in ipairs(outdated) do
+  if #old > 0 then
+    redis.call('HDEL', KEYS[3 + i], unpack(old))
+  end
+  redis.call('HINCRBY', KEYS[3 + i], second - second % width, 1)
+  redis.call('EXPIRE', KEYS[3 + i], request.window + width)
 end
 redis.call('SET', KEYS[2], request.word, 'EX', request.ttl)
 return {now}

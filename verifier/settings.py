@@ -302,6 +302,14 @@ class ReconcilerSettings(CommonSettings):
     """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`.
     Or the path of a file with that: a variable may have 128 KiB, and thousands of banned addresses are more."""
     canary: bool = Field(False, json_schema_extra=_value("canary.enabled"))
+    random_secrets: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
+        [], json_schema_extra=_value("secret.existingSecret")
+    )
+    """The keys of the chart's Secret that its last rendering made anew, because it could not look at the cluster."""
+    missing_admission_policies: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
+        [], json_schema_extra=_value("admissionPolicies")
+    )
+    """The admission policies that are on in the values and were not rendered."""
 
 
 T = TypeVar("T", bound=BaseSettings)

@@ -14,6 +14,11 @@ Empty with an existing Secret.
 {{ toJson $keys }}
 {{- end }}
 
+{{- /* binder-egress.randomSecrets: those of them that this rendering made anew without being able to look, as a JSON list. */}}
+{{- define "binder-egress.randomSecrets" -}}
+{{- if include "binder-egress.canLookup" . }}[]{{ else }}{{ include "binder-egress.generates" . }}{{ end }}
+{{- end }}
+
 {{- /*
 binder-egress.secretChecksum: changes with the secrets that the verifier reads once, so that its pods are replaced. Only secrets in
 the values count: those that were made or looked up do not change in an upgrade. Four digits, so that people who may read pods

@@ -119,6 +119,16 @@ def test_mode_other_than_captcha_is_a_warning(ours, well, namespace):
         assert states(examine(ours.model_copy(update={"mode": mode}), well, namespace))["mode"] == state
 
 
+def test_what_a_tool_that_only_renders_leaves_out_is_a_warning(ours, well, namespace):
+    found = states(examine(ours, well, namespace))
+    assert (found["secrets"], found["admission policies"]) == (OK, OK)
+    rendered = ours.model_copy(update={"random_secrets": ["api-token"], "missing_admission_policies": ["protectPods"]})
+    checks = examine(rendered, well, namespace)
+    assert (states(checks)["secrets"], states(checks)["admission policies"]) == (WARNING, WARNING)
+    assert "api-token are new in each rendering" in text(checks, "secrets")
+    assert "protectPods were not rendered" in text(checks, "admission policies")
+
+
 def test_other_checks_run_without_redis(ours, namespace, redis_server):
     redis_server.stop()
     client = connect(ours)

@@ -64,7 +64,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         namespace: the release's namespace.
         now: Unix time in seconds.
     """
-    checks = [_mode(settings)]
+    checks = [_mode(settings), _secrets(settings), _admission(settings)]
     try:
         health = store.health()
         heartbeat, counters, _ = store.reconciler_state()
@@ -94,6 +94,27 @@ def _mode(settings: ReconcilerSettings) -> Check:
         text = f"allow: every user pod gets the tier {settings.allow_tier}. This mode is for outages: set mode: captcha"
         return Check("mode", WARNING, text)
     return Check("mode", WARNING, "observe: nothing is enforced. Set mode: captcha when you have seen enough")
+
+
+def _secrets(settings: ReconcilerSettings) -> Check:
+    if not settings.random_secrets:
+        return Check("secrets", OK, "the same in each upgrade")
+    text = (
+        f"{', '.join(settings.random_secrets)} are new in each rendering, because the tool cannot look at the cluster. Applying "
+        "them ends all passes and cuts BinderHub off until it restarts: set secret.existingSecret, and secret.requireExisting"
+    )
+    return Check("secrets", WARNING, text)
+
+
+def _admission(settings: ReconcilerSettings) -> Check:
+    if not settings.missing_admission_policies:
+        return Check("admission policies", OK, "those that are on in the values were rendered")
+    text = (
+        f"{', '.join(settings.missing_admission_policies)} were not rendered: the cluster has no ValidatingAdmissionPolicy, or the "
+        "tool that rendered named a version before 1.30. Name yours (`helm template --kube-version`), or switch them off in "
+        "admissionPolicies"
+    )
+    return Check("admission policies", WARNING, text)
 
 
 def _redis(health: dict[str, Any]) -> list[Check]:

@@ -18,6 +18,15 @@ kind. Takes (list root on).
 {{- if and (index . 1) (include "binder-egress.running" $root) (include "binder-egress.hasAdmission" $root) }}true{{ end }}
 {{- end }}
 
+{{- /* binder-egress.missingAdmission: the admission policies that are on in the values and are not made, as a JSON list. */}}
+{{- define "binder-egress.missingAdmission" -}}
+{{- $missing := list -}}
+{{- range $name, $on := .Values.admissionPolicies -}}
+{{- if and $on (not (include "binder-egress.hasAdmission" $)) }}{{ $missing = append $missing $name }}{{ end -}}
+{{- end -}}
+{{ toJson $missing }}
+{{- end }}
+
 {{- /* binder-egress.admission.account: the user name of the reconciler's ServiceAccount. */}}
 {{- define "binder-egress.admission.account" -}}
 {{- $account := include "binder-egress.accountName" (list . "reconciler" .Values.reconciler.serviceAccount) -}}

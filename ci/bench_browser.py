@@ -1,7 +1,7 @@
 """The measurements of ci/bench that are about people who launch: in Chromium, of what browsers load, and of captcha providers.
 
 BinderHub and the remote providers are the doubles of the tests, all on loopback. The verifier, its Redis, the browser and the npm
-client are real, and the proof of work is the default one; clients on loopback are charged nothing, so its price stays at 1.
+client are real, and the proof of work is the default one; its price stays at 1 for everybody.
 """
 
 import gzip
@@ -56,7 +56,7 @@ def running_verifier() -> Iterator[tuple[VerifierProcess, Store]]:
     server = RedisServer()
     server.start()
     # Quiet, since nobody reads its log.
-    process = VerifierProcess(server, captcha_providers={"altcha": {}}, log_level="warning")
+    process = VerifierProcess(server, captcha_providers={"altcha": {}}, fairness_doubled_after=0, log_level="warning")
     client = connect(make_settings(server))
     try:
         yield process, Store(client)

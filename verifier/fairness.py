@@ -4,7 +4,7 @@ Every accepted solution charges its network by one, whichever provider it is fro
 `1 + n / doubled_after` times the base work. A class behind one address hardly notices, and the cost of a script grows with the
 square of the passes that it gets. Of IPv6, where one customer has many networks, wider networks are charged as well.
 
-Decisions: D-024, D-025, D-026, D-029, D-211.
+Decisions: D-024, D-025, D-026, D-211, D-212.
 """
 
 import ipaddress
@@ -12,11 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .networks import SHARED
 from .settings import VerifierSettings
 
 TOLERANCE = 2.0
 """The factor by which the price may rise while a challenge is solved. With 1, only the first student of a class that starts in the
 same second would be accepted. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
+
+BASE_SECONDS = 1.1
+"""Seconds that the default proof of work takes one core at the base price (docs/fairness.md)."""
 
 WIDER = {56: 2, 48: 8}
 """Prefixes of the IPv6 networks around a client's that are charged too → how much more slowly their price rises. A /56 is what a
@@ -33,10 +37,12 @@ class Level:
     Attributes:
         network: the client's network, or a wider one around it.
         flatter: the factor by which its price rises more slowly, and its budget is larger.
+        cap: the highest price.
     """
 
     network: str
     flatter: int
+    cap: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -64,26 +70,32 @@ class Fairness:
         window: seconds for which a charge counts.
         doubled_after: the number of charges after which the price is twice the base; 0: it never rises.
         budget: the number of charges in the window after which no pass is issued; 0: no budget.
+        shared_cap: the highest price of `SHARED`.
     """
 
     window: int
     doubled_after: int
     budget: int
+    shared_cap: float = math.inf
 
     @classmethod
     def from_settings(cls, settings: VerifierSettings) -> "Fairness":
         """The curve of the operator's settings."""
-        return cls(settings.fairness_window, settings.fairness_doubled_after, settings.fairness_budget)
+        shared_cap = max(1.0, settings.launch_hold / BASE_SECONDS)
+        return cls(settings.fairness_window, settings.fairness_doubled_after, settings.fairness_budget, shared_cap)
 
     def levels(self, network: str) -> list[Level]:
         """The networks that are charged for a client.
 
         Args:
-            network: the client's network, or `""`.
+            network: the network that pays for the client's passes (`networks.charged_network`).
 
         Returns:
-            That network, and after an IPv6 network those around it.
+            That network, and after an IPv6 network those around it. The price of `SHARED` has a cap, and it has no budget: one of
+            those who share it could spend it for all (D-212).
         """
+        if network == SHARED:
+            return [Level(network, 1, self.shared_cap)]
         wider: list[Level] = []
         if ":" in network:
             own = ipaddress.IPv6Network(network)
@@ -99,20 +111,22 @@ class Fairness:
         """
         if not self.doubled_after:
             return 1.0
-        return max(1 + had / (self.doubled_after * level.flatter) for level, had in zip(levels, charges, strict=True))
+        return max(
+            min(level.cap, 1 + had / (self.doubled_after * level.flatter)) for level, had in zip(levels, charges, strict=True)
+        )
 
     def charges(self, network: str, price: float | None) -> list[Charge]:
         """The charges for a solution, one for each level.
 
         Args:
-            network: the client's network; `""` if it is unknown, and then nobody is charged.
+            network: the network that pays for the client's passes.
             price: the price of the challenge; None if it asked for no work.
         """
-        return [self._charge(level, price) for level in self.levels(network)] if network else []
+        return [self._charge(level, price) for level in self.levels(network)]
 
     def _charge(self, level: Level, price: float | None) -> Charge:
         most = None
-        if price is not None and self.doubled_after:
+        if price is not None and self.doubled_after and TOLERANCE * price < level.cap:
             # A price of TOLERANCE * price, solved for the charges. The small addend is for rounding.
             most = math.floor(self.doubled_after * level.flatter * (TOLERANCE * price - 1) + 1e-6)
-        return Charge(level.network, self.window, most, self.budget * level.flatter)
+        return Charge(level.network, self.window, most, 0 if level.network == SHARED else self.budget * level.flatter)

@@ -1,13 +1,20 @@
-"""Client networks: addresses cut to the network that one client plausibly holds."""
+"""Clients: their address by what believed proxies tell, and the network that one client plausibly holds.
+
+Decisions: D-021, D-212.
+"""
 
 import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 QUIET_SECONDS = 3600.0
 """Seconds without any client that has a public address, after which a warning about hidden clients is logged, once in that time."""
+
+SHARED = "shared"
+"""The one client network of all senders that no believed proxy vouches for, and that have no address on the internet."""
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -28,8 +35,59 @@ def in_networks(text: str | None, networks: Iterable[IPNetwork]) -> bool:
     return ip is not None and any(ip.version == network.version and ip in network for network in networks)
 
 
+@dataclass(frozen=True)
+class Client:
+    """Who sent a request.
+
+    Attributes:
+        address: the client's address, as text; perhaps none at all, if a proxy sent rubbish.
+        believed: whether a believed proxy told the address. Otherwise it is the sender's.
+    """
+
+    address: str
+    believed: bool
+
+
+def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequence[IPNetwork]) -> Client:
+    """The client of a request (`trustedProxies`).
+
+    Args:
+        sender: the address that the connection came from.
+        forwarded_for: `X-Forwarded-For`. Each proxy adds the address that it saw at the right; clients can forge the left.
+        trusted: the number of proxies, the last of which is the sender; or the networks of all proxies.
+    """
+    entries = [entry.strip() for entry in forwarded_for.split(",")] if forwarded_for and forwarded_for.strip() else []
+    if isinstance(trusted, int):
+        believed = 0 < trusted <= len(entries)
+        return Client(entries[-trusted] if believed else sender or "", believed)
+    client = Client(sender or "", False)
+    for entry in reversed(entries):
+        if not in_networks(client.address, trusted):
+            break
+        client = Client(entry, True)
+    return client
+
+
+def charged_network(client: Client, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
+    """The network that pays for a client's passes.
+
+    Args:
+        client: the client.
+        ipv4_prefix: bits of an IPv4 address that count.
+        ipv6_prefix: bits of an IPv6 address that count.
+
+    Returns:
+        The client's network. It may be private if a believed proxy told it: people of an intranet have no other. Everybody else
+        without an address on the internet is `SHARED`.
+    """
+    ip = parse_address(client.address)
+    if ip is None or (not client.believed and in_networks(client.address, _NOT_CLIENTS)):
+        return SHARED
+    return _cut(ip, ipv4_prefix, ipv6_prefix)
+
+
 def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
-    """The network of a client. Challenges are bound to it, uses of a pass move within it, and it is charged for its passes.
+    """The network of a client on the internet. Challenges are bound to it, and uses of a pass move within it.
 
     An IPv4 address stays whole by default. Of an IPv6 address the first 64 bits count, the part that a network assigns to one link
     (RFC 7421). All private, link-local and loopback addresses count as unknown: behind a proxy that hides its clients they are the
@@ -46,11 +104,15 @@ def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int 
     ip = parse_address(address)
     if ip is None or in_networks(address, _NOT_CLIENTS):
         return ""
+    return _cut(ip, ipv4_prefix, ipv6_prefix)
+
+
+def _cut(ip: IPAddress, ipv4_prefix: int, ipv6_prefix: int) -> str:
     return str(ipaddress.ip_network((ip, ipv4_prefix if ip.version == 4 else ipv6_prefix), strict=False))
 
 
 class HiddenClients:
-    """Warns in the log when all clients have private addresses, so that nobody is charged."""
+    """Warns in the log when all clients have private addresses: a proxy may hide them, and they pay for each other."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,8 +133,8 @@ class HiddenClients:
                 return
             self._last_warned = now
         logging.getLogger(__name__).warning(
-            "No client of the last hour had an address on the internet, so nobody is charged for passes. If clients do come from "
-            "the internet, a proxy hides them: check trustedProxies, and that the proxy sees the addresses itself."
+            "No client of the last hour had an address on the internet. If clients do come from the internet, a proxy hides them, "
+            "and they pay for each other's passes: check trustedProxies, and that the proxy sees the addresses itself."
         )
 
 

@@ -130,6 +130,15 @@ def _networks(found: Any) -> Any:
         raise ValueError("is not a list of CIDRs") from None
 
 
+def _trusted_proxies(found: Any) -> Any:
+    found = _json(found)
+    if isinstance(found, list):
+        return _networks(found)
+    if type(found) is not int or not 0 <= found <= 10:
+        raise ValueError("is neither a number from 0 to 10 nor a list of CIDRs")
+    return found
+
+
 def _trusted(repositories: dict[str, str]) -> dict[str, str]:
     for name in repositories:
         if not exact(f"https://{name}"):
@@ -246,7 +255,9 @@ class VerifierSettings(CommonSettings):
         [], json_schema_extra=_value("allowedOrigins")
     )
     api_keys_file: str = Field("", json_schema_extra=_value("apiKeys"))
-    trusted_proxies: int = Field(1, ge=0, le=10, json_schema_extra=_value("trustedProxies"))
+    trusted_proxies: Annotated[int | list[IPNetwork], NoDecode, BeforeValidator(_trusted_proxies)] = Field(
+        1, json_schema_extra=_value("trustedProxies")
+    )
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
     client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
     client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))

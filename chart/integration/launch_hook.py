@@ -40,13 +40,18 @@ def _binder_egress(c):
         try:
             request = handler.request
             user = getattr(handler, "current_user", None)
+            # Who connected, and X-Forwarded-For: the verifier decides by trustedProxies whom to believe (D-213).
+            # BinderHub's own `remote_ip` believes every X-Real-Ip.
+            address = getattr(getattr(request.connection, "context", None), "address", None)
             # JupyterHub's model of the user, if BinderHub has auth_enabled; otherwise the word "anonymous".
             groups = [str(name)[:255] for name in user.get("groups") or []][:1000] if isinstance(user, dict) else []
             token = request.query_arguments.get("egress_token", [b""])[-1].decode("utf-8", "replace").strip()
             told = {
                 # A pass is far shorter. A longer token is cut: it stays invalid, but the verifier reads the request.
                 "token": token[:4096] or None,
-                "client_address": request.remote_ip,
+                "client_address": address[0] if isinstance(address, tuple) else request.remote_ip,
+                # Proxies add at the end, so a forged header is cut at its beginning.
+                "forwarded_for": ",".join(request.headers.get_list("X-Forwarded-For"))[-2048:] or None,
                 # The time of arrival, because a build may take longer than a pass lives.
                 "requested_at": time.time() - request.request_time(),
                 "groups": groups,
@@ -91,7 +96,7 @@ def _binder_egress(c):
                 await result
         began = time.monotonic()
         # No request was seen: another snippet replaced badge_base_url. `context` tells the verifier, which counts it.
-        nothing: dict = {"token": None, "client_address": None, "requested_at": None, "groups": []}
+        nothing: dict = {"groups": []} | dict.fromkeys(("token", "client_address", "forwarded_for", "requested_at"))
         seen: dict = request_seen.get() or {"told": nothing, "left": limit}
         try:
             if began < state["rest_until"] or seen["left"] < limit / 2:

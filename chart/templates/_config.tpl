@@ -103,7 +103,7 @@ BINDER_EGRESS_CAPTCHA_ALLOW_TEST_KEYS: {{ .Values.captcha.allowTestKeys | quote 
 BINDER_EGRESS_CAPTCHA_HOSTNAMES: {{ include "binder-egress.captchaHostnames" . | quote }}
 BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
 BINDER_EGRESS_API_KEYS_FILE: /etc/binder-egress/api-keys/keys.json
-BINDER_EGRESS_TRUSTED_PROXIES: {{ .Values.trustedProxies | quote }}
+BINDER_EGRESS_TRUSTED_PROXIES: {{ toJson .Values.trustedProxies | quote }}
 BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}
 BINDER_EGRESS_PUBLIC_URL: {{ .Values.publicUrl | quote }}
 BINDER_EGRESS_LOG_LEVEL: {{ .Values.logLevel }}

@@ -139,7 +139,8 @@ async def events_until(url, *phases, seconds=20):
         if events and events[-1]["phase"] in phases and not reached.done():
             reached.set_result(None)
 
-    request = HTTPRequest(url, headers={"Accept": "text/event-stream"}, streaming_callback=chunk, request_timeout=seconds)
+    headers = {"Accept": "text/event-stream", "X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1"}
+    request = HTTPRequest(url, headers=headers, streaming_callback=chunk, request_timeout=seconds)
     fetching = asyncio.ensure_future(SimpleAsyncHTTPClient(force_instance=True).fetch(request))
     await asyncio.wait({fetching, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     fetching.cancel()
@@ -183,7 +184,8 @@ def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, mon
         for _, body in seen:
             assert body["token"] == PASS
             assert body["context"] is True
-            assert body["client_address"] == "127.0.0.1"
+            # BinderHub itself believes X-Real-Ip.
+            assert (body["client_address"], body["forwarded_for"]) == ("127.0.0.1", "198.51.100.1")
             assert body["repository"] == REPOSITORY
             assert body["image"] == events[-1]["image"]
 

@@ -12,6 +12,7 @@ import time
 import types
 
 import pytest
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
@@ -49,7 +50,9 @@ def test_launch_is_announced_with_its_request(monkeypatch):
             wiring = Wiring(monkeypatch, api)
             async with binderhub(wiring, resolving=0.4, building=0.4) as hub:
                 before = time.time()
-                await get(f"{hub}/build/1", headers={"X-Real-Ip": "203.0.113.9"}, egress_token=PASS)
+                await get(
+                    f"{hub}/build/1", headers={"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1"}, egress_token=PASS
+                )
         [(headers, body)] = seen
         assert headers["Authorization"] == f"Bearer {API_TOKEN}"
         assert headers["Content-Type"] == "application/json"
@@ -61,7 +64,9 @@ def test_launch_is_announced_with_its_request(monkeypatch):
             "image": IMAGE,
             "repository": REPOSITORY,
             "token": PASS,
-            "client_address": "203.0.113.9",
+            # Not X-Real-Ip, which BinderHub believes.
+            "client_address": "127.0.0.1",
+            "forwarded_for": "198.51.100.1",
             "groups": [],
             "context": True,
             "authenticated": False,
@@ -89,6 +94,28 @@ def test_odd_tokens_reach_the_verifier_in_a_form_that_it_can_refuse(monkeypatch,
             await client.fetch(f"{hub}/build/1?{query}")
         assert [body["token"] for _, body in seen] == [token]
         assert seen[0][1]["context"] is True
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ([], None),
+        (["198.51.100.1"], "198.51.100.1"),
+        (["198.51.100.1", "10.0.0.1"], "198.51.100.1,10.0.0.1"),
+        (["x" * 5000 + ", 198.51.100.1"], "x" * 2034 + ", 198.51.100.1"),
+    ],
+)
+def test_forwarded_addresses_are_announced(monkeypatch, sent, told):
+    async def main():
+        seen = []
+        headers = HTTPHeaders()
+        for value in sent:
+            headers.add("X-Forwarded-For", value)
+        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+            await get(f"{hub}/build/1", headers=headers)
+        assert [body["forwarded_for"] for _, body in seen] == [told]
 
     asyncio.run(main())
 
@@ -137,7 +164,7 @@ def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
             await Wiring(monkeypatch, api).launch()
         [(_, body)] = seen
         assert body["context"] is False
-        assert (body["token"], body["client_address"], body["requested_at"]) == (None, None, None)
+        assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at")} == {None}
 
     asyncio.run(main())
 

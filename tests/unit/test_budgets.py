@@ -26,8 +26,8 @@ from tests.support.apps import (
     solve,
 )
 from tests.support.metrics import value
-from verifier.fairness import TOLERANCE, Charge, Fairness
-from verifier.networks import QUIET_SECONDS, client_network
+from verifier.fairness import BASE_SECONDS, TOLERANCE, Charge, Fairness
+from verifier.networks import QUIET_SECONDS, SHARED, client_network
 from verifier.store.errors import BudgetSpent, PriceRisen, Replayed
 from verifier.web.app import create_public_app, create_services
 from verifier.web.problems import TYPE
@@ -296,17 +296,71 @@ def test_client_address_of_a_launch_is_not_charged(internal, store, in_redis):
 
 
 @pytest.mark.parametrize(
-    "address", ["10.1.2.3", "192.168.1.1", "100.64.0.1", "127.0.0.1", "fd00::1", "::ffff:10.0.0.1", "rubbish", ""]
+    ("address", "network"),
+    [
+        ("10.1.2.3", "10.1.2.3/32"),
+        ("192.168.1.1", "192.168.1.1/32"),
+        ("100.64.0.1", "100.64.0.1/32"),
+        ("127.0.0.1", "127.0.0.1/32"),
+        ("fd00::1", "fd00::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("rubbish", SHARED),
+        ("", SHARED),
+    ],
 )
-def test_client_without_an_address_is_counted_not_charged(site, store, address, in_redis):
-    services = site(fairness_budget=1)
+def test_client_without_an_address_is_counted_and_charged(site, store, address, network, in_redis):
+    """Behind a proxy that is believed, each private address is a client of its own."""
+    services = site()
     client = create_public_app(services).test_client()
-    client.environ_base.update(REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR=address)
-    for _ in range(3):
-        assert price(client) == 1
+    client.environ_base.update(REMOTE_ADDR="10.0.0.9", HTTP_X_FORWARDED_FOR=address)
+    for before in range(3):
+        assert price(client) == 1 + before / 30
         assert present(client, solve(client)).status_code == 201
-    assert charges(store, in_redis) == {}
+    assert charges(store, in_redis)[network] == 3
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
+
+
+def test_solution_of_a_private_client_counts_behind_another_node(site, store):
+    """Where nodes hide the clients, one client's requests come from several addresses."""
+    client = public_client(site(), "10.0.0.1")
+    solution = solve(client)
+    assert present(public_client_of(client, "10.0.0.2"), solution).status_code == 201
+
+
+def test_invented_addresses_share_a_price(site, store, in_redis):
+    """60 passes with 60 addresses from a sender that is no proxy."""
+    services = site(trusted_proxies=["10.1.0.0/24"], launch_hold=4, fairness_budget=10)
+    pod = create_public_app(services).test_client()
+    pod.environ_base["REMOTE_ADDR"] = "10.9.9.9"
+    prices = []
+    for number in range(60):
+        pod.environ_base["HTTP_X_FORWARDED_FOR"] = f"198.51.100.{number}"
+        prices.append(price(pod))
+        get_pass(pod)
+    assert prices == [pytest.approx(1 + number / 30) for number in range(60)]
+    # Nobody else pays.
+    assert charges(store, in_redis) == {SHARED: 60}
+
+
+@pytest.mark.parametrize(("hold", "cap"), [(4, 4 / BASE_SECONDS), (60, 60 / BASE_SECONDS), (1, 1), (0, 1)])
+def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap):
+    services = site(launch_hold=hold, fairness_budget=10)
+    client = create_public_app(services).test_client()
+    client.environ_base["REMOTE_ADDR"] = "10.0.0.9"
+    early = solve(client)
+    for _ in range(30):
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, [Charge(SHARED, 3600, None, 0)] * 100)
+    assert price(client) == pytest.approx(cap)
+    assert present(client, solve(client)).status_code == 201
+    # A challenge of the base price is too cheap if twice the price is below the cap.
+    assert present(client, early).status_code == (403 if cap > 2 else 201)
+
+
+def test_direct_client_without_a_proxy_has_its_own_price(site, store, in_redis):
+    client = create_public_app(site(trusted_proxies=["10.1.0.0/24"])).test_client()
+    client.environ_base.update(REMOTE_ADDR="203.0.113.5", HTTP_X_FORWARDED_FOR="198.51.100.1")
+    get_pass(client)
+    assert charges(store, in_redis) == {"203.0.113.5/32": 1}
 
 
 def test_client_with_an_address_is_not_counted_as_hidden(services, public):
@@ -425,7 +479,7 @@ def test_ipv6_levels_are_wider_than_the_client_network(prefix, expected):
     assert {level.network: level.flatter for level in levels} == expected
 
 
-@pytest.mark.parametrize("network", [NETWORK, "198.51.0.0/16", ""])
+@pytest.mark.parametrize("network", [NETWORK, "198.51.0.0/16", SHARED])
 def test_ipv4_has_one_level(network):
     assert [level.network for level in Fairness(3600, 30, 0).levels(network)] == [network]
 

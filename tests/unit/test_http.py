@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import ipaddress
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from verifier.networks import Client, client_of
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_app, create_public_app, create_services
@@ -531,6 +533,58 @@ def test_forwarding_header_is_used_only_from_trusted_proxies(redis_server, store
     client = create_public_app(services).test_client()
     answer = client.get("/egress/challenge", headers={"X-Forwarded-For": forwarded}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
     assert answer.json["providers"][0]["challenge"]["parameters"]["data"]["network"] == network
+
+
+PROXIES = ["10.1.0.0/24", "fd00:1::/64", "203.0.113.64/26"]
+
+
+@pytest.mark.parametrize(
+    ("sender", "forwarded", "expected"),
+    [
+        pytest.param("10.1.0.1", "198.51.100.1", ("198.51.100.1", True), id="a proxy's word"),
+        pytest.param("10.1.0.1", "203.0.113.9, 198.51.100.1", ("198.51.100.1", True), id="what the client wrote"),
+        pytest.param("::ffff:10.1.0.1", "198.51.100.1", ("198.51.100.1", True), id="a mapped proxy"),
+        pytest.param("fd00:1::9", "2001:db8::1, 203.0.113.70", ("2001:db8::1", True), id="two proxies"),
+        pytest.param("10.1.0.1", "198.51.100.1, 10.2.0.1, 10.1.0.2", ("10.2.0.1", True), id="an unknown proxy"),
+        pytest.param("10.1.0.1", "10.1.0.3, 10.1.0.2", ("10.1.0.3", True), id="a proxy as the client"),
+        pytest.param("10.1.0.1", "rubbish", ("rubbish", True), id="rubbish"),
+        pytest.param("10.1.0.1", "198.51.100.1,", ("", True), id="an empty entry"),
+        pytest.param("10.1.0.1", "", ("10.1.0.1", False), id="no header"),
+        pytest.param("10.1.1.1", "198.51.100.1", ("10.1.1.1", False), id="a pod's word"),
+        pytest.param("192.0.2.1", "198.51.100.1", ("192.0.2.1", False), id="a stranger's word"),
+        pytest.param("10.1.1.1", "198.51.100.1, 10.1.0.1", ("10.1.1.1", False), id="a pod that invents a proxy"),
+    ],
+)
+def test_proxies_may_be_networks(sender, forwarded, expected):
+    trusted = [ipaddress.ip_network(cidr) for cidr in PROXIES]
+    assert client_of(sender, forwarded, trusted) == Client(*expected)
+
+
+@pytest.mark.parametrize(("sender", "scheme"), [("10.1.0.1", "https"), ("10.1.1.1", "http")])
+def test_scheme_is_believed_from_proxies_only(redis_server, store, sender, scheme):
+    services = create_services(make_settings(redis_server, trusted_proxies=PROXIES), store)
+    client = create_public_app(services).test_client()
+    headers = {"X-Forwarded-For": "198.51.100.1", "X-Forwarded-Proto": "https"}
+    answer = client.get("/egress/v1/third-party.json", headers=headers, environ_base={"REMOTE_ADDR": sender})
+    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "sender", "forwarded", "rule"),
+    [
+        (1, "10.9.9.9", "192.0.2.7", "own-network"),
+        (1, "10.9.9.9", "192.0.2.7, 198.51.100.1", "default"),
+        (1, "192.0.2.7", None, "own-network"),
+        (0, "192.0.2.7", "198.51.100.1", "own-network"),
+        (["10.1.0.0/24"], "10.1.0.1", "198.51.100.1, 192.0.2.7", "own-network"),
+        (["10.1.0.0/24"], "192.0.2.7", "198.51.100.1", "own-network"),
+        (["10.1.0.0/24"], "10.1.0.1", "192.0.2.7, 198.51.100.1", "default"),
+    ],
+)
+def test_launch_has_its_address_by_the_same_rule(redis_server, store, trusted, sender, forwarded, rule):
+    settings = make_settings(redis_server, trusted_proxies=trusted, self_networks=["192.0.2.7/32"])
+    internal = internal_client(create_services(settings, store))
+    assert launch(internal, client_address=sender, forwarded_for=forwarded)["rule"] == rule
 
 
 def test_forged_forwarding_header_does_not_validate_a_solution(redis_server, store):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..api_keys import Keys
-from ..networks import client_network
+from ..networks import client_network, client_of
 from ..passes import BadPass, Passes
 from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
 from ..repositories import exact
@@ -45,7 +45,7 @@ class Launch:
         image: its image.
         repository: the URL of the repository.
         token: the pass that came with the launch request, or None.
-        network: the client's network as BinderHub saw it.
+        network: the client's network.
         requested_at: Unix time in seconds of the launch request, before any build.
         client: the client's address.
         authenticated: whether BinderHub knows who the user is (`auth_enabled`).
@@ -69,14 +69,15 @@ class Launch:
         The time of the request is believed for `BUILD_LIMIT_SECONDS` at most: the uses of a pass are remembered that long.
         """
         requested_at = body["requested_at"] if body["requested_at"] is not None else now
+        client = client_of(body["client_address"], body["forwarded_for"], settings.trusted_proxies).address[:255]
         return cls(
             server=Server(body["user"], body["server"]),
             image=body["image"],
             repository=body["repository"],
             token=body["token"] or None,
-            network=client_network(body["client_address"], settings.client_ipv4_prefix, settings.client_ipv6_prefix),
+            network=client_network(client, settings.client_ipv4_prefix, settings.client_ipv6_prefix),
             requested_at=min(now, max(now - BUILD_LIMIT_SECONDS, requested_at)),
-            client=body["client_address"] or "",
+            client=client,
             authenticated=body["authenticated"],
             groups=tuple(body["groups"]),
         )

@@ -1,7 +1,7 @@
 """The verifier's two Flask apps, one for each port."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -9,7 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
 from ..fairness import Fairness
-from ..networks import HiddenClients
+from ..networks import HiddenClients, IPNetwork, client_of
 from ..passes import Passes
 from ..settings import InvalidSettings, VerifierSettings
 from ..store.connection import connect
@@ -17,7 +17,7 @@ from ..store.store import Store
 from . import headers, problems
 from .assets import Assets
 from .bodies import MAX_BODY_BYTES
-from .context import Services
+from .context import CLIENT, Services
 from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
 from .launches import launches
@@ -26,6 +26,9 @@ from .openapi import document
 from .public import INTERFACE as PUBLIC
 from .public import public
 from .servers import servers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_INTERNAL_BODY_BYTES = 1 << 20
 """BinderHub passes on a client's token as it is, however long, and must get an answer."""
@@ -75,10 +78,24 @@ def create_public_app(services: Services) -> Flask:
     app = _app(services, MAX_BODY_BYTES)
     headers.register(app)
     _register_public(app, services.settings.base_path)
-    # As many entries of X-Forwarded-For as the operator has proxies can be trusted. A client can forge those further left.
-    hops = services.settings.trusted_proxies
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+    app.wsgi_app = _BelievedProxies(app.wsgi_app, services.settings.trusted_proxies)  # type: ignore[method-assign]
     return app
+
+
+class _BelievedProxies:
+    """Gives each request of a WSGI app the client's address and scheme, as believed proxies tell them.
+
+    werkzeug's `ProxyFix` alone counts proxies, and does not look at who sends.
+    """
+
+    def __init__(self, app: "WSGIApplication", trusted: int | list[IPNetwork]):
+        self._app, self._trusted = app, trusted
+        self._with_scheme = ProxyFix(app, x_for=0, x_proto=trusted if isinstance(trusted, int) else 1)
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        client = client_of(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR"), self._trusted)
+        environ |= {"REMOTE_ADDR": client.address, CLIENT: client}
+        return (self._with_scheme if client.believed or isinstance(self._trusted, int) else self._app)(environ, start_response)
 
 
 def _register_public(app: Flask, base_path: str) -> None:

@@ -62,7 +62,8 @@ class LaunchBody(_Body):
     image: _Text
     repository: _Text = ""
     token: str | None = None
-    client_address: Annotated[str, Field(max_length=255)] | None = None
+    client_address: Annotated[str, Field(max_length=255, description="the address that connected to BinderHub")] | None = None
+    forwarded_for: Annotated[str, Field(max_length=2048, description="the request's X-Forwarded-For")] | None = None
     requested_at: _Moment | None = None
     context: bool = True
     authenticated: bool = False

@@ -8,7 +8,7 @@ from .. import logs
 from ..api_keys import Keys, WrongKeys
 from ..captcha import Captcha
 from ..fairness import Fairness
-from ..networks import HiddenClients, client_network
+from ..networks import Client, HiddenClients, charged_network, client_network
 from ..passes import Passes
 from ..settings import VerifierSettings
 from ..store.store import Store
@@ -63,19 +63,25 @@ def asset_path(name: str) -> str:
     return f"{services().settings.base_path}static/{services().assets.file(name)}"
 
 
+CLIENT = "binder-egress.client"
+"""The name under which the WSGI environment has the request's `Client`. `REMOTE_ADDR` is its address."""
+
+
 def network() -> str:
     """The network of the current request's client; `""` if its address is not one on the internet."""
     settings = services().settings
     return client_network(request.remote_addr, settings.client_ipv4_prefix, settings.client_ipv6_prefix)
 
 
-def chargeable_network() -> str:
-    """The same, for a request that is charged for. Clients without a network cannot be charged; they are counted."""
+def paying_network() -> str:
+    """The network that pays for the current request. Clients without an address on the internet are counted."""
     found = network()
     services().hidden_clients.note(found)
     if not found:
         services().metrics.without_address.inc()
-    return found
+    settings, client = services().settings, request.environ[CLIENT]
+    assert isinstance(client, Client)
+    return charged_network(client, settings.client_ipv4_prefix, settings.client_ipv6_prefix)
 
 
 def logged_network(address: str | None) -> str:

@@ -11,7 +11,7 @@ from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
 from ..records import UNVERIFIED, Rule
 from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
-from .context import chargeable_network, log_decision, network, services
+from .context import log_decision, network, paying_network, services
 from .problems import Problem
 
 SOLUTION_PROBLEMS = (
@@ -84,7 +84,7 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     if not verdict.accepted:
         count(verdict.outcome)
         raise Problem(PROBLEM_TYPES[verdict.outcome], verdict.detail)
-    charges = services().fairness.charges(chargeable_network(), verdict.price)
+    charges = services().fairness.charges(paying_network(), verdict.price)
     lifetime = verdict.expires_at - time.time()
     try:
         issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, charges)

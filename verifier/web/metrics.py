@@ -82,8 +82,8 @@ class Metrics:
         )
         self.without_address = Counter(
             "binder_egress_clients_without_address",
-            "Challenges issued and solutions presented without a client address on the internet, so that nobody is charged. If "
-            "this is nearly all of them, a proxy hides the clients.",
+            "Challenges issued and solutions presented without a client address on the internet. If this is nearly all of them, "
+            "clients are in an intranet, or a proxy hides them.",
             registry=self.registry,
         )
         self.api_keys = Counter(

@@ -4,7 +4,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from markupsafe import escape
 
 from . import bodies, issuing
-from .context import chargeable_network, log_decision, network, own_url, services
+from .context import log_decision, network, own_url, paying_network, services
 from .headers import THIRD_PARTY
 from .openapi import Answer, Interface, Parameter, document, json_of, operation
 from .problems import Problem
@@ -48,7 +48,7 @@ def challenge() -> Response:
         raise Problem("bad-request", f"purpose: send one of {', '.join(PURPOSES)}.")
     # The store is asked for clients without a network too: while no solution can be used up, no challenge shall be made.
     fairness = services().fairness
-    levels = fairness.levels(chargeable_network())
+    levels = fairness.levels(paying_network())
     price = fairness.price(levels, services().store.charges([level.network for level in levels], fairness.window))
     services().metrics.prices.observe(price)
     settings = services().settings

@@ -325,7 +325,7 @@ class Stage:
         answer = requests.get(
             f"{at or self.url('binder', 80)}/build/{spec}",
             params={"egress_token": token} if token else None,
-            headers={"Accept": "text/event-stream", "X-Real-IP": client},
+            headers={"Accept": "text/event-stream", "X-Forwarded-For": client, "X-Real-IP": client},
             stream=True,
             timeout=timeout,
         )

@@ -16,7 +16,8 @@ DIFFS = re.findall(r"^```diff\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 SECRETS = re.findall(r"`secrets/config/common/binder-egress.yaml`:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 BANS = re.findall(r"use it:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 MEMBERS = {"hetzner-2i2c": "2i2c", "hetzner-gesis": "gesis", "bids-ovh": "bids"}
-OTHERS = ("staging", "prod")
+OBSERVED = ("hetzner-2i2c", "hetzner-gesis")
+"""Members that only look at the end of the diffs."""
 PORTS = {80, 443, 9418, 873, 1094, 1095, 16286, 4001}
 
 pytestmark = pytest.mark.timeout(1800)
@@ -65,14 +66,14 @@ def apply(deploy, number, *options):
 def render(helm, deploy):
     """A function that renders a member: (kind, name) → object."""
 
-    def render(member):
+    def render(member, *more):
         write(deploy / "secrets.yaml", SECRETS)
         lists = deploy / "config/test-secrets.yaml"
         anchor, use = re.search(r"bannedIps: &\w+\n", BANS)[0], BANS[BANS.index("binder-egress:") :]
         write(deploy / "lists.yaml", lists.read_text().replace("bannedIps:\n", anchor, 1) + use)
         files = [deploy / "secrets.yaml", deploy / f"config/{member}.yaml", deploy / "lists.yaml"]
         values = [option for file in files for option in ("--values", str(file))]
-        text = helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values)
+        text = helm("template", member, str(deploy / "mybinder"), "--namespace", member, *values, *more)
         return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
 
     return render
@@ -99,16 +100,16 @@ def of_user_pods(objects):
     }
 
 
-def test_page_has_three_diffs():
-    assert len(DIFFS) == 3
+def test_page_has_four_diffs():
+    assert len(DIFFS) == 4
 
 
 def test_diff_that_does_not_apply_is_noticed(deploy):
     with pytest.raises(AssertionError):
-        apply(deploy, 3)
+        apply(deploy, 4)
 
 
-@pytest.mark.parametrize("member", [*MEMBERS, *OTHERS])
+@pytest.mark.parametrize("member", [*MEMBERS, "staging", "prod"])
 def test_first_diff_changes_nothing(deploy, render, member):
     before = render(member)
     apply(deploy, 1)
@@ -118,10 +119,50 @@ def test_first_diff_changes_nothing(deploy, render, member):
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
-@pytest.mark.parametrize(("member", "host"), MEMBERS.items())
-def test_second_diff_makes_each_member_observe(deploy, render, member, host):
+def test_first_diff_brings_the_chart_into_each_workflow_that_fetches_charts(deploy):
+    apply(deploy, 1)
+    place = yaml.safe_load((deploy / "mybinder/Chart.yaml").read_text())["dependencies"][-1]["repository"]
+    for file in (deploy / ".github/workflows").iterdir():
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            steps = job["steps"]
+            (fetches,) = [number for number, step in enumerate(steps) if "helm dependency update" in step.get("run", "")]
+            (ours,) = [step["with"] for step in steps[:fetches] if "with" in step]
+            assert place == f"file://../{ours['path']}/chart"
+    assert "/binder-egress" in (deploy / ".gitignore").read_text().splitlines()
+
+
+def test_minesweeper_leaves_the_canary_alone(deploy, render):
+    for number in (1, 2):
+        apply(deploy, number)
+    sweeper = (deploy / "mybinder/files/minesweeper/minesweeper.py").read_text()
+    (selector,) = re.findall('"label_selector": "(.+)"', sweeper)
+    wanted, unwanted = selector.split(",!")
+    (labels,) = [one["metadata"]["labels"] for (kind, name), one in render("staging").items() if "egress-canary-" in name]
+    assert wanted == "component=singleuser-server" and labels["component"] == "singleuser-server" and unwanted in labels
+    # And it has the labels by which other policies select user pods.
+    assert labels["release"] == "staging"
+
+
+def test_second_diff_shuts_the_gate_of_staging(deploy, render):
     apply(deploy, 1)
     apply(deploy, 2)
+    objects = render("staging")
+    assert users(objects) == {"dind", "image-builder"}
+    assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
+    hub, binderhub = seen(objects, "jupyterhub"), seen(objects, "binderhub")
+    assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
+    address = "https://ovh.staging.mybinder.org/egress/"
+    assert f'content="{address}"' in binderhub["config"]["BinderHub"]["extra_header_html"]["binder-egress-address"]
+    assert hub["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"].startswith(f"{address}servers/$(JUPYTERHUB_USER)/")
+    assert objects["Ingress", "binder-egress"]["spec"]["rules"][0]["host"] == "ovh.staging.mybinder.org"
+    settings = objects["ConfigMap", "binder-egress"]["data"]
+    assert json.loads(settings["BINDER_EGRESS_ALLOWED_ORIGINS"]) == ["https://staging.mybinder.org"]
+
+
+@pytest.mark.parametrize(("member", "host"), MEMBERS.items())
+def test_third_diff_makes_each_member_observe(deploy, render, member, host):
+    for number in (1, 2, 3):
+        apply(deploy, number)
     objects = render(member)
     assert {"singleuser-server", "dind", "image-builder"} == users(objects) and not of_user_pods(objects)
     assert ("Deployment", "binder-egress-verifier") in objects and ("Deployment", "binder-egress-reconciler") in objects
@@ -136,6 +177,7 @@ def test_second_diff_makes_each_member_observe(deploy, render, member, host):
     ours = {"zz-binder-egress-close-ping", "zz-binder-egress-start-guard"}
     assert {"neverRestart"} | ours == set(hub["hub"]["extraConfig"])
     assert hub["singleuser"]["extraEnv"]["BINDER_EGRESS_URL"].startswith(f"{address}servers/$(JUPYTERHUB_USER)/")
+    assert hub["custom"]["binderEgress"]["closePing"] is False
     assert hub["singleuser"]["networkPolicy"]["enabled"] is True and hub["singleuser"]["initContainers"] == [{"name": "tc-init"}]
     (rule,) = objects["Ingress", "binder-egress"]["spec"]["rules"]
     assert (rule["host"], rule["http"]["paths"][0]["path"]) == (f"{host}.mybinder.org", "/egress/")
@@ -145,39 +187,58 @@ def test_second_diff_makes_each_member_observe(deploy, render, member, host):
     assert settings["BINDER_EGRESS_MODE"] == "observe"
 
 
-@pytest.mark.parametrize("member", OTHERS)
-def test_other_members_do_not_change(deploy, render, member):
-    before = render(member)
-    for number in (1, 2, 3):
+def test_redirecting_member_does_not_change(deploy, render):
+    before = render("prod")
+    for number in (1, 2, 3, 4):
         apply(deploy, number)
-    after = render(member)
+    after = render("prod")
     alerter = ("ConfigMap", "k8s-log-alerter-zulip")
     assert {**after, alerter: None} == {**before, alerter: None}
 
 
-def test_third_diff_shuts_the_gate_of_one_member(deploy, render):
-    for number in (1, 2, 3):
+def test_fourth_diff_shuts_the_gate_of_one_member(deploy, render):
+    for number in (1, 2, 3, 4):
         apply(deploy, number)
     objects = render("bids-ovh")
     assert users(objects) == {"dind", "image-builder"}
     assert of_user_pods(objects) == {"binder-egress-base", "binder-egress-tier-verified"}
-    assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
+    hub = seen(objects, "jupyterhub")
+    assert hub["singleuser"]["networkPolicy"]["enabled"] is False and hub["custom"]["binderEgress"]["closePing"] is True
     assert not objects["NetworkPolicy", "binder-egress-base"]["spec"].get("egress")
     egress = objects["NetworkPolicy", "binder-egress-tier-verified"]["spec"]["egress"]
     (world,) = [rule for rule in egress for peer in rule["to"] if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
     assert {port["port"] for port in world["ports"]} == PORTS and {port["protocol"] for port in world["ports"]} == {"TCP"}
+    assert not [peer for rule in egress for peer in rule["to"] if ":" in peer.get("ipBlock", {}).get("cidr", "")]
     (block,) = [peer["ipBlock"] for peer in world["to"] if peer["ipBlock"]["cidr"] == "0.0.0.0/0"]
     assert {"1.1.1.1/32", "1.2.3.4/32", "10.0.0.0/8", "169.254.0.0/16"} <= set(block["except"])
     traefik = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}
     assert {"to": [traefik], "ports": [{"port": 443, "protocol": "TCP"}]} in egress
-    for member in ("hetzner-2i2c", "hetzner-gesis"):
+    for member in OBSERVED:
         others = render(member)
         assert "singleuser-server" in users(others) and not of_user_pods(others)
 
 
+def of_deny():
+    """The values of the page's last command for mode `deny`."""
+    command = re.findall(r"^helm upgrade bids-ovh .*binder-egress.mode=deny.*$", PAGE, re.MULTILINE)[-1]
+    return [part for option in re.findall(r"--set (\S+)", command) for part in ("--set", option)]
+
+
+@pytest.mark.parametrize("member", OBSERVED)
+def test_deny_on_a_member_that_only_looks_needs_no_policy_of_others(deploy, render, member):
+    for number in (1, 2, 3, 4):
+        apply(deploy, number)
+    objects = render(member, *of_deny())
+    assert of_user_pods(objects) == {"binder-egress-base"} and users(objects) == {"dind", "image-builder"}
+    assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
+    # Without the last value JupyterHub's own policy is still on.
+    first = render(member, *of_deny()[:2])
+    assert seen(first, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is True
+
+
 @pytest.mark.parametrize("mode", ["allow", "deny"])
 def test_modes_for_a_bad_day(deploy, render, mode):
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         apply(deploy, number)
     config = deploy / "config/bids-ovh.yaml"
     config.write_text(config.read_text().replace("mode: captcha", f"mode: {mode}"))
@@ -188,17 +249,17 @@ def test_modes_for_a_bad_day(deploy, render, mode):
 
 def test_reversed_diffs_end_where_they_began(deploy, render):
     before = render("bids-ovh")
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         apply(deploy, number)
-    for number in (3, 2, 1):
+    for number in (4, 3, 2, 1):
         apply(deploy, number, "--reverse")
     shutil.rmtree(deploy / "mybinder/charts/binder-egress")
     assert render("bids-ovh") == before
 
 
 def test_members_share_signing_keys_and_no_other_secret(deploy, render):
-    apply(deploy, 1)
-    apply(deploy, 2)
+    for number in (1, 2, 3):
+        apply(deploy, number)
     secrets = [render(member)["Secret", "binder-egress"] for member in MEMBERS]
     found = [one.get("stringData") or one["data"] for one in secrets]
     assert len({one["signing-keys"] for one in found}) == 1

@@ -21,8 +21,10 @@ const ours = window.binderEgress;
  * @property {number} waiting the number of requests that wait for the check
  * @property {boolean} gone whether a request went out without a pass
  * @property {boolean} sent whether the last request went out with a pass
+ * @property {?Promise<Response>} copy what is read of the last request's answer
+ * @property {boolean} failed whether the last request led to no server
  * @property {boolean} ended whether its server is ready
- * @property {?string} unlock the verifier's answer to an unlock: granted, pending or refused
+ * @property {?string} unlock the verifier's answer at `ready`: granted, pending or refused
  */
 
 /** @type {Map<string, Launch>} unfinished launches, by the address of their build request */
@@ -51,13 +53,13 @@ function begin() {
   for (const [address, copy] of early) {
     const launch = launchOf(address);
     launch.gone = true;
-    watch(launch, copy, address, null);
+    watch(launch, copy, address);
     show(launch);
   }
 }
 
 function newLaunch(address, asked) {
-  const launch = { address, waiting: 0, gone: false, sent: false, ended: false, unlock: null };
+  const launch = { address, waiting: 0 };
   launch.check = newCheck(launch, asked);
   show(launch);
   return launch;
@@ -121,10 +123,11 @@ function send(original, self, args, address) {
     const more = token && withToken(args, address, token);
     if (!more) token = null;
     const answer = original.apply(self, more ?? args);
-    launch.sent = Boolean(token);
+    launch.sent = token;
+    launch.failed = false;
     launch.gone ||= !token && !signal?.aborted;
     try {
-      watch(launch, answer.then((response) => response.clone()), address, token);
+      watch(launch, answer.then((response) => response.clone()), address);
       show(launch);
     } catch {
       // The request has already gone out.
@@ -156,45 +159,56 @@ function withToken(args, address, token) {
  * @param {Launch} launch
  * @param {Promise<Response>} copy a clone of the response that the page reads
  * @param {string} address the address of the request
- * @param {?string} token the pass in the request
  */
-async function watch(launch, copy, address, token) {
+async function watch(launch, copy, address) {
+  launch.copy = copy;
   try {
     const response = await copy;
-    if (!response.ok) return;
-    await readEvents(response.body, ({ phase, url }) => {
-      const said = phase.toLowerCase();
-      if (said === "ready") ready(launch, token, new URL(url, response.url), verifierOf(response.url, address, ours.base));
-      // The build took longer than a pass lives.
-      if (said === "launching" && !token && launch.check.expired) launch.check = newCheck(launch, null);
-      return said === "launching";
-    });
+    if (response.ok) {
+      await readEvents(response.body, ({ phase, url }) => {
+        const said = phase.toLowerCase();
+        if (said === "ready") ready(launch, new URL(url, response.url), verifierOf(response.url, address, ours.base));
+        // The build took longer than a pass lives.
+        if (said === "launching" && !launch.sent && launch.check.expired) launch.check = newCheck(launch, null);
+        return said === "launching";
+      });
+    }
   } catch {
     // The page ended the request, or it handles the same error itself.
   }
+  if (launch.ended || launch.copy !== copy) return;
+  // There is no server to promise anything for. The check goes on, for a retry.
+  launch.failed = true;
+  if (current === launch) show(launch);
 }
 
-function ready(launch, token, server, verifier) {
+// The pass is presented even if it went with the request: BinderHub may not have asked the verifier about the launch. A server
+// that has the tier keeps its use, so nothing is spent (D-221).
+function ready(launch, server, verifier) {
   launch.ended = true;
   // The next request for this address starts another launch, with another pass.
   launches.delete(launch.address);
-  const late = launch.check.token;
-  if (!token && late) unlock(launch, late, server, verifier);
-  else launch.check.stop();
+  const { token } = launch.check;
+  launch.check.stop();
+  if (token) {
+    presentPass(unlockPage(verifier, server), token)
+      .then(({ state, status }) => {
+        // A server that the verifier does not know yet may have got the tier with its launch.
+        launch.unlock = state ?? (status === 403 || !launch.sent ? "refused" : null);
+        show(launch);
+      })
+      .catch(() => {});
+  }
   show(launch);
-}
-
-function unlock(launch, token, server, verifier) {
-  presentPass(unlockPage(verifier, server), token)
-    .then(({ state }) => {
-      launch.unlock = state ?? "refused";
-      show(launch);
-    })
-    .catch(() => {});
 }
 
 function show(launch) {
   current = launch;
+  if (launch.failed) {
+    ours.state = "failed";
+    panel?.host.remove();
+    return;
+  }
   const { check } = launch;
   const state = check ? stateOf(launch) : "checking";
   const asks = Boolean(check?.running) && !launch.ended;
@@ -212,11 +226,10 @@ function show(launch) {
   }
 }
 
-// The key of the message. "will" promises access, so it needs a pass that went out with the request.
-function stateOf({ check, waiting, gone, sent, ended, unlock }) {
+// The key of the message. A pass is no promise: only the verifier's answer for the server is one.
+function stateOf({ check, waiting, gone, ended, unlock }) {
   if (unlock === "granted") return "has";
   if (unlock === "refused") return "none";
-  if (sent) return "will";
   if (check.state === "passed") return "checked";
   if (ended) return "none";
   switch (check.state) {

@@ -76,7 +76,7 @@ class Tab:
         return self.panel.get_by_role("button", name=EN[name], exact=True)
 
     def check(self):
-        assert self._faults == []
+        assert self._faults == [], list(self._faults)
         others = {urlsplit(url).hostname for url in self.requests if not url.startswith(("data:", "blob:"))} - self.hosts
         assert not others
 

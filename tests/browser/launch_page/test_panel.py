@@ -13,7 +13,6 @@ from tests.support.launch_tab import (
     MESSAGES,
     SIZES,
     launch,
-    launch_when_solved,
     launch_while_solving,
     person,
     text,
@@ -38,7 +37,6 @@ def show_unanswered(hub, opened):
 
 def show_has(hub, opened):
     hub.page_config["stay"] = True
-    hub.page_config["stay"] = True
     opened.page.route("**/egress/servers/**", lambda route: route.fulfill(json={"state": "granted"}))
     show_checked(hub, opened)
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
@@ -54,7 +52,6 @@ STATES = {
     "checking": (show_checking, ()),
     "holding": (launch_while_solving, ()),
     "checked": (show_checked, ()),
-    "will": (launch_when_solved, ()),
     "has": (show_has, ()),
     "none": (lambda hub, opened: opened.page.add_init_script("delete window.Worker"), ()),
     "unanswered": (show_unanswered, ()),
@@ -108,7 +105,7 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
         assert_accessible(opened)
         opened.page.locator("#binder-egress button.why").click()
         expect(opened.page.locator("#binder-egress .reason")).to_have_text(MESSAGES[language]["reason"])
-        if state == "will":
+        if state == "none":
             opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{screen}-why.png")
         assert_fits(opened)
         assert_accessible(opened)
@@ -140,7 +137,7 @@ def test_panel_follows_the_theme_of_the_page(hub, tab):
     hub.ready.close()
     opened = tab(color_scheme="light")
     launch(hub, opened)
-    opened.expect("will")
+    opened.expect("checked")
     back = "(element) => getComputedStyle(element).backgroundColor"
     assert opened.panel.evaluate(back) == "rgb(255, 255, 255)"
     opened.page.evaluate("document.documentElement.dataset.bsTheme = 'dark'")
@@ -158,7 +155,7 @@ def test_panel_is_safe_from_the_style_sheet_of_the_page(hub, tab):
     hub.ready.close()
     opened = tab()
     launch(hub, opened)
-    opened.expect("will")
+    opened.expect("checked")
     assert opened.text.evaluate("(element) => getComputedStyle(element).color") == "rgb(27, 27, 27)"
     expect(opened.panel).to_have_css("position", "fixed")
 
@@ -168,7 +165,7 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
     hub.ready.close()
     opened = tab()
     launch(hub, opened)
-    opened.expect("will")
+    opened.expect("checked")
     bottom = opened.page.evaluate(
         """() => {
           document.getElementById("root").insertAdjacentHTML("beforeend", "<button id=last>view raw</button>");
@@ -203,7 +200,7 @@ def test_panel_speaks_every_language(language, hub, tab):
     hub.ready.close()
     opened = tab(locale={"de": "de-CH", "fr": "fr-CA"}.get(language, language))
     launch(hub, opened)
-    expect(opened.text).to_have_text(MESSAGES[language]["will"])
+    expect(opened.text).to_have_text(MESSAGES[language]["checked"])
     assert list(MESSAGES[language]) == list(EN)
     for key, message in MESSAGES[language].items():
         assert re.findall(r"{\w+}", message) == re.findall(r"{\w+}", EN[key])
@@ -213,7 +210,7 @@ def test_panel_speaks_english_for_other_languages(hub, tab):
     hub.ready.close()
     opened = tab(locale="fi")
     launch(hub, opened)
-    opened.expect("will")
+    opened.expect("checked")
 
 
 def has_moved(opened):

@@ -29,7 +29,7 @@ def test_launch_waits_for_a_person(double, start, tab):
     person(opened).click()
     opened.server("user-1")
     assert [build.tier for build in hub.builds] == ["verified"]
-    assert opened.states[-2:] == ["confirm", "will"]
+    assert opened.states[-2:] == ["confirm", "checked"]
     assert presented(double) == ["turnstile"]
 
 
@@ -105,7 +105,7 @@ def test_keyboard_is_enough(double, start, tab):
     expect(opened.panel.get_by_text(EN["reason"])).to_be_hidden()
     press_tab_until(opened.button("another"))
     opened.page.keyboard.press("Enter")
-    opened.expect("will")
+    opened.expect("checked")
     press_tab_until(opened.button("close"))
     opened.page.keyboard.press("Enter")
     expect(opened.panel).to_have_count(0)

@@ -143,7 +143,7 @@ def test_wrapper_defines_one_global_name(hub, tab):
     hub.ready.close()
     opened = tab()
     opened.page.goto(hub.page())
-    opened.page.wait_for_function("window.binderEgress?.state === 'will' || window.binderEgress?.state === 'checked'")
+    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
     with_us = set(opened.page.evaluate(names))
     hub.header_html = {}
     opened.page.goto(hub.page())

@@ -104,6 +104,8 @@ class BinderHub:
         failures: the number of next build requests that get a 503.
         cuts: the number of next streams that are cut.
         fails: whether builds fail.
+        refusal: the status with which BinderHub refuses launches, in an event of an answer with status 200; 0: it refuses none.
+        rests: whether BinderHub's hook rests, and does not ask the verifier.
         cached: whether all events come at once, as for a cached image.
         delivered: `time.monotonic()` of the delivery of the page's script.
         launched: called with each build's user name before `ready`; publishes the pod, as the reconciler does.
@@ -128,6 +130,8 @@ class BinderHub:
         self.failures = 0
         self.cuts = 0
         self.fails = False
+        self.refusal = 0
+        self.rests = False
         self.cached = True
         self.launched: Callable[[str], object] = lambda user: None
         self.delivered = 0.0
@@ -182,6 +186,9 @@ class BinderHub:
 """.encode()
 
     def _events(self, build: Build) -> Iterator[dict[str, Any]]:
+        if self.refusal:
+            yield {"phase": "failed", "message": "Sorry\n", "status_code": self.refusal}
+            return
         yield {"phase": "built", "message": "Found built image, launching...\n", "imageName": "image:1"}
         if self.fails:
             yield {"phase": "failed", "message": "Error during build: no such file\n", "status_code": 500}
@@ -199,7 +206,7 @@ class BinderHub:
 
     def _announce(self, build: Build) -> str | None:
         """Tell the verifier about the launch and its pass, as BinderHub's hook does: the tier."""
-        if self.verifier is None:
+        if self.verifier is None or self.rests:
             return None
         launch = {
             "user": build.user,

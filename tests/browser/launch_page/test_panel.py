@@ -195,6 +195,21 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
     assert opened.page.evaluate("document.documentElement.scrollHeight - innerHeight") <= int(bottom) + 5
 
 
+@pytest.mark.parametrize("language", MESSAGES)
+def test_line_without_a_pass_is_short_on_a_phone(language, hub, tab):
+    """At most three lines, and nothing of environment variables: that is behind *More*."""
+    opened = tab(locale=language, viewport=SIZES["-320"])
+    opened.page.add_init_script("delete window.Worker")
+    hub.ready.close()
+    launch(hub, opened)
+    for state in ("none", "unanswered", "without"):
+        message = text(state, language)
+        opened.text.evaluate("(element, message) => { element.textContent = message }", message)
+        lines = opened.text.evaluate("(element) => element.offsetHeight / parseFloat(getComputedStyle(element).lineHeight)")
+        assert lines < 3.5 and "BINDER_EGRESS_URL" not in message, (state, lines)
+    assert "BINDER_EGRESS_URL" in MESSAGES[language]["reason"]
+
+
 @pytest.mark.parametrize("language", [name for name in MESSAGES if name != "en"])
 def test_panel_speaks_every_language(language, hub, tab):
     hub.ready.close()

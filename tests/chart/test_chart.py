@@ -363,6 +363,15 @@ def test_parent_has_the_hint_inside_servers_only_where_it_imports_it(render, par
     assert "BINDER_EGRESS_URL" in singleuser["extraEnv"]
 
 
+def test_routes_leave_everything_of_binderhub_to_it(render):
+    """robots.txt, pages and builds."""
+    more = ("--set", "ingress.enabled=true,httpRoute.enabled=true", "--set", "ingress.hosts={hub.example.org}")
+    objects = render(*more, "--set", "httpRoute.hostnames={hub.example.org}", "--set-json", 'httpRoute.parentRefs=[{"name":"g"}]')
+    ingress = [path for rule in objects["Ingress", "binder-egress"]["spec"]["rules"] for path in rule["http"]["paths"]]
+    route = [match for rule in objects["HTTPRoute", "binder-egress"]["spec"]["rules"] for match in rule["matches"]]
+    assert {path["path"] for path in ingress} == {match["path"]["value"] for match in route} == {"/egress/"}
+
+
 def test_condition_takes_everything_out(render, parent):
     objects = render("--set", "binder-egress.enabled=false", chart=parent)
     assert set(objects) == {("ConfigMap", "binderhub"), ("ConfigMap", "jupyterhub")}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from binder_egress_client.verifier import USER_AGENT
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
@@ -127,7 +128,7 @@ async def running(start, wiring, hub):
 both = pytest.mark.parametrize("start", [real_binderhub, standin])
 
 
-async def events_until(url, *phases, seconds=20):
+async def events_until(url, *phases, seconds=20, agent="Mozilla/5.0"):
     """Read a build's event stream up to a phase; returns the events. BinderHub holds the stream open after the last."""
     events, buffer = [], b""
     reached = asyncio.get_running_loop().create_future()
@@ -140,6 +141,7 @@ async def events_until(url, *phases, seconds=20):
             reached.set_result(None)
 
     headers = {"Accept": "text/event-stream", "X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1"}
+    headers["User-Agent"] = agent
     request = HTTPRequest(url, headers=headers, streaming_callback=chunk, request_timeout=seconds)
     fetching = asyncio.ensure_future(SimpleAsyncHTTPClient(force_instance=True).fetch(request))
     await asyncio.wait({fetching, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -226,5 +228,39 @@ def test_binderhub_launches_without_the_verifier(start, monkeypatch, answer):
             assert events[-1]["phase"] == "ready"
             assert time.monotonic() - began < 1 + LIMIT_SECONDS
         assert len(seen) == 1
+
+    asyncio.run(main())
+
+
+def knows_crawlers(start):
+    """Whether this BinderHub refuses crawlers, as versions since May 2026 do (binderhub#2107)."""
+    return start is standin or hasattr(pytest.importorskip("binderhub.app").BinderHub, "block_build_user_agents")
+
+
+@both
+@pytest.mark.filterwarnings("default")
+def test_binderhub_refuses_crawlers_and_nobody_of_ours(start, monkeypatch):
+    """Nothing of the hook comes before that: a crawler is not announced, and costs no challenge."""
+    if not knows_crawlers(start):
+        pytest.skip("this version of binderhub refuses no crawlers")
+
+    async def main():
+        seen, calls = [], []
+        async with (
+            verifier(seen) as api,
+            serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
+            running(start, Wiring(monkeypatch, api), hub) as binder,
+        ):
+            address = f"{binder}/build/fake/a/b/c"
+            for agent in ("Mozilla/5.0 (compatible; Googlebot/2.1)", "GPTBot/1.2", "a Crawler", "Baiduspider"):
+                (refused,) = await events_until(address, "ready", "failed", agent=agent)
+                assert (refused["phase"], refused["message"].strip()) == ("failed", "Bots not allowed")
+            assert seen == calls == []
+            for number, agent in enumerate((USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0)"), 1):
+                events = await events_until(f"{address}?egress_token={PASS}", "ready", "failed", agent=agent)
+                assert events[-1]["phase"] == "ready"
+                assert len(seen) == number
+            robots = await SimpleAsyncHTTPClient(force_instance=True).fetch(f"{binder}/robots.txt")
+            assert b"Disallow: /" in robots.body
 
     asyncio.run(main())

@@ -2,7 +2,8 @@
 
 Kept: the traits that configuration sets, the order of calls (badge_base_url in each build request; then, in each
 attempt: create the user, pre_launch_hook, start the server, follow its progress), attempts under new user names, the
-event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only. With
+event stream with every error as an event, the client's address from X-Real-Ip or X-Forwarded-For, build_only, robots.txt
+and the refusal of crawlers. With
 auth_enabled: sign-in by JupyterHub, launches under the user's own name, named servers. Not here: pages, build tokens, rate
 limits, quotas, a limit of named servers, builds.
 """
@@ -13,6 +14,7 @@ import inspect
 import json
 import logging
 import random
+import re
 import string
 import uuid
 from http.client import responses
@@ -23,7 +25,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.log import app_log
-from traitlets import Bool, Callable, Dict, Integer, Unicode, Union
+from traitlets import Bool, Callable, Dict, Integer, List, Unicode, Union
 from traitlets.config import Application, LoggingConfigurable
 
 
@@ -160,7 +162,10 @@ class BuildHandler(web.RequestHandler):
         self.finish()
 
     def prepare(self):
-        """Only event streams."""
+        """Only event streams, and nobody who says that they crawl."""
+        agent = self.request.headers.get("User-Agent", "")
+        if any(re.match(pattern, agent, re.IGNORECASE) for pattern in self.settings["block_build_user_agents"]):
+            raise web.HTTPError(403, "Bots not allowed")
         if "text/event-stream" not in {part.strip().lower() for part in self.request.headers.get("Accept", "").split(";")}:
             raise web.HTTPError(400, "Missing Accept header: text/event-stream")
 
@@ -254,6 +259,15 @@ class VersionsHandler(web.RequestHandler):
         self.write({"binderhub": "stand-in"})
 
 
+class RobotsHandler(web.RequestHandler):
+    """GET robots.txt."""
+
+    def get(self):
+        """Crawlers are to stay away."""
+        self.set_header("Content-Type", "text/plain")
+        self.write("User-agent: *\nDisallow: /\n")
+
+
 class BinderHub(Application):
     """The stand-in's server."""
 
@@ -262,6 +276,7 @@ class BinderHub(Application):
     aliases = {"config": "BinderHub.config_file"}  # noqa: RUF012
     base_url = Unicode("/", config=True)
     badge_base_url = Union([Unicode(), Callable()], default_value="", config=True)
+    block_build_user_agents = List(Unicode(), default_value=[".*bot.*", ".*gpt.*", ".*crawler.*", ".*spider.*"], config=True)
     cors_allow_origin = Unicode("", config=True)
     hub_url = Unicode(config=True)
     hub_url_local = Unicode(config=True)
@@ -292,6 +307,7 @@ class BinderHub(Application):
         for trait in (
             "badge_base_url",
             "base_url",
+            "block_build_user_agents",
             "build_seconds",
             "cors_allow_origin",
             "enable_api_only_mode",
@@ -300,7 +316,11 @@ class BinderHub(Application):
         ):
             settings[trait] = getattr(self, trait)
         build = signed_in(BuildHandler) if self.auth_enabled else BuildHandler
-        routes = [(rf"{self.base_url}build/([^/]+)/(.+)", build), (rf"{self.base_url}versions", VersionsHandler)]
+        routes = [
+            (rf"{self.base_url}build/([^/]+)/(.+)", build),
+            (rf"{self.base_url}versions", VersionsHandler),
+            (rf"{self.base_url}robots\.txt", RobotsHandler),
+        ]
         if self.auth_enabled:
             from jupyterhub.services.auth import HubOAuthCallbackHandler
 

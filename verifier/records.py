@@ -328,7 +328,7 @@ class RevokedKey:
 
 @dataclass
 class Woken:
-    """The content of the wake list.
+    """The content of the lists `wake` and `actions`.
 
     Attributes:
         servers: the servers to reconcile.
@@ -350,6 +350,7 @@ class Pending:
         unlock: a grant for the running pod, or None.
         known: what was published last, or None.
         withdrawn: those of the grants asked about that count no more.
+        lifted: those of them that are blocks which an operator removed.
         blocks: all blocks, the oldest first.
         stop: the uid of a pod that has to be stopped; empty if none.
     """
@@ -358,6 +359,7 @@ class Pending:
     unlock: Record | None = None
     known: KnownServer | None = None
     withdrawn: set[str] = field(default_factory=set)
+    lifted: set[str] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)
     stop: str = ""
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -171,6 +171,12 @@ class CommonSettings(BaseSettings):
     )
     """The address of Redis. With `redis_sentinels` only its scheme (`rediss` for TLS) and the number of the database count."""
     redis_password: SecretStr | None = Field(None, json_schema_extra=_value("redis-password in the Secret"))
+    redis_user: ClassVar[str] = "reconciler"
+    """The name of this process' user in the chart's Redis. Operators' commands run in the reconciler's pod."""
+    redis_user_password: SecretStr | None = Field(
+        None, json_schema_extra=_value("redis-verifier-password or redis-reconciler-password in the Secret")
+    )
+    """The password of that user. Empty: `redis_password` is everybody's."""
     redis_ca: str = Field("", json_schema_extra=_value("externalRedis.ca"))
     """The file with the certificate authority of Redis and its sentinels; empty: the authorities that the image trusts."""
     redis_sentinels: Annotated[list[_Sentinel], NoDecode, BeforeValidator(_json)] = Field(
@@ -225,6 +231,8 @@ class CommonSettings(BaseSettings):
 
 class VerifierSettings(CommonSettings):
     """The verifier's settings. Times are in seconds, prefixes in bits."""
+
+    redis_user = "verifier"
 
     base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
     public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))

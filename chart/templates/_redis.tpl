@@ -32,9 +32,26 @@ binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty 
 {{- end }}
 {{- end }}
 
-{{- /* binder-egress.redisPasswordEnv: the passwords of Redis and its sentinels, as items of a container's `env`. */}}
+{{- /*
+binder-egress.redisPasswordEnv: the passwords of Redis and its sentinels, as items of a container's `env`. Takes (list root
+process): verifier or reconciler. With the chart's Secret each has its own alone; a Secret of the operator may have only the shared
+one (D-241).
+*/}}
 {{- define "binder-egress.redisPasswordEnv" -}}
+{{- $process := index . 1 -}}
+{{- with index . 0 -}}
 {{- $external := and (not .Values.redis.enabled) .Values.externalRedis.existingSecret -}}
+{{- if .Values.redis.enabled -}}
+- name: BINDER_EGRESS_REDIS_USER_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "binder-egress.secretName" . }}
+      key: redis-{{ $process }}-password
+      {{- if .Values.secret.existingSecret }}
+      optional: true
+      {{- end }}
+{{ end -}}
+{{- if or (not .Values.redis.enabled) .Values.secret.existingSecret -}}
 - name: BINDER_EGRESS_REDIS_PASSWORD
   valueFrom:
     secretKeyRef:
@@ -44,13 +61,15 @@ binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty 
       # A Redis of the operator may have no password.
       optional: {{ empty $external }}
       {{- end }}
+{{- end }}
+{{- if and .Values.externalRedis.sentinel.existingSecret (not .Values.redis.enabled) }}
 {{- with .Values.externalRedis.sentinel }}
-{{- if and .existingSecret (not $.Values.redis.enabled) }}
 - name: BINDER_EGRESS_REDIS_SENTINEL_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ .existingSecret }}
       key: {{ .existingSecretKey }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -191,7 +191,7 @@ def test_exceptions_hold_on_kube_router(render):
 def test_reconciler_sees_no_secret_but_redis_password(render):
     container = render()["Deployment", "binder-egress-reconciler"]["spec"]["template"]["spec"]["containers"][0]
     keys = [entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
-    assert keys == ["redis-password"]
+    assert keys == ["redis-reconciler-password"]
 
 
 def test_secrets_are_only_in_the_secret(render):
@@ -237,10 +237,11 @@ def test_settings_are_those_that_the_image_reads(render):
         env[name] = [entry["name"] for entry in pod["containers"][0]["env"]]
     known = {PREFIX + field.upper() for field in {**VerifierSettings.model_fields, **ReconcilerSettings.model_fields}}
     assert set(config) <= known
-    # By default there are no secrets of captcha providers, which have a variable each, and no sentinels.
-    fields = set(VerifierSettings.model_fields) - {"captcha_secrets", "redis_sentinel_password"}
+    # By default there are no secrets of captcha providers, which have a variable each, no sentinels, and users of Redis.
+    other = {"redis_sentinel_password", "redis_password"}
+    fields = set(VerifierSettings.model_fields) - {"captcha_secrets", *other}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
-    fields = set(ReconcilerSettings.model_fields) - {"redis_sentinel_password"}
+    fields = set(ReconcilerSettings.model_fields) - other
     assert set(env["reconciler"]) == {PREFIX + field.upper() for field in fields}
 
 

@@ -38,6 +38,20 @@ def test_keys_are_the_verifiers_alone(stage):
         assert ("signing-keys" in text or "SIGNING_KEYS" in text) == (component == "verifier"), component
 
 
+def test_verifier_has_its_own_user_of_redis(stage):
+    for pod in ours(stage):
+        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        text = str([container.get("env", []) for container in pod["spec"]["containers"]])
+        assert ("redis-reconciler-password" in text) == (component != "verifier"), component
+    code = (
+        "from verifier.settings import VerifierSettings, load; from verifier.store.connection import connect\n"
+        "redis = connect(load(VerifierSettings)); assert redis.get('binder-egress:epoch')\n"
+        "redis.set('binder-egress:stop:alice/', 'uid')"
+    )
+    with pytest.raises(Failed, match="NoPermissionError"):
+        stage.kubectl("exec", "deployment/binder-egress-verifier", "--", "python3", "-c", code)
+
+
 @pytest.mark.parametrize(
     ("verb", "what", "allowed"),
     [

@@ -8,7 +8,7 @@ import pytest
 from tests.support.cluster.commands import egress, refused
 from tests.support.cluster.packets import assert_reaches, stream
 from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, STALLED_SECONDS
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import QUICK, Failed, Stage
 
 REPOSITORY = "https://example.com/owner/repo.git"
 
@@ -100,6 +100,8 @@ def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, local_c
         assert running.poll() is None
         assert "mayStopPods" in refused(stage, "revoke", verified, "--stop", "--why", "a test")
         stage.install_gate(*QUICK, "--set=reconciler.mayStopPods=true")
+        with pytest.raises(Failed, match=r"narrow-reconciler[\s\S]*The reconciler may delete user pods alone"):
+            stage.kubectl("delete", "pod", "--selector=app.kubernetes.io/component=redis", "--dry-run=server", stage.as_reconciler)
         egress(stage, "revoke", verified, "--stop", "--why", "a test")
         stage.kubectl("wait", "--for=delete", "pod", "-l", f"hub.jupyter.org/username={verified}", f"--timeout={POD_SECONDS}s")
         running.wait(timeout=POD_SECONDS)

@@ -116,7 +116,6 @@ def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
         (internal, "POST", "/api/grants", {"user": "alice", "tier": "verified", **operator}),
         (internal, "POST", "/api/revocations", {"user": "alice", **operator}),
         (internal, "POST", "/api/blocks", {"kind": "network", "what": "198.51.100.0/24", **operator}),
-        (internal, "DELETE", "/api/blocks/0123456789abcdef?by=eve", None),
         (internal, "GET", "/api/keys", None),
         (internal, "POST", "/api/keys", {"name": "k", "tier": "verified", "servers_per_day": 5, "expires": "90d", **operator}),
         (internal, "POST", "/api/keys/revocations", {"key": "0123456789abcdef", **operator}),

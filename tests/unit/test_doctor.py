@@ -8,6 +8,7 @@ from email.utils import formatdate
 
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 
 from tests.support.api_server import ApiServer
 from tests.support.apps import launch
@@ -97,7 +98,8 @@ def text(checks, name):
 
 
 def test_healthy_installation_has_no_problem(ours, well, namespace):
-    checks = examine(ours, well, namespace)
+    with_user = ours.model_copy(update={"redis_user_password": SecretStr("x")})
+    checks = examine(with_user, well, namespace)
     assert [check for check in checks if check.state != OK] == []
     assert {
         "mode",
@@ -112,6 +114,12 @@ def test_healthy_installation_has_no_problem(ours, well, namespace):
         "launch records",
     } <= set(states(checks))
     assert {"start guard", "clock of the API server", "policies", "bypass", "other policies", "canary"} <= set(states(checks))
+
+
+def test_shared_password_of_redis_is_a_warning(ours, well, namespace):
+    checks = examine(ours, well, namespace)
+    assert states(checks)["users of Redis"] == WARNING
+    assert "redis-verifier-password" in text(checks, "users of Redis")
 
 
 def test_mode_other_than_captcha_is_a_warning(ours, well, namespace):

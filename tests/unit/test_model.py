@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
     def block_repository(self, repository):
         self.quiet = False
         self.store.add_block(Block(f"block-{repository}", "repository", repository, "eve", "mining", 0), [])
-        self.client.delete(f"binder-egress:withdrawn:block-{repository}")  # real blocks have a new name each time
+        self.client.delete(f"binder-egress:lifted:block-{repository}")  # real blocks have a new name each time
 
     # -- pods
 

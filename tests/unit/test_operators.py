@@ -584,10 +584,15 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
     assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
 
-def test_expired_blocks_are_deleted_when_one_is_added(operators, store):
+def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, monkeypatch):
+    monkeypatch.setattr("verifier.reconciler.loop.RESYNC_SECONDS", 0.1)
     operators.block("network", "192.0.2.1", "eve", "w", until=1)
     store.add_block(Block("old", "server", "alice/", "eve", "w", 1, None, "uid-1"), [])
     operators.block("network", "192.0.2.2", "eve", "w")
+    with running(reconciler):
+        until = time.monotonic() + 10
+        while len(store.blocks()) > 1 and time.monotonic() < until:
+            time.sleep(0.05)
     assert [block.what for block in store.blocks()] == ["192.0.2.2/32"]
 
 
@@ -608,10 +613,8 @@ def test_actions_work_over_http(reconciler, cluster, store, redis_server, operat
     assert internal.post("/api/grants", json={"user": "alice", "tier": "verified", **who}).status_code == 409
     (block,) = internal.get("/api/blocks").json["blocks"]
     assert (block["kind"], block["what"], block["why"]) == ("server", "alice", "mining")
-    assert internal.delete(f"/api/blocks/{block['id']}").status_code == 400
-    assert internal.delete(f"/api/blocks/{block['id']}?by=eve").json["state"] == "pending"
+    operators.unblock(block["id"], "eve")
     serve(reconciler, store)
-    assert internal.delete(f"/api/blocks/{block['id']}?by=eve").status_code == 404
     assert internal.post("/api/grants", json={"user": "alice", "tier": "small", **who}).status_code == 202
     serve(reconciler, store)
     assert pod(cluster).label == "small"
@@ -619,6 +622,33 @@ def test_actions_work_over_http(reconciler, cluster, store, redis_server, operat
     assert value(internal, "binder_egress_blocks", kind="network") == 1
     assert launch(internal, "carol")["rule"] == "blocked"
     assert internal.get("/api/servers/nobody").json["type"].endswith("#no-such-server")
+
+
+def test_http_can_neither_lift_a_block_nor_stop_a_pod(reconciler, cluster, store, redis_server, operators):
+    internal = internal_client(create_services(make_settings(redis_server, may_stop_pods=True), store))
+    start(cluster, reconciler)
+    who = {"by": "eve", "why": "mining"}
+    block = operators.block("server", "alice", "mallory", "w", until=time.time() + 600)["block"]
+    assert internal.delete(f"/api/blocks/{block}?by=eve").status_code == 404
+    assert internal.post("/api/revocations", json={"user": "alice", "stop": True, **who}).status_code == 400
+    # A revocation adds a block without an end, and leaves the other one alone.
+    assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
+    assert {(found.by, found.until is None) for found in store.blocks()} == {("mallory", False), ("eve", True)}
+
+
+def test_http_action_is_logged_by_the_verifier(reconciler, cluster, store, redis_server, caplog):
+    internal = internal_client(create_services(make_settings(redis_server), store))
+    with caplog.at_level(logging.INFO):
+        assert internal.post("/api/blocks", json={"kind": "network", "what": "192.0.2.1", "by": "eve", "why": "w"}).json["block"]
+    assert [record.fields["by"] for record in caplog.records if record.getMessage() == "block"] == ["eve"]
+    assert store.woken(0.01).actions == []
+
+
+def test_wake_list_cannot_forge_an_operators_line(reconciler, store, in_redis, caplog):
+    in_redis.rpush("binder-egress:wake", json.dumps({"event": "unblock", "by": "eve", "why": "forged"}))
+    with caplog.at_level(logging.INFO):
+        serve(reconciler, store)
+    assert "unblock" not in caplog.messages
 
 
 def test_action_without_a_reason_is_refused(redis_server, store):

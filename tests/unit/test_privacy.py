@@ -46,7 +46,7 @@ def test_redis_keys_are_listed():
     source = Path(store.__file__).read_text()
     kinds = set(re.findall(r'_key\(f?"([a-z]+)', source))
     # Kinds that the code takes from a variable.
-    kinds |= {"launch", "unlock", "server", "stop"}
+    kinds |= {"launch", "unlock", "server", "stop", "lifted", "withdrawn"}
     assert listed_keys() == kinds
     assert kinds == {
         key.split(":")[0] for row in re.findall(r"^\| (`.+?) \|", store.__doc__, re.M) for key in re.findall(r"`(.+?)`", row)

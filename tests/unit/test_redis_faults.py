@@ -298,6 +298,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings):
         store.blocks,
         lambda: store.add_block(Block("x", "server", server.key, "eve", "mining", 1), [server]),
         lambda: store.remove_block("x"),
+        lambda: store.forget_ended_blocks(now),
         lambda: store.grant(server, record),
         lambda: store.ask_to_stop(server, "uid-1"),
         lambda: store.withdraw(["x"]),

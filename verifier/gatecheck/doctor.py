@@ -73,6 +73,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks.append(Check("Redis", PROBLEM, text))
     else:
         checks += _redis(health)
+        checks.append(_redis_users(settings))
         checks.append(_clock("clock of Redis", health["now"] - now()))
         checks.append(_reconciler(heartbeat, now()))
         checks += _verifiers(health["verifiers"], health["now"])
@@ -134,6 +135,17 @@ def _redis(health: dict[str, Any]) -> list[Check]:
     else:
         epoch = Check("epoch", OK, f"began {_age(health['now'] - health['epoch'])} ago: older passes are refused")
     return [redis, epoch]
+
+
+def _redis_users(settings: ReconcilerSettings) -> Check:
+    if settings.redis_user_password:
+        return Check("users of Redis", OK, "verifier and reconciler have their own, which may only what each needs")
+    text = (
+        "verifier and reconciler share one password, or none: a verifier that is taken over can lift blocks and have pods stopped. "
+        "With the chart's Redis add redis-verifier-password and redis-reconciler-password to secret.existingSecret; with "
+        "externalRedis it stays so"
+    )
+    return Check("users of Redis", WARNING, text)
 
 
 def _clock(name: str, ahead: float) -> Check:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .. import api_keys
+from .. import api_keys, logs
 from ..decisions.refusals import Facts, applies, refusal
 from ..networks import in_networks
 from ..records import BLOCK_KINDS, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
@@ -41,12 +41,15 @@ class Operators:
         settings: mode, tiers and rules.
         store: Redis.
         clock: Unix time in seconds.
+        in_verifier: whether the verifier acts, by its in-cluster port. It can take egress away, but not remove or replace a block,
+            nor stop a pod, and it logs by itself: the chart's Redis lets it do no more (D-241, D-242).
     """
 
-    def __init__(self, settings: CommonSettings, store: Store, clock: Callable[[], float] = time.time):
+    def __init__(self, settings: CommonSettings, store: Store, clock: Callable[[], float] = time.time, in_verifier: bool = False):
         self._settings = settings
         self._store = store
         self._clock = clock
+        self._in_verifier = in_verifier
 
     # -- reading
 
@@ -160,8 +163,10 @@ class Operators:
         own = self._own_block(server, known)
         # A block with an end, or one that it shares with other servers, may be over before an operator removes it.
         if own is None or own.until is not None:
-            own = Block(own.id if own else secrets.token_hex(8), "server", server.key, by, why, int(self._clock()), uid=known.uid)
-            self._store.add_block(own, [server])
+            replace = own is not None and not self._in_verifier
+            identity = own.id if own and replace else secrets.token_hex(8)
+            own = Block(identity, "server", server.key, by, why, int(self._clock()), uid=known.uid)
+            self._store.add_block(own, [server], replace)
         if stop:
             self._store.ask_to_stop(server, known.uid)
         self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, block=own.id)
@@ -401,7 +406,10 @@ class Operators:
         return True
 
     def _log(self, event: str, by: str, why: str, **fields: object) -> None:
-        self._store.log({"event": event, "by": by, "why": why, **fields})
+        if self._in_verifier:
+            logs.decision(event, by=by, why=why, **fields)
+        else:
+            self._store.log({"event": event, "by": by, "why": why, **fields})
 
 
 def _carried(server: Server, known: KnownServer) -> Block:

@@ -4,8 +4,8 @@ Three threads:
 
 - **list and watch** reads events of user pods. It lists them at the start and after a watch that lost events; a watch that only
   ended continues where it was.
-- **the reflector** reads notifications from Redis' list `wake`. It also sends the heartbeat, and queues servers whose time has
-  come: a lease that is over, and once a minute, at a resync, every server.
+- **the reflector** reads notifications from Redis' lists `wake` and `actions`. It also sends the heartbeat, and queues servers
+  whose time has come: a lease that is over, and once a minute, at a resync, every server.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
 All that the process remembers can be rebuilt from the pods, so it may die at any point and start again.
@@ -224,6 +224,7 @@ class Reconciler:
                 if self._steady() - resync >= RESYNC_SECONDS:
                     resync = self._steady()
                     self.resync()
+                    self._store.forget_ended_blocks(self._clock())
                 self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
                 if self._steady() - heartbeat >= RETRY_PAUSE_SECONDS:
                     heartbeat = self._steady()

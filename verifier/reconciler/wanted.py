@@ -23,6 +23,8 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     | its own grant counts, and is over | an ended lease in its place |
     | in any other case | nothing |
 
+    A block on the pod counts until an operator removes it.
+
     A grant counts if it is not withdrawn, its tier is in the settings, and, for a grant of mode `allow`, if that is the mode.
     A launch without egress does not count, as `unverified` is no tier of the settings: its pod carries nothing.
     The end of a launch's lease may stop the pod, and so may that of an operator's grant. The end of an unlock's lease may only if
@@ -42,7 +44,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     facts = facts_of(pod, pending)
 
     blocks = [block.grant for block in pending.blocks if applies(block, facts, now)] if pending else []
-    if own and own.is_block(now) and own.id not in withdrawn:
+    if own and own.is_block(now) and not (pending and own.id in pending.lifted):
         blocks.insert(0, own)
     if blocks:
         # The block on the pod outlives a wipe of Redis, so it must be the longest.

@@ -25,8 +25,10 @@ def connect(settings: CommonSettings) -> redis.Redis:
     tls = settings.redis_url.startswith("rediss:")
     if tls and settings.redis_ca:
         options["ssl_ca_certs"] = settings.redis_ca
+    own = _clear(settings.redis_user_password)
     common = options | {
-        "password": _clear(settings.redis_password),
+        "username": settings.redis_user if own else None,
+        "password": own or _clear(settings.redis_password),
         "decode_responses": True,
         "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }

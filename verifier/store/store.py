@@ -13,8 +13,10 @@
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
 | `stop:<server>` | the uid of a pod that has to be stopped | `UNLOCK_TTL_SECONDS` |
 | `blocks` | a hash: the operators' blocks, by id | until removed, until its end, or `WITHDRAWN_TTL_SECONDS` for a server's |
+| `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
-| `wake` | a list: servers to reconcile, and operators' actions for the reconciler's log | until read |
+| `wake` | a list: servers to reconcile | until read |
+| `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
 | `wiring` | a hash: numbers of announced launches and of those without context, first and last time | for ever |
@@ -22,9 +24,12 @@
 | `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
 | `counters`, `tiers` | hashes: the reconciler's counters, for the verifier's metrics | for ever |
 
-All keys begin with `binder-egress:`. Nothing here needs to survive. When Redis is wiped, passes become invalid, waiting grants are
-lost, client networks are charged from zero, and blocks of repositories and networks are gone. Running servers keep what their
-annotation says, including a block. A revoked API key that is still in the values counts again; `egress doctor` says so.
+All keys begin with `binder-egress:`. The chart's Redis lets each process write only what `chart/files/redis.sh` says (D-241). No
+script declares a key that the verifier may only read, or only write: Redis asks for both rights on declared keys.
+
+Nothing here needs to survive. When Redis is wiped, passes become invalid, waiting grants are lost, client networks are charged
+from zero, and blocks of repositories and networks are gone. Running servers keep what their annotation says, including a block. A
+revoked API key that is still in the values counts again; `egress doctor` says so.
 """
 
 import json
@@ -148,13 +153,14 @@ class Store:
             "issued": issued_at,
             "ttl": max(1, int(lifetime) + LEEWAY_SECONDS),
             "word": secrets.token_hex(8),
+            "revoked": _key("revoked"),
             "window": charges[0].window if charges else 0,
             "limits": [{"most": charge.most, "budget": charge.budget} for charge in charges],
         }
         charged = [_key(f"charges:{charge.network}") for charge in charges]
         with _unavailable():
             outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), _key("revoked"), *charged],
+                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), *charged],
                 args=[json.dumps(request)],
             )
         if outcome in ("replayed", "before-epoch"):
@@ -181,10 +187,17 @@ class Store:
             BudgetSpent: it has used its budget.
         """
         word = secrets.token_hex(8)
-        request = {"key": key, "ttl": LEEWAY_SECONDS, "word": word, "window": window, "limits": [{"budget": budget}]}
+        request = {
+            "key": key,
+            "ttl": LEEWAY_SECONDS,
+            "word": word,
+            "revoked": _key("revoked"),
+            "window": window,
+            "limits": [{"budget": budget}],
+        }
         with _unavailable():
             outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:key:{word}"), _key("revoked"), _key(f"charges:key:{key}")],
+                keys=[_key("epoch"), _key(f"solution:key:{word}"), _key(f"charges:key:{key}")],
                 args=[json.dumps(request)],
             )
         if outcome == "key-revoked":
@@ -231,11 +244,13 @@ class Store:
             "known": _key("server:"),
             "withdrawn": _key("withdrawn:"),
             "withdrawn_ttl": WITHDRAWN_TTL_SECONDS,
+            "wake": _key("wake"),
+            "revoked": _key("revoked"),
         }
         kind = "unlock" if record.uid else "launch"
         with _unavailable():
             outcome = self._redeem(
-                keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}"), _key("wake"), _key("revoked")],
+                keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}")],
                 args=[json.dumps(request)],
             )
         return str(outcome)
@@ -261,14 +276,17 @@ class Store:
 
     # -- for operators
 
-    def add_block(self, block: Block, servers: Iterable[Server]) -> None:
-        """Add a block, forget those that have ended, and wake the reconciler: first for the servers that it surely applies to."""
-        over = [old.id for old in self.blocks() if _is_over(old, block.at)]
+    def add_block(self, block: Block, servers: Iterable[Server], replace: bool = False) -> None:
+        """Add a block, and wake the reconciler: first for the servers that it surely applies to.
+
+        Args:
+            block: the block.
+            servers: servers that it applies to.
+            replace: whether it takes the place of one with the same id. The verifier may not do that.
+        """
         with _unavailable():
             pipe = self._redis.pipeline()
-            if over:
-                pipe.hdel(_key("blocks"), *over)
-            pipe.hset(_key("blocks"), block.id, block.dumps())
+            (pipe.hset if replace else pipe.hsetnx)(_key("blocks"), block.id, block.dumps())
             pipe.rpush(_key("wake"), *(server.key for server in servers), EVERYTHING)
             pipe.execute()
 
@@ -277,14 +295,25 @@ class Store:
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.hdel(_key("blocks"), block)
-            pipe.set(_key(f"withdrawn:{block}"), 1, ex=WITHDRAWN_TTL_SECONDS)
+            pipe.set(_key(f"lifted:{block}"), 1, ex=WITHDRAWN_TTL_SECONDS)
             pipe.rpush(_key("wake"), EVERYTHING)
             pipe.execute()
+
+    def forget_ended_blocks(self, now: float) -> None:
+        """Forget the blocks that have ended. The reconciler calls this now and then.
+
+        Args:
+            now: Unix time in seconds.
+        """
+        if over := [block.id for block in self.blocks() if _is_over(block, now)]:
+            with _unavailable():
+                self._redis.hdel(_key("blocks"), *over)
 
     def revoke_key(self, revoked: RevokedKey) -> None:
         """Revoke an API key, and with it the passes that were issued for it."""
         with _unavailable():
-            self._redis.hset(_key("revoked"), revoked.id, revoked.dumps())
+            # The verifier may add one, and neither change nor remove one.
+            self._redis.hsetnx(_key("revoked"), revoked.id, revoked.dumps())
 
     def revoked_keys(self) -> dict[str, RevokedKey]:
         """The API keys that operators revoked, by id."""
@@ -342,7 +371,7 @@ class Store:
     def log(self, action: dict[str, Any]) -> None:
         """Have the reconciler log an operator's action. What a command logs itself would end in the operator's terminal."""
         with _unavailable():
-            self._redis.rpush(_key("wake"), json.dumps(action))
+            self._redis.rpush(_key("actions"), json.dumps(action))
 
     def all_known(self) -> dict[Server, KnownServer]:
         """What the reconciler published about all servers."""
@@ -458,12 +487,13 @@ class Store:
                 pending = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known), stop=stop or "")
                 found[server] = pending
                 grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
-            names = [_key(f"withdrawn:{grant}") for has in grants.values() for grant in has]
+            names = [_key(f"{mark}:{grant}") for has in grants.values() for mark in ("withdrawn", "lifted") for grant in has]
             marks = iter(self._redis.mget(names) if names else [])
         sorted_blocks = _blocks(blocks)
         for server, asked_for in grants.items():
             found[server].blocks = sorted_blocks
             found[server].withdrawn = {grant for grant in asked_for if next(marks)}
+            found[server].lifted = {grant for grant in asked_for if next(marks)}
         return found
 
     def withdraw(self, grants: Iterable[str]) -> None:
@@ -533,28 +563,25 @@ class Store:
             return pipe.execute()[0] is not None
 
     def woken(self, wait: float) -> Woken:
-        """Wait for the wake list.
+        """Wait for the lists `wake` and `actions`.
 
         Args:
             wait: seconds, less than the connection's time-out.
 
         Returns:
-            The list's content; nothing when the time is up.
+            Their content; nothing when the time is up.
         """
-        found = Woken()
+        lists: dict[str, list[str]] = {_key("actions"): [], _key("wake"): []}
         with _unavailable():
-            first = self._redis.blpop([_key("wake")], timeout=wait)
-            if not first:
-                return found
-            more = self._redis.lpop(_key("wake"), 1000) or []
-        for text in [first[1], *more]:
-            if text == EVERYTHING:
-                found.everything = True
-            elif text.startswith("{"):
-                found.actions.append(json.loads(text))
-            else:
-                found.servers.add(Server.from_key(text))
-        return found
+            first = self._redis.blpop(list(lists), timeout=wait)
+            if first:
+                name, text = map(str, first)
+                lists[name].append(text)
+                for name, texts in lists.items():
+                    texts += map(str, self._redis.lpop(name, 1000) or [])
+        actions, woken = lists.values()
+        servers = {Server.from_key(text) for text in woken if text != EVERYTHING}
+        return Woken(servers, EVERYTHING in woken, [json.loads(text) for text in actions])
 
 
 def _blocks(stored: Mapping[Any, Any]) -> list[Block]:

@@ -88,7 +88,6 @@ class RevocationBody(_Action):
 
     user: _Name
     server: Annotated[str, Field(max_length=255)] = ""
-    stop: bool = False
 
 
 class BlockBody(_Action):
@@ -345,13 +344,6 @@ class BlockAnswer(BaseModel):
     state: _State
     block: str
     servers: int
-
-
-class UnblockAnswer(BaseModel):
-    """`DELETE /api/blocks/…`."""
-
-    state: _State
-    block: str
 
 
 class KeyRow(BaseModel):

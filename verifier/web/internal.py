@@ -44,7 +44,7 @@ def check_bearer_token() -> None:
 
 def _operators() -> Operators:
     check_bearer_token()
-    return Operators(services().settings, services().store)
+    return Operators(services().settings, services().store, in_verifier=True)
 
 
 def _for_operators(
@@ -108,7 +108,7 @@ def grant() -> tuple[Response, int]:
 def revoke() -> tuple[Response, int]:
     """Take a running server's tier away and block it."""
     operators, body = _operators(), bodies.read(bodies.RevocationBody)
-    return _done(operators.revoke(Server(body.user, body.server), body.by, body.why, body.stop))
+    return _done(operators.revoke(Server(body.user, body.server), body.by, body.why))
 
 
 @internal.get("/api/blocks")
@@ -124,27 +124,6 @@ def block() -> tuple[Response, int]:
     """Block a server, a repository or a client network."""
     operators, body = _operators(), bodies.read(bodies.BlockBody)
     return _done(operators.block(body.kind, body.what, body.by, body.why, body.until))
-
-
-@internal.delete("/api/blocks/<block>")
-@_for_operators(
-    "unblock",
-    "Take a block off",
-    bodies.UnblockAnswer,
-    "no-such-block",
-    "refused",
-    parameters=[
-        Parameter("by", schema={"type": "string", "minLength": 1, "pattern": r"\S"}, required=True),
-        Parameter("why"),
-    ],
-)
-def unblock(block: str) -> tuple[Response, int]:
-    """Take a block off."""
-    operators = _operators()
-    by = request.args.get("by", "").strip()
-    if not by:
-        raise Problem("bad-request", "by: say who you are.")
-    return _done(operators.unblock(block, by[:255], request.args.get("why", "")[:1000]))
 
 
 @internal.get("/api/keys")

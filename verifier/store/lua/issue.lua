@@ -1,12 +1,13 @@
 -- Mark a solution as used, charge the client's networks, and tell the time at which its pass is issued, atomically. The same for
 -- an API key, which is charged in place of a network (D-018, D-027, D-211).
 --
--- KEYS: epoch, solution, revoked keys, charges of each network that is charged
+-- KEYS: epoch, solution, charges of each network that is charged
 -- ARGV: request, a JSON object:
 --   issued     when the challenge was issued; absent: there was none
 --   key        the id of an API key; absent: there is none
 --   ttl        seconds until the solution could not be presented anyway
 --   word       a random word of this call
+--   revoked    the key of the hash of revoked API keys
 --   window     seconds for which a charge counts
 --   limits     an object for each network that is charged:
 --     most       charges from which on the price has risen too far; absent or null: no matter
@@ -24,7 +25,7 @@ if request.issued and request.issued < tonumber(redis.call('GET', KEYS[1])) then
   return {'before-epoch'}
 end
 
-if request.key and redis.call('HEXISTS', KEYS[3], request.key) == 1 then
+if request.key and redis.call('HEXISTS', request.revoked, request.key) == 1 then
   return {'key-revoked'}
 end
 
@@ -65,7 +66,7 @@ end
 
 local outdated, longest = {}, 0
 for i, limit in ipairs(request.limits) do
-  local n, old, buckets = read(KEYS[3 + i])
+  local n, old, buckets = read(KEYS[2 + i])
   outdated[i] = old
   if type(limit.most) == 'number' and n > limit.most then
     return {'price-risen'}
@@ -79,10 +80,10 @@ if longest > 0 then
 end
 for i, old in ipairs(outdated) do
   if #old > 0 then
-    redis.call('HDEL', KEYS[3 + i], unpack(old))
+    redis.call('HDEL', KEYS[2 + i], unpack(old))
   end
-  redis.call('HINCRBY', KEYS[3 + i], second - second % width, 1)
-  redis.call('EXPIRE', KEYS[3 + i], request.window + width)
+  redis.call('HINCRBY', KEYS[2 + i], second - second % width, 1)
+  redis.call('EXPIRE', KEYS[2 + i], request.window + width)
 end
 redis.call('SET', KEYS[2], request.word, 'EX', request.ttl)
 return {now}

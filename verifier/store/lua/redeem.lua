@@ -1,6 +1,6 @@
 -- Give a server one use of a pass, and write down the grant that follows from it, atomically (D-015, D-077).
 --
--- KEYS: epoch, pass, record (launch or unlock) of the server, wake, revoked keys
+-- KEYS: epoch, pass, record (launch or unlock) of the server
 -- ARGV: request, a JSON object:
 --   iat            when the pass was issued
 --   key            the id of the API key that it was issued for; empty: there is none
@@ -13,6 +13,7 @@
 --   record         what to write into the record; record_ttl: seconds it lives
 --   launch, known  prefixes of the keys of launches that wait, and of servers that the reconciler published
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live
+--   wake, revoked  the keys of the wake list and of the hash of revoked API keys
 -- Returns: held, free, moved, used-up, before-epoch or key-revoked.
 local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
@@ -28,7 +29,7 @@ if request.iat < tonumber(epoch) then
   return 'before-epoch'
 end
 
-if request.key ~= '' and redis.call('HEXISTS', KEYS[5], request.key) == 1 then
+if request.key ~= '' and redis.call('HEXISTS', request.revoked, request.key) == 1 then
   return 'key-revoked'
 end
 
@@ -37,7 +38,7 @@ local uses = cjson.decode(redis.call('GET', KEYS[2]) or '[]')
 -- Grants that nobody may act on any more, even if they were read before this.
 local function withdraw(use)
   redis.call('SET', request.withdrawn .. use.grant, '1', 'EX', request.withdrawn_ttl)
-  redis.call('RPUSH', KEYS[4], use.server)
+  redis.call('RPUSH', request.wake, use.server)
 end
 
 local function take(slot, first, moves)
@@ -48,7 +49,7 @@ local function take(slot, first, moves)
                 grant = request.grant, first = first, moves = moves}
   redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', request.ttl)
   redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
-  redis.call('RPUSH', KEYS[4], request.server)
+  redis.call('RPUSH', request.wake, request.server)
 end
 
 for slot, use in ipairs(uses) do

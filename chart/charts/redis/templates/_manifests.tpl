@@ -4,7 +4,8 @@ redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps not
   labels, deploymentLabels, matchLabels, podLabels   YAML text
   clients                               labels of the pods that may connect, each YAML text
   podAnnotations                        a map
-  secretName                            Secret with the password under redis-password
+  secretName                            Secret with the keys redis-password, redis-verifier-password and redis-reconciler-password
+  script                                the shell script that starts it
   image                                 its reference
   imagePullSecrets                      a list
   podSecurityContext, securityContext   YAML text
@@ -58,26 +59,28 @@ spec:
           {{- with .values.image.pullPolicy }}
           imagePullPolicy: {{ . }}
           {{- end }}
-          # Settings by standard input: as arguments, the password would stand in the list of processes.
           command:
             - sh
             - -c
             - |
-              exec redis-server - <<SETTINGS
-              requirepass "$REDIS_PASSWORD"
-              port 6379
-              dir /tmp
-              save ""
-              appendonly no
-              maxmemory {{ .values.maxmemory }}
-              maxmemory-policy noeviction
-              SETTINGS
+              {{- .script | trim | nindent 14 }}
           env:
             - name: REDIS_PASSWORD
               valueFrom:
                 secretKeyRef:
                   name: {{ .secretName }}
                   key: redis-password
+            {{- range $process := tuple "verifier" "reconciler" }}
+            - name: {{ upper $process }}_PASSWORD
+              valueFrom:
+                secretKeyRef:
+                  name: {{ $.secretName }}
+                  key: redis-{{ $process }}-password
+                  # A Secret of the operator may have only the shared one.
+                  optional: true
+            {{- end }}
+            - name: MAXMEMORY
+              value: {{ .values.maxmemory | quote }}
             # What redis-cli takes in the probe below.
             - name: REDISCLI_AUTH
               value: $(REDIS_PASSWORD)

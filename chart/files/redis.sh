@@ -1,0 +1,34 @@
+# Settings by standard input: as arguments, passwords would stand in the list of processes.
+# With a password for each process, each has a user that may only what it needs, and the one password is good for PING alone.
+set -f
+hash() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
+access="requirepass \"$REDIS_PASSWORD\""
+if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
+  scripts="+evalsha +script|load +script|exists"
+  common="-@all +ping +time +multi +exec +discard $scripts +get +set +mget +exists +expire +scan +hgetall +hexists"
+  common="$common +hset +hdel +hincrby"
+  own="" read="" written=""
+  for key in epoch solution:* charges:* rejected:* pass:* launch:* unlock:* withdrawn:* wiring verifiers; do
+    own="$own ~binder-egress:$key"
+  done
+  for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck; do
+    read="$read %R~binder-egress:$key"
+  done
+  for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
+    counters tiers gatecheck; do
+    written="$written ~binder-egress:$key"
+  done
+  access="user default on #$(hash "$REDIS_PASSWORD") -@all +ping
+user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $read (+rpush %W~binder-egress:wake) \
+(+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked)
+user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info %R~binder-egress:* $written"
+fi
+exec redis-server - <<SETTINGS
+$access
+port 6379
+dir /tmp
+save ""
+appendonly no
+maxmemory $MAXMEMORY
+maxmemory-policy noeviction
+SETTINGS

@@ -1,0 +1,289 @@
+"""The users of the chart's Redis: what each process may do, by the script that starts it, in a real redis-server (D-241)."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.apps import get_pass, internal_client, launch, make_settings, public_client, solve
+from tests.support.fake_cluster import FakeCluster
+from tests.support.ports import free_port
+from tests.support.reconciling import ALICE, converge_due, list_and_converge, make_grant
+from verifier import api_keys
+from verifier.fairness import Charge
+from verifier.operators.actions import Operators
+from verifier.passes import Passes
+from verifier.reconciler.loop import Reconciler
+from verifier.records import Block, KnownServer, Record, RevokedKey, Server
+from verifier.settings import ReconcilerSettings, VerifierSettings, load
+from verifier.store.connection import connect
+from verifier.store.store import Store
+from verifier.web.app import create_services
+
+SCRIPT = Path(__file__).parents[2] / "chart/files/redis.sh"
+
+SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", 'the "reconciler\'s" own'
+
+PREFIX = "binder-egress:"
+
+
+class ChartRedis:
+    """A redis-server that the chart's script starts, with these passwords in its environment."""
+
+    def __init__(self, shared, verifier="", reconciler=""):
+        self.port = free_port()
+        # A user for the tests alone, who may read what Redis refused to others.
+        more = f"port {self.port}\nbind 127.0.0.1\nuser tests on nopass allcommands"
+        script = SCRIPT.read_text().replace("port 6379", more)
+        passwords = {"REDIS_PASSWORD": shared, "VERIFIER_PASSWORD": verifier, "RECONCILER_PASSWORD": reconciler}
+        environment = {"PATH": os.environ["PATH"], "MAXMEMORY": "32mb", **passwords}
+        self._process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.DEVNULL)
+        client = self.client(password=shared)
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                assert self._process.poll() is None, "redis-server does not start"
+                time.sleep(0.02)
+        client.close()
+
+    def client(self, **access):
+        return redis.Redis(port=self.port, decode_responses=True, **access)
+
+    def settings(self, kind, **access):
+        url = f"redis://127.0.0.1:{self.port}/0"
+        if kind is VerifierSettings:
+            return make_settings(self, redis_url=url, may_stop_pods=True, **access)
+        return load(kind, redis_url=url, tiers={"verified": {}, "small": {}}, may_stop_pods=True, **access)
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def server():
+    server = ChartRedis(SHARED, VERIFIER, RECONCILER)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def stores(server):
+    """The stores of the verifier and of the reconciler, each as its user."""
+    verifier = connect(server.settings(VerifierSettings, redis_password=SHARED, redis_user_password=VERIFIER))
+    reconciler = connect(server.settings(ReconcilerSettings, redis_password=SHARED, redis_user_password=RECONCILER))
+    yield Store(verifier), Store(reconciler)
+    verifier.close()
+    reconciler.close()
+
+
+def test_launch_unlock_and_operators_work_with_users(server, stores, monkeypatch):
+    """What people do, from a launch to the end of its pod, at the verifier and the reconciler."""
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    verifiers, reconcilers = stores
+    settings = server.settings(VerifierSettings)
+    services = create_services(settings, verifiers)
+    public, internal = public_client(services), internal_client(services)
+    cluster = FakeCluster()
+    worker = Reconciler(server.settings(ReconcilerSettings), cluster, reconcilers)
+    operators = Operators(settings, reconcilers)
+
+    def serve():
+        worker.take(reconcilers.woken(0.01))
+        converge_due(worker)
+
+    assert internal.get("/readyz").status_code == 200
+    assert launch(internal, token=get_pass(public))["tier"] == "verified"
+    cluster.add(repository="https://github.com/owner/name")
+    list_and_converge(worker)
+    worker.heartbeat()
+    assert cluster.labelled() == {ALICE}
+
+    who = {"by": "eve", "why": "mining"}
+    assert internal.post("/api/revocations", json={"user": "alice", **who}).status_code == 202
+    serve()
+    assert cluster.labelled() == set()
+    assert (
+        public.post("/egress/servers/alice/", json={"provider": "altcha", "solution": solve(public, "unlock")}).status_code == 403
+    )
+    assert "blocked by eve" in internal.get("/api/servers/alice").json["because"]
+    operators.unblock("alice", "eve")
+    serve()
+    answer = public.post("/egress/servers/alice/", json={"provider": "altcha", "solution": solve(public, "unlock")})
+    assert answer.json["state"] == "pending"
+    serve()
+    assert cluster.labelled() == {ALICE}
+    assert internal.post("/api/grants", json={"user": "alice", "tier": "small", **who}).status_code == 202
+    serve()
+    assert [row["tier"] for row in internal.get("/api/grants").json["grants"]] == ["small"]
+    assert internal.post("/api/blocks", json={"kind": "network", "what": "198.51.100.7", **who}).json["servers"] == 1
+    assert internal.post("/api/keys/revocations", json={"key": "0" * 16, **who}).status_code == 200
+    assert internal.get("/metrics").status_code == 200
+    operators.revoke(ALICE, "eve", "mining", stop=True)
+    serve()
+    assert cluster.pods["jupyter-alice--"].ended
+    assert_nothing_was_refused(server)
+
+
+def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
+    verifiers, reconcilers = stores
+    alice, now = Server("alice"), time.time()
+    record = Record(make_grant(rule="unlock"), uid="uid-1")
+    block = Block("x", "server", alice.key, "eve", "mining", 1)
+    for call in (
+        lambda s: s.ping(),
+        lambda s: s.use_solution("altcha", "id", now + 1, 60, [Charge("192.0.2.1/32", 60, None, 0)]),
+        lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS),
+        lambda s: s.redeem(Passes.new("verified", 1, now + 1, 60), alice, record, "", now, 60),
+        lambda s: s.record_launch(alice, record, 60),
+        lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
+        lambda s: s.note_rejection("192.0.2.1/32"),
+        lambda s: s.rejections("192.0.2.1/32"),
+        lambda s: s.note_launch(now, True),
+        lambda s: s.report_verifier("host", {}),
+        lambda s: s.gatecheck(),
+    ):
+        call(verifiers)
+    for call in (
+        lambda s: s.heartbeat(now, {"verified": 1}, {"x": 1}),
+        lambda s: s.publish(alice, KnownServer("uid-1")),
+        lambda s: s.count("x"),
+        lambda s: s.publish_gatecheck("{}"),
+        lambda s: s.verifier_is_there(),
+        lambda s: s.settle(alice, record),
+        lambda s: s.health(),
+        lambda s: s.add_block(block, [alice]),
+        lambda s: s.add_block(block, [alice], replace=True),
+        lambda s: s.forget_ended_blocks(now),
+        lambda s: s.remove_block("x"),
+        lambda s: s.ask_to_stop(alice, "uid-1"),
+        lambda s: s.log({"event": "revoke"}),
+        lambda s: s.woken(0.1),
+        lambda s: s.forget(alice),
+    ):
+        call(reconcilers)
+    for store in stores:
+        for call in (
+            lambda s: s.known(alice),
+            lambda s: s.reconciler_state(),
+            lambda s: s.pending(alice, {"x"}),
+            lambda s: s.waiting(),
+            lambda s: s.reports(),
+            lambda s: s.charges(["key:x"], 60),
+            lambda s: s.published(),
+            lambda s: s.all_known(),
+            lambda s: s.known_of([alice]),
+            lambda s: s.pending_all({alice: {"x"}}),
+            lambda s: s.blocks(),
+            lambda s: s.revoke_key(RevokedKey("0" * 16, "", "eve", "w", 1)),
+            lambda s: s.revoked_keys(),
+            lambda s: s.grant(alice, record),
+            lambda s: s.withdraw(["x"]),
+            lambda s: s.wake_all(),
+        ):
+            call(store)
+    assert_nothing_was_refused(server)
+
+
+def test_every_operation_of_the_store_is_in_the_list():
+    called = set(re.findall(r"lambda s: s\.(\w+)\(", Path(__file__).read_text()))
+    assert {name for name in vars(Store) if not name.startswith("_")} - called == set()
+
+
+def assert_nothing_was_refused(server):
+    """What Redis refused is in its log. The library introduces itself with CLIENT, and goes on without."""
+    with server.client(username="tests", password="") as client:
+        assert not [line for line in client.acl_log() if not line["object"].startswith("client")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"SET {PREFIX}stop:alice/ uid-1",
+        f"HDEL {PREFIX}blocks x",
+        f"HSET {PREFIX}blocks x y",
+        f"DEL {PREFIX}blocks",
+        f"EXPIRE {PREFIX}blocks 1",
+        f"SET {PREFIX}lifted:x 1",
+        f"RPUSH {PREFIX}actions x",
+        f"LPOP {PREFIX}actions",
+        f"DEL {PREFIX}wake",
+        f"LPOP {PREFIX}wake",
+        f"HSET {PREFIX}revoked x y",
+        f"HDEL {PREFIX}revoked x",
+        f"SET {PREFIX}server:alice/ x",
+        f"SET {PREFIX}gatecheck x",
+        f"SET {PREFIX}reconciler 1",
+        f"HSET {PREFIX}counters x 1",
+        f"RENAME {PREFIX}blocks {PREFIX}launch:x",
+        "SET other x",
+        "FLUSHALL",
+        "FLUSHDB",
+        "CONFIG GET *",
+        "ACL LIST",
+        "ACL SETUSER verifier allcommands",
+        "KEYS *",
+        "MONITOR",
+        "SHUTDOWN",
+        "CLIENT KILL TYPE normal",
+        "REPLICAOF 192.0.2.1 6379",
+        "SUBSCRIBE x",
+        "EVAL return(1) 0",
+    ],
+)
+def test_verifier_cannot_do_what_is_not_its_own(server, command):
+    with server.client(username="verifier", password=VERIFIER) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*command.split())
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["redis.call('SET', '{}stop:alice/', 'uid-1')", "redis.call('HDEL', '{}blocks', 'x')", "redis.call('FLUSHALL')"],
+)
+def test_script_of_the_verifier_has_no_more_rights(server, script):
+    with server.client(username="verifier", password=VERIFIER) as client:
+        loaded = client.script_load(script.format(PREFIX))
+        with pytest.raises(redis.exceptions.ResponseError, match="executing the script can't"):
+            client.evalsha(loaded, 0)
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "CONFIG GET *", "ACL LIST", "SET other x", f"SET {PREFIX}pass:x y", "SHUTDOWN"])
+def test_reconciler_has_no_rights_beyond_its_keys(server, command):
+    with server.client(username="reconciler", password=RECONCILER) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*command.split())
+
+
+def test_shared_password_is_good_for_ping_alone_where_there_are_users(server):
+    with server.client(password=SHARED) as client:
+        assert client.ping()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.get(f"{PREFIX}epoch")
+    for access in ({}, {"password": "wrong"}, {"username": "verifier", "password": RECONCILER}):
+        with server.client(**access) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
+
+
+@pytest.mark.parametrize("others", [{}, {"verifier": VERIFIER}, {"reconciler": RECONCILER}])
+def test_one_password_goes_on_working(others):
+    server = ChartRedis("one-password", **others)
+    try:
+        for kind in (VerifierSettings, ReconcilerSettings):
+            client = connect(server.settings(kind, redis_password="one-password"))
+            Store(client).ping()
+            Store(client).ask_to_stop(Server("alice"), "uid-1")
+            client.close()
+        with server.client() as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
+    finally:
+        server.stop()

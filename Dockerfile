@@ -1,9 +1,10 @@
 # The image of the verifier and the reconciler: docker build --build-arg VERSION=… -t NAME:TAG .
-ARG BASE=docker.io/library/python:3.11-slim
-ARG NODE=docker.io/library/node:20-slim
+# By digest, of the index of all architectures (D-243). Dependabot proposes newer ones.
+FROM docker.io/library/node:20-slim@sha256:2cf067cfed83d5ea958367df9f966191a942351a2df77d6f0193e162b5febfc0 AS node
+FROM docker.io/library/python:3.11-slim@sha256:90744cff8f32887f075c47d747a173ff333e9e98801667af93c357fa9f5e28ff AS python
 
 # What browsers run: bundled here, from packages that the lock file pins.
-FROM $NODE AS frontend
+FROM node AS frontend
 COPY frontend/package.json frontend/package-lock.json frontend/.npmrc /src/frontend/
 RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
 COPY frontend /src/frontend
@@ -11,7 +12,7 @@ COPY verifier/web/messages /src/verifier/web/messages
 RUN cd /src/frontend && npm run build
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
-FROM $BASE AS build
+FROM python AS build
 COPY requirements-build.lock /src/
 RUN python3 -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements-build.lock
@@ -27,7 +28,7 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isol
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \
     --prefix /opt/package /opt/wheel/*.whl
 
-FROM $BASE
+FROM python
 # Nothing that installs or builds: neither pip nor what venv would make a new one from.
 RUN pip uninstall -y --root-user-action=ignore pip setuptools wheel \
  && python3 -c 'import ensurepip, shutil, sysconfig; \

@@ -10,31 +10,40 @@ import pytest
 import yaml
 
 TOP = Path(__file__).parents[2]
-DIGEST = "sha256:" + "d" * 64
+DIGEST, REDIS = "sha256:" + "d" * 64, "sha256:" + "e" * 64
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_published_chart_has_its_image_by_digest(tools, helm, tmp_path):
+def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path):
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, tmp_path], env=environment, check=True)
+    subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, REDIS, tmp_path], env=environment, check=True)
     chart = tmp_path / "binder-egress-9.9.9.tgz"
     documents = [document for document in yaml.safe_load_all(helm("template", "r", chart, "--namespace", "binder")) if document]
-    (verifier,) = [one for one in documents if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("verifier")]
-    (container,) = verifier["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == f"docker.io/binder-egress/verifier@{DIGEST}"
+    pods = [one["spec"]["template"]["spec"] for one in documents if one["kind"] == "Deployment"]
+    images = {container["image"] for pod in pods for container in pod["containers"]}
+    assert images == {f"docker.io/binder-egress/verifier@{DIGEST}", f"docker.io/library/redis@{REDIS}"}
     with tarfile.open(chart) as archive:
         values = yaml.safe_load(archive.extractfile("binder-egress/values.yaml"))
         about = yaml.safe_load(archive.extractfile("binder-egress/Chart.yaml"))
     assert about["version"] == about["appVersion"] == "9.9.9"
     guard = values["integration"]["binderhub"]["jupyterhub"]["custom"]["binderEgress"]["startGuard"]["image"]
     assert guard.endswith(f"@{DIGEST}") and guard in about["annotations"]["artifacthub.io/images"]
+    assert f"redis:7.2-bookworm@{REDIS}" in about["annotations"]["artifacthub.io/images"]
 
 
-def test_chart_without_a_digest_is_not_packaged(tmp_path):
-    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", "latest", tmp_path], capture_output=True, text=True)
+@pytest.mark.parametrize("digests", [("latest", REDIS), (DIGEST, "")])
+def test_chart_without_a_digest_is_not_packaged(tmp_path, digests):
+    refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", *digests, tmp_path], capture_output=True, text=True)
     assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())
+
+
+def test_dockerfile_names_its_images_by_digest():
+    text = (TOP / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE))
+    images = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - stages
+    assert len(images) == 2 and all(re.search("@sha256:[0-9a-f]{64}$", image) for image in images)
 
 
 def test_packages_are_built(tmp_path):

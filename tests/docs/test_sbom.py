@@ -1,0 +1,127 @@
+"""ci/sbom says what is installed, and ci/scan compares that with a database of known vulnerabilities that is there."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+
+
+def sbom(where):
+    done = subprocess.run([TOP / "ci/sbom", where], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def installed():
+    return sbom(sys.executable)
+
+
+def test_sbom_has_the_locked_packages_as_they_are_installed(installed):
+    assert (installed["bomFormat"], installed["specVersion"]) == ("CycloneDX", "1.6")
+    locked = re.findall(r"^([a-z0-9._-]+)==(\S+)( ;.*)? \\$", (TOP / "requirements.lock").read_text(), re.MULTILINE)
+    found = {(one["name"], one["version"]) for one in installed["components"] if one["purl"].startswith("pkg:pypi/")}
+    # Those with a marker are for some versions of Python only.
+    assert {(name, version) for name, version, marker in locked if not marker} <= found <= {one[:2] for one in locked}
+    assert len(found) > 30
+    browsers = {one["name"] for one in installed["components"] if one["purl"].startswith("pkg:npm/")}
+    assert browsers == {"altcha", "hash-wasm"}
+    assert len({one["bom-ref"] for one in installed["components"]}) == len(installed["components"])
+    assert [one["name"] for one in installed["components"] if "licenses" not in one] == []
+
+
+def test_sbom_of_an_image_has_python_and_debian_packages(tmp_path):
+    package = tmp_path / "opt/venv/lib/python3.11/site-packages/Some_Thing-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.0\nLicense-Expression: MIT\n")
+    status = tmp_path / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text(
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9+deb12u1\nDescription: x\n y\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n"
+    )
+    purls = [one["purl"] for one in sbom(tmp_path)["components"] if "npm" not in one["purl"]]
+    assert purls == ["pkg:pypi/some-thing@1.0", "pkg:deb/debian/libc6@2.36-9%2Bdeb12u1?arch=amd64"]
+
+
+def test_sbom_of_nothing_is_refused(tmp_path):
+    (tmp_path / "var/lib/dpkg").mkdir(parents=True)
+    (tmp_path / "var/lib/dpkg/status").touch()
+    assert subprocess.run([TOP / "ci/sbom", tmp_path], capture_output=True).returncode != 0
+
+
+# -- the scan
+
+
+def affected(ecosystem, name, versions=(), *events):
+    ranges = [{"type": "ECOSYSTEM", "events": list(events)}] if events else []
+    return {"package": {"ecosystem": ecosystem, "name": name}, "versions": list(versions), "ranges": ranges}
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """Compare packages with records; returns exit code, standard output and standard error."""
+    script = tmp_path / "scan"
+    shutil.copy(TOP / "ci/scan", script)
+
+    def scan(packages, *records, ignored=""):
+        (tmp_path / "scan-ignored").write_text(ignored)
+        components = [{"purl": f"pkg:{kind}/{name}", "name": name, "version": version} for kind, name, version in packages]
+        (tmp_path / "sbom.json").write_text(json.dumps({"components": components}))
+        for ecosystem in ("PyPI", "npm"):
+            (tmp_path / ecosystem).mkdir(exist_ok=True)
+            with zipfile.ZipFile(tmp_path / ecosystem / "all.zip", "w") as archive:
+                for number, record in enumerate(records):
+                    about = {"id": f"X-{number}", "aliases": [f"CVE-{number}"], "summary": "bad", **record}
+                    archive.writestr(f"X-{number}.json", json.dumps(about))
+        done = subprocess.run([script, tmp_path / "sbom.json", tmp_path], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    return scan
+
+
+@pytest.mark.parametrize(
+    ("part", "known"),
+    [
+        (affected("PyPI", "Flask", ["3.1.0", "3.1.1"]), True),
+        (affected("PyPI", "flask", ["3.1.0"]), False),
+        (affected("PyPI", "other", ["3.1.1"]), False),
+        (affected("npm", "flask", ["3.1.1"]), False),
+        (affected("PyPI", "flask", [], {"introduced": "0"}), True),
+        (affected("PyPI", "flask", [], {"introduced": "0"}, {"fixed": "3.1.2"}), True),
+        (affected("PyPI", "flask", [], {"introduced": "0"}, {"fixed": "3.1.1"}), False),
+        (affected("PyPI", "flask", [], {"introduced": "3.2"}), False),
+        (affected("PyPI", "flask", [], {"introduced": "3.0"}, {"last_affected": "3.1.1"}), True),
+        (affected("PyPI", "flask", [], {"introduced": "3.0"}, {"last_affected": "3.1.0"}), False),
+        (affected("PyPI", "flask", [], {"fixed": "3.0.9"}, {"introduced": "0"}, {"introduced": "3.1"}), True),
+    ],
+)
+def test_scan_finds_what_concerns_the_installed_version(scan, part, known):
+    code, out, error = scan([("pypi", "flask", "3.1.1")], {"affected": [part]})
+    assert (code, "flask 3.1.1: X-0 CVE-0 bad" in out) == (int(known), known), error
+
+
+def test_scan_looks_at_npm_packages_too(scan):
+    part = affected("npm", "altcha", [], {"introduced": "0"}, {"fixed": "3.2.3"})
+    assert scan([("npm", "altcha", "3.2.2")], {"affected": [part]})[0] == 1
+    assert scan([("npm", "altcha", "3.2.3")], {"affected": [part]})[0] == 0
+
+
+def test_scan_leaves_out_withdrawn_and_ignored_records(scan):
+    record = {"affected": [affected("PyPI", "flask", ["3.1.1"])]}
+    assert scan([("pypi", "flask", "3.1.1")], record)[0] == 1
+    assert scan([("pypi", "flask", "3.1.1")], record | {"withdrawn": "2026-01-01T00:00:00Z"})[0] == 0
+    assert scan([("pypi", "flask", "3.1.1")], record, ignored="# why\nCVE-0 does not concern us\n")[0] == 0
+
+
+def test_scan_without_a_database_says_so(tmp_path, installed):
+    (tmp_path / "sbom.json").write_text(json.dumps(installed))
+    done = subprocess.run([TOP / "ci/scan", tmp_path / "sbom.json", tmp_path / "none"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no database of PyPI and npm" in done.stderr and "nothing was compared" in done.stderr

@@ -41,6 +41,8 @@
     }
     var script = document.createElement("script");
     script.async = true;
+    // BinderHub answers an unknown address with its page. Browsers run a module only if its content type is JavaScript.
+    script.type = "module";
     // By default browsers load async scripts after others.
     script.fetchPriority = "high";
     script.src = base + "launch.js";

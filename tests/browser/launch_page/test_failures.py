@@ -24,16 +24,14 @@ from tests.support.launch_tab import (
 
 
 @pytest.mark.parametrize("paths", [("",), ("challenge",), ("passes",)], ids=["all", "challenge", "passes"])
-@pytest.mark.parametrize("fault", ["down", "hang", "404", "garbage"])
+@pytest.mark.parametrize("fault", ["down", "hang", "404", "garbage", "unrouted"])
 def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
     hub.fault, hub.fault_paths = fault, paths
     # One event at a time: the page goes on reading although nobody reads the copy of the response.
     hub.cached = fault != "hang"
     opened = tab()
-    opened.noise += ["Failed to load resource"]
-    if paths == ("",) and fault == "garbage":
-        # The script is HTML. The browser reports that, as for any script of the page.
-        opened._faults = Ignored("Unexpected token '<'")
+    # The second is about a script that is HTML. It is not run.
+    opened.noise += ["Failed to load resource", "Failed to load module script"]
     if paths == ("passes",):
         launch_while_solving(hub, opened)
         hub.gates["passes"].open()
@@ -46,6 +44,17 @@ def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
     else:
         # The challenge was solved, so the launch waited for the verifier's answer.
         assert lost(hub) < HOLD + QUICKLY
+
+
+def test_script_that_is_html_frees_the_copies_of_answers(hub, tab):
+    """BinderHub answers every path that it does not know with its page and status 200."""
+    hub.fault = "unrouted"
+    hub.ready.close()
+    opened = tab()
+    opened.noise.append("Failed to load module script")
+    opened.page.goto(hub.page(), wait_until="commit")
+    opened.page.wait_for_function("window.binderEgress?.early === null")
+    assert opened.page.evaluate("binderEgress.send === undefined && binderEgress.state === undefined")
 
 
 def test_requests_of_the_page_keep_their_order(hub, tab):

@@ -94,7 +94,8 @@ class BinderHub:
         header_html: the snippets of `extra_header_html`.
         page_config: additional entries of `pageConfig`.
         redirect: the address of the federation's member that builds; None: this one.
-        fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404` or `garbage`; empty: no fault.
+        fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404`, `garbage`, or `unrouted`: they
+            reach BinderHub; empty: no fault.
         fault_paths: the beginnings of the verifier's paths that have the fault.
         seen: `METHOD path` of each request in order, including those for the verifier.
         builds: the build requests.
@@ -264,13 +265,18 @@ class BinderHub:
                     title = f"Server of {html.escape(inside.split('/')[1])}"
                     body = f"<!doctype html><html lang=en><title>{title}</title><link rel=icon href='data:,'><h1>{title}</h1>"
                     self.answer(200, body.encode())
-                elif inside.startswith("v2/") or not inside:
-                    self.answer(200, hub._html(bool(inside)), **hub.headers)
                 else:
-                    self.answer(404, b"not found")
+                    self.page(inside)
 
             do_POST = do_GET
             do_OPTIONS = do_GET
+
+            def page(self, inside: str) -> None:
+                """BinderHub's page, which is its answer for every path that it does not know, too."""
+                if self.command == "GET":
+                    self.answer(200, hub._html(inside.startswith("v2/")), **hub.headers)
+                else:
+                    self.answer(405, b"<h1>405: Method Not Allowed</h1>")
 
             def api(self, name: str) -> None:
                 """The API of a user's Jupyter server, as far as thebe needs it before it starts a kernel. It starts no sessions."""
@@ -297,8 +303,10 @@ class BinderHub:
                 fault = hub.fault if any(path.startswith(start) for start in hub.fault_paths) else ""
                 if fault == "hang":
                     hub.stopping.wait(LIMIT)
-                if fault in ("hang", "down") or hub.verifier is None:
+                if fault in ("hang", "down"):
                     self.close_connection = True
+                elif fault == "unrouted" or hub.verifier is None:
+                    self.page("")
                 elif fault == "404":
                     self.answer(404, b"<h1>Not Found</h1>")
                 elif fault == "garbage":

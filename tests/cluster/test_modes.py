@@ -12,7 +12,7 @@ from tests.support.cluster.stage import OURS, QUICK, SINGLEUSER, Failed, Stage
 @pytest.fixture
 def switch(stage):
     """Switch the mode; back to captcha at the end."""
-    yield lambda mode: stage.install_gate(*QUICK, f"--set=mode={mode}")
+    yield lambda mode, *more: stage.install_gate(*QUICK, f"--set=mode={mode}", *more)
     stage.install_gate(*QUICK)
 
 
@@ -21,7 +21,11 @@ def policies(stage: Stage) -> set[str]:
 
 
 def test_observe_labels_and_blocks_nobody(stage, switch):
-    switch("observe")
+    # JupyterHub's own policy is off here, so nothing would isolate user pods any more.
+    with pytest.raises(Failed, match="no other policy isolates user pods"):
+        switch("observe")
+    assert "binder-egress-base" in policies(stage)
+    switch("observe", "--set=observe.withoutPolicies=true")
     assert policies(stage).isdisjoint({"binder-egress-base", "binder-egress-tier-verified"})
     plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
     assert (stage.tier(plain), stage.tier(verified)) == (None, "verified")

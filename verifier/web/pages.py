@@ -111,7 +111,7 @@ def server_page(
         address: the page's own address, absolute.
         base: the path that the public interface is under.
         asset: gives the path of a file of the front end.
-        observed: mode `observe`, in which no server is isolated.
+        observed: mode `observe`, in which the page opens and closes nothing: it says just that, whatever the server's tier.
         closed: a refusal applies, so it cannot be unlocked.
         left: the time left of its lease; None: it has no lease.
         larger: the tiers that it may get in place of its own, the largest first.
@@ -120,11 +120,13 @@ def server_page(
     """
     known = tiers.get(tier)
     verified = tier != UNVERIFIED
+    if observed:
+        left, larger = None, []
     values = {
         "verified": verified,
         "tier": tier,
-        # No words for a tier that the site no longer has, and none for "nothing" in mode observe, where nothing is isolated.
-        "reach": "" if (verified and known is None) or (observed and not verified) else reach(known, language),
+        # No words for a tier that the site no longer has.
+        "reach": "" if observed or (verified and known is None) else reach(known, language),
         "observed": observed,
         "closed": closed,
         "address": address,
@@ -140,7 +142,7 @@ def server_page(
     if media_type == "text/plain":
         # The text form has a code only on request: to a screen reader, or to a script, it is noise.
         return render_template(
-            "server.txt", qr=terminal_qr(address + START) if qr and not verified and not closed else "", **values
+            "server.txt", qr=terminal_qr(address + START) if qr and not (verified or closed or observed) else "", **values
         )
     sentences = {name: reach(found, language) for name, found in tiers.items()} | {UNVERIFIED: reach(None, language)}
     return render_template(

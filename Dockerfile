@@ -1,5 +1,5 @@
 # The image of the verifier and the reconciler: docker build --build-arg VERSION=… -t NAME:TAG .
-# By digest, of the index of all architectures (D-243). Dependabot proposes newer ones.
+# By digest (D-243). Dependabot proposes newer ones.
 FROM docker.io/library/node:20-slim@sha256:2cf067cfed83d5ea958367df9f966191a942351a2df77d6f0193e162b5febfc0 AS node
 FROM docker.io/library/python:3.11-slim@sha256:90744cff8f32887f075c47d747a173ff333e9e98801667af93c357fa9f5e28ff AS python
 

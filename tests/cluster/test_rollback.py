@@ -1,0 +1,144 @@
+"""`helm rollback` from each mode to each, by Helm 3 and 4, of a release of its own and as a dependency.
+
+Objects only: no node takes the pods.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.cluster.stage import OURS, TOP, Failed, Stage
+
+MODES = ("captcha", "observe", "allow", "deny", "off")
+
+KINDS = "deployments,services,secrets,configmaps,roles,rolebindings,serviceaccounts,networkpolicies,poddisruptionbudgets,pods"
+
+NOWHERE = {"nodeSelector": {"binder-egress/no-node": "has-this"}}
+
+VALUES = {
+    "verifier": {**NOWHERE, "pdb": {"enabled": True}},
+    "reconciler": NOWHERE,
+    "redis": NOWHERE,
+    "gatecheck": NOWHERE,
+    "observe": {"withoutPolicies": True},
+}
+
+
+def tour(modes: tuple[str, ...]) -> Iterator[str]:
+    """From the first mode through every change of mode, each once, back to the first."""
+    first, *rest = modes
+    if not rest:
+        return
+    for other in rest[1:]:
+        yield from (other, first)
+    yield rest[0]
+    yield from tour(tuple(rest))
+    yield first
+
+
+class Release:
+    """A release in a namespace of its own.
+
+    Args:
+        stage: the namespace.
+        chart: the chart's folder.
+        key: the values' key of ours in it; empty: it is ours itself.
+    """
+
+    def __init__(self, stage: Stage, chart: Path, key: str) -> None:
+        self.stage, self.chart, self.key = stage, chart, key
+        self.revisions: dict[str, int] = {}
+
+    def upgrade(self, mode: str, **more: object) -> None:
+        """`helm upgrade --install` with a mode."""
+        values = {**VALUES, "mode": mode, **more}
+        stdin = json.dumps({self.key: values} if self.key else values)
+        options = ("--reset-values", "--history-max=0", "--values=-")
+        self.stage.helm("upgrade", "--install", "gate", str(self.chart), *options, stdin=stdin)
+        self.revisions[mode] = self.revision()
+
+    def roll_back(self, mode: str) -> None:
+        """`helm rollback` to the revision that was made with a mode."""
+        self.stage.helm("rollback", "gate", str(self.revisions[mode]), "--history-max=0")
+
+    def revision(self) -> int:
+        """The revision that is there, which must have gone well."""
+        (last,) = json.loads(self.stage.helm("history", "gate", "--max=1", "-o", "json"))
+        assert last["status"] == "deployed", last
+        return int(last["revision"])
+
+    def objects(self) -> dict[str, object]:
+        """Our objects, without pods of Deployments: kind and name → what must not differ."""
+        found: dict[str, object] = {}
+        for item in self.stage.get(KINDS, "-l", f"{OURS}")["items"]:
+            if "ownerReferences" not in item["metadata"] and "deletionTimestamp" not in item["metadata"]:
+                found[f"{item['kind']}/{item['metadata']['name']}"] = item.get("data", item["kind"])
+        return found
+
+
+@pytest.fixture
+def releases(stage: Stage, tmp_path: Path) -> Iterator[dict[str, Release]]:
+    """One of each kind, by a name; each in a namespace of its own."""
+    parent = tmp_path / "parent"
+    shutil.copytree(TOP / "chart", parent / "charts/binder-egress")
+    version = yaml.safe_load((TOP / "chart/Chart.yaml").read_text())["version"]
+    dependency = {"name": "binder-egress", "version": version, "condition": "binder-egress.enabled"}
+    about = {"apiVersion": "v2", "name": "parent", "version": "0.0.0", "dependencies": [dependency]}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(about))
+    made = {}
+    for program in ("helm", "helm4"):
+        for way, chart, key in (("alone", TOP / "chart", ""), ("dependency", parent, "binder-egress")):
+            own = Stage(stage.context, f"{stage.namespace}-rollback-{program}-{way}", program)
+            own.new_namespace()
+            made[f"{program} {way}"] = Release(own, chart, key)
+    yield made
+    for release in made.values():
+        release.stage.helm("uninstall", "gate", "--ignore-not-found")
+        release.stage.delete_namespace()
+
+
+def test_tour_has_each_change_once():
+    changes = list(itertools.pairwise([MODES[0], *tour(MODES)]))
+    assert len(changes) == len(set(changes)) == len(MODES) * (len(MODES) - 1) and all(a != b for a, b in changes)
+
+
+def roll_back_through_all(release: Release) -> None:
+    """Make a revision with each mode, and roll back from each to each."""
+    expected = {}
+    for mode in reversed(MODES):
+        release.upgrade(mode)
+        expected[mode] = release.objects()
+    secret = expected["captcha"]["Secret/binder-egress"]
+    assert {mode: found["Secret/binder-egress"] == secret for mode, found in expected.items()} == dict.fromkeys(MODES, True)
+    assert set(expected["off"]) == {"Secret/binder-egress"}
+    assert {"Deployment/binder-egress-verifier", "NetworkPolicy/binder-egress-base"} <= set(expected["captcha"])
+    for mode in tour(MODES):
+        release.roll_back(mode)
+        release.revision()
+        assert release.objects() == expected[mode], mode
+    if release.key:
+        roll_back_from_nothing(release)
+
+
+def roll_back_from_nothing(release: Release) -> None:
+    """What docs/install.md says: Helm 3 cannot, so `mode: off` instead."""
+    release.upgrade("captcha", enabled=False)
+    release.revisions["captcha"] -= 1
+    assert set(release.objects()) == {"Secret/binder-egress"}
+    if release.stage.helm_program == "helm":
+        with pytest.raises(Failed, match='no Secret with the name "binder-egress" found'):
+            release.roll_back("captcha")
+    else:
+        release.roll_back("captcha")
+
+
+def test_rollback_from_each_mode_to_each(releases):
+    with ThreadPoolExecutor(len(releases)) as pool:
+        running = {name: pool.submit(roll_back_through_all, release) for name, release in releases.items()}
+    assert {name: repr(done.exception()) for name, done in running.items() if done.exception()} == {}

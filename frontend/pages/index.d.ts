@@ -45,9 +45,10 @@ export interface Detail {
    * - `needed`: the verifier offers only captchas that this page does not show, or no tier that is enough; a person can unlock the
    *   server at `unlock`
    * - `none`: the verifier refused, or the challenge could not be solved
+   * - `failed`: no server came of the launch
    * - `unanswered`: the verifier does not answer this page
    */
-  state: "checking" | "granted" | "pending" | "needed" | "none" | "unanswered";
+  state: "checking" | "granted" | "pending" | "failed" | "needed" | "none" | "unanswered";
   /** The address of the build request. */
   build: string;
   /** The server, once it is ready. */

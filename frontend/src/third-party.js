@@ -114,6 +114,7 @@ class Gate {
       // Clone the response before the page can begin to read it.
       const copy = await answer.then((response) => (response.ok && response.body ? response.clone() : null));
       if (copy) await readEvents(copy.body, (event) => launch.hear(event, copy.url));
+      else launch.fail();
     } catch {
       // The page ended the request, or it handles the same error itself.
     }
@@ -130,6 +131,9 @@ class Gate {
       } catch {
         // The page's own listeners get the event in any case.
       }
+    });
+    source.addEventListener("error", () => {
+      if (source.readyState === source.CLOSED) launch.fail();
     });
   }
 
@@ -228,8 +232,16 @@ class Launch {
   begin() {
     if (this.begun && (this.gate.key || this.check?.token || ["asking", "solving"].includes(this.check?.state))) return;
     this.begun = true;
-    this.check = this.gate.ahead();
+    if (!this.check?.token) this.check = this.gate.ahead();
     this.tell("checking");
+  }
+
+  /** Tell that no server comes of the launch. A repetition begins anew, with the same pass if there is one. */
+  fail() {
+    if (!this.begun) return;
+    this.begun = false;
+    this.check?.stop();
+    this.tell("failed");
   }
 
   /** Handle an event of the build. Returns whether to read on. */
@@ -241,6 +253,7 @@ class Launch {
       const server = new URL(url, answered);
       this.ready(server.href, unlockPage(verifierOf(answered, this.address, this.gate.base), server));
     }
+    if (said === "failed") this.fail();
     return said === "launching";
   }
 

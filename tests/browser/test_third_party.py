@@ -243,6 +243,22 @@ def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
         opened.thrown.clear()
 
 
+@pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status"])
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+def test_launch_that_fails_is_told(client, failure, course, hub, tab):
+    """Before, the last word about it was `checking`."""
+    hub.fails = failure == "the build"
+    hub.refusal = 429 * (failure == "a banned repository")
+    hub.failures = int(failure == "a status")
+    opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+    opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+    said = opened.state("failed")
+    assert (said["server"], said["unlock"]) == (None, None)
+    opened.page.wait_for_timeout(500)
+    assert opened.state("failed")
+    opened.thrown.clear()
+
+
 def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
     hub.cached = False
     records = []

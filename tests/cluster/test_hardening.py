@@ -4,7 +4,9 @@ import base64
 
 import pytest
 
+from tests.support.cluster.patience import POD_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OURS, QUICK, Failed, Stage
+from tests.support.cluster.waiting import eventually
 
 
 def ours(stage: Stage) -> list[dict]:
@@ -74,6 +76,22 @@ def test_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed):
     except Failed as error:  # kubectl's way to say no; whatever else fails says something else
         answer = str(error)
     assert ("yes" if allowed else "no") in answer.splitlines()
+
+
+def test_image_builds_do_not_reach_the_public_port(stage):
+    """What reaches it may tell a client's address. Every other pod does: it could be an ingress controller."""
+    target = {"verifier": f"tcp://{stage.cluster_ip('binder-egress')}:80"}
+    options = ("--image=localhost/user-server:1", "--image-pull-policy=IfNotPresent", "--restart=Never")
+    components = ("image-builder", "dind", "binderhub-build", "other")
+    try:
+        for component in components:
+            labels = f"--labels=component={component},test=public-port"
+            stage.kubectl("run", component, *options, labels, "--command", "--", "probe", "serve", ":8080")
+        stage.kubectl("wait", "--for=condition=Ready", "pod", "-l", "test=public-port", f"--timeout={POD_SECONDS}s")
+        eventually(lambda: stage.battery_in("other", target)["verifier"], TIER_SECONDS)
+        assert [component for component in components if stage.battery_in(component, target)["verifier"]] == ["other"]
+    finally:
+        stage.kubectl("delete", "pod", "-l", "test=public-port", "--grace-period=0", "--force", "--ignore-not-found")
 
 
 def test_user_pods_carry_no_kubernetes_credentials(stage):

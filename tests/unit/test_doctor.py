@@ -31,11 +31,25 @@ from verifier.store.store import VERIFIER_TTL_SECONDS, Store
 CANARY = {"api": True, "kubelet": True}
 
 
+INGRESS_CONTROLLER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}
+
+
+def verifier_policy(*peers, **rule):
+    """A policy for the verifier, as the chart makes it; without peers it admits everybody."""
+    labels = {
+        f"app.kubernetes.io/{name}": value for name, value in {"name": "gate", "instance": "r", "component": "verifier"}.items()
+    }
+    rules = [{"ports": [{"port": 8080, "protocol": "TCP"}], **({"from": list(peers)} if peers else {}), **rule}]
+    rules.append({"ports": [{"port": 8081}], "from": [{"namespaceSelector": {}}]})
+    spec = {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"], "ingress": rules}
+    return {"metadata": {"name": "verifier"}, "spec": spec}
+
+
 class FakeNamespace:
     """A namespace in which all is well; tests change it."""
 
     def __init__(self):
-        self.found_policies = list(OURS)
+        self.found_policies = [*OURS, verifier_policy(INGRESS_CONTROLLER)]
         self.found_canary = Canary("running", dict(CANARY), "binder-egress-canary-1")
         self.groups: list[str] = []
         self.found_pods: list[dict] = []
@@ -120,6 +134,45 @@ def test_shared_password_of_redis_is_a_warning(ours, well, namespace):
     checks = examine(ours, well, namespace)
     assert states(checks)["users of Redis"] == WARNING
     assert "redis-verifier-password" in text(checks, "users of Redis")
+
+
+@pytest.mark.parametrize(
+    ("policies", "state"),
+    [
+        ([], WARNING),
+        ([verifier_policy()], WARNING),
+        ([verifier_policy({"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": "b"}}})], WARNING),
+        ([verifier_policy({"ipBlock": {"cidr": "0.0.0.0/0"}})], WARNING),
+        ([verifier_policy({"namespaceSelector": {}}, ports=[])], WARNING),
+        ([verifier_policy({"namespaceSelector": {}}, ports=[{"port": 8000, "endPort": 8090}])], WARNING),
+        ([verifier_policy({"namespaceSelector": {}}, ports=[{"port": "public"}])], WARNING),
+        ([verifier_policy({"namespaceSelector": {}}, ports=[{"port": 8080, "protocol": "UDP"}])], OK),
+        ([verifier_policy({"namespaceSelector": {}}, ports=[{"port": 9000}])], OK),
+        ([verifier_policy(INGRESS_CONTROLLER)], OK),
+        ([verifier_policy({"podSelector": {}})], OK),
+        ([verifier_policy({"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}})], OK),
+        ([verifier_policy(INGRESS_CONTROLLER), verifier_policy()], WARNING),
+    ],
+)
+def test_public_port_that_anybody_reaches_is_a_warning(ours, well, namespace, policies, state):
+    namespace.found_policies = [*OURS, *policies]
+    checks = examine(ours, well, namespace)
+    assert states(checks)["public port"] == state
+    assert ("publicFrom" in text(checks, "public port")) == (state == WARNING)
+
+
+def test_public_port_may_be_open_where_proxies_are_named(ours, well, namespace):
+    namespace.found_policies = [*OURS, verifier_policy()]
+    report = {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}, "proxies": "networks"}
+    well.report_verifier("a", report)
+    assert states(examine(ours, well, namespace))["public port"] == OK
+    well.report_verifier("b", report | {"proxies": "number"})
+    assert states(examine(ours, well, namespace))["public port"] == WARNING
+
+
+def test_public_port_is_unknown_without_the_api_server(ours, well, namespace):
+    namespace.unreadable = True
+    assert states(examine(ours, well, namespace))["public port"] == WARNING
 
 
 def test_mode_other_than_captcha_is_a_warning(ours, well, namespace):

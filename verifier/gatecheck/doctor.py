@@ -22,7 +22,7 @@ from ..store.counters import START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
 from ..store.store import VERIFIER_TTL_SECONDS, Store
 from .check import GATECHECK_LABEL, Findings, Namespace, check
-from .netpol import OTHER_KINDS
+from .netpol import OTHER_KINDS, Labels, admits_anybody
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -35,6 +35,16 @@ NEARLY_FULL = 0.9
 
 RECONCILER_LATE_SECONDS = 15
 """The age of the reconciler's heartbeat that is a warning. It sends one every second."""
+
+PUBLIC_PORT = 8080
+"""The port of the verifier's pods that faces the internet."""
+
+VERIFIER_LABELS: Labels = {
+    "app.kubernetes.io/name": None,
+    "app.kubernetes.io/instance": None,
+    "app.kubernetes.io/component": "verifier",
+}
+"""The labels by which the chart's policy selects the verifier. The first two depend on the installation."""
 
 MAX_PODS = 500
 """User pods whose labels are read."""
@@ -80,6 +90,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks += check_api_keys(health["verifiers"], health["revoked_keys"], now())
         checks += _wiring(health["wiring"], counters, now())
         checks.append(_start_guard(counters))
+        checks.append(_public_port(namespace, health["verifiers"]))
     try:
         checks.append(_clock("clock of the API server", namespace.clock()))
     except ApiServerUnavailable as error:
@@ -249,6 +260,23 @@ def _wiring(wiring: dict[str, int], counters: dict[str, int], now: float) -> lis
     else:
         records = Check("launch records", OK, "BinderHub has told of every user pod")
     return [Check("wiring", state, text), records]
+
+
+def _public_port(namespace: Namespace, reports: dict[str, dict[str, Any]]) -> Check:
+    """Who may speak to the verifier's public port, and so tell a client's address (D-214)."""
+    try:
+        anybody = admits_anybody(namespace.policies(), VERIFIER_LABELS, PUBLIC_PORT)
+    except ApiServerUnavailable as error:
+        return Check("public port", WARNING, f"unknown who reaches it: {error}")
+    if not anybody:
+        return Check("public port", OK, "only for those whom a policy names")
+    if reports and all(report.get("proxies") == "networks" for report in reports.values()):
+        return Check("public port", OK, "open for pods of every namespace, but only proxies in trustedProxies are believed")
+    text = (
+        "open for pods of every namespace, and they choose their client address: name your ingress controller in "
+        "verifier.networkPolicy.publicFrom, or the networks of your proxies in trustedProxies"
+    )
+    return Check("public port", WARNING, text)
 
 
 def _start_guard(counters: dict[str, int]) -> Check:

@@ -124,6 +124,40 @@ def judge(policies: Iterable[JSON], expected: Mapping[str, JSON], pods: Iterable
     return judgement
 
 
+def admits_anybody(policies: Iterable[JSON], labels: Labels, port: int) -> bool:
+    """Whether pods of every namespace, or all addresses, reach a port of a pod.
+
+    Args:
+        policies: all NetworkPolicies of its namespace.
+        labels: the pod's labels.
+        port: a TCP port of the pod.
+    """
+    specs = [policy["spec"] for policy in policies]
+    isolating = [spec for spec in specs if "Ingress" in _types(spec) and selects(spec.get("podSelector") or {}, labels)]
+    peers = [
+        peer
+        for spec in isolating
+        for rule in spec.get("ingress") or []
+        if any(_has_port(listed, port) for listed in rule.get("ports") or [{}])
+        for peer in rule.get("from") or [None]
+    ]
+    return not isolating or any(peer is None or _is_everybody(peer) for peer in peers)
+
+
+def _has_port(listed: JSON, port: int) -> bool:
+    if listed.get("protocol", "TCP") != "TCP":
+        return False
+    first = listed.get("port", port)
+    # A port with a name may be this one.
+    return not isinstance(first, int) or first <= port <= listed.get("endPort", first)
+
+
+def _is_everybody(peer: JSON) -> bool:
+    if block := peer.get("ipBlock"):
+        return str(block["cidr"]).endswith("/0") and not block.get("except")
+    return peer.get("namespaceSelector") in ({}, {"matchLabels": {}}, {"matchExpressions": []})
+
+
 def selects(selector: JSON, labels: Labels) -> bool:
     """Whether a label selector matches a pod, or may match where a value is unknown."""
 

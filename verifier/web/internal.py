@@ -166,6 +166,7 @@ def _report() -> dict[str, object]:
     return {
         "version": __version__,
         "at": time.time(),
+        "proxies": "number" if isinstance(services().settings.trusted_proxies, int) else "networks",
         "signing_keys": len(services().settings.keys),
         "api_keys": [key.described() for key in services().keys.all().values()],
         "api_keys_wrong": services().keys.wrong(),

@@ -7,11 +7,21 @@ import ipaddress
 import logging
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 QUIET_SECONDS = 3600.0
 """Seconds without any client that has a public address, after which a warning about hidden clients is logged, once in that time."""
+
+SHARES_SECONDS = 3600.0
+"""Seconds for which a launch counts in the share of its client."""
+
+FEW_LAUNCHES = 50
+"""The fewest launches in that time of which a share is told: more than a class of thirty makes."""
+
+MAX_LAUNCHES = 2000
+"""The latest launches that are remembered."""
 
 SHARED = "shared"
 """The one client network of all senders that no believed proxy vouches for, and that have no address on the internet."""
@@ -136,6 +146,26 @@ class HiddenClients:
             "No client of the last hour had an address on the internet. If clients do come from the internet, a proxy hides them, "
             "and they pay for each other's passes: check trustedProxies, and that the proxy sees the addresses itself."
         )
+
+
+class LaunchShares:
+    """The addresses from which the launches of the last hour came."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._launches: deque[tuple[float, str]] = deque(maxlen=MAX_LAUNCHES)
+
+    def note(self, network: str) -> None:
+        """Note a launch of a client."""
+        with self._lock:
+            self._launches.append((time.monotonic(), network))
+
+    def largest(self) -> float:
+        """The share of the launches that the client with most of them made, 0 to 1; 0 for less than `FEW_LAUNCHES`."""
+        since = time.monotonic() - SHARES_SECONDS
+        with self._lock:
+            counts = Counter(network for at, network in self._launches if at > since)
+        return max(counts.values()) / counts.total() if counts.total() >= FEW_LAUNCHES else 0.0
 
 
 # Not ip.is_private, which includes the documentation ranges: tests use them, and no client on the internet has such an address.

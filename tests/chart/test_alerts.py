@@ -106,6 +106,14 @@ SEEN = {
         },
         {"binder_egress_user_pods_without_launch_record_total{}": "2x60"},
     ),
+    "BinderEgressOneClient": (
+        {},
+        {
+            "binder_egress_launches_largest_share{pod='a'}": "0.6x60",
+            "binder_egress_launches_largest_share{pod='b'}": "0x60",
+        },
+        {"binder_egress_launches_largest_share{}": "0.5x60"},
+    ),
     "BinderEgressCaptchaProviderDown": (
         {"provider": "hcaptcha"},
         {

@@ -28,6 +28,7 @@ from tests.support.cluster.waiting import eventually
 from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port
 from verifier.gatecheck.check import canary_of
+from verifier.networks import FEW_LAUNCHES
 
 FOR = 10
 """Seconds that stand for every `for`: a few scrapes, one of which may fail on a busy machine."""
@@ -173,6 +174,13 @@ def a_key_ends_tomorrow(place: Place) -> None:
     place.stage.hurry_kubelet("verifier")
 
 
+def one_address_brings_all_launches(place: Place) -> None:
+    hook = place.stage.hook()
+    for number in range(FEW_LAUNCHES):
+        body = {"user": f"many-{number}", "image": "i", "client_address": "10.0.0.1", "forwarded_for": "198.51.100.9"}
+        assert hook(**body).status_code == 200
+
+
 def a_server_is_started_without_binderhub(place: Place) -> None:
     start_by_hub(place.stage, "stranger", "localhost/user-server:1")
 
@@ -192,6 +200,7 @@ Alerts = dict[str, dict[str, str]]
 LASTING: Alerts = {
     "BinderEgressPodNotIsolated": {"outcome": "open"},
     "BinderEgressWiringLost": {},
+    "BinderEgressOneClient": {},
     "BinderEgressCaptchaProviderDown": {"provider": "turnstile"},
     "BinderEgressCaptchaProviderMisconfigured": {"provider": "hcaptcha"},
     "BinderEgressApiKeySpent": {"key": "spent"},
@@ -211,6 +220,7 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
             [
                 the_network_plugin_hangs,
                 a_server_is_started_without_binderhub,
+                one_address_brings_all_launches,
                 a_provider_is_down,
                 a_provider_refuses_our_secret,
                 a_key_is_used_up,

@@ -27,7 +27,7 @@ from tests.support.apps import (
 )
 from tests.support.metrics import value
 from verifier.fairness import BASE_SECONDS, TOLERANCE, Charge, Fairness
-from verifier.networks import QUIET_SECONDS, SHARED, client_network
+from verifier.networks import FEW_LAUNCHES, QUIET_SECONDS, SHARED, SHARES_SECONDS, client_network
 from verifier.store.errors import BudgetSpent, PriceRisen, Replayed
 from verifier.web.app import create_public_app, create_services
 from verifier.web.problems import TYPE
@@ -512,6 +512,31 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
     now[0] += QUIET_SECONDS
     price(private)
     assert len(warnings(caplog)) == 3
+
+
+# -- one address with most launches
+
+
+def test_share_of_the_address_with_most_launches_is_told(services, internal, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
+
+    def share():
+        return value(internal, "binder_egress_launches_largest_share")
+
+    for number in range(FEW_LAUNCHES - 1):
+        launch(internal, f"a{number}", client_address="10.0.0.1", forwarded_for="203.0.113.1")
+    assert share() == 0
+    launch(internal, "none", client_address=None)
+    assert share() == 0
+    launch(internal, "b", client_address="10.0.0.1", forwarded_for="203.0.113.2")
+    assert share() == (FEW_LAUNCHES - 1) / FEW_LAUNCHES
+    # A private address is one, too: a proxy may hide the clients.
+    for number in range(2 * FEW_LAUNCHES):
+        launch(internal, f"c{number}", client_address="10.0.0.1")
+    assert share() == 2 / 3
+    now[0] += SHARES_SECONDS + 1
+    assert share() == 0
 
 
 # -- challenges fetched at a low price

@@ -35,6 +35,8 @@ def decide_launch() -> Response:
     metrics = services().metrics
     if not body.context:
         metrics.without_context.inc()
+    if launch.client:
+        metrics.launch_shares.note(launch.network or launch.client)
     try:
         decision = Rules(services().settings, services().passes, services().store, services().keys).decide(launch, now)
     except StoreUnavailable:

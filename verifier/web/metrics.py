@@ -4,11 +4,12 @@ from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ..captcha import Captcha, State
+from ..networks import FEW_LAUNCHES, LaunchShares
 from ..operators.actions import Operators
 from ..ping import WAYS
 from ..settings import VerifierSettings
@@ -51,6 +52,14 @@ class Metrics:
             "Launches whose hook had no launch request. Anything but 0 means that the wiring of badge_base_url is lost.",
             registry=self.registry,
         )
+        self.launch_shares = LaunchShares()
+        largest = Gauge(
+            "binder_egress_launches_largest_share",
+            f"The share of the last hour's launches that came from one address, of the address with most, 0 to 1. 0 for less than "
+            f"{FEW_LAUNCHES} launches. As this replica saw them.",
+            registry=self.registry,
+        )
+        largest.set_function(self.launch_shares.largest)
         self.solutions = Counter(
             "binder_egress_solutions",
             "Captcha solutions presented. unchecked: accepted while the provider is down (captcha.onOutage: allow). rejected: the "

@@ -34,7 +34,7 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.captcha.siteverify import Remote
     from verifier.labels import START_GUARD_CONTAINER
     from verifier.passes import BadPass, Passes
-    from verifier.reconciler import pods
+    from verifier.reconciler import user_pods
     from verifier.records import Grant
     from verifier.web import bodies
     from verifier.web.problems import Problem
@@ -121,7 +121,7 @@ def an_annotation(text: str) -> None:
 def a_guard_message(text: str) -> None:
     """The termination message of a start guard, or any other text in its place."""
     status = {"name": START_GUARD_CONTAINER, "state": {"terminated": {"message": text}}}
-    read = pods._guard(
+    read = user_pods._guard(
         {"spec": {"initContainers": [{"name": START_GUARD_CONTAINER}]}, "status": {"initContainerStatuses": [status]}}
     )
     assert read and isinstance(read[0], str) and isinstance(read[1], float)

@@ -1,4 +1,4 @@
-# The image of the verifier and the reconciler: docker build --build-arg VERSION=… -t NAME:TAG .
+# The image of the verifier, the reconciler and the egress proxy: docker build --build-arg VERSION=… -t NAME:TAG .
 # By digest (D-243). Dependabot proposes newer ones.
 FROM docker.io/library/node:20-slim@sha256:2cf067cfed83d5ea958367df9f966191a942351a2df77d6f0193e162b5febfc0 AS node
 FROM docker.io/library/python:3.11-slim@sha256:90744cff8f32887f075c47d747a173ff333e9e98801667af93c357fa9f5e28ff AS python
@@ -22,6 +22,9 @@ RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --re
     -r /src/requirements.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
+# The hosts of the egress proxy's groups `python` and `debian`, from the tools' own constants.
+RUN /opt/build/bin/python -I /src/verifier/proxy/registries.py >/opt/registries.json \
+ && mv /opt/registries.json /src/verifier/proxy/registries.json
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 # Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
@@ -47,6 +50,6 @@ LABEL org.opencontainers.image.title="binder-egress" \
 # A number, so that the kubelet can tell that it is not root.
 USER 10001:10001
 WORKDIR /tmp
-EXPOSE 8080 8081
+EXPOSE 8080 8081 3128 8082
 ENTRYPOINT ["binder-egress"]
 CMD ["verifier"]

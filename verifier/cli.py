@@ -1,4 +1,4 @@
-"""The command `binder-egress`: starts one of the two processes, and compares the results of `helm test`."""
+"""The command `binder-egress`: starts one of the processes, and compares the results of `helm test`."""
 
 import json
 import logging.config
@@ -9,7 +9,7 @@ import threading
 import click
 
 from . import __version__, logs
-from .settings import InvalidSettings, ReconcilerSettings, VerifierSettings, load
+from .settings import InvalidSettings, ProxySettings, ReconcilerSettings, VerifierSettings, load
 from .store.connection import connect
 from .store.store import Store
 from .web.app import create_app, create_services
@@ -46,6 +46,16 @@ def reconciler() -> None:
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()
+
+
+@cli.command(help="Run the egress proxy: user pods reach listed hosts through it.")
+def proxy() -> None:
+    # Not at the top: no other process needs it.
+    from .proxy.process import policy, run
+
+    settings = load(ProxySettings)
+    logging.config.dictConfig(logs.configuration(settings.log_level))
+    run(settings, policy(settings), Store(connect(settings)))
 
 
 @cli.command("helm-test", help="Compare what the pods of `helm test` reached with what they should. Run by the chart.")

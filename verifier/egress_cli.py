@@ -1,15 +1,19 @@
 """The command `egress`: the operators' commands, and `doctor`.
 
-It is put together here because `doctor` is a part of the gate check, which operators' actions do not use.
+It is put together here because `doctor` is a part of the gate check, and `hosts` of the egress proxy, which operators' actions do
+not use.
 """
 
+import json
 import sys
 
 import click
 
 from .operators.commands import egress, main
+from .proxy.hosts import SLOW_WAYS_OUT
+from .proxy.hosts import groups as host_groups
 
-__all__ = ["doctor", "egress", "main"]
+__all__ = ["doctor", "egress", "hosts", "main"]
 
 
 @egress.command(help="Check the whole installation and say what to do. Exit code 1 if there is a problem.")
@@ -19,3 +23,21 @@ def doctor(as_json: bool) -> None:
     from .gatecheck.doctor import show
 
     sys.exit(0 if show(as_json) else 1)
+
+
+@egress.group(help="The host lists of the egress proxy.")
+def hosts() -> None:
+    pass
+
+
+@hosts.command("list", help="List the groups of hosts that tiers may name, and which tool needs each host.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_hosts(as_json: bool) -> None:
+    found = host_groups()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for group, names in found.items():
+        click.echo(f"{group}{'  (anybody can put files there: a slow way out)' if group in SLOW_WAYS_OUT else ''}")
+        for host, tool in names.items():
+            click.echo(f"  {host}  {tool}")

@@ -96,6 +96,25 @@ def charged_network(client: Client, ipv4_prefix: int = 32, ipv6_prefix: int = 64
     return _cut(ip, ipv4_prefix, ipv6_prefix)
 
 
+class NetworkSet:
+    """Many networks, of which an address is found in a few steps, however many there are.
+
+    Args:
+        networks: the networks.
+    """
+
+    def __init__(self, networks: Iterable[IPNetwork] = ()):
+        self._starts: dict[tuple[int, int], set[int]] = {}  # (version, bits after the prefix) → prefixes
+        for network in networks:
+            rest = network.max_prefixlen - network.prefixlen
+            self._starts.setdefault((network.version, rest), set()).add(int(network.network_address) >> rest)
+
+    def __contains__(self, ip: IPAddress) -> bool:
+        """Whether an address is in one of the networks."""
+        number = int(ip)
+        return any(version == ip.version and number >> rest in starts for (version, rest), starts in self._starts.items())
+
+
 def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
     """The network of a client on the internet. Challenges are bound to it, and uses of a pass move within it.
 

@@ -6,6 +6,7 @@ upgrade both versions use the same Redis.
 
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -253,6 +254,79 @@ class KnownServer:
     def loads(cls, text: str | None) -> "KnownServer | None":
         """The server that JSON describes, or None."""
         return _read(cls, json.loads(text)) if text else None
+
+
+@dataclass(frozen=True)
+class PodAddresses:
+    """What the reconciler publishes about a pod that runs, for the egress proxy: whose connections come from its addresses.
+
+    Attributes:
+        uid: the pod.
+        user, server: the server that runs in it, as JupyterHub names it.
+        addresses: its addresses, IPv4 and IPv6.
+        tier: its tier; `unverified` if it has none.
+        blocked: whether it carries a block.
+        repository: the repository that was launched; empty if unknown.
+    """
+
+    uid: str
+    user: str
+    server: str
+    addresses: tuple[str, ...]
+    tier: str = UNVERIFIED
+    blocked: bool = False
+    repository: str = ""
+
+    @staticmethod
+    def dumps(pods: "Iterable[PodAddresses]") -> str:
+        """The pods of one server as JSON."""
+        return json.dumps([asdict(pod) for pod in pods], separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str) -> "list[PodAddresses]":
+        """The pods that JSON describes."""
+        return [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in json.loads(text)]
+
+
+@dataclass(frozen=True)
+class AddressVersion:
+    """A state of the addresses in Redis.
+
+    Attributes:
+        number: the number of changes up to now.
+        began: when Redis began to count; another time means that it was wiped. Empty: nothing was published.
+    """
+
+    number: int = 0
+    began: str = ""
+
+    @classmethod
+    def loads(cls, text: str | None) -> "AddressVersion":
+        """The version that a text describes."""
+        began, _, number = (text or "-0").rpartition("-")
+        return cls(int(number), began)
+
+
+@dataclass(frozen=True)
+class AddressChange:
+    """A message to the egress proxy.
+
+    Attributes:
+        version: the state after this change.
+        server: the key of the server that changed; empty: none, the reconciler only says that it is there.
+        pods: the server's pods by now.
+    """
+
+    version: AddressVersion
+    server: str = ""
+    pods: tuple[PodAddresses, ...] = ()
+
+    @classmethod
+    def loads(cls, text: str) -> "AddressChange":
+        """The message that JSON describes."""
+        content = json.loads(text)
+        version = AddressVersion(content["number"], content["began"])
+        return cls(version, content["server"], tuple(PodAddresses.loads(content["pods"] or "[]")))
 
 
 BLOCK_KINDS = ("server", "repository", "network")

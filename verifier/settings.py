@@ -329,6 +329,45 @@ class ReconcilerSettings(CommonSettings):
         [], json_schema_extra=_value("admissionPolicies")
     )
     """The admission policies that are on in the values and were not rendered."""
+    proxy: bool = Field(False, json_schema_extra=_value("proxy.enabled"))
+    """Whether to publish the addresses of user pods, for the egress proxy."""
+
+
+class ProxyTier(BaseModel):
+    """What a tier may reach through the egress proxy. The chart takes it from the tier's values.
+
+    Attributes:
+        hosts: groups, hosts, `*.` suffixes, or `*` (`proxy.hosts`).
+        ports: the TCP ports that the tier opens; empty: all.
+        closed: CIDRs that it does not reach: `except` and `bannedAddresses`.
+    """
+
+    hosts: list[str] = []
+    ports: list[Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$")]] = []
+    closed: Annotated[list[IPNetwork], BeforeValidator(_networks)] = []
+
+
+class ProxySettings(CommonSettings):
+    """The egress proxy's settings. It gets no signing key and no bearer token."""
+
+    redis_user = "proxy"
+
+    proxy_port: int = Field(3128, ge=1, le=65535, json_schema_extra=_value("proxy"))
+    proxy_admin_port: int = Field(8082, ge=0, le=65535, json_schema_extra=_value("proxy"))
+    proxy_tiers: Annotated[dict[str, ProxyTier], NoDecode, BeforeValidator(_json_or_file)] = Field(
+        {}, json_schema_extra=_value("tiers and unverified.hosts")
+    )
+    """By tier, `unverified` included; or the path of a file with that."""
+    proxy_own_names: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
+        [], json_schema_extra=_value("proxy.refusedHosts")
+    )
+    proxy_page: str = Field("", pattern="^(https?://.+/)?$", json_schema_extra=_value("publicUrl or ingress.hosts"))
+    proxy_connections: int = Field(100, ge=1, le=10_000, json_schema_extra=_value("proxy.limits.connections"))
+    proxy_new_per_second: int = Field(20, ge=1, le=10_000, json_schema_extra=_value("proxy.limits.newPerSecond"))
+    proxy_bytes_per_second: int = Field(0, ge=0, json_schema_extra=_value("proxy.limits.bytesPerSecond"))
+    proxy_all_connections: int = Field(4000, ge=2, le=100_000, json_schema_extra=_value("proxy.limits.allConnections"))
+    proxy_log_connections: bool = Field(False, json_schema_extra=_value("proxy.logConnections"))
+    proxy_drain_seconds: int = Field(60, ge=0, le=3600, json_schema_extra=_value("proxy.drain"))
 
 
 T = TypeVar("T", bound=BaseSettings)

@@ -15,13 +15,19 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
     read="$read %R~binder-egress:$key"
   done
   for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
-    counters tiers gatecheck; do
+    counters tiers gatecheck addresses changes; do
     written="$written ~binder-egress:$key"
   done
   access="user default on #$(hash "$REDIS_PASSWORD") -@all +ping
 user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $read (+rpush %W~binder-egress:wake) \
 (+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked)
-user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info %R~binder-egress:* $written"
+user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \
++publish &binder-egress:addresses %R~binder-egress:* $written"
+  if [ -n "$PROXY_PASSWORD" ]; then
+    access="$access
+user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall +subscribe +unsubscribe \
+&binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes"
+  fi
 fi
 exec redis-server - <<SETTINGS
 $access

@@ -10,13 +10,18 @@ the path of this release. In modes without policies of ours, JupyterHub's own po
 {{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
 {{- $isolated := printf "%s-start-guard" (include "binder-egress.fullname" .) -}}
 {{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" $isolated -}}
+{{- $variables := dict "BINDER_EGRESS_URL" $page -}}
+{{- range $name := list "HTTP_PROXY" "HTTPS_PROXY" "http_proxy" "https_proxy" "NODE_USE_ENV_PROXY" -}}
+{{- $map := dict "name" (printf "%s-proxy-variables" (include "binder-egress.fullname" $)) -}}
+{{- $_ := set $variables $name (dict "valueFrom" (dict "configMapKeyRef" $map)) -}}
+{{- end -}}
 {{- $ours := dict
   "extraEnv" (dict
     "BINDER_EGRESS_API" (printf "http://%s:8081" (include "binder-egress.fullname" .))
     "BINDER_EGRESS_API_TOKEN" (dict "valueFrom" (dict "secretKeyRef" $token)))
   "jupyterhub" (dict
     "custom" (dict "binderEgress" (dict "startGuard" $guard))
-    "singleuser" (dict "extraEnv" (dict "BINDER_EGRESS_URL" $page))) -}}
+    "singleuser" (dict "extraEnv" $variables)) -}}
 {{- $values := mergeOverwrite (deepCopy .Values.integration.binderhub) $ours -}}
 {{- /*
 The launch page looks for the verifier at `egress/` below BinderHub's base_url, unless a meta element names another address.

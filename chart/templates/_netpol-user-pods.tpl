@@ -15,6 +15,16 @@
 {{- if .Values.base.allowDns }}
 {{ include "binder-egress.netpol.dns" . }}
 {{- end }}
+{{- if include "binder-egress.proxy" . }}
+# The egress proxy
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "binder-egress.matchLabels" (list . "proxy") | nindent 10 }}
+  ports:
+    - port: 3128
+      protocol: TCP
+{{- end }}
 {{- include "binder-egress.netpol.named" .Values.base.egress }}
 {{- end }}
 

@@ -227,7 +227,7 @@ def test_values_for_another_release_are_the_exported_ones(render):
 
 def test_settings_are_those_that_the_image_reads(render):
     """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all its settings."""
-    from verifier.settings import PREFIX, ReconcilerSettings, VerifierSettings
+    from verifier.settings import PREFIX, ProxySettings, ReconcilerSettings, VerifierSettings
 
     objects = render()
     config = objects["ConfigMap", "binder-egress"]["data"]
@@ -241,8 +241,12 @@ def test_settings_are_those_that_the_image_reads(render):
     other = {"redis_sentinel_password", "redis_password"}
     fields = set(VerifierSettings.model_fields) - {"captcha_secrets", *other}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
-    fields = set(ReconcilerSettings.model_fields) - other
+    # It has one more setting with an egress proxy.
+    fields = set(ReconcilerSettings.model_fields) - other - {"proxy"}
     assert set(env["reconciler"]) == {PREFIX + field.upper() for field in fields}
+    pod = render("--set=proxy.enabled=true")["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]
+    read = {PREFIX + field.upper() for field in ProxySettings.model_fields}
+    assert {entry["name"] for entry in pod["containers"][0]["env"]} <= read
 
 
 # A minimal parent chart: BinderHub with a closed schema, and JupyterHub below it with a default of its own.

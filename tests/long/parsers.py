@@ -18,6 +18,7 @@ from pathlib import Path
 
 import altcha
 import atheris
+import h11
 
 TOP = Path(__file__).parents[2]
 sys.path.insert(0, str(TOP))
@@ -25,6 +26,7 @@ sys.path.insert(0, str(TOP))
 with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from flask import Flask
 
+    from tests.support.egress_proxy.hellos import hello_for
     from tests.support.fuzz import KEY, keys_file
     from verifier import networks, repositories
     from verifier.api_keys import Keys
@@ -34,6 +36,9 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.captcha.siteverify import Remote
     from verifier.labels import START_GUARD_CONTAINER
     from verifier.passes import BadPass, Passes
+    from verifier.proxy.hello import read_hello
+    from verifier.proxy.hosts import normal
+    from verifier.proxy.requests import Refused, WhoAmI, read_head
     from verifier.reconciler import user_pods
     from verifier.records import Grant
     from verifier.web import bodies
@@ -135,8 +140,35 @@ def an_answer(text: str) -> None:
             assert answer.outcome is not Outcome.OK or (status == 200 and '"' in text), "a yes out of nothing"
 
 
+def a_hello(text: str) -> None:
+    """What names a host is a whole ClientHello."""
+    found = read_hello(text.encode("latin-1", "replace"))
+    assert found.name is None or (found.is_tls and found.complete)
+
+
+def a_request(text: str) -> None:
+    """A request to the egress proxy is for one host, or is refused."""
+    connection = h11.Connection(h11.SERVER)
+    with suppress(h11.RemoteProtocolError, Refused, WhoAmI):
+        connection.receive_data(text.encode("latin-1", "replace"))
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            asked = read_head(event, connection)
+            assert 0 <= asked.port <= 99999 and not set(asked.host) & set(" /@?#\\\r\n\0")
+            if asked.path:
+                with suppress(h11.LocalProtocolError):
+                    assert (h11.Connection(h11.CLIENT).send(asked.upstream_head()) or b"").count(b"\r\nhost: ") <= 1
+
+
+def a_host(text: str) -> None:
+    """A host's name has one spelling, and no address is a name."""
+    name = normal(text)
+    assert name is None or (normal(name) == name and networks.parse_address(name) is None)
+
+
 PARSERS: list[Callable[[str], None]] = [
     a_pass, a_key, a_solution, decoded_solution, a_body, forwarded_for, a_repository, an_annotation, a_guard_message, an_answer,
+    a_hello, a_request, a_host,
 ]  # fmt: skip
 
 SEEDS: dict[Callable[[str], None], list[str]] = {
@@ -154,6 +186,12 @@ SEEDS: dict[Callable[[str], None], list[str]] = {
     a_repository: ["https://github.com/Owner/name.git", "git@github.com:owner/name", "10.5281/zenodo.1", "github.com/owner/*"],
     an_annotation: [Grant.new("verified", "valid-pass", 1.0).dumps()],
     a_guard_message: [json.dumps({"outcome": "closed", "seconds": 0.33, "tries": 5, "through": 2})],
+    a_hello: [hello_for("ok.example").decode("latin-1")],
+    a_request: [
+        "CONNECT ok.example:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        "POST http://ok.example/a?b HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 1\r\nConnection: x\r\n\r\nx",
+    ],
+    a_host: ["ok.example", "bücher.example", "10.0.0.1", "0x0a.1"],
     an_answer: [json.dumps({"success": True, "error-codes": ["bad-request"], "challenge_ts": "2026-01-01T00:00:00Z"})],
 }
 

@@ -43,7 +43,7 @@ def keys(tree):
 def functions():
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text())):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield node, [call for call in ast.walk(node) if isinstance(call, ast.Call)]
 
 

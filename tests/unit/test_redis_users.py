@@ -18,15 +18,17 @@ from verifier.fairness import Charge
 from verifier.operators.actions import Operators
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Block, KnownServer, Record, RevokedKey, Server
-from verifier.settings import ReconcilerSettings, VerifierSettings, load
+from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKey, Server
+from verifier.settings import ProxySettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 from verifier.web.app import create_services
 
 SCRIPT = Path(__file__).parents[2] / "chart/files/redis.sh"
 
 SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", 'the "reconciler\'s" own'
+PROXY = "the proxy's $own"
 
 PREFIX = "binder-egress:"
 
@@ -34,12 +36,13 @@ PREFIX = "binder-egress:"
 class ChartRedis:
     """A redis-server that the chart's script starts, with these passwords in its environment."""
 
-    def __init__(self, shared, verifier="", reconciler=""):
+    def __init__(self, shared, verifier="", reconciler="", proxy=""):
         self.port = free_port()
         # A user for the tests alone, who may read what Redis refused to others.
         more = f"port {self.port}\nbind 127.0.0.1\nuser tests on nopass allcommands"
         script = SCRIPT.read_text().replace("port 6379", more)
         passwords = {"REDIS_PASSWORD": shared, "VERIFIER_PASSWORD": verifier, "RECONCILER_PASSWORD": reconciler}
+        passwords["PROXY_PASSWORD"] = proxy
         environment = {"PATH": os.environ["PATH"], "MAXMEMORY": "32mb", **passwords}
         self._process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.DEVNULL)
         client = self.client(password=shared)
@@ -72,7 +75,7 @@ class ChartRedis:
 
 @pytest.fixture
 def server():
-    server = ChartRedis(SHARED, VERIFIER, RECONCILER)
+    server = ChartRedis(SHARED, VERIFIER, RECONCILER, PROXY)
     yield server
     server.stop()
 
@@ -136,6 +139,32 @@ def test_launch_unlock_and_operators_work_with_users(server, stores, monkeypatch
     assert_nothing_was_refused(server)
 
 
+def test_proxy_reads_addresses_and_nothing_else(server, stores):
+    verifiers, reconcilers = stores
+    pod = PodAddresses("uid-1", "alice", "", ("10.42.0.5",))
+    proxies = Store(connect(server.settings(ProxySettings, redis_user_password=PROXY)))
+    subscribe = lambda s: s.address_changes()  # noqa: E731  # as the others, for the test below
+    with subscribe(proxies) as following:
+        reconcilers.publish_addresses(ALICE, [pod])
+        assert following(5).pods == (pod,)
+        reconcilers.beat_addresses()
+        assert following(5).server == ""
+    assert reconcilers.published_addresses() == {ALICE}
+    assert proxies.addresses()[1] == {ALICE.key: [pod]}
+    assert_nothing_was_refused(server)
+    for store, call in (
+        (proxies, lambda s: s.publish_addresses(ALICE, [])),
+        (proxies, lambda s: s.known(ALICE)),
+        (proxies, lambda s: s.blocks()),
+        (proxies, lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1"))),
+        (proxies, lambda s: s.wake_all()),
+        (verifiers, lambda s: s.addresses()),
+        (verifiers, lambda s: s.publish_addresses(ALICE, [])),
+    ):
+        with pytest.raises(StoreUnavailable, match="NoPermission"):
+            call(store)
+
+
 def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
     verifiers, reconcilers = stores
     alice, now = Server("alice"), time.time()
@@ -171,6 +200,9 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.log({"event": "revoke"}),
         lambda s: s.woken(0.1),
         lambda s: s.forget(alice),
+        lambda s: s.publish_addresses(alice, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))]),
+        lambda s: s.beat_addresses(),
+        lambda s: s.published_addresses(),
     ):
         call(reconcilers)
     for store in stores:

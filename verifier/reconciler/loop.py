@@ -27,6 +27,7 @@ from ..settings import ReconcilerSettings
 from ..store.counters import Tally, lag_counters
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
+from .addresses import AddressBook
 from .cache import PodCache
 from .converge import Converger, carried_grants
 from .user_pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
@@ -88,6 +89,7 @@ class Reconciler:
         self._cache = PodCache()
         self._tally = Tally()
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, clock, steady)
+        self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat: what an earlier process published may be outdated
 
@@ -154,8 +156,12 @@ class Reconciler:
             self.queue.retry(server)
 
     def reconcile(self, server: Server, pending: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
-        """Converge one server, as `Converger.converge`."""
-        self._converger.converge(server, pending, lost)
+        """Converge one server, as `Converger.converge`, and publish its addresses."""
+        try:
+            self._converger.converge(server, pending, lost)
+        finally:
+            if self._addresses and not lost:
+                self._addresses.publish(server)
 
     # -- list and watch
 
@@ -273,7 +279,12 @@ class Reconciler:
         pods = self._cache.all()
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)
         if self._store.heartbeat(self._clock(), dict(tiers), self._tally.take()) and not self._redis_is_lost:
+            if self._addresses:
+                self._addresses.beat()
             return
+        # All of them, before the first word that they count: an earlier process may have left some.
+        if self._addresses:
+            self._addresses.publish_all()
         self._converger.restart_grace()  # The wiped Redis may have had a renewal.
         self._redis_is_lost = False
         # Servers without a pod are forgotten by the worker, too: a pod that appears meanwhile must stay published.

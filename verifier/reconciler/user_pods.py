@@ -66,6 +66,7 @@ class Pod:
         repository: the repository that was launched, from the environment that BinderHub sets; empty if unknown.
         client: the address of the client that launched it, from the same place; BinderHub sets it since March 2026.
         ping: how the user's code in it can ping (`ping.way_to_ping`); empty if it cannot.
+        addresses: its own addresses, IPv4 and IPv6; none on the network of its node.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Pod:
     repository: str = ""
     client: str = ""
     ping: str = ""
+    addresses: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Pod | None":
@@ -117,6 +119,7 @@ class Pod:
             repository=environment.get("BINDER_REPO_URL", ""),
             client=environment.get("BINDER_CLIENT_IP", ""),
             ping=way_to_ping(body["spec"]),
+            addresses=() if body["spec"].get("hostNetwork") else tuple(found["ip"] for found in status.get("podIPs") or []),
         )
 
 

@@ -17,6 +17,8 @@
 | `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
+| `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
+| `changes` | the number of changes of `addresses`, and since when | for ever |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
 | `wiring` | a hash: numbers of announced launches and of those without context, first and last time | for ever |
@@ -34,7 +36,7 @@ revoked API key that is still in the values counts again; `egress doctor` says s
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -43,7 +45,20 @@ import redis
 
 from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
 from ..passes import LEEWAY_SECONDS, Pass
-from ..records import Block, Grant, KnownServer, Pending, Record, RevokedKey, Server, Woken
+from ..records import (
+    AddressChange,
+    AddressVersion,
+    Block,
+    Grant,
+    KnownServer,
+    Pending,
+    PodAddresses,
+    Record,
+    RevokedKey,
+    Server,
+    Woken,
+)
+from .connection import TIMEOUT_SECONDS
 from .errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 
 PREFIX = "binder-egress:"
@@ -95,6 +110,7 @@ class Store:
         self._issue = client.register_script((scripts / "issue.lua").read_text())
         self._reject = client.register_script((scripts / "reject.lua").read_text())
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
+        self._publish_addresses = client.register_script((scripts / "publish_addresses.lua").read_text())
         self._settle = client.register_script((scripts / "settle.lua").read_text())
 
     # -- for the verifier
@@ -465,6 +481,38 @@ class Store:
             **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},
         }
 
+    # -- for the egress proxy
+
+    def addresses(self) -> tuple[AddressVersion, dict[str, list[PodAddresses]]]:
+        """The version of the addresses, and the pods of all servers, by key of the server."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.get(_key("changes"))
+            pipe.hgetall(_key("addresses"))
+            version, found = pipe.execute()
+        return AddressVersion.loads(_text(version)), {server: PodAddresses.loads(text) for server, text in _texts(found).items()}
+
+    @contextmanager
+    def address_changes(self) -> "Iterator[Callable[[float], AddressChange | None]]":
+        """Subscribe to the changes of addresses.
+
+        Yields:
+            A function that waits so many seconds for the next change, and returns None if none came.
+        """
+        with _unavailable(), self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
+            subscription.subscribe(_key("addresses"))
+            if not subscription.get_message(timeout=TIMEOUT_SECONDS):
+                raise redis.TimeoutError("no answer to SUBSCRIBE")
+
+            def following(seconds: float) -> AddressChange | None:
+                with _unavailable():
+                    message = subscription.get_message(timeout=seconds)
+                if message and message["type"] != "message":
+                    raise StoreUnavailable("Redis: subscribed anew, messages may be missing")
+                return AddressChange.loads(message["data"]) if message else None
+
+            yield following
+
     # -- for the reconciler
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
@@ -523,6 +571,25 @@ class Store:
         """Forget a server that has no pod any more."""
         with _unavailable():
             self._redis.delete(_key(f"server:{server.key}"))
+
+    def publish_addresses(self, server: Server, pods: Iterable[PodAddresses]) -> None:
+        """Publish the addresses of a server's pods for the egress proxy; without pods, forget them."""
+        listed = list(pods)
+        self._announce(server.key, PodAddresses.dumps(listed) if listed else "")
+
+    def beat_addresses(self) -> None:
+        """Tell the egress proxy that what is published is what the reconciler knows."""
+        self._announce("", "")
+
+    def _announce(self, server: str, pods: str) -> None:
+        names = [_key("addresses"), _key("changes")]
+        with _unavailable():
+            self._publish_addresses(keys=names, args=[_key("addresses"), server, pods])
+
+    def published_addresses(self) -> set[Server]:
+        """All servers whose addresses are published."""
+        with _unavailable():
+            return {Server.from_key(str(key)) for key in self._redis.hkeys(_key("addresses"))}
 
     def verifier_is_there(self) -> bool:
         """Whether any verifier has reported lately."""

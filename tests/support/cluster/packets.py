@@ -49,6 +49,13 @@ def forbidden(stage: Stage) -> dict[str, str]:
     return found
 
 
+def python_in(stage: Stage, user: str, code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A program in a user's pod, whose output is read while it runs."""
+    context = ["--context", stage.context] if stage.context else []
+    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
+    return subprocess.Popen([*command, "python3", "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+
+
 def stream(stage: Stage, user: str) -> subprocess.Popen[str]:
     """A connection from a user's pod to the internet over which a byte comes back every 10 ms."""
     address = stage.targets()["public TCP"].removeprefix("tcp://")

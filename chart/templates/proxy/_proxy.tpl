@@ -1,0 +1,59 @@
+{{- /* The egress proxy. */}}
+
+{{- /* binder-egress.proxy: "true" if the egress proxy runs. */}}
+{{- define "binder-egress.proxy" -}}
+{{- if and .Values.proxy.enabled (include "binder-egress.running" .) }}true{{ end }}
+{{- end }}
+
+{{- /*
+binder-egress.proxyTiers: what each tier may reach through the proxy, `unverified` included, as JSON. In mode observe nobody is
+refused a host: everybody keeps the network they have.
+*/}}
+{{- define "binder-egress.proxyTiers" -}}
+{{- $root := . -}}
+{{- $banned := list -}}
+{{- range include "binder-egress.banned" . | fromJsonArray }}{{ $banned = append $banned .cidr }}{{ end -}}
+{{- $found := dict -}}
+{{- range $name, $tier := merge (dict "unverified" .Values.unverified) .Values.tiers -}}
+{{- $hosts := include "binder-egress.enabledKeys" $tier.hosts | fromJsonArray -}}
+{{- if eq $root.Values.mode "observe" }}{{ $hosts = list "*" }}{{ end -}}
+{{- $except := deepCopy $root.Values.except -}}
+{{- range $cidr, $on := $tier.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
+{{- $closed := concat (include "binder-egress.enabledKeys" $except | fromJsonArray) $banned -}}
+{{- $listed := $tier.ports | default dict -}}
+{{- $ports := include "binder-egress.enabledKeys" $listed.tcp | fromJsonArray -}}
+{{- /* A tier that lists UDP ports alone opens no TCP port. */ -}}
+{{- if and (not $ports) (include "binder-egress.enabledKeys" $listed.udp | fromJsonArray) }}{{ $ports = list "0" }}{{ end -}}
+{{- $_ := set $found $name (dict "hosts" $hosts "ports" $ports "closed" $closed) -}}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
+{{- /* binder-egress.proxyOwnNames: names of the hub, which nobody reaches through the proxy, as a JSON list. */}}
+{{- define "binder-egress.proxyOwnNames" -}}
+{{- $refused := include "binder-egress.enabledKeys" .Values.proxy.refusedHosts | fromJsonArray -}}
+{{- $names := include "binder-egress.hosts" . | fromJsonArray | concat $refused -}}
+{{- with .Values.publicUrl }}{{ $names = append $names (urlParse .).hostname }}{{ end -}}
+{{ $names | uniq | sortAlpha | toJson }}
+{{- end }}
+
+{{- /* binder-egress.proxyPage: the address of servers' pages up to the user's name, for refusals; empty if it is not known. */}}
+{{- define "binder-egress.proxyPage" -}}
+{{- $hosts := include "binder-egress.hosts" . | fromJsonArray -}}
+{{- if or .Values.publicUrl $hosts -}}
+{{ .Values.publicUrl | default (printf "https://%s" (first $hosts)) }}{{ .Values.ingress.path }}servers/
+{{- end -}}
+{{- end }}
+
+{{- /*
+binder-egress.proxyAddress: the address of the proxy's Service; empty before the Service exists. User pods have no DNS, so it is a
+number.
+*/}}
+{{- define "binder-egress.proxyAddress" -}}
+{{- if .Values.proxy.clusterIP -}}
+{{ .Values.proxy.clusterIP }}
+{{- else -}}
+{{- $service := lookup "v1" "Service" .Release.Namespace (printf "%s-proxy" (include "binder-egress.fullname" .)) | default dict -}}
+{{ dig "spec" "clusterIP" "" $service }}
+{{- end -}}
+{{- end }}

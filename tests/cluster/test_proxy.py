@@ -1,0 +1,140 @@
+"""The egress proxy in the cluster: a pod without a pass reaches a listed host through it, and nothing else."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cluster.commands import egress
+from tests.support.cluster.packets import assert_reaches, python_in
+from tests.support.cluster.patience import POD_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import QUICK, Failed, Stage
+
+LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"
+"""Names. The local internet knows the first two; the proxy refuses the last one before it asks."""
+
+VALUES = (
+    "--set=proxy.enabled=true",
+    f"--set=unverified.hosts.{LISTED.replace('.', chr(92) + '.')}=true",
+    f"--set=unverified.hosts.{PRIVATE.replace('.', chr(92) + '.')}=true",
+    "--set=tiers.verified.hosts.\\*=true",
+    "--set=publicUrl=https://hub.example.org",
+)
+
+ASK = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=15).status)
+except urllib.error.HTTPError as error:
+    print(error.code, error.reason, "|", error.read().decode().strip(), "|", error.headers["Proxy-Status"])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+"""In a pod: asks for an address as a program does that knows nothing of the proxy but the variables."""
+
+HOLD = """
+import os, socket, ssl, sys, time, urllib.parse
+proxy = urllib.parse.urlsplit(os.environ["HTTPS_PROXY"])
+connection = socket.create_connection((proxy.hostname, proxy.port), 15)
+connection.sendall(f"CONNECT {sys.argv[1]}:443 HTTP/1.1\\r\\nHost: {sys.argv[1]}:443\\r\\n\\r\\n".encode())
+assert b" 200 " in connection.recv(4096)
+secure = ssl._create_unverified_context().wrap_socket(connection, server_hostname=sys.argv[1])
+number = 0
+try:
+    while True:
+        secure.sendall(b"E")
+        assert secure.recv(1) == b"E"
+        number += 1
+        if number == 1:
+            print("open", flush=True)
+        time.sleep(0.05)
+except Exception as error:
+    print("ended", time.time(), flush=True)
+"""
+"""In a pod: a tunnel that echoes until it is cut, and when that was."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def proxy(stage: Stage) -> Iterator[None]:
+    # Twice, as an operator does who lets Kubernetes choose the address: the second looks it up.
+    stage.install_gate(*QUICK, *VALUES)
+    stage.install_gate(*QUICK, *VALUES)
+    yield
+    stage.delete_user_pods()
+    stage.install_gate(*QUICK)
+
+
+def ask(stage: Stage, user: str, url: str) -> str:
+    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", ASK, url).strip()
+
+
+def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:
+    """Ask again until the answer has a text: policies of a new pod, and what the proxy knows of it, may take a moment."""
+    end = time.monotonic() + TIER_SECONDS
+    while expected not in (seen := ask(stage, user, url)) and time.monotonic() < end:
+        time.sleep(1)
+    assert expected in seen, seen
+    return seen
+
+
+def who(stage: Stage, user: str) -> dict[str, str]:
+    """What the proxy says of the pod that asks."""
+    address = stage.cluster_ip("binder-egress-proxy")
+    code = f"import urllib.request as u; print(u.build_opener(u.ProxyHandler({{}})).open('http://{address}:3128/').read().decode())"
+    return json.loads(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", code))
+
+
+def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    for url in (f"http://{OTHER}/", f"https://{OTHER}/"):
+        seen = ask(stage, user, url)
+        assert f"No internet access: open https://hub.example.org/egress/servers/{user}/" in seen, seen
+        assert url.startswith("https") or "error=http_request_denied" in seen, seen
+    assert "private or special address" in ask(stage, user, f"http://{PRIVATE}/")
+    assert who(stage, user)["uid"] == stage.pod(user)["metadata"]["uid"]
+    # Nothing is open beside the proxy.
+    assert_reaches(stage, user, egress=False)
+
+
+def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    assert "No internet access" in ask(stage, user, f"http://{OTHER}/")
+    assert stage.unlock(user).status_code == 200
+    ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
+    assert "private or special address" in ask(stage, user, f"http://{PRIVATE}/")
+    with python_in(stage, user, HOLD, LISTED) as held:
+        assert held.stdout.readline() == "open\n"
+        began = time.time()
+        egress(stage, "revoke", user, "--why", "a test")
+        word, when = held.stdout.readline().split()
+    # Most of that is the command itself.
+    assert word == "ended" and float(when) - began < TIER_SECONDS
+    assert "blocked by the operators" in ask(stage, user, f"http://{LISTED}/")
+
+
+def test_other_pods_do_not_reach_the_proxy(stage):
+    """Not even the ports of its probes are open for user pods."""
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    pods = stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]
+    reached = stage.battery(user, {pod["metadata"]["name"]: f"tcp://{pod['status']['podIP']}:8082" for pod in pods})
+    assert reached == dict.fromkeys(reached, False) and len(reached) == 2
+
+
+def test_replica_that_goes_costs_new_connections_nothing(stage):
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    stage.kubectl("rollout", "restart", "deployment/binder-egress-proxy")
+    end = time.monotonic() + POD_SECONDS
+    seen = set()
+    while time.monotonic() < end:
+        seen.add(ask(stage, user, f"http://{LISTED}/"))
+        try:
+            stage.kubectl("rollout", "status", "deployment/binder-egress-proxy", "--timeout=1s")
+            break
+        except Failed:
+            continue
+    assert seen == {"200"}

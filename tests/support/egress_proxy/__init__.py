@@ -1,0 +1,1 @@
+"""The egress proxy in tests: ClientHellos, and the battery of escapes."""

@@ -1,0 +1,156 @@
+"""The decision, by name, by address and by ClientHello."""
+
+import ipaddress
+
+import pytest
+
+from verifier.networks import NetworkSet
+from verifier.proxy.decide import Kind, Policy, Reason, Refusal, TierHosts, decide, decide_address, decide_hello
+from verifier.proxy.hosts import HostList
+from verifier.records import PodAddresses
+
+CLOSED = NetworkSet(ipaddress.ip_network(cidr) for cidr in ("10.0.0.0/8", "64:ff9b::/96", "fd00::/9", "203.0.113.66/32"))
+POLICY = Policy(
+    {
+        "unverified": TierHosts(HostList(["ok.example", "*.data.example"]), closed=CLOSED),
+        "verified": TierHosts(HostList(["*"]), closed=CLOSED),
+        "course": TierHosts(HostList(["api.example.org"]), frozenset({443}), CLOSED),
+        "direct": TierHosts(HostList([]), closed=CLOSED),
+    },
+    frozenset({"hub.example.org"}),
+    "https://hub.example.org/egress/servers/",
+)
+
+
+def pod(tier="unverified", **more):
+    return PodAddresses("uid-1", "alice", "a b", ("10.42.0.5",), tier, **more)
+
+
+def why(tier, host, port=443, kind=Kind.TUNNEL, **more):
+    refusal = decide(pod(tier, **more), host, port, kind, POLICY)
+    return refusal.reason if refusal else None
+
+
+@pytest.mark.parametrize(
+    ("tier", "host", "expected"),
+    [
+        ("unverified", "ok.example", None),
+        ("unverified", "OK.example.", None),
+        ("unverified", "a.data.example", None),
+        ("unverified", "data.example", Reason.NOT_LISTED),
+        ("unverified", "evil.example", Reason.NOT_LISTED),
+        ("verified", "evil.example", None),
+        ("course", "api.example.org", None),
+        ("course", "ok.example", Reason.NOT_LISTED),
+        ("direct", "ok.example", Reason.NO_HOSTS),
+        ("of another version", "ok.example", Reason.NO_HOSTS),
+        ("verified", "hub.example.org", Reason.OWN_NAME),
+        ("verified", "HUB.example.org.", Reason.OWN_NAME),
+        ("verified", "203.0.113.11", Reason.NOT_A_NAME),
+        ("verified", "[2001:db8::1]", Reason.NOT_A_NAME),
+        ("verified", "localhost", Reason.NOT_A_NAME),
+    ],
+)
+def test_name_decides(tier, host, expected):
+    assert why(tier, host) == expected
+
+
+def test_only_the_port_of_each_kind_is_open():
+    for kind, port in ((Kind.TUNNEL, 443), (Kind.PLAIN, 80)):
+        for tried in (22, 80, 443, 3128, 8080):
+            assert why("verified", "ok.example", tried, kind) == (None if tried == port else Reason.PORT)
+    # The tier opens 443 alone.
+    assert why("course", "api.example.org", 80, Kind.PLAIN) == Reason.PORT
+
+
+def test_unknown_pod_is_told_to_try_again():
+    refusal = decide(None, "ok.example", 443, Kind.TUNNEL, POLICY)
+    assert refusal and refusal.status == 503 and refusal.reason == Reason.UNKNOWN
+
+
+def test_blocked_pod_gets_nothing():
+    assert why("unverified", "ok.example", blocked=True) == Reason.BLOCKED
+    assert why("verified", "ok.example", blocked=True) == Reason.BLOCKED
+
+
+def test_refusal_says_what_to_do():
+    refusal = decide(pod(), "evil.example", 443, Kind.TUNNEL, POLICY)
+    assert refusal and refusal.sentence == "No internet access: open https://hub.example.org/egress/servers/alice/a%20b"
+    refusal = decide(pod(), "evil.example", 443, Kind.TUNNEL, Policy(POLICY.tiers))
+    assert refusal and "BINDER_EGRESS_URL" in refusal.sentence
+    refusal = decide(pod("course"), "evil.example", 443, Kind.TUNNEL, POLICY)
+    assert refusal and refusal.sentence == "Not on the list of this server: evil.example"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.9.9.9",
+        "127.0.0.1",
+        "127.9.9.9",
+        "0.0.0.0",
+        "169.254.169.254",
+        "224.0.0.1",
+        "::1",
+        "::",
+        "fe80::1",
+        "ff02::1",
+        "fd00::9",
+        "64:ff9b::a09:909",
+        "::ffff:10.9.9.9",
+        "::ffff:127.0.0.1",
+        "203.0.113.66",
+        "203.0.113.99",
+        "nonsense",
+    ],
+)
+def test_closed_address_is_refused_alone_and_beside_a_public_one(address):
+    for addresses in ([address], ["203.0.113.11", address], [address, "203.0.113.11"]):
+        refusal = decide_address(pod("verified"), addresses, POLICY, ["203.0.113.99"])
+        assert isinstance(refusal, Refusal), addresses
+        assert refusal.reason == (Reason.OWN_NAME if address == "203.0.113.99" else Reason.ADDRESS)
+
+
+def test_public_addresses_are_kept_in_their_order():
+    assert decide_address(pod(), ["203.0.113.12", "2001:db8::1", "203.0.113.12"], POLICY) == ["203.0.113.12", "2001:db8::1"]
+
+
+def test_name_without_address_is_told():
+    refusal = decide_address(pod(), [], POLICY)
+    assert isinstance(refusal, Refusal) and refusal.reason == Reason.UNRESOLVED
+
+
+@pytest.mark.parametrize(
+    ("tier", "name", "is_tls", "expected"),
+    [
+        ("unverified", "ok.example", True, None),
+        ("unverified", "evil.example", True, Reason.SERVER_NAME),
+        ("unverified", None, True, Reason.SERVER_NAME),
+        ("unverified", None, False, Reason.NOT_TLS),
+        ("verified", None, True, None),
+        ("verified", "evil.example", True, Reason.SERVER_NAME),
+        ("verified", None, False, Reason.NOT_TLS),
+    ],
+)
+def test_hello_decides(tier, name, is_tls, expected):
+    assert decide_hello(pod(tier), "OK.example", name, is_tls, POLICY) == expected
+
+
+def test_network_set_finds_addresses_as_networks_do():
+    networks = [ipaddress.ip_network(cidr) for cidr in ("0.0.0.0/8", "10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "::1/128")]
+    found = NetworkSet(networks)
+    for text in (
+        "0.0.0.0",
+        "0.255.255.255",
+        "1.0.0.0",
+        "10.1.2.3",
+        "11.0.0.0",
+        "2001:db8::",
+        "2001:db9::",
+        "::1",
+        "::2",
+        "::a01:203",
+    ):
+        ip = ipaddress.ip_address(text)
+        assert (ip in found) == any(ip.version == network.version and ip in network for network in networks), text
+    assert ipaddress.ip_address("10.0.0.1") not in NetworkSet()

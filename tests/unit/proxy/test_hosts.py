@@ -1,0 +1,115 @@
+"""Host lists: groups, names and suffixes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verifier.egress_cli import egress
+from verifier.proxy import hosts
+from verifier.proxy.hosts import GROUPS, HostList, UnknownEntry, normal
+from verifier.proxy.registries import debian_hosts, python_hosts
+
+
+@pytest.mark.parametrize(
+    ("given_name", "name"),
+    [
+        ("Api.Example.ORG", "api.example.org"),
+        ("api.example.org.", "api.example.org"),
+        ("a_b.example.org", "a_b.example.org"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_name_has_one_spelling(given_name, name):
+    assert normal(given_name) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "localhost",
+        "example",
+        "a..example",
+        ".example.org",
+        "api.example.org..",
+        "-a.example",
+        "a-.example",
+        "a b.example",
+        "10.0.0.1",
+        "10.1",
+        "0x0a.0.0.1",
+        "012.1.1.1",
+        "167772161",
+        "[::1]",
+        "::1",
+        "10.0.0.1.",
+        "1.2.3.0x4",
+        "a.example\0.evil.example",
+        "evil.example/ok.example",
+        "ok.example@evil.example",
+        "a" * 64 + ".example",
+        "a." * 130 + "example",
+        "①②.example\n",
+        "a.example\n",
+    ],
+)
+def test_address_or_nonsense_is_no_name(text):
+    assert normal(text) is None
+
+
+def test_list_has_groups_names_and_suffixes():
+    found = HostList(["julia", "api.example.org", "*.data.example"])
+    for host in ("pkg.julialang.org", "eu.pkg.julialang.org", "api.example.org", "a.data.example", "b.a.data.example"):
+        assert host in found, host
+    for host in ("data.example", "evildata.example", "example.org", "api.example.org.evil.example", "cloud.r-project.org"):
+        assert host not in found, host
+    assert found and not found.any and not HostList([])
+
+
+def test_star_is_any_host():
+    assert HostList(["*"]).any and "evil.example" in HostList(["*"])
+
+
+@pytest.mark.parametrize("entry", ["pyhton", "*.", "**.example.org", "*.*", "https://example.org", "10.0.0.0/8", "a.*.example", ""])
+def test_unknown_entry_is_an_error(entry):
+    with pytest.raises(UnknownEntry):
+        HostList([entry])
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_name_or_not(text):
+    found = normal(text)
+    assert found is None or (normal(found) == found and found.isascii() and not any(c in found for c in " /@:\r\n\0"))
+
+
+def test_every_listed_host_is_a_name_with_a_reason():
+    for group, listed in GROUPS.items():
+        assert HostList([group])
+        for host, tool in listed.items():
+            assert normal(host.removeprefix("*.")) == host.removeprefix("*.") and tool, host
+
+
+def test_registries_come_from_the_tools():
+    listed = python_hosts()
+    assert len(listed) == 2 and all(map(normal, listed))
+    text = "deb [signed-by=/a] http://one.example/debian stable main\n# deb http://two.example x\nURIs: https://three.example/x\n"
+    assert list(debian_hosts(text)) == ["one.example", "three.example"]
+
+
+def test_registries_are_written_as_the_image_builds_them(tmp_path, monkeypatch):
+    program = hosts.__file__.replace("hosts.py", "registries.py")
+    text = subprocess.run([sys.executable, program], check=True, capture_output=True, text=True).stdout
+    (tmp_path / "registries.json").write_text(text)
+    monkeypatch.setattr(hosts, "REGISTRIES", tmp_path / "registries.json")
+    assert set(json.loads(text)["python"]) == set(python_hosts())
+    assert all(host in HostList(["python"]) for host in python_hosts())
+    shown = CliRunner().invoke(egress, ["hosts", "list"]).output
+    assert all(host in shown for host in python_hosts()) and "git  (anybody can put files there" in shown
+    assert json.loads(CliRunner().invoke(egress, ["hosts", "list", "--json"]).output)["julia"] == GROUPS["julia"]

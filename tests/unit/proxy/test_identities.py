@@ -1,0 +1,162 @@
+"""Whose address is it: ages, addresses that two pods claim, and what is missing."""
+
+import asyncio
+
+import pytest
+
+from verifier.proxy.identities import MAX_AGE_SECONDS, Identities
+from verifier.records import AddressChange, AddressVersion, PodAddresses
+
+
+def pod(uid="a", *addresses, tier="unverified"):
+    return PodAddresses(uid, uid, "", addresses or ("10.42.0.5",), tier)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def changes():
+    return []
+
+
+@pytest.fixture
+def identities(clock, changes):
+    """They have heard of the reconciler, and of no pod."""
+    found = Identities(changes.append, clock)
+    found.load(AddressVersion(0), {})
+    assert found.apply(AddressChange(AddressVersion(0)))
+    return found
+
+
+def test_pod_is_known_by_each_of_its_addresses(identities):
+    alice = pod("a", "10.42.0.5", "fd00::5")
+    assert identities.apply(AddressChange(AddressVersion(1), "alice/", (alice,)))
+    for address in ("10.42.0.5", "::ffff:10.42.0.5", "fd00::5", "fd00:0:0::5"):
+        assert identities.of(address) == alice
+    assert identities.of("10.42.0.6") is None and identities.of("nonsense") is None
+
+
+def test_pod_without_addresses_any_more_is_unknown(identities, changes):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    changes.clear()
+    identities.apply(AddressChange(AddressVersion(2), "alice/"))
+    assert identities.of("10.42.0.5") is None and changes == ["a"] and len(identities) == 0
+
+
+def test_address_that_two_pods_claim_is_nobodys(identities, changes):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod("a"),)))
+    changes.clear()
+    identities.apply(AddressChange(AddressVersion(2), "bob/", (pod("b"),)))
+    assert identities.of("10.42.0.5") is None and identities.claimed_twice == ["10.42.0.5"]
+    # Connections that are open belong to one of them, and nobody knows to which.
+    assert set(changes) == {"a", "b"} and identities.still("a", "10.42.0.5") is None
+    identities.apply(AddressChange(AddressVersion(3), "alice/"))
+    assert identities.of("10.42.0.5").uid == "b"
+
+
+def test_snapshot_alone_is_not_fresh(clock):
+    identities = Identities(clock=clock)
+    identities.load(AddressVersion(7), {"alice/": [pod()]})
+    assert identities.of("10.42.0.5") is None
+    assert identities.apply(AddressChange(AddressVersion(7))) and identities.of("10.42.0.5") == pod()
+
+
+def test_what_is_too_old_counts_for_open_connections_alone(identities, clock):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    clock.now += MAX_AGE_SECONDS
+    assert identities.of("10.42.0.5")
+    clock.now += 1
+    assert identities.of("10.42.0.5") is None and identities.still("a", "10.42.0.5")
+    identities.load(AddressVersion(1), {"alice/": [pod()]})
+    assert identities.of("10.42.0.5") is None
+    identities.apply(AddressChange(AddressVersion(1)))
+    assert identities.of("10.42.0.5")
+
+
+@pytest.mark.parametrize("version", [0, 3, 9])
+def test_missed_change_asks_for_a_snapshot(identities, version):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    assert not identities.apply(AddressChange(AddressVersion(version), "bob/", (pod("b", "10.42.0.6"),)))
+    # Nothing is taken before the snapshot.
+    assert not identities.apply(AddressChange(AddressVersion(2), "bob/", (pod("b", "10.42.0.6"),)))
+    identities.load(AddressVersion(version), {})
+    assert identities.apply(AddressChange(AddressVersion(version)))
+
+
+def test_beat_with_another_version_asks_for_a_snapshot(identities):
+    assert not identities.apply(AddressChange(AddressVersion(1)))
+
+
+def test_same_number_after_a_wipe_asks_for_a_snapshot(identities):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    assert not identities.apply(AddressChange(AddressVersion(1, "later"), "bob/", (pod("b", "10.42.0.6"),)))
+
+
+def test_change_that_the_snapshot_has_changes_nothing(identities):
+    identities.load(AddressVersion(5), {"alice/": [pod(tier="verified")]})
+    assert identities.apply(AddressChange(AddressVersion(5), "alice/", (pod(),)))
+    assert identities.of("10.42.0.5").tier == "verified"
+
+
+def test_vanished_pod_keeps_open_connections_for_a_while(identities, clock, changes):
+    """Redis was wiped, and the reconciler publishes again."""
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    identities.load(AddressVersion(0), {})
+    identities.apply(AddressChange(AddressVersion(0)))
+    assert identities.of("10.42.0.5") is None and identities.still("a", "10.42.0.5") == pod()
+    clock.now += MAX_AGE_SECONDS + 1
+    changes.clear()
+    identities.forget_missing()
+    assert changes == ["a"] and identities.still("a", "10.42.0.5") is None
+
+
+def test_vanished_pod_loses_its_connections_to_the_next_with_its_address(identities):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    identities.load(AddressVersion(0), {})
+    identities.apply(AddressChange(AddressVersion(1), "bob/", (pod("b"),)))
+    assert identities.still("a", "10.42.0.5") is None and identities.of("10.42.0.5").uid == "b"
+
+
+def test_vanished_pod_that_comes_back_is_known_again(identities, changes):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    identities.load(AddressVersion(0), {})
+    changes.clear()
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(tier="verified"),)))
+    assert identities.of("10.42.0.5").tier == "verified" and changes == ["a"]
+    identities.forget_missing()
+    assert identities.still("a", "10.42.0.5").tier == "verified"
+
+
+def test_change_of_addresses_ends_connections_from_the_old_one(identities):
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod("a", "10.42.0.5"),)))
+    identities.apply(AddressChange(AddressVersion(2), "alice/", (pod("a", "10.42.0.6"),)))
+    assert identities.still("a", "10.42.0.5") is None and identities.still("a", "10.42.0.6")
+
+
+def test_connection_waits_for_its_pod():
+    async def wait():
+        identities = Identities()
+        identities.load(AddressVersion(0), {})
+        asyncio.get_running_loop().call_later(0.05, identities.apply, AddressChange(AddressVersion(1), "alice/", (pod(),)))
+        return await identities.wait_for("10.42.0.5", 10), await identities.wait_for("10.42.0.6", 0.05)
+
+    assert asyncio.run(wait()) == (pod(), None)
+
+
+def test_records_survive_json():
+    listed = [pod("a", "10.42.0.5", "fd00::5", tier="verified")]
+    assert PodAddresses.loads(PodAddresses.dumps(listed)) == listed
+    assert AddressChange.loads('{"number": 3, "began": "1.2", "server": "", "pods": "", "new": 1}') == AddressChange(
+        AddressVersion(3, "1.2")
+    )
+    assert AddressVersion.loads("1.2-3") == AddressVersion(3, "1.2") and AddressVersion.loads(None) == AddressVersion()

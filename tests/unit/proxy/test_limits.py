@@ -1,0 +1,74 @@
+"""Limits: of one server, and of all unverified ones together."""
+
+import pytest
+
+from verifier.proxy.limits import BURST_SECONDS, Bucket, Limits, Usage
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_bucket_gives_its_rate(clock):
+    bucket = Bucket(10, clock)
+    assert [bucket.has() for _ in range(int(10 * BURST_SECONDS) + 1)] == [True] * int(10 * BURST_SECONDS) + [False]
+    clock.now += 0.15
+    assert bucket.has() and not bucket.has()
+
+
+def test_bucket_tells_how_long_its_debt_lasts(clock):
+    bucket = Bucket(100, clock)
+    assert bucket.take(100 * BURST_SECONDS) == 0
+    assert bucket.take(50) == pytest.approx(0.5)
+    clock.now += 0.5
+    assert bucket.take(0) == pytest.approx(0)
+    assert Bucket(0, clock).take(10**9) == 0
+
+
+def test_server_has_its_number_of_connections(clock):
+    usage = Usage(Limits(connections=2), clock)
+    assert [usage.admit("a", True) for _ in range(3)] == [True, True, False]
+    assert usage.admit("b", True)
+    usage.release("a", True)
+    assert usage.admit("a", True)
+
+
+def test_server_has_its_number_of_new_connections_a_second(clock):
+    usage = Usage(Limits(new_per_second=3), clock)
+    for _ in range(int(3 * BURST_SECONDS)):
+        assert usage.admit("a", True)
+        usage.release("a", True)
+    assert not usage.admit("a", True) and usage.admit("b", True)
+    clock.now += 1
+    assert usage.admit("a", True)
+
+
+def test_unverified_servers_take_half_at_most(clock):
+    usage = Usage(Limits(connections=1, all_connections=10), clock)
+    admitted = [usage.admit(f"stranger {number}", False) for number in range(20)]
+    assert sum(admitted) == 5
+    assert [usage.admit(f"verified {number}", True) for number in range(7)] == [True] * 5 + [False] * 2
+    for number, was in enumerate(admitted):
+        if was:
+            usage.release(f"stranger {number}", False)
+    assert usage.unverified == 0 and usage.connections == 5
+
+
+def test_idle_server_is_forgotten(clock):
+    usage = Usage(Limits(bytes_per_second=10), clock)
+    usage.admit("a", True)
+    usage.bytes("a").take(5)
+    usage.forget_idle()
+    assert len(usage) == 1
+    usage.release("a", True)
+    clock.now += 60
+    usage.forget_idle()
+    assert len(usage) == 0

@@ -1,0 +1,141 @@
+"""The process `binder-egress proxy`, with a real Redis."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.apps import DIRECT
+from tests.support.ports import free_port
+from verifier.proxy.decide import Kind, decide
+from verifier.proxy.process import policy
+from verifier.records import PodAddresses, Server
+from verifier.settings import InvalidSettings, ProxySettings, load
+
+TOP = Path(__file__).parents[3]
+
+
+def status(url):
+    try:
+        with DIRECT.open(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""
+
+
+def until(is_so):
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def process(redis_server, tmp_path):
+    """A running proxy: its port, the port of its probes, and the process."""
+    port, admin = free_port(), free_port()
+    tiers = {"unverified": {"hosts": ["ok.example"], "closed": ["10.0.0.0/8"]}}
+    (tmp_path / "tiers.json").write_text(json.dumps(tiers))
+    settings = {
+        "REDIS_URL": redis_server.url,
+        "PROXY_PORT": str(port),
+        "PROXY_ADMIN_PORT": str(admin),
+        "PROXY_TIERS": str(tmp_path / "tiers.json"),
+        "PROXY_PAGE": "https://hub.example/egress/servers/",
+        "PROXY_DRAIN_SECONDS": "20",
+    }
+    environment = {**os.environ, "PYTHONPATH": str(TOP), **{f"BINDER_EGRESS_{name}": value for name, value in settings.items()}}
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.egress_proxy.command"], env=environment, stderr=log, cwd=TOP
+        )
+        until(lambda: status(f"http://127.0.0.1:{admin}/healthz")[0] == 200)
+        yield port, admin, running
+        running.kill()
+        running.wait()
+
+
+def publish(store, tier="unverified"):
+    store.publish_addresses(Server("alice"), [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)])
+    store.beat_addresses()
+
+
+def ask(port, target="evil.example:443"):
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        found = b""
+        while more := connection.recv(4096):
+            found += more
+        return found.decode()
+
+
+def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
+    port, admin, _ = process
+    assert status(f"http://127.0.0.1:{admin}/readyz")[0] == 503
+    assert ask(port).startswith("HTTP/1.1 503 The egress proxy does not know this server yet")
+
+    def ready():
+        publish(store)
+        return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
+
+    until(ready)
+    head, _, body = ask(port).partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 403 No internet access: open https://hub.example/egress/servers/alice/\r\n")
+    assert "Proxy-Status: binder-egress; error=http_request_denied" in head and body.startswith("No internet access")
+    found, text = status(f"http://127.0.0.1:{port}/")
+    assert found == 200 and json.loads(text)["uid"] == "uid-1"
+    metrics = status(f"http://127.0.0.1:{admin}/metrics")[1]
+    assert 'binder_egress_proxy_connections_total{decision="refused",rule="not-listed",tier="unverified"} 1.0' in metrics
+    assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
+
+
+def test_proxy_drains(process):
+    """After SIGTERM it takes no new connections, and open ones go on."""
+    port, admin, running = process
+    with socket.create_connection(("127.0.0.1", port), 10) as held:
+        time.sleep(0.3)
+        running.send_signal(signal.SIGTERM)
+        until(lambda: status(f"http://127.0.0.1:{admin}/readyz")[0] == 503)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 10)
+        held.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert held.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert running.wait(30) == 0
+
+
+def settings(**tiers):
+    return load(ProxySettings, proxy_tiers=tiers)
+
+
+@pytest.mark.parametrize(
+    ("ports", "tunnel", "plain"),
+    [
+        ([], True, True),
+        (["443"], True, False),
+        (["80-90"], False, True),
+        (["1-1000"], True, True),
+        (["22"], False, False),
+        (["0"], False, False),
+    ],
+)
+def test_ports_of_the_tier_count(ports, tunnel, plain):
+    found = policy(settings(small={"hosts": ["ok.example"], "ports": ports}))
+    pod = PodAddresses("u", "alice", "", (), "small")
+    assert (decide(pod, "ok.example", 443, Kind.TUNNEL, found) is None) == tunnel
+    assert (decide(pod, "ok.example", 80, Kind.PLAIN, found) is None) == plain
+
+
+@pytest.mark.parametrize("where", ["unverified", "small"])
+def test_unknown_group_is_named(where):
+    with pytest.raises(InvalidSettings, match=rf"{where}\.hosts: 'pyhton' is no host"):
+        policy(settings(**{where: {"hosts": ["pyhton"]}}))

@@ -1,0 +1,222 @@
+"""What the reconciler publishes for the egress proxy, and how it reaches the proxy."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from tests.support.reconciling import (
+    ALICE,
+    converge_due,
+    granted,
+    list_and_converge,
+    make_grant,
+    record_launch,
+    record_unlock,
+    withdraw,
+)
+from verifier.proxy.feed import Feed
+from verifier.proxy.identities import Identities
+from verifier.reconciler.user_pods import Pod
+from verifier.records import Block, PodAddresses, Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+ADDRESSES = {"addresses": ("10.42.0.5", "fd42::5")}
+
+
+@pytest.fixture
+def reconciler(make_reconciler):
+    return make_reconciler(proxy=True, started=time.time())
+
+
+def published(store):
+    return [pod for pods in store.addresses()[1].values() for pod in pods]
+
+
+def test_pod_is_published_with_its_tier(reconciler, cluster, store):
+    record_launch(store, make_grant())
+    cluster.add(**ADDRESSES, repository="https://github.com/owner/repo")
+    list_and_converge(reconciler)
+    assert published(store) == [
+        PodAddresses("uid-1", "alice", "", ("10.42.0.5", "fd42::5"), "verified", repository="https://github.com/owner/repo")
+    ]
+
+
+def test_nothing_is_published_without_a_proxy(make_reconciler, cluster, store):
+    cluster.add(**ADDRESSES)
+    reconciler = make_reconciler()
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    assert store.addresses()[1] == {}
+
+
+def test_tier_is_the_one_of_the_label(reconciler, cluster, store):
+    """A grant whose label is missing opens no network, and nothing at the proxy."""
+    cluster.add(**ADDRESSES, **{**granted(make_grant()), "label": None})
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    assert [pod.tier for pod in published(store)] == ["unverified"]
+    converge_due(reconciler)
+    assert [pod.tier for pod in published(store)] == ["verified"]
+
+
+def test_change_of_the_tier_is_published(reconciler, cluster, store):
+    cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    assert [pod.tier for pod in published(store)] == ["unverified"]
+    grant = make_grant("small")
+    record_unlock(store, grant)
+    reconciler.take(store.woken(0.1))
+    converge_due(reconciler)
+    assert [pod.tier for pod in published(store)] == ["small"]
+    withdraw(store, grant)
+    reconciler.queue.put(ALICE)
+    converge_due(reconciler)
+    assert [pod.tier for pod in published(store)] == ["unverified"]
+
+
+def test_block_is_published(reconciler, cluster, store):
+    cluster.add(**ADDRESSES, **granted(make_grant()))
+    list_and_converge(reconciler)
+    store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+    reconciler.take(store.woken(0.1))
+    converge_due(reconciler)
+    assert [(pod.tier, pod.blocked) for pod in published(store)] == [("unverified", True)]
+
+
+@pytest.mark.parametrize("change", [{"ended": True}, {"addresses": ()}])
+def test_pod_that_ends_or_has_no_address_is_forgotten(reconciler, cluster, store, change):
+    pod = cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    reconciler.observe("MODIFIED", cluster.change(pod, **change))
+    converge_due(reconciler)
+    assert published(store) == []
+
+
+def test_gone_pod_is_forgotten(reconciler, cluster, store):
+    pod = cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    cluster.remove(pod)
+    reconciler.observe("DELETED", pod)
+    converge_due(reconciler)
+    assert published(store) == []
+
+
+def test_same_again_is_no_change(reconciler, cluster, store):
+    cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    version = store.addresses()[0]
+    reconciler.resync()
+    converge_due(reconciler)
+    reconciler.heartbeat()
+    assert store.addresses()[0] == version and version.number == 1
+
+
+def test_what_an_earlier_process_left_is_gone_before_the_first_beat(reconciler, cluster, store):
+    store.publish_addresses(Server("gone"), [PodAddresses("uid-0", "gone", "", ("10.42.0.9",), "verified")])
+    cluster.add(**ADDRESSES)
+    reconciler.list_pods()
+    with store.address_changes() as following:
+        reconciler.heartbeat()
+        reconciler.heartbeat()
+        changes = []
+        while change := following(0.5):
+            changes.append(change)
+    assert [pod.user for pod in published(store)] == ["alice"]
+    *first, last = [change.server for change in changes]
+    assert sorted(first) == ["alice/", "gone/"] and last == ""
+
+
+def test_nothing_is_published_before_the_first_list(reconciler, store):
+    store.publish_addresses(ALICE, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))])
+    reconciler.queue.put(ALICE)
+    converge_due(reconciler)
+    assert len(published(store)) == 1
+
+
+def test_pod_of_the_node_network_has_no_address():
+    body = {
+        "metadata": {
+            "name": "p",
+            "uid": "u",
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {"hub.jupyter.org/username": "alice"},
+        },
+        "spec": {"containers": [{"image": "i"}]},
+        "status": {"podIPs": [{"ip": "10.42.0.5"}, {"ip": "fd42::5"}]},
+    }
+    assert Pod.from_json(body).addresses == ("10.42.0.5", "fd42::5")
+    body["spec"]["hostNetwork"] = True
+    assert Pod.from_json(body).addresses == ()
+
+
+# -- pushed
+
+
+@pytest.fixture
+def follower(settings):
+    """The feed on a loop of its own thread, and its identities."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    identities = Identities()
+    client = connect(settings)
+    feed = Feed(Store(client), identities, loop)
+    feed.start()
+    yield identities
+    feed.stop()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    client.close()
+
+
+def until(reconciler, is_so):
+    """Send heartbeats until something is so."""
+    began = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - began < 10
+        reconciler.heartbeat()
+        time.sleep(0.02)
+
+
+def test_change_reaches_the_proxy(reconciler, cluster, store, follower):
+    pod = cluster.add(**ADDRESSES)
+    reconciler.list_pods()
+    until(reconciler, lambda: follower.of("10.42.0.5"))
+    record_unlock(store, make_grant())
+    reconciler.take(store.woken(0.1))
+    converge_due(reconciler)
+    until(reconciler, lambda: follower.of("fd42::5").tier == "verified")
+    reconciler.observe("MODIFIED", cluster.change(pod, ended=True))
+    converge_due(reconciler)
+    until(reconciler, lambda: follower.of("10.42.0.5") is None)
+
+
+def test_wiped_redis_is_published_again(reconciler, cluster, follower, redis_server):
+    cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    until(reconciler, lambda: follower.of("10.42.0.5"))
+    redis_server.wipe()
+    cluster.add("bob", "uid-2", addresses=("10.42.0.6",))
+    list_and_converge(reconciler)
+    until(reconciler, lambda: follower.of("10.42.0.6"))
+    assert follower.of("10.42.0.5") and follower.still("uid-1", "10.42.0.5")
+
+
+def test_redis_that_comes_back_is_followed_again(reconciler, cluster, store, follower, redis_server):
+    cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    until(reconciler, lambda: follower.of("10.42.0.5"))
+    redis_server.stop()
+    time.sleep(0.5)
+    # What was known counts on for new connections, for a while.
+    assert follower.of("10.42.0.5")
+    redis_server.start()
+    record_unlock(store, make_grant("small"))
+    reconciler.resync()
+    converge_due(reconciler)
+    until(reconciler, lambda: (pod := follower.of("10.42.0.5")) and pod.tier == "small")

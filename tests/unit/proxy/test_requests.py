@@ -1,0 +1,100 @@
+"""Heads of requests: what is asked for, and what is sent on."""
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verifier.proxy.decide import Kind
+from verifier.proxy.hosts import normal
+from verifier.proxy.requests import Refused, WhoAmI, read_head
+
+
+def read(raw: bytes):
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    event = connection.next_event()
+    assert isinstance(event, h11.Request)
+    return read_head(event, connection)
+
+
+def sent(raw: bytes) -> bytes:
+    return h11.Connection(h11.CLIENT).send(read(raw).upstream_head()) or b""
+
+
+def test_connect_is_a_tunnel():
+    asked = read(b"CONNECT Ok.example:443 HTTP/1.1\r\nHost: other.example\r\n\r\n")
+    assert (asked.host, asked.port, asked.kind) == ("Ok.example", 443, Kind.TUNNEL)
+    assert read(b"CONNECT ok.example:443 HTTP/1.0\r\n\r\n").port == 443
+
+
+def test_absolute_address_is_plain():
+    asked = read(b"GET HTTP://Ok.example/a?b HTTP/1.1\r\nHost: OK.example.\r\n\r\n")
+    assert (asked.host, asked.port, asked.kind, asked.path) == ("ok.example", 80, Kind.PLAIN, b"/a?b")
+    assert read(b"GET http://ok.example HTTP/1.1\r\nHost: ok.example\r\n\r\n").path == b"/"
+    assert read(b"GET http://ok.example?x HTTP/1.1\r\nHost: ok.example\r\n\r\n").path == b"/?x"
+    assert read(b"GET http://ok.example:8080/ HTTP/1.1\r\nHost: ok.example:8080\r\n\r\n").port == 8080
+
+
+def test_own_page_is_for_the_proxy():
+    with pytest.raises(WhoAmI):
+        read(b"GET / HTTP/1.1\r\nHost: 10.42.255.1:3128\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET /other HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"GET https://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"GET ftp://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"GET http://ok.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"GET http://ok.example/ HTTP/1.1\r\nHost: ok.example:8080\r\n\r\n",
+        b"GET http://ok.example@evil.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"GET http://evil.example\\@ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"GET http://ok.example/#evil.example HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"GET http:///etc/passwd HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"CONNECT ok.example HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"CONNECT ok.example:443@evil.example:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"CONNECT evil.example:443#ok.example:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"CONNECT http://ok.example:443/ HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"CONNECT ok.example:https HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"CONNECT 2001:db8::1:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+    ],
+)
+def test_other_request_is_refused(raw):
+    with pytest.raises(Refused) as error:
+        read(raw)
+    assert error.value.refusal.status == 400
+
+
+def test_request_goes_on_without_what_is_for_the_proxy():
+    head = sent(
+        b"POST http://ok.example/a HTTP/1.1\r\nHost: OK.example\r\nProxy-Authorization: Basic x\r\nConnection: close, X-Mine\r\n"
+        b"X-Mine: 1\r\nUpgrade: websocket\r\nTE: trailers\r\nExpect: 100-continue\r\nX-Kept: yes\r\nContent-Length: 0\r\n\r\n"
+    )
+    first, *headers = head.strip().split(b"\r\n")
+    assert first == b"POST /a HTTP/1.1"
+    assert sorted(line.lower() for line in headers) == [
+        b"connection: close", b"content-length: 0", b"host: ok.example", b"x-kept: yes",
+    ]  # fmt: skip
+
+
+def test_connection_header_takes_no_framing_away():
+    head = sent(b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nConnection: content-length\r\nContent-Length: 5\r\n\r\n")
+    assert b"content-length: 5" in head.lower()
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40), st.sampled_from(["CONNECT", "GET", "POST"]))
+def test_any_target_is_read_or_refused(target, method):
+    raw = f"{method} {target} HTTP/1.1\r\nHost: ok.example\r\n\r\n".encode()
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    try:
+        asked = read_head(connection.next_event(), connection)
+    except (Refused, WhoAmI, h11.RemoteProtocolError, AttributeError):
+        return
+    assert asked.kind is Kind.TUNNEL or normal(asked.host) == "ok.example" or asked.host == "ok.example"

@@ -1,0 +1,176 @@
+"""The decision: a pod's identity, a host, a port and a kind of request, to an allowance or a refusal. It knows no engine (D-250).
+
+A connection is judged twice: `decide` by the name, before anything is resolved, and `decide_address` by the address that the name
+has. The address that was judged is the one that is connected to.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import quote
+
+from ..networks import NetworkSet, parse_address
+from ..records import UNVERIFIED, PodAddresses
+from .hosts import HostList, normal
+
+
+class Kind(StrEnum):
+    """How a host is asked for."""
+
+    TUNNEL = "tunnel"  # CONNECT, then TLS
+    PLAIN = "plain"  # a request for http://…
+
+
+PORTS = {Kind.TUNNEL: 443, Kind.PLAIN: 80}
+"""The one port of each kind."""
+
+
+class Reason(StrEnum):
+    """Why a connection is refused. It is in logs and metrics."""
+
+    UNKNOWN = "unknown"  # the proxy does not know whose address it is
+    BLOCKED = "blocked"  # an operator's block
+    NO_HOSTS = "no-hosts"  # this tier may reach nothing through the proxy
+    NOT_LISTED = "not-listed"
+    NOT_A_NAME = "not-a-name"
+    PORT = "port"
+    OWN_NAME = "own-name"  # a name of this hub, or what it resolves to
+    ADDRESS = "address"  # the host has a private, special or banned address
+    UNRESOLVED = "unresolved"
+    NOT_TLS = "not-tls"
+    SERVER_NAME = "server-name"  # the ClientHello names another host, or none
+    REQUEST = "request"  # not well-formed
+    LIMIT = "limit"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A refusal, as the client is told.
+
+    Attributes:
+        reason: why.
+        status: the HTTP status.
+        sentence: what to do, in one line of ASCII; the reason phrase and the body.
+        error: the word of RFC 9209 for `Proxy-Status`.
+    """
+
+    reason: Reason
+    status: int
+    sentence: str
+    error: str = "http_request_denied"
+
+
+@dataclass(frozen=True)
+class TierHosts:
+    """What a tier may reach through the proxy.
+
+    Attributes:
+        hosts: the hosts.
+        ports: the TCP ports that the tier opens; empty: all.
+        closed: networks that it does not reach: `except` and `bannedAddresses`.
+    """
+
+    hosts: HostList
+    ports: frozenset[int] = frozenset()
+    closed: NetworkSet = field(default_factory=NetworkSet)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What holds for all connections.
+
+    Attributes:
+        tiers: by tier, `unverified` included.
+        own_names: the hub's own names, which nobody reaches through the proxy.
+        page: the address of the pages of servers, up to the name of the user; empty: unknown.
+    """
+
+    tiers: dict[str, TierHosts]
+    own_names: frozenset[str] = frozenset()
+    page: str = ""
+    nothing: TierHosts = field(default_factory=lambda: TierHosts(HostList(())))
+
+
+def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: Policy) -> Refusal | None:
+    """Judge a connection by its name.
+
+    Args:
+        pod: the pod that asks; None: unknown.
+        host: the host as it was asked for.
+        port: the port.
+        kind: how it was asked for.
+        policy: what holds for all.
+
+    Returns:
+        The refusal, or None if the name is allowed.
+    """
+    if pod is None:
+        return Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
+    if pod.blocked:
+        return Refusal(Reason.BLOCKED, 403, "This server is blocked by the operators of this hub")
+    tier = policy.tiers.get(pod.tier, policy.nothing)
+    name = normal(host)
+    if name is None:
+        return Refusal(Reason.NOT_A_NAME, 403, "Use a host name: addresses are refused")
+    if name in policy.own_names:
+        return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
+    if port != PORTS[kind] or (tier.ports and port not in tier.ports):
+        return Refusal(Reason.PORT, 403, "Only https on port 443 and http on port 80 go through the egress proxy")
+    if name in tier.hosts:
+        return None
+    if pod.tier == UNVERIFIED:
+        return Refusal(Reason.NOT_LISTED if tier.hosts else Reason.NO_HOSTS, 403, _no_access(pod, policy))
+    if not tier.hosts:
+        return Refusal(Reason.NO_HOSTS, 403, "This server has no hosts behind the egress proxy: unset HTTPS_PROXY and HTTP_PROXY")
+    return Refusal(Reason.NOT_LISTED, 403, f"Not on the list of this server: {name}")
+
+
+def _no_access(pod: PodAddresses, policy: Policy) -> str:
+    if not policy.page:
+        return "No internet access: open the address in BINDER_EGRESS_URL"
+    return f"No internet access: open {policy.page}{quote(pod.user, safe='')}/{quote(pod.server, safe='')}"
+
+
+def decide_address(
+    pod: PodAddresses, addresses: Iterable[str], policy: Policy, own_addresses: Iterable[str] = ()
+) -> Refusal | list[str]:
+    """Judge the addresses of a name.
+
+    Args:
+        pod: the pod that asks.
+        addresses: all addresses of the name.
+        policy: what holds for all.
+        own_addresses: the addresses of the hub's own names.
+
+    Returns:
+        The addresses to connect to, in the order that they had. A refusal if one of them is closed: a name with a public and a
+        private address is no accident.
+    """
+    found = list(dict.fromkeys(addresses))
+    if not found:
+        return Refusal(Reason.UNRESOLVED, 502, "The host name has no address", "dns_error")
+    tier, own = policy.tiers.get(pod.tier, policy.nothing), frozenset(own_addresses)
+    for address in found:
+        ip = parse_address(address)
+        if address in own:
+            return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
+        # The first four would lead to the proxy's own machine, whatever the values say.
+        if ip is None or ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or ip in tier.closed:
+            return Refusal(Reason.ADDRESS, 403, "The host has a private or special address", "destination_ip_prohibited")
+    return found
+
+
+def decide_hello(pod: PodAddresses, host: str, name: str | None, is_tls: bool, policy: Policy) -> Reason | None:
+    """Judge the ClientHello in a tunnel. Nobody can be told a sentence any more: the tunnel ends.
+
+    A tier with any host may use a name that is hidden, but not another protocol.
+
+    Returns:
+        Why the tunnel ends, or None.
+    """
+    if not is_tls:
+        return Reason.NOT_TLS
+    if name == normal(host) or (name is None and policy.tiers.get(pod.tier, policy.nothing).hosts.any):
+        return None
+    return Reason.SERVER_NAME

@@ -1,0 +1,129 @@
+"""Host lists: the names that a server may reach through the proxy, and the groups of them that have a name.
+
+An entry of a list is the name of a group (`python`), a host (`api.example.org`), everything below a host (`*.example.org`), or `*`,
+any public host. Groups have no dot in their name and hosts always have one, so the two cannot be confused.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import idna
+
+ANY = "*"
+"""The entry that stands for any public host."""
+
+REGISTRIES = Path(__file__).with_name("registries.json")
+"""The file with the hosts of `pip` and of Debian's packages. The image's build writes it, from these tools' own
+constants (`registries`), so that it names what they ask."""
+
+_NAME = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""A host name as resolvers take it (RFC 1123; underscores, because some hosts have them). The last part begins with a letter, so
+that no address in any spelling is a name: `10.0.0.1`, `0x0a.1`, `167772161`."""
+
+GROUPS: dict[str, dict[str, str]] = {
+    "conda": {
+        "conda.anaconda.org": "conda, mamba: channels, conda-forge among them",
+        "repo.anaconda.com": "conda: the channel `defaults`",
+        "repo.prefix.dev": "pixi: channels",
+    },
+    "r": {
+        "cloud.r-project.org": "R, install.packages: the mirror that R names first",
+        "cran.r-project.org": "R, install.packages: CRAN",
+        "packagemanager.posit.co": "R: the package manager that repo2docker sets",
+        "bioconductor.org": "R, BiocManager",
+    },
+    "julia": {
+        "pkg.julialang.org": "Julia, Pkg: the package server",
+        "*.pkg.julialang.org": "Julia, Pkg: its mirrors by region, to which it redirects",
+        "julialang-s3.julialang.org": "juliaup: Julia itself",
+    },
+    # Anybody can put files there under the same host name.
+    "data": {
+        "zenodo.org": "Zenodo: records and files",
+        "osf.io": "OSF: projects",
+        "files.osf.io": "OSF: files",
+        "figshare.com": "figshare: records",
+        "api.figshare.com": "figshare: its API",
+        "ndownloader.figshare.com": "figshare: files",
+        "dataverse.harvard.edu": "Dataverse: the installation of Harvard",
+    },
+    "git": {
+        "github.com": "git: clones by https",
+        "codeload.github.com": "pip, curl: archives of repositories",
+        "gitlab.com": "git: clones by https",
+    },
+}
+"""The groups whose hosts are written here: group → host → which tool needs it. `python` and `debian` come from `REGISTRIES`."""
+
+SLOW_WAYS_OUT = ("data", "git")
+"""Groups of hosts on which anybody can have files, so that they are also a way for data to leave."""
+
+
+class UnknownEntry(ValueError):
+    """An entry of a list is no group and no host."""
+
+
+def groups() -> dict[str, dict[str, str]]:
+    """All groups: name → host → which tool needs it. Outside of an image `python` and `debian` may be missing."""
+    made = json.loads(REGISTRIES.read_text()) if REGISTRIES.is_file() else {}
+    return dict(sorted({**GROUPS, **made}.items()))
+
+
+def normal(host: str) -> str | None:
+    """A host name as lists have it: lower case, ASCII, without a dot at the end.
+
+    Returns:
+        The name; None for what is none, such as an address in any spelling.
+    """
+    host = host.removesuffix(".").lower()
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode()
+        except (idna.IDNAError, UnicodeError):
+            return None
+    return host if _NAME.fullmatch(host) else None
+
+
+class HostList:
+    """The hosts that a tier may reach.
+
+    Args:
+        entries: groups, hosts, `*.` suffixes, or `*`.
+
+    Raises:
+        UnknownEntry: an entry is none of these.
+
+    Attributes:
+        any: whether any public host is on it.
+    """
+
+    def __init__(self, entries: Iterable[str]):
+        known = groups()
+        self.any = False
+        self._names: set[str] = set()
+        self._suffixes: set[str] = set()
+        for entry in entries:
+            if entry == ANY:
+                self.any = True
+            else:
+                for host in known.get(entry, (entry,)):
+                    self._add(host)
+
+    def _add(self, entry: str) -> None:
+        host = normal(entry.removeprefix("*."))
+        if host is None:
+            raise UnknownEntry(f"{entry!r} is no host, no *. before one, and none of the groups {', '.join(groups())}")
+        (self._suffixes if entry.startswith("*.") else self._names).add(host)
+
+    def __bool__(self) -> bool:
+        """Whether there is any host on it."""
+        return self.any or bool(self._names or self._suffixes)
+
+    def __contains__(self, host: str) -> bool:
+        """Whether a name, as `normal` gives it, is on the list. `*.example.org` does not include `example.org`."""
+        if self.any or host in self._names:
+            return True
+        parts = host.split(".")
+        return any(".".join(parts[start:]) in self._suffixes for start in range(1, len(parts)))

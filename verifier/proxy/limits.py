@@ -1,0 +1,115 @@
+"""Limits: what one server may take, and all unverified ones together, so that nobody takes anything from another."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+UNVERIFIED_SHARE = 0.5
+"""The part of all connections that unverified and unknown servers may have together."""
+
+BURST_SECONDS = 2.0
+"""Seconds of its rate that a server may use at once, after it used nothing."""
+
+
+class Bucket:
+    """A token bucket that may go into debt.
+
+    Args:
+        rate: tokens a second; 0: no limit.
+        clock: seconds that no setting of a clock changes.
+    """
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic):
+        self._rate, self._clock = rate, clock
+        self._tokens, self._at = rate * BURST_SECONDS, clock()
+
+    def take(self, number: float = 1) -> float:
+        """Take tokens. Returns the seconds until the bucket is out of debt."""
+        if not self._rate:
+            return 0.0
+        now = self._clock()
+        self._tokens = min(self._rate * BURST_SECONDS, self._tokens + (now - self._at) * self._rate) - number
+        self._at = now
+        return max(0.0, -self._tokens / self._rate)
+
+    def has(self) -> bool:
+        """Whether a token is left, and take it if so."""
+        if self.take() > 0:
+            self._tokens += 1
+            return False
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing was taken lately."""
+        return self._tokens + (self._clock() - self._at) * self._rate >= self._rate * BURST_SECONDS
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of the values.
+
+    Attributes:
+        connections: connections of one server at a time, silent ones included.
+        new_per_second: new connections of one server a second.
+        bytes_per_second: bytes of one server a second, both directions together; 0: no limit.
+        all_connections: connections of all servers at a time, in this process.
+    """
+
+    connections: int = 100
+    new_per_second: float = 20
+    bytes_per_second: float = 0
+    all_connections: int = 4000
+
+
+class Usage:
+    """What servers use. A server is named by its pod's uid, or by its address while that is unknown.
+
+    Args:
+        limits: the limits.
+        clock: seconds that no setting of a clock changes.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic):
+        self._limits, self._clock = limits, clock
+        self._open: Counter[str] = Counter()
+        self._new: dict[str, Bucket] = {}
+        self._bytes: dict[str, Bucket] = {}
+        self.connections = 0
+        self.unverified = 0
+
+    def __len__(self) -> int:
+        """Servers of which something is remembered."""
+        return len(self._open.keys() | self._new.keys() | self._bytes.keys())
+
+    def admit(self, server: str, verified: bool) -> bool:
+        """Count a new connection, if it is within the limits."""
+        if not self._new.setdefault(server, Bucket(self._limits.new_per_second, self._clock)).has():
+            return False
+        share = 1.0 if verified else UNVERIFIED_SHARE
+        full = (self.connections if verified else self.unverified) >= self._limits.all_connections * share
+        if full or self.connections >= self._limits.all_connections or self._open[server] >= self._limits.connections:
+            return False
+        self._open[server] += 1
+        self.connections += 1
+        self.unverified += not verified
+        return True
+
+    def release(self, server: str, verified: bool) -> None:
+        """A connection that was admitted has ended. The arguments are those of `admit`."""
+        self._open[server] -= 1
+        if not self._open[server]:
+            del self._open[server]
+        self.connections -= 1
+        self.unverified -= not verified
+
+    def bytes(self, server: str) -> Bucket:
+        """The bucket of a server's bytes."""
+        return self._bytes.setdefault(server, Bucket(self._limits.bytes_per_second, self._clock))
+
+    def forget_idle(self) -> None:
+        """Forget the servers that use nothing. To be called now and then."""
+        for buckets in (self._new, self._bytes):
+            for server in [server for server, bucket in buckets.items() if bucket.is_full and server not in self._open]:
+                del buckets[server]

@@ -1,0 +1,57 @@
+"""The metrics of the egress proxy, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from .identities import Identities
+from .limits import Usage
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    Attributes:
+        resolved: seconds that names took.
+        connected: seconds that connecting to hosts took.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        prefix = "binder_egress_proxy"
+        self._connections = Counter(
+            f"{prefix}_connections", "Connections that ended, by decision.", ["decision", "rule", "tier"], registry=self._registry
+        )
+        self._bytes = Counter(f"{prefix}_bytes", "Bytes of connections that ended, both ways.", ["tier"], registry=self._registry)
+        self._open = Gauge(f"{prefix}_open_connections", "Open connections.", ["who"], registry=self._registry)
+        self._pods = Gauge(f"{prefix}_pods", "Pods whose addresses are known.", registry=self._registry)
+        self._twice = Gauge(f"{prefix}_addresses_claimed_twice", "Addresses that two pods claim.", registry=self._registry)
+        self._fresh = Gauge(f"{prefix}_knows_pods", "1 if the reconciler was heard from lately.", registry=self._registry)
+        self.resolved = Histogram(f"{prefix}_resolve_seconds", "Seconds for a name.", buckets=_SECONDS, registry=self._registry)
+        self.connected = Histogram(
+            f"{prefix}_connect_seconds", "Seconds for connecting to a host.", buckets=_SECONDS, registry=self._registry
+        )
+
+    def note(self, decision: str, rule: str, tier: str, moved: int) -> None:
+        """Count a connection that has ended.
+
+        Args:
+            decision: `allowed`, `refused` or `cut`.
+            rule: why, if it was not allowed.
+            tier: of the pod, or `unknown`.
+            moved: bytes.
+        """
+        self._connections.labels(decision, rule, tier).inc()
+        self._bytes.labels(tier).inc(moved)
+
+    def state(self, identities: Identities, usage: Usage) -> None:
+        """Take what is so now."""
+        self._open.labels("verified").set(usage.connections - usage.unverified)
+        self._open.labels("unverified").set(usage.unverified)
+        self._pods.set(len(identities))
+        self._twice.set(len(identities.claimed_twice))
+        self._fresh.set(identities.is_fresh)
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,107 @@
+"""The process of the egress proxy: its port for pods, its port for probes and Prometheus, its feed and its end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+
+import h11
+
+from ..networks import NetworkSet
+from ..records import UNVERIFIED
+from ..settings import InvalidSettings, ProxySettings
+from ..store.store import Store
+from .decide import PORTS, Policy, TierHosts
+from .feed import Feed
+from .hosts import HostList, UnknownEntry, normal
+from .limits import Limits
+from .metrics import Metrics
+from .resolve import Resolver
+from .server import Proxy
+
+log = logging.getLogger("binder-egress")
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+
+def policy(settings: ProxySettings) -> Policy:
+    """What the settings say about tiers.
+
+    Raises:
+        InvalidSettings: a list has an entry that is no host and no group.
+    """
+    tiers = {}
+    for name, tier in settings.proxy_tiers.items():
+        try:
+            hosts = HostList(tier.hosts)
+        except UnknownEntry as error:
+            where = "unverified" if name == UNVERIFIED else f"tiers.{name}"
+            raise InvalidSettings(f"{where}.hosts: {error}.") from None
+        ranges = [(int(first), int(last or first)) for first, _, last in (port.partition("-") for port in tier.ports)]
+        ports = {port for port in PORTS.values() if any(first <= port <= last for first, last in ranges)}
+        # A tier that opens other ports alone opens none of the proxy's.
+        tiers[name] = TierHosts(hosts, frozenset(ports) if ports or not ranges else frozenset({0}), NetworkSet(tier.closed))
+    own = frozenset(filter(None, map(normal, settings.proxy_own_names)))
+    return Policy(tiers, own, settings.proxy_page)
+
+
+def run(settings: ProxySettings, policy: Policy, store: Store) -> None:
+    """Work until SIGTERM, then until the open connections have ended, or `proxy_drain_seconds`."""
+    asyncio.run(_run(settings, policy, store))
+
+
+async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    metrics = Metrics()
+    limits = Limits(
+        settings.proxy_connections, settings.proxy_new_per_second, settings.proxy_bytes_per_second, settings.proxy_all_connections
+    )
+    proxy = Proxy(policy, limits, Resolver(), metrics, settings.proxy_log_connections)
+    feed = Feed(store, proxy.identities, loop)
+    feed.start()
+    # The listener is handed on as it is, so that `accept` gives sockets and no streams.
+    listener = listen(settings.proxy_port)
+    serving = [asyncio.create_task(proxy.serve(listener)), asyncio.create_task(proxy.watch())]
+    admin = await asyncio.start_server(
+        lambda reader, writer: _admin(reader, writer, proxy, metrics, stopped), None, settings.proxy_admin_port
+    )
+    log.info("egress proxy", extra={"fields": {"port": settings.proxy_port}})
+    await stopped.wait()
+    serving[0].cancel()
+    listener.close()
+    await proxy.drain(settings.proxy_drain_seconds)
+    await asyncio.to_thread(feed.stop)
+    admin.close()
+    serving[1].cancel()
+
+
+def listen(port: int, address: str | None = None) -> socket.socket:
+    """A socket that listens on a port, IPv4 and IPv6, or IPv4 alone where the machine has no IPv6."""
+    if address is None and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+    return socket.create_server((address or "0.0.0.0", port), backlog=BACKLOG)
+
+
+async def _admin(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, proxy: Proxy, metrics: Metrics, stopped: asyncio.Event
+) -> None:
+    """Answer one request of a probe or of Prometheus."""
+    with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
+        connection = h11.Connection(h11.SERVER)
+        async with asyncio.timeout(5):
+            while (event := connection.next_event()) is h11.NEED_DATA:
+                connection.receive_data(await reader.read(4096))
+        path = event.target if isinstance(event, h11.Request) else b""
+        ready = proxy.identities.is_fresh and not stopped.is_set()
+        pages = {b"/healthz": (200, b"ok\n"), b"/readyz": (200 if ready else 503, b""), b"/metrics": (200, metrics.text())}
+        status, body = pages.get(path, (404, b""))
+        headers = [("Content-Type", "text/plain; version=0.0.4"), ("Content-Length", str(len(body))), ("Connection", "close")]
+        writer.write(connection.send(h11.Response(status_code=status, headers=headers)) or b"")
+        writer.write(body)
+        await writer.drain()
+    writer.close()

@@ -1,0 +1,132 @@
+"""Moves the bytes of a connection: from socket to socket inside the kernel, by `splice(2)` and a pipe (D-251)."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+
+from .limits import Bucket
+
+PIPE_BYTES = 256 * 1024
+"""Bytes that one step moves at most. Linux lets unprivileged processes have pipes up to 1 MiB."""
+
+SHORTEST_PAUSE_SECONDS = 0.01
+"""A pause for the limit of bytes that is not worth a timer."""
+
+_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+_spare: list[tuple[int, int]] = []
+"""Empty pipes for the next step. A pump holds one only while bytes are in it, so an idle tunnel costs its two sockets."""
+
+
+def _pipe() -> tuple[int, int]:
+    if _spare:
+        return _spare.pop()
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # More than this user may have: smaller steps.
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return read, write
+
+
+class Pump:
+    """One direction of a connection.
+
+    Args:
+        source, target: non-blocking sockets, on which nothing else waits for this direction.
+        bucket: what the bytes are taken from.
+
+    Attributes:
+        moved: bytes up to now.
+        ended: done when the source has ended and everything is with the target, with an `OSError` if the connection broke.
+    """
+
+    def __init__(self, source: socket.socket, target: socket.socket, bucket: Bucket):
+        self._source, self._target, self._bucket = source, target, bucket
+        self._loop = asyncio.get_running_loop()
+        self._held: tuple[int, int] | None = None
+        self._inside = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.moved = 0
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(source, self._read)
+
+    def stop(self) -> None:
+        """Move nothing any more. To be called once for each pump, before its sockets are closed."""
+        self._loop.remove_reader(self._source)
+        self._loop.remove_writer(self._target)
+        if self._timer:
+            self._timer.cancel()
+        if self._held:  # It may hold bytes of this connection, so nobody else may have it.
+            os.close(self._held[0])
+            os.close(self._held[1])
+            self._held = None
+        if not self.ended.done():
+            self.ended.cancel()
+
+    def _read(self) -> None:
+        try:
+            self._held = self._held or _pipe()
+            number = os.splice(self._source.fileno(), self._held[1], PIPE_BYTES, flags=_FLAGS)
+        except BlockingIOError:
+            self._release()
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not number:
+            self._release()
+            self._loop.remove_reader(self._source)
+            self._end()
+            return
+        self._inside += number
+        self.moved += number
+        if self._write():
+            self._rest(number)
+        elif not self.ended.done():
+            self._loop.remove_reader(self._source)
+            self._loop.add_writer(self._target, self._drain, number)
+
+    def _drain(self, number: int) -> None:
+        """The target takes bytes again."""
+        if self._write():
+            self._loop.remove_writer(self._target)
+            self._loop.add_reader(self._source, self._read)
+            self._rest(number)
+
+    def _write(self) -> bool:
+        """Empty the pipe into the target. Returns whether it is empty."""
+        try:
+            while self._inside and self._held:
+                self._inside -= os.splice(self._held[0], self._target.fileno(), self._inside, flags=_FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._end(error)
+            return False
+        self._release()
+        return True
+
+    def _rest(self, number: int) -> None:
+        """Wait as long as the limit of bytes says."""
+        pause = self._bucket.take(number)
+        if pause > SHORTEST_PAUSE_SECONDS:
+            self._loop.remove_reader(self._source)
+            self._timer = self._loop.call_later(pause, self._loop.add_reader, self._source, self._read)
+
+    def _release(self) -> None:
+        if self._held and not self._inside:
+            _spare.append(self._held)
+            self._held = None
+
+    def _end(self, error: OSError | None = None) -> None:
+        if self.ended.done():
+            return
+        if error:
+            self._loop.remove_reader(self._source)
+            self._loop.remove_writer(self._target)
+            self.ended.set_exception(error)
+            return
+        with contextlib.suppress(OSError):
+            self._target.shutdown(socket.SHUT_WR)
+        self.ended.set_result(None)

@@ -1,0 +1,33 @@
+"""Writes the hosts of pip's index and of Debian's packages into `hosts.REGISTRIES`. The image's build runs it:
+
+    python3 verifier/proxy/registries.py > verifier/proxy/registries.json
+
+The hosts are taken from the tools, so they are what the tools ask where nobody has configured another address.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DEBIAN = "Debian, Ubuntu: apt"
+
+
+def python_hosts() -> dict[str, str]:
+    """The hosts of pip's index and of the files on it, from constants in pip."""
+    from pip._internal.models.index import PyPI
+
+    found = {urlsplit(PyPI.url).hostname: "pip, uv: the index", PyPI.file_storage_domain: "pip, uv: files of packages"}
+    return {host: tool for host, tool in found.items() if host}
+
+
+def debian_hosts(sources: str) -> dict[str, str]:
+    """The hosts in the text of apt's lists of sources."""
+    return {host: DEBIAN for host in sorted(set(re.findall(r"^[^#\n]*\bhttps?://([a-z0-9.-]+)", sources, re.MULTILINE)))}
+
+
+if __name__ == "__main__":
+    files = [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*.*")]
+    debian = debian_hosts("\n".join(file.read_text() for file in sorted(files)))
+    json.dump({"python": python_hosts(), **({"debian": debian} if debian else {})}, sys.stdout, indent=1)

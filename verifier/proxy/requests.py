@@ -1,0 +1,136 @@
+"""What a client asks the proxy for: the head of its request, read by `h11`, as a host, a port and a kind."""
+
+import asyncio
+import re
+import socket
+from dataclasses import dataclass
+
+import h11
+
+from .decide import PORTS, Kind, Reason, Refusal
+from .hosts import normal
+
+MAX_HEAD_BYTES = 16384
+"""Bytes of a head. Clients send some hundred; cookies may have a few thousand."""
+
+READ_BYTES = 65536
+"""Bytes of one read."""
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:@/\\?#\s]+)(?::([0-9]{1,5}))?")
+_ABSOLUTE = re.compile(r"(?i:http)://([^/?#]*)([/?][^#]*)?")
+
+# Those of this connection alone (RFC 9110, section 7.6.1), and those that are written anew.
+_HOP = {
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer", b"upgrade",
+    b"host", b"expect", b"http2-settings",
+}  # fmt: skip
+
+
+class Refused(Exception):
+    """The connection is refused.
+
+    Args:
+        refusal: as the client is told.
+    """
+
+    def __init__(self, refusal: Refusal):
+        super().__init__(refusal.sentence)
+        self.refusal = refusal
+
+
+class WhoAmI(Exception):
+    """The client asks the proxy itself: `GET /`."""
+
+
+@dataclass
+class Asked:
+    """A request whose head was read.
+
+    Attributes:
+        host, port, kind: what is asked for.
+        head: the head as `h11` read it.
+        connection: the state of `h11`, which has what came after the head.
+        path: path and query of a plain request.
+    """
+
+    host: str
+    port: int
+    kind: Kind
+    head: h11.Request
+    connection: h11.Connection
+    path: bytes = b""
+
+    def upstream_head(self) -> h11.Request:
+        """The request for the host: one a connection, with the host that was judged, and without what is for the proxy.
+
+        Raises:
+            h11.ProtocolError: it cannot be sent.
+        """
+        named = b",".join(value for name, value in self.head.headers if name == b"connection")
+        dropped = _HOP | {name.strip().lower() for name in named.split(b",")} - {b"content-length", b"transfer-encoding"}
+        kept = [(name, value) for name, value in self.head.headers if name not in dropped]
+        host = self.host if self.port == PORTS[self.kind] else f"{self.host}:{self.port}"
+        return h11.Request(
+            method=self.head.method, target=self.path or b"/", headers=[(b"host", host.encode()), *kept, (b"connection", b"close")]
+        )
+
+
+def bad(sentence: str) -> Refused:
+    """A refusal of a request that is not well-formed."""
+    return Refused(Refusal(Reason.REQUEST, 400, sentence, "http_request_error"))
+
+
+async def read_request(client: socket.socket) -> Asked | None:
+    """Read the head of a request.
+
+    Returns:
+        The request; None if the client closed without one.
+
+    Raises:
+        Refused: it is not one that a proxy gets.
+        WhoAmI: it is for the proxy itself.
+        OSError: the connection broke.
+    """
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    loop = asyncio.get_running_loop()
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(await loop.sock_recv(client, READ_BYTES))
+    except h11.RemoteProtocolError as error:
+        raise Refused(
+            Refusal(Reason.REQUEST, error.error_status_hint, "The request is not well-formed", "http_request_error")
+        ) from None
+    return read_head(event, connection) if isinstance(event, h11.Request) else None
+
+
+def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
+    """What a head asks for. Raises as `read_request`."""
+    target = head.target.decode("ascii")
+    if head.http_version not in (b"1.0", b"1.1"):
+        raise bad("The egress proxy speaks HTTP/1.1")
+    if head.method == b"CONNECT":
+        host, port = _authority(target, None)
+        return Asked(host, port, Kind.TUNNEL, head, connection)
+    if head.method == b"GET" and target == "/":
+        raise WhoAmI
+    found = _ABSOLUTE.fullmatch(target)
+    if not found:
+        raise bad("Use an absolute http:// address, or CONNECT for https")
+    host, port = _authority(found[1], PORTS[Kind.PLAIN])
+    named = [value.decode("latin-1") for name, value in head.headers if name == b"host"]
+    for value in named:
+        other, other_port = _authority(value, PORTS[Kind.PLAIN])
+        if (normal(other) or other, other_port) != (normal(host) or host, port):
+            raise bad("The Host header names another host than the address")
+    framing = [name for name, _ in head.headers if name in (b"content-length", b"transfer-encoding")]
+    if len(set(framing)) > 1:
+        raise bad("Content-Length and Transfer-Encoding exclude each other")
+    path = (found[2] or "/").encode()
+    return Asked(normal(host) or host, port, Kind.PLAIN, head, connection, b"/" + path if path.startswith(b"?") else path)
+
+
+def _authority(text: str, default_port: int | None) -> tuple[str, int]:
+    found = _AUTHORITY.fullmatch(text)
+    if not found or not (found[2] or default_port):
+        raise bad("The address is not host:port")
+    return found[1], int(found[2] or default_port or 0)

@@ -1,0 +1,439 @@
+"""The server: accepts connections of pods, judges each, and moves its bytes until it ends or is cut."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import h11
+
+from .. import logs
+from ..records import UNVERIFIED, PodAddresses
+from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decide_hello
+from .hello import read_hello
+from .hosts import normal
+from .identities import WAIT_SECONDS, Identities, same
+from .limits import Limits, Usage
+from .metrics import Metrics
+from .pump import Pump
+from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
+from .resolve import Resolver
+
+log = logging.getLogger("binder-egress")
+
+HEAD_SECONDS = 10.0
+"""Seconds for the head of a request."""
+
+HELLO_SECONDS = 10.0
+"""Seconds for the ClientHello, from the answer to CONNECT."""
+
+CONNECT_SECONDS = 10.0
+"""Seconds for connecting to the host, all of its addresses together."""
+
+IDLE_SECONDS = 3600.0
+"""Seconds without a byte after which a connection ends."""
+
+LINGER_SECONDS = 1.0
+"""Seconds that a client has for reading a refusal before the connection closes."""
+
+LINGER_BYTES = 262_144
+"""Bytes of a refused request that are read and dropped. A close with unread bytes would take the refusal away from the client."""
+
+OWN_NAMES_SECONDS = 30.0
+"""Seconds between two looks at the addresses of the hub's own names."""
+
+TICK_SECONDS = 1.0
+"""Seconds between two looks at what is idle or over."""
+
+NAME = "binder-egress"
+"""The proxy's name in `Proxy-Status`."""
+
+
+@dataclass(eq=False)
+class Flow:
+    """A connection of a pod.
+
+    Attributes:
+        address: where it comes from.
+        client: its socket.
+        task: the task that serves it.
+        began: steady seconds.
+        pod: who asks, once that is known.
+        asked: what for, once that is known.
+        server_name: what the ClientHello named: (name, whether it was one); None before it came.
+        upstream: the socket to the host, and the address of it.
+        pumps: what moves its bytes.
+        cut: why it was cut; empty if it was not.
+    """
+
+    address: str
+    client: socket.socket
+    task: "asyncio.Task[None] | None" = None
+    began: float = field(default_factory=time.monotonic)
+    pod: PodAddresses | None = None
+    asked: Asked | None = None
+    server_name: tuple[str | None, bool] | None = None
+    upstream: tuple[socket.socket, str] | None = None
+    pumps: list[Pump] = field(default_factory=list)
+    sent: int = 0
+    cut: str = ""
+
+    @property
+    def moved(self) -> int:
+        """Bytes up to now, both directions."""
+        return self.sent + sum(pump.moved for pump in self.pumps)
+
+
+class Proxy:
+    """The egress proxy of one process.
+
+    Args:
+        policy: what tiers may reach.
+        limits: what a server may take.
+        resolver: from names to addresses.
+        metrics: what is counted.
+        log_connections: whether allowed connections are logged, too.
+        identity_wait_seconds: seconds that a connection of an unknown pod waits.
+        clock: seconds that no setting of a clock changes.
+
+    Attributes:
+        identities: whose address is whose. The feed keeps it up to date.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        limits: Limits,
+        resolver: Resolver,
+        metrics: Metrics,
+        log_connections: bool = False,
+        identity_wait_seconds: float = WAIT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._policy = policy
+        self._usage = Usage(limits, clock)
+        self._resolver = resolver
+        self._metrics = metrics
+        self._log_connections = log_connections
+        self._wait_seconds = identity_wait_seconds
+        self._clock = clock
+        self._flows: dict[str, set[Flow]] = {}  # by uid of the pod
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._own_addresses: dict[str, list[str]] = {}
+        self.identities = Identities(self._judge_again, clock)
+
+    @property
+    def open(self) -> int:
+        """Connections that are open."""
+        return len(self._tasks)
+
+    # -- accepting
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept connections until cancelled. Connections that are open go on."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        while True:
+            try:
+                client, peer = await loop.sock_accept(listener)
+            except OSError as error:  # No file descriptor is left, or the client is gone.
+                log.warning("accept: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            flow = Flow(same(peer[0]), client)
+            flow.task = loop.create_task(self._serve(flow))
+            self._tasks.add(flow.task)
+            flow.task.add_done_callback(self._tasks.discard)
+
+    async def watch(self) -> None:
+        """Look after what no connection does itself, until cancelled: idle ones, pods that vanished, the hub's own addresses."""
+        looked_up = -OWN_NAMES_SECONDS
+        while True:
+            self.identities.forget_missing()
+            self._usage.forget_idle()
+            self._metrics.state(self.identities, self._usage)
+            if self._clock() - looked_up >= OWN_NAMES_SECONDS:
+                looked_up = self._clock()
+                for name in self._policy.own_names:
+                    # A name that cannot be resolved for a while keeps the addresses that it had.
+                    if found := await self._resolver.addresses(name):
+                        self._own_addresses[name] = found
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until all connections have ended, or so many seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+    # -- one connection
+
+    async def _serve(self, flow: Flow) -> None:
+        known = self.identities.of(flow.address)
+        who, verified = (known.uid, known.tier != UNVERIFIED) if known else (flow.address, False)
+        refusal: Refusal | None = None
+        end = "ended"
+        admitted = False
+        try:
+            flow.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            admitted = self._usage.admit(who, verified)
+            if not admitted:
+                too_many = "This server opens too many connections, try again"
+                raise Refused(Refusal(Reason.LIMIT, 429, too_many, "connection_limit_reached"))
+            await self._allow(flow)
+            await self._connect(flow)
+            await self._move(flow, who)
+        except Refused as error:
+            refusal = error.refusal
+            await self._refuse(flow, refusal)
+        except WhoAmI:
+            await self._who_am_i(flow)
+            end = "who am I"
+        except asyncio.CancelledError:
+            end = flow.cut or "stopped"
+        except (OSError, TimeoutError, h11.ProtocolError) as error:
+            end = type(error).__name__
+        except Exception:
+            log.exception("fault in a connection")
+            end = "fault"
+        finally:
+            self._close(flow)
+            if admitted:
+                self._usage.release(who, verified)
+            self._note(flow, refusal, end)
+
+    async def _allow(self, flow: Flow) -> None:
+        """Read what is asked for, and judge it."""
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                asked = await read_request(flow.client)
+        except TimeoutError:
+            raise Refused(Refusal(Reason.REQUEST, 408, "No request came in time", "http_request_error")) from None
+        except WhoAmI:
+            flow.pod = await self.identities.wait_for(flow.address, self._wait_seconds)
+            raise
+        if asked is None:
+            raise ConnectionError
+        flow.asked = asked
+        flow.pod = await self.identities.wait_for(flow.address, self._wait_seconds)
+        if refusal := decide(flow.pod, asked.host, asked.port, asked.kind, self._policy):
+            raise Refused(refusal)
+        assert flow.pod
+        # From here on a change of the pod cuts the connection.
+        self._flows.setdefault(flow.pod.uid, set()).add(flow)
+
+    async def _connect(self, flow: Flow) -> None:
+        """Resolve the name, judge its addresses, read the ClientHello, and connect to an address that was judged."""
+        pod, asked, loop = flow.pod, flow.asked, asyncio.get_running_loop()
+        assert pod and asked
+        began = self._clock()
+        found = await self._resolver.addresses(normal(asked.host) or "")
+        self._metrics.resolved.observe(self._clock() - began)
+        judged = decide_address(pod, found, self._policy, self._all_own_addresses())
+        if isinstance(judged, Refusal):
+            raise Refused(judged)
+        early = b""
+        if asked.kind is Kind.TUNNEL:
+            asked.connection.next_event()  # PAUSED: what follows is no HTTP
+            early = asked.connection.trailing_data[0]
+            await loop.sock_sendall(flow.client, b"HTTP/1.1 200 Connection established\r\n\r\n")
+            early = await self._read_hello(flow, early)
+        began = self._clock()
+        flow.upstream = await self._open(judged, asked.port)
+        self._metrics.connected.observe(self._clock() - began)
+        # The pod may have changed since its addresses were judged.
+        if why := self._no_longer(flow, flow.pod):
+            raise Refused(Refusal(why, 0, ""))
+        if early:
+            await loop.sock_sendall(flow.upstream[0], early)
+            flow.sent += len(early)
+
+    async def _read_hello(self, flow: Flow, received: bytes) -> bytes:
+        """Read the ClientHello, and end the tunnel if it is not for the host. Returns all bytes that came."""
+        assert flow.pod and flow.asked
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(HELLO_SECONDS):
+            while not (hello := read_hello(received)).complete:
+                more = await loop.sock_recv(flow.client, READ_BYTES)
+                if not more:
+                    raise ConnectionError
+                received += more
+        flow.server_name = hello.name, hello.is_tls
+        if reason := decide_hello(flow.pod, flow.asked.host, hello.name, hello.is_tls, self._policy):
+            # TLS has no words for it. The client sees a closed connection, operators see the reason.
+            raise Refused(Refusal(reason, 0, ""))
+        return received
+
+    async def _open(self, addresses: list[str], port: int) -> tuple[socket.socket, str]:
+        """Connect to the first address that answers."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                for number, address in enumerate(addresses):
+                    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                    upstream = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                    try:
+                        upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        last = number == len(addresses) - 1
+                        async with asyncio.timeout(None if last else CONNECT_SECONDS / 4):
+                            await loop.sock_connect(upstream, (address, port))
+                        return upstream, address
+                    except (OSError, TimeoutError):
+                        upstream.close()
+                    except BaseException:
+                        upstream.close()
+                        raise
+        except TimeoutError:
+            pass
+        raise Refused(Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable"))
+
+    async def _move(self, flow: Flow, who: str) -> None:
+        """Move bytes until both directions have ended, for a plain request until the answer has."""
+        assert flow.asked and flow.upstream and flow.pod
+        upstream = flow.upstream[0]
+        bucket = self._usage.bytes(flow.pod.uid)
+        if flow.asked.kind is Kind.TUNNEL:
+            flow.pumps.append(Pump(flow.client, upstream, bucket))
+        else:
+            await self._send(flow, upstream)
+        flow.pumps.append(Pump(upstream, flow.client, bucket))
+        waiting = {pump.ended for pump in flow.pumps}
+        moved = -1
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+            if not done and moved == flow.moved:
+                raise TimeoutError
+            for pump in done:
+                pump.result()
+            moved = flow.moved
+
+    async def _send(self, flow: Flow, upstream: socket.socket) -> None:
+        """Send a plain request with its body."""
+        assert flow.asked
+        loop, theirs, ours = asyncio.get_running_loop(), flow.asked.connection, h11.Connection(h11.CLIENT)
+
+        async def send(event: h11.Event) -> None:
+            content = ours.send(event) or b""
+            await loop.sock_sendall(upstream, content)
+            flow.sent += len(content)
+
+        await send(flow.asked.upstream_head())
+        if theirs.they_are_waiting_for_100_continue:
+            go_on = theirs.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+            await loop.sock_sendall(flow.client, go_on or b"")
+        while True:
+            event = theirs.next_event()
+            if event is h11.NEED_DATA:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    theirs.receive_data(await loop.sock_recv(flow.client, READ_BYTES))
+            elif isinstance(event, h11.Data):
+                await send(event)
+            elif isinstance(event, h11.EndOfMessage):
+                # Without trailers, which could name another framing.
+                await send(h11.EndOfMessage())
+                return
+            else:
+                raise ConnectionError
+
+    # -- answers
+
+    async def _refuse(self, flow: Flow, refusal: Refusal) -> None:
+        if not refusal.status:
+            return
+        detail = refusal.sentence.replace("\\", "").replace('"', "'")
+        status = f'{NAME}; error={refusal.error}; details="{detail}"'
+        await self._answer(flow, refusal.status, refusal.sentence, "text/plain", f"{refusal.sentence}\n", ("Proxy-Status", status))
+
+    async def _who_am_i(self, flow: Flow) -> None:
+        pod = flow.pod
+        known = {"uid": pod.uid, "user": pod.user, "server": pod.server, "tier": pod.tier} if pod else {}
+        text = json.dumps({"address": flow.address, **known})
+        await self._answer(flow, 200 if pod else 503, "OK" if pod else "Unknown", "application/json", f"{text}\n")
+
+    async def _answer(self, flow: Flow, status: int, phrase: str, kind: str, body: str, *headers: tuple[str, str]) -> None:
+        content = body.encode("ascii", "replace")
+        answer = h11.Response(
+            status_code=status,
+            reason=phrase.encode("ascii", "replace"),
+            headers=[("Content-Type", kind), ("Content-Length", str(len(content))), ("Connection", "close"), *headers],
+        )
+        # A state of h11 of its own: that of a request that could not be read sends nothing any more.
+        state = h11.Connection(h11.SERVER)
+        out = (state.send(answer) or b"") + content
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await loop.sock_sendall(flow.client, out)
+                flow.client.shutdown(socket.SHUT_WR)
+                dropped = 0
+                while dropped < LINGER_BYTES and (more := await loop.sock_recv(flow.client, READ_BYTES)):
+                    dropped += len(more)
+        except (OSError, TimeoutError):
+            pass
+
+    # -- cut and closed
+
+    def _judge_again(self, uid: str) -> None:
+        """A pod has changed: cut what it may no longer reach. Nothing is cut because of a word that is missing."""
+        for flow in list(self._flows.get(uid, ())):
+            pod = self.identities.still(uid, flow.address)
+            if why := self._no_longer(flow, pod):
+                flow.cut = why
+                if flow.task:
+                    flow.task.cancel()
+            else:
+                flow.pod = pod
+
+    def _no_longer(self, flow: Flow, pod: PodAddresses | None) -> Reason | None:
+        """Why a connection must end; None if it may go on."""
+        if pod is None:
+            return Reason.UNKNOWN
+        assert flow.asked
+        if refusal := decide(pod, flow.asked.host, flow.asked.port, flow.asked.kind, self._policy):
+            return refusal.reason
+        if flow.server_name and (reason := decide_hello(pod, flow.asked.host, *flow.server_name, self._policy)):
+            return reason
+        if flow.upstream:
+            judged = decide_address(pod, [flow.upstream[1]], self._policy, self._all_own_addresses())
+            return judged.reason if isinstance(judged, Refusal) else None
+        return None
+
+    def _all_own_addresses(self) -> list[str]:
+        return [address for found in self._own_addresses.values() for address in found]
+
+    def _close(self, flow: Flow) -> None:
+        for pump in flow.pumps:
+            pump.stop()
+        if flow.pod and (flows := self._flows.get(flow.pod.uid)):
+            flows.discard(flow)
+            if not flows:
+                del self._flows[flow.pod.uid]
+        if flow.upstream:
+            flow.upstream[0].close()
+        flow.client.close()
+
+    def _note(self, flow: Flow, refusal: Refusal | None, end: str) -> None:
+        """Log and count a connection that has ended."""
+        if flow.asked is None and refusal is None:
+            return
+        decision = "refused" if refusal else "cut" if flow.cut else "allowed"
+        why = str(refusal.reason) if refusal else flow.cut
+        self._metrics.note(decision, why, flow.pod.tier if flow.pod else "unknown", flow.moved)
+        if decision == "allowed" and not self._log_connections:
+            return
+        pod = flow.pod
+        logs.decision(
+            "proxy",
+            user=pod.user if pod else "",
+            server=pod.server if pod else "",
+            repository=pod.repository if pod else "",
+            host=quote(flow.asked.host, safe="[]:*")[:253] if flow.asked else "",
+            port=flow.asked.port if flow.asked else 0,
+            decision=decision,
+            rule=why or end,
+            bytes=flow.moved,
+            milliseconds=round((time.monotonic() - flow.began) * 1000),
+        )

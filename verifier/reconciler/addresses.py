@@ -1,0 +1,56 @@
+"""What the egress proxy is told: which pod has which address, and what it may reach."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from ..records import UNVERIFIED, PodAddresses, Server
+from ..store.store import Store
+from .cache import PodCache
+from .user_pods import Pod
+
+
+class AddressBook:
+    """Publishes the addresses of pods that run. All methods may be called from any thread.
+
+    A pod that has ended, is being deleted or uses its node's network publishes none: its address is, or soon will be, another's.
+
+    Args:
+        cache: the pods that are known.
+        store: Redis.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, cache: PodCache, store: Store, clock: Callable[[], float] = time.time):
+        self._cache, self._store, self._clock = cache, store, clock
+        # Two threads publish. What is read last must be written last.
+        self._lock = threading.Lock()
+
+    def publish(self, server: Server) -> None:
+        """Publish the pods of a server, or forget it.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        with self._lock:
+            running = [pod for pod in self._cache.of(server) if pod.addresses and not pod.ended]
+            # Before the first list the server may have a pod that is not known yet.
+            if running or self._cache.is_listed:
+                self._store.publish_addresses(server, map(self._of, running))
+
+    def publish_all(self) -> None:
+        """Publish all servers, and forget those that an earlier process left. Raises as `publish`."""
+        for server in self._cache.servers() | self._store.published_addresses():
+            self.publish(server)
+
+    def beat(self) -> None:
+        """Tell the proxy that what is published counts. Raises as `publish`."""
+        if self._cache.is_listed:
+            self._store.beat_addresses()
+
+    def _of(self, pod: Pod) -> PodAddresses:
+        grant = pod.grant
+        # The label is what the network goes by. A pod with another one is about to be patched.
+        tier = grant.tier if grant and grant.gives_egress and grant.tier == pod.label else UNVERIFIED
+        blocked = grant is not None and grant.is_block(self._clock())
+        return PodAddresses(pod.uid, pod.server.user, pod.server.name, pod.addresses, tier, blocked, pod.repository)

@@ -1,0 +1,22 @@
+-- Publish the addresses of a server's pods, if they changed. The number of changes lets a reader notice that it missed one; the
+-- time before it, that Redis was wiped, and counts from zero again.
+-- KEYS: addresses, changes   ARGV: the channel, the server or '', its pods as JSON or '' for none
+local version = redis.call('GET', KEYS[2])
+if not version then
+  local t = redis.call('TIME')
+  version = t[1] .. '.' .. t[2] .. '-0'
+end
+local began, number = string.match(version, '^(.*)-(%d+)$')
+if ARGV[2] ~= '' then
+  if (redis.call('HGET', KEYS[1], ARGV[2]) or '') == ARGV[3] then
+    return
+  end
+  number = number + 1
+  if ARGV[3] == '' then
+    redis.call('HDEL', KEYS[1], ARGV[2])
+  else
+    redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+  end
+end
+redis.call('SET', KEYS[2], string.format('%s-%d', began, number))
+redis.call('PUBLISH', ARGV[1], cjson.encode({began = began, number = tonumber(number), server = ARGV[2], pods = ARGV[3]}))

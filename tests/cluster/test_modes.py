@@ -100,6 +100,16 @@ def test_deny_needs_one_policy(stage, switch, bypass):
     stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
 
 
+def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
+    """BinderHub is not restarted, and its token is still good. test_rollback.py has each mode."""
+    switch("deny")
+    stage.helm("rollback", "binder-egress", "--wait", f"--timeout={ROLLOUT_SECONDS}s")
+    stage.await_address("binder-egress", 8081, "/healthz")
+    verified = stage.launch(token=stage.get_pass()).user
+    stage.await_tier(verified, "verified")
+    assert_reaches(stage, verified, egress=True)
+
+
 def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
     switch("off")
     assert policies(stage) == set()

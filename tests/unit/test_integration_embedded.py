@@ -16,6 +16,7 @@ SERVERS = INTEGRATION["hint"]["jupyterhub"]["singleuser"]["extraFiles"]
 PAGE = INTEGRATION["binderhub"]["config"]["BinderHub"]["extra_header_html"]["zz-binder-egress"]
 PYTHON = {
     "launch_hook.py": INTEGRATION["binderhub"]["extraConfig"]["zz-binder-egress"],
+    "hub_close_ping.py": INTEGRATION["binderhub"]["jupyterhub"]["hub"]["extraConfig"]["zz-binder-egress-close-ping"],
     "hub_start_guard.py": INTEGRATION["binderhub"]["jupyterhub"]["hub"]["extraConfig"]["zz-binder-egress-start-guard"],
     "hint_ipython.py": SERVERS["binder-egress-ipython"]["stringData"],
 }
@@ -53,6 +54,13 @@ def test_each_file_has_a_place(copy):
             assert code == 1 and message.endswith(f" is not chart/integration/{name}; run ci/embed-integration\n"), file.name
             subprocess.run([sys.executable, copy / "ci/embed-integration"], check=True)
             assert check(copy) == (0, "") and "true" in (copy / "chart/values.yaml").read_text()
+
+
+def test_values_are_short():
+    """What an operator has to read through, without the embedded code. The block of the egress proxy has 60 lines of it."""
+    embedded = [*PYTHON.values(), PAGE, *(server["stringData"] for name, server in SERVERS.items() if "terminal" in name)]
+    lines = len((TOP / "chart/values.yaml").read_text().splitlines()) - sum(text.count("\n") for text in embedded)
+    assert 700 < lines <= 750 + 60
 
 
 def test_edited_values_are_noticed(copy):

@@ -266,7 +266,7 @@ def test_policies_only(story, link_local_closed):
     notes = story.stage.helm("get", "notes", "binder-egress")
     story.stage.helm("uninstall", "binder-egress", "--wait")
     tests = {"pod/binder-egress-test-control", "pod/binder-egress-test-unverified"}
-    left = story.operator.await_left(story.before, lambda left: left == tests)
+    left = story.operator.await_left(story.before, lambda left: left == {"secret/binder-egress", *tests})
     assert story.operator.delete_as_told(notes) == left
     assert story.operator.objects() - story.before == set()
 

@@ -102,7 +102,7 @@ def test_launch_without_the_verifier_goes_on(stage, door, page):
     stage.scale("verifier", 0)
     try:
         user = launch(page, LINKS[1])
-        arrived = page.url  # The server leads on from there.
+        arrived = page.url  # Jupyter's page takes the token out of it.
     finally:
         stage.scale("verifier", 1)
         stage.await_address("binder-egress", 8081, "/healthz")

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from verifier.cli import cli
-from verifier.gatecheck import helm_test, probe, watch
+from verifier.gatecheck import check, helm_test, probe
 
 TOP = Path(__file__).parents[2]
 
@@ -276,7 +276,7 @@ def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
             assert selector == "binder-egress/gatecheck=test"
             return [pod(who, json.dumps({"reached": targets})) for who, targets in WELL.items()]
 
-    monkeypatch.setattr(watch, "Namespace", Pods)
+    monkeypatch.setattr(check, "Namespace", Pods)
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
     assert (done.exit_code, done.output.splitlines()[0].split()) == (0, ["pod", "target", "seen"])
     wrong = {**EXPECTED, "verified": {"dns": False}}

@@ -208,7 +208,7 @@ def test_thousand_public_connections_delay_nobody(verifier, open_slow):
 
 
 def test_public_request_has_a_time_limit():
-    threads = Threads(2, internal_port=81, receive_seconds=0.3, connections=3)
+    threads = Threads(2, internal_port=81, receive_seconds=2.0, connections=3)
     handled = []
 
     def handle(conn):
@@ -218,16 +218,16 @@ def test_public_request_has_a_time_limit():
     try:
         began = time.monotonic()
         slow = [threads.submit(handle, Connection(ours, ("::", 80))) for ours, _ in pairs[:4]]
-        slow[0].result(timeout=3)
-        assert time.monotonic() - began < 0.3, "the oldest is ended at once when there are too many"
+        slow[0].result(timeout=8)
+        assert time.monotonic() - began < 1.5, "the oldest is ended at once when there are too many"
         assert not any(done.done() for done in slow[1:])
         inside = threads.submit(handle, Connection(pairs[4][0], ("::", 81)))
         for done in slow:
-            done.result(timeout=3)
+            done.result(timeout=8)
         assert handled == [b""] * 4
         assert not inside.done(), "the in-cluster port has no limit"
         pairs[4][1].sendall(b"x")
-        inside.result(timeout=3)
+        inside.result(timeout=8)
     finally:
         threads.shutdown()
         for pair in pairs:

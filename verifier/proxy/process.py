@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 
@@ -53,6 +54,9 @@ def run(settings: ProxySettings, policy: Policy, store: Store) -> None:
 
 
 async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
+    # Each connection has two sockets, and the soft limit of a container may be 1,024 files.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,6 +21,9 @@ NAMES = 10_000
 THREADS = 32
 """Names that are asked for at the same time. `getaddrinfo` blocks its thread."""
 
+NAMES_OF_ONE = 4
+"""Of these, names that one server asks for. Somebody's own DNS server may answer late on purpose, and would hold every thread."""
+
 
 def _ask(name: str) -> list[str]:
     try:
@@ -45,23 +48,38 @@ class Resolver:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="resolver")
         self._known: dict[str, tuple[float, list[str]]] = {}
         self._asking: dict[str, asyncio.Future[list[str]]] = {}
+        self._of_one: dict[str, set[asyncio.Future[list[str]]]] = {}
 
-    async def addresses(self, name: str) -> list[str]:
-        """The addresses of a name; none if it has none, or if no answer comes in time."""
+    async def addresses(self, name: str, server: str = "") -> list[str]:
+        """The addresses of a name; none if it has none, or if no answer comes in time.
+
+        Args:
+            name: the name.
+            server: who asks. With `NAMES_OF_ONE` unanswered names it waits for one of them.
+        """
         until, found = self._known.get(name, (0.0, []))
         if until > self._clock():
             return found
-        if name not in self._asking:
-            self._asking[name] = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name)
-            self._asking[name].add_done_callback(lambda done: self._take(name, done))
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await asyncio.shield(self._asking[name])
+                while name not in self._asking and len(own := self._of_one.get(server, set())) >= NAMES_OF_ONE:
+                    await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
+                return await asyncio.shield(self._asking.get(name) or self._begin(name, server))
         except TimeoutError:
             return []
 
-    def _take(self, name: str, done: "asyncio.Future[list[str]]") -> None:
+    def _begin(self, name: str, server: str) -> "asyncio.Future[list[str]]":
+        asking = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name)
+        self._asking[name] = asking
+        self._of_one.setdefault(server, set()).add(asking)
+        asking.add_done_callback(lambda done: self._take(name, server, done))
+        return asking
+
+    def _take(self, name: str, server: str, done: "asyncio.Future[list[str]]") -> None:
         del self._asking[name]
+        self._of_one[server].discard(done)
+        if not self._of_one[server]:
+            del self._of_one[server]
         if not done.cancelled() and not done.exception():
             if len(self._known) >= NAMES:
                 self._known.clear()

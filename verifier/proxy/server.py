@@ -17,7 +17,7 @@ from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decid
 from .hello import read_hello
 from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
-from .limits import Limits, Usage
+from .limits import Bucket, Limits, Usage
 from .metrics import Metrics
 from .pump import Pump
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
@@ -42,6 +42,10 @@ LINGER_SECONDS = 1.0
 
 LINGER_BYTES = 262_144
 """Bytes of a refused request that are read and dropped. A close with unread bytes would take the refusal away from the client."""
+
+LIMIT_ANSWERS_PER_SECOND = 50
+"""Answers, and log lines, for connections beyond a limit; further ones are closed without a word. A pod that opens thousands would
+otherwise hold as many sockets while it reads, and fill the log."""
 
 OWN_NAMES_SECONDS = 30.0
 """Seconds between two looks at the addresses of the hub's own names."""
@@ -116,6 +120,7 @@ class Proxy:
     ):
         self._policy = policy
         self._usage = Usage(limits, clock)
+        self._limit_answers = Bucket(LIMIT_ANSWERS_PER_SECOND, clock)
         self._resolver = resolver
         self._metrics = metrics
         self._log_connections = log_connections
@@ -181,6 +186,9 @@ class Proxy:
             flow.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             admitted = self._usage.admit(who, verified)
             if not admitted:
+                if not self._limit_answers.has():
+                    self._metrics.note("refused", str(Reason.LIMIT), known.tier if known else "unknown", 0)
+                    raise ConnectionError
                 too_many = "This server opens too many connections, try again"
                 raise Refused(Refusal(Reason.LIMIT, 429, too_many, "connection_limit_reached"))
             await self._allow(flow)
@@ -230,7 +238,7 @@ class Proxy:
         pod, asked, loop = flow.pod, flow.asked, asyncio.get_running_loop()
         assert pod and asked
         began = self._clock()
-        found = await self._resolver.addresses(normal(asked.host) or "")
+        found = await self._resolver.addresses(normal(asked.host) or "", pod.uid)
         self._metrics.resolved.observe(self._clock() - began)
         judged = decide_address(pod, found, self._policy, self._all_own_addresses())
         if isinstance(judged, Refusal):

@@ -234,7 +234,7 @@ class Proxy:
         self._flows.setdefault(flow.pod.uid, set()).add(flow)
 
     async def _connect(self, flow: Flow) -> None:
-        """Resolve the name, judge its addresses, read the ClientHello, and connect to an address that was judged."""
+        """Resolve the name, judge its addresses, connect to one of those, and read the ClientHello."""
         pod, asked, loop = flow.pod, flow.asked, asyncio.get_running_loop()
         assert pod and asked
         began = self._clock()
@@ -243,15 +243,16 @@ class Proxy:
         judged = decide_address(pod, found, self._policy, self._all_own_addresses())
         if isinstance(judged, Refusal):
             raise Refused(judged)
+        # Before the answer to CONNECT, so that a client hears of a host that does not answer.
+        began = self._clock()
+        flow.upstream = await self._open(judged, asked.port)
+        self._metrics.connected.observe(self._clock() - began)
         early = b""
         if asked.kind is Kind.TUNNEL:
             asked.connection.next_event()  # PAUSED: what follows is no HTTP
             early = asked.connection.trailing_data[0]
             await loop.sock_sendall(flow.client, b"HTTP/1.1 200 Connection established\r\n\r\n")
             early = await self._read_hello(flow, early)
-        began = self._clock()
-        flow.upstream = await self._open(judged, asked.port)
-        self._metrics.connected.observe(self._clock() - began)
         # The pod may have changed since its addresses were judged.
         if why := self._no_longer(flow, flow.pod):
             raise Refused(Refusal(why, 0, ""))

@@ -53,7 +53,7 @@ LIMITED, FULL, CUT, BLOCKED, STRANGER, TWICE, LIMITED6 = (
 )
 PROXY6 = "fd42::1"
 
-PUBLIC, PUBLIC6, OWN = ("203.0.113.11", "203.0.113.12"), "2001:db8::10", "203.0.113.80"
+PUBLIC, PUBLIC6, OWN, DOWN = ("203.0.113.11", "203.0.113.12"), "2001:db8::10", "203.0.113.80", "203.0.113.99"
 CANARIES = (
     "10.9.9.9",
     "172.16.9.9",
@@ -82,6 +82,7 @@ NAMES = {
     "mixed.example": [PUBLIC[0], "10.9.9.9"],
     "hub.example": [OWN],
     "alias-of-hub.example": [OWN],
+    "down.example": [DOWN],
     "gone.example": [],
 }
 """Names with other addresses than the first public one."""
@@ -375,6 +376,8 @@ def attempts() -> list[Attempt]:
         lambda: plain(pod, get("http://ok.example/", more="Content-Length: 300000\r\n", method="POST") + "x" * 300_000),
     )
     add("use: hidden name with *", "ServerHello", lambda: tunnel(full, "ok.example:443", sent=hello()))
+    for kind, act in (("https", lambda: https(full, "down.example")), ("http", lambda: plain(full, get("http://down.example/")))):
+        add(f"use: {kind} to a host that does not answer", "HTTP/1.1 502 The host does not answer", act)
     add("use: who am I", "HTTP/1.1 200 OK", lambda: plain(pod, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
     # Other names.
     add("name: host that is not listed", "", lambda: tunnel(pod, "evil.example:443", "evil.example"))

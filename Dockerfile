@@ -10,6 +10,9 @@ RUN cd /src/frontend && npm ci --ignore-scripts --omit=dev
 COPY frontend /src/frontend
 COPY verifier/web/messages /src/verifier/web/messages
 RUN cd /src/frontend && npm run build
+# npm's own default, whatever this build uses.
+RUN node -p 'require("/usr/local/lib/node_modules/npm/node_modules/@npmcli/config/lib/definitions").definitions.registry.default' \
+    >/opt/npm-registry
 
 # What our own package is built with. pip here also fills the environment below, which therefore needs none of its own.
 FROM python AS build
@@ -22,8 +25,9 @@ RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --re
     -r /src/requirements.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
-# The hosts of the egress proxy's groups `python` and `debian`, from the tools' own constants.
-RUN /opt/build/bin/python -I /src/verifier/proxy/registries.py >/opt/registries.json \
+# The hosts of the egress proxy's groups `python`, `node` and `debian`, from the tools' own constants.
+COPY --from=frontend /opt/npm-registry /opt/
+RUN /opt/build/bin/python -I /src/verifier/proxy/registries.py "$(cat /opt/npm-registry)" >/opt/registries.json \
  && mv /opt/registries.json /src/verifier/proxy/registries.json
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 # Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.

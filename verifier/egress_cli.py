@@ -39,5 +39,7 @@ def list_hosts(as_json: bool) -> None:
         return
     for group, names in found.items():
         click.echo(f"{group}{'  (anybody can put files there: a slow way out)' if group in SLOW_WAYS_OUT else ''}")
+        if not names:
+            click.echo("  (this image has none)")
         for host, tool in names.items():
             click.echo(f"  {host}  {tool}")

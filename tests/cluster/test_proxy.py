@@ -115,6 +115,11 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
     assert "blocked by the operators" in ask(stage, user, f"http://{LISTED}/")
 
 
+def test_groups_of_the_image_have_the_hosts_of_its_tools(stage):
+    found = egress(stage, "hosts", "list")
+    assert len(found["python"]) == 2 and len(found["node"]) == 1
+
+
 def test_other_pods_do_not_reach_the_proxy(stage):
     """Not even the ports of its probes are open for user pods."""
     user = stage.launch().user

@@ -15,8 +15,11 @@ ANY = "*"
 """The entry that stands for any public host."""
 
 REGISTRIES = Path(__file__).with_name("registries.json")
-"""The file with the hosts of `pip` and of Debian's packages. The image's build writes it, from these tools' own
-constants (`registries`), so that it names what they ask."""
+"""The file with the hosts of the groups `BUILT`. The image's build writes it, from the tools' own constants (`registries`), so that
+it names what they ask."""
+
+BUILT = ("debian", "node", "python")
+"""Groups whose hosts are in `REGISTRIES`. One has none where the image's build found none (D-265)."""
 
 _NAME = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """A host name as resolvers take it (RFC 1123; underscores, because some hosts have them). The last part begins with a letter, so
@@ -55,9 +58,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "gitlab.com": "git: clones by https",
     },
 }
-"""The groups whose hosts are written here: group → host → which tool needs it. `python` and `debian` come from `REGISTRIES`."""
+"""The groups whose hosts are written here: group → host → which tool needs it."""
 
-SLOW_WAYS_OUT = ("data", "git")
+SLOW_WAYS_OUT = ("data", "git", "node")
 """Groups of hosts on which anybody can have files, so that they are also a way for data to leave."""
 
 
@@ -66,9 +69,9 @@ class UnknownEntry(ValueError):
 
 
 def groups() -> dict[str, dict[str, str]]:
-    """All groups: name → host → which tool needs it. Outside of an image `python` and `debian` may be missing."""
+    """All groups: name → host → which tool needs it. Outside of an image those of `BUILT` have no hosts."""
     made = json.loads(REGISTRIES.read_text()) if REGISTRIES.is_file() else {}
-    return dict(sorted({**GROUPS, **made}.items()))
+    return dict(sorted({**GROUPS, **{name: {} for name in BUILT}, **made}.items()))
 
 
 def normal(host: str) -> str | None:

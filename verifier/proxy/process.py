@@ -15,7 +15,7 @@ from ..settings import InvalidSettings, ProxySettings
 from ..store.store import Store
 from .decide import PORTS, Policy, TierHosts
 from .feed import Feed
-from .hosts import HostList, UnknownEntry, normal
+from .hosts import HostList, UnknownEntry, groups, normal
 from .limits import Limits
 from .metrics import Metrics
 from .resolve import Resolver
@@ -34,12 +34,16 @@ def policy(settings: ProxySettings) -> Policy:
         InvalidSettings: a list has an entry that is no host and no group.
     """
     tiers = {}
+    known = groups()
     for name, tier in settings.proxy_tiers.items():
+        where = "unverified" if name == UNVERIFIED else f"tiers.{name}"
         try:
             hosts = HostList(tier.hosts)
         except UnknownEntry as error:
-            where = "unverified" if name == UNVERIFIED else f"tiers.{name}"
             raise InvalidSettings(f"{where}.hosts: {error}.") from None
+        for group in tier.hosts:
+            if not known.get(group, True):  # D-265
+                log.warning("%s.hosts: this image has no hosts of the group %s", where, group)
         ranges = [(int(first), int(last or first)) for first, _, last in (port.partition("-") for port in tier.ports)]
         ports = {port for port in PORTS.values() if any(first <= port <= last for first, last in ranges)}
         # A tier that opens other ports alone opens none of the proxy's.

@@ -1,6 +1,7 @@
-"""Writes the hosts of pip's index and of Debian's packages into `hosts.REGISTRIES`. The image's build runs it:
+"""Writes the hosts of pip's index, npm's registry and Debian's packages into `hosts.REGISTRIES`. The image's build runs it, with
+npm's default, which is in npm's own table of settings:
 
-    python3 verifier/proxy/registries.py > verifier/proxy/registries.json
+    python3 verifier/proxy/registries.py ADDRESS > verifier/proxy/registries.json
 
 The hosts are taken from the tools, so they are what the tools ask where nobody has configured another address.
 """
@@ -22,6 +23,12 @@ def python_hosts() -> dict[str, str]:
     return {host: tool for host, tool in found.items() if host}
 
 
+def node_hosts(registry: str) -> dict[str, str]:
+    """The host in the address of npm's registry; none without one."""
+    host = urlsplit(registry.strip()).hostname
+    return {host: "npm: packages"} if host else {}
+
+
 def debian_hosts(sources: str) -> dict[str, str]:
     """The hosts in the text of apt's lists of sources."""
     return {host: DEBIAN for host in sorted(set(re.findall(r"^[^#\n]*\bhttps?://([a-z0-9.-]+)", sources, re.MULTILINE)))}
@@ -30,4 +37,4 @@ def debian_hosts(sources: str) -> dict[str, str]:
 if __name__ == "__main__":
     files = [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*.*")]
     debian = debian_hosts("\n".join(file.read_text() for file in sorted(files)))
-    json.dump({"python": python_hosts(), **({"debian": debian} if debian else {})}, sys.stdout, indent=1)
+    json.dump({"python": python_hosts(), "node": node_hosts(" ".join(sys.argv[1:])), "debian": debian}, sys.stdout, indent=1)

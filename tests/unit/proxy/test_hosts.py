@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from verifier.egress_cli import egress
 from verifier.proxy import hosts
 from verifier.proxy.hosts import GROUPS, HostList, UnknownEntry, normal
-from verifier.proxy.registries import debian_hosts, python_hosts
+from verifier.proxy.registries import debian_hosts, node_hosts, python_hosts
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,18 @@ def test_registries_come_from_the_tools():
     assert len(listed) == 2 and all(map(normal, listed))
     text = "deb [signed-by=/a] http://one.example/debian stable main\n# deb http://two.example x\nURIs: https://three.example/x\n"
     assert list(debian_hosts(text)) == ["one.example", "three.example"]
+    assert node_hosts("https://npm.example/\n") == {"npm.example": "npm: packages"} and node_hosts("") == {}
 
 
 def test_registries_are_written_as_the_image_builds_them(tmp_path, monkeypatch):
     program = hosts.__file__.replace("hosts.py", "registries.py")
-    text = subprocess.run([sys.executable, program], check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, program, "https://npm.example/"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     (tmp_path / "registries.json").write_text(text)
     monkeypatch.setattr(hosts, "REGISTRIES", tmp_path / "registries.json")
     assert set(json.loads(text)["python"]) == set(python_hosts())
     assert all(host in HostList(["python"]) for host in python_hosts())
+    assert "npm.example" in HostList(["node"])
     shown = CliRunner().invoke(egress, ["hosts", "list"]).output
-    assert all(host in shown for host in python_hosts()) and "git  (anybody can put files there" in shown
+    assert all(host in shown for host in python_hosts()) and "node  (anybody can put files there" in shown
     assert json.loads(CliRunner().invoke(egress, ["hosts", "list", "--json"]).output)["julia"] == GROUPS["julia"]

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.apps import DIRECT
 from tests.support.ports import free_port
+from verifier.proxy import hosts
 from verifier.proxy.decide import Kind, decide
 from verifier.proxy.process import policy
 from verifier.records import PodAddresses, Server
@@ -139,3 +140,11 @@ def test_ports_of_the_tier_count(ports, tunnel, plain):
 def test_unknown_group_is_named(where):
     with pytest.raises(InvalidSettings, match=rf"{where}\.hosts: 'pyhton' is no host"):
         policy(settings(**{where: {"hosts": ["pyhton"]}}))
+
+
+def test_group_without_hosts_in_this_image_is_named_and_stops_nothing(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(hosts, "REGISTRIES", tmp_path / "none")
+    found = policy(settings(unverified={"hosts": ["debian", "ok.example"]}))
+    pod = PodAddresses("u", "alice", "", (), "unverified")
+    assert decide(pod, "ok.example", 443, Kind.TUNNEL, found) is None
+    assert caplog.messages == ["unverified.hosts: this image has no hosts of the group debian"]

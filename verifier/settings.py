@@ -99,12 +99,22 @@ _Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # Kubernetes' own rule
 
 
+Access = Literal["none", "packages", "hosts", "network"]
+"""What a server reaches, for people and programs: nothing; package servers alone, or other listed hosts too, both by the egress
+proxy; or what the policy of its tier opens."""
+
+PACKAGES = frozenset({"python", "conda", "r", "julia", "debian", "node"})
+"""The groups of hosts that have nothing but packages (docs/proxy.md)."""
+
+
 class Tier(BaseModel):
     """A tier without its policy. The chart takes it from the same values.
 
     Attributes:
         description: the operator's words by language; empty: the page's own words.
+        direct: whether its policy opens anything; otherwise there is only the egress proxy.
         internet: whether it opens the internet, or only some addresses; None if that is unknown.
+        hosts: what pages name of the hosts behind the egress proxy: all groups, and some hosts; empty where it opens the internet.
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty: all ports.
         lease: seconds after which a grant ends unless it is renewed; 0: it never ends.
         on_expiry: what happens then: `end` takes the tier away, `stop` also stops the server.
@@ -112,11 +122,22 @@ class Tier(BaseModel):
     """
 
     description: dict[str, str] = {}
+    direct: bool = True
     internet: bool | None = None
+    hosts: list[str] = []
     ports: list[str] = []
     lease: int = Field(0, ge=0)
     on_expiry: Literal["end", "stop"] = "end"
     rank: int = 0
+
+    @property
+    def access(self) -> Access:
+        """What a server with it reaches, in one word (`Access`)."""
+        if self.direct:
+            return "network"
+        if not self.hosts:
+            return "none"
+        return "packages" if set(self.hosts) <= PACKAGES else "hosts"
 
 
 class InvalidSettings(Exception):
@@ -189,6 +210,10 @@ class CommonSettings(BaseSettings):
     tiers: Annotated[dict[str, Tier], NoDecode, BeforeValidator(_json)] = Field(
         {"verified": Tier()}, min_length=1, json_schema_extra=_value("tiers")
     )
+    unverified_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
+        [], json_schema_extra=_value("unverified.hosts")
+    )
+    """Of the hosts that a server without a tier reaches through the egress proxy, what a page names of them (`Tier.hosts`)."""
     allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
     blocked_repositories: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_blocked)] = Field(
         [], json_schema_extra=_value("rules.blockedRepositories")
@@ -202,6 +227,11 @@ class CommonSettings(BaseSettings):
     authenticated_users: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedUsers"))
     authenticated_groups: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedGroups"))
     may_stop_pods: bool = Field(False, json_schema_extra=_value("reconciler.mayStopPods"))
+
+    @property
+    def unverified(self) -> Tier:
+        """What a server without a tier has, told as a tier."""
+        return Tier(direct=False, internet=False, hosts=self.unverified_hosts)
 
     @model_validator(mode="after")
     def _sentinels_watch_something(self) -> Self:

@@ -1,20 +1,52 @@
 {{- /* The settings of verifier and reconciler, as the ConfigMap has them. */}}
 
 {{- /*
+binder-egress.toldHosts: what pages name of a host list, as a JSON list: its groups, and the first four of the hosts. Empty without
+the egress proxy, and where user pods are not isolated. Takes a list: the root, the tier or `unverified`.
+*/}}
+{{- define "binder-egress.toldHosts" -}}
+{{- $root := index . 0 -}}
+{{- $told := list -}}
+{{- $hosts := list -}}
+{{- if and (include "binder-egress.proxy" $root) (include "binder-egress.enforcing" $root) -}}
+{{- range include "binder-egress.enabledKeys" (index . 1).hosts | fromJsonArray -}}
+{{- if not (contains "." .) }}{{ $told = append $told . }}{{ else if lt (len $hosts) 4 }}{{ $hosts = append $hosts . }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- range $hosts }}{{ $told = append $told . }}{{ end -}}
+{{ toJson $told }}
+{{- end }}
+
+{{- /*
 binder-egress.toldTier: what verifier and reconciler know of a tier beside its policy, as JSON. Ports are as people read them: 443,
-53/UDP. Takes the tier.
+53/UDP. A tier that opens the internet by the proxy alone opens the two ports of that. Takes a list: the root, the tier.
 */}}
 {{- define "binder-egress.toldTier" -}}
-{{- $cidrs := include "binder-egress.enabledKeys" .cidrs | fromJsonArray -}}
-{{- $ports := dig "ports" "tcp" dict . | include "binder-egress.enabledKeys" | fromJsonArray -}}
-{{- range dig "ports" "udp" dict . | include "binder-egress.enabledKeys" | fromJsonArray -}}
+{{- $root := index . 0 -}}
+{{- $tier := index . 1 -}}
+{{- $cidrs := include "binder-egress.enabledKeys" $tier.cidrs | fromJsonArray -}}
+{{- $ports := dig "ports" "tcp" dict $tier | include "binder-egress.enabledKeys" | fromJsonArray -}}
+{{- range dig "ports" "udp" dict $tier | include "binder-egress.enabledKeys" | fromJsonArray -}}
 {{- $ports = append $ports (printf "%s/UDP" .) -}}
 {{- end -}}
 {{- $told := dict "internet" (or (has "0.0.0.0/0" $cidrs) (has "2000::/3" $cidrs) (has "::/0" $cidrs)) -}}
+{{- $hosts := include "binder-egress.toldHosts" (list $root $tier) | fromJsonArray -}}
+{{- $direct := not (empty $cidrs) -}}
+{{- range $tier.extraEgress }}{{ if ne (get . "enabled" | toString) "false" }}{{ $direct = true }}{{ end }}{{ end -}}
+{{- if and (has "*" $hosts) (not $told.internet) -}}
+{{- $_ := set $told "internet" true -}}
+{{- $ports = $ports | default (list "443" "80") -}}
+{{- else if and $hosts (not $told.internet) -}}
+{{- $_ := set $told "hosts" $hosts -}}
+{{- if not $direct }}{{ $_ := set $told "direct" false }}{{ end -}}
+{{- end -}}
 {{- with $ports }}{{ $_ := set $told "ports" . }}{{ end -}}
-{{- with .description }}{{ $_ := set $told "description" . }}{{ end -}}
-{{- with .rank }}{{ $_ := set $told "rank" (int64 .) }}{{ end -}}
-{{- with .lease }}{{ $_ := set $told "lease" (int64 .) }}{{ $_ := set $told "on_expiry" ($.onExpiry | default "end") }}{{ end -}}
+{{- with $tier.description }}{{ $_ := set $told "description" . }}{{ end -}}
+{{- with $tier.rank }}{{ $_ := set $told "rank" (int64 .) }}{{ end -}}
+{{- with $tier.lease -}}
+{{- $_ := set $told "lease" (int64 .) -}}
+{{- $_ := set $told "on_expiry" ($tier.onExpiry | default "end") -}}
+{{- end -}}
 {{ toJson $told }}
 {{- end }}
 
@@ -59,7 +91,9 @@ floats in Helm, which writes large ones with an exponent.
 {{- /* binder-egress.config: the settings, as environment variables of the image. */}}
 {{- define "binder-egress.config" -}}
 {{- $tiers := dict -}}
-{{- range $name, $tier := .Values.tiers }}{{ $_ := set $tiers $name (include "binder-egress.toldTier" $tier | fromJson) }}{{ end -}}
+{{- range $name, $tier := .Values.tiers -}}
+{{- $_ := set $tiers $name (list $ $tier | include "binder-egress.toldTier" | fromJson) -}}
+{{- end -}}
 {{- $providers := dict -}}
 {{- range $name, $provider := .Values.captcha.providers -}}
 {{- if $provider.enabled -}}
@@ -68,6 +102,7 @@ floats in Helm, which writes large ones with an exponent.
 {{- end -}}
 BINDER_EGRESS_MODE: {{ .Values.mode }}
 BINDER_EGRESS_TIERS: {{ toJson $tiers | quote }}
+BINDER_EGRESS_UNVERIFIED_HOSTS: {{ list . .Values.unverified | include "binder-egress.toldHosts" | quote }}
 BINDER_EGRESS_ALLOW_TIER: {{ .Values.allow.tier | quote }}
 BINDER_EGRESS_BLOCKED_REPOSITORIES: {{ include "binder-egress.enabledKeys" .Values.rules.blockedRepositories | quote }}
 BINDER_EGRESS_SELF_NETWORKS: {{ include "binder-egress.enabledKeys" .Values.rules.selfNetworks | quote }}

@@ -24,6 +24,7 @@ const TOO_LONG = 60_000;
 const NEAR_END = 300;
 
 let tier = page.dataset.tier; // null: the server does not exist
+let { access } = page.dataset;
 let lease = JSON.parse(page.dataset.lease); // null: the tier has no end
 let larger = JSON.parse(page.dataset.larger); // the larger tiers that it may get
 let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
@@ -47,6 +48,11 @@ const AIMS = {
   },
   raise: { why: text("why-more"), button: text("button-more"), presenting: text("presenting"), failed: text("failed-more") },
 };
+// What the server has, by the verifier's word for it.
+const STATES = {
+  none: text("no-access"), packages: text("packages-only"), hosts: text("hosts-only"), network: text("granted"),
+};
+const has = () => STATES[access];
 const gives = (name) => tiers[name] && text("then-reach", { reach: tiers[name] });
 
 /** An error with a text in the catalogue. `name` is a problem's type, or a name of this page. */
@@ -91,24 +97,25 @@ function aimAt(next, to) {
 // Show the state of the server as the verifier reports it; null: the server does not exist. `live`: the report answers a solution.
 function show(now, live) {
   const over = lease && performance.now() > ends - SOON;
-  const was = { tier, until: lease?.until, renewable: renewable(), larger: String(larger), over };
+  const was = { tier, access, until: lease?.until, renewable: renewable(), larger: String(larger), over };
   tier = now ? now.tier : null;
+  access = now?.access ?? (tier === UNVERIFIED ? "none" : "network");
   lease = now?.until ? now : null;
   larger = now?.larger ?? [];
   count();
-  const other = tier !== was.tier;
+  const other = tier !== was.tier || access !== was.access;
   const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
   if (!live && !other && lease?.until === was.until && renewable() === was.renewable && String(larger) === was.larger) return;
   changes += 1;
-  reach.textContent = tier === null ? text("ended-help") : tiers[tier] ?? "";
+  reach.textContent = tier === null ? text("ended-help") : access === "none" ? text("reach-nothing") : tiers[tier] ?? "";
   reach.hidden = !reach.textContent;
   if (other || renewed || live) {
     if (tier === UNVERIFIED) {
-      say((was.over || lease) && text("lease-over"), text("no-access"));
+      say((was.over || lease) && text("lease-over"), has());
     } else {
       automatic = false;
       working?.abort();
-      say(tier === null ? text("ended") : text("granted"), tier !== null && (renewed ? text("renewed") : text("from-now-on")));
+      say(tier === null ? text("ended") : has(), tier !== null && (renewed ? text("renewed") : text("from-now-on")));
     }
     granted?.();
   }
@@ -162,7 +169,7 @@ function tick() {
   if (seconds > NEAR_END) warned = false;
   if (renewable() && seconds <= NEAR_END && !warned && !working) {
     warned = true;
-    say(text("granted"), text("ends-soon"));
+    say(has(), text("ends-soon"));
   }
   if (!seconds && refreshedEnd !== lease.until) {
     refreshedEnd = lease.until;
@@ -259,7 +266,9 @@ function fail(error) {
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
   const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
   const cause = text(`error-${words}`, { provider, when, detail: error.detail ?? "" });
-  say(AIMS[aim].failed, cause, another && text("error-another-way"));
+  // Packages alone are some access.
+  const failed = aim === "unlock" && access !== "none" ? AIMS.raise.failed : AIMS[aim].failed;
+  say(failed, cause, another && text("error-another-way"));
   // Without https the button cannot help.
   button.hidden = words === "insecure";
 }
@@ -276,9 +285,8 @@ async function solution(one, signal) {
     }
   }
   const provider = title(one.name);
-  const has = tier === UNVERIFIED ? text("no-access") : text("granted");
-  say(has, text("widget-loading", { provider }));
-  const onShown = () => say(has, one.kind === "interactive" && text("widget-ready"));
+  say(has(), text("widget-loading", { provider }));
+  const onShown = () => say(has(), one.kind === "interactive" && text("widget-ready"));
   try {
     return await mountWidget(one, widget, { signal, language, onShown });
   } catch (error) {

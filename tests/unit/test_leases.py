@@ -788,7 +788,7 @@ def test_json_status_describes_the_lease(client, store, tier, left, fields, told
             "blocked",
             3725,
             "unlock",
-            ["Time left: 1:02:0", " UTC. After that your server has no", "in the second half"],
+            ["Time left: 1:02:0", " UTC. After that your server loses", "in the second half"],
             "any browser",
         ),
         (

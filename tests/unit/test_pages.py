@@ -12,8 +12,9 @@ from werkzeug.http import parse_accept_header
 
 from tests.support.apps import make_settings, public_client, run_pod
 from tests.support.languages import CHOICES
+from verifier.proxy import hosts
 from verifier.records import KnownServer, Server
-from verifier.settings import InvalidSettings, Tier
+from verifier.settings import PACKAGES, InvalidSettings, Tier
 from verifier.web import pages, problems
 from verifier.web.app import create_services
 
@@ -98,12 +99,105 @@ def test_page_is_in_the_language_of_the_visitor(public, store, language, accept)
             {"internet": False},
             "Programs in it can open connections to some addresses only, which the operators of this site chose.",
         ),
+        ({"direct": False, "internet": False}, "Programs in it cannot open connections to the internet."),
+        (
+            {"direct": False, "internet": False, "hosts": ["conda", "python", "r", "api.example.org"]},
+            "Programs in it can reach through this site's proxy: conda, Python, R packages, api.example.org.",
+        ),
+        (
+            {"direct": False, "internet": False, "hosts": ["data", "git", "new", *("a.org", "b.org", "c.org", "d.org")]},
+            "Programs in it can reach through this site's proxy: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts that "
+            "the operators of this site chose.",
+        ),
+        (
+            {"direct": False, "internet": False, "hosts": ["*", "python"]},
+            "Programs in it can reach through this site's proxy: every public host, by HTTP and HTTPS.",
+        ),
+        (
+            {"internet": False, "hosts": ["python"]},
+            "Programs in it can open connections to some addresses only, which the operators of this site chose. "
+            "Programs in it can reach through this site's proxy: Python packages.",
+        ),
         ({"internet": True, "description": {"en": "PyPI & CRAN.", "de": "Nur PyPI."}}, "PyPI & CRAN."),
         ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),
     ],
 )
 def test_tier_is_described_in_words(told, said):
     assert pages.reach(Tier(**told), "en") == said
+
+
+@pytest.mark.parametrize(
+    ("told", "access"),
+    [
+        ({}, "network"),
+        ({"internet": False, "hosts": ["python"]}, "network"),
+        ({"direct": False}, "none"),
+        ({"direct": False, "hosts": ["conda", "debian", "julia", "node", "python", "r"]}, "packages"),
+        ({"direct": False, "hosts": ["python", "data"]}, "hosts"),
+        ({"direct": False, "hosts": ["python", "pypi.example.org"]}, "hosts"),
+        ({"direct": False, "hosts": ["*"]}, "hosts"),
+    ],
+)
+def test_access_is_one_word(told, access):
+    assert Tier(**told).access == access
+
+
+def test_every_group_of_hosts_has_a_name():
+    assert set(hosts.groups()) | set(hosts.SLOW_WAYS_OUT) <= PACKAGES | set(pages.OTHER_GROUPS)
+    assert set(pages.PACKAGE_NAMES) == PACKAGES and not PACKAGES & set(pages.OTHER_GROUPS)
+
+
+REACHED = "Programs in it can reach through this site's proxy: conda, Python packages."
+
+
+@pytest.mark.parametrize(
+    ("listed", "state", "reached", "access"),
+    [
+        (["conda", "python"], "Packages only: your server has no other internet access.", REACHED, "packages"),
+        (
+            ["python", "api.example.org"],
+            "Your server has limited internet access.",
+            "Programs in it can reach through this site's proxy: Python packages, api.example.org.",
+            "hosts",
+        ),
+        ([], "Your server has no internet access.", "Programs in it cannot open connections to the internet.", "none"),
+    ],
+)
+def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, store, listed, state, reached, access):
+    client = public_client(create_services(make_settings(redis_server, unverified_hosts=listed), store))
+    store.publish(Server("alice"), KnownServer("uid-1"))
+    assert client.get("/egress/servers/alice", headers=CURL).text.startswith(f"{state} {reached}\n\nOpen this page")
+    page = client.get("/egress/servers/alice", headers=HTML).text
+    assert f">{state}</p>" in page and f">{reached.replace(chr(39), '&#39;')}</p>" in page and f'data-access="{access}"' in page
+    answer = client.get("/egress/servers/alice").json
+    assert (answer["access"], answer["tier"], answer["unlockable"]) == (access, "unverified", True)
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    assert client.get("/egress/servers/alice").json["access"] == "network"
+    assert client.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
+
+
+def test_page_of_a_tier_that_has_the_egress_proxy_alone_says_so(redis_server, store):
+    tiers = {"verified": {"direct": False, "internet": False, "hosts": ["conda", "python"]}}
+    client = public_client(create_services(make_settings(redis_server, tiers=tiers), store))
+    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    text = client.get("/egress/servers/alice", headers=CURL).text
+    assert text == f"Packages only: your server has no other internet access. {REACHED}\n"
+    assert client.get("/egress/servers/alice").json["access"] == "packages"
+
+
+def test_blocked_server_is_promised_no_packages(redis_server, store):
+    client = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
+    store.publish(Server("alice"), KnownServer("uid-1", rule="blocked"))
+    for headers in (HTML, CURL):
+        text = client.get("/egress/servers/alice", headers=headers).text
+        assert "Your server has no internet access." in text and "cannot open connections" in text and "ackages" not in text
+    assert client.get("/egress/servers/alice").json["access"] == "none"
+
+
+def test_access_is_not_told_where_nothing_is_closed(redis_server, store):
+    client = public_client(create_services(make_settings(redis_server, mode="observe", unverified_hosts=["python"]), store))
+    store.publish(Server("alice"), KnownServer("uid-1"))
+    assert client.get("/egress/servers/alice").json["access"] is None
 
 
 def test_the_operators_words_come_in_the_visitors_language_or_in_english():

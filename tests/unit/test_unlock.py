@@ -25,7 +25,8 @@ def test_pass_unlocks_a_running_server(public, store):
         answer = unlock(public, token=get_pass(public))
     assert answer.status_code == 200
     assert answer.json == {
-        "state": "granted", "user": "alice", "server": "", "tier": "verified", "until": None, "expires_in": None, "on_expiry": None,
+        "state": "granted", "user": "alice", "server": "", "tier": "verified", "access": "network",
+        "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": False, "larger": [], "renewable_in": None,
     }  # fmt: skip
 
@@ -276,7 +277,8 @@ def test_json_names_the_state_of_the_server(public, store):
     run_pod(store)
     answer = public.get("/egress/servers/alice", headers={"Accept": "application/json"})
     assert answer.json == {
-        "user": "alice", "server": "", "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None,
+        "user": "alice", "server": "", "tier": "unverified", "access": "none",
+        "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": True, "larger": [], "renewable_in": None,
     }  # fmt: skip
 

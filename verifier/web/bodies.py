@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from flask import Response, jsonify, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..settings import Access
 from ..validation import sentences
 from .problems import Problem
 
@@ -229,7 +230,14 @@ class ServerAnswer(BaseModel):
 
     user: str
     server: Annotated[str, Field(description="empty: the user's default server")]
-    tier: Annotated[str, Field(description="unverified: no egress")]
+    tier: Annotated[str, Field(description="unverified: no egress but what access says")]
+    access: Annotated[
+        Access | None,
+        Field(
+            description="none: nothing; packages: package servers alone, hosts: listed hosts alone, both through the egress proxy; "
+            "network: what the tier opens; null: not known, or this site closes nothing"
+        ),
+    ]
     until: Annotated[
         int | None,
         Field(description="Unix time in seconds of the tier's end, or, after that, of the server's; null: neither has one"),

@@ -16,10 +16,13 @@ from werkzeug.datastructures import LanguageAccept
 
 from ..decisions.leases import Left
 from ..records import UNVERIFIED
-from ..settings import Tier
+from ..settings import Access, Tier
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
 """The languages that have a catalogue. The first is for everybody else."""
+
+STATES: dict[Access, str] = {"none": "no-access", "packages": "packages-only", "hosts": "hosts-only", "network": "granted"}
+"""The text that says what a server reaches (`STATES` in the page's script)."""
 
 Asset = Callable[[str], str]
 
@@ -29,6 +32,18 @@ visible page acts on it, so neither a prefetch nor a preview of the link spends 
 
 QR_LIMIT_CHARACTERS = 2000
 """Characters of the longest address that gets a QR code. Longer codes do not fit, or are hard to scan."""
+
+PACKAGE_NAMES = {"python": "Python", "conda": "conda", "r": "R", "julia": "Julia", "debian": "Debian", "node": "Node.js"}
+"""The names of groups of packages, the same in every language."""
+
+OTHER_GROUPS = {"data": "Zenodo, OSF, figshare, Dataverse", "git": "GitHub, GitLab"}
+"""The names of what is behind the other groups (docs/proxy.md)."""
+
+ANY_HOST = "*"
+"""The entry of a host list for every public host."""
+
+MAX_HOSTS = 3
+"""Single hosts that a page names. More of them are told as one (D-270)."""
 
 TERMINAL_WIDTH_COLUMNS = 80
 """The width of the text form."""
@@ -70,19 +85,32 @@ def reach(tier: Tier | None, language: str) -> str:
         The operator's own words if there are any, else what the chart says of the tier's policy; `""` if it says nothing.
     """
     messages = MESSAGES[language]
-    if tier is None:
+    if tier is None or tier.access == "none":
         return messages["reach-nothing"]
     if tier.description:
         return tier.description.get(language) or tier.description.get("en") or next(iter(tier.description.values()))
     if tier.internet is None:
         return ""
     if not tier.internet:
-        return messages["reach-some"]
+        some = [messages["reach-some"]] if tier.direct else []
+        return " ".join(some + ([messages["reach-hosts"].format(hosts=_hosts(tier, messages))] if tier.hosts else []))
     if not tier.ports:
         return messages["reach-internet"]
     return messages["reach-ports"].format(
         ports=", ".join(sorted(tier.ports, key=lambda port: int(port.split("/")[0].split("-")[0])))
     )
+
+
+def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:
+    """The hosts of a tier behind the egress proxy, in words."""
+    if ANY_HOST in tier.hosts:
+        return messages["any-host"]
+    groups = [name for name in tier.hosts if "." not in name]
+    hosts = [name for name in tier.hosts if "." in name]
+    packages = ", ".join(PACKAGE_NAMES[name] for name in groups if name in PACKAGE_NAMES)
+    found = [messages["packages"].format(names=packages)] if packages else []
+    found += [OTHER_GROUPS.get(name, name) for name in groups if name not in PACKAGE_NAMES]
+    return ", ".join(found + (hosts if len(hosts) <= MAX_HOSTS else [messages["other-hosts"]]))
 
 
 def server_page(
@@ -91,6 +119,7 @@ def server_page(
     *,
     tier: str,
     tiers: Mapping[str, Tier],
+    access: Access | None,
     address: str,
     base: str,
     asset: Asset,
@@ -107,7 +136,8 @@ def server_page(
         media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
         tier: the server's tier.
-        tiers: all tiers of this site.
+        tiers: all tiers of this site, and what a server has without one.
+        access: what the server reaches, in one word; None: not known.
         address: the page's own address, absolute.
         base: the path that the public interface is under.
         asset: gives the path of a file of the front end.
@@ -126,7 +156,8 @@ def server_page(
         "verified": verified,
         "tier": tier,
         # No words for a tier that the site no longer has.
-        "reach": "" if observed or (verified and known is None) else reach(known, language),
+        "reach": "" if observed or known is None else reach(None if access == "none" else known, language),
+        "state": MESSAGES[language][STATES[access or "network"]],
         "observed": observed,
         "closed": closed,
         "address": address,
@@ -144,11 +175,12 @@ def server_page(
         return render_template(
             "server.txt", qr=terminal_qr(address + START) if qr and not (verified or closed or observed) else "", **values
         )
-    sentences = {name: reach(found, language) for name, found in tiers.items()} | {UNVERIFIED: reach(None, language)}
+    sentences = {name: reach(found, language) for name, found in tiers.items()}
     return render_template(
         "server.html",
         base=base,
         sentences=json.dumps(sentences),
+        access=access or "network",
         lease=json.dumps(left and asdict(left)),
         larger_tiers=json.dumps(larger),
         catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),

@@ -12,6 +12,7 @@ from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..decisions.rules import REJECTED_PASSES
 from ..passes import BadPass, Pass
 from ..records import UNVERIFIED, Grant, KnownServer, Record, Rule, Server
+from ..settings import Access
 from ..store.errors import StoreUnavailable
 from ..store.store import REDEEMED, UNLOCK_TTL_SECONDS
 from . import bodies, issuing, pages
@@ -48,16 +49,18 @@ def show_server(user: str, server: str) -> Response:
     asked = Server(user, server)
     known = _known(asked)
     larger = _larger(known)
-    refused = (known.tier == UNVERIFIED or known.until is not None or bool(larger)) and _server_refusal(known) is not None
+    rule = _server_refusal(known) if known.tier == UNVERIFIED or known.until is not None or larger else None
+    refused = rule is not None
     media_type = _media_type()
     if media_type == "application/json":
-        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, refused)))
+        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, rule)))
     settings = services().settings
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),
         tier=known.tier,
-        tiers=settings.tiers,
+        tiers={**settings.tiers, UNVERIFIED: settings.unverified},
+        access=_access(known, rule),
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -237,19 +240,32 @@ def _larger(known: KnownServer) -> list[str]:
     return [tier for tier in leases.larger(known, services().settings, time.time()) if tier in offered]
 
 
-def _description(server: Server, known: KnownServer, refused: bool = False) -> dict[str, Any]:
+def _access(known: KnownServer, rule: Rule | None) -> Access | None:
+    """What a server reaches; None where nothing is closed, or nothing is known of its tier. A block closes the egress proxy too."""
+    settings = services().settings
+    if settings.mode == "observe":
+        return None
+    if rule == Rule.BLOCKED:
+        return "none"
+    tier = settings.unverified if known.tier == UNVERIFIED else settings.tiers.get(known.tier)
+    return tier.access if tier else None
+
+
+def _description(server: Server, known: KnownServer, rule: Rule | None = None) -> dict[str, Any]:
     """A server as JSON.
 
     Args:
         server: the server.
         known: what the reconciler says of it.
-        refused: whether a rule keeps it from egress.
+        rule: the rule that keeps it from egress, if one does.
     """
+    refused = rule is not None
     left = leases.left(known, services().settings, time.time(), refused)
     return {
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
+        "access": _access(known, rule),
         "until": left and left.until,
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,

@@ -7,8 +7,10 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.support.apps import reconciler, run_pod
+from tests.support.browser import MODEST
 from tests.support.languages import CHOICES
-from tests.support.unlock_page import PHONE, TOP
+from tests.support.unlock_page import NO_ACCESS, NO_ANSWER, PHONE, TOP
+from verifier.records import KnownServer, Server
 from verifier.web.pages import MESSAGES
 
 LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
@@ -64,3 +66,34 @@ def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):
     expect(tab.state).to_contain_text("Calculating")
     expect(tab.page.locator("progress")).to_be_hidden()
     assert tab.page.evaluate("document.getAnimations().length") == 0
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_packages_alone_are_told_in_every_language_on_a_phone(language, start, store, open_tab):
+    messages = MESSAGES[language]
+    process = start(captcha_providers=MODEST, unverified_hosts=["conda", "python", "r"])
+    run_pod(store)
+    address = f"{process.public}/egress/servers/alice/"
+    tab = open_tab(address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
+    expect(tab.state).to_have_text(messages["packages-only"])
+    packages = messages["packages"].format(names="conda, Python, R")
+    expect(tab.page.locator("#reach")).to_have_text(messages["reach-hosts"].format(hosts=packages))
+    tab.picture(f"packages-{language}-320")
+    with reconciler(store):
+        tab.button.click()
+        expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
+
+
+def test_limited_access_is_told_until_a_block_takes_it(start, store, open_tab):
+    process = start(captcha_providers=MODEST, unverified_hosts=["python", "api.example.org"])
+    run_pod(store)
+    tab = open_tab(f"{process.public}/egress/servers/alice/", viewport={"width": 1280, "height": 800})
+    expect(tab.state).to_have_text("Your server has limited internet access.")
+    tab.picture("hosts")
+    tab.requests_fail = True
+    tab.page.route("**/challenge?*", lambda route: route.abort())
+    tab.button.click()
+    expect(tab.state).to_have_text(f"Your server has no more access than before. {NO_ANSWER}")
+    store.publish(Server("alice"), KnownServer("uid-1", rule="blocked"))
+    expect(tab.state).to_have_text(NO_ACCESS)
+    expect(tab.page.locator("#reach")).to_have_text("Programs in it cannot open connections to the internet.")

@@ -35,6 +35,7 @@ def reconciler() -> None:
     # Not at the top: the verifier must not load the Kubernetes client.
     from .gatecheck.check import Namespace, Watcher
     from .reconciler.loop import Reconciler
+    from .reconciler.proxy_variables import ProxyVariables
     from .reconciler.user_pods import UserPods
 
     settings = load(ReconcilerSettings)
@@ -43,6 +44,9 @@ def reconciler() -> None:
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
     watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), worker.label_sets)
     threading.Thread(target=watcher.run, args=[threading.Event()], name="gatecheck", daemon=True).start()
+    if settings.proxy_service:
+        variables = ProxyVariables(settings.namespace, settings.proxy_service)
+        threading.Thread(target=variables.run, args=[threading.Event()], name="proxy-variables", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()

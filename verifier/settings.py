@@ -361,6 +361,8 @@ class ReconcilerSettings(CommonSettings):
     """The admission policies that are on in the values and were not rendered."""
     proxy: bool = Field(False, json_schema_extra=_value("proxy.enabled"))
     """Whether to publish the addresses of user pods, for the egress proxy."""
+    proxy_service: str = Field("", json_schema_extra=_value("proxy.enabled"))
+    """The name of the egress proxy's Service, whose address user pods have in their variables. Empty: they have no variables."""
 
 
 class ProxyTier(BaseModel):

@@ -57,12 +57,25 @@ except Exception as error:
 
 @pytest.fixture(scope="module", autouse=True)
 def proxy(stage: Stage) -> Iterator[None]:
-    # Twice, as an operator does who lets Kubernetes choose the address: the second looks it up.
     stage.install_gate(*QUICK, *VALUES)
-    stage.install_gate(*QUICK, *VALUES)
+    await_variables(stage)
     yield
     stage.delete_user_pods()
     stage.install_gate(*QUICK)
+
+
+def variables(stage: Stage) -> dict[str, str]:
+    """What new pods have in their variables."""
+    return stage.get("configmap", "binder-egress-proxy-variables").get("data", {})
+
+
+def await_variables(stage: Stage, **more: str) -> None:
+    """Wait until the reconciler has written them."""
+    end = time.monotonic() + TIER_SECONDS
+    expected = {"address": f"http://{stage.cluster_ip('binder-egress-proxy')}:3128", "node": "1", **more}
+    while (seen := variables(stage)) != expected and time.monotonic() < end:
+        time.sleep(0.2)
+    assert seen == expected
 
 
 def ask(stage: Stage, user: str, url: str) -> str:

@@ -5,6 +5,13 @@
 {{- if and .Values.proxy.enabled (include "binder-egress.running" .) }}true{{ end }}
 {{- end }}
 
+{{- /* binder-egress.proxyService: the name of the proxy's Service, if new pods are to have its variables. */}}
+{{- define "binder-egress.proxyService" -}}
+{{- if and (include "binder-egress.proxy" .) (include "binder-egress.enforcing" .) -}}
+{{ include "binder-egress.fullname" . }}-proxy
+{{- end -}}
+{{- end }}
+
 {{- /*
 binder-egress.proxyTiers: what each tier may reach through the proxy, `unverified` included, as JSON. In mode observe nobody is
 refused a host: everybody keeps the network they have.
@@ -42,18 +49,5 @@ refused a host: everybody keeps the network they have.
 {{- $hosts := include "binder-egress.hosts" . | fromJsonArray -}}
 {{- if or .Values.publicUrl $hosts -}}
 {{ .Values.publicUrl | default (printf "https://%s" (first $hosts)) }}{{ .Values.ingress.path }}servers/
-{{- end -}}
-{{- end }}
-
-{{- /*
-binder-egress.proxyAddress: the address of the proxy's Service; empty before the Service exists. User pods have no DNS, so it is a
-number.
-*/}}
-{{- define "binder-egress.proxyAddress" -}}
-{{- if .Values.proxy.clusterIP -}}
-{{ .Values.proxy.clusterIP }}
-{{- else -}}
-{{- $service := lookup "v1" "Service" .Release.Namespace (printf "%s-proxy" (include "binder-egress.fullname" .)) | default dict -}}
-{{ dig "spec" "clusterIP" "" $service }}
 {{- end -}}
 {{- end }}

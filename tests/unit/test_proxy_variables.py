@@ -1,0 +1,64 @@
+"""The ConfigMap with the variables of the egress proxy, against an API server that fails."""
+
+from collections.abc import Iterator
+
+import pytest
+from kubernetes import client
+
+from tests.support.api_server import ApiServer
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.reconciler.proxy_variables import RETRY_SECONDS, WRITE_SECONDS, ProxyVariables
+
+SERVICE = "/api/v1/namespaces/binder/services/gate-proxy"
+VARIABLES = "/api/v1/namespaces/binder/configmaps/gate-proxy-variables"
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    api = ApiServer()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def variables(api: ApiServer) -> ProxyVariables:
+    return ProxyVariables("binder", "gate-proxy", client.CoreV1Api(api.client))
+
+
+@pytest.mark.parametrize(
+    ("address", "written"), [("10.43.9.9", "http://10.43.9.9:3128"), ("fd43::77", "http://[fd43::77]:3128")], ids=["IPv4", "IPv6"]
+)
+def test_address_of_the_service_is_written(api, variables, address, written):
+    bodies = []
+
+    def answer(method, path, query, body):
+        bodies.append(body)
+        return 200, {"spec": {"clusterIP": address}}
+
+    api.answer = answer
+    variables.write()
+    assert api.asked == [("GET", SERVICE, {}), ("PATCH", VARIABLES, {})]
+    assert bodies == [None, {"data": {"address": written, "node": "1"}}]
+
+
+@pytest.mark.parametrize("missing", ["GET", "PATCH"])
+def test_failure_is_said_once_and_tried_again(api, variables, caplog, missing):
+    """The Service, or the ConfigMap, is not there yet, or the reconciler may not touch it."""
+    statuses = [404, 404, 403, 200, 404]
+
+    def answer(method, *_):
+        return (statuses.pop(0) if method == missing else 200), {"spec": {"clusterIP": "10.43.9.9"}}
+
+    api.answer = answer
+    with pytest.raises(ApiServerUnavailable, match="404"):
+        variables.write()
+    waits = [variables.attempt() for _ in range(4)]
+    assert waits == [RETRY_SECONDS, RETRY_SECONDS, WRITE_SECONDS, RETRY_SECONDS]
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.rpartition(": ")[2][:3] for line in said] == ["404", "403", "404"]
+
+
+def test_answer_that_is_no_service_ends_nothing(api, variables, caplog):
+    api.answer = lambda *_: (200, {})
+    assert variables.attempt() == RETRY_SECONDS
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -1,0 +1,72 @@
+"""The ConfigMap with the variables of user pods that lead to the egress proxy. Pods have no DNS, and Helm does not know the address
+that Kubernetes chooses for a Service (D-255)."""
+
+import logging
+import threading
+
+from kubernetes import client
+
+from .. import kubernetes_api
+from ..kubernetes_api import ApiServerUnavailable
+
+log = logging.getLogger("binder-egress")
+
+PORT = 3128
+"""The port of the proxy's Service."""
+
+WRITE_SECONDS = 60.0
+"""Seconds after which the keys are written again: somebody may have taken them out, or made the Service anew. That costs two
+requests, and changes nothing where the ConfigMap has the keys."""
+
+RETRY_SECONDS = 2.0
+"""Seconds between attempts that fail."""
+
+
+class ProxyVariables:
+    """Writes the address of the proxy's Service into the ConfigMap that user pods refer to. Helm makes it, without keys.
+
+    Args:
+        namespace: where both are.
+        service: the name of the Service; with `-variables` behind it, that of the ConfigMap.
+        api: the client; by default one with this pod's ServiceAccount.
+    """
+
+    def __init__(self, namespace: str, service: str, api: client.CoreV1Api | None = None):
+        self._api = api or client.CoreV1Api(kubernetes_api.in_cluster_client())
+        self._namespace, self._service = namespace, service
+        self._said = ""
+
+    def write(self) -> None:
+        """Write the keys. Pods that start later have the variables.
+
+        Raises:
+            ApiServerUnavailable: the API server does not answer, or refuses, or there is no Service or no ConfigMap.
+        """
+        spec = kubernetes_api.read(self._api.read_namespaced_service, self._service, self._namespace)["spec"]
+        host = f"[{spec['clusterIP']}]" if ":" in spec["clusterIP"] else spec["clusterIP"]
+        kubernetes_api.read(
+            self._api.patch_namespaced_config_map,
+            f"{self._service}-variables",
+            self._namespace,
+            body={"data": {"address": f"http://{host}:{PORT}", "node": "1"}},
+            _content_type="application/merge-patch+json",
+        )
+
+    def run(self, stopped: threading.Event) -> None:
+        """Write the keys again and again, until `stopped`. No launch waits for it."""
+        while not stopped.wait(self.attempt()):
+            pass
+
+    def attempt(self) -> float:
+        """Write the keys once, and log a failure that is new. Returns the seconds until the next attempt."""
+        try:
+            self.write()
+            self._said = ""
+            return WRITE_SECONDS
+        except ApiServerUnavailable as error:
+            if str(error) != self._said:
+                log.warning("new pods may lack the variables of the egress proxy: %s", error)
+            self._said = str(error)
+        except Exception:
+            log.exception("fault while writing the variables of the egress proxy")
+        return RETRY_SECONDS

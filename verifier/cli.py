@@ -12,9 +12,7 @@ from . import __version__, logs
 from .settings import InvalidSettings, ProxySettings, ReconcilerSettings, VerifierSettings, load
 from .store.connection import connect
 from .store.store import Store
-from .web.app import create_app, create_services
 from .web.assets import AssetsMissing
-from .web.gunicorn import Server
 
 
 @click.group(help="Captcha-gated network egress for BinderHub user pods. Settings come from environment variables.")
@@ -25,6 +23,10 @@ def cli() -> None:
 
 @cli.command(help="Run the verifier: it checks solutions, issues passes and decides launches.")
 def verifier() -> None:
+    # Not at the top: no other process needs Flask.
+    from .web.app import create_app, create_services
+    from .web.gunicorn import Server
+
     settings = load(VerifierSettings)
     services = create_services(settings)
     Server(settings, create_app(services), services.captcha.start).run()

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 from ..networks import parse_address
 from ..records import AddressChange, AddressVersion, PodAddresses
@@ -19,6 +20,7 @@ WAIT_SECONDS = 2.0
 second after the kubelet reported it."""
 
 
+@lru_cache(10_000)
 def same(address: str) -> str:
     """An address in its one spelling: an IPv4-mapped one as IPv4."""
     ip = parse_address(address)

@@ -42,14 +42,16 @@ class Pump:
     """
 
     def __init__(self, source: socket.socket, target: socket.socket, bucket: Bucket):
-        self._source, self._target, self._bucket = source, target, bucket
+        # Numbers: with a socket, each look of the loop's selector at one that it does not watch writes a text about the socket.
+        self._source, self._target, self._bucket = source.fileno(), target.fileno(), bucket
+        self._socket = target
         self._loop = asyncio.get_running_loop()
         self._held: tuple[int, int] | None = None
         self._inside = 0
         self._timer: asyncio.TimerHandle | None = None
         self.moved = 0
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(source, self._read)
+        self._loop.add_reader(self._source, self._read)
 
     def stop(self) -> None:
         """Move nothing any more. To be called once for each pump, before its sockets are closed."""
@@ -67,7 +69,7 @@ class Pump:
     def _read(self) -> None:
         try:
             self._held = self._held or _pipe()
-            number = os.splice(self._source.fileno(), self._held[1], PIPE_BYTES, flags=_FLAGS)
+            number = os.splice(self._source, self._held[1], PIPE_BYTES, flags=_FLAGS)
         except BlockingIOError:
             self._release()
             return
@@ -98,7 +100,7 @@ class Pump:
         """Empty the pipe into the target. Returns whether it is empty."""
         try:
             while self._inside and self._held:
-                self._inside -= os.splice(self._held[0], self._target.fileno(), self._inside, flags=_FLAGS)
+                self._inside -= os.splice(self._held[0], self._target, self._inside, flags=_FLAGS)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -128,5 +130,5 @@ class Pump:
             self.ended.set_exception(error)
             return
         with contextlib.suppress(OSError):
-            self._target.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
         self.ended.set_result(None)

@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .origins import origin
 from .passes import BadPass
-from .repositories import exact, within
+from .repositories import strict, within
 from .validation import sentences
 
 FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
@@ -60,8 +60,7 @@ def _day(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    if not exact(f"https://{text.removesuffix('*')}x/x" if text.endswith("/*") else f"https://{text}"):
-        raise ValueError(f"{text!r} is not host/owner/name, or host/owner/*")
+    strict(text)
     return text
 
 

@@ -93,13 +93,22 @@ def covers(pattern: str, repository: str | None) -> bool:
     return repository.startswith(pattern[:-1]) if pattern.endswith("/*") else repository == pattern
 
 
+def strict(pattern: str) -> str:
+    """A pattern as `covers` compares it with exact names: `host/owner/name`, or `host/owner/*`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    below = pattern.endswith("/*")
+    found = exact(f"https://{pattern[:-1]}x/x" if below else f"https://{pattern}")
+    if not found:
+        raise ValueError(f"{pattern!r} is not host/owner/name, or host/owner/*")
+    return f"{found.removesuffix('x/x')}*" if below else found
+
+
 def within(pattern: str, url: str) -> bool:
     """Whether a repository is the one of a pattern by its exact name (`exact`), or below a pattern that ends in `/*`."""
-    host, _, path = pattern.partition("/")
-    host = host.lower()
-    wanted = f"{host}/{path.lower() if host in CASELESS else path}"
-    found = exact(url)
-    return found.startswith(wanted[:-1]) if wanted.endswith("/*") else found == wanted.removesuffix(".git")
+    return covers(strict(pattern), exact(url))
 
 
 def exact(url: str) -> str:

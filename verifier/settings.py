@@ -17,7 +17,7 @@ from redis.connection import parse_url
 from .networks import IPNetwork
 from .origins import origin
 from .records import UNVERIFIED
-from .repositories import exact
+from .repositories import exact, strict
 from .repositories import name as repository_name
 from .validation import details
 
@@ -174,6 +174,11 @@ def _blocked(patterns: list[str]) -> list[str]:
         if not name or not PATTERN.fullmatch(pattern):
             raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*")
     return [name for name in names if name]
+
+
+def _strict(repositories: dict[str, Any]) -> dict[str, Any]:
+    """The same, by patterns that are made once; their spelling may begin with `https://`."""
+    return {strict(pattern.removeprefix("https://")): value for pattern, value in repositories.items()}
 
 
 PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
@@ -390,6 +395,10 @@ class ProxySettings(CommonSettings):
         {}, json_schema_extra=_value("tiers and unverified.hosts")
     )
     """By tier, `unverified` included; or the path of a file with that."""
+    proxy_repositories: Annotated[dict[str, list[str]], NoDecode, BeforeValidator(_json_or_file), AfterValidator(_strict)] = Field(
+        {}, json_schema_extra=_value("rules.repositories")
+    )
+    """Pattern of repositories → the hosts that their servers may reach in addition; or the path of a file with that."""
     proxy_own_names: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("proxy.refusedHosts")
     )

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from ..networks import NetworkSet, parse_address
 from ..records import UNVERIFIED, PodAddresses
+from ..repositories import covers, exact
 from .hosts import HostList, normal
 
 
@@ -82,6 +83,7 @@ class Policy:
 
     Attributes:
         tiers: by tier, `unverified` included.
+        repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may reach in addition.
         own_names: the hub's own names, which nobody reaches through the proxy.
         page: the address of the pages of servers, up to the name of the user; empty: unknown.
     """
@@ -89,7 +91,17 @@ class Policy:
     tiers: dict[str, TierHosts]
     own_names: frozenset[str] = frozenset()
     page: str = ""
+    repositories: dict[str, HostList] = field(default_factory=dict)
     nothing: TierHosts = field(default_factory=lambda: TierHosts(HostList(())))
+
+
+def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
+    """The lists that count for a pod: that of its tier, and those of its repository (D-260)."""
+    lists = [policy.tiers.get(pod.tier, policy.nothing).hosts]
+    if policy.repositories:
+        name = exact(pod.repository)
+        lists += [hosts for pattern, hosts in policy.repositories.items() if covers(pattern, name)]
+    return list(filter(None, lists))
 
 
 def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: Policy) -> Refusal | None:
@@ -117,11 +129,12 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
         return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
     if port != PORTS[kind] or (tier.ports and port not in tier.ports):
         return Refusal(Reason.PORT, 403, "Only https on port 443 and http on port 80 go through the egress proxy")
-    if name in tier.hosts:
+    lists = _lists(pod, policy)
+    if any(name in hosts for hosts in lists):
         return None
     if pod.tier == UNVERIFIED:
-        return Refusal(Reason.NOT_LISTED if tier.hosts else Reason.NO_HOSTS, 403, _no_access(pod, policy))
-    if not tier.hosts:
+        return Refusal(Reason.NOT_LISTED if lists else Reason.NO_HOSTS, 403, _no_access(pod, policy))
+    if not lists:
         return Refusal(Reason.NO_HOSTS, 403, "This server has no hosts behind the egress proxy: unset HTTPS_PROXY and HTTP_PROXY")
     return Refusal(Reason.NOT_LISTED, 403, f"Not on the list of this server: {name}")
 
@@ -171,6 +184,6 @@ def decide_hello(pod: PodAddresses, host: str, name: str | None, is_tls: bool, p
     """
     if not is_tls:
         return Reason.NOT_TLS
-    if name == normal(host) or (name is None and policy.tiers.get(pod.tier, policy.nothing).hosts.any):
+    if name == normal(host) or (name is None and any(hosts.any for hosts in _lists(pod, policy))):
         return None
     return Reason.SERVER_NAME

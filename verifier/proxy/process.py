@@ -34,22 +34,29 @@ def policy(settings: ProxySettings) -> Policy:
         InvalidSettings: a list has an entry that is no host and no group.
     """
     tiers = {}
-    known = groups()
     for name, tier in settings.proxy_tiers.items():
-        where = "unverified" if name == UNVERIFIED else f"tiers.{name}"
-        try:
-            hosts = HostList(tier.hosts)
-        except UnknownEntry as error:
-            raise InvalidSettings(f"{where}.hosts: {error}.") from None
-        for group in tier.hosts:
-            if not known.get(group, True):  # D-265
-                log.warning("%s.hosts: this image has no hosts of the group %s", where, group)
+        hosts = _hosts("unverified" if name == UNVERIFIED else f"tiers.{name}", tier.hosts)
         ranges = [(int(first), int(last or first)) for first, _, last in (port.partition("-") for port in tier.ports)]
         ports = {port for port in PORTS.values() if any(first <= port <= last for first, last in ranges)}
         # A tier that opens other ports alone opens none of the proxy's.
         tiers[name] = TierHosts(hosts, frozenset(ports) if ports or not ranges else frozenset({0}), NetworkSet(tier.closed))
     own = frozenset(filter(None, map(normal, settings.proxy_own_names)))
-    return Policy(tiers, own, settings.proxy_page)
+    repositories = {
+        pattern: _hosts(f"rules.repositories: {pattern}", hosts) for pattern, hosts in settings.proxy_repositories.items()
+    }
+    return Policy(tiers, own, settings.proxy_page, repositories)
+
+
+def _hosts(where: str, entries: list[str]) -> HostList:
+    try:
+        found = HostList(entries)
+    except UnknownEntry as error:
+        raise InvalidSettings(f"{where}.hosts: {error}.") from None
+    known = groups()
+    for group in entries:
+        if not known.get(group, True):  # D-265
+            log.warning("%s.hosts: this image has no hosts of the group %s", where, group)
+    return found
 
 
 def run(settings: ProxySettings, policy: Policy, store: Store) -> None:

@@ -36,6 +36,15 @@ refused a host: everybody keeps the network they have.
 {{ toJson $found }}
 {{- end }}
 
+{{- /* binder-egress.proxyRepositories: a map {pattern of repositories: list of hosts}, as JSON. */}}
+{{- define "binder-egress.proxyRepositories" -}}
+{{- $found := dict -}}
+{{- range $name, $entry := .Values.rules.repositories -}}
+{{- if $entry }}{{ $_ := set $found $name (include "binder-egress.enabledKeys" $entry.hosts | fromJsonArray) }}{{ end -}}
+{{- end -}}
+{{ toJson $found }}
+{{- end }}
+
 {{- /* binder-egress.proxyOwnNames: names of the hub, which nobody reaches through the proxy, as a JSON list. */}}
 {{- define "binder-egress.proxyOwnNames" -}}
 {{- $refused := include "binder-egress.enabledKeys" .Values.proxy.refusedHosts | fromJsonArray -}}

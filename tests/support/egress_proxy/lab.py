@@ -42,13 +42,14 @@ from verifier.records import AddressChange, AddressVersion, PodAddresses
 TOP = Path(__file__).parents[3]
 
 PROXY, PORT = "10.42.255.1", 3128
-LIMITED, FULL, CUT, BLOCKED, STRANGER, TWICE, LIMITED6 = (
+LIMITED, FULL, CUT, BLOCKED, STRANGER, TWICE, COURSE, LIMITED6 = (
     "10.42.0.5",
     "10.42.0.6",
     "10.42.0.7",
     "10.42.0.8",
     "10.42.0.9",
     "10.42.0.10",
+    "10.42.0.11",
     "fd42::5",
 )
 PROXY6 = "fd42::1"
@@ -176,6 +177,7 @@ class Lab:
             {"unverified": TierHosts(HostList(listed), closed=closed), "full": TierHosts(HostList(["*"]), closed=closed)},
             frozenset({"hub.example"}),
             "https://hub.example/egress/servers/",
+            {"github.com/org/course": HostList(["api.course.example", "private.example"])},
         )
         self.rebound = 0
         self.later = 0.0  # seconds that answers of DNS are older than they are
@@ -189,6 +191,7 @@ class Lab:
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         for address, user in ((LIMITED, "limited"), (FULL, "full"), (CUT, "cut"), (BLOCKED, "blocked"), (LIMITED6, "six")):
             self.publish(user, address, "full" if user in ("full", "cut") else "unverified", user == "blocked")
+        self.publish("course", COURSE, "unverified", repository="https://github.com/org/course")
         self.publish("one", TWICE, "full")
         self.publish("another", TWICE, "full")
         while "hub.example" not in self._asked:
@@ -209,10 +212,10 @@ class Lab:
             return [PUBLIC[0]] if self.rebound % 2 else ["10.9.9.9"]
         return NAMES.get(name, [PUBLIC[1] if "evil" in name else PUBLIC[0]])
 
-    def publish(self, user: str, address: str, tier: str, blocked: bool = False) -> None:
+    def publish(self, user: str, address: str, tier: str, blocked: bool = False, repository: str = "") -> None:
         """Publish a pod, as the reconciler does; returns when the proxy knows."""
         self._version += 1
-        pods = (PodAddresses(f"uid-{user}", user, "", (address,), tier, blocked),) if tier else ()
+        pods = (PodAddresses(f"uid-{user}", user, "", (address,), tier, blocked, repository),) if tier else ()
         change = AddressChange(AddressVersion(self._version), f"{user}/", pods)
 
         async def apply() -> None:
@@ -379,6 +382,11 @@ def attempts() -> list[Attempt]:
     for kind, act in (("https", lambda: https(full, "down.example")), ("http", lambda: plain(full, get("http://down.example/")))):
         add(f"use: {kind} to a host that does not answer", "HTTP/1.1 502 The host does not answer", act)
     add("use: who am I", "HTTP/1.1 200 OK", lambda: plain(pod, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+    add("use: https to a host of the repository", "host=api.course.example", lambda: https(COURSE, "api.course.example"))
+    add("use: https to a host of the tier, with a repository", "host=ok.example", lambda: https(COURSE, "ok.example"))
+    add("name: host of a repository, from another", "", lambda: tunnel(pod, "api.course.example:443", "api.course.example"))
+    add("name: host that is not listed, with a repository", "", lambda: tunnel(COURSE, "evil.example:443", "evil.example"))
+    add("address: private one of a host of the repository", "", lambda: https(COURSE, "private.example"))
     # Other names.
     add("name: host that is not listed", "", lambda: tunnel(pod, "evil.example:443", "evil.example"))
     add("name: host that is not listed, http", "", lambda: plain(pod, get("http://evil.example/")))
@@ -650,7 +658,8 @@ def names() -> list[str]:
 def run() -> dict[str, list]:
     """Run the battery in a new network namespace: name → [whether it is as it must be, what was seen]."""
     inside = ["ip link set lo up"]
-    for address in (PROXY, PROXY6, LIMITED, FULL, CUT, BLOCKED, STRANGER, TWICE, LIMITED6, *PUBLIC, PUBLIC6, OWN, *CANARIES):
+    pods = (LIMITED, FULL, CUT, BLOCKED, STRANGER, TWICE, COURSE, LIMITED6)
+    for address in (PROXY, PROXY6, *pods, *PUBLIC, PUBLIC6, OWN, *CANARIES):
         inside.append(f"ip address add {address}/{'128 nodad' if ':' in address else '32'} dev lo")
     inside.append(f"exec {sys.executable} -m {__spec__.name}")
     command = ["unshare", "--map-root-user", "--net", "sh", "-ec", "\n".join(inside)]

@@ -1,6 +1,7 @@
 """The decision, by name, by address and by ClientHello."""
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,62 @@ def test_unknown_pod_is_told_to_try_again():
 def test_blocked_pod_gets_nothing():
     assert why("unverified", "ok.example", blocked=True) == Reason.BLOCKED
     assert why("verified", "ok.example", blocked=True) == Reason.BLOCKED
+
+
+WITH_REPOSITORIES = replace(
+    POLICY,
+    repositories={
+        "github.com/org/course": HostList(["api.example.org"]),
+        "github.com/org/*": HostList(["all.example.org"]),
+        "git.example.org/any/host": HostList(["*"]),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("repository", "hosts"),
+    [
+        ("https://github.com/org/course", {"api.example.org", "all.example.org"}),
+        ("https://github.com/Org/Course.git", {"api.example.org", "all.example.org"}),
+        ("https://github.com/org/other", {"all.example.org"}),
+        ("https://github.com/organisation/course", set()),
+        ("https://github.com/org/course/../../else/where", set()),
+        ("https://user@github.com/org/course", set()),
+        ("https://git.example.org/ANY/host", set()),
+        ("x" * 5000, set()),
+        ("", set()),
+    ],
+)
+@pytest.mark.parametrize("tier", ["unverified", "course", "direct", "of another version"])
+def test_repository_adds_hosts_to_those_of_the_tier(repository, hosts, tier):
+    """Only a plain spelling of its name counts, and none that nobody can read."""
+
+    def reached(policy, **more):
+        asked = ("ok.example", "api.example.org", "all.example.org", "evil.example")
+        found = pod(tier, repository=repository, **more)
+        return {host for host in asked if decide(found, host, 443, Kind.TUNNEL, policy) is None}
+
+    assert reached(WITH_REPOSITORIES) == reached(POLICY) | hosts
+    assert reached(WITH_REPOSITORIES, blocked=True) == set()
+
+
+def test_repository_opens_no_port_and_no_address_that_the_tier_closes():
+    found = pod("course", repository="https://github.com/org/course")
+    refusal = decide(found, "all.example.org", 80, Kind.PLAIN, WITH_REPOSITORIES)
+    assert refusal and refusal.reason == Reason.PORT
+    assert isinstance(decide_address(found, ["10.1.2.3"], WITH_REPOSITORIES), Refusal)
+
+
+def test_hidden_name_needs_a_repository_with_any_host():
+    for repository, expected in (("any/host", None), ("any/other", Reason.SERVER_NAME)):
+        found = pod(repository=f"https://git.example.org/{repository}")
+        assert decide_hello(found, "ok.example", None, True, WITH_REPOSITORIES) == expected
+
+
+def test_refusal_of_a_repository_with_hosts_says_that_there_is_a_list():
+    found = pod("direct", repository="https://github.com/org/course")
+    refusal = decide(found, "evil.example", 443, Kind.TUNNEL, WITH_REPOSITORIES)
+    assert refusal and refusal.sentence == "Not on the list of this server: evil.example"
 
 
 def test_refusal_says_what_to_do():

@@ -148,3 +148,24 @@ def test_group_without_hosts_in_this_image_is_named_and_stops_nothing(monkeypatc
     pod = PodAddresses("u", "alice", "", (), "unverified")
     assert decide(pod, "ok.example", 443, Kind.TUNNEL, found) is None
     assert caplog.messages == ["unverified.hosts: this image has no hosts of the group debian"]
+
+
+def test_repositories_have_hosts(tmp_path):
+    file = tmp_path / "repositories.json"
+    file.write_text('{"https://GitHub.com/Org/course": ["api.example.org"], "github.com/org/*": ["all.example.org"]}')
+    found = policy(load(ProxySettings, proxy_repositories=str(file)))
+    pod = PodAddresses("u", "alice", "", (), repository="https://github.com/org/course")
+    assert all(decide(pod, f"{host}.example.org", 443, Kind.TUNNEL, found) is None for host in ("api", "all"))
+
+
+@pytest.mark.parametrize(
+    ("repositories", "sentence"),
+    [
+        ({"github.com/org/course": ["pyhton"]}, r"rules\.repositories: github\.com/org/course\.hosts: 'pyhton' is no host"),
+        ({"github.com/org": []}, r"rules\.repositories: .*'github\.com/org' is not host/owner/name"),
+        ({"github.com/*/course": []}, r"rules\.repositories: .*is not host/owner/name"),
+    ],
+)
+def test_wrong_repository_is_named(repositories, sentence):
+    with pytest.raises(InvalidSettings, match=sentence):
+        policy(load(ProxySettings, proxy_repositories=repositories))

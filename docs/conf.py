@@ -15,16 +15,22 @@ project = "binder-egress"
 author = "the binder-egress contributors"
 version = release = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"]
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx_copybutton", "sphinx_design"]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
 exclude_patterns = ["images", "_build"]
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 # Links to a heading by its text, as on GitHub.
 myst_heading_anchors = 4
 
 html_theme = "pydata_sphinx_theme"
-html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_title = project
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 4,
+}
+html_sidebars = {"index": []}
 html_show_copyright = False
 html_show_sourcelink = False
 

@@ -46,14 +46,25 @@ def site():
 
 
 def test_every_document_is_a_page_that_the_contents_lead_to(site):
-    contents, decisions = (
-        {unquote(urlsplit(link).path) for link in site[SITE / page].links} for page in ("index.html", "decisions/index.html")
-    )
+    def linked(*pages):
+        return {unquote(urlsplit(link).path) for page in pages for link in site[SITE / f"{page}.html"].links}
+
+    contents, decisions = linked("index", "operators", "visitors", "reference", "contribute"), linked("decisions/index")
     for document in (TOP / "docs").rglob("*.md"):
         page = str(document.relative_to(TOP / "docs").with_suffix(".html"))
         # Pages of decisions are in the contents of their index.
         found = {f"decisions/{link}" for link in decisions} if page.startswith("decisions/") else contents
         assert SITE / page in site and page in found | {"index.html", "decisions/index.html"}, page
+
+
+def test_header_fits_in_a_line(site):
+    """Four sections, with short names."""
+    text = " ".join(site[SITE / "index.html"].text.split())
+    assert "Operators Visitors Reference Contribute" in text and "More" not in text
+
+
+def test_commands_can_be_copied(site):
+    assert {link for link in site[SITE / "install.html"].links if "copybutton" in link}
 
 
 def test_every_link_leads_somewhere(site):

@@ -44,6 +44,17 @@ def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
     assert {name for name in before if before[name] != after[name]} == {"binder-egress-verifier"}
 
 
+def test_switch_of_the_mode_leaves_the_pods_of_the_egress_proxy(render):
+    """Else their open connections would end. In mode observe they refuse no host, so that switch replaces them."""
+
+    def pods(*args):
+        return render("--set=proxy.enabled=true", *args)["Deployment", "binder-egress-proxy"]["spec"]["template"]
+
+    assert pods() == pods("--set=mode=allow")
+    for change in ("logLevel=debug", "unverified.hosts.python=true", "rules.repositories.github\\.com/a/b.hosts.python=true"):
+        assert pods() != pods("--set", change)
+
+
 def test_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
     """Redis has the used passes in memory, so its pod may contain neither the version nor other settings."""
 

@@ -1,16 +1,21 @@
-# binder-egress: adds an init container to every user pod. It waits until the pod's policies are in force.
+# binder-egress: adds an init container to every user pod. It waits for the pod's policies, and for the egress proxy.
 def _binder_egress_start_guard(c, get_config):
     guard = get_config("custom.binderEgress.startGuard") or {}
     if not guard.get("enabled"):
         return
-    isolated = {"name": guard["configMap"], "key": "isolated", "optional": True}
+
+    def setting(name, key):
+        return {"configMapKeyRef": {"name": name, "key": key, "optional": True}}
+
     container = {
         "name": "binder-egress-start-guard",
         "image": guard["image"],
         "command": ["python3", "-I", "-m", "verifier.pods.start_guard"],
         "env": [
-            # The kubelet reads this when the pod starts, so the chart's mode can change without a restart of the hub.
-            {"name": "BINDER_EGRESS_ISOLATED", "valueFrom": {"configMapKeyRef": isolated}},
+            # The kubelet reads these when the pod starts, so the chart can change them without a restart of the hub.
+            {"name": "BINDER_EGRESS_ISOLATED", "valueFrom": setting(guard["configMap"], "isolated")},
+            {"name": "BINDER_EGRESS_START_GUARD_PROXY", "valueFrom": setting(guard["proxyConfigMap"], "address")},
+            {"name": "BINDER_EGRESS_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             {"name": "BINDER_EGRESS_START_GUARD_TIMEOUT", "value": str(guard["timeout"])},
             {"name": "BINDER_EGRESS_START_GUARD_TARGETS", "value": guard["targets"]},
         ],

@@ -9,11 +9,11 @@ the path of this release. In modes without policies of ours, JupyterHub's own po
 {{- $page := printf "%sservers/$(JUPYTERHUB_USER)/$(JUPYTERHUB_SERVER_NAME)" $verifier -}}
 {{- $image := include "binder-egress.image" (list . .Values.image .Chart.AppVersion) -}}
 {{- $isolated := printf "%s-start-guard" (include "binder-egress.fullname" .) -}}
-{{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" $isolated -}}
+{{- $proxy := printf "%s-proxy-variables" (include "binder-egress.fullname" .) -}}
+{{- $guard := dict "image" $image "pullPolicy" .Values.image.pullPolicy "configMap" $isolated "proxyConfigMap" $proxy -}}
 {{- $variables := dict "BINDER_EGRESS_URL" $page -}}
 {{- range $name := list "HTTP_PROXY" "HTTPS_PROXY" "http_proxy" "https_proxy" "NODE_USE_ENV_PROXY" -}}
-{{- $map := dict "name" (printf "%s-proxy-variables" (include "binder-egress.fullname" $)) -}}
-{{- $_ := set $variables $name (dict "valueFrom" (dict "configMapKeyRef" $map)) -}}
+{{- $_ := set $variables $name (dict "valueFrom" (dict "configMapKeyRef" (dict "name" $proxy))) -}}
 {{- end -}}
 {{- $ours := dict
   "extraEnv" (dict

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster.commands import egress
+from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.packets import assert_reaches, python_in
-from tests.support.cluster.patience import POD_SECONDS, TIER_SECONDS
+from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Stage
+from tests.support.cluster.waiting import eventually
 
 LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"
 """Names. The local internet knows the first two; the proxy refuses the last one before it asks."""
@@ -131,6 +133,34 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
 def test_groups_of_the_image_have_the_hosts_of_its_tools(stage):
     found = egress(stage, "hosts", "list")
     assert len(found["python"]) == 2 and len(found["node"]) == 1
+
+
+def with_variables(guard: dict, **values: str) -> dict:
+    """A start guard with other values of its variables."""
+    kept = [entry for entry in guard["env"] if entry["name"] not in values]
+    return {**guard, "env": [*kept, *({"name": name, "value": value} for name, value in values.items())]}
+
+
+def test_first_request_of_a_pod_is_served(stage):
+    """The start guard has asked before: neither the pod's addresses nor its policies are late."""
+    launched = [stage.launch() for _ in range(3)]
+    assert {ask(stage, launch.user, f"http://{LISTED}/") for launch in launched} == {"200"}
+    for launch in launched:
+        (status,) = stage.pod(launch.user)["status"]["initContainerStatuses"]
+        assert json.loads(status["state"]["terminated"]["message"])["outcome"] in ("closed", "blocked")
+
+
+def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
+    """The proxy knows the second pod well, by another uid than the pod's guard is told."""
+    guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="6")
+    before = stage.metrics()
+    bear(stage, "newborn-unknown", guard, seconds=1)
+    bear(stage, "newborn-mistaken", with_variables(guard, BINDER_EGRESS_POD_UID="another"), seconds=1, user="mistaken")
+    for name, pod in lives(stage).items():
+        outcome = f"{name.removeprefix('newborn-')}_by_proxy".replace("unknown_by", "unknown_to")
+        assert (pod.said["outcome"], 5 <= pod.said["seconds"] <= 20) == (outcome, True), (name, pod.said)
+    counter = 'binder_egress_start_guards_total{outcome="mistaken_by_proxy"}'
+    eventually(lambda: stage.metrics().get(counter, 0) == before.get(counter, 0) + 1, RECONCILER_SECONDS)
 
 
 def test_other_pods_do_not_reach_the_proxy(stage):

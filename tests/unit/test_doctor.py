@@ -291,7 +291,7 @@ def test_wiring_of_binderhub_is_checked(ours, well, namespace):
     assert states(checks)["launch records"] == WARNING and "3 user pods" in text(checks, "launch records")
 
 
-@pytest.mark.parametrize("outcome", ["open", "unclear", "unable", "failed", "absent"])
+@pytest.mark.parametrize("outcome", ["open", "unclear", "unable", "failed", "absent", "mistaken_by_proxy", "unknown_to_proxy"])
 def test_start_guard_outcomes_are_a_warning(ours, well, namespace, outcome):
     well.count(f"{START_GUARD}{outcome}", 2)
     checks = examine(ours, well, namespace)

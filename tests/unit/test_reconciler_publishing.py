@@ -135,13 +135,16 @@ def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
     assert START_GUARD_TIME not in store.reconciler_state()[1]  # not done yet
     cluster.change(pod, guard=("closed", 0.25))
     cluster.add("bob", "uid-2", created=5, guard=("open", 10.0))
+    cluster.add("eve", "uid-3", created=5, guard=("mistaken_by_proxy", 10.0))
+    cluster.add("dan", "uid-4", created=5, guard=("unknown_to_proxy", 10.0))
     for _ in range(3):
         list_and_converge(reconciler)
     counters = store.reconciler_state()[1]
-    assert [counters.get(START_GUARD + outcome) for outcome in ("closed", "open", "absent")] == [1, 1, None]
-    assert counters[START_GUARD_TIME] == 10250
-    (warning,) = [record for record in caplog.records if record.msg == "pod started without proof of its isolation"]
-    assert (warning.fields["user"], warning.fields["outcome"]) == ("bob", "open")
+    outcomes = ("closed", "open", "absent", "mistaken_by_proxy", "unknown_to_proxy")
+    assert [counters.get(START_GUARD + outcome) for outcome in outcomes] == [1, 1, None, 1, 1]
+    assert counters[START_GUARD_TIME] == 30250
+    warned = [record.fields for record in caplog.records if record.msg == "pod started without proof of its isolation"]
+    assert {fields["user"]: fields["outcome"] for fields in warned} == {"bob": "open", "eve": "mistaken_by_proxy"}
 
 
 def test_heartbeat_counts_grants_and_waits(reconciler, cluster, store):

@@ -1,5 +1,7 @@
 """The start guard: what it waits for, what it reports, and how the hub adds it to user pods."""
 
+import asyncio
+import itertools
 import json
 import os
 import socket
@@ -16,9 +18,28 @@ import yaml
 from traitlets import Dict, List, Union
 from traitlets.config import Config, Configurable
 
+from tests.support.ports import free_port
 from verifier.pods import start_guard
-from verifier.pods.start_guard import BLOCKED_AFTER_OPEN, BLOCKED_FROM_THE_START, PAUSE_SECONDS, able, parse, targets_of, watch
+from verifier.pods.start_guard import (
+    ANSWERS,
+    ASK_CONNECT_SECONDS,
+    BLOCKED_AFTER_OPEN,
+    BLOCKED_FROM_THE_START,
+    PAUSE_SECONDS,
+    able,
+    introduce,
+    parse,
+    targets_of,
+    watch,
+)
+from verifier.proxy.decide import Policy
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import Resolver
+from verifier.proxy.server import Proxy
 from verifier.reconciler.user_pods import Pod
+from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 TOP = Path(__file__).parents[2]
 INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
@@ -101,6 +122,69 @@ def test_guard_knows_whether_it_can_connect_at_all():
     assert not able(lambda _: False)
 
 
+# -- whom the egress proxy takes it for
+
+PROXY = ("192.0.2.3", 3128)
+
+
+class EgressProxy:
+    """A double of the egress proxy and the clock. `says` is its answer, given a time in seconds: a uid, "" or an exception."""
+
+    def __init__(self, says):
+        self.says, self.now, self.asked = says, 0.0, 0
+
+    def ask(self, proxy, timeout):
+        assert proxy == PROXY and timeout > 0
+        self.asked += 1
+        said = self.says(self.now)
+        if isinstance(said, Exception):
+            self.now += min(timeout, ASK_CONNECT_SECONDS)
+            raise said
+        self.now += 0 if said else min(timeout, 2.0)  # as long as it waits for an unknown pod
+        return {"address": "10.42.0.5"} | ({"uid": said} if said else {})
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def introduce(self, timeout=10.0):
+        return introduce(PROXY, "mine", timeout, self.ask, lambda: self.now, self.sleep)
+
+
+def test_guard_asks_until_the_proxy_knows_it():
+    proxy = EgressProxy(lambda now: "mine" if now > 3 else "")
+    assert proxy.introduce() == ""
+    assert 3 < proxy.now < 5
+
+
+def test_guard_waits_while_the_proxy_takes_it_for_another_pod():
+    proxy = EgressProxy(lambda now: "mine" if now > 3 else "of-the-address-before")
+    assert proxy.introduce() == ""
+    assert 3 < proxy.now < 3.5 and proxy.asked < 30
+
+
+def test_guard_believes_several_answers_in_a_row():
+    """Each may come from another pod of the proxy, and one of them may be behind."""
+    answers = iter(["mine", "mine", "mine", "mine", "of-the-address-before"] * 3 + ["mine"] * ANSWERS)
+    proxy = EgressProxy(lambda _: next(answers))
+    assert proxy.introduce() == "" and next(answers, None) is None
+
+
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        ("of-the-address-before", "mistaken_by_proxy"),
+        ("", "unknown_to_proxy"),
+        (OSError(), "unknown_to_proxy"),
+        (ValueError(), "unknown_to_proxy"),
+    ],
+)
+def test_proxy_holds_the_guard_no_longer_than_the_timeout(says, outcome):
+    proxy = EgressProxy(lambda _: says)
+    assert proxy.introduce() == outcome
+    assert proxy.now == pytest.approx(10)
+    assert EgressProxy(lambda _: says).introduce(timeout=-0.1) == "unknown_to_proxy"
+
+
 # -- settings
 
 
@@ -167,6 +251,76 @@ def test_process_waits_and_succeeds_with_unreadable_targets(targets):
     assert (seen["outcome"], 0.5 <= seconds < 8) == ("unable", True)
 
 
+@pytest.fixture
+def egress_proxy():
+    """A real egress proxy, and its thread's loop: what it is told of addresses, tests say."""
+    loop, port = asyncio.new_event_loop(), free_port()
+    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics(), identity_wait_seconds=0.2)
+    listener = listen(port, "127.0.0.1")
+    serving = loop.create_task(proxy.serve(listener))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    number = itertools.count(1)
+
+    def publish(*uids):
+        pods = tuple(PodAddresses(uid, uid, "", ("127.0.0.1",), "verified") for uid in uids)
+        change = AddressChange(AddressVersion(next(number)), "a/server", pods)
+        loop.call_soon_threadsafe(proxy.identities.apply, change)
+
+    loop.call_soon_threadsafe(proxy.identities.load, AddressVersion(), {})
+    yield f"http://127.0.0.1:{port}", publish
+    serving.add_done_callback(lambda _: loop.stop())
+    loop.call_soon_threadsafe(serving.cancel)
+    thread.join()
+    listener.close()
+
+
+def run_with_proxy(proxy, timeout="10"):
+    with closed_port() as target:
+        return run(
+            BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target, BINDER_EGRESS_START_GUARD_TIMEOUT=timeout,
+            BINDER_EGRESS_START_GUARD_PROXY=proxy, BINDER_EGRESS_POD_UID="mine",
+        )  # fmt: skip
+
+
+def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
+    """The address was another pod's a moment ago, as with one that is used again at once."""
+    address, publish = egress_proxy
+    publish("of-the-address-before")
+    threading.Timer(2, publish, ["of-the-address-before", "mine"]).start()  # claimed twice
+    threading.Timer(3, publish, ["mine"]).start()
+    seen, seconds = run_with_proxy(address)
+    assert (seen["outcome"], seconds > 3, seen["seconds"] < 9) == ("blocked", True, True)
+
+
+@pytest.mark.parametrize(
+    ("published", "outcome"),
+    [([], "unknown_to_proxy"), (["a", "b"], "unknown_to_proxy"), (["of-the-address-before"], "mistaken_by_proxy")],
+)
+def test_process_succeeds_when_the_proxy_does_not_know_the_pod(egress_proxy, published, outcome):
+    address, publish = egress_proxy
+    publish(*published)
+    seen, seconds = run_with_proxy(address, "1.5")
+    assert (seen["outcome"], 1.4 <= seen["seconds"] <= 2.5, seconds < 8) == (outcome, True, True)
+
+
+def test_process_succeeds_when_the_proxy_is_away():
+    with closed_port() as proxy:
+        seen, _ = run_with_proxy(f"http://{proxy}", "1.5")
+    assert seen["outcome"] == "unknown_to_proxy"
+
+
+def test_process_does_not_ask_before_the_pod_is_isolated(egress_proxy):
+    address, publish = egress_proxy
+    publish("mine")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        seen, _ = run(
+            BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS="127.0.0.1:{1}".format(*listener.getsockname()),
+            BINDER_EGRESS_START_GUARD_TIMEOUT="0.5", BINDER_EGRESS_START_GUARD_PROXY=address, BINDER_EGRESS_POD_UID="mine",
+        )  # fmt: skip
+    assert seen["outcome"] == "open"
+
+
 def test_process_does_not_wait_without_policies():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         target = "127.0.0.1:{1}".format(*listener.getsockname())
@@ -216,6 +370,10 @@ def test_hub_adds_the_guard():
         start_guard.ISOLATED_VARIABLE: {
             "configMapKeyRef": {"name": "binder-egress-start-guard", "key": "isolated", "optional": True}
         },
+        start_guard.PROXY_VARIABLE: {
+            "configMapKeyRef": {"name": "binder-egress-proxy-variables", "key": "address", "optional": True}
+        },
+        start_guard.UID_VARIABLE: {"fieldRef": {"fieldPath": "metadata.uid"}},
         start_guard.TIMEOUT_VARIABLE: "10",
         start_guard.TARGETS_VARIABLE: "",
     }
@@ -224,7 +382,7 @@ def test_hub_adds_the_guard():
 def test_guard_values_are_used():
     (container,) = load(guard={"image": "i:2", "pullPolicy": "Always", "timeout": 3, "targets": "192.0.2.1:80", "resources": {}})
     assert (container["image"], container["imagePullPolicy"], container["resources"]) == ("i:2", "Always", {})
-    assert [entry.get("value") for entry in container["env"]] == [None, "3", "192.0.2.1:80"]
+    assert [entry.get("value") for entry in container["env"]] == [None, None, None, "3", "192.0.2.1:80"]
 
 
 def test_guard_can_be_switched_off():

@@ -18,7 +18,7 @@ from ..labels import LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
-from ..store.counters import START_GUARD, WITHOUT_RECORD
+from ..store.counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
 from ..store.store import VERIFIER_TTL_SECONDS, Store
 from .check import GATECHECK_LABEL, Findings, Namespace, check
@@ -281,7 +281,7 @@ def _public_port(namespace: Namespace, reports: dict[str, dict[str, Any]]) -> Ch
 
 def _start_guard(counters: dict[str, int]) -> Check:
     outcomes = {name.removeprefix(START_GUARD): number for name, number in counters.items() if name.startswith(START_GUARD)}
-    bad = {name: outcomes[name] for name in ("open", "unclear", "unable", "failed", "absent") if outcomes.get(name)}
+    bad = {name: outcomes[name] for name in (*NOT_ISOLATED, "absent", "unknown_to_proxy") if outcomes.get(name)}
     if bad:
         text = ", ".join(f"{name} {number}" for name, number in bad.items())
         return Check("start guard", WARNING, f"of {sum(outcomes.values())} pods: {text}. docs/start-guard.md explains each")

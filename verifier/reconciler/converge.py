@@ -9,7 +9,7 @@ from .. import logs
 from ..decisions import leases
 from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server
 from ..settings import ReconcilerSettings
-from ..store.counters import EXPIRIES, GRANTS, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
+from ..store.counters import EXPIRIES, GRANTS, NOT_ISOLATED, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .cache import PodCache
@@ -191,7 +191,7 @@ class Converger:
             return
         self._store.count(f"{START_GUARD}{outcome}")
         self._store.count(START_GUARD_TIME, round(seconds * 1000))
-        if outcome in ("open", "unclear", "unable", "failed"):
+        if outcome in NOT_ISOLATED:
             fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "outcome": outcome, "seconds": seconds}
             log.warning("pod started without proof of its isolation", extra={"fields": fields})
 

@@ -10,7 +10,10 @@ WITHOUT_RECORD = "pods-without-launch-record"
 START_GUARD = "start-guard:"
 """The prefix of counters of pods, `start-guard:<outcome>`."""
 
-START_GUARD_OUTCOMES = ("closed", "blocked", "off", "absent", "open", "unclear", "unable", "failed")
+NOT_ISOLATED = ("open", "unclear", "unable", "failed", "mistaken_by_proxy")
+"""The outcomes of a start guard after which the pod may have network that nobody granted."""
+
+START_GUARD_OUTCOMES = ("closed", "blocked", "off", "absent", "unknown_to_proxy", *NOT_ISOLATED)
 """The outcomes of a start guard (docs/start-guard.md). Metrics show each from the beginning: Prometheus sees no increase in a
 counter that appears with 1, so the alert would miss the first pod."""
 

@@ -196,8 +196,8 @@ class _Reconciler(Collector):
         guards = CounterMetricFamily(
             "binder_egress_start_guards",
             "User pods by what their start guard saw. closed: the network was open, then blocked; blocked: blocked from the start; "
-            "off: there is no policy to wait for; absent: there is no guard. open, unclear, unable, failed: the pod may have had "
-            "network that nobody granted.",
+            "off: there is no policy to wait for; absent: there is no guard; unknown_to_proxy: the egress proxy does not serve it. "
+            "open, unclear, unable, failed, mistaken_by_proxy: the pod may have had network that nobody granted.",
             labels=["outcome"],
         )
         for outcome in START_GUARD_OUTCOMES:

@@ -38,7 +38,9 @@ def guard_of(pod: dict[str, Any]) -> dict[str, Any]:
     return {key: found[key] for key in ("name", "image", "command", "env", "securityContext", "resources")}
 
 
-def bear(stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool = True, seconds: float = 2.5) -> None:
+def bear(
+    stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool = True, seconds: float = 2.5, user: str = ""
+) -> None:
     """Start a pod that opens a connection each millisecond, over IPv4 and, where there is one, IPv6.
 
     Args:
@@ -47,6 +49,7 @@ def bear(stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool =
         guard: its init container, or None.
         isolated: whether the base policy selects it.
         seconds: how long it tries.
+        user: as whose server the reconciler knows it; empty: as none.
     """
     targets = stage.targets()
     parts = [urlsplit(targets[family]) for family in FAMILIES if family in targets]
@@ -55,7 +58,11 @@ def bear(stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool =
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"newborn": "yes", **({"component": "singleuser-server"} if isolated else {})}},
+        "metadata": {
+            "name": name,
+            "labels": {"newborn": "yes", **({"component": "singleuser-server"} if isolated else {})},
+            "annotations": {"hub.jupyter.org/username": user, "hub.jupyter.org/servername": ""} if user else {},
+        },
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

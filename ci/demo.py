@@ -1,12 +1,14 @@
-"""The launches of ci/demo, and the table of what came of them."""
+"""The launches of ci/demo, and the tables of what came of them."""
 
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import click
+import demo_packages
 import requests
 from rich.console import Console
 from rich.table import Table
@@ -25,9 +27,9 @@ def step(text: str, work: Callable[[], object]) -> object:
     return done
 
 
-def install(stage: Stage) -> None:
+def install(stage: Stage, *values: str) -> None:
     """Install the chart and a BinderHub that is wired by the values which the chart generates."""
-    step("helm install binder-egress", stage.install_gate)
+    step("helm install binder-egress", partial(stage.install_gate, *values))
     step("helm install BinderHub, with the generated values", stage.install_binderhub)
 
 
@@ -48,6 +50,43 @@ def launches(stage: Stage) -> list[tuple[str, str, bool]]:
         ("(c) forged\npass", forged.user, False),
         ("(d) pass\nused up", again.user, False),
     ]
+
+
+def without_a_pass(visitor: demo_packages.Visitor) -> list[str]:
+    """What a server without a pass reaches through the egress proxy: a column of the second table."""
+    installed = step("    pip install in (a), from a listed host", partial(visitor.pip, demo_packages.PACKAGES))
+    refused = step("    pip install in (a), from another host", partial(visitor.pip, demo_packages.DATA, retries=1))
+    console.print(f"           pip says: {refused}", highlight=False, soft_wrap=True)
+    found = f"{demo_packages.HUB}/egress/servers/{visitor.user}/"
+    return ["–" if installed else "yes", "–" if f"No internet access: open {found}" in str(refused) else "NO SENTENCE"]
+
+
+def unlocked_and_revoked(visitor: demo_packages.Visitor) -> tuple[list[str], list[str]]:
+    """The same server unlocked, and revoked in the middle of a download: two columns of the second table."""
+    installed = step("    pip install in (e)", partial(visitor.pip, demo_packages.PACKAGES))
+    with visitor.download() as running:
+        seconds = step("(f) revoke (e) in the middle of a download", partial(visitor.revoke, running))
+    console.print(f"           the download ended {seconds:.1f} s after the command began", highlight=False)
+    blocked = step("    pip install in (f)", partial(visitor.pip, demo_packages.PACKAGES, retries=1))
+    console.print(f"           pip says: {blocked}", highlight=False, soft_wrap=True)
+    return ["–" if installed else "yes", "yes"], ["–" if "blocked" in str(blocked) else "YES", "cut"]
+
+
+def show_packages(*columns: list[str]) -> bool:
+    """Print the second table; whether everything is as it should be."""
+    table = Table(title="What each pod could reach through the egress proxy", title_justify="left")
+    for heading in ("", "(a) no\npass", "(e) is (a),\nunlocked", "(f) is (e),\nrevoked"):
+        table.add_column(heading, justify="center" if heading else "left")
+    right = True
+    for (name, expected), found in zip(demo_packages.EXPECTED.items(), zip(*columns, strict=True), strict=True):
+        cells = [
+            f"[green]{cell}[/]" if cell == "yes" else cell if cell == wanted else f"[bold red]{cell}![/]"
+            for cell, wanted in zip(found, expected, strict=True)
+        ]
+        right = right and list(found) == expected
+        table.add_row(name, *cells)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    return right
 
 
 def show(names: list[str], columns: list[tuple[str, dict[str, bool], bool]]) -> bool:
@@ -82,22 +121,13 @@ def main(context: str | None, keep: bool) -> None:
     """Install, launch, look, and tell."""
     began = time.monotonic()
     stage = Stage(context, "binder-egress-demo")
+    # The package server stands in the local internet.
+    local = bool(os.environ.get("CLUSTER_TARGETS"))
     try:
-        install(stage)
-        done = launches(stage)
-        targets = stage.targets()
-        columns = [
-            (text, step(f"packets from {text[:3]}", partial(stage.battery, user, targets)), egress) for text, user, egress in done
-        ]
-        first = done[0][1]
-        answer = step("(e) unlock (a) while it runs", lambda: stage.unlock(first))
-        if answer.json().get("state") != "granted":
-            raise Failed(answer.text)
-        time.sleep(0.5)  # from the label to the packet filter
-        columns.append(("(e) is (a),\nunlocked", step("packets from (e)", partial(stage.battery, first, targets)), True))
-        right = show(list(targets), columns)
+        with demo_packages.server() if local else nullcontext() as certificate:
+            right, isolated = run(stage, certificate)
         if keep:
-            tell(stage, done[2][1])
+            tell(stage, isolated)
         elif context:  # the local cluster goes as a whole
             step("remove it all", stage.remove)
     except (Failed, requests.RequestException) as error:
@@ -108,6 +138,36 @@ def main(context: str | None, keep: bool) -> None:
     verdict = "every pod reached what it should, and nothing else" if right else "NOT as it should be: see the table"
     console.print(f"{verdict}; {time.monotonic() - began:.0f} s from helm install to here", highlight=False)
     sys.exit(0 if right else 1)
+
+
+def run(stage: Stage, certificate: str | None) -> tuple[bool, str]:
+    """Install, launch and look.
+
+    Args:
+        stage: the cluster.
+        certificate: that of the package server; None where there is none.
+
+    Returns:
+        Whether everything is as it should be, and the user of (c).
+    """
+    install(stage, *(demo_packages.VALUES if certificate else ()))
+    done = launches(stage)
+    targets = stage.targets()
+    columns = [
+        (text, step(f"packets from {text[:3]}", partial(stage.battery, user, targets)), egress) for text, user, egress in done
+    ]
+    first = done[0][1]
+    visitor = demo_packages.Visitor(stage, first, certificate) if certificate else None
+    packages = [without_a_pass(visitor)] if visitor else []
+    answer = step("(e) unlock (a) while it runs", lambda: stage.unlock(first))
+    if answer.json().get("state") != "granted":
+        raise Failed(answer.text)
+    time.sleep(0.5)  # from the label to the packet filter
+    columns.append(("(e) is (a),\nunlocked", step("packets from (e)", partial(stage.battery, first, targets)), True))
+    if visitor:
+        packages += unlocked_and_revoked(visitor)
+    right = show(list(targets), columns)
+    return (not packages or show_packages(*packages)) and right, done[2][1]
 
 
 def tell(stage: Stage, user: str) -> None:

@@ -1,5 +1,6 @@
 """The documents: links, paths, and commands that helm accepts."""
 
+import ast
 import base64
 import re
 import shlex
@@ -45,9 +46,12 @@ def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
         assert ("binder-egress-base" if "mode=deny" in options else "hub.example.org") in rendered
 
 
-def test_table_in_the_readme_is_what_the_demo_shows():
+def test_tables_in_the_readme_are_what_the_demo_shows():
     text = (TOP / "README.md").read_text()
-    rows = dict(re.findall(r"^│ ([^│]+?) +│(.*)│$", text, re.MULTILINE))
+    tables = re.findall(r"^┡.*\n((?:│.*\n)+)└", text, re.MULTILINE)
+    rows, packages = (dict(re.findall(r"^│ ([^│]+?) +│(.*)│$", table, re.MULTILINE)) for table in tables)
+    shown = re.search(r"^EXPECTED = (\{.*\})", (TOP / "ci/demo_packages.py").read_text(), re.MULTILINE)
+    assert {name: [cell.strip() for cell in cells.split("│")] for name, cells in packages.items()} == ast.literal_eval(shown[1])
     stage = (TOP / "tests/support/cluster/stage.py").read_text()
     (opened,) = re.findall(r"^OPEN = \{(.*)\}", stage, re.MULTILINE)
     expected = {name: ["yes" if egress and f'"{name}"' in opened else "–" for egress in (0, 1, 0, 0, 1)] for name in rows}

@@ -98,7 +98,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def local_cluster() -> str:
     """For tests that reach into the node: they need the cluster of ci/cluster."""
     if not os.environ.get("CLUSTER_TARGETS"):

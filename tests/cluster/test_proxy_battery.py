@@ -1,0 +1,130 @@
+"""The battery of escapes through the egress proxy, from inside user pods. Its table is in docs/guarantees.md.
+
+The attempts are those of the lab (tests/support/egress_proxy), with the chart's proxy, the kubelet's pods and the cluster's DNS,
+which gets names that lie from a server on the internet. What no pod can bring about is made in the lab alone: addresses that two
+pods have or that are used again, and changes in the middle of a connection, of which test_proxy.py has the revocation.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TextIO
+
+import pytest
+
+from tests.support.cluster.commands import egress
+from tests.support.cluster.patience import TIER_SECONDS
+from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.egress_proxy import guarantees
+from tests.support.egress_proxy.attempts import (
+    ANY,
+    BLOCKED,
+    CLUSTER,
+    DNS_PORT,
+    LISTED,
+    LISTED_HOSTS,
+    PUBLIC,
+    SIX,
+    USE,
+    attempts,
+)
+
+VALUES = (
+    "--set=proxy.enabled=true",
+    "--set-json=proxy.refusedHosts=" + json.dumps({"hub.example": True}),
+    "--set-json=unverified.hosts=" + json.dumps(dict.fromkeys(LISTED_HOSTS, True)),
+    "--set-json=tiers.verified.hosts=" + json.dumps({"*": True}),
+    "--set=publicUrl=https://hub.example",
+)
+
+DNS = f"example:53 google.internal:53 {{\n  forward . {PUBLIC[0]}:{DNS_PORT}\n}}\n"
+"""For the cluster's DNS: who knows the names of the battery. Without a cache, for one has another address with every question."""
+
+PROGRAM = "".join(
+    re.sub(r"^from tests\..*\n", "", (TOP / f"tests/support/egress_proxy/{name}.py").read_text(), flags=re.MULTILINE)
+    for name in ("hellos", "attempts")
+)
+"""What runs in a pod."""
+
+
+@contextmanager
+def internet(name: str) -> Iterator[TextIO]:
+    """Servers and names of the battery, on the internet of a cluster. Yields what takes further names."""
+    command = ["nsenter", f"--net=/run/netns/{name}-internet", sys.executable, "-m", "tests.support.egress_proxy.internet"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP) as process:
+        assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
+        yield process.stdin
+        process.stdin.close()
+
+
+@contextmanager
+def cluster_dns(stage: Stage) -> Iterator[None]:
+    """The names of the battery in the cluster's DNS."""
+
+    def use(corefile: str) -> None:
+        patch = json.dumps({"data": {"Corefile": corefile}})
+        stage.kubectl("-n", "kube-system", "patch", "configmap", "coredns", "--type=merge", f"--patch={patch}")
+        stage.kubectl("-n", "kube-system", "rollout", "restart", "deployment/coredns")
+        stage.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", f"--timeout={TIER_SECONDS}s")
+
+    before = stage.get("configmap", "coredns", "-n", "kube-system")["data"]["Corefile"].replace(DNS, "")
+    use(DNS + before)
+    try:
+        yield
+    finally:
+        use(before)
+
+
+@pytest.fixture(scope="module")
+def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
+    """What each attempt saw: attempt → [whether it ended as it must, what was seen]."""
+    with internet(local_cluster) as names, cluster_dns(stage):
+        stage.install_gate(*QUICK, *VALUES)
+        proxy = stage.cluster_ip("binder-egress-proxy")
+        print(json.dumps({"self.example": [proxy]}), file=names, flush=True)
+        egress(stage, "block", "repository", "example.com/blocked/*", "--why", "the battery")
+        with ThreadPoolExecutor(3) as pool:
+            tokens = {ANY: stage.get_pass(), BLOCKED: stage.get_pass()}
+            launched = {who: pool.submit(stage.launch, f"fake/{who}/repo/main", tokens.get(who)) for who in (LISTED, ANY, BLOCKED)}
+            users = {who: launch.result().user for who, launch in launched.items()}
+            stage.await_tier(users[ANY], "verified")
+            replicas = [pod["status"]["podIPs"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
+            four, six = [[ips[at]["ip"] for ips in replicas] for at in (0, 1)]
+            pods = {
+                LISTED: {LISTED: (proxy, four), SIX: (six[0], six)},
+                ANY: {ANY: (proxy, four)},
+                BLOCKED: {BLOCKED: (proxy, four)},
+            }
+
+            def run(who: str, kind: str = "") -> dict[str, list]:
+                program = ("python3", "-", json.dumps(pods[who]), kind)
+                name = stage.pod(users[who])["metadata"]["name"]
+                return json.loads(stage.kubectl("exec", "-i", name, "-c", "notebook", "--", *program, stdin=PROGRAM))
+
+            # What is open may take a while: policies of new pods, and what the proxy knows of them.
+            end = time.monotonic() + TIER_SECONDS
+            for who in (LISTED, ANY):
+                while bad := [name for name, (as_it_must, _) in run(who, USE).items() if not as_it_must]:
+                    assert time.monotonic() < end, bad
+            made = list(pool.map(run, pods))
+        yield {name: result for each in made for name, result in each.items()}
+        stage.delete_user_pods()
+        for each in egress(stage, "blocks"):
+            egress(stage, "unblock", each["id"])
+        stage.install_gate(*QUICK)
+
+
+def test_attempts_from_pods_end_as_they_must(seen):
+    assert {name: what for name, (as_it_must, what) in seen.items() if not as_it_must} == {}
+
+
+def test_attempts_from_pods_are_those_of_the_page(seen):
+    made = [attempt for attempt in attempts() if CLUSTER in attempt.where]
+    assert set(seen) == {attempt.id for attempt in made}
+    assert Counter(attempt.kind for attempt in made) == +Counter({kind: row.cluster for kind, row in guarantees.rows().items()})

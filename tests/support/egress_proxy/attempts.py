@@ -1,0 +1,627 @@
+"""The attempts at an escape through the egress proxy, as data, and what a pod does for them.
+
+The lab makes them in a network namespace, the cluster tests in user pods (D-275). They are piped there after
+`hellos`, so both need the standard library alone. `main` makes those of one kind of pod.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_name
+
+PORT = 3128
+LISTED, ANY, SIX, BLOCKED, STRANGER, TWICE, COURSE = "listed", "any", "six", "blocked", "stranger", "twice", "course"
+"""Pods: unverified with a list, of a tier with `*`, unverified with an IPv6 address, blocked, one that nobody published, one whose
+address two pods have, and unverified with more hosts for its repository."""
+
+LAB, CLUSTER = "lab", "cluster"
+EVERYWHERE = (LAB, CLUSTER)
+
+PUBLIC, PUBLIC6, OWN, DOWN = ("203.0.113.11", "203.0.113.12"), "2001:db8::11", "203.0.113.80", "203.0.113.99"
+"""Servers on the internet: two of anybody, by IPv6 alone, the hub, and one that is switched off."""
+
+DNS_PORT = 5300
+"""The port of a DNS server on the first public address, in the cluster."""
+
+PRIVATE, METADATA = "10.9.9.9", "169.254.169.254"
+
+NAMES = {
+    "six.example": [PUBLIC6],
+    "private.example": [PRIVATE],
+    "meta.example": [METADATA],
+    "metadata.google.internal": [METADATA],
+    "shared.example": ["100.64.9.9"],
+    "loop.example": ["127.0.0.1"],
+    "loop6.example": ["::1"],
+    "zero.example": ["0.0.0.0"],
+    "self.example": ["10.42.255.1"],
+    "mapped.example": ["::ffff:10.9.9.9"],
+    "nat64.example": ["64:ff9b::a09:909"],
+    "local6.example": ["fd00::9"],
+    "sixtofour.example": ["2002:a09:909::1"],
+    "mixed.example": [PUBLIC[0], PRIVATE],
+    "mixed2.example": [PRIVATE, PUBLIC[0]],
+    "hub.example": [OWN],
+    "alias-of-hub.example": [OWN],
+    "down.example": [DOWN],
+    "gone.example": [],
+}
+"""Names with other addresses than the first public one. Names with `evil` have the second."""
+
+ALIASES = {"cname.example": "private.example", "cname-meta.example": "meta.example", "cname-hub.example": "hub.example"}
+"""Names that DNS says to be other names (CNAME)."""
+
+IN_CLUSTER = ("hub", "proxy-public", "binder", "binder-egress", "binder-egress-redis", "binder-egress-proxy")
+"""Services of the namespace, which the proxy can resolve."""
+
+NAMESPACE = "binder-egress-test"
+
+LISTED_HOSTS = ["ok.example", "other.example", "*.suffix.example", *sorted({*NAMES, *ALIASES} - {"hub.example"})]
+"""The list of unverified servers."""
+
+
+def addresses(name: str) -> list[str]:
+    """What DNS says of a name, aliases followed."""
+    default = "10.43.0.1" if name.endswith(".cluster.local") else PUBLIC[1] if "evil" in name else PUBLIC[0]
+    return NAMES.get(ALIASES.get(name, name), [default])
+
+
+# -- what pods do
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that makes attempts.
+
+    Attributes:
+        proxy: the proxy's address.
+        address: where its connections come from; empty: the system's choice.
+        replicas: the addresses of the proxy's own pods.
+    """
+
+    proxy: str
+    address: str = ""
+    replicas: tuple[str, ...] = ()
+
+
+def connect(pod: Pod) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in pod.proxy else socket.AF_INET)
+    found.settimeout(6)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if pod.address:
+        found.bind((pod.address, 0))
+    found.connect((pod.proxy, PORT))
+    return found
+
+
+def first_line(connection: socket.socket) -> str:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        try:
+            byte = connection.recv(1)
+        except OSError as error:
+            return f"<{type(error).__name__}>"
+        if not byte:
+            return "<closed>"
+        head += byte
+    return head.split(b"\r\n", 1)[0].decode()
+
+
+def open_tunnel(pod: Pod, target: str, early: bytes = b"", host: str = "", version: str = "1.1", more: str = "") -> tuple:
+    connection = connect(pod)
+    named = f"Host: {host or target}\r\n" if version == "1.1" else ""
+    connection.sendall(f"CONNECT {target} HTTP/{version}\r\n{named}{more}\r\n".encode() + early)
+    return connection, first_line(connection)
+
+
+def tunnel(
+    pod: Pod,
+    target: str,
+    name: str = "",
+    sent: bytes | None = None,
+    pieces: int = 0,
+    pause: float = 0.02,
+    early: bool = False,
+    **how: str,
+) -> str:
+    """CONNECT and a ClientHello. What came back: `ServerHello` if the host answered."""
+    sent = hello_for(name) if sent is None else sent
+    connection, line = open_tunnel(pod, target, sent if early else b"", **how)
+    if " 200" not in line:
+        return line
+    try:
+        if not early:
+            for at in range(0, len(sent), pieces or len(sent)):
+                connection.sendall(sent[at : at + (pieces or len(sent))])
+                time.sleep(pause if pieces else 0)
+        connection.settimeout(4)
+        answer = connection.recv(4096)
+    except OSError as error:
+        return type(error).__name__
+    finally:
+        connection.close()
+    return "ServerHello" if answer[:1] == b"\x16" else "closed" if not answer else f"REACHED? {answer[:60]!r}"
+
+
+def https(pod: Pod, name: str, host: str = "") -> str:
+    """A whole handshake and a request: what the host saw."""
+    connection, line = open_tunnel(pod, f"{name}:443")
+    if " 200" not in line:
+        return line
+    context = ssl._create_unverified_context()
+    with context.wrap_socket(connection, server_hostname=name) as secure:
+        secure.sendall(f"GET / HTTP/1.1\r\nHost: {host or name}\r\nConnection: close\r\n\r\n".encode())
+        return receive(secure)
+
+
+def receive(connection: socket.socket) -> str:
+    found = b""
+    connection.settimeout(3)
+    with contextlib.suppress(OSError):
+        while more := connection.recv(65536):
+            found += more
+            if b"REACHED" in found and found.endswith(b"\n"):
+                connection.settimeout(0.3)
+    text = found.decode("latin-1")
+    return " | ".join([text.split("\r\n")[0] or "closed", *re.findall(r"REACHED[^\n]*", text)])
+
+
+def plain(pod: Pod, raw: str | bytes) -> str:
+    """Bytes to the proxy: the first line of the answer, and what hosts saw."""
+    with connect(pod) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(raw.encode() if isinstance(raw, str) else raw)
+        return receive(connection)
+
+
+def get(url: str, host: str = "", more: str = "", version: str = "1.1", method: str = "GET") -> str:
+    named = host or url.split("/")[2]
+    return f"{method} {url} HTTP/{version}\r\nHost: {named}\r\nConnection: close\r\n{more}\r\n"
+
+
+def rebinding(pod: Pod, wait: Callable[[], None] = lambda: time.sleep(6)) -> str:
+    """A name that has a public and a private address in turn. `wait`: until the proxy asks DNS again."""
+    seen = ""
+    for _ in range(8):
+        found = plain(pod, get("http://rebind.example/"))
+        seen = f"{seen} | {found}"
+        if f"to={PUBLIC[0]}" in seen and "private or special" in seen:
+            return f"both answers{seen}"
+        wait()
+    return f"one answer alone{seen}"
+
+
+def direct(target: str, port: int, udp: bool = False) -> Callable[[Pod], str]:
+    """Past the proxy: a connection, or a question to a DNS server."""
+
+    def act(_: Pod) -> str:
+        family = socket.AF_INET6 if ":" in target else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) as one:
+            one.settimeout(3)
+            try:
+                one.connect((target, port))
+                if udp:
+                    one.send(b"\0\1\1\0\0\1\0\0\0\0\0\0\4evil\7example\0\0\1\0\1")
+                    one.recv(512)
+            except OSError as error:
+                return type(error).__name__
+        return "REACHED"
+
+    return act
+
+
+def by_urllib(url: str, **no_proxy: str) -> Callable[[Pod], str]:
+    """A program that uses the variables, and one that a person has set."""
+    code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=3).read().decode())"
+
+    def act(pod: Pod) -> str:
+        proxy = f"http://{pod.proxy}:{PORT}"
+        variables = {"PATH": os.environ["PATH"], "http_proxy": proxy, "https_proxy": proxy, **no_proxy}
+        done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, env=variables, check=False)
+        return done.stdout + done.stderr[-200:]
+
+    return act
+
+
+# -- the attempts
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt.
+
+    Attributes:
+        kind: what is tried, as the table in docs/guarantees.md has it.
+        name: which of those.
+        act: does it for a pod, and says what it saw.
+        pod: which pod.
+        reaches: what must be in what was seen; after `!`, what must not; empty: nothing may be reached.
+        where: where it is made.
+    """
+
+    kind: str
+    name: str
+    act: Callable[[Any], str]
+    pod: str = LISTED
+    reaches: str = ""
+    where: tuple[str, ...] = EVERYWHERE
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}: {self.name}"
+
+    def judge(self, seen: str) -> bool:
+        """Whether what was seen is what must be. A limit, or a host that does not answer, is no refusal."""
+        if self.reaches.startswith("!"):
+            return self.reaches[1:] not in seen and " 429 " not in seen
+        if self.reaches:
+            return self.reaches in seen
+        reached = ("REACHED", "ServerHello", "HTTP/1.1 200", " 429 ", "does not answer")
+        return not any(word in seen for word in reached)
+
+
+def tunnels(target: str, name: str = "", **how: Any) -> Callable[[Pod], str]:
+    return lambda pod: tunnel(pod, target, name, **how)
+
+
+def asks(raw: str | bytes) -> Callable[[Pod], str]:
+    return lambda pod: plain(pod, raw)
+
+
+def opens(name: str, host: str = "") -> Callable[[Pod], str]:
+    return lambda pod: https(pod, name, host)
+
+
+USE = "listed hosts, and any public host with `*`"
+"""The kind of attempts that must work, so that a refusal of another says something."""
+
+EVIL = get("http://evil.example/")
+REBINDING = "rebinding between check and use"
+
+NOT_EVIL = "!host=evil.example"
+"""For attempts at which the listed host may be reached, and the other one must not."""
+
+OK = "ok.example:443"
+
+
+def _use() -> list[Attempt]:
+    def add(name: str, reaches: str, act: Callable[[Pod], str], pod: str = LISTED, where: tuple[str, ...] = EVERYWHERE) -> Attempt:
+        return Attempt(USE, name, act, pod, reaches, where)
+
+    long, cut = hello(server_name("ok.example"), padding=9000), hello(server_name("ok.example"), record=60)
+    sized = get("http://ok.example/", more="Content-Length: 5\r\n", method="POST")
+    large = get("http://ok.example/", more="Content-Length: 300000\r\n", method="POST")
+    silent = "HTTP/1.1 502 The host does not answer"
+    return [
+        add("https", "host=ok.example name=ok.example", opens("ok.example")),
+        add("http", "REACHED host=ok.example", asks(get("http://ok.example/a"))),
+        add("https from an IPv6 address", "REACHED host=ok.example", opens("ok.example"), SIX),
+        add("https to a host with IPv6 alone", "REACHED host=six.example", opens("six.example")),
+        add("https with *", "REACHED host=evil.example", opens("evil.example"), ANY),
+        add("http with *", "REACHED host=evil.example", asks(EVIL), ANY),
+        add("ClientHello in pieces of 40 bytes", "ServerHello", tunnels(OK, "ok.example", pieces=40)),
+        add("ClientHello of 9 kB", "ServerHello", tunnels(OK, sent=long, pieces=1400)),
+        add("ClientHello in records of 60 bytes", "ServerHello", tunnels(OK, sent=cut)),
+        add("ClientHello with the CONNECT", "ServerHello", tunnels(OK, "ok.example", early=True)),
+        add("name in capitals in the ClientHello", "ServerHello", tunnels(OK, "OK.Example")),
+        add("host in capitals", "ServerHello", tunnels("OK.Example:443", "ok.example")),
+        add("host with a dot at the end", "ServerHello", tunnels("ok.example.:443", "ok.example")),
+        add("CONNECT in HTTP/1.0", "ServerHello", tunnels(OK, "ok.example", version="1.0")),
+        add("body with its length", "body=hello", asks(f"{sized}hello")),
+        add("body of 300 kB", "body=" + "x" * 1000, asks(large + "x" * 300_000)),
+        add("hidden name with *", "ServerHello", tunnels(OK, sent=hello()), ANY),
+        # In the cluster nothing refuses a connection to nobody, so the proxy waits longer than the pod does here.
+        add("https to a host that does not answer", silent, opens("down.example"), ANY, (LAB,)),
+        add("http to a host that does not answer", silent, asks(get("http://down.example/")), ANY, (LAB,)),
+        add("who am I", "HTTP/1.1 200 OK", asks("GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
+        add("https to a host of the repository", "host=api.course.example", opens("api.course.example"), COURSE, (LAB,)),
+        add("https to a host of the tier, with a repository", "host=ok.example", opens("ok.example"), COURSE, (LAB,)),
+    ]
+
+
+def _by_name() -> list[Attempt]:
+    other, dots, idna = "a host that is not listed", "trailing dots", "IDNA and other spellings of a name"
+    found = [
+        Attempt(other, "CONNECT", tunnels("evil.example:443", "evil.example")),
+        Attempt(other, "http", asks(EVIL)),
+        Attempt(other, "CONNECT in HTTP/1.0", tunnels("evil.example:443", "evil.example", version="1.0")),
+        Attempt(other, "a repository's, from another", tunnels("api.course.example:443", "api.course.example")),
+        Attempt(other, "with a repository", tunnels("evil.example:443", "evil.example"), COURSE, where=(LAB,)),
+        Attempt(other, "everything below it is listed", tunnels("suffix.example:443", "suffix.example")),
+        Attempt(dots, "in the ClientHello", tunnels(OK, "ok.example.")),
+        Attempt(dots, "two in the Host", asks(get("http://ok.example/", host="ok.example.."))),
+        Attempt(dots, "the hub", tunnels("hub.example.:443", "hub.example"), ANY),
+        Attempt(dots, "the hub, http", asks(get("http://hub.example./")), ANY),
+        Attempt(idna, "an umlaut in the Host", asks(get("http://ok.example/", host="ök.example"))),
+        Attempt(idna, "an umlaut in the ClientHello", tunnels(OK, "ök.example")),
+    ]
+    for target in (
+        "ok.example.evil.example:443",
+        "ok.example:443@evil.example:443",
+        "evil.example:443#ok.example:443",
+        "evil.example:443/ok.example",
+        "ok.example\0.evil.example:443",
+        "ok.example%00.evil.example:443",
+        "ok.example,evil.example:443",
+        "evil.example\t:443",
+        "*.example:443",
+        "evil.example:443:443",
+        "evil.example:0443",
+        "evil.example:65979",
+        "evilok.example:443",
+    ):
+        found.append(Attempt(other, f"CONNECT {target!r}", tunnels(target, "evil.example")))
+    for target in ("evil.example.:443", "ok.example..:443", ".ok.example:443", "169.254.169.254.:443"):
+        found.append(Attempt(dots, f"CONNECT {target}", tunnels(target, "ok.example")))
+    for target in (
+        "xn--80ak6aa92e.example:443",
+        "xn--.example:443",
+        "%6fk.example:443",
+        "ok%2eexample:443",
+        "ｏk.example:443",
+        "ok。example:443",
+        "o\u00adk.example:443",
+        "①⑥⑨.254.169.254:443",
+        "１０.9.9.9:443",
+    ):
+        found.append(Attempt(idna, f"CONNECT {target!r}", tunnels(target, "ok.example")))
+    return found
+
+
+def _in_tunnels() -> list[Attempt]:
+    named, other, two = "another name in the ClientHello, two, or none", "another protocol in a tunnel", "HTTP/2 prior knowledge"
+    ok, evil = server_name("ok.example"), server_name("evil.example")
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    found = [
+        Attempt(named, "another host", tunnels(OK, "evil.example")),
+        Attempt(named, "another listed host", tunnels(OK, "other.example")),
+        Attempt(named, "another host, with *", tunnels(OK, "other.example"), ANY),
+        Attempt(named, "none", tunnels(OK, sent=hello())),
+        Attempt(named, "two, the listed first", tunnels(OK, sent=hello(server_name("ok.example", "evil.example")))),
+        Attempt(named, "two, the listed last", tunnels(OK, sent=hello(server_name("evil.example", "ok.example")))),
+        Attempt(named, "extension twice", tunnels(OK, sent=hello(ok, evil))),
+        Attempt(named, "Encrypted Client Hello", tunnels(OK, sent=hello(ok, encrypted_client_hello()))),
+        Attempt(named, "over two records", tunnels(OK, sent=hello(evil, record=60))),
+        Attempt(named, "in pieces of 5 bytes", tunnels(OK, "evil.example", pieces=5, pause=0.002)),
+        Attempt(named, "with the CONNECT", tunnels(OK, "evil.example", early=True)),
+        Attempt(named, "in HTTP/1.0", tunnels(OK, "evil.example", version="1.0")),
+        Attempt(named, "in a second ClientHello", tunnels(OK, sent=hello(ok, after=hello_for("evil.example")[5:]))),
+        Attempt(other, "ClientHello of a byte in 0.2 s", tunnels(OK, "ok.example", pieces=1, pause=0.2)),
+        Attempt(two, "to the proxy", asks(preface)),
+        Attempt(two, "to the proxy, then a request", asks(preface + EVIL.encode())),
+        Attempt(two, "upgrade to h2c", asks(EVIL.replace("close", "Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x"))),
+    ]
+    for pod in (LISTED, ANY):
+        found.append(Attempt(two, f"in a tunnel, {pod}", tunnels(OK, sent=preface + bytes(9)), pod))
+        for what, sent in (
+            ("http", b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+            ("ssh", b"SSH-2.0-x\r\n"),
+            ("CONNECT", b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+            ("half a ClientHello", hello_for("ok.example")[:50]),
+            ("records of one byte", hello(ok, record=1)),
+        ):
+            found.append(Attempt(other, f"{what}, {pod}", tunnels(OK, sent=sent), pod))
+    return found
+
+
+def _by_address() -> list[Attempt]:
+    ports, spelled, named = "other ports and schemes", "an address in any spelling", "a name of a private or special address"
+    alias, meta = "a CNAME to a private name", "metadata by name"
+    found = [Attempt(ports, f"CONNECT to {port}", tunnels(f"ok.example:{port}", "ok.example"), ANY) for port in (22, 80, 8080, 0)]
+    for url in (
+        "http://ok.example:8080/",
+        "http://ok.example:443/",
+        "http://ok.example:22/",
+        "https://ok.example/",
+        "ftp://ok.example/",
+    ):
+        found.append(Attempt(ports, f"GET {url}", asks(get(url)), ANY))
+    for address in (
+        PUBLIC[1],
+        PRIVATE,
+        METADATA,
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:10.9.9.9]",
+        "[fd00::9]",
+        "[64:ff9b::a09:909]",
+        "168364297",
+        "0x0a.9.9.9",
+        "10.9.2313",
+        "012.9.9.9",
+        "0x0a090909",
+        "10.9.9.9.",
+        f"[{PUBLIC6}]",
+        "[fe80::1%25eth0]",
+    ):
+        found.append(Attempt(spelled, f"CONNECT {address}", tunnels(f"{address}:443", "evil.example"), ANY))
+        found.append(Attempt(spelled, f"http://{address}/", asks(get(f"http://{address}/")), ANY))
+    public = {"six.example", "hub.example", "alias-of-hub.example", "cname-hub.example", "down.example", "self.example"}
+    for name in sorted({*NAMES, *ALIASES} - public):
+        kind = meta if "meta" in name else alias if name in ALIASES else named
+        for pod in (LISTED, ANY):
+            found.append(Attempt(kind, f"{name}, {pod}", tunnels(f"{name}:443", name), pod))
+            found.append(Attempt(kind, f"http {name}, {pod}", asks(get(f"http://{name}/")), pod))
+    found.append(Attempt(named, "a repository's host", opens("private.example"), COURSE, where=(LAB,)))
+    rebound = Attempt(REBINDING, "a public and a private address in turn", rebinding, ANY, "both answers", (CLUSTER,))
+    return [*found, rebound]
+
+
+def _plain() -> list[Attempt]:
+    absolute, pipe, smuggled, injected = "absolute form with another Host", "pipelining", "smuggling", "header injection"
+    length = f"Content-Length: {len(EVIL)}\r\n"
+
+    def post(more: str) -> str:
+        return get("http://ok.example/", more=more, method="POST")
+
+    chunked = "Transfer-Encoding: chunked\r\n"
+    upgrade = get("http://ok.example/", more="Upgrade: websocket\r\n").replace("close", "upgrade")
+    found = [
+        Attempt(absolute, "Host of another host", asks(get("http://ok.example/", host="evil.example"))),
+        Attempt(absolute, "address of another host", asks(get("http://evil.example/", host="ok.example"))),
+        Attempt(absolute, "CONNECT evil, Host ok", tunnels("evil.example:443", "evil.example", host=OK)),
+        Attempt(absolute, "CONNECT ok, Host evil", tunnels(OK, "evil.example", host="evil.example:443")),
+        Attempt(absolute, "origin form", asks("GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n")),
+        Attempt(absolute, "user in the address", asks(get("http://ok.example@evil.example/", host="ok.example"))),
+        Attempt(absolute, "backslash", asks(get("http://evil.example\\@ok.example/", host="ok.example"))),
+        Attempt(absolute, "HTTP/0.9", asks("GET http://evil.example/\r\n\r\n")),
+        Attempt(absolute, "TRACE", asks(get("http://evil.example/", method="TRACE"))),
+        Attempt(absolute, "two Host headers", asks(get("http://ok.example/", more="Host: evil.example\r\n")), reaches=NOT_EVIL),
+        Attempt(pipe, "plain", asks(get("http://ok.example/").replace("Connection: close\r\n", "") + EVIL), reaches=NOT_EVIL),
+        Attempt(pipe, "with close", asks(get("http://ok.example/") + EVIL), reaches=NOT_EVIL),
+        Attempt(pipe, "a CONNECT", asks(get("http://ok.example/") + "CONNECT evil.example:443 HTTP/1.1\r\n\r\n"), reaches=NOT_EVIL),
+        Attempt(pipe, "who am I, then a request", asks("GET / HTTP/1.1\r\nHost: x\r\n\r\n" + EVIL), reaches=NOT_EVIL),
+        Attempt(pipe, "after an upgrade", asks(upgrade + EVIL), reaches=NOT_EVIL),
+    ]
+    for what, raw in (
+        ("length and chunks", post(f"Content-Length: {len(EVIL) + 5}\r\n{chunked}") + f"0\r\n\r\n{EVIL}"),
+        ("space before the colon", post(f"{length}Transfer-Encoding : chunked\r\n") + EVIL),
+        ("two lengths", post(f"Content-Length: 0\r\n{length}") + EVIL),
+        ("a list of lengths", post(f"Content-Length: 0, {len(EVIL)}\r\n") + EVIL),
+        ("length with a sign", post(f"Content-Length: +{len(EVIL)}\r\n") + EVIL),
+        ("chunks, then more", post(chunked) + f"0\r\n\r\n{EVIL}"),
+        ("unknown coding", post("Transfer-Encoding: xchunked\r\n") + f"0\r\n\r\n{EVIL}"),
+        ("two codings", post("Transfer-Encoding: chunked, identity\r\n") + f"0\r\n\r\n{EVIL}"),
+        ("tab in the coding", post("Transfer-Encoding:\x0bchunked\r\n") + f"0\r\n\r\n{EVIL}"),
+        ("chunk size with a sign", post(chunked) + f"+0\r\n\r\n{EVIL}"),
+        ("chunk extension with a line feed", post(chunked) + f"0;a\n\r\n{EVIL}"),
+        ("trailers", post(chunked) + f"0\r\nHost: evil.example\r\n{length}\r\n{EVIL}"),
+        ("length that Connection hides", post(length).replace("close", "content-length") + EVIL),
+        ("bare line feeds", "GET http://ok.example/ HTTP/1.1\nHost: ok.example\nX: y\n\n" + EVIL),
+    ):
+        found.append(Attempt(smuggled, what, asks(raw), reaches=NOT_EVIL))
+    for what, raw in (
+        ("tab in the target", "GET http://ok.example/\thttp://evil.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n"),
+        ("header in the target", "GET http://ok.example/ HTTP/1.1\rX: y\r\nHost: ok.example\r\n\r\n"),
+        ("header in the target of a CONNECT", "CONNECT evil.example:443\rX: y HTTP/1.1\r\nHost: ok.example\r\n\r\n"),
+    ):
+        found.append(Attempt(injected, what, asks(raw)))
+    for what, raw in (
+        ("folded", get("http://ok.example/", more="X: a\r\n Host: evil.example\r\n")),
+        ("carriage return in a value", get("http://ok.example/", more="X: a\rHost: evil.example\r\n")),
+        ("NUL in a value", get("http://ok.example/", more="X: a\0Host: evil.example\r\n")),
+        ("encoded in the path", get("http://ok.example/%0d%0aHost:%20evil.example", host="ok.example")),
+        ("host that Connection hides", get("http://ok.example/").replace("close", "host, close")),
+    ):
+        found.append(Attempt(injected, what, asks(raw), reaches=NOT_EVIL))
+    return found
+
+
+def _who() -> list[Attempt]:
+    who, several = "headers that name another pod", "two pods of one address"
+    forged = "".join(
+        f"{name}: {value}\r\n"
+        for name, value in (
+            ("X-Forwarded-For", "10.42.0.6"),
+            ("Forwarded", "for=10.42.0.6"),
+            ("X-Egress-Tier", "verified"),
+            ("Proxy-Authorization", "Basic Zm9yOmZ1bGw="),
+        )
+    )
+    return [
+        Attempt(who, "http", asks(get("http://evil.example/", more=forged))),
+        Attempt(who, "CONNECT", tunnels("evil.example:443", "evil.example", more=forged)),
+        Attempt("a blocked pod", "CONNECT to a listed host", tunnels(OK, "ok.example"), BLOCKED),
+        Attempt("a blocked pod", "http to a listed host", asks(get("http://ok.example/")), BLOCKED),
+        Attempt("an address that nobody published", "CONNECT", tunnels(OK, "ok.example"), STRANGER, where=(LAB,)),
+        Attempt(several, "CONNECT", tunnels(OK, "ok.example"), TWICE, where=(LAB,)),
+        Attempt(several, "http", asks(get("http://ok.example/")), TWICE, where=(LAB,)),
+    ]
+
+
+def _inside() -> list[Attempt]:
+    own, hub, launch = "the proxy's own ports", "the hub through it", "a launch from a pod, by the hub's public address"
+    found = []
+    for port in (PORT, 8082):
+        for host in ("localhost", "127.0.0.1", "self.example", "loop.example"):
+            found.append(Attempt(own, f"http://{host}:{port}/", asks(get(f"http://{host}:{port}/metrics")), ANY))
+        found.append(Attempt(own, f"CONNECT self.example:{port}", tunnels(f"self.example:{port}", sent=EVIL.encode()), ANY))
+    found.append(Attempt(own, "CONNECT self.example:443", tunnels("self.example:443", "self.example"), ANY))
+    found += [
+        Attempt(own, "8082 of the Service", lambda pod: direct(pod.proxy, 8082)(pod), where=(CLUSTER,)),
+        Attempt(own, "8082 of a pod", lambda pod: direct(pod.replicas[0], 8082)(pod), where=(CLUSTER,)),
+        Attempt(own, "443 of a pod", lambda pod: direct(pod.replicas[0], 443)(pod), where=(CLUSTER,)),
+        Attempt(own, "another host, by a pod's address", lambda pod: plain(Pod(pod.replicas[0]), EVIL), where=(CLUSTER,)),
+    ]
+    for name in ("hub.example", "alias-of-hub.example", "cname-hub.example"):
+        found.append(Attempt(hub, name, opens(name), ANY))
+        path = "build/gh/owner/repository/HEAD"
+        found.append(Attempt(launch, f"http://{name}/{path}", asks(get(f"http://{name}/{path}")), ANY))
+        found.append(Attempt(launch, f"http://{name}/{path}, listed", asks(get(f"http://{name}/{path}"))))
+    for name in (*(f"{service}.{NAMESPACE}" for service in IN_CLUSTER), "kubernetes.default"):
+        found.append(Attempt(hub, f"CONNECT {name}", tunnels(f"{name}.svc.cluster.local:443", "x"), ANY))
+        found.append(Attempt(hub, f"http {name}", asks(get(f"http://{name}.svc.cluster.local/")), ANY))
+    return found
+
+
+def _past_it() -> list[Attempt]:
+    def add(name: str, act: Callable[[Pod], str]) -> Attempt:
+        return Attempt("past it: NO_PROXY tricks, direct connections", name, act, where=(CLUSTER,))
+
+    return [
+        *(add(f"{host}:{port}", direct(host, port)) for host in (PUBLIC[1], PUBLIC6) for port in (80, 443, 8080, 22)),
+        add("a DNS server", direct(PUBLIC[0], DNS_PORT, udp=True)),
+        add("NO_PROXY=*, a name", by_urllib("http://evil.example/", NO_PROXY="*")),
+        add("NO_PROXY=*, an address", by_urllib(f"http://{PUBLIC[1]}/", NO_PROXY="*")),
+        add("NO_PROXY=.example", by_urllib("http://evil.example/", NO_PROXY=".example")),
+        add("no_proxy with the address", by_urllib(f"http://{PUBLIC[1]}/", no_proxy=PUBLIC[1])),
+        add("no_proxy that names nothing", by_urllib("http://evil.example/", no_proxy="")),
+    ]
+
+
+def _open() -> list[Attempt]:
+    return [
+        Attempt("**open:** another Host inside TLS", "one server for both", opens("ok.example", "evil.example"),
+                reaches="host=evil.example name=ok.example"),
+        Attempt("**open:** data in names below a listed `*.`", "a name", opens("c2VjcmV0.suffix.example"),
+                reaches="host=c2VjcmV0.suffix.example"),
+        Attempt("**open:** data in requests to a listed host", "a body",
+                asks(get("http://ok.example/", more="Content-Length: 6\r\n", method="POST") + "secret"), reaches="body=secret"),
+    ]  # fmt: skip
+
+
+def attempts() -> list[Attempt]:
+    """All that change nothing, so that they can be made side by side."""
+    return [*_use(), *_by_name(), *_in_tunnels(), *_by_address(), *_plain(), *_who(), *_inside(), *_past_it(), *_open()]
+
+
+def act(attempt: Attempt, on: object) -> tuple[bool, str]:
+    """Make an attempt: whether it ended as it must, and what was seen."""
+    try:
+        seen = attempt.act(on)
+    except Exception as error:
+        seen = f"{type(error).__name__}: {error}"
+    return attempt.judge(seen), seen[:400]
+
+
+def main() -> None:
+    """Make attempts of this pod, which may be several in the list.
+
+    The first argument is JSON: pod → proxy's address and those of its pods. The second is how the kinds of attempts begin.
+    Prints JSON: attempt → [whether it ended as it must, what was seen].
+    """
+    pods = {name: Pod(proxy, replicas=tuple(replicas)) for name, (proxy, replicas) in json.loads(sys.argv[1]).items()}
+    made = {}
+    with ThreadPoolExecutor(16) as pool:
+        for attempt in attempts():
+            if CLUSTER in attempt.where and attempt.pod in pods and attempt.kind.startswith(sys.argv[2]):
+                made[attempt.id] = pool.submit(act, attempt, pods[attempt.pod])
+                time.sleep(0.08)  # A server may begin 20 connections a second.
+        found = {name: future.result() for name, future in made.items()}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The table of the egress proxy's battery in docs/guarantees.md."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.egress_proxy.attempts import USE, Attempt
+
+PAGE = Path(__file__).parents[3] / "docs/guarantees.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the page says of one kind of attempts.
+
+    Attributes:
+        lab: how many are made in a network namespace.
+        cluster: how many from user pods.
+        reached: what they reach: `yes`, `–` or `open`.
+    """
+
+    lab: int
+    cluster: int
+    reached: str
+
+
+def rows() -> dict[str, Row]:
+    """The table: kind of attempts → what the page says."""
+    part = PAGE.read_text().split("## The egress proxy's battery")[1].split("\n## ")[0]
+    found = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| (\S+) \|$", part, re.MULTILINE)
+    return {kind: Row(int(lab), int(cluster), reached) for kind, lab, cluster, reached in found}
+
+
+def word(attempt: Attempt) -> str:
+    """What the page says that a kind of attempts reaches."""
+    if attempt.kind.startswith("**open:**"):
+        return "open"
+    return "yes" if attempt.kind == USE else "–"

@@ -1,0 +1,33 @@
+"""Programs of others that use the egress proxy. docs/proxy.md says what they show."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.egress_proxy import clients
+
+PAGE = (Path(__file__).parents[3] / "docs/proxy.md").read_text()
+ROWS = re.findall(r"^\| ([^|]+) \| (yes|no) \| `(.+?)…?`[^|]* \| [^|]*\|$", PAGE, re.MULTILINE)
+RUN = {name: (uses == "yes", shown) for name, uses, shown in ROWS if "¹" not in name}
+BY_HAND = {re.split("¹", name)[0] for name, _, _ in ROWS} - set(RUN)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return clients.seen(list(RUN))
+
+
+def test_page_has_every_client():
+    assert len(ROWS) == len(re.findall(r" \| (?:yes|no) \| ", PAGE))
+    assert set(RUN) | BY_HAND == {"pip", *clients.BY_PYTHON, *clients.COMMANDS}
+
+
+@pytest.mark.parametrize("client", RUN)
+def test_client_reaches_a_listed_host(seen, client):
+    assert seen[client]["reached"] == RUN[client][0], seen[client]["listed"]
+
+
+@pytest.mark.parametrize("client", RUN)
+def test_client_shows_of_a_refusal_what_the_page_says(seen, client):
+    assert RUN[client][1] in seen[client]["refused"]

@@ -1,74 +1,25 @@
 """The process `binder-egress proxy`, with a real Redis."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
 
-from tests.support.apps import DIRECT
-from tests.support.ports import free_port
+from tests.support.egress_proxy.process import publish, running, status, until
 from verifier.proxy import hosts
 from verifier.proxy.decide import Kind, decide
 from verifier.proxy.process import policy
-from verifier.records import PodAddresses, Server
+from verifier.records import PodAddresses
 from verifier.settings import InvalidSettings, ProxySettings, load
-
-TOP = Path(__file__).parents[3]
-
-
-def status(url):
-    try:
-        with DIRECT.open(url, timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except urllib.error.URLError:
-        return 0, ""
-
-
-def until(is_so):
-    end = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture
 def process(redis_server, tmp_path):
     """A running proxy: its port, the port of its probes, and the process."""
-    port, admin = free_port(), free_port()
-    tiers = {"unverified": {"hosts": ["ok.example"], "closed": ["10.0.0.0/8"]}}
-    (tmp_path / "tiers.json").write_text(json.dumps(tiers))
-    settings = {
-        "REDIS_URL": redis_server.url,
-        "PROXY_PORT": str(port),
-        "PROXY_ADMIN_PORT": str(admin),
-        "PROXY_TIERS": str(tmp_path / "tiers.json"),
-        "PROXY_PAGE": "https://hub.example/egress/servers/",
-        "PROXY_DRAIN_SECONDS": "20",
-    }
-    environment = {**os.environ, "PYTHONPATH": str(TOP), **{f"BINDER_EGRESS_{name}": value for name, value in settings.items()}}
-    with (tmp_path / "log").open("w") as log:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.egress_proxy.command"], env=environment, stderr=log, cwd=TOP
-        )
-        until(lambda: status(f"http://127.0.0.1:{admin}/healthz")[0] == 200)
-        yield port, admin, running
-        running.kill()
-        running.wait()
-
-
-def publish(store, tier="unverified"):
-    store.publish_addresses(Server("alice"), [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)])
-    store.beat_addresses()
+    with running(redis_server.url, tmp_path, ["ok.example"]) as found:
+        yield found
 
 
 def ask(port, target="evil.example:443"):
@@ -102,16 +53,16 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
 
 def test_proxy_drains(process):
     """After SIGTERM it takes no new connections, and open ones go on."""
-    port, admin, running = process
+    port, admin, started = process
     with socket.create_connection(("127.0.0.1", port), 10) as held:
         time.sleep(0.3)
-        running.send_signal(signal.SIGTERM)
+        started.send_signal(signal.SIGTERM)
         until(lambda: status(f"http://127.0.0.1:{admin}/readyz")[0] == 503)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), 10)
         held.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
         assert held.recv(100).startswith(b"HTTP/1.1 400 ")
-    assert running.wait(30) == 0
+    assert started.wait(30) == 0
 
 
 def settings(**tiers):

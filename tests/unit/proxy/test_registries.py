@@ -1,0 +1,49 @@
+"""A real package, through exactly the list that an image has: real pip, from its real index."""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.support.egress_proxy.process import publish, running, status, until
+from verifier.proxy import registries
+from verifier.proxy.registries import python_hosts
+
+PACKAGE = "iniconfig"
+"""A small one, pure Python."""
+
+
+def install(redis_server, store, folder, entry):
+    """Run pip through a proxy whose list is one entry: its exit code, what it says, and the hosts that it asked for."""
+    written = subprocess.run([sys.executable, registries.__file__], check=True, capture_output=True, text=True).stdout
+    (folder / "registries.json").write_text(written)
+    with running(redis_server.url, folder, [entry], TEST_REGISTRIES=str(folder / "registries.json")) as (port, admin, _):
+
+        def ready():
+            publish(store)
+            return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
+
+        until(ready)
+        # As somebody who has configured nothing but, perhaps, whom TLS trusts.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name == "PIP_CERT"}
+        command = ["install", "--no-deps", "--no-cache-dir", "--retries=1", f"--target={folder / 'packages'}", PACKAGE]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", *command],
+            env={**kept, "PIP_CONFIG_FILE": os.devnull, "HTTPS_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    return done.returncode, done.stdout + done.stderr, {line["host"] for line in lines if line.get("host")}
+
+
+def test_pip_installs_a_package_through_the_group_python_alone(redis_server, store, tmp_path):
+    code, said, asked = install(redis_server, store, tmp_path, "python")
+    assert code == 0 and (tmp_path / "packages" / PACKAGE).is_dir(), said
+    assert asked == set(python_hosts())
+
+
+def test_pip_says_what_to_do_where_the_group_is_off(redis_server, store, tmp_path):
+    code, said, _ = install(redis_server, store, tmp_path, "conda")
+    assert code != 0 and "403 No internet access: open https://hub.example/egress/servers/alice/" in said

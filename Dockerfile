@@ -35,6 +35,10 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isol
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \
     --prefix /opt/package /opt/wheel/*.whl
 
+# For docs/node-guard.yaml, and not part of the image below (D-233): docker build --target node-guard
+FROM python AS node-guard
+RUN apt-get update && apt-get install --yes --no-install-recommends nftables && rm -rf /var/lib/apt/lists/*
+
 FROM python
 # Nothing that installs or builds: neither pip nor what venv would make a new one from.
 RUN pip uninstall -y --root-user-action=ignore pip setuptools wheel \

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import yaml
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
+from tests.support.cluster.node_guard import TABLE, is_whole, node_guard
 from tests.support.cluster.patience import (
     ANSWER_SECONDS,
     CANARY_SECONDS,
@@ -94,7 +95,9 @@ class Seen:
         stranger: what the pod that no policy selects reached.
         through_proxy: the status of a user's server, asked through the hub's proxy.
         refused: who was asked with which token that was found in a user pod → status.
-        closed: as `reached`, after the commands of the page on the node.
+        guarded: as `reached`, with the node guard.
+        put_back: whether the guard's rules came back after somebody had taken them away, or the whole table.
+        unguarded: what the unverified pod reached by IPv6 link-local after the node guard was gone.
     """
 
     rows: set[str]
@@ -103,7 +106,9 @@ class Seen:
     stranger: dict[str, bool]
     through_proxy: int
     refused: dict[str, int]
-    closed: dict[str, dict[str, bool]]
+    guarded: dict[str, dict[str, bool]]
+    put_back: dict[str, bool]
+    unguarded: dict[str, bool]
 
 
 def address_of(stage: Stage, user: str, family: int) -> str:
@@ -289,11 +294,20 @@ def seen(stage: Stage) -> Seen:
             address = f"{stage.url('proxy-public', 80)}/user/{users['neighbour']}/api/status"
             status = requests.get(address, params={"token": token}, timeout=ANSWER_SECONDS).status_code
             refused = try_tokens(stage, known, users["unverified"], token)
-            for rule in re.findall(r"^(ip6?tables .+)$", PAGE, re.MULTILINE):
-                stage.run(*rule.split())
-                stack.callback(stage.run, *rule.replace(" -I ", " -D ").split())
-            closed = all_of(["unverified", "verified"])
-        return Seen(rows(known["family"]), reached, answers, stranger, status, refused, closed)
+            with node_guard():
+                guarded = all_of(STATES)
+                put_back = {how: comes_back(how) for how in ("flush", "delete")}
+            local = {name: target for name, target in tried.items() if "link-local" in name}
+            unguarded = stage.battery_in(pods["unverified"], local, *PATIENT)
+        return Seen(rows(known["family"]), reached, answers, stranger, status, refused, guarded, put_back, unguarded)
+
+
+def comes_back(how: str) -> bool:
+    """Take the node guard's rules away by hand, by `nft flush` or `nft delete`: whether they come back."""
+    subprocess.run(("nft", how, *TABLE), check=True)
+    with suppress(AssertionError):
+        eventually(is_whole, POD_SECONDS)
+    return is_whole()
 
 
 def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, int]:
@@ -355,9 +369,18 @@ def test_tokens_found_in_a_user_pod_open_nothing(seen):
     assert {who: status for who, status in seen.refused.items() if status not in (401, 403)} == {}
 
 
-@pytest.mark.parametrize("state", ["unverified", "verified"])
-def test_commands_of_the_page_close_what_the_network_plugin_leaves_open(seen, state):
-    assert seen.closed[state] == {name: cells()[state][name] in ("open", "open²") for name in seen.rows}
+@pytest.mark.parametrize("state", STATES)
+def test_node_guard_closes_what_the_network_plugin_leaves_open(seen, state):
+    assert seen.guarded[state] == {name: cells()[state][name] in ("open", "open²") for name in seen.rows}
+
+
+def test_node_guard_puts_its_rules_back(seen):
+    assert seen.put_back == {"flush": True, "delete": True}
+
+
+def test_node_guard_leaves_nothing_behind(seen):
+    assert seen.unguarded == {name: cells()["unverified"][name] != "–" for name in seen.unguarded}
+    assert sum(seen.unguarded.values()) == 5
 
 
 def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):

@@ -7,9 +7,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier
+from tests.support.cluster.node_guard import node_guard
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
@@ -122,13 +123,9 @@ def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 @pytest.fixture(scope="module")
 def link_local_closed() -> Iterator[None]:
-    """IPv6 link-local closed on the node, by the command of docs/gatecheck.md. Tests elsewhere find it open, as it is on k3s."""
-    (command,) = section("docs/gatecheck.md", "IPv6 link-local")
-    if os.environ.get("CLUSTER_TARGETS"):
-        subprocess.run(["bash", "-euc", command], check=True)
-    yield
-    if os.environ.get("CLUSTER_TARGETS"):
-        subprocess.run(["bash", "-euc", command.replace(" -I ", " -D ")], check=True)
+    """IPv6 link-local closed on the node, by the node guard. Tests elsewhere find it open, as it is on k3s."""
+    with node_guard() if os.environ.get("CLUSTER_TARGETS") else nullcontext():
+        yield
 
 
 def test_observing_first(story):

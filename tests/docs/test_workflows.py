@@ -31,6 +31,7 @@ def test_a_release_is_refused_while_a_file_has_another_version():
     assert set(places) == {
         "chart/Chart.yaml",
         "chart/values.yaml",
+        "docs/node-guard.yaml",
         "pyproject.toml",
         "client/pyproject.toml",
         "frontend/pages/package.json",
@@ -44,4 +45,6 @@ def test_all_files_have_one_version():
     checked = subprocess.run([TOP / "ci/release-check", version], capture_output=True, text=True)
     assert checked.stderr in ("", f"Not {version}:\nCHANGELOG.md, the first heading: {version} (unreleased)\n")
     if not checked.returncode:
-        assert checked.stdout == f"version={version}\nimage=docker.io/binder-egress/verifier\n"
+        images = {"image": "verifier", "node-guard": "node-guard"}
+        told = [f"version={version}", *(f"{key}=docker.io/binder-egress/{name}" for key, name in images.items())]
+        assert checked.stdout.splitlines() == [*told, "redis=docker.io/library/redis:7.2-bookworm"]

@@ -1,0 +1,34 @@
+"""The node guard of docs/node-guard.yaml, put on the node and taken off again by the commands of docs/gatecheck.md."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.support.cluster.patience import COMMAND_SECONDS, POD_SECONDS
+from tests.support.cluster.stage import TOP
+from tests.support.cluster.waiting import eventually
+from tests.support.doc_examples import section
+
+TABLE = ("table", "ip6", "binder-egress-node-guard")
+
+
+def rules() -> str:
+    """The guard's table as nft lists it on the node; empty without one."""
+    return subprocess.run(("nft", "list", *TABLE), capture_output=True, text=True, check=False).stdout
+
+
+def is_whole() -> bool:
+    """Whether the table drops what it should."""
+    return all(f"ip6 {end} fe80::/10 drop" in rules() for end in ("saddr", "daddr"))
+
+
+@contextmanager
+def node_guard() -> Iterator[None]:
+    """The guard, from when its rules are in place. After it nothing of it is left."""
+    on, off = section("docs/gatecheck.md", "IPv6 link-local")
+    try:
+        subprocess.run(["bash", "-euc", on], cwd=TOP, check=True, timeout=COMMAND_SECONDS)
+        yield
+    finally:
+        subprocess.run(["bash", "-euc", off], cwd=TOP, check=True, timeout=COMMAND_SECONDS)
+        eventually(lambda: not rules(), POD_SECONDS)

@@ -7,54 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster.commands import egress
+from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Stage
 from tests.support.cluster.waiting import eventually
-
-LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"
-"""Names. The local internet knows the first two; the proxy refuses the last one before it asks."""
-
-VALUES = (
-    "--set=proxy.enabled=true",
-    f"--set=unverified.hosts.{LISTED.replace('.', chr(92) + '.')}=true",
-    f"--set=unverified.hosts.{PRIVATE.replace('.', chr(92) + '.')}=true",
-    "--set=tiers.verified.hosts.\\*=true",
-    "--set=publicUrl=https://hub.example.org",
-)
-
-ASK = """
-import sys, urllib.error, urllib.request
-try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=15).status)
-except urllib.error.HTTPError as error:
-    print(error.code, error.reason, "|", error.read().decode().strip(), "|", error.headers["Proxy-Status"])
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-"""In a pod: asks for an address as a program does that knows nothing of the proxy but the variables."""
-
-HOLD = """
-import os, socket, ssl, sys, time, urllib.parse
-proxy = urllib.parse.urlsplit(os.environ["HTTPS_PROXY"])
-connection = socket.create_connection((proxy.hostname, proxy.port), 15)
-connection.sendall(f"CONNECT {sys.argv[1]}:443 HTTP/1.1\\r\\nHost: {sys.argv[1]}:443\\r\\n\\r\\n".encode())
-assert b" 200 " in connection.recv(4096)
-secure = ssl._create_unverified_context().wrap_socket(connection, server_hostname=sys.argv[1])
-number = 0
-try:
-    while True:
-        secure.sendall(b"E")
-        assert secure.recv(1) == b"E"
-        number += 1
-        if number == 1:
-            print("open", flush=True)
-        time.sleep(0.05)
-except Exception as error:
-    print("ended", time.time(), flush=True)
-"""
-"""In a pod: a tunnel that echoes until it is cut, and when that was."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,33 +22,6 @@ def proxy(stage: Stage) -> Iterator[None]:
     yield
     stage.delete_user_pods()
     stage.install_gate(*QUICK)
-
-
-def variables(stage: Stage) -> dict[str, str]:
-    """What new pods have in their variables."""
-    return stage.get("configmap", "binder-egress-proxy-variables").get("data", {})
-
-
-def await_variables(stage: Stage, **more: str) -> None:
-    """Wait until the reconciler has written them."""
-    end = time.monotonic() + TIER_SECONDS
-    expected = {"address": f"http://{stage.cluster_ip('binder-egress-proxy')}:3128", "node": "1", **more}
-    while (seen := variables(stage)) != expected and time.monotonic() < end:
-        time.sleep(0.2)
-    assert seen == expected
-
-
-def ask(stage: Stage, user: str, url: str) -> str:
-    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", ASK, url).strip()
-
-
-def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:
-    """Ask again until the answer has a text: policies of a new pod, and what the proxy knows of it, may take a moment."""
-    end = time.monotonic() + TIER_SECONDS
-    while expected not in (seen := ask(stage, user, url)) and time.monotonic() < end:
-        time.sleep(1)
-    assert expected in seen, seen
-    return seen
 
 
 def who(stage: Stage, user: str) -> dict[str, str]:
@@ -111,6 +42,14 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
     assert who(stage, user)["uid"] == stage.pod(user)["metadata"]["uid"]
     # Nothing is open beside the proxy.
     assert_reaches(stage, user, egress=False)
+
+
+def test_repository_has_a_host_of_its_own(stage):
+    """It is allowed, and has no address here."""
+    course, other = stage.launch("fake/owner/course/main").user, stage.launch().user
+    ask_until(stage, course, "http://course.example/", "The host name has no address")
+    ask_until(stage, other, "http://course.example/", "No internet access")
+    assert ask(stage, course, f"http://{LISTED}/") == "200"
 
 
 def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
@@ -186,3 +125,12 @@ def test_replica_that_goes_costs_new_connections_nothing(stage):
         except Failed:
             continue
     assert seen == {"200"}
+
+
+def test_upgrade_leaves_what_the_reconciler_wrote(stage):
+    """A key that nobody writes again stays, and one that somebody took out is back when the reconciler has started anew."""
+    change = {"data": {"address": None, "tests": "mine"}}
+    stage.kubectl("patch", "configmap", "binder-egress-proxy-variables", "--type=merge", f"--patch={json.dumps(change)}")
+    stage.install_gate(*QUICK, *VALUES, "--set=commonLabels.team=tests")
+    await_variables(stage, tests="mine")
+    assert stage.get("configmap", "binder-egress-proxy-variables")["metadata"]["labels"]["team"] == "tests"

@@ -1,0 +1,78 @@
+"""The egress proxy in the cluster: how it is installed for tests, and what a program in a pod does with it."""
+
+import time
+
+from tests.support.cluster.patience import TIER_SECONDS
+from tests.support.cluster.stage import Stage
+
+LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"
+"""Names. The local internet knows the first two; the proxy refuses the last one before it asks."""
+
+VALUES = (
+    "--set=proxy.enabled=true",
+    f"--set=unverified.hosts.{LISTED.replace('.', chr(92) + '.')}=true",
+    f"--set=unverified.hosts.{PRIVATE.replace('.', chr(92) + '.')}=true",
+    "--set=tiers.verified.hosts.\\*=true",
+    "--set=publicUrl=https://hub.example.org",
+    '--set-json=rules.repositories={"example.com/owner/course":{"hosts":{"course.example":true}}}',
+)
+
+ASK = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=15).status)
+except urllib.error.HTTPError as error:
+    print(error.code, error.reason, "|", error.read().decode().strip(), "|", error.headers["Proxy-Status"])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+"""In a pod: asks for an address as a program does that knows nothing of the proxy but the variables."""
+
+HOLD = """
+import os, socket, ssl, sys, time, urllib.parse
+proxy = urllib.parse.urlsplit(sys.argv[2] if len(sys.argv) > 2 else os.environ["HTTPS_PROXY"])
+connection = socket.create_connection((proxy.hostname, proxy.port), 15)
+connection.sendall(f"CONNECT {sys.argv[1]}:443 HTTP/1.1\\r\\nHost: {sys.argv[1]}:443\\r\\n\\r\\n".encode())
+assert b" 200 " in connection.recv(4096)
+secure = ssl._create_unverified_context().wrap_socket(connection, server_hostname=sys.argv[1])
+number = 0
+try:
+    while True:
+        secure.sendall(b"E")
+        assert secure.recv(1) == b"E"
+        number += 1
+        if number == 1:
+            print("open", flush=True)
+        time.sleep(0.05)
+except Exception as error:
+    print("ended", time.time(), flush=True)
+"""
+"""In a pod: a tunnel that echoes until it is cut, and when that was. Its second argument is another way to the proxy."""
+
+
+def pod_variables(stage: Stage) -> dict[str, str]:
+    """What new pods have in their variables."""
+    return stage.get("configmap", "binder-egress-proxy-variables").get("data", {})
+
+
+def await_variables(stage: Stage, **more: str) -> None:
+    """Wait until the reconciler has written them."""
+    end = time.monotonic() + TIER_SECONDS
+    expected = {"address": f"http://{stage.cluster_ip('binder-egress-proxy')}:3128", "node": "1", **more}
+    while not expected.items() <= (seen := pod_variables(stage)).items() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert expected.items() <= seen.items()
+
+
+def ask(stage: Stage, user: str, url: str) -> str:
+    """What a program in a user's pod sees of an address."""
+    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", ASK, url).strip()
+
+
+def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:
+    """Ask again until the answer has a text: policies of a new pod, and what the proxy knows of it, may take a moment."""
+    end = time.monotonic() + TIER_SECONDS
+    while expected not in (seen := ask(stage, user, url)) and time.monotonic() < end:
+        time.sleep(1)
+    assert expected in seen, seen
+    return seen

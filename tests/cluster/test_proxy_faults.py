@@ -1,0 +1,99 @@
+"""The egress proxy while something that it needs is away: open connections go on, and so do launches."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, VALUES, ask, ask_until, await_variables
+from tests.support.cluster.packets import python_in
+from tests.support.cluster.patience import TIER_SECONDS
+from tests.support.cluster.stage import QUICK, Stage
+from verifier.proxy.identities import MAX_AGE_SECONDS
+
+BEAT_SECONDS = 3
+"""The reconciler speaks every second; a busy machine may be late with that."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def proxy(stage: Stage) -> Iterator[None]:
+    stage.install_gate(*QUICK, *VALUES)
+    await_variables(stage)
+    yield
+    stage.delete_user_pods()
+    stage.install_gate(*QUICK)
+
+
+@contextmanager
+def tunnel(stage: Stage, user: str, *way: str) -> Iterator:
+    """A tunnel from a user's pod, open; a function that says whether it still is."""
+    with python_in(stage, user, HOLD, LISTED, *way) as held:
+        assert held.stdout.readline() == "open\n"
+        yield lambda: held.poll() is None
+        held.terminate()
+
+
+@pytest.mark.parametrize("component", ["redis", "reconciler"])
+def test_proxy_goes_by_what_it_knew_for_half_a_minute(stage, component):
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    with tunnel(stage, user) as is_open:
+        began = time.monotonic()
+        stage.kubectl("scale", f"deployment/binder-egress-{component}", "--replicas=0")
+        try:
+            seen = []
+            while "503" not in (answer := ask(stage, user, f"http://{LISTED}/")) and time.monotonic() - began < TIER_SECONDS:
+                seen.append(answer)
+            assert set(seen) == {"200"} and "does not know this server yet" in answer, (seen, answer)
+            assert time.monotonic() - began > MAX_AGE_SECONDS - BEAT_SECONDS
+            assert stage.tier(stage.launch().user) is None
+            assert is_open()
+        finally:
+            stage.scale(component, 1)
+        ask_until(stage, user, f"http://{LISTED}/", "200")
+        assert is_open()
+
+
+def test_proxy_without_dns_keeps_open_connections(stage):
+    """Only the proxy's own: the cluster's names are needed for everything else."""
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    rules = stage.get("networkpolicy", "binder-egress-proxy")["spec"]["egress"]
+    without = [rule for rule in rules if {port["port"] for port in rule["ports"]} != {53}]
+    assert len(without) == len(rules) - 1
+    with tunnel(stage, user) as is_open:
+        try:
+            give_rules(stage, without)
+            ask_until(stage, user, f"http://{LISTED}/", "502 The host name has no address")
+            stage.launch()
+            assert is_open()
+            # Nothing is asked for a host that is refused.
+            assert "No internet access" in ask(stage, user, f"http://{OTHER}/")
+        finally:
+            give_rules(stage, rules)
+        ask_until(stage, user, f"http://{LISTED}/", "200")
+        assert is_open()
+
+
+def give_rules(stage: Stage, egress: list) -> None:
+    """Change what the policy of the proxy's pods lets out."""
+    patch = json.dumps({"spec": {"egress": egress}})
+    stage.kubectl("patch", "networkpolicy", "binder-egress-proxy", "--type=merge", f"--patch={patch}")
+
+
+def test_killed_pod_of_the_proxy_ends_its_connections_alone(stage):
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    killed, living = stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]
+    ways = [f"http://{pod['status']['podIP']}:3128" for pod in (killed, living)]
+    with tunnel(stage, user, ways[0]) as through_killed, tunnel(stage, user, ways[1]) as through_living:
+        stage.kubectl("delete", "pod", killed["metadata"]["name"], "--grace-period=0", "--force")
+        ask_until(stage, user, f"http://{LISTED}/", "200")
+        stage.launch()
+        end = time.monotonic() + TIER_SECONDS
+        while through_killed() and time.monotonic() < end:
+            time.sleep(0.5)
+        assert not through_killed() and through_living()
+    stage.rollout("deployment/binder-egress-proxy")

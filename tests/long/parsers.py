@@ -26,7 +26,7 @@ sys.path.insert(0, str(TOP))
 with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from flask import Flask
 
-    from tests.support.egress_proxy.hellos import hello_for
+    from tests.support.egress_proxy.hellos import hello, hello_for, server_name
     from tests.support.fuzz import KEY, keys_file
     from verifier import networks, repositories
     from verifier.api_keys import Keys
@@ -158,7 +158,14 @@ def a_request(text: str) -> None:
             assert 0 <= asked.port <= 99999 and not set(asked.host) & set(" /@?#\\\r\n\0")
             if asked.path:
                 with suppress(h11.LocalProtocolError):
-                    assert (h11.Connection(h11.CLIENT).send(asked.upstream_head()) or b"").count(b"\r\nhost: ") <= 1
+                    sent = h11.Connection(h11.CLIENT).send(asked.upstream_head()) or b""
+                    # As the host reads it: one request, for the host that is judged.
+                    again = h11.Connection(h11.SERVER)
+                    again.receive_data(sent)
+                    read = again.next_event()
+                    assert isinstance(read, h11.Request) and read.target == asked.path
+                    (named,) = (value.decode() for name, value in read.headers if name == b"host")
+                    assert named in (asked.host, f"{asked.host}:{asked.port}")
 
 
 def a_host(text: str) -> None:
@@ -187,9 +194,11 @@ SEEDS: dict[Callable[[str], None], list[str]] = {
     a_repository: ["https://github.com/Owner/name.git", "git@github.com:owner/name", "10.5281/zenodo.1", "github.com/owner/*"],
     an_annotation: [Grant.new("verified", "valid-pass", 1.0).dumps()],
     a_guard_message: [json.dumps({"outcome": "closed", "seconds": 0.33, "tries": 5, "through": 2})],
-    a_hello: [hello_for("ok.example").decode("latin-1")],
+    a_hello: [sent.decode("latin-1") for sent in (hello_for("ok.example"), hello(server_name("ok.example"), record=60))],
     a_request: [
         "CONNECT ok.example:443 HTTP/1.1\r\nHost: ok.example\r\n\r\n",
+        "GET http://ok.example:80/ HTTP/1.1\r\nHost: OK.example\r\nX: a\r\n b\r\n\r\n",
+        "POST http://ok.example/a HTTP/1.1\r\nHost: ok.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST http://ok.example/a?b HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 1\r\nConnection: x\r\n\r\nx",
     ],
     a_host: ["ok.example", "bücher.example", "10.0.0.1", "0x0a.1"],

@@ -292,7 +292,7 @@ def status(server: Server, as_json: bool) -> Exit:
         else:
             _say_renewable(shown.get("renewable_in"))
     else:
-        click.echo("egress: none")
+        click.echo(f"egress: none{_but(shown)}")
         if shown.get("unlockable", True):
             _say(f"To unlock it: binder-egress-client unlock {server.verifier}{server.path}\nor open in a browser: {server.link}")
     return Exit.NO_EGRESS if shown["tier"] == UNVERIFIED else Exit.DONE
@@ -382,6 +382,11 @@ def _when(seconds: int | None) -> str:
 
 def _until(seconds: float | None) -> str:
     return "" if seconds is None else f", until {_clock('%F %T', seconds)}"
+
+
+def _but(shown: dict[str, Any]) -> str:
+    """What a server without a tier reaches through the hub's egress proxy; empty: nothing, or an older verifier."""
+    return {"packages": " but packages", "hosts": " but some hosts"}.get(str(shown.get("access")), "")
 
 
 def _say_renewable(seconds: float | None) -> None:

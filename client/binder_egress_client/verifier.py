@@ -162,7 +162,7 @@ class Verifier:
         return self._pass({}, _Bearer(key))
 
     def show(self, server: Server) -> dict[str, Any]:
-        """The status of a server: `tier`, `unlockable`, and of its lease `until`, `expires_in`, `on_expiry`, `renewable_in`."""
+        """The status of a server: `tier`, `access`, `unlockable`; of a lease `until`, `expires_in`, `on_expiry`, `renewable_in`."""
         return self._server("GET", server)
 
     def unlock(self, server: Server, **body: str) -> dict[str, Any]:

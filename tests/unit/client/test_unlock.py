@@ -72,6 +72,14 @@ def test_running_server_is_unlocked(hub, run, store):
     assert (code, json.loads(out), hub.count("GET /egress/challenge")) == (0, {"egress": True, "tier": "verified"}, before)
 
 
+@pytest.mark.parametrize(("listed", "said"), [(["python"], "packages"), (["python", "api.example.org"], "some hosts")])
+def test_status_says_what_the_egress_proxy_gives(serve, open_hub, run, store, listed, said):
+    hub = open_hub(serve(unverified_hosts=listed))
+    run_pod(store)
+    code, out, err = run("status", f"{hub.url}egress/servers/alice/")
+    assert (code, out) == (3, f"egress: none but {said}\n") and "To unlock it" in err
+
+
 def test_status_shows_the_end_of_egress(hub, run, store):
     store.publish(Server("alice"), KnownServer("uid-1", "verified", until=int(time.time()) + 7200))
     code, out, _ = run("status", f"{hub.url}egress/servers/alice/")

@@ -56,6 +56,8 @@ for (const entry of entries) {
   const bundle = await build({
     entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8",
     format: entry === "src/widgets.js" ? "esm" : "iife",
+    // Browsers with es2020 and without class fields are those of some months; the bytes are for everybody.
+    supported: { "class-field": true },
     // The names so far: solve.js starts workers, launch.js imports widgets.js.
     define: { MANIFEST: JSON.stringify(manifest) },
     plugins: [sheets],

@@ -37,6 +37,8 @@ export class Check {
   state = "asking";
   /** @type {?string} the display name of the provider that is needed */
   provider = null;
+  /** @type {string} what a server without a pass reaches */
+  access;
   /** Whether a person has to do something. */
   interactive = false;
   /** Whether the person can choose another offer. */
@@ -149,6 +151,7 @@ export class Check {
   async _run(asked) {
     let answer = await json(asked ?? fetch(`${this.base}challenge?purpose=launch`));
     for (let round = 1; ; round += 1) {
+      this.access = answer.access;
       this._hold = seconds(answer.hold, HOLD);
       this._interactiveHold = seconds(answer.interactive_hold, INTERACTIVE_HOLD);
       try {

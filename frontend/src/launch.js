@@ -216,6 +216,7 @@ function show(launch) {
   try {
     panel?.show({
       state,
+      access: check?.access,
       provider: check?.provider,
       busy: state === "checking" || state === "holding",
       carryOn: asks && (check.others || check.interactive),

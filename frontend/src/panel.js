@@ -95,6 +95,7 @@ export class Panel {
    *
    * @param {object} what
    * @param {string} what.state the key of a message
+   * @param {string} [what.access] what a server without a pass reaches: "packages", "hosts"; by default nothing
    * @param {?string} [what.provider] the display name of the provider in the message
    * @param {boolean} [what.busy] whether the page is calculating
    * @param {boolean} [what.carryOn] whether to offer to continue without internet access
@@ -114,8 +115,11 @@ export class Panel {
   }
 
   _render() {
-    const { state, provider, busy, carryOn, another } = this._shown;
-    const text = fill(this._messages[state], { provider: provider ?? "", later: this._messages.later });
+    const { state, access, provider, busy, carryOn, another } = this._shown;
+    const messages = this._messages;
+    const some = { packages: messages.packages, hosts: messages.hosts }[access];
+    const text = fill(messages[some && state === "without" ? "none" : state],
+      { access: some ?? messages.nothing, provider: provider ?? "", later: messages.later });
     // Screen readers would repeat a text that is set again.
     if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;

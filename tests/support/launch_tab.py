@@ -28,6 +28,7 @@ SIZES = {"": {"width": 900, "height": 500}, "-320": {"width": 320, "height": 640
 def text(state, language="en", **values):
     """The text of the panel in a state."""
     messages = MESSAGES[language]
+    values.setdefault("access", messages["nothing"])
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], messages.get(match[1], "")), messages[state])
 
 

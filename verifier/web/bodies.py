@@ -194,6 +194,7 @@ class ChallengeAnswer(BaseModel):
     """`GET challenge`."""
 
     purpose: str
+    access: Annotated[Access, Field(description="what a server without a pass reaches, in the words of `GET servers/…`")]
     hold: Annotated[int, Field(ge=0, le=60, description="seconds that a launch may wait for a solution that needs no click")]
     interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds that it may wait for one that does")]
     providers: Annotated[

@@ -56,6 +56,7 @@ def challenge() -> Response:
         bodies.ChallengeAnswer.model_validate(
             {
                 "purpose": purpose,
+                "access": settings.unverified.access,
                 "hold": settings.launch_hold,
                 "interactive_hold": settings.launch_interactive_hold,
                 "providers": services().captcha.offers(purpose, network(), price),

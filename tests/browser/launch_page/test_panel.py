@@ -132,6 +132,33 @@ def assert_accessible(opened):
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in reported] == []
 
 
+@pytest.mark.parametrize("language", MESSAGES)
+@pytest.mark.parametrize(("access", "listed"), [("packages", ["conda", "python"]), ("hosts", ["python", "api.example.org"])])
+def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, language, start, tab):
+    process = start(unverified_hosts=listed).process
+    hub = start(process)
+    hub.ready.close()
+    opened = tab(locale=language, viewport=SIZES["-320"])
+    opened.page.add_init_script("delete window.Worker")
+    launch(hub, opened)
+    said = text("none", language, access=MESSAGES[language][access])
+    expect(opened.text).to_have_text(said)
+    opened.page.screenshot(path=ARTIFACTS / f"launch-{access}-{language}-320.png")
+    lines = opened.text.evaluate("(element) => element.offsetHeight / parseFloat(getComputedStyle(element).lineHeight)")
+    assert lines < 3.5
+    assert_fits(opened)
+    assert_accessible(opened)
+
+
+def test_person_who_goes_on_without_a_check_is_told_of_packages(double, start, tab):
+    settings = double.settings("turnstile", with_altcha=MODEST["altcha"])
+    hub = start(start(unverified_hosts=["python"], **settings).process)
+    hub.ready.close()
+    opened = tab()
+    show_without(hub, opened)
+    expect(opened.text).to_have_text(text("none", access=EN["packages"]))
+
+
 def test_panel_follows_the_theme_of_the_page(hub, tab):
     """The page's Bootstrap theme wins over the browser's."""
     hub.ready.close()

@@ -17,7 +17,7 @@ def install(redis_server, store, folder, entry):
     """Run pip through a proxy whose list is one entry: its exit code, what it says, and the hosts that it asked for."""
     written = subprocess.run([sys.executable, registries.__file__], check=True, capture_output=True, text=True).stdout
     (folder / "registries.json").write_text(written)
-    with running(redis_server.url, folder, [entry], TEST_REGISTRIES=str(folder / "registries.json")) as (port, admin, _):
+    with running(redis_server.url, folder, [entry], TEST_REGISTRIES=str(folder / "registries.json")) as (port, admin, started):
 
         def ready():
             publish(store)
@@ -34,6 +34,9 @@ def install(redis_server, store, folder, entry):
             text=True,
             check=False,
         )
+        # It has logged every connection when it has drained.
+        started.terminate()
+        started.wait(30)
     lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
     return done.returncode, done.stdout + done.stderr, {line["host"] for line in lines if line.get("host")}
 

@@ -69,11 +69,13 @@ def proxy() -> None:
 def helm_test(expected: str) -> None:
     # Not at the top, as above.
     from .gatecheck.check import GATECHECK_LABEL, Namespace
-    from .gatecheck.helm_test import results, table, verdicts
+    from .gatecheck.helm_test import results, seen_by_proxy, table, verdicts
 
     pods = Namespace(load(ReconcilerSettings).namespace).pods(f"{GATECHECK_LABEL}=test")
-    rows, passed = verdicts(results(pods), json.loads(expected))
-    click.echo(table(rows))
+    rows, shut = verdicts(results(pods), json.loads(expected))
+    by_proxy, seen = seen_by_proxy(pods)
+    click.echo(table(rows + by_proxy))
+    passed = shut and seen
     click.echo("The gate is as it should be." if passed else "The gate is not as it should be: docs/gatecheck.md says what to do.")
     sys.exit(0 if passed else 1)
 

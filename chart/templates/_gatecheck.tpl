@@ -83,6 +83,16 @@ containers:
         valueFrom:
           fieldRef:
             fieldPath: status.hostIP
+      {{- if and (include "binder-egress.proxy" $root) (eq .isolated "true") }}
+      # Only pods with a user pod's labels reach the proxy. The kubelet knows its Service now, or at the canary's
+      # second start, which follows its first result.
+      - name: BINDER_EGRESS_PROBE_PROXY
+        value: $({{ include "binder-egress.fullname" $root | upper | replace "-" "_" }}_PROXY_SERVICE_HOST)
+      - name: BINDER_EGRESS_PROBE_ADDRESSES
+        valueFrom:
+          fieldRef:
+            fieldPath: status.podIPs
+      {{- end }}
       {{- with .env }}
       {{- toYaml . | nindent 6 }}
       {{- end }}

@@ -52,6 +52,14 @@ SEEN = {
         {"binder_egress_store_up{}": "1x60"},
         {"binder_egress_canary_shut{target='hub'}": "0x60"},
     ),
+    "BinderEgressProxyAddressesHidden": (
+        {},
+        {
+            "binder_egress_proxy_addresses_hidden{pod='a'}": "1x60",
+            "binder_egress_proxy_addresses_hidden{pod='b'}": "1x60",
+        },
+        {"binder_egress_proxy_addresses_hidden{}": "0x20 1x3 0x60"},
+    ),
     "BinderEgressBypass": (
         {"policy": "singleuser", "direction": "egress"},
         {"binder_egress_bypasses{policy='singleuser',direction='egress'}": "2x60"},
@@ -137,7 +145,8 @@ AT = "30m"
 
 @pytest.fixture
 def rules(helm):
-    text = helm("template", "r", TOP / "chart", "--namespace", "binder", "--set", "metrics.prometheusRule.enabled=true")
+    on = ("--set", "metrics.prometheusRule.enabled=true,proxy.enabled=true")
+    text = helm("template", "r", TOP / "chart", "--namespace", "binder", *on)
     (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
     (group,) = found["spec"]["groups"]
     return {rule["alert"]: rule for rule in group["rules"]}

@@ -1,14 +1,13 @@
 """Proof that the gate is shut: bypasses are found, the canary and `helm test` send packets, the API server keeps others out."""
 
 import json
-import re
 import time
 
 import pytest
 
 from tests.support.cluster.canary import canary
-from tests.support.cluster.commands import doctor
-from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, ROLLOUT_SECONDS
+from tests.support.cluster.commands import cells, doctor, helm_test
+from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.cluster.waiting import eventually
 from verifier.labels import GRANT_ANNOTATION
@@ -62,25 +61,6 @@ def test_missing_base_policy_is_reported(stage):
     assert doctor(stage)["policies"][0][0] == "ok"
 
 
-def run_helm_test(stage: Stage) -> tuple[bool, str]:
-    """`helm test`: whether it passed, and the table."""
-    try:
-        stage.helm("test", "binder-egress", f"--timeout={ROLLOUT_SECONDS}s")
-        passed = True
-    except Failed:
-        passed = False
-    table = stage.kubectl("logs", "binder-egress-test")
-    stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
-    stage.kubectl("delete", "pod", "binder-egress-test")
-    return passed, table
-
-
-def lines(table: str) -> dict[tuple[str, str], str]:
-    """The table: pod and target → what was seen and the verdict."""
-    cells = (re.split(r"\s{2,}", line) for line in table.splitlines()[1:])
-    return {(cell[0], cell[1]): " ".join(cell[2:]) for cell in cells if len(cell) >= 4}
-
-
 @pytest.fixture
 def without_link_local(stage):
     """An installation that does not try IPv6 link-local, which is open in this cluster: that has a test of its own."""
@@ -91,9 +71,9 @@ def without_link_local(stage):
 
 
 def test_helm_test_passes_and_shows_what_is_open_and_shut(stage, without_link_local):
-    passed, table = run_helm_test(stage)
+    passed, table = helm_test(stage)
     assert passed, table
-    found = lines(table)
+    found = cells(table)
     assert found["unverified", "kubernetes-api"] == found["verified", "kubernetes-api"] == "shut ok"
     assert found["unverified", "internet"] == "shut ok" and found["verified", "internet"] == "open ok"
     assert found["unverified", "dns"] == "shut ok" and found["verified", "dns"] == "open ok"
@@ -102,16 +82,16 @@ def test_helm_test_passes_and_shows_what_is_open_and_shut(stage, without_link_lo
 
 def test_helm_test_fails_where_a_policy_opens_the_gate(stage, without_link_local, bypass):
     bypass(SINGLEUSER)
-    passed, table = run_helm_test(stage)
+    passed, table = helm_test(stage)
     assert not passed
-    assert lines(table)["unverified", "kubernetes-api"] == "open FAILED: must be shut"
+    assert cells(table)["unverified", "kubernetes-api"] == "open FAILED: must be shut"
 
 
 def test_helm_test_fails_where_nothing_can_be_told(stage, without_link_local):
     """Every target is dead: unreachable proves nothing."""
     dead = [f"--set=gatecheck.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead, "--set=gatecheck.shut.link-local=false", "--set=base.allowDns=true")
-    passed, table = run_helm_test(stage)
+    passed, table = helm_test(stage)
     assert not passed
     assert "cannot tell" in table and "nothing that must be shut could be told" in table
 
@@ -121,16 +101,16 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
     dead = [f"--set=gatecheck.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead)
     try:
-        passed, table = run_helm_test(stage)
+        passed, table = helm_test(stage)
         assert not passed
-        found = lines(table)
+        found = cells(table)
         assert found["unverified", "link-local"] == found["verified", "link-local"] == "open FAILED: must be shut"
         eventually(lambda: canary(stage).get("link-local") == 0, CANARY_SECONDS)
         assert "link-local" in doctor(stage)["canary"][0][1]
         stage.install_gate(*QUICK, *dead, "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
-        passed, table = run_helm_test(stage)
+        passed, table = helm_test(stage)
         assert passed, table
-        assert lines(table)["unverified", "link-local"] == "– cannot try"
+        assert cells(table)["unverified", "link-local"] == "– cannot try"
     finally:
         stage.install_gate(*QUICK)
 

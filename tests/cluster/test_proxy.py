@@ -1,16 +1,17 @@
 """The egress proxy in the cluster: a pod without a pass reaches a listed host through it, and nothing else."""
 
 import json
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.cluster.commands import egress
+from tests.support.cluster.commands import cells, doctor, egress, helm_test
 from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.packets import assert_reaches, python_in
-from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
+from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Stage
 from tests.support.cluster.waiting import eventually
 
@@ -100,6 +101,46 @@ def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
         assert (pod.said["outcome"], 5 <= pod.said["seconds"] <= 20) == (outcome, True), (name, pod.said)
     counter = 'binder_egress_start_guards_total{outcome="mistaken_by_proxy"}'
     eventually(lambda: stage.metrics().get(counter, 0) == before.get(counter, 0) + 1, RECONCILER_SECONDS)
+
+
+HIDE = ("-p", "tcp", "--dport", "3128", "-j", "MASQUERADE")
+"""What kube-proxy does with all Services in its setting `masqueradeAll`, for that of the proxy."""
+
+
+@pytest.fixture
+def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
+    """Hides the addresses of pods from the proxy on the node (`-I`), or no longer (`-D`)."""
+    now = "-D"
+
+    def change(how: str) -> None:
+        nonlocal now
+        if how != now:
+            subprocess.run(["iptables", "-t", "nat", how, "POSTROUTING", *HIDE], check=True)
+        now = how
+
+    yield change
+    change("-D")
+
+
+def test_network_that_hides_addresses_is_noticed(stage, hide):
+    """The proxy serves nobody then, and canary, doctor, `helm test` and start guards say so."""
+    hidden = "binder_egress_proxy_addresses_hidden"
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    eventually(lambda: stage.metrics().get(hidden) == 0, CANARY_SECONDS)
+    assert doctor(stage)["egress proxy"] == [("ok", "sees the canary's own address")]
+    assert cells(helm_test(stage)[1])["unverified", "egress proxy"] == "shown ok"
+    hide("-I")
+    assert "503" in ask(stage, user, f"http://{LISTED}/")
+    bear(stage, "newborn-hidden", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="5"), seconds=1)
+    assert lives(stage)["newborn-hidden"].said["outcome"] == "unknown_to_proxy"
+    passed, table = helm_test(stage)
+    assert not passed and cells(table)["verified", "egress proxy"].startswith("hidden FAILED"), table
+    eventually(lambda: stage.metrics().get(hidden) == 1, CANARY_SECONDS)
+    assert doctor(stage)["egress proxy"][0][0] == "problem"
+    hide("-D")
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    eventually(lambda: stage.metrics().get(hidden) == 0, CANARY_SECONDS)
 
 
 def test_other_pods_do_not_reach_the_proxy(stage):

@@ -38,6 +38,7 @@ NAMES = {
     "binder_egress_base_policy_missing": "gauge",
     "binder_egress_policies_wrong": "gauge",
     "binder_egress_canary_shut": "gauge",
+    "binder_egress_proxy_addresses_hidden": "gauge",
 }
 """Name and type of every metric."""
 

@@ -377,6 +377,20 @@ def test_canary_state_is_reported(ours, well, namespace, canary, state, says):
     assert states(checks)["canary"] == state and says in text(checks, "canary")
 
 
+@pytest.mark.parametrize(
+    ("seen", "state", "says"),
+    [("hidden", PROBLEM, "docs/proxy.md"), ("silent", WARNING, "look at its pods"), ("shown", OK, "own address")],
+)
+def test_address_that_the_proxy_sees_is_reported(ours, well, namespace, seen, state, says):
+    namespace.found_canary = Canary("running", dict(CANARY), "c", seen)
+    checks = examine(ours, well, namespace)
+    assert (states(checks)["egress proxy"], states(checks)["canary"]) == (state, OK) and says in text(checks, "egress proxy")
+
+
+def test_proxy_that_is_off_has_no_line(ours, well, namespace):
+    assert "egress proxy" not in states(examine(ours, well, namespace))
+
+
 def test_disabled_canary_is_reported(ours, well, namespace):
     assert states(examine(ours.model_copy(update={"canary": False}), well, namespace))["canary"] == WARNING
 
@@ -418,6 +432,15 @@ def test_findings_become_metrics(watcher, namespace, store, internal):
     assert value(internal, "binder_egress_base_policy_missing") == 1
     assert value(internal, "binder_egress_policies_wrong") == 2
     assert families(internal)["binder_egress_canary_shut"].samples == []
+
+
+@pytest.mark.parametrize(("seen", "samples"), [("hidden", [1]), ("shown", [0]), ("silent", []), ("", [])])
+def test_hidden_addresses_become_a_metric_and_a_log_line(watcher, namespace, internal, caplog, seen, samples):
+    namespace.found_canary = Canary("running", {}, "c", seen)
+    watcher.run_once()
+    assert [sample.value for sample in families(internal)["binder_egress_proxy_addresses_hidden"].samples] == samples
+    logged = [record for record in caplog.records if "hides pods from the egress proxy" in record.getMessage()]
+    assert len(logged) == (seen == "hidden")
 
 
 def test_unknown_findings_have_no_sample(watcher, namespace, internal):
@@ -513,6 +536,11 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
 def test_canary_result_is_read_from_its_pod(pods, state, targets):
     found = canary_of(pods)
     assert (found.state, found.targets) == (state, targets)
+
+
+def test_canary_says_what_the_proxy_sees_of_it():
+    said = {"terminated": {"message": '{"reached": {"a": false}, "proxy": "hidden"}'}}
+    assert [canary_of([canary_pod(last=last)]).proxy for last in (said, SAID)] == ["hidden", ""]
 
 
 @pytest.fixture

@@ -136,6 +136,51 @@ def test_canary_ends_when_its_result_changes(canary, listener, closed, tmp_path,
     assert probe.HEARTBEAT_FILE.exists()
 
 
+PROXY = {probe.PROXY_VARIABLE: "10.43.0.9", probe.ADDRESSES_VARIABLE: "10.42.0.5,fd42::5"}
+
+
+def proxy_that_sees(*addresses):
+    """A double of `start_guard.ask_proxy`; an exception is raised."""
+    answers = iter(addresses)
+
+    def ask(proxy, timeout):
+        assert proxy == ("10.43.0.9", 3128) and timeout > 0
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"address": answer}
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("answers", "seen"),
+    [
+        (["10.42.0.5"], "shown"),
+        (["fd42:0::5"], "shown"),
+        (["10.42.0.1"], "hidden"),
+        ([OSError(), ValueError(), "no address", "10.42.0.5"], "shown"),
+        ([OSError()] * 100, "silent"),
+    ],
+)
+def test_proxy_says_whether_the_network_hides_addresses(answers, seen):
+    assert probe.seen_by_proxy(PROXY, proxy_that_sees(*answers), patience=1) == seen
+
+
+@pytest.mark.parametrize("host", [None, "", "$(BINDER_EGRESS_PROXY_SERVICE_HOST)"])
+def test_proxy_that_does_not_exist_is_not_asked(host):
+    assert probe.seen_by_proxy({probe.PROXY_VARIABLE: host} if host is not None else {}) == ""
+
+
+def test_canary_ends_when_the_proxy_sees_another_address(canary, closed, tmp_path, monkeypatch):
+    answers = ["shown", "shown", "hidden"]
+    monkeypatch.setattr(probe, "seen_by_proxy", lambda environment: answers.pop(0))
+    for expected in ("shown", "hidden"):
+        assert canary(a=closed) == {"a": False}
+        assert json.loads((tmp_path / "message").read_text())["proxy"] == expected
+    assert answers == []
+
+
 @pytest.mark.parametrize(
     ("reached", "ready"),
     [
@@ -267,14 +312,26 @@ def test_results_are_read_from_the_pods():
     assert helm_test.results(pods) == {"": {"api": True}}
 
 
+@pytest.mark.parametrize(
+    ("seen", "verdict"), [("shown", "ok"), ("hidden", "FAILED: the network hides"), ("silent", "FAILED: the eg")]
+)
+def test_helm_test_says_what_the_proxy_sees(seen, verdict):
+    pods = [pod("", '{"reached": {}}'), pod("verified", None), pod("unverified", json.dumps({"reached": {}, "proxy": seen}))]
+    (row,), passed = helm_test.seen_by_proxy(pods)
+    assert row[:3] == ("unverified", "egress proxy", seen) and row[3].startswith(verdict)
+    assert passed is (seen == "shown")
+
+
 def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
+    more = {}
+
     class Pods:
         def __init__(self, namespace):
             pass
 
         def pods(self, selector):
             assert selector == "binder-egress/gatecheck=test"
-            return [pod(who, json.dumps({"reached": targets})) for who, targets in WELL.items()]
+            return [pod(who, json.dumps({"reached": targets, **more})) for who, targets in WELL.items()]
 
     monkeypatch.setattr(check, "Namespace", Pods)
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
@@ -282,3 +339,6 @@ def test_command_prints_a_table_and_fails_on_a_difference(monkeypatch):
     wrong = {**EXPECTED, "verified": {"dns": False}}
     done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(wrong)])
     assert done.exit_code == 1 and "FAILED" in done.output
+    more["proxy"] = "hidden"
+    done = CliRunner().invoke(cli, ["helm-test", "--expected", json.dumps(EXPECTED)])
+    assert done.exit_code == 1 and "hides this pod's address" in done.output and "not as it should be" in done.output

@@ -43,11 +43,13 @@ class Canary:
         state: `running`, `missing` (there is no such pod), or `starting` (no result yet, or the pod does not run).
         targets: each target that it could try, and whether it was shut.
         pod: the pod's name.
+        proxy: what the egress proxy sees of it (`probe.seen_by_proxy`); empty without a proxy.
     """
 
     state: str
     targets: dict[str, bool] = field(default_factory=dict)
     pod: str = ""
+    proxy: str = ""
 
     @property
     def open(self) -> list[str]:
@@ -123,8 +125,9 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
             continue
         for when in ("state", "lastState"):
             try:
-                reached = json.loads(status[when]["terminated"]["message"])["reached"]
-                return Canary("running", {str(target): got is False for target, got in reached.items() if got is not None}, name)
+                said = json.loads(status[when]["terminated"]["message"])
+                targets = {str(target): got is False for target, got in said["reached"].items() if got is not None}
+                return Canary("running", targets, name, str(said.get("proxy", "")))
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
     return Canary("starting", {}, name)
@@ -234,6 +237,9 @@ class Watcher:
         if (canary := findings.canary) is not None:
             targets, pod = canary.open, canary.pod
             self._log_change("open", tuple(targets), "the canary reached what must be shut", targets=targets, pod=pod)
+            self._log_change(
+                "hidden", canary.proxy == "hidden", "the network hides pods from the egress proxy, which serves nobody"
+            )
             self._log_change("canary", canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
 
     def _log_change(self, topic: str, finding: object, text: str, **fields: object) -> None:

@@ -21,7 +21,7 @@ from ..store.connection import connect
 from ..store.counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
 from ..store.store import VERIFIER_TTL_SECONDS, Store
-from .check import GATECHECK_LABEL, Findings, Namespace, check
+from .check import GATECHECK_LABEL, Canary, Findings, Namespace, check
 from .netpol import OTHER_KINDS, Labels, admits_anybody
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -348,12 +348,28 @@ def _canary(settings: ReconcilerSettings, findings: Findings) -> list[Check]:
         return [Check("canary", WARNING, f"cannot be read: {findings.unread['canary']}")]
     if canary.state == "missing":
         return [Check("canary", WARNING, "gone, perhaps with its node: `helm upgrade` with the same values makes a new one")]
+    return [*_canary_targets(canary), *_seen_by_proxy(canary.proxy)]
+
+
+def _canary_targets(canary: Canary) -> list[Check]:
     if canary.open:
         text = f"{canary.pod} reached {', '.join(canary.open)}, which must be shut: docs/gatecheck.md says what to do"
         return [Check("canary", PROBLEM, text)]
     if canary.state == "starting":
         return [Check("canary", WARNING, f"{canary.pod} has not said anything yet: run `kubectl describe pod {canary.pod}`")]
     return [Check("canary", OK, f"{canary.pod} is stopped at: {', '.join(sorted(canary.targets))}")]
+
+
+def _seen_by_proxy(seen: str) -> list[Check]:
+    if seen == "hidden":
+        text = (
+            "sees another address than the canary's, so it serves nobody: the network hides the addresses of pods from Services. "
+            "docs/proxy.md has a table"
+        )
+        return [Check("egress proxy", PROBLEM, text)]
+    if seen == "silent":
+        return [Check("egress proxy", WARNING, "does not answer the canary: look at its pods")]
+    return [Check("egress proxy", OK, "sees the canary's own address")] if seen else []
 
 
 def _ping(pods: list[dict[str, Any]], findings: Findings) -> Check:

@@ -5,7 +5,8 @@ could not talk to anybody, so their results are in their status.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 CONTROL = ""
@@ -21,15 +22,15 @@ def results(pods: list[dict[str, Any]]) -> dict[str, Reached]:
     Args:
         pods: the test pods, as JSON.
     """
-    reached: dict[str, Reached] = {}
+    return {role: said["reached"] for role, said in _messages(pods) if "reached" in said}
+
+
+def _messages(pods: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for pod in sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"]):
         role = pod["metadata"]["annotations"]["binder-egress/stands-for"]
         for status in pod["status"].get("containerStatuses") or []:
-            try:
-                reached[role] = json.loads(status["state"]["terminated"]["message"])["reached"]
-            except (ValueError, KeyError, TypeError):
-                continue
-    return reached
+            with suppress(ValueError, KeyError, TypeError):
+                yield role, dict(json.loads(status["state"]["terminated"]["message"]))
 
 
 def verdicts(
@@ -71,6 +72,21 @@ def verdicts(
             rows.append((role, "", "", "FAILED: nothing that must be shut could be told from something dead"))
             passed = False
     return rows, passed
+
+
+def seen_by_proxy(pods: list[dict[str, Any]]) -> tuple[list[tuple[str, str, str, str]], bool]:
+    """Judge what the egress proxy saw of the test pods (`probe.seen_by_proxy`). Takes the pods, and returns, as `verdicts`."""
+    verdict = {
+        "shown": "ok",
+        "hidden": "FAILED: the network hides this pod's address from the egress proxy, which serves nobody then",
+        "silent": "FAILED: the egress proxy does not answer",
+    }
+    rows = [
+        (role, "egress proxy", said["proxy"], verdict.get(said["proxy"], "FAILED: of another version"))
+        for role, said in _messages(pods)
+        if said.get("proxy")
+    ]
+    return rows, all(row[3] == "ok" for row in rows)
 
 
 def table(rows: list[tuple[str, str, str, str]]) -> str:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..pods import start_guard
@@ -29,6 +30,19 @@ INTERVAL_VARIABLE = "BINDER_EGRESS_PROBE_INTERVAL"
 
 PATIENCE_VARIABLE = "BINDER_EGRESS_PROBE_PATIENCE"
 """Seconds for which a target without an answer is tried again: the policy of a tier may come late."""
+
+PROXY_VARIABLE = "BINDER_EGRESS_PROBE_PROXY"
+"""The address of the egress proxy's Service; none or an unknown variable: there is no proxy to ask."""
+
+ADDRESSES_VARIABLE = "BINDER_EGRESS_PROBE_ADDRESSES"
+"""This pod's addresses, with commas."""
+
+PROXY_PORT = 3128
+"""The port of the egress proxy."""
+
+PROXY_PATIENCE_SECONDS = 10.0
+"""Seconds for which the egress proxy is asked again: its own policy may let a new pod in late. An answer takes 2 s, as long as the
+proxy waits for a pod that it does not know."""
 
 TIMEOUT_SECONDS = 1.0
 """Seconds for one try."""
@@ -192,9 +206,37 @@ def try_all(
     return reached
 
 
-def report(reached: Mapping[str, bool | None], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
+def seen_by_proxy(
+    environment: Mapping[str, str],
+    ask: Callable[[start_guard.Target, float], dict[str, Any]] = start_guard.ask_proxy,
+    patience: float = PROXY_PATIENCE_SECONDS,
+) -> str:
+    """What the egress proxy sees of this pod. It does not know the pod, which is no server, but it tells the address (D-257).
+
+    Args:
+        environment: the container's environment variables.
+        ask: asks once, within a number of seconds.
+        patience: seconds for which a proxy that does not answer is asked again.
+
+    Returns:
+        `shown`: it sees this pod's address; `hidden`: it sees another one, so it serves nobody; `silent`: it does not answer;
+        nothing if there is no proxy.
+    """
+    host = environment.get(PROXY_VARIABLE, "")
+    if not host or "$" in host:
+        return ""
+    own = {ipaddress.ip_address(address) for address in environment[ADDRESSES_VARIABLE].split(",")}
+    until = time.monotonic() + patience
+    while (left := until - time.monotonic()) > 0:
+        with suppress(OSError, ValueError):
+            return "shown" if ipaddress.ip_address(ask((host, PROXY_PORT), left)["address"]) in own else "hidden"
+        time.sleep(min(0.2, left))
+    return "silent"
+
+
+def report(reached: Mapping[str, bool | None], message: Path = Path(start_guard.MESSAGE_FILE), proxy: str = "") -> None:
     """Write a result into the termination message, and into the log."""
-    text = json.dumps({"reached": reached})
+    text = json.dumps({"reached": reached} | ({"proxy": proxy} if proxy else {}))
     print(text, flush=True)
     with suppress(OSError):
         message.write_text(text)
@@ -221,13 +263,13 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
         HEARTBEAT_FILE.touch()
         if not start_guard.able():
             raise SystemExit("this container cannot even connect to itself")
-        reached = try_all(targets)
-        report(reached, message)
+        reached, proxy = try_all(targets), seen_by_proxy(environment)
+        report(reached, message, proxy)
         if all_shut(reached):
             SHUT_FILE.touch()
         else:
             SHUT_FILE.unlink(missing_ok=True)
-        now = json.dumps(reached)
+        now = json.dumps([reached, proxy])
         if now != before:
             SEEN_FILE.write_text(now)
             return
@@ -240,7 +282,7 @@ def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
         raise SystemExit("this container cannot even connect to itself")
     _wait_for_isolation(environment)
     reached = try_all(targets_of(environment), float(environment.get(PATIENCE_VARIABLE) or 0))
-    report(reached, message)
+    report(reached, message, seen_by_proxy(environment))
     return reached
 
 

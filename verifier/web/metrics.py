@@ -303,3 +303,11 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     for target, stopped in sorted((canary or {}).get("targets", {}).items()):
         shut.add_metric([target], stopped)
     yield shut
+    hidden = GaugeMetricFamily(
+        "binder_egress_proxy_addresses_hidden",
+        "1 if the egress proxy sees another address than the canary's, and so serves nobody; 0 if it sees that; no sample if that "
+        "is not known.",
+    )
+    if (seen := (canary or {}).get("proxy")) in ("shown", "hidden"):
+        hidden.add_metric([], seen == "hidden")
+    yield hidden

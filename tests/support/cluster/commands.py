@@ -1,9 +1,11 @@
 """The operators' command line, run in the reconciler's pod as the documents say."""
 
 import json
+import re
 
 import pytest
 
+from tests.support.cluster.patience import ROLLOUT_SECONDS
 from tests.support.cluster.stage import Failed, Stage
 
 
@@ -32,3 +34,22 @@ def doctor(stage: Stage) -> dict[str, list[tuple[str, str]]]:
     for check in json.loads(stage.kubectl(*command)):
         found.setdefault(check["name"], []).append((check["state"], check["text"]))
     return found
+
+
+def helm_test(stage: Stage) -> tuple[bool, str]:
+    """`helm test`: whether it passed, and the table."""
+    try:
+        stage.helm("test", "binder-egress", f"--timeout={ROLLOUT_SECONDS}s")
+        passed = True
+    except Failed:
+        passed = False
+    table = stage.kubectl("logs", "binder-egress-test")
+    stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
+    stage.kubectl("delete", "pod", "binder-egress-test")
+    return passed, table
+
+
+def cells(table: str) -> dict[tuple[str, str], str]:
+    """The table of `helm test`: pod and target → what was seen and the verdict."""
+    found = (re.split(r"\s{2,}", line) for line in table.splitlines()[1:])
+    return {(cell[0], cell[1]): " ".join(cell[2:]) for cell in found if len(cell) >= 4}

@@ -18,7 +18,8 @@ from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.attempts import PORT, Pod
 from tests.support.egress_proxy.internet import Internet
 
-SECONDS = 60
+SECONDS = 180
+"""For one run of a client; npm takes several on a busy machine."""
 
 BY_PYTHON = {
     "urllib": "import urllib.request as u, ssl; u.urlopen({url!r}, context=ssl._create_unverified_context())",

@@ -1,0 +1,117 @@
+"""The egress proxy when the mode is switched, with pods that run and have its variables."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.cluster.egress_proxy import (
+    HOLD,
+    LISTED,
+    OTHER,
+    VALUES,
+    ask,
+    ask_until,
+    await_variables,
+    pod_variables,
+)
+from tests.support.cluster.packets import python_in
+from tests.support.cluster.stage import QUICK, Failed, Stage
+
+DRAIN_SECONDS = 15
+
+NAMES = """
+import os
+print(sorted(name for name in os.environ if name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "NODE_USE_ENV_PROXY")))
+"""
+"""In a pod: which of the variables it has."""
+
+
+@pytest.fixture(autouse=True)
+def captcha(stage: Stage) -> Iterator[None]:
+    """Each test begins in mode captcha, with the proxy."""
+    switch(stage, "captcha")
+    await_variables(stage)
+    yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restored(stage: Stage) -> Iterator[None]:
+    yield
+    stage.delete_user_pods()
+    stage.install_gate(*QUICK)
+
+
+def switch(stage: Stage, mode: str, *more: str) -> None:
+    stage.install_gate(*QUICK, *VALUES, f"--set=proxy.drain={DRAIN_SECONDS}", f"--set=mode={mode}", *more)
+
+
+def running(stage: Stage) -> str:
+    """The user of a pod that works through the proxy."""
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    return user
+
+
+def names(stage: Stage, user: str) -> str:
+    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", NAMES).strip()
+
+
+@contextmanager
+def tunnel(stage: Stage, user: str) -> Iterator:
+    with python_in(stage, user, HOLD, LISTED) as held:
+        assert held.stdout.readline() == "open\n"
+        yield held
+        held.terminate()
+
+
+def no_variables(stage: Stage) -> bool:
+    try:
+        return not pod_variables(stage)
+    except Failed:
+        return True
+
+
+def test_allow_and_back_end_no_connection(stage):
+    user = running(stage)
+    with tunnel(stage, user) as held:
+        switch(stage, "allow")
+        ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
+        switch(stage, "captcha")
+        ask_until(stage, user, f"http://{OTHER}/", "No internet access")
+        assert ask(stage, user, f"http://{LISTED}/") == "200" and held.poll() is None
+    await_variables(stage)
+
+
+def test_observe_refuses_running_pods_nothing_and_gives_new_ones_no_variables(stage):
+    user = running(stage)
+    switch(stage, "observe", "--set=observe.withoutPolicies=true")
+    assert no_variables(stage)
+    ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
+    assert names(stage, stage.launch().user) == "[]"
+    switch(stage, "captcha")
+    await_variables(stage)
+    ask_until(stage, user, f"http://{OTHER}/", "No internet access")
+
+
+def test_variables_can_go_before_the_proxy(stage):
+    """docs/proxy.md says how. What runs keeps the proxy."""
+    user = running(stage)
+    stage.kubectl("delete", "configmap", "binder-egress-proxy-variables")
+    assert names(stage, stage.launch().user) == "[]"
+    assert ask(stage, user, f"http://{LISTED}/") == "200"
+
+
+@pytest.mark.parametrize("to", ["deny", "off", "captcha without the proxy"])
+def test_proxy_that_goes_drains_first(stage, to):
+    """What runs loses what goes by the variables, also where the network is open; new pods have none."""
+    user = running(stage)
+    with tunnel(stage, user) as held:
+        began = time.time()
+        switch(stage, to.split()[0], *(["--set=proxy.enabled=false"] if "without" in to else []))
+        word, when = held.stdout.readline().split()
+        assert word == "ended" and float(when) - began > DRAIN_SECONDS
+    assert no_variables(stage) and not stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]
+    assert ask(stage, user, f"http://{LISTED}/").startswith("URLError")
+    assert names(stage, stage.launch().user) == "[]"

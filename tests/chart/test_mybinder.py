@@ -100,8 +100,8 @@ def of_user_pods(objects):
     }
 
 
-def test_page_has_four_diffs():
-    assert len(DIFFS) == 4
+def test_page_has_five_diffs():
+    assert len(DIFFS) == 5
 
 
 def test_diff_that_does_not_apply_is_noticed(deploy):
@@ -218,6 +218,29 @@ def test_fourth_diff_shuts_the_gate_of_one_member(deploy, render):
         assert "singleuser-server" in users(others) and not of_user_pods(others)
 
 
+def test_fifth_diff_gives_staging_packages_without_a_pass(deploy, render):
+    for number in (1, 2, 3, 4):
+        apply(deploy, number)
+    before = {member: render(member) for member in ("staging", *MEMBERS)}
+    assert not [name for _, name in before["staging"] if "proxy" in name and name.startswith("binder-egress")]
+    apply(deploy, 5)
+    objects = render("staging")
+    assert objects["Deployment", "binder-egress-proxy"]["spec"]["replicas"] == 2
+    tiers = json.loads(objects["ConfigMap", "binder-egress-proxy"]["data"]["tiers.json"])
+    assert tiers["unverified"]["hosts"] == ["conda", "julia", "python", "r"] and tiers["verified"]["hosts"] == ["*"]
+    assert set(tiers["verified"]["ports"]) == {str(port) for port in PORTS}
+    (proxy,) = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["containers"]
+    (names,) = [one["value"] for one in proxy["env"] if one["name"] == "BINDER_EGRESS_PROXY_OWN_NAMES"]
+    assert set(json.loads(names)) == {f"{host}staging.mybinder.org" for host in ("", "hub.", "ovh.")}
+    # The page of a server says so.
+    settings = objects["ConfigMap", "binder-egress"]["data"]
+    assert json.loads(settings["BINDER_EGRESS_UNVERIFIED_HOSTS"]) == tiers["unverified"]["hosts"]
+    variable = seen(objects, "jupyterhub")["singleuser"]["extraEnv"]["HTTPS_PROXY"]["valueFrom"]["configMapKeyRef"]
+    assert (variable["name"], variable["key"]) == ("binder-egress-proxy-variables", "address")
+    for member in MEMBERS:
+        assert render(member).keys() == before[member].keys()
+
+
 def of_deny():
     """The values of the page's last command for mode `deny`."""
     command = re.findall(r"^helm upgrade bids-ovh .*binder-egress.mode=deny.*$", PAGE, re.MULTILINE)[-1]
@@ -249,9 +272,9 @@ def test_modes_for_a_bad_day(deploy, render, mode):
 
 def test_reversed_diffs_end_where_they_began(deploy, render):
     before = render("bids-ovh")
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3, 4, 5):
         apply(deploy, number)
-    for number in (4, 3, 2, 1):
+    for number in (5, 4, 3, 2, 1):
         apply(deploy, number, "--reverse")
     shutil.rmtree(deploy / "mybinder/charts/binder-egress")
     assert render("bids-ovh") == before

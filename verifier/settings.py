@@ -103,6 +103,9 @@ Access = Literal["none", "packages", "hosts", "network"]
 """What a server reaches, for people and programs: nothing; package servers alone, or other listed hosts too, both by the egress
 proxy; or what the policy of its tier opens."""
 
+MORE_HOSTS = "…"
+"""The entry of a host list that pages tell as *hosts that the operators chose*: those of a repository, which say which it is."""
+
 PACKAGES = frozenset({"python", "conda", "r", "julia", "debian", "node"})
 """The groups of hosts that have nothing but packages (docs/proxy.md)."""
 
@@ -179,6 +182,10 @@ def _blocked(patterns: list[str]) -> list[str]:
 def _strict(repositories: dict[str, Any]) -> dict[str, Any]:
     """The same, by patterns that are made once; their spelling may begin with `https://`."""
     return {strict(pattern.removeprefix("https://")): value for pattern, value in repositories.items()}
+
+
+def _strict_patterns(patterns: list[str]) -> list[str]:
+    return list(_strict(dict.fromkeys(patterns)))
 
 
 PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
@@ -268,6 +275,11 @@ class VerifierSettings(CommonSettings):
     """The verifier's settings. Times are in seconds, prefixes in bits."""
 
     redis_user = "verifier"
+
+    repositories_with_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_strict_patterns)] = Field(
+        [], json_schema_extra=_value("rules.repositories")
+    )
+    """Patterns of repositories whose servers have more hosts behind the egress proxy."""
 
     base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
     public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))

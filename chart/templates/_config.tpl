@@ -17,6 +17,17 @@ the egress proxy, and where user pods are not isolated. Takes a list: the root, 
 {{ toJson $told }}
 {{- end }}
 
+{{- /* binder-egress.toldRepositories: the patterns of repositories that have more hosts behind the proxy, as a JSON list. */}}
+{{- define "binder-egress.toldRepositories" -}}
+{{- $told := list -}}
+{{- if and (include "binder-egress.proxy" .) (include "binder-egress.enforcing" .) -}}
+{{- range $name, $hosts := include "binder-egress.proxyRepositories" . | fromJson -}}
+{{- if $hosts }}{{ $told = append $told $name }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $told }}
+{{- end }}
+
 {{- /*
 binder-egress.toldTier: what verifier and reconciler know of a tier beside its policy, as JSON. Ports are as people read them: 443,
 53/UDP. A tier that opens the internet by the proxy alone opens the two ports of that. Takes a list: the root, the tier.
@@ -103,6 +114,7 @@ floats in Helm, which writes large ones with an exponent.
 BINDER_EGRESS_MODE: {{ .Values.mode }}
 BINDER_EGRESS_TIERS: {{ toJson $tiers | quote }}
 BINDER_EGRESS_UNVERIFIED_HOSTS: {{ list . .Values.unverified | include "binder-egress.toldHosts" | quote }}
+BINDER_EGRESS_REPOSITORIES_WITH_HOSTS: {{ include "binder-egress.toldRepositories" . | quote }}
 BINDER_EGRESS_ALLOW_TIER: {{ .Values.allow.tier | quote }}
 BINDER_EGRESS_BLOCKED_REPOSITORIES: {{ include "binder-egress.enabledKeys" .Values.rules.blockedRepositories | quote }}
 BINDER_EGRESS_SELF_NETWORKS: {{ include "binder-egress.enabledKeys" .Values.rules.selfNetworks | quote }}

@@ -176,6 +176,23 @@ def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, stor
     assert client.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
 
 
+@pytest.mark.parametrize("listed", [[], ["python"]])
+def test_page_says_that_a_repository_has_more_hosts_and_not_which(redis_server, store, listed):
+    settings = make_settings(redis_server, unverified_hosts=listed, repositories_with_hosts=["https://github.com/org/*"])
+    client = public_client(create_services(settings, store))
+    store.publish(Server("alice"), KnownServer("uid-1", repository="https://github.com/org/course"))
+    text = client.get("/egress/servers/alice", headers=CURL).text
+    found = "Python packages, " if listed else ""
+    assert text.startswith(
+        "Your server has limited internet access. Programs in it can reach through this site's proxy: "
+        f"{found}hosts that the operators of this site chose.\n"
+    )
+    assert client.get("/egress/servers/alice").json["access"] == "hosts"
+    for repository in ("https://github.com/other/course", ""):
+        store.publish(Server("alice"), KnownServer("uid-1", repository=repository))
+        assert client.get("/egress/servers/alice").json["access"] == ("packages" if listed else "none")
+
+
 def test_page_of_a_tier_that_has_the_egress_proxy_alone_says_so(redis_server, store):
     tiers = {"verified": {"direct": False, "internet": False, "hosts": ["conda", "python"]}}
     client = public_client(create_services(make_settings(redis_server, tiers=tiers), store))

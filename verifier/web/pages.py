@@ -16,7 +16,7 @@ from werkzeug.datastructures import LanguageAccept
 
 from ..decisions.leases import Left
 from ..records import UNVERIFIED
-from ..settings import Access, Tier
+from ..settings import MORE_HOSTS, Access, Tier
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
 """The languages that have a catalogue. The first is for everybody else."""
@@ -105,12 +105,14 @@ def _hosts(tier: Tier, messages: Mapping[str, str]) -> str:
     """The hosts of a tier behind the egress proxy, in words."""
     if ANY_HOST in tier.hosts:
         return messages["any-host"]
-    groups = [name for name in tier.hosts if "." not in name]
+    groups = [name for name in tier.hosts if "." not in name and name != MORE_HOSTS]
     hosts = [name for name in tier.hosts if "." in name]
     packages = ", ".join(PACKAGE_NAMES[name] for name in groups if name in PACKAGE_NAMES)
     found = [messages["packages"].format(names=packages)] if packages else []
     found += [OTHER_GROUPS.get(name, name) for name in groups if name not in PACKAGE_NAMES]
-    return ", ".join(found + (hosts if len(hosts) <= MAX_HOSTS else [messages["other-hosts"]]))
+    named = hosts if len(hosts) <= MAX_HOSTS else []
+    others = named != hosts or MORE_HOSTS in tier.hosts
+    return ", ".join(found + named + ([messages["other-hosts"]] if others else []))
 
 
 def server_page(

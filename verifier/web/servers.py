@@ -12,7 +12,8 @@ from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..decisions.rules import REJECTED_PASSES
 from ..passes import BadPass, Pass
 from ..records import UNVERIFIED, Grant, KnownServer, Record, Rule, Server
-from ..settings import Access
+from ..repositories import covers, exact
+from ..settings import MORE_HOSTS, Access, Tier
 from ..store.errors import StoreUnavailable
 from ..store.store import REDEEMED, UNLOCK_TTL_SECONDS
 from . import bodies, issuing, pages
@@ -59,7 +60,7 @@ def show_server(user: str, server: str) -> Response:
         media_type,
         pages.choose_language(request.accept_languages),
         tier=known.tier,
-        tiers={**settings.tiers, UNVERIFIED: settings.unverified},
+        tiers=_tiers(known),
         access=_access(known, rule),
         address=_address(asked),
         base=settings.base_path,
@@ -247,8 +248,18 @@ def _access(known: KnownServer, rule: Rule | None) -> Access | None:
         return None
     if rule == Rule.BLOCKED:
         return "none"
-    tier = settings.unverified if known.tier == UNVERIFIED else settings.tiers.get(known.tier)
+    tier = _tiers(known).get(known.tier)
     return tier.access if tier else None
+
+
+def _tiers(known: KnownServer) -> dict[str, Tier]:
+    """What a server would have with each tier, and without one."""
+    settings = services().settings
+    tiers = {**settings.tiers, UNVERIFIED: settings.unverified}
+    repository = exact(known.repository)
+    if not repository or not any(covers(pattern, repository) for pattern in settings.repositories_with_hosts):
+        return tiers
+    return {name: tier.model_copy(update={"hosts": [*tier.hosts, MORE_HOSTS]}) for name, tier in tiers.items()}
 
 
 def _description(server: Server, known: KnownServer, rule: Rule | None = None) -> dict[str, Any]:

@@ -169,6 +169,13 @@ def test_guard_believes_several_answers_in_a_row():
     assert proxy.introduce() == "" and next(answers, None) is None
 
 
+def test_guard_counts_answers_on_both_sides_of_a_failure():
+    """The proxy may let a server connect once a second."""
+    answers = iter(["mine", "mine", ValueError(), "mine", OSError(), "mine", "mine"])
+    proxy = EgressProxy(lambda _: next(answers))
+    assert proxy.introduce() == "" and next(answers, None) is None
+
+
 @pytest.mark.parametrize(
     ("says", "outcome"),
     [
@@ -252,10 +259,10 @@ def test_process_waits_and_succeeds_with_unreadable_targets(targets):
 
 
 @pytest.fixture
-def egress_proxy():
+def egress_proxy(request):
     """A real egress proxy, and its thread's loop: what it is told of addresses, tests say."""
     loop, port = asyncio.new_event_loop(), free_port()
-    proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics(), identity_wait_seconds=0.2)
+    proxy = Proxy(Policy({}), getattr(request, "param", Limits()), Resolver(), Metrics(), identity_wait_seconds=0.2)
     listener = listen(port, "127.0.0.1")
     serving = loop.create_task(proxy.serve(listener))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -273,6 +280,15 @@ def egress_proxy():
     loop.call_soon_threadsafe(serving.cancel)
     thread.join()
     listener.close()
+    loop.run_until_complete(proxy.drain(5))
+    loop.close()
+
+
+@pytest.mark.parametrize("egress_proxy", [Limits(new_per_second=1)], indirect=True)
+def test_process_ends_where_few_connections_are_allowed(egress_proxy):
+    address, publish = egress_proxy
+    publish("mine")
+    assert run_with_proxy(address)[0]["outcome"] == "blocked"
 
 
 def run_with_proxy(proxy, timeout="10"):

@@ -198,14 +198,13 @@ def introduce(
     """
     end, row, outcome = clock() + timeout, 0, "unknown_to_proxy"
     while row < ANSWERS and (left := end - clock()) > 0:
-        try:
+        # No answer, and that of a limit, say nothing of whom the proxy takes this for.
+        with suppress(OSError, ValueError):
             said = ask(proxy, left).get("uid")
-        except (OSError, ValueError):
-            said = None
-        if said == uid:
-            row += 1
-            continue
-        row, outcome = 0, "mistaken_by_proxy" if said else "unknown_to_proxy"
+            if said == uid:
+                row += 1
+                continue
+            row, outcome = 0, "mistaken_by_proxy" if said else "unknown_to_proxy"
         sleep(min(ASK_PAUSE_SECONDS, max(0.0, end - clock())))
     return "" if row == ANSWERS else outcome
 

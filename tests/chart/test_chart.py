@@ -252,12 +252,16 @@ def test_settings_are_those_that_the_image_reads(render):
     other = {"redis_sentinel_password", "redis_password"}
     fields = set(VerifierSettings.model_fields) - {"captcha_secrets", *other}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
-    # It has one more setting with an egress proxy.
-    fields = set(ReconcilerSettings.model_fields) - other - {"proxy"}
-    assert set(env["reconciler"]) == {PREFIX + field.upper() for field in fields}
-    pod = render("--set=proxy.enabled=true")["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]
-    read = {PREFIX + field.upper() for field in ProxySettings.model_fields}
-    assert {entry["name"] for entry in pod["containers"][0]["env"]} <= read
+    # Only the verifier's pages tell what unverified servers reach.
+    fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
+    with_proxy = {
+        name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
+        for (kind, name), found in render("--set=proxy.enabled=true").items()
+        if kind == "Deployment"
+    }
+    assert with_proxy["binder-egress-reconciler"] == fields
+    assert set(env["reconciler"]) == fields - {f"{PREFIX}PROXY", f"{PREFIX}PROXY_SERVICE"}
+    assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
 
 
 # A minimal parent chart: BinderHub with a closed schema, and JupyterHub below it with a default of its own.

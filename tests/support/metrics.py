@@ -1,4 +1,4 @@
-"""The verifier's metrics: their names and types, and how tests read them."""
+"""The metrics of verifier and egress proxy: their names and types, and how tests read them."""
 
 from flask.testing import FlaskClient
 from prometheus_client import Metric
@@ -40,7 +40,20 @@ NAMES = {
     "binder_egress_canary_shut": "gauge",
     "binder_egress_proxy_addresses_hidden": "gauge",
 }
-"""Name and type of every metric."""
+"""Name and type of every metric of the verifier."""
+
+PROXY_NAMES = {
+    "binder_egress_proxy_connections": "counter",
+    "binder_egress_proxy_bytes": "counter",
+    "binder_egress_proxy_open_connections": "gauge",
+    "binder_egress_proxy_connections_taken": "gauge",
+    "binder_egress_proxy_pods": "gauge",
+    "binder_egress_proxy_addresses_claimed_twice": "gauge",
+    "binder_egress_proxy_knows_pods": "gauge",
+    "binder_egress_proxy_resolve_seconds": "histogram",
+    "binder_egress_proxy_connect_seconds": "histogram",
+}
+"""The same of the egress proxy."""
 
 
 def families(internal: FlaskClient) -> dict[str, Metric]:
@@ -55,7 +68,7 @@ def families(internal: FlaskClient) -> dict[str, Metric]:
 def samples() -> set[str]:
     """The names of samples, for queries in alerts and dashboards."""
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
-    return {name + suffix for name, metric_type in NAMES.items() for suffix in suffixes[metric_type]}
+    return {name + suffix for name, metric_type in (NAMES | PROXY_NAMES).items() for suffix in suffixes[metric_type]}
 
 
 def value(internal: FlaskClient, name: str, **labels: str) -> float:

@@ -14,6 +14,9 @@ import idna
 ANY = "*"
 """The entry that stands for any public host."""
 
+BY_HAND = "other"
+"""In metrics, the group of hosts that an operator named one by one."""
+
 REGISTRIES = Path(__file__).with_name("registries.json")
 """The file with the hosts of the groups `BUILT`. The image's build writes it, from the tools' own constants (`registries`), so that
 it names what they ask."""
@@ -105,20 +108,21 @@ class HostList:
     def __init__(self, entries: Iterable[str]):
         known = groups()
         self.any = False
-        self._names: set[str] = set()
-        self._suffixes: set[str] = set()
-        for entry in entries:
+        self._names: dict[str, str] = {}  # host → group
+        self._suffixes: dict[str, str] = {}
+        # Groups last: a host that is named by hand, too, counts for its group.
+        for entry in sorted(entries, key=known.__contains__):
             if entry == ANY:
                 self.any = True
             else:
                 for host in known.get(entry, (entry,)):
-                    self._add(host)
+                    self._add(host, entry if entry in known else BY_HAND)
 
-    def _add(self, entry: str) -> None:
+    def _add(self, entry: str, group: str) -> None:
         host = normal(entry.removeprefix("*."))
         if host is None:
             raise UnknownEntry(f"{entry!r} is no host, no *. before one, and none of the groups {', '.join(groups())}")
-        (self._suffixes if entry.startswith("*.") else self._names).add(host)
+        (self._suffixes if entry.startswith("*.") else self._names)[host] = group
 
     def __bool__(self) -> bool:
         """Whether there is any host on it."""
@@ -126,7 +130,12 @@ class HostList:
 
     def __contains__(self, host: str) -> bool:
         """Whether a name, as `normal` gives it, is on the list. `*.example.org` does not include `example.org`."""
-        if self.any or host in self._names:
-            return True
+        return self.any or bool(self.group(host))
+
+    def group(self, host: str) -> str:
+        """The group for which a name is on the list; `BY_HAND`, `ANY`, or empty if it is not on it."""
+        if found := self._names.get(host):
+            return found
         parts = host.split(".")
-        return any(".".join(parts[start:]) in self._suffixes for start in range(1, len(parts)))
+        suffixes = (".".join(parts[start:]) for start in range(1, len(parts)))
+        return next((self._suffixes[one] for one in suffixes if one in self._suffixes), ANY if self.any else "")

@@ -104,6 +104,11 @@ class Usage:
         self.connections -= 1
         self.unverified -= not verified
 
+    def taken(self) -> dict[str, float]:
+        """Of all connections that there may be, and of those of unverified servers: which part is open."""
+        most = self._limits.all_connections
+        return {"all": self.connections / most, "unverified": self.unverified / (most * UNVERIFIED_SHARE)}
+
     def bytes(self, server: str) -> Bucket:
         """The bucket of a server's bytes."""
         return self._bytes.setdefault(server, Bucket(self._limits.bytes_per_second, self._clock))

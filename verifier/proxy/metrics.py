@@ -20,10 +20,18 @@ class Metrics:
         self._registry = CollectorRegistry()
         prefix = "binder_egress_proxy"
         self._connections = Counter(
-            f"{prefix}_connections", "Connections that ended, by decision.", ["decision", "rule", "tier"], registry=self._registry
+            f"{prefix}_connections",
+            "Connections that ended, by decision and group of hosts.",
+            ["decision", "rule", "tier", "group"],
+            registry=self._registry,
         )
-        self._bytes = Counter(f"{prefix}_bytes", "Bytes of connections that ended, both ways.", ["tier"], registry=self._registry)
+        self._bytes = Counter(
+            f"{prefix}_bytes", "Bytes of connections that ended, both ways.", ["tier", "group"], registry=self._registry
+        )
         self._open = Gauge(f"{prefix}_open_connections", "Open connections.", ["who"], registry=self._registry)
+        self._taken = Gauge(
+            f"{prefix}_connections_taken", "Open connections, as a part of those that may be.", ["who"], registry=self._registry
+        )
         self._pods = Gauge(f"{prefix}_pods", "Pods whose addresses are known.", registry=self._registry)
         self._twice = Gauge(f"{prefix}_addresses_claimed_twice", "Addresses that two pods claim.", registry=self._registry)
         self._fresh = Gauge(f"{prefix}_knows_pods", "1 if the reconciler was heard from lately.", registry=self._registry)
@@ -32,22 +40,25 @@ class Metrics:
             f"{prefix}_connect_seconds", "Seconds for connecting to a host.", buckets=_SECONDS, registry=self._registry
         )
 
-    def note(self, decision: str, rule: str, tier: str, moved: int) -> None:
+    def note(self, decision: str, rule: str, tier: str, group: str, moved: int) -> None:
         """Count a connection that has ended.
 
         Args:
             decision: `allowed`, `refused` or `cut`.
             rule: why, if it was not allowed.
             tier: of the pod, or `unknown`.
+            group: for which the host is on the tier's list, as `HostList.group` has it.
             moved: bytes.
         """
-        self._connections.labels(decision, rule, tier).inc()
-        self._bytes.labels(tier).inc(moved)
+        self._connections.labels(decision, rule, tier, group).inc()
+        self._bytes.labels(tier, group).inc(moved)
 
     def state(self, identities: Identities, usage: Usage) -> None:
         """Take what is so now."""
         self._open.labels("verified").set(usage.connections - usage.unverified)
         self._open.labels("unverified").set(usage.unverified)
+        for who, part in usage.taken().items():
+            self._taken.labels(who).set(part)
         self._pods.set(len(identities))
         self._twice.set(len(identities.claimed_twice))
         self._fresh.set(identities.is_fresh)

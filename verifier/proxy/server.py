@@ -186,8 +186,9 @@ class Proxy:
             flow.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             admitted = self._usage.admit(who, verified)
             if not admitted:
+                flow.pod = known
                 if not self._limit_answers.has():
-                    self._metrics.note("refused", str(Reason.LIMIT), known.tier if known else "unknown", 0)
+                    self._metrics.note("refused", str(Reason.LIMIT), known.tier if known else "unknown", "", 0)
                     raise ConnectionError
                 too_many = "This server opens too many connections, try again"
                 raise Refused(Refusal(Reason.LIMIT, 429, too_many, "connection_limit_reached"))
@@ -430,7 +431,10 @@ class Proxy:
             return
         decision = "refused" if refusal else "cut" if flow.cut else "allowed"
         why = str(refusal.reason) if refusal else flow.cut
-        self._metrics.note(decision, why, flow.pod.tier if flow.pod else "unknown", flow.moved)
+        tier, group = flow.pod.tier if flow.pod else "unknown", ""
+        if flow.asked and (name := normal(flow.asked.host)):
+            group = self._policy.tiers.get(tier, self._policy.nothing).hosts.group(name)
+        self._metrics.note(decision, why, tier, group, flow.moved)
         if decision == "allowed" and not self._log_connections:
             return
         pod = flow.pod

@@ -73,6 +73,20 @@ def test_list_has_groups_names_and_suffixes():
     assert found and not found.any and not HostList([])
 
 
+def test_host_has_the_group_for_which_it_is_listed():
+    found = HostList(["julia", "git", "github.com", "api.example.org", "*.data.example"])
+    for host, group in (
+        ("pkg.julialang.org", "julia"),
+        ("eu.pkg.julialang.org", "julia"),
+        ("github.com", "git"),
+        ("api.example.org", "other"),
+        ("a.data.example", "other"),
+        ("evil.example", ""),
+    ):
+        assert found.group(host) == group, host
+    assert HostList(["*", "git"]).group("evil.example") == "*" and HostList(["*", "git"]).group("github.com") == "git"
+
+
 def test_star_is_any_host():
     assert HostList(["*"]).any and "evil.example" in HostList(["*"])
 

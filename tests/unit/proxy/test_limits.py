@@ -62,6 +62,12 @@ def test_unverified_servers_take_half_at_most(clock):
     assert usage.unverified == 0 and usage.connections == 5
 
 
+def test_taken_parts_are_of_all_and_of_the_half_of_the_unverified(clock):
+    usage = Usage(Limits(all_connections=10), clock)
+    assert [usage.admit("a", False), usage.admit("b", False), usage.admit("c", True)] == [True] * 3
+    assert usage.taken() == {"all": pytest.approx(0.3), "unverified": pytest.approx(0.4)}
+
+
 def test_idle_server_is_forgotten(clock):
     usage = Usage(Limits(bytes_per_second=10), clock)
     usage.admit("a", True)

@@ -47,7 +47,8 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
     found, text = status(f"http://127.0.0.1:{port}/")
     assert found == 200 and json.loads(text)["uid"] == "uid-1"
     metrics = status(f"http://127.0.0.1:{admin}/metrics")[1]
-    assert 'binder_egress_proxy_connections_total{decision="refused",rule="not-listed",tier="unverified"} 1.0' in metrics
+    line = 'binder_egress_proxy_connections_total{decision="refused",group="",rule="not-listed",tier="unverified"} 1.0'
+    assert line in metrics
     assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
 
 

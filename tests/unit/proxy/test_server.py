@@ -1,15 +1,23 @@
 """The server of the egress proxy: what a pod with too many connections costs."""
 
 import asyncio
+import json
+import logging.config
 import socket
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
+from verifier import logs
 from verifier.proxy import limits, server
-from verifier.proxy.decide import Policy
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
+from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 
 def test_connections_beyond_a_limit_are_not_all_answered():
@@ -37,3 +45,42 @@ def test_connections_beyond_a_limit_are_not_all_answered():
         await proxy.drain(5)
 
     asyncio.run(main())
+
+
+def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
+    """Metrics and logs: one connection to a listed host that has no address, and one beyond the limit."""
+    logging.config.dictConfig(logs.configuration("info"))
+    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small")
+    policy = Policy({"small": TierHosts(HostList(["julia"]))})
+
+    async def main():
+        metrics = Metrics()
+        proxy = server.Proxy(policy, Limits(new_per_second=0.5), Resolver(lambda name: []), metrics)
+        proxy.identities.load(AddressVersion(), {"alice/": [pod]})
+        proxy.identities.apply(AddressChange(AddressVersion()))
+        port = free_port()
+        listener = listen(port, "127.0.0.1")
+        serving = asyncio.create_task(proxy.serve(listener))
+        for answer in (b"HTTP/1.1 502", b"HTTP/1.1 429"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"CONNECT pkg.julialang.org:443 HTTP/1.1\r\nHost: pkg.julialang.org:443\r\n\r\n")
+            assert (await reader.read()).startswith(answer)
+            writer.close()
+        serving.cancel()
+        listener.close()
+        await proxy.drain(5)
+        return metrics.text().decode()
+
+    found = asyncio.run(main())
+    for rule, group in (("unresolved", "julia"), ("limit", "")):
+        labels = f'decision="refused",group="{group}",rule="{rule}",tier="small"'
+        assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in found
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["rule"], line["user"]) for line in lines] == [("unresolved", "alice"), ("limit", "alice")]
+
+
+def test_metrics_have_stable_names_and_types_and_help():
+    families = text_string_to_metric_families(Metrics().text().decode())
+    found = {family.name: family for family in families if not family.name.endswith("_created")}
+    assert {name: family.type for name, family in found.items()} == PROXY_NAMES
+    assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []

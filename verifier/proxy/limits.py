@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 UNVERIFIED_SHARE = 0.5
-"""The part of all connections that unverified and unknown servers may have together."""
+"""The part of all connections, and of all bytes, that unverified and unknown servers may have together."""
 
 BURST_SECONDS = 2.0
 """Seconds of its rate that a server may use at once, after it used nothing."""
@@ -55,12 +55,14 @@ class Limits:
         new_per_second: new connections of one server a second.
         bytes_per_second: bytes of one server a second, both directions together; 0: no limit.
         all_connections: connections of all servers at a time, in this process.
+        all_bytes_per_second: bytes of all servers a second, both directions together; 0: no limit.
     """
 
     connections: int = 100
     new_per_second: float = 20
     bytes_per_second: float = 0
     all_connections: int = 4000
+    all_bytes_per_second: float = 0
 
 
 class Usage:
@@ -76,6 +78,8 @@ class Usage:
         self._open: Counter[str] = Counter()
         self._new: dict[str, Bucket] = {}
         self._bytes: dict[str, Bucket] = {}
+        self._all_bytes = Bucket(limits.all_bytes_per_second, clock)
+        self._unverified_bytes = Bucket(limits.all_bytes_per_second * UNVERIFIED_SHARE, clock)
         self.connections = 0
         self.unverified = 0
 
@@ -109,9 +113,10 @@ class Usage:
         most = self._limits.all_connections
         return {"all": self.connections / most, "unverified": self.unverified / (most * UNVERIFIED_SHARE)}
 
-    def bytes(self, server: str) -> Bucket:
-        """The bucket of a server's bytes."""
-        return self._bytes.setdefault(server, Bucket(self._limits.bytes_per_second, self._clock))
+    def bytes(self, server: str, verified: bool) -> list[Bucket]:
+        """The buckets of a server's bytes: its own, that of all, and that of the unverified ones if it is one."""
+        own = self._bytes.setdefault(server, Bucket(self._limits.bytes_per_second, self._clock))
+        return [own, self._all_bytes] if verified else [own, self._all_bytes, self._unverified_bytes]
 
     def forget_idle(self) -> None:
         """Forget the servers that use nothing. To be called now and then."""

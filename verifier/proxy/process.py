@@ -74,7 +74,11 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         loop.add_signal_handler(number, stopped.set)
     metrics = Metrics()
     limits = Limits(
-        settings.proxy_connections, settings.proxy_new_per_second, settings.proxy_bytes_per_second, settings.proxy_all_connections
+        settings.proxy_connections,
+        settings.proxy_new_per_second,
+        settings.proxy_bytes_per_second,
+        settings.proxy_all_connections,
+        settings.proxy_all_bytes_per_second,
     )
     proxy = Proxy(policy, limits, Resolver(), metrics, settings.proxy_log_connections)
     feed = Feed(store, proxy.identities, loop)

@@ -34,16 +34,16 @@ class Pump:
 
     Args:
         source, target: non-blocking sockets, on which nothing else waits for this direction.
-        bucket: what the bytes are taken from.
+        buckets: what the bytes are taken from.
 
     Attributes:
         moved: bytes up to now.
         ended: done when the source has ended and everything is with the target, with an `OSError` if the connection broke.
     """
 
-    def __init__(self, source: socket.socket, target: socket.socket, bucket: Bucket):
+    def __init__(self, source: socket.socket, target: socket.socket, buckets: list[Bucket]):
         # Numbers: with a socket, each look of the loop's selector at one that it does not watch writes a text about the socket.
-        self._source, self._target, self._bucket = source.fileno(), target.fileno(), bucket
+        self._source, self._target, self._buckets = source.fileno(), target.fileno(), buckets
         self._socket = target
         self._loop = asyncio.get_running_loop()
         self._held: tuple[int, int] | None = None
@@ -110,8 +110,8 @@ class Pump:
         return True
 
     def _rest(self, number: int) -> None:
-        """Wait as long as the limit of bytes says."""
-        pause = self._bucket.take(number)
+        """Wait as long as the limits of bytes say."""
+        pause = max(bucket.take(number) for bucket in self._buckets)
         if pause > SHORTEST_PAUSE_SECONDS:
             self._loop.remove_reader(self._source)
             self._timer = self._loop.call_later(pause, self._loop.add_reader, self._source, self._read)

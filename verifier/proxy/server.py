@@ -194,7 +194,7 @@ class Proxy:
                 raise Refused(Refusal(Reason.LIMIT, 429, too_many, "connection_limit_reached"))
             await self._allow(flow)
             await self._connect(flow)
-            await self._move(flow, who)
+            await self._move(flow)
         except Refused as error:
             refusal = error.refusal
             await self._refuse(flow, refusal)
@@ -300,16 +300,16 @@ class Proxy:
             pass
         raise Refused(Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable"))
 
-    async def _move(self, flow: Flow, who: str) -> None:
+    async def _move(self, flow: Flow) -> None:
         """Move bytes until both directions have ended, for a plain request until the answer has."""
         assert flow.asked and flow.upstream and flow.pod
         upstream = flow.upstream[0]
-        bucket = self._usage.bytes(flow.pod.uid)
+        buckets = self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED)
         if flow.asked.kind is Kind.TUNNEL:
-            flow.pumps.append(Pump(flow.client, upstream, bucket))
+            flow.pumps.append(Pump(flow.client, upstream, buckets))
         else:
             await self._send(flow, upstream)
-        flow.pumps.append(Pump(upstream, flow.client, bucket))
+        flow.pumps.append(Pump(upstream, flow.client, buckets))
         waiting = {pump.ended for pump in flow.pumps}
         moved = -1
         while waiting:

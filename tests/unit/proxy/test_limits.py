@@ -1,8 +1,13 @@
 """Limits: of one server, and of all unverified ones together."""
 
+from heapq import heappop, heappush
+
 import pytest
 
 from verifier.proxy.limits import BURST_SECONDS, Bucket, Limits, Usage
+
+STEP = 262_144
+"""Bytes that a pump moves at once."""
 
 
 class Clock:
@@ -68,10 +73,40 @@ def test_taken_parts_are_of_all_and_of_the_half_of_the_unverified(clock):
     assert usage.taken() == {"all": pytest.approx(0.3), "unverified": pytest.approx(0.4)}
 
 
+def moved(usage, clock, pumps, seconds):
+    """What pumps move, by whether their server is verified: each moves a step, then waits as long as its buckets say."""
+    turns = [(number / 100, number, server, verified) for number, (server, verified) in enumerate(pumps)]  # they begin in 10 s
+    found = {True: 0, False: 0}
+    began = clock.now
+    while turns[0][0] < seconds:
+        at, number, server, verified = heappop(turns)
+        clock.now = began + at
+        pauses = [bucket.take(STEP) for bucket in usage.bytes(server, verified)]
+        found[verified] += STEP
+        heappush(turns, (at + max(*pauses, 0.001), number, server, verified))
+    return {verified: total / seconds for verified, total in found.items()}
+
+
+def test_unverified_servers_take_half_of_the_bytes_at_most(clock):
+    """A thousand of them, and one verified server."""
+    rate = 100 * STEP
+    strangers = [(f"stranger {number}", False) for number in range(1000)]
+    usage = Usage(Limits(all_bytes_per_second=rate), clock)
+    found = moved(usage, clock, [("verified", True), *strangers], 120)
+    assert found[False] == pytest.approx(rate / 2, rel=0.2) and found[True] > rate * 0.3
+    assert found[True] + found[False] < rate * 1.2
+
+
+def test_bytes_have_no_limit_of_all_unless_it_is_set(clock):
+    usage = Usage(Limits(), clock)
+    assert [bucket.take(10**12) for bucket in usage.bytes("a", False)] == [0.0] * 3
+
+
 def test_idle_server_is_forgotten(clock):
     usage = Usage(Limits(bytes_per_second=10), clock)
     usage.admit("a", True)
-    usage.bytes("a").take(5)
+    for bucket in usage.bytes("a", True):
+        bucket.take(5)
     usage.forget_idle()
     assert len(usage) == 1
     usage.release("a", True)

@@ -9,7 +9,8 @@ import sys
 
 import click
 
-from .operators.commands import egress, main
+from .operators.actions import Operators
+from .operators.commands import egress, main, show
 from .proxy.hosts import SLOW_WAYS_OUT
 from .proxy.hosts import groups as host_groups
 
@@ -43,3 +44,10 @@ def list_hosts(as_json: bool) -> None:
             click.echo("  (this image has none)")
         for host, tool in names.items():
             click.echo(f"  {host}  {tool}")
+
+
+@hosts.command("wanted", help="List what unverified servers asked the proxy for and did not get, by repository, in the last day.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def wanted_hosts(operators: Operators, as_json: bool) -> None:
+    show(operators.wanted(), as_json, ["repository", "host", "times", "last"])

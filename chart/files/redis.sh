@@ -26,7 +26,7 @@ user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +
   if [ -n "$PROXY_PASSWORD" ]; then
     access="$access
 user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall +subscribe +unsubscribe \
-&binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes"
+&binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes +set %W~binder-egress:wanted:*"
   fi
 fi
 exec redis-server - <<SETTINGS

@@ -139,7 +139,7 @@ def test_launch_unlock_and_operators_work_with_users(server, stores, monkeypatch
     assert_nothing_was_refused(server)
 
 
-def test_proxy_reads_addresses_and_nothing_else(server, stores):
+def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server, stores):
     verifiers, reconcilers = stores
     pod = PodAddresses("uid-1", "alice", "", ("10.42.0.5",))
     proxies = Store(connect(server.settings(ProxySettings, redis_user_password=PROXY)))
@@ -151,6 +151,8 @@ def test_proxy_reads_addresses_and_nothing_else(server, stores):
         assert following(5).server == ""
     assert reconcilers.published_addresses() == {ALICE}
     assert proxies.addresses()[1] == {ALICE.key: [pod]}
+    proxies.publish_wanted("proxy-1", [{"host": "data.example"}])
+    assert reconcilers.wanted() == [{"host": "data.example"}]
     assert_nothing_was_refused(server)
     for store, call in (
         (proxies, lambda s: s.publish_addresses(ALICE, [])),
@@ -158,6 +160,9 @@ def test_proxy_reads_addresses_and_nothing_else(server, stores):
         (proxies, lambda s: s.blocks()),
         (proxies, lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1"))),
         (proxies, lambda s: s.wake_all()),
+        (proxies, lambda s: s.wanted()),
+        (verifiers, lambda s: s.wanted()),
+        (verifiers, lambda s: s.publish_wanted("proxy-1", [])),
         (verifiers, lambda s: s.addresses()),
         (verifiers, lambda s: s.publish_addresses(ALICE, [])),
     ):

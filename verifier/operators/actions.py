@@ -53,6 +53,15 @@ class Operators:
 
     # -- reading
 
+    def wanted(self) -> list[dict[str, Any]]:
+        """What unverified servers asked the egress proxy for and did not get in the last day, what was asked for most first."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in self._store.wanted():
+            known = found.setdefault((row["repository"], row["host"]), row | {"times": 0})
+            known["times"] += row["times"]
+            known["last"] = max(known["last"], row["last"])
+        return sorted(found.values(), key=lambda row: -row["times"])
+
     def grants(self, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
         """The running servers, each with what it has.
 

@@ -53,7 +53,7 @@ def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
     found = operators.grants(**only)
     for row in found:
         row["tier"] = row["tier"] + (" (blocked)" if row["blocked"] and not as_json else "")
-    _show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
+    show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
 
 
 @egress.command(help="Say why a server has egress, or has none. SERVER: user, user/server, or the name of its pod.")
@@ -127,7 +127,7 @@ def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) 
 @_as_json
 @click.pass_obj
 def blocks(operators: Operators, as_json: bool) -> None:
-    _show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+    show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
 
 
 @egress.group("keys", help="Make, list and revoke the API keys of courses and services.")
@@ -140,7 +140,7 @@ def api_keys() -> None:
 @click.pass_obj
 def list_keys(operators: Operators, as_json: bool) -> None:
     columns = ["name", "state", "used", "servers_per_day", "tier", "expires", "id", "origins", "repositories"]
-    _show(operators.keys(), as_json, columns)
+    show(operators.keys(), as_json, columns)
 
 
 @api_keys.command("create", help="Make an API key. It is printed once, and counts as soon as its entry is in the chart's values.")
@@ -204,7 +204,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
         sys.exit(PENDING)
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
+def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
     """Print a table as kubectl does. It may be piped into other commands, so it does not depend on the width of a terminal."""
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
@@ -216,7 +216,7 @@ def _show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None
 
 
 def _cell(name: str, value: Any) -> str:
-    if name in ("at", "until", "reconciler_seen") and value:
+    if name in ("at", "until", "last", "reconciler_seen") and value:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return _clean("" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 

@@ -12,6 +12,7 @@ import h11
 from ..networks import NetworkSet
 from ..records import UNVERIFIED
 from ..settings import InvalidSettings, ProxySettings
+from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .decide import PORTS, Policy, TierHosts
 from .feed import Feed
@@ -20,8 +21,12 @@ from .limits import Limits
 from .metrics import Metrics
 from .resolve import Resolver
 from .server import Proxy
+from .wanted import Wanted
 
 log = logging.getLogger("binder-egress")
+
+PUBLISH_SECONDS = 60.0
+"""Seconds between two tables of what was asked for and not given."""
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
@@ -89,6 +94,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
     admin = await asyncio.start_server(
         lambda reader, writer: _admin(reader, writer, proxy, metrics, stopped), None, settings.proxy_admin_port
     )
+    serving.append(asyncio.create_task(_publish(proxy.wanted, store)))
     log.info("egress proxy", extra={"fields": {"port": settings.proxy_port}})
     await stopped.wait()
     serving[0].cancel()
@@ -96,7 +102,17 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
     await proxy.drain(settings.proxy_drain_seconds)
     await asyncio.to_thread(feed.stop)
     admin.close()
-    serving[1].cancel()
+    for task in serving[1:]:
+        task.cancel()
+
+
+async def _publish(wanted: Wanted, store: Store) -> None:
+    """Publish what was asked for and not given, each minute (D-267). Without Redis it waits for the next one."""
+    while True:
+        await asyncio.sleep(PUBLISH_SECONDS)
+        if rows := wanted.rows():
+            with contextlib.suppress(StoreUnavailable):
+                await asyncio.to_thread(store.publish_wanted, socket.gethostname(), rows)
 
 
 def listen(port: int, address: str | None = None) -> socket.socket:

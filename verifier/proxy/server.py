@@ -22,6 +22,7 @@ from .metrics import Metrics
 from .pump import Pump
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
+from .wanted import Wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -106,6 +107,7 @@ class Proxy:
 
     Attributes:
         identities: whose address is whose. The feed keeps it up to date.
+        wanted: what unverified servers asked for and did not get.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_addresses: dict[str, list[str]] = {}
         self.identities = Identities(self._judge_again, clock)
+        self.wanted = Wanted()
 
     @property
     def open(self) -> int:
@@ -434,6 +437,8 @@ class Proxy:
         tier, group = flow.pod.tier if flow.pod else "unknown", ""
         if flow.asked and (name := normal(flow.asked.host)):
             group = self._policy.tiers.get(tier, self._policy.nothing).hosts.group(name)
+            if tier == UNVERIFIED and flow.pod and why in (Reason.NOT_LISTED, Reason.NO_HOSTS) and decision == "refused":
+                self.wanted.note(flow.pod.repository, name)
         self._metrics.note(decision, why, tier, group, flow.moved)
         if decision == "allowed" and not self._log_connections:
             return

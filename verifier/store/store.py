@@ -19,6 +19,7 @@
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
 | `changes` | the number of changes of `addresses`, and since when | for ever |
+| `wanted:<proxy>` | what servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
 | `wiring` | a hash: numbers of announced launches and of those without context, first and last time | for ever |
@@ -90,6 +91,9 @@ HEARTBEAT_TTL_SECONDS = 30
 
 VERIFIER_TTL_SECONDS = 60
 """Seconds without a report after which a verifier counts as gone. One comes with each readiness probe."""
+
+WANTED_TTL_SECONDS = 300
+"""Seconds for which a proxy's table counts. A new one comes every minute."""
 
 GATECHECK_TTL_SECONDS = 600
 """Seconds for which findings count. New ones come every minute."""
@@ -512,6 +516,18 @@ class Store:
                 return AddressChange.loads(message["data"]) if message else None
 
             yield following
+
+    def publish_wanted(self, proxy: str, rows: list[dict[str, Any]]) -> None:
+        """Publish what one proxy's servers asked for and did not get."""
+        with _unavailable():
+            self._redis.set(_key(f"wanted:{proxy}"), json.dumps(rows), ex=WANTED_TTL_SECONDS)
+
+    def wanted(self) -> list[dict[str, Any]]:
+        """The rows of all proxies: `repository`, `host`, `times`, and `last` in Unix time."""
+        with _unavailable():
+            keys = list(self._redis.scan_iter(_key("wanted:*"), count=1000))
+            texts = self._redis.mget(keys) if keys else []
+        return [row for text in map(_text, texts) if text for row in json.loads(text)]
 
     # -- for the reconciler
 

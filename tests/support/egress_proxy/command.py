@@ -1,13 +1,17 @@
-"""The command `binder-egress proxy`, from the sources, with the hosts of groups that an image's build has found."""
+"""The command `binder-egress proxy`, from the sources, with the hosts of groups that an image's build has found.
+
+With `TEST_PUBLISH_SECONDS` it publishes what is wanted as often as that.
+"""
 
 import os
 import sys
 from pathlib import Path
 
 from verifier.cli import main
-from verifier.proxy import hosts
+from verifier.proxy import hosts, process
 
 if __name__ == "__main__":
     hosts.REGISTRIES = Path(os.environ.get("TEST_REGISTRIES", hosts.REGISTRIES))
+    process.PUBLISH_SECONDS = float(os.environ.get("TEST_PUBLISH_SECONDS", process.PUBLISH_SECONDS))
     sys.argv[1:] = ["proxy"]
     main()

@@ -18,7 +18,7 @@ from verifier.settings import InvalidSettings, ProxySettings, load
 @pytest.fixture
 def process(redis_server, tmp_path):
     """A running proxy: its port, the port of its probes, and the process."""
-    with running(redis_server.url, tmp_path, ["ok.example"]) as found:
+    with running(redis_server.url, tmp_path, ["ok.example"], TEST_PUBLISH_SECONDS="0.2") as found:
         yield found
 
 
@@ -50,6 +50,8 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
     line = 'binder_egress_proxy_connections_total{decision="refused",group="",rule="not-listed",tier="unverified"} 1.0'
     assert line in metrics
     assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
+    until(store.wanted)
+    assert [(row["repository"], row["host"], row["times"]) for row in store.wanted()] == [("", "evil.example", 1)]
 
 
 def test_proxy_drains(process):

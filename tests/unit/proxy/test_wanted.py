@@ -1,0 +1,64 @@
+"""What unverified servers asked for and did not get: counted in memory, published, and listed by `egress hosts wanted`."""
+
+import json
+
+from click.testing import CliRunner
+
+from verifier.egress_cli import egress
+from verifier.proxy.wanted import KEPT_SECONDS, OF_ONE, ROWS, Wanted
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_requests_are_counted_by_repository_and_host_for_a_day():
+    clock = Clock()
+    wanted = Wanted(clock)
+    for repository, host in (("a", "one.example"), ("b", "one.example"), ("a", "one.example"), ("a", "two.example")):
+        wanted.note(repository, host)
+    clock.now += 60
+    wanted.note("a", "one.example")
+    found = {(row["repository"], row["host"]): (row["times"], row["last"]) for row in wanted.rows()}
+    assert found == {
+        ("a", "one.example"): (3, clock.now),
+        ("b", "one.example"): (1, clock.now - 60),
+        ("a", "two.example"): (1, clock.now - 60),
+    }
+    clock.now += KEPT_SECONDS - 30
+    assert [(row["repository"], row["host"]) for row in wanted.rows()] == [("a", "one.example")]
+
+
+def test_names_that_a_stranger_makes_up_do_not_drive_out_others():
+    wanted = Wanted()
+    for _ in range(3):
+        wanted.note("course", "data.example")
+    for number in range(10 * ROWS):
+        wanted.note("stranger", f"{number}.example")
+    found = wanted.rows()
+    assert len(found) == OF_ONE + 1 and {"repository": "course", "host": "data.example", "times": 3}.items() <= found[0].items()
+    for number in range(10 * ROWS):
+        wanted.note(f"stranger {number}", f"{number}.example")
+    assert len(wanted.rows()) == ROWS and wanted.rows()[0]["host"] == "data.example"
+
+
+def test_command_adds_up_what_the_proxies_published(redis_server, store, monkeypatch):
+    monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
+    one, other = Wanted(Clock()), Wanted(Clock())
+    for wanted, host in ((one, "a.example"), (one, "b.example"), (other, "b.example")):
+        wanted.note("https://github.com/org/course", host)
+    store.publish_wanted("proxy-1", one.rows())
+    store.publish_wanted("proxy-2", other.rows())
+    listed = json.loads(CliRunner().invoke(egress, ["hosts", "wanted", "--json"]).output)
+    assert [(row["host"], row["times"]) for row in listed] == [("b.example", 2), ("a.example", 1)]
+    head, first, _ = CliRunner().invoke(egress, ["hosts", "wanted"]).output.splitlines()
+    assert head.split() == ["REPOSITORY", "HOST", "TIMES", "LAST"]
+    assert first.split() == ["https://github.com/org/course", "b.example", "2", "2027-01-15T08:00:00Z"]
+
+
+def test_command_lists_nothing_where_nothing_was_published(redis_server, store, monkeypatch):
+    monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
+    assert CliRunner().invoke(egress, ["hosts", "wanted", "--json"]).output == "[]\n"

@@ -1,0 +1,54 @@
+"""What unverified servers asked for and did not get, by repository: a small table in memory, for `egress hosts wanted`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEPT_SECONDS = 86_400
+"""Seconds after its last request for which a row is kept."""
+
+ROWS = 500
+"""Rows of the table. Strangers choose what is in it."""
+
+OF_ONE = 20
+"""Rows of one repository."""
+
+
+@dataclass
+class _Row:
+    repository: str
+    host: str
+    times: int
+    last: float
+
+
+class Wanted:
+    """The table.
+
+    Args:
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time):
+        self._clock = clock
+        self._rows: dict[tuple[str, str], _Row] = {}
+
+    def note(self, repository: str, host: str) -> None:
+        """Count a request that was refused. Where the table is full, it takes the place of what was asked for least."""
+        key = repository, host
+        if key not in self._rows:
+            of_one = [row for row in self._rows.values() if row.repository == repository]
+            full = of_one if len(of_one) >= OF_ONE else list(self._rows.values()) if len(self._rows) >= ROWS else []
+            if full:
+                least = min(full, key=lambda row: (row.times, row.last))
+                del self._rows[least.repository, least.host]
+            self._rows[key] = _Row(repository, host, 0, 0.0)
+        self._rows[key].times += 1
+        self._rows[key].last = self._clock()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, what was asked for most first: `repository`, `host`, `times`, and `last` in Unix time."""
+        oldest = self._clock() - KEPT_SECONDS
+        self._rows = {key: row for key, row in self._rows.items() if row.last > oldest}
+        return [asdict(row) for row in sorted(self._rows.values(), key=lambda row: -row.times)]

@@ -22,6 +22,9 @@ same second would be accepted. With 2, a class of 31 is accepted, and challenges
 BASE_SECONDS = 1.1
 """Seconds that the default proof of work takes one core at the base price (docs/fairness.md)."""
 
+WORKERS = 2
+"""The workers of a browser (frontend/src/solve.js). A phone, or a machine that is busy, takes a multiple."""
+
 WIDER = {56: 2, 48: 8}
 """Prefixes of the IPv6 networks around a client's that are charged too → how much more slowly their price rises. A /56 is what a
 home has, a /48 what a site has (RFC 6177)."""

@@ -752,3 +752,20 @@ def test_challenge_states_how_long_a_launch_may_wait(public, site):
     assert (answer["hold"], answer["interactive_hold"]) == (4, 60)
     answer = public_client(site(launch_hold=0, launch_interactive_hold=20)).get("/egress/challenge").json
     assert (answer["hold"], answer["interactive_hold"]) == (0, 20)
+
+
+@pytest.mark.parametrize(("times", "hold"), [(180, 4), (200, 0)], ids=["7.0", "7.7"])
+def test_launch_does_not_wait_for_work_that_takes_longer(public, store, times, hold):
+    """With two workers the base takes 0.55 s on average, so a price of 7.3 takes 4 s."""
+    charge(store, times=times)
+    answer = public.get("/egress/challenge").json
+    assert (answer["hold"], answer["interactive_hold"]) == (hold, 60)
+
+
+def test_launch_waits_for_a_widget_whatever_the_price(site, store):
+    """Its answer costs no work. The work is offered as another way."""
+    offered = {"turnstile": {"siteKey": "x"}, "altcha": {"order": 100, "cost": 1}}
+    client = public_client(site(captcha_providers=offered, captcha_secrets={"TURNSTILE": "y"}))
+    charge(store, times=200)
+    answer = client.get("/egress/challenge").json
+    assert [offer["name"] for offer in answer["providers"]] == ["turnstile", "altcha"] and answer["hold"] == 4

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, current_app, jsonify, request
 from markupsafe import escape
 
+from ..fairness import BASE_SECONDS, WORKERS
 from . import bodies, issuing
 from .context import log_decision, network, own_url, paying_network, services
 from .headers import THIRD_PARTY
@@ -52,14 +53,17 @@ def challenge() -> Response:
     price = fairness.price(levels, services().store.charges([level.network for level in levels], fairness.window))
     services().metrics.prices.observe(price)
     settings = services().settings
+    offers = services().captcha.offers(purpose, network(), price)
+    # A launch would wait in vain more often than not (D-225).
+    in_vain = offers and offers[0]["kind"] == "proof-of-work" and price * BASE_SECONDS / WORKERS > settings.launch_hold
     return bodies.answer(
         bodies.ChallengeAnswer.model_validate(
             {
                 "purpose": purpose,
                 "access": settings.unverified.access,
-                "hold": settings.launch_hold,
+                "hold": 0 if in_vain else settings.launch_hold,
                 "interactive_hold": settings.launch_interactive_hold,
-                "providers": services().captcha.offers(purpose, network(), price),
+                "providers": offers,
             }
         )
     )

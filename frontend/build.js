@@ -58,8 +58,10 @@ for (const entry of entries) {
     format: entry === "src/widgets.js" ? "esm" : "iife",
     // Browsers with es2020 and without class fields are those of some months; the bytes are for everybody.
     supported: { "class-field": true },
-    // The names so far: solve.js starts workers, launch.js imports widgets.js.
-    define: { MANIFEST: JSON.stringify(manifest) },
+    // Names of our own that no other file knows.
+    mangleProps: /^_/,
+    // Of the names so far those that a script needs: solve.js starts workers, launch.js imports widgets.js.
+    define: { MANIFEST: JSON.stringify(manifest, Object.keys(manifest).filter((name) => /^(worker|widgets)/.test(name))) },
     plugins: [sheets],
   });
   keep(basename(entry), bundle.outputFiles[0].contents);

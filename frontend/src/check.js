@@ -2,8 +2,8 @@
 
 // Longest wait for one answer of the verifier, in seconds. No launch waits that long.
 const PATIENCE = 10;
-// Seconds that a launch waits for the challenge. A person must be asked before the launch goes out, and a verifier that has just
-// delivered launch.js answers quickly.
+// Seconds that a launch waits for the challenge, and for proof of work. A person must be asked before the launch goes out, and a
+// verifier that has just delivered launch.js answers quickly. By then most browsers have calculated (D-224).
 const GRACE = 1;
 // A pass is no longer sent in the last seconds before it expires.
 const MARGIN = 5;
@@ -41,6 +41,8 @@ export class Check {
   access;
   /** Whether a person has to do something. */
   interactive = false;
+  /** Whether the offer is proof of work. */
+  calculates = false;
   /** Whether the person can choose another offer. */
   others = false;
   _token = null;
@@ -96,16 +98,19 @@ export class Check {
    * Wait while the check runs, but no longer than the operator allows.
    *
    * @param {AbortSignal} [signal] ends the waiting
+   * @param {number} [since] for a server that is ready: when its build request began to wait, in ms. The time for waiting counts
+   *   from then, and proof of work may take all of it
    * @returns {Promise<void>} never rejects
    */
-  async wait(signal) {
-    const began = performance.now();
+  async wait(signal, since) {
+    const began = since ?? performance.now();
     const stop = new Promise((resolve) => { signal?.addEventListener("abort", resolve, { once: true }); });
     while (this.running && !signal?.aborted) {
-      let limit = began + (this.state === "widget" ? this._interactiveHold : this._hold) * 1000;
+      const hold = since === undefined && this.calculates ? Math.min(this._hold, GRACE) : this._hold;
+      let limit = began + (this.state === "widget" ? this._interactiveHold : hold) * 1000;
       if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE * 1000);
       // The widget failed, and the launch waits for a calculation instead.
-      if (this._instead > began) limit = Math.min(this._instead + this._hold * 1000, began + this._interactiveHold * 1000);
+      if (this._instead > began) limit = Math.min(this._instead + hold * 1000, began + this._interactiveHold * 1000);
       const left = limit - performance.now();
       if (left <= 0) return;
       await new Promise((resolve) => {
@@ -178,6 +183,7 @@ export class Check {
     while (offers.length && !this._over) {
       const offer = offers[0];
       this.interactive = offer.kind === "interactive";
+      this.calculates = offer.kind === "proof-of-work";
       this.others = offers.length > 1;
       this._another = false;
       this._solving = new AbortController();
@@ -211,7 +217,7 @@ export class Check {
   }
 
   async _solve(offer, signal) {
-    if (offer.kind === "proof-of-work") {
+    if (this.calculates) {
       this._set("solving");
       return this.means.solve(offer.challenge, signal);
     }

@@ -14,6 +14,26 @@ const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
 export const readEvent = (data) => (SAID.test(data) ? JSON.parse(data) : null);
 
 /**
+ * Let the page read the event `ready` later. It reads everything else at once, and the response stays the browser's own.
+ *
+ * @param {Response} response one that nobody has begun to read
+ * @param {() => Promise<void>} wait called when the event has come; never rejects
+ */
+export function delayReady({ body }, wait) {
+  const getReader = body.getReader.bind(body);
+  body.getReader = (...options) => {
+    const reader = getReader(...options);
+    const read = reader.read.bind(reader);
+    reader.read = async (...into) => {
+      const got = await read(...into);
+      if (/"phase": ?"ready"/i.test(new TextDecoder().decode(got.value))) await wait();
+      return got;
+    };
+    return reader;
+  };
+}
+
+/**
  * Read until the build is over or the stream ends.
  *
  * @param {ReadableStream<Uint8Array>} body

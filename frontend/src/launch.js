@@ -3,7 +3,7 @@
 // An inline wrapper of fetch in the page (chart/integration/launch_page.js) loads this script and hands it build requests. If
 // anything fails here, the request goes out unchanged.
 import { Check } from "./check.js";
-import { readEvents } from "./events.js";
+import { delayReady, readEvents } from "./events.js";
 import { Panel } from "./panel.js";
 import { solve } from "./solve.js";
 import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
@@ -18,7 +18,8 @@ const ours = window.binderEgress;
  * @typedef {object} Launch
  * @property {?string} address the address of the build request
  * @property {Check} check
- * @property {number} waiting the number of requests that wait for the check
+ * @property {number} waiting the number of requests, and of servers that are ready, that wait for the check
+ * @property {number} began when its first request came, in ms; 0 if that went before this script was there
  * @property {boolean} gone whether a request went out without a pass
  * @property {boolean} sent whether the last request went out with a pass
  * @property {?Promise<Response>} copy what is read of the last request's answer
@@ -59,7 +60,7 @@ function begin() {
 }
 
 function newLaunch(address, asked) {
-  const launch = { address, waiting: 0 };
+  const launch = { address, waiting: 0, began: 0 };
   launch.check = newCheck(launch, asked);
   show(launch);
   return launch;
@@ -102,7 +103,8 @@ function launchOf(address) {
 }
 
 /**
- * Send a build request, with a pass if there is one. While a challenge is being solved, wait for its pass.
+ * Send a build request, with a pass if there is one. While a challenge is being solved, wait for its pass: a second for proof of
+ * work, for which then the server waits when it is ready (D-224).
  *
  * @param {typeof fetch} original the page's fetch
  * @param {*} self the `this` of the page's call
@@ -117,6 +119,7 @@ function send(original, self, args, address) {
   const launch = launchOf(address);
   // The retry came after the pass had expired.
   if (launch.check.expired) launch.check = newCheck(launch, null);
+  launch.began ||= performance.now();
   const signal = args[1]?.signal ?? args[0].signal;
   const go = () => {
     let token = launch.check.token;
@@ -129,6 +132,7 @@ function send(original, self, args, address) {
     try {
       watch(launch, answer.then((response) => response.clone()), address);
       show(launch);
+      if (!token) return answer.then((response) => delayed(launch, response, signal));
     } catch {
       // The request has already gone out.
     }
@@ -143,6 +147,18 @@ function send(original, self, args, address) {
     return go();
   });
 }
+
+function delayed(launch, response, signal) {
+  try {
+    delayReady(response, () => rest(launch, signal));
+  } catch {
+    // A response without a body, or a browser that does not allow it.
+  }
+  return response;
+}
+
+// What is left of the time for waiting. Nobody waits for a person then.
+const rest = async ({ check, began }, signal) => check.calculates && check.wait(signal, began);
 
 function withToken(args, address, token) {
   try {
@@ -184,10 +200,14 @@ async function watch(launch, copy, address) {
 
 // The pass is presented even if it went with the request: BinderHub may not have asked the verifier about the launch. A server
 // that has the tier keeps its use, so nothing is spent (D-221).
-function ready(launch, server, verifier) {
+async function ready(launch, server, verifier) {
   launch.ended = true;
   // The next request for this address starts another launch, with another pass.
   launches.delete(launch.address);
+  launch.waiting += 1;
+  show(launch);
+  await rest(launch);
+  launch.waiting -= 1;
   const { token } = launch.check;
   launch.check.stop();
   if (token) {
@@ -232,7 +252,7 @@ function stateOf({ check, waiting, gone, ended, unlock }) {
   if (unlock === "granted") return "has";
   if (unlock === "refused") return "none";
   if (check.state === "passed") return "checked";
-  if (ended) return "none";
+  if (ended && !waiting) return "none";
   switch (check.state) {
     case "asking":
     case "solving": return waiting ? "holding" : "checking";

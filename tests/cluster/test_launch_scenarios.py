@@ -159,7 +159,8 @@ SCENARIOS: dict[str, tuple[Callable[[Visit], Iterator[None]], int, set[int], boo
     "a solution before the build": (before, 1, {1}, True),
     "a solution during the build": (during, 1, {0}, True),
     "a solution after the launch": (after, 1, {0}, False),
-    "a stream that ends early": (retry, 2, {1}, True),
+    # On a busy machine the pass may come after both builds, which wait for a second.
+    "a stream that ends early": (retry, 2, {0, 1}, True),
     "a server that fails to start once": (before, 1, {1}, True),
     # On a busy machine the second pass may come after its build: it unlocks then.
     "two tabs": (two_tabs, 2, {1, 2}, True),

@@ -35,6 +35,12 @@ def show_unanswered(hub, opened):
     hub.fault, hub.fault_paths = "garbage", ("challenge",)
 
 
+def show_holding(hub, opened):
+    """The build goes out after a second. Its server waits."""
+    hub.ready.open()
+    launch_while_solving(hub, opened)
+
+
 def show_has(hub, opened):
     hub.page_config["stay"] = True
     opened.page.route("**/egress/servers/**", lambda route: route.fulfill(json={"state": "granted"}))
@@ -50,7 +56,7 @@ def show_without(hub, opened):
 
 STATES = {
     "checking": (show_checking, ()),
-    "holding": (launch_while_solving, ()),
+    "holding": (show_holding, ()),
     "checked": (show_checked, ()),
     "has": (show_has, ()),
     "none": (lambda hub, opened: opened.page.add_init_script("delete window.Worker"), ()),

@@ -2,7 +2,7 @@
 
 The attempts are those of the lab (tests/support/egress_proxy), with the chart's proxy, the kubelet's pods and the cluster's DNS,
 which gets names that lie from a server on the internet. What no pod can bring about is made in the lab alone: addresses that two
-pods have or that are used again, and changes in the middle of a connection, of which test_proxy.py has the revocation.
+pods have or that are used again, and changes in the middle of a connection; test_proxy.py has a revocation and such an address.
 """
 
 import json

@@ -1,16 +1,39 @@
-"""A real package, through exactly the list that an image has: real pip, from its real index."""
+"""A real package, through exactly the list that an image has: real pip, from its real index.
+
+It is not in `ci/test unit`, whose tests need no host but this machine.
+"""
 
 import json
 import os
 import subprocess
 import sys
 
+import pytest
+
+from tests.support.apps import RedisServer, make_settings
 from tests.support.egress_proxy.process import publish, running, status, until
 from verifier.proxy import registries
 from verifier.proxy.registries import python_hosts
+from verifier.store.connection import connect
+from verifier.store.store import Store
 
 PACKAGE = "iniconfig"
 """A small one, pure Python."""
+
+
+@pytest.fixture
+def redis_server():
+    server = RedisServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(redis_server):
+    client = connect(make_settings(redis_server))
+    yield Store(client)
+    client.close()
 
 
 def install(redis_server, store, folder, entry):

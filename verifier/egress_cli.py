@@ -6,6 +6,7 @@ not use.
 
 import json
 import sys
+from importlib.util import find_spec
 
 import click
 
@@ -15,6 +16,11 @@ from .proxy.hosts import SLOW_WAYS_OUT
 from .proxy.hosts import groups as host_groups
 
 __all__ = ["doctor", "egress", "hosts", "main"]
+
+if find_spec("github"):  # The extra `bans`, which the image has not (D-280).
+    from .bans.command import propose_bans
+
+    egress.add_command(propose_bans)
 
 
 @egress.command(help="Check the whole installation and say what to do. Exit code 1 if there is a problem.")

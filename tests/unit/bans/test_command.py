@@ -1,0 +1,162 @@
+"""The command as it is typed: what it prints, its exit codes, and the examples of docs/bans.md."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import responses
+import yaml
+
+from tests.support import ban_traffic as made
+from tests.support.doc_examples import section
+from tests.support.doubles.forge import API, NAME, Forge
+from verifier.egress_cli import egress
+
+TOP = Path(__file__).parents[3]
+UNTIL = ("--until", "2026-11-26")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The files of a week: decisions with detections among them, and the archive."""
+    week, folder = made.week(4), tmp_path_factory.mktemp("week")
+    (folder / "decisions.log").write_text("\n".join([*week.decisions, *week.detections, "not JSON", ""]))
+    (folder / "archive.jsonl").write_text("\n".join(week.archive))
+    return [str(folder / "decisions.log"), str(folder / "archive.jsonl")]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Type the command without a Redis; returns exit code, standard output and standard error."""
+    from click.testing import CliRunner
+
+    monkeypatch.delenv("PROMETHEUS_URL", raising=False)
+
+    def run(*arguments, **more):
+        done = CliRunner().invoke(egress, ["propose-bans", *arguments], **more)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+    return run
+
+
+def test_text_says_what_stands_out_and_what_was_left_out(run, files):
+    code, out, _ = run(*files, *UNTIL)
+    assert code == 0 and "1 that cannot be read." in out and "Left out: processor time: " in out
+    first = next(line for line in out.splitlines() if "launches)" in line)
+    assert re.fullmatch(rf"\*  \d\d\.\d  {re.escape(made.SCRIPT)}  \(\d+ launches\)", first)
+    assert "Nobody is banned by this." in out
+    values = yaml.safe_load(re.search(r"^config:\n(?: .*\n)+", out, re.M)[0])
+    assert values["config"]["GitHubRepoProvider"]["banned_specs"] == [r"^eve/.*"]
+    assert re.search(r"^egress block --why 'propose-bans: score [\d.]+' -- repository 'github.com/eve/\*'$", out, re.M)
+
+
+def test_json_has_everything(run, files):
+    found = json.loads(run(*files, *UNTIL, "--json")[1])
+    first = found["repositories"][0]
+    assert (first["repository"], first["proposed"]) == (made.SCRIPT, True)
+    assert first["parts"]["detections"]["points"] > 40 and "processor time" in found["left_out"]
+    assert set(found["banned_specs"]) == {"GitHubRepoProvider", "GitRepoProvider"} and len(found["egress_block"]) == 1
+
+
+def test_pipe_is_read_as_files_are(run, files):
+    piped = "".join(Path(file).read_text() + "\n" for file in files)
+    assert run("-", *UNTIL, "--json", input=piped)[1] == run(*files, *UNTIL, "--json")[1]
+
+
+def test_excepted_repository_is_not_proposed(run, files):
+    assert "github.com/eve" not in run(*files, *UNTIL, "--except", "https://github.com/Eve/*")[1]
+
+
+def test_alert_is_one_line_that_an_alerter_matches(run, files):
+    """As mybinder's alerter does: a regular expression for the line, and fields of its JSON."""
+    (rule,) = yaml.safe_load(section("docs/bans.md", "An alert", "yaml")[0])["k8s-log-alerter-zulip"]["rules"].values()
+    _, out, _ = run(*files, *UNTIL, "--alert")
+    assert out.count("\n") == 1 and re.search(rule["regex"], out)
+    assert json.loads(out) == {"action": "ban-proposed", "number": 1, "names": ["github.com/eve"]}
+    assert set(rule["json_grouping_fields"]) <= json.loads(out).keys()
+    assert run(*files, *UNTIL, "--alert", "--except", "github.com/eve/*") == (0, "", "")
+
+
+def test_patch_is_for_git_apply(run, files, tmp_path):
+    (tmp_path / "values.yaml").write_text("# ours\nbinderhub:\n  config: {}\n")
+    code, out, _ = run(*files, *UNTIL, "--values", str(tmp_path / "values.yaml"), "--at", "binderhub.config")
+    subprocess.run(["git", "apply", "-p1", "--unsafe-paths", "--directory=/", "-"], input=out, text=True, check=True, cwd=tmp_path)
+    text = (tmp_path / "values.yaml").read_text()
+    assert code == 0 and text.startswith("# ours\n") and "'^eve/.*'" in text
+
+
+@responses.activate
+def test_pull_request_has_the_reasons(run, files, monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    monkeypatch.setenv("GITHUB_API_URL", API)
+    monkeypatch.setattr("github.Requester.Requester._Requester__deferRequest", lambda *_: None)
+    forge = Forge(b"config: {}\n")
+    code, out, _ = run(*files, *UNTIL, "--values", forge.path, "--pull-request", NAME)
+    assert (code, out) == (0, "Pull request 1 is opened.\n")
+    assert f"| `{made.SCRIPT}` |" in forge.pulls[0]["body"] and b"'^eve/.*'" in forge.file("propose-bans")
+    forge.private = False
+    code, _, error = run(*files, *UNTIL, "--values", forge.path, "--pull-request", NAME)
+    assert code == 4 and "hub/secrets is public." in error
+    quiet = run(*files, *UNTIL, "--values", forge.path, "--pull-request", NAME, "--except", "github.com/eve/*")
+    assert quiet == (0, "There is nothing to propose.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "There is nothing to read"),
+        (("missing.log",), "No such file"),
+        (("-", "--json", "--alert"), "Choose one of"),
+        (("-", "--pull-request", "a/b"), "needs --values"),
+        (("-", "--values", "missing.yaml"), "missing.yaml: No such file or directory"),
+        (("-", "--days", "0"), "--days"),
+        (("--prometheus", "http://["), "http://"),
+        (("--prometheus", "prometheus:9090"), "http://"),
+        (("-", "--until", "soon"), "--until"),
+        (("-", "--except", "x" * 3000), "host/owner/name"),
+    ],
+)
+def test_wrong_usage_is_a_sentence(run, arguments, sentence):
+    code, out, error = run(*arguments, input="")
+    assert (code, out) == (2, "") and sentence in error
+
+
+def test_bytes_that_are_no_text_are_a_line_that_cannot_be_read(run):
+    assert "1 that cannot be read." in run("-", input=b"\xff\xfe\x00{")[1]
+
+
+def test_name_that_is_no_unicode_is_printed(run):
+    line = made.decision("launch", made.END - 1, user="u", repository="https://x.org/a/\N{SNOWMAN}", tier="unverified")
+    piped = line.replace("\N{SNOWMAN}", "\\ud800")
+    assert "x.org/a" in run("-", *UNTIL, input=piped)[1] and json.loads(run("-", *UNTIL, "--json", input=piped)[1])["repositories"]
+
+
+def test_old_lines_are_told_about(run, files):
+    assert "The latest line is of 2026-11-2" in run(*files, "--until", "2027-06-01")[1]
+
+
+def test_command_needs_the_extra():
+    """Without it the other commands are there as before: in the image nothing of it is installed."""
+    code = (
+        "import sys\nfrom importlib import abc\n"
+        "class Absent(abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in ('github', 'ruamel') or name == 'verifier.bans': raise ModuleNotFoundError(name)\n"
+        "import importlib.util\nreal = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name == 'github' else real(name, package)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from verifier.egress_cli import egress\nprint('propose-bans' in egress.commands, 'doctor' in egress.commands)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP)
+    assert done.stdout == "False True\n"
+
+
+def test_image_has_nothing_of_it():
+    assert "verifier/bans" in (TOP / ".dockerignore").read_text().splitlines()
+    lock = (TOP / "requirements.lock").read_text().lower()
+    assert not re.search(r"^(pygithub|ruamel)", lock, re.M)
+    assert re.search(r"^pygithub==", (TOP / "requirements-bans.lock").read_text(), re.M)

@@ -1,0 +1,212 @@
+"""What `egress propose-bans` reads: lines of several kinds, and Prometheus."""
+
+import json
+
+import pytest
+import requests
+import responses
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.ban_traffic import DAY, END, archived, decision, detection
+from verifier.bans.reading import Traffic, ask, owner
+
+REPOSITORY = "github.com/someone/x"
+AT = END - DAY
+
+
+def traffic(*lines):
+    found = Traffic(END - 7 * DAY, END)
+    found.read(lines)
+    found.settle()
+    return found
+
+
+def launch(user="u", at=AT, **fields):
+    about = {"user": user, "server": "", "repository": f"https://{REPOSITORY}.git", "client_network": "198.51.100.0/24"}
+    return decision("launch", at, **about | {"tier": "unverified", "rule": "default", "pass_outcome": "none"} | fields)
+
+
+def test_launches_are_counted_by_repository():
+    found = traffic(
+        launch("a"), launch("a"), launch("b", tier="verified", pass_outcome="free"), launch("c", pass_outcome="expired")
+    )
+    one = found.repositories[REPOSITORY]
+    assert (one.launches, one.without_pass, one.networks) == (3, {"a", "c"}, {"198.51.100.0/24": 3})
+
+
+def test_unlocked_server_counts_as_one_with_a_pass():
+    unlock = decision("unlock", AT, user="a", server="", tier="verified", rule="unlock")
+    refused = decision("unlock", AT, user="b", server="", tier="unverified", rule="blocked")
+    assert traffic(launch("a"), launch("b"), unlock, refused).repositories[REPOSITORY].without_pass == {"b"}
+
+
+@pytest.mark.parametrize("version", range(1, 7))
+def test_archive_is_read_in_all_versions(version):
+    found = traffic(archived(REPOSITORY, AT, version))
+    assert (found.lines["archive"], found.repositories[REPOSITORY].launches) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("provider", "spec", "name"),
+    [
+        ("GitHub", "Someone/X.git/feature/a", "github.com/someone/x"),
+        ("Gist", "someone/0123abcd/HEAD", "gist.github.com/someone/0123abcd"),
+        ("GitLab", "group%2Fsub%2Fproject/HEAD", "gitlab.com/group/sub/project"),
+        ("Git", "https%3A%2F%2Fcodeberg.org%2Fsomeone%2Fx/HEAD", "codeberg.org/someone/x"),
+        ("Git", "git%40codeberg.org%3Asomeone%2Fx/HEAD", "codeberg.org/someone/x"),
+        ("Zenodo", "10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
+        ("Dataverse", "10.7910/DVN/7RVV9N", "10.7910/dvn/7rvv9n"),
+        ("Hydroshare", "8f7c2f0341ef4180b0dbe97f59130756", "hydroshare.org/resource/8f7c2f0341ef4180b0dbe97f59130756"),
+        ("CKAN", "https%3A%2F%2Fdemo.ckan.org%2Fdataset%2Fsample", "demo.ckan.org/dataset/sample"),
+    ],
+)
+def test_archive_names_repositories_as_the_logs_do(provider, spec, name):
+    line = json.loads(archived(REPOSITORY, AT)) | {"provider": provider, "spec": spec}
+    assert list(traffic(json.dumps(line)).repositories) == [name]
+
+
+def test_sources_that_see_the_same_launches_are_not_added_up():
+    found = traffic(launch("a"), launch("b"), archived(REPOSITORY, AT), archived(REPOSITORY, AT), archived(REPOSITORY, AT))
+    assert found.repositories[REPOSITORY].launches == 3
+
+
+MINESWEEPER = {"action": "delete", "pod": "jupyter-b", "env": {"BINDER_REF_URL": f"https://{REPOSITORY}/tree/{'a' * 40}"}}
+FLOWKILLER = {"action": "killed", "pid": 7, "container": {"labels": {"io.kubernetes.pod.name": "jupyter-someone-2dx-2dk3"}}}
+
+
+@pytest.mark.parametrize(
+    ("line", "pods"),
+    [
+        (detection("jupyter-someone-2dx-2dk3", AT), {"jupyter-someone-2dx-2dk3"}),
+        (detection("jupyter-someone-x-k3---1a2b3c4d", AT), {"jupyter-someone-x-k3---1a2b3c4d"}),
+        (detection("renamed", AT), {"renamed"}),
+        (json.dumps(FLOWKILLER), {"jupyter-someone-2dx-2dk3"}),
+        (json.dumps(MINESWEEPER), {"jupyter-b"}),
+        (detection("jupyter-of-nobody", AT), set()),
+        (detection("jupyter-someone-2dx-2dk3", AT - 9 * DAY), set()),
+    ],
+)
+def test_detections_are_tied_to_repositories(line, pods):
+    """By the pod's name, by the reconciler's log, or by the address that the detector knows; in any order of lines."""
+    pod = decision("pod", AT, user="someone-x-k3", server="", pod="renamed", tier="verified", rule="valid-pass", grant="g")
+    found = traffic(line, line, pod, launch("someone-x-k3"))
+    assert found.repositories[REPOSITORY].detected == pods
+    assert found.untied == (not pods and found.lines["outside"] == 0)
+
+
+def test_ref_of_a_gist_is_no_part_of_its_name():
+    line = json.dumps({"action": "delete", "pod": "p", "env": {"BINDER_REF_URL": "https://gist.github.com/a/b/" + "c" * 40}})
+    assert traffic(launch(repository="https://gist.github.com/a/b.git"), line).repositories["gist.github.com/a/b"].detected == {"p"}
+
+
+def test_revocations_are_tied_to_repositories():
+    revoke = decision("revoke", AT, user="a", server="", by="eve", why="x", stop=False, block="b")
+    assert traffic(revoke, revoke, launch("a"), launch("b")).repositories[REPOSITORY].revoked == {"a"}
+
+
+def test_owner_is_known_since_before_the_period():
+    found = traffic(launch("a"), archived("github.com/someone/other", AT - 20 * DAY))
+    assert found.first_seen == {"github.com/someone": pytest.approx(AT - 20 * DAY, abs=60)}
+    assert list(found.repositories) == [REPOSITORY]
+
+
+@pytest.mark.parametrize("name", ["10.7910/dvn/7rvv9n", "hydroshare.org/resource/8f7c", "demo.ckan.org/dataset/sample", "x.org/y"])
+def test_data_sets_have_no_owner(name):
+    assert owner(name) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("{", "broken"),
+        ("[" * 100_000, "broken"),
+        ("9" * 5000, "broken"),
+        ("[]", "other"),
+        ('{"message": "launch"}', "other"),
+        ('{"name": "events-2026-08-01.jsonl", "date": "2026-08-01", "count": 3}', "other"),
+        (launch(at=END + DAY), "outside"),
+        (launch(at=END - 8 * DAY), "outside"),
+        ('{"logger": "binder-egress", "message": "launch", "time": "yesterday"}', "broken"),
+        ('{"logger": "binder-egress", "message": "launch", "time": "0001-01-01T00:00:00+14:00"}', "broken"),
+        (
+            '{"schema": "binderhub.jupyter.org/launch", "timestamp": "2026-11-25T00:00:00", "provider": ["GitHub"], "spec": 1}',
+            "broken",
+        ),
+    ],
+)
+def test_line_that_does_not_count_is_counted(line, kind):
+    found = traffic(line)
+    assert found.lines == {kind: 1} and found.repositories == {}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["labels", "env", "pod", "BINDER_REF_URL"]) | st.text(), inner),
+    max_leaves=5,
+)
+KEYS = [
+    "time",
+    "timestamp",
+    "schema",
+    "provider",
+    "spec",
+    "logger",
+    "message",
+    "user",
+    "repository",
+    "client_network",
+    "pod",
+    "action",
+]
+VALUES = ["binder-egress", "launch", "2026-11-25T00:00:00Z", "binderhub.jupyter.org/launch", "GitHub", "killed", "\ud800", "a/b/c"]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), ANYTHING | st.sampled_from(VALUES)), max_size=4))
+def test_no_line_is_an_error(lines):
+    assert traffic(*map(json.dumps, lines)).lines.total() == len(lines)
+
+
+# -- Prometheus
+
+ADDRESS = "https://reader:secret@prometheus.example.org/base/"
+API = f"{ADDRESS}api/v1/query"
+
+
+def vector(*rows):
+    result = [{"metric": labels, "value": [END, value]} for labels, value in rows]
+    return {"status": "success", "data": {"resultType": "vector", "result": result}}
+
+
+@responses.activate
+def test_prometheus_adds_launches_and_processor_time():
+    responses.get(API, json=vector(({"repo": f"https://{REPOSITORY}"}, "41.7"), ({}, "3"), ({"repo": "x"}, "NaN")))
+    responses.get(API, json=vector(({"pod": "jupyter-a"}, "120.5"), ({"pod": "jupyter-b"}, "7"), ({"pod": 7}, "+Inf")))
+    responses.get(API, json=vector(({}, "12.2")))
+    found = Traffic(END - 7 * DAY, END)
+    found.read([launch("a")])
+    ask(found, ADDRESS)
+    one = found.repositories[REPOSITORY]
+    assert (one.launches, one.seconds) == (42, [120.5])
+    assert found.notes == ["Prometheus: 2 repositories; 1 of 2 pods are tied to one; cryptnono killed 12 processes."]
+    assert responses.calls[0].request.headers["Authorization"].startswith("Basic ")
+    queries = [call.request.params["query"] for call in responses.calls]
+    assert all("[604800s]" in query for query in queries) and "binderhub_launch_count_total" in queries[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"status": 503, "body": "x"}, "HTTP 503"),
+        ({"status": 400, "json": {"status": "error", "error": "parse"}}, "HTTP 400"),
+        ({"json": []}, "HTTP 200"),
+        ({"json": vector(({}, None))}, "HTTP 200"),
+        ({"body": requests.ConnectionError("secret")}, "ConnectionError"),
+    ],
+)
+@responses.activate
+def test_prometheus_that_fails_is_left_out_and_said(answer, reason):
+    responses.get(API, **answer)
+    found = Traffic(END - 7 * DAY, END)
+    ask(found, ADDRESS)
+    assert found.notes == [f"Prometheus at prometheus.example.org did not answer all queries: {reason}."]

@@ -1,0 +1,139 @@
+"""Bans in a values file: what is there stays as it is, and twice is as once."""
+
+import subprocess
+
+import pytest
+import yaml
+
+from verifier.bans.values_file import Refused, decoded, patch, with_bans
+
+SPECS = {"GitHubRepoProvider": ["^eve/.*", "^mallory/a\\-b(?:\\.git)?(?:/.*)?$"], "GitRepoProvider": ["^[^/]*x"]}
+NETWORKS = {"198.51.100.0/24": "a label: with a colon"}
+
+VALUES = """\
+# The hub of the example.
+binderhub:
+  config:
+
+    # banned_specs are below
+    GitHubRepoProvider:
+      high_quota_specs: []  # nobody
+      banned_specs:
+        # e.g. '^org/repo.*'
+        - .*xmrig.*
+        - ^eve/.*   # since 2026-08-01
+        - "^drastria/ghost_project/.*"
+
+    # any Git address
+    GitRepoProvider: {}
+    BinderHub:
+      use_registry: true
+      banner_message: |
+        <a style="width:fit-content;padding:10px;background-color:#e66581;color:white;font-weight:bold;position:absolute;">
+      about_message: 'single'
+      per_repo_quota: 0x64  # in hex
+
+# the hub
+jupyterhub:
+  hub: &hub
+    image: {name: a,   tag: "1.0"}
+  other: *hub
+  token: !secret abc
+"""
+
+ADDED = [
+    r"""
+        - "^drastria/ghost_project/.*"
+        - '^mallory/a\-b(?:\.git)?(?:/.*)?$'
+
+    # any Git address
+    GitRepoProvider:
+      banned_specs:
+        - '^[^/]*x'
+    BinderHub:
+""",
+    """
+      per_repo_quota: 0x64  # in hex
+      ban_networks:
+        '198.51.100.0/24': 'a label: with a colon'
+
+# the hub
+jupyterhub:
+""",
+]
+
+
+def test_patch_adds_bans_and_changes_nothing_else(tmp_path):
+    after = with_bans(VALUES, "binderhub.config", SPECS, NETWORKS)
+    change = patch("values.yaml", VALUES, after)
+    assert all(part in after for part in ADDED)
+    gone = [line for line in change.splitlines() if line.startswith("-")]
+    assert gone == ["--- a/values.yaml", "-    GitRepoProvider: {}", '-    image: {name: a,   tag: "1.0"}']
+    (tmp_path / "values.yaml").write_text(VALUES)
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=change, text=True, check=True)
+    assert (tmp_path / "values.yaml").read_text() == after
+    assert with_bans(after, "binderhub.config", SPECS, NETWORKS) == after and patch("values.yaml", after, after) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# only a comment\n",
+        "binderhub:\n",
+        "binderhub: {}\n",
+        "binderhub:\n  config:\n    GitHubRepoProvider:\n      banned_specs:\n      - a\n",
+        "binderhub:\n    config:\n        GitHubRepoProvider:\n            banned_specs: []\n",
+        "binderhub: {config: {GitHubRepoProvider: {banned_specs: [a]}}}",
+        "binderhub:\n  config:\n    BinderHub:\n      ban_networks:\n        192.0.2.0/24: x",
+        "a: 1\r\nb:\r\n- 2\r\n",
+    ],
+)
+def test_bans_are_added_whatever_is_there(text, tmp_path):
+    after = with_bans(text, "binderhub.config", SPECS, NETWORKS)
+    before, values = yaml.safe_load(text) or {}, yaml.safe_load(after)
+    config = values["binderhub"]["config"]
+    assert {provider: config[provider]["banned_specs"][-len(found) :] for provider, found in SPECS.items()} == SPECS
+    assert config["BinderHub"]["ban_networks"].items() >= NETWORKS.items()
+    assert before.keys() <= values.keys() and all(values[key] == before[key] for key in before if key != "binderhub")
+    assert after.count("\r\n") in (0, after.count("\n"))
+    assert with_bans(after, "binderhub.config", SPECS, NETWORKS) == after
+    (tmp_path / "v.yaml").write_bytes(text.encode())
+    subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=patch("v.yaml", text, after).encode(), check=True)
+    assert (tmp_path / "v.yaml").read_bytes() == after.encode()
+
+
+def test_nothing_to_add_leaves_the_text_as_it_is():
+    text = "a:   {b: 1}   # odd\n"
+    assert with_bans(text, "config", {}, {}) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [", "The values file is no YAML, line 1."),
+        ("a: 1\na: 2\n", "The values file is no YAML, line 2."),
+        ("a: 1\n---\nb: 2\n", "The values file is no YAML, line 2."),
+        ("a: \x00", "The values file is no YAML."),
+        ("- a\n", "The values file has something else at its top: bans cannot be added."),
+        ("binderhub: off\n", "The values file has something else at binderhub: bans cannot be added."),
+        (
+            "binderhub: {config: {GitRepoProvider: {banned_specs: x}}}",
+            "The values file has something else at binderhub.config.GitRepoProvider.banned_specs: bans cannot be added.",
+        ),
+        (
+            "a: ENC[x]\nsops: {mac: x}\n",
+            "The values file is encrypted by SOPS: a change by anything else would break its checksum.",
+        ),
+    ],
+)
+def test_file_that_cannot_be_changed_is_refused_with_a_sentence(text, sentence):
+    with pytest.raises(Refused) as refused:
+        with_bans(text, "binderhub.config", SPECS, NETWORKS)
+    assert refused.value.format_message() == sentence
+
+
+@pytest.mark.parametrize(("content", "word"), [(b"\0GITCRYPT\0\x13\xed", "git-crypt"), (b"a: \xff", "not UTF-8")])
+def test_file_that_is_no_text_is_refused(content, word):
+    with pytest.raises(Refused, match=word):
+        decoded(content)

@@ -1,0 +1,140 @@
+"""The bans that follow from scores, in the spellings of BinderHub and of `egress block`. Nothing here bans anybody.
+
+What strangers chose is written percent-encoded: letters, digits and `._~/-` are left of it, and none of these means anything to
+YAML, Markdown, a shell or a terminal within a line.
+
+Decisions: D-283, D-284.
+"""
+
+import ipaddress
+import re
+import shlex
+from collections import Counter
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from .reading import Traffic, by_owner, owner
+from .score import Score
+
+NETWORK_LAUNCHES = 10
+"""The fewest launches of a network that is proposed."""
+
+NETWORK_SHARE = 0.9
+"""The least share of its launches that are of proposed repositories. A network is a /24 or a /48, and has other people in it."""
+
+NETWORK_LABEL = "a network that misused this hub"
+"""The label in `ban_networks`. BinderHub shows it: "Requests from … are not allowed"."""
+
+MAX_SHOWN = 100
+"""The most characters of a name that are shown where people read."""
+
+DOIS = ("ZenodoProvider", "FigshareProvider", "DataverseProvider")
+"""The providers whose repositories are DOIs. A DOI does not tell which, and matches in no other."""
+
+
+def shown(name: str) -> str:
+    """A name as people read it: percent-encoded, and of limited length."""
+    safe = quote(name, safe="/")
+    return safe if len(safe) <= MAX_SHOWN else f"{safe[: MAX_SHOWN - 3]}..."
+
+
+@dataclass(frozen=True)
+class Ban:
+    """A proposed ban: of a repository, or of all of an owner's.
+
+    Attributes:
+        name: the name of the repository or the owner.
+        whole: whether it is of the owner.
+        scores: the scores of the repositories that it concerns.
+    """
+
+    name: str
+    whole: bool
+    scores: tuple[Score, ...]
+
+    @property
+    def specs(self) -> dict[str, str]:
+        """BinderHub's provider → a regular expression of `banned_specs`.
+
+        BinderHub applies `re.match(…, re.IGNORECASE)` to the specification as the client sent it, still percent-encoded. Every
+        provider that reaches the repository has one: what is on GitHub, the provider for any Git address reaches, too.
+        """
+        host, _, path = self.name.partition("/")
+        parts = path.split("/")
+        if self.name.startswith("10."):
+            return dict.fromkeys(DOIS, f"^{_escaped(self.name, '(?:/|%2F)')}$")
+        if host == "hydroshare.org":
+            return {"HydroshareProvider": f"^.*{re.escape(parts[-1])}"}
+        if "dataset" in parts[:-1]:
+            return {"CKANProvider": f"^.*{_escaped(host)}.*(?:%2F|/){_escaped(parts[-1])}(?:%2F|/|$)"}
+        # A URL in one piece: a scheme or a user before the host, perhaps a port behind it.
+        url = f"^[^/]*(?:%2F|%40|@)(?:www\\.)?{_escaped(host)}(?:(?:%3A|:)\\d+)?(?:%2F|%3A|:)+{_escaped(path, '(?:%2F)+')}"
+        git = f"{url}%2F.*" if self.whole else f"{url}(?:\\.git)?(?:%2F)*(?:/.*)?$"
+        found = {"GitRepoProvider": git}
+        if host in ("github.com", "gist.github.com"):
+            provider = "GitHubRepoProvider" if host == "github.com" else "GistRepoProvider"
+            found[provider] = f"^{_escaped(path)}/.*" if self.whole else f"^{_escaped(path)}(?:\\.git)?(?:/.*)?$"
+        elif host == "gitlab.com":
+            spec = f"^{_escaped(path, '(?:%2F)+')}"
+            found["GitLabRepoProvider"] = f"{spec}%2F.*" if self.whole else f"{spec}(?:\\.git)?/.*"
+        return found
+
+    @property
+    def block(self) -> str:
+        """The command that blocks the network of its servers. None for a name with a `*`, which has a meaning there: `""`."""
+        if "*" in self.name:
+            return ""
+        what = quote(self.name, safe="/") + ("/*" if self.whole else "")
+        points = max(score.points for score in self.scores)
+        return shlex.join(["egress", "block", "--why", f"propose-bans: score {points:g}", "--", "repository", what])
+
+
+def _escaped(text: str, slash: str = "/") -> str:
+    """A regular expression for a text as a specification has it: a browser leaves `!'()*` alone, other clients encode them."""
+
+    def spelled(letter: str) -> str:
+        encoded = quote(letter, safe="")
+        return f"(?:{re.escape(letter)}|{encoded})" if letter in "!'()*" else re.escape(encoded)
+
+    return slash.join("".join(map(spelled, part)) for part in text.split("/"))
+
+
+def bans(found: list[Score]) -> list[Ban]:
+    """The proposed bans, the largest score first. An owner all of whose launched repositories are proposed is banned as a whole."""
+    groups = by_owner(score.repository for score in found)
+    proposed = {score.repository.name: score for score in found if score.proposed}
+    done: dict[str, Ban] = {}
+    for name, score in proposed.items():
+        whose = owner(name)
+        theirs = [one.name for one in groups[whose]]
+        if whose != name and all(one in proposed for one in theirs):
+            done.setdefault(whose, Ban(whose, True, tuple(proposed[one] for one in theirs)))
+        else:
+            done[name] = Ban(name, False, (score,))
+    return list(done.values())
+
+
+def ban_networks(traffic: Traffic, found: list[Score]) -> dict[str, str]:
+    """BinderHub's `ban_networks`, for networks from which nearly nothing else came: CIDR → label."""
+    everything: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    for score in found:
+        everything += score.repository.networks
+        bad += score.repository.networks if score.proposed else Counter()
+    networks = {}
+    for network, number in sorted(bad.items()):
+        if number >= NETWORK_LAUNCHES and number >= NETWORK_SHARE * everything[network]:
+            try:
+                networks[str(ipaddress.ip_network(network))] = NETWORK_LABEL
+            except ValueError:
+                traffic.lines["broken"] += 1
+    return networks
+
+
+def banned_specs(proposed: list[Ban]) -> dict[str, list[str]]:
+    """All regular expressions, by provider."""
+    specs: dict[str, list[str]] = {}
+    for ban in proposed:
+        for provider, pattern in ban.specs.items():
+            specs.setdefault(provider, []).append(pattern)
+    return {provider: specs[provider] for provider in sorted(specs)}

@@ -1,0 +1,307 @@
+"""What is read: lines of logs and of mybinder's archive, and Prometheus. Nothing is kept but counts."""
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+
+from .. import repositories
+from ..records import UNVERIFIED
+
+DAY_SECONDS = 86400.0
+
+TIMEOUT_SECONDS = 60.0
+"""How long Prometheus may take for each query: those over days and all pods take seconds."""
+
+LAUNCH_SCHEMA = "binderhub.jupyter.org/launch"
+"""The schema of BinderHub's launch events, versions 1 to 6. They share `provider` and `spec`, which is what is read."""
+
+GIVEN = frozenset({"free", "held", "moved"})
+"""Outcomes of a pass that is good (docs/logs.md)."""
+
+DETECTIONS = frozenset({"killed", "delete"})
+"""`action` in the lines of cryptnono, which kills processes, and of minesweeper, which deletes pods."""
+
+_name = lru_cache(maxsize=65536)(repositories.name)
+
+_HOSTS = {"GitHub": "github.com", "Gist": "gist.github.com", "GitLab": "gitlab.com"}
+_HYDROSHARE = "hydroshare.org/resource"
+
+
+@dataclass
+class Repository:
+    """What was seen of one repository within the period.
+
+    Attributes:
+        name: its name, as `repositories.name` gives it.
+        servers: the users of its launches in logs of decisions; BinderHub makes one up for each launch.
+        without_pass: those of them that brought no good pass and were given nothing.
+        networks: client networks → launches.
+        archived: launches in the archive.
+        counted: launches by Prometheus.
+        detected: pods in which something was detected.
+        revoked: users whose server lost its tier to an operator.
+        seconds: processor time of pods, each in seconds.
+    """
+
+    name: str
+    servers: set[str] = field(default_factory=set)
+    without_pass: set[str] = field(default_factory=set)
+    networks: Counter[str] = field(default_factory=Counter)
+    archived: int = 0
+    counted: float = 0.0
+    detected: set[str] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def launches(self) -> int:
+        """Launches. The sources see the same ones, so the largest count is taken, not the sum."""
+        return max(len(self.servers), self.archived, round(self.counted))
+
+
+def owner(name: str) -> str:
+    """Whose repository this is: `host/owner`. Of a DOI or a data set nobody can tell, and it is its own owner."""
+    parts = name.split("/")
+    if len(parts) < 3 or name.startswith(("10.", f"{_HYDROSHARE}/")) or "dataset" in parts[1:-1]:
+        return name
+    return "/".join(parts[:2])
+
+
+class Traffic:
+    """All that was read.
+
+    Args:
+        since: Unix time in seconds at which the period begins. Older lines tell only since when an owner is known.
+        until: and at which it ends. Later lines do not count.
+
+    Attributes:
+        repositories: by name, those of the period.
+        first_seen: when each owner was seen for the first time, Unix time in seconds.
+        lines: how many lines there were of each kind: `decision`, `archive`, `detection`, `other`, `broken`, `outside`.
+        latest: the latest time of a line, 0 without one.
+        untied: detections and revocations of which no repository is known.
+        notes: sentences about what Prometheus said.
+    """
+
+    def __init__(self, since: float, until: float):
+        self.since, self.until = since, until
+        self.repositories: dict[str, Repository] = {}
+        self.first_seen: dict[str, float] = {}
+        self.lines: Counter[str] = Counter()
+        self.latest = 0.0
+        self.untied = 0
+        self.notes: list[str] = []
+        self._users: dict[str, str] = {}  # user → repository
+        self._pods: dict[str, str] = {}  # pod → user
+        self._unlocked: set[str] = set()
+        self._revoked: set[str] = set()
+        self._detected: dict[str, str] = {}  # pod, or what stands for it → URL of the repository, or ""
+
+    def read(self, lines: Iterable[str]) -> None:
+        """Read lines of JSON, of any of the kinds. A line that is none of them is counted, never an error."""
+        for text in lines:
+            if not text.strip():
+                continue
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                self.lines["broken"] += 1
+                continue
+            self.lines[self._take(line) if isinstance(line, dict) else "other"] += 1
+
+    def settle(self) -> None:
+        """Tie detections and revocations to repositories. To be called once, after everything was read."""
+        for pod, url in self._detected.items():
+            self._tie(self._users.get(self.user_of(pod)) or self._by_url(url), "detected", pod)
+        for user in self._revoked:
+            self._tie(self._users.get(user), "revoked", user)
+        for repository in self.repositories.values():
+            repository.without_pass -= self._unlocked
+
+    def user_of(self, pod: str) -> str:
+        """The user of a pod: as the log of the reconciler says, or by KubeSpawner's ways of naming pods; `""` if none is known.
+
+        It logs only pods that it changed. The ways are `jupyter-<user>`, with a hash behind it, and with `-` written `-2d`.
+        """
+        bare = pod.removeprefix("jupyter-").partition("---")[0]
+        candidates = (self._pods.get(pod, ""), bare, bare.replace("-2d", "-"))
+        return next((user for user in candidates if user in self._users), "")
+
+    def count(self, url: str, launches: float) -> None:
+        """Add what Prometheus counted of a repository."""
+        if (name := _name(url)) and launches >= 0.5:
+            self._repository(name).counted += launches
+
+    def use(self, pod: str, seconds: float) -> bool:
+        """Add the processor time of a pod in seconds; whether the logs tie it to a repository."""
+        repository = self.repositories.get(self._users.get(self.user_of(pod), ""))
+        if repository:
+            repository.seconds.append(seconds)
+        return repository is not None
+
+    # -- lines
+
+    def _take(self, line: dict[str, Any]) -> str:
+        """Take a line, and say of which kind it is."""
+        if line.get("schema") == LAUNCH_SCHEMA:
+            kind = "archive"
+        elif _text(line, "action") in DETECTIONS:
+            kind = "detection"
+        elif line.get("logger") == "binder-egress":
+            kind = "decision"
+        else:
+            return "other"
+        at = _time(_text(line, "time") or _text(line, "timestamp"))
+        if kind == "detection":
+            return self._detection(line) if at is None or self.since <= at <= self.until else "outside"
+        if at is None:
+            return "broken"
+        self.latest = max(self.latest, at)
+        if at > self.until:
+            return "outside"
+        name = _name(_archived_url(line) if kind == "archive" else _text(line, "repository")) or ""
+        if name:
+            whose = owner(name)
+            self.first_seen[whose] = min(at, self.first_seen.get(whose, at))
+        if at < self.since:
+            return "outside"
+        if kind == "archive":
+            if not name:
+                return "broken"
+            self._repository(name).archived += 1
+        else:
+            self._decision(line, name)
+        return kind
+
+    def _decision(self, line: dict[str, Any], name: str) -> None:
+        event, user = _text(line, "message"), _text(line, "user")
+        if event == "launch" and name and user:
+            repository = self._repository(name)
+            new = user not in repository.servers  # BinderHub may report a launch twice.
+            repository.servers.add(user)
+            self._users[user] = name
+            if new and (network := _text(line, "client_network")):
+                repository.networks[network] += 1
+            given = _text(line, "pass_outcome") in GIVEN or _text(line, "tier") != UNVERIFIED
+            (repository.without_pass.discard if given else repository.without_pass.add)(user)
+        elif event == "pod":
+            self._pods[_text(line, "pod")] = user
+        elif event == "unlock" and _text(line, "tier") != UNVERIFIED:
+            self._unlocked.add(user)
+        elif event == "revoke":
+            self._revoked.add(user)
+
+    def _detection(self, line: dict[str, Any]) -> str:
+        places = [line, *(value for value in line.values() if isinstance(value, dict))]
+        labels = [found for place in places if isinstance(found := place.get("labels"), dict)]
+        pod = _text(line, "pod") or next(filter(None, (_text(found, "io.kubernetes.pod.name") for found in labels)), "")
+        url = next(filter(None, (_text(place, "BINDER_REF_URL") for place in places)), "")
+        # Without the pod's name, one repository is one detection, however many lines it has.
+        self._detected[pod or url] = url or self._detected.get(pod, "")
+        return "detection"
+
+    def _repository(self, name: str) -> Repository:
+        return self.repositories.setdefault(name, Repository(name))
+
+    def _tie(self, name: str | None, kind: str, what: str) -> None:
+        if name and name in self.repositories:
+            getattr(self.repositories[name], kind).add(what)
+        else:
+            self.untied += 1
+
+    def _by_url(self, url: str) -> str | None:
+        """The repository of a BINDER_REF_URL, which has the ref behind the repository."""
+        name = _name(re.sub(r"/(-/)?tree/.*", "", url)) if url else None
+        return name if name in self.repositories else name and name.rpartition("/")[0]  # a gist's ref has no word before it
+
+
+def _text(line: dict[str, Any], key: str) -> str:
+    """A field that is a text, `""` for any other. What is no Unicode (a lone surrogate) becomes a question mark."""
+    value = line.get(key)
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
+
+
+def _time(text: str) -> float | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    at = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return at if at > 0 else None
+
+
+def _archived_url(line: dict[str, Any]) -> str:
+    """The URL of the repository of an event: BinderHub has the provider and the specification in it (`get_repo_url`)."""
+    provider, spec = _text(line, "provider"), _text(line, "spec")
+    if provider in ("GitHub", "Gist"):
+        return f"https://{_HOSTS[provider]}/{'/'.join(spec.split('/')[:2])}" if "/" in spec else ""
+    if provider == "GitLab":
+        return f"https://{_HOSTS[provider]}/{unquote(spec.partition('/')[0])}"
+    if provider == "Git":
+        return unquote(spec.partition("/")[0])
+    if provider == "Hydroshare":
+        return f"https://{_HYDROSHARE}/{spec.rpartition('/')[2]}"
+    return unquote(spec) if provider in ("CKAN", "Zenodo", "Figshare", "Dataverse") else ""
+
+
+# -- Prometheus
+
+
+def ask(traffic: Traffic, address: str) -> None:
+    """Add what Prometheus knows of the period: launches, processor time, and what cryptnono killed.
+
+    Processor time is of pods whose server a log ties to a repository, so the lines are to be read before. What it does not
+    answer is left out, and `Traffic.notes` says so.
+
+    Args:
+        traffic: where to add.
+        address: its address, perhaps with a user and a password, which are never printed.
+    """
+    span = f"[{max(1, round(traffic.until - traffic.since))}s]"
+    try:
+        launches = _query(
+            address, f'sum by (repo) (increase(binderhub_launch_count_total{{status="success"}}{span}))', traffic.until
+        )
+        for labels, value in launches:
+            traffic.count(_text(labels, "repo"), value)
+        used = "max_over_time(container_cpu_usage_seconds_total"
+        pods = _query(address, f'sum by (pod) ({used}{{pod=~"jupyter-.*",container!="",container!="POD"}}{span}))', traffic.until)
+        tied = sum([traffic.use(_text(labels, "pod"), value) for labels, value in pods])
+        kinds = '{__name__=~"cryptnono_.*_processes_killed_total"}'
+        killed = sum(value for _, value in _query(address, f"sum(increase({kinds}{span}))", traffic.until))
+    except (requests.RequestException, _NoAnswer) as error:
+        reason = str(error) if isinstance(error, _NoAnswer) else type(error).__name__
+        traffic.notes.append(f"Prometheus at {urlsplit(address).hostname} did not answer all queries: {reason}.")
+        return
+    told = f"Prometheus: {len(launches)} repositories; {tied} of {len(pods)} pods are tied to one"
+    traffic.notes.append(f"{told}; cryptnono killed {killed:.0f} processes.")
+
+
+class _NoAnswer(Exception):
+    """Prometheus answered with something else."""
+
+
+def _query(address: str, query: str, at: float) -> list[tuple[dict[str, Any], float]]:
+    answer = requests.get(f"{address.rstrip('/')}/api/v1/query", {"query": query, "time": str(at)}, timeout=TIMEOUT_SECONDS)
+    try:
+        found = [(row["metric"], float(row["value"][1])) for row in answer.json()["data"]["result"]]
+    except (ValueError, LookupError, TypeError) as error:
+        raise _NoAnswer(f"HTTP {answer.status_code}") from error
+    return [(labels, value) for labels, value in found if isinstance(labels, dict) and math.isfinite(value) and value >= 0]
+
+
+def by_owner(found: Iterable[Repository]) -> dict[str, list[Repository]]:
+    """Repositories by their owner."""
+    groups: defaultdict[str, list[Repository]] = defaultdict(list)
+    for repository in found:
+        groups[owner(repository.name)].append(repository)
+    return dict(groups)

@@ -1,0 +1,392 @@
+"""The egress proxy in figures: the real process with a real Redis, beside a direct connection in the same run.
+
+Everything is in a network namespace of its own: pods, which are source addresses; an internet, which is one program; and the proxy,
+which has a core for itself where the machine has two. Direct connections and those through the proxy take turns, one after the
+other, or at a set rate: clients that begin as soon as they can would measure how long their own queue is.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.support.apps import RedisServer
+from tests.support.egress_proxy.hellos import extension, hello, server_name
+from verifier.records import PodAddresses, Server
+from verifier.settings import CommonSettings, load
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+TOP = Path(__file__).parents[1]
+PROXY, PORT, ADMIN, INTERNET = "10.42.255.1", 3128, 8082, "203.0.113.11"
+PODS, CHANGING = ("10.42.0.5", "10.42.0.6", "10.42.0.7", "10.42.0.8"), "10.42.0.9"
+LISTED, OTHER = "ok.example", "other.example"
+
+DOWNLOAD_BYTES = 2_000_000_000
+"""Bytes of all downloads of one measurement together."""
+
+ONE_BY_ONE = 1000
+"""Connections one after the other, for the latency."""
+
+OPEN, NEW, NEW_SECONDS = 2000, 500, 10
+"""Open tunnels, and new ones a second beside them, as many direct ones among these; and for how long."""
+
+CHANGES, KNOWN = 100, 10_000
+"""Changes that are published a second, and pods that are known, in the second column."""
+
+TIMES = 20
+"""Grants, and revocations, that are timed."""
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value below which a share of the values lies."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+# -- the internet, and the one who publishes: programs of their own
+
+
+class Internet(asyncio.Protocol):
+    """A host: reads a ClientHello, sends as many bytes as it says, and one more."""
+
+    chunk = memoryview(bytes(1 << 18))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.left, self.paused = transport, -1, False
+
+    def data_received(self, data: bytes) -> None:
+        if self.left < 0:
+            found = re.search(rb"BYTES=(\d+);", data)
+            self.left = 1 + (int(found[1]) if found else 0)
+            self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        while self.left > 0 and not self.paused:
+            part = self.chunk[: self.left]
+            self.left -= len(part)
+            self.transport.write(part)
+
+
+async def internet() -> None:
+    """Serve until the end."""
+    server = await asyncio.get_running_loop().create_server(Internet, INTERNET, 443, backlog=4096)
+    await server.serve_forever()
+
+
+def publish(url: str) -> None:
+    """Publish `KNOWN` pods, then `CHANGES` changes a second."""
+    store = Store(connect(load(CommonSettings, redis_url=url)))
+
+    def pod(number: int, tier: str) -> None:
+        address = f"10.60.{number // 250}.{number % 250 + 1}"
+        found = PodAddresses(f"u{number}", f"user-{number}", "", (address,), tier, False, "https://github.com/someone/something")
+        store.publish_addresses(Server(f"user-{number}"), [found])
+
+    for number in range(KNOWN):
+        pod(number, "unverified")
+    began = time.monotonic()
+    for number in range(10**9):
+        pod(number % KNOWN, "full" if number // KNOWN % 2 == 0 else "unverified")
+        time.sleep(max(0.0, began + (number + 1) / CHANGES - time.monotonic()))
+
+
+# -- pods
+
+
+async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = LISTED) -> socket.socket:
+    """Connect to a host and send a ClientHello, directly or through the proxy.
+
+    Raises:
+        ConnectionError: the proxy refuses.
+    """
+    loop, found = asyncio.get_running_loop(), socket.socket()
+    try:
+        found.setblocking(False)
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        found.setsockopt(socket.SOL_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: the port is chosen with the other end
+        found.bind((pod, 0))
+        await loop.sock_connect(found, (INTERNET, 443) if direct else (PROXY, PORT))
+        if not direct:
+            await loop.sock_sendall(found, f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
+            if b" 200 " not in (head := await loop.sock_recv(found, 4096)):
+                raise ConnectionError(head[:40])
+        await loop.sock_sendall(found, hello(server_name(host), extension(16, b"BYTES=%d;" % bytes_)))
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+async def once(pod: str, direct: bool, bytes_: int = 0) -> float:
+    """One connection: the seconds until everything that was asked for has come."""
+    loop, began, buffer = asyncio.get_running_loop(), time.perf_counter(), bytearray(1 << 18 if bytes_ else 16)
+    with await begin(pod, direct, bytes_) as connection:
+        left = bytes_ + 1
+        while left:
+            if not (came := await loop.sock_recv_into(connection, buffer)):
+                raise ConnectionError
+            left -= came
+    return time.perf_counter() - began
+
+
+@dataclass
+class Seen:
+    """What a measurement at a set rate saw: seconds of each connection, by way, and how many failed."""
+
+    direct: list[float] = field(default_factory=list)
+    proxied: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    def added(self, share: float) -> float:
+        """Milliseconds that the proxy added."""
+        return (quantile(self.proxied, share) - quantile(self.direct, share)) * 1000
+
+
+async def one_by_one(number: int) -> Seen:
+    """So many connections by each way, in turns, one after the other."""
+    seen = Seen()
+    for turn in range(number * 2):
+        (seen.proxied if turn % 2 else seen.direct).append(await once(PODS[turn // 2 % len(PODS)], turn % 2 == 0))
+    return seen
+
+
+async def at_rate(rate: int, seconds: float) -> Seen:
+    """Begin so many connections a second by each way, in turns."""
+    seen, began, number = Seen(), time.perf_counter(), int(rate * seconds) * 2
+
+    async def one(turn: int) -> None:
+        await asyncio.sleep(began + turn / rate / 2 - time.perf_counter())
+        try:
+            took = await once(PODS[turn // 2 % len(PODS)], turn % 2 == 0)
+        except OSError:
+            seen.failed += 1
+        else:
+            (seen.proxied if turn % 2 else seen.direct).append(took)
+
+    await asyncio.gather(*map(one, range(number)))
+    return seen
+
+
+class Bench:
+    """The proxy's process, what is published, and the measurements."""
+
+    def __init__(self, folder: Path):
+        self.redis = RedisServer()
+        self.redis.start()
+        self.store = Store(connect(load(CommonSettings, redis_url=self.redis.url)))
+        tiers = {"unverified": {"hosts": [LISTED]}, "full": {"hosts": ["*"]}}
+        (folder / "tiers.json").write_text(json.dumps(tiers))
+        settings = {
+            "REDIS_URL": self.redis.url,
+            "PROXY_TIERS": str(folder / "tiers.json"),
+            "PROXY_CONNECTIONS": "10000",
+            "PROXY_NEW_PER_SECOND": "10000",
+            "PROXY_ALL_CONNECTIONS": "100000",
+        }
+        environment = {**os.environ, **{f"BINDER_EGRESS_{name}": value for name, value in settings.items()}}
+        command = [sys.executable, "-m", "tests.support.egress_proxy.command"]
+        # Cut connections are logged, as in an installation.
+        self.proxy = subprocess.Popen(command, env=environment, cwd=TOP, stderr=(folder / "log").open("w"))
+        self.others = [self._role("internet")]
+        # The proxy has a core for itself.
+        if len(cores := sorted(os.sched_getaffinity(0))) > 1:
+            for process in (self.proxy.pid, 0, *(other.pid for other in self.others)):
+                os.sched_setaffinity(process, cores[:1] if process == self.proxy.pid else cores[1:])
+        for number, address in enumerate(PODS):
+            self.give(f"pod-{number}", address, "full")
+        threading.Thread(target=self._beat, daemon=True).start()
+        while not self.ready():
+            time.sleep(0.1)
+
+    def _role(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, __file__, *arguments])
+
+    def _beat(self) -> None:
+        while True:
+            self.store.beat_addresses()
+            time.sleep(1)
+
+    def give(self, user: str, address: str, tier: str) -> None:
+        """Publish a pod, as the reconciler does."""
+        self.store.publish_addresses(Server(user), [PodAddresses(f"uid-{user}", user, "", (address,), tier)])
+
+    def metric(self, name: str) -> float:
+        """One of the proxy's metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{ADMIN}/metrics", timeout=10) as answer:
+            found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def ready(self) -> bool:
+        """Whether the proxy and the internet serve."""
+        with contextlib.suppress(OSError), socket.create_connection((INTERNET, 443)):
+            return self.metric("binder_egress_proxy_knows_pods") == 1
+        return False
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time that the proxy has used."""
+        fields = Path(f"/proc/{self.proxy.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the proxy could have run, and another program had its core."""
+        return int(Path(f"/proc/{self.proxy.pid}/schedstat").read_text().split()[1]) / 1e9
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the proxy in memory; of pages that several processes use, its part."""
+        text = Path(f"/proc/{self.proxy.pid}/smaps_rollup").read_text()
+        return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+
+    def know_many(self) -> None:
+        """Publish `KNOWN` pods, and go on with `CHANGES` changes a second."""
+        self.others.append(self._role("publish", self.redis.url))
+        while self.metric("binder_egress_proxy_pods") < KNOWN + len(PODS):
+            time.sleep(0.5)
+
+    async def measure(self) -> list[str]:
+        """One column of the table."""
+        found = [f"{self.memory / 1e6:.0f}"]
+        for number in (1, 50):
+            part, took, used = DOWNLOAD_BYTES // number, [], 0.0
+            for direct in (True, False):
+                began, before = time.perf_counter(), self.cpu
+                await asyncio.gather(*(once(PODS[turn % len(PODS)], direct, part) for turn in range(number)))
+                took.append(time.perf_counter() - began)
+                used = self.cpu - before
+            speeds = [DOWNLOAD_BYTES / 1e6 / seconds for seconds in took]
+            found.append(f"{used / DOWNLOAD_BYTES * 1e9:.2f}  ({speeds[1]:.0f} MB/s, direct {speeds[0]:.0f})")
+        before, waited = self.cpu, self.waited
+        seen = await one_by_one(ONE_BY_ONE)
+        found += [f"{(self.cpu - before) / len(seen.proxied) * 1000:.2f}", self._latency(seen)]
+        found.append(f"{(self.waited - waited) / len(seen.proxied) * 1000:.1f}")
+        before = self.memory
+        held = await asyncio.gather(*(self._held(begin(PODS[turn % len(PODS)], False)) for turn in range(OPEN)))
+        found.append(f"{(self.memory - before) / OPEN / 1000:.1f}")
+        before = self.cpu
+        seen = await at_rate(NEW, NEW_SECONDS)
+        found += [self._latency(seen), f"{(self.cpu - before) / NEW_SECONDS:.2f}", str(seen.failed)]
+        for connection in held:
+            connection.close()
+        return found + await self._changes()
+
+    async def _held(self, beginning: Awaitable[socket.socket]) -> socket.socket:
+        connection = await beginning
+        await asyncio.get_running_loop().sock_recv(connection, 1)
+        return connection
+
+    def _latency(self, seen: Seen) -> str:
+        return f"{seen.added(0.5):.1f}  (p99 {seen.added(0.99):.1f}; direct {quantile(seen.direct, 0.5) * 1000:.1f})"
+
+    async def _changes(self) -> list[str]:
+        """Milliseconds from the reconciler's call to what pods notice."""
+        loop, grants, cuts = asyncio.get_running_loop(), [], []
+        self.give("changing", CHANGING, "unverified")
+        for _ in range(TIMES):
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    (await begin(CHANGING, False, 0, OTHER)).close()
+            began, connection = time.perf_counter(), None
+            self.give("changing", CHANGING, "full")
+            while not connection:
+                with contextlib.suppress(ConnectionError):
+                    connection = await begin(CHANGING, False, 0, OTHER)
+            grants.append((time.perf_counter() - began) * 1000)
+            await loop.sock_recv(connection, 1)
+            began = time.perf_counter()
+            self.give("changing", CHANGING, "unverified")
+            with contextlib.suppress(ConnectionError):
+                while await loop.sock_recv(connection, 65536):
+                    pass
+            cuts.append((time.perf_counter() - began) * 1000)
+            connection.close()
+        return [f"{quantile(values, 0.5):.0f}  (most {max(values):.0f})" for values in (grants, cuts)]
+
+    def end(self) -> None:
+        """End what was started."""
+        for process in (self.proxy, *self.others):
+            process.kill()
+            process.wait()
+        self.redis.stop()
+
+
+ROWS = {
+    "MB at rest": "40",
+    "CPU s a GB, one download": "0.6",
+    "CPU s a GB, 50 downloads": "0.6",
+    "CPU ms a connection, one after the other": "1",
+    "… ms added, p50": "2",
+    "… ms that the proxy waited for its core, a connection": "0",
+    f"kB an idle tunnel, {OPEN:,} of them": "10",
+    f"ms added, p50, {NEW} new ones a second beside these": "",
+    "… CPU s for a second of them": "1",
+    "… connections that failed": "0",
+    "ms from a grant to working": "100",
+    "ms from a revocation to the cut": "100",
+}
+"""What is measured, and what is aimed at."""
+
+
+def inside() -> None:
+    """In the namespace: measure, and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        try:
+            few = asyncio.run(bench.measure())
+            bench.know_many()
+            many = asyncio.run(bench.measure())
+        finally:
+            bench.end()
+    table = Table("", "aim", f"{len(PODS)} pods known", f"{KNOWN:,} pods, {CHANGES} changes a second")
+    table.title, table.title_justify = "The egress proxy, one process", "left"
+    for (name, aim), *columns in zip(ROWS.items(), few, many, strict=True):
+        table.add_row(name, aim, *columns)
+    console.print(table)
+
+
+def main() -> None:
+    """Make the namespace, and measure in it."""
+    with tempfile.NamedTemporaryFile("w") as hosts:
+        hosts.write(f"127.0.0.1 localhost\n{INTERNET} {LISTED}. {OTHER}.\n")  # as the proxy asks: with the dot at the end
+        hosts.flush()
+        inner = ["ip link set lo up", f"mount --bind {hosts.name} /etc/hosts", "ulimit -n $(ulimit -Hn)"]
+        inner += [f"ip address add {address}/32 dev lo" for address in (PROXY, INTERNET, CHANGING, *PODS)]
+        inner += [f"exec {sys.executable} {__file__} inside"]
+        # With a process namespace, so that nothing outlives it.
+        alone = ["--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+        command = ["unshare", *alone, "sh", "-ec", "\n".join(inner)]
+        sys.exit(subprocess.run(command, cwd=TOP, check=False).returncode)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["internet"]:
+            asyncio.run(internet())
+        case ["publish", url]:
+            publish(url)
+        case ["inside"]:
+            inside()
+        case _:
+            main()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,6 +30,11 @@ def proxy(stage: Stage) -> Iterator[None]:
     stage.install_gate(*QUICK)
 
 
+def printed(stage: Stage, user: str, variable: str) -> str:
+    """A variable of a user's pod."""
+    return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "printenv", variable).strip()
+
+
 def who(stage: Stage, user: str) -> dict[str, str]:
     """What the proxy says of the pod that asks."""
     address = stage.cluster_ip("binder-egress-proxy")
@@ -45,6 +51,9 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
         assert url.startswith("https") or "error=http_request_denied" in seen, seen
     assert "private or special address" in ask(stage, user, f"http://{PRIVATE}/")
     assert who(stage, user)["uid"] == stage.pod(user)["metadata"]["uid"]
+    asked_directly = set(printed(stage, user, "NO_PROXY").split(","))
+    hub = urlsplit(printed(stage, user, "JUPYTERHUB_API_URL")).hostname
+    assert asked_directly == {"localhost", "127.0.0.1", "::1", stage.pod(user)["status"]["podIP"], hub}
     # Nothing is open beside the proxy.
     assert_reaches(stage, user, egress=False)
 

@@ -60,6 +60,14 @@ SEEN = {
         },
         {"binder_egress_proxy_addresses_hidden{}": "0x20 1x3 0x60"},
     ),
+    "BinderEgressProxyAddressesClaimedTwice": (
+        {},
+        {
+            "binder_egress_proxy_addresses_claimed_twice{pod='a'}": "1x60",
+            "binder_egress_proxy_addresses_claimed_twice{pod='b'}": "0x60",
+        },
+        {"binder_egress_proxy_addresses_claimed_twice{}": "0x20 1x3 0x60"},
+    ),
     "BinderEgressBypass": (
         {"policy": "singleuser", "direction": "egress"},
         {"binder_egress_bypasses{policy='singleuser',direction='egress'}": "2x60"},

@@ -104,6 +104,11 @@ def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
     return list(filter(None, lists))
 
 
+def group(pod: PodAddresses, name: str, policy: Policy) -> str:
+    """The group for which a name, as `normal` gives it, is on a list of a pod (`HostList.group`); empty if it is on none."""
+    return next(filter(None, (hosts.group(name) for hosts in _lists(pod, policy))), "")
+
+
 def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: Policy) -> Refusal | None:
     """Judge a connection by its name.
 

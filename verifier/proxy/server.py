@@ -13,7 +13,7 @@ import h11
 
 from .. import logs
 from ..records import UNVERIFIED, PodAddresses
-from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decide_hello
+from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decide_hello, group
 from .hello import read_hello
 from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
@@ -434,12 +434,12 @@ class Proxy:
             return
         decision = "refused" if refusal else "cut" if flow.cut else "allowed"
         why = str(refusal.reason) if refusal else flow.cut
-        tier, group = flow.pod.tier if flow.pod else "unknown", ""
-        if flow.asked and (name := normal(flow.asked.host)):
-            group = self._policy.tiers.get(tier, self._policy.nothing).hosts.group(name)
-            if tier == UNVERIFIED and flow.pod and why in (Reason.NOT_LISTED, Reason.NO_HOSTS) and decision == "refused":
+        tier, listed = flow.pod.tier if flow.pod else "unknown", ""
+        if flow.pod and flow.asked and (name := normal(flow.asked.host)):
+            listed = group(flow.pod, name, self._policy)
+            if tier == UNVERIFIED and why in (Reason.NOT_LISTED, Reason.NO_HOSTS) and decision == "refused":
                 self.wanted.note(flow.pod.repository, name)
-        self._metrics.note(decision, why, tier, group, flow.moved)
+        self._metrics.note(decision, why, tier, listed, flow.moved)
         if decision == "allowed" and not self._log_connections:
             return
         pod = flow.pod

@@ -48,23 +48,25 @@ def test_connections_beyond_a_limit_are_not_all_answered():
 
 
 def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
-    """Metrics and logs: one connection to a listed host that has no address, and one beyond the limit."""
+    """Metrics and logs: connections to listed hosts that have no address, and one beyond the limit."""
     logging.config.dictConfig(logs.configuration("info"))
-    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small")
-    policy = Policy({"small": TierHosts(HostList(["julia"]))})
+    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False, "https://github.com/org/course")
+    course = {"github.com/org/course": HostList(["api.example.org"])}
+    policy = Policy({"small": TierHosts(HostList(["julia"]))}, repositories=course)
 
     async def main():
         metrics = Metrics()
-        proxy = server.Proxy(policy, Limits(new_per_second=0.5), Resolver(lambda name: []), metrics)
+        proxy = server.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
         proxy.identities.load(AddressVersion(), {"alice/": [pod]})
         proxy.identities.apply(AddressChange(AddressVersion()))
         port = free_port()
         listener = listen(port, "127.0.0.1")
         serving = asyncio.create_task(proxy.serve(listener))
-        for answer in (b"HTTP/1.1 502", b"HTTP/1.1 429"):
+        asked = (("pkg.julialang.org", 502), ("api.example.org", 502), ("pkg.julialang.org", 429))
+        for host, answer in asked:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"CONNECT pkg.julialang.org:443 HTTP/1.1\r\nHost: pkg.julialang.org:443\r\n\r\n")
-            assert (await reader.read()).startswith(answer)
+            writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
+            assert (await reader.read()).startswith(b"HTTP/1.1 %d" % answer)
             writer.close()
         serving.cancel()
         listener.close()
@@ -72,11 +74,15 @@ def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
         return metrics.text().decode()
 
     found = asyncio.run(main())
-    for rule, group in (("unresolved", "julia"), ("limit", "")):
+    for rule, group in (("unresolved", "julia"), ("unresolved", "other"), ("limit", "")):
         labels = f'decision="refused",group="{group}",rule="{rule}",tier="small"'
         assert f"binder_egress_proxy_connections_total{{{labels}}} 1.0" in found
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(line["rule"], line["user"]) for line in lines] == [("unresolved", "alice"), ("limit", "alice")]
+    assert [(line["rule"], line["user"]) for line in lines] == [
+        ("unresolved", "alice"),
+        ("unresolved", "alice"),
+        ("limit", "alice"),
+    ]
 
 
 def test_metrics_have_stable_names_and_types_and_help():

@@ -142,6 +142,44 @@ SEEN = {
             "binder_egress_captcha_provider_up{provider='cap',pod='b'}": "1x60",
         },
     ),
+    "BinderEgressProxyFlood": (
+        {},
+        {
+            "binder_egress_proxy_connections_total{rule='limit',tier='unverified',pod='a'}": "0+40x60",
+            "binder_egress_proxy_connections_total{rule='limit',tier='verified',pod='b'}": "0+40x60",
+        },
+        {
+            "binder_egress_proxy_connections_total{rule='limit',tier='unverified'}": "0+40x60",
+            "binder_egress_proxy_connections_total{rule='not-listed',tier='unverified'}": "0+400x60",
+        },
+    ),
+    "BinderEgressProxyFull": (
+        {"who": "unverified"},
+        {
+            "binder_egress_proxy_connections_taken{who='unverified',pod='a'}": "0.95x60",
+            "binder_egress_proxy_connections_taken{who='unverified',pod='b'}": "0.1x60",
+            "binder_egress_proxy_connections_taken{who='all',pod='a'}": "0.6x60",
+        },
+        {"binder_egress_proxy_connections_taken{who='all'}": "0.9x60"},
+    ),
+    "BinderEgressProxyHostsUnreachable": (
+        {},
+        {
+            "binder_egress_proxy_connections_total{decision='refused',rule='unreachable',tier='verified'}": "0+4x60",
+            "binder_egress_proxy_connections_total{decision='refused',rule='not-listed',tier='verified'}": "0+90x60",
+            "binder_egress_proxy_connections_total{decision='allowed',rule='',tier='verified'}": "0+10x60",
+        },
+        {
+            "binder_egress_proxy_connections_total{decision='refused',rule='unreachable',tier='verified'}": "0+4x60",
+            "binder_egress_proxy_connections_total{decision='refused',rule='not-listed',tier='verified'}": "0+4x60",
+            "binder_egress_proxy_connections_total{decision='allowed',rule='',tier='verified'}": "0+20x60",
+        },
+    ),
+    "BinderEgressProxyHostsUnreachable (none was reached)": (
+        {},
+        {"binder_egress_proxy_connections_total{decision='refused',rule='unreachable'}": "0+4x60"},
+        {"binder_egress_proxy_connections_total{decision='refused',rule='unreachable'}": "0+1x60"},
+    ),
     "BinderEgressCaptchaProviderMisconfigured": (
         {"provider": "hcaptcha"},
         {"binder_egress_captcha_provider_misconfigured{provider='hcaptcha'}": "1x60"},

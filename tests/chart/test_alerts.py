@@ -142,6 +142,16 @@ SEEN = {
             "binder_egress_captcha_provider_up{provider='cap',pod='b'}": "1x60",
         },
     ),
+    "BinderEgressProxyGone": (
+        {},
+        {"binder_egress_proxy_knows_pods{pod='a'}": "0x60"},
+        {"binder_egress_proxy_knows_pods{pod='a'}": "0x60", "binder_egress_proxy_knows_pods{pod='b'}": "1x60"},
+    ),
+    "BinderEgressProxyGone (nothing is scraped)": (
+        {},
+        {},
+        {"binder_egress_proxy_knows_pods{}": "1x60"},
+    ),
     "BinderEgressProxyFlood": (
         {},
         {

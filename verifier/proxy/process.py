@@ -21,7 +21,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .resolve import Resolver
 from .server import Proxy
-from .wanted import Wanted
+from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
 
@@ -106,7 +106,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         task.cancel()
 
 
-async def _publish(wanted: Wanted, store: Store) -> None:
+async def _publish(wanted: WantedHosts, store: Store) -> None:
     """Publish what was asked for and not given, each minute (D-267). Without Redis it waits for the next one."""
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)

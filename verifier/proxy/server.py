@@ -22,7 +22,7 @@ from .metrics import Metrics
 from .pump import Pump
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
-from .wanted import Wanted
+from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
 
@@ -132,7 +132,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_addresses: dict[str, list[str]] = {}
         self.identities = Identities(self._judge_again, clock)
-        self.wanted = Wanted()
+        self.wanted = WantedHosts()
 
     @property
     def open(self) -> int:

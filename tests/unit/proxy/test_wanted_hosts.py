@@ -5,7 +5,7 @@ import json
 from click.testing import CliRunner
 
 from verifier.egress_cli import egress
-from verifier.proxy.wanted import KEPT_SECONDS, OF_ONE, ROWS, Wanted
+from verifier.proxy.wanted_hosts import KEPT_SECONDS, OF_ONE, ROWS, WantedHosts
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Clock:
 
 def test_requests_are_counted_by_repository_and_host_for_a_day():
     clock = Clock()
-    wanted = Wanted(clock)
+    wanted = WantedHosts(clock)
     for repository, host in (("a", "one.example"), ("b", "one.example"), ("a", "one.example"), ("a", "two.example")):
         wanted.note(repository, host)
     clock.now += 60
@@ -33,7 +33,7 @@ def test_requests_are_counted_by_repository_and_host_for_a_day():
 
 
 def test_names_that_a_stranger_makes_up_do_not_drive_out_others():
-    wanted = Wanted()
+    wanted = WantedHosts()
     for _ in range(3):
         wanted.note("course", "data.example")
     for number in range(10 * ROWS):
@@ -47,7 +47,7 @@ def test_names_that_a_stranger_makes_up_do_not_drive_out_others():
 
 def test_command_adds_up_what_the_proxies_published(redis_server, store, monkeypatch):
     monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
-    one, other = Wanted(Clock()), Wanted(Clock())
+    one, other = WantedHosts(Clock()), WantedHosts(Clock())
     for wanted, host in ((one, "a.example"), (one, "b.example"), (other, "b.example")):
         wanted.note("https://github.com/org/course", host)
     store.publish_wanted("proxy-1", one.rows())

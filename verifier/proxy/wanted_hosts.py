@@ -23,7 +23,7 @@ class _Row:
     last: float
 
 
-class Wanted:
+class WantedHosts:
     """The table.
 
     Args:

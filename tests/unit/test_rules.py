@@ -158,8 +158,9 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
     assert store.pending(Server("alice"), set()).unlock is None
     assert not store._redis.keys("binder-egress:pass:*")
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
-    assert (shown["tier"], shown["unlockable"]) == ("unverified", False)
-    assert set(shown) == {"user", "server", "tier", "until", "expires_in", "on_expiry", "renewable_in", "unlockable", "larger"}
+    assert (shown["tier"], shown["access"], shown["unlockable"]) == ("unverified", "none", False)
+    lease = {"until", "expires_in", "on_expiry", "renewable_in"}
+    assert set(shown) == {"user", "server", "tier", "access", "unlockable", "larger"} | lease
     assert shown["larger"] == []
     for kind in ("text/plain", "text/html"):
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text

@@ -52,7 +52,10 @@ def list_hosts(as_json: bool) -> None:
             click.echo(f"  {host}  {tool}")
 
 
-@hosts.command("wanted", help="List what unverified servers asked the proxy for and did not get, by repository, in the last day.")
+@hosts.command(
+    "wanted",
+    help="List what unverified servers asked the proxy for and did not get, by repository, since its pods started, a day at most.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def wanted_hosts(operators: Operators, as_json: bool) -> None:

@@ -54,7 +54,10 @@ class Operators:
     # -- reading
 
     def wanted(self) -> list[dict[str, Any]]:
-        """What unverified servers asked the egress proxy for and did not get in the last day, what was asked for most first."""
+        """What unverified servers asked the egress proxy for and did not get, what was asked for most first.
+
+        It is known since the proxy's pods started, a day at most.
+        """
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self._store.wanted():
             known = found.setdefault((row["repository"], row["host"]), row | {"times": 0})

@@ -20,7 +20,7 @@ def _binder_egress():
     def hint(result):
         try:
             if of_network(result.error_in_exec):
-                text = "This server may have no internet access, or packages alone. To see, and to get it, open"
+                text = "This server may have no internet access, or only packages. To see, and to get it, open"
                 print(f"{text} {address}#unlock", file=sys.stderr)
         except Exception:
             pass

@@ -2,7 +2,7 @@
 case "$-" in
   *i*)
     if [ -n "${BINDER_EGRESS_URL:-}" ] && [ -t 1 ]; then
-      printf 'This server may have no internet access, or packages alone. To see, and to get it, open:\n'
+      printf 'This server may have no internet access, or only packages. To see, and to get it, open:\n'
       printf '  %s#unlock\n' "$BINDER_EGRESS_URL"
     fi
     ;;

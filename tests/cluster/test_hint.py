@@ -13,7 +13,7 @@ from tornado.websocket import websocket_connect
 from tests.support.cluster.patience import HUB_ANSWER_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import Launched, Stage
 
-SAID = "This server may have no internet access, or packages alone."
+SAID = "This server may have no internet access, or only packages."
 
 WITHOUT_BASH = "docker.io/library/redis:7.2-bookworm"
 """An image with a plain sh, and neither a profile nor a folder for one."""

@@ -66,7 +66,7 @@ def test_terminal_prints_the_address_of_the_page(shell, profile):
     command = ["bash", "--noprofile", "--rcfile", profile, "-i"] if shell == "bash" else ["dash", "-i"]
     written = in_terminal(command, BINDER_EGRESS_URL=URL, ENV=str(profile))
     assert written.count(SAID) == 1
-    assert "This server may have no internet access, or packages alone." in written
+    assert "This server may have no internet access, or only packages." in written
 
 
 def test_terminal_hint_is_fast_and_runs_no_program(profile):
@@ -154,7 +154,7 @@ FAILURES = {
 @pytest.mark.parametrize("cell", FAILURES.values(), ids=FAILURES.keys())
 def test_network_error_of_a_cell_is_explained(ipython, cell):
     _, errors = ipython(cell, BINDER_EGRESS_URL=URL)
-    assert errors.count(f"This server may have no internet access, or packages alone. To see, and to get it, open {SAID}") == 1
+    assert errors.count(f"This server may have no internet access, or only packages. To see, and to get it, open {SAID}") == 1
 
 
 @pytest.mark.parametrize(

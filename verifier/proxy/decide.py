@@ -96,8 +96,13 @@ class Policy:
 
 
 def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
-    """The lists that count for a pod: that of its tier, and those of its repository (D-260)."""
-    lists = [policy.tiers.get(pod.tier, policy.nothing).hosts]
+    """The lists that count for a pod: that of its tier, and those of its repository (D-260).
+
+    None where the tier is unknown, as in a roll-out: what it must not reach is unknown, too.
+    """
+    if pod.tier not in policy.tiers:
+        return []
+    lists = [policy.tiers[pod.tier].hosts]
     if policy.repositories:
         name = exact(pod.repository)
         lists += [hosts for pattern, hosts in policy.repositories.items() if covers(pattern, name)]

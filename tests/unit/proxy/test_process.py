@@ -107,7 +107,7 @@ def test_group_without_hosts_in_this_image_is_named_and_stops_nothing(monkeypatc
 def test_repositories_have_hosts(tmp_path):
     file = tmp_path / "repositories.json"
     file.write_text('{"https://GitHub.com/Org/course": ["api.example.org"], "github.com/org/*": ["all.example.org"]}')
-    found = policy(load(ProxySettings, proxy_repositories=str(file)))
+    found = policy(load(ProxySettings, proxy_repositories=str(file), proxy_tiers={"unverified": {}}))
     pod = PodAddresses("u", "alice", "", (), repository="https://github.com/org/course")
     assert all(decide(pod, f"{host}.example.org", 443, Kind.TUNNEL, found) is None for host in ("api", "all"))
 

@@ -29,6 +29,12 @@ def _pipe() -> tuple[int, int]:
     return read, write
 
 
+def take(buckets: list[Bucket], number: int) -> float:
+    """Take bytes from buckets. Returns the seconds to wait before the next ones; 0 where the wait is not worth a timer."""
+    pause = max(bucket.take(number) for bucket in buckets)
+    return pause if pause > SHORTEST_PAUSE_SECONDS else 0.0
+
+
 class Pump:
     """One direction of a connection.
 
@@ -52,6 +58,8 @@ class Pump:
         self.moved = 0
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._source, self._read)
+        # Who opens a new connection for each few bytes waits for the debt of those before.
+        self._rest(0)
 
     def stop(self) -> None:
         """Move nothing any more. To be called once for each pump, before its sockets are closed."""
@@ -111,8 +119,8 @@ class Pump:
 
     def _rest(self, number: int) -> None:
         """Wait as long as the limits of bytes say."""
-        pause = max(bucket.take(number) for bucket in self._buckets)
-        if pause > SHORTEST_PAUSE_SECONDS:
+        pause = take(self._buckets, number)
+        if pause:
             self._loop.remove_reader(self._source)
             self._timer = self._loop.call_later(pause, self._loop.add_reader, self._source, self._read)
 

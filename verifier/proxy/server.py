@@ -19,7 +19,7 @@ from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
 from .limits import Bucket, Limits, Usage
 from .metrics import Metrics
-from .pump import Pump
+from .pump import Pump, take
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
 from .wanted_hosts import WantedHosts
@@ -311,7 +311,7 @@ class Proxy:
         if flow.asked.kind is Kind.TUNNEL:
             flow.pumps.append(Pump(flow.client, upstream, buckets))
         else:
-            await self._send(flow, upstream)
+            await self._send(flow, upstream, buckets)
         flow.pumps.append(Pump(upstream, flow.client, buckets))
         waiting = {pump.ended for pump in flow.pumps}
         moved = -1
@@ -323,7 +323,7 @@ class Proxy:
                 pump.result()
             moved = flow.moved
 
-    async def _send(self, flow: Flow, upstream: socket.socket) -> None:
+    async def _send(self, flow: Flow, upstream: socket.socket, buckets: list[Bucket]) -> None:
         """Send a plain request with its body."""
         assert flow.asked
         loop, theirs, ours = asyncio.get_running_loop(), flow.asked.connection, h11.Connection(h11.CLIENT)
@@ -332,6 +332,8 @@ class Proxy:
             content = ours.send(event) or b""
             await loop.sock_sendall(upstream, content)
             flow.sent += len(content)
+            if pause := take(buckets, len(content)):
+                await asyncio.sleep(pause)
 
         await send(flow.asked.upstream_head())
         if theirs.they_are_waiting_for_100_continue:

@@ -1,0 +1,61 @@
+"""A pump: what it moves, and when the limits of bytes let it begin."""
+
+import asyncio
+import socket
+
+import pytest
+
+from verifier.proxy.limits import BURST_SECONDS, Bucket
+from verifier.proxy.pump import Pump
+
+
+@pytest.fixture
+def ends():
+    """Two connections: what is sent at one end of the first arrives at the far end of the second, if a pump moves it."""
+    pairs = [socket.socketpair(), socket.socketpair()]
+    for one in (end for pair in pairs for end in pair):
+        one.setblocking(False)
+    (sender, source), (target, receiver) = pairs
+    yield sender, source, target, receiver
+    for one in (sender, source, target, receiver):
+        one.close()
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_pump_moves_all_and_ends(ends):
+    sender, source, target, receiver = ends
+
+    async def main():
+        sender.sendall(b"some bytes")
+        sender.close()
+        pump = Pump(source, target, [Bucket(0)])
+        await asyncio.wait_for(pump.ended, 5)
+        pump.stop()
+        return pump.moved, receiver.recv(100)
+
+    assert asyncio.run(main()) == (10, b"some bytes")
+
+
+def test_new_connection_waits_for_the_debt_of_those_before(ends):
+    """Or a server would have a step for nothing with each connection that it opens."""
+    sender, source, target, receiver = ends
+    clock = Clock()
+    bucket = Bucket(1000, clock)
+    bucket.take(1000 * BURST_SECONDS + 500)
+
+    async def main():
+        sender.sendall(b"some bytes")
+        pump = Pump(source, target, [bucket])
+        await asyncio.sleep(0.2)
+        early = pump.moved
+        arrived = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(receiver, 100), 5)
+        pump.stop()
+        return early, arrived
+
+    assert asyncio.run(main()) == (0, b"some bytes")

@@ -14,6 +14,9 @@ ROWS = 500
 OF_ONE = 20
 """Rows of one repository."""
 
+MOST_CHARACTERS = 200
+"""Characters of a repository's name that are kept. Its URL is a stranger's own spelling, of any length."""
+
 
 @dataclass
 class _Row:
@@ -36,6 +39,7 @@ class WantedHosts:
 
     def note(self, repository: str, host: str) -> None:
         """Count a request that was refused. Where the table is full, it takes the place of what was asked for least."""
+        repository = repository[:MOST_CHARACTERS]
         key = repository, host
         if key not in self._rows:
             of_one = [row for row in self._rows.values() if row.repository == repository]

@@ -5,7 +5,7 @@ import json
 from click.testing import CliRunner
 
 from verifier.egress_cli import egress
-from verifier.proxy.wanted_hosts import KEPT_SECONDS, OF_ONE, ROWS, WantedHosts
+from verifier.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, WantedHosts
 
 
 class Clock:
@@ -43,6 +43,12 @@ def test_names_that_a_stranger_makes_up_do_not_drive_out_others():
     for number in range(10 * ROWS):
         wanted.note(f"stranger {number}", f"{number}.example")
     assert len(wanted.rows()) == ROWS and wanted.rows()[0]["host"] == "data.example"
+
+
+def test_name_of_a_repository_is_kept_in_part():
+    wanted = WantedHosts()
+    wanted.note("https://" + "x" * 100_000, "one.example")
+    assert len(json.dumps(wanted.rows())) < 2 * MOST_CHARACTERS
 
 
 def test_command_adds_up_what_the_proxies_published(redis_server, store, monkeypatch):

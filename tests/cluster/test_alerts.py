@@ -253,6 +253,21 @@ for _ in range(int(sys.argv[1])):
 """In a pod: so many requests through the proxy, ten a second at most."""
 
 
+FLOOD = """
+import os, socket, time, urllib.parse
+at = urllib.parse.urlsplit(os.environ["HTTP_PROXY"])
+while True:
+    with socket.create_connection((at.hostname, at.port), 15), socket.create_connection((at.hostname, at.port), 15) as one:
+        try:
+            one.sendall(b"GET http://public.example/ HTTP/1.1\\r\\nHost: public.example\\r\\n\\r\\n")
+            print(one.recv(12).decode()[-3:], flush=True)
+        except OSError:
+            pass
+    time.sleep(0.1)
+"""
+"""In a pod: two connections at a time, ten times a second at most. While the half is taken a server has one."""
+
+
 def pod_behind_the_proxy(place: Place, verified: bool = False) -> str:
     """A user whose pod reaches a host through the proxy."""
     stage = place.stage
@@ -268,8 +283,8 @@ def pod_behind_the_proxy(place: Place, verified: bool = False) -> str:
 
 def a_server_holds_the_half_and_another_floods(place: Place) -> None:
     first, second = pod_behind_the_proxy(place), pod_behind_the_proxy(place)
-    for user, code, argument in ((first, HOLD, ""), (second, KNOCK, "100000")):
-        program = python_in(place.stage, user, code, argument)
+    for user, code in ((first, HOLD), (second, FLOOD)):
+        program = python_in(place.stage, user, code)
         place.running.append(program)
         assert program.stdout and program.stdout.readline().strip() in ("held", "429")
 

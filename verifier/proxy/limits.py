@@ -8,6 +8,10 @@ from dataclasses import dataclass
 UNVERIFIED_SHARE = 0.5
 """The part of all connections, and of all bytes, that unverified and unknown servers may have together."""
 
+FIRST_SHARE = 0.1
+"""The part of all connections that they have besides, for servers that have none open: a few that hold the half cannot keep the
+start guards of all new pods from an answer."""
+
 BURST_SECONDS = 2.0
 """Seconds of its rate that a server may use at once, after it used nothing."""
 
@@ -91,7 +95,7 @@ class Usage:
         """Count a new connection, if it is within the limits."""
         if not self._new.setdefault(server, Bucket(self._limits.new_per_second, self._clock)).has():
             return False
-        share = 1.0 if verified else UNVERIFIED_SHARE
+        share = 1.0 if verified else UNVERIFIED_SHARE + (0 if self._open[server] else FIRST_SHARE)
         full = (self.connections if verified else self.unverified) >= self._limits.all_connections * share
         if full or self.connections >= self._limits.all_connections or self._open[server] >= self._limits.connections:
             return False

@@ -57,14 +57,18 @@ def test_server_has_its_number_of_new_connections_a_second(clock):
 
 
 def test_unverified_servers_take_half_at_most(clock):
-    usage = Usage(Limits(connections=1, all_connections=10), clock)
+    """And a tenth for those that have no connection open."""
+    usage = Usage(Limits(all_connections=10), clock)
+    assert [usage.admit("stranger", False) for _ in range(10)] == [True] * 5 + [False] * 5
     admitted = [usage.admit(f"stranger {number}", False) for number in range(20)]
-    assert sum(admitted) == 5
-    assert [usage.admit(f"verified {number}", True) for number in range(7)] == [True] * 5 + [False] * 2
+    assert sum(admitted) == 1 and not usage.admit("stranger 0", False)
+    assert [usage.admit(f"verified {number}", True) for number in range(7)] == [True] * 4 + [False] * 3
+    for _ in range(5):
+        usage.release("stranger", False)
     for number, was in enumerate(admitted):
         if was:
             usage.release(f"stranger {number}", False)
-    assert usage.unverified == 0 and usage.connections == 5
+    assert usage.unverified == 0 and usage.connections == 4
 
 
 def test_taken_parts_are_of_all_and_of_the_half_of_the_unverified(clock):

@@ -94,16 +94,16 @@ def covers(pattern: str, repository: str | None) -> bool:
 
 
 def strict(pattern: str) -> str:
-    """A pattern as `covers` compares it with exact names: `host/owner/name`, or `host/owner/*`.
+    """A pattern as `covers` compares it with exact names: `host/owner/name`, or `host/owner/*`; never all of a host.
 
     Raises:
         ValueError: it is neither.
     """
     below = pattern.endswith("/*")
-    found = exact(f"https://{pattern[:-1]}x/x" if below else f"https://{pattern}")
+    found = exact(f"https://{pattern[:-1]}x" if below else f"https://{pattern}")
     if not found:
         raise ValueError(f"{pattern!r} is not host/owner/name, or host/owner/*")
-    return f"{found.removesuffix('x/x')}*" if below else found
+    return f"{found.removesuffix('x')}*" if below else found
 
 
 def within(pattern: str, url: str) -> bool:

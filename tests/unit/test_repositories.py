@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, exact, name
+from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, exact, name, strict
 
 
 def matches(pattern, url):
@@ -168,6 +168,20 @@ def test_plain_url_has_an_exact_name(url, found):
 )  # fmt: skip
 def test_other_forms_of_a_url_cannot_be_trusted(url):
     assert exact(url) == ""
+
+
+@pytest.mark.parametrize("pattern", ["github.com/owner/name", "github.com/owner/*", "git.example.org/group/team/*"])
+def test_strict_pattern_is_as_written(pattern):
+    assert strict(pattern) == pattern
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["github.com/*", "github.com//*", "github.com/./*", "github.com/a/../*", "github.com/../x", "github.com/a/."],
+)
+def test_strict_pattern_names_an_owner(pattern):
+    with pytest.raises(ValueError, match="is not host/owner/name"):
+        strict(pattern)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from verifier.passes import BadPass
         ({"repositories": ["https://github.com/a/b"]}, "host/owner/name"),
         ({"repositories": ["10.5281/zenodo.1"]}, "host/owner/name"),
         ({"repositories": ["github.com/*/x"]}, "host/owner/name"),
+        ({"repositories": ["github.com/*"]}, "host/owner/name"),
         ({"more": 1}, "more"),
     ],
 )

@@ -181,6 +181,25 @@ def test_canary_ends_when_the_proxy_sees_another_address(canary, closed, tmp_pat
     assert answers == []
 
 
+def test_canary_goes_on_while_the_proxy_comes_and_goes(canary, closed, tmp_path, monkeypatch):
+    answers = ["silent", "silent", "shown", "silent", "shown", "silent", "hidden", "silent", "hidden", "silent", "shown"]
+    monkeypatch.setattr(probe, "seen_by_proxy", lambda environment: answers.pop(0))
+    ends = []
+    while answers:
+        canary(a=closed)
+        ends.append(json.loads((tmp_path / "message").read_text())["proxy"])
+    assert ends == ["silent", "shown", "hidden", "shown"]
+
+
+def test_canary_that_ends_beside_a_silent_proxy_tells_what_the_proxy_saw(canary, tmp_path, monkeypatch):
+    answers = [({"a": False}, "hidden"), ({"a": True}, "silent"), ({"a": True}, "shown")]
+    monkeypatch.setattr(probe, "try_all", lambda targets: answers[0][0])
+    monkeypatch.setattr(probe, "seen_by_proxy", lambda environment: answers.pop(0)[1])
+    for expected in ("hidden", "hidden", "shown"):
+        canary()
+        assert json.loads((tmp_path / "message").read_text())["proxy"] == expected
+
+
 @pytest.mark.parametrize(
     ("reached", "ready"),
     [

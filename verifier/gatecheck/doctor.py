@@ -368,7 +368,7 @@ def _seen_by_proxy(seen: str) -> list[Check]:
         )
         return [Check("egress proxy", PROBLEM, text)]
     if seen == "silent":
-        return [Check("egress proxy", WARNING, "does not answer the canary: look at its pods")]
+        return [Check("egress proxy", WARNING, "has not answered the canary yet: look at its pods")]
     return [Check("egress proxy", OK, "sees the canary's own address")] if seen else []
 
 

@@ -76,6 +76,18 @@ def owner(name: str) -> str:
     return "/".join(parts[:2])
 
 
+_Launch = tuple[float, str, str]  # Unix time, server, repository
+_Happened = tuple[str, str, float]  # user, server, Unix time
+
+
+@dataclass
+class _Detected:
+    """What was detected in one pod: the URL of its repository, or `""`, and when, None where a line has no time."""
+
+    url: str = ""
+    times: set[float | None] = field(default_factory=set)
+
+
 class Traffic:
     """All that was read.
 
@@ -100,11 +112,11 @@ class Traffic:
         self.latest = 0.0
         self.untied = 0
         self.notes: list[str] = []
-        self._users: dict[str, str] = {}  # user → repository
+        self._launches: dict[str, list[_Launch]] = {}  # by user
         self._pods: dict[str, str] = {}  # pod → user
-        self._unlocked: set[str] = set()
-        self._revoked: set[str] = set()
-        self._detected: dict[str, str] = {}  # pod, or what stands for it → URL of the repository, or ""
+        self._unlocked: set[_Happened] = set()
+        self._revoked: set[_Happened] = set()
+        self._detected: defaultdict[str, _Detected] = defaultdict(_Detected)  # by pod, or what stands for it
 
     def read(self, lines: Iterable[str]) -> None:
         """Read lines of JSON, of any of the kinds. A line that is none of them is counted, never an error."""
@@ -120,12 +132,17 @@ class Traffic:
 
     def settle(self) -> None:
         """Tie detections and revocations to repositories. To be called once, after everything was read."""
-        for pod, url in self._detected.items():
-            self._tie(self._users.get(self.user_of(pod)) or self._by_url(url), "detected", pod)
-        for user in self._revoked:
-            self._tie(self._users.get(user), "revoked", user)
-        for repository in self.repositories.values():
-            repository.without_pass -= self._unlocked
+        for pod, seen in self._detected.items():
+            user = self.user_of(pod)
+            self._tie({self._launched(user, at) or self._by_url(seen.url) for at in seen.times}, "detected", pod)
+        revoked: defaultdict[str, set[str | None]] = defaultdict(set)
+        for user, server, at in self._revoked:
+            revoked[user].add(self._launched(user, at, server))
+        for user, names in revoked.items():
+            self._tie(names, "revoked", user)
+        for user, server, at in self._unlocked:
+            if name := self._launched(user, at, server):
+                self._repository(name).without_pass.discard(user)
 
     def user_of(self, pod: str) -> str:
         """The user of a pod: as the log of the reconciler says, or by KubeSpawner's ways of naming pods; `""` if none is known.
@@ -134,7 +151,7 @@ class Traffic:
         """
         bare = pod.removeprefix("jupyter-").partition("---")[0]
         candidates = (self._pods.get(pod, ""), bare, bare.replace("-2d", "-"))
-        return next((user for user in candidates if user in self._users), "")
+        return next((user for user in candidates if user in self._launches), "")
 
     def count(self, url: str, launches: float) -> None:
         """Add what Prometheus counted of a repository."""
@@ -142,8 +159,8 @@ class Traffic:
             self._repository(name).counted += launches
 
     def use(self, pod: str, seconds: float) -> bool:
-        """Add the processor time of a pod in seconds; whether the logs tie it to a repository."""
-        repository = self.repositories.get(self._users.get(self.user_of(pod), ""))
+        """Add the processor time of a pod in seconds; whether the logs tie it to a repository, and to no other."""
+        repository = self.repositories.get(self._launched(self.user_of(pod), None) or "")
         if repository:
             repository.seconds.append(seconds)
         return repository is not None
@@ -162,7 +179,7 @@ class Traffic:
             return "other"
         at = _time(_text(line, "time") or _text(line, "timestamp"))
         if kind == "detection":
-            return self._detection(line) if at is None or self.since <= at <= self.until else "outside"
+            return self._detection(line, at) if at is None or self.since <= at <= self.until else "outside"
         if at is None:
             return "broken"
         self.latest = max(self.latest, at)
@@ -179,16 +196,16 @@ class Traffic:
                 return "broken"
             self._repository(name).archived += 1
         else:
-            self._decision(line, name)
+            self._decision(line, at, name)
         return kind
 
-    def _decision(self, line: dict[str, Any], name: str) -> None:
-        event, user = _text(line, "message"), _text(line, "user")
+    def _decision(self, line: dict[str, Any], at: float, name: str) -> None:
+        event, user, server = _text(line, "message"), _text(line, "user"), _text(line, "server")
         if event == "launch" and name and user:
             repository = self._repository(name)
             new = user not in repository.servers  # BinderHub may report a launch twice.
             repository.servers.add(user)
-            self._users[user] = name
+            self._launches.setdefault(user, []).append((at, server, name))
             if new and (network := _text(line, "client_network")):
                 repository.networks[network] += 1
             given = _text(line, "pass_outcome") in GIVEN or _text(line, "tier") != UNVERIFIED
@@ -196,27 +213,43 @@ class Traffic:
         elif event == "pod":
             self._pods[_text(line, "pod")] = user
         elif event == "unlock" and _text(line, "tier") != UNVERIFIED:
-            self._unlocked.add(user)
+            self._unlocked.add((user, server, at))
         elif event == "revoke":
-            self._revoked.add(user)
+            self._revoked.add((user, server, at))
 
-    def _detection(self, line: dict[str, Any]) -> str:
+    def _detection(self, line: dict[str, Any], at: float | None) -> str:
         places = [line, *(value for value in line.values() if isinstance(value, dict))]
         labels = [found for place in places if isinstance(found := place.get("labels"), dict)]
         pod = _text(line, "pod") or next(filter(None, (_text(found, "io.kubernetes.pod.name") for found in labels)), "")
         url = next(filter(None, (_text(place, "BINDER_REF_URL") for place in places)), "")
         # Without the pod's name, one repository is one detection, however many lines it has.
-        self._detected[pod or url] = url or self._detected.get(pod, "")
+        seen = self._detected[pod or url]
+        seen.url = url or seen.url
+        seen.times.add(at)
         return "detection"
+
+    def _launched(self, user: str, at: float | None, server: str | None = None) -> str | None:
+        """The repository of a user's last launch before a time. A user who logs in may have launched others before and after.
+
+        Args:
+            user: the user.
+            at: Unix time in seconds; None: not known, and then only a repository that is the user's only one counts.
+            server: the name of the user's server; None: not known.
+        """
+        found = [(then, name) for then, its, name in self._launches.get(user, ()) if server is None or its == server]
+        if at is None:
+            names = {name for _, name in found}
+            return names.pop() if len(names) == 1 else None
+        return max(((then, name) for then, name in found if then <= at), default=(0.0, None))[1]
 
     def _repository(self, name: str) -> Repository:
         return self.repositories.setdefault(name, Repository(name))
 
-    def _tie(self, name: str | None, kind: str, what: str) -> None:
-        if name and name in self.repositories:
-            getattr(self.repositories[name], kind).add(what)
-        else:
-            self.untied += 1
+    def _tie(self, names: set[str | None], kind: str, what: str) -> None:
+        known = [self.repositories[name] for name in names if name in self.repositories]
+        for repository in known:
+            getattr(repository, kind).add(what)
+        self.untied += not known
 
     def _by_url(self, url: str) -> str | None:
         """The repository of a BINDER_REF_URL, which has the ref behind the repository."""

@@ -105,6 +105,50 @@ def test_revocations_are_tied_to_repositories():
     assert traffic(revoke, revoke, launch("a"), launch("b")).repositories[REPOSITORY].revoked == {"a"}
 
 
+COURSE = "github.com/org/course"
+
+
+def revoke(at, user="a", server=""):
+    return decision("revoke", at, user=user, server=server, by="eve", why="x", stop=False, block="b")
+
+
+def seen(*lines):
+    return {name: (one.revoked, one.detected) for name, one in traffic(*lines).repositories.items()}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_happens_is_tied_to_the_launch_before_it(order):
+    """A user who logs in launches several repositories. Lines come in any order."""
+    course = launch("a", AT + 100, repository=f"https://{COURSE}")
+    lines = [launch("a"), detection("jupyter-a", AT + 50), revoke(AT + 60), course]
+    assert seen(*lines[::order]) == {REPOSITORY: ({"a"}, {"jupyter-a"}), COURSE: (set(), set())}
+    again = [*lines, detection("jupyter-a", AT + 150), revoke(AT + 160)]
+    assert seen(*again[::order]) == {REPOSITORY: ({"a"}, {"jupyter-a"}), COURSE: ({"a"}, {"jupyter-a"})}
+
+
+def test_what_happens_before_the_first_launch_is_tied_to_nothing():
+    found = traffic(revoke(AT - 60), detection("jupyter-a", AT - 60), launch("a"))
+    assert (found.repositories[REPOSITORY].revoked, found.repositories[REPOSITORY].detected, found.untied) == (set(), set(), 2)
+
+
+def test_revocation_is_tied_to_the_launch_of_its_server():
+    lines = [launch("a", server="one"), launch("a", AT + 100, server="two", repository=f"https://{COURSE}")]
+    assert seen(*lines, revoke(AT + 160, server="one")) == {REPOSITORY: ({"a"}, set()), COURSE: (set(), set())}
+
+
+def test_unlocked_server_counts_for_the_launch_before_it():
+    lines = [launch("a"), launch("a", AT + 100, repository=f"https://{COURSE}")]
+    unlock = decision("unlock", AT + 160, user="a", server="", tier="verified", rule="unlock")
+    found = traffic(*lines, unlock).repositories
+    assert (found[REPOSITORY].without_pass, found[COURSE].without_pass) == ({"a"}, set())
+
+
+def test_processor_time_of_several_repositories_is_tied_to_none():
+    found = traffic(launch("a"), launch("b"), launch("a", AT + 100, repository=f"https://{COURSE}"))
+    assert [found.use(pod, 5.0) for pod in ("jupyter-a", "jupyter-b")] == [False, True]
+    assert (found.repositories[REPOSITORY].seconds, found.repositories[COURSE].seconds) == ([5.0], [])
+
+
 def test_owner_is_known_since_before_the_period():
     found = traffic(launch("a"), archived("github.com/someone/other", AT - 20 * DAY))
     assert found.first_seen == {"github.com/someone": pytest.approx(AT - 20 * DAY, abs=60)}

@@ -107,12 +107,12 @@ def launch_while_solving(hub, opened):
     hub.bundle.open()
 
 
-def slow_down(opened):
-    """Let a second of the page take twenty, for what has to happen within one, on a slow CI machine too."""
+def slow_down(opened, factor=20):
+    """Let a second of the page take many, for what has to happen within one, on a slow CI machine too."""
     opened.page.add_init_script(
-        """const [timer, now] = [setTimeout, performance.now.bind(performance)];
-        setTimeout = (call, ms, ...args) => timer(call, ms * 20, ...args);
-        performance.now = () => now() / 20;"""
+        f"""const [timer, now] = [setTimeout, performance.now.bind(performance)];
+        setTimeout = (call, ms, ...args) => timer(call, ms * {factor}, ...args);
+        performance.now = () => now() / {factor};"""
     )
 
 

@@ -291,7 +291,7 @@ def test_process_ends_where_few_connections_are_allowed(egress_proxy):
     assert run_with_proxy(address)[0]["outcome"] == "blocked"
 
 
-def run_with_proxy(proxy, timeout="10"):
+def run_with_proxy(proxy, timeout="20"):
     with closed_port() as target:
         return run(
             BINDER_EGRESS_ISOLATED="true", BINDER_EGRESS_START_GUARD_TARGETS=target, BINDER_EGRESS_START_GUARD_TIMEOUT=timeout,
@@ -306,7 +306,7 @@ def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
     threading.Timer(2, publish, ["of-the-address-before", "mine"]).start()  # claimed twice
     threading.Timer(3, publish, ["mine"]).start()
     seen, seconds = run_with_proxy(address)
-    assert (seen["outcome"], seconds > 3, seen["seconds"] < 9) == ("blocked", True, True)
+    assert (seen["outcome"], seconds > 2.5) == ("blocked", True)
 
 
 @pytest.mark.parametrize(
@@ -316,13 +316,13 @@ def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
 def test_process_succeeds_when_the_proxy_does_not_know_the_pod(egress_proxy, published, outcome):
     address, publish = egress_proxy
     publish(*published)
-    seen, seconds = run_with_proxy(address, "1.5")
-    assert (seen["outcome"], 1.4 <= seen["seconds"] <= 2.5, seconds < 8) == (outcome, True, True)
+    seen, _ = run_with_proxy(address, "5")
+    assert (seen["outcome"], seen["seconds"] > 4.5) == (outcome, True)
 
 
 def test_process_succeeds_when_the_proxy_is_away():
     with closed_port() as proxy:
-        seen, _ = run_with_proxy(f"http://{proxy}", "1.5")
+        seen, _ = run_with_proxy(f"http://{proxy}", "5")
     assert seen["outcome"] == "unknown_to_proxy"
 
 

@@ -70,12 +70,13 @@ def test_server_waits_for_the_calculation_that_its_build_did_not_wait_for(cached
 
 
 def test_server_waits_no_longer_than_the_rest_of_the_hold(start, tab):
-    hub = start(launch_hold=3)
+    hub = start(launch_hold=6)
     opened = tab()
     launch_while_solving(hub, opened)
     opened.server("user-1")
-    assert 2.9 < time.monotonic() - hub.delivered < 3 + 2 * QUICKLY
-    assert hub.builds[0].at - hub.delivered < 2.9
+    assert 5.9 < time.monotonic() - hub.delivered < 6 + 2 * QUICKLY
+    # The build waits for one second of the hold only; on a slow machine it begins later.
+    assert hub.builds[0].at - hub.delivered < 5.9
     assert hub.count("POST /egress/servers/") == 0
 
 
@@ -353,6 +354,7 @@ def test_retried_launch_waits_only_once(start, tab):
     hub.failures = 1
     opened = tab()
     opened.noise.append("503")
+    slow_down(opened, 5)  # A second wait is seconds long, and the time of a slow machine is not taken for one.
     hub.bundle.close()
     hub.gates["passes"].close()
     opened.page.goto(hub.page(), wait_until="commit")

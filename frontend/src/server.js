@@ -115,7 +115,8 @@ function show(now, live) {
     } else {
       automatic = false;
       working?.abort();
-      say(tier === null ? text("ended") : has(), tier !== null && (renewed ? text("renewed") : text("from-now-on")));
+      const news = renewed ? text("renewed") : access !== "none" && text("from-now-on");
+      say(tier === null ? text("ended") : has(), tier !== null && news);
     }
     granted?.();
   }

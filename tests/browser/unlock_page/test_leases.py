@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import ENDED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, NO_ANSWER, PHONE, lasts
-from verifier.records import Server
+from verifier.records import Block, Server
 from verifier.web.pages import MESSAGES
 
 
@@ -168,3 +168,10 @@ def test_time_left_in_every_language_on_a_phone(language, leased, store, open_ta
     with reconciler(store, lease=LEASE):
         tab.button.click()
         expect(tab.state).to_have_text(f"{messages['granted']} {messages['renewed']}")
+
+
+def test_block_before_the_tier_is_taken_says_nothing_of_connections(leased, store, open_tab):
+    tab = open_tab(leased(LEASE))
+    expect(tab.state).to_have_text(GRANTED)
+    store.add_block(Block("b", "server", Server("alice").key, "eve", "", 0, uid="uid-1"), [])
+    expect(tab.state).to_have_text(NO_ACCESS)

@@ -130,7 +130,7 @@ def test_proxy_that_goes_drains_first(stage, to):
     with tunnel(stage, user) as held:
         with deletions(stage) as deleted:
             switch(stage, to.split()[0], *(["--set=proxy.enabled=false"] if "without" in to else []))
-        word, when = held.stdout.readline().split()
+            word, when = held.stdout.readline().split()
         assert word == "ended" and float(when) - min(deleted) > DRAIN_SECONDS
     assert no_variables(stage) and not stage.get("pods", "-l", PROXY)["items"]
     assert ask(stage, user, f"http://{LISTED}/").startswith("URLError")

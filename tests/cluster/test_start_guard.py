@@ -44,8 +44,8 @@ def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
 
 
 def test_guard_does_not_wait_where_policies_are_off(stage, guard):
-    (source,) = [entry["valueFrom"]["configMapKeyRef"] for entry in guard["env"] if "valueFrom" in entry]
-    source["name"] = "what-the-chart-removes-with-its-policies"
+    (source,) = [entry["valueFrom"] for entry in guard["env"] if entry["name"] == "BINDER_EGRESS_ISOLATED"]
+    source["configMapKeyRef"]["name"] = "what-the-chart-removes-with-its-policies"
     bear(stage, "newborn-off", guard, isolated=False, seconds=1)
     (pod,) = lives(stage).values()
     assert (pod.said["outcome"], pod.said["seconds"] < 1) == ("off", True)

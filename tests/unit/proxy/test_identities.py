@@ -4,19 +4,13 @@ import asyncio
 
 import pytest
 
+from tests.support.clock import Clock
 from verifier.proxy.identities import MAX_AGE_SECONDS, Identities
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 
 def pod(uid="a", *addresses, tier="unverified"):
     return PodAddresses(uid, uid, "", addresses or ("10.42.0.5",), tier)
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

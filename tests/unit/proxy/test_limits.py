@@ -4,17 +4,11 @@ from heapq import heappop, heappush
 
 import pytest
 
+from tests.support.clock import Clock
 from verifier.proxy.limits import BURST_SECONDS, Bucket, Limits, Usage
 
 STEP = 262_144
 """Bytes that a pump moves at once."""
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from tests.support.clock import Clock
 from verifier.proxy.limits import BURST_SECONDS, Bucket
 from verifier.proxy.pump import Pump
 
@@ -19,13 +20,6 @@ def ends():
     yield sender, source, target, receiver
     for one in (sender, source, target, receiver):
         one.close()
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 def test_pump_moves_all_and_ends(ends):

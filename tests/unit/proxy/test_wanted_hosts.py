@@ -4,19 +4,13 @@ import json
 
 from click.testing import CliRunner
 
+from tests.support.clock import Clock
 from verifier.egress_cli import egress
 from verifier.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, WantedHosts
 
 
-class Clock:
-    now = 1_800_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 def test_requests_are_counted_by_repository_and_host_for_a_day():
-    clock = Clock()
+    clock = Clock(1_800_000_000)
     wanted = WantedHosts(clock)
     for repository, host in (("a", "one.example"), ("b", "one.example"), ("a", "one.example"), ("a", "two.example")):
         wanted.note(repository, host)
@@ -53,7 +47,7 @@ def test_name_of_a_repository_is_kept_in_part():
 
 def test_command_adds_up_what_the_proxies_published(redis_server, store, monkeypatch):
     monkeypatch.setenv("BINDER_EGRESS_REDIS_URL", redis_server.url)
-    one, other = WantedHosts(Clock()), WantedHosts(Clock())
+    one, other = WantedHosts(Clock(1_800_000_000)), WantedHosts(Clock(1_800_000_000))
     for wanted, host in ((one, "a.example"), (one, "b.example"), (other, "b.example")):
         wanted.note("https://github.com/org/course", host)
     store.publish_wanted("proxy-1", one.rows())

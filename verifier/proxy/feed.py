@@ -65,12 +65,17 @@ class Feed:
     def _follow(self) -> None:
         """Subscribe, take a snapshot, and hand on messages until one is missing, the connection is silent, or `stop`."""
         with self._store.address_changes() as following:
-            # After SUBSCRIBE, so that no change falls between the two. One that came meanwhile has an older version: once more.
+            # After SUBSCRIBE, so that no change falls between the two.
             version, servers = self._store.addresses()
             self._on_loop(self._identities.load, version, servers)
             heard_at = time.monotonic()
+            begun = False
             while not self._stopped.is_set() and time.monotonic() - heard_at < SILENT_SECONDS:
                 if change := following(POLL_SECONDS):
+                    # What came before the snapshot is in it. To take another one for that would never end where changes are many.
+                    if not begun and change.version.began == version.began and change.version.number < version.number:
+                        continue
+                    begun = True
                     heard_at = time.monotonic()
                     if not self._on_loop(self._identities.apply, change):
                         return

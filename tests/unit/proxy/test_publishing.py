@@ -156,15 +156,24 @@ def test_pod_of_the_node_network_has_no_address():
 # -- pushed
 
 
-@pytest.fixture
-def follower(settings):
+class BusyStore(Store):
+    """One in which something changes twice before each snapshot."""
+
+    def addresses(self):
+        for tier in ("small", "verified"):
+            self.publish_addresses(Server("busy"), [PodAddresses("uid-9", "busy", "", ("10.42.0.9",), tier)])
+        return super().addresses()
+
+
+@pytest.fixture(params=[Store])
+def follower(settings, request):
     """The feed on a loop of its own thread, and its identities."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     identities = Identities()
     client = connect(settings)
-    feed = Feed(Store(client), identities, loop)
+    feed = Feed(request.param(client), identities, loop)
     feed.start()
     yield identities
     feed.stop()
@@ -194,6 +203,13 @@ def test_change_reaches_the_proxy(reconciler, cluster, store, follower):
     reconciler.observe("MODIFIED", cluster.change(pod, ended=True))
     converge_due(reconciler)
     until(reconciler, lambda: follower.of("10.42.0.5") is None)
+
+
+@pytest.mark.parametrize("follower", [BusyStore], indirect=True)
+def test_changes_before_the_snapshot_ask_for_no_other(reconciler, follower):
+    reconciler.list_pods()
+    until(reconciler, lambda: follower.of("10.42.0.9"))
+    assert follower.of("10.42.0.9").tier == "verified"
 
 
 def test_wiped_redis_is_published_again(reconciler, cluster, follower, redis_server):

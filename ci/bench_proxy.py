@@ -7,6 +7,7 @@ other, or at a set rate: clients that begin as soon as they can would measure ho
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -29,14 +30,22 @@ from tests.support.egress_proxy.hellos import extension, hello, server_name
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 TOP = Path(__file__).parents[1]
-PROXY, PORT, ADMIN, INTERNET = "10.42.255.1", 3128, 8082, "203.0.113.11"
+PROXY, PORT, ADMIN = "10.42.255.1", 3128, 8082
 PODS, CHANGING = ("10.42.0.5", "10.42.0.6", "10.42.0.7", "10.42.0.8"), "10.42.0.9"
-LISTED, OTHER = "ok.example", "other.example"
+OTHER = "other.example"
+HOSTS = {**{f"ok-{number}.example": f"203.0.113.{number}" for number in range(11, 27)}, OTHER: "203.0.113.11"}
+"""Names of the internet, and their addresses. All but one are on the list of unverified servers.
+
+They are many because the proxy has 28,000 source ports for one address, and a closed connection keeps its own for a minute.
+With most of them taken, the kernel's search for a free one costs more than all that the proxy does."""
+
+LISTED = [name for name in HOSTS if name != OTHER]
 
 DOWNLOAD_BYTES = 2_000_000_000
 """Bytes of all downloads of one measurement together."""
@@ -90,7 +99,7 @@ class Internet(asyncio.Protocol):
 
 async def internet() -> None:
     """Serve until the end."""
-    server = await asyncio.get_running_loop().create_server(Internet, INTERNET, 443, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(Internet, sorted(set(HOSTS.values())), 443, backlog=4096)
     await server.serve_forever()
 
 
@@ -101,7 +110,8 @@ def publish(url: str) -> None:
     def pod(number: int, tier: str) -> None:
         address = f"10.60.{number // 250}.{number % 250 + 1}"
         found = PodAddresses(f"u{number}", f"user-{number}", "", (address,), tier, False, "https://github.com/someone/something")
-        store.publish_addresses(Server(f"user-{number}"), [found])
+        with contextlib.suppress(StoreUnavailable):
+            store.publish_addresses(Server(f"user-{number}"), [found])
 
     for number in range(KNOWN):
         pod(number, "unverified")
@@ -113,20 +123,23 @@ def publish(url: str) -> None:
 
 # -- pods
 
+turns = itertools.cycle(LISTED)
+"""Hosts, each in its turn."""
 
-async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = LISTED) -> socket.socket:
-    """Connect to a host and send a ClientHello, directly or through the proxy.
+
+async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> socket.socket:
+    """Connect to a host, or to the next one of the list, and send a ClientHello, directly or through the proxy.
 
     Raises:
         ConnectionError: the proxy refuses.
     """
-    loop, found = asyncio.get_running_loop(), socket.socket()
+    loop, found, host = asyncio.get_running_loop(), socket.socket(), host or next(turns)
     try:
         found.setblocking(False)
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found.setsockopt(socket.SOL_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: the port is chosen with the other end
         found.bind((pod, 0))
-        await loop.sock_connect(found, (INTERNET, 443) if direct else (PROXY, PORT))
+        await loop.sock_connect(found, (HOSTS[host], 443) if direct else (PROXY, PORT))
         if not direct:
             await loop.sock_sendall(found, f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
             if b" 200 " not in (head := await loop.sock_recv(found, 4096)):
@@ -195,7 +208,7 @@ class Bench:
         self.redis = RedisServer()
         self.redis.start()
         self.store = Store(connect(load(CommonSettings, redis_url=self.redis.url)))
-        tiers = {"unverified": {"hosts": [LISTED]}, "full": {"hosts": ["*"]}}
+        tiers = {"unverified": {"hosts": LISTED}, "full": {"hosts": ["*"]}}
         (folder / "tiers.json").write_text(json.dumps(tiers))
         settings = {
             "REDIS_URL": self.redis.url,
@@ -224,7 +237,8 @@ class Bench:
 
     def _beat(self) -> None:
         while True:
-            self.store.beat_addresses()
+            with contextlib.suppress(StoreUnavailable):
+                self.store.beat_addresses()
             time.sleep(1)
 
     def give(self, user: str, address: str, tier: str) -> None:
@@ -234,12 +248,12 @@ class Bench:
     def metric(self, name: str) -> float:
         """One of the proxy's metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{ADMIN}/metrics", timeout=10) as answer:
-            found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+            found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     def ready(self) -> bool:
         """Whether the proxy and the internet serve."""
-        with contextlib.suppress(OSError), socket.create_connection((INTERNET, 443)):
+        with contextlib.suppress(OSError), socket.create_connection((HOSTS[OTHER], 443)):
             return self.metric("binder_egress_proxy_knows_pods") == 1
         return False
 
@@ -290,6 +304,8 @@ class Bench:
         found += [self._latency(seen), f"{(self.cpu - before) / NEW_SECONDS:.2f}", str(seen.failed)]
         for connection in held:
             connection.close()
+        while self.metric('binder_egress_proxy_open_connections{who="verified"}'):
+            await asyncio.sleep(0.5)
         return found + await self._changes()
 
     async def _held(self, beginning: Awaitable[socket.socket]) -> socket.socket:
@@ -369,10 +385,11 @@ def inside() -> None:
 def main() -> None:
     """Make the namespace, and measure in it."""
     with tempfile.NamedTemporaryFile("w") as hosts:
-        hosts.write(f"127.0.0.1 localhost\n{INTERNET} {LISTED}. {OTHER}.\n")  # as the proxy asks: with the dot at the end
+        hosts.write("127.0.0.1 localhost\n")
+        hosts.writelines(f"{address} {name}.\n" for name, address in HOSTS.items())  # as the proxy asks: with the dot at the end
         hosts.flush()
         inner = ["ip link set lo up", f"mount --bind {hosts.name} /etc/hosts", "ulimit -n $(ulimit -Hn)"]
-        inner += [f"ip address add {address}/32 dev lo" for address in (PROXY, INTERNET, CHANGING, *PODS)]
+        inner += [f"ip address add {address}/32 dev lo" for address in (PROXY, CHANGING, *PODS, *set(HOSTS.values()))]
         inner += [f"exec {sys.executable} {__file__} inside"]
         # With a process namespace, so that nothing outlives it.
         alone = ["--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]

@@ -52,6 +52,7 @@ BY_PYTHON["fsspec"] = BY_PYTHON["fsspec"].replace("{kwargs}", "{{}}")
 COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "curl": lambda url: ["curl", "--insecure", "--fail-with-body", url],
     "curl --verbose": lambda url: ["curl", "--insecure", "--verbose", url],
+    "conda": lambda url: ["conda", "search", "--insecure", "--override-channels", f"--channel={url}", "a"],
     "GIT_CURL_VERBOSE=1 git": lambda url: ["env", "GIT_CURL_VERBOSE=1", *COMMANDS["git"](url)],
     "R, internet.info": lambda url: ["Rscript", "-e", f"options(internet.info=0); download.file('{url}', tempfile())"],
     "wget": lambda url: ["wget", "--tries=1", "--no-check-certificate", "--output-document=-", url],

@@ -1,0 +1,120 @@
+"""A Redis that accepts and does not answer, beside the egress proxy: what is open goes on, and what was known counts for a while.
+
+`seen` runs the proxy with its feed and a real Redis in the lab's network namespace, on a clock of its own.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from tests.support.apps import RedisServer
+from tests.support.clock import Clock
+from tests.support.egress_proxy import lab
+from tests.support.egress_proxy.attempts import LISTED, PORT, PUBLIC, addresses, get, open_tunnel, plain
+from tests.support.egress_proxy.internet import start_internet
+from verifier.proxy import feed
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.feed import Feed
+from verifier.proxy.hosts import HostList
+from verifier.proxy.identities import MAX_AGE_SECONDS
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import Resolver
+from verifier.proxy.server import Proxy
+from verifier.records import PodAddresses, Server
+from verifier.settings import CommonSettings, load
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+WAIT_SECONDS = 30
+"""For what happens at once."""
+
+
+def seen() -> dict[str, list[str]]:
+    """What an open tunnel and a new connection get: `before`; Redis `hangs`; it hangs for `long`; and `after`."""
+    return lab.in_namespace(__spec__.name)
+
+
+class Noticed(logging.Handler):
+    """Waits for the feed to notice that Redis does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Redis" in record.getMessage():
+            self.event.set()
+
+
+def start_proxy(store: Store, clock: Clock) -> Proxy:
+    """The proxy with its feed, on a loop of a thread."""
+    loop = asyncio.new_event_loop()
+    policy = Policy({"unverified": TierHosts(HostList(["ok.example"]))})
+    proxy = Proxy(policy, Limits(), Resolver(addresses), Metrics(), identity_wait_seconds=0.3, clock=clock)
+
+    async def begin() -> list["asyncio.Task[None]"]:
+        return [asyncio.create_task(proxy.serve(listen(PORT))), asyncio.create_task(proxy.watch())]
+
+    threading.Thread(target=lambda: (loop.run_until_complete(begin()), loop.run_forever()), daemon=True).start()
+    Feed(store, proxy.identities, loop).start()
+    return proxy
+
+
+def main() -> None:
+    """In the namespace: let Redis hang, and print what was seen."""
+    feed.SILENT_SECONDS = 1.0
+    noticed = Noticed()
+    logging.getLogger("binder-egress").addHandler(noticed)
+    redis, clock, pod = RedisServer(), Clock(), lab.PODS[LISTED]
+    redis.start()
+    settings = load(CommonSettings, redis_url=redis.url)
+    with tempfile.TemporaryDirectory() as folder:
+        start_internet(Path(folder), PUBLIC)
+    proxy, store = start_proxy(Store(connect(settings)), clock), Store(connect(settings))
+
+    def tell() -> None:
+        """As the reconciler does, until it is heard."""
+        end = time.monotonic() + WAIT_SECONDS
+        while not proxy.identities.of(pod.address) and time.monotonic() < end:
+            store.publish_addresses(Server("alice"), [PodAddresses("uid-1", "alice", "", (pod.address,))])
+            store.beat_addresses()
+            time.sleep(0.1)
+
+    def ask() -> list[str]:
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: ok.example\r\n\r\n")
+        answer = b""
+        while b"REACHED" not in answer and (more := secure.recv(65536)):
+            answer += more
+        return [answer.decode(), plain(pod, get("http://ok.example/"))]
+
+    tell()
+    connection, _ = open_tunnel(pod, "ok.example:443")
+    connection.settimeout(WAIT_SECONDS)
+    secure = ssl._create_unverified_context().wrap_socket(connection, server_hostname="ok.example")
+    found = {"before": ask()}
+    redis.freeze()
+    assert noticed.event.wait(WAIT_SECONDS)
+    clock.now += MAX_AGE_SECONDS - 1
+    found["hangs"] = ask()
+    clock.now += 2
+    found["long"] = ask()
+    redis.thaw()
+    tell()
+    found["after"] = ask()
+    redis.stop()
+    print(json.dumps(found))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

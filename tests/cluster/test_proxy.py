@@ -163,6 +163,35 @@ def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster)
     assert pod.said["outcome"] in ("closed", "blocked")
 
 
+def test_address_that_two_pods_have_is_served_nothing(stage):
+    """The second pod runs nowhere; somebody has written the address of the first one into its status."""
+    user = stage.launch().user
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+    address = stage.pod(user)["status"]["podIP"]
+    twin = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "twin",
+            "labels": {"component": "singleuser-server"},
+            "annotations": {"hub.jupyter.org/username": "twin"},
+        },
+        "spec": {
+            "schedulingGates": [{"name": "example.org/never"}],
+            "containers": [{"name": "notebook", "image": "localhost/user-server:1"}],
+        },
+    }
+    stage.kubectl("apply", "-f", "-", stdin=json.dumps(twin))
+    try:
+        status = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}
+        stage.kubectl("patch", "pod", "twin", "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
+        ask_until(stage, user, f"http://{LISTED}/", "503 The egress proxy does not know this server yet")
+        eventually(lambda: ask(stage, user, f"https://{LISTED}/").count("503"), TIER_SECONDS)
+    finally:
+        stage.kubectl("delete", "pod", "twin", "--now")
+    ask_until(stage, user, f"http://{LISTED}/", "200")
+
+
 HIDE = ("-p", "tcp", "--dport", "3128", "-j", "MASQUERADE")
 """What kube-proxy does with all Services in its setting `masqueradeAll`, for that of the proxy."""
 

@@ -231,7 +231,7 @@ def test_fifth_diff_gives_staging_packages_without_a_pass(deploy, render):
     assert set(tiers["verified"]["ports"]) == {str(port) for port in PORTS}
     (proxy,) = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["containers"]
     (names,) = [one["value"] for one in proxy["env"] if one["name"] == "BINDER_EGRESS_PROXY_OWN_NAMES"]
-    assert set(json.loads(names)) == {f"{host}staging.mybinder.org" for host in ("", "hub.", "ovh.")}
+    assert set(json.loads(names)) == {f"{host}staging.mybinder.org" for host in ("", "hub.", "hub.ovh.", "ovh.")}
     # The page of a server says so.
     settings = objects["ConfigMap", "binder-egress"]["data"]
     assert json.loads(settings["BINDER_EGRESS_UNVERIFIED_HOSTS"]) == tiers["unverified"]["hosts"]

@@ -92,6 +92,11 @@ def _origin_or_all(text: str) -> str:
     return text if text == "*" else origin(text)
 
 
+def _origin_or_none(text: str) -> str:
+    """An origin, or an empty text."""
+    return text and origin(text)
+
+
 _Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
 """A sentinel: `host:port`."""
 
@@ -314,6 +319,7 @@ class VerifierSettings(CommonSettings):
         1, json_schema_extra=_value("trustedProxies")
     )
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
+    hub_origin: Annotated[str, AfterValidator(_origin_or_none)] = Field("", json_schema_extra=_value("hubOrigin"))
     client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
     client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))
     log_ipv4_prefix: int = Field(24, ge=0, le=32, json_schema_extra=_value("logClientNetwork.ipv4Prefix"))

@@ -1,5 +1,7 @@
 # binder-egress: adds an init container to every user pod. It waits for the pod's policies, and for the egress proxy.
 def _binder_egress_start_guard(c, get_config):
+    import copy
+
     guard = get_config("custom.binderEgress.startGuard") or {}
     if not guard.get("enabled"):
         return
@@ -33,14 +35,71 @@ def _binder_egress_start_guard(c, get_config):
     }
     if guard["pullPolicy"]:
         container["imagePullPolicy"] = guard["pullPolicy"]
-    # A value of BinderSpawner hides the value of KubeSpawner.
-    spawner = c.BinderSpawner if "init_containers" in c.BinderSpawner else c.KubeSpawner
-    configured = spawner.init_containers
-    if isinstance(configured, dict):
-        configured["zz-binder-egress-start-guard"] = container  # KubeSpawner sorts by key
-    else:
-        # A list, or traitlets' placeholder where nothing was configured.
-        configured.append(container)
+
+    def section(trait, *others):
+        # A value of BinderSpawner hides the value of KubeSpawner.
+        return next((each for each in (c.BinderSpawner, c.KubeSpawner, *others) if trait in each), c.KubeSpawner)
+
+    def add(trait, key, entry):
+        configured = getattr(section(trait), trait)
+        if isinstance(configured, dict):
+            configured[key] = entry  # KubeSpawner sorts by key
+        else:
+            # A list, or traitlets' placeholder where nothing was configured.
+            configured.append(entry)
+
+    def add_lab():
+        # The guard lays the JupyterLab extension into a volume, which the user's container has where JupyterLab looks
+        # (D-301).
+        where = "/usr/local/share/jupyter/labextensions/binder-egress"
+        mounts = section("volume_mounts").volume_mounts
+        # A copy of traitlets' placeholder, which keeps the value that it once gave.
+        mounts = copy.deepcopy(mounts).get_value([]) if hasattr(mounts, "get_value") else mounts
+        for mount in mounts.values() if isinstance(mounts, dict) else mounts:
+            path = mount.get("mountPath") or mount.get("mount_path") or ""
+            # In a volume of the operator's that folder would have to be made, which fails where that is read-only.
+            if f"{where}/".startswith(path.rstrip("/") + "/"):
+                raise ValueError(f"{path} is mounted already")
+        hooked = section("pre_spawn_hook", c.Spawner)
+        before = hooked.pre_spawn_hook if "pre_spawn_hook" in hooked else None
+
+        def tell(spawner):
+            # The variables that the server's address is made of. BinderHub names its own host with each launch.
+            told = {
+                "BINDER_LAUNCH_HOST": spawner.user_options.get("binder_launch_host") or "",
+                "JUPYTERHUB_USER": spawner.user.name,
+                "JUPYTERHUB_SERVER_NAME": spawner.name or "",
+                "BINDER_EGRESS_URL": spawner.environment["BINDER_EGRESS_URL"],
+            }
+            containers = spawner.init_containers
+            for each in containers.values() if isinstance(containers, dict) else containers:
+                if each["name"] == container["name"]:
+                    kept = [entry for entry in each["env"] if entry["name"] not in told]
+                    # KubeSpawner takes braces for fields of its own.
+                    told = {name: str(value).replace("{", "{{").replace("}", "}}") for name, value in told.items()}
+                    each["env"] = [*kept, *({"name": name, "value": value} for name, value in told.items())]
+
+        def hook(spawner):
+            try:
+                tell(spawner)
+            except Exception as error:
+                spawner.log.warning("binder-egress: no JupyterLab extension: %s: %s", type(error).__name__, error)
+            return before(spawner) if callable(before) else None
+
+        add("volumes", "zz-binder-egress-lab", {"name": "binder-egress-lab", "emptyDir": {}})
+        mount = {"name": "binder-egress-lab", "mountPath": where, "readOnly": True}
+        add("volume_mounts", "zz-binder-egress-lab", mount)
+        container["volumeMounts"] = [{"name": "binder-egress-lab", "mountPath": "/binder-egress-lab"}]
+        container["env"].append({"name": "BINDER_EGRESS_LAB", "value": "/binder-egress-lab"})
+        hooked.pre_spawn_hook = hook
+
+    if guard.get("jupyterlab"):
+        try:
+            add_lab()
+        except Exception as error:
+            # The guard is what counts.
+            print(f"binder-egress: no JupyterLab extension: {type(error).__name__}: {error}")
+    add("init_containers", "zz-binder-egress-start-guard", container)
 
 
 try:

@@ -57,10 +57,10 @@ def test_each_file_has_a_place(copy):
 
 
 def test_values_are_short():
-    """What an operator has to read through, without the embedded code. The block of the egress proxy has 60 lines of it."""
+    """What an operator has to read through, without the embedded code. The egress proxy has 60 lines of it, the extension 5."""
     embedded = [*PYTHON.values(), PAGE, *(server["stringData"] for name, server in SERVERS.items() if "terminal" in name)]
     lines = len((TOP / "chart/values.yaml").read_text().splitlines()) - sum(text.count("\n") for text in embedded)
-    assert 700 < lines <= 750 + 60
+    assert 700 < lines <= 750 + 60 + 5
 
 
 def test_edited_values_are_noticed(copy):

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from contextlib import contextmanager
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from traitlets import Dict, List, Union
-from traitlets.config import Config, Configurable
+from traitlets.config import Config
 
 from tests.support.ports import free_port
+from tests.support.start_guard import SNIPPET, VALUES, made_spawner
 from verifier.pods import start_guard
 from verifier.pods.start_guard import (
     ANSWERS,
@@ -42,9 +41,6 @@ from verifier.reconciler.user_pods import Pod
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 TOP = Path(__file__).parents[2]
-INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
-SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-start-guard"]
-VALUES = INTEGRATION["custom"]["binderEgress"]["startGuard"]
 TARGETS = [("192.0.2.1", 443), ("192.0.2.2", 443)]
 
 
@@ -355,24 +351,9 @@ def test_guard_needs_only_the_standard_library():
 # -- in the hub
 
 
-class KubeSpawner(Configurable):
-    """KubeSpawner's trait, as version 7.1 has it."""
-
-    init_containers = Union([List(), Dict()], config=True)
-
-
-class BinderSpawner(KubeSpawner):
-    """BinderHub's subclass."""
-
-
-def load(config=None, guard=None, snippet=SNIPPET):
-    """Run the snippet as the hub does; returns the init containers of a spawner."""
-    c = config or Config()
-    custom = {**VALUES, **(guard or {})}
-    namespace = {"c": c, "get_config": lambda path, default=None: custom if path == "custom.binderEgress.startGuard" else default}
-    exec(textwrap.dedent(snippet), namespace)
-    assert "_binder_egress_start_guard" not in namespace
-    return BinderSpawner(config=c).init_containers
+def load(config=None, guard=None):
+    """Run the snippet as the hub does; returns the init containers of a spawner. Without the JupyterLab extension."""
+    return made_spawner(config, {**VALUES, "jupyterlab": False, **(guard or {})}).init_containers
 
 
 def test_hub_adds_the_guard():

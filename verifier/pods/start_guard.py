@@ -7,10 +7,12 @@ termination message, and the reconciler counts it.
 
 With the egress proxy on, it then asks the proxy who it is, until the proxy knows this pod: the address may have been another's.
 
+Before that, it lays the JupyterLab extension and the address of the server's page into a folder that the user's container mounts.
+
 It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
 that it starts fast.
 
-Decisions: D-008, D-009, D-010, D-012, D-256.
+Decisions: D-008, D-009, D-010, D-012, D-256, D-301.
 """
 
 import json
@@ -28,6 +30,15 @@ UID_VARIABLE = "BINDER_EGRESS_POD_UID"
 
 PROXY_VARIABLE = "BINDER_EGRESS_START_GUARD_PROXY"
 """The egress proxy, `http://address:port`; empty: there is none."""
+
+LAB_VARIABLE = "BINDER_EGRESS_LAB"
+"""The folder that the JupyterLab extension is laid into; empty: it is off."""
+
+ADDRESS_VARIABLE = "BINDER_EGRESS_URL"
+"""The address of the server's page."""
+
+LAB = os.path.join(os.path.dirname(__file__), "lab")
+"""The JupyterLab extension, as `frontend/lab/build.js` makes it."""
 
 TIMEOUT_SECONDS = 10.0
 """Seconds after which the pod starts in any case."""
@@ -238,14 +249,50 @@ def guard(environment: Mapping[str, str], timeout: float) -> dict[str, object]:
         return {"outcome": "unable", "error": f"{type(error).__name__}: {error}"}
 
 
+def lay_lab(environment: Mapping[str, str], source: str = LAB) -> str:
+    """Copy the JupyterLab extension, with the address of the server's page, to where the user's container has it.
+
+    JupyterLab takes a folder for an extension by its `package.json`, so that comes last: half a copy is nothing.
+
+    Args:
+        environment: the container's environment variables.
+        source: the folder of the extension.
+
+    Returns:
+        `laid`; `off` where it is off, or where nothing is isolated and so nothing is to be shown; else what went wrong.
+    """
+    target = environment.get(LAB_VARIABLE, "")
+    if not target or environment.get(ISOLATED_VARIABLE) != "true":
+        return "off"
+    try:
+        address = environment.get(ADDRESS_VARIABLE, "")
+        if not address.startswith(("http://", "https://")):
+            raise ValueError(f"{ADDRESS_VARIABLE} is {address!r}, which is no address")
+        _write(target, "address.json", json.dumps({"url": address}).encode())
+        static = os.path.join("static", "")
+        os.mkdir(os.path.join(target, static))
+        for name in [static + file for file in os.listdir(os.path.join(source, static))] + ["package.json"]:
+            with open(os.path.join(source, name), "rb") as file:
+                _write(target, name, file.read())
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "laid"
+
+
+def _write(folder: str, name: str, content: bytes) -> None:
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(content)
+
+
 def main() -> None:
-    """Wait, and write the outcome into the termination message."""
+    """Lay the extension, wait, and write the outcome into the termination message."""
     began = time.monotonic()
+    lab = lay_lab(os.environ)
     try:
         timeout = float(os.environ[TIMEOUT_VARIABLE])
     except (KeyError, ValueError):
         timeout = TIMEOUT_SECONDS
-    text = json.dumps(guard(os.environ, timeout) | {"seconds": round(time.monotonic() - began, 3)})
+    text = json.dumps(guard(os.environ, timeout) | {"seconds": round(time.monotonic() - began, 3), "lab": lab})
     print(f"start guard: {text}", flush=True)
     with suppress(OSError), open(MESSAGE_FILE, "w") as message:
         message.write(text)

@@ -80,7 +80,15 @@ def _add_headers(answer: Response) -> Response:
     origin = request.headers.get("Origin")
     if origin and _is_listed(origin):
         _allow_origin(answer, origin)
+    elif origin and origin == services().settings.hub_origin and _is_state(answer):
+        # D-302: all user pages of a hub share this origin, so it may read this and do nothing.
+        answer.headers["Access-Control-Allow-Origin"] = origin
     return answer
+
+
+def _is_state(answer: Response) -> bool:
+    """Whether an answer is a server's state as JSON, or the problem in its place."""
+    return request.method == "GET" and request.endpoint == SERVER_PAGE and answer.is_json
 
 
 def _csp(answer: Response) -> str:

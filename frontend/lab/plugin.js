@@ -1,0 +1,260 @@
+// The JupyterLab extension: it shows what this server may reach, and opens the server's page where something can be done about it.
+import { chooseLanguage, direction, fill } from "../src/language.js";
+import ar from "../../verifier/web/messages/lab/ar.json";
+import de from "../../verifier/web/messages/lab/de.json";
+import en from "../../verifier/web/messages/lab/en.json";
+import es from "../../verifier/web/messages/lab/es.json";
+import fr from "../../verifier/web/messages/lab/fr.json";
+import ja from "../../verifier/web/messages/lab/ja.json";
+import { looksLikeNoNetwork, textOf } from "./failures.js";
+import { differ, follow } from "./state.js";
+import styles from "./style.css";
+
+const MESSAGES = { en, de, fr, es, ja, ar };
+const UNVERIFIED = "unverified";
+
+// The server's page: a small window of this size, in pixels.
+const WINDOW = "popup,width=520,height=640";
+// Milliseconds for which that window stays after it is done, so that it can be read; between two looks at the time left; and between
+// two notifications of a failed cell.
+const [READ, TICK, QUIET] = [3_000, 5_000, 600_000];
+// Seconds before the end of a lease at which a person is asked whether they are still there.
+const NEAR_END = 300;
+
+// Drawn in lines, 16 by 16, in the colour of the text. Each has a shape of its own: a crossed circle, a box, half a globe, a globe.
+const CIRCLE = "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13";
+const ICONS = {
+  none: `${CIRCLE}M3.4 3.4l9.2 9.2`,
+  packages: "M2 4.5l6-3 6 3v7l-6 3-6-3zM2 4.5l6 3 6-3M8 7.5v7",
+  hosts: `${CIRCLE}M8 1.5v13M8 8h6.5`,
+  network: `${CIRCLE}M1.5 8h13M8 1.5c-4.5 3.5-4.5 9.5 0 13M8 1.5c4.5 3.5 4.5 9.5 0 13`,
+  unknown: `${CIRCLE}M6 6.2c0-2.7 4-2.7 4 0c0 1.6-2 1.6-2 3.3M8 11.4v.6`,
+};
+
+/**
+ * Make the plugin.
+ *
+ * @param {string} name of the extension
+ * @param {object} jupyter what it uses of JupyterLab's modules; what is missing there is left out here
+ * @param {URL} file with the address of the server's page
+ * @returns {object} a plugin, as JupyterLab registers it
+ */
+export function plugin(name, jupyter, file) {
+  const { ICommandPalette, IMainMenu, IStatusBar, ITranslator } = jupyter;
+  const services = [ICommandPalette, IMainMenu, IStatusBar, ITranslator];
+  const there = services.filter(Boolean);
+  return {
+    id: `${name}:plugin`,
+    description: "Shows what this server may reach.",
+    autoStart: true,
+    optional: there,
+    activate(app, ...given) {
+      const [palette, menu, statusBar, translator] = services.map((service) => (service ? given[there.indexOf(service)] : null));
+      // JupyterLab waits for its plugins, and this one may be slow.
+      read(file).then((address) => address && start(address, app, { ...jupyter, palette, menu, statusBar, translator })).catch(() => {});
+    },
+  };
+}
+
+async function read(file) {
+  const answer = await fetch(file, { credentials: "same-origin" });
+  return answer.ok ? new URL((await answer.json()).url).href : null;
+}
+
+function start(address, app, jupyter) {
+  const { Dialog, Notification, NotebookActions, Widget, menu, palette, statusBar, translator } = jupyter;
+  // Jupyter's language where somebody chose one, which its image must have a package for; otherwise the browser's, as on the page.
+  const chosen = translator?.languageCode;
+  const languages = !chosen || /^(default|en)/.test(chosen) ? navigator.languages : [chosen];
+  const lang = chooseLanguage(languages, Object.keys(MESSAGES));
+  const dir = direction(lang);
+  const text = (key, values) => fill(MESSAGES[lang][key], values);
+  // Notifications are plain text, whose direction is that of the interface.
+  const plain = (key, values) => (dir === "rtl" ? `\u2067${text(key, values)}\u2069` : text(key, values));
+
+  let small = null; // the small window
+  let failed = null; // the notification of a failed cell
+  let ending = null; // the notification of a lease's end
+  let asked; // the end of the lease for which that was shown
+  let ranCell = false; // whether a cell failed since the server had access last
+
+  const server = follow(address, changed);
+  const state = () => (server.now ? server.now.access : "unknown");
+  const renewable = () => server.now?.tier !== UNVERIFIED && server.now?.renewable_in === 0;
+  const useful = () => server.now && (server.now.unlockable || renewable() || server.now.larger.length > 0);
+  const minutesLeft = () => (server.now?.tier === UNVERIFIED ? null : server.secondsLeft() && Math.ceil(server.secondsLeft() / 60));
+
+  const style = document.createElement("style");
+  style.textContent = styles;
+  document.head.append(style);
+
+  function icon(what) {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", "0 0 16 16");
+    svg.setAttribute("aria-hidden", "true");
+    const path = document.createElementNS(svg.namespaceURI, "path");
+    path.setAttribute("d", ICONS[what]);
+    svg.append(path);
+    return svg;
+  }
+
+  function element(tag, content, more) {
+    const made = Object.assign(document.createElement(tag), more);
+    made.append(...[].concat(content));
+    return made;
+  }
+
+  // -- the status bar
+
+  const item = element("button", [], { type: "button", className: "binder-egress-item", lang, dir });
+  item.setAttribute("aria-haspopup", "dialog");
+  item.addEventListener("click", showPanel);
+
+  function show() {
+    const words = text(state());
+    const minutes = minutesLeft();
+    const shown = minutes ? text("left", { state: words, minutes }) : words;
+    if (item.textContent === shown && item.dataset.state === state()) return;
+    item.dataset.state = state();
+    item.replaceChildren(icon(state()), element("span", shown));
+    item.title = `${text("title")}: ${shown}`;
+  }
+
+  // In mode `observe` nothing is closed, so there is nothing to say: null.
+  const silent = () => server.now !== undefined && state() === null;
+
+  function place() {
+    if (item.isConnected || !statusBar) return;
+    const widget = new Widget({ node: element("div", item, { className: "binder-egress" }) });
+    statusBar.registerStatusItem("binder-egress:item", { item: widget, align: "left", rank: 5 });
+  }
+
+  // -- the panel
+
+  const label = () => text(server.now.unlockable && state() === "none" ? "give" : renewable() ? "keep" : "more");
+
+  async function showPanel() {
+    await server.refresh();
+    const closed = server.now?.tier === UNVERIFIED && !useful();
+    const minutes = minutesLeft();
+    const expiry = minutes && text(server.now.on_expiry === "stop" ? "lease-stop" : "lease-end", { minutes });
+    const page = element("a", text("page"), { href: address, target: "_blank", rel: "noopener noreferrer" });
+    const body = element("div", [
+      element("p", [icon(state() ?? "unknown"), element("strong", text(state() ?? "observe"))], { className: "binder-egress-state" }),
+      element("p", text(`reach-${state() ?? "observe"}`)),
+      ...(expiry ? [element("p", expiry)] : []),
+      element("p", closed ? text("closed") : useful() ? text("how") : page),
+    ], { className: "binder-egress", lang, dir });
+    const buttons = [Dialog.cancelButton({ label: text("close") })];
+    if (useful()) buttons.push(Dialog.okButton({ label: label() }));
+    const dialog = new Dialog({ title: text("title"), body: new Widget({ node: body }), buttons });
+    Object.assign(dialog.node, { lang, dir });
+    const { button } = await dialog.launch();
+    if (button.accept) openPage();
+  }
+
+  // The page asks for a click, since a page sent the visitor there. Only its opener may close it, so it keeps its opener (D-304).
+  function openPage() {
+    dismiss();
+    small = window.open(`${address}#unlock`, "binder-egress", WINDOW);
+    if (!small) {
+      Notification.warning(plain("blocked", { address }), { autoClose: false });
+      return;
+    }
+    small.focus();
+    server.hurry();
+  }
+
+  function dismiss() {
+    for (const id of [failed, ending]) if (id) Notification.dismiss(id);
+    failed = ending = null;
+  }
+
+  // -- changes
+
+  function changed(now, was) {
+    const { access } = now ?? {};
+    if (access !== null) place();
+    item.parentElement?.classList.toggle("binder-egress-silent", silent());
+    if (!silent()) show();
+    if (was && now && differ(was, now) && more(now, was)) {
+      if (failed || small) {
+        const renewed = now.tier === was.tier;
+        Notification.success(plain(renewed ? "renewed" : ranCell ? "run-again" : "given"), { autoClose: 10_000 });
+        if (!renewed) ranCell = false;
+      }
+      dismiss();
+      const done = small;
+      small = null;
+      if (done) setTimeout(() => done.close(), READ);
+    }
+    remind();
+  }
+
+  const ORDER = ["none", "packages", "hosts", "network"];
+  const more = (now, was) =>
+    ORDER.indexOf(now.access) > ORDER.indexOf(was.access) || (now.tier === was.tier ? now.until > was.until : now.tier !== UNVERIFIED);
+
+  // -- still there?
+
+  function remind() {
+    const seconds = server.secondsLeft();
+    if (!server.now?.until || !seconds || seconds > NEAR_END || !renewable() || asked === server.now.until) return;
+    asked = server.now.until;
+    const when = new Intl.RelativeTimeFormat(lang).format(Math.ceil(seconds / 60), "minute");
+    const actions = [{ label: text("keep"), displayType: "accent", callback: openPage }];
+    ending = Notification.warning(plain("ending", { when }), { autoClose: false, actions });
+  }
+
+  setInterval(() => {
+    if (!server.now) return;
+    if (!silent()) show();
+    const seconds = server.secondsLeft();
+    // A renewal may have become possible, or the lease is over.
+    if (seconds !== null && seconds <= NEAR_END && asked !== server.now.until && !renewable()) server.refresh();
+    else remind();
+  }, TICK);
+
+  // -- cells that fail
+
+  const key = `binder-egress:${address}`;
+  const recently = () => {
+    try {
+      return Date.now() - Number(localStorage.getItem(key)) < QUIET;
+    } catch {
+      return false;
+    }
+  };
+  const remember = () => {
+    try {
+      localStorage.setItem(key, Date.now());
+    } catch {
+      // A browser without storage.
+    }
+  };
+  let told = -QUIET;
+
+  async function looked(cell) {
+    if (!cell?.model?.outputs || !looksLikeNoNetwork(textOf(cell.model.outputs))) return;
+    if (server.now && state() !== "network" && !silent()) ranCell = true;
+    if (recently() || performance.now() - told < QUIET) return;
+    await server.refresh();
+    // Its window is open already, or it has access by now.
+    if (!server.now || silent() || state() === "network" || performance.now() - told < QUIET) return;
+    told = performance.now();
+    ranCell = true;
+    remember();
+    const actions = useful() ? [{ label: label(), displayType: "accent", callback: openPage }] : [];
+    const message = [plain(state() === "none" ? "failed-none" : "failed-some"), !useful() && plain("closed")];
+    failed = Notification.warning(message.filter(Boolean).join(" "), { autoClose: false, actions });
+  }
+
+  NotebookActions?.executed.connect((_, { cell }) => { looked(cell).catch(() => {}); });
+
+  // -- commands
+
+  const command = "binder-egress:show";
+  app.commands.addCommand(command, { label: text("command"), execute: showPanel, isVisible: () => !silent() });
+  menu?.helpMenu.addGroup([{ command }], 0);
+  palette?.addItem({ command, category: text("category") });
+}

@@ -1,0 +1,82 @@
+// What this server may reach, as the verifier says it. It is only read: all user pages of a hub share one origin, so that origin may
+// do no more (D-302).
+
+// Milliseconds: longest wait for an answer; between two requests right after a change and at most; the same while nobody answers,
+// because the browser's console has a line for each; and while a person is at the server's page, for at most so long.
+const [PATIENCE, SOON, LATE, AWAY] = [10_000, 3_000, 60_000, 300_000];
+const [HURRY, HURRY_FOR] = [1_500, 300_000];
+const SLOWER = 1.5;
+
+/**
+ * Follow a server's state while the page is visible.
+ *
+ * @param {string} address the server's page
+ * @param {(now: object|null, was: object|null|undefined) => void} changed called with each answer of the verifier, and the one before;
+ *   null where it does not answer, undefined before the first. What it throws is lost.
+ * @returns {{now: object|null|undefined, secondsLeft(): number|null, refresh(): Promise<void>, hurry(): void}} `refresh` asks at once,
+ *   `hurry` asks often until something changes
+ */
+export function follow(address, changed) {
+  const server = { now: undefined, secondsLeft, refresh, hurry };
+  let timer, ends, asking;
+  let wait = SOON;
+  let hurryUntil = 0;
+
+  async function ask() {
+    try {
+      const answer = await fetch(address, {
+        headers: { Accept: "application/json" }, credentials: "omit", referrerPolicy: "no-referrer", cache: "no-store",
+        signal: AbortSignal.timeout?.(PATIENCE),
+      });
+      const said = answer.ok ? await answer.json() : null;
+      return said && "access" in said ? said : null;
+    } catch {
+      return null;
+    }
+  }
+
+  function refresh() {
+    asking ??= once().finally(() => { asking = null; });
+    return asking;
+  }
+
+  async function once() {
+    clearTimeout(timer);
+    const was = server.now;
+    const now = await ask();
+    // This device's clock may be wrong, so the time is counted from the answer on.
+    ends = now?.until ? performance.now() + now.expires_in * 1000 : null;
+    server.now = now;
+    if (differ(was, now)) [wait, hurryUntil] = [SOON, was && now ? 0 : hurryUntil];
+    try {
+      changed(now, was);
+    } finally {
+      plan();
+    }
+  }
+
+  function plan() {
+    clearTimeout(timer);
+    if (document.visibilityState !== "visible" && performance.now() > hurryUntil) return;
+    wait = Math.min(wait * SLOWER, server.now ? LATE : AWAY);
+    timer = setTimeout(refresh, performance.now() < hurryUntil ? HURRY : wait);
+  }
+
+  function secondsLeft() {
+    return ends ? Math.max(0, Math.ceil((ends - performance.now()) / 1000)) : null;
+  }
+
+  function hurry() {
+    hurryUntil = performance.now() + HURRY_FOR;
+    plan();
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible") refresh();
+  });
+  refresh();
+  return server;
+}
+
+/** Whether two answers say something different, apart from the time that has passed. */
+export const differ = (one, other) => one?.tier !== other?.tier || one?.access !== other?.access || one?.until !== other?.until;

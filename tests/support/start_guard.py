@@ -1,0 +1,62 @@
+"""JupyterHub's configuration, as the snippet that adds the start guard finds and leaves it."""
+
+import logging
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+from traitlets import Any as AnyTrait
+from traitlets import Dict, List, Union
+from traitlets.config import Config, Configurable
+
+TOP = Path(__file__).parents[2]
+INTEGRATION = yaml.safe_load((TOP / "chart/values.yaml").read_text())["integration"]["binderhub"]["jupyterhub"]
+SNIPPET = INTEGRATION["hub"]["extraConfig"]["zz-binder-egress-start-guard"]
+VALUES = INTEGRATION["custom"]["binderEgress"]["startGuard"]
+"""The guard's values, `custom.binderEgress.startGuard`."""
+
+
+class Spawner(Configurable):
+    """JupyterHub's traits."""
+
+    environment = Dict(config=True)
+    pre_spawn_hook = AnyTrait(config=True)
+
+
+class KubeSpawner(Spawner):
+    """KubeSpawner's traits, as version 7.1 has them."""
+
+    init_containers = Union([List(), Dict()], config=True)
+    volumes = Union([List(), Dict()], config=True)
+    volume_mounts = Union([List(), Dict()], config=True)
+
+
+class BinderSpawner(KubeSpawner):
+    """BinderHub's subclass, with what a launch gives it."""
+
+    log = logging.getLogger("spawner")
+    name = ""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.user = SimpleNamespace(name="alice-{0}")
+        self.user_options = {"binder_launch_host": "https://binder.example.org/"}
+
+
+def made_spawner(config: Config | None, guard: dict[str, Any]) -> BinderSpawner:
+    """Run the snippet as the hub does.
+
+    Args:
+        config: what the hub has configured before.
+        guard: the guard's values.
+
+    Returns:
+        A spawner, before its launch.
+    """
+    c = config or Config()
+    namespace = {"c": c, "get_config": lambda path, default=None: guard if path == "custom.binderEgress.startGuard" else default}
+    exec(textwrap.dedent(SNIPPET), namespace)
+    assert "_binder_egress_start_guard" not in namespace
+    return BinderSpawner(config=c)

@@ -1,0 +1,243 @@
+"""The JupyterLab extension: how it gets into user pods, its size and its words."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from tests.support.start_guard import VALUES, made_spawner
+from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
+from verifier.web.pages import LANGUAGES
+
+TOP = Path(__file__).parents[2]
+BUILT = TOP / "verifier/pods/lab"
+WORDS = {path.stem: json.loads(path.read_text()) for path in (TOP / "verifier/web/messages/lab").glob("*.json")}
+PAGE = "https://hub.example.org/egress/servers/alice/"
+PLACE = "/usr/local/share/jupyter/labextensions/binder-egress"
+
+
+# -- what the start guard lays
+
+
+def environment(folder, **more):
+    return {ISOLATED_VARIABLE: "true", LAB_VARIABLE: str(folder), ADDRESS_VARIABLE: PAGE, **more}
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_guard_lays_the_extension_and_the_address(tmp_path):
+    assert lay_lab(environment(tmp_path)) == "laid"
+    assert files(tmp_path) == files(BUILT) | {"address.json"}
+    assert json.loads((tmp_path / "address.json").read_text()) == {"url": PAGE}
+    for name in files(BUILT):
+        assert (tmp_path / name).read_bytes() == (BUILT / name).read_bytes()
+
+
+def test_user_may_read_what_is_laid(tmp_path):
+    """The guard has another user id than the server."""
+    lay_lab(environment(tmp_path))
+    assert {oct(path.stat().st_mode & 0o005) for path in tmp_path.rglob("*") if path.is_dir()} == {"0o5"}
+    assert {oct(path.stat().st_mode & 0o004) for path in tmp_path.rglob("*") if path.is_file()} == {"0o4"}
+
+
+def test_jupyterlab_finds_what_it_loads(tmp_path):
+    lay_lab(environment(tmp_path))
+    described = json.loads((tmp_path / "package.json").read_text())
+    assert described["name"] == Path(PLACE).name
+    assert (tmp_path / described["jupyterlab"]["_build"]["load"]).is_file()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{LAB_VARIABLE: ""}, {ISOLATED_VARIABLE: ""}, {ISOLATED_VARIABLE: "false"}],
+    ids=["switched off", "no policies", "false"],
+)
+def test_nothing_is_laid_where_there_is_nothing_to_show(tmp_path, more):
+    assert lay_lab(environment(tmp_path, **more)) == "off"
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("address", ["", "$(BINDER_LAUNCH_HOST)egress/servers/alice/", "egress/servers/alice/", "javascript:1"])
+def test_nothing_is_laid_without_an_address(tmp_path, address):
+    assert "is no address" in lay_lab(environment(tmp_path, **{ADDRESS_VARIABLE: address}))
+    assert files(tmp_path) == set()
+
+
+def test_half_a_copy_is_no_extension(tmp_path):
+    (tmp_path / "static").write_text("in the way")
+    assert lay_lab(environment(tmp_path)).startswith("FileExistsError")
+    assert "package.json" not in files(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["absent", "empty"])
+def test_image_without_the_extension_lays_nothing(tmp_path, source):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "to").mkdir()
+    assert lay_lab(environment(tmp_path / "to"), str(tmp_path / source)).startswith("FileNotFoundError")
+    assert "package.json" not in files(tmp_path / "to")
+
+
+@pytest.mark.parametrize(("folder", "said"), [("there", "laid"), ("absent", "FileNotFoundError")])
+def test_guard_ends_as_always_whatever_becomes_of_the_copy(tmp_path, folder, said):
+    (tmp_path / "there").mkdir()
+    variables = environment(tmp_path / folder, BINDER_EGRESS_START_GUARD_TARGETS="127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-m", "verifier.pods.start_guard"],
+        cwd=TOP, env={"PATH": os.environ["PATH"], **variables}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    report = json.loads(done.stdout.removeprefix("start guard: "))
+    assert report["outcome"] == "blocked" and report["lab"].startswith(said)
+
+
+# -- what the hub adds to pods
+
+VOLUME = {"name": "binder-egress-lab", "emptyDir": {}}
+MOUNT = {"name": "binder-egress-lab", "mountPath": PLACE, "readOnly": True}
+OWN_VOLUME, OWN_MOUNT = {"name": "home"}, {"name": "home", "mountPath": "/home/jovyan"}
+
+
+def launched(config=None, **guard):
+    """A spawner as it is when its pod is made, and the variables of its start guard."""
+    c = config or Config()
+    c.KubeSpawner.environment = {"BINDER_EGRESS_URL": "$(BINDER_LAUNCH_HOST)egress/servers/$(JUPYTERHUB_USER)/"}
+    spawner = made_spawner(c, {**VALUES, **guard})
+    if spawner.pre_spawn_hook:
+        spawner.pre_spawn_hook(spawner)
+    containers = spawner.init_containers
+    found = containers[-1] if isinstance(containers, list) else containers["zz-binder-egress-start-guard"]
+    return spawner, {entry["name"]: entry.get("value") for entry in found["env"]}
+
+
+def test_hub_mounts_the_extension_read_only():
+    spawner, variables = launched()
+    assert (spawner.volumes, spawner.volume_mounts) == ([VOLUME], [MOUNT])
+    (mount,) = spawner.init_containers[0]["volumeMounts"]
+    assert mount == {"name": VOLUME["name"], "mountPath": variables[LAB_VARIABLE]}
+
+
+def test_guard_is_told_the_address_as_the_server_is():
+    _, variables = launched()
+    # Kubernetes fills variables in, in this order. Braces are doubled, because KubeSpawner takes single ones for fields.
+    assert list(variables)[-4:] == ["BINDER_LAUNCH_HOST", "JUPYTERHUB_USER", "JUPYTERHUB_SERVER_NAME", "BINDER_EGRESS_URL"]
+    assert variables["BINDER_LAUNCH_HOST"] == "https://binder.example.org/"
+    assert variables["JUPYTERHUB_USER"] == "alice-{{0}}"
+    assert variables["BINDER_EGRESS_URL"] == "$(BINDER_LAUNCH_HOST)egress/servers/$(JUPYTERHUB_USER)/"
+
+
+def test_second_launch_of_a_server_has_its_own_address():
+    spawner, _ = launched()
+    spawner.user_options = {"binder_launch_host": "https://other.example.org/"}
+    spawner.pre_spawn_hook(spawner)
+    found = [entry["value"] for entry in spawner.init_containers[0]["env"] if entry["name"] == "BINDER_LAUNCH_HOST"]
+    assert found == ["https://other.example.org/"]
+
+
+@pytest.mark.parametrize("section", ["KubeSpawner", "BinderSpawner"])
+def test_volumes_in_lists_are_kept(section):
+    c = Config()
+    c[section].volumes, c[section].volume_mounts = [OWN_VOLUME], [OWN_MOUNT]
+    spawner, _ = launched(c)
+    assert (spawner.volumes, spawner.volume_mounts) == ([OWN_VOLUME, VOLUME], [OWN_MOUNT, MOUNT])
+
+
+@pytest.mark.parametrize("section", ["KubeSpawner", "BinderSpawner"])
+def test_volumes_in_maps_are_kept(section):
+    c = Config()
+    c[section].volumes, c[section].volume_mounts = {"home": OWN_VOLUME}, {"home": OWN_MOUNT}
+    c[section].init_containers = {"tc-init": {"name": "tc-init"}}
+    spawner, variables = launched(c)
+    assert spawner.volumes == {"home": OWN_VOLUME, "zz-binder-egress-lab": VOLUME}
+    assert spawner.volume_mounts == {"home": OWN_MOUNT, "zz-binder-egress-lab": MOUNT}
+    assert variables["BINDER_LAUNCH_HOST"]
+
+
+def test_volumes_that_another_snippet_appended_are_kept():
+    c = Config()
+    c.KubeSpawner.volumes.append(OWN_VOLUME)
+    c.KubeSpawner.volume_mounts.append(OWN_MOUNT)
+    spawner, _ = launched(c)
+    assert (spawner.volumes, spawner.volume_mounts) == ([OWN_VOLUME, VOLUME], [OWN_MOUNT, MOUNT])
+
+
+@pytest.mark.parametrize("section", ["Spawner", "KubeSpawner", "BinderSpawner"])
+def test_hook_of_the_operator_is_called(section):
+    c, called = Config(), []
+    c[section].pre_spawn_hook = lambda spawner: called.append(spawner) or "what it returns"
+    spawner, variables = launched(c)
+    assert called == [spawner] and variables["BINDER_LAUNCH_HOST"]
+    assert spawner.pre_spawn_hook(spawner) == "what it returns"
+
+
+@pytest.mark.parametrize("path", ["/", "/usr/local/share", "/usr/local/share/jupyter/", PLACE])
+@pytest.mark.parametrize("name", ["mountPath", "mount_path"])
+def test_volume_of_the_operator_at_that_place_wins(path, name, capsys):
+    c = Config()
+    c.KubeSpawner.volume_mounts = [{"name": "tools", name: path}]
+    spawner, variables = launched(c)
+    assert (spawner.volumes, len(spawner.volume_mounts), len(spawner.init_containers)) == ([], 1, 1)
+    assert LAB_VARIABLE not in variables and "volumeMounts" not in spawner.init_containers[0]
+    assert "no JupyterLab extension" in capsys.readouterr().out
+
+
+def test_volume_beside_that_place_does_not_matter():
+    c = Config()
+    c.KubeSpawner.volume_mounts = [{"name": "tools", "mountPath": "/usr/local/share/jup"}]
+    assert launched(c)[0].volume_mounts[-1] == MOUNT
+
+
+def test_one_value_switches_it_off():
+    spawner, variables = launched(jupyterlab=False)
+    assert (spawner.volumes, spawner.volume_mounts, spawner.pre_spawn_hook) == ([], [], None)
+    assert LAB_VARIABLE not in variables and "volumeMounts" not in spawner.init_containers[0]
+
+
+def test_no_guard_means_no_extension():
+    spawner = made_spawner(None, {**VALUES, "enabled": False})
+    assert (spawner.volumes, spawner.volume_mounts, spawner.init_containers, spawner.pre_spawn_hook) == ([], [], [], None)
+
+
+def test_launch_goes_on_where_the_address_is_not_known(caplog):
+    c = Config()
+    spawner = made_spawner(c, VALUES)
+    spawner.pre_spawn_hook(spawner)
+    assert "no JupyterLab extension: KeyError: 'BINDER_EGRESS_URL'" in caplog.text
+
+
+def test_guard_is_added_where_the_extension_cannot_be(capsys):
+    c = Config()
+    c.KubeSpawner.volumes = ()
+    spawner = made_spawner(c, VALUES)
+    assert "no JupyterLab extension: AttributeError" in capsys.readouterr().out
+    assert [container["name"] for container in spawner.init_containers] == ["binder-egress-start-guard"]
+    assert "volumeMounts" not in spawner.init_containers[0]
+
+
+# -- its size and its words
+
+
+def test_extension_is_small():
+    assert sum(len(gzip.compress(path.read_bytes())) for path in BUILT.rglob("*") if path.is_file()) <= 30 * 1024
+
+
+def test_words_are_there_in_every_language():
+    assert set(WORDS) == set(LANGUAGES)
+    for language, words in WORDS.items():
+        assert list(words) == list(WORDS["en"]), language
+        for key, text in words.items():
+            assert text.strip() == text != "", (language, key)
+            assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", WORDS["en"][key])), (language, key)
+
+
+def test_every_word_is_used():
+    source = "".join(path.read_text() for path in (TOP / "frontend/lab").glob("*.js"))
+    quoted = set(re.findall(r'"([a-z-]+)"', source))
+    states = ("none", "packages", "hosts", "network", "unknown", "observe")
+    assert set(WORDS["en"]) - quoted - set(states) - {f"reach-{state}" for state in states} == set()

@@ -10,7 +10,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -146,6 +156,36 @@ class Tier(BaseModel):
         if not self.hosts:
             return "none"
         return "packages" if set(self.hosts) <= PACKAGES else "hosts"
+
+
+_PageAddress = Annotated[str, Field(pattern=r"^(https?://[^\s\"'<>;,]+)?$")]
+"""The address of a page of the site; empty: none."""
+
+
+class Branding(BaseModel):
+    """How the verifier's pages look like those of the site, as in `branding` of the chart's values, whose names these are.
+
+    Attributes:
+        name: the site's name.
+        logo: the address of its logo, a path on its host, or a `data:` URL.
+        accentColor: its colour, `#rrggbb`.
+        helpUrl: where visitors find help.
+        startUrl: the start page; empty: where the verifier's path begins.
+        hubUrl: JupyterHub's address.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("", max_length=100)
+    logo: str = Field(
+        "",
+        max_length=65_536,
+        pattern=r"^(https?://[^\s\"'<>;,]+|/[^\s\"'<>;,]*|data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=]+)?$",
+    )
+    accentColor: str = Field("", pattern=r"^(#[0-9A-Fa-f]{6})?$")
+    helpUrl: _PageAddress = ""
+    startUrl: _PageAddress = ""
+    hubUrl: _PageAddress = ""
 
 
 class InvalidSettings(Exception):
@@ -320,6 +360,7 @@ class VerifierSettings(CommonSettings):
     )
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
     hub_origin: Annotated[str, AfterValidator(_origin_or_none)] = Field("", json_schema_extra=_value("hubOrigin"))
+    branding: Annotated[Branding, NoDecode, BeforeValidator(_json)] = Field(Branding(), json_schema_extra=_value("branding"))
     client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
     client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))
     log_ipv4_prefix: int = Field(24, ge=0, le=32, json_schema_extra=_value("logClientNetwork.ipv4Prefix"))

@@ -122,6 +122,7 @@ BINDER_EGRESS_TRUSTED_REPOSITORIES: {{ include "binder-egress.tiersByName" .Valu
 BINDER_EGRESS_AUTHENTICATED_USERS: {{ include "binder-egress.tiersByName" .Values.rules.authenticatedUsers | quote }}
 BINDER_EGRESS_AUTHENTICATED_GROUPS: {{ include "binder-egress.tiersByName" .Values.rules.authenticatedGroups | quote }}
 BINDER_EGRESS_MAY_STOP_PODS: {{ .Values.reconciler.mayStopPods | quote }}
+BINDER_EGRESS_BRANDING: {{ toJson .Values.branding | quote }}
 BINDER_EGRESS_BASE_PATH: {{ .Values.ingress.path | quote }}
 BINDER_EGRESS_PUBLIC_PORT: "8080"
 BINDER_EGRESS_INTERNAL_PORT: "8081"

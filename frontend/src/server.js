@@ -5,9 +5,9 @@ import { solve } from "./solve.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
 import { startWorker } from "./workers.js";
 
-const [page, state, reach, left, after, how, why, way, button, progress, widget, others] =
-  ["page", "state", "reach", "left", "after", "how", "why", "way", "unlock", "progress", "widget", "others"]
-    .map((id) => document.getElementById(id));
+const [page, look, state, reach, left, after, next, back, gone, how, why, way, button, progress, widget, others, phone] =
+  ["page", "look", "state", "reach", "left", "after", "next", "back", "gone", "how", "why", "way", "unlock", "progress", "widget",
+    "others", "phone"].map((id) => document.getElementById(id));
 const { base } = page.dataset;
 const messages = JSON.parse(page.dataset.messages);
 const tiers = JSON.parse(page.dataset.tiers);
@@ -109,6 +109,7 @@ function show(now, live) {
   changes += 1;
   reach.textContent = tier === null ? text("ended-help") : access === "none" ? text("reach-nothing") : tiers[tier] ?? "";
   reach.hidden = !reach.textContent;
+  paint();
   if (other || renewed || live) {
     if (tier === UNVERIFIED) {
       say((was.over || lease) && text("lease-over"), has());
@@ -121,6 +122,13 @@ function show(now, live) {
     granted?.();
   }
   suggest();
+}
+
+// The icon of the state, and what to do next.
+function paint() {
+  look.dataset.look = tier === null ? "gone" : access;
+  gone.hidden = tier !== null;
+  next.hidden = tier === null || tier === UNVERIFIED || access === "none";
 }
 
 // Show the ways to unlock the server, to raise its tier or to renew its lease, where one is useful.
@@ -216,6 +224,7 @@ async function ask() {
 function choose(current) {
   // If the ways give different tiers, each says what it gives.
   const differ = offers.some((one) => one.tier !== current.tier);
+  how.removeAttribute("data-wait");
   aimAt(aimOf(current), current.tier);
   const means = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
   way.textContent = [means, differ && aim !== "raise" && gives(current.tier)].filter(Boolean).join(" ");
@@ -248,6 +257,7 @@ async function offer() {
   try {
     await ask();
   } catch (error) {
+    how.removeAttribute("data-wait");
     // If the verifier does not answer, the button stays, and a click reports that.
     if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
     if (tier === UNVERIFIED) fail(error);
@@ -272,6 +282,7 @@ function fail(error) {
   say(failed, cause, another && text("error-another-way"));
   // Without https the button cannot help.
   button.hidden = words === "insecure";
+  if (phone && words === "workers") phone.open = true;
 }
 
 async function solution(one, signal) {
@@ -368,6 +379,13 @@ async function present(provider, solved, signal) {
   return undefined;
 }
 
+// The way back. A tab of its own is closed, and the server is in the one before it. A phone that was only used for this has none.
+const alone = Boolean(window.opener) || history.length === 1;
+const elsewhere = !window.opener && matchMedia("(pointer: coarse)").matches;
+back.hidden = elsewhere || !(back.href || alone);
+back.addEventListener("click", () => {
+  if (alone) window.close();
+});
 button.addEventListener("click", () => unlock(chosen));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;

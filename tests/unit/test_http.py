@@ -483,7 +483,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 def test_browser_gets_a_page_about_a_missing_server(public, path):
     answer = public.get(path, headers={"Accept": BROWSER})
     assert (answer.status_code, answer.content_type) == (404, "text/html; charset=utf-8")
-    assert re.search(r"<h1>[^<]+</h1>\s*<p>[^<]+</p>", answer.text)
+    assert re.search(r"<h1>[^<]+</h1>\s*</div>\s*<p>[^<]+</p>", answer.text)
     assert "Accept" in answer.headers["Vary"]
     assert not re.search(r"<script(?![^>]*src=)|<style| style=| on\w+=|javascript:", answer.text)
 
@@ -499,7 +499,7 @@ def test_browser_gets_a_page_while_redis_is_away(public, redis_server):
     redis_server.stop()
     answer = public.get("/egress/servers/bob", headers={"Accept": BROWSER})
     assert (answer.status_code, answer.content_type) == (503, "text/html; charset=utf-8")
-    assert re.search(r"<h1>[^<]+</h1>\s*<p>[^<]+</p>", answer.text)
+    assert re.search(r"<h1>[^<]+</h1>\s*</div>\s*<p>[^<]+</p>", answer.text)
     assert answer.headers["Retry-After"] == "5"
 
 

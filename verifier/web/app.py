@@ -17,6 +17,7 @@ from ..store.store import Store
 from . import headers, problems
 from .assets import Assets
 from .bodies import MAX_BODY_BYTES
+from .branding import Brand
 from .context import CLIENT, Services
 from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
@@ -25,7 +26,7 @@ from .metrics import Metrics
 from .openapi import document
 from .public import INTERFACE as PUBLIC
 from .public import public
-from .servers import servers
+from .servers import servers, show_problems_as_pages
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -68,6 +69,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),
+        brand=Brand.of(settings),
         fairness=Fairness.from_settings(settings),
         hidden_clients=HiddenClients(),
     )
@@ -76,7 +78,9 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
 def create_public_app(services: Services) -> Flask:
     """The app that strangers reach, below `ingress.path`."""
     app = _app(services, MAX_BODY_BYTES)
+    # Functions that change answers run in the reverse order: a problem becomes a page first, and then gets its headers.
     headers.register(app)
+    show_problems_as_pages(app)
     _register_public(app, services.settings.base_path)
     app.wsgi_app = _BelievedProxies(app.wsgi_app, services.settings.trusted_proxies)  # type: ignore[method-assign]
     return app

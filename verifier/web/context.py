@@ -13,6 +13,7 @@ from ..passes import Passes
 from ..settings import VerifierSettings
 from ..store.store import Store
 from .assets import Assets
+from .branding import Brand
 from .metrics import Metrics
 
 
@@ -29,6 +30,7 @@ class Services:
         captcha: the captcha providers.
         metrics: the Prometheus metrics.
         assets: the built files of the front end.
+        brand: how pages look like those of the site.
         fairness: prices and budgets of client networks.
         hidden_clients: warns when a proxy hides the clients' addresses.
     """
@@ -41,6 +43,7 @@ class Services:
     captcha: Captcha
     metrics: Metrics
     assets: Assets
+    brand: Brand
     fairness: Fairness
     hidden_clients: HiddenClients
 

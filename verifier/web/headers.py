@@ -94,8 +94,10 @@ def _is_state(answer: Response) -> bool:
 def _csp(answer: Response) -> str:
     """The Content-Security-Policy of an answer. What captcha providers need is added only where their widgets run."""
     more: dict[str, list[str]] = {}
-    if request.endpoint == SERVER_PAGE and answer.mimetype == "text/html" and answer.status_code == 200:
-        more = services().captcha.page_csp()
+    if answer.mimetype == "text/html":
+        widgets = services().captcha.page_csp() if request.endpoint == SERVER_PAGE and answer.status_code == 200 else {}
+        brand = services().brand.csp
+        more = {name: [*widgets.get(name, []), *brand.get(name, [])] for name in widgets | brand}
     elif request.endpoint == STATIC_FILES:
         more = services().captcha.worker_csp()
     return "; ".join(" ".join([name, *CSP.get(name, []), *more.get(name, [])]) for name in CSP | more)

@@ -17,6 +17,7 @@ from werkzeug.datastructures import LanguageAccept
 from ..decisions.leases import Left
 from ..records import UNVERIFIED
 from ..settings import MORE_HOSTS, Access, Tier
+from .branding import Brand
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
 """The languages that have a catalogue. The first is for everybody else."""
@@ -125,6 +126,9 @@ def server_page(
     address: str,
     base: str,
     asset: Asset,
+    brand: Brand,
+    back: str,
+    several: bool,
     observed: bool,
     closed: bool,
     left: Left | None,
@@ -143,6 +147,9 @@ def server_page(
         address: the page's own address, absolute.
         base: the path that the public interface is under.
         asset: gives the path of a file of the front end.
+        brand: how the page looks like those of the site.
+        back: the address of the server itself; `""` if it is not known.
+        several: whether this site offers more than one captcha provider.
         observed: mode `observe`, in which the page opens and closes nothing: it says just that, whatever the server's tier.
         closed: a refusal applies, so it cannot be unlocked.
         left: the time left of its lease; None: it has no lease.
@@ -170,7 +177,7 @@ def server_page(
         "larger_reach": reach(tiers[larger[0]], language) if larger else "",
         "time": clock(left.expires_in) if left else "",
         "until": datetime.fromtimestamp(left.until, UTC).strftime("%H:%M:%S") if left else "",
-        **_common(language, asset),
+        **_common(language, asset, brand),
     }
     if media_type == "text/plain":
         # The text form has a code only on request: to a screen reader, or to a script, it is noise.
@@ -187,6 +194,8 @@ def server_page(
         larger_tiers=json.dumps(larger),
         catalogue=json.dumps(MESSAGES[language], ensure_ascii=False),
         from_nowhere=from_nowhere,
+        back=back,
+        several=several,
         qr=inline_qr(address + START),
         **values,
     )
@@ -198,7 +207,7 @@ def clock(seconds: int) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, asset: Asset) -> str:
+def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, asset: Asset, brand: Brand) -> str:
     """An error in place of a server's page.
 
     Args:
@@ -206,6 +215,7 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
         language: one of `LANGUAGES`.
         problem: the problem details; their `type` decides which text is shown.
         asset: gives the path of a file of the front end.
+        brand: how the page looks like those of the site.
     """
     messages = MESSAGES[language]
     name = problem["type"].rpartition("#")[2]
@@ -214,11 +224,13 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
     else:
         title, text = messages["problem-title"], messages.get(f"error-{name}") or problem["detail"]
     template = "problem.html" if media_type == "text/html" else "problem.txt"
-    return render_template(template, problem_title=title, problem_text=text, **_common(language, asset))
+    return render_template(template, problem_title=title, problem_text=text, **_common(language, asset, brand))
 
 
-def _common(language: str, asset: Asset) -> dict[str, object]:
-    return {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
+def _common(language: str, asset: Asset, brand: Brand) -> dict[str, object]:
+    values = {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
+    # The style is the operator's colour and nothing else, and the Content-Security-Policy has the checksum of exactly this text.
+    return values | {"brand": brand, "brand_style": Markup(brand.style)}
 
 
 def inline_qr(text: str) -> Markup | str:

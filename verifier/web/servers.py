@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
-from flask import Blueprint, Response, make_response, request
+from flask import Blueprint, Flask, Response, make_response, request
 
 from ..decisions import leases
 from ..decisions.refusals import REFUSALS, Facts, refusal
@@ -65,6 +65,9 @@ def show_server(user: str, server: str) -> Response:
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
+        brand=services().brand,
+        back=services().brand.server_url(asked),
+        several=len(services().captcha.names) > 1,
         observed=settings.mode == "observe",
         closed=refused and known.tier == UNVERIFIED,
         left=leases.left(known, settings, time.time(), refused),
@@ -77,17 +80,29 @@ def show_server(user: str, server: str) -> Response:
     return answer
 
 
-@servers.after_request
-def _problem_as_page(answer: Response) -> Response:
-    """Show a problem with a server's page as a page: somebody who follows an old link is a person."""
-    if request.endpoint == SERVER_PAGE:
-        answer.vary.update(("Accept", "Accept-Language"))
-        media_type = _media_type()
+def show_problems_as_pages(app: Flask) -> None:
+    """Show a problem as a page where a person reads it: somebody who follows an old link, or mistypes an address, is one.
+
+    Args:
+        app: the public app.
+    """
+
+    @app.after_request
+    def _show(answer: Response) -> Response:
+        media_type = "application/json"
+        if request.endpoint == SERVER_PAGE:
+            answer.vary.update(("Accept", "Accept-Language"))
+            media_type = _media_type()
+        elif request.endpoint is None and request.method == "GET":
+            answer.vary.update(("Accept", "Accept-Language"))
+            # Browsers name HTML when they open an address. Scripts, which take anything, go on getting JSON.
+            media_type = request.accept_mimetypes.best_match(["application/json", "text/html"], default="application/json")
         if answer.status_code >= 400 and media_type != "application/json":
             language = pages.choose_language(request.accept_languages)
-            answer.set_data(pages.problem_page(media_type, language, answer.get_json(force=True), asset=asset_path))
+            problem = answer.get_json(force=True)
+            answer.set_data(pages.problem_page(media_type, language, problem, asset=asset_path, brand=services().brand))
             answer.content_type = f"{media_type}; charset=utf-8"
-    return answer
+        return answer
 
 
 def _media_type() -> str:

@@ -180,7 +180,7 @@ def test_insecure_connection_says_so_and_has_no_button(page_address, open_tab):
     tab.picture("insecure")
 
 
-@pytest.mark.parametrize("scheme, color", [("light", "rgb(0, 0, 0)"), ("dark", "rgb(255, 255, 255)")])
+@pytest.mark.parametrize("scheme, color", [("light", "rgb(27, 27, 27)"), ("dark", "rgb(242, 242, 242)")])
 def test_narrow_screen_in_both_color_schemes(scheme, color, page_address, store, open_tab):
     tab = open_tab(page_address, color_scheme=scheme, **PHONE)
     assert tab.page.evaluate("getComputedStyle(document.body).color") == color

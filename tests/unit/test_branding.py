@@ -1,0 +1,147 @@
+"""The name, logo, colour and links of a site on its pages, and what they add to the Content-Security-Policy."""
+
+import base64
+import hashlib
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.apps import make_settings, public_client, run_pod
+from verifier.records import Server
+from verifier.settings import InvalidSettings
+from verifier.web.app import create_services
+from verifier.web.branding import DARK, LIGHT, Brand, contrast
+
+TOP = Path(__file__).parents[2]
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def brand(redis_server, **branding):
+    return Brand.of(make_settings(redis_server, branding=branding))
+
+
+def page(redis_server, store, path="servers/alice/", headers=HTML, **branding):
+    run_pod(store)
+    client = public_client(create_services(make_settings(redis_server, branding=branding), store))
+    return client.get(f"/egress/{path}", headers=headers)
+
+
+def test_contrast_is_that_of_wcag():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert contrast("#123456", "#123456") == 1
+
+
+def test_any_colour_can_be_read_and_seen(redis_server):
+    """Text on it has 4.5, lines of it have 3 on the card in both schemes."""
+    chance = random.Random(1)
+    for colour in ["#000000", "#ffffff", "#767676", "#757575", *(f"#{chance.randrange(1 << 24):06X}" for _ in range(300))]:
+        style = brand(redis_server, accentColor=colour).style
+        accent, text, light, dark = re.findall("#[0-9a-fA-F]{6}", style)
+        assert accent == colour
+        assert contrast(text, colour) >= 4.5, colour
+        assert contrast(light, LIGHT) >= 3 and contrast(dark, DARK) >= 3, colour
+
+
+def test_grounds_are_those_of_the_style_sheet():
+    tokens = (TOP / "frontend/src/tokens.css").read_text()
+    assert set(re.findall(r"--back: (#\w+);", tokens)) == {"#fff", DARK} and LIGHT == "#ffffff"
+
+
+def test_tokens_can_be_read():
+    """Each text on each ground that it may stand on, in both schemes."""
+    blocks = re.findall(r"\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", (TOP / "frontend/src/tokens.css").read_text(), flags=re.S))
+    light, panel_dark, page_dark = ({name: whole(value) for name, value in re.findall(r"--([\w-]+): (#\w+)", b)} for b in blocks)
+    assert panel_dark.items() <= page_dark.items()
+    for tokens in (light, page_dark):
+        for text in ("text", "soft", "link", "good", "some", "none"):
+            assert contrast(tokens[text], tokens["back"]) >= 4.5, text
+            if text in ("text", "soft", "link"):
+                assert contrast(tokens[text], tokens["ground"]) >= 4.5, text
+        for state in ("good", "some", "none"):
+            assert contrast(tokens[state], tokens[f"{state}-back"]) >= 4.5, state
+        assert contrast(tokens["on-accent"], tokens["accent"]) >= 4.5
+        for line in ("edge", "accent-line"):
+            assert contrast(tokens[line], tokens["back"]) >= 3, line
+
+
+def whole(colour):
+    return colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
+
+
+def test_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, store):
+    plain = page(redis_server, store).headers["Content-Security-Policy"]
+    assert "img-src" not in plain and "style-src 'self';" in plain
+    answer = page(redis_server, store, logo="https://cdn.example.org/a/logo.svg", accentColor="#f5a252")
+    style = re.search("<style>(.*?)</style>", answer.text)[1]
+    checksum = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = answer.headers["Content-Security-Policy"]
+    assert f"style-src 'self' 'sha256-{checksum}';" in policy
+    assert policy.endswith("; img-src https://cdn.example.org") and "unsafe" not in policy
+    assert page(redis_server, store, logo="/logo.png").headers["Content-Security-Policy"].endswith("; img-src 'self'")
+    data = page(redis_server, store, logo="data:image/png;base64,AAAA")
+    assert data.headers["Content-Security-Policy"].endswith("; img-src data:")
+    api = page(redis_server, store, headers={"Accept": "application/json"}, logo="/logo.png")
+    assert "img-src" not in api.headers["Content-Security-Policy"]
+
+
+def test_name_is_text(redis_server, store):
+    answer = page(redis_server, store, name="<b>Hub & friends</b>")
+    assert "&lt;b&gt;Hub &amp; friends&lt;/b&gt;" in answer.text and "<b>" not in answer.text
+
+
+def test_page_without_branding_has_no_header(redis_server, store):
+    answer = page(redis_server, store)
+    assert not re.search("<(header|footer|style|img)", answer.text)
+
+
+@pytest.mark.parametrize(
+    ("base_path", "start"), [("/egress", "/"), ("/binder/egress/", "/binder/"), ("/", "/"), ("/a/b/egress", "/a/b/")]
+)
+def test_start_page_is_where_the_path_begins(base_path, start, redis_server):
+    assert Brand.of(make_settings(redis_server, base_path=base_path)).start == start
+    said = Brand.of(make_settings(redis_server, base_path=base_path, branding={"startUrl": "https://example.org/start"}))
+    assert said.start == "https://example.org/start"
+
+
+def test_way_back_is_the_address_of_the_server(redis_server):
+    hub = brand(redis_server, hubUrl="https://hub.example.org/jupyter/")
+    assert hub.server_url(Server("zoë@example.org", "a b")) == "https://hub.example.org/jupyter/user/zo%C3%AB%40example.org/a%20b/"
+    assert hub.server_url(Server("alice")) == "https://hub.example.org/jupyter/user/alice/"
+    assert brand(redis_server).server_url(Server("alice")) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accentColor", "red"),
+        ("accentColor", "#fff"),
+        ("accentColor", "#123456;}body{display:none"),
+        ("logo", "javascript:alert(1)"),
+        ("logo", "https://example.org/a.png; script-src *"),
+        ("logo", "data:text/html;base64,AAAA"),
+        ("helpUrl", "javascript:alert(1)"),
+        ("hubUrl", "hub.example.org"),
+        ("startUrl", 'https://example.org/"x'),
+        ("colour", "#123456"),
+    ],
+)
+def test_wrong_branding_is_refused_by_chart_and_verifier(name, value, redis_server):
+    with pytest.raises(InvalidSettings, match="branding"):
+        make_settings(redis_server, branding={name: value})
+    schema = json.loads((TOP / "chart/values.schema.json").read_text())["properties"]["branding"]
+    found = schema["properties"].get(name)
+    assert found is None or not re.search(found["pattern"].removesuffix("$") + r"\Z", value)
+
+
+@pytest.mark.parametrize("path", ["", "server/alice", "nothing", "servers/"])
+def test_wrong_address_is_a_page_for_people_and_json_for_scripts(path, redis_server, store):
+    people = page(redis_server, store, path, startUrl="https://example.org/start")
+    assert people.status_code == 404 and people.content_type == "text/html; charset=utf-8"
+    assert 'href="https://example.org/start"' in people.text and "There is nothing at this address." in people.text
+    assert "Accept" in people.headers["Vary"] and people.headers["Cache-Control"] == "no-store"
+    scripts = page(redis_server, store, path, headers={"Accept": "*/*"})
+    assert scripts.status_code == 404 and scripts.content_type == "application/problem+json"

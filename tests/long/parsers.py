@@ -26,6 +26,7 @@ sys.path.insert(0, str(TOP))
 with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from flask import Flask
 
+    from tests.support.detections import deleted, falco, killed, killed_by_flowkiller
     from tests.support.egress_proxy.hellos import hello, hello_for, server_name
     from tests.support.fuzz import KEY, keys_file
     from verifier import networks, repositories
@@ -34,6 +35,8 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.captcha.base import Outcome
     from verifier.captcha.providers import ROWS
     from verifier.captcha.siteverify import Remote
+    from verifier.detections.reports import Report, Unreadable
+    from verifier.detections.reports import read as read_report
     from verifier.labels import START_GUARD_CONTAINER
     from verifier.passes import BadPass, Passes
     from verifier.proxy.hello import read_hello
@@ -174,9 +177,18 @@ def a_host(text: str) -> None:
     assert name is None or (normal(name) == name and networks.parse_address(name) is None)
 
 
+def a_report(text: str) -> None:
+    """A detector's line is about one pod, in printable words, or says why not."""
+    with suppress(Unreadable):
+        if report := read_report(text, 2000.0):
+            assert report.about and report.reason.isprintable() and len(report.reason) <= 302
+            assert report.uid or 0 < report.at <= 2060.0
+            assert Report.loads(report.dumps()) == report
+
+
 PARSERS: list[Callable[[str], None]] = [
     a_pass, a_key, a_solution, decoded_solution, a_body, forwarded_for, a_repository, an_annotation, a_guard_message, an_answer,
-    a_hello, a_request, a_host,
+    a_hello, a_request, a_host, a_report,
 ]  # fmt: skip
 
 SEEDS: dict[Callable[[str], None], list[str]] = {
@@ -200,6 +212,14 @@ SEEDS: dict[Callable[[str], None], list[str]] = {
         "GET http://ok.example:80/ HTTP/1.1\r\nHost: OK.example\r\nX: a\r\n b\r\n\r\n",
         "POST http://ok.example/a HTTP/1.1\r\nHost: ok.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST http://ok.example/a?b HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 1\r\nConnection: x\r\n\r\nx",
+    ],
+    a_report: [
+        killed(),
+        killed_by_flowkiller(addresses={}),
+        f"1970-01-01T00:16:40Z stdout F {deleted()}",
+        falco(),
+        json.dumps({"date": 1000.0, "log": deleted()}),
+        '{"server": "alice/lab", "list": "l", "label": "x", "source": "agent"}',
     ],
     a_host: ["ok.example", "bücher.example", "10.0.0.1", "0x0a.1"],
     an_answer: [json.dumps({"success": True, "error-codes": ["bad-request"], "challenge_ts": "2026-01-01T00:00:00Z"})],

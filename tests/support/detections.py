@@ -1,0 +1,69 @@
+"""Lines as detectors write them, with the pod that they are about, and a site that takes reports."""
+
+import json
+from datetime import UTC, datetime
+
+NAMESPACE = "default"
+
+
+def stamp(at: float) -> str:
+    """RFC 3339."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+def killed(pod="jupyter-alice--", uid="uid-1", at=1000.0, matched="xmrig", namespace=NAMESPACE, **more):
+    """cryptnono's execwhacker killed a process: structlog's JSON, with the labels that the container runtime knows."""
+    labels = {
+        "io.kubernetes.container.name": "notebook",
+        "io.kubernetes.pod.name": pod,
+        "io.kubernetes.pod.namespace": namespace,
+        "io.kubernetes.pod.uid": uid,
+    }
+    return json.dumps(
+        {
+            "pid": 4711,
+            "cmdline": f"./{matched} --url pool.example:3333",
+            "matched": matched,
+            "source": "execwhacker.bpf",
+            "container_type": "cri",
+            "labels": labels,
+            "image": "registry.example/binder-owner-name:abc",
+            "event": "Killed process",
+            "action": "killed",
+            "level": "info",
+            "timestamp": stamp(at),
+        }
+        | more
+    )
+
+
+def killed_by_flowkiller(pod="jupyter-alice--", uid="uid-1", at=1000.0, **more):
+    """cryptnono's flowkiller killed a process; the container is an object of its own there."""
+    line = json.loads(killed(pod, uid, at))
+    container = {name: line.pop(name) for name in ("container_type", "labels", "image")}
+    for name in ("matched", "source"):
+        del line[name]
+    return json.dumps(line | {"container": container, "cmdline": ["python", "scan.py"], "connections": []} | more)
+
+
+def deleted(pod="jupyter-alice--", **more):
+    """minesweeper deletes a pod."""
+    process = {"pid": 7, "name": "kdevtmpfsi", "cmd": "/tmp/kdevtmpfsi", "suspicious": True, "should_terminate": False}
+    inspected = {"suspicious": True, "should_terminate": "cpu and name", "procs": [process]}
+    environment = {"BINDER_CLIENT_IP": "198.51.100.7", "BINDER_REF_URL": "https://github.com/owner/name/tree/abc"}
+    return json.dumps({"action": "delete", "pod": pod, "env": environment, "minesweeper": inspected} | more)
+
+
+def falco(pod="jupyter-alice--", uid="uid-1", at=1000.0, rule="Detect crypto miners", **output_fields):
+    """An alert of Falco, with `append_output` for the two fields of the pod."""
+    told = {
+        "container.id": "8cff1c1639fc", "evt.time": int(at * 1e9), "k8s.ns.name": NAMESPACE, "k8s.pod.name": pod,
+        "k8s.pod.uid": uid, "proc.cmdline": "xmrig -o pool", "proc.exepath": "/tmp/xmrig", "proc.name": "xmrig",
+    }  # fmt: skip
+    return json.dumps(
+        {
+            "hostname": "node-1", "output": "Miner (proc.cmdline=xmrig -o pool)", "output_fields": told | output_fields,
+            "priority": "Critical", "rule": rule, "source": "syscall", "tags": ["mitre_impact"],
+            "time": stamp(at).replace("Z", ".123456789Z") if at == int(at) else stamp(at),
+        }
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""Reports are read from the lines that detectors write, and nothing else becomes one."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.detections import NAMESPACE, deleted, falco, killed, killed_by_flowkiller
+from verifier.detections import reports
+from verifier.detections.reports import Report, Unreadable, read
+
+NOW = 2000.0
+ALICE = {"pod": "jupyter-alice--"}
+OF_ALICE = {**ALICE, "uid": "uid-1", "namespace": NAMESPACE}
+
+
+@pytest.mark.parametrize(
+    ("line", "report"),
+    [
+        (killed(), Report("cryptnono", "execwhacker", "xmrig", 1000.0, **OF_ALICE)),
+        (killed_by_flowkiller(addresses={"a": 1}), Report("cryptnono", "flowkiller", "scan", 1000.0, **OF_ALICE)),
+        (
+            killed_by_flowkiller(**{"banned-ip": "203.0.113.7"}),
+            Report("cryptnono", "flowkiller", "banned-ip", 1000.0, **OF_ALICE),
+        ),
+        ("1970-01-01T00:16:40.5Z " + deleted(), Report("minesweeper", "minesweeper", "cpu and name", 1000.5, **ALICE)),
+        (falco(), Report("falco", "Detect crypto miners", "/tmp/xmrig", 1000.123456, **OF_ALICE)),
+        (falco(**{"proc.exepath": "<NA>", "k8s.pod.name": None}), {"label": "xmrig", "pod": "", "uid": "uid-1"}),
+        ('{"pod": "a", "list": "l", "label": "x"}', Report("", "l", "x", NOW, pod="a")),
+        ('{"uid": "u", "source": "agent"}', Report("agent", "", "", NOW, uid="u")),
+        ('{"server": "alice/lab", "time": "1970-01-01T00:16:40Z"}', Report("", "", "", 1000.0, user="alice", server="lab")),
+    ],
+)
+def test_report_is_read_from_each_kind_of_line(line, report):
+    found = read(line, NOW)
+    if isinstance(report, dict):
+        assert {name: getattr(found, name) for name in report} == report
+    else:
+        assert found == report
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "1970-01-01T00:16:40Z {}",
+        "[pod/cryptnono-x7/minesweeper] 1970-01-01T00:16:40.000000001Z {}",
+        "1970-01-01T00:16:40.0Z stdout F {}",
+        '{{"date": 1000.0, "log": {quoted}}}',
+        '{{"timestamp": "1970-01-01T00:16:40Z", "message": {quoted}, "kubernetes": {{}}}}',
+    ],
+)
+def test_time_is_taken_from_what_log_shippers_write_around_a_line(around):
+    line = deleted()
+    assert read(around.format(line, quoted=json.dumps(line + "\n")), NOW).at == 1000.0
+
+
+@pytest.mark.parametrize("line", [killed(action="spared"), '{"event": "Found config", "level": "info"}'])
+def test_other_lines_of_detectors_are_no_report(line):
+    assert read(line, NOW) is None
+
+
+def test_alert_about_the_node_itself_is_no_report():
+    assert read(falco(**{"container.id": "host", "k8s.pod.name": None, "k8s.pod.uid": None}), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("Total processes for node-1: 345", "not JSON"),
+        (killed()[:-5], "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"pid":' + "1" * 10_000 + "}", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "no known kind"),
+        (killed(labels=None), "did not find the pod"),
+        (killed(labels={"maintainer": "somebody"}, container_type="docker"), "did not find the pod"),
+        (killed(pod="../../etc"), "pod of a pod"),
+        (killed(pod=["a"]), "than a name"),
+        (killed(uid="uid 1"), "uid of a pod"),
+        (deleted(), "neither the pod's uid nor a time"),
+        (killed(uid="", timestamp="yesterday"), "neither the pod's uid nor a time"),
+        (killed(uid="", at=NOW + 3600), "in the future"),
+        (killed(uid="", timestamp="1969-12-31T23:59:59Z"), "neither the pod's uid nor a time"),
+        (falco(**{"k8s.pod.name": "<NA>", "k8s.pod.uid": None}), "neither k8s.pod.uid nor k8s.pod.name"),
+        ('{"pod": ""}', "names no pod"),
+        ('{"pod": "a", "time": "now"}', "Its time is not one"),
+        ('{"pod": "a", "source": "Me & you"}', "not the name of one"),
+        ('{"server": "a\\u001b[2J"}', "name of a server"),
+        ("x" * (reports.MAX_LINE_CHARACTERS + 1), "longer than"),
+    ],
+)
+def test_unreadable_line_says_why(line, why):
+    with pytest.raises(Unreadable, match=why):
+        read(line, NOW)
+
+
+def test_report_with_a_uid_needs_no_time():
+    assert read(killed(timestamp="yesterday"), NOW).at == NOW
+
+
+def test_what_strangers_chose_is_short_and_printable():
+    report = read(killed(matched="\x1b[2J\u202e" + "x" * 10_000), NOW)
+    assert report.label.startswith("\\x1b[2J\\u202exxx") and report.label.isprintable()
+    assert len(report.label) == reports.MAX_LABEL_CHARACTERS
+    assert len(read(falco(rule="r" * 500), NOW).list_name) == reports.MAX_LIST_CHARACTERS
+
+
+def test_report_survives_its_way_as_json():
+    report = read(killed(), NOW)
+    assert Report.loads(report.dumps()) == report
+    newer = json.dumps(json.loads(report.dumps()) | {"node": "node-1"})
+    assert Report.loads(newer) == report
+    for broken in ("", "[]", "{}", json.dumps({"source": "a", "list_name": "", "label": "", "at": "x", "uid": "u"})):
+        assert Report.loads(broken) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+WORDS = ["action", "pod", "uid", "server", "source", "list", "label", "time", "rule", "output_fields", "labels", "log"]
+
+
+@given(st.dictionaries(st.sampled_from(WORDS), JSON | st.sampled_from(["killed", "delete", killed(), deleted()])) | JSON)
+def test_any_json_is_a_report_or_nothing_or_says_why(content):
+    try:
+        report = read(json.dumps(content), NOW)
+    except Unreadable as error:
+        assert str(error)
+        return
+    if report:
+        assert report.about and report.reason.isprintable() and report.at and Report.loads(report.dumps()) == report

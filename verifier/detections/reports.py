@@ -1,0 +1,266 @@
+"""Reports: what a detector says about one pod, read from the lines that detectors write.
+
+| line | source | list | label |
+|---|---|---|---|
+| `"action": "killed"` with `matched` | `cryptnono` | `execwhacker` | the banned string |
+| `"action": "killed"` with `banned-ip` or `addresses` | `cryptnono` | `flowkiller` | `banned-ip` or `scan` |
+| `"action": "delete"` with `pod` | `minesweeper` | `minesweeper` | the words of its inspection, or the process |
+| `rule` and `output_fields` | `falco` | the rule | the process |
+| `pod`, `server` or `uid` | its `source` | its `list` | its `label` |
+
+The first two as in cryptnono ff81fd9 (`scripts/execwhacker.py`, `flowkiller.py`), minesweeper as in mybinder.org-deploy 95860db
+(`mybinder/files/minesweeper/minesweeper.py`), Falco as in its documentation of `json_output`. Strangers choose parts of all of
+them: command lines, names of executables, names of users.
+
+Decisions: D-320, D-321.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+MAX_LINE_CHARACTERS = 1 << 20
+"""The longest line that is read. Detectors quote the command line, which may be long; the in-cluster port takes 1 MiB."""
+
+MAX_LIST_CHARACTERS = 100
+"""The longest name of a list that is kept."""
+
+MAX_LABEL_CHARACTERS = 200
+"""The longest label that is kept. It becomes the reason of a block, which is on the pod."""
+
+FUTURE_SECONDS = 60
+"""Seconds that the clock of a detector may be ahead."""
+
+_POD = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' rule for names of pods, a little wider
+_UID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # as the names of sources in the values
+
+# What `kubectl logs --prefix --timestamps` and the files of a container runtime (CRI) write before a line.
+_PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?:std(?:out|err) [FP] )?(?=\{)")
+
+
+class Unreadable(Exception):
+    """A line that says nothing about a pod, though it should. The text is one sentence for an operator."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a detector says about one pod.
+
+    Attributes:
+        source: who says it: the name in `detections.sources`.
+        list_name: the detector's list, or rule, that matched; empty if it has none.
+        label: what matched in it; empty if it does not say.
+        at: Unix time in seconds at which it was seen.
+        uid: the pod's uid; empty if the detector does not know it.
+        pod: the pod's name; empty if it does not know it.
+        namespace: the pod's namespace; empty if it does not say.
+        user, server: the server, as JupyterHub names it; the user is empty if it does not say.
+    """
+
+    source: str
+    list_name: str
+    label: str
+    at: float
+    uid: str = ""
+    pod: str = ""
+    namespace: str = ""
+    user: str = ""
+    server: str = ""
+
+    @property
+    def reason(self) -> str:
+        """List and label, as the reason of a block."""
+        return ": ".join(filter(None, (self.list_name, self.label))) or "no reason given"
+
+    @property
+    def about(self) -> str:
+        """What it is about, as far as it says so."""
+        return self.pod or "/".join(filter(None, (self.user, self.server))) or self.uid
+
+    def dumps(self) -> str:
+        """The report as JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str) -> "Report | None":
+        """The report that JSON describes; None if it describes none. Fields that a newer version added are left out."""
+        try:
+            content = json.loads(text)
+            report = cls(**{part.name: content[part.name] for part in fields(cls) if part.name in content})
+        except (ValueError, TypeError, RecursionError):
+            return None
+        texts = (value for name, value in asdict(report).items() if name != "at")
+        known = all(isinstance(value, str) for value in texts) and type(report.at) in (int, float) and math.isfinite(report.at)
+        return report if known and report.about else None
+
+
+def read(line: str, received: float) -> Report | None:
+    """The report in one line.
+
+    Args:
+        line: the line, with or without what log shippers put around it.
+        received: Unix time in seconds at which it came in.
+
+    Returns:
+        The report, or None for a line of a detector that reports nothing.
+
+    Raises:
+        Unreadable: the line is broken, of no known kind, names no pod, or does not say which of two pods of one name it means.
+    """
+    if len(line) > MAX_LINE_CHARACTERS:
+        raise Unreadable(f"It is longer than {MAX_LINE_CHARACTERS} characters.")
+    line = line.strip()
+    prefix = _PREFIX.match(line)
+    content = _object(line[prefix.end() :] if prefix else line)
+    at = _time(prefix["at"]) if prefix and prefix["at"] else None
+    wrapped = content.get("log", content.get("message"))
+    if isinstance(wrapped, str) and wrapped.lstrip().startswith("{"):
+        # Fluent Bit and Vector wrap a line, and say when it was written.
+        at = next(filter(None, (_time(content.get(name)) for name in ("timestamp", "@timestamp", "time", "date"))), at)
+        content = _object(wrapped)
+    for is_kind, reader in _KINDS:
+        if is_kind(content):
+            report = reader(content, at, received)
+            return report and _checked(report, received)
+    if "action" in content or "event" in content:
+        return None  # cryptnono tells of other things, too
+    raise Unreadable("It is of no known kind.")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unreadable("It is not JSON.") from None
+    if not isinstance(content, dict):
+        raise Unreadable("It is not a JSON object.")
+    return content
+
+
+def _checked(report: Report, received: float) -> Report:
+    if not report.about:
+        raise Unreadable("It names no pod.")
+    for text, form, what in ((report.pod, _POD, "pod"), (report.namespace, _POD, "namespace"), (report.uid, _UID, "uid")):
+        if text and not form.fullmatch(text):
+            raise Unreadable(f"It has something else than the {what} of a pod.")
+    if max(len(report.user), len(report.server)) > 255 or not (report.user + report.server + "x").isprintable():
+        raise Unreadable("It has something else than the name of a server.")
+    if not report.uid and not report.at:
+        # A log that is read again later must not hit a later pod of the name (D-321).
+        raise Unreadable("It has neither the pod's uid nor a time: use kubectl logs --timestamps.")
+    if not report.uid and report.at > received + FUTURE_SECONDS:
+        raise Unreadable("Its time is in the future.")
+    return replace(report, at=report.at or received)
+
+
+# -- the kinds
+
+
+def _killed(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+    """cryptnono killed a process. It asks the container runtime about it, whose labels name the pod."""
+    container = content.get("container")
+    labels = (container if isinstance(container, dict) else content).get("labels")
+    if not isinstance(labels, dict) or "io.kubernetes.pod.name" not in labels:
+        raise Unreadable("cryptnono did not find the pod (it needs containerdHostPath), or it was a build's.")
+    if "matched" in content:
+        list_name, label = "execwhacker", content["matched"]
+    else:
+        list_name, label = "flowkiller", "banned-ip" if "banned-ip" in content else "scan" if "addresses" in content else ""
+    named = {name: _word(labels.get(f"io.kubernetes.pod.{name}")) for name in ("uid", "name", "namespace")}
+    return _report(
+        "cryptnono", list_name, label, _time(content.get("timestamp")) or at,
+        uid=named["uid"], pod=named["name"], namespace=named["namespace"],
+    )  # fmt: skip
+
+
+def _deleted(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+    """minesweeper deletes a pod, for reasons that its inspection gives as texts, or as true."""
+    found = content.get("minesweeper")
+    found = found if isinstance(found, dict) else {}
+    listed = found.get("procs")
+    processes = [process for process in (listed if isinstance(listed, list) else []) if isinstance(process, dict)]
+    said = [about.get(word) for about in (found, *processes) for word in ("should_terminate", "suspicious")]
+    names = [process.get("name") for process in processes]
+    label = next((text for text in (*said, *names) if isinstance(text, str) and text), "")
+    return _report("minesweeper", "minesweeper", label, at, pod=_word(content["pod"]))
+
+
+def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+    """An alert of Falco. What it cannot tell is null, or `<NA>`."""
+    told = {name: value for name, value in content["output_fields"].items() if value not in (None, "", "<NA>")}
+    if told.get("container.id") == "host":
+        return None
+    if not ({"k8s.pod.name", "k8s.pod.uid"} & set(told)):
+        raise Unreadable("The rule's output has neither k8s.pod.uid nor k8s.pod.name.")
+    label = told.get("proc.exepath") or told.get("proc.name")
+    return _report(
+        "falco", content["rule"], label, _time(content.get("time")) or at,
+        uid=_word(told.get("k8s.pod.uid")), pod=_word(told.get("k8s.pod.name")), namespace=_word(told.get("k8s.ns.name")),
+    )  # fmt: skip
+
+
+def _plain(content: dict[str, Any], at: float | None, received: float) -> Report | None:
+    """Our own kind. Who writes it does so now, unless it has a time."""
+    source = _word(content.get("source", ""))
+    if source and not _SOURCE.fullmatch(source):
+        raise Unreadable("Its source is not the name of one.")
+    if "time" in content and _time(content["time"]) is None:
+        raise Unreadable("Its time is not one such as 2026-11-25T10:03:12Z.")
+    user, _, server = _word(content.get("server", "")).partition("/")
+    return _report(
+        source, content.get("list"), content.get("label"), _time(content.get("time")) or at or received,
+        uid=_word(content.get("uid", "")), pod=_word(content.get("pod", "")), namespace=_word(content.get("namespace", "")),
+        user=user, server=server,
+    )  # fmt: skip
+
+
+_Reader = Callable[[dict[str, Any], float | None, float], Report | None]
+
+_KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], _Reader], ...] = (
+    (lambda content: content.get("action") == "killed", _killed),
+    (lambda content: content.get("action") == "delete" and "pod" in content, _deleted),
+    (lambda content: "rule" in content and isinstance(content.get("output_fields"), dict), _by_falco),
+    (lambda content: "action" not in content and bool({"pod", "server", "uid"} & set(content)), _plain),
+)
+"""How a kind is told from the others, and what reads it. The first that fits counts."""
+
+
+def _report(source: str, list_name: object, label: object, at: float | None, **named: str) -> Report:
+    return Report(source, _text(list_name, MAX_LIST_CHARACTERS), _text(label, MAX_LABEL_CHARACTERS), at or 0.0, **named)
+
+
+def _word(value: object) -> str:
+    """A name. What is no text is no name, and refused."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Unreadable("It has something else than a name.")
+    return value
+
+
+def _text(value: object, limit: int) -> str:
+    """A text that people read, without what a terminal would act on."""
+    text = value if isinstance(value, str) else ""
+    return escaped(text[:limit])[:limit]
+
+
+def escaped(text: str) -> str:
+    r"""A text whose control characters and other unprintable ones are written out, `\x1b`."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _time(value: object) -> float | None:
+    """Unix time in seconds of an RFC 3339 text, by UTC if it names no zone, or of a number; None if it is neither."""
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    is_time = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11
+    return float(value) if is_time else None  # type: ignore[arg-type]

@@ -12,10 +12,14 @@ import click
 
 from .operators.actions import Operators
 from .operators.commands import egress, main, show
+from .operators.detections import detect, detections
 from .proxy.hosts import SLOW_WAYS_OUT
 from .proxy.hosts import groups as host_groups
 
 __all__ = ["doctor", "egress", "hosts", "main"]
+
+egress.add_command(detect)
+egress.add_command(detections)
 
 if find_spec("github"):  # The extra `bans`, which the image has not (D-280).
     from .bans.command import propose_bans

@@ -188,6 +188,26 @@ class Branding(BaseModel):
     hubUrl: _PageAddress = ""
 
 
+OnMatch = Literal["observe", "revoke", "stop"]
+"""What follows a detection: a line in the log; the server loses its egress and is blocked; its pod is deleted, too."""
+
+
+class Source(BaseModel):
+    """A detector whose reports count. The chart takes it from `detections.sources`.
+
+    Attributes:
+        on_match: what follows its reports.
+        lists: the same for some of its lists, by name.
+    """
+
+    on_match: OnMatch = "observe"
+    lists: dict[str, OnMatch] = {}
+
+    def follows(self, list_name: str) -> OnMatch:
+        """What follows a report of a list."""
+        return self.lists.get(list_name, self.on_match)
+
+
 class InvalidSettings(Exception):
     """Settings are missing or wrong. The text has one sentence for each, which names the chart value to change."""
 
@@ -284,6 +304,10 @@ class CommonSettings(BaseSettings):
     authenticated_users: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedUsers"))
     authenticated_groups: _Tiers = Field({}, json_schema_extra=_value("rules.authenticatedGroups"))
     may_stop_pods: bool = Field(False, json_schema_extra=_value("reconciler.mayStopPods"))
+    detections: Annotated[dict[str, Source], NoDecode, BeforeValidator(_json)] = Field(
+        {}, json_schema_extra=_value("detections.sources")
+    )
+    """The sources of reports, by name; none: no report is taken."""
 
     @property
     def unverified(self) -> Tier:
@@ -294,6 +318,13 @@ class CommonSettings(BaseSettings):
     def _sentinels_watch_something(self) -> Self:
         if bool(self.redis_sentinels) != bool(self.redis_sentinel_master):
             raise ValueError("externalRedis.sentinel: hosts and masterName go together; set both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _detections_may_stop(self) -> Self:
+        for name, source in self.detections.items():
+            if "stop" in (source.on_match, *source.lists.values()) and not self.may_stop_pods:
+                raise ValueError(f"detections.sources.{name} stops pods: set reconciler.mayStopPods: true")
         return self
 
     @model_validator(mode="after")
@@ -355,6 +386,7 @@ class VerifierSettings(CommonSettings):
         [], json_schema_extra=_value("allowedOrigins")
     )
     api_keys_file: str = Field("", json_schema_extra=_value("apiKeys"))
+    reporters_file: str = Field("", json_schema_extra=_value("detections"))
     trusted_proxies: Annotated[int | list[IPNetwork], NoDecode, BeforeValidator(_trusted_proxies)] = Field(
         1, json_schema_extra=_value("trustedProxies")
     )

@@ -15,14 +15,15 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
     read="$read %R~binder-egress:$key"
   done
   for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
-    counters tiers gatecheck addresses changes; do
+    counters tiers gatecheck addresses changes detections detected; do
     written="$written ~binder-egress:$key"
   done
   access="user default on #$(hash "$REDIS_PASSWORD") -@all +ping
 user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $read (+rpush %W~binder-egress:wake) \
-(+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked)
+(+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) \
+(+xadd +expire %W~binder-egress:detections) (+xrevrange %R~binder-egress:detected)
 user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \
-+publish &binder-egress:addresses %R~binder-egress:* $written"
++xadd +xdel +xrange +xrevrange +publish &binder-egress:addresses %R~binder-egress:* $written"
   if [ -n "$PROXY_PASSWORD" ]; then
     access="$access
 user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall +subscribe +unsubscribe \

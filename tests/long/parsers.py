@@ -216,7 +216,7 @@ SEEDS: dict[Callable[[str], None], list[str]] = {
     a_report: [
         killed(),
         killed_by_flowkiller(addresses={}),
-        f"1970-01-01T00:16:40Z stdout F {deleted()}",
+        f"1970-01-01T00:16:40Z {deleted()}",
         falco(),
         json.dumps({"date": 1000.0, "log": deleted()}),
         '{"server": "alice/lab", "list": "l", "label": "x", "source": "agent"}',

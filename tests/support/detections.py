@@ -3,6 +3,10 @@
 import json
 from datetime import UTC, datetime
 
+from tests.support.apps import internal_client, make_settings
+from verifier.detections import reporters
+from verifier.web.app import create_services
+
 NAMESPACE = "default"
 
 
@@ -67,3 +71,21 @@ def falco(pod="jupyter-alice--", uid="uid-1", at=1000.0, rule="Detect crypto min
             "time": stamp(at).replace("Z", ".123456789Z") if at == int(at) else stamp(at),
         }
     )  # fmt: skip
+
+
+class Site:
+    """A verifier with sources, and the file of their tokens' hashes."""
+
+    def __init__(self, redis_server, store, folder, sources=("cryptnono", "falco")):
+        made = {source: reporters.create() for source in sources}
+        self.tokens = {source: token for source, (token, _) in made.items()}
+        self.file = folder / "tokens.json"
+        self.file.write_text(json.dumps({source: hashed for source, (_, hashed) in made.items()}))
+        settings = make_settings(redis_server, detections={source: {} for source in sources}, reporters_file=str(self.file))
+        self.services = create_services(settings, store)
+        self.internal = internal_client(self.services)
+
+    def send(self, *lines, source="cryptnono", **headers):
+        """Send lines with the token of a source."""
+        sent = {"Authorization": f"Bearer {self.tokens[source]}"} | headers
+        return self.internal.post("/api/detections", data="\n".join(lines), headers=sent, content_type="text/plain")

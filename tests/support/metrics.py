@@ -31,6 +31,8 @@ NAMES = {
     "binder_egress_start_guards": "counter",
     "binder_egress_lease_expiries": "counter",
     "binder_egress_blocks": "gauge",
+    "binder_egress_detection_reports": "counter",
+    "binder_egress_detections": "counter",
     "binder_egress_start_guard_seconds": "counter",
     "binder_egress_user_pods_with_ping": "counter",
     "binder_egress_policies_read_timestamp_seconds": "gauge",

@@ -14,6 +14,7 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.ports import free_port
 from tests.support.reconciling import ALICE, converge_due, list_and_converge, make_grant
 from verifier import api_keys
+from verifier.detections.reports import Report
 from verifier.fairness import Charge
 from verifier.operators.actions import Operators
 from verifier.passes import Passes
@@ -31,6 +32,8 @@ SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", '
 PROXY = "the proxy's $own"
 
 PREFIX = "binder-egress:"
+
+REPORT = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1")
 
 
 class ChartRedis:
@@ -187,6 +190,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.note_launch(now, True),
         lambda s: s.report_verifier("host", {}),
         lambda s: s.gatecheck(),
+        lambda s: s.report(REPORT),
     ):
         call(verifiers)
     for call in (
@@ -208,6 +212,9 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.publish_addresses(alice, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))]),
         lambda s: s.beat_addresses(),
         lambda s: s.published_addresses(),
+        lambda s: s.report(REPORT),
+        lambda s: s.reported(9),
+        lambda s: s.answer_reports([s.reported(9)[0][0]], [{"outcome": "revoked"}]),
     ):
         call(reconcilers)
     for store in stores:
@@ -228,6 +235,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
             lambda s: s.grant(alice, record),
             lambda s: s.withdraw(["x"]),
             lambda s: s.wake_all(),
+            lambda s: s.detected(),
         ):
             call(store)
     assert_nothing_was_refused(server)
@@ -261,6 +269,11 @@ def assert_nothing_was_refused(server):
         f"HDEL {PREFIX}revoked x",
         f"SET {PREFIX}server:alice/ x",
         f"SET {PREFIX}gatecheck x",
+        f"XRANGE {PREFIX}detections - +",
+        f"XDEL {PREFIX}detections 1-1",
+        f"DEL {PREFIX}detections",
+        f"XADD {PREFIX}detected * row x",
+        f"XTRIM {PREFIX}detections MAXLEN 0",
         f"SET {PREFIX}reconciler 1",
         f"HSET {PREFIX}counters x 1",
         f"RENAME {PREFIX}blocks {PREFIX}launch:x",

@@ -39,8 +39,9 @@ _POD = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' rule for names of
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # as the names of sources in the values
 
-# What `kubectl logs --prefix --timestamps` and the files of a container runtime (CRI) write before a line.
-_PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?:std(?:out|err) [FP] )?(?=\{)")
+# What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log has the logs of pods in it, each
+# line behind spaces, and the files of a container runtime have long lines in pieces, of which one may begin anywhere (D-320).
+_PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
 
 
 class Unreadable(Exception):
@@ -114,12 +115,13 @@ def read(line: str, received: float) -> Report | None:
     """
     if len(line) > MAX_LINE_CHARACTERS:
         raise Unreadable(f"It is longer than {MAX_LINE_CHARACTERS} characters.")
-    line = line.strip()
     prefix = _PREFIX.match(line)
-    content = _object(line[prefix.end() :] if prefix else line)
-    at = _time(prefix["at"]) if prefix and prefix["at"] else None
+    if not prefix:
+        raise Unreadable("It does not begin with a JSON object.")
+    content = _object(line[prefix.end() :])
+    at = _time(prefix["at"])
     wrapped = content.get("log", content.get("message"))
-    if isinstance(wrapped, str) and wrapped.lstrip().startswith("{"):
+    if isinstance(wrapped, str) and wrapped.startswith("{"):
         # Fluent Bit and Vector wrap a line, and say when it was written.
         at = next(filter(None, (_time(content.get(name)) for name in ("timestamp", "@timestamp", "time", "date"))), at)
         content = _object(wrapped)
@@ -137,8 +139,7 @@ def _object(text: str) -> dict[str, Any]:
         content = json.loads(text)
     except (ValueError, RecursionError):
         raise Unreadable("It is not JSON.") from None
-    if not isinstance(content, dict):
-        raise Unreadable("It is not a JSON object.")
+    assert isinstance(content, dict)  # it begins with a brace
     return content
 
 

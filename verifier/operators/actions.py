@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import api_keys, logs
 from ..decisions.refusals import Facts, applies, refusal
+from ..detections.reports import Report
 from ..networks import in_networks
 from ..records import BLOCK_KINDS, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
 from ..repositories import covers, name
@@ -110,6 +111,7 @@ class Operators:
                 _waiting(kind, record) for kind, record in (("launch", pending.launch), ("unlock", pending.unlock)) if record
             ],
             "blocks": [_block(block) for block in blocks],
+            "detections": [row for row in self._store.detected() if row["uid"] == known.uid],
             "reconciler_seen": self._store.reconciler_state()[0],
         }
 
@@ -150,7 +152,40 @@ class Operators:
             for key, number in zip(found, used, strict=True)
         ]
 
+    def detected(self) -> list[dict[str, Any]]:
+        """What became of the last reports of detectors, the latest first."""
+        return self._store.detected()
+
+    def unreadable(self) -> list[dict[str, Any]]:
+        """The last lines of each source that the verifiers could not read: `at`, `source`, `why`, `line`, the latest first."""
+        found = [row for report in self._store.reports().values() for row in report.get("unreadable_reports", [])]
+        return sorted(found, key=lambda row: -row["at"])
+
+    def own_block(self, server: Server, known: KnownServer) -> Block | None:
+        """The block that a server does not share with others. One that only its pod remembers counts as its own."""
+        blocks, now = self._store.blocks(), self._clock()
+        for block in blocks:
+            if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
+                return block
+        if known.is_blocked(now) and known.grant not in {block.id for block in blocks}:
+            return _carried(server, known)
+        return None
+
     # -- acting
+
+    def report(self, report: Report) -> dict[str, Any] | None:
+        """Enter the report of a detector, and wait for the reconciler: what became of it, or None if that is not known in time."""
+        if report.source not in self._settings.detections:
+            sources = ", ".join(sorted(self._settings.detections)) or "none"
+            raise ActionRefused("refused", f"There is no source {report.source!r} in detections.sources: {sources}.")
+        entered = self._store.report(report)
+        found: list[dict[str, Any]] = []
+
+        def done() -> bool:
+            found[:] = [row for row in self._store.detected() if row["report"] == entered]
+            return bool(found)
+
+        return found[0] if self._until(done) else None
 
     def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
         """Give a running server a tier. A block is stronger and has to be removed first."""
@@ -171,8 +206,20 @@ class Operators:
             raise ActionRefused(
                 "refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values."
             )
-        known = self._known(server)
-        own = self._own_block(server, known)
+        own = self.cut_off(server, self._known(server), by, why, stop)
+        return self._answer(self._await([server], own.id), server)
+
+    def cut_off(self, server: Server, known: KnownServer, by: str, why: str, stop: bool = False) -> Block:
+        """What `revoke` does, without asking or waiting for anything: the block that the server has then.
+
+        Args:
+            server: the server.
+            known: what is known of it. Its pod is meant, and no later one.
+            by: the operator, or the detector.
+            why: the reason.
+            stop: whether to delete its pod too.
+        """
+        own = self.own_block(server, known)
         # A block with an end, or one that it shares with other servers, may be over before an operator removes it.
         if own is None or own.until is not None:
             replace = own is not None and not self._in_verifier
@@ -182,7 +229,7 @@ class Operators:
         if stop:
             self._store.ask_to_stop(server, known.uid)
         self._log("revoke", by, why, user=server.user, server=server.name, stop=stop, block=own.id)
-        return self._answer(self._await([server], own.id), server)
+        return own
 
     def block(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
         """Block a server, a repository or a client network: no server that it applies to keeps its tier, or gets one.
@@ -198,7 +245,7 @@ class Operators:
         if kind == "server":
             server = self.find(what)
             known = self._known(server)
-            what, uid, own = server.key, known.uid, self._own_block(server, known)
+            what, uid, own = server.key, known.uid, self.own_block(server, known)
             same = [own] if own else []
         else:
             what = str(_network(what)) if kind == "network" else _pattern(what)
@@ -326,16 +373,6 @@ class Operators:
             raise ActionRefused(
                 "bad-request", f"tier: there is none called {tier!r}, only {', '.join(sorted(self._settings.tiers))}."
             )
-
-    def _own_block(self, server: Server, known: KnownServer) -> Block | None:
-        """The block that a server does not share with others. One that only its pod remembers counts as its own."""
-        blocks, now = self._store.blocks(), self._clock()
-        for block in blocks:
-            if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
-                return block
-        if known.is_blocked(now) and known.grant not in {block.id for block in blocks}:
-            return _carried(server, known)
-        return None
 
     def _known(self, server: Server) -> KnownServer:
         known = self._store.known(server)

@@ -4,8 +4,8 @@ Three threads:
 
 - **list and watch** reads events of user pods. It lists them at the start and after a watch that lost events; a watch that only
   ended continues where it was.
-- **the reflector** reads notifications from Redis' lists `wake` and `actions`. It also sends the heartbeat, and queues servers
-  whose time has come: a lease that is over, and once a minute, at a resync, every server.
+- **the reflector** reads notifications from Redis' lists `wake` and `actions`, and reports of detectors. It also sends the
+  heartbeat, and queues servers whose time has come: a lease that is over, and once a minute, at a resync, every server.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
 All that the process remembers can be rebuilt from the pods, so it may die at any point and start again.
@@ -30,6 +30,7 @@ from ..store.store import Store
 from .addresses import AddressBook
 from .cache import PodCache
 from .converge import Converger, carried_grants
+from .detections import Responder
 from .user_pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
 from .work_queue import WorkQueue
 
@@ -90,6 +91,7 @@ class Reconciler:
         self._tally = Tally()
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, clock, steady)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
+        self._responder = Responder(settings, self._cache, store, self._tally, clock) if settings.detections else None
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat: what an earlier process published may be outdated
 
@@ -232,6 +234,7 @@ class Reconciler:
                     self.resync()
                     self._store.forget_ended_blocks(self._clock())
                 self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
+                self.respond()
                 if self._steady() - heartbeat >= RETRY_PAUSE_SECONDS:
                     heartbeat = self._steady()
                     if self.touch_probe_files():
@@ -253,6 +256,11 @@ class Reconciler:
         self._enqueue(notifications.servers)
         if notifications.everything:
             self.resync()
+
+    def respond(self) -> None:
+        """Act on the reports of detectors that wait."""
+        if self._responder:
+            self._responder.take()
 
     def resync(self) -> None:
         """Queue every server that has a pod."""

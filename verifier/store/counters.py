@@ -1,5 +1,6 @@
 """The counters that the reconciler keeps in Redis: their names, and the counts that wait. Metrics and `doctor` read them."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -37,6 +38,19 @@ LAG_BUCKETS = ("0.03", "0.1", "0.3", "1", "3", "10", "30", "+Inf")
 
 EXPIRIES = "expiries:"
 """The prefix of counters of ended leases, `expiries:<what happened then>`."""
+
+DETECTIONS = "detections:"
+"""The prefix of counters of reports, `detections:[<source>,<list>,<outcome>]`. A list's name may hold anything, so it is JSON."""
+
+DETECTION_OUTCOMES = (
+    "observed", "revoked", "stopped", "limited", "repeated", "unknown-pod", "ended", "elsewhere", "outdated", "failed",
+)  # fmt: skip
+"""What may become of a report (docs/detections.md)."""
+
+
+def detection_counter(source: str, list_name: str, outcome: str) -> str:
+    """The name of a counter of reports."""
+    return DETECTIONS + json.dumps([source, list_name, outcome])
 
 
 def lag_counters(seconds: float) -> dict[str, int]:

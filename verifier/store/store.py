@@ -17,6 +17,8 @@
 | `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
+| `detections` | a stream: reports of detectors, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
+| `detected` | a stream: what became of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
 | `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
 | `changes` | the number of changes of `addresses`, and since when | for ever |
 | `wanted:<proxy>` | what servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
@@ -44,6 +46,7 @@ from typing import Any
 
 import redis
 
+from ..detections.reports import Report
 from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import (
@@ -94,6 +97,18 @@ VERIFIER_TTL_SECONDS = 60
 
 WANTED_TTL_SECONDS = 300
 """Seconds for which a proxy's table counts. A new one comes every minute."""
+
+MAX_REPORTS = 1000
+"""Reports that wait for the reconciler, about 1 MB. It reads them three times a second. One more pushes the oldest out."""
+
+REPORT_TTL_SECONDS = 3600
+"""Seconds that reports wait for a reconciler that is away, after the last."""
+
+KEPT_DETECTIONS = 200
+"""Detections that `egress detections` and `egress explain` know."""
+
+DETECTED_TTL_SECONDS = 86400
+"""Seconds after the last detection in which they are known."""
 
 GATECHECK_TTL_SECONDS = 600
 """Seconds for which findings count. New ones come every minute."""
@@ -413,6 +428,39 @@ class Store:
             pipe.hgetall(_key("tiers"))
             seen, counters, tiers = pipe.execute()
         return (float(seen) if seen else None), _numbers(counters), _numbers(tiers)
+
+    # -- detections
+
+    def report(self, report: Report) -> str:
+        """Enter a detector's report for the reconciler. Returns its id."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.xadd(_key("detections"), {"report": report.dumps()}, maxlen=MAX_REPORTS, approximate=False)
+            pipe.expire(_key("detections"), REPORT_TTL_SECONDS)
+            return str(pipe.execute()[0])
+
+    def reported(self, most: int) -> list[tuple[str, Report | None]]:
+        """The oldest reports that wait, by id; None for what is no report of this version."""
+        with _unavailable():
+            rows: Any = self._redis.xrange(_key("detections"), count=most)
+        return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
+
+    def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
+        """Forget reports, by id, and keep what became of them."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            for row in detected:
+                pipe.xadd(_key("detected"), {"row": json.dumps(row)}, maxlen=KEPT_DETECTIONS, approximate=False)
+            if detected:
+                pipe.expire(_key("detected"), DETECTED_TTL_SECONDS)
+            pipe.xdel(_key("detections"), *reports)
+            pipe.execute()
+
+    def detected(self) -> list[dict[str, Any]]:
+        """What became of the last reports, the latest first."""
+        with _unavailable():
+            rows: Any = self._redis.xrevrange(_key("detected"), count=KEPT_DETECTIONS)
+        return [json.loads(fields["row"]) for _, fields in rows]
 
     # -- for doctor and metrics
 

@@ -71,6 +71,18 @@ class LaunchBody(_Body):
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
 
 
+class ReportBody(BaseModel):
+    """`POST /api/detections`: a report of our own kind. Lines of cryptnono, minesweeper and Falco are taken as they are."""
+
+    pod: str = ""
+    server: Annotated[str, Field(description="in place of a pod: `user` or `user/server`")] = ""
+    uid: Annotated[str, Field(description="the pod's uid; only that pod is meant then")] = ""
+    namespace: str = ""
+    list: Annotated[str, Field(description="the list or rule that matched")] = ""
+    label: Annotated[str, Field(description="what matched")] = ""
+    time: Annotated[str, Field(description="when, RFC 3339; without it, now")] = ""
+
+
 class _Action(_Body):
     by: _Name
     why: Annotated[str, Field(min_length=1, max_length=1000)]
@@ -337,7 +349,17 @@ class Explanation(GrantRow):
     label: str | None
     waiting: list[dict[str, Any]]
     blocks: list[BlockRow]
+    detections: Annotated[list[dict[str, Any]], Field(description="what detectors reported of it lately, the latest first")]
     reconciler_seen: _UnixTime
+
+
+class ReportsAnswer(BaseModel):
+    """`POST /api/detections`."""
+
+    source: str
+    reports: Annotated[int, Field(description="reports that the reconciler will read")]
+    others: Annotated[int, Field(description="lines of a detector that report nothing")]
+    unreadable: Annotated[list[str], Field(description="why the other lines were not read")]
 
 
 class ActionAnswer(BaseModel):

@@ -1,7 +1,8 @@
 """The verifier's Prometheus metrics. What the reconciler counts comes from Redis, since it has no port."""
 
+import json
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -12,8 +13,10 @@ from ..captcha import Captcha, State
 from ..networks import FEW_LAUNCHES, LaunchShares
 from ..operators.actions import Operators
 from ..ping import WAYS
-from ..settings import VerifierSettings
+from ..settings import Source, VerifierSettings
 from ..store.counters import (
+    DETECTION_OUTCOMES,
+    DETECTIONS,
     EXPIRIES,
     GRANTS,
     LAG,
@@ -24,6 +27,7 @@ from ..store.counters import (
     START_GUARD_OUTCOMES,
     START_GUARD_TIME,
     WITHOUT_RECORD,
+    detection_counter,
 )
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
@@ -116,8 +120,18 @@ class Metrics:
             buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
             registry=self.registry,
         )
+        self.reports = Counter(
+            "binder_egress_detection_reports",
+            "Lines that detectors sent, by source. report: the reconciler reads it; other: it reports nothing; unreadable: egress "
+            "detections unreadable shows it; too-many: refused, the source sent too many. Without a source: wrong-token.",
+            ["source", "outcome"],
+            registry=self.registry,
+        )
+        for source in settings.detections:
+            for outcome in ("report", "other", "unreadable", "too-many"):
+                self.reports.labels(source, outcome)
         self.registry.register(_Providers(captcha))
-        self.registry.register(_Reconciler(store, Operators(settings, store)))
+        self.registry.register(_Reconciler(store, Operators(settings, store), settings.detections))
 
 
 class _Providers(Collector):
@@ -151,9 +165,12 @@ class _Providers(Collector):
 class _Reconciler(Collector):
     """The reconciler's counters in Redis, read at each scrape. Every replica shows the same ones: take the maximum, not the sum."""
 
-    def __init__(self, store: Store, operators: Operators):
+    def __init__(self, store: Store, operators: Operators, sources: Mapping[str, Source]):
         self._store = store
         self._operators = operators
+        # From the beginning, as the outcomes of start guards.
+        rules = [(name, of) for name, source in sources.items() for of in ("", *source.lists)]
+        self._no_detections = {detection_counter(*rule, outcome): 0 for rule in rules for outcome in DETECTION_OUTCOMES}
 
     def describe(self) -> list[Metric]:
         return []  # Without this, registering would collect, and so need Redis.
@@ -224,6 +241,18 @@ class _Reconciler(Collector):
         for on_expiry in ("end", "stop"):
             expiries.add_metric([on_expiry], counters.get(f"{EXPIRIES}{on_expiry}", 0))
         yield expiries
+        detections = CounterMetricFamily(
+            "binder_egress_detections",
+            "Reports of detectors by what became of them, source, and list where the values name it. observed: nothing else "
+            "follows; revoked, stopped: the server lost its egress, or its pod too; limited: it would have, but detections had "
+            "cut off too many in ten minutes; repeated: the same as before; unknown-pod, ended, elsewhere, outdated: no pod "
+            "runs here that it could mean; failed: see the reconciler's log.",
+            labels=["source", "list", "outcome"],
+        )
+        counted = {name: number for name, number in counters.items() if name.startswith(DETECTIONS)}
+        for name, number in sorted((self._no_detections | counted).items()):
+            detections.add_metric(json.loads(name.removeprefix(DETECTIONS)), number)
+        yield detections
         pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by tier.", labels=["tier"])
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)

@@ -34,6 +34,7 @@ TITLES = {
     "not-json": (415, "The body must be JSON"),
     "budget-spent": (429, "Your network had as many passes as it may have for now"),
     "too-many-rejected": (429, "Your network sent too many wrong solutions"),
+    "too-many-reports": (429, "The source sent too many reports"),
     "key-spent": (429, "The key had as many servers as it may have for now"),
     "too-many-wrong-keys": (429, "Your network sent too many wrong keys"),
     "provider-misconfigured": (503, "The captcha is set up wrong on this site"),

@@ -45,7 +45,6 @@ def test_report_is_read_from_each_kind_of_line(line, report):
     [
         "1970-01-01T00:16:40Z {}",
         "[pod/cryptnono-x7/minesweeper] 1970-01-01T00:16:40.000000001Z {}",
-        "1970-01-01T00:16:40.0Z stdout F {}",
         '{{"date": 1000.0, "log": {quoted}}}',
         '{{"timestamp": "1970-01-01T00:16:40Z", "message": {quoted}, "kubernetes": {{}}}}',
     ],
@@ -67,11 +66,14 @@ def test_alert_about_the_node_itself_is_no_report():
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("Total processes for node-1: 345", "not JSON"),
+        ("Total processes for node-1: 345", "does not begin with"),
+        ("    " + killed(), "does not begin with"),  # the log of a pod, in that of minesweeper
+        ("1970-01-01T00:16:40.0Z stdout F " + killed(), "does not begin with"),
         (killed()[:-5], "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        (killed() + " " + killed(), "not JSON"),
+        ('{"a":' * 100_000, "not JSON"),
         ('{"pid":' + "1" * 10_000 + "}", "not JSON"),
-        ("[]", "not a JSON object"),
+        ("[]", "does not begin with"),
         ("{}", "no known kind"),
         (killed(labels=None), "did not find the pod"),
         (killed(labels={"maintainer": "somebody"}, container_type="docker"), "did not find the pod"),

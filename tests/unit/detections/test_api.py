@@ -1,0 +1,152 @@
+"""`POST /api/detections`: who may send what, and what comes of it. Nothing that is sent is a fault of the service."""
+
+import base64
+import json
+
+import pytest
+
+from tests.support.apps import API_TOKEN
+from tests.support.detections import Site, deleted, falco, killed
+from tests.support.metrics import value
+from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance, presented
+from verifier.web.detections import MAX_LINES
+from verifier.web.problems import TYPE
+
+
+@pytest.fixture
+def site(redis_server, store, tmp_path):
+    return Site(redis_server, store, tmp_path)
+
+
+def waiting(store):
+    return [report for _, report in store.reported(1000)]
+
+
+def problem(answer):
+    return answer.status_code, answer.json["type"].removeprefix(TYPE)
+
+
+def test_without_a_source_there_is_nothing_at_the_address(internal):
+    assert problem(internal.post("/api/detections", data=killed())) == (404, "not-found")
+    assert "/api/detections" not in internal.get("/openapi.json").json["paths"]
+
+
+def test_line_of_a_detector_is_entered_with_the_source_of_the_token(site, store):
+    answer = site.send(killed(), source="falco")
+    assert (answer.status_code, answer.json) == (202, {"source": "falco", "reports": 1, "others": 0, "unreadable": []})
+    (report,) = waiting(store)
+    assert (report.source, report.list_name, report.label, report.uid) == ("falco", "execwhacker", "xmrig", "uid-1")
+    assert "/api/detections" in site.internal.get("/openapi.json").json["paths"]
+
+
+def test_token_may_be_a_password_for_programs_that_send_no_header(site, store):
+    password = base64.b64encode(f"falco:{site.tokens['falco']}".encode()).decode()
+    assert site.send(falco(), Authorization=f"Basic {password}").json["source"] == "falco"
+    assert len(waiting(store)) == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer x", f"Bearer {API_TOKEN}", "Basic", "Basic !", "Basic eA==", "Basic /w==", "Digest x", "Bearer \xff"],
+)
+def test_wrong_token_is_refused(site, store, header):
+    answer = site.send(killed(), Authorization=header)
+    assert problem(answer) == (401, "unauthorized")
+    assert waiting(store) == []
+    assert value(site.internal, "binder_egress_detection_reports_total", source="", outcome="wrong-token") == 1
+
+
+def test_token_of_a_source_that_is_not_in_the_values_is_refused(redis_server, store, tmp_path):
+    site = Site(redis_server, store, tmp_path)
+    hashes = json.loads(site.file.read_text())
+    site.file.write_text(json.dumps({"other": hashes["falco"]}))
+    assert site.send(killed(), source="falco").status_code == 401
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"falco": 1}', '{"falco": "short"}', "[" * 100_000])
+def test_broken_file_of_tokens_lets_nobody_in(site, content):
+    site.file.unlink()
+    if content is not None:
+        site.file.write_text(content)
+    assert site.send(killed(), source="falco").status_code == 401
+
+
+def test_file_of_tokens_is_read_again(site):
+    content = site.file.read_text()
+    site.file.write_text("{}")
+    assert site.send(killed()).status_code == 401
+    site.file.write_text(content)
+    assert site.send(killed()).status_code == 202
+
+
+def test_lines_that_cannot_be_read_are_counted_and_shown_and_hold_up_no_other(site, store):
+    answer = site.send("\x1b[2J", killed(), killed(action="spared"), deleted(), "", "  ")
+    assert answer.status_code == 202
+    assert (answer.json["reports"], answer.json["others"], len(answer.json["unreadable"])) == (1, 1, 2)
+    assert len(waiting(store)) == 1
+    for outcome, number in (("report", 1), ("other", 1), ("unreadable", 2), ("too-many", 0)):
+        assert value(site.internal, "binder_egress_detection_reports_total", source="cryptnono", outcome=outcome) == number
+    rows = site.services.unreadable.all()
+    assert [(row["source"], row["line"][:20]) for row in rows] == [("cryptnono", "\\x1b[2J"), ("cryptnono", deleted()[:20])]
+
+
+def test_only_a_few_unreadable_lines_are_kept_and_short(site):
+    for number in range(20):
+        site.send(f"{number}" + "\x00" * 5000)
+    site.send("of another", source="falco")
+    rows = site.services.unreadable.all()
+    assert [row["line"][:2] for row in rows] == ["17", "18", "19", "of"]
+    assert max(len(row["line"]) for row in rows) == 300
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028"])
+def test_stranger_cannot_end_a_line_of_a_detector(site, store, end):
+    """Falco does not write out all that may end a line elsewhere. In two pieces, nobody could read it."""
+    line = falco(**{"proc.cmdline": "xmrig MARK"}).replace("MARK", end)
+    assert site.send(line, source="falco").json["reports"] == 1
+    assert [report.uid for report in waiting(store)] == ["uid-1"]
+
+
+def test_too_many_lines_and_too_long_bodies_are_refused(site, store):
+    assert problem(site.send(*[killed()] * (MAX_LINES + 1))) == (413, "too-large")
+    assert problem(site.send("x" * ((1 << 20) + 1))) == (413, "too-large")
+    assert waiting(store) == []
+
+
+def test_source_that_sends_too_many_is_refused_and_no_other(site, store):
+    for _ in range(REPORTS_PER_MINUTE // MAX_LINES):
+        assert site.send(*["x"] * MAX_LINES).status_code == 202
+    answer = site.send(*[killed()] * MAX_LINES)
+    assert problem(answer) == (429, "too-many-reports") and 1 <= int(answer.headers["Retry-After"]) <= 10
+    assert site.send(killed(), source="falco").status_code == 202
+    assert len(waiting(store)) == 1
+
+
+def test_allowance_comes_back():
+    now = [0.0]
+    allowance = Allowance(lambda: now[0])
+    assert allowance.take("a", REPORTS_PER_MINUTE) is None
+    assert allowance.take("a", 10) == 1
+    now[0] = 1.0
+    assert allowance.take("a", 10) is None
+    assert allowance.take("a", 1) == 1
+    now[0] = 1000.0
+    assert allowance.take("a", REPORTS_PER_MINUTE) is None
+    assert allowance.take("a", 1) == 1
+
+
+def test_reports_that_nobody_reads_are_bounded(site, store, in_redis, monkeypatch):
+    monkeypatch.setattr("verifier.store.store.MAX_REPORTS", 5)
+    site.send(*(killed(uid=f"uid-{number}") for number in range(9)))
+    assert [report.uid for report in waiting(store)] == [f"uid-{number}" for number in range(4, 9)]
+    assert 0 < in_redis.ttl("binder-egress:detections") <= 3600
+
+
+def test_reports_without_redis_are_refused_for_now(site, redis_server):
+    redis_server.stop()
+    assert problem(site.send(killed())) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "bearer  x ", "BASIC eDp5Onc="])
+def test_token_is_read_from_the_header(header):
+    assert presented(header) == {"": "", "Bearer": "", "bearer  x ": "x", "BASIC eDp5Onc=": "y:w"}[header]

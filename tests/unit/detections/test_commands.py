@@ -1,0 +1,108 @@
+"""`egress detect` and `egress detections`: lines of detectors by hand, and what became of all of them."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.support.apps import API_TOKEN
+from tests.support.detections import Site, deleted, killed
+from tests.support.reconciling import converge_due, granted, list_and_converge, make_grant
+from verifier.detections.reporters import Reporters
+
+SOURCES = {"cryptnono": {"on_match": "revoke"}, "minesweeper": {}}
+
+
+@pytest.fixture
+def egress(redis_server, store):
+    """Run the command as in the reconciler's pod; returns exit code, standard output and standard error."""
+
+    def run(*arguments, lines="", sources=SOURCES):
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
+        environment |= {"BINDER_EGRESS_REDIS_URL": redis_server.url, "BINDER_EGRESS_DETECTIONS": json.dumps(sources)}
+        command = [sys.executable, "-c", "from verifier.egress_cli import main; main()", *arguments]
+        done = subprocess.run(command, env=environment, input=lines.encode(), capture_output=True, timeout=60)
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    return run
+
+
+@pytest.fixture
+def serving(make_reconciler, cluster, store):
+    """A reconciler that acts on reports in the background, on a pod that has egress."""
+    cluster.add(**granted(make_grant()))
+    worker = make_reconciler(detections=SOURCES)
+    list_and_converge(worker)
+    stopped = threading.Event()
+
+    def serve():
+        while not stopped.wait(0.05):
+            worker.respond()
+            worker.take(store.woken(0.01))
+            converge_due(worker)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield
+    stopped.set()
+    thread.join()
+
+
+def test_lines_are_entered_and_each_is_answered(egress, serving, tmp_path):
+    lines = [
+        "Total processes for node-1: 345",
+        killed(),
+        killed(action="spared"),
+        "[pod/minesweeper-x] 2020-01-01T00:00:00Z " + deleted("jupyter-nobody--"),
+    ]
+    code, out, err = egress("detect", "--from", "-", lines="\n".join(lines))
+    assert (code, out) == (0, "jupyter-alice--: revoked\njupyter-nobody--: unknown-pod\n")
+    assert "Line 1: It does not begin with a JSON object. Total processes" in err
+    assert "Lines that report nothing: 1. Lines that cannot be read: 1." in err
+    code, out, _ = egress("detections", "list")
+    assert code == 0 and [line.split()[1:5] for line in out.splitlines()[1:]] == [
+        ["minesweeper", "minesweeper", "cpu", "and"],
+        ["cryptnono", "execwhacker", "xmrig", "revoked"],
+    ]
+    assert "detector cryptnono: execwhacker: xmrig" in egress("explain", "alice")[1]
+    file = tmp_path / "lines"
+    file.write_text(killed(uid="uid-9"))
+    code, out, _ = egress("detect", "--from", str(file), "--source", "minesweeper", "--json")
+    assert code == 0 and (json.loads(out)["outcome"], json.loads(out)["source"]) == ("unknown-pod", "minesweeper")
+
+
+def test_report_that_no_reconciler_reads_is_pending(egress):
+    code, out, err = egress("detect", "--from", "-", lines=killed())
+    assert (code, out) == (5, "jupyter-alice--: pending\n") and "written down" in err
+
+
+@pytest.mark.parametrize("sources", [{}, {"falco": {}}])
+def test_source_that_is_not_in_the_values_is_refused(egress, store, sources):
+    code, _, err = egress("detect", "--from", "-", lines=killed(), sources=sources)
+    assert code == 4 and "no source 'cryptnono' in detections.sources" in err
+    assert store.reported(1) == []
+
+
+def test_line_without_an_end_is_no_fault(egress):
+    code, out, err = egress("detect", "--from", "-", lines="x" * (1 << 21) + killed() + "\n" + "\x1b[2J\xff")
+    assert (code, out) == (0, "") and "longer than" in err and "\\x1b[2J" in err and "\x1b" not in err
+
+
+def test_unreadable_lines_of_the_verifiers_are_listed(egress, redis_server, store, tmp_path):
+    site = Site(redis_server, store, tmp_path)
+    site.send("\x1b]0;title")
+    site.internal.get("/readyz", headers={"Authorization": f"Bearer {API_TOKEN}"})
+    code, out, _ = egress("detections", "unreadable")
+    assert code == 0 and "cryptnono" in out and "\\x1b]0;title" in out and "\x1b" not in out
+
+
+def test_created_token_is_good_with_its_hash(egress, tmp_path):
+    made = json.loads(egress("detections", "create-token", "falco", "--json")[1])
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps({"falco": made["values"]["detections"]["sources"]["falco"]["tokenHash"]}))
+    assert Reporters(str(file), ["falco"]).find(made["token"]) == "falco"
+    code, out, _ = egress("detections", "create-token", "falco")
+    assert code == 0 and "binder_egress_reporter_" in out and "tokenHash:" in out

@@ -1,0 +1,230 @@
+"""What follows reports, by the reconciler: whose pod it is, what the values say, and the limits."""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+
+from tests.support.detections import NAMESPACE
+from tests.support.metrics import value
+from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant
+from verifier.detections.reports import Report
+from verifier.detections.share_limit import ALWAYS, WINDOW_SECONDS
+from verifier.records import Server
+
+SOURCES = {
+    "cryptnono": {"on_match": "revoke", "lists": {"watched": "observe", "worst": "stop"}},
+    "falco": {},
+}
+OF_ALICE = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1", pod="jupyter-alice--", namespace=NAMESPACE)
+
+
+@pytest.fixture
+def now():
+    return [1000.0]
+
+
+@pytest.fixture
+def worker(make_reconciler, now):
+    made = make_reconciler(may_stop_pods=True, detections=SOURCES)
+    clock = lambda: now[0]  # noqa: E731
+    for part in (made, made._responder, made._responder._operators, made._converger):
+        part._clock = clock
+    return made
+
+
+def report(worker, store, *reports):
+    """Enter reports, and let the reconciler act. Returns the outcomes."""
+    entered = [store.report(one) for one in reports]
+    worker.respond()
+    worker.take(store.woken(0.01))
+    converge_due(worker)
+    worker.heartbeat()
+    outcomes = {row["report"]: row["outcome"] for row in store.detected()}
+    assert store.reported(1) == []
+    return [outcomes.get(identity) for identity in entered]
+
+
+def add_many(cluster, number, name="user", **fields):
+    """Pods with a tier."""
+    for one in range(number):
+        cluster.add(f"{name}{one}", f"{name}-{one}", **({**granted(make_grant())} | fields))
+
+
+def about(uid, **changes):
+    return replace(OF_ALICE, uid=uid, pod="", **changes)
+
+
+def test_reported_server_loses_its_egress_and_its_neighbour_does_not(worker, cluster, store, internal, caplog):
+    caplog.set_level(logging.INFO)
+    cluster.add(**granted(make_grant()))
+    cluster.add("bob", "uid-2", **granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, OF_ALICE) == ["revoked"]
+    assert cluster.labelled() == {Server("bob")}
+    explained = internal.get("/api/servers/alice").json
+    assert explained["because"] == "No network: blocked by detector cryptnono: execwhacker: xmrig."
+    assert [(row["outcome"], row["list"], row["label"]) for row in explained["detections"]] == [("revoked", "execwhacker", "xmrig")]
+    assert internal.get("/api/servers/bob").json["detections"] == []
+    labels = {"source": "cryptnono", "list": "", "outcome": "revoked"}
+    assert value(internal, "binder_egress_detections_total", **labels) == 1
+    lines = [record.fields for record in caplog.records if record.getMessage() in ("detection", "revoke")]
+    assert [line.get("outcome", line.get("why")) for line in lines] == ["revoked", "execwhacker: xmrig"]
+
+
+def test_report_is_only_observed_by_default(worker, cluster, store, caplog):
+    caplog.set_level(logging.INFO)
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    observed = [replace(OF_ALICE, source="falco"), replace(OF_ALICE, list_name="watched")]
+    assert report(worker, store, *observed, *observed) == ["observed"] * 4
+    assert cluster.labelled() == {ALICE} and cluster.patches == [] and store.blocks() == []
+    assert [record.getMessage() for record in caplog.records].count("detection") == 2
+
+
+def test_pod_is_stopped_where_the_values_say_so(worker, cluster, store):
+    cluster.add(**granted(make_grant()))
+    cluster.add("bob", "uid-2", **granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, replace(OF_ALICE, list_name="worst")) == ["stopped"]
+    assert cluster.pods["jupyter-alice--"].ended and not cluster.pods["jupyter-bob--"].ended
+
+
+def test_blocked_server_is_stopped_by_a_worse_report(worker, cluster, store):
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, OF_ALICE, OF_ALICE) == ["revoked", "repeated"]
+    assert report(worker, store, replace(OF_ALICE, list_name="worst")) == ["stopped"]
+    assert len(store.blocks()) == 1
+
+
+def test_nothing_is_taken_in_mode_observe(make_reconciler, cluster, store):
+    worker = make_reconciler(mode="observe", may_stop_pods=True, detections=SOURCES)
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, replace(OF_ALICE, list_name="worst")) == ["observed"]
+    assert cluster.labelled() == {ALICE} and store.blocks() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome"),
+    [
+        ({"uid": "uid-0"}, "unknown-pod"),  # the pod of that name before
+        ({"pod": "jupyter-bob--"}, "unknown-pod"),
+        ({"uid": "", "pod": "jupyter-nobody--"}, "unknown-pod"),
+        ({"uid": "", "at": 499.0}, "outdated"),
+        ({"uid": "", "at": 500.0}, "revoked"),
+        ({"at": 1.0}, "revoked"),
+        ({"namespace": "elsewhere"}, "elsewhere"),
+        ({"namespace": ""}, "revoked"),
+        ({"uid": "", "pod": "", "user": "alice"}, "revoked"),
+        ({"uid": "", "pod": "", "user": "alice", "server": "lab"}, "unknown-pod"),
+        ({"user": "bob"}, "unknown-pod"),
+    ],
+)
+def test_report_is_about_one_pod(worker, cluster, store, changes, outcome):
+    cluster.add(created=500.0, **granted(make_grant()))
+    cluster.add("bob", "uid-2", **granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, replace(OF_ALICE, **changes)) == [outcome]
+    assert cluster.labelled() == ({Server("bob")} if outcome == "revoked" else {ALICE, Server("bob")})
+
+
+def test_pod_that_ends_is_left_alone(worker, cluster, store):
+    cluster.add(**granted(make_grant()) | {"ended": True})
+    list_and_converge(worker)
+    assert report(worker, store, OF_ALICE) == ["ended"]
+
+
+def test_reports_wait_until_the_pods_are_known(worker, cluster, store):
+    cluster.add(**granted(make_grant()))
+    store.report(OF_ALICE)
+    worker.respond()
+    assert len(store.reported(9)) == 1
+    list_and_converge(worker)
+    worker.respond()
+    assert store.reported(9) == [] and [row["outcome"] for row in store.detected()] == ["revoked"]
+
+
+def test_wrong_rule_does_not_empty_the_hub(worker, cluster, store, internal, now, caplog):
+    caplog.set_level(logging.INFO)
+    add_many(cluster, 40)
+    list_and_converge(worker)
+    outcomes = report(worker, store, *(about(f"user-{one}") for one in range(40)))
+    assert outcomes.count("revoked") == ALWAYS and outcomes.count("limited") == 40 - ALWAYS
+    assert len(cluster.labelled()) == 40 - ALWAYS
+    assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="limited") == 31
+    # A miner among them is reported again, and is cut off then.
+    now[0] += WINDOW_SECONDS
+    assert report(worker, store, about("user-39", at=now[0])) == ["revoked"]
+
+
+def test_miner_cannot_switch_a_rule_off_by_servers_that_cost_nothing(worker, cluster, store):
+    add_many(cluster, 300, "free", grant=None, annotated=False, label=None)
+    add_many(cluster, 20)
+    list_and_converge(worker)
+    outcomes = report(worker, store, *(about(f"free-{one}") for one in range(100)))
+    assert outcomes.count("limited") > 0
+    assert report(worker, store, about("user-0")) == ["revoked"]
+
+
+def test_limit_outlives_the_process(worker, make_reconciler, cluster, store, now, redis_server):
+    add_many(cluster, 20)
+    list_and_converge(worker)
+    assert report(worker, store, *(about(f"user-{one}") for one in range(ALWAYS))) == ["revoked"] * ALWAYS
+
+    def outcome_of_a_new_process():
+        again = make_reconciler(may_stop_pods=True, detections=SOURCES)
+        for part in (again, again._responder, again._responder._operators, again._converger):
+            part._clock = lambda: now[0]
+        list_and_converge(again)
+        return report(again, store, about("user-19"))
+
+    assert outcome_of_a_new_process() == ["limited"]
+    redis_server.wipe()  # The pods remember.
+    assert outcome_of_a_new_process() == ["limited"]
+
+
+def test_what_cannot_be_read_or_handled_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch):
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    in_redis.xadd("binder-egress:detections", {"report": "{"})
+    in_redis.xadd("binder-egress:detections", {"other": "x"})
+    acting = worker._responder._act
+    monkeypatch.setattr(worker._responder, "_act", lambda report, pod: 1 / 0 if report.label == "fault" else acting(report, pod))
+    assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == [None, "revoked"]
+    assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 2
+    assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1
+
+
+def test_source_that_is_no_longer_in_the_values_is_only_observed(worker, cluster, store):
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    assert report(worker, store, replace(OF_ALICE, source="gone")) == ["observed"]
+
+
+def test_lists_that_reporters_invent_make_no_time_series(worker, cluster, store, in_redis):
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    report(
+        worker, store, *(replace(OF_ALICE, list_name=f"list {one}") for one in range(20)), replace(OF_ALICE, list_name="watched")
+    )
+    counted = {json.loads(name.partition(":")[2])[1] for name in in_redis.hkeys("binder-egress:counters") if "detections" in name}
+    assert counted == {"", "watched"}
+
+
+def test_operators_block_is_not_replaced(worker, cluster, store, operators):
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    operators.revoke(ALICE, "eve", "mining")
+    assert report(worker, store, OF_ALICE) == ["repeated"]
+    assert [block.by for block in store.blocks()] == ["eve"]
+
+
+@pytest.fixture
+def operators(redis_server, store, impatient):
+    from tests.support.apps import make_settings
+    from verifier.operators.actions import Operators
+
+    return Operators(make_settings(redis_server), store)

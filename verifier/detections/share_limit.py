@@ -1,0 +1,48 @@
+"""The share limit: how many servers detections may cut off in ten minutes.
+
+A rule that is wrong must not empty a hub. A miner must not switch a rule off by starting many servers that it finds: so servers
+with egress and those without are counted apart, since the latter cost nothing to start (D-324).
+"""
+
+from collections.abc import Mapping
+
+WINDOW_SECONDS = 600
+"""Seconds for which a server that was cut off counts."""
+
+MAX_SHARE = 0.1
+"""The share of the servers that run which may be cut off in the window."""
+
+ALWAYS = 9
+"""Servers that may be cut off in the window however few run."""
+
+
+class ShareLimit:
+    """Counts the servers that detections cut off lately, each once."""
+
+    def __init__(self) -> None:
+        self._acted: dict[str, tuple[float, bool | None]] = {}  # by uid: when, and whether it had egress
+
+    def remember(self, acted: Mapping[str, float]) -> None:
+        """Count servers that an earlier process cut off: uid → Unix time in seconds. What they had is not known, so they count
+        on both sides."""
+        for uid, at in acted.items():
+            self._acted.setdefault(uid, (at, None))
+
+    def allows(self, uid: str, has_egress: bool, running: int, now: float) -> bool:
+        """Whether one more server may be cut off. If so, it counts from now on.
+
+        Args:
+            uid: its pod.
+            has_egress: whether it has a tier.
+            running: servers that run and are not blocked, of those with a tier or of those without.
+            now: Unix time in seconds.
+        """
+        self._acted = {one: (at, had) for one, (at, had) in self._acted.items() if now - at < WINDOW_SECONDS}
+        if uid in self._acted:
+            return True
+        acted = sum(had in (has_egress, None) for _, had in self._acted.values())
+        # Those that were cut off ran, too.
+        if acted + 1 > max(ALWAYS, MAX_SHARE * (running + acted)):
+            return False
+        self._acted[uid] = now, has_egress
+        return True

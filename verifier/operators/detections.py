@@ -1,0 +1,95 @@
+"""The commands for reports of detectors: `egress detect` and `egress detections`."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from typing import Any, TextIO
+
+import click
+
+from ..detections import reporters
+from ..detections.reports import MAX_LINE_CHARACTERS, Unreadable, escaped, read
+from .actions import Operators
+from .commands import PENDING, show
+
+COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
+
+
+@click.command(
+    help="Enter lines of detectors (cryptnono, minesweeper, Falco), as if they had sent them, and say what became of each."
+)
+@click.option("--from", "lines", required=True, type=click.File("r", errors="replace"), help="A file of lines; -: standard input.")
+@click.option("--source", default="", help="The source in the values. Without it, as the lines say.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
+@click.pass_obj
+def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> None:
+    lines.reconfigure(newline="\n")  # type: ignore[attr-defined]  # Nothing else ends a line (D-320).
+    pending = unreadable = others = 0
+    number = 0
+    while line := lines.readline(MAX_LINE_CHARACTERS + 2):
+        number += 1
+        while not line.endswith("\n") and (rest := lines.readline(MAX_LINE_CHARACTERS)):
+            # Too long to be read, and what follows is not a line of its own.
+            line = line[: MAX_LINE_CHARACTERS + 1] + rest[-1:]
+        if not line.strip():
+            continue
+        try:
+            report = read(line, time.time())
+        except Unreadable as error:
+            unreadable += 1
+            if unreadable <= reporters.KEPT_UNREADABLE:
+                click.echo(f"Line {number}: {error} {escaped(line.rstrip()[:80])}", err=True)
+            continue
+        if report is None:
+            others += 1
+            continue
+        row = operators.report(replace(report, source=source or report.source))
+        pending += row is None
+        _tell(row or {"outcome": "pending", "about": report.about}, report.about, as_json)
+    if unreadable or others:
+        click.echo(f"Lines that report nothing: {others}. Lines that cannot be read: {unreadable}.", err=True)
+    if pending:
+        click.echo("What is pending is written down: see `egress detections list`.", err=True)
+        sys.exit(PENDING)
+
+
+def _tell(row: dict[str, Any], about: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        click.echo(f"{escaped(row.get('pod') or about)}: {row['outcome']}")
+
+
+@click.group(help="What detectors reported, and their tokens.")
+def detections() -> None:
+    pass
+
+
+@detections.command("list", help="List the last reports and what became of each, the latest first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_detections(operators: Operators, as_json: bool) -> None:
+    show(operators.detected(), as_json, COLUMNS)
+
+
+@detections.command("unreadable", help="List the last lines of each source that could not be read, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_unreadable(operators: Operators, as_json: bool) -> None:
+    show(operators.unreadable(), as_json, ["at", "source", "why", "line"])
+
+
+@detections.command(
+    "create-token", help="Make a token for a source. It is printed once, and counts once its hash is in the values."
+)
+@click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def create_token(source: str, as_json: bool) -> None:
+    token, hashed = reporters.create()
+    if as_json:
+        click.echo(json.dumps({"token": token, "values": {"detections": {"sources": {source: {"tokenHash": hashed}}}}}, indent=2))
+        return
+    click.echo(f"The token. It is shown this once and stored nowhere:\n\n  {token}\n")
+    click.echo("Add this to the chart's values, where it is no secret. The token counts a minute or two after `helm upgrade`:\n")
+    click.echo(f'detections:\n  sources:\n    {escaped(source)}:\n      tokenHash: "{hashed}"')

@@ -99,6 +99,20 @@ floats in Helm, which writes large ones with an exponent.
 {{ toJson $found }}
 {{- end }}
 
+{{- /*
+binder-egress.detections: the sources of reports that are on, by name, as JSON: what follows their reports, and not their tokens.
+Empty without a source.
+*/}}
+{{- define "binder-egress.detections" -}}
+{{- $found := dict -}}
+{{- range $name, $source := .Values.detections.sources -}}
+{{- if kindIs "map" $source -}}
+{{- $_ := set $found $name (dict "on_match" ($source.onMatch | default "observe") "lists" ($source.lists | default dict)) -}}
+{{- end -}}
+{{- end -}}
+{{- with $found }}{{ toJson . }}{{ end -}}
+{{- end }}
+
 {{- /* binder-egress.config: the settings, as environment variables of the image. */}}
 {{- define "binder-egress.config" -}}
 {{- $tiers := dict -}}
@@ -151,6 +165,10 @@ BINDER_EGRESS_CAPTCHA_ALLOW_TEST_KEYS: {{ .Values.captcha.allowTestKeys | quote 
 BINDER_EGRESS_CAPTCHA_HOSTNAMES: {{ include "binder-egress.captchaHostnames" . | quote }}
 BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
 BINDER_EGRESS_API_KEYS_FILE: /etc/binder-egress/api-keys/keys.json
+{{- with include "binder-egress.detections" . }}
+BINDER_EGRESS_DETECTIONS: {{ . | quote }}
+BINDER_EGRESS_REPORTERS_FILE: /etc/binder-egress/reporters/tokens.json
+{{- end }}
 BINDER_EGRESS_TRUSTED_PROXIES: {{ toJson .Values.trustedProxies | quote }}
 BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}
 BINDER_EGRESS_PUBLIC_URL: {{ .Values.publicUrl | quote }}

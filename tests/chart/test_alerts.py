@@ -37,6 +37,27 @@ SEEN = {
             "binder_egress_api_key_servers_per_day{key='other'}": "10x60",
         },
     ),
+    "BinderEgressDetected": (
+        {"source": "cryptnono", "list": ""},
+        {
+            "binder_egress_detections_total{source='cryptnono',list='',outcome='revoked',pod='a'}": "0x20 1x40",
+            "binder_egress_detections_total{source='cryptnono',list='',outcome='revoked',pod='b'}": "0x20 1x40",
+        },
+        {"binder_egress_detections_total{source='cryptnono',list='',outcome='observed'}": "0+1x60"},
+    ),
+    "BinderEgressDetectionsLimited": (
+        {"source": "falco", "list": "miners"},
+        {"binder_egress_detections_total{source='falco',list='miners',outcome='limited'}": "0x20 1x40"},
+        {"binder_egress_detections_total{source='falco',list='miners',outcome='revoked'}": "0+1x60"},
+    ),
+    "BinderEgressReportsUnreadable": (
+        {"source": "cryptnono"},
+        {
+            "binder_egress_detection_reports_total{source='cryptnono',outcome='unreadable',pod='a'}": "0x10 1x50",
+            "binder_egress_detection_reports_total{source='cryptnono',outcome='report',pod='b'}": "0+1x60",
+        },
+        {"binder_egress_detection_reports_total{source='cryptnono',outcome='report'}": "0+1x60"},
+    ),
     "BinderEgressApiKeyEnds": (
         {"key": "course"},
         {"binder_egress_api_key_expires_timestamp_seconds{key='course'}": "604800x60"},
@@ -201,7 +222,7 @@ AT = "30m"
 
 @pytest.fixture
 def rules(helm):
-    on = ("--set", "metrics.prometheusRule.enabled=true,proxy.enabled=true")
+    on = ("--set", "metrics.prometheusRule.enabled=true,proxy.enabled=true,detections.sources.falco.onMatch=observe")
     text = helm("template", "r", TOP / "chart", "--namespace", "binder", *on)
     (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
     (group,) = found["spec"]["groups"]

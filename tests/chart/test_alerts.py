@@ -38,7 +38,7 @@ SEEN = {
         },
     ),
     "BinderEgressDetected": (
-        {"source": "cryptnono", "list": ""},
+        {"source": "cryptnono"},
         {
             "binder_egress_detections_total{source='cryptnono',list='',outcome='revoked',pod='a'}": "0x20 1x40",
             "binder_egress_detections_total{source='cryptnono',list='',outcome='revoked',pod='b'}": "0x20 1x40",

@@ -240,7 +240,8 @@ def test_settings_are_those_that_the_image_reads(render):
     """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all its settings."""
     from verifier.settings import PREFIX, ProxySettings, ReconcilerSettings, VerifierSettings
 
-    objects = render()
+    detections = "--set=detections.sources.falco.onMatch=observe"
+    objects = render(detections)
     config = objects["ConfigMap", "binder-egress"]["data"]
     env = {}
     for name in ("verifier", "reconciler"):
@@ -256,7 +257,7 @@ def test_settings_are_those_that_the_image_reads(render):
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
     with_proxy = {
         name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
-        for (kind, name), found in render("--set=proxy.enabled=true").items()
+        for (kind, name), found in render("--set=proxy.enabled=true", detections).items()
         if kind == "Deployment"
     }
     assert with_proxy["binder-egress-reconciler"] == fields

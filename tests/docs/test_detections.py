@@ -1,0 +1,91 @@
+"""The examples of docs/detections.md: values, commands, lines, and names of what there is."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import jsonschema_rs
+import pytest
+import yaml
+
+from tests.support.doc_examples import section
+from verifier.detections import reports
+from verifier.detections.reporters import KEPT_UNREADABLE, REPORTS_PER_MINUTE
+from verifier.detections.reports import MAX_LABEL_CHARACTERS, MAX_LIST_CHARACTERS, read
+from verifier.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS
+from verifier.egress_cli import egress
+from verifier.store.counters import DETECTION_OUTCOMES
+from verifier.store.store import KEPT_DETECTIONS, MAX_REPORTS
+from verifier.web.bodies import ReportBody
+from verifier.web.detections import MAX_LINES
+
+TOP = Path(__file__).parents[2]
+PAGE = (TOP / "docs/detections.md").read_text()
+COMMANDS = [
+    line for line in re.findall(r"\begress (detect\S* [^`|\n]+)", "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", PAGE, re.S)))
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_has_options_that_exist(command, tmp_path, monkeypatch):
+    assert len(COMMANDS) == 3
+    monkeypatch.chdir(tmp_path)
+    Path("cryptnono.log").write_text("")
+    found, words = egress, shlex.split(command)
+    while isinstance(found, click.Group):
+        found = found.commands[words.pop(0)]
+    found.make_parser(click.Context(found)).parse_args(words)
+
+
+def test_commands_in_the_text_exist():
+    for command in set(re.findall(r"`egress (detect\w*(?: [a-z-]+)?)", PAGE)):
+        name, *more = command.split()
+        assert name in egress.commands and (not more or more[0].startswith("-") or more[0] in egress.commands[name].commands)
+
+
+def test_values_fit_the_schema():
+    (text,) = [block for block in section("docs/detections.md", "Switch it on", "yaml")]
+    values = yaml.safe_load(text)
+    schema = json.loads((TOP / "chart/values.schema.json").read_text())
+    for name in ("detections", "verifier"):
+        part = {**schema["properties"][name], "definitions": schema["definitions"]}
+        part.pop("required", None)
+        if name == "detections":
+            jsonschema_rs.validator_for(part).validate({"existingSecret": "", **values[name]})
+    assert set(values["detections"]["sources"]) == {"cryptnono", "falco", "minesweeper"}
+    defaults = yaml.safe_load((TOP / "chart/values.yaml").read_text())
+    assert "internalFrom" in defaults["verifier"]["networkPolicy"]
+
+
+def test_own_line_is_a_report():
+    (command,) = section("docs/detections.md", "Your own")
+    (line,) = re.findall(r"-d '(.*)'", command)
+    assert read(line, 1000.0).reason == "disk: a chain of 40 GB"
+    fields = {name for row in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", PAGE, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert set(ReportBody.model_fields) | {"source"} <= fields
+
+
+def test_falco_settings_give_the_fields_that_are_read():
+    (text,) = section("docs/detections.md", "Falco", "yaml")
+    values = yaml.safe_load(text)
+    (more,) = values["append_output"]
+    source = Path(reports.__file__).read_text()
+    assert all(f'"{name}"' in source for name in more["extra_fields"])
+    assert values["http_output"]["url"].endswith("/api/detections")
+    for block in ("cryptnono", "Switch it on"):
+        yaml.safe_load(section("docs/detections.md", block, "yaml")[0])
+
+
+def test_outcomes_are_listed():
+    rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \| (?:what follows|it would|the server|no pod|a bug)", PAGE, re.M)
+    assert {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)} == set(DETECTION_OUTCOMES)
+
+
+def test_numbers_are_those_of_the_code():
+    assert (ALWAYS, MAX_SHARE, WINDOW_SECONDS) == (9, 0.1, 600) and "**nine servers, or a tenth of those that run**" in PAGE
+    assert f"{MAX_LINES} lines and 1 MiB in a request at most, {REPORTS_PER_MINUTE} lines a minute" in PAGE
+    assert f"what matched, {MAX_LIST_CHARACTERS} and {MAX_LABEL_CHARACTERS} characters" in PAGE
+    assert f"the last {KEPT_DETECTIONS} reports" in PAGE and f"At most {MAX_REPORTS:,} reports wait" in PAGE
+    assert KEPT_UNREADABLE == 3 and "the last three lines of each source" in PAGE

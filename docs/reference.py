@@ -1,10 +1,11 @@
-"""The reference pages: values, from the comments of chart/values.yaml, and HTTP, from the OpenAPI documents."""
+"""The reference pages: values, from the comments of chart/values.yaml; HTTP, from the OpenAPI documents; and all words."""
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
+from words import words_page
 
 from ci.explained import explained
 from verifier.web.app import internal_document, public_document
@@ -116,4 +117,4 @@ def http_page() -> str:
 
 def pages() -> dict[str, str]:
     """The pages, by name."""
-    return {"values": values_page(), "http": http_page()}
+    return {"values": values_page(), "http": http_page(), "words": words_page()}

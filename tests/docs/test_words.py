@@ -1,0 +1,53 @@
+"""The page of words has every text that a person may meet."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+sys.path.append(str(TOP / "docs"))
+
+import words  # noqa: E402
+
+
+@pytest.mark.parametrize("language", words.LANGUAGES)
+def test_every_text_of_a_catalogue_is_in_the_table(language):
+    told = [text[language] for texts in words.catalogues().values() for text in texts.values()]
+    for file in sorted(words.MESSAGES.glob(f"*/{language}.json")):
+        texts = json.loads(file.read_text())
+        assert texts and not set(texts.values()) - set(told), file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The operators of this site blocked it.",
+        "Your network sent too many wrong solutions",
+        "The pass has expired. Solve a challenge to get a new one.",
+        "No internet access: open the address in BINDER_EGRESS_URL",
+        "The egress proxy does not know this server yet, try again",
+        "This server may have no internet access, or only packages. To see, and to get it, open:",
+        "there is no server",
+    ],
+)
+def test_text_in_english_alone_is_in_the_table(text):
+    assert text in [one for texts in words.spoken().values() for one in texts]
+
+
+def test_every_problem_with_a_text_is_in_the_table():
+    """The sentence of each `Problem` that the verifier raises, unless it comes from elsewhere."""
+    told = {text for texts in words.spoken().values() for text in texts}
+    for path in (TOP / "verifier/web").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem" and isinstance(node.args[1], ast.Constant):
+                assert node.args[1].value in told, path
+
+
+def test_table_has_a_column_for_each_language():
+    rows = [line for line in words.words_page().splitlines() if line.startswith("|")]
+    # Text has its vertical bars escaped.
+    assert {row.replace("\\|", "").count("|") for row in rows} == {len(words.LANGUAGES) + 2}
+    assert len(rows) > 200

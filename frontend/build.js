@@ -4,13 +4,13 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { build, transform } from "esbuild";
+import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const out = process.argv[2] ?? join(here, "../verifier/web/static");
 // Each ends in a file of its own. ALTCHA's workers are taken as they are: a worker is started from an address, not from a bundle.
-// launch.js loads widgets.js when it needs that, and so has to know its name.
-const entries = ["src/server.js", "src/server.css", "src/widgets.js", "src/launch.js"];
+// launch.js loads panel.css and widgets.js when it needs them, and so has to know their names.
+const entries = ["src/server.js", "src/server.css", "src/panel.css", "src/widgets.js", "src/launch.js"];
 // For third-party pages: a plain script and a module. Of other files they name only the workers, so that their own checksums, which
 // pages carry, change only with their own code.
 const thirdParty = { "third-party.js": ["src/third-party-tag.js", "iife"], "third-party.mjs": ["src/third-party.js", "esm"] };
@@ -26,19 +26,6 @@ function keep(name, content) {
   manifest[name] = `${stem}-${checksum}.${kind}`;
   writeFileSync(join(out, manifest[name]), content);
 }
-
-// A style sheet that a script imports is for a shadow root: minified text.
-const sheets = {
-  name: "sheets",
-  setup({ onResolve, onLoad }) {
-    onResolve({ filter: /\.css$/ }, ({ kind, path, resolveDir }) =>
-      (kind === "import-statement" ? { namespace: "sheet", path: join(resolveDir, path) } : null));
-    onLoad({ filter: /./, namespace: "sheet" }, async ({ path }) => {
-      const { code } = await transform(readFileSync(path, "utf8"), { loader: "css", minify: true, target: "es2020" });
-      return { contents: code.trim(), loader: "text" };
-    });
-  },
-};
 
 const forThirdParties = {};
 for (const worker of workers) {
@@ -60,9 +47,8 @@ for (const entry of entries) {
     supported: { "class-field": true },
     // Names of our own that no other file knows.
     mangleProps: /^_/,
-    // Of the names so far those that a script needs: solve.js starts workers, launch.js imports widgets.js.
-    define: { MANIFEST: JSON.stringify(manifest, Object.keys(manifest).filter((name) => /^(worker|widgets)/.test(name))) },
-    plugins: [sheets],
+    // Of the names so far those that a script needs: solve.js starts workers, launch.js loads panel.css and widgets.js.
+    define: { MANIFEST: JSON.stringify(manifest, Object.keys(manifest).filter((name) => /^(worker|widgets|panel)/.test(name))) },
   });
   keep(basename(entry), bundle.outputFiles[0].contents);
 }

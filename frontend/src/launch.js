@@ -25,6 +25,7 @@ const ours = window.binderEgress;
  * @property {?Promise<Response>} copy what is read of the last request's answer
  * @property {boolean} failed whether the last request led to no server
  * @property {boolean} ended whether its server is ready
+ * @property {?string} page the address of its server's page, as soon as the server is ready
  * @property {?string} unlock the verifier's answer at `ready`: granted, pending or refused
  */
 
@@ -39,7 +40,7 @@ let panel = null;
 
 function begin() {
   try {
-    panel = new Panel();
+    panel = new Panel(file("panel.css"));
     panel.onCarryOn = () => current.check.decline();
     panel.onAnother = () => current.check.another();
     // When the browser restores the page from its cache, the panel's message is outdated.
@@ -59,6 +60,9 @@ function begin() {
   }
 }
 
+// The address of a file that only some pages need.
+const file = (name) => `${ours.base}static/${MANIFEST[name]}`;
+
 function newLaunch(address, asked) {
   const launch = { address, waiting: 0, began: 0 };
   launch.check = newCheck(launch, asked);
@@ -72,7 +76,7 @@ function newCheck(launch, asked) {
   const means = {
     solve: (challenge, signal) => solve(challenge, (algorithm) => startWorker(algorithm, ours.base), signal),
     // Our own table of widgets. A page that only needs proof of work never loads it.
-    load: () => import(`${ours.base}static/${MANIFEST["widgets.js"]}`),
+    load: () => import(file("widgets.js")),
     widgets,
   };
   return new Check(ours.base, asked, means, () => {
@@ -202,6 +206,7 @@ async function watch(launch, copy, address) {
 // that has the tier keeps its use, so nothing is spent (D-221).
 async function ready(launch, server, verifier) {
   launch.ended = true;
+  launch.page = unlockPage(verifier, server);
   // The next request for this address starts another launch, with another pass.
   launches.delete(launch.address);
   launch.waiting += 1;
@@ -211,7 +216,7 @@ async function ready(launch, server, verifier) {
   const { token } = launch.check;
   launch.check.stop();
   if (token) {
-    presentPass(unlockPage(verifier, server), token)
+    presentPass(launch.page, token)
       .then(({ state, status }) => {
         // A server that the verifier does not know yet may have got the tier with its launch.
         launch.unlock = state ?? (status === 403 || !launch.sent ? "refused" : null);
@@ -241,6 +246,8 @@ function show(launch) {
       busy: state === "checking" || state === "holding",
       carryOn: asks && (check.others || check.interactive),
       another: asks && check.others,
+      asks: asks && check.interactive,
+      page: ["has", "checked"].includes(state) || launch.waiting ? null : launch.page,
     });
   } catch {
     // The panel does not work. The launch goes on.

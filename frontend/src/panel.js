@@ -7,9 +7,16 @@ import es from "../../verifier/web/messages/launch/es.json";
 import fr from "../../verifier/web/messages/launch/fr.json";
 import ja from "../../verifier/web/messages/launch/ja.json";
 import { chooseLanguage, direction, fill } from "./language.js";
-import style from "./panel.css";
 
 const MESSAGES = { en, de, fr, es, ja, ar };
+// The icon of a state: a globe, with a tick or a stroke, or alone while nothing is decided. Its shape says it, not only its colour.
+const GLOBE = "M3 12a9 9 0 1018 0 9 9 0 10-18 0h18M12 3c4 4 4 14 0 18M12 3c-4 4-4 14 0 18";
+const ICONS = {
+  good: "M4 12l5 6L20 5",
+  none: `${GLOBE}M4 4l16 16`,
+  some: "M12 3l8 4v10l-8 4-8-4V7zM4 7l8 4 8-4M12 11v10",
+  wait: GLOBE,
+};
 
 export class Panel {
   /** The language of its messages: "de". */
@@ -22,8 +29,12 @@ export class Panel {
   _shown = null;
   _closed = false;
 
-  /** Make a panel. It appears on the page with its first message. */
-  constructor() {
+  /**
+   * Make a panel. It appears on the page with its first message, as soon as its style sheet has loaded.
+   *
+   * @param {string} sheet the address of the style sheet
+   */
+  constructor(sheet) {
     const make = (name, properties, ...children) => {
       const element = Object.assign(document.createElement(name), properties);
       element.append(...children);
@@ -37,9 +48,6 @@ export class Panel {
     this.widget = make("div", { slot: "widget" });
     this.host.append(this.widget);
     const root = this.host.attachShadow({ mode: "open" });
-    const sheet = new CSSStyleSheet();
-    sheet.replaceSync(style);
-    root.adoptedStyleSheets = [sheet];
     this.progress = make("span", { className: "progress" });
     this.progress.setAttribute("aria-hidden", "true");
     this.text = make("p", { className: "text" });
@@ -47,6 +55,7 @@ export class Panel {
     this.text.setAttribute("aria-live", "polite");
     this.reason = make("p", { className: "reason", id: "reason", textContent: this._messages.reason, hidden: true });
     this.why = button("why", () => {
+      section.toggleAttribute("data-open", this.reason.hidden);
       this.reason.hidden = !this.reason.hidden;
       this.why.setAttribute("aria-expanded", String(!this.reason.hidden));
     });
@@ -57,20 +66,27 @@ export class Panel {
     const close = make("button", { type: "button", className: "close", textContent: "×", onclick: () => this.close() });
     close.setAttribute("aria-label", this._messages.close);
     const buttons = make("div", { className: "buttons" }, this.carryOn, this.another);
-    const section = make("section", { lang: this.language, dir: direction(this.language) },
-      make("div", { className: "line" }, this.progress, this.text, this.why, close),
+    const draw = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
+    const picture = draw("svg");
+    picture.setAttribute("viewBox", "0 0 24 24");
+    picture.setAttribute("aria-hidden", "true");
+    this.path = draw("path");
+    picture.append(this.path);
+    this.link = make("a", { target: "_blank", rel: "noopener", textContent: this._messages.get });
+    const section = this.section = make("section", { lang: this.language, dir: direction(this.language), hidden: true },
+      this.progress, make("div", { className: "line" }, picture, this.text, this.link, this.why, close),
       make("slot", { name: "widget" }), buttons, this.reason);
     section.setAttribute("aria-label", this._messages.label);
     // Room at the end of the page, so that nothing that is scrolled to or focused lies behind the panel.
     const room = make("div");
-    root.append(section, room);
+    // Without its style sheet it is text at the end of the page (D-314).
+    const appear = () => { section.hidden = false; };
+    root.append(make("link", { rel: "stylesheet", href: sheet, onload: appear, onerror: appear }), section, room);
     new ResizeObserver(() => {
       document.documentElement.style.scrollPaddingBottom = room.style.height = `${section.offsetHeight + 16}px`;
     }).observe(section);
-    const dark = matchMedia("(prefers-color-scheme: dark)");
-    const paint = () => { this.host.dataset.theme = this.theme = pageTheme() ?? (dark.matches ? "dark" : "light"); };
+    const paint = () => { this.host.dataset.theme = this.theme = pageTheme(); };
     paint();
-    dark.addEventListener("change", paint);
     new MutationObserver(paint).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
   }
 
@@ -100,6 +116,8 @@ export class Panel {
    * @param {boolean} [what.busy] whether the page is calculating
    * @param {boolean} [what.carryOn] whether to offer to continue without internet access
    * @param {boolean} [what.another] whether to offer another way
+   * @param {boolean} [what.asks] whether a person has to do something
+   * @param {?string} [what.page] the address of the server's page, where access is possible later
    */
   show(what) {
     this._shown = what;
@@ -115,7 +133,7 @@ export class Panel {
   }
 
   _render() {
-    const { state, access, provider, busy, carryOn, another } = this._shown;
+    const { state, access, provider, busy, carryOn, another, asks, page } = this._shown;
     const messages = this._messages;
     const some = { packages: messages.packages, hosts: messages.hosts }[access];
     const text = fill(messages[some && state === "without" ? "none" : state],
@@ -123,14 +141,17 @@ export class Panel {
     // Screen readers would repeat a text that is set again.
     if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;
+    const look = state === "has" ? "good" : /^(checking|holding|confirm.*|checked)$/.test(state) ? "wait" : some ? "some" : "none";
+    this.host.dataset.look = look;
+    this.path.setAttribute("d", ICONS[look]);
+    this.section.toggleAttribute("data-asks", asks);
+    this.link.hidden = !page;
+    this.link.href = page ?? "";
     this.progress.hidden = !busy;
     this.carryOn.hidden = !carryOn;
     this.another.hidden = !another;
   }
 }
 
-// The page's Bootstrap theme. BinderHub's page uses Bootstrap, but sets no theme by itself.
-function pageTheme() {
-  const theme = document.documentElement.dataset.bsTheme;
-  return theme === "dark" || theme === "light" ? theme : null;
-}
+// The page's Bootstrap theme. BinderHub's page sets none, and is light whatever the browser prefers (D-315).
+const pageTheme = () => (document.documentElement.dataset.bsTheme === "dark" ? "dark" : "light");

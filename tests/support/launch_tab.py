@@ -67,6 +67,7 @@ class Tab:
 
     def expect(self, state, **values):
         expect(self.text).to_have_text(text(state, **values))
+        expect(self.panel).to_be_visible()
 
     def server(self, user):
         """Wait until the browser shows the server's page."""
@@ -159,3 +160,58 @@ class Ignored(list):
 
 def person(opened):
     return opened.page.frame_locator("iframe").get_by_role("button", name="I am a person")
+
+
+# -- the states of the panel
+
+DARK_PAGE = "<script>document.documentElement.dataset.bsTheme = 'dark'</script>"
+"""A snippet for BinderHub's page that gives it Bootstrap's dark theme. It needs no style of its own for that."""
+
+
+def show_checking(hub, opened):
+    hub.gates["challenge"].close()
+
+
+def show_checked(hub, opened):
+    hub.gates["challenge"].close()
+    opened.page.goto(hub.page())
+    wait_for(lambda: hub.builds, "no build")
+    hub.gates["challenge"].open()
+
+
+def show_unanswered(hub, opened):
+    hub.fault, hub.fault_paths = "garbage", ("challenge",)
+
+
+def show_holding(hub, opened):
+    """The build goes out after a second. Its server waits."""
+    hub.ready.open()
+    launch_while_solving(hub, opened)
+
+
+def show_has(hub, opened):
+    hub.page_config["stay"] = True
+    opened.page.route("**/egress/servers/**", lambda route: route.fulfill(json={"state": "granted"}))
+    show_checked(hub, opened)
+    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+    hub.ready.open()
+
+
+def show_without(hub, opened):
+    launch(hub, opened)
+    opened.page.locator("#binder-egress button.carry_on").click()
+
+
+PANEL_STATES = {
+    "checking": (show_checking, ()),
+    "holding": (show_holding, ()),
+    "checked": (show_checked, ()),
+    "has": (show_has, ()),
+    "none": (lambda hub, opened: opened.page.add_init_script("delete window.Worker"), ()),
+    "unanswered": (show_unanswered, ()),
+    "needed": (lambda hub, opened: hub.page_config.update(apiToken="secret"), ("turnstile",)),
+    "confirm": (launch, ("turnstile",)),
+    "confirm_running": (launch, ("turnstile", "late")),
+    "without": (show_without, ("turnstile",)),
+}
+"""State → the function that leads to it, and the providers that it needs. `late` gives a person no time before the launch goes."""

@@ -8,77 +8,31 @@ from playwright.sync_api import expect
 from tests.support.browser import ARTIFACTS, MODEST
 from tests.support.launch_page import TOP
 from tests.support.launch_tab import (
+    DARK_PAGE,
     EN,
     LONG,
     MESSAGES,
+    PANEL_STATES,
     SIZES,
     launch,
-    launch_while_solving,
     person,
+    show_without,
     text,
     wait_for,
 )
 
-
-def show_checking(hub, opened):
-    hub.gates["challenge"].close()
-
-
-def show_checked(hub, opened):
-    hub.gates["challenge"].close()
-    opened.page.goto(hub.page())
-    wait_for(lambda: hub.builds, "no build")
-    hub.gates["challenge"].open()
-
-
-def show_unanswered(hub, opened):
-    hub.fault, hub.fault_paths = "garbage", ("challenge",)
-
-
-def show_holding(hub, opened):
-    """The build goes out after a second. Its server waits."""
-    hub.ready.open()
-    launch_while_solving(hub, opened)
-
-
-def show_has(hub, opened):
-    hub.page_config["stay"] = True
-    opened.page.route("**/egress/servers/**", lambda route: route.fulfill(json={"state": "granted"}))
-    show_checked(hub, opened)
-    opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-    hub.ready.open()
-
-
-def show_without(hub, opened):
-    launch(hub, opened)
-    opened.page.locator("#binder-egress button.carry_on").click()
-
-
-STATES = {
-    "checking": (show_checking, ()),
-    "holding": (show_holding, ()),
-    "checked": (show_checked, ()),
-    "has": (show_has, ()),
-    "none": (lambda hub, opened: opened.page.add_init_script("delete window.Worker"), ()),
-    "unanswered": (show_unanswered, ()),
-    "needed": (lambda hub, opened: hub.page_config.update(apiToken="secret"), ("turnstile",)),
-    "confirm": (launch, ("turnstile",)),
-    "confirm_running": (launch, ("turnstile", "late")),
-    "without": (show_without, ("turnstile",)),
-}
-"""State → the function that leads to it, and the providers that it needs. `late` gives a person no time before the launch goes."""
-
 SCREENS = {
-    "light": {"color_scheme": "light"},
-    "dark": {"color_scheme": "dark"},
-    "light-320": {"color_scheme": "light", "viewport": SIZES["-320"]},
-    "dark-320-ar": {"color_scheme": "dark", "viewport": SIZES["-320"], "locale": "ar"},
+    "light": {},
+    "dark": {},
+    "light-320": {"viewport": SIZES["-320"]},
+    "dark-320-ar": {"viewport": SIZES["-320"], "locale": "ar"},
 }
+"""Those that begin with `dark` have the page's dark theme."""
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", PANEL_STATES)
 def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, start, tab):
-    lead, providers = STATES[state]
+    lead, providers = PANEL_STATES[state]
     settings = dict(LONG)
     if providers:
         settings |= double.settings("turnstile", with_altcha=None if state == "needed" else MODEST["altcha"])
@@ -90,11 +44,14 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
         hub.ready.close()
         opened = tab(reduced_motion="reduce" if screen == "dark" else "no-preference", **options)
         opened.noise.append("Failed to load resource")
+        if screen.startswith("dark"):
+            hub.header_html["a"] = DARK_PAGE
         lead(hub, opened)
         if not opened.requests:
             opened.page.goto(hub.page())
         language = "ar" if screen.endswith("-ar") else "en"
         expect(opened.text).to_have_text(text(state, language, provider="Cloudflare Turnstile"))
+        expect(opened.panel).to_be_visible()
         assert opened.text.get_attribute("role") == "status" and opened.text.get_attribute("aria-live") == "polite"
         assert opened.panel.get_attribute("dir") == ("rtl" if language == "ar" else "ltr")
         assert opened.panel.get_attribute("lang") == language
@@ -103,9 +60,9 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
         expect(opened.page.get_by_role("heading", name="Binder")).to_be_visible()
         if state in ("checking", "holding"):
             motion = opened.page.locator("#binder-egress .progress").evaluate(
-                "(element) => getComputedStyle(element).animationName"
+                "(element) => getComputedStyle(element, '::after').animationName"
             )
-            assert motion == ("none" if screen == "dark" else "turn")
+            assert motion == ("none" if screen == "dark" else "move")
         opened.page.screenshot(path=ARTIFACTS / f"launch-{state}-{screen}.png")
         assert_fits(opened)
         assert_accessible(opened)
@@ -149,9 +106,10 @@ def test_panel_says_what_the_egress_proxy_gives_without_a_pass(access, listed, l
     launch(hub, opened)
     said = text("none", language, access=MESSAGES[language][access])
     expect(opened.text).to_have_text(said)
+    expect(opened.panel).to_be_visible()
     opened.page.screenshot(path=ARTIFACTS / f"launch-{access}-{language}-320.png")
     lines = opened.text.evaluate("(element) => element.offsetHeight / parseFloat(getComputedStyle(element).lineHeight)")
-    assert lines < 3.5
+    assert lines < 2.5
     assert_fits(opened)
     assert_accessible(opened)
 
@@ -165,20 +123,41 @@ def test_person_who_goes_on_without_a_check_is_told_of_packages(double, start, t
     expect(opened.text).to_have_text(text("none", access=EN["packages"]))
 
 
-def test_panel_follows_the_theme_of_the_page(hub, tab):
-    """The page's Bootstrap theme wins over the browser's."""
+def test_panel_is_light_unless_the_page_says_otherwise(hub, tab):
+    """BinderHub's page has no dark theme: it is light where the system is dark."""
     hub.ready.close()
-    opened = tab(color_scheme="light")
+    opened = tab(color_scheme="dark")
     launch(hub, opened)
     opened.expect("checked")
-    back = "(element) => getComputedStyle(element).backgroundColor"
-    assert opened.panel.evaluate(back) == "rgb(255, 255, 255)"
+    expect(opened.panel).to_have_css("background-color", "rgb(255, 255, 255)")
     opened.page.evaluate("document.documentElement.dataset.bsTheme = 'dark'")
     expect(opened.panel).to_have_css("background-color", "rgb(30, 30, 30)")
-    opened.page.evaluate("delete document.documentElement.dataset.bsTheme")
+    opened.page.evaluate("document.documentElement.dataset.bsTheme = 'light'")
     expect(opened.panel).to_have_css("background-color", "rgb(255, 255, 255)")
-    opened.page.emulate_media(color_scheme="dark")
-    expect(opened.panel).to_have_css("background-color", "rgb(30, 30, 30)")
+
+
+def test_panel_without_its_style_sheet_is_text_on_the_page(hub, tab):
+    hub.ready.close()
+    opened = tab()
+    opened.noise.append("Failed to load resource")
+    opened.page.route("**/panel-*.css", lambda route: route.abort())
+    launch(hub, opened)
+    opened.expect("checked")
+    wait_for(lambda: hub.builds and hub.builds[-1].token, "no launch with a pass")
+
+
+def test_panel_links_to_the_page_of_a_server_without_access(hub, tab):
+    hub.page_config["stay"] = True
+    opened = tab()
+    opened.page.add_init_script("delete window.Worker")
+    launch(hub, opened)
+    link = opened.panel.get_by_role("link", name=EN["get"])
+    expect(link).to_have_attribute("href", f"{hub.url}egress/servers/user-1")
+    opened.expect("none")
+    assert_accessible(opened)
+    with opened.page.context.expect_page() as page:
+        link.click()
+    expect(page.value.locator("#state")).to_have_text("Your server has no internet access.")
 
 
 def test_panel_is_safe_from_the_style_sheet_of_the_page(hub, tab):
@@ -229,18 +208,30 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
 
 
 @pytest.mark.parametrize("language", MESSAGES)
-def test_line_without_a_pass_is_short_on_a_phone(language, hub, tab):
-    """At most three lines, and nothing of environment variables: that is behind *More*."""
+def test_panel_has_two_lines_at_most_on_a_phone(language, hub, tab):
+    """And 72 pixels, where nobody is asked for anything. Nothing of environment variables: that is behind *More*."""
+    messages = MESSAGES[language]
     opened = tab(locale=language, viewport=SIZES["-320"])
     opened.page.add_init_script("delete window.Worker")
     hub.ready.close()
     launch(hub, opened)
-    for state in ("none", "unanswered", "without"):
-        message = text(state, language)
-        opened.text.evaluate("(element, message) => { element.textContent = message }", message)
-        lines = opened.text.evaluate("(element) => element.offsetHeight / parseFloat(getComputedStyle(element).lineHeight)")
-        assert lines < 3.5 and "BINDER_EGRESS_URL" not in message, (state, lines)
-    assert "BINDER_EGRESS_URL" in MESSAGES[language]["reason"]
+    expect(opened.panel).to_be_visible()
+    measure = """(element, message) => {
+      element.textContent = message;
+      const lines = element.offsetHeight / parseFloat(getComputedStyle(element).lineHeight);
+      return [lines, element.closest("section").offsetHeight];
+    }"""
+    long = []
+    for width in (320, 390):
+        opened.page.set_viewport_size({"width": width, "height": 640})
+        for state in ("checking", "holding", "checked", "has", "none", "unanswered", "needed", "without"):
+            for access in ("nothing", "packages", "hosts"):
+                message = text(state, language, access=messages[access])
+                lines, height = opened.text.evaluate(measure, message)
+                if lines > 2.5 or height > 72 or "BINDER_EGRESS_URL" in message:
+                    long.append((width, message, lines, height))
+    assert long == []
+    assert "BINDER_EGRESS_URL" in messages["reason"]
 
 
 @pytest.mark.parametrize("language", [name for name in MESSAGES if name != "en"])
@@ -279,3 +270,36 @@ def has_moved(opened):
     with_panel = opened.page.evaluate(places)
     opened.page.evaluate("document.getElementById('binder-egress').remove()")
     return shifts > 0 or opened.page.evaluate(places) != with_panel
+
+
+FORM = """<div style="max-width: 600px; margin: 0 auto">
+  <h1>Binder</h1> <p style="height: 300px">Turn a Git repo into a collection of interactive notebooks</p>
+  <form onsubmit="clicked = true; return false">
+    <label>Repository <input id="repository" style="width: 90%; height: 40px"></label>
+    <label>Git ref <input id="ref" style="width: 90%; height: 40px"></label>
+    <button id="btn-launch" style="width: 100%; height: 40px">launch</button>
+  </form>
+  <p style="height: 200px">Badges for your README</p> <button id="last" type="button">show</button>
+</div>"""
+"""What BinderHub's page has in this order: text, a form, its button, and a button at the end."""
+
+
+@pytest.mark.parametrize("state", ["checked", "confirm"])
+@pytest.mark.parametrize("size", ["phone", "low"])
+def test_panel_never_covers_the_form_of_the_page_once_scrolled_to(size, state, double, start, tab):
+    settings = double.settings("turnstile", with_altcha=MODEST["altcha"]) if state == "confirm" else {}
+    hub = start(**settings)
+    hub.ready.close()
+    opened = tab(viewport={"phone": {"width": 390, "height": 660}, "low": {"width": 1280, "height": 480}}[size])
+    launch(hub, opened)
+    expect(opened.panel).to_be_visible()
+    if state == "confirm":
+        expect(person(opened)).to_be_visible()
+    opened.page.evaluate("html => { document.getElementById('root').innerHTML = html }", FORM)
+    for name in ("repository", "ref", "btn-launch", "last"):
+        element = opened.page.locator(f"#{name}")
+        element.evaluate("(element) => element.scrollIntoView({ block: 'nearest' })")
+        box = element.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= opened.panel.bounding_box()["y"], name
+    opened.page.locator("#btn-launch").click()
+    assert opened.page.evaluate("clicked")

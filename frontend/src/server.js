@@ -379,12 +379,15 @@ async function present(provider, solved, signal) {
   return undefined;
 }
 
-// The way back. A tab of its own is closed, and the server is in the one before it. A phone that was only used for this has none.
+// The way back (D-312). A tab of its own is closed, and the server is in the one before it. A phone that did only this has none.
 const alone = Boolean(window.opener) || history.length === 1;
 const elsewhere = !window.opener && matchMedia("(pointer: coarse)").matches;
 back.hidden = elsewhere || !(back.href || alone);
 back.addEventListener("click", () => {
-  if (alone) window.close();
+  if (!alone) return;
+  window.close();
+  // Some browsers close only what a script opened. A button that does nothing goes; the text says what to do.
+  if (!back.href) setTimeout(() => { back.hidden = true; }, 1_000);
 });
 button.addEventListener("click", () => unlock(chosen));
 document.addEventListener("visibilitychange", () => {

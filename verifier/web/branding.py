@@ -69,7 +69,7 @@ def _source(logo: str) -> str:
 
 
 def _style(accent: str) -> str:
-    """The colour of the button and of lines. Its text is black or white, whichever is read better: 4.5 or more with any colour."""
+    """The colour of the button and of lines. Its text is black or white, whichever is read better (D-311)."""
     on = max(("#000000", "#ffffff"), key=lambda text: contrast(text, accent))
     light, dark = (_line(accent, ground) for ground in (LIGHT, DARK))
     scheme = f"@media (prefers-color-scheme:dark){{:root{{--accent-line:{dark}}}}}"

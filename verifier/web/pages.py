@@ -229,7 +229,7 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
 
 def _common(language: str, asset: Asset, brand: Brand) -> dict[str, object]:
     values = {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
-    # The style is the operator's colour and nothing else, and the Content-Security-Policy has the checksum of exactly this text.
+    # The style is the operator's colour and nothing else. The Content-Security-Policy has the checksum of this text (D-310).
     return values | {"brand": brand, "brand_style": Markup(brand.style)}
 
 

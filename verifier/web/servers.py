@@ -95,7 +95,7 @@ def show_problems_as_pages(app: Flask) -> None:
             media_type = _media_type()
         elif request.endpoint is None and request.method == "GET":
             answer.vary.update(("Accept", "Accept-Language"))
-            # Browsers name HTML when they open an address. Scripts, which take anything, go on getting JSON.
+            # Browsers name HTML when they open an address. Scripts, which take anything, go on getting JSON (D-313).
             media_type = request.accept_mimetypes.best_match(["application/json", "text/html"], default="application/json")
         if answer.status_code >= 400 and media_type != "application/json":
             language = pages.choose_language(request.accept_languages)

@@ -52,6 +52,7 @@ PROXY_NAMES = {
     "binder_egress_proxy_pods": "gauge",
     "binder_egress_proxy_addresses_claimed_twice": "gauge",
     "binder_egress_proxy_knows_pods": "gauge",
+    "binder_egress_proxy_wanted_hosts": "gauge",
     "binder_egress_proxy_resolve_seconds": "histogram",
     "binder_egress_proxy_connect_seconds": "histogram",
 }

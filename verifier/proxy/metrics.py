@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from .identities import Identities
 from .limits import Usage
+from .wanted_hosts import WantedHosts
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 
@@ -35,6 +36,12 @@ class Metrics:
         self._pods = Gauge(f"{prefix}_pods", "Pods whose addresses are known.", registry=self._registry)
         self._twice = Gauge(f"{prefix}_addresses_claimed_twice", "Addresses that two pods claim.", registry=self._registry)
         self._fresh = Gauge(f"{prefix}_knows_pods", "1 if the reconciler was heard from lately.", registry=self._registry)
+        self._wanted = Gauge(
+            f"{prefix}_wanted_hosts",
+            "Times that unverified servers asked for a host that is not on their list; the hosts that were asked for most.",
+            ["host"],
+            registry=self._registry,
+        )
         self.resolved = Histogram(f"{prefix}_resolve_seconds", "Seconds for a name.", buckets=_SECONDS, registry=self._registry)
         self.connected = Histogram(
             f"{prefix}_connect_seconds", "Seconds for connecting to a host.", buckets=_SECONDS, registry=self._registry
@@ -53,7 +60,7 @@ class Metrics:
         self._connections.labels(decision, rule, tier, group).inc()
         self._bytes.labels(tier, group).inc(moved)
 
-    def state(self, identities: Identities, usage: Usage) -> None:
+    def state(self, identities: Identities, usage: Usage, wanted: WantedHosts) -> None:
         """Take what is so now."""
         self._open.labels("verified").set(usage.connections - usage.unverified)
         self._open.labels("unverified").set(usage.unverified)
@@ -62,6 +69,9 @@ class Metrics:
         self._pods.set(len(identities))
         self._twice.set(len(identities.claimed_twice))
         self._fresh.set(identities.is_fresh)
+        self._wanted.clear()
+        for host, times in wanted.most().items():
+            self._wanted.labels(host).set(times)
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""

@@ -163,7 +163,7 @@ class Proxy:
         while True:
             self.identities.forget_missing()
             self._usage.forget_idle()
-            self._metrics.state(self.identities, self._usage)
+            self._metrics.state(self.identities, self._usage, self.wanted)
             if self._clock() - looked_up >= OWN_NAMES_SECONDS:
                 looked_up = self._clock()
                 for name in self._policy.own_names:

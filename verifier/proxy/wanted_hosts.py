@@ -1,6 +1,7 @@
 """What unverified servers asked for and did not get, by repository: a small table in memory, for `egress hosts wanted`."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,9 @@ ROWS = 500
 
 OF_ONE = 20
 """Rows of one repository."""
+
+SHOWN = 5
+"""Hosts that the metrics name (D-285)."""
 
 MOST_CHARACTERS = 200
 """Characters of a repository's name that are kept. Its URL is a stranger's own spelling, of any length."""
@@ -56,3 +60,10 @@ class WantedHosts:
         oldest = self._clock() - KEPT_SECONDS
         self._rows = {key: row for key, row in self._rows.items() if row.last > oldest}
         return [asdict(row) for row in sorted(self._rows.values(), key=lambda row: -row.times)]
+
+    def most(self) -> dict[str, int]:
+        """The `SHOWN` hosts that were asked for most, all repositories together, and how often that was."""
+        hosts: Counter[str] = Counter()
+        for row in self._rows.values():
+            hosts[row.host] += row.times
+        return dict(hosts.most_common(SHOWN))

@@ -1,12 +1,16 @@
 """What unverified servers asked for and did not get: counted in memory, published, and listed by `egress hosts wanted`."""
 
 import json
+import re
 
 from click.testing import CliRunner
 
 from tests.support.clock import Clock
 from verifier.egress_cli import egress
-from verifier.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, WantedHosts
+from verifier.proxy.identities import Identities
+from verifier.proxy.limits import Limits, Usage
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, SHOWN, WantedHosts
 
 
 def test_requests_are_counted_by_repository_and_host_for_a_day():
@@ -37,6 +41,26 @@ def test_names_that_a_stranger_makes_up_do_not_drive_out_others():
     for number in range(10 * ROWS):
         wanted.note(f"stranger {number}", f"{number}.example")
     assert len(wanted.rows()) == ROWS and wanted.rows()[0]["host"] == "data.example"
+
+
+def test_metrics_name_the_hosts_that_were_asked_for_most():
+    wanted, metrics = WantedHosts(), Metrics()
+    for number in range(SHOWN + 3):
+        for repository in ("a", "b"):
+            for _ in range(number):
+                wanted.note(repository, f"{number}.example")
+
+    def shown():
+        metrics.state(Identities(), Usage(Limits()), wanted)
+        return re.findall(
+            r'^binder_egress_proxy_wanted_hosts{host="(\d)\.example"} (\d+)\.0$', metrics.text().decode(), re.MULTILINE
+        )
+
+    assert shown() == [(str(number), str(2 * number)) for number in range(SHOWN + 2, 2, -1)]
+    # One that is overtaken is named no more.
+    for _ in range(20):
+        wanted.note("a", "0.example")
+    assert {host for host, _ in shown()} == {"0", "4", "5", "6", "7"}
 
 
 def test_name_of_a_repository_is_kept_in_part():

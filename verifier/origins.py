@@ -17,3 +17,12 @@ def origin(text: str) -> str:
     scheme, host, port = found.groups()
     usual = port is None or int(port) == {"http": 80, "https": 443}[scheme]
     return f"{scheme}://{host}" + ("" if usual else f":{int(port)}")
+
+
+def origin_of(address: str) -> str:
+    """The origin of an address, `https://hub.example.org/jupyter/`.
+
+    Raises:
+        ValueError: the address has none.
+    """
+    return origin("/".join(address.split("/", 3)[:3]))

@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.connection import parse_url
 
 from .networks import IPNetwork
-from .origins import origin
+from .origins import origin, origin_of
 from .records import UNVERIFIED
 from .repositories import exact, strict
 from .repositories import name as repository_name
@@ -102,9 +102,11 @@ def _origin_or_all(text: str) -> str:
     return text if text == "*" else origin(text)
 
 
-def _origin_or_none(text: str) -> str:
-    """An origin, or an empty text."""
-    return text and origin(text)
+def _with_origin(text: str) -> str:
+    """An address whose scheme and host are an origin, or an empty text."""
+    if text:
+        origin_of(text)
+    return text
 
 
 _Sentinel = Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]{1,5}$")]
@@ -171,7 +173,6 @@ class Branding(BaseModel):
         accentColor: its colour, `#rrggbb`.
         helpUrl: where visitors find help.
         startUrl: the start page; empty: where the verifier's path begins.
-        hubUrl: JupyterHub's address.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -185,7 +186,6 @@ class Branding(BaseModel):
     accentColor: str = Field("", pattern=r"^(#[0-9A-Fa-f]{6})?$")
     helpUrl: _PageAddress = ""
     startUrl: _PageAddress = ""
-    hubUrl: _PageAddress = ""
 
 
 OnMatch = Literal["observe", "revoke", "stop"]
@@ -391,7 +391,7 @@ class VerifierSettings(CommonSettings):
         1, json_schema_extra=_value("trustedProxies")
     )
     public_url: str = Field("", pattern="^(https?://[^/]+)?$", json_schema_extra=_value("publicUrl"))
-    hub_origin: Annotated[str, AfterValidator(_origin_or_none)] = Field("", json_schema_extra=_value("hubOrigin"))
+    hub_url: Annotated[_PageAddress, AfterValidator(_with_origin)] = Field("", json_schema_extra=_value("hubUrl"))
     branding: Annotated[Branding, NoDecode, BeforeValidator(_json)] = Field(Branding(), json_schema_extra=_value("branding"))
     client_ipv4_prefix: int = Field(32, ge=16, le=32, json_schema_extra=_value("clientNetwork.ipv4Prefix"))
     client_ipv6_prefix: int = Field(64, ge=32, le=64, json_schema_extra=_value("clientNetwork.ipv6Prefix"))
@@ -403,6 +403,11 @@ class VerifierSettings(CommonSettings):
     fairness_rejections: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.rejections"))
     launch_hold: int = Field(4, ge=0, le=60, json_schema_extra=_value("launchPage.hold"))
     launch_interactive_hold: int = Field(60, ge=0, le=60, json_schema_extra=_value("launchPage.interactiveHold"))
+
+    @property
+    def hub_origin(self) -> str:
+        """The origin of JupyterHub's pages; empty: it is not known."""
+        return self.hub_url and origin_of(self.hub_url)
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:

@@ -172,6 +172,6 @@ BINDER_EGRESS_REPORTERS_FILE: /etc/binder-egress/reporters/tokens.json
 BINDER_EGRESS_TRUSTED_PROXIES: {{ toJson .Values.trustedProxies | quote }}
 BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}
 BINDER_EGRESS_PUBLIC_URL: {{ .Values.publicUrl | quote }}
-BINDER_EGRESS_HUB_ORIGIN: {{ .Values.hubOrigin | quote }}
+BINDER_EGRESS_HUB_URL: {{ .Values.hubUrl | quote }}
 BINDER_EGRESS_LOG_LEVEL: {{ .Values.logLevel }}
 {{- end }}

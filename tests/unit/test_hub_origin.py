@@ -14,7 +14,7 @@ JSON = {"Accept": "application/json"}
 def client(redis_server, store):
     run_pod(store)
     # Origins are read as browsers write them.
-    return public_client(create_services(make_settings(redis_server, hub_origin="https://HUB.example.org:443"), store))
+    return public_client(create_services(make_settings(redis_server, hub_url="https://HUB.example.org:443/jupyter/"), store))
 
 
 def allowed(answer):
@@ -57,6 +57,7 @@ def test_without_a_hubs_origin_nobody_reads(services, store):
         assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": origin})) == {}
 
 
-def test_hubs_origin_must_be_an_origin(redis_server):
-    with pytest.raises(InvalidSettings, match=r"hubOrigin: .*'hub.example.org' is not an origin such as"):
-        make_settings(redis_server, hub_origin="hub.example.org")
+def test_hubs_address_must_have_an_origin(redis_server):
+    for text in ("hub.example.org", "https://someone@hub.example.org/", "https://hub.example.org:x/"):
+        with pytest.raises(InvalidSettings, match="hubUrl: "):
+            make_settings(redis_server, hub_url=text)

@@ -1,4 +1,5 @@
-"""How pages look like those of the site: its name, its logo, its colour and its links, from `branding` of the chart's values."""
+"""How pages look like those of the site: its name, its logo, its colour and its links, from `branding` and `hubUrl` of
+the chart's values."""
 
 import base64
 import hashlib
@@ -49,7 +50,7 @@ class Brand:
             csp["img-src"] = [_source(chosen.logo)]
         # BinderHub's pages are where the verifier's path begins, unless the operator says otherwise.
         start = chosen.startUrl or settings.base_path.rstrip("/").rpartition("/")[0] + "/"
-        hub = chosen.hubUrl and chosen.hubUrl.rstrip("/") + "/"
+        hub = settings.hub_url and settings.hub_url.rstrip("/") + "/"
         return cls(chosen.name, chosen.logo, chosen.helpUrl, start, hub, style, csp)
 
     def server_url(self, server: Server) -> str:

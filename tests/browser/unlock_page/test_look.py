@@ -56,9 +56,9 @@ def test_nothing_jumps_while_the_page_loads(screen, ways, double, providers, ope
 def branded(start, store):
     """A function that starts a verifier with a branding, and publishes a server: the address of its page."""
 
-    def publish(**branding):
+    def publish(hub_url="", **branding):
         run_pod(store)
-        return f"{start(captcha_providers=MODEST, branding=branding).public}/egress/servers/alice/"
+        return f"{start(captcha_providers=MODEST, branding=branding, hub_url=hub_url).public}/egress/servers/alice/"
 
     return publish
 
@@ -94,7 +94,7 @@ def test_state_has_an_icon_of_its_own_shape(branded, store, open_tab):
 
 
 def test_success_says_what_to_do_next_and_leads_back(branded, store, open_tab):
-    address = branded(hubUrl="https://hub.example.org/jupyter")
+    address = branded(hub_url="https://hub.example.org/jupyter")
     tab = open_tab(address)
     back = tab.page.get_by_role("link", name="Back to your server")
     expect(back).to_be_hidden()

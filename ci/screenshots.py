@@ -28,11 +28,12 @@ SCREENS = {
 }
 POPUP = {"popup": {"color_scheme": "light", "viewport": {"width": 480, "height": 640}}}
 LOGO = (
-    "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3g9IjAgMCA0OCA0OCI+PHJlY3Qgd2lkdGg9IjQ4IiBo"
-    "ZWlnaHQ9IjQ4IiByeD0iMTAiIGZpbGw9IiM1NzlhY2EiLz48Y2lyY2xlIGN4PSIyNCIgY3k9IjI0IiByPSIxMiIgZmlsbD0ibm9uZSIgc3Ryb2tlPSIjZmZmIiBzdHJv"
-    "a2Utd2lkdGg9IjYiLz48L3N2Zz4="
+    "data:image/svg+xml;base64,"
+    "PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3g9IjAgMCA0OCA0OCI+PHJlY3Qgd2lkdGg9IjQ4IiBoZWlnaH"
+    "Q9IjQ4IiByeD0iMTAiIGZpbGw9IiM1NzlhY2EiLz48Y2lyY2xlIGN4PSIyNCIgY3k9IjI0IiByPSIxMiIgZmlsbD0ibm9uZSIgc3Ryb2tlPSIj"
+    "ZmZmIiBzdHJva2Utd2lkdGg9IjYiLz48L3N2Zz4="
 )
-BRANDING = {"name": "Example Hub", "logo": LOGO, "helpUrl": "https://hub.example.org/help", "hubUrl": "https://hub.example.org/"}
+BRANDING = {"name": "Example Hub", "logo": LOGO, "helpUrl": "https://hub.example.org/help"}
 HARD = {"altcha": {"cost": 100_000, "counterMax": 1_000_000}}
 """A calculation that does not end while somebody takes a picture."""
 
@@ -112,7 +113,8 @@ def shoot_server_pages(browser: Browser, redis: RedisServer, store: Store, names
     for name in names:
         settings, prepare, act = SERVER_PAGES[name]
         redis.wipe()
-        process = VerifierProcess(redis, **{"captcha_providers": MODEST, "branding": BRANDING, **settings})
+        own = {"captcha_providers": MODEST, "branding": BRANDING, "hub_url": "https://hub.example.org/"}
+        process = VerifierProcess(redis, **own | settings)
         for screen, options in (SCREENS | POPUP).items():
             prepare(store)
             with opened(browser, f"{process.public}/egress/servers/alice/", options) as page:

@@ -77,7 +77,8 @@ def _spoken(path: Path, calls: dict[str, int | str], named: set[str]) -> Iterato
 
 def spoken() -> dict[str, list[str]]:
     """The texts in English alone: title → texts, in the order of the sources."""
-    found = {"Hints inside servers": [re.search(p, (TOP / file).read_text())[1] for file, p in HINTS.items()]}  # type: ignore[index]
+    hints = [re.search(pattern, (TOP / file).read_text()) for file, pattern in HINTS.items()]
+    found = {"Hints inside servers": [hint[1] for hint in hints]}  # type: ignore[index]
     for title, (patterns, calls, tables) in SPOKEN.items():
         paths = sorted({path for pattern in patterns for path in TOP.glob(pattern)})
         texts = (text for path in paths for text in _spoken(path, calls, tables))

@@ -13,7 +13,8 @@ const SIGNS = [
   /network is unreachable|no route to host|ENETUNREACH|EHOSTUNREACH/i,
   // A connection that is not made, in time or at all.
   /ConnectTimeout|NewConnectionError|ConnectionTimeoutError|ClientConnector(DNS)?Error|CondaHTTPError: HTTP 000 CONNECTION FAILED/,
-  /connection timed out|connect timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached|failed to connect to \S+ port/i,
+  /connection timed out|connect timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached/i,
+  /failed to connect to \S+ port/i,
   // The egress proxy refuses a host.
   /ProxyError|(proxy|tunnel|tunneling|connect)\b.*\b(403|forbidden)|(403|forbidden)\b.*\b(proxy|connect)\b/i,
   // What hides the cause, in R.

@@ -15,8 +15,8 @@ const UNVERIFIED = "unverified";
 
 // The server's page: a small window of this size, in pixels.
 const WINDOW = "popup,width=520,height=640";
-// Milliseconds for which that window stays after it is done, so that it can be read; between two looks at the time left; and between
-// two notifications of a failed cell.
+// Milliseconds for which that window stays after it is done, so that it can be read; between two looks at the time left; and
+// between two notifications of a failed cell.
 const [READ, TICK, QUIET] = [3_000, 5_000, 600_000];
 // Seconds before the end of a lease at which a person is asked whether they are still there.
 const NEAR_END = 300;
@@ -51,7 +51,8 @@ export function plugin(name, jupyter, file) {
     activate(app, ...given) {
       const [palette, menu, statusBar, translator] = services.map((service) => (service ? given[there.indexOf(service)] : null));
       // JupyterLab waits for its plugins, and this one may be slow.
-      read(file).then((address) => address && start(address, app, { ...jupyter, palette, menu, statusBar, translator })).catch(() => {});
+      const found = { ...jupyter, palette, menu, statusBar, translator };
+      read(file).then((address) => address && start(address, app, found)).catch(() => {});
     },
   };
 }
@@ -140,7 +141,9 @@ function start(address, app, jupyter) {
     const expiry = minutes && text(server.now.on_expiry === "stop" ? "lease-stop" : "lease-end", { minutes });
     const page = element("a", text("page"), { href: address, target: "_blank", rel: "noopener noreferrer" });
     const body = element("div", [
-      element("p", [icon(state() ?? "unknown"), element("strong", text(state() ?? "observe"))], { className: "binder-egress-state" }),
+      element("p", [icon(state() ?? "unknown"), element("strong", text(state() ?? "observe"))], {
+        className: "binder-egress-state",
+      }),
       element("p", text(`reach-${state() ?? "observe"}`)),
       ...(expiry ? [element("p", expiry)] : []),
       element("p", closed ? text("closed") : useful() ? text("how") : page),
@@ -193,7 +196,8 @@ function start(address, app, jupyter) {
 
   const ORDER = ["none", "packages", "hosts", "network"];
   const more = (now, was) =>
-    ORDER.indexOf(now.access) > ORDER.indexOf(was.access) || (now.tier === was.tier ? now.until > was.until : now.tier !== UNVERIFIED);
+    ORDER.indexOf(now.access) > ORDER.indexOf(was.access) ||
+    (now.tier === was.tier ? now.until > was.until : now.tier !== UNVERIFIED);
 
   // -- still there?
 

@@ -1,5 +1,5 @@
-// What this server may reach, as the verifier says it. It is only read: all user pages of a hub share one origin, so that origin may
-// do no more (D-302).
+// What this server may reach, as the verifier says it. It is only read: all user pages of a hub share one origin, so that origin
+// may do no more (D-302).
 
 // Milliseconds: longest wait for an answer; between two requests right after a change and at most; the same while nobody answers,
 // because the browser's console has a line for each; and while a person is at the server's page, for at most so long.
@@ -11,10 +11,10 @@ const SLOWER = 1.5;
  * Follow a server's state while the page is visible.
  *
  * @param {string} address the server's page
- * @param {(now: object|null, was: object|null|undefined) => void} changed called with each answer of the verifier, and the one before;
- *   null where it does not answer, undefined before the first. What it throws is lost.
- * @returns {{now: object|null|undefined, secondsLeft(): number|null, refresh(): Promise<void>, hurry(): void}} `refresh` asks at once,
- *   `hurry` asks often until something changes
+ * @param {(now: object|null, was: object|null|undefined) => void} changed called with each answer of the verifier, and the one
+ *   before; null where it does not answer, undefined before the first. What it throws is lost.
+ * @returns {{now: object|null|undefined, secondsLeft(): number|null, refresh(): Promise<void>, hurry(): void}} `refresh` asks at
+ *   once, `hurry` asks often until something changes
  */
 export function follow(address, changed) {
   const server = { now: undefined, secondsLeft, refresh, hurry };

@@ -307,7 +307,7 @@ def _use() -> list[Attempt]:
         add("https", "host=ok.example name=ok.example", opens("ok.example")),
         add("http", "REACHED host=ok.example", asks(get("http://ok.example/a"))),
         add("https from an IPv6 address", "REACHED host=ok.example", opens("ok.example"), SIX),
-        add("https to a host with IPv6 alone", "REACHED host=six.example", opens("six.example")),
+        add("https to a host with IPv6 alone", "REACHED host=six.example", opens("six.example"), SIX),
         add("https with *", "REACHED host=evil.example", opens("evil.example"), ANY),
         add("http with *", "REACHED host=evil.example", asks(EVIL), ANY),
         add("ClientHello in pieces of 40 bytes", "ServerHello", tunnels(OK, "ok.example", pieces=40)),

@@ -51,16 +51,16 @@ def test_qr_code_is_folded_away_and_not_on_phones(page_address, open_tab):
     """Most people open the page on the device that they use. A phone, and a narrow window, have no use for it."""
     tab = open_tab(page_address, viewport={"width": 1280, "height": 800})
     code = tab.page.get_by_role("img", name="QR code with the address of this page")
-    expect(tab.page.get_by_text("Use your phone")).to_be_visible()
+    expect(tab.page.get_by_text("Use your phone", exact=True)).to_be_visible()
     expect(code).to_be_hidden()
-    tab.page.get_by_text("Use your phone").click()
+    tab.page.get_by_text("Use your phone", exact=True).click()
     expect(code).to_be_visible()
     assert code.bounding_box()["width"] >= 120
     tab.picture("wide")
     tab.page.set_viewport_size(PHONE["viewport"])
     expect(code).to_be_hidden()
     tablet = open_tab(page_address, viewport={"width": 1280, "height": 800}, is_mobile=True, has_touch=True)
-    expect(tablet.page.get_by_text("Use your phone")).to_be_hidden()
+    expect(tablet.page.get_by_text("Use your phone", exact=True)).to_be_hidden()
 
 
 def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):

@@ -49,7 +49,7 @@ def test_qr_code_on_the_page_is_scanned(scheme, start, store, open_tab, browser)
     store.publish(server, KnownServer("uid-1"))
     address = f"{start(captcha_providers=MODEST).public}/egress/servers/zo%C3%AB%40example.org-k3jd92ms/lab%202"
     tab = open_tab(address, color_scheme=scheme, viewport={"width": 1280, "height": 800})
-    tab.page.get_by_text("Use your phone").click()
+    tab.page.get_by_text("Use your phone", exact=True).click()
     scanned = scan(browser, tab.page.screenshot())
     assert scanned == f"{address}#unlock"
     with reconciler(store, server):

@@ -1,0 +1,113 @@
+"""A report of a detector, from its token to the packets of the server that it is about, and of its neighbour."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+import yaml
+
+from tests.support.cluster.commands import egress
+from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask, ask_until, await_variables
+from tests.support.cluster.packets import assert_reaches, python_in, stream
+from tests.support.cluster.patience import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.waiting import eventually
+from tests.support.detections import deleted, killed
+
+
+class Detector:
+    """cryptnono, or what ships its log: it has a token, and sends lines."""
+
+    def __init__(self, stage: Stage, token: str) -> None:
+        self._stage, self._token = stage, token
+
+    def send(self, *lines: str, token: str = "") -> requests.Response:
+        headers = {"Authorization": f"Bearer {token or self._token}", "Content-Type": "application/json"}
+        address = f"{self._stage.url('binder-egress', 8081)}/api/detections"
+        return requests.post(address, data="\n".join(lines), headers=headers, timeout=ANSWER_SECONDS)
+
+    def saw(self, user: str, matched: str, now: float) -> str:
+        """The line about a user's pod."""
+        pod = self._stage.pod(user)["metadata"]
+        return killed(pod["name"], pod["uid"], now, matched, pod["namespace"])
+
+
+@pytest.fixture(scope="module")
+def detector(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detector]:
+    """An installation with the egress proxy, whose values have a source that revokes and one that observes."""
+    made = egress(stage, "detections", "create-token", "cryptnono")
+    source = made["values"]["detections"]["sources"]["cryptnono"]
+    values = tmp_path_factory.mktemp("detections") / "values.yaml"
+    sources = {"cryptnono": {**source, "onMatch": "observe", "lists": {"execwhacker": "revoke"}}, "minesweeper": {}}
+    values.write_text(yaml.safe_dump({"detections": {"sources": sources}}))
+    stage.install_gate(*QUICK, *VALUES, "--values", str(values))
+    await_variables(stage)
+    found = Detector(stage, made["token"])
+    eventually(lambda: found.send("{}").status_code == 202, SECRET_SECONDS, "the verifier has not read the token")
+    yield found
+    stage.delete_user_pods()
+    stage.install_gate(*QUICK)
+
+
+def outcome(stage: Stage, user: str) -> list[str]:
+    """What became of the reports about a user's server, the latest first."""
+    return [row["outcome"] for row in egress(stage, "detections", "list") if row["user"] == user]
+
+
+def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stage, detector, local_cluster):
+    miner, neighbour = (stage.launch(token=stage.get_pass()).user for _ in range(2))
+    for user in (miner, neighbour):
+        stage.await_tier(user, "verified")
+        ask_until(stage, user, f"http://{LISTED}/", "200")
+    with stream(stage, miner) as direct, stream(stage, neighbour) as other, python_in(stage, miner, HOLD, LISTED) as tunnel:
+        try:
+            assert tunnel.stdout.readline() == "open\n"
+            line = detector.saw(miner, "made-up-miner", time.time())
+
+            refused = detector.send(line, token="binder_egress_reporter_" + "0" * 40)
+            assert refused.status_code == 401 and outcome(stage, miner) == []
+            watched = json.loads(line) | {"matched": "watched"}
+            container = {name: watched.pop(name) for name in ("labels", "image", "container_type")}
+            del watched["matched"]
+            assert detector.send(json.dumps(watched | {"container": container, "addresses": {}})).json()["reports"] == 1
+            eventually(lambda: outcome(stage, miner) == ["observed"], TIER_SECONDS)
+            assert stage.tier(miner) == "verified"
+
+            answer = detector.send("not JSON", line)
+            assert (answer.status_code, answer.json()["reports"], len(answer.json()["unreadable"])) == (202, 1, 1)
+            stage.await_tier(miner, None)
+            assert tunnel.stdout.readline().startswith("ended")
+            assert_reaches(stage, miner, egress=False)
+            assert "blocked by the operators" in ask(stage, miner, f"http://{LISTED}/")
+            explained = egress(stage, "explain", miner)
+            assert explained["because"] == "No network: blocked by detector cryptnono: execwhacker: made-up-miner."
+            assert [row["outcome"] for row in explained["detections"]] == ["revoked", "observed"]
+
+            assert stage.tier(neighbour) == "verified" and outcome(stage, neighbour) == []
+            assert_reaches(stage, neighbour, egress=True)
+            time.sleep(STALLED_SECONDS)  # a stall of 2 s would have ended it
+            # What docs/detections.md says, of kube-router: what is open without the proxy stays until the pod is stopped.
+            assert other.poll() is None and direct.poll() is None
+        finally:
+            for process in (direct, other, tunnel):
+                process.kill()
+    log = stage.kubectl("logs", "deployment/binder-egress-reconciler", "--since=5m").splitlines()
+    found = [json.loads(line) for line in log if '"detection"' in line and miner in line]
+    assert [(line["outcome"], line["list"]) for line in found] == [("observed", "flowkiller"), ("revoked", "execwhacker")]
+    assert stage.unlock(miner).status_code == 403
+
+
+def test_lines_are_entered_by_hand_and_unreadable_ones_are_shown(stage, detector):
+    user = stage.launch().user
+    pod = stage.pod(user)["metadata"]["name"]
+    lines = f"2020-01-01T00:00:00Z {deleted(pod)}\nTotal processes: 5\n{deleted(pod)}\n2030-01-01T00:00:00Z {deleted(pod)}\n"
+    command = ("exec", "-i", "deploy/binder-egress-reconciler", "--", "egress", "detect", "--from", "-")
+    assert f"{pod}: outdated\n" in stage.kubectl(*command, stdin=lines)
+    now = stage.kubectl(*command, stdin=json.dumps({"pod": pod, "source": "minesweeper", "label": "by hand"}) + "\n")
+    assert f"{pod}: observed\n" in now
+    shown = egress(stage, "detections", "unreadable")
+    assert {"not JSON", "{}"} <= {row["line"] for row in shown}
+    samples = stage.metrics()
+    assert samples['binder_egress_detection_reports_total{outcome="unreadable",source="cryptnono"}'] >= 2

@@ -173,11 +173,19 @@ class Operators:
 
     # -- acting
 
+    def is_source(self, source: str) -> None:
+        """Return if the values have a source of reports; an empty name: if they have any."""
+        known = self._settings.detections
+        if not (source in known if source else known):
+            raise ActionRefused(
+                "refused", f"There is no source {source!r} in detections.sources: {', '.join(sorted(known)) or 'none'}."
+            )
+
     def report(self, report: Report) -> dict[str, Any] | None:
         """Enter the report of a detector, and wait for the reconciler: what became of it, or None if that is not known in time."""
-        if report.source not in self._settings.detections:
-            sources = ", ".join(sorted(self._settings.detections)) or "none"
-            raise ActionRefused("refused", f"There is no source {report.source!r} in detections.sources: {sources}.")
+        if not report.source:
+            raise ActionRefused("refused", "It names no source: use --source.")
+        self.is_source(report.source)
         entered = self._store.report(report)
         found: list[dict[str, Any]] = []
 

@@ -10,7 +10,7 @@ import click
 
 from ..detections import reporters
 from ..detections.reports import MAX_LINE_CHARACTERS, Unreadable, escaped, read
-from .actions import Operators
+from .actions import ActionRefused, Operators
 from .commands import PENDING, show
 
 COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
@@ -25,6 +25,7 @@ COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
 @click.pass_obj
 def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> None:
     lines.reconfigure(newline="\n")  # type: ignore[attr-defined]  # Nothing else ends a line (D-320).
+    operators.is_source(source)
     pending = unreadable = others = 0
     number = 0
     while line := lines.readline(MAX_LINE_CHARACTERS + 2):
@@ -36,7 +37,8 @@ def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> N
             continue
         try:
             report = read(line, time.time())
-        except Unreadable as error:
+            row = operators.report(replace(report, source=source or report.source)) if report else None
+        except (Unreadable, ActionRefused) as error:  # A stranger may have written the line, and must not end the rest.
             unreadable += 1
             if unreadable <= reporters.KEPT_UNREADABLE:
                 click.echo(f"Line {number}: {error} {escaped(line.rstrip()[:80])}", err=True)
@@ -44,7 +46,6 @@ def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> N
         if report is None:
             others += 1
             continue
-        row = operators.report(replace(report, source=source or report.source))
         pending += row is None
         _tell(row or {"outcome": "pending", "about": report.about}, report.about, as_json)
     if unreadable or others:

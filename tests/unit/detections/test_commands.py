@@ -79,11 +79,19 @@ def test_report_that_no_reconciler_reads_is_pending(egress):
     assert (code, out) == (5, "jupyter-alice--: pending\n") and "written down" in err
 
 
-@pytest.mark.parametrize("sources", [{}, {"falco": {}}])
-def test_source_that_is_not_in_the_values_is_refused(egress, store, sources):
-    code, _, err = egress("detect", "--from", "-", lines=killed(), sources=sources)
-    assert code == 4 and "no source 'cryptnono' in detections.sources" in err
+@pytest.mark.parametrize(("sources", "more"), [({}, []), ({"falco": {}}, ["--source", "other"])])
+def test_source_that_is_not_in_the_values_is_refused(egress, store, sources, more):
+    code, _, err = egress("detect", "--from", "-", *more, lines=killed(), sources=sources)
+    assert code == 4 and "in detections.sources" in err
     assert store.reported(1) == []
+
+
+def test_line_of_a_source_that_is_not_in_the_values_ends_nothing(egress, store):
+    """A stranger may have written it into a detector's log."""
+    lines = '{"pod": "a", "source": "other"}\n{"pod": "a"}\n' + killed()
+    code, out, err = egress("detect", "--from", "-", lines=lines)
+    assert (code, out) == (5, "jupyter-alice--: pending\n") and "Line 1: There is no source 'other'" in err
+    assert "Line 2: It names no source" in err
 
 
 def test_line_without_an_end_is_no_fault(egress):

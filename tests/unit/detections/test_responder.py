@@ -12,6 +12,7 @@ from tests.support.reconciling import ALICE, converge_due, granted, list_and_con
 from verifier.detections.reports import Report
 from verifier.detections.share_limit import ALWAYS, WINDOW_SECONDS
 from verifier.records import Server
+from verifier.store.errors import StoreUnavailable
 
 SOURCES = {
     "cryptnono": {"on_match": "revoke", "lists": {"watched": "observe", "worst": "stop"}},
@@ -196,6 +197,24 @@ def test_what_cannot_be_read_or_handled_holds_up_nothing(worker, cluster, store,
     assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == [None, "revoked"]
     assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 2
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1
+
+
+def test_report_that_is_read_twice_is_followed_once(worker, cluster, store, monkeypatch):
+    """Redis fails, or the reconciler ends, before the report is taken out of the stream."""
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+
+    def fail(*_):
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "answer_reports", fail)
+        store.report(OF_ALICE)
+        with pytest.raises(StoreUnavailable):
+            worker.respond()
+    worker.respond()
+    assert [row["outcome"] for row in store.detected()] == ["repeated"]
+    assert len(store.blocks()) == 1 and store.reported(1) == []
 
 
 def test_source_that_is_no_longer_in_the_values_is_only_observed(worker, cluster, store):

@@ -15,8 +15,8 @@ DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text()
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']} {target['refId']}": target for panel in PANELS for target in panel["targets"]}
 LABELS = {
-    "decision", "direction", "group", "host", "instance", "key", "kind", "le", "outcome", "pass_outcome", "pod", "policy",
-    "provider", "rule", "target", "tier", "who",
+    "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "outcome", "pass_outcome", "pod", "policy",
+    "provider", "rule", "source", "target", "tier", "who",
 }  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+"""The agent as it is started: settings, metrics, and its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.ports import free_port
+from verifier.agent.process import LISTS, InvalidSetting, Settings
+
+TOP = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("environment", "word"),
+    [
+        ({}, "Service"),
+        ({"BINDER_EGRESS_AGENT_HOST": "$(BINDER_EGRESS_SERVICE_HOST)"}, "Service"),
+        ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_LOG_LEVEL": "loud"}, "logLevel"),
+        ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_AGENT_PORT": "x"}, "numbers"),
+    ],
+)
+def test_wrong_setting_is_told(environment, word):
+    with pytest.raises(InvalidSetting, match=word):
+        Settings.load(environment)
+
+
+def test_settings_have_defaults():
+    assert Settings.load({"BINDER_EGRESS_AGENT_HOST": "fd00::1"}) == Settings("fd00::1", 8081, lists=LISTS)
+
+
+def test_wrong_setting_ends_the_process_with_a_sentence():
+    done = subprocess.run([sys.executable, "-m", "verifier.agent"], env={"PYTHONPATH": str(TOP)}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("The verifier's Service is not there") and done.stderr.count("\n") == 1
+
+
+def test_process_shows_metrics_tells_what_is_broken_and_ends(tmp_path):
+    (tmp_path / "bad.yar").write_text("rule {")
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(TOP),
+        "BINDER_EGRESS_AGENT_HOST": "127.0.0.1",
+        "BINDER_EGRESS_AGENT_PORT": str(free_port()),
+        "BINDER_EGRESS_AGENT_ADMIN_PORT": str(port),
+        "BINDER_EGRESS_AGENT_LISTS": str(tmp_path),
+    }
+    with subprocess.Popen([sys.executable, "-m", "verifier.agent"], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            end, text = time.monotonic() + 60, ""
+            while "rounds_total 1" not in text:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+                try:
+                    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
+                except OSError:
+                    continue
+            assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30).read() == b"ok\n"
+            found = {family.name: {tuple(row.labels.values()): row.value for row in family.samples}
+                     for family in text_string_to_metric_families(text)}  # fmt: skip
+            assert found["binder_egress_agent_broken_list_entries"] == {("bad",): 1}
+            assert found["binder_egress_agent_unseen_processes"].keys() == {("other-user",), ("other-group",), ("hidden",)}
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and '"problem": "line 1: syntax error"' in log

@@ -1,0 +1,235 @@
+"""What the agent reads of real processes."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import made_up_miner
+from verifier.agent.processes import FileKey, Processes, open_in
+
+TOP = Path(__file__).parents[3]
+POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
+
+
+@contextmanager
+def running(*command, **more):
+    """A process, once it runs its program."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **more) as process:
+        try:
+            # The command line comes last of what the kernel changes.
+            last = str(command[-1]).encode() + b"\0"
+            wait(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().endswith(last))
+            yield process
+        finally:
+            process.kill()
+
+
+def wait(until):
+    end = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def look(tmp_path):
+    """Read some processes as those of one pod; returns what the agent sees."""
+
+    def look(*processes):
+        root = Path(tempfile.mkdtemp(dir=tmp_path))
+        for process in processes:
+            (root / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        return list(Processes(root, pod_of=lambda text: POD).all())
+
+    return look
+
+
+def sums(process):
+    """The SHA-256 of each file that a process runs."""
+    found = []
+    for file in process.files:
+        descriptor = file.open()
+        with os.fdopen(descriptor, "rb") as opened:
+            assert FileKey.of(os.fstat(descriptor)) == file.key
+            found.append(hashlib.sha256(opened.read()).hexdigest())
+    return found
+
+
+def sum_of(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_program_is_seen(look, tmp_path):
+    made = made_up_miner.build(tmp_path / "miner")
+    with running(tmp_path / "miner", "60") as process:
+        (seen,) = look(process)
+        assert (seen.pod, seen.unseen, sums(seen)) == (POD, "", [made])
+
+
+def test_deleted_program_is_seen(look, tmp_path):
+    made = made_up_miner.build(tmp_path / "miner")
+    with running(tmp_path / "miner", "60") as process:
+        (tmp_path / "miner").unlink()
+        assert sums(look(process)[0]) == [made]
+
+
+def test_program_in_memory_is_seen(look, tmp_path):
+    """A memfd, which never had a name."""
+    made = made_up_miner.build(tmp_path / "miner")
+    memory = os.memfd_create("miner", 0)
+    os.write(memory, (tmp_path / "miner").read_bytes())
+    with running(f"/proc/self/fd/{memory}", "60", pass_fds=[memory]) as process:
+        os.close(memory)
+        assert os.readlink(f"/proc/{process.pid}/exe").startswith("/memfd:")
+        assert sums(look(process)[0]) == [made]
+
+
+def test_script_is_seen_with_its_interpreter(look, tmp_path):
+    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
+    with running("/bin/sh", "-e", "./run.sh", cwd=tmp_path) as process:
+        assert sums(look(process)[0]) == [sum_of("/bin/sh"), sum_of(tmp_path / "run.sh")]
+
+
+def test_program_behind_the_loader_is_seen(look, tmp_path):
+    """The loader runs it, so it is no program of the kernel's."""
+    made = made_up_miner.build(tmp_path / "miner")
+    loader = next(path for path in Path("/").glob("lib*/**/ld-linux*.so.*"))
+    with running(loader, tmp_path / "miner", "60") as process:
+        assert sums(look(process)[0])[1:] == [made]
+
+
+def test_file_of_an_option_is_seen(look, tmp_path):
+    """As R has it: `--file=script.R`."""
+    (tmp_path / "a file").write_text("while true; do sleep 1; done")
+    with running("/bin/sh", "-c", "sleep 60; true", f"--file={tmp_path / 'a file'}") as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "a file")]
+
+
+def test_arguments_of_other_programs_are_not_read(look, tmp_path):
+    (tmp_path / "data").write_text("data")
+    with running(shutil.which("tail"), "-f", tmp_path / "data", stdout=subprocess.DEVNULL) as process:
+        assert len(look(process)[0].files) == 1
+
+
+def test_process_of_no_pod_is_not_read():
+    root = Processes(pod_of=lambda text: None)
+    assert list(root.all()) == []
+
+
+def test_process_that_has_ended_is_left_out(look):
+    ended = subprocess.Popen(["/bin/true"])
+    wait(lambda: "Z" in Path(f"/proc/{ended.pid}/stat").read_text().rsplit(")", 1)[1])
+    assert look(ended) == []
+    ended.wait()
+    assert look(ended) == []
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """A made-up folder of `/proc` for a process whose root and current folder are in `tmp_path`."""
+    (tmp_path / "root/home/work").mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/root").symlink_to(tmp_path / "root")
+    (tmp_path / "proc/cwd").symlink_to(tmp_path / "root/home/work")
+    (tmp_path / "outside").write_text("outside")
+    (tmp_path / "root/inside").write_text("inside")
+    return tmp_path
+
+
+def read(inside, name):
+    with os.fdopen(open_in(inside / "proc", name), "rb") as file:
+        return file.read().decode()
+
+
+@pytest.mark.parametrize(
+    "name", ["/inside", "../../inside", "../../../../../inside", "/../../inside", "link", "/up", "./../work//link", "chain"]
+)
+def test_file_is_found_as_the_process_would(inside, name):
+    """Links and `..` lead no further than its root, as in chroot(2)."""
+    (inside / "root/home/work/link").symlink_to("/inside")
+    (inside / "root/up").symlink_to("../../../inside")
+    (inside / "root/home/work/chain").symlink_to("link")
+    assert read(inside, name) == "inside"
+
+
+@pytest.mark.parametrize("name", ["/outside", "../../../outside", "link", "folder/outside", "none", "", "/", "inside/x"])
+def test_file_outside_is_not_opened(inside, name):
+    (inside / "root/home/work/link").symlink_to(inside / "outside")
+    (inside / "root/home/work/folder").symlink_to("../../..")
+    with pytest.raises(OSError):
+        read(inside, name)
+
+
+def test_nothing_but_a_file_is_opened(inside):
+    """None of them may make the agent wait, or do anything."""
+    work = inside / "root/home/work"
+    os.mkfifo(work / "fifo")
+    with socket.socket(socket.AF_UNIX) as bound:
+        os.chdir(work)
+        bound.bind("socket")
+        os.chdir(TOP)
+    (work / "loop").symlink_to("loop")
+    (work / "device").symlink_to("/dev/zero")
+    (inside / "root/dev").mkdir()
+    for name in ("fifo", "socket", "loop", "device", ".", "x/" * 5000, "a" * 5000):
+        with pytest.raises((OSError, ValueError)):
+            read(inside, name)
+
+
+LOOK = """
+import collections, json, pathlib, sys
+from verifier.agent.processes import Processes
+print(json.dumps({p.name: [[s.unseen, len(s.files)] for s in Processes(p, pod_of=lambda text: "a").all()]
+                  for p in map(pathlib.Path, sys.argv[1:])}))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="starts processes of several users")
+def test_same_user_without_capabilities_sees_its_own_kind_alone():
+    """The agent's rights: uid and gid of user pods, and nothing else. It needs no package either: this Python has none."""
+    hide = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print(flush=True); time.sleep(600)"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "verifier").mkdir()
+        (Path(folder) / "verifier/__init__.py").write_text("")
+        shutil.copytree(TOP / "verifier/agent", Path(folder) / "verifier/agent")
+        users = {"same": (1000, 1000), "hidden": (1000, 1000), "group": (1000, 100), "user": (1001, 1000), "root": (0, 0)}
+        processes = {}
+        try:
+            for name, (uid, gid) in users.items():
+                command = ["/usr/bin/python3", "-c", hide] if name == "hidden" else ["/bin/sleep", "600"]
+                process = subprocess.Popen(
+                    command, user=uid, group=gid, extra_groups=[], cwd="/", stdout=subprocess.PIPE, text=True
+                )
+                processes[name] = process
+                if name == "hidden":
+                    process.stdout.readline()
+                else:
+                    wait(lambda pid=process.pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+                (Path(folder) / name).mkdir()
+                (Path(folder) / name / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+            rights = ["--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+            done = subprocess.run(
+                ["setpriv", *rights, "/usr/bin/python3", "-c", LOOK, *(f"{folder}/{name}" for name in users)],
+                cwd=folder, check=True, capture_output=True, text=True,
+            )  # fmt: skip
+        finally:
+            for process in processes.values():
+                process.kill()
+                process.communicate()
+    assert json.loads(done.stdout) == {
+        "same": [["", 1]],
+        "hidden": [["hidden", 0]],
+        "group": [["other-group", 0]],
+        "user": [["other-user", 0]],
+        "root": [["other-user", 0]],
+    }

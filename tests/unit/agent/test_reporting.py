@@ -1,0 +1,95 @@
+"""Reports, to a made-up verifier."""
+
+import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from tests.support.ports import free_port
+from verifier.agent.lists import Match
+from verifier.agent.reporting import LINES, POD_REPORTS, REPEAT_SECONDS, Reporter
+
+ONE = ("7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", Match("miners", "xmrig"))
+
+
+class Verifier(HTTPServer):
+    """Takes reports."""
+
+    def __init__(self):
+        self.reports, self.status = [], 202
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        assert self.path == "/api/detections" and "Authorization" not in self.headers
+        self.server.reports.append([json.loads(line) for line in body.split("\n")])
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def verifier():
+    server = Verifier()
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def now():
+    return [1000.0]
+
+
+@pytest.fixture
+def reporter(verifier, now):
+    return Reporter("127.0.0.1", verifier.server_port, lambda: now[0])
+
+
+def test_report_names_the_pod_and_what_matched(verifier, reporter):
+    assert reporter.report([ONE], {ONE[0]}) == {"sent": 1}
+    assert verifier.reports == [[{"uid": ONE[0], "list": "miners", "label": "xmrig"}]]
+
+
+def test_match_is_reported_once_and_again_after_a_while(verifier, reporter, now):
+    for _ in range(3):
+        reporter.report([ONE], {ONE[0]})
+    assert len(verifier.reports) == 1
+    now[0] += REPEAT_SECONDS
+    reporter.report([ONE], {ONE[0]})
+    assert len(verifier.reports) == 2
+
+
+def test_refused_report_is_sent_again(verifier, reporter):
+    verifier.status = 503
+    assert reporter.report([ONE], {ONE[0]}) == {"failed": 1}
+    verifier.status = 202
+    assert reporter.report([ONE], {ONE[0]}) == {"sent": 1}
+
+
+def test_verifier_that_does_not_answer_costs_one_attempt():
+    reporter = Reporter("127.0.0.1", free_port())
+    many = [(f"{number:08}", Match("a", "b")) for number in range(3 * LINES)]
+    assert reporter.report(many, {pod for pod, _ in many}) == {"failed": LINES}
+
+
+def test_many_matches_go_in_several_requests_and_few_of_one_pod(verifier, reporter):
+    many = [(f"{number:08}", Match("a", "b")) for number in range(LINES + 1)]
+    assert reporter.report(many, {pod for pod, _ in many}) == {"sent": LINES + 1}
+    assert [len(lines) for lines in verifier.reports] == [LINES, 1]
+    one = [("x", Match("a", str(number))) for number in range(100)]
+    assert reporter.report(one, {"x"}) == {"sent": POD_REPORTS}
+    assert reporter.report(one, {"x"}) == {}
+
+
+def test_label_can_end_no_line(verifier, reporter):
+    reporter.report([("x", Match("a", 'b\n{"uid": "y"}'))], {"x"})
+    assert len(verifier.reports[0]) == 1

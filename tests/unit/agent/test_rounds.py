@@ -1,0 +1,252 @@
+"""Rounds: what is looked at, when again, and what a stranger can make of it."""
+
+import hashlib
+import os
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from tests.support import made_up_miner
+from verifier.agent import rounds
+from verifier.agent.lists import Match
+from verifier.agent.processes import FileKey, Process, RunFile
+from verifier.agent.rounds import HIDDEN_LIST, Watcher
+from verifier.agent.scanner import ScanFailed
+
+POD, OTHER = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", "11111111-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
+RULES = 'rule word { strings: $a = "needle" condition: $a }'
+
+
+class Node:
+    """A made-up node: processes that run files."""
+
+    def __init__(self):
+        self.processes = []
+
+    def run(self, pod, *paths, unseen=""):
+        self.processes.append((pod, paths, unseen))
+
+    def all(self):
+        for pod, paths, unseen in self.processes:
+            files = ((FileKey.of(os.stat(path)), path) for path in paths)
+            yield Process(pod, unseen, tuple(RunFile(key, partial(os.open, path, os.O_RDONLY)) for key, path in files))
+
+
+class Scans:
+    """A scanner that says what it is told to, and counts what it is asked."""
+
+    def __init__(self):
+        self.answers, self.scanned, self.started = [], [], 0
+
+    def __call__(self, rules):
+        self.started += 1
+        self.broken = {}
+        return self
+
+    def scan(self, file):
+        self.scanned.append(os.fstat(file).st_ino)
+        answer = self.answers.pop(0) if self.answers else []
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.fixture
+def node():
+    return Node()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of the lists."""
+    (tmp_path / "lists").mkdir()
+    return tmp_path / "lists"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def file(name, content=b"content"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return file
+
+
+def test_made_up_miner_is_found_by_sum_and_by_rule(node, folder, tmp_path):
+    """With the real process that matches rules."""
+    digest = made_up_miner.build(tmp_path / "miner")
+    (folder / "miners.sha256").write_text(f"{digest} made-up\n")
+    (folder / "words.yar").write_text('rule pool { strings: $a = "stratum+tcp" condition: $a }')
+    node.run(POD, tmp_path / "miner")
+    node.run(OTHER, "/bin/sleep")
+    done = Watcher(node, [folder]).round()
+    assert done.found == [(POD, Match("miners", "made-up")), (POD, Match("words", "pool"))]
+    assert done.pods == {POD, OTHER} and done.processes == 2
+
+
+def test_one_changed_byte_defeats_a_sum(node, folder, tmp_path):
+    (folder / "miners.sha256").write_text(f"{made_up_miner.build(tmp_path / 'miner')} made-up\n")
+    made_up_miner.build(tmp_path / "other", more=b"\0")
+    node.run(POD, tmp_path / "other")
+    assert Watcher(node, [folder]).round().found == []
+
+
+def test_file_is_read_once(node, folder, file):
+    """Also the same program in another pod is not matched again."""
+    (folder / "words.yar").write_text(RULES)
+    node.run(POD, file("a"))
+    scans = Scans()
+    watcher = Watcher(node, [folder], scans)
+    assert watcher.round().counts["hashed"] == 1 and len(scans.scanned) == 1
+    assert watcher.round().counts["hashed"] == 0
+    node.run(OTHER, file("b"))
+    done = watcher.round()
+    assert done.counts["hashed"] == 1 and len(scans.scanned) == 1
+
+
+def test_changed_file_is_read_again(node, folder, file):
+    """Also one whose owner set the size and the time back."""
+    path = file("a", b"harmless")
+    before = path.stat()
+    node.run(POD, path)
+    watcher = Watcher(node, [folder], Scans())
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner...').hexdigest()} m\n")
+    assert watcher.round().found == []
+    path.write_bytes(b"miner...")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert watcher.round().found == [(POD, Match("a", "m"))]
+
+
+def test_changed_list_counts_without_a_restart(node, folder, file):
+    node.run(POD, file("a", b"program"))
+    watcher = Watcher(node, [folder], Scans())
+    assert watcher.round().found == []
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'program').hexdigest()} m\n")
+    assert watcher.round().found == [(POD, Match("a", "m"))]
+    (folder / "a.sha256").write_text("")
+    assert watcher.round().found == []
+
+
+def test_broken_rule_is_noted_and_the_rest_goes_on(node, folder, file):
+    (folder / "bad.yar").write_text("rule {")
+    (folder / "words.yar").write_text(RULES)
+    (folder / "sums.sha256").write_text("nonsense\n")
+    node.run(POD, file("a", b"needle"))
+    watcher = Watcher(node, [folder])
+    assert watcher.round().found == [(POD, Match("words", "word"))]
+    assert set(watcher.lists.broken) == {"bad", "sums"}
+
+
+def test_list_at_which_the_compiler_fails_keeps_no_other_out(node, folder, file):
+    for name in "abc":
+        (folder / f"{name}.yar").write_text(RULES)
+    node.run(POD, file("a", b"needle"))
+
+    class Failing(Scans):
+        def __call__(self, rules):
+            if "b" in rules:
+                raise ScanFailed("timeout")
+            return super().__call__(rules)
+
+    watcher = Watcher(node, [folder], scans := Failing())
+    assert watcher.round().counts["scanned"] == 1 and len(scans.scanned) == 1
+    assert watcher.lists.broken == {"b": ["cannot be compiled: timeout"]} and set(watcher.lists.rules) == {"a", "c"}
+
+
+def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file):
+    """Nor does it keep the next one from being looked at."""
+    (folder / "words.yar").write_text(RULES)
+    node.run(POD, file("a", b"1"))
+    node.run(OTHER, file("b", b"2"))
+    scans = Scans()
+    scans.answers = [ScanFailed("crashed"), [("words", "word")]]
+    watcher = Watcher(node, [folder], scans)
+    done = watcher.round()
+    assert done.counts["scan-crashed"] == 1 and len(done.found) == 1
+    assert watcher.round().counts == {} and len(scans.scanned) == 2
+    assert scans.started == 3  # once for the lists, and anew after the crash
+
+
+def test_large_file_has_no_sum(node, folder, file, monkeypatch):
+    monkeypatch.setattr(rounds, "HASHED_BYTES", 10)
+    (folder / "words.yar").write_text(RULES)
+    node.run(POD, file("large", b"needle and more"))
+    done = Watcher(node, [folder]).round()
+    assert done.found == [(POD, Match("words", "word"))] and (done.counts["large"], done.counts["hashed"]) == (1, 0)
+
+
+def test_pod_with_many_files_keeps_no_other_waiting(node, folder, file, monkeypatch):
+    monkeypatch.setattr(rounds, "POD_BYTES", 20)
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+    for number in range(50):
+        node.run(POD, file(f"decoy{number}", b"%10d" % number))
+    node.run(OTHER, file("miner", b"miner"))
+    watcher = Watcher(node, [folder], Scans())
+    done = watcher.round()
+    assert done.found == [(OTHER, Match("a", "m"))]
+    assert done.waiting == 47 and done.counts["bytes"] == 3 * 10 + 5
+
+
+def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monkeypatch):
+    """What has waited longer comes first."""
+    monkeypatch.setattr(rounds, "POD_BYTES", 0)
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+    miner = file("miner", b"miner")
+    watcher = Watcher(node, [folder], Scans())
+    found = []
+    for attempt in range(3):
+        node.processes = []
+        for number in range(20):
+            node.run(POD, file(f"decoy{attempt}-{number}", b"%d %d" % (attempt, number)))
+        node.run(POD, miner)
+        found = found or watcher.round().found
+    # One file a round: by the second it was at the latest among those of the first, which are gone but it.
+    assert found == [(POD, Match("a", "m"))]
+
+
+def test_round_ends_in_time(node, folder, file, monkeypatch):
+    now = [0.0]
+
+    def clock():
+        now[0] += 3
+        return now[0]
+
+    for number in range(20):
+        node.run(POD, file(str(number), b"%d" % number))
+    done = Watcher(node, [folder], Scans(), clock).round()
+    assert done.counts["hashed"] == 3 and done.waiting == 17
+
+
+def test_file_that_is_another_by_then_is_left_for_the_next_round(node, folder, file):
+    path = file("a", b"harmless")
+    key = FileKey.of(path.stat())
+    node.all = lambda: [Process(POD, files=(RunFile(replace(key, inode=key.inode + 1), partial(os.open, path, os.O_RDONLY)),))]
+    done = Watcher(node, [folder], Scans()).round()
+    assert done.counts == {"gone": 1} and done.waiting == 1
+    node.all = lambda: [Process(POD, files=(RunFile(key, partial(os.open, "/none", os.O_RDONLY)),))]
+    assert Watcher(node, [folder], Scans()).round().counts == {"gone": 1}
+
+
+def test_unseen_processes_are_counted_and_hidden_ones_reported(node, folder):
+    for unseen in ("other-user", "other-user", "other-group", "hidden"):
+        node.run(POD, unseen=unseen)
+    done = Watcher(node, [folder], Scans()).round()
+    assert done.unseen == {"other-user": 2, "other-group": 1, "hidden": 1}
+    assert done.found == [(POD, HIDDEN_LIST)] and done.processes == 0
+
+
+def test_memory_is_that_of_what_runs(node, folder, file):
+    """Files that come and go leave nothing behind."""
+    watcher = Watcher(node, [folder], Scans())
+    for number in range(5):
+        node.processes = []
+        node.run(POD, file(str(number), b"%d" % number))
+        watcher.round()
+    assert watcher.known_files == 1

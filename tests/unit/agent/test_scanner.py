@@ -1,0 +1,107 @@
+"""The process that matches rules: it answers, and what goes wrong in it ends nothing else."""
+
+import os
+import signal
+
+import pytest
+
+from tests.support import made_up_miner
+from tests.support.doc_examples import section
+from verifier.agent import scanner as module
+from verifier.agent.scanner import SCAN_BYTES, ScanFailed, Scanner
+
+PLAIN = {"words": 'rule word { strings: $a = "needle" condition: $a }'}
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """Scan bytes with rules."""
+
+    def scan(scanner, content):
+        (tmp_path / "file").write_bytes(content)
+        with (tmp_path / "file").open("rb") as file:
+            return scanner.scan(file.fileno())
+
+    return scan
+
+
+def test_rules_match_or_not(scan):
+    with Scanner(PLAIN) as scanner:
+        assert scanner.broken == {}
+        assert scan(scanner, b"hay needle hay") == [("words", "word")]
+        assert scan(scanner, b"hay") == [] and scan(scanner, b"") == []
+
+
+def test_broken_rules_are_told_and_the_rest_goes_on(scan):
+    rules = {
+        "half": "rule bad { condition: nope }\nrule good { condition: true }",
+        "syntax": "rule {",
+        "include": 'include "/etc/passwd"\nrule after { condition: true }',
+        "module": 'import "nothing"\nrule m { condition: nothing.x }',
+        **PLAIN,
+    }
+    with Scanner(rules) as scanner:
+        assert set(scanner.broken) == {"half", "syntax", "include", "module"}
+        assert scanner.broken["half"] == ["line 1: unknown identifier `nope`"]
+        assert {("half", "good"), ("words", "word")} <= set(scan(scanner, b"needle"))
+
+
+def test_two_lists_may_have_rules_of_one_name(scan):
+    with Scanner({"a": "rule same { condition: true }", "b": "rule same { condition: true }"}) as scanner:
+        assert scan(scanner, b"x") == [("a", "same"), ("b", "same")] and not scanner.broken
+
+
+def test_only_the_beginning_of_a_large_file_is_read(tmp_path):
+    with (tmp_path / "large").open("wb+") as file, Scanner(PLAIN) as scanner:
+        file.truncate(1 << 40)
+        file.seek(SCAN_BYTES)
+        file.write(b"needle")
+        file.flush()
+        file.seek(0)
+        assert scanner.scan(file.fileno()) == []
+
+
+def test_rule_that_takes_too_long_ends(scan, monkeypatch):
+    """One that counts for ever, on bytes of a stranger's choice."""
+    pairs = "for all i in (0..filesize - 1) : (for all j in (0..filesize - 1) : (uint8(i) + uint8(j) < 1024))"
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 60.0)
+    rules = {"slow": f"rule slow {{ condition: {pairs} }}", **PLAIN}
+    with Scanner(rules) as scanner, pytest.raises(ScanFailed, match="timeout"):
+        scan(scanner, b"needle" * 100_000)
+
+
+def test_process_that_does_not_answer_is_ended(scan, monkeypatch):
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    with Scanner(PLAIN) as scanner:
+        os.kill(scanner.pid, signal.SIGSTOP)
+        with pytest.raises(ScanFailed, match="timeout"):
+            scan(scanner, b"needle")
+
+
+def test_process_that_crashes_is_told(scan):
+    with Scanner(PLAIN) as scanner:
+        os.kill(scanner.pid, signal.SIGKILL)
+        with pytest.raises(ScanFailed, match="crashed"):
+            scan(scanner, b"needle")
+
+
+@pytest.mark.parametrize("rules", ["rule " * 2_000, "rule a { condition: " + "(" * 100_000, "\0\0\0"])
+def test_rules_that_are_nonsense_do_not_end_the_agent(rules, scan):
+    try:
+        with Scanner({"nonsense": rules, **PLAIN}) as scanner:
+            assert scanner.broken["nonsense"] and scan(scanner, b"needle")
+    except ScanFailed as error:
+        assert str(error) == "crashed"
+
+
+def test_example_rules_find_the_made_up_miner_and_its_script(tmp_path, scan):
+    """The two of docs/agent.md, which are the project's own."""
+    (rules,) = section("docs/agent.md", "YARA rules", "yara")
+    made_up_miner.build(tmp_path / "miner")
+    with Scanner({"examples": rules}) as scanner:
+        assert scanner.broken == {}
+        assert scan(scanner, (tmp_path / "miner").read_bytes()) == [("examples", "pool_client")]
+        assert scan(scanner, made_up_miner.SCRIPT.encode()) == [("examples", "pool_script")]
+        for ordinary in ("/bin/sh", "/usr/bin/python3", "/bin/sleep", __file__):
+            with open(ordinary, "rb") as file:
+                assert scanner.scan(file.fileno()) == [], ordinary

@@ -1,0 +1,5 @@
+"""`python3 -m verifier.agent`: the agent."""
+
+from .process import main
+
+main()

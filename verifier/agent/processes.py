@@ -1,0 +1,220 @@
+"""Processes and the files that they run, read from `/proc` with no more rights than the user pods' own uid has.
+
+The kernel shows the links of `/proc/PID` to whoever may read the process (ptrace(2), PTRACE_MODE_READ_FSCREDS): all its uids and
+gids are the reader's, it is dumpable, and it has no capability that the reader lacks. Decisions: D-330, D-331.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from .cgroups import pod_uid
+
+CMDLINE_BYTES = 65536
+"""How much of a command line is read."""
+
+ARGUMENTS = 32
+"""In how many arguments of an interpreter a file is looked for."""
+
+MAX_LINKS = 40
+"""Symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
+
+MAX_PARTS = 256
+"""Parts of a path, those of links included."""
+
+OTHER_USER, OTHER_GROUP, HIDDEN = "other-user", "other-group", "hidden"
+"""Why a process is not seen: its uid or its gid is another, or it has hidden itself (prctl(2), PR_SET_DUMPABLE)."""
+
+# What runs the file in its arguments: interpreters, and the dynamic loader, which is one for programs. With what follows the name:
+# a version, as in python3.11, or the rest of ld-linux-x86-64.so.2.
+_INTERPRETER = re.compile(
+    r"(?:python|pypy|perl|ruby|node|nodejs|deno|bun|bash|sh|dash|ash|ksh|zsh|fish|busybox|toybox|php|lua|luajit|R|Rscript|julia|java"
+    r"|tclsh|awk|gawk|mawk|guile|racket|erl|beam\.smp|mono|dotnet|qemu-\w+|ld)[-0-9._]*(?:-[\w.-]+)?"
+)
+_DELETED = " (deleted)"
+
+# Never waits, whatever the file has become, and gets no terminal.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """What a file is recognised by. Its owner can set the time of modification, and not that of the change.
+
+    Attributes:
+        device, inode, size: as in stat(2), bytes.
+        modified, changed: nanoseconds.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> "FileKey":
+        """The key of a file, by its stat."""
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A file that a process runs.
+
+    Attributes:
+        key: what it is recognised by.
+        open: opens it for reading, and gives the descriptor; raises OSError. It may be another file by then.
+    """
+
+    key: FileKey
+    open: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of a pod.
+
+    Attributes:
+        pod: the pod's uid.
+        unseen: why it could not be read; empty if it could.
+        files: its program, and for an interpreter the file that it was given.
+    """
+
+    pod: str
+    unseen: str = ""
+    files: tuple[RunFile, ...] = ()
+
+
+class Processes:
+    """The processes of all pods of a node.
+
+    Args:
+        root: where `/proc` is.
+        pod_of: which pod a process is in, by the content of its `cgroup`.
+    """
+
+    def __init__(self, root: Path = Path("/proc"), pod_of: Callable[[str], str | None] = pod_uid):
+        self._root, self._pod_of = root, pod_of
+        self._uid, self._gid = os.getuid(), os.getgid()
+
+    def all(self) -> Iterator[Process]:
+        """Every process that is in a pod. One that ends meanwhile is left out."""
+        for name in os.listdir(self._root):
+            if name.isdigit():
+                # Everything is read through the open folder: the number may be another process's the moment after.
+                with suppress(OSError), _opened(self._root / name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) as folder:
+                    pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES))
+                    if pod and (found := self._process(pod, int(name), folder)):
+                        yield found
+
+    def _process(self, pod: str, number: int, folder: int) -> Process | None:
+        try:
+            program = FileKey.of(os.stat("exe", dir_fd=folder))
+            name = os.path.basename(os.readlink("exe", dir_fd=folder)).removesuffix(_DELETED)
+        except PermissionError:
+            return Process(pod, self._unseen(_text(folder, "status", 4096)))
+        except OSError:  # a zombie has none
+            return None
+        path = self._root / str(number)
+        files = [RunFile(program, partial(os.open, path / "exe", _READ))]
+        if _INTERPRETER.fullmatch(name) and (script := _script(path, folder)):
+            files.append(script)
+        return Process(pod, files=tuple(files))
+
+    def _unseen(self, status: str) -> str:
+        ids = dict(re.findall(r"^(Uid|Gid):\t([0-9\t]+)$", status, re.M))
+        if set(ids.get("Uid", "").split()) != {str(self._uid)}:
+            return OTHER_USER
+        return OTHER_GROUP if set(ids.get("Gid", "").split()) != {str(self._gid)} else HIDDEN
+
+
+def _text(folder: int, name: str, most: int) -> str:
+    with _opened(name, _READ, folder) as file:
+        return os.read(file, most).decode(errors="surrogateescape")
+
+
+def _script(path: Path, folder: int) -> RunFile | None:
+    """The first argument of an interpreter that is a file, in the pod's own file system."""
+    # Not the first, which is the interpreter's own name.
+    for argument in _text(folder, "cmdline", CMDLINE_BYTES).split("\0")[1 : ARGUMENTS + 1]:
+        # R has `--file=name`.
+        name = argument.partition("=")[2] if argument.startswith("-") else argument
+        if name and (key := _key_in(path, name)):
+            return RunFile(key, partial(open_in, path, name))
+    return None
+
+
+def _key_in(path: Path, name: str) -> FileKey | None:
+    try:
+        with _way(path, name) as file:
+            return FileKey.of(os.fstat(file))
+    except OSError:
+        return None
+
+
+def open_in(process: Path, name: str) -> int:
+    """Open a regular file for reading, as a process would by that name.
+
+    Links lead no further than the process's own root, and nothing but a regular file is opened.
+
+    Args:
+        process: its folder in `/proc`.
+        name: the path, absolute or from its current folder.
+
+    Raises:
+        OSError: there is no such file, or it is none that may be read.
+    """
+    with _way(process, name) as file:
+        # The descriptor is that of a regular file already, so this opens nothing else, and does not wait.
+        return os.open(f"/proc/self/fd/{file}", _READ)
+
+
+@contextmanager
+def _way(process: Path, name: str) -> Iterator[int]:
+    """Go to a file step by step. The last descriptor is of a regular file, and can read nothing."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with _opened(process / "root", flags) as root, _opened(process / "cwd", flags) as here:
+        top = os.stat(root)
+        at, links, steps = os.dup(root if name.startswith("/") else here), 0, 0
+        try:
+            parts = name.split("/")[::-1]
+            while parts:
+                part = parts.pop()
+                steps += 1
+                if steps > MAX_PARTS or len(parts) > MAX_PARTS:
+                    raise OSError("too many parts")
+                if part in ("", ".") or (part == ".." and os.path.samestat(os.stat(at), top)):
+                    continue
+                following = os.open(part, _STEP, dir_fd=at)
+                kind = os.fstat(following).st_mode
+                if stat.S_ISLNK(kind):
+                    links += 1
+                    target = os.readlink("", dir_fd=following)
+                    os.close(following)
+                    if links > MAX_LINKS:
+                        raise OSError("too many links")
+                    parts += target.split("/")[::-1]
+                    following = os.dup(root if target.startswith("/") else at)
+                os.close(at)
+                at = following
+            if not stat.S_ISREG(os.fstat(at).st_mode):
+                raise OSError("no regular file")
+            yield at
+        finally:
+            os.close(at)
+
+
+@contextmanager
+def _opened(path: Path | str, flags: int, folder: int | None = None) -> Iterator[int]:
+    file = os.open(path, flags, dir_fd=folder)
+    try:
+        yield file
+    finally:
+        os.close(file)

@@ -1,0 +1,82 @@
+"""Reports to the verifier, the agent's one destination."""
+
+import http.client
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from .lists import Match
+
+TIMEOUT_SECONDS = 5.0
+"""For how long a request waits. The next round is another attempt."""
+
+REPEAT_SECONDS = 600.0
+"""After how long what still runs is reported again: Redis may have forgotten everything. The reconciler takes it as the same."""
+
+LINES = 100
+"""Reports in one request: what `POST /api/detections` takes."""
+
+POD_REPORTS = 5
+"""Matches of one pod that are reported in a round. The first is enough to act."""
+
+log = logging.getLogger("binder-egress")
+
+
+class Reporter:
+    """Sends what was found, each match of a pod once, and again after `REPEAT_SECONDS`.
+
+    Args:
+        host: the verifier's Service.
+        port: its in-cluster port.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, host: str, port: int, clock: Callable[[], float] = time.monotonic):
+        self._host, self._port, self._clock = host, port, clock
+        self._sent: dict[tuple[str, Match], float] = {}
+
+    def report(self, found: Iterable[tuple[str, Match]], pods: set[str]) -> Counter[str]:
+        """Send what is new. What could not be sent is new again in the next round.
+
+        Args:
+            found: the pods' uids, and what matched in them.
+            pods: the pods that there still are; others are forgotten.
+
+        Returns:
+            How many reports were `sent` and `failed`.
+        """
+        now = self._clock()
+        self._sent = {row: at for row, at in self._sent.items() if row[0] in pods and now - at < REPEAT_SECONDS}
+        each: Counter[str] = Counter()
+        new = []
+        for row in found:
+            each[row[0]] += 1
+            if each[row[0]] <= POD_REPORTS and row not in self._sent:
+                new.append(row)
+        done: Counter[str] = Counter()
+        for start in range(0, len(new), LINES):
+            rows = new[start : start + LINES]
+            problem = self._post([{"uid": pod, "list": what.list_name, "label": what.label} for pod, what in rows])
+            done["failed" if problem else "sent"] += len(rows)
+            if problem:
+                log.error("reports not sent: %s", problem)
+                break  # The others wait, too.
+            for pod, what in rows:
+                self._sent[pod, what] = now
+                log.info("match", extra={"fields": {"pod_uid": pod, "list": what.list_name, "label": what.label}})
+        return done
+
+    def _post(self, reports: list[dict[str, str]]) -> str:
+        """Send reports. Returns what went wrong, or nothing."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        try:
+            body = "\n".join(map(json.dumps, reports)).encode()
+            connection.request("POST", "/api/detections", body, {"Content-Type": "application/x-ndjson"})
+            answer = connection.getresponse()
+            return "" if answer.status == 202 else f"the verifier answers {answer.status}"
+        except (OSError, http.client.HTTPException) as error:
+            return f"the verifier does not answer: {type(error).__name__}"
+        finally:
+            connection.close()

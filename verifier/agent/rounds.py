@@ -1,0 +1,226 @@
+"""A round: all files that processes of pods run, compared with the lists, each new one once.
+
+Strangers decide how many files there are, how large and how often new. So a round reads so many bytes of a pod and takes so long
+at most, what has waited longest comes first, and what is left waits for the next one. Decisions: D-332, D-333.
+"""
+
+import hashlib
+import logging
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import lists
+from .lists import Lists, Match
+from .processes import HIDDEN, FileKey, Processes, RunFile
+from .scanner import SCAN_BYTES, ScanFailed, Scanner
+
+HASHED_BYTES = 128 << 20
+"""The largest file of which a sum is made. YARA sees the beginning of larger ones."""
+
+POD_BYTES = 64 << 20
+"""How much is read of new files of one pod in a round, beside the file with which this is reached."""
+
+ROUND_SECONDS = 10.0
+"""For how long a round looks at new files."""
+
+MAX_KNOWN_FILES = 50_000
+"""Files that are remembered, some 300 bytes each. A pod may run as many programs as it may have processes."""
+
+CHUNK_BYTES = 1 << 20
+
+HIDDEN_LIST = Match("hidden", "a process hides itself")
+"""What is reported of a pod with a process that has hidden itself (D-331)."""
+
+log = logging.getLogger("binder-egress")
+
+
+@dataclass
+class Round:
+    """What a round saw.
+
+    Attributes:
+        found: the pods in which something matched, each match once.
+        pods: the uids of all pods that have a process.
+        processes: how many processes were seen.
+        unseen: how many were not, by the reason (`processes.HIDDEN`, …).
+        waiting: how many new files are left for the next one.
+        counts: how many files were `hashed` and `scanned`, are too `large` for a sum or `gone`; how many scans failed, by what
+            `ScanFailed` says; and `bytes` that were read.
+    """
+
+    found: list[tuple[str, Match]] = field(default_factory=list)
+    pods: set[str] = field(default_factory=set)
+    processes: int = 0
+    unseen: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Watcher:
+    """Looks at a node, round by round.
+
+    Args:
+        processes: the processes of its pods.
+        folders: where the lists are.
+        scanner: starts the process that matches rules.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        folders: Sequence[Path],
+        scanner: Callable[[Mapping[str, str]], Scanner] = Scanner,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._processes, self._folders, self._start, self._clock = processes, folders, scanner, clock
+        self._signature: object = None
+        self.lists = Lists()
+        """The lists that are in force, with what is wrong with them."""
+        # What a file matched, by what it is recognised by; and by its sum, for the same program in the next pod.
+        self._known: dict[FileKey, list[Match]] = {}
+        self._by_sum: dict[str, list[Match]] = {}
+        self._waiting: dict[FileKey, int] = {}  # since which round
+        self._number = 0
+
+    @property
+    def known_files(self) -> int:
+        """How many files are remembered."""
+        return len(self._known) + len(self._waiting)
+
+    def round(self) -> Round:
+        """Look once."""
+        self._number += 1
+        self._read_lists()
+        done = Round()
+        files: dict[tuple[str, FileKey | None], list[Match]] = {}
+        fresh: dict[FileKey, tuple[str, RunFile]] = {}
+        for process in self._processes.all():
+            done.pods.add(process.pod)
+            if process.unseen:
+                done.unseen[process.unseen] += 1
+                if process.unseen == HIDDEN:
+                    files.setdefault((process.pod, None), [HIDDEN_LIST])
+                continue
+            done.processes += 1
+            for file in process.files:
+                if file.key in self._known:
+                    files[process.pod, file.key] = self._known[file.key]
+                else:
+                    fresh.setdefault(file.key, (process.pod, file))
+                    files.setdefault((process.pod, file.key), [])
+        self._look_at(fresh, done)
+        seen = {key for _, key in files}
+        # What nothing runs any more is forgotten, and looked at again if it comes back.
+        self._known = {key: matches for key, matches in self._known.items() if key in seen}
+        kept = {id(matches) for matches in self._known.values()}
+        self._by_sum = {digest: matches for digest, matches in self._by_sum.items() if id(matches) in kept}
+        self._waiting = {key: self._waiting.get(key, self._number) for key in fresh if key not in self._known}
+        done.waiting = len(self._waiting)
+        matches = {(pod, match) for (pod, key), found in files.items() for match in (self._known.get(key, found) if key else found)}
+        done.found = sorted(matches, key=lambda row: (row[0], row[1].list_name, row[1].label))
+        return done
+
+    def _read_lists(self) -> None:
+        try:
+            found = lists.signature(self._folders)
+        except OSError:  # a list was replaced in this moment
+            return
+        if found == self._signature:
+            return
+        self._signature, self.lists = found, lists.read(self._folders)
+        self._known, self._by_sum = {}, {}
+        # Each list alone, so that one at which the compiler fails keeps no other out.
+        for name, rules in sorted(self.lists.rules.items()):
+            try:
+                with self._start({name: rules}) as scanner:
+                    problems = scanner.broken.get(name, [])
+            except ScanFailed as error:
+                del self.lists.rules[name]
+                problems = [f"cannot be compiled: {error}"]
+            for problem in problems:
+                self.lists.note(name, problem)
+        told = {"sums": len(self.lists.hashes), "rules": sorted(self.lists.rules)}
+        log.info("lists", extra={"fields": told})
+        for name, problems in self.lists.broken.items():
+            for problem in problems[:20]:
+                log.error("list is broken", extra={"fields": {"list": name, "problem": problem}})
+
+    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], done: Round) -> None:
+        """Look at new files, those first that have waited longest."""
+        began = self._clock()
+        read: Counter[str] = Counter()
+        # Which of those that are new at the same time comes first is left to chance, so that nobody can be last on purpose.
+        order = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
+        with ExitStack() as stack:
+            scanner: list[Scanner] = []
+            for key in order:
+                pod, file = fresh[key]
+                if self._clock() - began > ROUND_SECONDS or len(self._known) >= MAX_KNOWN_FILES:
+                    return
+                if read[pod] > POD_BYTES:
+                    continue
+                try:
+                    descriptor = file.open()
+                except OSError:
+                    done.counts["gone"] += 1
+                    continue
+                try:
+                    if FileKey.of(os.fstat(descriptor)) != key:
+                        done.counts["gone"] += 1
+                        continue
+                    before = done.counts["bytes"]
+                    self._known[key] = self._matches(descriptor, key, done, scanner, stack)
+                    read[pod] += done.counts["bytes"] - before
+                except OSError as error:
+                    log.warning("a file cannot be read: %s", error.strerror)
+                finally:
+                    os.close(descriptor)
+
+    def _matches(self, file: int, key: FileKey, done: Round, scanner: list[Scanner], stack: ExitStack) -> list[Match]:
+        digest = None
+        if key.size <= HASHED_BYTES:
+            digest = _sum(file, key.size)
+            done.counts["hashed"] += 1
+            done.counts["bytes"] += key.size
+            if digest in self._by_sum:
+                return self._by_sum[digest]
+        else:
+            done.counts["large"] += 1
+        matches = list(self.lists.hashes.get(digest or "", ()))
+        if self.lists.rules and key.size:
+            done.counts["bytes"] += min(key.size, SCAN_BYTES)
+            try:
+                if not scanner:
+                    scanner.append(stack.enter_context(self._start(self.lists.rules)))
+                os.lseek(file, 0, os.SEEK_SET)
+                matches += [Match(name, rule) for name, rule in scanner[0].scan(file)]
+                done.counts["scanned"] += 1
+            except ScanFailed as error:
+                # What broke it is not tried again: it is known, with what its sum matched.
+                scanner.clear()
+                done.counts[f"scan-{error}"] += 1
+                log.warning(
+                    "a file could not be scanned", extra={"fields": {"why": str(error), "sha256": digest, "bytes": key.size}}
+                )
+        if digest:
+            self._by_sum[digest] = matches
+        return matches
+
+
+def _sum(file: int, size: int) -> str:
+    """The SHA-256 of so many bytes of a file. One that grows meanwhile is not followed."""
+    found, at, chunk = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES))
+    while at < size:
+        number = os.preadv(file, [chunk[: min(CHUNK_BYTES, size - at)]], at)
+        if not number:
+            break
+        found.update(chunk[:number])
+        at += number
+    return found.hexdigest()

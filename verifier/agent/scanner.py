@@ -1,0 +1,175 @@
+"""YARA rules, matched in a process of their own: bytes that strangers chose may make a parser crash, or never end.
+
+    python3 -P -m verifier.agent.scanner SOCKET
+
+reads the rules from the socket, one JSON line, and answers with those that are broken. Then it gets one open file at a time and
+answers with the rules that match.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+SCAN_BYTES = 16 << 20
+"""How much of a file YARA sees, from its beginning. A static build of a known miner has about 8 MiB."""
+
+SCAN_SECONDS = 5
+"""For how long YARA may look at one file. It stops itself a little later (yara-x, `Scanner.set_timeout`)."""
+
+ANSWER_SECONDS = 10.0
+"""After how long a process that has not answered is ended: twice the time that it should need."""
+
+COMPILE_SECONDS = 30.0
+"""The same for the rules."""
+
+MEMORY_BYTES = 128 << 20
+"""Memory of the process. The container's limit would end the agent, too."""
+
+MAX_MATCHES = 8
+"""Rules that are told of one file."""
+
+BROKEN_CHARACTERS = 300
+"""How much of each error in the rules is told."""
+
+
+class ScanFailed(Exception):
+    """The process did not answer, or ended. There is none now. The text says which."""
+
+
+class Scanner:
+    """A process that matches rules, until the end of the block.
+
+    Args:
+        rules: YARA rules by name of the list.
+
+    Raises:
+        ScanFailed: the rules make it crash, or take too long.
+    """
+
+    def __init__(self, rules: Mapping[str, str]):
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            # Not the folder that it is started in, and no more descriptors than that one.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "verifier.agent.scanner", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self.pid = self._process.pid
+        """The number of the process."""
+        self._answers = self._socket.makefile("rb")
+        try:
+            self._socket.settimeout(COMPILE_SECONDS)
+            self._socket.sendall(json.dumps(dict(rules)).encode() + b"\n")
+            self.broken: dict[str, list[str]] = self._answer()
+            """What is wrong with the rules, by name of the list."""
+        except ScanFailed:
+            self.close()
+            raise
+
+    def scan(self, file: int) -> list[tuple[str, str]]:
+        """The lists and rules that match a file.
+
+        Args:
+            file: an open regular file.
+
+        Raises:
+            ScanFailed: it crashed, or took too long. The process is ended, and a new one is needed.
+        """
+        try:
+            self._socket.settimeout(ANSWER_SECONDS)
+            socket.send_fds(self._socket, [b"f"], [file])
+        except OSError:
+            self.close()
+            raise ScanFailed("crashed") from None
+        try:
+            found = self._answer()
+        except ScanFailed:
+            self.close()
+            raise
+        if not isinstance(found, list):
+            raise ScanFailed(str(found))
+        return [(list_name, rule) for list_name, rule in found]
+
+    def close(self) -> None:
+        """End the process."""
+        self._answers.close()
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def _answer(self) -> Any:
+        try:
+            line = self._answers.readline()
+        except TimeoutError:
+            raise ScanFailed("timeout") from None
+        except OSError:
+            line = b""
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise ScanFailed("crashed") from None
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer until the other side has gone."""
+    import yara_x
+
+    lines = connection.makefile("rb")
+    rules = json.loads(lines.readline())
+    compiler = yara_x.Compiler()
+    compiler.enable_includes(False)
+    compiler.ignore_invalid_rules(True)
+    broken: dict[str, list[str]] = {}
+    for name, source in rules.items():
+        compiler.new_namespace(name)
+        before = len(compiler.errors())
+        with contextlib.suppress(yara_x.CompileError):  # It is among the errors, too.
+            compiler.add_source(source, origin=name)
+        if wrong := compiler.errors()[before:]:
+            broken[name] = [f"line {error.get('line', '?')}: {error['title']}"[:BROKEN_CHARACTERS] for error in wrong]
+    scanner = yara_x.Scanner(compiler.build())
+    scanner.set_timeout(SCAN_SECONDS)
+    scanner.max_matches_per_pattern(1000)
+    connection.sendall(json.dumps(broken).encode() + b"\n")
+    while True:
+        told, files, _, _ = socket.recv_fds(connection, 1, 1)
+        if not told:
+            return
+        with os.fdopen(files[0], "rb") as file:
+            content = file.read(SCAN_BYTES)
+        try:
+            found: object = [(rule.namespace, rule.identifier) for rule in scanner.scan(content).matching_rules][:MAX_MATCHES]
+        except yara_x.TimeoutError:
+            found = "timeout"
+        except yara_x.ScanError:
+            found = "failed"
+        del content
+        connection.sendall(json.dumps(found).encode() + b"\n")
+
+
+def main() -> None:
+    """The process. It takes memory from nobody, leaves no core and starts nothing."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        serve(connection)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,8 +31,10 @@ RUN /opt/build/bin/python -I /src/verifier/proxy/registries.py "$(cat /opt/npm-r
  && mv /opt/registries.json /src/verifier/proxy/registries.json
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 COPY --from=frontend /src/verifier/pods/lab /src/verifier/pods/lab
-# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays.
-RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
+# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays. The agent has an image
+# of its own.
+RUN rm -r /src/verifier/agent \
+ && /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \
     --prefix /opt/package /opt/wheel/*.whl
 
@@ -40,11 +42,42 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isol
 FROM python AS node-guard
 RUN apt-get update && apt-get install --yes --no-install-recommends nftables && rm -rf /var/lib/apt/lists/*
 
-FROM python
 # Nothing that installs or builds: neither pip nor what venv would make a new one from.
+FROM python AS bare
 RUN pip uninstall -y --root-user-action=ignore pip setuptools wheel \
  && python3 -c 'import ensurepip, shutil, sysconfig; \
     [shutil.rmtree(d) for d in (sysconfig.get_config_var("WHEEL_PKG_DIR"), *ensurepip.__path__) if d]'
+
+# For agent.enabled, and not part of the image below (D-330): docker build --target agent
+FROM python AS agent-build
+COPY requirements-build.lock requirements-agent.lock /src/
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements-build.lock \
+ && python3 -m venv --without-pip /opt/agent \
+ && /opt/build/bin/pip --python /opt/agent/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
+    -r /src/requirements-agent.lock
+# Nothing of the other processes.
+COPY verifier/__init__.py verifier/logs.py /src/verifier/
+COPY verifier/agent /src/verifier/agent
+RUN cp -r /src/verifier "$(/opt/agent/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+ && /opt/agent/bin/python -m compileall -q /opt/agent
+
+FROM bare AS agent
+COPY --from=agent-build /opt/agent /opt/agent
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title="binder-egress-agent" \
+      org.opencontainers.image.description="Looks at what BinderHub user pods run" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.licenses="BSD-3-Clause"
+# The chart says which user that of user pods is.
+USER 1000:1000
+WORKDIR /tmp
+EXPOSE 8083
+ENTRYPOINT ["/opt/agent/bin/python", "-P", "-m", "verifier.agent"]
+
+FROM bare
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/package /opt/venv
 # The root file system is read-only in the chart; everything was compiled to bytecode above.

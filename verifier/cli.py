@@ -36,13 +36,18 @@ def verifier() -> None:
 def reconciler() -> None:
     # Not at the top: the verifier must not load the Kubernetes client.
     from .gatecheck.check import Namespace, Watcher
+    from .reconciler.agents import Agents
     from .reconciler.loop import Reconciler
     from .reconciler.proxy_variables import ProxyVariables
     from .reconciler.user_pods import UserPods
 
     settings = load(ReconcilerSettings)
     logging.config.dictConfig(logs.configuration(settings.log_level))
-    worker = Reconciler(settings, UserPods(settings.namespace, settings.user_pod_labels), Store(connect(settings)))
+    agents = Agents(settings.namespace, settings.agent_labels, Store(connect(settings))) if settings.agent_labels else None
+    user_pods = UserPods(settings.namespace, settings.user_pod_labels)
+    worker = Reconciler(settings, user_pods, Store(connect(settings)), node_of=agents and agents.node_of)
+    if agents:
+        threading.Thread(target=agents.run, args=[threading.Event()], name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
     watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), worker.label_sets)
     threading.Thread(target=watcher.run, args=[threading.Event()], name="gatecheck", daemon=True).start()

@@ -460,6 +460,8 @@ class ReconcilerSettings(CommonSettings):
         [], json_schema_extra=_value("admissionPolicies")
     )
     """The admission policies that are on in the values and were not rendered."""
+    agent_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("agent.enabled"))
+    """The labels of the agents' pods; none: there is no agent."""
     proxy: bool = Field(False, json_schema_extra=_value("proxy.enabled"))
     """Whether to publish the addresses of user pods, for the egress proxy."""
     proxy_service: str = Field("", json_schema_extra=_value("proxy.enabled"))

@@ -11,11 +11,11 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   for key in epoch solution:* charges:* rejected:* pass:* launch:* unlock:* withdrawn:* wiring verifiers; do
     own="$own ~binder-egress:$key"
   done
-  for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck; do
+  for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck agents; do
     read="$read %R~binder-egress:$key"
   done
   for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
-    counters tiers gatecheck addresses changes detections detected; do
+    counters tiers gatecheck addresses changes detections detected agents; do
     written="$written ~binder-egress:$key"
   done
   access="user default on #$(hash "$REDIS_PASSWORD") -@all +ping

@@ -110,6 +110,9 @@ Empty without a source.
 {{- $_ := set $found $name (dict "on_match" ($source.onMatch | default "observe") "lists" ($source.lists | default dict)) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (include "binder-egress.agent" .) (not (hasKey $found "agent")) -}}
+{{- $_ := set $found "agent" (dict "on_match" "observe" "lists" dict) -}}
+{{- end -}}
 {{- with $found }}{{ toJson . }}{{ end -}}
 {{- end }}
 

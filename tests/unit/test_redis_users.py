@@ -191,6 +191,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.report_verifier("host", {}),
         lambda s: s.gatecheck(),
         lambda s: s.report(REPORT),
+        lambda s: s.is_agent("10.42.0.7"),
     ):
         call(verifiers)
     for call in (
@@ -212,6 +213,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.publish_addresses(alice, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))]),
         lambda s: s.beat_addresses(),
         lambda s: s.published_addresses(),
+        lambda s: s.publish_agents({"10.42.0.7": "node-1"}),
         lambda s: s.report(REPORT),
         lambda s: s.reported(9),
         lambda s: s.answer_reports([s.reported(9)[0][0]], [{"outcome": "revoked"}]),

@@ -32,6 +32,9 @@ MAX_LIST_CHARACTERS = 100
 MAX_LABEL_CHARACTERS = 200
 """The longest label that is kept. It becomes the reason of a block, which is on the pod."""
 
+AGENT = "agent"
+"""The source of our own agent's reports. It has no token, but an address, and counts for pods of its own node (D-335)."""
+
 FUTURE_SECONDS = 60
 """Seconds that the clock of a detector may be ahead."""
 
@@ -61,6 +64,7 @@ class Report:
         pod: the pod's name; empty if it does not know it.
         namespace: the pod's namespace; empty if it does not say.
         user, server: the server, as JupyterHub names it; the user is empty if it does not say.
+        sender: the address that it came from, for the agent's; empty for those that come with a token.
     """
 
     source: str
@@ -72,6 +76,7 @@ class Report:
     namespace: str = ""
     user: str = ""
     server: str = ""
+    sender: str = ""
 
     @property
     def reason(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import logs
-from ..detections.reports import Report
+from ..detections.reports import AGENT, Report
 from ..detections.share_limit import WINDOW_SECONDS, ShareLimit
 from ..operators.actions import Operators
 from ..records import KnownServer
@@ -40,17 +40,25 @@ class Responder:
         cache: the pods that are known.
         store: Redis.
         tally: what the next heartbeat counts.
+        node_of: the node of the agent with an address (`Agents.node_of`); None: there are none.
         clock: Unix time in seconds.
     """
 
     def __init__(
-        self, settings: ReconcilerSettings, cache: PodCache, store: Store, tally: Tally, clock: Callable[[], float] = time.time
+        self,
+        settings: ReconcilerSettings,
+        cache: PodCache,
+        store: Store,
+        tally: Tally,
+        node_of: Callable[[str], str | None] | None = None,
+        clock: Callable[[], float] = time.time,
     ):
         self._settings = settings
         self._cache = cache
         self._store = store
         self._operators = Operators(settings, store, clock)
         self._tally = tally
+        self._node_of = node_of
         self._clock = clock
         self._limit: ShareLimit | None = None
 
@@ -130,6 +138,11 @@ class Responder:
         if not found:
             return "unknown-pod"
         pod = max(found, key=lambda one: (not one.ended, one.created))
+        # Not by what the verifier says of the sender's node: it says the address alone (D-335).
+        if report.source == AGENT:
+            node = self._node_of(report.sender) if self._node_of else None
+            if node is None or node != pod.node:
+                return "other-node"
         if pod.ended:
             return "ended"
         return pod if report.uid or report.at >= pod.created else "outdated"

@@ -67,6 +67,7 @@ class Reconciler:
         store: Redis.
         clock: Unix time in seconds.
         steady: seconds that no setting of a clock changes.
+        node_of: the node of the agent with an address (`Agents.node_of`); None: there are none.
 
     Attributes:
         queue: the servers to converge.
@@ -80,6 +81,7 @@ class Reconciler:
         store: Store,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
+        node_of: Callable[[str], str | None] | None = None,
     ):
         self._user_pods = user_pods
         self._store = store
@@ -91,7 +93,7 @@ class Reconciler:
         self._tally = Tally()
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, clock, steady)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
-        self._responder = Responder(settings, self._cache, store, self._tally, clock) if settings.detections else None
+        self._responder = Responder(settings, self._cache, store, self._tally, node_of, clock) if settings.detections else None
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat: what an earlier process published may be outdated
 

@@ -5,6 +5,7 @@ Only the few fields of a pod that the reconciler needs are kept: there are thous
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,6 +68,7 @@ class Pod:
         client: the address of the client that launched it, from the same place; BinderHub sets it since March 2026.
         ping: how the user's code in it can ping (`ping.way_to_ping`); empty if it cannot.
         addresses: its own addresses, IPv4 and IPv6; none on the network of its node.
+        node: the name of its node; empty until it has one.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Pod:
     client: str = ""
     ping: str = ""
     addresses: tuple[str, ...] = ()
+    node: str = ""
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Pod | None":
@@ -120,6 +123,8 @@ class Pod:
             client=environment.get("BINDER_CLIENT_IP", ""),
             ping=way_to_ping(body["spec"]),
             addresses=() if body["spec"].get("hostNetwork") else tuple(found["ip"] for found in status.get("podIPs") or []),
+            # The same object for all pods of a node.
+            node=sys.intern(body["spec"].get("nodeName", "")),
         )
 
 

@@ -43,7 +43,8 @@ DETECTIONS = "detections:"
 """The prefix of counters of reports, `detections:[<source>,<list>,<outcome>]`. A list's name may hold anything, so it is JSON."""
 
 DETECTION_OUTCOMES = (
-    "observed", "revoked", "stopped", "limited", "repeated", "unknown-pod", "ended", "elsewhere", "outdated", "failed",
+    "observed", "revoked", "stopped", "limited", "repeated", "unknown-pod", "ended", "elsewhere", "outdated", "other-node",
+    "failed",
 )  # fmt: skip
 """What may become of a report (docs/detections.md)."""
 

@@ -19,6 +19,7 @@
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `detections` | a stream: reports of detectors, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
 | `detected` | a stream: what became of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
+| `agents` | a hash: the addresses of agents, and the nodes that they are on | `AGENTS_TTL_SECONDS` |
 | `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
 | `changes` | the number of changes of `addresses`, and since when | for ever |
 | `wanted:<proxy>` | what servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
@@ -109,6 +110,9 @@ KEPT_DETECTIONS = 200
 
 DETECTED_TTL_SECONDS = 86400
 """Seconds after the last detection in which they are known."""
+
+AGENTS_TTL_SECONDS = 300
+"""Seconds for which the addresses of agents count. The reconciler publishes them twice a minute."""
 
 GATECHECK_TTL_SECONDS = 600
 """Seconds for which findings count. New ones come every minute."""
@@ -438,6 +442,22 @@ class Store:
             pipe.xadd(_key("detections"), {"report": report.dumps()}, maxlen=MAX_REPORTS, approximate=False)
             pipe.expire(_key("detections"), REPORT_TTL_SECONDS)
             return str(pipe.execute()[0])
+
+    def publish_agents(self, nodes: dict[str, str]) -> None:
+        """Publish the agents: address → node. Those that were published before are forgotten."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            pipe.delete(_key("agents"))
+            for address, node in nodes.items():
+                pipe.hset(_key("agents"), address, node)
+            if nodes:
+                pipe.expire(_key("agents"), AGENTS_TTL_SECONDS)
+            pipe.execute()
+
+    def is_agent(self, address: str) -> bool:
+        """Whether an address is an agent's."""
+        with _unavailable():
+            return bool(address and self._redis.hexists(_key("agents"), address))
 
     def reported(self, most: int) -> list[tuple[str, Report | None]]:
         """The oldest reports that wait, by id; None for what is no report of this version."""

@@ -1,0 +1,181 @@
+"""The agent's reports: taken by the address of its pod, and good for the pods of its node."""
+
+import pytest
+
+from tests.support.apps import internal_client, make_settings
+from tests.support.reconciling import granted, list_and_converge, make_grant
+from verifier.detections.reporters import REPORTS_PER_MINUTE
+from verifier.detections.reports import Report
+from verifier.kubernetes_api import ApiServerUnavailable
+from verifier.reconciler.agents import Agents
+from verifier.records import Server
+from verifier.web.app import create_services
+
+LINE = '{"uid": "uid-1", "source": "cryptnono", "list": "miners", "label": "xmrig"}'
+
+
+def pod(address, node="node-1", phase="Running", **more):
+    """An agent's pod, as the API server tells it."""
+    status = {"phase": phase, "podIPs": [{"ip": address}, {"ip": f"fd42::{address.rsplit('.', 1)[1]}"}]}
+    return {"metadata": more.pop("metadata", {}), "spec": {"nodeName": node} | more, "status": status}
+
+
+class API:
+    """Lists pods."""
+
+    def __init__(self, *pods):
+        self.pods, self.down, self.asked = list(pods), False, []
+
+    def list_namespaced_pod(self, namespace, label_selector, **more):
+        self.asked.append((namespace, label_selector))
+        if self.down:
+            raise ApiServerUnavailable("down")
+        return self.pods
+
+
+@pytest.fixture
+def agents(store, monkeypatch):
+    """Make the agents of an API."""
+    monkeypatch.setattr("verifier.kubernetes_api.read", lambda method, *args, **more: {"items": method(*args, **more)})
+
+    def make(*pods):
+        api = API(*pods)
+        return Agents("binder", {"component": "agent", "app": "x"}, store, api), api
+
+    return make
+
+
+@pytest.fixture
+def send(redis_server, store):
+    """Send lines from an address, to a verifier that has an agent."""
+    settings = make_settings(redis_server, detections={"agent": {}})
+    client = internal_client(create_services(settings, store))
+
+    def send(address, *lines, **headers):
+        # Without the bearer token that the client has by itself.
+        sent, base = {"Authorization": ""} | headers, {"REMOTE_ADDR": address}
+        return client.post("/api/detections", data="\n".join(lines or [LINE]), headers=sent, environ_base=base)
+
+    return send
+
+
+def waiting(store):
+    return [report for _, report in store.reported(1000)]
+
+
+def test_report_is_taken_from_the_address_of_an_agent(send, store):
+    """Also where the port is open to both families, and IPv4 comes in IPv6's clothes."""
+    store.publish_agents({"10.42.0.7": "node-1", "fd42::7": "node-1"})
+    for address in ("10.42.0.7", "::ffff:10.42.0.7", "fd42::7", "fd42:0::7"):
+        assert send(address).status_code == 202
+    assert [(one.source, one.sender) for one in waiting(store)] == [("agent", "10.42.0.7")] * 2 + [("agent", "fd42::7")] * 2
+
+
+@pytest.mark.parametrize("address", ["10.42.0.8", "", "nonsense", "::1"])
+def test_report_from_another_address_is_refused(send, store, address):
+    store.publish_agents({"10.42.0.7": "node-1"})
+    assert send(address).status_code == 401 and waiting(store) == []
+
+
+def test_agent_with_a_token_is_none(send, store):
+    """A wrong token does not become right by the address."""
+    store.publish_agents({"10.42.0.7": "node-1"})
+    assert send("10.42.0.7", Authorization="Bearer x").status_code == 401
+
+
+def test_without_an_agent_in_the_values_no_address_counts(redis_server, store):
+    store.publish_agents({"10.42.0.7": "node-1"})
+    client = internal_client(create_services(make_settings(redis_server, detections={"cryptnono": {}}), store))
+    sent = {"headers": {"Authorization": ""}, "environ_base": {"REMOTE_ADDR": "10.42.0.7"}}
+    assert client.post("/api/detections", data=LINE, **sent).status_code == 401
+
+
+def test_line_names_no_other_sender(send, store):
+    store.publish_agents({"10.42.0.7": "node-1"})
+    send("10.42.0.7", '{"uid": "uid-1", "sender": "10.42.0.9", "list": "a", "label": "b"}')
+    assert [report.sender for report in waiting(store)] == ["10.42.0.7"]
+
+
+def test_one_agent_takes_no_report_from_another(send, store):
+    store.publish_agents({"10.42.0.7": "node-1", "10.42.0.8": "node-2"})
+    for _ in range(REPORTS_PER_MINUTE // 100):
+        assert send("10.42.0.7", *[LINE] * 100).status_code == 202
+    assert send("10.42.0.7", *[LINE] * 100).status_code == 429
+    assert send("10.42.0.8").status_code == 202
+
+
+def test_agents_are_published_with_both_addresses(agents, store):
+    made, api = agents(
+        pod("10.42.0.7"),
+        pod("10.42.1.7", "node-2"),
+        pod("10.42.2.7", phase="Failed"),
+        pod("10.42.3.7", node=""),
+        pod("10.42.4.7", metadata={"deletionTimestamp": "x"}),
+        pod("10.42.5.7", hostNetwork=True),
+    )
+    assert made.attempt() > 5
+    assert [made.node_of(f"10.42.{number}.7") for number in range(6)] == ["node-1", "node-2", None, None, None, None]
+    assert made.node_of("fd42::7") == "node-2"
+    assert [store.is_agent(f"10.42.{number}.7") for number in range(6)] == [True, True, False, False, False, False]
+    assert not store.is_agent("") and api.asked == [("binder", "app=x,component=agent")]
+
+
+def test_agent_that_is_gone_is_forgotten(agents, store):
+    made, api = agents(pod("10.42.0.7"))
+    made.publish()
+    api.pods = []
+    made.publish()
+    assert made.node_of("10.42.0.7") is None and not store.is_agent("10.42.0.7")
+
+
+def test_api_server_that_is_down_changes_nothing_and_is_told_once(agents, store, caplog):
+    made, api = agents(pod("10.42.0.7"))
+    made.publish()
+    api.down = True
+    assert made.attempt() == made.attempt() < 20
+    assert made.node_of("10.42.0.7") == "node-1" and store.is_agent("10.42.0.7")
+    assert caplog.text.count("new agents are not known") == 1
+
+
+@pytest.fixture
+def worker(make_reconciler, cluster):
+    made = make_reconciler(
+        detections={"agent": {"on_match": "revoke", "lists": {"hidden": "observe"}}},
+        node_of={"10.42.0.7": "node-1", "10.42.0.8": "node-2"}.get,
+    )
+    cluster.add("alice", "uid-1", node="node-1", **granted(make_grant()))
+    cluster.add("bob", "uid-2", node="node-2", **granted(make_grant()))
+    list_and_converge(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("uid", "sender", "list_name", "outcome"),
+    [
+        ("uid-1", "10.42.0.7", "miners", "revoked"),
+        ("uid-1", "10.42.0.7", "hidden", "observed"),
+        ("uid-2", "10.42.0.7", "miners", "other-node"),
+        ("uid-1", "10.42.0.8", "miners", "other-node"),
+        ("uid-1", "10.42.0.9", "miners", "other-node"),
+        ("uid-1", "", "miners", "other-node"),
+        ("uid-3", "10.42.0.7", "miners", "unknown-pod"),
+    ],
+)
+def test_report_counts_for_pods_of_the_agents_own_node(worker, store, cluster, uid, sender, list_name, outcome):
+    store.report(Report("agent", list_name, "xmrig", 1.0, uid=uid, sender=sender))
+    worker.respond()
+    assert [row["outcome"] for row in store.detected()] == [outcome]
+    worker.take(store.woken(0.01))
+    while worker.run_once():
+        pass
+    assert cluster.labelled() == ({Server("bob")} if outcome == "revoked" else {Server("alice"), Server("bob")})
+
+
+def test_pod_without_a_node_is_no_agents(make_reconciler, cluster, store):
+    """Nor is an agent that nobody knows on the node of a pod that has none yet."""
+    made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, node_of=lambda address: None)
+    cluster.add("alice", "uid-1", **granted(make_grant()))
+    list_and_converge(made)
+    store.report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
+    made.respond()
+    assert [row["outcome"] for row in store.detected()] == ["other-node"]

@@ -31,8 +31,8 @@ RUN /opt/build/bin/python -I /src/verifier/proxy/registries.py "$(cat /opt/npm-r
  && mv /opt/registries.json /src/verifier/proxy/registries.json
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 COPY --from=frontend /src/verifier/pods/lab /src/verifier/pods/lab
-# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays. The agent has an image
-# of its own.
+# Into a folder of its own, so that a release changes one small layer and the layer of the dependencies stays. The agent has an
+# image of its own.
 RUN rm -r /src/verifier/agent \
  && /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps \

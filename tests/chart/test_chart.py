@@ -255,13 +255,14 @@ def test_settings_are_those_that_the_image_reads(render):
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
     # Only the verifier's pages tell what unverified servers reach.
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
+    on = ("--set=proxy.enabled=true", detections, "--set=agent.enabled=true", "--set=agent.configMap=lists")
     with_proxy = {
         name: {entry["name"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
-        for (kind, name), found in render("--set=proxy.enabled=true", detections).items()
+        for (kind, name), found in render(*on).items()
         if kind == "Deployment"
     }
     assert with_proxy["binder-egress-reconciler"] == fields
-    assert set(env["reconciler"]) == fields - {f"{PREFIX}PROXY", f"{PREFIX}PROXY_SERVICE"}
+    assert set(env["reconciler"]) == fields - {f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "AGENT_LABELS")}
     assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
 
 

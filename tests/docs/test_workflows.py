@@ -45,6 +45,6 @@ def test_all_files_have_one_version():
     checked = subprocess.run([TOP / "ci/release-check", version], capture_output=True, text=True)
     assert checked.stderr in ("", f"Not {version}:\nCHANGELOG.md, the first heading: {version} (unreleased)\n")
     if not checked.returncode:
-        images = {"image": "verifier", "node-guard": "node-guard"}
+        images = {"image": "verifier", "agent": "agent", "node-guard": "node-guard"}
         told = [f"version={version}", *(f"{key}=docker.io/binder-egress/{name}" for key, name in images.items())]
         assert checked.stdout.splitlines() == [*told, "redis=docker.io/library/redis:7.2-bookworm"]

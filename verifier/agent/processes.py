@@ -33,8 +33,8 @@ OTHER_USER, OTHER_GROUP, HIDDEN = "other-user", "other-group", "hidden"
 # What runs the file in its arguments: interpreters, and the dynamic loader, which is one for programs. With what follows the name:
 # a version, as in python3.11, or the rest of ld-linux-x86-64.so.2.
 _INTERPRETER = re.compile(
-    r"(?:python|pypy|perl|ruby|node|nodejs|deno|bun|bash|sh|dash|ash|ksh|zsh|fish|busybox|toybox|php|lua|luajit|R|Rscript|julia|java"
-    r"|tclsh|awk|gawk|mawk|guile|racket|erl|beam\.smp|mono|dotnet|qemu-\w+|ld)[-0-9._]*(?:-[\w.-]+)?"
+    r"(?:python|pypy|perl|ruby|node|nodejs|deno|bun|bash|sh|dash|ash|ksh|zsh|fish|busybox|toybox|php|lua|luajit|R|Rscript|julia"
+    r"|java|tclsh|awk|gawk|mawk|guile|racket|erl|mono|dotnet|qemu-\w+|ld)[-0-9._]*(?:-[\w.-]+)?"
 )
 _DELETED = " (deleted)"
 

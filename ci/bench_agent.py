@@ -1,0 +1,143 @@
+"""The agent in figures: the real process on a made-up node with the processes of 100 user pods, beside an idle one.
+
+Each pod is three processes with programs of their own inodes, as in containers: a copy of Python that runs a script, a shell with
+another, and `sleep`. The agent finds them in a folder of links into the real `/proc`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.support.doc_examples import section
+from tests.support.ports import free_port
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+PODS, ROUNDS = 100, 10
+"""User pods, and rounds that are measured after the first."""
+
+AGENT = """
+import pathlib, sys
+import verifier.agent.process as process
+from verifier.agent.processes import Processes
+root = pathlib.Path(sys.argv[1])
+class Node(Processes):
+    def __init__(self):
+        super().__init__(root / "proc", pod_of=lambda text: "00000000-0000-0000-0000-000000000000")
+process.Processes = Node
+process.run(process.Settings("127.0.0.1", int(sys.argv[2]), admin_port=int(sys.argv[3]), lists=(root / "lists",)), 1.0)
+"""
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "lists").mkdir()
+        (folder / "proc").mkdir()
+        (rules,) = section("docs/agent.md", "YARA rules", "yara")
+        (folder / "lists/examples.yar").write_text(rules)
+        (folder / "lists/sums.sha256").write_text("".join(f"{number:064x}  program {number}\n" for number in range(1000)))
+        running = [process for number in range(PODS) for process in _pod(folder, number)]
+        try:
+            for process in running:
+                (folder / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+            first, rest, memory, highest = _measure(folder)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+    table = Table(title=f"The agent, with {PODS} user pods ({len(running)} processes), a round each 30 s")
+    for column in ("", "measured", "at most"):
+        table.add_column(column)
+    share = rest / 30 * 100
+    table.add_row("processor time of a round", f"{rest * 1000:.0f} ms, {share:.2f} % of a core", "1 %")
+    table.add_row("until everything new was read, once", f"{first:.2f} s", "")
+    table.add_row("memory between rounds", f"{memory:.0f} MiB", "64 MiB")
+    table.add_row("memory meanwhile, both processes", f"{highest:.0f} MiB", "")
+    console.print(table)
+    if share >= 1 or memory >= 64:
+        sys.exit("The agent is heavier than docs/agent.md says.")
+
+
+def _pod(folder: Path, number: int) -> list["subprocess.Popen[bytes]"]:
+    own = folder / f"pod-{number}"
+    own.mkdir()
+    for path in ("/bin/sh", "/bin/sleep", os.path.realpath("/usr/bin/python3")):
+        shutil.copy(path, own / Path(path).name)
+    (own / "script").write_text("while true; do sleep 600; done\n")
+    (own / "script.py").write_text(f"import time\ntime.sleep(600)  # {number}\n")
+    python = own / Path(os.path.realpath("/usr/bin/python3")).name
+    commands = ([own / "sh", "script"], [own / "sleep", "600"], [python, "-S", "-E", "script.py"])
+    return [subprocess.Popen(command, cwd=own, env={"PYTHONHOME": "/usr"}) for command in commands]
+
+
+def _measure(folder: Path) -> tuple[float, float, float, float]:
+    """Processor seconds until nothing waits and of a later round, MiB between rounds, and the most MiB before the first ended."""
+    port = free_port()
+    command = [sys.executable, "-c", AGENT, folder, str(free_port()), str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as agent:
+        try:
+            highest = 0.0
+            while _rounds(port) < 1:
+                highest = max(highest, sum(map(_memory, [agent.pid, *_children(agent.pid)])))
+                time.sleep(0.02)
+            while not _idle(port):
+                time.sleep(0.1)
+            first, began = _seconds(agent.pid), _rounds(port)
+            while _rounds(port) < began + ROUNDS:
+                time.sleep(0.1)
+            rest = (_seconds(agent.pid) - first) / (_rounds(port) - began)
+            return first, rest, _memory(agent.pid), highest
+        finally:
+            agent.kill()
+
+
+def _metrics(port: int) -> dict[str, float]:
+    try:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    except OSError:
+        return {}
+    return {row.rpartition(" ")[0]: float(row.rpartition(" ")[2]) for row in text.splitlines() if row and row[0] != "#"}
+
+
+def _rounds(port: int) -> int:
+    return int(_metrics(port).get("binder_egress_agent_rounds_total", 0))
+
+
+def _idle(port: int) -> bool:
+    return _metrics(port).get("binder_egress_agent_waiting_files") == 0
+
+
+def _seconds(pid: int) -> float:
+    """Processor seconds of a process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int) -> float:
+    """MiB that a process has for itself, and its share of what it has with others."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    main()

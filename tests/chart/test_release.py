@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 TOP = Path(__file__).parents[2]
-DIGEST, REDIS = "sha256:" + "d" * 64, "sha256:" + "e" * 64
+DIGEST, AGENT, REDIS = ("sha256:" + letter * 64 for letter in "dae")
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
@@ -18,12 +18,15 @@ pytestmark = pytest.mark.timeout(1800)
 
 def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path):
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, REDIS, tmp_path], env=environment, check=True)
+    subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, AGENT, REDIS, tmp_path], env=environment, check=True)
     chart = tmp_path / "binder-egress-9.9.9.tgz"
-    documents = [document for document in yaml.safe_load_all(helm("template", "r", chart, "--namespace", "binder")) if document]
-    pods = [one["spec"]["template"]["spec"] for one in documents if one["kind"] == "Deployment"]
+    with_agent = ("--set=agent.enabled=true", "--set=agent.configMap=lists")
+    rendered = helm("template", "r", chart, "--namespace", "binder", *with_agent)
+    documents = [document for document in yaml.safe_load_all(rendered) if document]
+    pods = [one["spec"]["template"]["spec"] for one in documents if one["kind"] in ("Deployment", "DaemonSet")]
     images = {container["image"] for pod in pods for container in pod["containers"]}
-    assert images == {f"docker.io/binder-egress/verifier@{DIGEST}", f"docker.io/library/redis@{REDIS}"}
+    ours = {f"docker.io/binder-egress/{name}@{digest}" for name, digest in {"verifier": DIGEST, "agent": AGENT}.items()}
+    assert images == ours | {f"docker.io/library/redis@{REDIS}"}
     with tarfile.open(chart) as archive:
         values = yaml.safe_load(archive.extractfile("binder-egress/values.yaml"))
         about = yaml.safe_load(archive.extractfile("binder-egress/Chart.yaml"))
@@ -33,7 +36,7 @@ def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path):
     assert f"redis:7.2-bookworm@{REDIS}" in about["annotations"]["artifacthub.io/images"]
 
 
-@pytest.mark.parametrize("digests", [("latest", REDIS), (DIGEST, "")])
+@pytest.mark.parametrize("digests", [("latest", AGENT, REDIS), (DIGEST, AGENT, ""), (DIGEST, "", REDIS)])
 def test_chart_without_a_digest_is_not_packaged(tmp_path, digests):
     refused = subprocess.run([TOP / "ci/release-chart", "9.9.9", *digests, tmp_path], capture_output=True, text=True)
     assert refused.returncode == 2 and "not a digest" in refused.stderr and not list(tmp_path.iterdir())

@@ -1,0 +1,86 @@
+"""The agent on a node: a pod that starts the made-up miner loses its egress, and its neighbour notices nothing."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import made_up_miner
+from tests.support.cluster.commands import egress
+from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask, ask_until, await_variables
+from tests.support.cluster.packets import assert_reaches, python_in
+from tests.support.cluster.patience import ROLLOUT_SECONDS
+from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.waiting import eventually
+from tests.support.doc_examples import section
+
+NOTICED_SECONDS = 180
+"""Two rounds of the agent, and the same again on a machine that is busy."""
+
+HIDE = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print('hidden', flush=True); time.sleep(3600)"
+"""In a pod: a process that its own user cannot read (PR_SET_DUMPABLE)."""
+
+
+@pytest.fixture(scope="module")
+def agent(stage: Stage) -> Iterator[None]:
+    """An installation with the egress proxy and the agent, whose rules are those of docs/agent.md."""
+    (rules,) = section("docs/agent.md", "YARA rules", "yara")
+    lists = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "agent-lists"}, "data": {"examples.yar": rules}}
+    stage.kubectl("apply", "-f", "-", stdin=json.dumps(lists))
+    source = {"onMatch": "observe", "lists": {"examples": "revoke"}}
+    values = ("--set=agent.enabled=true", "--set=agent.configMap=agent-lists")
+    stage.install_gate(*QUICK, *VALUES, *values, f"--set-json=detections.sources.agent={json.dumps(source)}")
+    await_variables(stage)
+    stage.kubectl("rollout", "status", "daemonset/binder-egress-agent", f"--timeout={ROLLOUT_SECONDS}s")
+    yield
+    stage.delete_user_pods()
+    stage.install_gate(*QUICK)
+    stage.kubectl("delete", "configmap", "agent-lists")
+
+
+def outcomes(stage: Stage, user: str) -> list[tuple[str, str, str]]:
+    """What became of the reports about a user's server, the latest first."""
+    return [(row["list"], row["label"], row["outcome"]) for row in egress(stage, "detections", "list") if row["user"] == user]
+
+
+def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, local_cluster):
+    miner, neighbour = (stage.launch(token=stage.get_pass()).user for _ in range(2))
+    for user in (miner, neighbour):
+        stage.await_tier(user, "verified")
+        ask_until(stage, user, f"http://{LISTED}/", "200")
+    with (
+        python_in(stage, miner, HOLD, LISTED) as tunnel,
+        python_in(stage, neighbour, HOLD, LISTED) as other,
+        python_in(stage, neighbour, HIDE) as hidden,
+        python_in(stage, miner, made_up_miner.COMMAND) as mining,
+    ):
+        try:
+            assert (tunnel.stdout.readline(), other.stdout.readline()) == ("open\n", "open\n")
+            assert hidden.stdout.readline() == "hidden\n"
+            eventually(lambda: stage.tier(miner) is None, NOTICED_SECONDS, "the miner keeps its tier")
+            assert tunnel.stdout.readline().startswith("ended")
+            assert_reaches(stage, miner, egress=False)
+            assert "blocked by the operators" in ask(stage, miner, f"http://{LISTED}/")
+            assert ("examples", "pool_client", "revoked") in outcomes(stage, miner)
+
+            # It only looks: what it reported still runs, and so does all of the neighbour's.
+            assert mining.poll() is None
+            eventually(lambda: outcomes(stage, neighbour) == [("hidden", "a process hides itself", "observed")], NOTICED_SECONDS)
+            assert stage.tier(neighbour) == "verified"
+            assert_reaches(stage, neighbour, egress=True)
+            assert other.poll() is None and hidden.poll() is None
+        finally:
+            for process in (tunnel, other, hidden, mining):
+                process.kill()
+
+
+def test_agent_has_no_rights(stage, agent, local_cluster):
+    """Its process as the node has it: the user pods' user, no capabilities, seccomp, and no way back to more."""
+    status = stage.kubectl("exec", "daemonset/binder-egress-agent", "--", "cat", "/proc/self/status")
+    found = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert found["Uid"].split() == found["Gid"].split() == ["1000"] * 4 and found["Groups"].strip() in ("", "1000")
+    assert {found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    told = stage.kubectl("logs", "daemonset/binder-egress-agent").splitlines()
+    lists = next(line for line in map(json.loads, told) if line["message"] == "lists")
+    assert (lists["sums"], lists["rules"]) == (0, ["examples"])

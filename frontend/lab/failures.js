@@ -3,7 +3,7 @@
 // Characters that are looked at, from the end.
 const LIMIT = 20_000;
 
-// One for each way in which it is said. tests/browser/lab has real messages for all of them.
+// One for each way in which it is said. tests/unit/test_jupyterlab_failures.py has messages for all of them.
 const SIGNS = [
   // A name that is not found: the resolver's words (Python, git, pip), and those of curl's library (R, Julia, conda, mamba).
   /gaierror|NameResolutionError|EAI_AGAIN|ENOTFOUND|DNSError/,
@@ -15,8 +15,8 @@ const SIGNS = [
   /ConnectTimeout|NewConnectionError|ConnectionTimeoutError|ClientConnector(DNS)?Error|CondaHTTPError: HTTP 000 CONNECTION FAILED/,
   /connection timed out|connect timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached/i,
   /failed to connect to \S+ port/i,
-  // The egress proxy refuses a host.
-  /ProxyError|(proxy|tunnel|tunneling|connect)\b.*\b(403|forbidden)|(403|forbidden)\b.*\b(proxy|connect)\b/i,
+  // The egress proxy refuses a host, in the words of the client or in its own.
+  /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|No internet access: open https?:/i,
   // What hides the cause, in R.
   /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:/i,
 ];

@@ -204,7 +204,8 @@ class Watcher:
                 done.counts["scanned"] += 1
             except ScanFailed as error:
                 # What broke it is not tried again: it is known, with what its sum matched.
-                scanner.clear()
+                while scanner:
+                    scanner.pop().close()
                 done.counts[f"scan-{error}"] += 1
                 log.warning(
                     "a file could not be scanned", extra={"fields": {"why": str(error), "sha256": digest, "bytes": key.size}}

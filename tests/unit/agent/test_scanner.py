@@ -66,8 +66,11 @@ def test_rule_that_takes_too_long_ends(scan, monkeypatch):
     pairs = "for all i in (0..filesize - 1) : (for all j in (0..filesize - 1) : (uint8(i) + uint8(j) < 1024))"
     monkeypatch.setattr(module, "ANSWER_SECONDS", 60.0)
     rules = {"slow": f"rule slow {{ condition: {pairs} }}", **PLAIN}
-    with Scanner(rules) as scanner, pytest.raises(ScanFailed, match="timeout"):
-        scan(scanner, b"needle" * 100_000)
+    with Scanner(rules) as scanner:
+        with pytest.raises(ScanFailed, match="timeout"):
+            scan(scanner, b"needle" * 100_000)
+        # It ended by itself, so the process is there for the next file.
+        assert scan(scanner, b"needle") == [("slow", "slow"), ("words", "word")]
 
 
 def test_process_that_does_not_answer_is_ended(scan, monkeypatch):

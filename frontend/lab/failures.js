@@ -13,8 +13,7 @@ const SIGNS = [
   /network is unreachable|no route to host|ENETUNREACH|EHOSTUNREACH/i,
   // A connection that is not made, in time or at all.
   /ConnectTimeout|NewConnectionError|ConnectionTimeoutError|ClientConnector(DNS)?Error|CondaHTTPError: HTTP 000 CONNECTION FAILED/,
-  /connection timed out|connect timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached/i,
-  /failed to connect to \S+ port/i,
+  /connect(ion)? timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached|failed to connect to \S+ port/i,
   // The egress proxy refuses a host, in the words of the client or in its own.
   /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|No internet access: open https?:/i,
   // What hides the cause, in R.

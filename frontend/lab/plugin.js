@@ -51,8 +51,8 @@ export function plugin(name, jupyter, file) {
     activate(app, ...given) {
       const [palette, menu, statusBar, translator] = services.map((service) => (service ? given[there.indexOf(service)] : null));
       // JupyterLab waits for its plugins, and this one may be slow.
-      const found = { ...jupyter, palette, menu, statusBar, translator };
-      read(file).then((address) => address && start(address, app, found)).catch(() => {});
+      const all = { ...jupyter, palette, menu, statusBar, translator };
+      read(file).then((address) => address && start(address, app, all)).catch(() => {});
     },
   };
 }
@@ -140,10 +140,9 @@ function start(address, app, jupyter) {
     const minutes = minutesLeft();
     const expiry = minutes && text(server.now.on_expiry === "stop" ? "lease-stop" : "lease-end", { minutes });
     const page = element("a", text("page"), { href: address, target: "_blank", rel: "noopener noreferrer" });
+    const words = element("strong", text(state() ?? "observe"));
     const body = element("div", [
-      element("p", [icon(state() ?? "unknown"), element("strong", text(state() ?? "observe"))], {
-        className: "binder-egress-state",
-      }),
+      element("p", [icon(state() ?? "unknown"), words], { className: "binder-egress-state" }),
       element("p", text(`reach-${state() ?? "observe"}`)),
       ...(expiry ? [element("p", expiry)] : []),
       element("p", closed ? text("closed") : useful() ? text("how") : page),

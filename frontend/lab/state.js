@@ -12,7 +12,7 @@ const SLOWER = 1.5;
  *
  * @param {string} address the server's page
  * @param {(now: object|null, was: object|null|undefined) => void} changed called with each answer of the verifier, and the one
- *   before; null where it does not answer, undefined before the first. What it throws is lost.
+ *   before; null where it does not answer, undefined before the first
  * @returns {{now: object|null|undefined, secondsLeft(): number|null, refresh(): Promise<void>, hurry(): void}} `refresh` asks at
  *   once, `hurry` asks often until something changes
  */

@@ -61,3 +61,37 @@ def test_guards_of_jupyterhubs_servers_are_counted(stage):
     after = stage.metrics()
     seconds = "binder_egress_start_guard_seconds_total"
     assert after[seconds] - before[seconds] == pytest.approx(said["seconds"], abs=0.01)
+
+
+LAB = "/usr/local/share/jupyter/labextensions/binder-egress"
+
+LOOK = f"""
+import json, os, pathlib
+folder = pathlib.Path({LAB!r})
+described = json.loads((folder / "package.json").read_text())
+try:
+    (folder / "mine").write_text("")
+    writable = True
+except OSError:
+    writable = False
+print(json.dumps({{
+    "address": json.loads((folder / "address.json").read_text())["url"],
+    "expected": os.environ["BINDER_EGRESS_URL"],
+    "bytes": (folder / described["jupyterlab"]["_build"]["load"]).stat().st_size,
+    "writable": writable,
+}}))
+"""
+
+
+def test_server_has_the_jupyterlab_extension(stage):
+    pod = stage.pod(stage.launch().user)
+    found = json.loads(stage.kubectl("exec", pod["metadata"]["name"], "-c", "notebook", "--", "python3", "-c", LOOK))
+    assert found["address"] == found["expected"] and found["address"].startswith("http")
+    assert (found["writable"], found["bytes"] > 10_000) == (False, True)
+
+
+def test_pod_starts_where_the_extension_cannot_be_copied(stage, guard):
+    # The guard of a pod that has no volume for it.
+    bear(stage, "newborn-without-volume", guard, seconds=1)
+    (pod,) = lives(stage).values()
+    assert pod.said["lab"].startswith("FileNotFoundError") and pod.said["outcome"] in ("closed", "blocked")

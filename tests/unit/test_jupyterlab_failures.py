@@ -54,7 +54,7 @@ UNREACHED = {
         "error    libmamba Download error (6) Could not resolve hostname"
         " [https://conda.anaconda.org/conda-forge/noarch/repodata.json.zst]"
     ),
-    "mamba, older": "Download error (6) Couldn't resolve host name [https://conda.anaconda.org/c/noarch/repodata.json]",
+    "mamba, older": "Download error (6) Couldn't resolve host name [https://conda.anaconda.org/conda-forge/noarch/repodata.json]",
     "mamba, time-out": "Download error (28) Timeout was reached [https://conda.anaconda.org/conda-forge/noarch/repodata.json]",
     "R, install.packages": (
         "Warning: unable to access index for repository https://cloud.r-project.org/src/contrib:\n"
@@ -66,9 +66,7 @@ UNREACHED = {
         "Error in curl::curl_fetch_memory(url): Could not resolve hostname [example.org]: Could not resolve host: example.org"
     ),
     "R, httr": "Error in curl::curl_fetch_memory(url, handle = handle): Timeout was reached: [example.org] Connection timed out",
-    "Julia, Downloads": (
-        "RequestError: Could not resolve host: pkg.julialang.org while requesting https://pkg.julialang.org/registries"
-    ),
+    "Julia, Downloads": "RequestError: Could not resolve host: pkg.julialang.org while requesting https://pkg.julialang.org/meta",
     "Julia, Pkg": (
         "failed to clone from https://github.com/JuliaLang/Example.jl.git, error: GitError(Code:ERROR, Class:Net, failed to resolve"
         " address for github.com: Temporary failure in name resolution)"
@@ -88,7 +86,7 @@ UNREACHED = {
     "curl, older, proxy": "curl: (56) Received HTTP code 403 from proxy after CONNECT",
     "wget, proxy": "Proxy tunneling failed: Not on the list of this server: example.orgUnable to establish SSL connection.",
     "npm, proxy": (
-        "npm error 403 403 No internet access: open https://hub.example.org/egress/servers/alice/ - GET https://npm.example.org/a"
+        "npm error 403 403 No internet access: open https://hub.example.org/egress/servers/alice/ - GET https://r.npmjs.org/"
     ),
     "conda, proxy": "ProxyError: Conda cannot proceed due to an error in your proxy configuration.",
     "in colours": "\x1b[0;31mgaierror\x1b[0m: [Errno -3] Temporary failure in \x1b[1mname\x1b[0m resolution",

@@ -1,0 +1,53 @@
+"""Fixtures: a real JupyterLab with the extension, beside a verifier."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.support.apps import RedisServer, VerifierProcess
+from tests.support.browser import ARTIFACTS, MODEST
+from tests.support.jupyter import Jupyter, Lab, virtual_environment
+
+
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    """The newest Jupyter; `page_address` says of whose page it knows."""
+    made = Jupyter(virtual_environment("newest"), tmp_path_factory.mktemp("jupyter"))
+    made.start("http://127.0.0.1:9/egress/servers/alice/")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def _verifier(_redis_server: RedisServer, jupyter: Jupyter) -> Iterator[VerifierProcess]:
+    tiers = {"verified": {"internet": True, "lease": 1200}}
+    process = VerifierProcess(_redis_server, captcha_providers=MODEST, hub_origin=jupyter.origin, tiers=tiers)
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def page_address(verifier: str, jupyter: Jupyter) -> str:
+    """The address of the page of the server of alice, which the extension knows."""
+    address = f"{verifier}/egress/servers/alice/"
+    jupyter.move(address)
+    return address
+
+
+@pytest.fixture
+def open_lab(browser: Browser, jupyter: Jupyter) -> Iterator[Callable[..., Lab]]:
+    """A function that opens a notebook with cells, with options for the browser context. Each tab is checked at the end."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    labs = []
+
+    def open_lab(*cells: str, notebook: bool = False, **options: object) -> Lab:
+        context = browser.new_context(**{"locale": "en", "viewport": {"width": 1100, "height": 700}, **options})
+        context.set_default_timeout(60_000)
+        labs.append(Lab(context.new_page(), jupyter, *cells, notebook=notebook))
+        return labs[-1]
+
+    yield open_lab
+    for lab in labs:
+        lab.page.context.close()
+        assert lab.faults == []

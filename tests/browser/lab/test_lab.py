@@ -1,0 +1,158 @@
+"""The extension in a real JupyterLab: what it shows, and the way to internet access."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.apps import reconciler, run_pod
+from tests.support.browser import ARTIFACTS, AXE
+from tests.support.jupyter import FAILING, FINE
+from verifier.records import KnownServer, Server
+
+TOP = Path(__file__).parents[3]
+WORDS = {path.stem: json.loads(path.read_text()) for path in (TOP / "verifier/web/messages/lab").glob("*.json")}
+EN = WORDS["en"]
+MINUTE = 60
+
+
+def violations(page, *selectors):
+    """What axe-core finds in parts of a page, by WCAG 2.1 A and AA. Its other rules are about the page as a whole, Jupyter's."""
+    page.evaluate(AXE.read_text())
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+    options = [[[selector] for selector in selectors], rules]
+    report = page.evaluate("([include, runOnly]) => axe.run({ include }, { runOnly })", options)
+    assert report["passes"]
+    return [f"{fault['id']}: {fault['nodes'][0]['html']}" for fault in report["violations"]]
+
+
+@pytest.mark.timeout(400)
+def test_failed_cell_leads_to_access_by_two_clicks(page_address, store, open_lab):
+    run_pod(store)
+    lab = open_lab(FAILING, FAILING)
+    requests = []
+    lab.page.on("request", lambda request: requests.append(request) if request.url.startswith(page_address) else None)
+    expect(lab.item).to_have_text(EN["none"])
+    lab.run()
+    expect(lab.notices(EN["failed-none"])).to_be_visible()
+    lab.page.screenshot(path=ARTIFACTS / "lab-failed.png")
+    small = lab.press(EN["give"])
+    # A page sent the visitor there, so nothing begins by itself; the button has the focus.
+    expect(small.locator("#unlock")).to_be_focused()
+    assert small.url == f"{page_address}#unlock"
+    with reconciler(store):
+        small.keyboard.press("Enter")
+        expect(lab.notices(EN["run-again"])).to_be_visible()
+    small.screenshot(path=ARTIFACTS / "lab-window.png")
+    expect(lab.item).to_have_text(EN["network"])
+    expect(lab.notices(EN["failed-none"])).to_have_count(0)
+    if not small.is_closed():
+        small.wait_for_event("close", timeout=60_000)
+    # A server with access is told nothing.
+    lab.run(1)
+    lab.page.get_by_title(EN["title"]).first.click()
+    expect(lab.dialog).to_contain_text(EN["reach-network"])
+    expect(lab.dialog.get_by_role("button")).to_have_count(1)
+    expect(lab.notices(EN["failed-none"])).to_have_count(0)
+    # What the verifier is told of the visitor: nothing.
+    assert requests and all(request.method == "GET" for request in requests if request.frame == lab.page.main_frame)
+    told = [request.all_headers() for request in requests if request.frame == lab.page.main_frame]
+    assert not any({"cookie", "authorization", "referer"} & set(headers) for headers in told)
+
+
+@pytest.mark.timeout(400)
+def test_notification_comes_once_in_ten_minutes(page_address, store, open_lab):
+    run_pod(store)
+    lab = open_lab(FAILING, FAILING, FINE)
+    expect(lab.item).to_have_text(EN["none"])
+    lab.run(2)
+    expect(lab.notices(EN["failed-none"])).to_have_count(0)
+    lab.run(0)
+    expect(lab.notices(EN["failed-none"])).to_have_count(1)
+    lab.notices(EN["failed-none"]).locator(".jp-Notification-Toast-Close").click()
+    expect(lab.notices(EN["failed-none"])).to_have_count(0)
+    lab.run(1)
+    lab.item.click()
+    expect(lab.dialog).to_contain_text(EN["reach-none"])
+    expect(lab.notices(EN["failed-none"])).to_have_count(0)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_panel_is_reached_by_keyboard_and_accessible(page_address, store, jupyter, open_lab, dark):
+    run_pod(store)
+    jupyter.wear("JupyterLab Dark" if dark else "JupyterLab Light")
+    lab = open_lab(FINE)
+    expect(lab.item).to_have_text(EN["none"])
+    expect(lab.page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {'Dark' if dark else 'Light'}")
+    assert violations(lab.page, ".binder-egress") == []
+    lab.item.focus()
+    lab.page.screenshot(path=ARTIFACTS / f"lab-status-{'dark' if dark else 'light'}.png")
+    lab.page.keyboard.press("Enter")
+    expect(lab.dialog).to_contain_text(EN["reach-none"])
+    expect(lab.dialog.get_by_role("button", name=EN["give"])).to_be_focused()
+    lab.page.screenshot(path=ARTIFACTS / f"lab-panel-{'dark' if dark else 'light'}.png")
+    assert violations(lab.page, ".jp-Dialog .binder-egress") == []
+    with lab.page.context.expect_page() as opened:
+        lab.page.keyboard.press("Enter")
+    assert opened.value.url.startswith(page_address)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("language", ["de", "ar"])
+def test_panel_speaks_the_browsers_language(page_address, store, open_lab, language):
+    run_pod(store)
+    lab = open_lab(FINE, locale=language)
+    expect(lab.item).to_have_text(WORDS[language]["none"])
+    expect(lab.item).to_have_attribute("dir", "rtl" if language == "ar" else "ltr")
+    lab.item.click()
+    expect(lab.dialog).to_contain_text(WORDS[language]["reach-none"])
+    expect(lab.dialog).to_have_attribute("lang", language)
+    assert violations(lab.page, ".jp-Dialog .binder-egress") == []
+    lab.page.screenshot(path=ARTIFACTS / f"lab-panel-{language}.png")
+
+
+@pytest.mark.timeout(400)
+def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
+    server = Server("alice")
+    now = int(time.time())
+    store.publish(server, KnownServer("uid-1", "verified", "g1", until=now + 12 * MINUTE - 20))
+    lab = open_lab(FINE)
+    expect(lab.item).to_contain_text(" min left")
+    expect(lab.notices(EN["keep"])).to_have_count(0)
+    store.publish(server, KnownServer("uid-1", "verified", "g1", until=now + 4 * MINUTE))
+    lab.item.click()
+    expect(lab.dialog).to_contain_text("Your server keeps running.")
+    lab.dialog.get_by_role("button", name=EN["close"]).click()
+    expect(lab.notices("Are you still there?")).to_be_visible()
+    lab.page.screenshot(path=ARTIFACTS / "lab-ending.png")
+    small = lab.press(EN["keep"])
+    with reconciler(store, lease=10 * MINUTE):
+        small.locator("#unlock").click()
+        expect(lab.notices(EN["renewed"])).to_be_visible()
+    expect(lab.notices("Are you still there?")).to_have_count(0)
+
+
+@pytest.mark.timeout(400)
+def test_silent_verifier_is_unknown(page_address, jupyter, open_lab):
+    jupyter.move("http://127.0.0.1:9/egress/servers/alice/")
+    lab = open_lab(FAILING)
+    expect(lab.item).to_have_text(EN["unknown"])
+    lab.run()
+    lab.item.click()
+    expect(lab.dialog).to_contain_text(EN["reach-unknown"])
+    expect(lab.notices(EN["failed-none"])).to_have_count(0)
+
+
+@pytest.mark.timeout(400)
+def test_notebook_has_a_command_and_notifications(page_address, store, open_lab):
+    run_pod(store)
+    lab = open_lab(FAILING, notebook=True)
+    lab.run()
+    expect(lab.notices(EN["failed-none"])).to_be_visible()
+    lab.page.get_by_role("menuitem", name="Help").click()
+    lab.page.get_by_role("menuitem", name=EN["command"]).click()
+    expect(lab.dialog).to_contain_text(EN["reach-none"])
+    expect(lab.dialog.get_by_role("button", name=EN["give"])).to_be_focused()

@@ -1,0 +1,146 @@
+"""A real Jupyter with the extension, as the start guard lays it, and what people do in it."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.support.apps import DIRECT
+from tests.support.ports import free_port
+from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
+
+TOP = Path(__file__).parents[3]
+
+FAILING = "import socket\nsocket.getaddrinfo('nowhere.invalid', 80)"
+"""A cell that fails as one does without network."""
+
+FINE = "6 * 7"
+"""A cell that works."""
+
+
+def virtual_environment(name: str) -> Path:
+    """That with the Jupyter of `ci/jupyter/<name>.lock`."""
+    done = subprocess.run([TOP / "ci/jupyter/venv", name], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip())
+
+
+class Jupyter:
+    """A Jupyter server on loopback.
+
+    Args:
+        environment: the virtual environment that it runs from.
+        folder: an empty folder, for its files.
+    """
+
+    def __init__(self, environment: Path, folder: Path) -> None:
+        self.port = free_port()
+        # Not 127.0.0.1, where the verifier is: another site, as JupyterHub's host is.
+        self.origin = f"http://localhost:{self.port}"
+        self._environment, self._folder = environment, folder
+        (folder / "files").mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, address: str) -> None:
+        """Start it with the extension and the address of a server's page, as a user's container starts."""
+        target = self._folder / "prefix/labextensions/binder-egress"
+        target.mkdir(parents=True)
+        laid = lay_lab({LAB_VARIABLE: str(target), ISOLATED_VARIABLE: "true", ADDRESS_VARIABLE: address})
+        assert laid == "laid", laid
+        options = [f"--port={self.port}", "--no-browser", "--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
+        options += [f"--ServerApp.root_dir={self._folder / 'files'}"]
+        variables = {**os.environ, "HOME": str(self._folder), "JUPYTER_PATH": str(self._folder / "prefix")}
+        command = [self._environment / "bin/jupyter", "lab", *options]
+        with (self._folder / "log").open("w") as log:
+            self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=self._folder)
+        until = time.monotonic() + 90
+        while True:
+            try:
+                DIRECT.open(f"{self.origin}/api", timeout=10).close()
+                return
+            except OSError:
+                alive = time.monotonic() < until and self._process.poll() is None
+                assert alive, (self._folder / "log").read_text()[-3000:]
+                time.sleep(0.2)
+
+    def move(self, address: str) -> None:
+        """Let the extension know another address from now on."""
+        (self._folder / "prefix/labextensions/binder-egress/address.json").write_text(json.dumps({"url": address}))
+
+    def wear(self, theme: str) -> None:
+        """Choose a theme of JupyterLab, for the next tabs."""
+        file = self._folder / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"theme": theme}))
+
+    def notebook(self, *cells: str) -> str:
+        """Write a notebook with cells of code: its name."""
+        number = len(list((self._folder / "files").iterdir()))
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        made = [
+            {"cell_type": "code", "id": f"c{index}", "execution_count": None, "metadata": {}, "outputs": [], "source": cell}
+            for index, cell in enumerate(cells)
+        ]
+        name = f"{number}.ipynb"
+        content = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        (self._folder / "files" / name).write_text(json.dumps(content))
+        return name
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=60)
+
+
+class Lab:
+    """A tab with JupyterLab, or with Notebook 7, and a notebook in it.
+
+    Args:
+        page: an empty page.
+        jupyter: where.
+        cells: the notebook's cells.
+        notebook: in Notebook 7.
+    """
+
+    def __init__(self, page: Page, jupyter: Jupyter, *cells: str, notebook: bool = False) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        """What the extension printed or threw. Jupyter's own faults do not name it."""
+        page.on("console", lambda message: self._note(message.type, f"{message.text} {message.location.get('url', '')}"))
+        page.on("pageerror", lambda error: self._note("error", f"{error} {error.stack or ''}"))
+        # `reset`: without what an earlier tab left open.
+        page.goto(f"{jupyter.origin}/{'notebooks' if notebook else 'lab/tree'}/{jupyter.notebook(*cells)}?reset")
+        self.cells = page.locator(".jp-Notebook .jp-CodeCell")
+        self.item = page.locator("button.binder-egress-item")
+        self.dialog = page.locator(".jp-Dialog")
+        expect(self.cells).to_have_count(len(cells), timeout=90_000)
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and ("binder-egress" in text or "remoteEntry" in text) and "Failed to load" not in text:
+            self.faults.append(text)
+
+    def run(self, number: int = 0) -> None:
+        """Run a cell that has not run before, and wait until it has."""
+        prompt = self.cells.nth(number).locator(".jp-InputPrompt")
+        for _ in range(20):
+            self.cells.nth(number).locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            # Until the kernel is connected, Jupyter forgets the key.
+            with suppress(AssertionError):
+                expect(prompt).not_to_have_text("[ ]:", timeout=5_000)
+                break
+        expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=90_000)
+
+    def notices(self, text: str) -> Locator:
+        """The notifications that have a text."""
+        return self.page.locator(".Toastify__toast").filter(has_text=text)
+
+    def press(self, button: str) -> Page:
+        """Press a button, and return the small window that opens."""
+        with self.page.context.expect_page() as opened:
+            self.page.get_by_role("button", name=button).last.click()
+        return opened.value

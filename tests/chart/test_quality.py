@@ -131,18 +131,21 @@ def test_table_has_the_comments():
 def test_paths_and_values_for_chartpress_exist():
     (chart,) = yaml.safe_load((TOP / "chartpress.yaml").read_text())["charts"]
     assert chart["chartPath"] == "chart" and chart["name"] == yaml.safe_load((CHART / "Chart.yaml").read_text())["name"]
-    (image,) = chart["images"].values()
-    for path in chart["paths"] + image["paths"] + [image["dockerfilePath"]]:
-        assert (TOP / path).exists(), path
-    for path in image["valuesPath"]:
-        found = VALUES
-        for key in path.split("."):
-            found = found[key]
-        assert "/verifier" in (found if isinstance(found, str) else found["name"])
-    # The image's sources are the paths that trigger a build.
+    for name, image in chart["images"].items():
+        for path in chart["paths"] + image["paths"] + [image["dockerfilePath"]]:
+            assert (TOP / path).exists(), path
+        for path in [image["valuesPath"]] if isinstance(image["valuesPath"], str) else image["valuesPath"]:
+            found = VALUES
+            for key in path.split("."):
+                found = found[key]
+            assert f"/{name}" in (found if isinstance(found, str) else found["name"])
+        for option in image.get("extraBuildCommandOptions", []):
+            assert f" AS {option.removeprefix('--target=')}\n" in (TOP / "Dockerfile").read_text()
+    # The images' sources are the paths that trigger a build.
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
+    paths = [path for image in chart["images"].values() for path in image["paths"]]
     for source in " ".join(copied).split():
-        assert any(source == path or source.startswith(f"{path}/") for path in [*image["paths"], "README.md", "LICENSE"]), source
+        assert any(source == path or source.startswith(f"{path}/") for path in [*paths, "README.md", "LICENSE"]), source
 
 
 PLATFORMS = {"linux/amd64": ("x86_64", "linux-x64"), "linux/arm64": ("aarch64", "linux-arm64")}
@@ -184,6 +187,8 @@ def test_images_for_artifact_hub_are_those_of_the_values():
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     images = {image["name"]: image["image"] for image in yaml.safe_load(about["annotations"]["artifacthub.io/images"])}
     redis = VALUES["redis"]["image"]
-    assert images == {"verifier": f"{VALUES['image']['name']}:{about['appVersion']}", "redis": f"{redis['name']}:{redis['tag']}"}
+    own = {"verifier": VALUES["image"], "agent": VALUES["agent"]["image"]}
+    ours = {name: f"{image['name']}:{about['appVersion']}" for name, image in own.items()}
+    assert images == ours | {"redis": f"{redis['name']}:{redis['tag']}"}
     for key in ("links", "changes"):
         assert yaml.safe_load(about["annotations"][f"artifacthub.io/{key}"])

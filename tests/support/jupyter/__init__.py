@@ -128,6 +128,9 @@ class Lab:
         """Run a cell that has not run before, and wait until it has."""
         prompt = self.cells.nth(number).locator(".jp-InputPrompt")
         for _ in range(20):
+            # Before it has begun to connect, Jupyter asks which kernel it shall be.
+            if self.dialog.is_visible():
+                self.page.keyboard.press("Enter")
             self.cells.nth(number).locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             # Until the kernel is connected, Jupyter forgets the key.

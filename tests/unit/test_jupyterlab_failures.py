@@ -47,7 +47,7 @@ UNREACHED = {
     "git, ssh": "ssh: Could not resolve hostname github.com: Temporary failure in name resolution",
     "npm": "npm error request to https://npm.example.org/left-pad failed, reason: getaddrinfo EAI_AGAIN npm.example.org",
     "apt": "W: Failed to fetch http://apt.example.org/dists/stable/InRelease  Temporary failure resolving 'apt.example.org'",
-    # As their sources have it.
+    # Written from memory of these programs: they were not run.
     "conda": "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://conda.anaconda.org/conda-forge/linux-64/repodata.json>",
     "conda, newer": "NewConnectionError('<urllib3.connection.HTTPSConnection object>: Failed to establish a new connection')",
     "mamba": (

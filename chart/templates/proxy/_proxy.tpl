@@ -49,7 +49,7 @@ refused a host: everybody keeps the network they have.
 {{- define "binder-egress.proxyOwnNames" -}}
 {{- $refused := include "binder-egress.enabledKeys" .Values.proxy.refusedHosts | fromJsonArray -}}
 {{- $names := include "binder-egress.hosts" . | fromJsonArray | concat $refused -}}
-{{- with .Values.publicUrl }}{{ $names = append $names (urlParse .).hostname }}{{ end -}}
+{{- range compact (list .Values.publicUrl .Values.hubUrl) }}{{ $names = append $names (urlParse .).hostname }}{{ end -}}
 {{ $names | uniq | sortAlpha | toJson }}
 {{- end }}
 

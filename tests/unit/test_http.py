@@ -58,6 +58,7 @@ def test_types_of_problems_are_stable():
         "too-many-rejected": 429,
         "key-spent": 429,
         "too-many-wrong-keys": 429,
+        "too-many-reports": 429,
         "provider-misconfigured": 503,
         "provider-unavailable": 503,
         "unavailable": 503,

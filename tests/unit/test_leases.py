@@ -183,6 +183,7 @@ def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconcile
     place.turn(reconciler, fresh=False)
     assert place.pod().label == "blocked"
     place.passes(1)
+    caplog.clear()
     with caplog.at_level(logging.INFO, "binder-egress"):
         place.turn(reconciler, fresh=False)
     assert place.pod().label is None

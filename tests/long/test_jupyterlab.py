@@ -30,7 +30,7 @@ def jupyter(request, tmp_path_factory):
 @pytest.mark.parametrize("notebook", [False, True], ids=["JupyterLab", "Notebook"])
 def test_failed_cell_leads_to_access(redis_server, jupyter, notebook):
     redis_server.wipe()
-    verifier = VerifierProcess(redis_server, captcha_providers=MODEST, hub_origin=jupyter.origin)
+    verifier = VerifierProcess(redis_server, captcha_providers=MODEST, hub_url=jupyter.origin)
     client = connect(make_settings(redis_server))
     store = Store(client)
     store.ping()

@@ -22,7 +22,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
 @pytest.fixture(scope="session")
 def _verifier(_redis_server: RedisServer, jupyter: Jupyter) -> Iterator[VerifierProcess]:
     tiers = {"verified": {"internet": True, "lease": 1200}}
-    process = VerifierProcess(_redis_server, captcha_providers=MODEST, hub_origin=jupyter.origin, tiers=tiers)
+    process = VerifierProcess(_redis_server, captcha_providers=MODEST, hub_url=jupyter.origin, tiers=tiers)
     yield process
     process.stop()
 

@@ -39,7 +39,8 @@ def release_before(folder: Path) -> Path:
     version = yaml.safe_load(about.read_text())["appVersion"]
     replace(about, f"\nversion: {version}\nappVersion: {version}\n", "\nversion: 0.0.9\nappVersion: 0.0.9\n")
     values = folder / "values.yaml"
-    replace(values, 'tag: ""', f'tag: "{version}"')
+    ours = "\nimage:\n  name: docker.io/binder-egress/verifier  # -- Image of verifier and reconciler, without tag.\n  tag: "
+    replace(values, f'{ours}""', f'{ours}"{version}"')
     replace(values, "  threads: 32", "  threads: 16")
     replace(values, "  interval: 30", "  interval: 20")
     replace(values, "  198.18.0.0/15: true", "  198.18.0.0/16: true")

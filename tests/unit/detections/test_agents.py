@@ -80,6 +80,12 @@ def test_report_from_another_address_is_refused(send, store, address):
     assert send(address).status_code == 401 and waiting(store) == []
 
 
+def test_address_is_that_of_the_connection(send, store):
+    """A header can say what it likes."""
+    store.publish_agents({"10.42.0.7": "node-1"})
+    assert send("10.42.0.8", **{"X-Forwarded-For": "10.42.0.7", "X-Real-IP": "10.42.0.7"}).status_code == 401
+
+
 def test_agent_with_a_token_is_none(send, store):
     """A wrong token does not become right by the address."""
     store.publish_agents({"10.42.0.7": "node-1"})

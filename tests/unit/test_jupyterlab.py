@@ -77,6 +77,16 @@ def test_half_a_copy_is_no_extension(tmp_path):
     assert "package.json" not in files(tmp_path)
 
 
+def test_file_that_cannot_be_copied_leaves_no_extension(tmp_path):
+    """`package.json` comes last, so JupyterLab does not take the half for a whole."""
+    source, to = tmp_path / "from", tmp_path / "to"
+    (source / "static/folder").mkdir(parents=True)
+    (source / "package.json").write_text("{}")
+    to.mkdir()
+    assert lay_lab(environment(to), str(source)).startswith("IsADirectoryError")
+    assert "package.json" not in files(to)
+
+
 @pytest.mark.parametrize("source", ["absent", "empty"])
 def test_image_without_the_extension_lays_nothing(tmp_path, source):
     (tmp_path / "empty").mkdir()

@@ -136,10 +136,10 @@ def test_process_that_has_ended_is_left_out(look):
 @pytest.fixture
 def inside(tmp_path):
     """A made-up folder of `/proc` for a process whose root and current folder are in `tmp_path`."""
-    (tmp_path / "root/home/work").mkdir(parents=True)
+    (tmp_path / "root/home/jovyan").mkdir(parents=True)
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/root").symlink_to(tmp_path / "root")
-    (tmp_path / "proc/cwd").symlink_to(tmp_path / "root/home/work")
+    (tmp_path / "proc/cwd").symlink_to(tmp_path / "root/home/jovyan")
     (tmp_path / "outside").write_text("outside")
     (tmp_path / "root/inside").write_text("inside")
     return tmp_path
@@ -151,27 +151,27 @@ def read(inside, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["/inside", "../../inside", "../../../../../inside", "/../../inside", "link", "/up", "./../work//link", "chain"]
+    "name", ["/inside", "../../inside", "../../../../../inside", "/../../inside", "link", "/up", "./../jovyan//link", "chain"]
 )
 def test_file_is_found_as_the_process_would(inside, name):
     """Links and `..` lead no further than its root, as in chroot(2)."""
-    (inside / "root/home/work/link").symlink_to("/inside")
+    (inside / "root/home/jovyan/link").symlink_to("/inside")
     (inside / "root/up").symlink_to("../../../inside")
-    (inside / "root/home/work/chain").symlink_to("link")
+    (inside / "root/home/jovyan/chain").symlink_to("link")
     assert read(inside, name) == "inside"
 
 
 @pytest.mark.parametrize("name", ["/outside", "../../../outside", "link", "folder/outside", "none", "", "/", "inside/x"])
 def test_file_outside_is_not_opened(inside, name):
-    (inside / "root/home/work/link").symlink_to(inside / "outside")
-    (inside / "root/home/work/folder").symlink_to("../../..")
+    (inside / "root/home/jovyan/link").symlink_to(inside / "outside")
+    (inside / "root/home/jovyan/folder").symlink_to("../../..")
     with pytest.raises(OSError):
         read(inside, name)
 
 
 def test_nothing_but_a_file_is_opened(inside):
     """None of them may make the agent wait, or do anything."""
-    work = inside / "root/home/work"
+    work = inside / "root/home/jovyan"
     os.mkfifo(work / "fifo")
     with socket.socket(socket.AF_UNIX) as bound:
         os.chdir(work)

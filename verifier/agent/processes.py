@@ -25,7 +25,10 @@ MAX_LINKS = 40
 """Symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
 
 MAX_PARTS = 256
-"""Parts of a path, those of links included."""
+"""Parts of a path that are still to be followed, those of links included."""
+
+MAX_STEPS = 512
+"""Parts that are followed for one process, in all its arguments together, some 4 µs each. A pod may have thousands of processes."""
 
 OTHER_USER, OTHER_GROUP, HIDDEN = "other-user", "other-group", "hidden"
 """Why a process is not seen: its uid or its gid is another, or it has hidden itself (prctl(2), PR_SET_DUMPABLE)."""
@@ -142,18 +145,19 @@ def _text(folder: int, name: str, most: int) -> str:
 
 def _script(path: Path, folder: int) -> RunFile | None:
     """The first argument of an interpreter that is a file, in the pod's own file system."""
+    steps = iter(range(MAX_STEPS))
     # Not the first, which is the interpreter's own name.
     for argument in _text(folder, "cmdline", CMDLINE_BYTES).split("\0")[1 : ARGUMENTS + 1]:
         # R has `--file=name`.
         name = argument.partition("=")[2] if argument.startswith("-") else argument
-        if name and (key := _key_in(path, name)):
+        if name and (key := _key_in(path, name, steps)):
             return RunFile(key, partial(open_in, path, name))
     return None
 
 
-def _key_in(path: Path, name: str) -> FileKey | None:
+def _key_in(path: Path, name: str, steps: Iterator[int]) -> FileKey | None:
     try:
-        with _way(path, name) as file:
+        with _way(path, name, steps) as file:
             return FileKey.of(os.fstat(file))
     except OSError:
         return None
@@ -171,24 +175,23 @@ def open_in(process: Path, name: str) -> int:
     Raises:
         OSError: there is no such file, or it is none that may be read.
     """
-    with _way(process, name) as file:
+    with _way(process, name, iter(range(MAX_STEPS))) as file:
         # The descriptor is that of a regular file already, so this opens nothing else, and does not wait.
         return os.open(f"/proc/self/fd/{file}", _READ)
 
 
 @contextmanager
-def _way(process: Path, name: str) -> Iterator[int]:
+def _way(process: Path, name: str, steps: Iterator[int]) -> Iterator[int]:
     """Go to a file step by step. The last descriptor is of a regular file, and can read nothing."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     with _opened(process / "root", flags) as root, _opened(process / "cwd", flags) as here:
         top = os.stat(root)
-        at, links, steps = os.dup(root if name.startswith("/") else here), 0, 0
+        at, links = os.dup(root if name.startswith("/") else here), 0
         try:
             parts = name.split("/")[::-1]
             while parts:
                 part = parts.pop()
-                steps += 1
-                if steps > MAX_PARTS or len(parts) > MAX_PARTS:
+                if next(steps, None) is None or len(parts) > MAX_PARTS:
                     raise OSError("too many parts")
                 if part in ("", ".") or (part == ".." and os.path.samestat(os.stat(at), top)):
                     continue

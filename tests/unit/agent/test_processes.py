@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import made_up_miner
-from verifier.agent.processes import FileKey, Processes, open_in
+from verifier.agent.processes import MAX_STEPS, FileKey, Processes, open_in
 
 TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
@@ -183,6 +184,25 @@ def test_nothing_but_a_file_is_opened(inside):
     for name in ("fifo", "socket", "loop", "device", ".", "x/" * 5000, "a" * 5000):
         with pytest.raises((OSError, ValueError)):
             read(inside, name)
+
+
+def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeypatch):
+    """A stranger chooses them, and may have thousands of processes."""
+    (tmp_path / "a").mkdir()
+    long = "/".join(["a", ".."] * 120)
+    command = [sys.executable, "-c", "input()", *[f"{long}/{number}" for number in range(31)]]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE) as process:
+        try:
+            shown = tmp_path / "proc"
+            shown.mkdir()
+            (shown / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+            opened, real = [], os.open
+            monkeypatch.setattr(os, "open", lambda *given, **more: opened.append(given) or real(*given, **more))
+            (found,) = Processes(shown, lambda text: "pod").all()
+            assert len(found.files) == 1
+            assert 100 < len(opened) < MAX_STEPS + 200
+        finally:
+            process.kill()
 
 
 LOOK = """

@@ -47,7 +47,9 @@ container).
 automountServiceAccountToken: false
 # For the variables with the addresses of this namespace's Services: the pod has no DNS.
 enableServiceLinks: true
-terminationGracePeriodSeconds: 1
+# The API server removes it at once. A canary that is still ending fails a `helm rollback` to the release that had it
+# (`no Pod with the name …`).
+terminationGracePeriodSeconds: 0
 securityContext:
   {{- include "binder-egress.podSecurityContext" (list 10001 $root.Values.gatecheck.podSecurityContext) | nindent 2 }}
   {{- $sysctls := list }}

@@ -20,6 +20,10 @@ def policies(stage: Stage) -> set[str]:
     return {item["metadata"]["name"] for item in stage.get("networkpolicies")["items"]}
 
 
+def canaries(stage: Stage) -> set[str]:
+    return {item["metadata"]["name"] for item in stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]}
+
+
 def test_observe_labels_and_blocks_nobody(stage, switch):
     # JupyterHub's own policy is off here, so nothing would isolate user pods any more.
     with pytest.raises(Failed, match="no other policy isolates user pods"):
@@ -102,7 +106,10 @@ def test_deny_needs_one_policy(stage, switch, bypass):
 
 def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     """BinderHub is not restarted, and its token is still good. test_rollback.py has each mode."""
+    (before,) = canaries(stage)
     switch("deny")
+    # A canary that is still ending would fail the rollback, which makes one of the same name.
+    assert before not in canaries(stage)
     stage.helm("rollback", "binder-egress", "--wait", f"--timeout={ROLLOUT_SECONDS}s")
     stage.await_address("binder-egress", 8081, "/healthz")
     verified = stage.launch(token=stage.get_pass()).user

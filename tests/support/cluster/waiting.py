@@ -15,14 +15,24 @@ def eventually(condition: Callable[[], object], seconds: float, what: object = "
     """Wait until a condition holds.
 
     Args:
-        condition: asked again and again.
+        condition: asked again and again. A request of it that has no answer, or whose connection is refused, is asked again too: a
+            Service without a ready pod refuses.
         seconds: the limit, one of patience.py.
         what: what is wrong when it does not; a function is called then.
+
+    Raises:
+        AssertionError: it does not hold in time. The last answer that did not come is its cause.
     """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        missing = None
+        try:
+            if condition():
+                return
+        except (requests.ConnectionError, requests.Timeout) as error:
+            missing = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
+            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}") from missing
         time.sleep(0.2)
 
 

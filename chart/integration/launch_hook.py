@@ -55,6 +55,8 @@ def _binder_egress(c):
                 # The time of arrival, because a build may take longer than a pass lives.
                 "requested_at": time.time() - request.request_time(),
                 "groups": groups,
+                # The verifier counts what it claims to be, and keeps the word for that only (D-345).
+                "user_agent": request.headers.get("User-Agent", "")[:512] or None,
             }
             # Each attempt of this request has a copy of the context, but all share this dict, and so `left`.
             request_seen.set({"told": told, "left": limit})
@@ -96,7 +98,8 @@ def _binder_egress(c):
                 await result
         began = time.monotonic()
         # No request was seen: another snippet replaced badge_base_url. `context` tells the verifier, which counts it.
-        nothing: dict = {"groups": []} | dict.fromkeys(("token", "client_address", "forwarded_for", "requested_at"))
+        unknown = ("token", "client_address", "forwarded_for", "requested_at", "user_agent")
+        nothing: dict = {"groups": []} | dict.fromkeys(unknown)
         seen: dict = request_seen.get() or {"told": nothing, "left": limit}
         try:
             if began < state["rest_until"] or seen["left"] < limit / 2:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import promql_parser
@@ -14,9 +15,12 @@ TOP = Path(__file__).parents[2]
 DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']} {target['refId']}": target for panel in PANELS for target in panel["targets"]}
+SENT = "container_network_transmit_bytes_total"
+"""The one metric of somebody else's: the kubelet's."""
+
 LABELS = {
-    "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "outcome", "pass_outcome", "pod", "policy",
-    "provider", "rule", "source", "target", "tier", "who",
+    "claim", "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "namespace", "outcome",
+    "pass_outcome", "pod", "policy", "provider", "rule", "source", "target", "tier", "who",
 }  # fmt: skip
 
 
@@ -28,8 +32,9 @@ def named(expression):
 def test_queries_are_promql_about_existing_metrics(title):
     expression = QUERIES[title]["expr"]
     promql_parser.parse(expression.replace("$__rate_interval", "5m"))
-    assert named(expression) and named(expression) <= samples(), named(expression) - samples()
-    assert expression.count('{namespace=~"$namespace"}') == len(re.findall(r"binder_egress_\w+", expression))
+    assert named(expression) <= samples(), named(expression) - samples()
+    metrics = re.findall(rf"binder_egress_\w+|{SENT}", expression)
+    assert metrics and expression.count('{namespace=~"$namespace"') == len(metrics)
 
 
 @pytest.mark.parametrize("title", QUERIES)
@@ -50,6 +55,44 @@ def test_metrics_of_api_keys_are_shown_for_each_key():
     shown = {name: target["expr"] for target in QUERIES.values() for name in named(target["expr"]) if "api_key" in name}
     assert shown.keys() == {name for name in samples() if "api_key" in name and not name.endswith("_created")}
     assert all(re.search(r"by \(key[,)]", expression) for expression in shown.values())
+
+
+def test_panel_of_launches_that_nobody_used_counts_pods_that_sent_little(tmp_path):
+    """Prometheus' own `promtool`, with what cAdvisor shows of each pod, a value a minute."""
+    seen = {
+        "jupyter-opened": "4000 4000 5300000x60",
+        "jupyter-not-opened": "4000 6000x60",
+        "jupyter-gone": "4000 6000x20 _x40",
+        "jupyter-opened-and-gone": "4000 90000x20 _x40",
+        "jupyter-young": "_x55 4000x6",
+        "jupyter-young-and-opened": "_x55 5300000x6",
+        "hub-5fc84": "6000x61",
+    }
+    series = [(f"namespace='binder',pod='{pod}',interface='eth0'", values) for pod, values in seen.items()]
+    series += [
+        # Another interface of a pod that was opened, and another BinderHub.
+        ("namespace='binder',pod='jupyter-opened',interface='net1'", "0x61"),
+        ("namespace='elsewhere',pod='jupyter-not-opened',interface='eth0'", "6000x61"),
+    ]
+    panel = "Launches that nobody used"
+    expected = {f"{panel} A": 2, f"{panel} B": 4}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": f"{SENT}{{{labels}}}", "values": values} for labels, values in series],
+        "promql_expr_test": [
+            {
+                "expr": QUERIES[title]["expr"].replace("$namespace", "binder"),
+                "eval_time": "60m",
+                "exp_samples": [{"labels": "{}", "value": value}],
+            }
+            for title, value in expected.items()
+        ],
+    }
+    # Without cAdvisor's metrics nothing is shown, and not that everything is well.
+    without = {"interval": "1m", "promql_expr_test": [case | {"exp_samples": []} for case in test["promql_expr_test"]]}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test, without]}))
+    done = subprocess.run(["promtool", "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_panels_have_different_ids_and_do_not_overlap():

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 NAMES = {
     "binder_egress_launches": "counter",
     "binder_egress_launches_without_context": "counter",
+    "binder_egress_launches_by_claim": "counter",
     "binder_egress_launches_largest_share": "gauge",
     "binder_egress_solutions": "counter",
     "binder_egress_captcha_verify_seconds": "histogram",

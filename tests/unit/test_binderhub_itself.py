@@ -188,6 +188,7 @@ def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, mon
             assert body["context"] is True
             # BinderHub itself believes X-Real-Ip.
             assert (body["client_address"], body["forwarded_for"]) == ("127.0.0.1", "198.51.100.1")
+            assert body["user_agent"] == "Mozilla/5.0"
             assert body["repository"] == REPOSITORY
             assert body["image"] == events[-1]["image"]
 

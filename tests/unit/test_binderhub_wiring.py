@@ -33,6 +33,7 @@ from tests.support.launch_hook import (
     slow,
     verifier,
 )
+from verifier.web.bodies import LaunchBody
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +51,8 @@ def test_launch_is_announced_with_its_request(monkeypatch):
             wiring = Wiring(monkeypatch, api)
             async with binderhub(wiring, resolving=1.0, building=0.4) as hub:
                 before = time.time()
-                await get(
-                    f"{hub}/build/1", headers={"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1"}, egress_token=PASS
-                )
+                sent = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1", "User-Agent": "curl/8.5.0"}
+                await get(f"{hub}/build/1", headers=sent, egress_token=PASS)
         [(headers, body)] = seen
         assert headers["Authorization"] == f"Bearer {API_TOKEN}"
         assert headers["Content-Type"] == "application/json"
@@ -68,6 +68,7 @@ def test_launch_is_announced_with_its_request(monkeypatch):
             "client_address": "127.0.0.1",
             "forwarded_for": "198.51.100.1",
             "groups": [],
+            "user_agent": "curl/8.5.0",
             "context": True,
             "authenticated": False,
         }
@@ -94,6 +95,23 @@ def test_odd_tokens_reach_the_verifier_in_a_form_that_it_can_refuse(monkeypatch,
             await client.fetch(f"{hub}/build/1?{query}")
         assert [body["token"] for _, body in seen] == [token]
         assert seen[0][1]["context"] is True
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [("", None), ("x" * 5000, "x" * 512), ("Mozilla/5.0 (é\xff)", "Mozilla/5.0 (é\xff)")],
+    ids=["none", "long", "not ASCII"],
+)
+def test_user_agent_is_announced(monkeypatch, sent, told):
+    async def main():
+        seen = []
+        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+            await get(f"{hub}/build/1", headers={"User-Agent": sent})
+        assert [body["user_agent"] for _, body in seen] == [told]
+        # What the verifier takes.
+        assert LaunchBody.model_validate(seen[0][1]).user_agent == told
 
     asyncio.run(main())
 
@@ -164,7 +182,7 @@ def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
             await Wiring(monkeypatch, api).launch()
         [(_, body)] = seen
         assert body["context"] is False
-        assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at")} == {None}
+        assert {body[name] for name in ("token", "client_address", "forwarded_for", "requested_at", "user_agent")} == {None}
 
     asyncio.run(main())
 

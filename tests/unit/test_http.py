@@ -723,7 +723,7 @@ def test_launch_logs_one_line(internal, caplog):
     (record,) = [record for record in caplog.records if record.getMessage() == "launch"]
     assert record.fields | {"grant": ""} == {
         "user": "alice", "server": "", "repository": "https://example.com/a/b", "client_network": "198.51.100.0/24",
-        "tier": "unverified", "rule": "default", "pass_outcome": "none", "grant": "",
+        "claim": "none", "tier": "unverified", "rule": "default", "pass_outcome": "none", "grant": "",
     }  # fmt: skip
 
 

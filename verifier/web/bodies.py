@@ -69,6 +69,7 @@ class LaunchBody(_Body):
     context: bool = True
     authenticated: bool = False
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
+    user_agent: Annotated[str, Field(max_length=512, description="the request's User-Agent, which is not kept")] | None = None
 
 
 class ReportBody(BaseModel):

@@ -10,6 +10,7 @@ from ..decisions.rules import Launch, Rules
 from ..records import UNVERIFIED
 from ..store.errors import StoreUnavailable
 from . import bodies
+from .claims import claim_of
 from .context import logged_network, services
 from .internal import BEARER, check_bearer_token
 from .openapi import json_of, operation
@@ -35,6 +36,8 @@ def decide_launch() -> Response:
     metrics = services().metrics
     if not body.context:
         metrics.without_context.inc()
+    else:
+        metrics.claims.labels(claim_of(body.user_agent), "yes" if launch.token else "no").inc()
     if launch.client:
         metrics.launch_shares.note(launch.network or launch.client)
     try:
@@ -61,4 +64,5 @@ def decide_launch() -> Response:
 
 def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:
     where = {"user": body.user, "server": body.server, "repository": body.repository}
-    logs.decision("launch", **where, client_network=logged_network(launch.client), tier=tier, rule=rule, **more)
+    network, claim = logged_network(launch.client), claim_of(body.user_agent) if body.context else ""
+    logs.decision("launch", **where, client_network=network, claim=claim, tier=tier, rule=rule, **more)

@@ -31,6 +31,7 @@ from ..store.counters import (
 )
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
+from .claims import CLAIMS
 
 
 class Metrics:
@@ -56,6 +57,16 @@ class Metrics:
             "Launches whose hook had no launch request. Anything but 0 means that the wiring of badge_base_url is lost.",
             registry=self.registry,
         )
+        self.claims = Counter(
+            "binder_egress_launches_by_claim",
+            "Launches by what the User-Agent of their request claims to be, which anybody can forge, and by whether they brought a "
+            "pass, good or bad. client: a known program; crawler: a bot; other: anything else; none: no User-Agent.",
+            ["claim", "brought_pass"],
+            registry=self.registry,
+        )
+        for claim in CLAIMS:
+            for brought in ("yes", "no"):
+                self.claims.labels(claim, brought)
         self.launch_shares = LaunchShares()
         largest = Gauge(
             "binder_egress_launches_largest_share",

@@ -1,0 +1,73 @@
+"""The examples of docs/bots.md, and what it says of the classes and of the panel."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+from binder_egress_client.verifier import USER_AGENT
+
+from tests.support.doc_examples import section
+from tests.support.metrics import samples
+from verifier.web.claims import CLAIMS, CLIENTS, CRAWLERS
+
+TOP = Path(__file__).parents[2]
+PAGE = (TOP / "docs/bots.md").read_text()
+HEADING = "What launches claim to be"
+
+
+def test_command_counts_what_crawlers_launch(tmp_path):
+    """A `kubectl` that prints lines as the verifier writes them. The cluster's tests run it with a real one."""
+    (command,) = section("docs/bots.md", "Which repositories crawlers launch")
+    (example,) = re.findall(r"```json\n(.*?)```", (TOP / "docs/logs.md").read_text(), re.S)
+    made = [("crawler", "a/often")] * 3 + [("crawler", "b/once"), ("browser", "c/by-people"), ("none", "a/often")]
+    lines = [json.dumps(json.loads(example) | {"claim": claim, "repository": f"https://x/{name}"}) for claim, name in made]
+    (tmp_path / "log").write_text("\n".join(lines) + "\n")
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f"#!/bin/sh\ncat {tmp_path}/log\n")
+    kubectl.chmod(0o755)
+    for wanted, expected in (
+        ("repository", [["3", "https://x/a/often"], ["1", "https://x/b/once"]]),
+        ("client_network", [["4", "198.51.100.0/24"]]),
+    ):
+        code = command.replace('"repository"', f'"{wanted}"')
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-euc", code], env=environment, capture_output=True, text=True, check=True)
+        found = [re.findall(r'^ *(\d+) "\w+": "(.*)"$', line)[0] for line in done.stdout.splitlines()]
+        assert [list(row) for row in found] == expected
+
+
+def test_claims_and_words_are_those_of_the_code():
+    text = PAGE[PAGE.index(f"## {HEADING}") : PAGE.index("The first row that fits counts.")]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M))
+    assert rows.keys() - {"claim"} == set(CLAIMS)
+    assert tuple(re.findall(r"`([^`]+)`", rows["crawler"].removeprefix("has "))) == CRAWLERS
+    assert {name.lower() for name in re.findall(r"`([^`]+)`", rows["client"])} <= set(CLIENTS)
+
+
+def test_query_is_promql_about_an_existing_metric():
+    (query,) = section("docs/bots.md", HEADING, "promql")
+    promql_parser.parse(query)
+    named = set(re.findall(r"binder_egress_\w+", PAGE))
+    assert named == {"binder_egress_launches_by_claim_total", "binder_egress_launches_total"} <= samples()
+
+
+@pytest.mark.parametrize("word", CRAWLERS)
+def test_patterns_for_binderhub_refuse_what_is_counted_as_a_crawler(word):
+    """BinderHub compares with `re.match`, in either case."""
+    (values,) = section("docs/bots.md", "What to do", "yaml")
+    patterns = yaml.safe_load(values)["config"]["BinderHub"]["block_build_user_agents"]
+    assert any(re.match(pattern, f"Mozilla/5.0 (compatible; {word.title()})", re.IGNORECASE) for pattern in patterns)
+    for agent in (USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "okhttp/4.12.0"):
+        assert not any(re.match(pattern, agent, re.IGNORECASE) for pattern in patterns)
+
+
+def test_panel_has_the_limit_of_the_page():
+    panels = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text())["panels"]
+    (panel,) = [found for found in panels if found["title"] == "Launches that nobody used"]
+    assert "less than 30 kB" in panel["description"] and "less than 30 kB" in PAGE
+    assert re.findall(r"bool (\d+)", panel["targets"][0]["expr"]) == ["30000"]

@@ -1,0 +1,102 @@
+"""What launches claim to be: the classes, what is counted, and that nothing else comes of it."""
+
+import itertools
+import json
+import logging
+
+import pytest
+from binder_egress_client.verifier import USER_AGENT
+
+from tests.support.apps import get_pass, launch
+from tests.support.metrics import families, value
+from verifier.web.claims import CLAIMS, claim_of
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
+FIREFOX = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:140.0) Gecko/20100101 Firefox/140.0"
+IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.0 Safari/604.1"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "claim"),
+    [
+        (CHROME, "browser"),
+        (FIREFOX, "browser"),
+        (IPHONE, "browser"),
+        (USER_AGENT, "client"),
+        ("curl/8.5.0", "client"),
+        ("Wget/1.21.4", "client"),
+        ("python-requests/2.32.3", "client"),
+        ("Python-urllib/3.12", "client"),
+        ("Python/3.12 aiohttp/3.11.0", "client"),
+        ("Go-http-client/2.0", "client"),
+        ("okhttp/4.12.0", "client"),
+        ("node", "client"),
+        ("Tornado/6.5.1", "client"),
+        (CHROME.replace("Chrome/", "HeadlessChrome/"), "client"),
+        ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", "crawler"),
+        (f"{CHROME} (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)", "crawler"),
+        ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)", "crawler"),
+        ("meta-externalagent/1.1 (+https://developers.facebook.com/docs/sharing/webmasters/crawler)", "crawler"),
+        ("Mozilla/5.0 (compatible; archiver; +https://archive.example/about)", "crawler"),
+        ("Mozilla/5.0 (compatible; Baiduspider/2.0)", "crawler"),
+        ("Mozilla/5.0", "other"),
+        ("nodes-of-somebody", "other"),
+        ("unode/2.0", "other"),
+        ("x" * 512, "other"),
+        ("\x00\xff{}%s", "other"),
+        ("", "none"),
+        ("  ", "none"),
+        (None, "none"),
+    ],
+)
+def test_user_agent_claims_one_of_few_things(user_agent, claim):
+    assert claim_of(user_agent) == claim
+    assert claim in CLAIMS
+
+
+def test_launches_are_counted_by_claim_and_whether_they_brought_a_pass(public, internal):
+    launch(internal, "a", user_agent=CHROME, token=get_pass(public))
+    launch(internal, "b", user_agent=CHROME, token="forged")
+    for user in "cde":
+        launch(internal, user, user_agent="curl/8.5.0")
+    launch(internal, "f")
+    # Its request was not seen, so nobody knows what it claims.
+    launch(internal, "g", user_agent=None, context=False)
+    counted = {("browser", "yes"): 2, ("client", "no"): 3, ("none", "no"): 1}
+    for claim, brought in itertools.product(CLAIMS, ("yes", "no")):
+        found = value(internal, "binder_egress_launches_by_claim_total", claim=claim, brought_pass=brought)
+        assert found == counted.get((claim, brought), 0), (claim, brought)
+
+
+READ = {
+    "string": lambda redis, key: redis.get(key),
+    "hash": lambda redis, key: redis.hgetall(key),
+    "zset": lambda redis, key: redis.zrange(key, 0, -1),
+    "set": lambda redis, key: redis.smembers(key),
+    "list": lambda redis, key: redis.lrange(key, 0, -1),
+    "stream": lambda redis, key: redis.xrange(key),
+}
+
+
+def test_user_agent_is_kept_nowhere(internal, in_redis, caplog):
+    caplog.set_level(logging.DEBUG)
+    launch(internal, user_agent="marker-of-one-person curl/8.5.0")
+    (line,) = [record.fields for record in caplog.records if record.getMessage() == "launch"]
+    assert line["claim"] == "client"
+    kept = [str(vars(record)) for record in caplog.records] + [str(families(internal))]
+    kept += [key + str(READ[in_redis.type(key)](in_redis, key)) for key in in_redis.scan_iter()]
+    assert [text for text in kept if "alice" in text and text.startswith("binder-egress")]
+    assert not [text for text in kept if "marker-of-one-person" in text]
+
+
+@pytest.mark.parametrize("user_agent", [CHROME, "curl/8.5.0", "Googlebot", None])
+def test_claim_decides_nothing(public, internal, user_agent):
+    assert launch(internal, "a", user_agent=user_agent, token=get_pass(public))["rule"] == "valid-pass"
+    assert launch(internal, "b", user_agent=user_agent)["rule"] == "default"
+
+
+def test_answers_do_not_repeat_a_user_agent_that_is_too_long(internal):
+    answer = internal.post("/api/launches", json={"user": "a", "image": "i", "user_agent": "marker" * 100})
+    assert answer.status_code == 400 and "marker" not in json.dumps(answer.json)

@@ -1,0 +1,36 @@
+"""What a launch's request claims to be, by its `User-Agent`. It is counted, and decides nothing: anybody can forge it (D-345)."""
+
+import re
+
+CLAIMS = ("browser", "client", "crawler", "other", "none")
+"""All that a request can claim to be."""
+
+CRAWLERS = ("bot", "gpt", "crawler", "spider", "slurp", "http://", "https://")
+"""Words of crawlers. The first four are BinderHub's own (`block_build_user_agents`, binderhub#2107); most others name a page about
+themselves."""
+
+CLIENTS = (
+    "aiohttp", "apache-httpclient", "axios", "binder-egress-client", "curl", "go-http-client", "guzzlehttp", "headlesschrome",
+    "http.jl", "httpie", "java", "libcurl", "node", "okhttp", "playwright", "python-httpx", "python-requests", "python-urllib",
+    "reqwest", "ruby", "tornado", "undici", "wget",
+)  # fmt: skip
+"""Names of programs and libraries that make requests, as they stand before a version; browsers that a program runs, too."""
+
+_CRAWLER = re.compile("|".join(map(re.escape, CRAWLERS)))
+_CLIENT = re.compile(rf"(?:^|[\s(;])(?:{'|'.join(map(re.escape, CLIENTS))})(?:[/\s;)]|$)")
+
+
+def claim_of(user_agent: str | None) -> str:
+    """What a `User-Agent` claims to be, one of `CLAIMS`.
+
+    Args:
+        user_agent: the header of the launch's request; None or blank if it had none.
+    """
+    said = (user_agent or "").strip().lower()
+    if not said:
+        return "none"
+    if _CRAWLER.search(said):
+        return "crawler"
+    if _CLIENT.search(said):
+        return "client"
+    return "browser" if re.match(r"mozilla/5\.0 \(", said) else "other"

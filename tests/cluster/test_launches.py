@@ -1,6 +1,7 @@
 """One launch each way: BinderHub's hook, the label on the pod, and packets."""
 
 import json
+import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,10 @@ import requests
 
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches, forbidden
-from tests.support.cluster.patience import ANSWER_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
+from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import CLIENT
 from tests.support.cluster.waiting import eventually
+from tests.support.doc_examples import section
 
 
 def test_launch_without_a_pass_reaches_nothing(stage):
@@ -159,3 +161,57 @@ def test_server_answers_through_the_hubs_proxy(stage):
     address = f"{stage.url('proxy-public', 80)}/user/{launched.user}/api/status"
     answer = requests.get(address, params={"token": launched.ready["token"]}, timeout=ANSWER_SECONDS)
     assert answer.status_code == 200, answer.text
+
+
+CLAIMS = {
+    # BinderHub refuses those that say bot, gpt, crawler or spider, and these come through.
+    "crawler": "Mozilla/5.0 (compatible; archiver/1.0; +https://archive.example/about)",
+    "client": "curl/8.5.0",
+    "browser": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+}
+
+
+def test_launches_are_counted_by_what_their_request_claims_to_be(stage):
+    def counted() -> dict[str, float]:
+        metrics = stage.metrics()
+        return {
+            f"{claim} {brought}": metrics[f'binder_egress_launches_by_claim_total{{brought_pass="{brought}",claim="{claim}"}}']
+            for claim in (*CLAIMS, "other", "none")
+            for brought in ("yes", "no")
+        }
+
+    before, repository = counted(), f"for-{secrets.token_hex(4)}"
+    with ThreadPoolExecutor(4) as pool:
+        made = [pool.submit(stage.launch, f"fake/{claim}/{repository}/main", user_agent=agent) for claim, agent in CLAIMS.items()]
+        made.append(pool.submit(stage.launch, token=stage.get_pass(), user_agent=CLAIMS["browser"]))
+    users = [launched.result().user for launched in made]
+    grown = {name: value - before[name] for name, value in counted().items() if value != before[name]}
+    assert grown == {"crawler no": 1, "client no": 1, "browser no": 1, "browser yes": 1}
+    # Anybody can claim anything: only the pass counts.
+    assert [stage.tier(user) for user in users] == [None, None, None, "verified"]
+    (command,) = section("docs/bots.md", "Which repositories crawlers launch")
+    found = stage.run("bash", "-euc", command.replace("--namespace binder", f"--namespace {stage.namespace}"))
+    assert re.findall(rf'^ *1 "repository": "\S+/(\w+)/{repository}', found, re.M) == ["crawler"], found
+
+
+def sent_bytes(stage, user: str) -> float:
+    """What the dashboard knows of a user pod: the bytes that it sent, by the kubelet's metrics."""
+    pod = stage.pod(user)["metadata"]["name"]
+    assert pod.startswith("jupyter-")
+    node = stage.pod(user)["spec"]["nodeName"]
+    text = stage.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics/cadvisor")
+    where = rf'[^}}]*\bnamespace="{stage.namespace}",pod="{re.escape(pod)}"}} (\S+)'
+    return max((float(value) for value in re.findall(rf"^container_network_transmit_bytes_total{{{where}", text, re.M)), default=0)
+
+
+def test_server_that_nobody_opened_sends_less_than_one_that_is_used(stage):
+    """The panel *Launches that nobody used*: what it takes for used is 30 kB (docs/bots.md)."""
+    with ThreadPoolExecutor(2) as pool:
+        idle, used = list(pool.map(lambda _: stage.launch(), range(2)))
+    address = f"{stage.url('proxy-public', 80)}/user/{used.user}/api/spec.yaml"
+    page = 0
+    while page < 100_000:  # A small part of JupyterLab's page.
+        page += len(requests.get(address, params={"token": used.ready["token"]}, timeout=ANSWER_SECONDS).content)
+    eventually(lambda: sent_bytes(stage, used.user) > 30_000, POD_SECONDS, lambda: sent_bytes(stage, used.user))
+    eventually(lambda: sent_bytes(stage, idle.user) > 0, POD_SECONDS)
+    assert sent_bytes(stage, idle.user) < 30_000

@@ -293,6 +293,7 @@ class Stage:
         client: str = CLIENT,
         timeout: float = LAUNCH_SECONDS,
         at: str = "",
+        user_agent: str = "",
     ) -> Launched:
         """Launch, as a browser's page does, and wait for the last event.
 
@@ -302,13 +303,14 @@ class Stage:
             client: the client's address, as the ingress reports it.
             timeout: seconds.
             at: another address that leads to BinderHub.
+            user_agent: what the request claims to be; by default, what it is.
 
         Raises:
             Failed: the launch failed; no launch ever should.
         """
         began = time.monotonic()
         events, times = [], []
-        for event in self.stream(spec, token, client, timeout, at):
+        for event in self.stream(spec, token, client, timeout, at, user_agent):
             events.append(event)
             times.append(time.monotonic())
             if event.get("phase") == "failed":
@@ -319,13 +321,20 @@ class Stage:
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
     def stream(
-        self, spec: str, token: str | None = None, client: str = CLIENT, timeout: float = LAUNCH_SECONDS, at: str = ""
+        self,
+        spec: str,
+        token: str | None = None,
+        client: str = CLIENT,
+        timeout: float = LAUNCH_SECONDS,
+        at: str = "",
+        user_agent: str = "",
     ) -> Iterator[dict[str, Any]]:
         """The events of a launch."""
+        headers = {"Accept": "text/event-stream", "X-Forwarded-For": client, "X-Real-IP": client}
         answer = requests.get(
             f"{at or self.url('binder', 80)}/build/{spec}",
             params={"egress_token": token} if token else None,
-            headers={"Accept": "text/event-stream", "X-Forwarded-For": client, "X-Real-IP": client},
+            headers=headers | ({"User-Agent": user_agent} if user_agent else {}),
             stream=True,
             timeout=timeout,
         )

@@ -28,10 +28,12 @@ from tests.support.cluster.patience import (
     ANSWER_SECONDS,
     CANARY_SECONDS,
     RECONCILER_SECONDS,
+    SECRET_SECONDS,
     TIER_SECONDS,
 )
 from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
 from tests.support.cluster.waiting import eventually
+from tests.support.detections import killed
 from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port
 from verifier.gatecheck.check import canary_of
@@ -53,6 +55,7 @@ class Place:
         folder: for files.
         healthy: the values of an installation with nothing wrong, beside what makes challenges quick.
         key: an API key, good for one server a day.
+        detector: the token of a detector.
         values: what is installed.
         unseen: whether something was changed that the reconciler looks at once a minute only.
         running: programs in pods that go on.
@@ -64,6 +67,7 @@ class Place:
     folder: Path
     healthy: dict[str, Any]
     key: str
+    detector: str
     values: dict[str, Any] = field(default_factory=dict)
     unseen: bool = False
     running: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -115,6 +119,17 @@ class Place:
         body = {"provider": provider, "solution": self.double.token(provider)}
         answer = requests.post(f"{self.stage.verifier}/passes", json=body, headers=VISITOR, timeout=ANSWER_SECONDS)
         assert answer.status_code >= 500, answer.text
+
+    def report(self, *lines: str) -> None:
+        """A detector sends lines, once the verifier has read its token."""
+        headers = {"Authorization": f"Bearer {self.detector}", "Content-Type": "application/json"}
+        address = f"{self.stage.url('binder-egress', 8081)}/api/detections"
+
+        def taken() -> bool:
+            answer = requests.post(address, data="\n".join(lines), headers=headers, timeout=ANSWER_SECONDS)
+            return answer.status_code == 202
+
+        eventually(taken, SECRET_SECONDS, "the verifier does not take the report")
 
 
 # -- faults
@@ -205,6 +220,15 @@ def one_address_brings_all_launches(place: Place) -> None:
     for number in range(FEW_LAUNCHES):
         body = {"user": f"many-{number}", "image": "i", "client_address": "10.0.0.1", "forwarded_for": "198.51.100.9"}
         assert hook(**body).status_code == 200
+
+
+def a_detector_sees_a_miner(place: Place) -> None:
+    pod = place.stage.pod(place.stage.launch().user)["metadata"]
+    place.report(killed(pod["name"], pod["uid"], time.time(), "made-up-miner", pod["namespace"]))
+
+
+def a_detector_writes_what_nobody_can_read(place: Place) -> None:
+    place.report("neither JSON nor a line of cryptnono's")
 
 
 def a_server_is_started_without_binderhub(place: Place) -> None:
@@ -313,6 +337,8 @@ LASTING: Alerts = {
     "BinderEgressCaptchaProviderMisconfigured": {"provider": "hcaptcha"},
     "BinderEgressApiKeySpent": {"key": "spent"},
     "BinderEgressApiKeyEnds": {"key": "ends"},
+    "BinderEgressDetected": {"source": "cryptnono", "list": "execwhacker"},
+    "BinderEgressReportsUnreadable": {"source": "cryptnono"},
 }
 OPENED: Alerts = {"BinderEgressBypass": {"policy": "of-somebody", "direction": "egress"}, "BinderEgressPolicyAltered": {}}
 DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
@@ -341,6 +367,8 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
                 a_provider_refuses_our_secret,
                 a_key_is_used_up,
                 a_key_ends_tomorrow,
+                a_detector_sees_a_miner,
+                a_detector_writes_what_nobody_can_read,
             ],
             LASTING,
         ),
@@ -359,7 +387,11 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
 """The steps of each day: faults, and all alerts that fire after them, with their own labels. What was before goes on. The last
 day comes last, for a key that is used up stays so until Redis is wiped."""
 
-ELSEWHERE = {"BinderEgressProxyAddressesHidden", "BinderEgressProxyAddressesClaimedTwice"}
+ELSEWHERE = {
+    "BinderEgressDetectionsLimited",
+    "BinderEgressProxyAddressesHidden",
+    "BinderEgressProxyAddressesClaimedTwice",
+}
 """Alerts whose metrics other tests bring about, and promtool judges."""
 
 PROXY = {
@@ -385,15 +417,18 @@ def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
             "ports": [{"port": int(double.url.rpartition(":")[2]), "protocol": "TCP"}],
         }
         names = ("hcaptcha", "turnstile")
+        detector = egress(stage, "detections", "create-token", "cryptnono")
+        source = detector["values"]["detections"]["sources"]["cryptnono"] | {"lists": {"execwhacker": "revoke"}}
         healthy = {
             **made["values"],
+            "detections": {"sources": {"cryptnono": source}},
             "captcha": {"providers": {name: {"enabled": True, **double.options(name)} for name in names}},
             "secret": {"captcha": dict.fromkeys(names, SECRET)},
             "verifier": {"networkPolicy": {"captchaProviders": {"extraEgress": {"double": reached}}}},
             "gatecheck": {"shut": {"link-local": False}},
             "canary": {"interval": 5},
         }
-        found = Place(stage, double, tmp_path_factory.mktemp("alerts"), healthy, made["key"])
+        found = Place(stage, double, tmp_path_factory.mktemp("alerts"), healthy, made["key"], detector["token"])
         yield found
         found.tidy()
         stage.kubectl("delete", "networkpolicy", "of-somebody", "--ignore-not-found")
@@ -403,7 +438,7 @@ def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
 @pytest.fixture(scope="module")
 def rules(stage: Stage) -> list[dict[str, Any]]:
     """The chart's rules, as they are."""
-    on = "--set=metrics.prometheusRule.enabled=true,proxy.enabled=true"
+    on = "--set=metrics.prometheusRule.enabled=true,proxy.enabled=true,detections.sources.cryptnono.onMatch=observe"
     text = stage.helm("template", "binder-egress", str(TOP / "chart"), on)
     (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
     (group,) = found["spec"]["groups"]

@@ -1,7 +1,9 @@
 """The agent on a node: a pod that starts the made-up miner loses its egress, and its neighbour notices nothing."""
 
+import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,9 @@ from tests.support.doc_examples import section
 
 NOTICED_SECONDS = 180
 """Two rounds of the agent, and the same again on a machine that is busy."""
+
+MINE = "import os; print('mines', flush=True); os.execv('/tmp/miner', ['/tmp/miner'])"
+"""In a pod: becomes the made-up miner."""
 
 HIDE = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print('hidden', flush=True); time.sleep(3600)"
 """In a pod: a process that its own user cannot read (PR_SET_DUMPABLE)."""
@@ -43,20 +48,29 @@ def outcomes(stage: Stage, user: str) -> list[tuple[str, str, str]]:
     return [(row["list"], row["label"], row["outcome"]) for row in egress(stage, "detections", "list") if row["user"] == user]
 
 
-def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, local_cluster):
+def lay_miner(stage: Stage, user: str, folder: Path) -> None:
+    """Compile the made-up miner, and put it into a user's pod."""
+    made_up_miner.compiled(folder / "miner")
+    text = base64.b64encode((folder / "miner").read_bytes()).decode()
+    command = "base64 -d > /tmp/miner && chmod +x /tmp/miner"
+    stage.kubectl("exec", "-i", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--", "sh", "-c", command, stdin=text)
+
+
+def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, local_cluster, tmp_path):
     miner, neighbour = (stage.launch(token=stage.get_pass()).user for _ in range(2))
     for user in (miner, neighbour):
         stage.await_tier(user, "verified")
         ask_until(stage, user, f"http://{LISTED}/", "200")
+    lay_miner(stage, miner, tmp_path)
     with (
         python_in(stage, miner, HOLD, LISTED) as tunnel,
         python_in(stage, neighbour, HOLD, LISTED) as other,
         python_in(stage, neighbour, HIDE) as hidden,
-        python_in(stage, miner, made_up_miner.COMMAND) as mining,
+        python_in(stage, miner, MINE) as mining,
     ):
         try:
             assert (tunnel.stdout.readline(), other.stdout.readline()) == ("open\n", "open\n")
-            assert hidden.stdout.readline() == "hidden\n"
+            assert (hidden.stdout.readline(), mining.stdout.readline()) == ("hidden\n", "mines\n")
             eventually(lambda: stage.tier(miner) is None, NOTICED_SECONDS, "the miner keeps its tier")
             assert tunnel.stdout.readline().startswith("ended")
             assert_reaches(stage, miner, egress=False)

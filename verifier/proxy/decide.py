@@ -42,6 +42,7 @@ class Reason(StrEnum):
     SERVER_NAME = "server-name"  # the ClientHello names another host, or none
     REQUEST = "request"  # not well-formed
     LIMIT = "limit"
+    HOST_LIMIT = "host-limit"  # too many connections to one address of the host, by all servers
     UNREACHABLE = "unreachable"
 
 

@@ -12,6 +12,9 @@ FIRST_SHARE = 0.1
 """The part of all connections that they have besides, for servers that have none open: a few that hold the half cannot keep the
 start guards of all new pods from an answer."""
 
+DEFAULT_PORTS = 28_232
+"""Source ports of a machine on which nobody has set another range: Linux's default, 32768 to 60999."""
+
 BURST_SECONDS = 2.0
 """Seconds of its rate that a server may use at once, after it used nothing."""
 
@@ -52,7 +55,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the values.
+    """The limits of the values, and of the machine.
 
     Attributes:
         connections: connections of one server at a time, silent ones included.
@@ -60,6 +63,7 @@ class Limits:
         bytes_per_second: bytes of one server a second, both directions together; 0: no limit.
         all_connections: connections of all servers at a time, in this process.
         all_bytes_per_second: bytes of all servers a second, both directions together; 0: no limit.
+        source_ports: source ports of the machine toward one address of a host.
     """
 
     connections: int = 100
@@ -67,6 +71,7 @@ class Limits:
     bytes_per_second: float = 0
     all_connections: int = 4000
     all_bytes_per_second: float = 0
+    source_ports: int = DEFAULT_PORTS
 
 
 class Usage:

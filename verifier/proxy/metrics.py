@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from .identities import Identities
 from .limits import Usage
+from .source_ports import SourcePorts
 from .wanted_hosts import WantedHosts
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
@@ -33,6 +34,12 @@ class Metrics:
         self._taken = Gauge(
             f"{prefix}_connections_taken", "Open connections, as a part of those that may be.", ["who"], registry=self._registry
         )
+        self._ports_taken = Gauge(
+            f"{prefix}_source_ports_taken",
+            "Source ports toward the address with the most connections, as a part of those that may be.",
+            ["who"],
+            registry=self._registry,
+        )
         self._pods = Gauge(f"{prefix}_pods", "Pods whose addresses are known.", registry=self._registry)
         self._twice = Gauge(f"{prefix}_addresses_claimed_twice", "Addresses that two pods claim.", registry=self._registry)
         self._fresh = Gauge(f"{prefix}_knows_pods", "1 if the reconciler was heard from lately.", registry=self._registry)
@@ -60,12 +67,14 @@ class Metrics:
         self._connections.labels(decision, rule, tier, group).inc()
         self._bytes.labels(tier, group).inc(moved)
 
-    def state(self, identities: Identities, usage: Usage, wanted: WantedHosts) -> None:
+    def state(self, identities: Identities, usage: Usage, ports: SourcePorts, wanted: WantedHosts) -> None:
         """Take what is so now."""
         self._open.labels("verified").set(usage.connections - usage.unverified)
         self._open.labels("unverified").set(usage.unverified)
         for who, part in usage.taken().items():
             self._taken.labels(who).set(part)
+        for who, part in ports.taken().items():
+            self._ports_taken.labels(who).set(part)
         self._pods.set(len(identities))
         self._twice.set(len(identities.claimed_twice))
         self._fresh.set(identities.is_fresh)

@@ -22,6 +22,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .resolve import Resolver
 from .server import Proxy
+from .source_ports import source_ports
 from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
@@ -85,6 +86,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         settings.proxy_bytes_per_second,
         settings.proxy_all_connections,
         settings.proxy_all_bytes_per_second,
+        source_ports(),
     )
     proxy = Proxy(policy, limits, Resolver(), metrics, settings.proxy_log_connections)
     feed = Feed(store, proxy.identities, loop)
@@ -98,7 +100,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         lambda reader, writer: _admin(reader, writer, proxy, metrics, stopped), None, settings.proxy_admin_port
     )
     serving.append(asyncio.create_task(_publish(proxy.wanted, store)))
-    log.info("egress proxy", extra={"fields": {"port": settings.proxy_port}})
+    log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
     await stopped.wait()
     serving[0].cancel()
     listener.close()

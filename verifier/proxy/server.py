@@ -22,6 +22,7 @@ from .metrics import Metrics
 from .pump import Pump, take
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
+from .source_ports import SourcePort, SourcePorts
 from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
@@ -71,6 +72,7 @@ class Flow:
         asked: what for, once that is known.
         server_name: what the ClientHello named: (name, whether it was one); None before it came.
         upstream: the socket to the host, and the address of it.
+        source_port: what that socket counts for.
         pumps: what moves its bytes.
         cut: why it was cut; empty if it was not.
     """
@@ -83,6 +85,7 @@ class Flow:
     asked: Asked | None = None
     server_name: tuple[str | None, bool] | None = None
     upstream: tuple[socket.socket, str] | None = None
+    source_port: SourcePort | None = None
     pumps: list[Pump] = field(default_factory=list)
     sent: int = 0
     cut: str = ""
@@ -122,6 +125,7 @@ class Proxy:
     ):
         self._policy = policy
         self._usage = Usage(limits, clock)
+        self._source_ports = SourcePorts(limits.source_ports, clock)
         self._limit_answers = Bucket(LIMIT_ANSWERS_PER_SECOND, clock)
         self._resolver = resolver
         self._metrics = metrics
@@ -163,7 +167,8 @@ class Proxy:
         while True:
             self.identities.forget_missing()
             self._usage.forget_idle()
-            self._metrics.state(self.identities, self._usage, self.wanted)
+            self._source_ports.forget_ended()
+            self._metrics.state(self.identities, self._usage, self._source_ports, self.wanted)
             if self._clock() - looked_up >= OWN_NAMES_SECONDS:
                 looked_up = self._clock()
                 for name in self._policy.own_names:
@@ -249,7 +254,7 @@ class Proxy:
             raise Refused(judged)
         # Before the answer to CONNECT, so that a client hears of a host that does not answer.
         began = self._clock()
-        flow.upstream = await self._open(judged, asked.port)
+        flow.upstream = await self._open(flow, judged, asked.port)
         self._metrics.connected.observe(self._clock() - began)
         early = b""
         if asked.kind is Kind.TUNNEL:
@@ -280,27 +285,33 @@ class Proxy:
             raise Refused(Refusal(reason, 0, ""))
         return received
 
-    async def _open(self, addresses: list[str], port: int) -> tuple[socket.socket, str]:
-        """Connect to the first address that answers."""
-        loop = asyncio.get_running_loop()
+    async def _open(self, flow: Flow, addresses: list[str], port: int) -> tuple[socket.socket, str]:
+        """Connect to the first address that answers, of those to which there may be more connections."""
+        pod, full = flow.pod, False
+        assert pod
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 for number, address in enumerate(addresses):
-                    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                    upstream = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                    taken = self._source_ports.take(address, port, pod.uid, pod.tier != UNVERIFIED)
+                    if not taken:
+                        full = True
+                        continue
+                    last = number == len(addresses) - 1
                     try:
-                        upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        last = number == len(addresses) - 1
-                        async with asyncio.timeout(None if last else CONNECT_SECONDS / 4):
-                            await loop.sock_connect(upstream, (address, port))
-                        return upstream, address
+                        upstream = await _connected(address, port, None if last else CONNECT_SECONDS / 4)
                     except (OSError, TimeoutError):
-                        upstream.close()
+                        self._source_ports.give_back(taken, connected=False)
                     except BaseException:
-                        upstream.close()
+                        self._source_ports.give_back(taken, connected=False)
                         raise
+                    else:
+                        flow.source_port = taken
+                        return upstream, address
         except TimeoutError:
             pass
+        if full:
+            too_many = "Too many connections to this host in the last minute, try again"
+            raise Refused(Refusal(Reason.HOST_LIMIT, 503, too_many, "connection_limit_reached"))
         raise Refused(Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable"))
 
     async def _move(self, flow: Flow) -> None:
@@ -428,6 +439,8 @@ class Proxy:
                 del self._flows[flow.pod.uid]
         if flow.upstream:
             flow.upstream[0].close()
+        if flow.source_port:
+            self._source_ports.give_back(flow.source_port, connected=True)
         flow.client.close()
 
     def _note(self, flow: Flow, refusal: Refusal | None, end: str) -> None:
@@ -457,3 +470,18 @@ class Proxy:
             bytes=flow.moved,
             milliseconds=round((time.monotonic() - flow.began) * 1000),
         )
+
+
+async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:
+    """A socket that is connected within some seconds; None: no limit."""
+    upstream = socket.socket(
+        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
+    try:
+        upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().sock_connect(upstream, (address, port))
+    except BaseException:
+        upstream.close()
+        raise
+    return upstream

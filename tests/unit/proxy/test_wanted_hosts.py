@@ -8,8 +8,9 @@ from click.testing import CliRunner
 from tests.support.clock import Clock
 from verifier.egress_cli import egress
 from verifier.proxy.identities import Identities
-from verifier.proxy.limits import Limits, Usage
+from verifier.proxy.limits import DEFAULT_PORTS, Limits, Usage
 from verifier.proxy.metrics import Metrics
+from verifier.proxy.source_ports import SourcePorts
 from verifier.proxy.wanted_hosts import KEPT_SECONDS, MOST_CHARACTERS, OF_ONE, ROWS, SHOWN, WantedHosts
 
 
@@ -51,7 +52,7 @@ def test_metrics_name_the_hosts_that_were_asked_for_most():
                 wanted.note(repository, f"{number}.example")
 
     def shown():
-        metrics.state(Identities(), Usage(Limits()), wanted)
+        metrics.state(Identities(), Usage(Limits()), SourcePorts(DEFAULT_PORTS), wanted)
         return re.findall(
             r'^binder_egress_proxy_wanted_hosts{host="(\d)\.example"} (\d+)\.0$', metrics.text().decode(), re.MULTILINE
         )

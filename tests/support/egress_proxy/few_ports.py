@@ -1,0 +1,98 @@
+"""The egress proxy on a machine with few source ports: unverified servers that take those toward one host, and others.
+
+`seen` runs it in the lab's network namespace, with real sockets, on a clock of its own.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+from tests.support.clock import Clock
+from tests.support.egress_proxy import lab
+from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, STRANGER, Pod, get, plain
+from tests.support.egress_proxy.internet import start_internet
+from tests.support.egress_proxy.process import until
+from verifier.proxy import source_ports
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.hosts import HostList
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import Resolver
+from verifier.proxy.server import Proxy
+from verifier.records import AddressChange, AddressVersion, PodAddresses
+
+PORTS, TRIED, VERIFIED = 800, 250, 100
+"""Source ports of the machine, connections that the unverified servers try, and those of a verified one."""
+
+HOSTS = {"ok.example": [PUBLIC[0]], "other.example": [PUBLIC[1]], "both.example": list(PUBLIC)}
+CROWD = (LISTED, COURSE)
+
+
+def seen() -> dict:
+    """Answers by status to `crowd`, `verified`, `other host`, `two addresses` and `after`; the line of a `refusal`; and from
+    the metrics the part of the ports that `unverified` servers have, and all `refusals`."""
+    return lab.in_namespace(__spec__.name)
+
+
+def main() -> None:
+    """In the namespace: take the ports, and print what was seen."""
+    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"40000 {40000 + PORTS - 1}")
+    source_ports.FEW = 0  # type: ignore[misc]  # they are all of the crowd here
+    clock, metrics, loop = Clock(), Metrics(), asyncio.new_event_loop()
+    limits = Limits(1000, 1000, 0, 4000, 0, source_ports.source_ports())
+    policy = Policy({"unverified": TierHosts(HostList(list(HOSTS))), "full": TierHosts(HostList(["*"]))})
+    proxy = Proxy(policy, limits, Resolver(HOSTS.__getitem__), metrics, clock=clock)
+    with tempfile.TemporaryDirectory() as folder:
+        start_internet(Path(folder), PUBLIC)
+    tiers = {LISTED: "unverified", COURSE: "unverified", STRANGER: "unverified", ANY: "full"}
+    servers = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,), tier)] for name, tier in tiers.items()}
+
+    async def beat() -> None:
+        """The reconciler is heard."""
+        proxy.identities.apply(AddressChange(AddressVersion()))
+
+    async def begin() -> list["asyncio.Task[None]"]:
+        proxy.identities.load(AddressVersion(), servers)
+        await beat()
+        return [asyncio.create_task(proxy.serve(listen(PORT))), asyncio.create_task(proxy.watch())]
+
+    kept = loop.run_until_complete(begin())
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+
+    def ask(number: int, *pods: str, host: str = "ok.example") -> dict[str, int]:
+        return Counter(one(lab.PODS[pods[turn % len(pods)]], host).split()[1] for turn in range(number))
+
+    def one(pod: Pod, host: str) -> str:
+        return plain(pod, get(f"http://{host}/"))
+
+    def metric(name: str) -> dict[str, float]:
+        found = re.findall(rf"^binder_egress_proxy_{name}{{(.*)}} (\S+)$", metrics.text().decode(), re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    found: dict = {"crowd": ask(TRIED, *CROWD)}
+    found["refusal"] = one(lab.PODS[LISTED], "ok.example")
+    found["verified"] = ask(VERIFIED, ANY)
+    found["other host"] = ask(1, LISTED, host="other.example")
+    found["two addresses"] = ask(1, LISTED, host="both.example")
+    # The proxy looks at its state each second.
+    until(lambda: metric("source_ports_taken").get('who="all"') == (PORTS // 4 + VERIFIED) / (PORTS / 2))
+    found["unverified"] = metric("source_ports_taken")['who="unverified"']
+    found["refusals"] = sum(value for labels, value in metric("connections_total").items() if 'rule="host-limit"' in labels)
+    clock.now += source_ports.KEPT_SECONDS
+    asyncio.run_coroutine_threadsafe(beat(), loop).result()
+    found["after"] = ask(1, LISTED)
+    assert not any(task.done() for task in kept)
+    print(json.dumps(found))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Source ports: how many connections to one address of a host there may be, so that none of them costs the others anything (D-340).
+
+Each connection to a host has one of this machine's source ports, and the kernel keeps it for a minute after the end (TIME_WAIT).
+The kernel looks for a free one among those of one parity first (`__inet_hash_connect` in `net/ipv4/inet_hashtables.c`). While half
+of the ports are free that is a step or two. From then on it walks past all that are taken, for each new connection to that address,
+and the process does nothing else meanwhile.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .limits import DEFAULT_PORTS, FIRST_SHARE, UNVERIFIED_SHARE
+
+USED_SHARE = 0.5
+"""The part of the source ports that is used for one address of a host: what the kernel finds without a long search."""
+
+FEW = 20
+"""Connections to one address in a minute, with which an unverified server still counts as one of those that have hardly any."""
+
+KEPT_SECONDS = 60.0
+"""Seconds for which the kernel keeps the port of a connection that has ended: `TCP_TIMEWAIT_LEN` in its `include/net/tcp.h`."""
+
+ENDED_MOST = 100_000
+"""Ended connections that are remembered: more than a core opens in a minute."""
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def source_ports(file: Path = _RANGE) -> int:
+    """How many source ports this machine has for one address and port, over IPv4 or IPv6; `DEFAULT_PORTS` where that is unknown.
+
+    Args:
+        file: the sysctl: first and last port.
+    """
+    try:
+        first, last = map(int, file.read_text().split())
+    except (OSError, ValueError):
+        return DEFAULT_PORTS
+    return last - first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePort:
+    """A port that is taken: toward which address and port, by which server."""
+
+    host: tuple[str, int]
+    server: str
+    verified: bool
+
+
+class SourcePorts:
+    """Counts the source ports toward each address of a host: those of open connections, and of those that ended lately.
+
+    All servers together may have half of the machine's, and unverified ones half of that. A tenth is besides for unverified servers
+    that have few, as with connections (`limits`): those who take the half do not keep others from their packages.
+
+    Args:
+        ports: source ports of this machine.
+        clock: seconds that no setting of a clock changes.
+    """
+
+    def __init__(self, ports: int, clock: Callable[[], float] = time.monotonic):
+        self._most, self._clock = ports * USED_SHARE, clock
+        self._all: Counter[tuple[str, int]] = Counter()
+        self._unverified: Counter[tuple[str, int]] = Counter()
+        self._of_one: Counter[tuple[tuple[str, int], str]] = Counter()  # of unverified servers
+        self._ended: deque[tuple[float, SourcePort]] = deque()
+
+    def __len__(self) -> int:
+        """Entries that are remembered."""
+        return len(self._all) + len(self._unverified) + len(self._of_one) + len(self._ended)
+
+    def take(self, address: str, port: int, server: str, verified: bool) -> SourcePort | None:
+        """Count a new connection, if it is within the limits.
+
+        Args:
+            address: the address that is connected to.
+            port: its port.
+            server: who asks.
+            verified: whether it has a tier.
+        """
+        self.forget_ended()
+        taken = SourcePort((address, port), server, verified)
+        host, share = taken.host, UNVERIFIED_SHARE + (FIRST_SHARE if self._of_one[taken.host, server] < FEW else 0)
+        if self._all[host] >= self._most or (not verified and self._unverified[host] >= self._most * share):
+            return None
+        self._count(taken, 1)
+        return taken
+
+    def give_back(self, taken: SourcePort, connected: bool) -> None:
+        """A connection has ended. The kernel keeps its port for a while, if it was one.
+
+        It does not keep it where the host has ended the connection first. Nothing tells which of both was so, and it counts here.
+        """
+        if not connected:
+            self._count(taken, -1)
+            return
+        self._ended.append((self._clock(), taken))
+        if len(self._ended) > ENDED_MOST:
+            self._count(self._ended.popleft()[1], -1)
+
+    def forget_ended(self) -> None:
+        """Forget those that ended long ago. To be called now and then."""
+        until = self._clock() - KEPT_SECONDS
+        while self._ended and self._ended[0][0] <= until:
+            self._count(self._ended.popleft()[1], -1)
+
+    def taken(self) -> dict[str, float]:
+        """Of the ports that there may be toward one address, by all and by unverified servers: the part that is taken, where it is
+        largest."""
+        all_, unverified = (max(counter.values(), default=0) / self._most for counter in (self._all, self._unverified))
+        return {"all": all_, "unverified": unverified / UNVERIFIED_SHARE}
+
+    def _count(self, taken: SourcePort, step: int) -> None:
+        counted: list[tuple[Counter[Any], Any]] = [(self._all, taken.host)]
+        if not taken.verified:
+            counted += [(self._unverified, taken.host), (self._of_one, (taken.host, taken.server))]
+        for counter, key in counted:
+            counter[key] += step
+            if not counter[key]:
+                del counter[key]

@@ -42,8 +42,7 @@ OTHER = "other.example"
 HOSTS = {**{f"ok-{number}.example": f"203.0.113.{number}" for number in range(11, 27)}, OTHER: "203.0.113.11"}
 """Names of the internet, and their addresses. All but one are on the list of unverified servers.
 
-They are many because the proxy has 28,000 source ports for one address, and a closed connection keeps its own for a minute.
-With most of them taken, the kernel's search for a free one costs more than all that the proxy does."""
+They are many because a closed connection keeps its source port for a minute, and the proxy gives one address half of the ports."""
 
 LISTED = [name for name in HOSTS if name != OTHER]
 
@@ -58,6 +57,22 @@ OPEN, NEW, NEW_SECONDS = 2000, 500, 10
 
 CHANGES, KNOWN = 100, 10_000
 """Changes that are published a second, and pods that are known, in the second column."""
+
+CROWD = tuple(f"10.42.1.{number}" for number in range(1, 16))
+"""Unverified servers that open connections to one host."""
+
+HAMMERED, HELD, BUSY = 15_000, 8_000, 50
+"""Connections that they try, how many of these stay open, and how many they begin at a time.
+
+Those that end keep their ports for a minute only: if all ended, a slow machine would have too few at a time. More that stay open
+need more than 20,000 files in the proxy."""
+
+PORTS = {
+    "28,232 source ports, without a limit": ("32768 60999", 10**9),
+    "28,232, with it": ("32768 60999", 0),
+    "55,536, with it": ("10000 65535", 0),
+}
+"""Ranges of ports, and how many the proxy takes the machine to have; 0: as many as it has."""
 
 TIMES = 20
 """Grants, and revocations, that are timed."""
@@ -151,10 +166,10 @@ async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> sock
     return found
 
 
-async def once(pod: str, direct: bool, bytes_: int = 0) -> float:
+async def once(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> float:
     """One connection: the seconds until everything that was asked for has come."""
     loop, began, buffer = asyncio.get_running_loop(), time.perf_counter(), bytearray(1 << 18 if bytes_ else 16)
-    with await begin(pod, direct, bytes_) as connection:
+    with await begin(pod, direct, bytes_, host) as connection:
         left = bytes_ + 1
         while left:
             if not (came := await loop.sock_recv_into(connection, buffer)):
@@ -202,9 +217,14 @@ async def at_rate(rate: int, seconds: float) -> Seen:
 
 
 class Bench:
-    """The proxy's process, what is published, and the measurements."""
+    """The proxy's process, what is published, and the measurements.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: for its files.
+        source_ports: how many the proxy takes the machine to have; 0: as many as it has.
+    """
+
+    def __init__(self, folder: Path, source_ports: int = 0):
         self.redis = RedisServer()
         self.redis.start()
         self.store = Store(connect(load(CommonSettings, redis_url=self.redis.url)))
@@ -218,6 +238,8 @@ class Bench:
             "PROXY_ALL_CONNECTIONS": "100000",
         }
         environment = {**os.environ, **{f"BINDER_EGRESS_{name}": value for name, value in settings.items()}}
+        if source_ports:
+            environment["TEST_SOURCE_PORTS"] = str(source_ports)
         command = [sys.executable, "-m", "tests.support.egress_proxy.command"]
         # Cut connections are logged, as in an installation.
         self.proxy = subprocess.Popen(command, env=environment, cwd=TOP, stderr=(folder / "log").open("w"))
@@ -228,6 +250,8 @@ class Bench:
                 os.sched_setaffinity(process, cores[:1] if process == self.proxy.pid else cores[1:])
         for number, address in enumerate(PODS):
             self.give(f"pod-{number}", address, "full")
+        for number, address in enumerate(CROWD):
+            self.give(f"crowd-{number}", address, "unverified")
         threading.Thread(target=self._beat, daemon=True).start()
         while not self.ready():
             time.sleep(0.1)
@@ -308,6 +332,34 @@ class Bench:
             await asyncio.sleep(0.5)
         return found + await self._changes()
 
+    async def hammer(self, host: str) -> list[str]:
+        """Connections of a verified server to a host, before and after unverified ones have opened many to it."""
+        before = await self._to(host)
+        turns, held, reached = iter(range(HAMMERED)), [], 0
+
+        async def some() -> None:
+            nonlocal reached
+            for turn in turns:
+                with contextlib.suppress(ConnectionError):
+                    connection = await begin(CROWD[turn % len(CROWD)], False, 0, host)
+                    reached += 1
+                    if len(held) < HELD:
+                        held.append(connection)
+                    else:
+                        connection.close()
+
+        await asyncio.gather(*(some() for _ in range(BUSY)))
+        found = [*before, f"{reached:,}", *await self._to(host)]
+        for connection in held:
+            connection.close()
+        return found
+
+    async def _to(self, host: str) -> list[str]:
+        began, took = self.cpu, []
+        for _ in range(ONE_BY_ONE // 2):
+            took.append(await once(PODS[0], False, 0, host))
+        return [f"{(self.cpu - began) / len(took) * 1000:.2f}", f"{quantile(took, 0.5) * 1000:.1f}"]
+
     async def _held(self, beginning: Awaitable[socket.socket]) -> socket.socket:
         connection = await beginning
         await asyncio.get_running_loop().sock_recv(connection, 1)
@@ -364,6 +416,15 @@ ROWS = {
 }
 """What is measured, and what is aimed at."""
 
+HAMMER_ROWS = (
+    "CPU ms a connection of a verified server, before",
+    "… ms that it takes, p50",
+    f"connections of unverified servers, of {HAMMERED:,} tried",
+    "CPU ms a connection of a verified server, after these",
+    "… ms that it takes, p50",
+)
+"""What is measured with unverified servers that open connections to one host."""
+
 
 def inside() -> None:
     """In the namespace: measure, and print the table."""
@@ -380,6 +441,21 @@ def inside() -> None:
     for (name, aim), *columns in zip(ROWS.items(), few, many, strict=True):
         table.add_row(name, aim, *columns)
     console.print(table)
+    columns = []
+    # Each with a host of its own: the ports of the one before are still kept.
+    for host, (ports, has) in zip(LISTED, PORTS.values(), strict=False):
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(ports)
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(Path(folder), has)
+            try:
+                columns.append(asyncio.run(bench.hammer(host)))
+            finally:
+                bench.end()
+    table = Table("", *PORTS)
+    table.title, table.title_justify = f"{len(CROWD)} unverified servers, and one host", "left"
+    for name, *values in zip(HAMMER_ROWS, *columns, strict=True):
+        table.add_row(name, *values)
+    console.print(table)
 
 
 def main() -> None:
@@ -389,7 +465,7 @@ def main() -> None:
         hosts.writelines(f"{address} {name}.\n" for name, address in HOSTS.items())  # as the proxy asks: with the dot at the end
         hosts.flush()
         inner = ["ip link set lo up", f"mount --bind {hosts.name} /etc/hosts", "ulimit -n $(ulimit -Hn)"]
-        inner += [f"ip address add {address}/32 dev lo" for address in (PROXY, CHANGING, *PODS, *set(HOSTS.values()))]
+        inner += [f"ip address add {address}/32 dev lo" for address in (PROXY, CHANGING, *PODS, *CROWD, *set(HOSTS.values()))]
         inner += [f"exec {sys.executable} {__file__} inside"]
         # With a process namespace, so that nothing outlives it.
         alone = ["--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]

@@ -239,6 +239,16 @@ def test_other_pods_do_not_reach_the_proxy(stage):
     assert reached == dict.fromkeys(reached, False) and len(reached) == 2
 
 
+def test_pods_of_the_proxy_have_many_source_ports(stage):
+    """The kernel's range is that of the values, and the proxy counts by it."""
+    pods = [pod["metadata"]["name"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
+    code = "print(open('/proc/sys/net/ipv4/ip_local_port_range').read())"
+    for pod in pods:
+        assert stage.kubectl("exec", pod, "--", "python3", "-c", code).split() == ["10000", "65535"]
+        assert '"source_ports": 55536' in stage.kubectl("logs", pod)
+    assert len(pods) == 2
+
+
 def test_replica_that_goes_costs_new_connections_nothing(stage):
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")

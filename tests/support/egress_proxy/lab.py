@@ -278,16 +278,27 @@ def run() -> dict[str, list]:
     return in_namespace(__spec__.name)
 
 
-def in_namespace(module: str, *arguments: str) -> dict:
-    """Run a program in a new network namespace with the lab's addresses, and return the JSON that it prints."""
+def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
+    """Run a program in a new network namespace with the lab's addresses, and return the JSON that it prints.
+
+    Args:
+        module: the program.
+        arguments: its arguments.
+        resolver: the address of its DNS server; empty: that of the machine, which is not there.
+    """
     inside = ["ip link set lo up"]
     pods = (pod.address for pod in (CUT, *PODS.values()))
     for address in (PROXY, PROXY6, *pods, *PUBLIC, PUBLIC6, OWN, *CANARIES):
         inside.append(f"ip address add {address}/{'128 nodad' if ':' in address else '32'} dev lo")
-    inside.append(f"exec {shlex.join([sys.executable, '-m', module, *arguments])}")
-    command = ["unshare", "--map-root-user", "--net", "sh", "-ec", "\n".join(inside)]
-    environment = {**os.environ, "PYTHONPATH": str(TOP)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=TOP, env=environment, check=False)
+    with tempfile.NamedTemporaryFile("w") as resolv_conf:
+        if resolver:
+            resolv_conf.write(f"nameserver {resolver}\n")
+            resolv_conf.flush()
+            inside.append(f"mount --bind {resolv_conf.name} /etc/resolv.conf")
+        inside.append(f"exec {shlex.join([sys.executable, '-m', module, *arguments])}")
+        command = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec", "\n".join(inside)]
+        environment = {**os.environ, "PYTHONPATH": str(TOP)}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=TOP, env=environment, check=False)
     assert not done.returncode, done.stderr[-5000:]
     return json.loads(done.stdout)
 

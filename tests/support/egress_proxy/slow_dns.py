@@ -1,0 +1,142 @@
+"""A DNS server that answers late or not at all, beside the egress proxy: others go on, and who waits is told.
+
+`seen` runs the proxy, with the resolver of the system, in the lab's network namespace.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+import ssl
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.support.egress_proxy import lab
+from tests.support.egress_proxy.attempts import COURSE, LISTED, PORT, PUBLIC, Pod, connect, first_line, get, open_tunnel
+from tests.support.egress_proxy.internet import answer, start_internet
+from tests.support.egress_proxy.process import until
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.hosts import HostList
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import THREADS, Resolver
+from verifier.proxy.server import Proxy
+from verifier.records import AddressChange, AddressVersion, PodAddresses
+
+SERVER = "10.42.255.1"
+"""The address of the DNS server, which is also the proxy's."""
+
+LATE_SECONDS, WAIT_SECONDS = 1.0, 60
+"""Seconds for a late answer, and those for which a client waits."""
+
+ASKED = THREADS + 8
+"""Connections of one server to hosts whose names nobody answers: more than the proxy asks for at a time."""
+
+
+def seen() -> dict:
+    """What pods saw.
+
+    `before`, `meanwhile`, `after`: an open tunnel, and another pod's connection to a new name, before some names are not answered,
+    meanwhile, and after these are answered again. `late`: the other pod's connection to a name that is answered late, meanwhile.
+    `never`: the answers to the connections to those names, `seconds`, the shortest and the longest of their waits, and `names`, how
+    many names the DNS server was asked for.
+    """
+    return lab.in_namespace(__spec__.name, resolver=SERVER)
+
+
+class Dns:
+    """A DNS server. Names with `never` are not answered before `awake` is set, those with `late` after a while."""
+
+    def __init__(self) -> None:
+        self.awake = threading.Event()
+        self.unanswered: set[bytes] = set()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((SERVER, 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        turn = itertools.count()
+        while True:
+            question, client = self._socket.recvfrom(4096)
+            if b"never" in question and not self.awake.is_set():
+                self.unanswered.add(question[12:-4])
+                continue
+            late = LATE_SECONDS if b"late" in question else 0
+            threading.Timer(late, self._socket.sendto, (answer(question, turn), client)).start()
+
+
+def start_proxy() -> None:
+    """The proxy on a loop of a thread, and two pods that it knows."""
+    loop = asyncio.new_event_loop()
+    hosts = HostList(["ok.example", "fine.example", "other.example", "*.late.example", "*.never.example"])
+    proxy = Proxy(Policy({"unverified": TierHosts(hosts)}), Limits(new_per_second=1000), Resolver(), Metrics())
+    pods = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,))] for name in (LISTED, COURSE)}
+
+    async def beat() -> None:
+        while True:
+            proxy.identities.apply(AddressChange(AddressVersion()))
+            await asyncio.sleep(1)
+
+    async def begin() -> list["asyncio.Task[None]"]:
+        proxy.identities.load(AddressVersion(), pods)
+        return [asyncio.create_task(task) for task in (beat(), proxy.serve(listen(PORT)), proxy.watch())]
+
+    kept = loop.run_until_complete(begin())
+    threading.Thread(target=lambda: (loop.run_forever(), kept), daemon=True).start()
+
+
+def main() -> None:
+    """In the namespace: ask while names are not answered, and print what was seen."""
+    with tempfile.TemporaryDirectory() as folder:
+        start_internet(Path(folder), PUBLIC)
+    dns = Dns()
+    start_proxy()
+
+    def ask(pod: Pod, host: str) -> str:
+        with connect(pod) as connection:
+            connection.settimeout(WAIT_SECONDS)
+            connection.sendall(get(f"http://{host}/").encode())
+            return first_line(connection)
+
+    def never(number: int) -> tuple[str, float]:
+        began = time.monotonic()
+        return ask(lab.PODS[LISTED], f"{number}.never.example"), time.monotonic() - began
+
+    connection, _ = open_tunnel(lab.PODS[LISTED], "ok.example:443")
+    connection.settimeout(WAIT_SECONDS)
+    tunnel = ssl._create_unverified_context().wrap_socket(connection, server_hostname="ok.example")
+
+    def both(host: str) -> list[str]:
+        """By the open tunnel, and by a new connection of another pod."""
+        tunnel.sendall(b"GET / HTTP/1.1\r\nHost: ok.example\r\n\r\n")
+        found = b""
+        while b"REACHED" not in found and (more := tunnel.recv(65536)):
+            found += more
+        return [found.decode(), ask(lab.PODS[COURSE], host)]
+
+    found: dict = {"before": both("ok.example")}
+    with ThreadPoolExecutor(ASKED) as pool:
+        waiting = [pool.submit(never, number) for number in range(ASKED)]
+        until(lambda: bool(dns.unanswered))
+        found["meanwhile"] = both("fine.example")
+        found["late"] = ask(lab.PODS[COURSE], "one.late.example")
+        found["names"] = len(dns.unanswered)
+        answers = [one.result() for one in waiting]
+    found["never"] = sorted({line for line, _ in answers})
+    found["seconds"] = [min(seconds for _, seconds in answers), max(seconds for _, seconds in answers)]
+    dns.awake.set()
+    until(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))
+    found["after"] = both("other.example")
+    print(json.dumps(found))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

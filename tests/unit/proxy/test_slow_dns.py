@@ -1,0 +1,35 @@
+"""A DNS server that answers late or not at all, beside the egress proxy, with the resolver of the system."""
+
+import pytest
+
+from tests.support.egress_proxy import slow_dns
+from verifier.proxy.resolve import NAMES_OF_ONE, TIMEOUT_SECONDS
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return slow_dns.seen()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
+def test_open_tunnel_goes_on_while_names_are_not_answered(seen, when):
+    assert "REACHED host=ok.example" in seen[when][0]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
+def test_other_server_reaches_hosts_while_names_are_not_answered(seen, when):
+    assert seen[when][1] == "HTTP/1.1 200 OK"
+
+
+def test_name_that_is_answered_late_is_waited_for(seen):
+    assert seen["late"] == "HTTP/1.1 200 OK"
+
+
+def test_server_waits_for_a_few_names_at_a_time(seen):
+    assert 0 < seen["names"] <= NAMES_OF_ONE
+
+
+def test_connection_to_a_name_that_is_not_answered_is_told_so_in_time(seen):
+    """Those that wait for others of their server, too."""
+    assert seen["never"] == ["HTTP/1.1 502 The host name has no address"]
+    assert seen["seconds"][0] >= TIMEOUT_SECONDS and seen["seconds"][1] < 10 * TIMEOUT_SECONDS

@@ -1,0 +1,134 @@
+"""The three settings: values files that each render to what their page says, alone, by an address, and below a parent chart."""
+
+import json
+import shutil
+import subprocess
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+
+from tests.support.charts import CHART, TOP, VALUES, by_name
+
+# The tools are built on first use, which takes minutes.
+pytestmark = pytest.mark.timeout(1800)
+
+FOLDER = CHART / "settings"
+SETTINGS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+CAPTCHA = (
+    "--set=captcha.providers.turnstile.enabled=true",
+    "--set=captcha.providers.turnstile.siteKey=0x4AAA",
+    "--set=captcha.providers.turnstile.existingSecret=turnstile",
+)
+"""What an operator adds to *strict*."""
+
+MORE = {"strict": CAPTCHA}
+
+STABLE = (
+    "--set=secret.existingSecret=binder-egress",
+    "--set=ingress.enabled=true",
+    "--set=ingress.hosts={hub.example.org}",
+)
+"""So that two renderings are the same: the chart makes no secrets."""
+
+
+@pytest.fixture
+def release(tmp_path):
+    """The files of a release."""
+    subprocess.run([TOP / "ci/release-settings", tmp_path / "release"], check=True)
+    return tmp_path / "release"
+
+
+@pytest.fixture
+def address(release):
+    """Where somebody serves them."""
+    handler = partial(SimpleHTTPRequestHandler, directory=release)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def hosts_by_tier(objects):
+    """What the egress proxy opens for each tier."""
+    tiers = json.loads(objects["ConfigMap", "binder-egress-proxy"]["data"]["tiers.json"])
+    return {name: sorted(tier["hosts"]) for name, tier in tiers.items()}
+
+
+def test_there_are_three():
+    assert SETTINGS == ["balanced", "open", "strict"]
+
+
+def test_open_is_what_the_chart_does_by_itself(render):
+    assert render(*STABLE, f"--values={FOLDER}/open.yaml") == render(*STABLE)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_file_by_an_address_is_the_file(render, address, name):
+    by_path = render(*STABLE, *MORE.get(name, ()), f"--values={FOLDER}/{name}.yaml")
+    assert by_path == render(*STABLE, *MORE.get(name, ()), f"--values={address}/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_file_for_a_sub_chart_does_the_same_below_a_parent(helm, release, tmp_path, name):
+    parent = tmp_path / "parent"
+    shutil.copytree(CHART, parent / "charts/binder-egress")
+    dependency = {"name": "binder-egress", "version": ">=0.0.0-0"}
+    about = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(about))
+    alone = [*STABLE, *MORE.get(name, ())]
+    below = [option.replace("--set=", "--set=binder-egress.") for option in alone]
+    expected = by_name(helm("template", "r", CHART, "--namespace", "binder", *alone, f"--values={FOLDER}/{name}.yaml"))
+    rendered = by_name(helm("template", "r", parent, "--namespace", "binder", *below, f"--values={release}/{name}-subchart.yaml"))
+    assert rendered == expected
+
+
+@pytest.mark.parametrize("name", ["balanced", "strict"])
+def test_every_server_has_packages_and_no_host_that_takes_data(render, name):
+    objects = render(*STABLE, *MORE.get(name, ()), f"--values={FOLDER}/{name}.yaml")
+    packages = ["conda", "debian", "julia", "python", "r"]
+    assert json.loads(objects["ConfigMap", "binder-egress"]["data"]["BINDER_EGRESS_UNVERIFIED_HOSTS"]) == packages
+    assert sorted(hosts_by_tier(objects)["unverified"]) == packages
+
+
+@pytest.mark.parametrize("name", ["balanced", "strict"])
+def test_what_was_solved_for_ends_after_an_hour_and_is_everything_until_then(render, name):
+    objects = render(*STABLE, *MORE.get(name, ()), f"--values={FOLDER}/{name}.yaml")
+    tier = json.loads(objects["ConfigMap", "binder-egress"]["data"]["BINDER_EGRESS_TIERS"])["verified"]
+    assert tier == {"internet": True, "lease": 3600, "on_expiry": "end"} and hosts_by_tier(objects)["verified"] == ["*"]
+    policy = objects["NetworkPolicy", "binder-egress-tier-verified"]["spec"]
+    assert policy == render(*STABLE)["NetworkPolicy", "binder-egress-tier-verified"]["spec"]
+
+
+def test_strict_without_a_captcha_says_what_is_missing(helm):
+    refused = helm("template", "r", CHART, *STABLE, f"--values={FOLDER}/strict.yaml", check=False)
+    assert refused.returncode != 0 and "no provider in captcha.providers is enabled" in refused.stderr
+
+
+def test_strict_asks_for_a_captcha_or_a_login(render):
+    objects = render(*STABLE, *CAPTCHA, f"--values={FOLDER}/strict.yaml")
+    seen = objects["ConfigMap", "binder-egress"]["data"]
+    assert list(json.loads(seen["BINDER_EGRESS_CAPTCHA_PROVIDERS"])) == ["turnstile"]
+    assert seen["BINDER_EGRESS_CAPTCHA_ON_OUTAGE"] == "deny"
+    assert json.loads(seen["BINDER_EGRESS_AUTHENTICATED_USERS"]) == {"*": "signed-in"}
+    assert json.loads(seen["BINDER_EGRESS_TIERS"])["signed-in"] == {"internet": True}
+    assert hosts_by_tier(objects)["signed-in"] == ["*"]
+    policies = [objects["NetworkPolicy", f"binder-egress-tier-{tier}"]["spec"]["egress"] for tier in ("verified", "signed-in")]
+    assert policies[0] == policies[1]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_setting_changes_what_the_chart_has(name):
+    """A misspelt name would be a value of nobody's; the schema refuses some of these only."""
+
+    def unknown(values, defaults, path=()):
+        for key, value in values.items():
+            if key not in defaults and path not in {("tiers",), ("unverified", "hosts"), ("rules", "authenticatedUsers")}:
+                yield ".".join((*path, key))
+            elif isinstance(value, dict) and defaults.get(key):
+                yield from unknown(value, defaults[key], (*path, key))
+
+    assert not list(unknown(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), VALUES))

@@ -1,0 +1,98 @@
+"""The settings *balanced* and *strict* in the cluster, by their own files. *open* is how all other tests install the chart."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from ci import demo_packages as packages
+from tests.support.cluster.egress_proxy import ask_until, await_variables
+from tests.support.cluster.hub import start_by_hub, stop_by_hub
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import ANSWER_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.waiting import eventually
+
+LEASE = 60
+"""Seconds: the shortest that the chart takes, in place of the file's hour."""
+
+LISTED = f"--set=unverified.hosts.{packages.PACKAGES.replace('.', chr(92) + '.')}=true"
+"""The package server of the local internet, beside the groups of the file, whose hosts nobody reaches from here."""
+
+CAPTCHA = (
+    "--set=captcha.providers.turnstile.enabled=true",
+    "--set=captcha.providers.turnstile.siteKey=0x4AAA",
+    "--set=secret.captcha.turnstile=a-secret",
+)
+"""A provider that does not answer: nothing of the internet's is there."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _restored(stage: Stage, local_cluster: str) -> Iterator[None]:
+    yield
+    stage.delete_user_pods()
+    stage.install_gate(*QUICK)
+
+
+def install(stage: Stage, name: str, *more: str) -> None:
+    """Install a setting by its file."""
+    stage.install_gate(*QUICK, f"--values={TOP}/chart/settings/{name}.yaml", f"--set=publicUrl={packages.HUB}", LISTED, *more)
+    await_variables(stage)
+
+
+def page(stage: Stage, user: str) -> dict[str, Any]:
+    """What the page of a server says, as JSON."""
+    return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
+
+
+def test_balanced_gives_packages_to_everybody_and_everything_for_a_lease(stage):
+    install(stage, "balanced", f"--set=tiers.verified.lease={LEASE}")
+    with packages.server() as certificate:
+        plain, solved = stage.launch().user, stage.launch(token=stage.get_pass()).user
+        stage.await_tier(solved, "verified")
+        told = page(stage, solved)
+        assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE
+        visitor = packages.Visitor(stage, plain, certificate)
+        assert visitor.pip(packages.PACKAGES) == ""
+        assert visitor.pip(packages.DATA, retries=1).startswith("403 No internet access")
+        assert_reaches(stage, plain, egress=False)
+
+        eventually(lambda: stage.tier(solved) is None, LEASE + TIER_SECONDS, "a lease does not end")
+        assert page(stage, solved)["unlockable"]
+        other = packages.Visitor(stage, solved, certificate)
+        ask_until(stage, solved, f"http://{packages.DATA}/", "No internet access")
+        assert other.pip(packages.PACKAGES) == ""
+
+        assert stage.unlock(solved).json()["state"] in ("granted", "pending")
+        stage.await_tier(solved, "verified")
+        assert_reaches(stage, solved, egress=True)
+        with other.download() as running:
+            running.kill()
+
+
+def test_strict_opens_everything_for_a_login_and_nothing_for_proof_of_work(stage):
+    install(stage, "strict", *CAPTCHA)
+    refused = requests.post(f"{stage.verifier}/passes", json={"provider": "altcha", "solution": "e30="}, timeout=ANSWER_SECONDS)
+    assert refused.status_code == 400 and "this site has turnstile" in refused.text
+
+    def offered() -> list[dict[str, Any]]:
+        return requests.get(f"{stage.verifier}/challenge", timeout=ANSWER_SECONDS).json()["providers"]
+
+    eventually(lambda: offered() == [], TIER_SECONDS, "something takes the place of a captcha that is away")
+    plain = stage.launch().user
+    with packages.server() as certificate:
+        assert packages.Visitor(stage, plain, certificate).pip(packages.PACKAGES) == ""
+    assert_reaches(stage, plain, egress=False)
+
+    user, image = f"someone-{secrets.token_hex(4)}", stage.pod(plain)["spec"]["containers"][0]["image"]
+    body = {"user": user, "image": image, "repository": "https://example.com/a/b", "requested_at": time.time()}
+    assert stage.hook()(**body, authenticated=False).json()["tier"] == "unverified"
+    assert stage.hook()(**body, authenticated=True).json()["tier"] == "signed-in"
+    start_by_hub(stage, user, image)
+    stage.await_tier(user, "signed-in")
+    assert_reaches(stage, user, egress=True)
+    assert page(stage, user)["until"] is None
+    stop_by_hub(stage, user)

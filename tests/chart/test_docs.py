@@ -29,12 +29,12 @@ def test_paths_exist(document):
         assert (TOP / path).exists() or (TOP / "chart" / path).exists(), path
 
 
-@pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md"])
+@pytest.mark.parametrize("document", ["README.md", "chart/README.md", "docs/install.md", "docs/economics.md"])
 def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for values in section(document, "1. Look first", "yaml") if document == "docs/install.md" else []:
-        Path("your-egress-values.yaml").write_text(values)
-    commands = re.findall(r"^helm (?:install|upgrade) (binder-egress .*)$", (TOP / document).read_text(), re.MULTILINE)
+    Path("your-egress-values.yaml").write_text(*section("docs/install.md", "1. Look first", "yaml"))
+    text = (TOP / document).read_text()
+    commands = re.findall(r"^helm (?:install|upgrade(?: --install)?) (binder-egress .*)$", text, re.MULTILINE)
     assert commands
     before: list[str] = []
     for command in commands:
@@ -42,6 +42,7 @@ def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
         if "--reuse-values" in options:  # what was given before, and this
             options = [*before, *(option for option in options if option != "--reuse-values")]
         before = options
+        options = [str(TOP / option) if option.startswith("chart/") else option for option in options]
         rendered = helm("template", name, str(TOP / chart), *options)
         assert ("binder-egress-base" if "mode=deny" in options else "hub.example.org") in rendered
 

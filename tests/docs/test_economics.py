@@ -1,0 +1,144 @@
+"""docs/economics.md: its tables and sentences are what ci/economics computes from the chart and the verifier's own curve."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.doc_examples import section
+from verifier.fairness import TOLERANCE, Fairness
+
+TOP = Path(__file__).parents[2]
+PAGE = (TOP / "docs/economics.md").read_text()
+VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
+FAIRNESS = VALUES["fairness"]
+
+
+def economics(*arguments, top=TOP):
+    """The script as it runs anywhere: the packages of the tests, and none of those that draw."""
+    command = [sys.executable, top / "ci/economics.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=top, env={"PYTHONPATH": str(top)})
+
+
+@pytest.fixture(scope="module")
+def module():
+    """The script's functions."""
+    sys.path.insert(0, str(TOP))
+    from ci import economics
+
+    return economics
+
+
+def test_tables_are_what_is_computed():
+    done = economics("--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_table_that_somebody_changed_is_written_anew(module):
+    changed = PAGE.replace("core-seconds, $", "core-seconds, €", 1)
+    assert changed != PAGE and module.filled(changed) == PAGE
+
+
+def test_plot_of_other_figures_is_noticed(module, monkeypatch, capsys):
+    monkeypatch.setattr(module, "series", lambda: {"pods": []})
+    assert module.main(["--check"]) == 1
+    assert {line.partition(":")[0] for line in capsys.readouterr().err.splitlines()} == set(module.PLOTS)
+
+
+@pytest.mark.parametrize(("name", "hours", "solutions"), [("open", 6, 1), ("balanced", 6, 6), ("strict", 1.5, 2), ("strict", 1, 1)])
+def test_solutions_that_keep_a_server_open(module, name, hours, solutions):
+    """By the product's leases, and the files of the settings."""
+    assert module.Setting.read(name).solutions(hours) == solutions
+
+
+def test_price_of_a_farm_is_the_documented_one(module):
+    """The formulas of the page, and of docs/fairness.md, against the product's code."""
+    pods, addresses = 3000, 10
+    assert module.price_after(pods, addresses) == pytest.approx(1 + pods / (30 * addresses))
+    # Of a /48 the widest network is the dearest for somebody who has all of it.
+    assert module.price_after(2400, 0) == pytest.approx(1 + 2400 / 240)
+    # At once, with challenges fetched in advance: half of what N + N²/60K is.
+    assert module.farm_price(pods, 1, addresses) == pytest.approx((1 + pods / (60 * addresses)) / 2, rel=0.05)
+    # Leases that are shorter than the window: the charges of the earlier ones still count.
+    assert module.farm_price(pods, 0.5, addresses) == pytest.approx((1 + 3 * pods / (60 * addresses)) / 2, rel=0.05)
+    # Over so much time that the price never rises.
+    assert module.farm_price(1, 6, 1) == 1
+
+
+@pytest.mark.parametrize("addresses", [1, 10])
+def test_farm_whose_challenges_were_fetched_in_advance_is_not_refused(module, addresses):
+    """Each challenge is as cheap as the verifier takes it, and not cheaper."""
+    fairness, network = Fairness(FAIRNESS["window"], FAIRNESS["doubledAfter"], FAIRNESS["budget"]), "192.0.2.1/32"
+    for before in range(300):
+        price = max(1.0, module.price_after(before * addresses, addresses) / TOLERANCE)
+        assert before <= fairness.charges(network, price)[0].most
+        assert price == 1 or before > fairness.charges(network, price * 0.95)[0].most
+
+
+@pytest.mark.parametrize("size", [1, 30, 31, 32, 100, 500])
+def test_class_is_charged_as_the_verifier_charges(module, size):
+    """One by one, as `use_solution` does: a challenge that asked for less than half of the present price comes too late."""
+    fairness = Fairness(FAIRNESS["window"], FAIRNESS["doubledAfter"], FAIRNESS["budget"])
+    network, charged, left, rounds = "192.0.2.1/32", 0, size, []
+    while left:
+        price = fairness.price(fairness.levels(network), [charged])
+        accepted = 0
+        for _ in range(left):
+            if charged > fairness.charges(network, price)[0].most:
+                break
+            charged, accepted = charged + 1, accepted + 1
+        rounds.append(accepted)
+        left -= accepted
+    assert [number for number, _ in module.together(size)] == rounds
+
+
+def test_class_of_thirty_is_accepted_in_one_round_and_a_lecture_in_three(module):
+    assert [number for number, _ in module.together(30)] == [30]
+    assert [number for number, _ in module.together(100)] == [31, 62, 7]  # docs/fairness.md
+
+
+def test_every_assumption_has_a_row_and_a_range(module):
+    for assumption in module.ASSUMPTIONS.values():
+        assert assumption.low <= assumption.value <= assumption.high and f"\n| {assumption.name} | " in PAGE
+
+
+def test_figures_in_sentences_are_those_of_the_tables(module):
+    tax = dict(re.findall(r"^\| (1 hour) \| (.*) \|$", PAGE, re.MULTILINE))["1 hour"].split(" | ")
+    assert f"{tax[0]} at most for one pod, and {tax[-1]} for each of a thousand with the faster solver" in PAGE
+    hour = next(line for line in module.counters(0.1) if line.startswith("lease: 3600 "))
+    laptop, phone = (round(float(found)) for found in re.findall(r"([\d.]+) s", hour))
+    assert f"a laptop works for {laptop} s and a slow phone for {phone} s" in PAGE
+    assert f"gives {tax[0]} of its processor for that at most" in (TOP / "chart/settings/balanced.yaml").read_text()
+    limits = VALUES["proxy"]["limits"]
+    assert f"A server has {limits['connections']} connections and {limits['newPerSecond']} new ones a second" in PAGE
+    assert f"`b` is {module.base_tries():,.0f}, " in PAGE
+
+
+def test_conclusions_hold_at_each_end_of_each_range(module):
+    opened, balanced, strict = module.settings_of()
+    for key, assumption in module.ASSUMPTIONS.items():
+        for end in (assumption.low, assumption.high):
+            numbers = {**module.USUAL, key: end}
+            assert max(module.cheapest(opened, numbers), module.cheapest(balanced, numbers)) < 0.01, key
+            assert module.cheapest(strict, numbers) > 1, key
+
+
+def test_plots_have_figures_from_end_to_end(module):
+    found = json.loads(economics("--series").stdout)
+    assert {len(line) for line in found["costs"].values()} == {len(found["pods"])}
+    assert all(line[0][0] == 1 and line[-1][0] == 500 for line in found["waits"].values())
+    for name in re.findall(r"\]\((images/economics-\S+\.svg)\)", PAGE):
+        assert (TOP / "docs" / name).stat().st_size < 40_000
+
+
+def test_commands_are_ones_that_exist():
+    (command,) = section("docs/economics.md", "Use one")
+    assert [word for word in shlex.split(command) if word.startswith("chart/")] == ["chart/", "chart/settings/balanced.yaml"]
+    (found,) = re.findall(r"`ci/economics (--tax \S+)`", PAGE)
+    assert economics(*found.split()).stdout.count("counterMax: ") == 3
+    assert economics("--nonsense").returncode == 2

@@ -1,0 +1,344 @@
+"""What should earn nothing, or no more than was paid for, tried by ci/attack."""
+
+import base64
+import hashlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from attack_passes import THREADS, Door
+from attack_solver import Solved, Solver
+from itsdangerous import URLSafeSerializer
+
+from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
+from tests.support.fake_cluster import FakeCluster
+from verifier.fairness import TOLERANCE
+from verifier.reconciler.loop import Reconciler
+from verifier.records import Server
+from verifier.settings import ReconcilerSettings, load
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+ADDRESS = "198.51.100.7"
+"""Where the attacker is (RFC 5737)."""
+
+REPOSITORY = "https://example.com/a/b"
+
+
+class Place:
+    """A verifier with a reconciler, and pods in memory.
+
+    Args:
+        redis_server: a Redis of its own.
+        lease: seconds of a lease; 0: none.
+        behind: seconds by which the reconciler's clock is behind. A lease that it begins is so much shorter for the verifier, which
+            saves the attacker the time until it can be renewed.
+        cost: rounds of a key derivation.
+        settings: more of the verifier's.
+    """
+
+    def __init__(self, redis_server: RedisServer, lease: int = 0, behind: float = 0, cost: int = 1, **settings: object) -> None:
+        tiers = {"verified": {"lease": lease}}
+        self._verifier = VerifierProcess(redis_server, captcha_providers={"altcha": {"cost": cost}}, tiers=tiers, **settings)
+        self.door = Door(f"{self._verifier.public}/egress")
+        self._internal = Door(f"{self._verifier.internal}/api", API_TOKEN)
+        self.cluster = FakeCluster()
+        settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
+        self._client = connect(settings)
+        self.store = Store(self._client)
+        self._reconciler = Reconciler(settings, self.cluster, self.store, lambda: time.time() - behind)
+        self._over = threading.Event()
+        self._rounds = 0
+        self._thread = threading.Thread(target=self._reconcile)
+        self._thread.start()
+
+    def _reconcile(self) -> None:
+        while not self._over.wait(0.01):
+            self._reconciler.heartbeat()
+            self._reconciler.list_pods()
+            while self._reconciler.run_once():
+                pass
+            self._rounds += 1
+
+    def stop(self) -> None:
+        """End both."""
+        self._over.set()
+        self._thread.join()
+        self._client.close()
+        self._verifier.stop()
+
+    def launch(self, user: str, token: str | None = None, client: str = ADDRESS) -> None:
+        """Launch: BinderHub's hook tells of it, and a pod comes."""
+        self.tell(user, token, client)
+        self.appear(user)
+
+    def tell(self, user: str, token: str | None, client: str = ADDRESS) -> None:
+        """What BinderHub's hook does."""
+        body = {
+            "user": user, "server": "", "image": "image:1", "repository": REPOSITORY, "token": token,
+            "client_address": "10.0.0.1", "forwarded_for": client, "requested_at": time.time(), "context": True,
+        }  # fmt: skip
+        status, said = self._internal.ask("POST", "/launches", client, body)
+        assert status == 200, said
+
+    def appear(self, user: str) -> None:
+        """The pod of a launch is there and ready; returns when the reconciler has published it."""
+        self.cluster.add(user, f"uid-{user}", ready=True, repository=REPOSITORY)
+        self.eventually(lambda: self.store.known(Server(user)) is not None)
+
+    def go(self, user: str) -> None:
+        """The pod ends; returns when that is known."""
+        self.cluster.remove(f"jupyter-{user}--")
+        self.eventually(lambda: self.store.known(Server(user)) is None)
+
+    def has_egress(self, user: str) -> bool:
+        """Whether the pod carries a tier, which its policy selects."""
+        return Server(user) in self.cluster.labelled()
+
+    def settled(self, user: str) -> bool:
+        """Whether a pod has egress, after the reconciler has gone through all pods once more."""
+        seen = self._rounds
+        self.eventually(lambda: self._rounds > seen + 1)
+        return self.has_egress(user)
+
+    @staticmethod
+    def eventually(condition: Callable[[], bool], limit: float = 60) -> None:
+        """Wait for something that must come."""
+        until = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < until, "it did not come"
+            time.sleep(0.02)
+
+
+@contextmanager
+def place(**options: Any) -> Iterator[Place]:
+    """A place with a Redis of its own, and the end of both."""
+    server = RedisServer()
+    server.start()
+    try:
+        made = Place(server, **options)
+        try:
+            yield made
+        finally:
+            made.stop()
+    finally:
+        server.stop()
+
+
+def get_pass(door: Door, solver: Solver, client: str = ADDRESS) -> str:
+    """A pass, for a solution at the price of the moment."""
+    status, body = door.present(client, solver.vector(door.challenge(client)).payload)
+    assert status == 201, body
+    token: str = body["token"]
+    return token
+
+
+def count(outcomes: Sequence[bool]) -> dict[str, int]:
+    """How often something was tried, and how often it worked."""
+    return {"tried": len(outcomes), "got": sum(outcomes)}
+
+
+def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int]]:
+    """What should earn nothing: replays, solutions for something else, changed challenges, forged passes."""
+    door, found = at.door, {}
+
+    def solved(client: str, purpose: str = "launch") -> str:
+        return solver.vector(door.challenge(client, purpose)).payload
+
+    def passed(client: str, payload: str) -> bool:
+        return door.present(client, payload)[0] == 201
+
+    # Of solutions that were accepted: as they were, and written differently.
+    used = [solved(ADDRESS) for _ in range(number)]
+    assert all(passed(ADDRESS, payload) for payload in used)
+    found["replays"] = count([passed(ADDRESS, other) for payload in used for other in (payload, *rewritten(payload))])
+    # One solution, many times at once: one of them is paid for.
+    together = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for payload in [solved(ADDRESS) for _ in range(number)]:
+            got = list(pool.map(passed, [ADDRESS] * THREADS, [payload] * THREADS))
+            together += sorted(got)[:-1]
+    found["replays at once"] = count(together)
+    found["for another network"] = count([passed("203.0.113.9", solved(ADDRESS)) for _ in range(number)])
+    found["for another purpose"] = count([passed(ADDRESS, solved(ADDRESS, "unlock")) for _ in range(number)])
+    # What a client adds itself is left of what the ingress adds.
+    dear = price(door.challenge(ADDRESS))
+    invented = [f"203.0.113.{index}, {ADDRESS}" for index in range(number)]
+    found["invented addresses"] = count([price(door.challenge(client)) < dear for client in invented])
+    found["changed challenges"] = count(
+        [passed(ADDRESS, other) for _ in range(number) for other in cheapened(door.challenge(ADDRESS))]
+    )
+    at.launch("forger")
+    tokens = [other for _ in range(number) for other in forged(get_pass(door, solver, "203.0.113.20"))]
+    outcomes = []
+    for token in tokens:
+        door.unlock("forger", ADDRESS, token=token)
+        outcomes.append(at.settled("forger"))
+    found["forged passes"] = count(outcomes)
+    return found
+
+
+def price(challenge: dict[str, Any]) -> float:
+    """What a challenge asks, in multiples of the base work."""
+    asked: float = challenge["parameters"]["data"]["price"]
+    return asked
+
+
+def rewritten(payload: str) -> list[str]:
+    """The same solution, written in other ways that a lenient reader takes."""
+    body = json.loads(base64.b64decode(payload))
+    ways = [
+        json.dumps(body, indent=2),
+        json.dumps(dict(reversed(body.items()))),
+        json.dumps({**body, "took": 7}),
+        json.dumps({**body, "solution": {**body["solution"], "time": 5}}),
+        json.dumps({**body, "solution": {**body["solution"], "derivedKey": body["solution"]["derivedKey"].upper()}}),
+    ]
+    return [base64.b64encode(text.encode()).decode() for text in ways]
+
+
+def cheapened(challenge: dict[str, Any]) -> list[str]:
+    """Solutions of a challenge that was made easier by who has to solve it, and answers that were not looked for."""
+    asked = challenge["parameters"]
+
+    def written(parameters: dict[str, Any], counter: int, key: bytes) -> str:
+        changed = {**challenge, "parameters": parameters}
+        return base64.b64encode(
+            json.dumps({"challenge": changed, "solution": {"counter": counter, "derivedKey": key.hex()}}).encode()
+        ).decode()
+
+    nonce, salt = bytes.fromhex(asked["nonce"]), bytes.fromhex(asked["salt"])
+    key = hashlib.pbkdf2_hmac("sha256", nonce + bytes(4), salt, asked["cost"], 32)
+    made = bytes.fromhex(asked["keyPrefix"]) + bytes(16)
+    data = asked["data"]
+    return [
+        written({**asked, "keyPrefix": key[:16].hex()}, 0, key),
+        written({**asked, "keyPrefix": ""}, 0, key),
+        written({name: value for name, value in asked.items() if name != "keySignature"}, 0, made),
+        written({**asked, "data": {**data, "price": 1, "network": ""}}, 0, key),
+        written(asked, 0, made),
+        written(asked, 0, key) if key[:16] != made[:16] else written(asked, 1, key),
+    ]
+
+
+def forged(token: str) -> list[str]:
+    """A pass that says more than it did: with the old signature, without one, with one by a guessed key; and a changed letter."""
+    guess = URLSafeSerializer(
+        "guessed", salt="binder-egress pass", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    )
+    body, dot, signature = token.rpartition(".")
+    said = guess.load_payload(body.encode())
+    other = guess.dumps({**said, "servers": 100, "exp": said["exp"] + 10**6})
+    more = other.rpartition(".")[0]
+    return [more + dot + signature, more, f"{more}.", other, token[:-2] + ("A" if token[-2] != "A" else "B") + token[-1]]
+
+
+def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, int]]:
+    """Unlock somebody else's server, and try to have the same solution or pass for a server of one's own."""
+    outcomes = []
+    for index in range(number):
+        mine, theirs = f"mine-{index}", f"theirs-{index}"
+        for user in (mine, theirs):
+            at.launch(user)
+        solution = solver.vector(at.door.challenge(ADDRESS, "unlock")).payload
+        token = get_pass(at.door, solver)
+        for body in ({"provider": "altcha", "solution": solution}, {"token": token}):
+            # The first of the two is spent on the stranger's server; the second says that the server has its tier.
+            at.door.unlock(theirs, "203.0.113.30", **body)
+            at.door.unlock(theirs, ADDRESS, **body)
+        at.eventually(lambda theirs=theirs: at.has_egress(theirs))  # type: ignore[misc]
+        at.door.unlock(mine, ADDRESS, provider="altcha", solution=solution)
+        outcomes.append(at.settled(mine))
+        # A pass that the stranger's server did not need is still the attacker's: one server for one pass.
+        at.door.unlock(mine, ADDRESS, token=token)
+        at.door.unlock(f"mine-{index - 1}", ADDRESS, token=token)
+        outcomes.append(at.settled(mine) and not at.has_egress(theirs))
+        for user in (mine, theirs):
+            at.go(user)
+    return {"unlocks of others": count(outcomes)}
+
+
+def moves(at: Place, solver: Solver, launches: int = 12) -> dict[str, int]:
+    """Send one pass with many launches: at the same time, and one after the other, each when the server before is gone."""
+    token = get_pass(at.door, solver)
+    users = [f"at-once-{index}" for index in range(launches)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(at.tell, users, [token] * launches))
+        list(pool.map(at.appear, users))
+    at_once = sum([at.settled(user) for user in users])
+    for user in users:  # And to those that are up: does one more get it?
+        at.door.unlock(user, ADDRESS, token=token)
+    at_once = max(at_once, sum([at.settled(user) for user in users]))
+    for user in users:
+        at.go(user)
+    token, in_turn = get_pass(at.door, solver), 0
+    for index in range(launches):
+        user = f"in-turn-{index}"
+        at.launch(user, token)
+        in_turn += at.settled(user)
+        at.go(user)
+    return {"launches": launches, "at_once": at_once, "in_turn": in_turn}
+
+
+def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dict[str, int]]:
+    """Have more than one lease for a pass: renew with the pass that gave the lease, as long as the pass lives.
+
+    Args:
+        at: a place with a lease that can be renewed as soon as it has begun.
+        solver: the solver.
+        number: how often, each with a launch's pass and with an unlock's.
+    """
+    outcomes = []
+    for index in range(number):
+        user, token = f"tenant-{index}", get_pass(at.door, solver)
+        at.launch(user, token if index % 2 else None)
+        if not index % 2:
+            at.door.unlock(user, ADDRESS, token=token)
+        at.eventually(lambda user=user: at.has_egress(user))  # type: ignore[misc]
+        first = at.store.known(Server(user))
+        assert first and first.until
+        # The end of a lease is a whole second: without another one on the clock a new lease would look like the old one.
+        time.sleep(2)
+        at.door.unlock(user, ADDRESS, token=token)
+        at.settled(user)
+        after = at.store.known(Server(user))
+        outcomes.append(bool(after and after.until and after.until > first.until))
+        at.go(user)
+    return {"second leases for a pass": count(outcomes)}
+
+
+def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, rounds: int = 3) -> dict[str, Any]:
+    """Servers whose leases are renewed, as a farm of one address does it: the cheapest way, all challenges fetched in advance.
+
+    Args:
+        at: a place with a lease that can be renewed as soon as it has begun.
+        solver: the solver.
+        doubled_after: charges after which the price has doubled.
+        servers: how many.
+        rounds: renewals of each.
+    """
+    client, grants, spent = "203.0.113.50", 0, 0.0
+    users = [f"farm-{index}" for index in range(servers)]
+    for user in users:
+        at.launch(user)
+    stock: deque[Solved] = deque()
+    for _ in range(rounds + 1):
+        for user in users:
+            while len(stock) + grants <= int(doubled_after * (TOLERANCE - 1) + TOLERANCE * grants) and len(stock) < 2 * servers:
+                stock.append(solver.vector(at.door.challenge(client, "unlock")))
+            used = stock.popleft()
+            before = at.store.known(Server(user))
+            status, body = at.door.unlock(user, client, provider="altcha", solution=used.payload)
+            assert status == 200 and body["state"] == "granted", body
+            after = at.store.known(Server(user))
+            assert before and after and after.grant != before.grant, "nothing was renewed"
+            grants, spent = grants + 1, spent + used.price
+    for user in users:
+        at.go(user)
+    documented = sum(1 + number / doubled_after for number in range(grants))
+    return {"servers": servers, "rounds": rounds, "grants": grants, "base_works": spent, "documented": documented}

@@ -17,7 +17,7 @@ from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Block, Grant, KnownServer, Record, Rule, Server
+from verifier.records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
@@ -720,13 +720,32 @@ def test_renewal_takes_no_use_from_another_server(client, store, leasing, impati
     assert not is_withdrawn(store, first["grant"])
 
 
-def test_pass_of_the_launch_renews_while_it_is_valid(client, store, leasing, impatient):
+@pytest.mark.parametrize("by", ["launch", "unlock"])
+@pytest.mark.parametrize("over", [False, True])
+def test_pass_gives_its_server_one_lease(client, store, leasing, impatient, by, over):
+    """It lives for five minutes, and a lease may be shorter: with one pass a server would have several."""
     token = get_pass(client)
-    first = launch(internal_client(leasing), "alice", token=token)
-    publish_lease(store, "blocked", 10, grant=first["grant"])
-    assert post(client, token=token).status_code == 202
-    assert is_withdrawn(store, first["grant"]), "the pod has the renewal instead"
-    assert not is_withdrawn(store, waiting(store).id)
+    if by == "launch":
+        given = launch(internal_client(leasing), "alice", token=token)["grant"]
+    else:
+        publish_lease(store, UNVERIFIED, 0, grant="", rule="", until=None)
+        assert post(client, token=token).status_code == 202
+        given = waiting(store).id
+    before = waiting(store)
+    ended = {"tier": UNVERIFIED, "rule": "expired", "until": None}
+    publish_lease(store, **{"tier": "blocked", "left": 10, "grant": given, **(ended if over else {})})
+    answer = post(client, token=token)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert waiting(store) == before and not is_withdrawn(store, given)
+    assert post(client, token=get_pass(client)).status_code == 202, "another pass does"
+
+
+def test_pass_whose_answer_was_lost_renews(client, store, impatient):
+    """The client asks again before the reconciler has seen the renewal."""
+    publish_lease(store, "blocked", 10)
+    token = get_pass(client)
+    assert [post(client, token=token).status_code for _ in range(2)] == [202, 202]
+    assert waiting(store).rule == "renewal"
 
 
 def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, store, impatient):

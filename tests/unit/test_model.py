@@ -101,20 +101,22 @@ class ModelPass:
     uses: list[Use] = field(default_factory=list)
     void: bool = False
 
-    def redeem(self, server, repository, network, grant, is_up, renewal=False):
+    def redeem(self, server, repository, network, grant, is_up, renewal=False, carried=""):
         """Returns the outcome that the store must give."""
-        outcome = self._redeem(server, repository, network, grant, is_up, renewal)
+        outcome = self._redeem(server, repository, network, grant, is_up, renewal, carried)
         if renewal and outcome != "used-up":
             for use in self.uses:
                 if use.grant == grant:
                     use.moves = MOVES
         return outcome
 
-    def _redeem(self, server, repository, network, grant, is_up, renewal):
+    def _redeem(self, server, repository, network, grant, is_up, renewal, carried):
         if self.void:
             return "before-epoch"
         for use in self.uses:
             if use.server == server:
+                if use.grant == carried:
+                    return "used-up"
                 use.repository, use.network, use.grant = repository, network, grant
                 return "held"
         if len(self.uses) < self.signed.servers:
@@ -218,8 +220,8 @@ class Machine(RuleBasedStateMachine):
         renewal = known.tier != UNVERIFIED
         grant = Grant.new("verified", "renewal" if renewal else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
-        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal)
-        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal)
+        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal, known.grant)
+        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal, known.grant)
         assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 

@@ -246,7 +246,15 @@ class Store:
         return float(outcome)
 
     def redeem(
-        self, used: Pass, server: Server, record: Record, network: str, now: float, record_ttl: int, renewal: bool = False
+        self,
+        used: Pass,
+        server: Server,
+        record: Record,
+        network: str,
+        now: float,
+        record_ttl: int,
+        renewal: bool = False,
+        carried: str = "",
     ) -> str:
         """Give a server one use of a pass, with the grant in `record`.
 
@@ -259,6 +267,7 @@ class Store:
             record_ttl: seconds that the record lives.
             renewal: the server has this tier already, or a smaller one. The use is then not taken from another server, and cannot
                 move on: its owner could otherwise move it to another server, and the tier would go with it.
+            carried: the id of the grant that the server's pod carries. The use that gave it gives no second lease (D-355).
 
         Returns:
             `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written.
@@ -273,6 +282,7 @@ class Store:
             "move_window": MOVE_WINDOW_SECONDS,
             "moves": MOVES,
             "renewal": renewal,
+            "carried": carried,
             "server": server.key,
             "repository": record.repository,
             "network": network,

@@ -154,7 +154,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         used, by = issuing.from_solution(body.provider or "", body.solution or "", "unlock"), ""
     grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress)
+    outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant)
     if outcome not in REDEEMED:
         services().metrics.unlocks.labels(outcome).inc()
         log_decision("unlock", UNVERIFIED, outcome, repository=known.repository)

@@ -1,4 +1,4 @@
--- Give a server one use of a pass, and write down the grant that follows from it, atomically (D-015, D-077).
+-- Give a server one use of a pass, and write down the grant that follows from it, atomically (D-015, D-077, D-355).
 --
 -- KEYS: epoch, pass, record (launch or unlock) of the server
 -- ARGV: request, a JSON object:
@@ -9,6 +9,7 @@
 --   move_window    seconds after its first use in which a use may move
 --   moves          how often a use may move
 --   renewal        whether the server has this tier, or a smaller one: then no use moves to it, nor away from it
+--   carried        the id of the grant that the pod carries, perhaps one whose lease is over; empty: it carries none
 --   server, repository, network, grant (id): who asks
 --   record         what to write into the record; record_ttl: seconds it lives
 --   launch, known  prefixes of the keys of launches that wait, and of servers that the reconciler published
@@ -54,6 +55,9 @@ end
 
 for slot, use in ipairs(uses) do
   if use.server == request.server then
+    if use.grant == request.carried then
+      return 'used-up'
+    end
     -- The same grant comes twice when the answer got lost on its way and the client asked again.
     if use.grant ~= request.grant then
       withdraw(use)

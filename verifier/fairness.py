@@ -17,10 +17,10 @@ from .settings import VerifierSettings
 
 TOLERANCE = 2.0
 """The factor by which the price may rise while a challenge is solved. With 1, only the first student of a class that starts in the
-same second would be accepted. With 2, a class of 31 is accepted, and challenges fetched in advance save at most a third."""
+same second would be accepted. With 2, a class of 31 is accepted, and challenges fetched in advance save half at most."""
 
 BASE_SECONDS = 1.1
-"""Seconds that the default proof of work takes one core at the base price (docs/fairness.md)."""
+"""Seconds that the default proof of work takes one core of a client at the base price (docs/fairness.md)."""
 
 WORKERS = 2
 """The workers of a browser (frontend/src/solve.js). A phone, or a machine that is busy, takes a multiple."""

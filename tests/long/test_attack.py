@@ -1,0 +1,116 @@
+"""What passes cost an attacker, against what docs/fairness.md says. `ci/attack` prints the figures.
+
+Prices are compared by what challenges ask and by the number of tries, which do not depend on how busy the machine is.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
+import attack
+
+from verifier.store.store import MOVES
+
+PASSES = 3000
+"""For how many docs/fairness.md states prices."""
+
+ROUNDED = 0.995
+"""A price may be this share of what is documented."""
+
+FASTER = 1.5
+"""A compiled solver may be so many times better than documented, in times of the client on the same machine: machines differ."""
+
+DOCUMENT = (Path(__file__).parents[2] / "docs/fairness.md").read_text()
+
+
+def rows(heading):
+    """The rows of the table in the document whose heading begins so: the text of their cells."""
+    table = re.search(rf"^\| {re.escape(heading)}.*\n\|[-|]+\|\n((?:\|.*\n)+)", DOCUMENT, re.MULTILINE)
+    assert table, heading
+    return [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table[1].splitlines()]
+
+
+def number(text):
+    return float(re.sub("[^0-9.]", "", text))
+
+
+DOCUMENTED = {
+    name: (number(one_by_one), number(cheapest))
+    for names, one_by_one, cheapest, *_ in rows("from")
+    for name in {
+        "one IPv4 address, or one /64": ["1 address", "/64"],
+        "10 addresses": ["10 addresses"],
+        "1,000 addresses": ["1000 addresses"],
+        "the /64 of a /56, in turns": ["/56"],
+        "the /64 of a /48, in turns": ["/48"],
+    }[names]
+}
+
+
+@pytest.fixture(scope="module")
+def found():
+    result = attack.run(PASSES, long=True, say=lambda text: print(text, flush=True))
+    print(json.dumps(result))
+    return result
+
+
+@pytest.mark.timeout(3600)
+def test_attackers_pay_what_is_documented(found):
+    """By price, one after the other, and in the cheapest way."""
+    assert {row["name"] for row in found["attackers"]} == set(DOCUMENTED)
+    for row in found["attackers"]:
+        assert row["passes"] == PASSES
+        assert row["base_works"] >= ROUNDED * DOCUMENTED[row["name"]][row["in_advance"]], row
+
+
+def test_no_order_of_trying_is_cheaper(found):
+    assert found["tries"]["share"] > 0.98, found["tries"]
+    assert len(found["orders"]) == 6 and min(found["orders"].values()) > 0.93, found["orders"]
+    giving_up = [share for name, share in found["orders"].items() if "another" in name]
+    assert min(giving_up) > 1.2, found["orders"]
+
+
+def test_tries_of_each_price_are_as_documented(found):
+    curve = rows("charges before")
+    assert len(curve) == len(attack.PRICES)
+    for charges, _, tries, *_ in curve:
+        price = 1 + number(charges) / found["setting"]["doubled_after"]
+        assert attack.average_tries(price) >= ROUNDED * number(tries), charges
+
+
+def test_compiled_solver_is_no_better_than_documented(found):
+    """In times of the client on the same machine."""
+    for *_, client, compiled in rows("charges before"):
+        assert found["speed"]["vector_ratio"] < FASTER * number(client) / number(compiled), found["speed"]
+    # What was solved with the default's rounds took as long as the speed says.
+    for name in ("client", "vector"):
+        solved = found["solved"][name]
+        assert solved["tries"] / solved["core_seconds"] < 1.3 * found["speed"][name], (solved, found["speed"])
+
+
+def test_script_that_never_stops_gets_no_more_than_documented(found):
+    (documented,) = re.findall(r"gets (\d+) passes an hour .*? 8 cores (\d+) .*? 64 cores ([\d,]+) instead", DOCUMENT)
+    assert [row["cores"] for row in found["steady"]] == [1, 8, 64]
+    for row, most in zip(found["steady"], documented, strict=True):
+        assert 0 < row["passes"] < 1.1 * number(most), row
+
+
+def test_what_should_be_free_for_nobody_is_not(found):
+    assert len(found["free"]) == 9
+    for name, outcome in found["free"].items():
+        assert outcome["tried"] > 0 and outcome["got"] == 0, (name, outcome)
+
+
+def test_pass_gives_one_server_at_a_time(found):
+    assert found["moves"]["at_once"] == 1, found["moves"]
+    assert 1 <= found["moves"]["in_turn"] <= MOVES + 1, found["moves"]
+
+
+def test_renewals_of_a_farm_cost_what_passes_cost(found):
+    farm = found["farm"]
+    assert farm["grants"] == farm["servers"] * (farm["rounds"] + 1)
+    assert farm["base_works"] >= farm["documented"] / 2, farm

@@ -56,17 +56,23 @@ def verifier(_verifier: VerifierProcess, redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def start(redis_server: RedisServer) -> Iterator[Callable[..., BinderHub]]:
+def make_hub() -> Callable[..., BinderHub]:
+    """A function that makes a BinderHub, with the addresses of a verifier."""
+    return BinderHub
+
+
+@pytest.fixture
+def start(redis_server: RedisServer, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., BinderHub]]:
     """A function that starts a BinderHub in front of a verifier. Without a verifier it starts one with the given settings."""
     started: list[VerifierProcess | BinderHub] = []
     client = connect(make_settings(redis_server))
 
-    def start(process: VerifierProcess | None = None, script: bytes = b"", base: str = "/", **settings: object) -> BinderHub:
+    def start(process: VerifierProcess | None = None, base: str = "/", **settings: object) -> BinderHub:
         if process is None:
             process = VerifierProcess(redis_server, **{"captcha_providers": MODEST, **settings})
             started.append(process)
         process.await_ready()
-        hub = BinderHub((process.public, process.internal), script, base)
+        hub = make_hub((process.public, process.internal), base=base)
         hub.process = process
         # By the time that the server is ready, the reconciler has published its pod.
         hub.launched = lambda user: run_pod(Store(client), user)

@@ -132,7 +132,7 @@ def asked(build):
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_launch_is_the_same_with_the_tag_and_gets_egress(client, course, hub, store, tab):
-    hub.cached = False
+    hub.at_once = False
     without = tab(course.page(CLIENTS[client]))
     without.launch(hub)
     with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
@@ -260,7 +260,7 @@ def test_launch_that_fails_is_told(client, failure, course, hub, tab):
 
 
 def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
-    hub.cached = False
+    hub.at_once = False
     records = []
     for head in ("", script_tag(hub)):
         hub.cuts = 1
@@ -318,7 +318,7 @@ def test_challenge_slower_than_the_build_still_unlocks(course, hub, store, tab):
 @pytest.mark.parametrize("cached", [True, False], ids=["before launching", "after launching"])
 def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, store, tab):
     hub = start(allowed_origins=[course.origin], pass_lifetime=30)
-    hub.cached = cached
+    hub.at_once = cached
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
     opened.page.clock.install()
     hub.ready.close()
@@ -382,10 +382,10 @@ def test_other_requests_pass_through_untouched(course, hub, start, _listed, tab)
             const made = new EventSource(address);
             made.addEventListener("message", ({ data }) => { if (data.includes('"ready"')) { made.close(); resolve(data); } });
           });
-          results.other = (await text(`${other}build/gh/o/r/HEAD`)).includes("ready");
+          results.other = (await text(`${other}build/gh/o/r/HEAD`)).includes("phase");
           results.otherSource = Boolean(await source(`${other}build/gh/o/r/HEAD`));
-          results.post = (await text(`${hub}build/gh/o/r/HEAD`, { method: "POST" })).includes("ready");
-          results.token = (await text(`${hub}build/gh/o/r/HEAD?egress_token=mine`)).includes("ready");
+          results.post = (await text(`${hub}build/gh/o/r/HEAD`, { method: "POST" })).includes("phase");
+          results.token = (await text(`${hub}build/gh/o/r/HEAD?egress_token=mine`)).includes("phase");
           results.only = Boolean(await source(`${hub}build/gh/o/r/HEAD?build_only=true`));
           results.data = (await text("data:,x")) === "x";
           results.request = (await text(new Request(location.href))).includes("course");
@@ -607,7 +607,7 @@ def with_key(course, start, tmp_path):
 
 def test_key_replaces_calculation_until_it_is_spent(course, with_key, store, tab):
     hub, key = with_key
-    hub.cached = False
+    hub.at_once = False
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
     for user, tier in (("user-1", "keyed"), ("user-2", "keyed"), ("user-3", "verified")):
         with reconciler(store, Server(user)):
@@ -657,7 +657,8 @@ def test_get_pass_gives_a_pass_that_a_launch_can_use(course, hub, store, tab):
     opened = tab(course.page(CLIENTS["fetch"], script_tag(hub)))
     token = opened.page.evaluate("binderEgress.getPass()")
     assert opened.page.evaluate(
-        "(address) => fetch(address).then((answer) => answer.text())", f"{hub.url}build/gh/o/cached/HEAD?egress_token={token}"
+        "(address) => fetch(address, { headers: { accept: 'text/event-stream' } }).then((answer) => answer.text())",
+        f"{hub.url}build/gh/o/cached/HEAD?egress_token={token}",
     )
     assert hub.builds[0].tier == "verified"
 

@@ -1,5 +1,6 @@
-"""Fixtures: a double of BinderHub with the chart's snippet, and tabs on its page.
+"""Fixtures: BinderHub with the chart's snippet, and tabs on its page.
 
+Each test runs with the double of BinderHub, and with the real one where its package is installed.
 The verifier and its Redis are real. A test also fails if the page throws, if the console shows an error, or if the page sends a
 request to a host that the test did not name.
 """
@@ -10,7 +11,8 @@ import pytest
 
 from tests.support.browser import ARTIFACTS
 from tests.support.doubles import running
-from tests.support.launch_page import bundle
+from tests.support.launch_page import BinderHub, bundle
+from tests.support.launch_page.real import REASON, Process, RealBinderHub, is_installed
 from tests.support.launch_tab import SIZES, Tab
 
 
@@ -20,10 +22,23 @@ def script():
     return bundle()
 
 
-@pytest.fixture
-def start(start, script):
-    """The outer `start`, with the script of BinderHub's page."""
-    return partial(start, script=script)
+@pytest.fixture(scope="session")
+def binderhub():
+    """The process of real BinderHubs."""
+    process = Process()
+    yield process
+    process.stop()
+
+
+REAL = pytest.param("binderhub", marks=pytest.mark.skipif(not is_installed(), reason=REASON))
+
+
+@pytest.fixture(params=["double", REAL])
+def make_hub(request, script):
+    """A function that makes a BinderHub, with the addresses of a verifier."""
+    if request.param == "double":
+        return partial(BinderHub, script=script)
+    return partial(RealBinderHub, process=request.getfixturevalue("binderhub"))
 
 
 @pytest.fixture

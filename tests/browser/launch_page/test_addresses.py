@@ -4,7 +4,6 @@ import pytest
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
 from tests.support.browser import MODEST
-from tests.support.launch_page import BinderHub
 from tests.support.launch_tab import launch, wait_for
 from verifier.records import Server
 from verifier.store.connection import connect
@@ -19,9 +18,9 @@ def test_launch_below_another_base_url(start, tab, redis_server):
     assert hub.builds[0].tier == "verified"
 
 
-def test_verifier_on_another_host(start, tab, script, redis_server):
+def test_verifier_on_another_host(start, make_hub, tab):
     """A meta element names the verifier, as in the chart's values for a separate release. Workers start across origins."""
-    page = BinderHub(None, script)
+    page = make_hub(None)
     origin = page.url.rstrip("/")
     try:
         elsewhere = start(allowed_origins=[origin])
@@ -42,14 +41,14 @@ def test_verifier_on_another_host(start, tab, script, redis_server):
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["with the build", "unlock"])
-def test_redirected_build_gets_its_pass_to_the_other_member(late, start, tab, script):
+def test_redirected_build_gets_its_pass_to_the_other_member(late, start, make_hub, tab):
     """One member serves the page; another one builds, and runs the server that is unlocked."""
     page = start()
     origin = page.url.rstrip("/")
     others = RedisServer()
     others.start()
     process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[origin])
-    member = BinderHub((process.public, process.internal), script)
+    member = make_hub((process.public, process.internal))
     page.redirect = member.url
     client = connect(make_settings(others))
     store = Store(client)

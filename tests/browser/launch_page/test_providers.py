@@ -9,7 +9,20 @@ from playwright.sync_api import expect
 
 from tests.support.apps import reconciler
 from tests.support.browser import ARTIFACTS, MODEST
-from tests.support.launch_tab import EN, HOLD, LONG, QUICKLY, home, launch, launch_when_solved, lost, person, press_launch, wait_for
+from tests.support.launch_tab import (
+    EN,
+    HOLD,
+    LONG,
+    QUICKLY,
+    build_by_script,
+    home,
+    launch,
+    launch_when_solved,
+    lost,
+    person,
+    press_launch,
+    wait_for,
+)
 from verifier.records import Server
 
 
@@ -38,12 +51,12 @@ def test_person_can_continue_without_solving(double, start, tab):
     hub.ready.close()
     opened = tab()
     launch(hub, opened)
-    expect(opened.page.frame_locator("iframe").get_by_role("button", name="I am a person")).to_be_visible()
+    expect(opened.page.frame_locator("#binder-egress iframe").get_by_role("button", name="I am a person")).to_be_visible()
     opened.button("carry_on").click()
     opened.expect("without")
     wait_for(lambda: hub.builds, "no build")
     assert hub.builds[0].token is None
-    expect(opened.page.locator("iframe")).to_have_count(0)
+    expect(opened.page.locator("#binder-egress iframe")).to_have_count(0)
     expect(opened.button("carry_on")).to_be_hidden()
 
 
@@ -204,15 +217,15 @@ def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab)
 
 def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):
     hub = start(**double.settings("hcaptcha"))
-    hub.page_config["stay"] = True
+    hub.stays = True
     opened = home(hub, tab)
     opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
     press_launch(opened)
     opened.expect("confirm")
     opened.button("close").click()
-    expect(opened.phase).to_have_text("ready")
+    opened.expect_phase("ready")
     expect(opened.panel).to_have_count(0)
-    press_launch(opened, "o/two/HEAD")
+    build_by_script(opened, "gh/o/two/HEAD")
     opened.expect("confirm")
     assert len(hub.builds) == 1
     person(opened).click()
@@ -222,7 +235,7 @@ def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):
 
 def test_challenge_is_dropped_after_the_launch(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]), launch_interactive_hold=1)
-    hub.page_config["stay"] = True
+    hub.stays = True
     hub.ready.close()
     opened = tab()
     launch(hub, opened)
@@ -251,7 +264,7 @@ def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab
     opened.expect("needed", provider="Cloudflare Turnstile")
     wait_for(lambda: hub.builds, "no build")
     assert lost(hub) < QUICKLY
-    assert {urlsplit(url).netloc for url in opened.requests if url.startswith("http")} == {urlsplit(hub.url).netloc}
+    assert opened.asked == {urlsplit(hub.url).netloc}
 
 
 @pytest.mark.parametrize("how", SIGNED_IN)
@@ -265,7 +278,7 @@ def test_signed_in_user_gets_proof_of_work(how, double, start, tab):
     launch_when_solved(hub, opened)
     opened.server("user-1")
     assert hub.builds[0].tier == "verified"
-    assert {urlsplit(url).netloc for url in opened.requests if url.startswith("http")} == {urlsplit(hub.url).netloc}
+    assert opened.asked == {urlsplit(hub.url).netloc}
 
 
 def test_launch_goes_on_without_any_provider(hub, tab):

@@ -6,7 +6,6 @@ import re
 import subprocess
 
 import pytest
-from playwright.sync_api import expect
 
 from tests.support.launch_page import HEADER, TOP
 from tests.support.launch_tab import LONG
@@ -97,7 +96,7 @@ def test_build_request_is_unchanged_except_for_the_pass(kind, hub, tab):
     opened = tab()
     opened.page.goto(hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-    address = "/build/gh/o/r%2Fx/HEAD?build_token=a%20b+c&x=%C3%A9"
+    address = "/build/gh/o/r%2Fx/HEAD?mine=a%20b+c&x=%C3%A9"
     make = {
         "text": "address",
         "URL": "new URL(address, location.href)",
@@ -105,7 +104,7 @@ def test_build_request_is_unchanged_except_for_the_pass(kind, hub, tab):
     }
     answer = opened.page.evaluate(
         f"""async (address) => {{
-          const answer = await fetch({make[kind]}, {{ headers: {{ "X-Mine": "1" }} }});
+          const answer = await fetch({make[kind]}, {{ headers: {{ "Accept": "text/event-stream", "X-Mine": "1" }} }});
           return [answer.url, answer.status, (await answer.text()).length > 0];
         }}""",
         address,
@@ -147,7 +146,7 @@ def test_wrapper_defines_one_global_name(hub, tab):
     with_us = set(opened.page.evaluate(names))
     hub.header_html = {}
     opened.page.goto(hub.page())
-    expect(opened.page.get_by_role("heading", name="Binder")).to_be_visible()
+    opened.painted()
     assert with_us - set(opened.page.evaluate(names)) == {"binderEgress"}
 
 

@@ -2,6 +2,7 @@
 
 The page has the structure of binderhub/templates/page.html: `pageConfig`, then the snippets of `extra_header_html` in the order of
 their keys (those of chart/values.yaml), then `#root` and the bundle, which uses the real client `@jupyterhub/binderhub-client`.
+`real.py` beside this file puts the real BinderHub in its place, and tests/browser/launch_page/test_double.py compares the two.
 """
 
 import html
@@ -12,7 +13,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,6 +52,7 @@ class Build:
         user: the user name of its server.
         tier: the verifier's decision, as BinderHub's hook gets it.
         headers: the headers of the request.
+        cut: whether its stream ends before the server is ready.
     """
 
     spec: str
@@ -59,6 +61,7 @@ class Build:
     user: str
     query: dict[str, list[str]]
     headers: dict[str, str]
+    cut: bool = False
     tier: str | None = None
 
 
@@ -81,6 +84,20 @@ class Gate:
         self.event.wait(LIMIT)
 
 
+BUILD_TOKEN = "build-token"
+
+BUNDLE = "static/dist/bundle.js"
+"""BinderHub's script, below its base URL."""
+
+CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "cache-control"}
+"""Headers of each of BinderHub's answers. The first is its setting cors_allow_origin, as mybinder.org sets it."""
+
+
+def failed(message: str, status: int) -> dict[str, Any]:
+    """The event in which BinderHub tells a refusal. The status of the answer is 200."""
+    return {"phase": "failed", "status_code": status, "message": f"{message}\n"}
+
+
 class BinderHub:
     """The double. `url` is its address, ending in the base URL.
 
@@ -93,6 +110,8 @@ class BinderHub:
         headers: additional headers of the page.
         header_html: the snippets of `extra_header_html`.
         page_config: additional entries of `pageConfig`.
+        prelude: what comes before the page's script, in its file.
+        stays: whether the page stays where it is although its server is ready, for tests that look at it then.
         redirect: the address of the federation's member that builds; None: this one.
         fault: what requests for the verifier get: `down` (the connection is closed), `hang`, `404`, `garbage`, or `unrouted`: they
             reach BinderHub; empty: no fault.
@@ -103,23 +122,26 @@ class BinderHub:
         bundle: gate before the page's script is delivered.
         gates: gates before paths of the verifier, such as `passes`.
         failures: the number of next build requests that get a 503.
-        cuts: the number of next streams that are cut.
+        cuts: the number of next streams that are cut after the launch was announced.
         fails: whether builds fail.
-        refusal: the status with which BinderHub refuses launches, in an event of an answer with status 200; 0: it refuses none.
+        refusal: why BinderHub refuses launches, in an event of an answer with status 200: 403, the repository is banned, or 429,
+            too many launches; 0: it refuses none.
         rests: whether BinderHub's hook rests, and does not ask the verifier.
-        cached: whether all events come at once, as for a cached image.
+        at_once: whether all events come at once, as from an ingress that buffers answers.
         delivered: `time.monotonic()` of the delivery of the page's script.
         launched: called with each build's user name before `ready`; publishes the pod, as the reconciler does.
         client: the client's address, as the ingress reports it.
     """
 
-    def __init__(self, verifier: tuple[str, str] | None, script: bytes, base: str = "/") -> None:
+    def __init__(self, verifier: tuple[str, str] | None, script: bytes = b"", base: str = "/") -> None:
         self.verifier = verifier
         self.script = script
         self.base = base
         self.headers: dict[str, str] = {}
         self.header_html = dict(HEADER)
         self.page_config: dict[str, Any] = {}
+        self.prelude = b""
+        self.stays = False
         self.redirect: str | None = None
         self.fault = ""
         self.fault_paths = ("",)
@@ -133,7 +155,7 @@ class BinderHub:
         self.fails = False
         self.refusal = 0
         self.rests = False
-        self.cached = True
+        self.at_once = False
         self.launched: Callable[[str], object] = lambda user: None
         self.delivered = 0.0
         self.client = "127.0.0.1"
@@ -160,13 +182,17 @@ class BinderHub:
         """How many requests began with this `METHOD path`."""
         return sum(seen.startswith(line) for seen in self.seen)
 
-    def _html(self, launches: bool) -> bytes:
-        config = {
-            "baseUrl": self.base,
-            "repoProviders": [{"id": "gh"}],
-            **({"buildToken": "build-token"} if launches else {}),
-            **self.page_config,
+    def _config(self, launches: bool) -> dict[str, Any]:
+        provider = {
+            "id": "gh",
+            "displayName": "GitHub",
+            "repo": {"label": "GitHub repository name or URL", "urlEncode": False},
+            "ref": {"enabled": True, "default": "HEAD"},
         }
+        token = {"buildToken": BUILD_TOKEN} if launches else {}
+        return {"baseUrl": self.base, "repoProviders": [provider], **token, **self.page_config}
+
+    def _html(self, launches: bool) -> bytes:
         snippets = "\n".join(self.header_html[key].strip() for key in sorted(self.header_html, key=str.lower))
         return f"""<!DOCTYPE html>
 <html lang="en">
@@ -175,34 +201,52 @@ class BinderHub:
   <title>Binder</title>
   <link rel="icon" href="data:,">
   <script>
-    window.pageConfig = {json.dumps(config)};
+    window.pageConfig = {json.dumps(self._config(launches))};
   </script>
   {snippets}
 </head>
 <body>
 <div id="root"></div>
 </body>
-<script src="{self.base}static/bundle.js"></script>
+<script src="{self.base}static/dist/bundle.js"></script>
 </html>
 """.encode()
 
     def _events(self, build: Build) -> Iterator[dict[str, Any]]:
+        spec = build.spec.partition("/")[2]
+        if self.refusal == 429:
+            yield failed("Rate limit exceeded. Try again in 3600 seconds.", 429)
+            return
         if self.refusal:
-            yield {"phase": "failed", "message": "Sorry\n", "status_code": self.refusal}
+            yield {"phase": "failed", "message": f"Sorry, {spec} is not allowed to launch. Please contact admins for more info!"}
+            return
+        if self.fails:
+            yield {"phase": "waiting", "message": "Waiting for build to start...\n"}
+            yield {"phase": "building", "message": "Building\n"}
+            yield {"phase": "failed", "message": "Error during build: no such file\n"}
             return
         yield {"phase": "built", "message": "Found built image, launching...\n", "imageName": "image:1"}
-        if self.fails:
-            yield {"phase": "failed", "message": "Error during build: no such file\n", "status_code": 500}
-            return
         yield {"phase": "launching", "message": "Launching server...\n"}
         build.tier = self._announce(build)
         self.launched(build.user)
+        yield {"phase": "launching", "message": "Server requested\n"}
+        if build.cut:
+            return
         self.ready.pass_through()
+        yield {"phase": "launching", "message": "Server ready\n"}
+        repository = f"https://example.com/{build.spec}"
         yield {
             "phase": "ready",
             "message": f"server running at {self.url}user/{build.user}/\n",
             "url": f"{self.url}user/{build.user}/",
             "token": "server-token",
+            "image": "image:1",
+            "repo_url": repository,
+            "binder_ref_url": repository,
+            "binder_launch_host": self.url,
+            "binder_request": f"v2/{build.spec}",
+            "binder_persistent_request": f"v2/{build.spec}",
+            "binder_client_ip": self.client,
         }
 
     def _announce(self, build: Build) -> str | None:
@@ -224,6 +268,35 @@ class BinderHub:
         with DIRECT.open(request, timeout=10) as answer:
             return json.load(answer)["tier"]
 
+    def _stream(self, handler: Any, build: Build) -> tuple[dict[str, str], Iterator[bytes]]:
+        """The headers of the answer to a build request, and its events."""
+        accepted = {part.strip().lower() for part in handler.headers.get("Accept", "").split(";")}
+        events: Iterable[dict[str, Any]]
+        if "text/event-stream" not in accepted:
+            events = [failed("Missing Accept header: text/event-stream", 400)]
+        elif build.query.get("build_token", [BUILD_TOKEN]) != [BUILD_TOKEN]:
+            events = [failed("Invalid build token", 403)]
+        elif not build.spec.startswith("gh/"):
+            events = [{"phase": "failed", "message": f"No provider found for prefix {build.spec.partition('/')[0]}\n"}]
+        else:
+            events = self._events(build)
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **CORS}
+        return headers, (f"data: {json.dumps(event)}\n\n".encode() for event in events)
+
+    def _own(self, handler: Any, inside: str) -> None:
+        """Answer a request for BinderHub itself: its script, its page, which is its answer for every path that it does not know."""
+        if inside == BUNDLE:
+            handler.answer(200, self.prelude + self.script, "text/javascript")
+        elif inside.startswith("static/"):
+            handler.answer(404, b"<html><title>404: Not Found</title><body>404: Not Found</body></html>")
+        elif handler.command == "GET":
+            handler.answer(200, self._html(inside.startswith("v2/gh/")), **handler.cors(), **self.headers)
+        elif handler.command == "OPTIONS":
+            handler.answer(200, **handler.cors())
+        else:
+            body = b"<html><title>405: Method Not Allowed</title><body>405: Method Not Allowed</body></html>"
+            handler.answer(405, b"" if handler.command == "HEAD" else body, **handler.cors())
+
     def _handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -231,10 +304,11 @@ class BinderHub:
             def log_message(self, *args: object) -> None:
                 pass
 
-            def answer(self, status: int, body: bytes = b"", kind: str = "text/html; charset=utf-8", **headers: str) -> None:
+            def answer(self, status: int, body: bytes = b"", kind: str = "text/html; charset=UTF-8", **headers: str) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
+                if status != 204:
+                    self.send_header("Content-Length", str(len(body)))
                 for name, value in headers.items():
                     self.send_header(name.replace("_", "-"), value)
                 self.end_headers()
@@ -255,28 +329,25 @@ class BinderHub:
                     self.forward(inside.removeprefix("egress/"))
                 elif inside.startswith("build/"):
                     self.build(inside.removeprefix("build/"))
-                elif inside == "static/bundle.js":
-                    hub.bundle.pass_through()
-                    hub.delivered = time.monotonic()
-                    self.answer(200, hub.script, "text/javascript")
                 elif inside.startswith("user/") and "/api/" in inside:
                     self.api(inside.partition("/api/")[2])
+                elif inside.startswith("user/") and hub.stays:
+                    # The browser stays on the page that it has.
+                    self.answer(204)
                 elif inside.startswith("user/"):
                     title = f"Server of {html.escape(inside.split('/')[1])}"
                     body = f"<!doctype html><html lang=en><title>{title}</title><link rel=icon href='data:,'><h1>{title}</h1>"
                     self.answer(200, body.encode())
+                elif inside == BUNDLE:
+                    hub.bundle.pass_through()
+                    hub.delivered = time.monotonic()
+                    hub._own(self, inside)
                 else:
-                    self.page(inside)
+                    hub._own(self, inside)
 
             do_POST = do_GET
             do_OPTIONS = do_GET
-
-            def page(self, inside: str) -> None:
-                """BinderHub's page, which is its answer for every path that it does not know, too."""
-                if self.command == "GET":
-                    self.answer(200, hub._html(inside.startswith("v2/")), **hub.headers)
-                else:
-                    self.answer(405, b"<h1>405: Method Not Allowed</h1>")
+            do_HEAD = do_GET
 
             def api(self, name: str) -> None:
                 """The API of a user's Jupyter server, as far as thebe needs it before it starts a kernel. It starts no sessions."""
@@ -306,7 +377,7 @@ class BinderHub:
                 if fault in ("hang", "down"):
                     self.close_connection = True
                 elif fault == "unrouted" or hub.verifier is None:
-                    self.page("")
+                    hub._own(self, urlsplit(self.path).path.removeprefix(hub.base))
                 elif fault == "404":
                     self.answer(404, b"<h1>Not Found</h1>")
                 elif fault == "garbage":
@@ -342,29 +413,27 @@ class BinderHub:
                     made = Build(spec, query.get("egress_token", [None])[0], time.monotonic(), user, query, dict(self.headers))
                     hub.builds.append(made)
                     failing, hub.failures = hub.failures > 0, max(0, hub.failures - 1)
-                    cut, hub.cuts = hub.cuts > 0, max(0, hub.cuts - 1)
+                    if not failing:
+                        made.cut, hub.cuts = hub.cuts > 0, max(0, hub.cuts - 1)
                 if failing:
                     self.answer(503, b"busy", "text/plain", **self.cors())
                     return
+                headers, parts = hub._stream(self, made)
                 self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                for name, value in self.cors().items():
-                    self.send_header(name.replace("_", "-"), value)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Connection", "close")
                 self.end_headers()
                 self.close_connection = True
                 text = b""
-                for event in hub._events(made):
-                    text += f"data: {json.dumps(event)}\n\n".encode()
-                    if cut:
-                        break
-                    if not hub.cached:
+                for part in parts:
+                    text += part
+                    if not hub.at_once:
                         self.wfile.write(text)
                         text = b""
                 self.wfile.write(text)
 
             def cors(self) -> dict[str, str]:
-                # As mybinder.org sets BinderHub's cors_allow_origin, for every answer.
-                return {"Access_Control_Allow_Origin": "*"}
+                return {name.replace("-", "_"): value for name, value in CORS.items()}
 
         return Handler

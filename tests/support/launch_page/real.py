@@ -1,0 +1,233 @@
+"""The real BinderHub in the double's place, where its package is installed.
+
+It stands behind the same ingress with the same gates and faults, and beside doubles of JupyterHub's API, GitHub, the registry and
+the builder. Everything else is BinderHub's own, and the chart's launch hook tells the verifier of its launches (D-350, D-351).
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.support.apps import API_TOKEN, DIRECT
+from tests.support.launch_page import BUNDLE, TOP, BinderHub, Build
+from tests.support.ports import free_port
+
+PYTHON = os.environ.get("BINDERHUB_PYTHON", "")
+"""The interpreter that has the package `binderhub`; empty: `python3`, if it has it."""
+
+REASON = "the Python package binderhub is not installed: BINDERHUB_PYTHON names an interpreter that has it (CONTRIBUTING.md)"
+"""Why tests against the real BinderHub are skipped."""
+
+
+@cache
+def is_installed() -> bool:
+    """Whether there is a real BinderHub.
+
+    Raises:
+        RuntimeError: BINDERHUB_PYTHON names an interpreter that has none.
+    """
+    find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('binderhub'))"
+    try:
+        found = subprocess.run([PYTHON or "python3", "-Ic", find], check=False).returncode == 0
+    except OSError:
+        found = False
+    if PYTHON and not found:
+        raise RuntimeError(f"BINDERHUB_PYTHON={PYTHON} has no package binderhub")
+    return found
+
+
+OWN = ("connection", "content-length", "date", "server", "transfer-encoding")
+"""Headers that the ingress sets itself."""
+
+
+class Process:
+    """A process in which real BinderHubs run, one for each `RealBinderHub`: importing the package takes seconds."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._log = Path(self._folder.name) / "log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [PYTHON or "python3", "-I", Path(__file__).with_name("binderhub_process.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                # It reads a file binderhub_config.py where it runs.
+                cwd=self._folder.name,
+            )
+        self._lock = threading.Lock()
+
+    def do(self, **command: object) -> None:
+        """Send a command, and wait until it is carried out."""
+        assert self._process.stdin and self._process.stdout
+        with self._lock:
+            print(json.dumps(command), file=self._process.stdin, flush=True)
+            assert self._process.stdout.readline(), f"BinderHub has ended:\n{self._log.read_text()}"
+
+    def stop(self) -> None:
+        """End it, with all of its BinderHubs."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+
+class RealBinderHub(BinderHub):
+    """A real BinderHub behind the ingress of the double, whose attributes it has.
+
+    Args:
+        verifier: as of the double.
+        process: where it runs.
+        base: its base_url.
+        templates: a folder with templates of an operator, its template_path; empty: none.
+    """
+
+    def __init__(self, verifier: tuple[str, str] | None, process: Process, base: str = "/", templates: str = "") -> None:
+        super().__init__(verifier, base=base)
+        self._process = process
+        self._sent: object = None
+        self._edge = ThreadingHTTPServer(("127.0.0.1", 0), self._edge_handler())
+        self._edge.daemon_threads = True
+        threading.Thread(target=self._edge.serve_forever, args=(0.05,), daemon=True).start()
+        self.inner = free_port()
+        process.do(
+            do="start",
+            port=self.inner,
+            base=base,
+            edge=f"http://127.0.0.1:{self._edge.server_address[1]}",
+            hub=self.url,
+            token=API_TOKEN,
+            hook=str(TOP / "chart/integration/launch_hook.py"),
+            templates=templates,
+        )
+
+    def stop(self) -> None:
+        super().stop()
+        self._process.do(do="stop", port=self.inner)
+        self._edge.shutdown()
+        self._edge.server_close()
+
+    def _configure(self) -> None:
+        """Give BinderHub the settings as they are now."""
+        more = f"<script>Object.assign(window.pageConfig, {json.dumps(self.page_config)})</script>"
+        header = ({"a-page-config": more} if self.page_config else {}) | self.header_html
+        banned = [".*"] if self.refusal == 403 else []
+        with self._lock:
+            if self._sent != (header, banned):
+                self._process.do(do="set", port=self.inner, header_html=header, banned=banned)
+                self._sent = (header, banned)
+
+    def _ask(self, handler: Any, **more: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Forward a request as an ingress does."""
+        self._configure()
+        connection = http.client.HTTPConnection("127.0.0.1", self.inner, timeout=60)
+        headers = {key: value for key, value in handler.headers.items() if key.lower() not in ("connection", "accept-encoding")}
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        connection.request(handler.command, handler.path, body or None, headers | {"X-Forwarded-For": self.client} | more)
+        return connection, connection.getresponse()
+
+    def _own(self, handler: Any, inside: str) -> None:
+        connection, response = self._ask(handler)
+        content = response.read()
+        if inside == BUNDLE and response.status == 200:
+            content = self.prelude + content
+        handler.send_response(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in OWN:
+                handler.send_header(name, value)
+        if response.headers.get_content_type() == "text/html":
+            for name, value in self.headers.items():
+                handler.send_header(name, value)
+        if response.status not in (204, 304):
+            handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(content)
+        connection.close()
+
+    def _stream(self, handler: Any, build: Build) -> tuple[dict[str, str], Iterator[bytes]]:
+        connection, response = self._ask(handler, **{"X-Test-Build": json.dumps({"user": build.user, "fails": self.fails})})
+        headers = {name: value for name, value in response.getheaders() if name.lower() not in OWN}
+        return headers, self._parts(connection, response, build)
+
+    def _parts(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, build: Build) -> Iterator[bytes]:
+        launching, rest = 0, b""
+        try:
+            while part := response.read1(65536):
+                *events, rest = (rest + part).split(b"\n\n")
+                for event in events:
+                    yield event + b"\n\n"
+                    launching += b'"phase": "launching"' in event
+                    # The second one comes from JupyterHub, after the launch was announced.
+                    if (build.cut and launching == 2) or (self.at_once and (b'"phase": "ready"' in event or b'"failed"' in event)):
+                        return
+        except http.client.HTTPException:
+            # BinderHub ended while it built.
+            return
+        finally:
+            connection.close()
+
+    def _edge_handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
+        class Handler(BaseHTTPRequestHandler):
+            """JupyterHub's API, as far as BinderHub needs it, and what the launch hook sees of the verifier."""
+
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def answer(self, status: int, body: bytes = b"{}") -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.close_connection = True
+                self.event(progress=0, message="Server requested")
+                hub.ready.pass_through()
+                self.event(progress=100, ready=True, message="Server ready")
+
+            def event(self, **event: object) -> None:
+                self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if self.path == "/api/launches":
+                    self.announce(body)
+                    return
+                if self.path.endswith("/servers/"):
+                    hub.launched(self.path.split("/")[-3])
+                self.answer(201)
+
+            def announce(self, body: bytes) -> None:
+                if hub.verifier is None or hub.rests:
+                    self.answer(503)
+                    return
+                headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
+                request = urllib.request.Request(f"{hub.verifier[1]}/api/launches", body, headers)
+                try:
+                    with DIRECT.open(request, timeout=10) as answer:
+                        decided = answer.read()
+                except urllib.error.HTTPError as error:
+                    self.answer(error.code)
+                    return
+                user = json.loads(body)["user"]
+                next(build for build in hub.builds if build.user == user).tier = json.loads(decided)["tier"]
+                self.answer(200, decided)
+
+        return Handler

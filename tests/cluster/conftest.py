@@ -18,6 +18,10 @@ SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
 """How long each file took, as `ci/test_summary.py --record` wrote it: the longest is dealt out first."""
 
 
+collect_ignore = [] if os.environ.get("CLUSTER_JUPYTERLAB") else ["test_jupyterlab.py"]
+"""What needs images that only `ci/test --long` has, and a run of that file by its name."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--context", default=None, help="the kubeconfig's context; by default the current one")
 

@@ -150,7 +150,6 @@ LAUNCH = {"user": "alice", "image": "image:1"}
         {"requested_at": True},
         {"context": "yes"},
         {"context": None},
-        {"tier": "verified"},
     ],
     ids=lambda change: repr(change)[:30],
 )

@@ -16,6 +16,13 @@ def test_launch_with_a_pass_gets_its_tier(public, internal):
     assert (decision["tier"], decision["rule"], decision["pass_outcome"]) == ("verified", "valid-pass", "free")
 
 
+def test_launch_of_a_newer_hook_is_decided(public, internal):
+    """A gate that was rolled back meets the hook of the version before that. What it does not know changes nothing."""
+    newer = {"later": {"x": 1}, "tier": "verified"}
+    assert launch(internal, user="alice", **newer)["tier"] == "unverified"
+    assert launch(internal, user="bob", token=get_pass(public), **newer)["tier"] == "verified"
+
+
 def test_records_of_a_newer_version_are_readable(store):
     """During a rolling upgrade two versions share a Redis. The older one must ignore fields that it does not know."""
     server = Server("alice")

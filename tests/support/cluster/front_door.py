@@ -6,8 +6,10 @@ BinderHub's own client. It listens on localhost, which browsers take for a secur
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -101,7 +103,7 @@ class FrontDoor:
                     self.close_connection = True
                     self.send_error(502)
 
-            do_POST = do_PUT = do_DELETE = do_OPTIONS = do_HEAD = do_GET
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_GET
 
             def answer(self, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
                 self.send_response(200)
@@ -110,7 +112,34 @@ class FrontDoor:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def tunnel(self, service: str) -> None:
+                """A WebSocket: what comes from one side goes to the other, until one of them ends it."""
+                self.close_connection = True
+                head = [f"{self.command} {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers.items())]
+                where = urlsplit(service)
+                with socket.create_connection((where.hostname, where.port), timeout=LAUNCH_SECONDS) as server:
+                    server.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
+
+                    def down() -> None:
+                        with suppress(OSError):
+                            while chunk := server.recv(65536):
+                                self.connection.sendall(chunk)
+                        with suppress(OSError):
+                            self.connection.shutdown(socket.SHUT_RDWR)
+
+                    pump = threading.Thread(target=down, daemon=True)
+                    pump.start()
+                    with suppress(OSError):
+                        while chunk := self.rfile.read1(65536):
+                            server.sendall(chunk)
+                    with suppress(OSError):
+                        server.shutdown(socket.SHUT_RDWR)
+                    pump.join()
+
             def forward(self, service: str, path: str) -> None:
+                if self.headers.get("Upgrade", "").lower() == "websocket":
+                    self.tunnel(service)
+                    return
                 cut = False
                 if path.startswith("build/"):
                     door.builds.append(parse_qs(urlsplit(self.path).query).get("egress_token", [None])[0])

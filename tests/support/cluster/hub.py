@@ -25,10 +25,18 @@ def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **m
     return patiently(lambda: requests.request(method, address, headers=headers, timeout=HUB_ANSWER_SECONDS, **more))
 
 
-def start_by_hub(stage: Stage, user: str, image: str, server: str = "") -> str:
-    """Start a server through JupyterHub's API, as BinderHub does, but without its hook: the name of its pod, which runs."""
+def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **options: str) -> str:
+    """Start a server through JupyterHub's API, as BinderHub does, but without its hook: the name of its pod, which runs.
+
+    Args:
+        stage: where.
+        user: whose server.
+        image: of the pod.
+        server: the name of a named server.
+        options: more options of the launch, as `binder_launch_host`.
+    """
     assert ask_hub(stage, "POST", f"users/{user}").status_code in (201, 409)  # 409: there is such a user
-    options = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b"}
+    options = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b", **options}
     answer = ask_hub(stage, "POST", f"users/{user}/servers/{server}", json=options)
     # 400: it starts or runs already, because the question was asked twice.
     assert answer.ok or (answer.status_code == 400 and ("pending" in answer.text or "running" in answer.text)), answer.text

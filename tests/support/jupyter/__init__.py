@@ -7,8 +7,9 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 from tests.support.apps import DIRECT
 from tests.support.ports import free_port
@@ -27,6 +28,29 @@ def virtual_environment(name: str) -> Path:
     """That with the Jupyter of `ci/jupyter/<name>.lock`."""
     done = subprocess.run([TOP / "ci/jupyter/venv", name], check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.strip())
+
+
+def notebook_of(*cells: str) -> str:
+    """The text of a notebook with cells of code."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = [
+        {"cell_type": "code", "id": f"c{index}", "execution_count": None, "metadata": {}, "outputs": [], "source": cell}
+        for index, cell in enumerate(cells)
+    ]
+    return json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+
+
+class Served(Protocol):
+    """A Jupyter server whose pages a browser opens.
+
+    Attributes:
+        origin: its address, without a slash at the end.
+    """
+
+    origin: str
+
+    def notebook(self, *cells: str) -> str:
+        """Write a notebook with cells of code: its name."""
 
 
 class Jupyter:
@@ -80,14 +104,8 @@ class Jupyter:
     def notebook(self, *cells: str) -> str:
         """Write a notebook with cells of code: its name."""
         number = len(list((self._folder / "files").iterdir()))
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        made = [
-            {"cell_type": "code", "id": f"c{index}", "execution_count": None, "metadata": {}, "outputs": [], "source": cell}
-            for index, cell in enumerate(cells)
-        ]
         name = f"{number}.ipynb"
-        content = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-        (self._folder / "files" / name).write_text(json.dumps(content))
+        (self._folder / "files" / name).write_text(notebook_of(*cells))
         return name
 
     def stop(self) -> None:
@@ -106,7 +124,7 @@ class Lab:
         notebook: in Notebook 7.
     """
 
-    def __init__(self, page: Page, jupyter: Jupyter, *cells: str, notebook: bool = False) -> None:
+    def __init__(self, page: Page, jupyter: Served, *cells: str, notebook: bool = False) -> None:
         self.page = page
         self.faults: list[str] = []
         """What the extension printed or threw. Jupyter's own faults do not name it."""
@@ -125,17 +143,18 @@ class Lab:
             self.faults.append(text)
 
     def run(self, number: int = 0) -> None:
-        """Run a cell that has not run before, and wait until it has."""
+        """Run a cell, and wait until it has."""
         prompt = self.cells.nth(number).locator(".jp-InputPrompt")
+        before = prompt.inner_text()
         for _ in range(20):
             # Before it has begun to connect, Jupyter asks which kernel it shall be.
             if self.dialog.is_visible():
                 self.page.keyboard.press("Enter")
-            self.cells.nth(number).locator(".cm-content").click()
-            self.page.keyboard.press("Control+Enter")
-            # Until the kernel is connected, Jupyter forgets the key.
-            with suppress(AssertionError):
-                expect(prompt).not_to_have_text("[ ]:", timeout=5_000)
+            # The dialog may come now, too. Until the kernel is connected, Jupyter forgets the key.
+            with suppress(AssertionError, TimeoutError):
+                self.cells.nth(number).locator(".cm-content").click(timeout=5_000)
+                self.page.keyboard.press("Control+Enter")
+                expect(prompt).not_to_have_text(before, timeout=5_000)
                 break
         expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=90_000)
 

@@ -1,0 +1,88 @@
+"""A cell that fails for lack of network, and the way from there to one that works: real JupyterLab in pods, a browser, packets."""
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.cluster.front_door import PORT, URL, FrontDoor
+from tests.support.cluster.hub import start_by_hub
+from tests.support.cluster.packets import assert_reaches
+from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS, POD_SECONDS
+from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.waiting import eventually
+from tests.support.jupyter import Lab, notebook_of
+
+HUB_PORT = PORT + 1
+"""JupyterHub has a host of its own, as at mybinder.org's members: another origin than that of the verifier."""
+
+CELL = """
+import socket, urllib.request
+socket.getaddrinfo("kubernetes.default.svc.cluster.local.", 80)
+print("the answer was", urllib.request.urlopen("{}", timeout=60).status)
+""".strip()
+
+
+class InPod:
+    """The Jupyter server of a user's pod, through JupyterHub's proxy."""
+
+    def __init__(self, stage: Stage, user: str) -> None:
+        self.origin = f"http://localhost:{HUB_PORT}/user/{user}"
+        self._stage, self._pod = stage, stage.pod(user)["metadata"]["name"]
+
+    def answers(self) -> bool:
+        """Whether it is Jupyter that answers there, and not JupyterHub in its place."""
+        return requests.get(f"{self.origin}/api", allow_redirects=False, timeout=ANSWER_SECONDS).status_code == 200
+
+    def notebook(self, *cells: str) -> str:
+        """Write a notebook with cells of code: its name."""
+        write = ("sh", "-c", "cat >cells.ipynb")
+        self._stage.kubectl("exec", "-i", self._pod, "-c", "notebook", "--", *write, stdin=notebook_of(*cells))
+        return "cells.ipynb"
+
+
+@pytest.fixture(scope="module")
+def doors(stage: Stage) -> Iterator[None]:
+    """Two hosts: one with BinderHub and the verifier, one with JupyterHub."""
+    stage.install_gate(*QUICK, f"--set=hubUrl=http://localhost:{HUB_PORT}")
+    stage.install_binderhub()
+    doors = [FrontDoor(stage, b"", port) for port in (PORT, HUB_PORT)]
+    yield
+    for door in doors:
+        door.close()
+    stage.install_gate(*QUICK)
+    stage.install_binderhub()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(locale="en")
+    context.set_default_timeout(PAGE_SECONDS * 1000)
+    expect.set_options(timeout=PAGE_SECONDS * 1000)
+    yield context.new_page()
+    context.close()
+    expect.set_options(timeout=5_000)
+
+
+@pytest.mark.parametrize("notebook", [False, True], ids=["JupyterLab", "Notebook"])
+@pytest.mark.parametrize("version", ["newest", "oldest"])
+def test_failed_cell_works_after_one_click_and_one_button(stage, doors, page, version, notebook):
+    user = f"{version}-{'notebook' if notebook else 'lab'}"
+    start_by_hub(stage, user, f"localhost/jupyterlab:{version}", binder_launch_host=URL)
+    jupyter = InPod(stage, user)
+    eventually(jupyter.answers, POD_SECONDS, "Jupyter does not answer")
+    page.goto(f"{jupyter.origin}/tree?token=secret")
+    assert_reaches(stage, user, egress=False)
+
+    lab = Lab(page, jupyter, CELL.format(stage.targets()["public HTTP"]), notebook=notebook)
+    lab.run()
+    expect(lab.cells.locator(".jp-OutputArea")).to_contain_text("gaierror")
+    small = lab.press("Give it internet access")
+    small.locator("#unlock").click()
+    expect(lab.notices("Run the cell again.")).to_be_visible()
+    assert_reaches(stage, user, egress=True)
+
+    lab.run()
+    expect(lab.cells.locator(".jp-OutputArea")).to_contain_text("the answer was 200")
+    assert lab.faults == []

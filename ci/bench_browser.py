@@ -103,7 +103,6 @@ def launch() -> None:
     script = bundle()
     with running_verifier() as (process, store), chromium() as browser:
         hub = BinderHub((process.public, process.internal), script)
-        hub.at_once = False
         hub.launched = lambda user: run_pod(store, user)
         one_launch(browser, hub, store)
         for name, times, loaded, ready in cases:

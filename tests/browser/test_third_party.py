@@ -132,7 +132,6 @@ def asked(build):
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_launch_is_the_same_with_the_tag_and_gets_egress(client, course, hub, store, tab):
-    hub.at_once = False
     without = tab(course.page(CLIENTS[client]))
     without.launch(hub)
     with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
@@ -260,7 +259,6 @@ def test_launch_that_fails_is_told(client, failure, course, hub, tab):
 
 
 def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
-    hub.at_once = False
     records = []
     for head in ("", script_tag(hub)):
         hub.cuts = 1
@@ -607,7 +605,6 @@ def with_key(course, start, tmp_path):
 
 def test_key_replaces_calculation_until_it_is_spent(course, with_key, store, tab):
     hub, key = with_key
-    hub.at_once = False
     opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
     for user, tier in (("user-1", "keyed"), ("user-2", "keyed"), ("user-3", "verified")):
         with reconciler(store, Server(user)):

@@ -152,7 +152,6 @@ def test_price_that_keeps_rising_is_given_up(hub, tab):
 def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
     """The page's own client needs some of these features too. Such a browser cannot launch even without us."""
     needed = ("AbortController", "URL")
-    hub.at_once = False
     opened = tab()
     opened.page.add_init_script(f"if (location.pathname.startsWith('/v2/')) {{ {blocked} }}")
     if any(name in blocked for name in needed):

@@ -245,6 +245,23 @@ def test_panel_has_two_lines_at_most_on_a_phone(language, hub, tab):
     assert "BINDER_EGRESS_URL" in messages["reason"]
 
 
+@pytest.mark.parametrize("viewport", [False, True], ids=["as it is", "with a viewport element"])
+def test_panel_has_the_width_of_the_page_on_a_phone(viewport, hub, tab):
+    """BinderHub's page has no such element, and is 980 pixels wide there (D-353)."""
+    if viewport:
+        launch_page = (TOP / "docs/launch-page.md").read_text()
+        hub.header_html["viewport"] = re.search(r"^ +viewport: (<meta .*>)$", launch_page, re.MULTILINE)[1]
+    hub.ready.close()
+    opened = tab(viewport={"width": 390, "height": 740}, is_mobile=True, has_touch=True)
+    launch(hub, opened)
+    opened.expect("checked")
+    opened.painted()
+    width, most = opened.page.evaluate("[innerWidth, document.documentElement.scrollWidth]")
+    box = opened.panel.bounding_box()
+    assert (width, most) == ((390, 390) if viewport else (980, 980))
+    assert (box["width"] == 390 and box["height"] <= 72) if viewport else box["width"] == pytest.approx(736)
+
+
 @pytest.mark.parametrize("language", [name for name in MESSAGES if name != "en"])
 def test_panel_speaks_every_language(language, hub, tab):
     hub.ready.close()

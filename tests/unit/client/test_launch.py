@@ -249,7 +249,6 @@ def test_chunked_events_arrive_as_soon_as_they_are_sent(chunked, spec):
 
 
 def test_unchunked_events_arrive_as_soon_as_they_are_sent(hub, monkeypatch):
-    hub.at_once = False
     told, in_time = threading.Event(), []
     monkeypatch.setattr(hub.ready, "pass_through", lambda: in_time.append(told.wait(20)))
     with Launch(SPEC, hub.url, egress=False) as launched:
@@ -279,7 +278,6 @@ def test_missing_hub_is_a_failed_launch(run, monkeypatch):
 def test_error_of_a_launch_does_not_show_the_pass(hub, run, monkeypatch):
     """The address of the request contains the pass, and exceptions contain the address."""
     monkeypatch.setattr("binder_egress_client.launch.SILENCE", 0.5)
-    hub.at_once = False
     hub.ready.close()
     code, out, err = run("launch", SPEC, "--binder", hub.url)
     assert code == 1 and "no answer in time" in err

@@ -189,7 +189,6 @@ NEVER = {"captcha_providers": {"altcha": {"cost": 100_000, "counterMax": 1_000_0
 def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
     """Ctrl-C during calculation and stream, and during the stream only."""
     hub = open_hub(serve(launch_hold=0, **(NEVER if busy else {})))
-    hub.at_once = False
     hub.ready.close()
     code, err = interrupted(lambda: hub.builds, "launch", SPEC, "--binder", hub.url)
     assert code == 130 and "Traceback" not in err

@@ -18,8 +18,16 @@ SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
 """How long each file took, as `ci/test_summary.py --record` wrote it: the longest is dealt out first."""
 
 
-collect_ignore = [] if os.environ.get("CLUSTER_JUPYTERLAB") else ["test_jupyterlab.py"]
-"""What needs images that only `ci/test --long` has, and a run of that file by its name."""
+LONG_FILES = ["test_attack.py", "test_jupyterlab.py"]
+"""What takes minutes, for `ci/test --long` and for runs of such a file by its name."""
+
+collect_ignore: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave them out where none of them is named."""
+    if not any(Path(argument.partition("::")[0]).name in LONG_FILES for argument in config.args):
+        collect_ignore.extend(LONG_FILES)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

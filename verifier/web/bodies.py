@@ -56,7 +56,13 @@ class Unlock(_Body):
 
 
 class LaunchBody(_Body):
-    """`POST /api/launches`: a launch that BinderHub is about to make."""
+    """`POST /api/launches`: a launch that BinderHub is about to make.
+
+    Fields that it does not know are left out: BinderHub is upgraded and rolled back by itself, and the hook of a newer version
+    would otherwise get no decision.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     user: _Name
     server: Annotated[str, Field(max_length=255)] = ""

@@ -186,7 +186,8 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
         """() => {
           // The preview at the end is as high as the window.
           document.querySelector("[data-testid=nbviewer-iframe]").closest("div").style.display = "none";
-          const buttons = "<button id=before>show</button> <button id=last>view raw</button>";
+          // Higher than the panel with its reason, also where the log has no line yet.
+          const buttons = "<p style='height: 20rem'></p><button id=before>show</button> <button id=last>view raw</button>";
           document.getElementById("root").insertAdjacentHTML("beforeend", buttons);
           return document.getElementById("last").getBoundingClientRect().bottom;
         }"""

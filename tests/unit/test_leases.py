@@ -740,12 +740,57 @@ def test_pass_gives_its_server_one_lease(client, store, leasing, impatient, by, 
     assert post(client, token=get_pass(client)).status_code == 202, "another pass does"
 
 
+def test_two_passes_in_turn_give_a_lease_each(client, store, impatient):
+    """The pod then carries a grant that is not the one of the first pass, which may not count again for that reason."""
+    publish_lease(store, UNVERIFIED, 0, grant="", rule="", until=None)
+    tokens = [get_pass(client) for _ in range(2)]
+    for token in tokens:
+        assert post(client, token=token).status_code == 202
+        publish_lease(store, "blocked", 10, grant=waiting(store).id)
+    before = waiting(store)
+    over = {"tier": UNVERIFIED, "rule": "expired", "until": None}
+    for now in ({"tier": "blocked"}, over):
+        publish_lease(store, **{"left": 10, "grant": before.id, **now})
+        for token in tokens:
+            assert (post(client, token=token).status_code, waiting(store)) == (403, before)
+
+
 def test_pass_whose_answer_was_lost_renews(client, store, impatient):
     """The client asks again before the reconciler has seen the renewal."""
     publish_lease(store, "blocked", 10)
     token = get_pass(client)
     assert [post(client, token=token).status_code for _ in range(2)] == [202, 202]
     assert waiting(store).rule == "renewal"
+
+
+def test_pass_of_a_launch_is_presented_again_when_its_server_is_ready(client, store, leasing, impatient):
+    """BinderHub's page does so, perhaps before the reconciler has seen the launch, and perhaps twice."""
+    token = get_pass(client)
+    first = launch(internal_client(leasing), "alice", token=token)["grant"]
+    publish_lease(store, UNVERIFIED, 0, grant="", rule="", until=None)
+    assert [post(client, token=token).status_code for _ in range(2)] == [202, 202]
+    assert is_withdrawn(store, first) and not is_withdrawn(store, waiting(store).id)
+    publish_lease(store, "blocked", LEASE, grant=waiting(store).id)
+    assert post(client, token=token).json["state"] == "granted"
+
+
+def test_pass_counts_again_after_a_block_is_lifted(place, client, store, impatient):
+    """The operator took by mistake what the pass gave."""
+    place.time = time.time()
+    reconciler, operators = place.reconciler(), Operators(reconciler_settings(), place.store, lambda: place.time)
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    token = get_pass(client)
+    assert post(client, token=token).status_code == 202
+    place.turn(reconciler)
+    operators.revoke(ALICE, "eve", "looked like a miner")
+    place.turn(reconciler)
+    assert (place.pod().label, post(client, token=token).json["type"]) == (None, TYPE + "blocked")
+    operators.unblock("alice", "eve")
+    place.turn(reconciler)
+    assert post(client, token=token).status_code == 202
+    place.turn(reconciler)
+    assert place.pod().label == "blocked"
 
 
 def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, store, impatient):

@@ -91,6 +91,7 @@ class Use:
     repository: str
     network: str
     grant: str
+    carried: str = ""
     moves: int = 0
 
 
@@ -115,16 +116,16 @@ class ModelPass:
             return "before-epoch"
         for use in self.uses:
             if use.server == server:
-                if use.grant == carried:
+                if carried not in ("", use.carried):
                     return "used-up"
-                use.repository, use.network, use.grant = repository, network, grant
+                use.repository, use.network, use.grant, use.carried = repository, network, grant, carried
                 return "held"
         if len(self.uses) < self.signed.servers:
-            self.uses.append(Use(server, repository, network, grant))
+            self.uses.append(Use(server, repository, network, grant, carried))
             return "free"
         for use in [] if renewal else reversed(self.uses):
             if (use.repository, use.network) == (repository, network) and use.moves < MOVES and not is_up(use):
-                use.server, use.grant = server, grant
+                use.server, use.grant, use.carried = server, grant, carried
                 use.moves += 1
                 return "moved"
         return "used-up"

@@ -267,7 +267,8 @@ class Store:
             record_ttl: seconds that the record lives.
             renewal: the server has this tier already, or a smaller one. The use is then not taken from another server, and cannot
                 move on: its owner could otherwise move it to another server, and the tier would go with it.
-            carried: the id of the grant that the server's pod carries. The use that gave it gives no second lease (D-355).
+            carried: the id of the grant that the server's pod carries. A use gives its server a lease once: not again after the
+                pod got another grant than it had then (D-355).
 
         Returns:
             `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written.

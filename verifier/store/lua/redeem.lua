@@ -47,7 +47,7 @@ local function take(slot, first, moves)
     moves = request.moves
   end
   uses[slot] = {server = request.server, repository = request.repository, network = request.network,
-                grant = request.grant, first = first, moves = moves}
+                grant = request.grant, carried = request.carried, first = first, moves = moves}
   redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', request.ttl)
   redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
   redis.call('RPUSH', request.wake, request.server)
@@ -55,7 +55,8 @@ end
 
 for slot, use in ipairs(uses) do
   if use.server == request.server then
-    if use.grant == request.carried then
+    -- Once the pod carries something else than it did then, the use has given its lease, or a later decision took its place.
+    if request.carried ~= '' and request.carried ~= use.carried then
       return 'used-up'
     end
     -- The same grant comes twice when the answer got lost on its way and the client asked again.

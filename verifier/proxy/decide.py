@@ -13,6 +13,7 @@ from ..networks import NetworkSet, parse_address
 from ..records import UNVERIFIED, PodAddresses
 from ..repositories import covers, exact
 from .hosts import HostList, normal
+from .identities import same
 
 
 class Kind(StrEnum):
@@ -168,13 +169,13 @@ def decide_address(
         own_addresses: the addresses of the hub's own names.
 
     Returns:
-        The addresses to connect to, in the order that they had. A refusal if one of them is closed: a name with a public and a
-        private address is no accident.
+        The addresses to connect to, in their one spelling and the order that they had. A refusal if one of them is closed: a name
+        with a public and a private address is no accident.
     """
-    found = list(dict.fromkeys(addresses))
+    found = list(dict.fromkeys(map(same, addresses)))
     if not found:
         return Refusal(Reason.UNRESOLVED, 502, "The host name has no address", "dns_error")
-    tier, own = policy.tiers.get(pod.tier, policy.nothing), frozenset(own_addresses)
+    tier, own = policy.tiers.get(pod.tier, policy.nothing), frozenset(map(same, own_addresses))
     for address in found:
         ip = parse_address(address)
         if address in own:

@@ -54,6 +54,7 @@ NAMES = {
     "mixed2.example": [PRIVATE, PUBLIC[0]],
     "hub.example": [OWN],
     "alias-of-hub.example": [OWN],
+    "mapped-hub.example": [f"::ffff:{OWN}"],
     "down.example": [DOWN],
     "gone.example": [],
 }
@@ -61,6 +62,9 @@ NAMES = {
 
 ALIASES = {"cname.example": "private.example", "cname-meta.example": "meta.example", "cname-hub.example": "hub.example"}
 """Names that DNS says to be other names (CNAME)."""
+
+NAMES_OF_HUB = ("hub.example", "alias-of-hub.example", "cname-hub.example", "mapped-hub.example")
+"""The hub's own name, and others with its address."""
 
 IN_CLUSTER = ("hub", "proxy-public", "binder", "binder-egress", "binder-egress-redis", "binder-egress-proxy")
 """Services of the namespace, which the proxy can resolve."""
@@ -448,7 +452,7 @@ def _by_address() -> list[Attempt]:
     ):
         found.append(Attempt(spelled, f"CONNECT {address}", tunnels(f"{address}:443", "evil.example"), ANY))
         found.append(Attempt(spelled, f"http://{address}/", asks(get(f"http://{address}/")), ANY))
-    public = {"six.example", "hub.example", "alias-of-hub.example", "cname-hub.example", "down.example", "self.example"}
+    public = {"six.example", "down.example", "self.example", *NAMES_OF_HUB}
     for name in sorted({*NAMES, *ALIASES} - public):
         kind = meta if "meta" in name else alias if name in ALIASES else named
         for pod in (LISTED, ANY):
@@ -555,7 +559,7 @@ def _inside() -> list[Attempt]:
         Attempt(own, "443 of a pod", lambda pod: direct(pod.replicas[0], 443)(pod), where=(CLUSTER,)),
         Attempt(own, "another host, by a pod's address", lambda pod: plain(Pod(pod.replicas[0]), EVIL), where=(CLUSTER,)),
     ]
-    for name in ("hub.example", "alias-of-hub.example", "cname-hub.example"):
+    for name in NAMES_OF_HUB:
         found.append(Attempt(hub, name, opens(name), ANY))
         path = "build/gh/owner/repository/HEAD"
         found.append(Attempt(launch, f"http://{name}/{path}", asks(get(f"http://{name}/{path}")), ANY))

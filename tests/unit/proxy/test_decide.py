@@ -159,18 +159,25 @@ def test_refusal_says_what_to_do():
         "::ffff:127.0.0.1",
         "203.0.113.66",
         "203.0.113.99",
+        "::ffff:203.0.113.99",
+        "2001:db8:0::99",
         "nonsense",
     ],
 )
 def test_closed_address_is_refused_alone_and_beside_a_public_one(address):
     for addresses in ([address], ["203.0.113.11", address], [address, "203.0.113.11"]):
-        refusal = decide_address(pod("verified"), addresses, POLICY, ["203.0.113.99"])
+        refusal = decide_address(pod("verified"), addresses, POLICY, ["203.0.113.99", "2001:db8::99"])
         assert isinstance(refusal, Refusal), addresses
-        assert refusal.reason == (Reason.OWN_NAME if address == "203.0.113.99" else Reason.ADDRESS)
+        assert refusal.reason == (Reason.OWN_NAME if address.endswith("99") else Reason.ADDRESS)
 
 
 def test_public_addresses_are_kept_in_their_order():
     assert decide_address(pod(), ["203.0.113.12", "2001:db8::1", "203.0.113.12"], POLICY) == ["203.0.113.12", "2001:db8::1"]
+
+
+def test_address_that_is_connected_to_has_one_spelling():
+    """Somebody's own DNS may answer with another, and source ports are counted by address."""
+    assert decide_address(pod(), ["::ffff:203.0.113.12", "203.0.113.12"], POLICY) == ["203.0.113.12"]
 
 
 def test_name_without_address_is_told():

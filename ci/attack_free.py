@@ -286,13 +286,24 @@ def moves(at: Place, solver: Solver, launches: int = 12) -> dict[str, int]:
 
 
 def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dict[str, int]]:
-    """Have more than one lease for a pass: renew with the pass that gave the lease, as long as the pass lives.
+    """Have more than one lease for a pass: renew with the one that gave the lease, as long as it lives, and with two in turn.
 
     Args:
         at: a place with a lease that can be renewed as soon as it has begun.
         solver: the solver.
         number: how often, each with a launch's pass and with an unlock's.
     """
+
+    def renewed(user: str, token: str) -> bool:
+        before = at.store.known(Server(user))
+        # The end of a lease is a whole second: without another one on the clock a new lease would look like the old one.
+        time.sleep(2)
+        at.door.unlock(user, ADDRESS, token=token)
+        at.settled(user)
+        after = at.store.known(Server(user))
+        assert before and before.until and after and after.until
+        return after.until > before.until
+
     outcomes = []
     for index in range(number):
         user, token = f"tenant-{index}", get_pass(at.door, solver)
@@ -300,14 +311,10 @@ def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dic
         if not index % 2:
             at.door.unlock(user, ADDRESS, token=token)
         at.eventually(lambda user=user: at.has_egress(user))  # type: ignore[misc]
-        first = at.store.known(Server(user))
-        assert first and first.until
-        # The end of a lease is a whole second: without another one on the clock a new lease would look like the old one.
-        time.sleep(2)
-        at.door.unlock(user, ADDRESS, token=token)
-        at.settled(user)
-        after = at.store.known(Server(user))
-        outcomes.append(bool(after and after.until and after.until > first.until))
+        outcomes.append(renewed(user, token))
+        other = get_pass(at.door, solver)
+        assert renewed(user, other), "another pass does not renew"
+        outcomes += [renewed(user, token), renewed(user, other)]
         at.go(user)
     return {"second leases for a pass": count(outcomes)}
 

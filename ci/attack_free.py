@@ -331,6 +331,11 @@ def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, round
     """
     client, grants, spent = "203.0.113.50", 0, 0.0
     users = [f"farm-{index}" for index in range(servers)]
+
+    def renewed(user: str, before: str) -> bool:
+        known = at.store.known(Server(user))
+        return known is not None and known.has_egress and known.grant != before
+
     for user in users:
         at.launch(user)
     stock: deque[Solved] = deque()
@@ -341,9 +346,10 @@ def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, round
             used = stock.popleft()
             before = at.store.known(Server(user))
             status, body = at.door.unlock(user, client, provider="altcha", solution=used.payload)
-            assert status == 200 and body["state"] == "granted", body
-            after = at.store.known(Server(user))
-            assert before and after and after.grant != before.grant, "nothing was renewed"
+            assert status in (200, 202), body
+            assert before
+            # On a slow machine the answer comes before the grant.
+            at.eventually(lambda user=user, before=before: renewed(user, before.grant))  # type: ignore[misc]
             grants, spent = grants + 1, spent + used.price
     for user in users:
         at.go(user)

@@ -211,7 +211,9 @@ def test_server_that_nobody_opened_sends_less_than_one_that_is_used(stage):
     address = f"{stage.url('proxy-public', 80)}/user/{used.user}/api/spec.yaml"
     page = 0
     while page < 100_000:  # A small part of JupyterLab's page.
-        page += len(requests.get(address, params={"token": used.ready["token"]}, timeout=ANSWER_SECONDS).content)
+        answer = requests.get(address, params={"token": used.ready["token"]}, timeout=ANSWER_SECONDS)
+        assert answer.content, "an empty answer would be asked for without an end"
+        page += len(answer.content)
     eventually(lambda: sent_bytes(stage, used.user) > 30_000, POD_SECONDS, lambda: sent_bytes(stage, used.user))
     eventually(lambda: sent_bytes(stage, idle.user) > 0, POD_SECONDS)
     assert sent_bytes(stage, idle.user) < 30_000

@@ -124,8 +124,8 @@ def test_grant_of_a_tier_without_a_lease_never_ends(place, reconciler):
     assert (place.pod().grant, place.pod().label) == (given, "verified")
 
 
-def test_lease_of_a_launch_begins_when_its_pod_is_ready(place, reconciler):
-    """A pod can take minutes to start, and that time does not count."""
+def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
+    """A pod may come minutes after the decision, and that time does not count. The time in which it starts does."""
     given = Grant.new("blocked", "valid-pass", place.time)
     place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.passes(300)
@@ -791,6 +791,23 @@ def test_pass_counts_again_after_a_block_is_lifted(place, client, store, impatie
     assert post(client, token=token).status_code == 202
     place.turn(reconciler)
     assert place.pod().label == "blocked"
+
+
+def test_pass_counts_as_before_when_the_mode_was_allow_meanwhile(place, client, store, impatient):
+    """The lease that it gave goes on, and is over at its time. Nobody needs a pass in that mode."""
+    place.time = time.time()
+    reconciler, allowing = place.reconciler(), place.reconciler(mode="allow", allow_tier="blocked")
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    token = get_pass(client)
+    assert post(client, token=token).status_code == 202
+    for running in (reconciler, allowing, reconciler):
+        place.turn(running)
+        assert place.pod().grant.id == waiting(store).id
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert place.pod().label is None
+    assert post(client, token=token).status_code == 403
 
 
 def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, store, impatient):

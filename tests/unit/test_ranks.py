@@ -146,6 +146,20 @@ def test_pass_for_a_larger_tier_is_used_up_for_its_server(site, store):
     assert not is_withdrawn(store, grant.id)
 
 
+def test_pass_for_a_larger_tier_counts_until_its_server_has_it(site, store):
+    services = site(tiers={"small": {"lease": 600}, "verified": {"rank": 1, "lease": 600}})
+    client, passed, soon = public_client(services), token(services), int(time.time()) + 500
+    has(store, until=soon)
+    # An answer was lost.
+    assert [unlock(client, token=passed).status_code for _ in range(2)] == [202, 202]
+    grant = store.pending(ALICE, set()).unlock.grant
+    for now in ({"tier": "verified", "until": soon}, {"tier": "unverified", "rule": Rule.EXPIRED}):
+        store.publish(ALICE, replace(KnownServer("uid-1", grant=grant.id), **now))
+        unlock(client, token=passed)
+        assert store.pending(ALICE, set()).unlock.grant == grant
+    assert unlock(client, token=token(services)).status_code == 202
+
+
 def test_pass_is_not_taken_from_another_server(site, store):
     services = site()
     client, passed = public_client(services), token(services)

@@ -19,7 +19,7 @@ USED_SHARE = 0.5
 """The part of the source ports that is used for one address of a host: what the kernel finds without a long search."""
 
 FEW = 20
-"""Connections to one address in a minute, with which an unverified server still counts as one of those that have hardly any."""
+"""An unverified server with fewer connections to one address in a minute counts as one that has hardly any."""
 
 KEPT_SECONDS = 60.0
 """Seconds for which the kernel keeps the port of a connection that has ended: `TCP_TIMEWAIT_LEN` in its `include/net/tcp.h`."""

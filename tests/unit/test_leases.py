@@ -13,6 +13,7 @@ from tests.support.apps import get_pass, internal_client, is_withdrawn, launch, 
 from tests.support.fake_cluster import FakeCluster
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS, Left
+from verifier.decisions.rules import REJECTED_PASSES
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
 from verifier.passes import LEEWAY_SECONDS
@@ -736,6 +737,7 @@ def test_pass_gives_its_server_one_lease(client, store, leasing, impatient, by, 
     publish_lease(store, **{"tier": "blocked", "left": 10, "grant": given, **(ended if over else {})})
     answer = post(client, token=token)
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert answer.json["detail"] == REJECTED_PASSES["lease-given"]
     assert waiting(store) == before and not is_withdrawn(store, given)
     assert post(client, token=get_pass(client)).status_code == 202, "another pass does"
 

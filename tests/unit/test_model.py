@@ -105,7 +105,7 @@ class ModelPass:
     def redeem(self, server, repository, network, grant, is_up, renewal=False, carried=""):
         """Returns the outcome that the store must give."""
         outcome = self._redeem(server, repository, network, grant, is_up, renewal, carried)
-        if renewal and outcome != "used-up":
+        if renewal and outcome not in REJECTED_PASSES:
             for use in self.uses:
                 if use.grant == grant:
                     use.moves = MOVES
@@ -117,7 +117,7 @@ class ModelPass:
         for use in self.uses:
             if use.server == server:
                 if carried not in ("", use.carried):
-                    return "used-up"
+                    return "lease-given"
                 use.repository, use.network, use.grant, use.carried = repository, network, grant, carried
                 return "held"
         if len(self.uses) < self.signed.servers:
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
         record = Record(grant, uid=known.uid, repository=known.repository)
         outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal, known.grant)
         assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal, known.grant)
-        assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "before-epoch"))
+        assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "lease-given", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 
     @rule(which=PASSES, user=USERS, repository=REPOSITORIES, network=NETWORKS)

@@ -30,6 +30,7 @@ from .refusals import Facts, refusal
 
 REJECTED_PASSES = {
     "used-up": "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
+    "lease-given": "The pass has given this server its time already. Solve a challenge to get a new one.",
     "key-revoked": "The operators of this site revoked the key that the pass was issued for.",
     "before-epoch": "The pass was issued before this service lost its memory. Solve a challenge to get a new one.",
 }

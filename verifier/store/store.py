@@ -272,7 +272,7 @@ class Store:
 
         Returns:
             `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written.
-            `used-up`, `before-epoch` or `key-revoked`: nothing is written.
+            `used-up`, `lease-given` (to this server, by this pass), `before-epoch` or `key-revoked`: nothing is written.
         """
         request = {
             "iat": used.iat,

@@ -15,7 +15,7 @@
 --   launch, known  prefixes of the keys of launches that wait, and of servers that the reconciler published
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: seconds they live
 --   wake, revoked  the keys of the wake list and of the hash of revoked API keys
--- Returns: held, free, moved, used-up, before-epoch or key-revoked.
+-- Returns: held, free, moved, used-up, lease-given, before-epoch or key-revoked.
 local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
@@ -57,7 +57,7 @@ for slot, use in ipairs(uses) do
   if use.server == request.server then
     -- Once the pod carries something else than it did then, the use has given its lease, or a later decision took its place.
     if request.carried ~= '' and request.carried ~= use.carried then
-      return 'used-up'
+      return 'lease-given'
     end
     -- The same grant comes twice when the answer got lost on its way and the client asked again.
     if use.grant ~= request.grant then

@@ -60,11 +60,13 @@ class RedisServer:
             [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL
         )
         client = redis.Redis(port=self.port)
-        for _ in range(200):
+        until = time.monotonic() + 60
+        while True:
             try:
                 client.ping()
                 break
             except redis.ConnectionError:
+                assert time.monotonic() < until and self._process.poll() is None, "redis-server does not start"
                 time.sleep(0.02)
         client.close()
 

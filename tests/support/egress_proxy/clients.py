@@ -69,7 +69,7 @@ def command(client: str, url: str, python: str) -> list[str]:
     """How a client is run for an address."""
     if client == "pip":
         more = ["--retries=1", "--no-deps", "--no-cache-dir", "--dest=pip", f"--trusted-host={url.split('/')[2]}"]
-        return [python, "-m", "pip", "download", *more, "--index-url", f"{url}simple", "a"]
+        return [python, "-m", "pip", "download", *more, "-i", f"{url}simple", "a"]
     if client in BY_PYTHON:
         return [python, "-c", BY_PYTHON[client].format(url=url)]
     return COMMANDS[client](url)

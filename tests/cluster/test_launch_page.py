@@ -43,11 +43,18 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> str:
-    """Open the launch page and wait until it has left for the server; the user that the server belongs to."""
-    page.goto(f"{URL}{link}")
+def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> tuple[str, str]:
+    """Open the launch page and wait until it has left for the server.
+
+    Returns:
+        The user that the server belongs to, and the address that the page left for. That of the page is another one soon: Jupyter
+        takes the token out of it.
+    """
+    with page.expect_request(lambda request: request.is_navigation_request() and request.url.startswith(f"{URL}user/")) as left:
+        page.goto(f"{URL}{link}")
     page.wait_for_url(f"{URL}user/**", wait_until="commit")
-    return page.url.removeprefix(f"{URL}user/").partition("/")[0]
+    address = left.value.url
+    return address.removeprefix(f"{URL}user/").partition("/")[0], address
 
 
 def unlock_address(stage: Stage, user: str) -> str:
@@ -57,7 +64,7 @@ def unlock_address(stage: Stage, user: str) -> str:
 
 
 def test_launch_without_a_click_has_egress(stage, door, page):
-    user = launch(page)
+    user, _ = launch(page)
     stage.await_tier(user, "verified")
     assert_reaches(stage, user, egress=True)
 
@@ -74,7 +81,7 @@ def test_launch_without_workers_is_unlocked_in_one_step(stage, door, page):
              }
            }, 20))"""
     )
-    user = launch(page)
+    user, _ = launch(page)
     assert_reaches(stage, user, egress=False)
     assert any("No internet access." in line for line in said), said
 
@@ -93,19 +100,18 @@ def at(link: str, user: str) -> str:
 
 @pytest.mark.parametrize("link", LINKS, ids=["badge", "nbgitpuller"])
 def test_badge_or_link_leads_to_its_path_in_a_server_with_egress(stage, door, page, link):
-    user = launch(page, link)
-    assert page.url.startswith(at(link, user))
+    user, address = launch(page, link)
+    assert address.startswith(at(link, user))
     stage.await_tier(user, "verified")
 
 
 def test_launch_without_the_verifier_goes_on(stage, door, page):
     stage.scale("verifier", 0)
     try:
-        user = launch(page, LINKS[1])
-        arrived = page.url  # Jupyter's page takes the token out of it.
+        user, address = launch(page, LINKS[1])
     finally:
         stage.scale("verifier", 1)
         stage.await_address("binder-egress", 8081, "/healthz")
-    assert arrived.startswith(at(LINKS[1], user))
+    assert address.startswith(at(LINKS[1], user))
     assert stage.tier(user) is None
     assert_reaches(stage, user, egress=False)

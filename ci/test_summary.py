@@ -13,14 +13,23 @@ from pathlib import Path
 SLOWEST = 10
 """So many of the slowest tests are shown."""
 
+AGAIN = "-again"
+"""What ends the name of a part's JUnit file of the tests that ran once more."""
+
 
 def main(folder: Path, seconds: int) -> None:
     """Print the summary."""
-    cases = [case for file in sorted(folder.glob("*.xml")) for case in ElementTree.parse(file).iter("testcase")]
+    cases = []
     outcomes: dict[str, list[ElementTree.Element]] = defaultdict(list)
-    for case in cases:
-        found = {child.tag for child in case}
-        outcomes["failed" if found & {"failure", "error"} else "skipped" if "skipped" in found else "passed"].append(case)
+    for file in sorted(folder.glob("*.xml")):
+        if file.stem.endswith(AGAIN):
+            continue
+        second = file.with_stem(file.stem + AGAIN)
+        again = {_name(case): _outcome(case) for case in _cases(second)} if second.exists() else {}
+        for case in _cases(file):
+            outcome = _outcome(case)
+            outcomes["flaky" if outcome == "failed" and again.get(_name(case)) == "passed" else outcome].append(case)
+            cases.append(case)
 
     files = _by_file(cases)
     if sum(files.values()) >= SLOWEST:
@@ -30,24 +39,37 @@ def main(folder: Path, seconds: int) -> None:
         print(f"The {SLOWEST} slowest files:")
         for file, taken in sorted(files.items(), key=lambda item: -item[1])[:SLOWEST]:
             print(f"  {taken:5.0f} s  {file}")
-    if outcomes["failed"]:
-        print("Failed:")
-        for case in outcomes["failed"]:
-            print(f"  {_name(case)}")
+    for outcome, heading in (
+        ("flaky", "Flaky: failed, and passed alone. Each hides a fault of the product or of the test"),
+        ("failed", "Failed"),
+    ):
+        if outcomes[outcome]:
+            print(f"{heading}:")
+            for case in outcomes[outcome]:
+                print(f"  {_name(case)}")
 
     print(f"\nSummary (JUnit files in {folder.name}/):")
     for line in (folder / "parts.tsv").read_text().splitlines():
         part, code, taken = line.split("\t")
         print(f"  {part:8} {'passed' if code == '0' else f'FAILED (exit {code})':20} {taken:>4} s")
     print(f"  {'all':8} {'':20} {seconds:4} s")
-    print(", ".join(f"{len(outcomes[outcome])} {outcome}" for outcome in ("passed", "failed", "skipped")))
+    print(", ".join(f"{len(outcomes[outcome])} {outcome}" for outcome in ("passed", "flaky", "failed", "skipped")))
 
 
 def record(folder: Path) -> None:
     """Write how long the files of cluster tests took: by that they are dealt out to the clusters."""
-    files = _by_file(list(ElementTree.parse(folder / "cluster.xml").iter("testcase")))
+    files = _by_file(_cases(folder / "cluster.xml"))
     seconds = {Path(file).name: round(taken) for file, taken in sorted(files.items())}
     (Path(__file__).parents[1] / "tests/cluster/seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
+
+
+def _cases(file: Path) -> list[ElementTree.Element]:
+    return list(ElementTree.parse(file).iter("testcase"))
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    found = {child.tag for child in case}
+    return "failed" if found & {"failure", "error"} else "skipped" if "skipped" in found else "passed"
 
 
 def _by_file(cases: list[ElementTree.Element]) -> dict[str, float]:

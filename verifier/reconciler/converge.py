@@ -1,7 +1,6 @@
 """One server: its pods get the grant that they should carry, and the verifier is told."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -13,6 +12,7 @@ from ..store.counters import EXPIRIES, GRANTS, NOT_ISOLATED, PING, START_GUARD, 
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .cache import PodCache
+from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
 from .wanted import facts_of, launch_of, stops, unlock_of, wanted
 
@@ -31,8 +31,8 @@ class Converger:
         cache: the pods that are known.
         store: Redis.
         tally: what the next heartbeat counts.
+        stopper: deletes the pods that have to go.
         clock: Unix time in seconds.
-        steady: seconds that no setting of a clock changes.
     """
 
     def __init__(
@@ -42,17 +42,16 @@ class Converger:
         cache: PodCache,
         store: Store,
         tally: Tally,
+        stopper: Stopper,
         clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
     ):
         self._settings = settings
         self._user_pods = user_pods
         self._cache = cache
         self._store = store
         self._tally = tally
+        self._stopper = stopper
         self._clock = clock
-        self._steady = steady
-        self._grace = StopGrace()
         self.started = clock()
         """Unix time in seconds. An earlier process has counted older pods."""
 
@@ -88,9 +87,7 @@ class Converger:
             if pending:
                 self._notice(pod, pending)
                 self._publish(pod, pending)
-                if pending.stop == pod.uid:
-                    self._stop(pod)
-                self._stop_expired(pod)
+                self._stopper.stop(pod, pending)
         if lost:
             raise lost
 
@@ -114,7 +111,7 @@ class Converger:
             try:
                 patched = self._user_pods.patch(pod, grant)
             except Conflict:
-                fresh = self._read_again(pod)
+                fresh = self._user_pods.read_again(pod)
                 if fresh is None:
                     return pod, pending
                 pod = fresh
@@ -136,11 +133,6 @@ class Converger:
 
     def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
         return wanted(pod, pending, self._settings, self._clock())
-
-    def _read_again(self, pod: Pod) -> Pod | None:
-        """The pod as it is now, or None if it is gone or ends."""
-        fresh = self._user_pods.read(pod.name)
-        return None if fresh is None or fresh.uid != pod.uid or fresh.ended else fresh
 
     def _tell(self, pod: Pod, grant: Grant | None) -> None:
         """Log and count that a pod got a grant in place of the one that it has here, or lost it."""
@@ -194,96 +186,6 @@ class Converger:
         if outcome in NOT_ISOLATED:
             fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "outcome": outcome, "seconds": seconds}
             log.warning("pod started without proof of its isolation", extra={"fields": fields})
-
-    # -- stopped, and due
-
-    def _stop(self, pod: Pod) -> None:
-        """Delete a pod that an operator wants stopped, if pods may be stopped."""
-        if self._settings.may_stop_pods:
-            self._user_pods.delete(pod)
-            logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
-
-    def _stop_expired(self, pod: Pod) -> None:
-        """Delete a pod whose lease is over, if it was not renewed within the grace (`StopGrace`).
-
-        Only in mode `captcha`: in the others nobody loses a server, whatever an earlier mode left on the pod.
-        """
-        grant = pod.grant
-        if grant is None or not grant.is_ended_lease or grant.until is None:
-            return
-        if not self._grace.is_over(grant.id, self._steady()):
-            return
-        self._grace.begin(grant.id, self._steady())  # Whatever happens now, the next attempt is a grace away.
-        if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
-            return
-        # The watch may lag, and a renewal may be on its way.
-        fresh = self._read_again(pod)
-        if fresh is None or fresh.grant != grant:
-            return
-        renewal = unlock_of(fresh, self._store.pending(pod.server, set()))
-        if renewal and renewal.grant.id != grant.id:
-            return
-        self._user_pods.delete(fresh, unchanged=True)
-        logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name, rule=grant.rule, grant=grant.id)
-
-    def due(self, redis_is_lost: bool) -> list[Server]:
-        """The servers with a pod whose lease or block is over, or whose grace is. No event tells of that moment.
-
-        Args:
-            redis_is_lost: whether Redis is away. No grace ends then.
-        """
-        now, steady = self._clock(), self._steady()
-        running = [(pod.server, pod.grant) for pod in self._cache.all() if pod.grant and not pod.ended]
-        ending = [(server, grant) for server, grant in running if grant.until is not None]
-        self._grace.keep({grant.id for _, grant in ending})
-
-        def is_due(grant: Grant) -> bool:
-            if grant.is_ended_lease:
-                return not redis_is_lost and self._grace.is_due(grant.id, steady)
-            return grant.is_expired(now)
-
-        return [server for server, grant in ending if is_due(grant)]
-
-    def restart_grace(self) -> None:
-        """Nobody could renew: all pods whose lease is over have their whole grace again."""
-        self._grace.clear()
-
-
-class StopGrace:
-    """Since when an unlock could have saved each pod whose lease is over. All methods may be called from any thread.
-
-    The time is this process' own, so neither a clock that is set forward nor a restart shortens it. It begins again after Redis or
-    all verifiers were away.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._began: dict[str, float] = {}  # by id of the grant, steady seconds
-
-    def begin(self, grant: str, now: float) -> None:
-        """Begin the grace of an ended lease, or begin it again."""
-        with self._lock:
-            self._began[grant] = now
-
-    def is_over(self, grant: str, now: float) -> bool:
-        """Whether the grace of an ended lease is over. It begins with the first question."""
-        with self._lock:
-            return now - self._began.setdefault(grant, now) >= leases.STOP_GRACE_SECONDS
-
-    def is_due(self, grant: str, now: float) -> bool:
-        """Whether to look at an ended lease: its grace is over, or has not begun."""
-        with self._lock:
-            return now - self._began.get(grant, -leases.STOP_GRACE_SECONDS) >= leases.STOP_GRACE_SECONDS
-
-    def keep(self, grants: set[str]) -> None:
-        """Forget all other grants."""
-        with self._lock:
-            self._began = {grant: began for grant, began in self._began.items() if grant in grants}
-
-    def clear(self) -> None:
-        """Forget all grants."""
-        with self._lock:
-            self._began.clear()
 
 
 def carried_grants(pods: Iterable[Pod]) -> set[str]:

@@ -31,6 +31,7 @@ from .addresses import AddressBook
 from .cache import PodCache
 from .converge import Converger, carried_grants
 from .detections import Responder
+from .stopping import Stopper
 from .user_pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
 from .work_queue import WorkQueue
 
@@ -91,7 +92,8 @@ class Reconciler:
         self.heard_at: float | None = None
         self._cache = PodCache()
         self._tally = Tally()
-        self._converger = Converger(settings, user_pods, self._cache, store, self._tally, clock, steady)
+        self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
+        self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = Responder(settings, self._cache, store, self._tally, node_of, clock) if settings.detections else None
         self._stopped = threading.Event()
@@ -270,7 +272,7 @@ class Reconciler:
 
     def enqueue_due(self) -> None:
         """Queue the servers whose time has come, of which no event tells."""
-        self._enqueue(self._converger.due(self._redis_is_lost))
+        self._enqueue(self._stopper.due(self._redis_is_lost))
 
     def touch_probe_files(self) -> bool:
         """Touch the probes' files. Returns whether the API server is heard from."""
@@ -295,14 +297,14 @@ class Reconciler:
         # All of them, before the first word that they count: an earlier process may have left some.
         if self._addresses:
             self._addresses.publish_all()
-        self._converger.restart_grace()  # The wiped Redis may have had a renewal.
+        self._stopper.restart_grace()  # The wiped Redis may have had a renewal.
         self._redis_is_lost = False
         # Servers without a pod are forgotten by the worker, too: a pod that appears meanwhile must stay published.
         self._enqueue({pod.server for pod in pods} | self._store.published())
 
     def _lose_redis(self) -> None:
         self._redis_is_lost = True
-        self._converger.restart_grace()
+        self._stopper.restart_grace()
 
     def _enqueue(self, servers: "set[Server] | list[Server]") -> None:
         for server in servers:

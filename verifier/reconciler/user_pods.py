@@ -227,6 +227,15 @@ class UserPods:
             return None
         return Pod.from_json(body)
 
+    def read_again(self, pod: Pod) -> Pod | None:
+        """The pod as it is now, or None if it is gone, or ends, or another pod has its name.
+
+        Raises:
+            ApiServerUnavailable: the API server does not answer, or refuses.
+        """
+        fresh = self.read(pod.name)
+        return None if fresh is None or fresh.uid != pod.uid or fresh.ended else fresh
+
     def patch(self, pod: Pod, grant: Grant | None) -> Pod:
         """Give a pod a grant, or take it away: annotation and label in one step (D-001, D-002, D-003).
 

@@ -30,7 +30,7 @@ def now():
 def worker(make_reconciler, now):
     made = make_reconciler(may_stop_pods=True, detections=SOURCES)
     clock = lambda: now[0]  # noqa: E731
-    for part in (made, made._responder, made._responder._operators, made._converger):
+    for part in (made, made._responder, made._responder._operators, made._converger, made._stopper):
         part._clock = clock
     return made
 
@@ -177,7 +177,7 @@ def test_limit_outlives_the_process(worker, make_reconciler, cluster, store, now
 
     def outcome_of_a_new_process():
         again = make_reconciler(may_stop_pods=True, detections=SOURCES)
-        for part in (again, again._responder, again._responder._operators, again._converger):
+        for part in (again, again._responder, again._responder._operators, again._converger, again._stopper):
             part._clock = lambda: now[0]
         list_and_converge(again)
         return report(again, store, about("user-19"))

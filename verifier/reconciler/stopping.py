@@ -1,0 +1,150 @@
+"""Which pods are deleted, and when: those that an operator or a detection wants stopped, and those whose lease ended with `stop`.
+
+No other part of the package deletes a pod.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from .. import logs
+from ..decisions import leases
+from ..records import Grant, Pending, Server
+from ..settings import ReconcilerSettings
+from ..store.store import Store
+from .cache import PodCache
+from .user_pods import Pod, UserPods
+from .wanted import unlock_of
+
+
+class Stopper:
+    """Deletes the pods that have to go.
+
+    Args:
+        settings: the mode, and whether pods may be stopped.
+        user_pods: the Kubernetes API.
+        cache: the pods that are known.
+        store: Redis.
+        clock: Unix time in seconds.
+        steady: seconds that no setting of a clock changes.
+    """
+
+    def __init__(
+        self,
+        settings: ReconcilerSettings,
+        user_pods: UserPods,
+        cache: PodCache,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ):
+        self._settings = settings
+        self._user_pods = user_pods
+        self._cache = cache
+        self._store = store
+        self._clock = clock
+        self._steady = steady
+        self._grace = StopGrace()
+
+    def stop(self, pod: Pod, pending: Pending) -> None:
+        """Delete a pod if somebody wants it stopped, or if its lease is over and was not renewed.
+
+        Args:
+            pod: the pod, which carries what it should.
+            pending: what Redis says of its server.
+
+        Raises:
+            ApiServerUnavailable: the API server does not answer, or refuses.
+            StoreUnavailable: Redis does not answer.
+        """
+        if pending.stop == pod.uid:
+            self._stop_wanted(pod)
+        self._stop_expired(pod)
+
+    def _stop_wanted(self, pod: Pod) -> None:
+        """Delete a pod that an operator or a detection wants stopped, if pods may be stopped."""
+        if self._settings.may_stop_pods:
+            self._user_pods.delete(pod)
+            logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
+
+    def _stop_expired(self, pod: Pod) -> None:
+        """Delete a pod whose lease is over, if it was not renewed within the grace (`StopGrace`).
+
+        Only in mode `captcha`: in the others nobody loses a server, whatever an earlier mode left on the pod.
+        """
+        grant = pod.grant
+        if grant is None or not grant.is_ended_lease or grant.until is None:
+            return
+        if not self._grace.is_over(grant.id, self._steady()):
+            return
+        self._grace.begin(grant.id, self._steady())  # Whatever happens now, the next attempt is a grace away.
+        if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
+            return
+        # The watch may lag, and a renewal may be on its way.
+        fresh = self._user_pods.read_again(pod)
+        if fresh is None or fresh.grant != grant:
+            return
+        renewal = unlock_of(fresh, self._store.pending(pod.server, set()))
+        if renewal and renewal.grant.id != grant.id:
+            return
+        self._user_pods.delete(fresh, unchanged=True)
+        logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name, rule=grant.rule, grant=grant.id)
+
+    def due(self, redis_is_lost: bool) -> list[Server]:
+        """The servers with a pod whose lease or block is over, or whose grace is. No event tells of that moment.
+
+        Args:
+            redis_is_lost: whether Redis is away. No grace ends then.
+        """
+        now, steady = self._clock(), self._steady()
+        running = [(pod.server, pod.grant) for pod in self._cache.all() if pod.grant and not pod.ended]
+        ending = [(server, grant) for server, grant in running if grant.until is not None]
+        self._grace.keep({grant.id for _, grant in ending})
+
+        def is_due(grant: Grant) -> bool:
+            if grant.is_ended_lease:
+                return not redis_is_lost and self._grace.is_due(grant.id, steady)
+            return grant.is_expired(now)
+
+        return [server for server, grant in ending if is_due(grant)]
+
+    def restart_grace(self) -> None:
+        """Nobody could renew: all pods whose lease is over have their whole grace again."""
+        self._grace.clear()
+
+
+class StopGrace:
+    """Since when an unlock could have saved each pod whose lease is over. All methods may be called from any thread.
+
+    The time is this process' own, so neither a clock that is set forward nor a restart shortens it. It begins again after Redis or
+    all verifiers were away.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._began: dict[str, float] = {}  # by id of the grant, steady seconds
+
+    def begin(self, grant: str, now: float) -> None:
+        """Begin the grace of an ended lease, or begin it again."""
+        with self._lock:
+            self._began[grant] = now
+
+    def is_over(self, grant: str, now: float) -> bool:
+        """Whether the grace of an ended lease is over. It begins with the first question."""
+        with self._lock:
+            return now - self._began.setdefault(grant, now) >= leases.STOP_GRACE_SECONDS
+
+    def is_due(self, grant: str, now: float) -> bool:
+        """Whether to look at an ended lease: its grace is over, or has not begun."""
+        with self._lock:
+            return now - self._began.get(grant, -leases.STOP_GRACE_SECONDS) >= leases.STOP_GRACE_SECONDS
+
+    def keep(self, grants: set[str]) -> None:
+        """Forget all other grants."""
+        with self._lock:
+            self._began = {grant: began for grant, began in self._began.items() if grant in grants}
+
+    def clear(self) -> None:
+        """Forget all grants."""
+        with self._lock:
+            self._began.clear()

@@ -62,7 +62,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def stage(request: pytest.FixtureRequest, evidence: Evidence) -> Iterator[Stage]:
     """Everything installed as an operator would: this chart, and a BinderHub wired by the values that it generates."""
-    stage = Stage(request.config.getoption("--context"), "binder-egress-test")
+    stage = Stage(request.config.getoption("--context"), "binder-egress-test", patient=True)
     stage.begin()
     yield stage
     if stage.context:  # the local cluster goes as a whole, or is kept as it is

@@ -13,6 +13,9 @@ TOP = Path(__file__).parents[2]
 HUB = "https://hub.example.org"
 FEDERATION = "https://federation.example.org"
 REPOSITORY = "gh/binder-examples/requirements/HEAD"
+EXAMPLE_SECONDS = 400
+"""Limit of one example. Some launch, and wait until the server is ready."""
+
 SIGNED_IN = "JUPYTERHUB_TOKEN"
 """The environment variable with the token, in examples for users who sign in."""
 
@@ -73,7 +76,7 @@ def run_example(
     }
     interpreter = ["bash", "-euc"] if language == "sh" else [sys.executable, "-c"]
     done = subprocess.run(
-        [*interpreter, code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [*interpreter, code], cwd=folder, env=environment, capture_output=True, text=True, timeout=EXAMPLE_SECONDS, check=False
     )
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -5,6 +5,7 @@ The tests ask for pods thousands of times, and each kubectl takes a third of a s
 
 import os
 import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from tests.support.cluster.patience import ANSWER_SECONDS
 
 PATHS = {
     "configmap": "api/v1/namespaces/{}/configmaps",
+    "daemonset": "apis/apps/v1/namespaces/{}/daemonsets",
+    "deployment": "apis/apps/v1/namespaces/{}/deployments",
     "networkpolicy": "apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
     "pod": "api/v1/namespaces/{}/pods",
+    "replicaset": "apis/apps/v1/namespaces/{}/replicasets",
     "secret": "api/v1/namespaces/{}/secrets",
     "service": "api/v1/namespaces/{}/services",
 }
@@ -47,22 +51,27 @@ def path_of(namespace: str, args: tuple[str, ...]) -> tuple[str, dict[str, str]]
 
 
 def ask(method: str, path: str, query: dict[str, str], body: Any = None) -> Any:
-    """One request to the API server, as the local cluster's administrator: what it answers, as JSON."""
-    for again in (True, False):
+    """One request to the API server, as the local cluster's administrator: what it answers, as JSON.
+
+    An API server that is away or has too much to do for a moment is asked again. Each request may be made twice.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
         try:
             answer = _session().request(method, f"{_server()}/{path}", params=query, json=body, timeout=ANSWER_SECONDS)
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.Timeout) as error:
             # The connection of before may be one to an API server that was restarted.
             _threads.__dict__.pop("session", None)
-            if not again:
-                raise Unavailable(f"{method} {path}: {error}") from None
-        except requests.Timeout as error:
-            raise Unavailable(f"{method} {path}: {error}") from None
+            failed = str(error)
         else:
-            break
-    if not answer.ok:
-        raise Unavailable(f"{method} {path}: {answer.status_code} {answer.text}")
-    return answer.json()
+            if answer.ok:
+                return answer.json()
+            failed = f"{answer.status_code} {answer.text}"
+            if answer.status_code < 500 and answer.status_code != requests.codes.too_many_requests:
+                raise Unavailable(f"{method} {path}: {failed}")
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{method} {path}: {failed}")
+        time.sleep(0.2)
 
 
 @cache

@@ -70,7 +70,8 @@ def ask(stage: Stage, user: str, url: str) -> str:
 
 
 def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:
-    """Ask again until the answer has a text: policies of a new pod, and what the proxy knows of it, may take a moment."""
+    """Ask again until the answer has a text: policies of a new pod, and what each replica of the proxy knows of it, may take a
+    moment."""
     end = time.monotonic() + TIER_SECONDS
     while expected not in (seen := ask(stage, user, url)) and time.monotonic() < end:
         time.sleep(1)

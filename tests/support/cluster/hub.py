@@ -11,7 +11,8 @@ BINDER_TOKEN = "token-of-a-test-binder"
 
 
 def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **more: object) -> requests.Response:
-    """Ask JupyterHub through its proxy, and again where no answer comes. Each question may be asked twice.
+    """Ask JupyterHub through its proxy, and again where no answer comes, or the proxy's, which does not find JupyterHub. Each
+    question may be asked twice.
 
     Args:
         stage: where.
@@ -22,7 +23,14 @@ def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **m
     """
     address = f"{stage.url('proxy-public', 80)}/hub/api/{path}"
     headers = {"Authorization": f"token {token}"} if token else {}
-    return patiently(lambda: requests.request(method, address, headers=headers, timeout=HUB_ANSWER_SECONDS, **more))
+
+    def ask() -> requests.Response:
+        answer = requests.request(method, address, headers=headers, timeout=HUB_ANSWER_SECONDS, **more)
+        if answer.status_code in (502, 503, 504):
+            raise requests.ConnectionError(f"{answer.status_code} {answer.text}")
+        return answer
+
+    return patiently(ask)
 
 
 def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **options: str) -> str:

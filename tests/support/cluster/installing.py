@@ -96,7 +96,7 @@ class Operator:
         """Wait until BinderHub is what its values say; people do not type that."""
         for deployment in ("hub", "proxy", "binder"):
             self.stage.rollout(f"deployment/{deployment}")
-        self.stage.await_address("binder", 80, "/versions")
+        self.stage.await_binderhub()
 
     def objects(self) -> set[str]:
         """All objects of the namespace and of the cluster, as `kind/name`, but those of BinderHub that change anyway."""
@@ -186,8 +186,8 @@ class Load:
     def _look(self) -> None:
         public = {name: target for name, target in self.stage.targets().items() if name in ("public HTTP", "public TCP")}
         for user, reached in ((self.open, True), (self.shut, False)):
-            # Six seconds for what must answer: many pods start at the moment.
-            patience = ("--timeout", "2s", "--attempts", "3") if reached else ()
+            # Twenty seconds for what must answer: many pods start at the moment.
+            patience = ("--timeout", "2s", "--attempts", "10") if reached else ()
             seen = self.stage.battery_in(self.stage.pod(user)["metadata"]["name"], public, *patience)
             assert seen == dict.fromkeys(public, reached), (user, seen)
         self.looks += 1

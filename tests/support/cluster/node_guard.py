@@ -28,6 +28,7 @@ def node_guard() -> Iterator[None]:
     on, off = section("docs/gatecheck.md", "IPv6 link-local")
     try:
         subprocess.run(["bash", "-euc", on], cwd=TOP, check=True, timeout=COMMAND_SECONDS)
+        eventually(is_whole, POD_SECONDS, rules)
         yield
     finally:
         subprocess.run(["bash", "-euc", off], cwd=TOP, check=True, timeout=COMMAND_SECONDS)

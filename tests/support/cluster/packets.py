@@ -2,30 +2,40 @@
 
 import subprocess
 import time
+from collections.abc import Collection
 
-from tests.support.cluster.patience import TIER_SECONDS
+from tests.support.cluster.patience import STALL_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
 
 
 def assert_reaches(
-    stage: Stage, user: str, egress: bool, more: dict[str, str] | None = None, always: frozenset[str] = frozenset()
-) -> None:
+    stage: Stage,
+    user: str,
+    egress: bool,
+    more: dict[str, str] | None = None,
+    always: frozenset[str] = frozenset(),
+    closing: Collection[str] = (),
+) -> dict[str, bool]:
     """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names.
 
     What must be shut must be shut at every attempt. What must be open may take a while: on a busy machine kube-router opens a
-    tier's policy seconds after the label is there.
+    tier's policy seconds after the label is there. It also closes it so late: what `closing` names was open a moment ago.
+
+    Returns:
+        What it reached at last.
     """
     targets = stage.targets() | (more or {})
     deadline = time.monotonic() + TIER_SECONDS
     while True:
         reached = stage.battery(user, targets)
         expected = {name: name in always or (egress and name in OPEN) for name in reached}
-        through = sorted(name for name in reached if reached[name] and not expected[name])
+        through = sorted(name for name in reached if reached[name] and not expected[name] and name not in closing)
         assert not through, f"{user} reaches what must be shut: {', '.join(through)}"
         missing = sorted(name for name in reached if expected[name] and not reached[name])
-        if not missing:
-            return
-        assert time.monotonic() < deadline, f"{user} does not reach {', '.join(missing)} within {TIER_SECONDS} s"
+        still = sorted(name for name in reached if reached[name] and not expected[name])
+        if not missing and not still:
+            return reached
+        assert time.monotonic() < deadline, f"{user} after {TIER_SECONDS} s: does not reach {missing}, still reaches {still}"
         time.sleep(0.5)
 
 
@@ -56,12 +66,24 @@ def python_in(stage: Stage, user: str, code: str, *arguments: str) -> subprocess
     return subprocess.Popen([*command, "python3", "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
 
 
+STREAM = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as connection:
+    connection.settimeout(float(sys.argv[3]))
+    connection.sendall(b"E")
+    while connection.recv(1) == b"E":
+        if sys.stdout:
+            print("open", flush=True)
+            sys.stdout = None
+        time.sleep(0.01)
+        connection.sendall(b"E")
+"""
+"""In a pod: a connection that echoes, until nothing comes back for a while. Its arguments: host, port, and how long that is."""
+
+
 def stream(stage: Stage, user: str) -> subprocess.Popen[str]:
-    """A connection from a user's pod to the internet over which a byte comes back every 10 ms."""
-    address = stage.targets()["public TCP"].removeprefix("tcp://")
-    context = ["--context", stage.context] if stage.context else []
-    command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
-    running = subprocess.Popen([*command, "probe", "stream", address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    time.sleep(1.5)
-    assert running.poll() is None, running.stdout and running.stdout.read()
+    """A connection from a user's pod to the internet over which a byte comes back every 10 ms. It is open."""
+    host, _, port = stage.targets()["public TCP"].removeprefix("tcp://").rpartition(":")
+    running = python_in(stage, user, STREAM, host, port, str(STALL_SECONDS))
+    assert running.stdout and running.stdout.readline() == "open\n", "no connection"
     return running

@@ -23,6 +23,7 @@ from tests.support.cluster import api
 from tests.support.cluster.patience import (
     ANSWER_SECONDS,
     COMMAND_SECONDS,
+    GUARD_SECONDS,
     LAUNCH_SECONDS,
     POD_SECONDS,
     ROLLOUT_SECONDS,
@@ -35,10 +36,13 @@ CLIENT = "198.51.100.7"
 """The address of the person who launches (a documentation range, RFC 5737), as the ingress would report it."""
 
 USER_PODS = "component=singleuser-server,!binder-egress/gatecheck"
+VERIFIER = "app.kubernetes.io/component=verifier"
 OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
 """What a verified pod reaches, of `Stage.targets()`. An unverified one reaches nothing."""
 
 OURS = "app.kubernetes.io/name=binder-egress"
+STANDING_IN = "binder-egress/gatecheck"
+"""Label of the canary and of the pods of `helm test`."""
 LABEL = "binder-egress/tier"
 IMAGES = "tests/images"
 """Annotation of the namespace: a checksum of the images that its pods were started from."""
@@ -61,6 +65,17 @@ SINGLEUSER = {
     },
 }
 """JupyterHub's, with `nonPrivateIPs` and `privateIPs` on."""
+
+
+UNLOCKED = ((200, "granted"), (202, "pending"))
+"""What an unlock is answered; `pending` where the reconciler takes more than a moment."""
+
+FIND_VERIFIER = """
+import os, urllib.request
+if api := os.environ.get("BINDER_EGRESS_API"):
+    urllib.request.urlopen(api.rstrip("/") + "/healthz", timeout=5)
+"""
+"""In BinderHub's pod: asks the verifier, as the hook does."""
 
 
 class Failed(Exception):
@@ -102,11 +117,13 @@ class Stage:
         context: the kubeconfig's context; None for the current one.
         namespace: where everything is installed.
         helm_program: Helm 3, which is `helm`, or `helm4`.
+        patient: whether start guards may take longer than the chart's default (`GUARD_SECONDS`).
     """
 
     context: str | None = None
     namespace: str = "binder"
     helm_program: str = "helm"
+    patient: bool = False
     _forwards: dict[tuple[str, int], tuple[str, subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     # -- commands
@@ -157,8 +174,9 @@ class Stage:
                 self.kubectl("rollout", "restart", deployment)
             for deployment in self.kubectl("get", "deployments", "-o", "name").split():
                 self.rollout(deployment)
+            self.await_settled()
             self.await_address("binder-egress", 8081, "/healthz")
-            self.await_address("binder", 80, "/versions")
+            self.await_binderhub()
         self.kubectl("annotate", "namespace", self.namespace, f"{IMAGES}={images}", "--overwrite")
 
     def _namespaces(self) -> list[str]:
@@ -186,11 +204,33 @@ class Stage:
         """`helm upgrade --install` this project's chart, and wait until it is ready."""
         wait = ("--create-namespace", "--wait", f"--timeout={ROLLOUT_SECONDS}s")
         self.helm("upgrade", "--install", "binder-egress", str(TOP / "chart"), *wait, "--reset-values", *args)
-        # Helm does not wait for the pods of before, and they still answer.
-        while any("deletionTimestamp" in pod["metadata"] for pod in self.get("pods", "-l", OURS)["items"]):
-            time.sleep(0.2)
-        if self.kubectl("get", "deployments", "-l", "app.kubernetes.io/component=verifier", "-o", "name"):
+        self.await_settled()
+        if self.get("deployments", "-l", VERIFIER)["items"]:
             self.await_address("binder-egress", 8081, "/healthz")
+
+    def await_settled(self) -> None:
+        """Wait until our pods are those of the manifests and no others: Helm does not wait for those of before, and they answer."""
+        deadline = time.monotonic() + POD_SECONDS
+        while left := self._unsettled():
+            if time.monotonic() > deadline:
+                raise Failed(f"not as the manifests say after {POD_SECONDS} s: {', '.join(left)}")
+            time.sleep(0.2)
+
+    def _unsettled(self) -> list[str]:
+        found, owners = [], set()
+        for deployment in self.get("deployments", "-l", OURS)["items"]:
+            status, replicas = deployment["status"], deployment["spec"]["replicas"]
+            numbers = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
+            if numbers != {replicas} or status.get("observedGeneration") != deployment["metadata"]["generation"]:
+                found.append(deployment["metadata"]["name"])
+        for kind in ("replicasets", "daemonsets"):
+            owners |= {item["metadata"]["uid"] for item in self.get(kind, "-l", OURS)["items"] if item["spec"].get("replicas", 1)}
+        for pod in (pod for label in (OURS, STANDING_IN) for pod in self.get("pods", "-l", label)["items"]):
+            # Those whose owner is gone are deleted by a controller, in its time.
+            lost = {owner["uid"] for owner in pod["metadata"].get("ownerReferences", [])} - owners
+            if lost or "deletionTimestamp" in pod["metadata"]:
+                found.append(pod["metadata"]["name"])
+        return found
 
     def binderhub_values(self) -> str:
         """The values for BinderHub that the chart generates, by the command that the README gives."""
@@ -206,11 +246,31 @@ class Stage:
             args: more for helm.
             values: other values than the generated ones.
         """
+        guard = [f"--set=jupyterhub.custom.binderEgress.startGuard.timeout={GUARD_SECONDS}"] if self.patient else []
         self.helm(
             "upgrade", "--install", "binder", str(TOP / "tests/cluster/binderhub-for-tests/chart"), "--create-namespace", "--wait",
-            f"--timeout={ROLLOUT_SECONDS}s", "--values=-", *args, stdin=self.binderhub_values() if values is None else values,
+            f"--timeout={ROLLOUT_SECONDS}s", "--values=-", *guard, *args,
+            stdin=self.binderhub_values() if values is None else values,
         )  # fmt: skip
+        self.await_binderhub()
+
+    def await_binderhub(self) -> None:
+        """Wait until BinderHub answers, and its hook finds the verifier, if one is there.
+
+        The hook tells of a launch once and for a second at most, and policies may know a new BinderHub later than it is ready.
+        """
         self.await_address("binder", 80, "/versions")
+        if not any(found["status"].get("availableReplicas") for found in self.get("deployments", "-l", VERIFIER)["items"]):
+            return
+        deadline = time.monotonic() + TIER_SECONDS
+        while True:
+            try:
+                self.kubectl("exec", "deployment/binder", "--", "python3", "-c", FIND_VERIFIER)
+                return
+            except Failed:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def remove(self) -> None:
         """Uninstall everything, and delete the namespace, which is ours alone."""
@@ -225,14 +285,28 @@ class Stage:
         return f"--as=system:serviceaccount:{self.namespace}:binder-egress-reconciler"
 
     def scale(self, component: str, replicas: int) -> None:
-        """Scale the verifier, the reconciler or Redis, and wait until it is so."""
+        """Scale the verifier, the reconciler, the proxy or Redis, and wait until it is so."""
         deployment = f"deployment/binder-egress-{component}"
         self.kubectl("scale", deployment, f"--replicas={replicas}")
-        if replicas:
-            self.rollout(deployment)
-        else:
-            pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
-            self.kubectl("wait", "--for=delete", *pods, f"--timeout={POD_SECONDS}s")
+        self._await_pods(component, replicas)
+
+    def restart(self, component: str) -> None:
+        """`kubectl rollout restart` of one of them, and wait until none of its pods of before is left."""
+        self.kubectl("rollout", "restart", f"deployment/binder-egress-{component}")
+        self._await_pods(component)
+
+    def _await_pods(self, component: str, replicas: int = 1) -> None:
+        self.rollout(f"deployment/binder-egress-{component}")
+        deadline = time.monotonic() + POD_SECONDS
+        while any(
+            "deletionTimestamp" in pod["metadata"] or not replicas
+            for pod in self.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"]
+        ):
+            if time.monotonic() > deadline:
+                raise Failed(f"pods of {component} do not go")
+            time.sleep(0.2)
+        if component == "verifier" and replicas:
+            self.await_address("binder-egress", 8081, "/healthz")
 
     def hurry_kubelet(self, component: str) -> None:
         """Have a changed Secret in the pods of a component now: the kubelet looks at a pod each minute, and when it changes."""
@@ -364,8 +438,21 @@ class Stage:
 
     def unlock(self, user: str, client: str = CLIENT, **body: str) -> requests.Response:
         """Unlock a running server, by a solution unless `body` says something else."""
-        body = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
-        return requests.post(f"{self.verifier}/servers/{user}/", json=body, headers=_from(client), timeout=ANSWER_SECONDS)
+        deadline = time.monotonic() + TIER_SECONDS
+        while True:
+            sent = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
+            answer = requests.post(f"{self.verifier}/servers/{user}/", json=sent, headers=_from(client), timeout=ANSWER_SECONDS)
+            # A busy reconciler may publish a server later than it is ready.
+            if answer.status_code != requests.codes.not_found or time.monotonic() > deadline:
+                return answer
+            time.sleep(0.5)
+
+    def unlock_well(self, user: str, client: str = CLIENT, **body: str) -> None:
+        """Unlock a running server, as `unlock`, and wait until its pod has the tier."""
+        answer = self.unlock(user, client, **body)
+        if (answer.status_code, answer.json().get("state")) not in UNLOCKED:
+            raise Failed(answer.text)
+        self.await_tier(user, "verified")
 
     def hook(self) -> Callable[..., requests.Response]:
         """`POST /api/launches` as BinderHub's hook does it: a function of the body's fields."""

@@ -9,10 +9,10 @@ import pytest
 
 from tests.support import made_up_miner
 from tests.support.cluster.commands import egress
-from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask, ask_until, await_variables
+from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, await_variables
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.patience import ROLLOUT_SECONDS
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import OPEN, QUICK, Stage
 from tests.support.cluster.waiting import eventually
 from tests.support.doc_examples import section
 
@@ -73,9 +73,9 @@ def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, 
             assert (hidden.stdout.readline(), mining.stdout.readline()) == ("hidden\n", "mines\n")
             eventually(lambda: stage.tier(miner) is None, NOTICED_SECONDS, "the miner keeps its tier")
             assert tunnel.stdout.readline().startswith("ended")
-            assert_reaches(stage, miner, egress=False)
-            assert "blocked by the operators" in ask(stage, miner, f"http://{LISTED}/")
-            assert ("examples", "pool_client", "revoked") in outcomes(stage, miner)
+            assert_reaches(stage, miner, egress=False, closing=OPEN)
+            ask_until(stage, miner, f"http://{LISTED}/", "blocked by the operators")
+            eventually(lambda: ("examples", "pool_client", "revoked") in outcomes(stage, miner), NOTICED_SECONDS)
 
             # It only looks: what it reported still runs, and so does all of the neighbour's.
             assert mining.poll() is None

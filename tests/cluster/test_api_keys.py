@@ -10,7 +10,7 @@ from tests.support.cluster.commands import keys
 from tests.support.cluster.installing import ask
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import SECRET_SECONDS
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import OPEN, QUICK, Stage
 from tests.support.cluster.waiting import eventually
 
 REPOSITORY = "example.com/owner/repo"
@@ -75,5 +75,5 @@ def test_key_from_its_creation_to_its_end(stage, key):
     assert_reaches(stage, late, egress=False)
     assert stage.unlock(late, token=passes[3]).status_code == 403
     stage.await_tier(user, None)
-    assert_reaches(stage, user, egress=False)
+    assert_reaches(stage, user, egress=False, closing=OPEN)
     assert listed(stage)["state"] == "revoked"

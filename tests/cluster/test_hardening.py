@@ -102,12 +102,13 @@ def test_user_pods_carry_no_kubernetes_credentials(stage):
 def test_logs_have_no_secrets(stage):
     token = stage.get_pass()
     user = stage.launch(token=token).user
-    stage.unlock(user)
+    stage.await_tier(user, "verified")
+    stage.unlock_well(user)
     secret = stage.get("secret", "binder-egress")["data"]
     forbidden = [token, token[:40], *(base64.b64decode(value).decode().strip() for value in secret.values())]
     for what in ("deployment/binder-egress-verifier", "deployment/binder-egress-reconciler", "deployment/binder"):
+        eventually(lambda what=what: user in stage.kubectl("logs", what), TIER_SECONDS, f"{what} says nothing about the launch")
         logs = stage.kubectl("logs", what)
-        assert user in logs, f"{what} says nothing about the launch"
         for text in forbidden:
             assert text not in logs, what
 

@@ -12,8 +12,9 @@ import yaml
 
 from tests.support.cluster.commands import doctor
 from tests.support.cluster.packets import assert_reaches, stream
-from tests.support.cluster.patience import ROLLOUT_SECONDS
+from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.waiting import eventually
 
 
 @pytest.fixture
@@ -54,33 +55,38 @@ def deploy(parent: Stage, tmp_path: Path) -> Callable[..., None]:
             "--values=-",
         )
         parent.helm(*command, *quick, stdin=yaml.safe_dump(values))
-        parent.await_address("binder", 80, "/versions")
+        parent.await_settled()
+        if egress["enabled"]:
+            parent.await_address("binder-egress", 8081, "/healthz")
+        parent.await_binderhub()
 
     return deploy
 
 
-def public(parent: Stage, user: str) -> bool:
-    """Whether a user's pod reaches the internet."""
-    return parent.battery(user, {"public TCP": parent.targets()["public TCP"]})["public TCP"]
+def await_public(parent: Stage, user: str) -> None:
+    """Wait until a user's pod reaches the internet: policies may be late."""
+    tried = {"public TCP": parent.targets()["public TCP"]}
+    eventually(lambda: parent.battery(user, tried)["public TCP"], TIER_SECONDS, f"{user} has no network")
 
 
 def test_gate_closes_while_pods_run(parent, deploy):
     """Who has solved keeps the network, over connections that are open and by new ones; all others can unlock."""
     deploy(own_policy=True, enabled=False)
     before = parent.launch().user
-    assert public(parent, before)
+    await_public(parent, before)
 
     deploy(own_policy=True, enabled=True, mode="observe")
     plain, verified = parent.launch().user, parent.launch(token=parent.get_pass()).user
     parent.await_tier(verified, "verified")
     assert [parent.tier(user) for user in (before, plain)] == [None, None]
-    assert all(public(parent, user) for user in (before, plain, verified))
+    for user in (before, plain, verified):
+        await_public(parent, user)
 
     running = stream(parent, verified)
     try:
         deploy(own_policy=False, enabled=True, mode="captcha")
         for user in (before, plain):
-            assert_reaches(parent, user, egress=False)
+            assert_reaches(parent, user, egress=False, closing=parent.targets())
         assert_reaches(parent, verified, egress=True)
         assert running.poll() is None, "the open connection of a verified server ended"
     finally:
@@ -90,5 +96,5 @@ def test_gate_closes_while_pods_run(parent, deploy):
 
     # Nothing has to be launched again, not even what is older than binder-egress here.
     for user in (before, plain):
-        assert parent.unlock(user).json()["state"] == "granted"
+        parent.unlock_well(user)
         assert_reaches(parent, user, egress=True)

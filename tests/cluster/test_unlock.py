@@ -4,8 +4,8 @@ import requests
 
 from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, RECONCILER_SECONDS
-from tests.support.cluster.stage import CLIENT, QUICK, Stage
+from tests.support.cluster.patience import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
+from tests.support.cluster.stage import CLIENT, QUICK, UNLOCKED, Stage
 from tests.support.cluster.waiting import eventually
 
 
@@ -13,20 +13,21 @@ def test_solution_unlocks_a_running_server(stage):
     user = stage.launch().user
     assert_reaches(stage, user, egress=False)
     answer = stage.unlock(user)
-    assert (answer.status_code, answer.json()["state"], answer.json()["tier"]) == (200, "granted", "verified")
-    assert stage.tier(user) == "verified"
+    told = (answer.status_code, answer.json()["state"])
+    assert told in UNLOCKED and answer.json()["tier"] == ("verified" if told == UNLOCKED[0] else "unverified")
+    stage.await_tier(user, "verified")
     assert_reaches(stage, user, egress=True)
 
 
 def test_pass_unlocks_a_running_server(stage):
     user = stage.launch().user
-    assert stage.unlock(user, token=stage.get_pass()).json()["state"] == "granted"
-    assert stage.tier(user) == "verified"
+    stage.unlock_well(user, token=stage.get_pass())
 
 
 def test_used_pass_unlocks_nothing(stage):
     token = stage.get_pass()
     first = stage.launch("fake/owner/repo/main", token=token).user
+    stage.await_tier(first, "verified")
     second = stage.launch("fake/owner/other/main").user
     answer = stage.unlock(second, token=token)
     assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "pass-refused")
@@ -42,13 +43,14 @@ def test_unknown_server_is_not_found(stage):
 
 def test_page_of_a_server_is_gone_with_its_pod(stage):
     user = stage.launch().user
-    assert address(stage, user).status_code == 200
+    await_page(stage, user)
     stage.delete_user_pods()
     eventually(lambda: address(stage, user).status_code == 404, RECONCILER_SECONDS)
 
 
 def test_page_of_a_server_tells_no_more_than_it_must(stage):
     user = stage.launch("fake/secret-owner/secret-repo/main").user
+    await_page(stage, user)
     for kind in ("text/html", "text/plain", "application/json"):
         answer = requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": kind}, timeout=ANSWER_SECONDS)
         assert answer.headers["Content-Type"].startswith(kind)
@@ -64,6 +66,7 @@ def test_label_set_by_hand_is_taken_off(stage):
 
 def test_label_taken_off_by_hand_comes_back(stage):
     user = stage.launch(token=stage.get_pass()).user
+    stage.await_tier(user, "verified")
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)
     stage.await_tier(user, "verified")
 
@@ -75,16 +78,24 @@ def test_server_with_a_tier_gets_a_larger_one(stage):
         user = stage.launch().user
         egress(stage, "grant", user, "--tier", "small", "--why", "a test")
         stage.await_tier(user, "small")
-        assert [name for name, reached in stage.battery(user, stage.targets()).items() if reached] == ["DNS"]
-        page = requests.get(
-            f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS
-        ).json()
-        assert (page["tier"], page["larger"]) == ("small", ["verified"])
-        assert stage.unlock(user).json()["state"] in ("granted", "pending")
-        stage.await_tier(user, "verified")
+        assert_reaches(stage, user, egress=False, always=frozenset({"DNS"}))
+
+        def shown() -> bool:
+            found = requests.get(
+                f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS
+            ).json()
+            return (found["tier"], found["larger"]) == ("small", ["verified"])
+
+        eventually(shown, TIER_SECONDS, "the page does not show the tier")
+        stage.unlock_well(user)
         assert_reaches(stage, user, egress=True)
     finally:
         stage.install_gate(*QUICK)
+
+
+def await_page(stage: Stage, user: str) -> None:
+    """The reconciler of a busy machine may publish a server later than it is ready."""
+    eventually(lambda: address(stage, user).status_code == 200, TIER_SECONDS, "the server has no page")
 
 
 def address(stage: Stage, user: str) -> requests.Response:

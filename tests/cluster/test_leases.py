@@ -13,16 +13,16 @@ from tests.support.cluster.commands import egress
 from tests.support.cluster.hub import ask_hub, start_by_hub
 from tests.support.cluster.packets import assert_reaches, stream
 from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, POD_SECONDS, STALLED_SECONDS, TIER_SECONDS
-from tests.support.cluster.stage import QUICK, Stage
+from tests.support.cluster.stage import OPEN, QUICK, Stage
 from tests.support.cluster.waiting import eventually
 
 LEASE = 60
 """Seconds: the shortest that the chart takes."""
 
-ANNOTATION = "binder-egress/grant"
+LATE = 2
+"""Seconds that are cut off where times are whole seconds."""
 
-UNLOCKED = ("granted", "pending")
-"""What an unlock says; `pending` where the reconciler took more than a moment."""
+ANNOTATION = "binder-egress/grant"
 
 
 @pytest.fixture
@@ -67,47 +67,50 @@ def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
 def test_leases(stage, leasing, local_cluster):
     """One after the other these would wait for the same minutes three times."""
     blocked, stopped, renewed, kept = (stage.launch().user for _ in range(4))
+    image = stage.pod(stopped)["spec"]["containers"][0]["image"]
+    began = time.monotonic()
     keeping = client_process("unlock", address(stage, kept), "--keep", "150", "--json", stdout=subprocess.PIPE)
     for user in (blocked, renewed):
-        assert stage.unlock(user).json()["state"] in UNLOCKED
+        stage.unlock_well(user)
     egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
-    for user, tier in ((blocked, "verified"), (renewed, "verified"), (stopped, "visit"), (kept, "verified")):
+    for user, tier in ((stopped, "visit"), (kept, "verified")):
         stage.await_tier(user, tier)
-    began = time.monotonic()
     streams = {}
     try:
+        for user in (blocked, stopped, renewed):
+            streams[user] = stream(stage, user)
+        # A page is told after the label.
+        until("a page does not show its tier", lambda: page(stage, renewed)["tier"] == "verified")
         before, told = labels_of(stage, renewed), page(stage, renewed)
         assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE
-        assert page(stage, stopped)["on_expiry"] == "stop"
+        until("a page does not show its end", lambda: page(stage, stopped)["on_expiry"] == "stop")
 
         until("it cannot be renewed", lambda: page(stage, renewed)["renewable_in"] == 0)
         done = client("unlock", address(stage, renewed), "--json")
         assert (done.returncode, json.loads(done.stdout)["renewed"]) == (0, True), done.stderr
         until("a renewal does not show", lambda: page(stage, renewed)["until"] > told["until"])
-        # Not from the beginning: a busy machine lets a stream stall for 2 s, which ends it.
-        for user in (blocked, stopped, renewed):
-            streams[user] = stream(stage, user)
         until("a renewal is not on the pod", lambda: annotated(stage, renewed)["until"] == page(stage, renewed)["until"])
         assert labels_of(stage, renewed) == before, "a renewal touches no label"
 
         until("a lease does not end", lambda: stage.tier(blocked) is None and stage.tier(stopped) is None)
         over = time.monotonic()
-        assert over - began > LEASE / 2, "a lease ended too early"
-        assert_reaches(stage, blocked, egress=False)
-        assert (page(stage, blocked)["unlockable"], page(stage, stopped)["on_expiry"]) == (True, "stop")
+        assert over - began > LEASE - LATE, "a lease ended too early"
+        assert_reaches(stage, blocked, egress=False, closing=OPEN)
+        until("it cannot be unlocked", lambda: page(stage, blocked)["unlockable"])
+        until("a page does not show its end", lambda: page(stage, stopped)["on_expiry"] == "stop")
         assert stage.tier(kept) == "verified", "the client did not keep it"
-        time.sleep(STALLED_SECONDS)  # a stall of 2 s would have ended them
+        time.sleep(STALLED_SECONDS)  # they would have ended
         # What docs/leases.md says, of kube-router: what is open stays open.
         assert [user for user, running in streams.items() if running.poll() is not None] == []
-        assert stage.unlock(blocked).json()["state"] in UNLOCKED
-        stage.await_tier(blocked, "verified")
+        try:
+            assert_reaches(stage, renewed, egress=True)
+        except AssertionError:
+            # On a busy machine its second lease may be over, too.
+            if stage.tier(renewed):
+                raise
+        stage.unlock_well(blocked)
         assert_reaches(stage, blocked, egress=True)
 
-        expired = page(stage, renewed)["tier"] == "unverified"
-        if not expired:  # The battery may have taken long.
-            assert_reaches(stage, renewed, egress=True)
-
-        image = stage.pod(stopped)["spec"]["containers"][0]["image"]
         until("the pod is not deleted", lambda: not stage.pods(stopped))
         assert time.monotonic() - over > 60, "there was no time to unlock it"
         streams[stopped].wait(timeout=POD_SECONDS)

@@ -5,13 +5,15 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import requests
 
+from tests.support.cluster.installing import await_tier
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILER_SECONDS
-from tests.support.cluster.stage import QUICK, Failed, Stage, restart_component
+from tests.support.cluster.stage import QUICK, Failed, Launched, Stage, restart_component
 from tests.support.cluster.waiting import eventually
 from verifier.passes import Passes
 
@@ -21,6 +23,9 @@ HOOK_LIMIT = 1.0
 NOISE = 1.0
 """Seconds by which the same step of two launches in this cluster differs anyway."""
 
+ATTEMPTS = 3
+"""Launches of which one must be in time: a busy machine adds to what each takes. After so many failures the hook rests."""
+
 
 @pytest.fixture
 def usual(stage):
@@ -28,41 +33,57 @@ def usual(stage):
     return max(stage.launch().hook for _ in range(2))
 
 
+def launch_within(stage: Stage, seconds: float, token: str) -> Launched:
+    """Launch until the step with the hook takes less than a time: the last launch. No launch has a tier."""
+    took = []
+    while len(took) < ATTEMPTS:
+        launched = stage.launch(token=token)
+        assert stage.tier(launched.user) is None
+        took.append(launched.hook)
+        if launched.hook < seconds:
+            return launched
+    raise AssertionError(f"{took} s, not {seconds} s")
+
+
 def forget_failures(stage: Stage) -> None:
     """End the hook's rest after failures: a new BinderHub has none."""
     stage.kubectl("rollout", "restart", "deployment/binder")
     stage.rollout("deployment/binder")
-    stage.await_address("binder", 80, "/versions")
+    stage.await_binderhub()
 
 
 def test_launches_without_a_verifier_go_on_unverified(stage, usual):
     token = stage.get_pass()
     stage.scale("verifier", 0)
     try:
-        launched = stage.launch(token=token)
-        assert launched.hook < usual + HOOK_LIMIT + NOISE
-        assert stage.tier(launched.user) is None
+        launched = launch_within(stage, usual + HOOK_LIMIT + NOISE, token)
         assert_reaches(stage, launched.user, egress=False)
     finally:
         stage.scale("verifier", 1)
         forget_failures(stage)
     # What came while it was away can be made good.
-    assert stage.unlock(launched.user).json()["state"] == "granted"
+    stage.unlock_well(launched.user)
+
+
+HANG = """
+stop='for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || [ $p = $$ ] || kill -STOP $p; done'
+eval "$stop"
+sh -c "while kill -0 $$; do sleep 0.1; done; while sleep 0.1; do $stop; done" </dev/null >/dev/null 2>&1 &
+"""
+"""In the verifier's pod: its worker stops answering, its port stays open. gunicorn replaces it after half a minute, and the next
+worker would take what waits at the port; so that is stopped, too."""
 
 
 def test_hanging_verifier_costs_a_launch_one_second(stage, usual):
     token = stage.get_pass()
     pod = stage.get("pods", "-l", "app.kubernetes.io/component=verifier")["items"][0]["metadata"]["name"]
-    # The worker stops answering, its port stays open; gunicorn replaces it after half a minute.
-    hang = "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || [ $p = $$ ] || kill -STOP $p; done"
-    stage.kubectl("exec", pod, "--", "sh", "-c", hang)
+    stage.kubectl("exec", pod, "--", "sh", "-c", HANG)
     try:
-        launched = stage.launch(token=token)
-        assert launched.hook < usual + HOOK_LIMIT + NOISE
-        assert stage.tier(launched.user) is None
+        launch_within(stage, usual + HOOK_LIMIT + NOISE, token)
     finally:
-        stage.kubectl("rollout", "restart", "deployment/binder-egress-verifier")
-        stage.rollout("deployment/binder-egress-verifier")
+        # What would end it in peace is stopped.
+        stage.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+        stage.restart("verifier")
         forget_failures(stage)
     assert stage.launch(token=stage.get_pass()).ready
 
@@ -76,9 +97,7 @@ def test_verifier_that_answers_garbage_costs_nothing(stage, usual):
         stage.kubectl("wait", "--for=condition=Ready", "pod/garbage", f"--timeout={POD_SECONDS}s")
         address = stage.get("pod", "garbage")["status"]["podIP"]
         stage.install_binderhub(f"--set=extraEnv.BINDER_EGRESS_API=http://{address}:8080")
-        launched = stage.launch(token=token)
-        assert launched.hook < usual + NOISE
-        assert stage.tier(launched.user) is None
+        launch_within(stage, usual + NOISE, token)
         assert "JSONDecodeError" in stage.kubectl("logs", "deployment/binder")
     finally:
         stage.kubectl("delete", "pod", "garbage", "--now", "--wait=false")
@@ -87,6 +106,7 @@ def test_verifier_that_answers_garbage_costs_nothing(stage, usual):
 
 def test_launches_without_redis_go_on_and_nothing_is_granted(stage):
     verified, waiting = stage.launch(token=stage.get_pass()).user, stage.launch().user
+    stage.await_tier(verified, "verified")
     old = stage.get_pass()
     stage.scale("redis", 0)
     try:
@@ -98,7 +118,7 @@ def test_launches_without_redis_go_on_and_nothing_is_granted(stage):
             stage.get_pass()
     finally:
         stage.scale("redis", 1)
-        stage.rollout("deployment/binder-egress-verifier")
+        stage.scale("verifier", 1)
         forget_failures(stage)
     # It came back empty: running servers keep what they have and are known again, passes from before are refused.
     assert stage.tier(verified) == "verified"
@@ -108,7 +128,7 @@ def test_launches_without_redis_go_on_and_nothing_is_granted(stage):
     assert stage.unlock(waiting, token=old).status_code == 403
     late = stage.launch(token=old).user
     assert stage.tier(late) is None
-    assert stage.unlock(waiting).json()["state"] == "granted"
+    stage.unlock_well(waiting)
 
 
 def test_launches_without_a_reconciler_are_granted_later(stage):
@@ -136,13 +156,16 @@ def test_reconciler_converges_from_pods_after_a_crash(stage):
     stage.await_tier(labelled, None)
 
 
-def launches_during(stage: Stage, disturb: Callable[[], None]) -> list[str]:
-    """Launch four times with a pass, all at once, and do something meanwhile: the users. No launch may fail."""
+def launches_during(stage: Stage, disturb: Callable[[], None]) -> dict[str, str]:
+    """Launch four times with a pass, all at once, and do something meanwhile: user → pass. No launch may fail."""
     tokens = [stage.get_pass() for _ in range(4)]
+    address = stage.url("binder", 80)  # The API server, which is asked for it, may be away meanwhile.
     with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(stage.launch, f"fake/owner/repo-{number}/main", token) for number, token in enumerate(tokens)]
+        running = [
+            pool.submit(stage.launch, f"fake/owner/repo-{number}/main", token, at=address) for number, token in enumerate(tokens)
+        ]
         disturb()
-        return [launched.result().user for launched in running]
+        return {launched.result().user: token for launched, token in zip(running, tokens, strict=True)}
 
 
 def test_killed_reconciler_loses_no_grant(stage):
@@ -164,8 +187,9 @@ def test_rolling_verifiers_lose_no_launch_and_no_grant(stage):
             stage.rollout("deployment/binder-egress-verifier")
 
     try:
-        for user in launches_during(stage, roll):
-            stage.await_tier(user, "verified")
+        # Nodes of a busy machine may learn later than after two seconds that a verifier ends. Its pass is good nevertheless.
+        for user, token in launches_during(stage, roll).items():
+            await_tier(stage, user, token)
     finally:
         stage.scale("verifier", 1)
 
@@ -204,10 +228,9 @@ def test_signing_keys_are_rotated_and_no_pass_is_rejected(stage):
 
 
 def wait_for_api_server(stage: Stage) -> None:
-    for _ in range(60):
-        try:
-            stage.kubectl("get", "--raw", "/readyz", timeout=5)
-            return
-        except Exception:
-            time.sleep(0.5)
-    raise Failed("the API server does not come back")
+    def is_ready() -> bool:
+        with suppress(Failed):
+            return bool(stage.kubectl("get", "--raw", "/readyz", timeout=5))
+        return False
+
+    eventually(is_ready, POD_SECONDS, "the API server does not come back")

@@ -217,10 +217,7 @@ def look(stage: Stage, visit: Visit, egress: bool) -> None:
             if egress:
                 stage.await_tier(user, "verified")
             visit.tiers.append(stage.tier(user))
-            if egress:
-                # kube-router may open the tier's policy seconds after the label is there.
-                assert_reaches(stage, user, egress)
-            visit.reached.append(stage.battery(user, stage.targets()))
+            visit.reached.append(assert_reaches(stage, user, egress))
     except Exception as error:
         visit.error = visit.error or error
 

@@ -46,10 +46,9 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
     for url in (f"http://{OTHER}/", f"https://{OTHER}/"):
-        seen = ask(stage, user, url)
-        assert f"No internet access: open https://hub.example.org/egress/servers/{user}/" in seen, seen
+        seen = ask_until(stage, user, url, f"No internet access: open https://hub.example.org/egress/servers/{user}/")
         assert url.startswith("https") or "error=http_request_denied" in seen, seen
-    assert "private or special address" in ask(stage, user, f"http://{PRIVATE}/")
+    ask_until(stage, user, f"http://{PRIVATE}/", "private or special address")
     assert who(stage, user)["uid"] == stage.pod(user)["metadata"]["uid"]
     asked_directly = set(printed(stage, user, "NO_PROXY").split(","))
     hub = urlsplit(printed(stage, user, "JUPYTERHUB_API_URL")).hostname
@@ -63,16 +62,17 @@ def test_repository_has_a_host_of_its_own(stage):
     course, other = stage.launch("fake/owner/course/main").user, stage.launch().user
     ask_until(stage, course, "http://course.example/", "The host name has no address")
     ask_until(stage, other, "http://course.example/", "No internet access")
-    assert ask(stage, course, f"http://{LISTED}/") == "200"
+    ask_until(stage, course, f"http://{LISTED}/", "200")
 
 
 def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
-    assert "No internet access" in ask(stage, user, f"http://{OTHER}/")
-    assert stage.unlock(user).status_code == 200
+    ask_until(stage, user, f"http://{OTHER}/", "No internet access")
+    stage.unlock_well(user)
+    # Of two replicas one may hear of it after the other.
     ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
-    assert "private or special address" in ask(stage, user, f"http://{PRIVATE}/")
+    ask_until(stage, user, f"http://{PRIVATE}/", "private or special address")
     with python_in(stage, user, HOLD, LISTED) as held:
         assert held.stdout.readline() == "open\n"
         began = time.time()
@@ -80,7 +80,7 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
         word, when = held.stdout.readline().split()
     # Most of that is the command itself.
     assert word == "ended" and float(when) - began < TIER_SECONDS
-    assert "blocked by the operators" in ask(stage, user, f"http://{LISTED}/")
+    ask_until(stage, user, f"http://{LISTED}/", "blocked by the operators")
 
 
 def test_groups_of_the_image_have_the_hosts_of_its_tools(stage):
@@ -105,13 +105,13 @@ def test_first_request_of_a_pod_is_served(stage):
 
 def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
     """The proxy knows the second pod well, by another uid than the pod's guard is told."""
-    guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="6")
+    guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15")
     before = stage.metrics()
     bear(stage, "newborn-unknown", guard, seconds=1)
     bear(stage, "newborn-mistaken", with_variables(guard, BINDER_EGRESS_POD_UID="another"), seconds=1, user="mistaken")
     for name, pod in lives(stage).items():
         outcome = f"{name.removeprefix('newborn-')}_by_proxy".replace("unknown_by", "unknown_to")
-        assert (pod.said["outcome"], 5 <= pod.said["seconds"] <= 20) == (outcome, True), (name, pod.said)
+        assert (pod.said["outcome"], 14 <= pod.said["seconds"] <= POD_SECONDS) == (outcome, True), (name, pod.said)
     counter = 'binder_egress_start_guards_total{outcome="mistaken_by_proxy"}'
     eventually(lambda: stage.metrics().get(counter, 0) == before.get(counter, 0) + 1, RECONCILER_SECONDS)
 
@@ -129,7 +129,7 @@ SEEN = "import json, sys; from verifier.pods.start_guard import ask_proxy; print
 def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster):
     """While nobody tells the proxy, it takes the new pod for the one before; its start guard waits, and no program of it runs."""
     user = stage.launch().user
-    assert stage.unlock(user).status_code == 200
+    stage.unlock_well(user)
     ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
     before = stage.pod(user)
     address = before["status"]["podIP"]
@@ -219,8 +219,8 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
     eventually(lambda: doctor(stage).get("egress proxy") == [("ok", "sees the canary's own address")], CANARY_SECONDS)
     assert cells(helm_test(stage)[1])["unverified", "egress proxy"] == "shown ok"
     hide("-I")
-    assert "503" in ask(stage, user, f"http://{LISTED}/")
-    bear(stage, "newborn-hidden", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="5"), seconds=1)
+    ask_until(stage, user, f"http://{LISTED}/", "503")
+    bear(stage, "newborn-hidden", with_variables(guard_of(stage.pod(user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15"), seconds=1)
     assert lives(stage)["newborn-hidden"].said["outcome"] == "unknown_to_proxy"
     passed, table = helm_test(stage)
     assert not passed and cells(table)["verified", "egress proxy"].startswith("hidden FAILED"), table

@@ -13,7 +13,7 @@ from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
 from verifier.proxy.identities import MAX_AGE_SECONDS
 
-BEAT_SECONDS = 3
+BEAT_SECONDS = 10
 """The reconciler speaks every second; a busy machine may be late with that."""
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support.cluster.newborns import bear, guard_of, lives
-from tests.support.cluster.patience import RECONCILER_SECONDS
+from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import Stage
 from tests.support.cluster.waiting import eventually
 
@@ -16,6 +16,13 @@ BORN_AT_ONCE = 8
 def guard(stage: Stage) -> dict:
     """The init container, as JupyterHub made it."""
     return guard_of(stage.pod(stage.launch().user))
+
+
+def timeout_of(guard: dict, changed: str = "") -> str:
+    """Its timeout in seconds, perhaps after a change."""
+    (entry,) = [entry for entry in guard["env"] if entry["name"] == "BINDER_EGRESS_START_GUARD_TIMEOUT"]
+    entry["value"] = changed or entry["value"]
+    return entry["value"]
 
 
 def test_new_pod_reaches_nothing(stage, guard):
@@ -35,12 +42,11 @@ def test_new_pod_without_the_guard_reaches_something(stage, local_cluster):
 
 
 def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
-    for entry in guard["env"]:
-        if entry["name"] == "BINDER_EGRESS_START_GUARD_TIMEOUT":
-            entry["value"] = "2"
+    timeout_of(guard, "2")
     bear(stage, "newborn-open", guard, isolated=False)
     (pod,) = lives(stage).values()
-    assert (pod.said["outcome"], 1.5 <= pod.said["seconds"] <= 4, all(pod.reached)) == ("open", True, True)
+    # `unclear` if a connection of a busy machine took too long at the very end.
+    assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)
 
 
 def test_guard_does_not_wait_where_policies_are_off(stage, guard):
@@ -48,7 +54,7 @@ def test_guard_does_not_wait_where_policies_are_off(stage, guard):
     source["configMapKeyRef"]["name"] = "what-the-chart-removes-with-its-policies"
     bear(stage, "newborn-off", guard, isolated=False, seconds=1)
     (pod,) = lives(stage).values()
-    assert (pod.said["outcome"], pod.said["seconds"] < 1) == ("off", True)
+    assert pod.said["outcome"] == "off" and pod.said["seconds"] < float(timeout_of(guard))
 
 
 def test_guards_of_jupyterhubs_servers_are_counted(stage):
@@ -57,10 +63,13 @@ def test_guards_of_jupyterhubs_servers_are_counted(stage):
     said = json.loads(status["state"]["terminated"]["message"])
     assert said["outcome"] in ("closed", "blocked")
     name = f'binder_egress_start_guards_total{{outcome="{said["outcome"]}"}}'
-    eventually(lambda: stage.metrics().get(name, 0) == before.get(name, 0) + 1, RECONCILER_SECONDS)
-    after = stage.metrics()
     seconds = "binder_egress_start_guard_seconds_total"
-    assert after[seconds] - before[seconds] == pytest.approx(said["seconds"], abs=0.01)
+
+    def counted() -> tuple[float, float]:
+        after = stage.metrics()
+        return after.get(name, 0) - before.get(name, 0), after[seconds] - before[seconds]
+
+    eventually(lambda: counted() == (1, pytest.approx(said["seconds"], abs=0.01)), RECONCILER_SECONDS, counted)
 
 
 LAB = "/usr/local/share/jupyter/labextensions/binder-egress"

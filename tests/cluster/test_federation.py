@@ -23,8 +23,9 @@ from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
 from tests.support.cluster.installing import await_tier
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS
+from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, TOP, Stage
+from tests.support.cluster.waiting import eventually, patiently
 from tests.support.doc_examples import section
 from tests.support.launch_page import bundle
 from verifier.passes import BadPass, Passes
@@ -94,7 +95,9 @@ class Federation:
     def set_keys(self, *keys: str) -> None:
         """Give the members signing keys, one member after the other, oldest key first."""
         for member in self.members:
-            member.install_gate(*QUICK, f"--set=secret.signingKeys={{{','.join(keys)}}}", f"--set=allowedOrigins={{{URL}}}")
+            # A page of a busy machine may need more than its usual four seconds for a solution.
+            more = (f"--set=secret.signingKeys={{{','.join(keys)}}}", f"--set=allowedOrigins={{{URL}}}", "--set=launchPage.hold=60")
+            member.install_gate(*QUICK, *more)
 
     def launch(self, member: int, token: str | None, spec: str = "fake/owner/repo/main") -> str:
         """Launch through the redirector: the user at the member that it leads to."""
@@ -116,7 +119,7 @@ class Federation:
 
 @pytest.fixture(scope="module")
 def federation(stage: Stage) -> Iterator[Federation]:
-    other = Stage(stage.context, f"{stage.namespace}-member")
+    other = Stage(stage.context, f"{stage.namespace}-member", patient=True)
     federation = Federation((stage, other), Redirector())
     federation.set_keys(secrets.token_hex(20))
     doors = []
@@ -170,6 +173,12 @@ def test_browser_launches_through_the_front_address(federation, member, browser)
 
 
 # -- rotation of keys
+
+PASS_SECONDS = 300
+"""For which a pass is good: the chart's default, and its most."""
+
+LAUNCH_ROOM_SECONDS = 30
+"""From the look at the clock to the launch's request."""
 
 KEYS, *STEPS = section("docs/operating.md", "Changing the signing keys")
 """The commands of docs/operating.md: what sets `old` and `new`, and the three steps."""
@@ -248,7 +257,7 @@ class Launching:
                 repository = f"fake/owner/of-{giver}-at-{member}/main"
                 self._federation.front.pinned[repository] = member
                 client = f"198.51.100.{secrets.randbelow(250) + 1}"
-                token = members[giver].get_pass(client)
+                token = patiently(lambda giver=giver, client=client: members[giver].get_pass(client))
                 launched = members[member].launch(repository, token, client, at=URL)
                 assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
                 self.launched(member, launched.user, token, client)
@@ -279,26 +288,29 @@ def test_key_rotation_under_launches_rejects_no_pass(federation, browser, eviden
                 launching.launched(number % 2, user)
             typing.result()
 
-    def signer() -> list[bool]:
-        """For each member, whether the new key signs."""
-        return [is_signed(member.get_pass(), new) for member in members]
+    def await_signer(expected: bool) -> None:
+        """Wait until each member signs with the new key, or with the old one: a verifier of before may answer for a moment."""
+        eventually(lambda: [is_signed(member.get_pass(), new) for member in members] == [expected] * 2, TIER_SECONDS)
 
     launching = Launching(federation)
     try:
         launching.another_round()
+        issued = time.monotonic()
         early = [member.get_pass() for member in members]
         step(STEPS[0])
-        assert signer() == [False, False]
+        await_signer(False)
         # Each is good at the member that did not give it, whatever that signs with.
         launching.launched(0, federation.launch(0, early[1], "fake/owner/early/main"), early[1])
         late = [member.get_pass() for member in members]
         step(STEPS[1])
-        assert signer() == [True, True]
-        for count, (number, token) in enumerate([(1, early[0]), (0, late[1]), (1, late[0])]):
+        await_signer(True)
+        # A busy machine may take longer for two steps than passes are good for.
+        still = [(1, early[0])] if time.monotonic() - issued < PASS_SECONDS - LAUNCH_ROOM_SECONDS else []
+        for count, (number, token) in enumerate([*still, (0, late[1]), (1, late[0])]):
             launching.launched(number, federation.launch(number, token, f"fake/owner/late-{count}/main"), token)
         launching.another_round()  # for passes of the old key that are under way; the document has it in minutes
         step(STEPS[2])
-        assert signer() == [True, True]
+        await_signer(True)
         launching.another_round()
     finally:
         launching.close()
@@ -309,5 +321,6 @@ def test_key_rotation_under_launches_rejects_no_pass(federation, browser, eviden
     for number, member in enumerate(members):
         refused, token = invalid(member), Passes([old]).sign(Passes.new("verified", 1, time.time(), 300))
         user = federation.launch(number, token, "fake/owner/dropped/main")
-        assert (member.tier(user), invalid(member)) == (None, refused + 1)
+        assert member.tier(user) is None
+        eventually(lambda member=member, refused=refused: invalid(member) == refused + 1, TIER_SECONDS, "not counted")
         assert len(rejected(evidence, member)) > before[number], "a rejected pass is in the logs, or the check above says nothing"

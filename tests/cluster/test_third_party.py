@@ -31,7 +31,8 @@ def course() -> Iterator[Course]:
 @pytest.fixture(scope="module", autouse=True)
 def _open_to_the_course(stage: Stage, course: Course) -> Iterator[FrontDoor]:
     """BinderHub stays as it is set here; no other test follows that address or comes from another origin."""
-    stage.install_gate(*QUICK, f"--set=allowedOrigins={{{course.origin}}}")
+    # A page of a busy machine may need more than its usual four seconds for a solution.
+    stage.install_gate(*QUICK, f"--set=allowedOrigins={{{course.origin}}}", "--set=launchPage.hold=60")
     stage.install_binderhub(
         f"--set=config.BinderHub.hub_url={URL}",
         "--set=config.BinderHub.cors_allow_origin=*",

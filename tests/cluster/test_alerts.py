@@ -58,6 +58,7 @@ class Place:
         detector: the token of a detector.
         values: what is installed.
         unseen: whether something was changed that the reconciler looks at once a minute only.
+        looked: whether the reconciler was started anew for that.
         running: programs in pods that go on.
         routes: addresses to which the node has no way any more.
     """
@@ -70,6 +71,7 @@ class Place:
     detector: str
     values: dict[str, Any] = field(default_factory=dict)
     unseen: bool = False
+    looked: bool = False
     running: list[subprocess.Popen[str]] = field(default_factory=list)
     routes: list[str] = field(default_factory=list)
 
@@ -85,9 +87,8 @@ class Place:
             lambda: canary_of(self.stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]).state != "starting",
             CANARY_SECONDS,
         )
-        self.stage.kubectl("rollout", "restart", "deployment/binder-egress-reconciler")
-        self.stage.rollout("deployment/binder-egress-reconciler")
-        self.unseen = False
+        self.stage.restart("reconciler")
+        self.unseen, self.looked = False, True
 
     def tidy(self) -> None:
         """End what goes on."""
@@ -313,7 +314,9 @@ def a_server_holds_the_half_and_another_floods(place: Place) -> None:
     for user, code in ((first, HOLD), (second, FLOOD)):
         program = python_in(place.stage, user, code)
         place.running.append(program)
-        assert program.stdout and program.stdout.readline().strip() in ("held", "429")
+        assert program.stdout
+        # What the second pod opened before may not have ended yet.
+        assert any(line.strip() in ("held", "429") for line in program.stdout)
 
 
 def hosts_do_not_answer(place: Place) -> None:
@@ -535,7 +538,7 @@ def test_faults_fire_their_alerts_and_no_other(place, rules, tmp_path, day):
         eventually(seen.evaluated, ALERT_SECONDS)
         time.sleep(FOR + 2)
         assert seen.ever_fired() == set(), "something is wrong before"
-        all_expected = set()
+        all_expected, place.looked = set(), False
         for faults, alerts in DAYS[day]:
             for fault in faults:
                 fault(place)
@@ -548,4 +551,6 @@ def test_faults_fire_their_alerts_and_no_other(place, rules, tmp_path, day):
                 lambda expected=expected: (seen.alerts(), expected),
             )
             all_expected |= set(expected)
-        assert seen.ever_fired() == all_expected
+        # On a busy machine the reconciler may start anew for longer than its alert waits here.
+        gone = {_named({"alertname": "BinderEgressReconcilerGone"})} if place.looked else set()
+        assert all_expected <= seen.ever_fired() <= all_expected | gone

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import TOP, Stage
+from tests.support.cluster.waiting import eventually
 
 TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))
 
@@ -58,6 +59,8 @@ def namespace(stage: Stage) -> Iterator[Stage]:
         other.kubectl("create", "-f", "-", stdin=json.dumps(made))
     if names:
         other.kubectl("wait", "--for=condition=Established", "crd", *names, f"--timeout={POD_SECONDS}s")
+        # The API server lists them among its kinds a moment later.
+        eventually(lambda: set(names) <= set(other.kubectl("api-resources", "-o", "name").split()), POD_SECONDS, names)
     # A pod needs its account, which a dry run does not make. Helm takes over what says that it belongs to the release.
     account = "serviceaccount/binder-egress-reconciler"
     other.kubectl("create", *account.split("/"))

@@ -17,20 +17,16 @@ def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
     stage.launch()
     eventually(lambda: doctor(stage)["canary"][0][0] != "warning", CANARY_SECONDS)
     # The reports of verifiers that the file before stopped count for another minute, and may be about other keys.
-    eventually(lambda: doctor(stage)["verifier"][0][0] == "ok", RECONCILER_SECONDS)
-    found = doctor(stage)
-    for name in (
-        "mode",
-        "Redis",
-        "epoch",
-        "clock of Redis",
-        "clock of the API server",
-        "reconciler",
-        "verifier",
-        "keys",
-        "policies",
-    ):
-        assert [state for state, _ in found[name]] == ["ok"], (name, found[name])
+    names = ("mode", "Redis", "epoch", "clock of Redis", "clock of the API server", "reconciler", "verifier", "keys", "policies")
+    found: dict[str, list[tuple[str, str]]] = {}
+
+    def is_well() -> bool:
+        """A busy machine takes so long for an answer that a clock seems wrong, or a heartbeat late."""
+        found.clear()
+        found.update(doctor(stage))
+        return all([state for state, _ in found[name]] == ["ok"] for name in names)
+
+    eventually(is_well, RECONCILER_SECONDS, found)
     assert found["bypass"] == [("ok", "no other NetworkPolicy opens anything for user pods")]
     assert "launches told of" in found["wiring"][0][1]
 

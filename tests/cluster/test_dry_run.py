@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.support.cluster.patience import POD_SECONDS
-from tests.support.cluster.stage import TOP, Stage
+from tests.support.cluster.stage import TOP, Failed, Stage
 from tests.support.cluster.waiting import eventually
 
 TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))
@@ -46,6 +47,17 @@ def definition(group: str, kind: str) -> dict:
     }
 
 
+def await_kinds(stage: Stage, fits: Callable[[set[str]], bool]) -> None:
+    """Wait until the kinds that the API server lists are as they should be: it is a moment late with what was made or deleted."""
+
+    def is_so() -> bool:
+        with suppress(Failed):  # of a kind that goes in this moment
+            return fits(set(stage.kubectl("api-resources", "-o", "name").split()))
+        return False
+
+    eventually(is_so, POD_SECONDS, "kinds")
+
+
 @pytest.fixture(scope="module")
 def namespace(stage: Stage) -> Iterator[Stage]:
     """A namespace with nothing in it, in a cluster that knows those kinds."""
@@ -59,8 +71,7 @@ def namespace(stage: Stage) -> Iterator[Stage]:
         other.kubectl("create", "-f", "-", stdin=json.dumps(made))
     if names:
         other.kubectl("wait", "--for=condition=Established", "crd", *names, f"--timeout={POD_SECONDS}s")
-        # The API server lists them among its kinds a moment later.
-        eventually(lambda: set(names) <= set(other.kubectl("api-resources", "-o", "name").split()), POD_SECONDS, names)
+        await_kinds(other, lambda listed: set(names) <= listed)
     # A pod needs its account, which a dry run does not make. Helm takes over what says that it belongs to the release.
     account = "serviceaccount/binder-egress-reconciler"
     other.kubectl("create", *account.split("/"))
@@ -71,6 +82,7 @@ def namespace(stage: Stage) -> Iterator[Stage]:
     yield other
     if names:
         other.kubectl("delete", "crd", *names)
+        await_kinds(other, lambda listed: not set(names) & listed)
     other.delete_namespace()
 
 

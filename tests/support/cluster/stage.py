@@ -260,6 +260,7 @@ class Stage:
         The hook tells of a launch once and for a second at most, and policies may know a new BinderHub later than it is ready.
         """
         self.await_address("binder", 80, "/versions")
+        self.await_address("proxy-public", 80, "/hub/api/")
         if not any(found["status"].get("availableReplicas") for found in self.get("deployments", "-l", VERIFIER)["items"]):
             return
         deadline = time.monotonic() + TIER_SECONDS
@@ -355,8 +356,14 @@ class Stage:
         return self.url("binder-egress", 80) + "/egress"
 
     def await_address(self, service: str, port: int, path: str) -> None:
-        """Wait until a Service answers: its pods may be ready before every node's packet filter knows."""
-        patiently(lambda: requests.get(self.url(service, port) + path, timeout=2))
+        """Wait until a Service answers, and what stands behind it: pods may be ready before every node's packet filter knows."""
+
+        def ask() -> None:
+            answer = requests.get(self.url(service, port) + path, timeout=5)
+            if answer.status_code >= requests.codes.server_error:
+                raise requests.ConnectionError(f"{service}: {answer.status_code} {answer.text}")
+
+        patiently(ask)
 
     # -- what people do
 

@@ -256,7 +256,11 @@ def test_replica_that_goes_costs_new_connections_nothing(stage):
     end = time.monotonic() + POD_SECONDS
     seen = set()
     while time.monotonic() < end:
-        seen.add(ask(stage, user, f"http://{LISTED}/"))
+        answer = ask(stage, user, f"http://{LISTED}/")
+        if answer.startswith("URLError"):
+            # A busy node may learn later than after two seconds that a replica ends (D-090). Programs try again.
+            answer = ask(stage, user, f"http://{LISTED}/")
+        seen.add(answer)
         try:
             stage.kubectl("rollout", "status", "deployment/binder-egress-proxy", "--timeout=1s")
             break

@@ -98,7 +98,7 @@ class FrontDoor:
                     return
                 try:
                     self.forward(next(service for prefix, service in door._services.items() if path.startswith(prefix)), path)
-                except (ConnectionError, TimeoutError, http.client.HTTPException):
+                except (OSError, http.client.HTTPException):
                     # As an ingress whose backend is away; too late if the answer has begun.
                     self.close_connection = True
                     self.send_error(502)

@@ -92,15 +92,31 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
 
+PATIENT = """
+from verifier.store import connection
+from verifier.web import servers
+connection.TIMEOUT_SECONDS = 10.0
+servers.UNLOCK_WAIT_SECONDS = {unlock_wait_seconds}
+from verifier.cli import main
+main()
+"""
+"""The program of a verifier that waits longer for Redis than the product's half a second: CI machines are slow."""
+
+
+PATIENT_UNLOCK_SECONDS = 15.0
+"""How long an unlock waits, in place of the product's 2 s, for a test that plays the reconciler and looks at what came of it."""
+
+
 class VerifierProcess:
     """The verifier as a process: gunicorn and two real ports. `public` and `internal` are the addresses of the ports.
 
     Args:
         redis_server: its Redis, already started.
+        unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`; by default the product's 2 s.
         settings: settings other than the defaults below, by their names in `VerifierSettings`.
     """
 
-    def __init__(self, redis_server: RedisServer, **settings: object) -> None:
+    def __init__(self, redis_server: RedisServer, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
         ports = free_port(), free_port()
         self.public, self.internal = (f"http://127.0.0.1:{port}" for port in ports)
         values = {
@@ -116,17 +132,16 @@ class VerifierProcess:
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         # A pipe would block the process when nobody reads it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"], env=environment, stderr=self._log
-        )
+        program = PATIENT.format(unlock_wait_seconds=unlock_wait_seconds)
+        self._process = subprocess.Popen([sys.executable, "-c", program, "verifier"], env=environment, stderr=self._log)
         self.await_ready()
 
     def await_ready(self) -> None:
         """Wait until it is ready, as Kubernetes does before it sends requests."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
-                with DIRECT.open(f"{self.internal}/readyz", timeout=10):
+                with DIRECT.open(f"{self.internal}/readyz", timeout=30):
                     return
             except OSError:
                 assert time.monotonic() < until and self._process.poll() is None, "the verifier does not start"
@@ -143,17 +158,18 @@ class VerifierProcess:
             return
         for process in self.processes():
             os.kill(process, signal.SIGKILL)
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
         self._log.close()
 
     def stop(self) -> list[str]:
         """Stop it as Kubernetes does, unless it has stopped already: the lines of its log."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
         assert self._process.returncode == 0
-        self._log.seek(0)
-        return self._log.read().splitlines()
+        with self._log:
+            self._log.seek(0)
+            return self._log.read().splitlines()
 
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:

@@ -14,7 +14,7 @@ from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_
 from tests.support.browser import ARTIFACTS, MODEST, launch
 from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
-from tests.support.launch_tab import DARK_PAGE, LONG, PANEL_STATES, Tab, text
+from tests.support.launch_tab import DARK_PAGE, PANEL_STATES, Tab, text
 from verifier.records import KnownServer, Server
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -134,7 +134,7 @@ def shoot_panels(browser: Browser, redis: RedisServer, store: Store, states: lis
         for state in states:
             lead, providers = PANEL_STATES[state]
             redis.wipe()
-            settings: dict[str, Any] = {"captcha_providers": MODEST, **LONG}
+            settings: dict[str, Any] = {"captcha_providers": MODEST}
             if providers:
                 settings |= double.settings("turnstile", with_altcha=None if state == "needed" else MODEST["altcha"])
             if "late" in providers:

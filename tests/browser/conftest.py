@@ -12,7 +12,13 @@ from verifier.store.connection import connect
 from verifier.store.store import Store
 
 # A calculation takes seconds on a busy machine, and an unlock may take 2 s even on an idle one.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer timeout than in production: CI machines are slow."""
+    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +38,8 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def store(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(redis_server: RedisServer, patient: None) -> Iterator[Store]:
     """The store that the verifier reads: a test writes to it as the reconciler does."""
-    # Longer timeout than in production: CI machines are slow.
-    monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 10)
     client = connect(make_settings(redis_server))
     yield Store(client)
     client.close()
@@ -62,7 +66,7 @@ def make_hub() -> Callable[..., BinderHub]:
 
 
 @pytest.fixture
-def start(redis_server: RedisServer, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., BinderHub]]:
+def start(redis_server: RedisServer, patient: None, make_hub: Callable[..., BinderHub]) -> Iterator[Callable[..., BinderHub]]:
     """A function that starts a BinderHub in front of a verifier. Without a verifier it starts one with the given settings."""
     started: list[VerifierProcess | BinderHub] = []
     client = connect(make_settings(redis_server))
@@ -114,7 +118,7 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
 
     def open_tab(address: str, also: str = "", **options: object) -> Tab:
         context = browser.new_context(**{"viewport": {"width": 800, "height": 400}, **options})
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         tabs.append(Tab(context.new_page(), address, also))
         return tabs[-1]
 

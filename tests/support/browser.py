@@ -15,6 +15,9 @@ AXE = Path(__file__).parents[2] / "frontend/node_modules/axe-core/axe.min.js"
 INSECURE_HOST = "hub.example.org"
 """A host that the tests' browser resolves to loopback. Browsers take plain http for secure on localhost only."""
 
+PREVIEW = "nbviewer.jupyter.org"
+"""Where BinderHub's page takes a preview of the repository from. The tests' browser finds no such host."""
+
 FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
@@ -22,7 +25,7 @@ FLAGS = [
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",
-    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
+    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1, MAP {PREVIEW} ~NOTFOUND",
 ]
 """Chromium sends no requests of its own."""
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 
-from tests.support.browser import ARTIFACTS
+from tests.support.apps import PATIENT_UNLOCK_SECONDS, VerifierProcess
+from tests.support.browser import ARTIFACTS, MODEST
 from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
 from tests.support.launch_page.real import REASON, Process, RealBinderHub, is_installed
@@ -41,6 +42,13 @@ def make_hub(request, script):
     return partial(RealBinderHub, process=request.getfixturevalue("binderhub"))
 
 
+@pytest.fixture(scope="session")
+def _verifier(_redis_server):
+    process = VerifierProcess(_redis_server, PATIENT_UNLOCK_SECONDS, captcha_providers=MODEST)
+    yield process
+    process.stop()
+
+
 @pytest.fixture
 def hub(start, verifier, _verifier):
     """A BinderHub in front of the verifier with default settings."""
@@ -55,7 +63,7 @@ def tab(browser):
 
     def tab(context=None, **options):
         context = context or browser.new_context(**{"viewport": SIZES[""], **options})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         tabs.append(Tab(context.new_page()))
         return tabs[-1]
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.support.launch_page import HEADER, TOP
-from tests.support.launch_tab import LONG
+from tests.support.launch_tab import wait_for
 
 RECORD = """
   window.calls = [];
@@ -116,23 +116,20 @@ def test_build_request_is_unchanged_except_for_the_pass(kind, hub, tab):
     assert build.tier == "verified"
 
 
-def test_waiting_request_can_be_aborted(start, tab):
-    hub = start(**LONG)
+def test_waiting_request_can_be_aborted(hub, tab):
     hub.gates["passes"].close()
     hub.bundle.close()
     opened = tab()
     opened.page.goto(hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checking'")
-    opened.page.wait_for_timeout(500)
-    reason = opened.page.evaluate(
-        """async () => {
-          const controller = new AbortController();
-          const answer = fetch("/build/gh/o/r/HEAD", { signal: controller.signal });
-          setTimeout(() => controller.abort(), 200);
-          const late = new Promise((resolve) => { setTimeout(resolve, 5000, "late"); });
-          return Promise.race([late, answer.then(() => "answered", (error) => error.name)]);
+    opened.page.evaluate(
+        """() => {
+          globalThis.controller = new AbortController();
+          globalThis.answer = fetch("/build/gh/o/r/HEAD", { signal: controller.signal });
         }"""
     )
+    wait_for(lambda: opened.time.left == 1, "the request does not wait")
+    reason = opened.page.evaluate("controller.abort(), answer.then(() => 'answered', (error) => error.name)")
     assert reason == "AbortError"
     assert hub.builds == []
 

@@ -221,7 +221,7 @@ class RealBinderHub(BinderHub):
                 headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
                 request = urllib.request.Request(f"{hub.verifier[1]}/api/launches", body, headers)
                 try:
-                    with DIRECT.open(request, timeout=10) as answer:
+                    with DIRECT.open(request, timeout=60) as answer:
                         decided = answer.read()
                 except urllib.error.HTTPError as error:
                     self.answer(error.code)

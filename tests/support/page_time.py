@@ -1,0 +1,53 @@
+"""Time on a page that passes only when a test says so.
+
+What a page does within a second must not depend on how many seconds the machine takes for it.
+"""
+
+from playwright.sync_api import Page
+
+STILL = """{
+  const [timer, clear] = [setTimeout, clearTimeout];
+  const waiting = new Map();
+  let [now, last] = [1000, 1e9];
+  performance.now = () => now;
+  setTimeout = (call, ms, ...args) => {
+    if (!(ms >= 1000)) return timer(call, ms, ...args);
+    waiting.set(last += 1, { due: now + ms, call: () => call(...args) });
+    return last;
+  };
+  clearTimeout = (id) => { if (!waiting.delete(id)) clear(id); };
+  globalThis.timersLeft = () => Array.from(waiting.values(), ({ due }) => (due - now) / 1000);
+  globalThis.passTime = (seconds) => {
+    now += seconds * 1000;
+    for (const [id, { due, call }] of [...waiting].sort(([, one], [, other]) => one.due - other.due)) {
+      if (due <= now && waiting.delete(id)) call();
+    }
+  };
+}"""
+"""`performance.now` stands still, and so do timers of a second and more. Shorter ones are of no wait that a test is about."""
+
+
+class PageTime:
+    """The time on a page and on those that follow it in its tab. Each begins at the same moment.
+
+    Args:
+        page: the page, before it has an address.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        page.add_init_script(STILL)
+
+    @property
+    def timers(self) -> list[float]:
+        """Seconds until each of the page's timers."""
+        return list(map(float, self._page.evaluate("timersLeft()")))
+
+    @property
+    def left(self) -> float:
+        """Seconds until the next one; infinite without one."""
+        return min(self.timers, default=float("inf"))
+
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass, and run the timers that are due then."""
+        self._page.evaluate("(seconds) => passTime(seconds)", seconds)

@@ -81,7 +81,7 @@ class Jupyter:
         command = [self._environment / "bin/jupyter", "lab", *options]
         with (self._folder / "log").open("w") as log:
             self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=self._folder)
-        until = time.monotonic() + 90
+        until = time.monotonic() + 180
         while True:
             try:
                 DIRECT.open(f"{self.origin}/api", timeout=10).close()

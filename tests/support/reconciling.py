@@ -1,8 +1,13 @@
 """The reconciler in the test's own thread, and the decisions that it reads from Redis."""
 
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
+from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Record, Server
+from verifier.store.errors import StoreUnavailable
 
 ALICE = Server("alice")
 
@@ -56,3 +61,30 @@ class Steady:
 
     def __call__(self):
         return self.now
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until something is so, a minute at most; not to reach Redis counts as not so."""
+    until = time.monotonic() + 60
+    while True:
+        with suppress(StoreUnavailable):
+            if condition():
+                return
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(reconciler: Reconciler) -> Iterator[None]:
+    """Let a reconciler run with all of its threads, and wait for their end: one that lives on takes what the next test sends."""
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=reconciler.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        reconciler.stop()
+        thread.join()
+        for other in set(threading.enumerate()) - before:
+            if other.name in ("list-and-watch", "reflector"):
+                other.join()

@@ -8,13 +8,13 @@ import pytest
 import verifier.reconciler.loop
 from tests.support.apps import get_pass, launch, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import ALICE, granted, make_grant
+from tests.support.reconciling import ALICE, eventually, granted, make_grant
+from tests.support.reconciling import running as reconciler_runs
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
 from verifier.reconciler.user_pods import WatchEnded
 from verifier.records import Record, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
 
@@ -42,75 +42,60 @@ def running(make_reconciler, cluster, redis_server, tmp_path, monkeypatch):
     monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
     client = connect(load(ReconcilerSettings, redis_url=redis_server.url))
-    reconciler = make_reconciler(Store(client), steady=time.monotonic)
-    thread = threading.Thread(target=reconciler.run)
-    thread.start()
-    yield reconciler
-    reconciler.stop()
-    thread.join()
-    # The two other threads end within a wait of theirs; the client is theirs until then.
-    time.sleep(0.5)
+    made = make_reconciler(Store(client), steady=time.monotonic)
+    with reconciler_runs(made):
+        yield made
     client.close()
 
 
-def eventually(condition, seconds=5.0):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            if condition():
-                return True
-        except StoreUnavailable:
-            pass
-        time.sleep(0.01)
-    return False
-
-
-def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, public, internal, store):
+def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, public, internal, store, monkeypatch):
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 60)
     token = get_pass(public)
     launch(internal, "alice", token=token)
     pod = cluster.add("alice")  # not ready yet, so a use of the pass may still move
-    assert eventually(lambda: cluster.labelled() == {ALICE})
+    eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2", ready=True)
-    assert eventually(lambda: store.known(Server("bob")))
+    eventually(lambda: store.known(Server("bob")))
     # bob is of no known repository, so the use does not move to it; a solution of its own unlocks it.
     assert public.post("/egress/servers/bob", json={"token": token}).status_code == 403
     answer = public.post("/egress/servers/bob", json={"provider": "altcha", "solution": solve(public, "unlock")})
     assert (answer.status_code, answer.json["state"]) == (200, "granted")
     launch(internal, "carol", token=token)
-    assert eventually(lambda: cluster.labelled() == {Server("bob")})
+    eventually(lambda: cluster.labelled() == {Server("bob")})
     cluster.remove(pod)
-    assert eventually(lambda: store.known(ALICE) is None)
+    eventually(lambda: store.known(ALICE) is None)
     assert verifier.reconciler.loop.ALIVE_FILE.exists()
 
 
 def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
     cluster.add("alice", **granted(make_grant()))
-    assert eventually(lambda: store.known(ALICE))
+    eventually(lambda: store.known(ALICE))
     cluster.down = True
     redis_server.stop()
     time.sleep(0.3)
     cluster.add("bob", "uid-2", **granted(make_grant()))
     redis_server.start()
     cluster.down = False
-    assert eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
+    eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
     store._redis.flushall()
-    assert eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
+    eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
     assert cluster.labelled() == {ALICE, Server("bob")}
 
 
 def test_watch_that_only_ended_continues_without_a_list(running, cluster, store, monkeypatch):
     cluster.add("alice")
-    assert eventually(lambda: store.known(ALICE) and store.reconciler_state()[0] is not None and not len(running.queue))
+    eventually(lambda: store.known(ALICE) and store.reconciler_state()[0] is not None and not len(running.queue))
     lists = []
     monkeypatch.setattr(cluster, "list", lambda: lists.append(1) or FakeCluster.list(cluster))
     monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.2)
     heard = running.heard_at
     # Nothing wakes the reconciler for this: it looks at everything from time to time.
     store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
-    assert eventually(lambda: cluster.labelled() == {ALICE})
+    eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2")
-    assert eventually(lambda: store.known(Server("bob")))
-    assert eventually(lambda: running.heard_at > heard) and lists == []
+    eventually(lambda: store.known(Server("bob")))
+    eventually(lambda: running.heard_at > heard)
+    assert lists == []
 
 
 class Hasty(FakeCluster):
@@ -137,11 +122,11 @@ def test_watches_that_end_at_once_pause_and_count_only_with_an_event(redis_serve
     thread = threading.Thread(target=made.list_and_watch)
     thread.start()
     try:
-        assert eventually(lambda: cluster.watches)
+        eventually(lambda: cluster.watches)
         heard = made.heard_at
         while made.run_once():
             pass
-        assert eventually(lambda: cluster.watches > 3)
+        eventually(lambda: cluster.watches > 3)
     finally:
         before = cluster.watches
         made.stop()

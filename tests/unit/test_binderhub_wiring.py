@@ -6,8 +6,8 @@ The snippet is loaded as BinderHub loads it, between a server that plays BinderH
 import asyncio
 import concurrent.futures
 import contextlib
-import itertools
 import socket
+import threading
 import time
 import types
 
@@ -21,6 +21,7 @@ from tests.support.launch_hook import (
     IMAGE,
     LIMIT_SECONDS,
     PASS,
+    PRODUCT_SECONDS,
     REPOSITORY,
     Wiring,
     binderhub,
@@ -49,7 +50,8 @@ def test_launch_is_announced_with_its_request(monkeypatch):
         seen = []
         async with verifier(seen) as api:
             wiring = Wiring(monkeypatch, api)
-            async with binderhub(wiring, resolving=1.0, building=0.4) as hub:
+            began = []
+            async with binderhub(wiring, resolving=1.0, building=0.4, began=began) as hub:
                 before = time.time()
                 sent = {"X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1", "User-Agent": "curl/8.5.0"}
                 await get(f"{hub}/build/1", headers=sent, egress_token=PASS)
@@ -57,7 +59,7 @@ def test_launch_is_announced_with_its_request(monkeypatch):
         assert headers["Authorization"] == f"Bearer {API_TOKEN}"
         assert headers["Content-Type"] == "application/json"
         # The arrival counts, not the end of the build.
-        assert before - 0.1 <= body.pop("requested_at") <= before + 0.9
+        assert before - 0.1 <= body.pop("requested_at") <= began[0] + 0.1
         assert body == {
             "user": "fake-repo-1-0",
             "server": "",
@@ -188,7 +190,7 @@ def test_launch_without_a_request_says_that_the_context_is_lost(monkeypatch):
 
 
 def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
-    """Two in three carry a token. Ten at once: a busy machine answers no more within the second that a launch may wait."""
+    """Two in three carry a token."""
 
     async def main():
         seen = []
@@ -197,8 +199,7 @@ def test_concurrent_requests_do_not_mix_tokens(monkeypatch):
             binderhub(Wiring(monkeypatch, api), building=0.05) as hub,
         ):
             queries = [{"egress_token": f"{PASS}-{n}"} if n % 3 else {} for n in range(40)]
-            for at in range(0, len(queries), 10):
-                await asyncio.gather(*(get(f"{hub}/build/{n}", **queries[n]) for n in range(at, at + 10)))
+            await asyncio.gather(*(get(f"{hub}/build/{n}", **query) for n, query in enumerate(queries)))
         got = {body["user"]: body["token"] for _, body in seen}
         assert got == {f"fake-repo-{n}-0": query.get("egress_token") for n, query in enumerate(queries)}
 
@@ -212,7 +213,7 @@ def test_token_ends_with_its_request_on_a_kept_connection(monkeypatch):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(hub.rsplit(":", 1)[1]))
             for path in (f"/build/1?egress_token={PASS}", "/build/2"):
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
                 length = next(line for line in head.decode().splitlines() if line.lower().startswith("content-length"))
                 await reader.readexactly(int(length.split(":")[1]))
             writer.close()
@@ -426,7 +427,7 @@ FAULTS = [slow, garbage, other_json, echo, error, unauthorized, huge, halfway, d
 def test_launch_survives_every_answer_of_the_verifier_without_delay(monkeypatch, answer):
     async def main():
         seen = []
-        async with verifier(seen, answer) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+        async with verifier(seen, answer) as api, binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert len(seen) == 1
         assert max(reply["seconds"]) < LIMIT_SECONDS
@@ -437,11 +438,12 @@ def test_launch_survives_every_answer_of_the_verifier_without_delay(monkeypatch,
 def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
     async def main():
         seen = []
-        async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+        async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
             assert sum(reply["seconds"]) < LIMIT_SECONDS
-            reply = await get(f"{hub}/build/2", egress_token=PASS)
-            assert reply["seconds"][0] > 0.5, "the next request has a second of its own"
+            assert len(seen) == 1
+            await get(f"{hub}/build/2", egress_token=PASS)
+            assert len(seen) == 2, "the next request has a second of its own"
 
     asyncio.run(main())
 
@@ -487,7 +489,7 @@ async def closes(reader, writer):
 @pytest.mark.parametrize("talk", [no_head, no_http, endless_head, closes])
 def test_launch_survives_every_connection_without_delay(monkeypatch, talk):
     async def main():
-        async with raw(talk) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+        async with raw(talk) as api, binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert max(reply["seconds"]) < LIMIT_SECONDS
 
@@ -509,7 +511,7 @@ def test_launch_survives_every_connection_without_delay(monkeypatch, talk):
 )
 def test_launch_survives_every_address_without_delay(monkeypatch, api):
     async def main():
-        async with binderhub(Wiring(monkeypatch, api)) as hub:
+        async with binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert max(reply["seconds"]) < LIMIT_SECONDS
 
@@ -519,17 +521,18 @@ def test_launch_survives_every_address_without_delay(monkeypatch, api):
 def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
     async def main():
         async with verifier([]) as api:
-            wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y")
+            wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit=PRODUCT_SECONDS)
             assert await wiring.launch() < LIMIT_SECONDS
 
     asyncio.run(main())
 
 
 def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
-    real = socket.getaddrinfo
+    real, threads = socket.getaddrinfo, []
 
     def hang(host, *args, **kwargs):
         if host == "binder-egress":
+            threads.append(threading.current_thread())
             time.sleep(2)
             raise socket.gaierror("timed out")
         return real(host, *args, **kwargs)
@@ -537,37 +540,27 @@ def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", hang)
 
     async def main():
-        async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081")) as hub:
-            ticks = []
-
-            async def tick():
-                while True:
-                    ticks.append(time.monotonic())
-                    await asyncio.sleep(0.02)
-
-            ticking = asyncio.create_task(tick())
+        async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit=PRODUCT_SECONDS)) as hub:
             replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
-            ticking.cancel()
         assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
         # The look-up waits in a thread, so BinderHub goes on.
-        assert max(b - a for a, b in itertools.pairwise(ticks)) < 0.5
+        assert threads and threading.current_thread() not in threads
 
     asyncio.run(main())
 
 
 def test_huge_answer_is_not_read(monkeypatch):
     async def main():
-        megabytes = []
+        megabytes = asyncio.get_running_loop().create_future()
 
         async def answer(handler):
             await huge(handler)
-            megabytes.append(handler.settings["megabytes"])
+            megabytes.set_result(handler.settings["megabytes"])
 
         async with verifier([], answer) as api:
             await Wiring(monkeypatch, api).launch()
-            await asyncio.sleep(0.1)
-        # The buffers of the sockets hold a few megabytes that nobody reads.
-        assert megabytes[0] < 20
+            # The buffers of the sockets hold a few megabytes that nobody reads.
+            assert await asyncio.wait_for(megabytes, 60) < 20
 
     asyncio.run(main())
 
@@ -577,7 +570,7 @@ def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
     monkeypatch.setattr(SimpleAsyncHTTPClient, "fetch", lambda *args, **kwargs: asyncio.Future())
 
     async def main():
-        assert await Wiring(monkeypatch, "http://127.0.0.1:9").launch() < LIMIT_SECONDS
+        assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
 
     asyncio.run(main())
 
@@ -593,8 +586,8 @@ def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
             writer.close()
 
         async with raw(talk) as api:
-            await Wiring(monkeypatch, api).launch()
-            await asyncio.wait_for(closed.wait(), 0.5)
+            await Wiring(monkeypatch, api, limit=PRODUCT_SECONDS).launch()
+            await asyncio.wait_for(closed.wait(), 60)
 
     asyncio.run(main())
 
@@ -623,7 +616,7 @@ def test_many_launches_are_announced_at_once(monkeypatch):
 def test_forty_launches_with_a_hanging_verifier_wait_no_longer_than_one(monkeypatch):
     async def main():
         async with verifier([], slow) as api:
-            wiring = Wiring(monkeypatch, api)
+            wiring = Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)
             seconds = await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(40)))
         assert max(seconds) < LIMIT_SECONDS
 

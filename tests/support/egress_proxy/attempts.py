@@ -83,6 +83,9 @@ def addresses(name: str) -> list[str]:
 
 # -- what pods do
 
+answer_seconds = 4.0
+"""Seconds that a pod waits for an answer."""
+
 
 @dataclass(frozen=True)
 class Pod:
@@ -101,7 +104,7 @@ class Pod:
 
 def connect(pod: Pod) -> socket.socket:
     found = socket.socket(socket.AF_INET6 if ":" in pod.proxy else socket.AF_INET)
-    found.settimeout(6)
+    found.settimeout(answer_seconds + 2)
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if pod.address:
         found.bind((pod.address, 0))
@@ -149,7 +152,7 @@ def tunnel(
             for at in range(0, len(sent), pieces or len(sent)):
                 connection.sendall(sent[at : at + (pieces or len(sent))])
                 time.sleep(pause if pieces else 0)
-        connection.settimeout(4)
+        connection.settimeout(answer_seconds)
         answer = connection.recv(4096)
     except OSError as error:
         return type(error).__name__
@@ -171,7 +174,7 @@ def https(pod: Pod, name: str, host: str = "") -> str:
 
 def receive(connection: socket.socket) -> str:
     found = b""
-    connection.settimeout(3)
+    connection.settimeout(answer_seconds)
     with contextlib.suppress(OSError):
         while more := connection.recv(65536):
             found += more

@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,13 +78,6 @@ def seen(clients: list[str], python: str = sys.executable) -> dict[str, dict[str
     return lab.in_namespace(__spec__.name, json.dumps([clients, python]))
 
 
-def keep_fresh(running: lab.Lab, pod: Pod) -> None:
-    """What is known of pods is too old after 30 s without a word of the reconciler."""
-    while True:
-        time.sleep(5)
-        running.publish("client", pod, "unverified")
-
-
 def main() -> None:
     """In the namespace: run the clients, and print what was seen."""
     clients, python = json.loads(sys.argv[1])
@@ -99,7 +90,6 @@ def main() -> None:
         # The system's choice of an address for a connection to the proxy.
         client = Pod(lab.PROXY, lab.PROXY)
         running.publish("client", client, "unverified")
-        threading.Thread(target=keep_fresh, args=(running, client), daemon=True).start()
 
         def run(client: str) -> tuple[str, dict[str, str | bool]]:
             def say(url: str) -> str:

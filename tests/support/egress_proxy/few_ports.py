@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.support.clock import Clock
-from tests.support.egress_proxy import lab
+from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, STRANGER, Pod, get, plain
 from tests.support.egress_proxy.internet import start_internet
 from tests.support.egress_proxy.process import until
@@ -44,6 +44,7 @@ def seen() -> dict:
 def main() -> None:
     """In the namespace: take the ports, and print what was seen."""
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"40000 {40000 + PORTS - 1}")
+    attempts.answer_seconds = lab.WAIT_SECONDS
     source_ports.FEW = 0  # type: ignore[misc]  # they are all of the crowd here
     clock, metrics, loop = Clock(), Metrics(), asyncio.new_event_loop()
     limits = Limits(1000, 1000, 0, 4000, 0, source_ports.source_ports())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.support.apps import RedisServer
 from tests.support.clock import Clock
-from tests.support.egress_proxy import lab
+from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import LISTED, PORT, PUBLIC, addresses, get, open_tunnel, plain
 from tests.support.egress_proxy.internet import start_internet
 from verifier.proxy import feed
@@ -34,7 +34,7 @@ from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 """For what happens at once."""
 
 
@@ -71,6 +71,7 @@ def start_proxy(store: Store, clock: Clock) -> Proxy:
 
 def main() -> None:
     """In the namespace: let Redis hang, and print what was seen."""
+    attempts.answer_seconds = WAIT_SECONDS
     feed.SILENT_SECONDS = 1.0
     noticed = Noticed()
     logging.getLogger("binder-egress").addHandler(noticed)

@@ -22,7 +22,7 @@ TOP = Path(__file__).parents[3]
 def status(url: str) -> tuple[int, str]:
     """Status and body of an answer; 0 if there is none."""
     try:
-        with DIRECT.open(url, timeout=5) as answer:
+        with DIRECT.open(url, timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -31,8 +31,8 @@ def status(url: str) -> tuple[int, str]:
 
 
 def until(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so, for half a minute."""
-    end = time.monotonic() + 30
+    """Wait until it is so, for a minute."""
+    end = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.05)

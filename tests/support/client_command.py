@@ -39,10 +39,10 @@ def on_a_terminal(*arguments, env=None):
             break
         shown += chunk
     os.close(master)
-    return shown.decode(), running.wait(20)
+    return shown.decode(), running.wait(60)
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -2,10 +2,10 @@
 
 import os
 import pty
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> 
             break
         written += part
     os.close(controller)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     return written.decode().replace("\r\n", "\n")
 
 
@@ -70,11 +70,13 @@ def test_terminal_prints_the_address_of_the_page(shell, profile):
 
 
 def test_terminal_hint_is_fast_and_runs_no_program(profile):
-    began = time.monotonic()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     written = in_terminal(
         [shutil.which("bash"), "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=URL, PATH="/nonexistent"
     )
-    assert time.monotonic() - began < 1
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of a processor, which does not count how long others have it.
+    assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 1
     assert SAID in written and "not found" not in written
 
 

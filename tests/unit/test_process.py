@@ -38,7 +38,7 @@ def ask(address, body=None, **headers):
     data = None if body is None else json.dumps(body).encode()
     sent = {"Content-Type": "application/json", "X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"} | headers
     try:
-        with DIRECT.open(urllib.request.Request(address, data, sent), timeout=10) as answer:
+        with DIRECT.open(urllib.request.Request(address, data, sent), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         with error:
@@ -84,7 +84,7 @@ def test_hundred_simultaneous_http_launches_leave_one_grant(verifier, store):
 def raw(address, request):
     """Sends bytes; returns the first line of the answer."""
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=15) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(request)
         return connection.recv(4096).partition(b"\r\n")[0].decode()
 
@@ -111,7 +111,7 @@ def test_chunked_body_is_read_up_to_a_limit(verifier):
 def test_malformed_request_does_not_disturb_others(verifier):
     host, port = verifier[0].removeprefix("http://").split(":")
     for garbage in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\r\n" * 50):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(garbage)
     assert ask(f"{verifier[0]}/egress/challenge")[0] == 200
 
@@ -135,7 +135,7 @@ def open_slow(verifier):
         for _ in range(number):
             connection = socket.socket()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect((host, int(port)))
             connection.sendall(sent)
             connections.append(connection)
@@ -147,7 +147,7 @@ def open_slow(verifier):
 
 
 def assert_prompt(verifier):
-    """Asks both ports, among that a launch: the fastest of three answers comes within a second."""
+    """Asks both ports, among that a launch: the fastest of five answers comes before the limit that ends a slow request."""
     public, internal = verifier
     body = {"user": "alice", "image": "image:1", "repository": "r", "token": None, "client_address": CLIENT}
     for address, sent in (
@@ -156,11 +156,11 @@ def assert_prompt(verifier):
         (f"{internal}/healthz", None),
     ):
         times = []
-        for _ in range(3):
+        for _ in range(5):
             began = time.monotonic()
             assert ask(address, sent)[0] == 200
             times.append(time.monotonic() - began)
-        assert min(times) < 1
+        assert min(times) < 0.75 * RECEIVE_SECONDS
 
 
 @pytest.mark.parametrize("sent", SLOW.values(), ids=SLOW)
@@ -192,7 +192,8 @@ def test_request_that_does_not_arrive_in_time_is_ended(verifier, open_slow, sent
     (connection,) = open_slow(1, sent)
     began = time.monotonic()
     assert connection.recv(4096)[:13] == answer
-    assert RECEIVE_SECONDS <= time.monotonic() - began < 5
+    # Any other limit is at least ten seconds.
+    assert RECEIVE_SECONDS <= time.monotonic() - began < 10
 
 
 def test_thousand_kept_connections_delay_nobody(verifier, open_slow):
@@ -208,7 +209,7 @@ def test_thousand_public_connections_delay_nobody(verifier, open_slow):
 
 
 def test_public_request_has_a_time_limit():
-    threads = Threads(2, internal_port=81, receive_seconds=2.0, connections=3)
+    threads = Threads(2, internal_port=81, receive_seconds=6.0, connections=3)
     handled = []
 
     def handle(conn):
@@ -218,16 +219,16 @@ def test_public_request_has_a_time_limit():
     try:
         began = time.monotonic()
         slow = [threads.submit(handle, Connection(ours, ("::", 80))) for ours, _ in pairs[:4]]
-        slow[0].result(timeout=8)
-        assert time.monotonic() - began < 1.5, "the oldest is ended at once when there are too many"
+        slow[0].result(timeout=60)
+        assert time.monotonic() - began < 5, "the oldest is ended at once when there are too many"
         assert not any(done.done() for done in slow[1:])
         inside = threads.submit(handle, Connection(pairs[4][0], ("::", 81)))
         for done in slow:
-            done.result(timeout=8)
+            done.result(timeout=60)
         assert handled == [b""] * 4
         assert not inside.done(), "the in-cluster port has no limit"
         pairs[4][1].sendall(b"x")
-        inside.result(timeout=8)
+        inside.result(timeout=60)
     finally:
         threads.shutdown()
         for pair in pairs:

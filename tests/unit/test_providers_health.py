@@ -460,10 +460,11 @@ def test_self_checks_run_by_themselves_and_when_due(make, double, monkeypatch):
     double.behaviour["hcaptcha"] = "hanging"
     began = time.monotonic()
     services.captcha.start()
-    assert time.monotonic() - began < 1
+    # A provider that hangs does so for 20 s.
+    assert time.monotonic() - began < 15
 
     def await_state(name, expected):
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while state(services, name) != expected:
             assert time.monotonic() < until, (name, state(services, name))
             time.sleep(0.01)
@@ -489,16 +490,16 @@ def test_verifier_process_checks_its_providers(redis_server, double):
     double.behaviour["turnstile"] = "misconfigured"
     process = VerifierProcess(redis_server, **double.settings("turnstile", "hcaptcha", with_altcha=QUICK["altcha"]))
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
-            with DIRECT.open(f"{process.internal}/metrics", timeout=10) as answer:
+            with DIRECT.open(f"{process.internal}/metrics", timeout=60) as answer:
                 lines = answer.read().decode().splitlines()
             if 'binder_egress_captcha_provider_misconfigured{provider="turnstile"} 1.0' in lines:
                 break
             assert time.monotonic() < until, "no self-check"
             time.sleep(0.05)
         assert 'binder_egress_captcha_provider_misconfigured{provider="hcaptcha"} 0.0' in lines
-        with DIRECT.open(f"{process.public}/egress/challenge", timeout=10) as answer:
+        with DIRECT.open(f"{process.public}/egress/challenge", timeout=60) as answer:
             assert [offer["name"] for offer in json.load(answer)["providers"]] == ["hcaptcha", "altcha"]
     finally:
         log = process.stop()
@@ -715,10 +716,13 @@ def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
 
     services = make("altcha", options={"altcha": HARD[0]})
     running_now, most = [], []
+    # Each waits for another one, so two have to run at a time.
+    pairs = threading.Barrier(2, timeout=60)
     real = altcha.create_challenge
 
     def slow(*args, **kwargs):
         running_now.append(1)
+        pairs.wait()
         most.append(len(running_now))
         time.sleep(0.02)
         running_now.pop()

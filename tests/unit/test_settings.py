@@ -199,7 +199,7 @@ def test_command_exits_with_2_and_prints_only_the_sentence(command):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert (run.returncode, run.stdout) == (2, "")
@@ -209,7 +209,7 @@ def test_command_exits_with_2_and_prints_only_the_sentence(command):
 
 def test_command_loads_neither_the_kubernetes_client_nor_flask():
     code = "import sys, verifier.cli; sys.exit(bool({'kubernetes', 'flask'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=100, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_pass_for_three_servers_moves_the_use_of_the_same_repository(redis_serve
 def test_hundred_simultaneous_launches_leave_the_grants_of_one_pass(redis_server, store, servers, repositories):
     services = services_with(redis_server, store, servers)
     token = get_pass(public_client(services))
-    start = threading.Barrier(20, timeout=10)
+    start = threading.Barrier(20, timeout=60)
     internal = internal_client(services)
 
     def go(number):

@@ -190,19 +190,16 @@ def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeyp
     """A stranger chooses them, and may have thousands of processes."""
     (tmp_path / "a").mkdir()
     long = "/".join(["a", ".."] * 120)
-    command = [sys.executable, "-c", "input()", *[f"{long}/{number}" for number in range(31)]]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE) as process:
-        try:
-            shown = tmp_path / "proc"
-            shown.mkdir()
-            (shown / str(process.pid)).symlink_to(f"/proc/{process.pid}")
-            opened, real = [], os.open
-            monkeypatch.setattr(os, "open", lambda *given, **more: opened.append(given) or real(*given, **more))
-            (found,) = Processes(shown, lambda text: "pod").all()
-            assert len(found.files) == 1
-            assert 100 < len(opened) < MAX_STEPS + 200
-        finally:
-            process.kill()
+    command = [sys.executable, "-c", "import time; time.sleep(600)", *[f"{long}/{number}" for number in range(31)]]
+    with running(*command, cwd=tmp_path) as process:
+        shown = tmp_path / "proc"
+        shown.mkdir()
+        (shown / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        opened, real = [], os.open
+        monkeypatch.setattr(os, "open", lambda *given, **more: opened.append(given) or real(*given, **more))
+        (found,) = Processes(shown, lambda text: "pod").all()
+        assert len(found.files) == 1
+        assert 100 < len(opened) < MAX_STEPS + 200
 
 
 LOOK = """

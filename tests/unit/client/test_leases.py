@@ -112,12 +112,12 @@ def test_person_renews_where_a_program_cannot(serve, open_hub, run, store, monke
     assert (code, json.loads(out)["kind"]) == (6, "needs-person")
 
     def person():
-        until(lambda: hub.count("GET /egress/servers/alice/") > 5)
+        until(lambda: hub.count("GET /egress/servers/alice/") > 3)
         lease(store, 60) if comes else store.publish(Server("alice"), KnownServer("uid-1"))
 
     helper = threading.Thread(target=person)
     helper.start()
-    code, out, err = run("unlock", address, "--json", "--wait", "20" if comes else "3")
+    code, out, err = run("unlock", address, "--json", "--wait", "60" if comes else "8")
     helper.join()
     said = json.loads(out)
     # The lease may also end before somebody renews it.

@@ -175,7 +175,7 @@ def interrupted(condition, *arguments):
         until(condition)
         time.sleep(0.5)
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=15)
+        _, err = running.communicate(timeout=60)
     finally:
         running.kill()
     return running.returncode, err

@@ -12,7 +12,6 @@ The model knows which server holds which use of which pass. After all work is do
 import time
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -411,7 +410,6 @@ class Machine(RuleBasedStateMachine):
             assert len({use.server for use in used.uses}) == len(used.uses) <= used.signed.servers
 
 
-@pytest.mark.timeout(60)
 def test_labels_follow_from_uses_after_any_sequence_of_steps(redis_server, monkeypatch):
     monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
     Machine.redis_server = redis_server

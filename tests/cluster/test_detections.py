@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import requests
@@ -12,7 +13,7 @@ from tests.support.cluster.commands import egress
 from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, await_variables
 from tests.support.cluster.packets import assert_reaches, python_in, stream
 from tests.support.cluster.patience import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
-from tests.support.cluster.stage import OPEN, QUICK, Stage
+from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
 from tests.support.cluster.waiting import eventually
 from tests.support.detections import deleted, killed
 
@@ -108,7 +109,13 @@ def test_lines_are_entered_by_hand_and_unreadable_ones_are_shown(stage, detector
 
     def entered(text: str, outcome: str) -> None:
         """Enter it until what becomes of it is known: a busy reconciler may take longer than the command waits."""
-        eventually(lambda: f"{pod}: {outcome}\n" in stage.kubectl(*command, stdin=text), TIER_SECONDS, outcome)
+
+        def is_told() -> bool:
+            with suppress(Failed):
+                return f"{pod}: {outcome}\n" in stage.kubectl(*command, stdin=text)
+            return False
+
+        eventually(is_told, TIER_SECONDS, outcome)
 
     entered(lines, "outdated")
     entered(json.dumps({"pod": pod, "source": "minesweeper", "label": "by hand"}) + "\n", "observed")

@@ -202,37 +202,37 @@ def requests_per_core() -> None:
 
 
 def unlock(stage: Stage) -> None:
-    """From the accepted unlock to the first packet that gets through, and from `kubectl label` returning to the same."""
+    """From the accepted unlock to the first packet that gets through, and from `kubectl label` returning to the same, in turns."""
+    times = int(os.environ.get("BENCH_UNLOCKS", "10"))
     delays: dict[str, list[float]] = {"unlock": [], "kubectl label": []}
     address = stage.targets()["public TCP"].removeprefix("tcp://")
-    for number in range(5):
+    for number in range(times):
         user = stage.launch(f"fake/unlock/{number}/main").user
         solution = stage.solve("unlock")
         delays["unlock"].append(first_packet(stage, user, address, lambda user=user, s=solution: present(stage, user, s)))
-    # A pod that the reconciler does not know, but the policies do: it is no server of JupyterHub's.
-    for number in range(5):
-        name = f"bare-{number}"
-        stage.kubectl(
-            "run",
-            name,
-            "--image=localhost/probe:1",
-            "--image-pull-policy=IfNotPresent",
-            "--labels=component=singleuser-server",
-            "--command",
-            "--",
-            "sleep",
-            "600",
-        )
-        stage.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
-        time.sleep(2)
-        label = ("label", "pod", name, "binder-egress/tier=verified", stage.as_reconciler)
-        delays["kubectl label"].append(first_packet(stage, None, address, lambda label=label: stage.kubectl(*label), pod=name))
-        stage.kubectl("delete", "pod", name, "--now", "--wait=false")
-    table = Table("5 times each", "median ms", "max ms", title="From the call's start to the first packet", title_justify="left")
+        stage.delete_user_pods()
+        delays["kubectl label"].append(labelled(stage, f"bare-{number}", address))
+        said = ", ".join(f"{name} {values[-1]:.0f} ms" for name, values in delays.items())
+        console.print(f"{number + 1} of {times}: {said}")
+    table = Table(
+        f"{times} times each", "median ms", "max ms", title="From the call's start to the first packet", title_justify="left"
+    )
     for name, values in delays.items():
         table.add_row(name, f"{statistics.median(values):.0f}", f"{max(values):.0f}")
     table.add_row("ratio", f"{statistics.median(delays['unlock']) / statistics.median(delays['kubectl label']):.2f}", "")
     console.print(table)
+
+
+def labelled(stage: Stage, name: str, address: str) -> float:
+    """Milliseconds from `kubectl label` to the first packet of a pod that the policies know and the reconciler does not."""
+    image = ("--image=localhost/probe:1", "--image-pull-policy=IfNotPresent")
+    stage.kubectl("run", name, *image, "--labels=component=singleuser-server", "--command", "--", "sleep", "600")
+    stage.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    time.sleep(2)
+    label = ("label", "pod", name, "binder-egress/tier=verified", stage.as_reconciler)
+    took = first_packet(stage, None, address, lambda: stage.kubectl(*label), pod=name)
+    stage.kubectl("delete", "pod", name, "--now", "--wait=false")
+    return took
 
 
 def present(stage: Stage, user: str, solution: str) -> None:

@@ -113,6 +113,8 @@ def launch() -> None:
                 for ours in (True, False) if number % 2 else (False, True):
                     hub.header_html = dict(HEADER) if ours else {}
                     took, end = one_launch(browser, hub, store)
+                    said = f"{name}, script after {loaded:g} s: launch {number + 1} of {times}"
+                    console.print(f"{said}, {'with' if ours else 'without'}: {took:.2f} s, {end}")
                     seconds[ours].append(took)
                     ends[end] += ours
                     assert ours or end == "none", end

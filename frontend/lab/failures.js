@@ -3,22 +3,35 @@
 // Characters that are looked at, from the end.
 const LIMIT = 20_000;
 
-// One for each way in which it is said. tests/unit/test_jupyterlab_failures.py has messages for all of them.
+// One for each way in which it is said. tests/unit/test_jupyterlab_failures.py has messages for all of them, and says of each
+// whether the program was run, or which file of its sources has the words.
 const SIGNS = [
-  // A name that is not found: the resolver's words (Python, git, pip), and those of curl's library (R, Julia, conda, mamba).
+  // A name that is not found: the resolver's words (Python, git, pip, uv, libgit2), and those of curl's library, old and new
+  // (R, Julia, conda, mamba): curl, lib/strerror.c, lib/vdns/asyn-base.c, hostip.c and cf-dns.c.
   /gaierror|NameResolutionError|EAI_AGAIN|ENOTFOUND|DNSError/,
   /(temporary failure|failure) (in name resolution|resolving)|name or service not known|no address associated with hostname/i,
-  /(could not|couldn't|unable to|failed to) resolve (host|address|proxy)/i,
+  /(could not|couldn't|unable to|failed to) resolve (host|address|proxy)|could not resolve: [\w-]+(\.[\w-]+)+/i,
+  /resolving timed out|failed to resolve '[^']+' with timeout/i,
   // No way there.
   /network is unreachable|no route to host|ENETUNREACH|EHOSTUNREACH/i,
-  // A connection that is not made, in time or at all.
+  // A connection that is not made, in time or at all. Some have words of their own for it:
+  // pip (src/pip/_internal/exceptions/network.py), uv and others with reqwest, R (src/modules/internet/libcurl.c),
+  // libgit2 (src/libgit2/streams/socket.c).
   /ConnectTimeout|NewConnectionError|ConnectionTimeoutError|ClientConnector(DNS)?Error|CondaHTTPError: HTTP 000 CONNECTION FAILED/,
-  /connect(ion)? timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached|failed to connect to \S+ port/i,
-  // The egress proxy refuses a host, in the words of the client or in its own.
-  /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|No internet access: open https?:/i,
-  // What hides the cause, in R.
-  /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:/i,
+  /connect(ion)? timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached|failed to connect to \S+(:\d+| port \d+) /i,
+  /\(while establishing a connection\)|cause(d by)?: operation timed out|failed to connect to \S+: operation timed out/i,
+  /(could not|couldn't) connect to server|URL '[^']+': timeout of \d+ seconds was reached/i,
+  // The egress proxy refuses a host, in the words of the client or in its own. A `tunnel error` is
+  // uv's and rattler's (hyper-util, src/client/legacy/connect/proxy/tunnel.rs), an `unexpected status` libgit2's
+  // (src/libgit2/transports/httpclient.c).
+  /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|tunnel error: /i,
+  /proxy returned unexpected status: 403|No internet access: open https?:|403\b.*\bNot on the list of this server: /i,
 ];
+
+// What hides the cause, in R (src/modules/internet/libcurl.c, src/library/utils/R/packages.R). It says the same of a website's own
+// answer, and then has a warning with that.
+const HIDDEN = /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:/i;
+const ANSWERED = /: HTTP status was '\d{3} /;
 
 // A server in the pod itself has nothing to do with it.
 const LOCAL = /localhost|127\.0\.0\.\d|\[::1\]/;
@@ -31,7 +44,8 @@ const LOCAL = /localhost|127\.0\.0\.\d|\[::1\]/;
 export function looksLikeNoNetwork(text) {
   // Colours, as IPython writes them.
   const lines = text.slice(-LIMIT).replace(/\x1b\[[\d;]*m/g, "").split("\n");
-  return lines.some((line) => !LOCAL.test(line) && SIGNS.some((sign) => sign.test(line)));
+  const signs = ANSWERED.test(text) ? SIGNS : [...SIGNS, HIDDEN];
+  return lines.some((line) => !LOCAL.test(line) && signs.some((sign) => sign.test(line)));
 }
 
 /**

@@ -47,30 +47,101 @@ UNREACHED = {
     "git, ssh": "ssh: Could not resolve hostname github.com: Temporary failure in name resolution",
     "npm": "npm error request to https://npm.example.org/left-pad failed, reason: getaddrinfo EAI_AGAIN npm.example.org",
     "apt": "W: Failed to fetch http://apt.example.org/dists/stable/InRelease  Temporary failure resolving 'apt.example.org'",
-    # Written from memory of these programs: they were not run.
-    "conda": "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://conda.anaconda.org/conda-forge/linux-64/repodata.json>",
-    "conda, newer": "NewConnectionError('<urllib3.connection.HTTPSConnection object>: Failed to establish a new connection')",
-    "mamba": (
-        "error    libmamba Download error (6) Could not resolve hostname"
-        " [https://conda.anaconda.org/conda-forge/noarch/repodata.json.zst]"
+    # Newer than those above, seen the same way: pip 26.3, uv 0.13.
+    "pip, newer": (
+        "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by"
+        " 'NameResolutionError(\"HTTPSConnection(host='index.example.org', port=443): Failed to resolve 'index.example.org'"
+        " ([Errno -3] Temporary failure in name resolution)\")': /simple/six/"
     ),
-    "mamba, older": "Download error (6) Couldn't resolve host name [https://conda.anaconda.org/conda-forge/noarch/repodata.json]",
-    "mamba, time-out": "Download error (28) Timeout was reached [https://conda.anaconda.org/conda-forge/noarch/repodata.json]",
+    "pip, an address": (
+        "error: connection-failed\n\n"
+        "× Failed to connect to index.example.org while fetching https://index.example.org/six-1.0-py3-none-any.whl\n"
+        "╰─> Failed to resolve IP address for 'index.example.org' ([Errno -3] Temporary failure in name resolution)\n"
+    ),
+    "pip, an address, time-out": (
+        "error: connection-timeout\n\n"
+        "× Unable to fetch https://index.example.org/six-1.0-py3-none-any.whl\n"
+        "╰─> index.example.org didn't respond within 15.0 seconds (while establishing a connection)\n"
+    ),
+    "pip, time-out": (
+        "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by"
+        " 'ConnectTimeoutError(<HTTPSConnection(host='index.example.org', port=443) at 0x7f8dcc7bc890>, 'Connection to"
+        " index.example.org timed out. (connect timeout=15.0)')': /simple/six/"
+    ),
+    "uv": (
+        "error: Failed to fetch: https://index.example.org/simple/six/\n"
+        "  cause: error sending request for url (https://index.example.org/simple/six/)\n"
+        "  cause: client error (Connect)\n  cause: dns error\n  cause: error resolving DNS\n"
+        "  cause: failed to lookup address information: Temporary failure in name resolution"
+    ),
+    "uv, time-out": (
+        "error: Failed to fetch: https://index.example.org/simple/six/\n"
+        "  cause: error sending request for url (https://index.example.org/simple/six/)\n  cause: operation timed out"
+    ),
+    "Python, httpx, time-out, newer": "ConnectTimeout: timed out",
+    "Python, aiohttp, time-out": "ConnectionTimeoutError: Connection timeout to host https://example.org/",
+    "curl, time-out, newer": "curl: (28) Failed to connect to example.org port 443 after 2001 ms: Timeout was reached",
+    # By their sources. curl's library, whose words come in conda's, mamba's, R's and Julia's: lib/strerror.c (others since 8.10),
+    # lib/vdns/asyn-base.c, hostip.c and cf-dns.c, lib/cf-ip-happy.c, lib/multi.c, of curl 8.22.
+    "curl's library, name": "Could not resolve host: example.org (Timeout while contacting DNS servers)",
+    "curl's library, name, no detail": "Could not resolve: example.org:443",
+    "curl's library, name, time-out": "Resolving timed out after 5000 milliseconds",
+    "curl's library, name, time-out, newer": "Failed to resolve 'example.org' with timeout after 5000 ms",
+    "curl's library, connection": "Failed to connect to example.org:443 after 134000 ms: Could not connect to server",
+    "curl's library, time-out": "Connection timed out after 10001 milliseconds",
+    # conda 26.7: conda/exceptions.py, conda/gateways/repodata/__init__.py.
+    "conda": (
+        "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://conda.example.org/conda-forge/noarch/repodata.json>\n"
+        "Elapsed: -\n\nAn HTTP error occurred when trying to retrieve this URL.\n"
+        "HTTP errors are often intermittent, and a simple retry will get you on your way."
+    ),
+    # mamba 2.8: libmamba/src/download/downloader.cpp; the first words and the indentation, libmamba/src/core/logging.cpp.
+    "mamba": (
+        "critical libmamba Download error (6) Could not resolve hostname"
+        " [https://conda.example.org/conda-forge/noarch/repodata.json.zst]\n"
+        "    Could not resolve host: conda.example.org"
+    ),
+    "mamba, time-out": (
+        "warning  libmamba Download error (28) Timeout was reached [https://conda.example.org/conda-forge/noarch/a-1-0.conda]\n"
+        "    Connection timed out after 10001 milliseconds"
+    ),
+    "mamba, connection": (
+        "Download error (7) Could not connect to server [https://conda.example.org/conda-forge/noarch/repodata.json.zst]\n"
+    ),
+    # mamba 1.5: libmamba/src/core/download.cpp.
+    "mamba, older": "Download error (6) Couldn't resolve host name [https://conda.example.org/conda-forge/noarch/repodata.json]",
+    # R 4.2 to 4.5: src/modules/internet/libcurl.c, src/library/utils/R/packages.R.
     "R, install.packages": (
-        "Warning: unable to access index for repository https://cloud.r-project.org/src/contrib:\n"
-        "  cannot open URL 'https://cloud.r-project.org/src/contrib/PACKAGES'"
+        "Warning: unable to access index for repository https://cran.example.org/src/contrib:\n"
+        "  cannot open URL 'https://cran.example.org/src/contrib/PACKAGES'"
     ),
     "R, download.file": "Error in download.file(url, file): cannot open URL 'https://example.org/a.csv'",
     "R, read.csv": "Error in file(file, \"rt\"): cannot open the connection to 'https://example.org/a.csv'",
-    "R, curl": (
-        "Error in curl::curl_fetch_memory(url): Could not resolve hostname [example.org]: Could not resolve host: example.org"
+    "R, name": "Warning in file(file, \"rt\"):\n“URL 'http://example.org/': status was 'Couldn't resolve host name'”",
+    "R, connection": "Warning in file(file, \"rt\"):\n“URL 'http://example.org/': status was 'Could not connect to server'”",
+    "R, time-out": "Warning in file(file, \"rt\"):\n“URL 'http://example.org/': Timeout of 60 seconds was reached”",
+    # The package curl, by its src/utils.c, and httr2 by outputs in the documentation of packages that use it.
+    "R, curl": "Error in curl::curl_fetch_memory(url): Could not resolve host: example.org",
+    "R, httr": "Error in curl::curl_fetch_memory(url, handle = handle): Timeout was reached: Connection timed out after 10000 ms",
+    "R, httr2": (
+        "Error in httr2::req_perform(req): Failed to perform HTTP request.\nCaused by error in `curl::curl_fetch_memory()`:\n"
+        "! Timeout was reached [example.org]:\nFailed to connect to example.org port 443 after 10000 ms: Timeout was reached"
     ),
-    "R, httr": "Error in curl::curl_fetch_memory(url, handle = handle): Timeout was reached: [example.org] Connection timed out",
-    "Julia, Downloads": "RequestError: Could not resolve host: pkg.julialang.org while requesting https://pkg.julialang.org/meta",
+    # Julia: Downloads.jl, src/Downloads.jl and src/Curl/Easy.jl; Pkg.jl, src/GitTools.jl, of 1.10 and newer; libgit2,
+    # src/libgit2/streams/socket.c; stdlib/Sockets/src/addrinfo.jl.
+    "Julia, Downloads": "RequestError: Could not resolve host: pkg.example.org while requesting https://pkg.example.org/meta",
+    "Julia, Downloads, time-out": (
+        "RequestError: Connection timed out after 30001 milliseconds while requesting https://pkg.example.org/meta"
+    ),
     "Julia, Pkg": (
         "failed to clone from https://github.com/JuliaLang/Example.jl.git, error: GitError(Code:ERROR, Class:Net, failed to resolve"
         " address for github.com: Temporary failure in name resolution)"
     ),
+    "Julia, Pkg, newer": (
+        "failed to clone from https://github.com/o/r.jl: (failed to resolve address for github.com: Temporary failure in name"
+        " resolution)"
+    ),
+    "Julia, Pkg, time-out": "failed to fetch from https://github.com/o/r: (failed to connect to github.com: Operation timed out)",
     "Julia, Sockets": "DNSError: example.org, temporary failure (EAI_AGAIN)",
     # Refused by the egress proxy.
     "Python, urllib, proxy": (
@@ -88,7 +159,34 @@ UNREACHED = {
     "npm, proxy": (
         "npm error 403 403 No internet access: open https://hub.example.org/egress/servers/alice/ - GET https://r.npmjs.org/"
     ),
+    "Python, aiohttp, proxy": (
+        "ClientHttpProxyError: 403, message='No internet access: open https://hub.example.org/egress/servers/a/',"
+        " url='http://10.43.0.5:3128'"
+    ),
+    "Python, requests, proxy, no https": (
+        "HTTPError: 403 Client Error: Not on the list of this server: example.org for url: http://example.org/"
+    ),
+    "pip, proxy": (
+        "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by"
+        " 'OSError('Tunnel connection failed: 403 Not on the list of this server: index.example.org')': /simple/six/"
+    ),
+    "uv, proxy": (
+        "error: Failed to fetch: https://index.example.org/simple/six/\n"
+        "  cause: error sending request for url (https://index.example.org/simple/six/)\n"
+        "  cause: client error (Connect)\n  cause: tunnel error: unsuccessful"
+    ),
+    # By their sources, as above; of libgit2, src/libgit2/transports/httpclient.c.
     "conda, proxy": "ProxyError: Conda cannot proceed due to an error in your proxy configuration.",
+    "mamba, proxy": (
+        "critical libmamba Download error (56) Failure when receiving data from the peer"
+        " [https://conda.example.org/conda-forge/noarch/repodata.json.zst]\n    CONNECT tunnel failed, response 403"
+    ),
+    "R, proxy": "Error in download.file(url, file): cannot open URL 'https://example.org/a.csv'",
+    "Julia, Downloads, proxy": (
+        "RequestError: HTTP/1.1 403 Not on the list of this server: example.org (CONNECT tunnel failed, response 403)"
+        " while requesting https://example.org/a.csv"
+    ),
+    "Julia, Pkg, proxy": "failed to clone from https://github.com/o/r.jl: (proxy returned unexpected status: 403)",
     "in colours": "\x1b[0;31mgaierror\x1b[0m: [Errno -3] Temporary failure in \x1b[1mname\x1b[0m resolution",
 }
 """Program → what it prints."""
@@ -100,6 +198,14 @@ SIMILAR = {
     "an answer": "HTTPError: 404 Client Error: Not Found for url: https://example.org/a.csv",
     "a refusal by a website": "HTTPError: 403 Client Error: Forbidden for url: https://example.org/a.csv",
     "a missing file": "FileNotFoundError: [Errno 2] No such file or directory: 'a.csv'",
+    "an answer, in R": (
+        'Error in download.file("https://example.org/a", "a"): cannot open URL \'https://example.org/a\'\n'
+        'Warning message in download.file("https://example.org/a", "a"):\n'
+        "“cannot open URL 'https://example.org/a': HTTP status was '404 Not Found'”"
+    ),
+    "a wrong name, in a bundler": 'Could not resolve: "react"',
+    "a slow download": "Operation timed out after 60000 milliseconds with 1234 out of 99999 bytes received",
+    "a tunnel": "Error 403: the tunnel of this city is not on the list of this server",
     "a missing file, in R": "cannot open file 'a.csv': No such file or directory",
     "a server of the pod": (
         "ConnectionError: HTTPConnectionPool(host='localhost', port=8000): Max retries exceeded with url: / (Caused by"

@@ -58,6 +58,10 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "npm": lambda url: ["npm", "view", "a", f"--registry={url}", "--strict-ssl=false", "--fetch-retries=0"],
     "R": lambda url: ["Rscript", "-e", f"download.file('{url}', tempfile())"],
     "R, install.packages": lambda url: ["Rscript", "-e", f"install.packages('a', repos='{url}', lib=tempdir())"],
+    "uv": lambda url: [
+        *("uv", "pip", "install", "a", "--no-cache", "--target=uv", f"--default-index={url}simple"),
+        f"--allow-insecure-host={url.split('/')[2]}",
+    ],
     "Node, fetch": lambda url: ["node", "-e", f"fetch('{url}').then(a => a.text()).then(console.log)"],
 }
 """Programs of their own."""

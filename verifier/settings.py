@@ -160,8 +160,17 @@ class Tier(BaseModel):
         return "packages" if set(self.hosts) <= PACKAGES else "hosts"
 
 
-_PageAddress = Annotated[str, Field(pattern=r"^(https?://[^\s\"'<>;,]+)?$")]
+_PAGE_ADDRESS = r"https?://[^\s\"'<>;,]+"
+_PageAddress = Annotated[str, Field(pattern=rf"^({_PAGE_ADDRESS})?$")]
 """The address of a page of the site; empty: none."""
+
+
+def is_page_address(text: str) -> bool:
+    """Whether a text is what `hubUrl` may be: an address with a scheme and a host, and no user."""
+    try:
+        return bool(re.fullmatch(_PAGE_ADDRESS, _with_origin(text)))
+    except ValueError:
+        return False
 
 
 class Branding(BaseModel):
@@ -403,11 +412,6 @@ class VerifierSettings(CommonSettings):
     fairness_rejections: int = Field(30, ge=0, le=1_000_000, json_schema_extra=_value("fairness.rejections"))
     launch_hold: int = Field(4, ge=0, le=60, json_schema_extra=_value("launchPage.hold"))
     launch_interactive_hold: int = Field(60, ge=0, le=60, json_schema_extra=_value("launchPage.interactiveHold"))
-
-    @property
-    def hub_origin(self) -> str:
-        """The origin of JupyterHub's pages; empty: it is not known."""
-        return self.hub_url and origin_of(self.hub_url)
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:

@@ -108,6 +108,9 @@ def _binder_egress(c):
                 return
             launch = {"user": username, "server": server_name, "image": image, "repository": repo_url}
             launch |= {**seen["told"], "context": seen["told"] is not nothing}
+            # Where browsers find JupyterHub: the verifier's pages lead back there (D-370).
+            hub_url = getattr(launcher, "hub_url", None)
+            launch["hub_url"] = hub_url if isinstance(hub_url, str) and len(hub_url) <= 1024 else None
             # BinderHub creates the user itself, unless the visitor has logged in.
             launch["authenticated"] = getattr(launcher, "create_user", True) is False
             tier, rule = await asyncio.wait_for(announce(launch, seen["left"]), seen["left"])

@@ -192,6 +192,8 @@ def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, mon
             assert body["user_agent"] == "Mozilla/5.0"
             assert body["repository"] == REPOSITORY
             assert body["image"] == events[-1]["image"]
+            # Where browsers are sent.
+            assert events[-1]["url"].startswith(body["hub_url"]) and body["hub_url"] == f"{hub}/"
 
     asyncio.run(main())
 

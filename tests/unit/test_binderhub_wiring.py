@@ -73,6 +73,7 @@ def test_launch_is_announced_with_its_request(monkeypatch):
             "user_agent": "curl/8.5.0",
             "context": True,
             "authenticated": False,
+            "hub_url": None,
         }
 
     asyncio.run(main())
@@ -114,6 +115,28 @@ def test_user_agent_is_announced(monkeypatch, sent, told):
         assert [body["user_agent"] for _, body in seen] == [told]
         # What the verifier takes.
         assert LaunchBody.model_validate(seen[0][1]).user_agent == told
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({"hub_url": "https://hub.example.org/"}, "https://hub.example.org/"),
+        ({"hub_url": ""}, ""),
+        ({"hub_url": "https://hub.example.org/" + "x" * 1024}, None),
+        ({"hub_url": 1}, None),
+        ({}, None),
+    ],
+)
+def test_address_of_jupyterhub_is_announced(monkeypatch, known, told):
+    async def main():
+        seen = []
+        launcher = types.SimpleNamespace(**known)
+        async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api), launcher=launcher) as hub:
+            await get(f"{hub}/build/1", egress_token=PASS)
+        assert [body["hub_url"] for _, body in seen] == [told]
+        assert LaunchBody.model_validate(seen[0][1]).hub_url == told
 
     asyncio.run(main())
 

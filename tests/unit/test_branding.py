@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.apps import make_settings, public_client, run_pod
-from verifier.records import Server
 from verifier.settings import InvalidSettings
 from verifier.web.app import create_services
 from verifier.web.branding import DARK, LIGHT, Brand, contrast
@@ -105,13 +104,6 @@ def test_start_page_is_where_the_path_begins(base_path, start, redis_server):
     assert Brand.of(make_settings(redis_server, base_path=base_path)).start == start
     said = Brand.of(make_settings(redis_server, base_path=base_path, branding={"startUrl": "https://example.org/start"}))
     assert said.start == "https://example.org/start"
-
-
-def test_way_back_is_the_address_of_the_server(redis_server):
-    hub = Brand.of(make_settings(redis_server, hub_url="https://hub.example.org/jupyter/"))
-    assert hub.server_url(Server("zoë@example.org", "a b")) == "https://hub.example.org/jupyter/user/zo%C3%AB%40example.org/a%20b/"
-    assert hub.server_url(Server("alice")) == "https://hub.example.org/jupyter/user/alice/"
-    assert brand(redis_server).server_url(Server("alice")) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """What pages of JupyterHub's origin may do at the verifier: read what a server may reach, and nothing else."""
 
+import re
+
 import pytest
 
-from tests.support.apps import make_settings, public_client, run_pod
+from tests.support.apps import internal_client, launch, make_settings, public_client, run_pod
 from verifier.settings import InvalidSettings
+from verifier.store.errors import StoreUnavailable
 from verifier.web.app import create_services
 
 HUB = "https://hub.example.org"
@@ -48,6 +51,76 @@ def test_hubs_origin_may_do_nothing_else(client):
         assert allowed(client.options(address, headers={**of_hub, **preflight})) == {}
         answer = client.post(address, json={"provider": "altcha", "solution": "x"}, headers=of_hub)
         assert (answer.status_code, allowed(answer)) == (403, {})
+
+
+# -- by BinderHub's hook, where the operator named none (D-370)
+
+
+def back(client, user="alice", server=""):
+    """Where the page of a server leads back to, or None."""
+    page = client.get(f"/egress/servers/{user}/{server}", headers={"Accept": "text/html"}).text
+    found = re.search(r'<a id="back"[^>]* href="([^"]+)"', page)
+    return found and found[1]
+
+
+def test_origin_and_way_back_are_what_the_last_launch_said(services, store):
+    run_pod(store)
+    client = public_client(services)
+    assert back(client) is None
+    for said in ("https://old.example.org/", "https://HUB.example.org:443/jupyter"):
+        launch(internal_client(services), hub_url=said)
+    answer = client.get("/egress/servers/alice/", headers={**JSON, "Origin": HUB})
+    assert allowed(answer) == {"Access-Control-Allow-Origin": HUB}
+    assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": "https://old.example.org"})) == {}
+    assert back(client) == "https://HUB.example.org:443/jupyter/user/alice/"
+    # It may do no more than the origin of `hubUrl`.
+    assert allowed(client.get("/egress/challenge", headers={**JSON, "Origin": HUB})) == {}
+    assert client.post("/egress/servers/alice/", json={"token": "x"}, headers={"Origin": HUB}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None, "", "hub.example.org", "//hub.example.org/", "/jupyter/", "javascript:alert(1)//", "ftp://hub.example.org/",
+        "https://someone@hub.example.org/", "https://hub.example.org/\"onclick=", "https://hub.example.org/\n", "https://",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_changes_nothing_and_the_launch_is_decided(services, store, said):
+    run_pod(store)
+    internal = internal_client(services)
+    launch(internal, hub_url=f"{HUB}/")
+    assert launch(internal, hub_url=said)["tier"] == "unverified"
+    assert back(public_client(services)) == f"{HUB}/user/alice/"
+
+
+def test_operators_word_wins(client, redis_server, store):
+    services = create_services(make_settings(redis_server, hub_url="https://HUB.example.org:443/jupyter/"), store)
+    launch(internal_client(services), hub_url="https://other.example.org/")
+    assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": "https://other.example.org"})) == {}
+    assert allowed(client.get("/egress/servers/alice/", headers={**JSON, "Origin": HUB})) == {"Access-Control-Allow-Origin": HUB}
+    run_pod(store, "zoë@example.org")
+    assert back(client, "zo%C3%AB@example.org") == "https://HUB.example.org:443/jupyter/user/zo%C3%AB%40example.org/"
+
+
+def test_only_the_hook_names_an_origin(services, store):
+    """The in-cluster interface takes it with the hook's token; the public one has no such call."""
+    run_pod(store)
+    body = {"user": "alice", "image": "i", "hub_url": "https://evil.example.org/"}
+    assert public_client(services).post("/egress/api/launches", json=body).status_code == 404
+    stranger = internal_client(services)
+    assert stranger.post("/api/launches", json=body, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert back(public_client(services)) is None
+
+
+def test_without_redis_the_origin_is_unknown(services, store, monkeypatch):
+    launch(internal_client(services), hub_url=f"{HUB}/")
+
+    def away():
+        raise StoreUnavailable("Redis is away")
+
+    monkeypatch.setattr(store, "hub", away)
+    answer = public_client(services).get("/egress/servers/nobody/", headers={**JSON, "Origin": HUB})
+    assert (answer.status_code, allowed(answer)) == (404, {})
 
 
 def test_without_a_hubs_origin_nobody_reads(services, store):

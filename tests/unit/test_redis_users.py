@@ -188,6 +188,8 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.note_rejection("192.0.2.1/32"),
         lambda s: s.rejections("192.0.2.1/32"),
         lambda s: s.note_launch(now, True),
+        lambda s: s.note_hub("https://hub.example.org/"),
+        lambda s: s.hub(),
         lambda s: s.report_verifier("host", {}),
         lambda s: s.gatecheck(),
         lambda s: s.report(REPORT),

@@ -25,6 +25,7 @@
 | `wanted:<proxy>` | what servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
+| `hub` | JupyterHub's address, as BinderHub's hook said last | for ever |
 | `wiring` | a hash: numbers of announced launches and of those without context, first and last time | for ever |
 | `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
 | `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
@@ -509,6 +510,16 @@ class Store:
             pipe.hsetnx(_key("wiring"), "first", int(now))
             pipe.hset(_key("wiring"), "last", int(now))
             pipe.execute()
+
+    def note_hub(self, url: str) -> None:
+        """Remember JupyterHub's address, for all replicas together."""
+        with _unavailable():
+            self._redis.set(_key("hub"), url)
+
+    def hub(self) -> str:
+        """JupyterHub's address, as BinderHub's hook said last; empty: no launch was announced yet."""
+        with _unavailable():
+            return _text(self._redis.get(_key("hub"))) or ""
 
     def report_verifier(self, host: str, report: dict[str, Any]) -> None:
         """Publish a verifier's report about itself, without secrets, and remove the reports of silent verifiers.

@@ -76,6 +76,7 @@ class LaunchBody(_Body):
     authenticated: bool = False
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
     user_agent: Annotated[str, Field(max_length=512, description="the request's User-Agent, which is not kept")] | None = None
+    hub_url: Annotated[str, Field(max_length=1024, description="JupyterHub's address, as browsers see it")] | None = None
 
 
 class ReportBody(BaseModel):

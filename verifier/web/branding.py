@@ -1,12 +1,10 @@
-"""How pages look like those of the site: its name, its logo, its colour and its links, from `branding` and `hubUrl` of
-the chart's values."""
+"""How pages look like those of the site: its name, its logo, its colour and its links, from `branding` of the chart's values."""
 
 import base64
 import hashlib
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from ..records import Server
 from ..settings import VerifierSettings
 
 LIGHT, DARK = "#ffffff", "#1e1e1e"
@@ -25,7 +23,6 @@ class Brand:
         logo: the address of its logo; may be empty.
         help_url: where visitors find help; may be empty.
         start: the address of the start page.
-        hub_url: JupyterHub's address, ending in `/`; empty: not known.
         style: a style sheet with the site's colour; empty: the page's own colour.
         csp: what that needs in the Content-Security-Policy: directive → sources.
     """
@@ -34,7 +31,6 @@ class Brand:
     logo: str
     help_url: str
     start: str
-    hub_url: str
     style: str
     csp: dict[str, list[str]]
 
@@ -50,15 +46,7 @@ class Brand:
             csp["img-src"] = [_source(chosen.logo)]
         # BinderHub's pages are where the verifier's path begins, unless the operator says otherwise.
         start = chosen.startUrl or settings.base_path.rstrip("/").rpartition("/")[0] + "/"
-        hub = settings.hub_url and settings.hub_url.rstrip("/") + "/"
-        return cls(chosen.name, chosen.logo, chosen.helpUrl, start, hub, style, csp)
-
-    def server_url(self, server: Server) -> str:
-        """The address of a running server; `""` if JupyterHub's is not known."""
-        if not self.hub_url:
-            return ""
-        name = f"{quote(server.name, safe='')}/" if server.name else ""
-        return f"{self.hub_url}user/{quote(server.user, safe='')}/{name}"
+        return cls(chosen.name, chosen.logo, chosen.helpUrl, start, style, csp)
 
 
 def _source(logo: str) -> str:

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
+from . import hub
 from .context import services
 from .problems import Problem
 
@@ -80,7 +81,7 @@ def _add_headers(answer: Response) -> Response:
     origin = request.headers.get("Origin")
     if origin and _is_listed(origin):
         _allow_origin(answer, origin)
-    elif origin and origin == services().settings.hub_origin and _is_state(answer):
+    elif origin and _is_state(answer) and origin == hub.origin():
         # D-302: all user pages of a hub share this origin, so it may read this and do nothing.
         answer.headers["Access-Control-Allow-Origin"] = origin
     return answer

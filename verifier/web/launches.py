@@ -9,7 +9,7 @@ from .. import logs
 from ..decisions.rules import Launch, Rules
 from ..records import UNVERIFIED
 from ..store.errors import StoreUnavailable
-from . import bodies
+from . import bodies, hub
 from .claims import claim_of
 from .context import logged_network, services
 from .internal import BEARER, check_bearer_token
@@ -48,6 +48,7 @@ def decide_launch() -> Response:
         raise
     with suppress(StoreUnavailable):  # The decision is made and recorded.
         services().store.note_launch(now, body.context)
+        hub.note(body.hub_url)
     grant = decision.grant
     metrics.launches.labels(grant.tier, grant.rule, decision.pass_outcome).inc()
     _log(

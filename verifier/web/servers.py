@@ -16,7 +16,7 @@ from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
 from ..store.errors import StoreUnavailable
 from ..store.store import REDEEMED, UNLOCK_TTL_SECONDS
-from . import bodies, issuing, pages
+from . import bodies, hub, issuing, pages
 from .context import asset_path, log_decision, network, own_url, services
 from .headers import SERVER_PAGE
 from .openapi import Answer, json_of, operation
@@ -66,7 +66,7 @@ def show_server(user: str, server: str) -> Response:
         base=settings.base_path,
         asset=asset_path,
         brand=services().brand,
-        back=services().brand.server_url(asked),
+        back=hub.server_url(asked),
         several=len(services().captcha.names) > 1,
         observed=settings.mode == "observe",
         closed=refused and known.tier == UNVERIFIED,

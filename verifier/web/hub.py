@@ -1,0 +1,45 @@
+"""Where JupyterHub is, as browsers see it: the value `hubUrl`, or else what BinderHub's hook says with each launch (D-370)."""
+
+from urllib.parse import quote
+
+from ..origins import origin_of
+from ..records import Server
+from ..settings import is_page_address
+from ..store.errors import StoreUnavailable
+from .context import services
+
+
+def url() -> str:
+    """JupyterHub's address, ending in `/`; empty: it is not known."""
+    found = services().settings.hub_url or _said()
+    return found and found.rstrip("/") + "/"
+
+
+def origin() -> str:
+    """The origin of JupyterHub's pages, as browsers write it; empty: it is not known."""
+    found = url()
+    return found and origin_of(found)
+
+
+def server_url(server: Server) -> str:
+    """The address of a running server; empty: JupyterHub's is not known."""
+    name = f"{quote(server.name, safe='')}/" if server.name else ""
+    found = url()
+    return found and f"{found}user/{quote(server.user, safe='')}/{name}"
+
+
+def note(said: str | None) -> None:
+    """Remember what BinderHub's hook says, where the operator said nothing. What is no address of a page changes nothing.
+
+    Raises:
+        StoreUnavailable: Redis cannot be asked.
+    """
+    if said and not services().settings.hub_url and is_page_address(said) and said != services().store.hub():
+        services().store.note_hub(said)
+
+
+def _said() -> str:
+    try:
+        return services().store.hub()
+    except StoreUnavailable:
+        return ""

@@ -250,14 +250,16 @@ function choose(current) {
 // its own server. A renewal or a larger tier always begins with a click.
 async function offer() {
   const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
-  button.hidden = false;
+  // Where a widget comes first, its room is there in place of the button.
+  if (!working) place(tier === UNVERIFIED && how.hasAttribute("data-room"));
   // The address names the button, but the button was hidden when the browser wanted to focus it. Without this, Tab would skip it.
-  if (named) button.focus({ preventScroll: true });
+  if (named && !button.hidden) button.focus({ preventScroll: true });
   if (working || document.visibilityState !== "visible") return;
   try {
     await ask();
   } catch (error) {
     how.removeAttribute("data-wait");
+    place(false);
     // If the verifier does not answer, the button stays, and a click reports that.
     if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
     if (tier === UNVERIFIED) fail(error);
@@ -267,7 +269,14 @@ async function offer() {
   if (!useful() || working) return;
   how.hidden = false;
   choose(offers[0]);
-  if (tier === UNVERIFIED && (offers[0].kind === "interactive" || automatic)) unlock(offers[0].name);
+  place(tier === UNVERIFIED && offers[0].kind === "interactive");
+  if (button.hidden || automatic) unlock(offers[0].name);
+}
+
+// Show the button, or in its place the room of a widget.
+function place(room) {
+  button.hidden = room;
+  how.toggleAttribute("data-room", room);
 }
 
 function fail(error) {
@@ -280,6 +289,7 @@ function fail(error) {
   // Packages alone are some access.
   const failed = aim === "unlock" && access !== "none" ? AIMS.raise.failed : AIMS[aim].failed;
   say(failed, cause, another && text("error-another-way"));
+  place(false);
   // Without https the button cannot help.
   button.hidden = words === "insecure";
   if (phone && words === "workers") phone.open = true;
@@ -297,7 +307,8 @@ async function solution(one, signal) {
     }
   }
   const provider = title(one.name);
-  say(has(), text("widget-loading", { provider }));
+  // A widget has its room already, where it is expected; more words would move it.
+  if (one.kind !== "interactive") say(has(), text("widget-loading", { provider }));
   const onShown = () => say(has(), one.kind === "interactive" && text("widget-ready"));
   try {
     return await mountWidget(one, widget, { signal, language, onShown });
@@ -324,7 +335,7 @@ async function unlock(name) {
       signal.throwIfAborted();
       const one = offers.find((each) => each.name === name) ?? offers[0];
       choose(one);
-      button.hidden = one.kind === "interactive";
+      place(one.kind === "interactive");
       const solved = await solution(one, signal);
       signal.throwIfAborted();
       say(AIMS[aim].presenting);
@@ -347,6 +358,7 @@ async function unlock(name) {
     if (working === controller) {
       working = null;
       widget.replaceChildren();
+      how.removeAttribute("data-room");
       progress.hidden = true;
       button.disabled = false;
       if (focused) button.focus(); // A disabled button loses the focus.

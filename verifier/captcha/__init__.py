@@ -140,6 +140,11 @@ class Captcha:
         # The replacement is accepted after the provider is back: its challenge was issued before that, or by another replica.
         return [*self.providers, *([self._stand_in.name] if self._stand_in else [])]
 
+    @property
+    def kinds(self) -> list[Literal["proof-of-work", "interactive", "automatic"]]:
+        """What each provider that is offered now takes, the first one first."""
+        return [provider.provider_type for provider in self._offered()]
+
     def tier_of(self, name: str) -> str | None:
         """The tier that a provider's solution earns; None if the name is not one of `names`."""
         provider = self.providers.get(name)

@@ -129,6 +129,7 @@ def server_page(
     brand: Brand,
     back: str,
     several: bool,
+    widget: bool,
     observed: bool,
     closed: bool,
     left: Left | None,
@@ -149,7 +150,8 @@ def server_page(
         asset: gives the path of a file of the front end.
         brand: how the page looks like those of the site.
         back: the address of the server itself; `""` if it is not known.
-        several: whether this site offers more than one captcha provider.
+        several: whether this site offers more than one captcha provider now.
+        widget: whether the first of them shows a widget, for which the page has room from the beginning.
         observed: mode `observe`, in which the page opens and closes nothing: it says just that, whatever the server's tier.
         closed: a refusal applies, so it cannot be unlocked.
         left: the time left of its lease; None: it has no lease.
@@ -196,6 +198,7 @@ def server_page(
         from_nowhere=from_nowhere,
         back=back,
         several=several,
+        widget=widget,
         qr=inline_qr(address + START),
         **values,
     )

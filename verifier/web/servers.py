@@ -55,7 +55,7 @@ def show_server(user: str, server: str) -> Response:
     media_type = _media_type()
     if media_type == "application/json":
         return bodies.answer(bodies.ServerAnswer(**_description(asked, known, rule)))
-    settings = services().settings
+    settings, kinds = services().settings, services().captcha.kinds
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),
@@ -67,7 +67,8 @@ def show_server(user: str, server: str) -> Response:
         asset=asset_path,
         brand=services().brand,
         back=hub.server_url(asked),
-        several=len(services().captcha.names) > 1,
+        several=len(kinds) > 1,
+        widget=kinds[:1] == ["interactive"],
         observed=settings.mode == "observe",
         closed=refused and known.tier == UNVERIFIED,
         left=leases.left(known, settings, time.time(), refused),

@@ -29,6 +29,17 @@ SHIFTS = """() => new Promise((resolve) => {
 })"""
 """The browser's count of what moved without a click, and what it was."""
 
+PLACES = """
+window.places = new Set();
+const look = () => {
+  const below = document.getElementById("way");
+  if (below) places.add(Math.round(below.getBoundingClientRect().top));
+  requestAnimationFrame(look);
+};
+requestAnimationFrame(look);
+"""
+"""Where the text below a widget was, in each frame that was painted, in pixels."""
+
 SCREENS = {
     "wide": {"viewport": {"width": 1280, "height": 720}},
     "popup": {"viewport": {"width": 480, "height": 640}},
@@ -50,6 +61,28 @@ def test_nothing_jumps_while_the_page_loads(screen, ways, double, providers, ope
     if ways == 2:
         expect(tab.page.get_by_text("Another way")).to_be_visible()
     assert tab.page.evaluate(SHIFTS) == [0]
+
+
+@pytest.mark.parametrize(
+    ("names", "screen"),
+    [(["turnstile"], "wide"), (["turnstile", "recaptchaV3"], "phone"), (["hcaptcha"], "phone"), (["friendlyCaptcha"], "popup")],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value,
+)
+def test_nothing_jumps_when_a_widget_comes(names, screen, double, providers, open_tab):
+    """Script, challenge and the provider's script come late, one after the other."""
+    address = providers(*names, branding=BRANDING)
+    tab = open_tab(address, double.url, **SCREENS[screen])
+    shown = tab.page.locator("#widget iframe")
+    expect(shown).to_be_visible()
+    late = re.compile(rf"server-.*js|challenge\?|^{re.escape(double.url)}")
+    tab.page.route(late, lambda route: (tab.page.wait_for_timeout(400), route.continue_()))
+    tab.page.add_init_script(PLACES)
+    tab.page.reload()
+    expect(shown).to_be_visible()
+    expect(tab.state).to_contain_text("Solve the check below.")
+    expect(tab.page.locator("#way")).not_to_be_empty()
+    assert tab.page.evaluate(SHIFTS) == [0]
+    assert len(tab.page.evaluate("[...window.places]")) == 1
 
 
 @pytest.fixture

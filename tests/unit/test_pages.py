@@ -283,7 +283,7 @@ def test_gone_server_is_told_in_the_requested_form(public, headers, kind):
     if kind == "application/problem+json":
         assert answer.json["type"].endswith("#no-such-server")
     else:
-        assert "Ce serveur n’est pas en marche." in answer.text and "Lancez-le de nouveau" in answer.text
+        assert "Ce serveur n’est pas en cours d’exécution." in answer.text and "Lancez-le de nouveau" in answer.text
         assert ('<html lang="fr" dir="ltr">' in answer.text) == (kind == "text/html")
 
 

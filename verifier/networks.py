@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 QUIET_SECONDS = 3600.0
 """Seconds without any client that has a public address, after which a warning about hidden clients is logged, once in that time."""
@@ -23,6 +24,9 @@ FEW_LAUNCHES = 50
 MAX_LAUNCHES = 2000
 """The latest launches that are remembered."""
 
+REMEMBERED = 256
+"""The latest addresses whose networks are remembered: a request asks for that of its client several times."""
+
 SHARED = "shared"
 """The one client network of all senders that no believed proxy vouches for, and that have no address on the internet."""
 
@@ -30,6 +34,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+@lru_cache(REMEMBERED)
 def parse_address(text: str | None) -> IPAddress | None:
     """An address; an IPv4-mapped IPv6 address as IPv4. None if the text is no address."""
     try:
@@ -78,6 +83,7 @@ def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequ
     return client
 
 
+@lru_cache(REMEMBERED)
 def charged_network(client: Client, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
     """The network that pays for a client's passes.
 
@@ -115,6 +121,7 @@ class NetworkSet:
         return any(version == ip.version and number >> rest in starts for (version, rest), starts in self._starts.items())
 
 
+@lru_cache(REMEMBERED)
 def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
     """The network of a client on the internet. Challenges are bound to it, and uses of a pass move within it.
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from flask import Response, jsonify, request
+from flask import Response, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..settings import Access
@@ -426,4 +426,4 @@ class KeyRevocationAnswer(BaseModel):
 
 def answer(body: BaseModel) -> Response:
     """A model as a response in JSON. What was not set is left out."""
-    return jsonify(body.model_dump(mode="json", exclude_unset=True))
+    return Response(body.model_dump_json(exclude_unset=True) + "\n", mimetype="application/json")

@@ -24,7 +24,7 @@ from ..networks import client_network, client_of
 from ..passes import BadPass, Passes
 from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
 from ..repositories import exact
-from ..settings import VerifierSettings
+from ..settings import VerifierSettings, is_page_address
 from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Store
 from .refusals import Facts, refusal
 
@@ -51,6 +51,8 @@ class Launch:
         client: the client's address.
         authenticated: whether BinderHub knows who the user is (`auth_enabled`).
         groups: the user's groups.
+        context: whether the hook knew the request.
+        hub_url: JupyterHub's address, as browsers see it; empty: not said, no such address, or the operator has said it (D-370).
     """
 
     server: Server
@@ -62,6 +64,8 @@ class Launch:
     client: str = ""
     authenticated: bool = False
     groups: tuple[str, ...] = ()
+    context: bool = True
+    hub_url: str = ""
 
     @classmethod
     def from_request(cls, body: Mapping[str, Any], now: float, settings: VerifierSettings) -> "Launch":
@@ -71,6 +75,7 @@ class Launch:
         """
         requested_at = body["requested_at"] if body["requested_at"] is not None else now
         client = client_of(body["client_address"], body["forwarded_for"], settings.trusted_proxies).address[:255]
+        hub_url = body["hub_url"] or ""
         return cls(
             server=Server(body["user"], body["server"]),
             image=body["image"],
@@ -81,6 +86,8 @@ class Launch:
             client=client,
             authenticated=body["authenticated"],
             groups=tuple(body["groups"]),
+            context=body["context"],
+            hub_url=hub_url if not settings.hub_url and is_page_address(hub_url) else "",
         )
 
     def record(self, grant: Grant) -> Record:
@@ -167,7 +174,8 @@ class Rules:
 
     def _refusal(self, launch: Launch, now: float) -> _Match:
         """Blocked, a blocked repository, or a network of our own: no egress. A pass is not looked at, and keeps its uses."""
-        rule = refusal(Facts(launch.repository, (launch.client,)), self._store.blocks(), self._settings, now)
+        blocks = self._store.note_launch(now, launch.context, launch.hub_url)
+        rule = refusal(Facts(launch.repository, (launch.client,)), blocks, self._settings, now)
         return _Match(Grant.new(UNVERIFIED, rule, now)) if rule else _Match()
 
     def _mode_allow(self, launch: Launch, now: float) -> _Match:

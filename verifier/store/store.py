@@ -496,25 +496,27 @@ class Store:
 
     # -- for doctor and metrics
 
-    def note_launch(self, now: float, context: bool) -> None:
-        """Count a launch that BinderHub's hook announced, for all replicas together.
+    def note_launch(self, now: float, context: bool, hub_url: str = "") -> list[Block]:
+        """Count a launch that BinderHub's hook announced, for all replicas together, and ask for all blocks in the same round trip.
 
         Args:
             now: Unix time in seconds.
             context: whether the hook knew the request.
+            hub_url: JupyterHub's address, to be remembered; empty: the one of before stays.
+
+        Returns:
+            The blocks, as `blocks` does.
         """
         with _unavailable():
-            pipe = self._redis.pipeline()
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(_key("blocks"))
             pipe.hincrby(_key("wiring"), "launches", 1)
             pipe.hincrby(_key("wiring"), "without-context", 0 if context else 1)
             pipe.hsetnx(_key("wiring"), "first", int(now))
             pipe.hset(_key("wiring"), "last", int(now))
-            pipe.execute()
-
-    def note_hub(self, url: str) -> None:
-        """Remember JupyterHub's address, for all replicas together."""
-        with _unavailable():
-            self._redis.set(_key("hub"), url)
+            if hub_url:
+                pipe.set(_key("hub"), hub_url)
+            return _blocks(pipe.execute()[0])
 
     def hub(self) -> str:
         """JupyterHub's address, as BinderHub's hook said last; empty: no launch was announced yet."""

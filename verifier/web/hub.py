@@ -4,7 +4,6 @@ from urllib.parse import quote
 
 from ..origins import origin_of
 from ..records import Server
-from ..settings import is_page_address
 from ..store.errors import StoreUnavailable
 from .context import services
 
@@ -26,16 +25,6 @@ def server_url(server: Server) -> str:
     name = f"{quote(server.name, safe='')}/" if server.name else ""
     found = url()
     return found and f"{found}user/{quote(server.user, safe='')}/{name}"
-
-
-def note(said: str | None) -> None:
-    """Remember what BinderHub's hook says, where the operator said nothing. What is no address of a page changes nothing.
-
-    Raises:
-        StoreUnavailable: Redis cannot be asked.
-    """
-    if said and not services().settings.hub_url and is_page_address(said) and said != services().store.hub():
-        services().store.note_hub(said)
 
 
 def _said() -> str:

@@ -1,7 +1,6 @@
 """Launches: BinderHub's hook tells of each one, and gets the decision."""
 
 import time
-from contextlib import suppress
 
 from flask import Blueprint, Response
 
@@ -9,7 +8,7 @@ from .. import logs
 from ..decisions.rules import Launch, Rules
 from ..records import UNVERIFIED
 from ..store.errors import StoreUnavailable
-from . import bodies, hub
+from . import bodies
 from .claims import claim_of
 from .context import logged_network, services
 from .internal import BEARER, check_bearer_token
@@ -46,9 +45,6 @@ def decide_launch() -> Response:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")
         raise
-    with suppress(StoreUnavailable):  # The decision is made and recorded.
-        services().store.note_launch(now, body.context)
-        hub.note(body.hub_url)
     grant = decision.grant
     metrics.launches.labels(grant.tier, grant.rule, decision.pass_outcome).inc()
     _log(

@@ -223,6 +223,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
     for store in stores:
         for call in (
             lambda s: s.known(alice),
+            lambda s: s.known_and_blocks(alice),
             lambda s: s.reconciler_state(),
             lambda s: s.pending(alice, {"x"}),
             lambda s: s.waiting(),

@@ -320,6 +320,15 @@ class Store:
             text = self._redis.get(_key(f"server:{server.key}"))
         return KnownServer.loads(_text(text))
 
+    def known_and_blocks(self, server: Server) -> tuple[KnownServer | None, list[Block]]:
+        """What `known` and `blocks` say, in one round trip."""
+        with _unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(_key(f"server:{server.key}"))
+            pipe.hgetall(_key("blocks"))
+            text, blocks = pipe.execute()
+        return KnownServer.loads(_text(text)), _blocks(blocks)
+
     def blocks(self) -> list[Block]:
         """All blocks, the oldest first; some may have ended."""
         with _unavailable():

@@ -11,7 +11,7 @@ from ..decisions import leases
 from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..decisions.rules import REJECTED_PASSES
 from ..passes import BadPass, Pass
-from ..records import UNVERIFIED, Grant, KnownServer, Record, Rule, Server
+from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
 from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
 from ..store.errors import StoreUnavailable
@@ -48,9 +48,9 @@ servers = Blueprint("servers", __name__)
 def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
     asked = Server(user, server)
-    known = _known(asked)
+    known, blocks = _known(asked)
     larger = _larger(known)
-    rule = _server_refusal(known) if known.tier == UNVERIFIED or known.until is not None or larger else None
+    rule = _server_refusal(known, blocks) if known.tier == UNVERIFIED or known.until is not None or larger else None
     refused = rule is not None
     media_type = _media_type()
     if media_type == "application/json":
@@ -134,9 +134,9 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     """Give a running server the tier of a pass or of a solution: its first, a larger one, or its own with a new lease."""
     body = bodies.read(bodies.Unlock)
     asked = Server(user, server)
-    known = _known(asked)
+    known, blocks = _known(asked)
     now = time.time()
-    if rule := _server_refusal(known):
+    if rule := _server_refusal(known, blocks):
         services().metrics.unlocks.labels(rule).inc()
         log_decision("unlock", UNVERIFIED, rule, repository=known.repository)
         raise Problem("blocked", REFUSALS[rule])
@@ -235,20 +235,19 @@ def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
 # -- what is known of a server
 
 
-def _known(server: Server) -> KnownServer:
-    known = services().store.known(server)
+def _known(server: Server) -> tuple[KnownServer, list[Block]]:
+    known, blocks = services().store.known_and_blocks(server)
     if known is None:
         raise Problem("no-such-server", "No server of this name is running. Check the address, or launch it again.")
-    return known
+    return known, blocks
 
 
-def _server_refusal(known: KnownServer) -> Rule | None:
+def _server_refusal(known: KnownServer, blocks: list[Block]) -> Rule | None:
     """The rule that keeps a running server from the egress that the current client asks for, or None."""
     now = time.time()
     if known.is_blocked(now):
         return Rule.BLOCKED
-    facts = Facts.of(known, request.remote_addr or "")
-    return refusal(facts, services().store.blocks(), services().settings, now)
+    return refusal(Facts.of(known, request.remote_addr or ""), blocks, services().settings, now)
 
 
 def _larger(known: KnownServer) -> list[str]:

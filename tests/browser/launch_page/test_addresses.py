@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
 from tests.support.browser import MODEST
-from tests.support.launch_tab import launch, wait_for
+from tests.support.launch_tab import end_wait, launch, launch_when_solved, wait_for
 from verifier.records import Server
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -55,12 +55,13 @@ def test_redirected_build_gets_its_pass_to_the_other_member(late, start, make_hu
     try:
         member.launched = lambda user: run_pod(store, user)
         opened = tab()
-        (page.gates["challenge"] if late else page.bundle).close()
         member.ready.close()
-        opened.page.goto(page.page(), wait_until="commit")
-        if not late:
-            opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
-            page.bundle.open()
+        if late:
+            page.gates["challenge"].close()
+            launch(page, opened)
+            end_wait(opened, 1)
+        else:
+            launch_when_solved(page, opened)
         wait_for(lambda: member.builds, "no build")
         page.gates["challenge"].open()
         opened.expect("checked")

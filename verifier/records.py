@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from sys import intern
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -256,7 +257,7 @@ class KnownServer:
         return _read(cls, json.loads(text)) if text else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PodAddresses:
     """What the reconciler publishes about a pod that runs, for the egress proxy: whose connections come from its addresses.
 
@@ -284,8 +285,9 @@ class PodAddresses:
 
     @classmethod
     def loads(cls, text: str) -> "list[PodAddresses]":
-        """The pods that JSON describes."""
-        return [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in json.loads(text)]
+        """The pods that JSON describes. What many pods have in common is in memory once."""
+        found = [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in json.loads(text)]
+        return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in found]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Nothing here waits for Redis: the feed (`feed`) calls `load` and `apply`, and co
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import lru_cache
+from weakref import WeakValueDictionary
 
 from ..networks import parse_address
 from ..records import AddressChange, AddressVersion, PodAddresses
@@ -20,11 +20,12 @@ WAIT_SECONDS = 2.0
 second after the kubelet reported it."""
 
 
-@lru_cache(10_000)
+@lru_cache(1000)
 def same(address: str) -> str:
-    """An address in its one spelling: an IPv4-mapped one as IPv4."""
+    """An address in its one spelling: an IPv4-mapped one as IPv4. Of a thousand it is remembered, because each has its weight."""
     ip = parse_address(address)
-    return str(ip) if ip else ""
+    # The string that there is, where it is that spelling: a second one for each pod has its weight, too.
+    return address if address == (found := str(ip) if ip else "") else found
 
 
 class Identities:
@@ -44,14 +45,13 @@ class Identities:
         self._heard_at: float | None = None
         self._version: AddressVersion | None = None  # None: not loaded, or a change was missed
         self._servers: dict[str, tuple[PodAddresses, ...]] = {}
-        self._pods: dict[str, PodAddresses] = {}  # by uid
-        self._claims: dict[str, set[str]] = {}  # address → uids
+        self._claims: dict[str, tuple[PodAddresses, ...]] = {}  # by address: who claims it
         self._missing: dict[str, tuple[float, PodAddresses]] = {}  # by uid: since when, and what was known
-        self._news = asyncio.Event()
+        self._waiting: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # by address, while somebody waits for news
 
     def __len__(self) -> int:
         """Pods that are known."""
-        return len(self._pods)
+        return sum(map(len, self._servers.values()))
 
     @property
     def is_fresh(self) -> bool:
@@ -66,12 +66,12 @@ class Identities:
     @property
     def claimed_twice(self) -> list[str]:
         """The addresses that more than one pod claims."""
-        return [address for address, uids in self._claims.items() if len(uids) > 1]
+        return [address for address, pods in self._claims.items() if len(pods) > 1]
 
     def of(self, address: str) -> PodAddresses | None:
         """The pod with an address. None: it is unknown, more than one claims it, or what is known is too old."""
-        uids = self._claims.get(same(address), ())
-        return self._pods[next(iter(uids))] if len(uids) == 1 and self.is_fresh else None
+        pods = self._claims.get(same(address), ())
+        return pods[0] if len(pods) == 1 and self.is_fresh else None
 
     async def wait_for(self, address: str, seconds: float = WAIT_SECONDS) -> PodAddresses | None:
         """The same, after waiting for it for some seconds at most."""
@@ -80,17 +80,17 @@ class Identities:
         try:
             async with asyncio.timeout(seconds):
                 while not (pod := self.of(address)):
-                    news = self._news
-                    await news.wait()
+                    await self._waiting.setdefault(same(address), asyncio.Event()).wait()
                 return pod
         except TimeoutError:
             return None
 
     def still(self, uid: str, address: str) -> PodAddresses | None:
         """What is known by now of a pod that has an open connection from an address. None: the connection must end."""
+        pods = self._claims.get(same(address), ())
         if uid in self._missing:
-            return None if self._claims.get(same(address)) else self._missing[uid][1]
-        return self._pods.get(uid) if self._claims.get(same(address)) == {uid} else None
+            return None if pods else self._missing[uid][1]
+        return pods[0] if len(pods) == 1 and pods[0].uid == uid else None
 
     def load(self, version: AddressVersion, servers: dict[str, list[PodAddresses]]) -> None:
         """Take a snapshot in place of all that is known. It makes nothing younger: Redis may outlive the reconciler."""
@@ -101,7 +101,7 @@ class Identities:
         for server, pods in servers.items():
             self._replace(server, tuple(pods))
         self._version = version
-        self._tell(pod.uid for pods in servers.values() for pod in pods)
+        self._tell(pod for pods in servers.values() for pod in pods)
 
     def apply(self, change: AddressChange) -> bool:
         """Take a message of the reconciler.
@@ -110,50 +110,55 @@ class Identities:
             False if one was missed, so that a snapshot is needed. Nothing was taken then.
         """
         known, version = self._version, change.version
-        is_next = bool(known and change.server and version == replace(known, number=known.number + 1))
+        is_next = bool(known and change.server and version == AddressVersion(known.number + 1, known.began))
         # One of the same number is in the snapshot already.
         if version != known and not is_next:
             self._version = None
             return False
-        self._heard_at = self._clock()
+        was_fresh, self._heard_at = self.is_fresh, self._clock()
+        if not was_fresh:
+            self._wake(list(self._waiting))
         if is_next:
-            before = {pod.uid for pod in self._servers.get(change.server, ())}
+            before = self._servers.get(change.server, ())
             self._replace(change.server, change.pods)
-            self._tell(before | {pod.uid for pod in change.pods})
-        else:
-            self._tell(())
+            self._tell((*before, *change.pods))
         self._version = version
         return True
 
     def forget_missing(self) -> None:
         """Forget the pods that vanished long ago. To be called every second."""
-        over = [uid for uid, (since, _) in self._missing.items() if self._clock() - since > MAX_AGE_SECONDS]
-        for uid in over:
-            del self._missing[uid]
+        over = [pod for since, pod in self._missing.values() if self._clock() - since > MAX_AGE_SECONDS]
+        for pod in over:
+            del self._missing[pod.uid]
         self._tell(over)
 
     def _replace(self, server: str, pods: tuple[PodAddresses, ...]) -> None:
         for pod in self._servers.pop(server, ()):
-            self._pods.pop(pod.uid, None)
             for address in map(same, pod.addresses):
-                self._claims[address].discard(pod.uid)
+                self._claims[address] = self._others(address, pod.uid)
                 if not self._claims[address]:
                     del self._claims[address]
         for pod in pods:
             self._missing.pop(pod.uid, None)
-            self._pods[pod.uid] = pod
             for address in map(same, pod.addresses):
-                self._claims.setdefault(address, set()).add(pod.uid)
+                self._claims[address] = (*self._others(address, pod.uid), pod)
         if pods:
             self._servers[server] = pods
 
-    def _tell(self, uids: Iterable[str]) -> None:
-        """Tell of changes, also of the pods whose address another one claims by now."""
-        told = set(uids)
-        for pod in [self._pods[uid] for uid in told if uid in self._pods]:
-            for address in map(same, pod.addresses):
-                told |= self._claims.get(address, set())
-        for uid in told:
+    def _others(self, address: str, uid: str) -> tuple[PodAddresses, ...]:
+        return tuple(pod for pod in self._claims.get(address, ()) if pod.uid != uid)
+
+    def _tell(self, pods: Iterable[PodAddresses]) -> None:
+        """Tell of changes of pods: of those whose address another one claims by now, too, and who waits for their addresses."""
+        changed = list(pods)
+        addresses = {same(address) for pod in changed for address in pod.addresses}
+        claim_too = [pod for address in addresses for pod in self._claims.get(address, ())]
+        for uid in {pod.uid for pod in (*changed, *claim_too)}:
             self._changed(uid)
-        self._news.set()
-        self._news = asyncio.Event()
+        self._wake(addresses)
+
+    def _wake(self, addresses: Iterable[str]) -> None:
+        """Let those look again who wait for some addresses, and nobody else: many may wait, and changes are many."""
+        for address in addresses:
+            if waiting := self._waiting.pop(address, None):
+                waiting.set()

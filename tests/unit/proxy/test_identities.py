@@ -47,6 +47,14 @@ def test_pod_without_addresses_any_more_is_unknown(identities, changes):
     assert identities.of("10.42.0.5") is None and changes == ["a"] and len(identities) == 0
 
 
+def test_pod_that_spells_an_address_twice_claims_it_once(identities):
+    alice = pod("a", "10.42.0.5", "::ffff:10.42.0.5")
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (alice,)))
+    assert identities.of("10.42.0.5") == alice and identities.claimed_twice == []
+    identities.apply(AddressChange(AddressVersion(2), "alice/"))
+    assert identities.of("10.42.0.5") is None and len(identities) == 0
+
+
 def test_address_that_two_pods_claim_is_nobodys(identities, changes):
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod("a"),)))
     changes.clear()
@@ -145,6 +153,70 @@ def test_connection_waits_for_its_pod():
         return await identities.wait_for("10.42.0.5", 10), await identities.wait_for("10.42.0.6", 0.05)
 
     assert asyncio.run(wait()) == (pod(), None)
+
+
+class Asked(Identities):
+    """Counts how often somebody asks."""
+
+    times = 0
+
+    def of(self, address):
+        self.times += 1
+        return super().of(address)
+
+
+def test_connection_that_waits_looks_again_for_its_own_pod_alone():
+    """Many may wait, and changes are many."""
+
+    async def wait():
+        identities = Asked()
+        identities.load(AddressVersion(0), {})
+        identities.apply(AddressChange(AddressVersion(0)))
+        waiting = asyncio.create_task(identities.wait_for("10.42.0.5", 60))
+        for number in range(1, 101):
+            await asyncio.sleep(0)
+            identities.apply(AddressChange(AddressVersion(number), f"{number}/", (pod(str(number), f"10.42.1.{number}"),)))
+        before = identities.times
+        identities.apply(AddressChange(AddressVersion(101), "alice/", (pod(),)))
+        return before, await waiting
+
+    before, found = asyncio.run(wait())
+    assert before <= 2 and found == pod()
+
+
+BOB = AddressChange(AddressVersion(1), "bob/", (pod("b"),))
+
+
+@pytest.mark.parametrize(
+    ("before", "news"),
+    [
+        # What is known counts again.
+        ([], lambda identities: identities.apply(AddressChange(AddressVersion(0)))),
+        # The other pod that claims the address has ended.
+        ([BOB], lambda identities: identities.apply(AddressChange(AddressVersion(2), "bob/"))),
+        ([BOB], lambda identities: identities.load(AddressVersion(1), {"alice/": [pod()]})),
+    ],
+    ids=["fresh", "claimed once", "snapshot"],
+)
+def test_connection_that_waits_hears_of_what_makes_its_pod_known(before, news):
+    async def wait():
+        identities = Identities()
+        identities.load(AddressVersion(0), {"alice/": [pod()]})
+        for change in before:
+            assert identities.apply(change)
+        waiting = asyncio.create_task(identities.wait_for("10.42.0.5", 60))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        news(identities)
+        return await waiting
+
+    assert asyncio.run(wait()) == pod()
+
+
+def test_what_pods_have_in_common_is_in_memory_once():
+    text = PodAddresses.dumps([PodAddresses("a", "a", "", ("10.42.0.5",), "a-tier", repository="https://example.org/a/b")])
+    one, other = PodAddresses.loads(text) + PodAddresses.loads(text)
+    assert one == other and one.tier is other.tier and one.repository is other.repository
 
 
 def test_records_survive_json():

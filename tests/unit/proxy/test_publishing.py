@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,8 +20,9 @@ from tests.support.reconciling import (
 from verifier.proxy.feed import Feed
 from verifier.proxy.identities import Identities
 from verifier.reconciler.user_pods import Pod
-from verifier.records import Block, PodAddresses, Server
+from verifier.records import AddressChange, AddressVersion, Block, PodAddresses, Server
 from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
 ADDRESSES = {"addresses": ("10.42.0.5", "fd42::5")}
@@ -181,6 +183,47 @@ def follower(settings, request):
     thread.join()
     loop.close()
     client.close()
+
+
+class FailingStore:
+    """One that has some messages, and then no Redis any more."""
+
+    def __init__(self, *changes):
+        self.changes = changes
+        self.times = 0
+
+    def addresses(self):
+        return AddressVersion(), {}
+
+    @contextmanager
+    def address_changes(self):
+        self.times += 1
+        if self.times > 1:
+            raise StoreUnavailable
+        waiting = iter(self.changes)
+
+        def following(seconds):
+            if change := next(waiting, None):
+                return change
+            raise StoreUnavailable
+
+        yield following
+
+
+def test_what_came_before_redis_went_away_counts():
+    """All of it, also when it came at once."""
+    pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
+    changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]
+
+    async def main():
+        identities = Identities()
+        feed = Feed(FailingStore(*changes), identities, asyncio.get_running_loop())
+        feed.start()
+        found = [await identities.wait_for(pod.addresses[0], 60) for pod in pods]
+        await asyncio.to_thread(feed.stop)
+        return found
+
+    assert asyncio.run(main()) == pods
 
 
 def until(reconciler, is_so):

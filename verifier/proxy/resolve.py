@@ -19,10 +19,13 @@ NAMES = 10_000
 """Names that are remembered."""
 
 THREADS = 32
-"""Names that are asked for at the same time. `getaddrinfo` blocks its thread."""
+"""Names that verified servers ask for at the same time, and as many by all others. `getaddrinfo` blocks its thread."""
 
 NAMES_OF_ONE = 4
 """Of these, names that one server asks for. Somebody's own DNS server may answer late on purpose, and would hold every thread."""
+
+SHARED = 0.5
+"""The part of the threads that servers may have for more names than one each: a few cannot hold all (D-349)."""
 
 
 def _ask(name: str) -> list[str]:
@@ -45,38 +48,45 @@ class Resolver:
     def __init__(self, ask: Callable[[str], list[str]] = _ask, clock: Callable[[], float] = time.monotonic):
         self._ask = ask
         self._clock = clock
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="resolver")
+        self._threads = {verified: ThreadPoolExecutor(THREADS, thread_name_prefix="resolver") for verified in (True, False)}
+        self._taken = {True: 0, False: 0}  # of the threads of each, also names that wait for one
         self._known: dict[str, tuple[float, list[str]]] = {}
         self._asking: dict[str, asyncio.Future[list[str]]] = {}
         self._of_one: dict[str, set[asyncio.Future[list[str]]]] = {}
 
-    async def addresses(self, name: str, server: str = "") -> list[str]:
+    async def addresses(self, name: str, server: str = "", verified: bool = True) -> list[str]:
         """The addresses of a name; none if it has none, or if no answer comes in time.
 
         Args:
             name: the name.
-            server: who asks. With `NAMES_OF_ONE` unanswered names it waits for one of them.
+            server: who asks. With `NAMES_OF_ONE` unanswered names it waits for one of them; with one, where threads are few.
+            verified: whether it has a tier. Those without have threads of their own.
         """
         until, found = self._known.get(name, (0.0, []))
         if until > self._clock():
             return found
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                while name not in self._asking and len(own := self._of_one.get(server, set())) >= NAMES_OF_ONE:
+                while name not in self._asking and len(own := self._of_one.get(server, set())) >= self._most_of_one(verified):
                     await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
-                return await asyncio.shield(self._asking.get(name) or self._begin(name, server))
+                return await asyncio.shield(self._asking.get(name) or self._begin(name, server, verified))
         except TimeoutError:
             return []
 
-    def _begin(self, name: str, server: str) -> "asyncio.Future[list[str]]":
-        asking = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name)
+    def _most_of_one(self, verified: bool) -> int:
+        return NAMES_OF_ONE if self._taken[verified] < THREADS * SHARED else 1
+
+    def _begin(self, name: str, server: str, verified: bool) -> "asyncio.Future[list[str]]":
+        asking = asyncio.get_running_loop().run_in_executor(self._threads[verified], self._ask, name)
         self._asking[name] = asking
         self._of_one.setdefault(server, set()).add(asking)
-        asking.add_done_callback(lambda done: self._take(name, server, done))
+        self._taken[verified] += 1
+        asking.add_done_callback(lambda done: self._take(name, server, verified, done))
         return asking
 
-    def _take(self, name: str, server: str, done: "asyncio.Future[list[str]]") -> None:
+    def _take(self, name: str, server: str, verified: bool, done: "asyncio.Future[list[str]]") -> None:
         del self._asking[name]
+        self._taken[verified] -= 1
         self._of_one[server].discard(done)
         if not self._of_one[server]:
             del self._of_one[server]

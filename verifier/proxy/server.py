@@ -247,7 +247,7 @@ class Proxy:
         pod, asked, loop = flow.pod, flow.asked, asyncio.get_running_loop()
         assert pod and asked
         began = self._clock()
-        found = await self._resolver.addresses(normal(asked.host) or "", pod.uid)
+        found = await self._resolver.addresses(normal(asked.host) or "", pod.uid, pod.tier != UNVERIFIED)
         self._metrics.resolved.observe(self._clock() - began)
         judged = decide_address(pod, found, self._policy, self._all_own_addresses())
         if isinstance(judged, Refusal):

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.egress_proxy import lab
-from tests.support.egress_proxy.attempts import COURSE, LISTED, PORT, PUBLIC, Pod, connect, first_line, get, open_tunnel
+from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, Pod, connect, first_line, get, open_tunnel
 from tests.support.egress_proxy.internet import answer, start_internet
 from tests.support.egress_proxy.process import until
 from verifier.proxy.decide import Policy, TierHosts
@@ -25,7 +25,7 @@ from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
-from verifier.proxy.resolve import THREADS, Resolver
+from verifier.proxy.resolve import NAMES_OF_ONE, SHARED, THREADS, Resolver
 from verifier.proxy.server import Proxy
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
@@ -38,6 +38,9 @@ LATE_SECONDS, WAIT_SECONDS = 1.0, 60
 ASKED = THREADS + 8
 """Connections of one server to hosts whose names nobody answers: more than the proxy asks for at a time."""
 
+CROWD = [Pod(lab.PROXY, f"127.0.1.{number}") for number in range(1, 1 + THREADS // NAMES_OF_ONE)]
+"""Verified servers that together ask for as many names as the proxy does at a time."""
+
 
 def seen() -> dict:
     """What pods saw.
@@ -45,7 +48,8 @@ def seen() -> dict:
     `before`, `meanwhile`, `after`: an open tunnel, and another pod's connection to a new name, before some names are not answered,
     meanwhile, and after these are answered again. `late`: the other pod's connection to a name that is answered late, meanwhile.
     `never`: the answers to the connections to those names, `seconds`, the shortest and the longest of their waits, and `names`, how
-    many names the DNS server was asked for.
+    many names the DNS server was asked for. `crowd`: the answers to an unverified and to another verified server while verified
+    ones wait for names that nobody answers.
     """
     return lab.in_namespace(__spec__.name, resolver=SERVER)
 
@@ -72,11 +76,14 @@ class Dns:
 
 
 def start_proxy() -> None:
-    """The proxy on a loop of a thread, and two pods that it knows."""
+    """The proxy on a loop of a thread, and the pods that it knows."""
     loop = asyncio.new_event_loop()
-    hosts = HostList(["ok.example", "fine.example", "other.example", "*.late.example", "*.never.example"])
-    proxy = Proxy(Policy({"unverified": TierHosts(hosts)}), Limits(new_per_second=1000), Resolver(), Metrics())
-    pods = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,))] for name in (LISTED, COURSE)}
+    hosts = HostList(["ok.example", "fine.example", "other.example", "third.example", "*.late.example", "*.never.example"])
+    policy = Policy({"unverified": TierHosts(hosts), "full": TierHosts(HostList(["*"]))})
+    proxy = Proxy(policy, Limits(new_per_second=1000), Resolver(), Metrics())
+    known = [(lab.PODS[LISTED], "unverified"), (lab.PODS[COURSE], "unverified")]
+    known += [(pod, "full") for pod in (lab.PODS[ANY], *CROWD)]
+    pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tier)] for pod, tier in known}
 
     async def beat() -> None:
         while True:
@@ -133,6 +140,18 @@ def main() -> None:
     dns.awake.set()
     until(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))
     found["after"] = both("other.example")
+    dns.awake.clear()
+    for number, pod in enumerate(CROWD):
+        for turn in range(NAMES_OF_ONE):
+            threading.Thread(target=ask, args=[pod, f"{turn}.{number}.crowd.never.example"], daemon=True).start()
+
+    def waiting() -> list[bytes]:
+        return [name for name in dns.unanswered.copy() if b"crowd" in name]
+
+    # Of each server one name, and some have more.
+    until(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
+    until(lambda: len(waiting()) >= THREADS * SHARED)
+    found["crowd"] = [ask(lab.PODS[COURSE], "third.example"), ask(lab.PODS[ANY], "fourth.example")]
     print(json.dumps(found))
     sys.stdout.flush()
     os._exit(0)

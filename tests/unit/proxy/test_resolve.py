@@ -1,34 +1,90 @@
-"""The resolver: names are asked for side by side, and one server holds up nobody else."""
+"""The resolver: names are asked for side by side, and nobody's late answers hold up another."""
 
 import asyncio
 import threading
 
+import pytest
+
+from verifier.proxy import resolve
 from verifier.proxy.resolve import NAMES_OF_ONE, THREADS, Resolver
 
+FOUND = ["192.0.2.1"]
 
-def test_server_with_late_answers_holds_up_nobody_else():
-    """Its names wait for each other; another server's is answered meanwhile."""
-    answer, asked = threading.Event(), []
 
-    def ask(name):
-        asked.append(name)
+class Dns:
+    """Answers names with `late` when `answer` is set."""
+
+    def __init__(self):
+        self.answer = threading.Event()
+        self.late = []
+
+    def __call__(self, name):
         if "late" in name:
-            answer.wait(100)
-        return ["192.0.2.1"]
+            self.late.append(name)
+            self.answer.wait(120)
+        return FOUND
 
-    async def main():
-        resolver = Resolver(ask)
-        late = [asyncio.ensure_future(resolver.addresses(f"{number}.late.example", "a")) for number in range(2 * THREADS)]
-
-        async def asked_for():
-            while sum("late" in name for name in asked) < NAMES_OF_ONE:
+    async def until(self, is_so):
+        async with asyncio.timeout(60):
+            while not is_so(self.late):
                 await asyncio.sleep(0.01)
 
-        await asyncio.wait_for(asked_for(), 60)
-        assert await asyncio.wait_for(resolver.addresses("ok.example", "b"), 60) == ["192.0.2.1"]
-        assert sum("late" in name for name in asked) == NAMES_OF_ONE
-        answer.set()
-        assert await asyncio.gather(*late) == [["192.0.2.1"]] * len(late)
+
+@pytest.fixture
+def dns(monkeypatch):
+    monkeypatch.setattr(resolve, "TIMEOUT_SECONDS", 60)
+    found = Dns()
+    yield found
+    found.answer.set()
+
+
+async def begun(resolver, names):
+    """Tasks that ask for names: (name, server, whether that is verified)."""
+    tasks = [asyncio.ensure_future(resolver.addresses(*one)) for one in names]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_server_with_late_answers_holds_up_nobody_else(dns):
+    """Its names wait for each other; another server's is answered meanwhile."""
+
+    async def main():
+        resolver = Resolver(dns)
+        late = await begun(resolver, [(f"{number}.late.example", "a") for number in range(2 * THREADS)])
+        assert await resolver.addresses("ok.example", "b") == FOUND
+        await dns.until(lambda names: len(names) >= NAMES_OF_ONE)
+        assert len(dns.late) == NAMES_OF_ONE
+        dns.answer.set()
+        assert await asyncio.gather(*late) == [FOUND] * len(late)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_few_servers_with_late_answers_hold_up_nobody_else(dns, verified):
+    """Together they could have every thread, and each has one name at least."""
+    crowd = [str(number) for number in range(THREADS // NAMES_OF_ONE)]
+
+    async def main():
+        resolver = Resolver(dns)
+        names = [(f"{number}.{server}.late.example", server, verified) for server in crowd for number in range(NAMES_OF_ONE)]
+        late = await begun(resolver, names)
+        for other in (True, False):
+            assert await resolver.addresses(f"ok-{other}.example", f"other-{other}", other) == FOUND
+        await dns.until(lambda asked: {name.split(".")[1] for name in asked} == set(crowd))
+        dns.answer.set()
+        assert await asyncio.gather(*late) == [FOUND] * len(late)
+
+    asyncio.run(main())
+
+
+def test_many_verified_servers_leave_the_others_their_threads(dns):
+    async def main():
+        resolver = Resolver(dns)
+        late = await begun(resolver, [(f"{number}.late.example", str(number), True) for number in range(2 * THREADS)])
+        assert await resolver.addresses("ok.example", "other", False) == FOUND
+        dns.answer.set()
+        assert await asyncio.gather(*late) == [FOUND] * len(late)
 
     asyncio.run(main())
 
@@ -37,8 +93,8 @@ def test_name_is_asked_for_once_at_a_time():
     asked = []
 
     async def main():
-        resolver = Resolver(lambda name: asked.append(name) or ["192.0.2.1"])
+        resolver = Resolver(lambda name: asked.append(name) or FOUND)
         found = await asyncio.gather(*(resolver.addresses("ok.example", server) for server in "aabb"))
-        assert found == [["192.0.2.1"]] * 4 and asked == ["ok.example"]
+        assert found == [FOUND] * 4 and asked == ["ok.example"]
 
     asyncio.run(main())

@@ -33,3 +33,8 @@ def test_connection_to_a_name_that_is_not_answered_is_told_so_in_time(seen):
     """Those that wait for others of their server, too."""
     assert seen["never"] == ["HTTP/1.1 502 The host name has no address"]
     assert seen["seconds"][0] >= TIMEOUT_SECONDS and seen["seconds"][1] < 10 * TIMEOUT_SECONDS
+
+
+def test_servers_that_wait_for_names_leave_threads_to_others(seen):
+    """Together they ask for as many names as the proxy does at a time, and more than one each."""
+    assert seen["crowd"] == ["HTTP/1.1 200 OK"] * 2

@@ -9,6 +9,7 @@ from words import words_page
 
 from ci.explained import explained
 from verifier.web.app import internal_document, public_document
+from verifier.web.detections import receiver_document
 
 
 def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]) -> str:
@@ -98,7 +99,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
 
 def http_page() -> str:
     """The page of the HTTP interfaces."""
-    out = ["# HTTP", "", "From the OpenAPI documents, which the verifier has at `openapi.json` of each port.", ""]
+    out = ["# HTTP", "", "From the OpenAPI documents, which verifier and receiver have at `openapi.json` of each port.", ""]
     out += [
         "Errors are `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with a `type` that stays.",
         "",
@@ -106,6 +107,7 @@ def http_page() -> str:
     for title, document in (
         ("Public, below the ingress path", public_document("/egress/")),
         ("In the cluster only", internal_document()),
+        ("In the cluster only, for detectors", receiver_document()),
     ):
         out += [f"## {title}", ""]
         for path, operations in document["paths"].items():

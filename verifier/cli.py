@@ -1,5 +1,6 @@
 """The command `binder-egress`: starts one of the processes, and compares the results of `helm test`."""
 
+import functools
 import json
 import logging.config
 import signal
@@ -9,7 +10,7 @@ import threading
 import click
 
 from . import __version__, logs
-from .settings import InvalidSettings, ProxySettings, ReconcilerSettings, VerifierSettings, load
+from .settings import InvalidSettings, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from .store.connection import connect
 from .store.store import Store
 from .web.assets import AssetsMissing
@@ -25,11 +26,13 @@ def cli() -> None:
 def verifier() -> None:
     # Not at the top: no other process needs Flask.
     from .web.app import create_app, create_services
-    from .web.gunicorn import Server
+    from .web.gunicorn import Server, Threads
 
     settings = load(VerifierSettings)
     services = create_services(settings)
-    Server(settings, create_app(services), services.captcha.start).run()
+    ports = settings.public_port, settings.internal_port
+    threads = functools.partial(Threads, settings.threads, settings.internal_port)
+    Server(create_app(services), ports, settings.log_level, threads, services.captcha.start).run()
 
 
 @cli.command(help="Run the reconciler: it labels user pods with the tier that was decided.")
@@ -58,6 +61,26 @@ def reconciler() -> None:
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()
+
+
+@cli.command(help="Run the receiver: reports of detectors come in at its port.")
+def receiver() -> None:
+    # Not at the top, as above.
+    from .web.detections import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
+    from .web.gunicorn import REPORT_CONNECTIONS, REPORT_RECEIVE_SECONDS, REPORTS_AT_A_TIME, Server, Threads
+
+    settings = load(ReceiverSettings)
+    app = create_receiver_app(create_receiver_services(settings, Store(connect(settings))))
+    # Its one port has the limits of the verifier's public one: a detector that sends slowly holds up no other.
+    threads = functools.partial(
+        Threads,
+        REPORTS_AT_A_TIME,
+        internal_port=0,
+        receive_seconds=REPORT_RECEIVE_SECONDS,
+        connections=REPORT_CONNECTIONS,
+        max_body=MAX_REPORT_BYTES,
+    )
+    Server(app, [settings.reports_port], settings.log_level, threads).run()
 
 
 @cli.command(help="Run the egress proxy: user pods reach listed hosts through it.")

@@ -269,7 +269,7 @@ _Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
 
 
 class CommonSettings(BaseSettings):
-    """The settings of both processes and of the operators' commands: Redis, mode, tiers and rules."""
+    """The settings of all processes and of the operators' commands: Redis, mode, tiers and rules."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
@@ -281,7 +281,7 @@ class CommonSettings(BaseSettings):
     redis_user: ClassVar[str] = "reconciler"
     """The name of this process' user in the chart's Redis. Operators' commands run in the reconciler's pod."""
     redis_user_password: SecretStr | None = Field(
-        None, json_schema_extra=_value("redis-verifier-password or redis-reconciler-password in the Secret")
+        None, json_schema_extra=_value("redis-verifier-password and others of that kind in the Secret")
     )
     """The password of that user. Empty: `redis_password` is everybody's."""
     redis_ca: str = Field("", json_schema_extra=_value("externalRedis.ca"))
@@ -395,7 +395,6 @@ class VerifierSettings(CommonSettings):
         [], json_schema_extra=_value("allowedOrigins")
     )
     api_keys_file: str = Field("", json_schema_extra=_value("apiKeys"))
-    reporters_file: str = Field("", json_schema_extra=_value("detections"))
     trusted_proxies: Annotated[int | list[IPNetwork], NoDecode, BeforeValidator(_trusted_proxies)] = Field(
         1, json_schema_extra=_value("trustedProxies")
     )
@@ -514,6 +513,16 @@ class ProxySettings(CommonSettings):
     proxy_drain_seconds: int = Field(60, ge=0, le=3600, json_schema_extra=_value("proxy.drain"))
 
 
+class ReceiverSettings(CommonSettings):
+    """The settings of the receiver of reports. It gets no signing key and no bearer token."""
+
+    redis_user = "receiver"
+
+    reports_port: int = Field(8081, ge=1, le=65535, json_schema_extra=_value("detections"))
+    """Not `receiver_port`: Kubernetes may set that variable for the Service."""
+    reporters_file: str = Field("", json_schema_extra=_value("detections"))
+
+
 T = TypeVar("T", bound=BaseSettings)
 
 
@@ -521,7 +530,7 @@ def load(kind: type[T], **overrides: Any) -> T:
     """Settings from the environment.
 
     Args:
-        kind: `VerifierSettings` or `ReconcilerSettings`.
+        kind: the settings of a process, `VerifierSettings` for instance.
         overrides: values that win over the environment, for tests.
 
     Returns:

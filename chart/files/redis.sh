@@ -11,7 +11,7 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   for key in epoch solution:* charges:* rejected:* pass:* launch:* unlock:* withdrawn:* wiring hub verifiers; do
     own="$own ~binder-egress:$key"
   done
-  for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck agents; do
+  for key in server:* stop:* lifted:* blocks revoked reconciler counters tiers gatecheck lines; do
     read="$read %R~binder-egress:$key"
   done
   for key in epoch charges:key:* launch:* unlock:* withdrawn:* server:* stop:* lifted:* blocks revoked wake actions reconciler \
@@ -20,10 +20,15 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
   done
   access="user default on #$(hash "$REDIS_PASSWORD") -@all +ping
 user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $read (+rpush %W~binder-egress:wake) \
-(+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) \
-(+xadd +expire %W~binder-egress:detections) (+xrevrange %R~binder-egress:detected)
+(+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) (+xrevrange %R~binder-egress:detected)
 user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \
 +xadd +xdel +xrange +xrevrange +publish &binder-egress:addresses %R~binder-egress:* $written"
+  # Reports of detectors are written by the receiver, and by nobody who faces strangers (D-354).
+  if [ -n "$RECEIVER_PASSWORD" ]; then
+    access="$access
+user receiver on #$(hash "$RECEIVER_PASSWORD") -@all +ping +multi +exec (+xadd +expire %W~binder-egress:detections) \
+(+hexists %R~binder-egress:agents) (+hincrby ~binder-egress:lines) (+set %W~binder-egress:unreadable)"
+  fi
   if [ -n "$PROXY_PASSWORD" ]; then
     access="$access
 user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall +subscribe +unsubscribe \

@@ -170,7 +170,6 @@ BINDER_EGRESS_ALLOWED_ORIGINS: {{ toJson .Values.allowedOrigins | quote }}
 BINDER_EGRESS_API_KEYS_FILE: /etc/binder-egress/api-keys/keys.json
 {{- with include "binder-egress.detections" . }}
 BINDER_EGRESS_DETECTIONS: {{ . | quote }}
-BINDER_EGRESS_REPORTERS_FILE: /etc/binder-egress/reporters/tokens.json
 {{- end }}
 BINDER_EGRESS_TRUSTED_PROXIES: {{ toJson .Values.trustedProxies | quote }}
 BINDER_EGRESS_USER_POD_LABELS: {{ toJson .Values.userPods.labels | quote }}

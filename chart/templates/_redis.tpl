@@ -34,8 +34,8 @@ binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty 
 
 {{- /*
 binder-egress.redisPasswordEnv: the passwords of Redis and its sentinels, as items of a container's `env`. Takes (list root
-process): verifier, reconciler or proxy. With the chart's Secret each has its own alone; a Secret of the operator may have only the
-shared one (D-241).
+process): verifier, reconciler, proxy or receiver. With the chart's Secret each has its own alone; a Secret of the operator may have
+only the shared one (D-241).
 */}}
 {{- define "binder-egress.redisPasswordEnv" -}}
 {{- $process := index . 1 -}}

@@ -54,7 +54,7 @@ SEEN = {
         {"source": "cryptnono"},
         {
             "binder_egress_detection_reports_total{source='cryptnono',outcome='unreadable',pod='a'}": "0x10 1x50",
-            "binder_egress_detection_reports_total{source='cryptnono',outcome='report',pod='b'}": "0+1x60",
+            "binder_egress_detection_reports_total{source='cryptnono',outcome='unreadable',pod='b'}": "0x10 1x50",
         },
         {"binder_egress_detection_reports_total{source='cryptnono',outcome='report'}": "0+1x60"},
     ),

@@ -199,10 +199,12 @@ def test_exceptions_hold_on_kube_router(render):
     assert list(ipaddress.collapse_addresses(halves)) == [made[1]]
 
 
-def test_reconciler_sees_no_secret_but_redis_password(render):
-    container = render()["Deployment", "binder-egress-reconciler"]["spec"]["template"]["spec"]["containers"][0]
+@pytest.mark.parametrize("name", ["reconciler", "receiver"])
+def test_reconciler_and_receiver_see_no_secret_but_redis_password(render, name):
+    objects = render("--set=agent.enabled=true", "--set=agent.configMap=lists")
+    container = objects["Deployment", f"binder-egress-{name}"]["spec"]["template"]["spec"]["containers"][0]
     keys = [entry["valueFrom"]["secretKeyRef"]["key"] for entry in container["env"] if "secretKeyRef" in entry.get("valueFrom", {})]
-    assert keys == ["redis-reconciler-password"]
+    assert keys == [f"redis-{name}-password"] and "envFrom" not in container
 
 
 def test_secrets_are_only_in_the_secret(render):
@@ -238,7 +240,7 @@ def test_values_for_another_release_are_the_exported_ones(render):
 
 def test_settings_are_those_that_the_image_reads(render):
     """Each variable of the ConfigMap is a field of the image's settings, and the reconciler gets all its settings."""
-    from verifier.settings import PREFIX, ProxySettings, ReconcilerSettings, VerifierSettings
+    from verifier.settings import PREFIX, ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings
 
     detections = "--set=detections.sources.falco.onMatch=observe"
     objects = render(detections)
@@ -264,6 +266,7 @@ def test_settings_are_those_that_the_image_reads(render):
     assert with_proxy["binder-egress-reconciler"] == fields
     assert set(env["reconciler"]) == fields - {f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "AGENT_LABELS")}
     assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
+    assert with_proxy["binder-egress-receiver"] <= {PREFIX + field.upper() for field in ReceiverSettings.model_fields}
 
 
 # A minimal parent chart: BinderHub with a closed schema, and JupyterHub below it with a default of its own.

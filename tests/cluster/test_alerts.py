@@ -122,15 +122,15 @@ class Place:
         assert answer.status_code >= 500, answer.text
 
     def report(self, *lines: str) -> None:
-        """A detector sends lines, once the verifier has read its token."""
+        """A detector sends lines, once the receiver has read its token."""
         headers = {"Authorization": f"Bearer {self.detector}", "Content-Type": "application/json"}
-        address = f"{self.stage.url('binder-egress', 8081)}/api/detections"
+        address = f"{self.stage.url('binder-egress-receiver', 8081)}/api/detections"
 
         def taken() -> bool:
             answer = requests.post(address, data="\n".join(lines), headers=headers, timeout=ANSWER_SECONDS)
             return answer.status_code == 202
 
-        eventually(taken, SECRET_SECONDS, "the verifier does not take the report")
+        eventually(taken, SECRET_SECONDS, "the receiver does not take the report")
 
 
 # -- faults

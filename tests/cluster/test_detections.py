@@ -1,4 +1,4 @@
-"""A report of a detector, from its token to the packets of the server that it is about, and of its neighbour."""
+"""A report of a detector, from its token to the packets of the server that it is about, and of its neighbour; and forged ones."""
 
 import json
 import time
@@ -26,7 +26,7 @@ class Detector:
 
     def send(self, *lines: str, token: str = "") -> requests.Response:
         headers = {"Authorization": f"Bearer {token or self._token}", "Content-Type": "application/json"}
-        address = f"{self._stage.url('binder-egress', 8081)}/api/detections"
+        address = f"{self._stage.url('binder-egress-receiver', 8081)}/api/detections"
         return requests.post(address, data="\n".join(lines), headers=headers, timeout=ANSWER_SECONDS)
 
     def saw(self, user: str, matched: str, now: float) -> str:
@@ -37,16 +37,17 @@ class Detector:
 
 @pytest.fixture(scope="module")
 def detector(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detector]:
-    """An installation with the egress proxy, whose values have a source that revokes and one that observes."""
+    """An installation with the egress proxy, whose values have a source that revokes, one that observes and one that stops."""
     made = egress(stage, "detections", "create-token", "cryptnono")
     source = made["values"]["detections"]["sources"]["cryptnono"]
     values = tmp_path_factory.mktemp("detections") / "values.yaml"
     sources = {"cryptnono": {**source, "onMatch": "observe", "lists": {"execwhacker": "revoke"}}, "minesweeper": {}}
-    values.write_text(yaml.safe_dump({"detections": {"sources": sources}}))
+    sources["stopper"] = {"onMatch": "stop"}
+    values.write_text(yaml.safe_dump({"detections": {"sources": sources}, "reconciler": {"mayStopPods": True}}))
     stage.install_gate(*QUICK, *VALUES, "--values", str(values))
     await_variables(stage)
     found = Detector(stage, made["token"])
-    eventually(lambda: found.send("{}").status_code == 202, SECRET_SECONDS, "the verifier has not read the token")
+    eventually(lambda: found.send("{}").status_code == 202, SECRET_SECONDS, "the receiver has not read the token")
     yield found
     stage.delete_user_pods()
     stage.install_gate(*QUICK)
@@ -88,7 +89,9 @@ def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stag
             assert [row["outcome"] for row in explained["detections"]] == ["revoked", "observed"]
 
             assert stage.tier(neighbour) == "verified" and outcome(stage, neighbour) == []
-            assert_reaches(stage, neighbour, egress=True)
+            # Nor does anybody in a pod reach what takes reports.
+            address = f"http://{stage.cluster_ip('binder-egress-receiver')}:8081/healthz"
+            assert_reaches(stage, neighbour, egress=True, more={"receiver of reports": address})
             time.sleep(STALLED_SECONDS)  # they would have ended
             # What docs/detections.md says, of kube-router: what is open without the proxy stays until the pod is stopped.
             assert other.poll() is None and direct.poll() is None
@@ -99,6 +102,41 @@ def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stag
     found = [json.loads(line) for line in log if '"detection"' in line and miner in line]
     assert [(line["outcome"], line["list"]) for line in found] == [("observed", "flowkiller"), ("revoked", "execwhacker")]
     assert stage.unlock(miner).status_code == 403
+
+
+FORGE = """
+import sys
+from verifier.detections.reports import Report
+from verifier.settings import VerifierSettings, load
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+Store(connect(load(VerifierSettings))).report(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
+"""
+"""In the verifier's pod, with all that it has: a report by which the reconciler would stop a pod."""
+
+POST = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], data=b'{}', timeout=10)"
+
+
+def test_captured_verifier_forges_no_report(stage, detector):
+    victim, other = (stage.launch().user for _ in range(2))
+    eventually(lambda: {victim, other} <= {row["user"] for row in egress(stage, "grants")}, TIER_SECONDS)
+    pods = {user: stage.pod(user)["metadata"] for user in (victim, other)}
+    captured = ("exec", "deployment/binder-egress-verifier", "--", "python3", "-c")
+    with pytest.raises(Failed, match="NoPermissionError"):
+        stage.kubectl(*captured, FORGE, pods[victim]["uid"])
+    address = f"http://{stage.cluster_ip('binder-egress-receiver')}:8081/api/detections"
+    with pytest.raises(Failed, match=r"URLError|timed out"):
+        stage.kubectl(*captured, POST, address)
+
+    # The way is open for who may: such a report stops another pod, and it came after the forged one. 5: not confirmed yet.
+    line = json.dumps({"uid": pods[other]["uid"], "source": "stopper", "list": "any", "label": "by hand"})
+    command = ("exec", "-i", "deploy/binder-egress-reconciler", "--", "sh", "-c", "egress detect --from - || test $? = 5")
+    stage.kubectl(*command, stdin=line + "\n")
+    eventually(lambda: outcome(stage, other) == ["stopped"], TIER_SECONDS)
+    assert outcome(stage, victim) == []
+    left = stage.pod(victim)["metadata"]
+    assert left["uid"] == pods[victim]["uid"] and "deletionTimestamp" not in left
 
 
 def test_lines_are_entered_by_hand_and_unreadable_ones_are_shown(stage, detector):

@@ -100,40 +100,32 @@ servers.UNLOCK_WAIT_SECONDS = {unlock_wait_seconds}
 from verifier.cli import main
 main()
 """
-"""The program of a verifier that waits longer for Redis than the product's half a second: CI machines are slow."""
+"""The program of a process that waits longer for Redis than the product's half a second: CI machines are slow."""
 
 
 PATIENT_UNLOCK_SECONDS = 15.0
 """How long an unlock waits, in place of the product's 2 s, for a test that plays the reconciler and looks at what came of it."""
 
 
-class VerifierProcess:
-    """The verifier as a process: gunicorn and two real ports. `public` and `internal` are the addresses of the ports.
+class ServedProcess:
+    """A process with gunicorn and real ports.
 
     Args:
-        redis_server: its Redis, already started.
-        unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`; by default the product's 2 s.
-        settings: settings other than the defaults below, by their names in `VerifierSettings`.
+        command: its command of `binder-egress`.
+        ready: where it says that it is ready.
+        unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`.
+        settings: its settings, by their names.
     """
 
-    def __init__(self, redis_server: RedisServer, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
-        ports = free_port(), free_port()
-        self.public, self.internal = (f"http://127.0.0.1:{port}" for port in ports)
-        values = {
-            "redis_url": redis_server.url,
-            "signing_keys": KEYS,
-            "api_token": API_TOKEN,
-            "captcha_providers": QUICK,
-            "public_port": ports[0],
-            "internal_port": ports[1],
-        } | settings
+    def __init__(self, command: str, ready: str, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
+        self._ready = ready
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
-        for name, value in values.items():
+        for name, value in settings.items():
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         # A pipe would block the process when nobody reads it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         program = PATIENT.format(unlock_wait_seconds=unlock_wait_seconds)
-        self._process = subprocess.Popen([sys.executable, "-c", program, "verifier"], env=environment, stderr=self._log)
+        self._process = subprocess.Popen([sys.executable, "-c", program, command], env=environment, stderr=self._log)
         self.await_ready()
 
     def await_ready(self) -> None:
@@ -141,10 +133,10 @@ class VerifierProcess:
         until = time.monotonic() + 60
         while True:
             try:
-                with DIRECT.open(f"{self.internal}/readyz", timeout=30):
+                with DIRECT.open(self._ready, timeout=30):
                     return
             except OSError:
-                assert time.monotonic() < until and self._process.poll() is None, "the verifier does not start"
+                assert time.monotonic() < until and self._process.poll() is None, "it does not start"
                 time.sleep(0.05)
 
     def processes(self) -> list[int]:
@@ -170,6 +162,43 @@ class VerifierProcess:
         with self._log:
             self._log.seek(0)
             return self._log.read().splitlines()
+
+
+class VerifierProcess(ServedProcess):
+    """The verifier as a process. `public` and `internal` are the addresses of its ports.
+
+    Args:
+        redis_server: its Redis, already started.
+        unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`; by default the product's 2 s.
+        settings: settings other than the defaults below, by their names in `VerifierSettings`.
+    """
+
+    def __init__(self, redis_server: RedisServer, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
+        ports = free_port(), free_port()
+        self.public, self.internal = (f"http://127.0.0.1:{port}" for port in ports)
+        values = {
+            "redis_url": redis_server.url,
+            "signing_keys": KEYS,
+            "api_token": API_TOKEN,
+            "captcha_providers": QUICK,
+            "public_port": ports[0],
+            "internal_port": ports[1],
+        }
+        super().__init__("verifier", f"{self.internal}/readyz", unlock_wait_seconds, **values | settings)
+
+
+class ReceiverProcess(ServedProcess):
+    """The receiver of reports as a process. `address` is that of its port, and `port` its number.
+
+    Args:
+        redis_server: its Redis, already started.
+        settings: settings other than the defaults below, by their names in `ReceiverSettings`.
+    """
+
+    def __init__(self, redis_server: RedisServer, **settings: object) -> None:
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        super().__init__("receiver", f"{self.address}/readyz", redis_url=redis_server.url, reports_port=self.port, **settings)
 
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:

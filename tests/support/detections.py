@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 from tests.support.apps import internal_client, make_settings
 from verifier.detections import reporters
+from verifier.settings import ReceiverSettings, load
 from verifier.web.app import create_services
+from verifier.web.detections import create_receiver_app, create_receiver_services
 
 NAMESPACE = "default"
 
@@ -74,18 +76,20 @@ def falco(pod="jupyter-alice--", uid="uid-1", at=1000.0, rule="Detect crypto min
 
 
 class Site:
-    """A verifier with sources, and the file of their tokens' hashes."""
+    """A receiver with sources, the file of their tokens' hashes, and the verifier of the same values."""
 
     def __init__(self, redis_server, store, folder, sources=("cryptnono", "falco")):
         made = {source: reporters.create() for source in sources}
         self.tokens = {source: token for source, (token, _) in made.items()}
         self.file = folder / "tokens.json"
         self.file.write_text(json.dumps({source: hashed for source, (_, hashed) in made.items()}))
-        settings = make_settings(redis_server, detections={source: {} for source in sources}, reporters_file=str(self.file))
-        self.services = create_services(settings, store)
-        self.internal = internal_client(self.services)
+        values = {"detections": {source: {} for source in sources}}
+        settings = load(ReceiverSettings, redis_url=redis_server.url, reporters_file=str(self.file), **values)
+        self.services = create_receiver_services(settings, store)
+        self.receiver = create_receiver_app(self.services).test_client()
+        self.internal = internal_client(create_services(make_settings(redis_server, **values), store))
 
     def send(self, *lines, source="cryptnono", **headers):
         """Send lines with the token of a source."""
         sent = {"Authorization": f"Bearer {self.tokens[source]}"} | headers
-        return self.internal.post("/api/detections", data="\n".join(lines), headers=sent, content_type="text/plain")
+        return self.receiver.post("/api/detections", data="\n".join(lines), headers=sent, content_type="text/plain")

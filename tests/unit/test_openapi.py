@@ -22,9 +22,11 @@ import verifier.store.store
 import verifier.web.servers
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from verifier.records import KnownServer, Server
+from verifier.settings import ReceiverSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
+from verifier.web.detections import create_receiver_app, create_receiver_services, receiver_document
 from verifier.web.problems import TITLES
 
 CHECKS = [
@@ -43,16 +45,14 @@ BOUNDED = settings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def services(_redis_server, tmp_path_factory):
+def services(_redis_server):
     """Apps that all examples share, on an emptied Redis. Unlocks do not wait for a reconciler."""
     _redis_server.start()
     _redis_server.wipe()
     patch = pytest.MonkeyPatch()
     # The same as the fixture `patient`, which runs too late for a fixture of the module.
     patch.setattr(verifier.store.connection, "TIMEOUT_SECONDS", 10)
-    tokens = tmp_path_factory.mktemp("reporters") / "tokens.json"
-    tokens.write_text(json.dumps({"falco": hashlib.sha256(API_TOKEN.encode()).hexdigest()}))
-    made = make_settings(_redis_server, detections={"falco": {}}, reporters_file=str(tokens))
+    made = make_settings(_redis_server)
     client = connect(made)
     services = create_services(made, Store(client))
     services.store.ping()
@@ -75,6 +75,19 @@ def internal_schema(services):
     return schemathesis.openapi.from_wsgi("/openapi.json", create_internal_app(services))
 
 
+@pytest.fixture(scope="module")
+def receiver(services, tmp_path_factory):
+    tokens = tmp_path_factory.mktemp("reporters") / "tokens.json"
+    tokens.write_text(json.dumps({"falco": hashlib.sha256(API_TOKEN.encode()).hexdigest()}))
+    made = load(ReceiverSettings, detections={"falco": {}}, reporters_file=str(tokens))
+    return create_receiver_app(create_receiver_services(made, services.store))
+
+
+@pytest.fixture(scope="module")
+def receiver_schema(receiver):
+    return schemathesis.openapi.from_wsgi("/openapi.json", receiver)
+
+
 def operations(document):
     """Returns path and method of each operation in a document."""
     return [(path, method.upper()) for path, found in document["paths"].items() for method in found if method != "parameters"]
@@ -84,9 +97,7 @@ PUBLIC = operations(public_document("/egress/"))
 SERVERS = [operation for operation in PUBLIC if operation[0].startswith("/servers/")]
 INTERNAL = operations(internal_document())
 OPERATORS = [operation for operation in INTERNAL if operation[0].startswith("/api/") and operation[0] != "/api/launches"]
-
-
-COUNTS_WHAT_IT_CANNOT_READ = "/api/detections"
+RECEIVER = operations(receiver_document())
 
 
 def ask(operation, mode, headers, allowed=None, change=None):
@@ -130,8 +141,15 @@ def test_in_cluster_app_answers_as_documented(internal_schema, path, method):
     ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"})
 
 
+@pytest.mark.parametrize(("path", "method"), RECEIVER)
+@pytest.mark.parametrize("token", [API_TOKEN, "wrong"])
+def test_receiver_answers_as_documented(receiver_schema, path, method, token):
+    """What it cannot read, it counts."""
+    ask(receiver_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {token}"})
+
+
 @pytest.mark.parametrize(("token", "allowed"), [(API_TOKEN, {200, 400, 401, 404, 409, 415}), ("wrong", {401})])
-@pytest.mark.parametrize("path", [path for path, method in INTERNAL if method == "POST" and path != COUNTS_WHAT_IT_CANNOT_READ])
+@pytest.mark.parametrize("path", [path for path, method in INTERNAL if method == "POST"])
 def test_in_cluster_app_refuses_undocumented_input(internal_schema, path, token, allowed):
     operation = internal_schema[path]["POST"]
     ask(operation, GenerationMode.NEGATIVE, {"Authorization": f"Bearer {token}"}, allowed)
@@ -167,25 +185,32 @@ def test_actions_of_operators_answer_as_documented(internal_schema, path, method
     ask(internal_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {API_TOKEN}"}, allowed, running)
 
 
-def documents(services):
-    return [
-        create_public_app(services).test_client().get("/egress/openapi.json"),
-        create_internal_app(services).test_client().get("/openapi.json"),
-    ]
+@pytest.fixture(scope="module")
+def apps(services, receiver):
+    """The apps, by name, with the paths of their documents."""
+    return {
+        "public": (create_public_app(services), "/egress/openapi.json"),
+        "in-cluster": (create_internal_app(services), "/openapi.json"),
+        "receiver": (receiver, "/openapi.json"),
+    }
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["public", "in-cluster"])
-def test_document_is_valid_openapi(services, which):
-    answer = documents(services)[which]
+def described_by(app, path):
+    return app.test_client().get(path)
+
+
+@pytest.mark.parametrize("which", ["public", "in-cluster", "receiver"])
+def test_document_is_valid_openapi(apps, which):
+    answer = described_by(*apps[which])
     assert answer.status_code == 200
     assert answer.json["openapi"] == "3.1.0"
     jsonschema_rs.validator_for(OPENAPI_31).validate(answer.json)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["public", "in-cluster"])
-def test_every_route_is_in_its_document(services, which):
-    app = (create_public_app, create_internal_app)[which](services)
-    document = documents(services)[which].json
+@pytest.mark.parametrize("which", ["public", "in-cluster", "receiver"])
+def test_every_route_is_in_its_document(apps, which):
+    app = apps[which][0]
+    document = described_by(*apps[which]).json
     base = document["servers"][0]["url"].rstrip("/")
     described = {
         (base + path.replace("{", "<").replace("}", ">"), method.upper())
@@ -208,9 +233,9 @@ def test_document_has_the_base_path_as_server(_redis_server):
     assert document["servers"] == [{"url": "/a/b/"}]
 
 
-def test_described_errors_are_problem_types(services):
+def test_described_errors_are_problem_types(apps):
     statuses = {str(status) for status, _ in TITLES.values()}
-    for answer in documents(services):
+    for answer in (described_by(*app) for app in apps.values()):
         for operations in answer.json["paths"].values():
             for method, operation in operations.items():
                 if method != "parameters":

@@ -20,16 +20,17 @@ from verifier.operators.actions import Operators
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKey, Server
-from verifier.settings import ProxySettings, ReconcilerSettings, VerifierSettings, load
+from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 from verifier.web.app import create_services
+from verifier.web.detections import create_receiver_app, create_receiver_services
 
 SCRIPT = Path(__file__).parents[2] / "chart/files/redis.sh"
 
 SHARED, VERIFIER, RECONCILER = 'it\'s "one" $password', "the verifier's $own", 'the "reconciler\'s" own'
-PROXY = "the proxy's $own"
+PROXY, RECEIVER = "the proxy's $own", 'the "receiver"\'s own'
 
 PREFIX = "binder-egress:"
 
@@ -39,13 +40,13 @@ REPORT = Report("cryptnono", "execwhacker", "xmrig", 1000.0, uid="uid-1")
 class ChartRedis:
     """A redis-server that the chart's script starts, with these passwords in its environment."""
 
-    def __init__(self, shared, verifier="", reconciler="", proxy=""):
+    def __init__(self, shared, verifier="", reconciler="", proxy="", receiver=""):
         self.port = free_port()
         # A user for the tests alone, who may read what Redis refused to others.
         more = f"port {self.port}\nbind 127.0.0.1\nuser tests on nopass allcommands"
         script = SCRIPT.read_text().replace("port 6379", more)
         passwords = {"REDIS_PASSWORD": shared, "VERIFIER_PASSWORD": verifier, "RECONCILER_PASSWORD": reconciler}
-        passwords["PROXY_PASSWORD"] = proxy
+        passwords |= {"PROXY_PASSWORD": proxy, "RECEIVER_PASSWORD": receiver}
         environment = {"PATH": os.environ["PATH"], "MAXMEMORY": "32mb", **passwords}
         self._process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.DEVNULL)
         client = self.client(password=shared)
@@ -78,7 +79,7 @@ class ChartRedis:
 
 @pytest.fixture
 def server():
-    server = ChartRedis(SHARED, VERIFIER, RECONCILER, PROXY)
+    server = ChartRedis(SHARED, VERIFIER, RECONCILER, PROXY, RECEIVER)
     yield server
     server.stop()
 
@@ -173,7 +174,84 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
             call(store)
 
 
-def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
+@pytest.fixture
+def receivers(server):
+    """The store of the receiver, as its user."""
+    client = connect(server.settings(ReceiverSettings, redis_password=SHARED, redis_user_password=RECEIVER))
+    yield Store(client)
+    client.close()
+
+
+def test_receiver_enters_reports_and_nothing_else(server, stores, receivers):
+    verifiers, reconcilers = stores
+    reconcilers.publish_agents({"10.42.0.7": "node-1"})
+    app = create_receiver_app(
+        create_receiver_services(server.settings(ReceiverSettings, detections={"agent": {}}), receivers)
+    ).test_client()
+    assert app.get("/readyz").status_code == 200
+    body = '{"uid": "uid-1", "list": "miners", "label": "xmrig"}\nnonsense'
+    answer = app.post("/api/detections", data=body, environ_base={"REMOTE_ADDR": "10.42.0.7"})
+    assert (answer.status_code, answer.json["reports"], len(answer.json["unreadable"])) == (202, 1, 1)
+    assert app.post("/api/detections", data=body, environ_base={"REMOTE_ADDR": "10.42.0.8"}).status_code == 401
+    ((entered, report),) = reconcilers.reported(9)
+    assert (report.source, report.uid, report.sender) == ("agent", "uid-1", "10.42.0.7")
+    assert verifiers.lines() == {("agent", "report"): 1, ("agent", "unreadable"): 1, ("", "wrong-token"): 1}
+    assert [row["line"] for row in reconcilers.unreadable()] == ["nonsense"]
+    assert_nothing_was_refused(server)
+    for call in (
+        lambda s: s.reported(9),
+        lambda s: s.answer_reports([entered], []),
+        lambda s: s.detected(),
+        lambda s: s.unreadable(),
+        lambda s: s.publish_agents({}),
+        lambda s: s.ask_to_stop(ALICE, "uid-1"),
+        lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1")),
+        lambda s: s.blocks(),
+        lambda s: s.known(ALICE),
+        lambda s: s.wake_all(),
+        lambda s: s.count("x"),
+    ):
+        with pytest.raises(StoreUnavailable, match="NoPermission"):
+            call(receivers)
+
+
+@pytest.mark.parametrize("user", ["verifier", "proxy"])
+def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user):
+    """Who captures what faces strangers cannot have a pod stopped by a report (D-354)."""
+    _, reconcilers = stores
+    passwords = {"verifier": VERIFIER, "proxy": PROXY}
+    with server.client(username=user, password=passwords[user]) as client:
+        with pytest.raises(StoreUnavailable, match="NoPermission"):
+            Store(client).report(REPORT)
+        for command in (
+            ["XADD", f"{PREFIX}detections", "*", "report", REPORT.dumps()],
+            ["XADD", f"{PREFIX}detections", "NOMKSTREAM", "*", "report", REPORT.dumps()],
+            ["SET", f"{PREFIX}detections", "x"],
+            ["RENAME", f"{PREFIX}launch:x", f"{PREFIX}detections"],
+            ["COPY", f"{PREFIX}launch:x", f"{PREFIX}detections"],
+            ["HSET", f"{PREFIX}agents", "10.42.0.7", "node-1"],
+            ["AUTH", "receiver", passwords[user]],
+            ["AUTH", "reconciler", passwords[user]],
+        ):
+            with pytest.raises((redis.exceptions.NoPermissionError, redis.exceptions.AuthenticationError)):
+                client.execute_command(*command)
+    assert reconcilers.reported(9) == []
+
+
+def test_users_without_the_receivers_password_enter_no_report(redis_server):
+    """A Secret of the operator that has two of the three: the receiver is not ready, and says so."""
+    server = ChartRedis(SHARED, VERIFIER, RECONCILER)
+    try:
+        settings = server.settings(ReceiverSettings, redis_password=SHARED, detections={"falco": {}})
+        client = connect(settings)
+        app = create_receiver_app(create_receiver_services(settings, Store(client))).test_client()
+        assert (app.get("/healthz").status_code, app.get("/readyz").status_code) == (200, 503)
+        client.close()
+    finally:
+        server.stop()
+
+
+def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers):
     verifiers, reconcilers = stores
     alice, now = Server("alice"), time.time()
     record = Record(make_grant(rule="unlock"), uid="uid-1")
@@ -191,10 +269,16 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.hub(),
         lambda s: s.report_verifier("host", {}),
         lambda s: s.gatecheck(),
-        lambda s: s.report(REPORT),
-        lambda s: s.is_agent("10.42.0.7"),
+        lambda s: s.lines(),
     ):
         call(verifiers)
+    for call in (
+        lambda s: s.report(REPORT),
+        lambda s: s.is_agent("10.42.0.7"),
+        lambda s: s.count_lines("falco", {"report": 1, "other": 0}),
+        lambda s: s.keep_unreadable([]),
+    ):
+        call(receivers)
     for call in (
         lambda s: s.heartbeat(now, {"verified": 1}, {"x": 1}),
         lambda s: s.publish(alice, KnownServer("uid-1")),
@@ -218,6 +302,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores):
         lambda s: s.report(REPORT),
         lambda s: s.reported(9),
         lambda s: s.answer_reports([s.reported(9)[0][0]], [{"outcome": "revoked"}]),
+        lambda s: s.unreadable(),
     ):
         call(reconcilers)
     for store in stores:
@@ -273,6 +358,8 @@ def assert_nothing_was_refused(server):
         f"HDEL {PREFIX}revoked x",
         f"SET {PREFIX}server:alice/ x",
         f"SET {PREFIX}gatecheck x",
+        f"XADD {PREFIX}detections * report x",
+        f"EXPIRE {PREFIX}detections 1",
         f"XRANGE {PREFIX}detections - +",
         f"XDEL {PREFIX}detections 1-1",
         f"DEL {PREFIX}detections",

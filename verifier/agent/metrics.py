@@ -23,7 +23,7 @@ _HELP = {
         "changed meanwhile; scan-timeout, scan-crashed, scan-failed: not compared with rules.",
     ),
     "read_bytes_total": ("counter", "Bytes of files that were read."),
-    "reports_total": ("counter", "Reports. failed: the verifier did not take them; they are sent again."),
+    "reports_total": ("counter", "Reports. failed: the receiver did not take them; they are sent again."),
     "broken_list_entries": ("gauge", "Lines and rules of the lists that do not count, by list. The log has them."),
     "rounds_total": ("counter", "Rounds."),
     "round_seconds": ("gauge", "How long the last round took."),

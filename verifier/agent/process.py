@@ -41,8 +41,8 @@ class Settings:
     """The agent's settings, from the environment. Not by `verifier.settings`: its image has no pydantic.
 
     Attributes:
-        host: the address of the verifier's Service.
-        port: its in-cluster port.
+        host: the address of the receiver's Service.
+        port: its port.
         log_level: `debug`, `info`, `warning` or `error`.
         admin_port: the port for probes and Prometheus.
         lists: the folders of the lists.
@@ -65,7 +65,7 @@ class Settings:
         # The kubelet leaves a variable as it is that it does not know.
         if not host or host.startswith("$("):
             raise InvalidSetting(
-                "The verifier's Service is not there (BINDER_EGRESS_AGENT_HOST): it must exist before this starts."
+                "The receiver's Service is not there (BINDER_EGRESS_AGENT_HOST): it must exist before this starts."
             )
         level = environment.get("BINDER_EGRESS_LOG_LEVEL", "info")
         if level not in ("debug", "info", "warning", "error"):

@@ -1,4 +1,4 @@
-"""Reports to the verifier, the agent's one destination."""
+"""Reports to the receiver, the agent's one destination."""
 
 import http.client
 import json
@@ -28,8 +28,8 @@ class Reporter:
     """Sends what was found, each match of a pod once, and again after `REPEAT_SECONDS`.
 
     Args:
-        host: the verifier's Service.
-        port: its in-cluster port.
+        host: the receiver's Service.
+        port: its port.
         clock: monotonic time in seconds.
     """
 
@@ -75,8 +75,8 @@ class Reporter:
             body = "\n".join(map(json.dumps, reports)).encode()
             connection.request("POST", "/api/detections", body, {"Content-Type": "application/x-ndjson"})
             answer = connection.getresponse()
-            return "" if answer.status == 202 else f"the verifier answers {answer.status}"
+            return "" if answer.status == 202 else f"the receiver answers {answer.status}"
         except (OSError, http.client.HTTPException) as error:
-            return f"the verifier does not answer: {type(error).__name__}"
+            return f"the receiver does not answer: {type(error).__name__}"
         finally:
             connection.close()

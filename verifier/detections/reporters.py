@@ -1,4 +1,4 @@
-"""Reporters: programs that send reports to the in-cluster port, each with a token of its own that names its source.
+"""Reporters: programs that send reports to the receiver, each with a token of its own that names its source.
 
 A token is `binder_egress_reporter_<secret>`. Only its hash is stored, in a file that the chart mounts from a Secret. An API key is
 another thing (`api_keys`): it gives egress, and a token only takes it away.
@@ -23,7 +23,7 @@ from typing import Any
 from .reports import escaped
 
 REPORTS_PER_MINUTE = 600
-"""Reports of one source that a replica of the verifier takes in a minute, lines that report nothing included. A detector that finds
+"""Reports of one source that the receiver takes in a minute, lines that report nothing included. A detector that finds
 ten a second finds something else than miners."""
 
 KEPT_UNREADABLE = 3

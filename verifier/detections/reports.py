@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_LINE_CHARACTERS = 1 << 20
-"""The longest line that is read. Detectors quote the command line, which may be long; the in-cluster port takes 1 MiB."""
+"""The longest line that is read. Detectors quote the command line, which may be long; the receiver takes 1 MiB."""
 
 MAX_LIST_CHARACTERS = 100
 """The longest name of a list that is kept."""

@@ -152,7 +152,8 @@ def _redis_users(settings: ReconcilerSettings) -> Check:
     if settings.redis_user_password:
         return Check("users of Redis", OK, "verifier and reconciler have their own, which may only what each needs")
     text = (
-        "verifier and reconciler share one password, or none: a verifier that is taken over can lift blocks and have pods stopped. "
+        "verifier and reconciler share one password, or none: a verifier that is taken over can lift blocks, forge reports "
+        "of detectors and have pods stopped. "
         "With the chart's Redis add redis-verifier-password and redis-reconciler-password to secret.existingSecret; with "
         "externalRedis it stays so"
     )

@@ -157,8 +157,8 @@ class Operators:
         return self._store.detected()
 
     def unreadable(self) -> list[dict[str, Any]]:
-        """The last lines of each source that the verifiers could not read: `at`, `source`, `why`, `line`, the latest first."""
-        found = [row for report in self._store.reports().values() for row in report.get("unreadable_reports", [])]
+        """The last lines of each source that the receiver could not read: `at`, `source`, `why`, `line`, the latest first."""
+        found = self._store.unreadable()
         return sorted(found, key=lambda row: -row["at"])
 
     def own_block(self, server: Server, known: KnownServer) -> Block | None:

@@ -21,7 +21,7 @@ RETRY_SECONDS = 5.0
 
 
 class Agents:
-    """Lists the agents' pods, and publishes their addresses for the verifier, which takes reports from no others.
+    """Lists the agents' pods, and publishes their addresses for the receiver, which takes reports from no others.
 
     Args:
         namespace: where they are.

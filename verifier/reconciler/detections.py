@@ -1,9 +1,9 @@
 """What follows the reports of detectors: nothing, a revocation as by `egress revoke`, or the end of the pod.
 
-The verifier only enters reports. What they are worth is decided here, by the values, so that a captured verifier can do no more
-with them than the values and the share limit let it (D-322).
+The receiver only enters reports. What they are worth is decided here, by the values, so that who captures the receiver can do no
+more with them than the values and the share limit let it (D-322, D-354).
 
-Decisions: D-321, D-322, D-324, D-325.
+Decisions: D-321, D-322, D-324, D-325, D-354.
 """
 
 import logging
@@ -138,7 +138,7 @@ class Responder:
         if not found:
             return "unknown-pod"
         pod = max(found, key=lambda one: (not one.ended, one.created))
-        # Not by what the verifier says of the sender's node: it says the address alone (D-335).
+        # Not by what the receiver says of the sender's node: it says the address alone (D-335).
         if report.source == AGENT:
             node = self._node_of(report.sender) if self._node_of else None
             if node is None or node != pod.node:

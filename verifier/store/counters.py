@@ -49,6 +49,10 @@ DETECTION_OUTCOMES = (
 """What may become of a report (docs/detections.md)."""
 
 
+LINE_OUTCOMES = ("report", "other", "unreadable", "too-many")
+"""What may become of a line that a source sent. The receiver counts them, in a hash of its own (`Store.lines`)."""
+
+
 def detection_counter(source: str, list_name: str, outcome: str) -> str:
     """The name of a counter of reports."""
     return DETECTIONS + json.dumps([source, list_name, outcome])

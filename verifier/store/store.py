@@ -1,4 +1,4 @@
-"""The store: what verifier and reconciler keep in Redis, and every operation on it.
+"""The store: what the processes keep in Redis, and every operation on it.
 
 | key | holds | kept |
 |---|---|---|
@@ -19,6 +19,8 @@
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
 | `detections` | a stream: reports of detectors, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
 | `detected` | a stream: what became of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
+| `lines` | a hash: the number of lines that detectors sent, by source and outcome | for ever |
+| `unreadable` | the last lines of each source that the receiver could not read | `DETECTED_TTL_SECONDS` after the last |
 | `agents` | a hash: the addresses of agents, and the nodes that they are on | `AGENTS_TTL_SECONDS` |
 | `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
 | `changes` | the number of changes of `addresses`, and since when | for ever |
@@ -463,6 +465,33 @@ class Store:
             pipe.xadd(_key("detections"), {"report": report.dumps()}, maxlen=MAX_REPORTS, approximate=False)
             pipe.expire(_key("detections"), REPORT_TTL_SECONDS)
             return str(pipe.execute()[0])
+
+    def count_lines(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count lines that a source sent, by outcome. `""` is nobody's."""
+        with _unavailable():
+            pipe = self._redis.pipeline()
+            for outcome, number in counts.items():
+                if number:
+                    pipe.hincrby(_key("lines"), f"{source}:{outcome}", number)
+            pipe.execute()
+
+    def lines(self) -> dict[tuple[str, str], int]:
+        """How many lines detectors sent, by source and outcome."""
+        with _unavailable():
+            found = _numbers(self._redis.hgetall(_key("lines")))
+        return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
+
+    def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
+        """Keep the last lines that could not be read (`UnreadableLines.all`), in place of those before."""
+        with _unavailable():
+            self._redis.set(_key("unreadable"), json.dumps(rows), ex=DETECTED_TTL_SECONDS)
+
+    def unreadable(self) -> list[dict[str, Any]]:
+        """The last lines that could not be read."""
+        with _unavailable():
+            text = _text(self._redis.get(_key("unreadable")))
+        rows: list[dict[str, Any]] = json.loads(text) if text else []
+        return rows
 
     def publish_agents(self, nodes: dict[str, str]) -> None:
         """Publish the agents: address → node. Those that were published before are forgotten."""

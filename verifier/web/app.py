@@ -8,7 +8,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
-from ..detections.reporters import Allowance, Reporters, UnreadableLines
 from ..fairness import Fairness
 from ..networks import HiddenClients, IPNetwork, client_of
 from ..passes import Passes
@@ -20,7 +19,6 @@ from .assets import Assets
 from .bodies import MAX_BODY_BYTES
 from .branding import Brand
 from .context import CLIENT, Services
-from .detections import detections
 from .internal import INTERFACE as IN_CLUSTER
 from .internal import internal
 from .launches import launches
@@ -68,9 +66,6 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         passes=Passes(settings.keys),
         keys=Keys(settings.api_keys_file, settings.tiers),
         wrong_keys=WrongKeys(),
-        reporters=Reporters(settings.reporters_file, settings.detections),
-        allowance=Allowance(),
-        unreadable=UnreadableLines(),
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),
@@ -112,15 +107,15 @@ def _register_public(app: Flask, base_path: str) -> None:
         app.register_blueprint(blueprint, url_prefix=base_path.rstrip("/"))
 
 
-def _register_internal(app: Flask, with_detections: bool = True) -> None:
-    for blueprint in (internal, launches, *([detections] if with_detections else [])):
+def _register_internal(app: Flask) -> None:
+    for blueprint in (internal, launches):
         app.register_blueprint(blueprint)
 
 
 def create_internal_app(services: Services) -> Flask:
     """The app that only the cluster reaches."""
     app = _app(services, MAX_INTERNAL_BODY_BYTES)
-    _register_internal(app, bool(services.settings.detections))
+    _register_internal(app)
     return app
 
 

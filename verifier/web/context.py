@@ -7,7 +7,6 @@ from flask import current_app, request
 from .. import logs
 from ..api_keys import Keys, WrongKeys
 from ..captcha import Captcha
-from ..detections.reporters import Allowance, Reporters, UnreadableLines
 from ..fairness import Fairness
 from ..networks import Client, HiddenClients, charged_network, client_network
 from ..passes import Passes
@@ -28,9 +27,6 @@ class Services:
         passes: signs passes, and reads tokens.
         keys: the API keys of this site.
         wrong_keys: counts wrong API keys by client network.
-        reporters: the tokens of detectors.
-        allowance: how many reports each source may send.
-        unreadable: the lines that could not be read.
         captcha: the captcha providers.
         metrics: the Prometheus metrics.
         assets: the built files of the front end.
@@ -44,9 +40,6 @@ class Services:
     passes: Passes
     keys: Keys
     wrong_keys: WrongKeys
-    reporters: Reporters
-    allowance: Allowance
-    unreadable: UnreadableLines
     captcha: Captcha
     metrics: Metrics
     assets: Assets

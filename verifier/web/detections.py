@@ -1,22 +1,82 @@
-"""Reports of detectors, at the in-cluster port. The verifier reads and enters them; what follows is the reconciler's (D-322)."""
+"""The receiver: reports of detectors come in here. It reads and enters them; what follows is the reconciler's (D-322).
+
+A process of its own, because the verifier faces strangers, and who captures that must not write reports (D-354).
+"""
 
 import time
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Flask, Response, current_app, jsonify, request
 
-from ..detections.reporters import presented
+from ..detections.reporters import Allowance, Reporters, UnreadableLines, presented
 from ..detections.reports import AGENT, Unreadable, read
 from ..networks import parse_address
-from . import bodies
-from .context import services
-from .openapi import json_of, operation
+from ..settings import ReceiverSettings
+from ..store.errors import StoreUnavailable
+from ..store.store import Store
+from . import bodies, problems
+from .openapi import Interface, document, json_of, operation
 from .problems import Problem
 
 detections = Blueprint("detections", __name__)
 
+INTERFACE = Interface("binder-egress, reports of detectors", {"bearer": {"type": "http", "scheme": "bearer"}})
+
 MAX_LINES = 100
 """Lines in one request. Each is about one pod."""
+
+MAX_REPORT_BYTES = 1 << 20
+"""The longest body. Detectors quote command lines, which may be long."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the views work with.
+
+    Attributes:
+        settings: the chart's values.
+        store: Redis.
+        reporters: the tokens of detectors.
+        allowance: how many reports each source may send.
+        unreadable: the lines that could not be read.
+    """
+
+    settings: ReceiverSettings
+    store: Store
+    reporters: Reporters
+    allowance: Allowance
+    unreadable: UnreadableLines
+
+
+def create_receiver_services(settings: ReceiverSettings, store: Store) -> Services:
+    """The services that the views work with."""
+    return Services(settings, store, Reporters(settings.reporters_file, settings.detections), Allowance(), UnreadableLines())
+
+
+def create_receiver_app(services: Services) -> Flask:
+    """The app that detectors reach. Nobody else has a reason to."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_REPORT_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["binder-egress"] = services
+    problems.register(app)
+    app.register_blueprint(detections)
+    return app
+
+
+def receiver_document() -> dict[str, Any]:
+    """The OpenAPI document of the receiver."""
+    app = Flask(__name__, static_folder=None)
+    app.register_blueprint(detections)
+    return document(INTERFACE, app, "/")
+
+
+def _services() -> Services:
+    found = current_app.extensions["binder-egress"]
+    assert isinstance(found, Services)
+    return found
 
 
 @detections.post("/api/detections")
@@ -33,13 +93,13 @@ MAX_LINES = 100
 )
 def report_detections() -> tuple[Response, int]:
     """Read the lines of a detector, and enter its reports for the reconciler."""
-    metrics, now = services().metrics, time.time()
+    services, now = _services(), time.time()
     authorization, sender = request.headers.get("Authorization", ""), ""
-    source = services().reporters.find(presented(authorization))
+    source = services.reporters.find(presented(authorization))
     if not authorization and (sender := _agent()):
         source = AGENT
     if source is None:
-        metrics.reports.labels("", "wrong-token").inc()
+        _count_refused("", "wrong-token", 1)
         raise Problem("unauthorized", "Send Authorization: Bearer with the token of a source (egress detections create-token).")
     # Only at newlines, which JSON writes out: Python takes other characters for the end of a line, too, and a stranger's command
     # line may have them (D-320).
@@ -47,33 +107,61 @@ def report_detections() -> tuple[Response, int]:
     if len(lines) > MAX_LINES:
         raise Problem("too-large", f"Send at most {MAX_LINES} lines at a time.")
     # Each agent for itself: a node whose pods run many listed programs takes no report from another.
-    if wait := services().allowance.take(f"{source} {sender}", len(lines)):
-        metrics.reports.labels(source, "too-many").inc(len(lines))
+    if wait := services.allowance.take(f"{source} {sender}", len(lines)):
+        _count_refused(source, "too-many", len(lines))
         raise Problem("too-many-reports", "Send only lines that report something, and later.", retry_after=wait)
     reports, others, wrong = [], 0, []
     for line in lines:
         try:
             report = read(line, now)
         except Unreadable as error:
-            services().unreadable.keep(source, line, str(error), now)
+            services.unreadable.keep(source, line, str(error), now)
             wrong.append(str(error))
             continue
         if report:
             reports.append(report)
         else:
             others += 1
-    metrics.reports.labels(source, "unreadable").inc(len(wrong))
-    metrics.reports.labels(source, "other").inc(others)
     for report in reports:
-        services().store.report(replace(report, source=source, sender=sender))  # A line can say what it likes.
-        metrics.reports.labels(source, "report").inc()
+        services.store.report(replace(report, source=source, sender=sender))  # A line can say what it likes.
+    if wrong:
+        services.store.keep_unreadable(services.unreadable.all())
+    services.store.count_lines(source, {"report": len(reports), "other": others, "unreadable": len(wrong)})
     answer = bodies.ReportsAnswer(source=source, reports=len(reports), others=others, unreadable=wrong)
     return bodies.answer(answer), 202
 
 
 def _agent() -> str:
     """The sender's address, if it is that of an agent's pod; otherwise nothing. Whose node that is, the reconciler judges."""
-    if AGENT not in services().settings.detections:
+    if AGENT not in _services().settings.detections:
         return ""
     address = str(parse_address(request.remote_addr) or "")
-    return address if services().store.is_agent(address) else ""
+    return address if _services().store.is_agent(address) else ""
+
+
+def _count_refused(source: str, outcome: str, number: int) -> None:
+    """Count lines that are refused. They are refused without Redis, too."""
+    with suppress(StoreUnavailable):
+        _services().store.count_lines(source, {outcome: number})
+
+
+@detections.get("/healthz")
+@operation("alive", "Whether the process answers", answers={200: json_of("Yes", bodies.StatusAnswer)})
+def alive() -> Response:
+    """Whether the process answers."""
+    return jsonify(status="ok")
+
+
+@detections.get("/readyz")
+@operation("ready", "Whether it can enter reports", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
+def ready() -> Response:
+    """Whether it can enter reports: Redis answers, and lets its user do so."""
+    # PING would succeed with a password that is good for nothing else.
+    _services().store.is_agent("nobody")
+    return jsonify(status="ok")
+
+
+@detections.get("/openapi.json")
+def openapi() -> Response:
+    """This interface, as an OpenAPI document."""
+    return jsonify(document(INTERFACE, current_app, "/"))

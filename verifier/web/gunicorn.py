@@ -1,4 +1,4 @@
-"""How the verifier is served: gunicorn, one process, both ports, and slow strangers kept apart from everybody else.
+"""How verifier and receiver are served: gunicorn, one process, and slow strangers kept apart from everybody else.
 
 Decisions: D-082, D-089, D-090, D-240.
 """
@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,7 +17,6 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .. import logs
-from ..settings import VerifierSettings
 from .bodies import MAX_BODY_BYTES
 
 RECEIVE_SECONDS = 2.0
@@ -33,6 +32,15 @@ PUBLIC_CONNECTIONS = 500
 
 IN_CLUSTER_CONNECTIONS = 200
 """Connections of the 1,000 that are left for the in-cluster port. The other 300 are those that wait for their next request."""
+
+REPORTS_AT_A_TIME = 2
+"""Requests that the receiver works for at a time. Each may need thirty times its body in memory while it is read."""
+
+REPORT_CONNECTIONS = 16
+"""Connections of the receiver with a request under way. Each may have a body of `MAX_REPORT_BYTES` in memory."""
+
+REPORT_RECEIVE_SECONDS = 10.0
+"""How long a request to the receiver may take to arrive. Longer than a stranger's may: who sends is one of few, and a busy node."""
 
 KEEPALIVE_SECONDS = 75
 """How long an open connection may wait for its next request."""
@@ -52,10 +60,11 @@ class Threads(ThreadPoolExecutor):
 
     Args:
         threads: requests of each port at a time that the application works for.
-        internal_port: the in-cluster port.
+        internal_port: the in-cluster port, which has no limits; 0: there is none.
         receive_seconds: limit for the arrival of a request to the public port.
         limit_seconds: limit of such a request from its beginning to the end of its answer.
         connections: connections of the public port at a time. For one more, the one ends that has waited longest for its client.
+        max_body: bytes of a body that the public port receives. The application refuses a longer one.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Threads(ThreadPoolExecutor):
         receive_seconds: float = RECEIVE_SECONDS,
         limit_seconds: float = REQUEST_LIMIT_SECONDS,
         connections: int = PUBLIC_CONNECTIONS,
+        max_body: int = MAX_BODY_BYTES,
     ):
         # Twice as many threads as connections: one that was ended takes a moment to go.
         super().__init__(2 * connections)
@@ -74,6 +84,7 @@ class Threads(ThreadPoolExecutor):
         self._receive_seconds = receive_seconds
         self._limit_seconds = limit_seconds
         self._connections = connections
+        self._max_body = max_body
         self._open: dict[socket.socket, _Request] = {}  # in the order of their beginning
         self._lock = threading.Lock()
         threading.Thread(target=self._end_slow, name="slow", daemon=True).start()
@@ -104,11 +115,11 @@ class Threads(ThreadPoolExecutor):
             length = int(environ.get("CONTENT_LENGTH") or 0)
             # A body that says it is too long is refused unread.
             body = b""
-            if length <= MAX_BODY_BYTES:
-                body = environ["wsgi.input"].read(MAX_BODY_BYTES + 1)
+            if length <= self._max_body:
+                body = environ["wsgi.input"].read(self._max_body + 1)
                 environ["wsgi.input"] = io.BytesIO(body)
             request = self._open.get(environ["gunicorn.socket"])
-            if request is None or len(body) < length <= MAX_BODY_BYTES:
+            if request is None or len(body) < length <= self._max_body:
                 start_response("408 Request Timeout", [("Connection", "close"), ("Content-Length", "0")])
                 return []
             with request.at_work(), self._places:
@@ -189,7 +200,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def get_thread_pool(self) -> Threads:
         """gunicorn's hook for another pool."""
-        return Threads(self.cfg.threads, self.app.settings.internal_port)
+        made: Threads = self.app.make_threads()
+        return made
 
     def load_wsgi(self) -> None:
         """gunicorn's hook for the application."""
@@ -212,28 +224,38 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with one worker: metrics and state stay simple, and the work is I/O and microseconds of HMAC.
 
     Args:
-        settings: ports and threads.
         app: the WSGI application.
+        ports: the TCP ports, on all addresses.
+        log_level: from which level on it logs.
+        make_threads: makes its threads, in the worker.
         begin: called when the worker starts.
     """
 
-    def __init__(self, settings: VerifierSettings, app: object, begin: Callable[[], None]):
-        self.settings = settings
+    def __init__(
+        self,
+        app: object,
+        ports: Sequence[int],
+        log_level: str,
+        make_threads: Callable[[], Threads],
+        begin: Callable[[], None] = lambda: None,
+    ):
         self._app = app
+        self._ports = ports
+        self._log_level = log_level
+        self.make_threads = make_threads
         self._begin = begin
         super().__init__()
 
     def load_config(self) -> None:
         """Give gunicorn its settings."""
         options = {
-            "bind": [f"[::]:{port}" for port in (self.settings.public_port, self.settings.internal_port)],
+            "bind": [f"[::]:{port}" for port in self._ports],
             "worker_class": Worker,
-            "threads": self.settings.threads,
             "worker_tmp_dir": "/tmp",
             "control_socket_disable": True,
             "keepalive": KEEPALIVE_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
-            "logconfig_dict": logs.configuration(self.settings.log_level),
+            "logconfig_dict": logs.configuration(self._log_level),
         }
         for name, value in options.items():
             self.cfg.set(name, value)

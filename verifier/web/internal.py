@@ -170,7 +170,6 @@ def _report() -> dict[str, object]:
         "signing_keys": len(services().settings.keys),
         "api_keys": [key.described() for key in services().keys.all().values()],
         "api_keys_wrong": services().keys.wrong(),
-        "unreadable_reports": services().unreadable.all(),
         "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
     }
 

@@ -1,4 +1,4 @@
-"""The verifier's Prometheus metrics. What the reconciler counts comes from Redis, since it has no port."""
+"""The verifier's Prometheus metrics. What reconciler and receiver count comes from Redis: the first has no port (D-095, D-358)."""
 
 import json
 from collections import Counter as Counts
@@ -22,6 +22,7 @@ from ..store.counters import (
     LAG,
     LAG_BUCKETS,
     LAG_TIME,
+    LINE_OUTCOMES,
     PING,
     START_GUARD,
     START_GUARD_OUTCOMES,
@@ -132,16 +133,6 @@ class Metrics:
             buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
             registry=self.registry,
         )
-        self.reports = Counter(
-            "binder_egress_detection_reports",
-            "Lines that detectors sent, by source. report: the reconciler reads it; other: it reports nothing; unreadable: egress "
-            "detections unreadable shows it; too-many: refused, the source sent too many. Without a source: wrong-token.",
-            ["source", "outcome"],
-            registry=self.registry,
-        )
-        for source in settings.detections:
-            for outcome in ("report", "other", "unreadable", "too-many"):
-                self.reports.labels(source, outcome)
         self.registry.register(_Providers(captcha))
         self.registry.register(_Reconciler(store, Operators(settings, store), settings.detections))
 
@@ -175,7 +166,8 @@ class _Providers(Collector):
 
 
 class _Reconciler(Collector):
-    """The reconciler's counters in Redis, read at each scrape. Every replica shows the same ones: take the maximum, not the sum."""
+    """The counters of reconciler and receiver in Redis, read at each scrape. Every replica shows the same: take the maximum, not
+    the sum."""
 
     def __init__(self, store: Store, operators: Operators, sources: Mapping[str, Source]):
         self._store = store
@@ -183,6 +175,9 @@ class _Reconciler(Collector):
         # From the beginning, as the outcomes of start guards.
         rules = [(name, of) for name, source in sources.items() for of in ("", *source.lists)]
         self._no_detections = {detection_counter(*rule, outcome): 0 for rule in rules for outcome in DETECTION_OUTCOMES}
+        self._no_lines = {(source, outcome): 0 for source in sources for outcome in LINE_OUTCOMES}
+        if sources:
+            self._no_lines["", "wrong-token"] = 0
 
     def describe(self) -> list[Metric]:
         return []  # Without this, registering would collect, and so need Redis.
@@ -194,6 +189,7 @@ class _Reconciler(Collector):
             gatecheck = self._store.gatecheck()
             blocked = self._operators.counts()
             keys = self._operators.keys()
+            lines = self._store.lines()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -265,6 +261,15 @@ class _Reconciler(Collector):
         for name, number in sorted((self._no_detections | counted).items()):
             detections.add_metric(json.loads(name.removeprefix(DETECTIONS)), number)
         yield detections
+        reports = CounterMetricFamily(
+            "binder_egress_detection_reports",
+            "Lines that detectors sent, by source. report: the reconciler reads it; other: it reports nothing; unreadable: egress "
+            "detections unreadable shows it; too-many: refused, the source sent too many. Without a source: wrong-token.",
+            labels=["source", "outcome"],
+        )
+        for (source, outcome), none in self._no_lines.items():
+            reports.add_metric([source, outcome], lines.get((source, outcome), none))
+        yield reports
         pods = GaugeMetricFamily("binder_egress_user_pods", "User pods by tier.", labels=["tier"])
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)

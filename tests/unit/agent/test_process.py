@@ -21,7 +21,7 @@ TOP = Path(__file__).parents[3]
     ("environment", "word"),
     [
         ({}, "Service"),
-        ({"BINDER_EGRESS_AGENT_HOST": "$(BINDER_EGRESS_SERVICE_HOST)"}, "Service"),
+        ({"BINDER_EGRESS_AGENT_HOST": "$(BINDER_EGRESS_RECEIVER_SERVICE_HOST)"}, "Service"),
         ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_LOG_LEVEL": "loud"}, "logLevel"),
         ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_AGENT_PORT": "x"}, "numbers"),
     ],
@@ -37,7 +37,7 @@ def test_settings_have_defaults():
 
 def test_wrong_setting_ends_the_process_with_a_sentence():
     done = subprocess.run([sys.executable, "-m", "verifier.agent"], env={"PYTHONPATH": str(TOP)}, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("The verifier's Service is not there") and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.startswith("The receiver's Service is not there") and done.stderr.count("\n") == 1
 
 
 def test_process_shows_metrics_tells_what_is_broken_and_ends(tmp_path):

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.apps import internal_client, make_settings
 from tests.support.reconciling import granted, list_and_converge, make_grant
 from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance
 from verifier.detections.reports import Report
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.reconciler.agents import Agents
 from verifier.records import Server
-from verifier.web.app import create_services
+from verifier.settings import ReceiverSettings, load
+from verifier.web.detections import create_receiver_app, create_receiver_services
 
 LINE = '{"uid": "uid-1", "source": "cryptnono", "list": "miners", "label": "xmrig"}'
 
@@ -47,17 +47,21 @@ def agents(store, monkeypatch):
     return make
 
 
-@pytest.fixture
-def send(redis_server, store):
-    """Send lines from an address, to a verifier that has an agent."""
-    settings = make_settings(redis_server, detections={"agent": {}})
+def receiver(store, *sources):
+    """A client of a receiver that has these sources."""
+    services = create_receiver_services(load(ReceiverSettings, detections={source: {} for source in sources}), store)
     # A clock that stands still: what was taken does not come back while a machine is slow.
-    client = internal_client(replace(create_services(settings, store), allowance=Allowance(lambda: 0.0)))
+    return create_receiver_app(replace(services, allowance=Allowance(lambda: 0.0))).test_client()
+
+
+@pytest.fixture
+def send(store):
+    """Send lines from an address, to a receiver that has an agent."""
+    client = receiver(store, "agent")
 
     def send(address, *lines, **headers):
-        # Without the bearer token that the client has by itself.
-        sent, base = {"Authorization": ""} | headers, {"REMOTE_ADDR": address}
-        return client.post("/api/detections", data="\n".join(lines or [LINE]), headers=sent, environ_base=base)
+        base = {"REMOTE_ADDR": address}
+        return client.post("/api/detections", data="\n".join(lines or [LINE]), headers=headers, environ_base=base)
 
     return send
 
@@ -92,11 +96,10 @@ def test_agent_with_a_token_is_none(send, store):
     assert send("10.42.0.7", Authorization="Bearer x").status_code == 401
 
 
-def test_without_an_agent_in_the_values_no_address_counts(redis_server, store):
+def test_without_an_agent_in_the_values_no_address_counts(store):
     store.publish_agents({"10.42.0.7": "node-1"})
-    client = internal_client(create_services(make_settings(redis_server, detections={"cryptnono": {}}), store))
-    sent = {"headers": {"Authorization": ""}, "environ_base": {"REMOTE_ADDR": "10.42.0.7"}}
-    assert client.post("/api/detections", data=LINE, **sent).status_code == 401
+    client = receiver(store, "cryptnono")
+    assert client.post("/api/detections", data=LINE, environ_base={"REMOTE_ADDR": "10.42.0.7"}).status_code == 401
 
 
 def test_line_names_no_other_sender(send, store):

@@ -26,9 +26,24 @@ def problem(answer):
     return answer.status_code, answer.json["type"].removeprefix(TYPE)
 
 
-def test_without_a_source_there_is_nothing_at_the_address(internal):
-    assert problem(internal.post("/api/detections", data=killed())) == (404, "not-found")
-    assert "/api/detections" not in internal.get("/openapi.json").json["paths"]
+def test_verifier_takes_no_report(site, store):
+    """Who captures it has no right to write one, and so it has no place for them (D-354)."""
+    headers = {"Authorization": f"Bearer {site.tokens['cryptnono']}"}
+    assert problem(site.internal.post("/api/detections", data=killed(), headers=headers)) == (404, "not-found")
+    assert "/api/detections" not in site.internal.get("/openapi.json").json["paths"]
+    assert waiting(store) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/grants", "/api/launches", "/egress/challenge"])
+def test_receiver_has_nothing_else(site, path):
+    assert problem(site.receiver.get(path)) == (404, "not-found")
+
+
+def test_receiver_is_ready_while_it_may_use_redis(site, redis_server):
+    assert (site.receiver.get("/healthz").status_code, site.receiver.get("/readyz").status_code) == (200, 200)
+    redis_server.stop()
+    assert site.receiver.get("/healthz").status_code == 200
+    assert problem(site.receiver.get("/readyz")) == (503, "unavailable")
 
 
 def test_line_of_a_detector_is_entered_with_the_source_of_the_token(site, store):
@@ -36,7 +51,7 @@ def test_line_of_a_detector_is_entered_with_the_source_of_the_token(site, store)
     assert (answer.status_code, answer.json) == (202, {"source": "falco", "reports": 1, "others": 0, "unreadable": []})
     (report,) = waiting(store)
     assert (report.source, report.list_name, report.label, report.uid) == ("falco", "execwhacker", "xmrig", "uid-1")
-    assert "/api/detections" in site.internal.get("/openapi.json").json["paths"]
+    assert "/api/detections" in site.receiver.get("/openapi.json").json["paths"]
 
 
 def test_token_may_be_a_password_for_programs_that_send_no_header(site, store):
@@ -86,15 +101,16 @@ def test_lines_that_cannot_be_read_are_counted_and_shown_and_hold_up_no_other(si
     assert len(waiting(store)) == 1
     for outcome, number in (("report", 1), ("other", 1), ("unreadable", 2), ("too-many", 0)):
         assert value(site.internal, "binder_egress_detection_reports_total", source="cryptnono", outcome=outcome) == number
-    rows = site.services.unreadable.all()
+    rows = store.unreadable()
     assert [(row["source"], row["line"][:20]) for row in rows] == [("cryptnono", "\\x1b[2J"), ("cryptnono", deleted()[:20])]
 
 
-def test_only_a_few_unreadable_lines_are_kept_and_short(site):
+def test_only_a_few_unreadable_lines_are_kept_and_short(site, store, in_redis):
     for number in range(20):
         site.send(f"{number}" + "\x00" * 5000)
     site.send("of another", source="falco")
-    rows = site.services.unreadable.all()
+    rows = store.unreadable()
+    assert 0 < in_redis.ttl("binder-egress:unreadable") <= 86400
     assert [row["line"][:2] for row in rows] == ["17", "18", "19", "of"]
     assert max(len(row["line"]) for row in rows) == 300
 
@@ -145,6 +161,7 @@ def test_reports_that_nobody_reads_are_bounded(site, store, in_redis, monkeypatc
 def test_reports_without_redis_are_refused_for_now(site, redis_server):
     redis_server.stop()
     assert problem(site.send(killed())) == (503, "unavailable")
+    assert site.send(killed(), Authorization="Bearer x").status_code == 401
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "bearer  x ", "BASIC eDp5Onc="])

@@ -4,7 +4,7 @@ redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps not
   labels, deploymentLabels, matchLabels, podLabels   YAML text
   clients                               labels of the pods that may connect, each YAML text
   podAnnotations                        a map
-  secretName                            Secret with redis-password, and redis-<process>-password of verifier, reconciler and proxy
+  secretName                            Secret with redis-password, and redis-<process>-password of each process
   script                                the shell script that starts it
   image                                 its reference
   imagePullSecrets                      a list
@@ -70,7 +70,7 @@ spec:
                 secretKeyRef:
                   name: {{ .secretName }}
                   key: redis-password
-            {{- range $process := tuple "verifier" "reconciler" "proxy" }}
+            {{- range $process := tuple "verifier" "reconciler" "proxy" "receiver" }}
             - name: {{ upper $process }}_PASSWORD
               valueFrom:
                 secretKeyRef:

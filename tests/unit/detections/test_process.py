@@ -1,0 +1,87 @@
+"""The receiver as a process, with gunicorn, a real port and threads: what some senders do costs the others nothing."""
+
+import json
+import re
+import socket
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+
+from tests.support.apps import DIRECT, ReceiverProcess
+from verifier.web.detections import MAX_LINES, MAX_REPORT_BYTES
+from verifier.web.gunicorn import REPORT_CONNECTIONS
+
+LINE = '{"uid": "uid-1", "list": "miners", "label": "xmrig"}'
+
+
+@pytest.fixture
+def receiver(redis_server, store):
+    """A receiver for which this machine is a node with an agent."""
+    store.publish_agents({"127.0.0.1": "node-1"})
+    process = ReceiverProcess(redis_server, detections={"agent": {}})
+    yield process
+    process.stop()
+
+
+def send(receiver, body):
+    """Send a report. Returns status and answer."""
+    try:
+        with DIRECT.open(urllib.request.Request(f"{receiver.address}/api/detections", body.encode()), timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def peak(receiver):
+    """The most memory that its processes had, in bytes; what they share counts for each."""
+    texts = [Path(f"/proc/{process}/status").read_text() for process in receiver.processes()]
+    return sum(1024 * int(kilobytes) for text in texts for kilobytes in re.findall(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE))
+
+
+def test_report_of_this_machine_is_entered(receiver, store):
+    assert send(receiver, LINE)[0] == 202
+    assert [(report.uid, report.sender) for _, report in store.reported(9)] == [("uid-1", "127.0.0.1")]
+
+
+def test_longest_request_is_read(receiver, store):
+    padded = LINE.replace("xmrig", "x" * (MAX_REPORT_BYTES // MAX_LINES - len(LINE)))
+    status, answer = send(receiver, "\n".join([padded] * MAX_LINES))
+    assert (status, answer["reports"]) == (202, MAX_LINES)
+    assert len(store.reported(1000)) == MAX_LINES
+
+
+def test_senders_that_do_not_go_on_hold_up_no_other(receiver, store):
+    begun = b"POST /api/detections HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    slow = []
+    try:
+        for _ in range(2 * REPORT_CONNECTIONS):
+            connection = socket.create_connection(("127.0.0.1", receiver.port), timeout=60)
+            connection.sendall(begun)
+            slow.append(connection)
+        assert send(receiver, LINE)[0] == 202
+        assert len(store.reported(9)) == 1
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_flood_takes_bounded_memory(receiver):
+    """What takes most memory to read: a megabyte of empty lists in one line, from more senders than are served at a time."""
+    before = peak(receiver)
+    body = '{"pod": [' + ",".join(["[]"] * (MAX_REPORT_BYTES // 3 - 10)) + "]}"
+
+    def flood(_):
+        with suppress(OSError, HTTPException):  # A machine that is busy may be too late for the limits of a request.
+            return send(receiver, body)[0]
+
+    with ThreadPoolExecutor(12) as senders:
+        answers = list(senders.map(flood, range(36)))
+    assert 202 in answers
+    # Both processes take 50 MiB of the chart's 256, as they share much.
+    assert peak(receiver) - before < 200 << 20

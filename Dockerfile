@@ -27,7 +27,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY verifier /src/verifier
 # The hosts of the egress proxy's groups `python`, `node` and `debian`, from the tools' own constants.
 COPY --from=frontend /opt/npm-registry /opt/
-RUN /opt/build/bin/python -I /src/verifier/proxy/registries.py "$(cat /opt/npm-registry)" >/opt/registries.json \
+RUN /opt/build/bin/python -I /src/verifier/proxy/build_registries.py "$(cat /opt/npm-registry)" >/opt/registries.json \
  && mv /opt/registries.json /src/verifier/proxy/registries.json
 COPY --from=frontend /src/verifier/web/static /src/verifier/web/static
 COPY --from=frontend /src/verifier/pods/lab /src/verifier/pods/lab

@@ -13,7 +13,7 @@ import pytest
 from tests.support.apps import RedisServer, make_settings
 from tests.support.egress_proxy.process import publish, running, status, until
 from verifier.proxy import registries
-from verifier.proxy.registries import python_hosts
+from verifier.proxy.build_registries import python_hosts
 from verifier.store.connection import connect
 from verifier.store.store import Store
 

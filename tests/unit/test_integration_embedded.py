@@ -17,7 +17,7 @@ PAGE = INTEGRATION["binderhub"]["config"]["BinderHub"]["extra_header_html"]["zz-
 PYTHON = {
     "launch_hook.py": INTEGRATION["binderhub"]["extraConfig"]["zz-binder-egress"],
     "hub_close_ping.py": INTEGRATION["binderhub"]["jupyterhub"]["hub"]["extraConfig"]["zz-binder-egress-close-ping"],
-    "hub_start_guard.py": INTEGRATION["binderhub"]["jupyterhub"]["hub"]["extraConfig"]["zz-binder-egress-start-guard"],
+    "hub_add_start_guard.py": INTEGRATION["binderhub"]["jupyterhub"]["hub"]["extraConfig"]["zz-binder-egress-start-guard"],
     "hint_ipython.py": SERVERS["binder-egress-ipython"]["stringData"],
 }
 ESBUILD = TOP / "frontend/node_modules/.bin/esbuild"

@@ -31,12 +31,12 @@ from verifier.pods.start_guard import (
     targets_of,
     watch,
 )
+from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.proxy.server import Proxy
 from verifier.reconciler.user_pods import Pod
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 

@@ -18,8 +18,8 @@ BY_HAND = "other"
 """In metrics, the group of hosts that an operator named one by one."""
 
 REGISTRIES = Path(__file__).with_name("registries.json")
-"""The file with the hosts of the groups `BUILT`. The image's build writes it, from the tools' own constants (`registries`), so that
-it names what they ask."""
+"""The file with the hosts of the groups `BUILT`. The image's build writes it with `build_registries`, from constants of the
+tools themselves, so that it names what they ask."""
 
 BUILT = ("debian", "node", "python")
 """Groups whose hosts are in `REGISTRIES`. One has none where the image's build found none (D-265)."""

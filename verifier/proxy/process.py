@@ -15,13 +15,13 @@ from ..records import UNVERIFIED
 from ..settings import InvalidSettings, ProxySettings
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
+from .connections import Proxy
 from .decide import PORTS, Policy, TierHosts
 from .feed import Feed
 from .hosts import HostList, UnknownEntry, groups, normal
 from .limits import Limits
 from .metrics import Metrics
 from .resolve import Resolver
-from .server import Proxy
 from .source_ports import source_ports
 from .wanted_hosts import WantedHosts
 

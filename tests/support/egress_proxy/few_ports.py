@@ -19,13 +19,13 @@ from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLI
 from tests.support.egress_proxy.internet import start_internet
 from tests.support.egress_proxy.process import until
 from verifier.proxy import source_ports
+from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.proxy.server import Proxy
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 PORTS, TRIED, VERIFIED = 800, 250, 100

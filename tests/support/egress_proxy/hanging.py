@@ -20,6 +20,7 @@ from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import LISTED, PORT, PUBLIC, addresses, get, open_tunnel, plain
 from tests.support.egress_proxy.internet import start_internet
 from verifier.proxy import feed
+from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.feed import Feed
 from verifier.proxy.hosts import HostList
@@ -28,7 +29,6 @@ from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.proxy.server import Proxy
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect

@@ -58,14 +58,14 @@ from tests.support.egress_proxy.attempts import (
 from tests.support.egress_proxy.hellos import hello_for
 from tests.support.egress_proxy.internet import CANARIES, start_internet
 from verifier.networks import NetworkSet
-from verifier.proxy import server as proxy_server
+from verifier.proxy import connections as proxy_connections
+from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
-from verifier.proxy.server import Proxy
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 TOP = Path(__file__).parents[3]
@@ -325,8 +325,8 @@ def main() -> None:
     """In the namespace: make all attempts, and print what each saw."""
     # All of this is on one machine, which may be slow: what is answered must not be taken for what is not.
     attempts_of_pods.answer_seconds = WAIT_SECONDS
-    proxy_server.HELLO_SECONDS = 3.0
-    proxy_server.LINGER_SECONDS = 0.2
+    proxy_connections.HELLO_SECONDS = 3.0
+    proxy_connections.LINGER_SECONDS = 0.2
     with tempfile.TemporaryDirectory() as folder:
         lab = begin(Path(folder))
     side_by_side = [attempt for attempt in attempts() if LAB in attempt.where]
@@ -334,7 +334,7 @@ def main() -> None:
         seen = pool.map(lambda attempt: act(attempt, PODS[attempt.pod]), side_by_side)
         found = dict(zip((attempt.id for attempt in side_by_side), seen, strict=True))
     # A tunnel without a ClientHello does not end by itself before it is looked at.
-    proxy_server.HELLO_SECONDS = 4 * WAIT_SECONDS
+    proxy_connections.HELLO_SECONDS = 4 * WAIT_SECONDS
     for attempt in one_after_the_other():
         found[attempt.id] = act(attempt, lab)
     print(json.dumps(found))

@@ -20,13 +20,13 @@ from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, Pod, connect, first_line, get, open_tunnel
 from tests.support.egress_proxy.internet import answer, start_internet
 from tests.support.egress_proxy.process import until
+from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import NAMES_OF_ONE, SHARED, THREADS, Resolver
-from verifier.proxy.server import Proxy
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 SERVER = "10.42.255.1"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from verifier.egress_cli import egress
 from verifier.proxy import hosts
+from verifier.proxy.build_registries import debian_hosts, node_hosts, python_hosts
 from verifier.proxy.hosts import GROUPS, HostList, UnknownEntry, normal
-from verifier.proxy.registries import debian_hosts, node_hosts, python_hosts
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_registries_come_from_the_tools():
 
 
 def test_registries_are_written_as_the_image_builds_them(tmp_path, monkeypatch):
-    program = hosts.__file__.replace("hosts.py", "registries.py")
+    program = hosts.__file__.replace("hosts.py", "build_registries.py")
     command = [sys.executable, program, "https://npm.example/"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     (tmp_path / "registries.json").write_text(text)

@@ -1,7 +1,7 @@
 """Writes the hosts of pip's index, npm's registry and Debian's packages into `hosts.REGISTRIES`. The image's build runs it, with
 npm's default, which is in npm's own table of settings:
 
-    python3 verifier/proxy/registries.py ADDRESS > verifier/proxy/registries.json
+    python3 verifier/proxy/build_registries.py ADDRESS > verifier/proxy/registries.json
 
 The hosts are taken from the tools, so they are what the tools ask where nobody has configured another address.
 """

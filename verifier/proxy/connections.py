@@ -1,4 +1,4 @@
-"""The server: accepts connections of pods, judges each, and moves its bytes until it ends or is cut."""
+"""The connections of pods: each is accepted and judged, and its bytes are moved until it ends or is cut."""
 
 import asyncio
 import json
@@ -19,10 +19,10 @@ from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
 from .limits import Bucket, Limits, Usage
 from .metrics import Metrics
-from .pump import Pump, take
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
 from .source_ports import SourcePort, SourcePorts
+from .splice import Pump, take
 from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.clock import Clock
 from verifier.proxy.limits import BURST_SECONDS, Bucket
-from verifier.proxy.pump import Pump
+from verifier.proxy.splice import Pump
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ends():
         one.close()
 
 
-def test_pump_moves_all_and_ends(ends):
+def test_splice_moves_all_and_ends(ends):
     sender, source, target, receiver = ends
 
     async def main():

@@ -30,7 +30,7 @@ from ..store.store import Store
 from .addresses import AddressBook
 from .cache import PodCache
 from .converge import Converger, carried_grants
-from .detections import Responder
+from .responses import Responder
 from .stopping import Stopper
 from .user_pods import WATCH_SECONDS, Conflict, Pod, UserPods, WatchEnded
 from .work_queue import WorkQueue

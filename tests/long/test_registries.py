@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.apps import RedisServer, make_settings
 from tests.support.egress_proxy.process import publish, running, status, until
-from verifier.proxy import registries
+from verifier.proxy import build_registries
 from verifier.proxy.build_registries import python_hosts
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -38,7 +38,7 @@ def store(redis_server):
 
 def install(redis_server, store, folder, entry):
     """Run pip through a proxy whose list is one entry: its exit code, what it says, and the hosts that it asked for."""
-    written = subprocess.run([sys.executable, registries.__file__], check=True, capture_output=True, text=True).stdout
+    written = subprocess.run([sys.executable, build_registries.__file__], check=True, capture_output=True, text=True).stdout
     (folder / "registries.json").write_text(written)
     with running(redis_server.url, folder, [entry], TEST_REGISTRIES=str(folder / "registries.json")) as (port, admin, started):
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
-from verifier.proxy import limits, server
+from verifier.proxy import connections, limits
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
@@ -23,11 +23,13 @@ from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 def test_connections_beyond_a_limit_are_not_all_answered():
     """Each answer waits a moment for its reader. Of those who do not read only so many wait at a time, and the log has as many."""
-    most = int(server.LIMIT_ANSWERS_PER_SECOND * limits.BURST_SECONDS)
+    most = int(connections.LIMIT_ANSWERS_PER_SECOND * limits.BURST_SECONDS)
 
     async def main():
         now = [100.0]
-        proxy = server.Proxy(Policy({}), Limits(connections=1, new_per_second=10_000), Resolver(), Metrics(), clock=lambda: now[0])
+        proxy = connections.Proxy(
+            Policy({}), Limits(connections=1, new_per_second=10_000), Resolver(), Metrics(), clock=lambda: now[0]
+        )
         port = free_port()
         listener = listen(port, "127.0.0.1")
         serving = asyncio.create_task(proxy.serve(listener))
@@ -71,7 +73,7 @@ def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
 
     async def main():
         metrics = Metrics()
-        proxy = server.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
+        proxy = connections.Proxy(policy, Limits(new_per_second=1), Resolver(lambda name: []), metrics, clock=lambda: 100.0)
         proxy.identities.load(AddressVersion(), {"alice/": [pod]})
         proxy.identities.apply(AddressChange(AddressVersion()))
         port = free_port()

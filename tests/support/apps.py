@@ -124,6 +124,7 @@ class ServedProcess:
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
         # A pipe would block the process when nobody reads it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._lines: list[str] = []
         program = PATIENT.format(unlock_wait_seconds=unlock_wait_seconds)
         self._process = subprocess.Popen([sys.executable, "-c", program, command], env=environment, stderr=self._log)
         self.await_ready()
@@ -159,9 +160,11 @@ class ServedProcess:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(timeout=60)
         assert self._process.returncode == 0
-        with self._log:
+        if not self._log.closed:
             self._log.seek(0)
-            return self._log.read().splitlines()
+            self._lines = self._log.read().splitlines()
+            self._log.close()
+        return self._lines
 
 
 class VerifierProcess(ServedProcess):

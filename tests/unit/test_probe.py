@@ -136,6 +136,16 @@ def test_canary_ends_when_its_result_changes(canary, listener, closed, tmp_path,
     assert probe.HEARTBEAT_FILE.exists()
 
 
+def test_canary_says_its_result_again_without_a_change(canary, closed, monkeypatch):
+    canary(a=closed)
+    looks = []
+    monkeypatch.setattr(probe, "try_all", lambda targets: looks.append(1) or {"a": False})
+    for _ in range(2):
+        looks.clear()
+        assert canary(a=closed) == {"a": False}
+        assert len(looks) == probe.ROUNDS_UNTIL_SAID_AGAIN
+
+
 PROXY = {probe.PROXY_VARIABLE: "10.43.0.9", probe.ADDRESSES_VARIABLE: "10.42.0.5,fd42::5"}
 
 

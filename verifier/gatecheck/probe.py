@@ -1,12 +1,14 @@
 """The probe: tries from inside a pod what must be open and what must be shut. The canary and `helm test` run it.
 
 A pod without network cannot report to anybody, so the result goes into the container's termination message, and Kubernetes shows
-it in the pod's status. The canary ends after each change of its result, and the kubelet starts it again.
+it in the pod's status. The canary ends after each change of its result, and now and then without one, and the kubelet starts it
+again.
 
 It imports only the standard library, and needs no privileges.
 """
 
 import ipaddress
+import itertools
 import json
 import os
 import socket
@@ -27,6 +29,10 @@ TARGETS_VARIABLE = "BINDER_EGRESS_PROBE_TARGETS"
 
 INTERVAL_VARIABLE = "BINDER_EGRESS_PROBE_INTERVAL"
 """Seconds between two rounds of the canary."""
+
+ROUNDS_UNTIL_SAID_AGAIN = 40
+"""Rounds after which the canary ends without a change, because its kubelet may lose a message (D-375): 21 minutes with the default
+interval. A container that ran for ten minutes is started again at once."""
 
 PATIENCE_VARIABLE = "BINDER_EGRESS_PROBE_PATIENCE"
 """Seconds for which a target without an answer is tried again: the policy of a tier may come late."""
@@ -253,7 +259,7 @@ def _wait_for_isolation(environment: Mapping[str, str]) -> None:
 
 
 def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
-    """Try all targets again and again, until the result changes.
+    """Try all targets again and again, until the result changes or is to be said again.
 
     A proxy that is silent counts as it was, and is reported so: one that comes and goes would end the canary so often that its
     kubelet starts it ever later, and nobody would test the gate.
@@ -263,7 +269,7 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
         _wait_for_isolation(environment)
     targets, interval = targets_of(environment), float(environment.get(INTERVAL_VARIABLE) or 30)
     SHUT_FILE.unlink(missing_ok=True)  # from the container before, which may have hung
-    while True:
+    for number in itertools.count(1):
         HEARTBEAT_FILE.touch()
         if not start_guard.able():
             raise SystemExit("this container cannot even connect to itself")
@@ -276,7 +282,7 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
         else:
             SHUT_FILE.unlink(missing_ok=True)
         now = json.dumps([reached, proxy])
-        if now != before:
+        if now != before or number >= ROUNDS_UNTIL_SAID_AGAIN:
             SEEN_FILE.write_text(now)
             return
         time.sleep(interval)

@@ -157,6 +157,7 @@ def test_lines_are_entered_by_hand_and_unreadable_ones_are_shown(stage, detector
 
     entered(lines, "outdated")
     entered(json.dumps({"pod": pod, "source": "minesweeper", "label": "by hand"}) + "\n", "observed")
+    assert detector.send("not JSON").json()["unreadable"]
     shown = egress(stage, "detections", "unreadable")
     assert {"not JSON", "{}"} <= {row["line"] for row in shown}
     samples = stage.metrics()

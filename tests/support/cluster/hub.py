@@ -34,7 +34,10 @@ def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **m
 
 
 def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **options: str) -> str:
-    """Start a server through JupyterHub's API, as BinderHub does, but without its hook: the name of its pod, which runs.
+    """Start a server through JupyterHub's API, as BinderHub does, but without its hook: the name of its pod.
+
+    It is ready for JupyterHub, too: where a pod goes that is waited for, KubeSpawner starts its reflector anew four minutes later,
+    and may find no pod of the tests that run then.
 
     Args:
         stage: where.
@@ -60,6 +63,12 @@ def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **option
         return bool(running)
 
     eventually(runs, POD_SECONDS, f"the pod of {user} does not run")
+
+    def is_ready() -> bool:
+        servers = ask_hub(stage, "GET", f"users/{user}").json()["servers"]
+        return bool(servers.get(server, {}).get("ready"))
+
+    eventually(is_ready, POD_SECONDS, f"the server of {user} is not ready")
     return running[0]
 
 

@@ -51,7 +51,8 @@ class Resolver:
         self._threads = {verified: ThreadPoolExecutor(THREADS, thread_name_prefix="resolver") for verified in (True, False)}
         self._taken = {True: 0, False: 0}  # of the threads of each, also names that wait for one
         self._known: dict[str, tuple[float, list[str]]] = {}
-        self._asking: dict[str, asyncio.Future[list[str]]] = {}
+        # By tier, too: nobody with a tier waits for a thread of those without.
+        self._asking: dict[tuple[str, bool], asyncio.Future[list[str]]] = {}
         self._of_one: dict[str, set[asyncio.Future[list[str]]]] = {}
 
     async def addresses(self, name: str, server: str = "", verified: bool = True) -> list[str]:
@@ -67,9 +68,11 @@ class Resolver:
             return found
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                while name not in self._asking and len(own := self._of_one.get(server, set())) >= self._most_of_one(verified):
+                while (name, verified) not in self._asking and len(own := self._of_one.get(server, set())) >= self._most_of_one(
+                    verified
+                ):
                     await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
-                return await asyncio.shield(self._asking.get(name) or self._begin(name, server, verified))
+                return await asyncio.shield(self._asking.get((name, verified)) or self._begin(name, server, verified))
         except TimeoutError:
             return []
 
@@ -78,14 +81,14 @@ class Resolver:
 
     def _begin(self, name: str, server: str, verified: bool) -> "asyncio.Future[list[str]]":
         asking = asyncio.get_running_loop().run_in_executor(self._threads[verified], self._ask, name)
-        self._asking[name] = asking
+        self._asking[name, verified] = asking
         self._of_one.setdefault(server, set()).add(asking)
         self._taken[verified] += 1
         asking.add_done_callback(lambda done: self._take(name, server, verified, done))
         return asking
 
     def _take(self, name: str, server: str, verified: bool, done: "asyncio.Future[list[str]]") -> None:
-        del self._asking[name]
+        del self._asking[name, verified]
         self._taken[verified] -= 1
         self._of_one[server].discard(done)
         if not self._of_one[server]:

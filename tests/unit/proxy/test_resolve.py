@@ -89,6 +89,20 @@ def test_many_verified_servers_leave_the_others_their_threads(dns):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("verified", [True, False])
+def test_name_that_waits_for_a_thread_of_the_others_is_asked_for_with_ones_own(dns, verified):
+    async def main():
+        resolver = Resolver(dns)
+        late = await begun(resolver, [(f"{number}.late.example", str(number), not verified) for number in range(THREADS)])
+        late += await begun(resolver, [("ok.example", "last", not verified)])
+        assert await resolver.addresses("ok.example", "other", verified) == FOUND
+        assert not late[-1].done()
+        dns.answer.set()
+        assert await asyncio.gather(*late) == [FOUND] * len(late)
+
+    asyncio.run(main())
+
+
 def test_name_is_asked_for_once_at_a_time():
     asked = []
 

@@ -32,7 +32,7 @@ user receiver on #$(hash "$RECEIVER_PASSWORD") -@all +ping +multi +exec (+xadd +
   if [ -n "$PROXY_PASSWORD" ]; then
     access="$access
 user proxy on #$(hash "$PROXY_PASSWORD") -@all +ping +multi +exec +get +hgetall +subscribe +unsubscribe \
-&binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes +set %W~binder-egress:wanted:*"
+&binder-egress:addresses %R~binder-egress:addresses %R~binder-egress:changes %R~binder-egress:hub +set %W~binder-egress:wanted:*"
   fi
 fi
 exec redis-server - <<SETTINGS

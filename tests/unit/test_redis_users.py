@@ -155,6 +155,8 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
         assert following(5).server == ""
     assert reconcilers.published_addresses() == {ALICE}
     assert proxies.addresses()[1] == {ALICE.key: [pod]}
+    verifiers.note_launch(1000, context=True, hub_url="https://hub.example/")
+    assert proxies.hub() == "https://hub.example/"
     proxies.publish_wanted("proxy-1", [{"host": "data.example"}])
     assert reconcilers.wanted() == [{"host": "data.example"}]
     assert_nothing_was_refused(server)
@@ -164,6 +166,7 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
         (proxies, lambda s: s.blocks()),
         (proxies, lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1"))),
         (proxies, lambda s: s.wake_all()),
+        (proxies, lambda s: s.note_launch(1000, context=True, hub_url="https://other.example/")),
         (proxies, lambda s: s.wanted()),
         (verifiers, lambda s: s.wanted()),
         (verifiers, lambda s: s.publish_wanted("proxy-1", [])),

@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 import h11
@@ -135,6 +135,7 @@ class Proxy:
         self._flows: dict[str, set[Flow]] = {}  # by uid of the pod
         self._tasks: set[asyncio.Task[None]] = set()
         self._own_addresses: dict[str, list[str]] = {}
+        self._looked_up = -OWN_NAMES_SECONDS
         self.identities = Identities(self._judge_again, clock)
         self.wanted = WantedHosts()
 
@@ -163,19 +164,24 @@ class Proxy:
 
     async def watch(self) -> None:
         """Look after what no connection does itself, until cancelled: idle ones, pods that vanished, the hub's own addresses."""
-        looked_up = -OWN_NAMES_SECONDS
         while True:
             self.identities.forget_missing()
             self._usage.forget_idle()
             self._source_ports.forget_ended()
             self._metrics.state(self.identities, self._usage, self._source_ports, self.wanted)
-            if self._clock() - looked_up >= OWN_NAMES_SECONDS:
-                looked_up = self._clock()
+            if self._clock() - self._looked_up >= OWN_NAMES_SECONDS:
+                self._looked_up = self._clock()
                 for name in self._policy.own_names:
                     # A name that cannot be resolved for a while keeps the addresses that it had.
                     if found := await self._resolver.addresses(name):
                         self._own_addresses[name] = found
             await asyncio.sleep(TICK_SECONDS)
+
+    def refuse(self, name: str) -> None:
+        """Add a name, as `normal` gives it, to the hub's own, from the next connection on."""
+        if name not in self._policy.own_names:
+            self._policy = replace(self._policy, own_names=self._policy.own_names | {name})
+            self._looked_up = -OWN_NAMES_SECONDS
 
     async def drain(self, seconds: float) -> None:
         """Wait until all connections have ended, or so many seconds."""

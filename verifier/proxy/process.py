@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket
+from urllib.parse import urlsplit
 
 import h11
 
@@ -29,6 +30,9 @@ log = logging.getLogger("binder-egress")
 
 PUBLISH_SECONDS = 60.0
 """Seconds between two tables of what was asked for and not given."""
+
+HUB_SECONDS = 10.0
+"""Seconds between two looks at what BinderHub's hook said of JupyterHub's address."""
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
@@ -100,6 +104,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
         lambda reader, writer: _admin(reader, writer, proxy, metrics, stopped), None, settings.proxy_admin_port
     )
     serving.append(asyncio.create_task(_publish(proxy.wanted, store)))
+    serving.append(asyncio.create_task(_refuse_hub(proxy, store)))
     log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
     await stopped.wait()
     serving[0].cancel()
@@ -118,6 +123,16 @@ async def _publish(wanted: WantedHosts, store: Store) -> None:
         if rows := wanted.rows():
             with contextlib.suppress(StoreUnavailable):
                 await asyncio.to_thread(store.publish_wanted, socket.gethostname(), rows)
+
+
+async def _refuse_hub(proxy: Proxy, store: Store) -> None:
+    """Refuse JupyterHub's host as soon as BinderHub's hook has said it (D-342)."""
+    while True:
+        # The text is the verifier's: what is no address with a host adds nothing.
+        with contextlib.suppress(StoreUnavailable, ValueError):
+            if name := normal(urlsplit(await asyncio.to_thread(store.hub)).hostname or ""):
+                proxy.refuse(name)
+        await asyncio.sleep(HUB_SECONDS)
 
 
 def listen(port: int, address: str | None = None) -> socket.socket:

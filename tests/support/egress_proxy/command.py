@@ -1,7 +1,7 @@
 """The command `binder-egress proxy`, from the sources, with the hosts of groups that an image's build has found.
 
-With `TEST_PUBLISH_SECONDS` it publishes what is wanted as often as that, and with `TEST_SOURCE_PORTS` it takes the machine for one
-that has so many.
+With `TEST_PUBLISH_SECONDS` it publishes what is wanted as often as that, with `TEST_HUB_SECONDS` it looks for JupyterHub's address
+as often, and with `TEST_SOURCE_PORTS` it takes the machine for one that has so many.
 """
 
 import os
@@ -14,6 +14,7 @@ from verifier.proxy import hosts, process
 if __name__ == "__main__":
     hosts.REGISTRIES = Path(os.environ.get("TEST_REGISTRIES", hosts.REGISTRIES))
     process.PUBLISH_SECONDS = float(os.environ.get("TEST_PUBLISH_SECONDS", process.PUBLISH_SECONDS))
+    process.HUB_SECONDS = float(os.environ.get("TEST_HUB_SECONDS", process.HUB_SECONDS))
     if ports := os.environ.get("TEST_SOURCE_PORTS"):
         process.source_ports = lambda: int(ports)
     sys.argv[1:] = ["proxy"]

@@ -18,7 +18,7 @@ from verifier.settings import InvalidSettings, ProxySettings, load
 @pytest.fixture
 def process(redis_server, tmp_path):
     """A running proxy: its port, the port of its probes, and the process."""
-    with running(redis_server.url, tmp_path, ["ok.example"], TEST_PUBLISH_SECONDS="0.2") as found:
+    with running(redis_server.url, tmp_path, ["ok.example"], TEST_PUBLISH_SECONDS="0.2", TEST_HUB_SECONDS="0.1") as found:
         yield found
 
 
@@ -52,6 +52,25 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
     assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
     until(store.wanted)
     assert [(row["repository"], row["host"], row["times"]) for row in store.wanted()] == [("", "evil.example", 1)]
+
+
+def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store):
+    port, _, _ = process
+
+    def answer(host):
+        publish(store)
+        return ask(port, f"{host}:443").partition("\r\n")[0]
+
+    own = "HTTP/1.1 403 The hub itself is not reachable through its egress proxy"
+    until(lambda: answer("jupyter.example").startswith("HTTP/1.1 403 No internet access"))
+    store.note_launch(1000, context=True, hub_url="https://JUPYTER.example:8443/hub/")
+    until(lambda: answer("jupyter.example") == own)
+    for text in ("https://[", "/hub/"):
+        store.note_launch(1000, context=True, hub_url=text)
+        time.sleep(0.5)  # some looks at what is no address
+    store.note_launch(1000, context=True, hub_url="https://moved.example/")
+    until(lambda: answer("moved.example") == own)
+    assert answer("jupyter.example") == own
 
 
 def test_proxy_drains(process):

@@ -36,6 +36,7 @@ from verifier.store.store import Store
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 TOP = Path(__file__).parents[1]
+CORES = sorted(os.sched_getaffinity(0))
 PROXY, PORT, ADMIN = "10.42.255.1", 3128, 8082
 PODS, CHANGING = ("10.42.0.5", "10.42.0.6", "10.42.0.7", "10.42.0.8"), "10.42.0.9"
 OTHER = "other.example"
@@ -248,9 +249,9 @@ class Bench:
         self.proxy = subprocess.Popen(command, env=environment, cwd=TOP, stderr=(folder / "log").open("w"))
         self.others = [self._role("internet")]
         # The proxy has a core for itself.
-        if len(cores := sorted(os.sched_getaffinity(0))) > 1:
+        if len(CORES) > 1:
             for process in (self.proxy.pid, 0, *(other.pid for other in self.others)):
-                os.sched_setaffinity(process, cores[:1] if process == self.proxy.pid else cores[1:])
+                os.sched_setaffinity(process, CORES[:1] if process == self.proxy.pid else CORES[1:])
         for number, address in enumerate(PODS):
             self.give(f"pod-{number}", address, "full")
         for number, address in enumerate(CROWD):

@@ -318,6 +318,8 @@ class BinderHub:
 
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
+                # Once, for all who look at it: a second read would wait for the next request.
+                self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 with hub._lock:
                     hub.seen.append(f"{self.command} {path}")
                 inside = path.removeprefix(hub.base)
@@ -346,7 +348,6 @@ class BinderHub:
 
             def api(self, name: str) -> None:
                 """The API of a user's Jupyter server, as far as thebe needs it before it starts a kernel. It starts no sessions."""
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 cors = self.cors() | {
                     "Access_Control_Allow_Headers": "authorization, content-type",
                     "Access_Control_Allow_Methods": "*",
@@ -364,8 +365,6 @@ class BinderHub:
                 name = path.split("/")[0]
                 if name in hub.gates:
                     hub.gates[name].pass_through()
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
                 fault = hub.fault if any(path.startswith(start) for start in hub.fault_paths) else ""
                 if fault == "hang":
                     hub.stopping.wait(LIMIT)
@@ -385,7 +384,7 @@ class BinderHub:
                     }
                     query = urlsplit(self.path).query
                     target = f"/egress/{quote(path, safe='/%')}" + (f"?{query}" if query else "")
-                    connection.request(self.command, target, body or None, headers | {"X-Forwarded-For": hub.client})
+                    connection.request(self.command, target, self.body or None, headers | {"X-Forwarded-For": hub.client})
                     response = connection.getresponse()
                     content = response.read()
                     self.send_response(response.status)

@@ -132,8 +132,7 @@ class RealBinderHub(BinderHub):
         self._configure()
         connection = http.client.HTTPConnection("127.0.0.1", self.inner, timeout=60)
         headers = {key: value for key, value in handler.headers.items() if key.lower() not in ("connection", "accept-encoding")}
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        connection.request(handler.command, handler.path, body or None, headers | {"X-Forwarded-For": self.client} | more)
+        connection.request(handler.command, handler.path, handler.body or None, headers | {"X-Forwarded-For": self.client} | more)
         return connection, connection.getresponse()
 
     def _own(self, handler: Any, inside: str) -> None:

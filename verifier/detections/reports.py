@@ -86,7 +86,7 @@ class Report:
     @property
     def about(self) -> str:
         """What it is about, as far as it says so."""
-        return self.pod or "/".join(filter(None, (self.user, self.server))) or self.uid
+        return self.pod or (self.user and "/".join(filter(None, (self.user, self.server)))) or self.uid
 
     def dumps(self) -> str:
         """The report as JSON."""
@@ -217,7 +217,10 @@ def _plain(content: dict[str, Any], at: float | None, received: float) -> Report
         raise Unreadable("Its source is not the name of one.")
     if "time" in content and _time(content["time"]) is None:
         raise Unreadable("Its time is not one such as 2026-11-25T10:03:12Z.")
-    user, _, server = _word(content.get("server", "")).partition("/")
+    named = _word(content.get("server", ""))
+    user, _, server = named.partition("/")
+    if named and not user:
+        raise Unreadable("Its server is not user, or user/server: it begins with a slash.")
     return _report(
         source, content.get("list"), content.get("label"), _time(content.get("time")) or at or received,
         uid=_word(content.get("uid", "")), pod=_word(content.get("pod", "")), namespace=_word(content.get("namespace", "")),

@@ -133,7 +133,7 @@ class Responder:
             for pod in self._cache.all()
             if (not report.uid or pod.uid == report.uid)
             and (not report.pod or pod.name == report.pod)
-            and (not report.user or (pod.server.user, pod.server.name) == (report.user, report.server))
+            and (not (report.user or report.server) or (pod.server.user, pod.server.name) == (report.user, report.server))
         ]
         if not found:
             return "unknown-pod"

@@ -89,6 +89,9 @@ def test_alert_about_the_node_itself_is_no_report():
         ('{"pod": "a", "time": "now"}', "Its time is not one"),
         ('{"pod": "a", "source": "Me & you"}', "not the name of one"),
         ('{"server": "a\\u001b[2J"}', "name of a server"),
+        ('{"server": "/user/alice/"}', "begins with a slash"),
+        ('{"server": "/"}', "begins with a slash"),
+        ('{"uid": "u", "server": "/lab"}', "begins with a slash"),
         ("x" * (reports.MAX_LINE_CHARACTERS + 1), "longer than"),
     ],
 )

@@ -122,6 +122,8 @@ def test_nothing_is_taken_in_mode_observe(make_reconciler, cluster, store):
         ({"uid": "", "pod": "", "user": "alice"}, "revoked"),
         ({"uid": "", "pod": "", "user": "alice", "server": "lab"}, "unknown-pod"),
         ({"user": "bob"}, "unknown-pod"),
+        ({"server": "lab"}, "unknown-pod"),
+        ({"uid": "", "pod": "", "server": "lab"}, None),  # nobody's: it is no report
     ],
 )
 def test_report_is_about_one_pod(worker, cluster, store, changes, outcome):

@@ -16,7 +16,6 @@ Decisions: D-320, D-321.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,6 +30,12 @@ MAX_LIST_CHARACTERS = 100
 
 MAX_LABEL_CHARACTERS = 200
 """The longest label that is kept. It becomes the reason of a block, which is on the pod."""
+
+MAX_NAME_CHARACTERS = 255
+"""The longest name of a user or a server that is taken: what JupyterHub's database holds of one."""
+
+MAX_SENDER_CHARACTERS = 64
+"""The longest address that is taken. IPv6 has 45 at most, and a zone may follow."""
 
 AGENT = "agent"
 """The source of our own agent's reports. It has no token, but an address, and counts for pods of its own node (D-335)."""
@@ -94,15 +99,18 @@ class Report:
 
     @classmethod
     def loads(cls, text: str) -> "Report | None":
-        """The report that JSON describes; None if it describes none. Fields that a newer version added are left out."""
+        """The report that JSON describes; None if it describes none, or one that `read` would not have made: who captures the
+        receiver may enter anything. Fields that a newer version added are left out."""
         try:
             content = json.loads(text)
             report = cls(**{part.name: content[part.name] for part in fields(cls) if part.name in content})
         except (ValueError, TypeError, RecursionError):
             return None
-        texts = (value for name, value in asdict(report).items() if name != "at")
-        known = all(isinstance(value, str) for value in texts) and type(report.at) in (int, float) and math.isfinite(report.at)
-        return report if known and report.about else None
+        if not all(isinstance(getattr(report, part.name), str) for part in fields(cls) if part.name != "at"):
+            return None
+        if isinstance(report.at, str) or _time(report.at) is None:
+            return None
+        return report if report.about and not _strange(report) else None
 
 
 def read(line: str, received: float) -> Report | None:
@@ -151,17 +159,35 @@ def _object(text: str) -> dict[str, Any]:
 def _checked(report: Report, received: float) -> Report:
     if not report.about:
         raise Unreadable("It names no pod.")
-    for text, form, what in ((report.pod, _POD, "pod"), (report.namespace, _POD, "namespace"), (report.uid, _UID, "uid")):
-        if text and not form.fullmatch(text):
-            raise Unreadable(f"It has something else than the {what} of a pod.")
-    if max(len(report.user), len(report.server)) > 255 or not (report.user + report.server + "x").isprintable():
-        raise Unreadable("It has something else than the name of a server.")
+    if strange := _strange(report):
+        raise Unreadable(f"It has something else than {strange}.")
     if not report.uid and not report.at:
         # A log that is read again later must not hit a later pod of the name (D-321).
         raise Unreadable("It has neither the pod's uid nor a time: use kubectl logs --timestamps.")
     if not report.uid and report.at > received + FUTURE_SECONDS:
         raise Unreadable("Its time is in the future.")
     return replace(report, at=report.at or received)
+
+
+def _strange(report: Report) -> str:
+    """What a field should have and has not; empty if each has it."""
+    for text, form, what in (
+        (report.pod, _POD, "the pod of a pod"),
+        (report.namespace, _POD, "the namespace of a pod"),
+        (report.uid, _UID, "the uid of a pod"),
+        (report.source, _SOURCE, "the name of a source"),
+    ):
+        if text and not form.fullmatch(text):
+            return what
+    for texts, limit, what in (
+        ((report.user, report.server), MAX_NAME_CHARACTERS, "the name of a server"),
+        ((report.list_name,), MAX_LIST_CHARACTERS, "the name of a list"),
+        ((report.label,), MAX_LABEL_CHARACTERS, "a label"),
+        ((report.sender,), MAX_SENDER_CHARACTERS, "an address"),
+    ):
+        if any(len(text) > limit or not text.isprintable() for text in texts):
+            return what
+    return ""
 
 
 # -- the kinds

@@ -120,6 +120,40 @@ def test_report_survives_its_way_as_json():
         assert Report.loads(broken) is None
 
 
+ENTRY = {"source": "a", "list_name": "l", "label": "x", "at": 1.0, "uid": "u"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"at": 10**400},
+        {"at": 1e11},
+        {"at": 0},
+        {"at": True},
+        {"at": float("inf")},
+        {"at": "1970-01-01T00:16:40Z"},
+        {"label": "x" * (reports.MAX_LABEL_CHARACTERS + 1)},
+        {"label": "\x1b[2J"},
+        {"label": "\ud800"},
+        {"label": ["x"]},
+        {"list_name": "l" * (reports.MAX_LIST_CHARACTERS + 1)},
+        {"source": "Me & you"},
+        {"uid": "u" * 65},
+        {"pod": "../../etc"},
+        {"namespace": "n" * 300},
+        {"user": "u" * 256},
+        {"user": "u", "server": "a\nb"},
+        {"sender": "1" * 65},
+        {"uid": ""},
+        {"uid": "", "server": "lab"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_entry_that_no_line_becomes_is_no_report(changes):
+    """Who captures the receiver may enter what they like."""
+    assert Report.loads(json.dumps(ENTRY)) and Report.loads(json.dumps(ENTRY | changes)) is None
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
 )
@@ -135,3 +169,10 @@ def test_any_json_is_a_report_or_nothing_or_says_why(content):
         return
     if report:
         assert report.about and report.reason.isprintable() and report.at and Report.loads(report.dumps()) == report
+
+
+@given(st.dictionaries(st.sampled_from([*ENTRY, "pod", "user", "server", "sender"]), JSON | st.integers()) | JSON)
+def test_any_json_in_redis_is_a_report_or_none(content):
+    for entry in (content, ENTRY | content if isinstance(content, dict) else content):
+        found = Report.loads(json.dumps(entry))
+        assert found is None or len(found.reason) <= reports.MAX_LIST_CHARACTERS + reports.MAX_LABEL_CHARACTERS + 2

@@ -194,10 +194,11 @@ def test_what_cannot_be_read_or_handled_holds_up_nothing(worker, cluster, store,
     list_and_converge(worker)
     in_redis.xadd("binder-egress:detections", {"report": "{"})
     in_redis.xadd("binder-egress:detections", {"other": "x"})
+    in_redis.xadd("binder-egress:detections", {"report": OF_ALICE.dumps().replace('"at":1000.0', '"at":1' + "0" * 400)})
     acting = worker._responder._act
     monkeypatch.setattr(worker._responder, "_act", lambda report, pod: 1 / 0 if report.label == "fault" else acting(report, pod))
     assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == [None, "revoked"]
-    assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 2
+    assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 3
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1
 
 

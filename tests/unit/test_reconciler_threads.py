@@ -67,6 +67,21 @@ def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, p
     assert verifier.reconciler.loop.ALIVE_FILE.exists()
 
 
+def test_fault_at_the_reports_of_detectors_keeps_no_heartbeat_from_being_sent(
+    make_reconciler, store, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", tmp_path / "ready")
+    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
+    made = make_reconciler(steady=time.monotonic)
+    monkeypatch.setattr(made, "respond", lambda: 1 / 0)
+    beats = []
+    monkeypatch.setattr(made, "heartbeat", lambda: beats.append(1))
+    with reconciler_runs(made):
+        eventually(lambda: len(beats) > 3)
+    assert "fault while waiting for work" in caplog.text
+
+
 def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
     cluster.add("alice", **granted(make_grant()))
     eventually(lambda: store.known(ALICE))

@@ -238,11 +238,12 @@ class Reconciler:
                     self.resync()
                     self._store.forget_ended_blocks(self._clock())
                 self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
-                self.respond()
                 if self._steady() - heartbeat >= RETRY_PAUSE_SECONDS:
                     heartbeat = self._steady()
                     if self.touch_probe_files():
                         self.heartbeat()
+                # Last: whatever is wrong with a report keeps no heartbeat from being sent.
+                self.respond()
             except StoreUnavailable as error:
                 if not self._redis_is_lost:
                     log.warning("%s", error)

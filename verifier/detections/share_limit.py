@@ -16,6 +16,12 @@ ALWAYS = 9
 """Servers that may be cut off in the window however few run."""
 
 
+def in_window(at: float, now: float) -> bool:
+    """Whether what was at one Unix time in seconds still counts at another. What is further in the future, by a clock that was
+    wrong or in a forged record, does not: it would count for ever."""
+    return abs(now - at) < WINDOW_SECONDS
+
+
 class ShareLimit:
     """Counts the servers that detections cut off lately, each once."""
 
@@ -37,7 +43,7 @@ class ShareLimit:
             running: servers that run and are not blocked, of those with a tier or of those without.
             now: Unix time in seconds.
         """
-        self._acted = {one: (at, had) for one, (at, had) in self._acted.items() if now - at < WINDOW_SECONDS}
+        self._acted = {one: (at, had) for one, (at, had) in self._acted.items() if in_window(at, now)}
         if uid in self._acted:
             return True
         acted = sum(had in (has_egress, None) for _, had in self._acted.values())

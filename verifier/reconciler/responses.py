@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import logs
 from ..detections.reports import AGENT, Report
-from ..detections.share_limit import WINDOW_SECONDS, ShareLimit
+from ..detections.share_limit import ShareLimit, in_window
 from ..operators.actions import Operators
 from ..records import KnownServer
 from ..settings import OnMatch, ReconcilerSettings
@@ -156,11 +156,11 @@ class Responder:
     def _limited(self) -> ShareLimit:
         """The share limit. A new process learns from the blocks what an earlier one did."""
         if self._limit is None:
-            since = self._clock() - WINDOW_SECONDS
-            blocks = [block for block in self._store.blocks() if block.kind == "server" and block.at > since]
+            now = self._clock()
+            blocks = [block for block in self._store.blocks() if block.kind == "server" and in_window(block.at, now)]
             acted = {block.uid: float(block.at) for block in blocks if block.by.startswith(BY)}
             for pod in self._cache.all():  # Redis may have been wiped.
-                if pod.grant and pod.grant.by.startswith(BY) and pod.grant.at > since:
+                if pod.grant and pod.grant.by.startswith(BY) and in_window(pod.grant.at, now):
                     acted.setdefault(pod.uid, float(pod.grant.at))
             self._limit = ShareLimit()
             self._limit.remember(acted)

@@ -11,7 +11,7 @@ from tests.support.metrics import value
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant
 from verifier.detections.reports import Report
 from verifier.detections.share_limit import ALWAYS, WINDOW_SECONDS
-from verifier.records import Server
+from verifier.records import Block, Server
 from verifier.store.errors import StoreUnavailable
 
 SOURCES = {
@@ -187,6 +187,14 @@ def test_limit_outlives_the_process(worker, make_reconciler, cluster, store, now
     assert outcome_of_a_new_process() == ["limited"]
     redis_server.wipe()  # The pods remember.
     assert outcome_of_a_new_process() == ["limited"]
+
+
+def test_blocks_of_the_future_do_not_use_the_limit_up(worker, cluster, store):
+    add_many(cluster, 3)
+    list_and_converge(worker)
+    for one in range(ALWAYS):
+        store.add_block(Block(f"f{one}", "server", f"no{one}/", "detector x", "", 10**10, uid=f"n{one}"), [])
+    assert report(worker, store, about("user-0")) == ["revoked"]
 
 
 def test_what_cannot_be_read_or_handled_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch):

@@ -48,6 +48,15 @@ def test_servers_of_an_earlier_process_count_on_both_sides():
     assert limit.allows("old1", True, 20, 1.0)
 
 
+def test_time_in_the_future_does_not_count_for_ever():
+    """By a clock that was set back, or in a record that somebody forged."""
+    limit = ShareLimit()
+    limit.remember({f"old{one}": 1e10 for one in range(ALWAYS)})
+    assert limit.allows("a", True, 20, 1000.0)
+    limit.remember({f"ahead{one}": 1000.0 + WINDOW_SECONDS - 1 for one in range(ALWAYS)})
+    assert not limit.allows("b", True, 20, 1000.0)
+
+
 @given(st.integers(1, 300), st.lists(st.tuples(st.integers(0, 299), st.floats(0, WINDOW_SECONDS / 2)), max_size=400))
 def test_no_more_than_the_share_is_ever_cut_off(running, reports):
     """Whatever comes in what order: of the servers that ran at the beginning, within one window."""

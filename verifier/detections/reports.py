@@ -133,15 +133,17 @@ def read(line: str, received: float) -> Report | None:
         raise Unreadable("It does not begin with a JSON object.")
     content = _object(line[prefix.end() :])
     at = _time(prefix["at"])
+    kind = _kind(content)
     wrapped = content.get("log", content.get("message"))
-    if isinstance(wrapped, str) and wrapped.startswith("{"):
+    # Not in an object that is a report itself: an alert may quote what a stranger wrote.
+    if kind is None and isinstance(wrapped, str) and wrapped.startswith("{"):
         # Fluent Bit and Vector wrap a line, and say when it was written.
         at = next(filter(None, (_time(content.get(name)) for name in ("timestamp", "@timestamp", "time", "date"))), at)
         content = _object(wrapped)
-    for is_kind, reader in _KINDS:
-        if is_kind(content):
-            report = reader(content, at, received)
-            return report and _checked(report, received)
+        kind = _kind(content)
+    if kind:
+        report = kind(content, at, received)
+        return report and _checked(report, received)
     if "action" in content or "event" in content:
         return None  # cryptnono tells of other things, too
     raise Unreadable("It is of no known kind.")
@@ -263,6 +265,10 @@ _KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], _Reader], ...] = (
     (lambda content: "action" not in content and bool({"pod", "server", "uid"} & set(content)), _plain),
 )
 """How a kind is told from the others, and what reads it. The first that fits counts."""
+
+
+def _kind(content: dict[str, Any]) -> _Reader | None:
+    return next((reader for is_kind, reader in _KINDS if is_kind(content)), None)
 
 
 def _report(source: str, list_name: object, label: object, at: float | None, **named: str) -> Report:

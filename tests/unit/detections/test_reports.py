@@ -54,6 +54,14 @@ def test_time_is_taken_from_what_log_shippers_write_around_a_line(around):
     assert read(around.format(line, quoted=json.dumps(line + "\n")), NOW).at == 1000.0
 
 
+@pytest.mark.parametrize("field", ["log", "message"])
+@pytest.mark.parametrize("line", [killed(), falco(), '{"pod": "jupyter-alice--", "uid": "uid-1"}'])
+@pytest.mark.parametrize("quoted", [killed(pod="jupyter-bob--", uid="uid-2"), "{x pool"])
+def test_what_a_report_quotes_does_not_replace_it(line, field, quoted):
+    """A stranger chooses what a detector quotes."""
+    assert read(json.dumps(json.loads(line) | {field: quoted}), NOW) == read(line, NOW)
+
+
 @pytest.mark.parametrize("line", [killed(action="spared"), '{"event": "Found config", "level": "info"}'])
 def test_other_lines_of_detectors_are_no_report(line):
     assert read(line, NOW) is None

@@ -48,8 +48,7 @@ def reconciler() -> None:
     logging.config.dictConfig(logs.configuration(settings.log_level))
     agents = Agents(settings.namespace, settings.agent_labels, Store(connect(settings))) if settings.agent_labels else None
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
-    node_of = agents.node_of if agents else None
-    worker = Reconciler(settings, user_pods, Store(connect(settings)), node_of=node_of)
+    worker = Reconciler(settings, user_pods, Store(connect(settings)), agents=agents)
     if agents:
         threading.Thread(target=agents.run, args=[threading.Event()], name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.

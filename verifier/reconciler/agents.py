@@ -34,12 +34,17 @@ class Agents:
         self._api = api or client.CoreV1Api(kubernetes_api.in_cluster_client())
         self._namespace, self._store = namespace, store
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        self._nodes: dict[str, str] = {}
+        self._nodes: dict[str, str] | None = None
         self._said = ""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the pods were listed at least once. Before that an agent may exist that `node_of` does not know."""
+        return self._nodes is not None
 
     def node_of(self, address: str) -> str | None:
         """The node of the agent with an address; None: no agent has it. Read from the pods, and not from what was published."""
-        return self._nodes.get(address)
+        return (self._nodes or {}).get(address)
 
     def publish(self) -> None:
         """List the pods, and publish.
@@ -49,7 +54,7 @@ class Agents:
             StoreUnavailable: Redis does not answer.
         """
         found = kubernetes_api.read(self._api.list_namespaced_pod, self._namespace, label_selector=self._selector)["items"]
-        self._nodes = {
+        nodes = {
             address["ip"]: pod["spec"]["nodeName"]
             for pod in found
             # One that has ended may have left its address to another, and one on the network of its node shares it.
@@ -57,7 +62,8 @@ class Agents:
             if pod.get("status", {}).get("phase") == "Running"
             for address in pod["status"].get("podIPs") or []
         }
-        self._store.publish_agents(self._nodes)
+        self._nodes = nodes
+        self._store.publish_agents(nodes)
 
     def run(self, stopped: threading.Event) -> None:
         """Publish again and again, until `stopped`."""

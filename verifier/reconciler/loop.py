@@ -28,6 +28,7 @@ from ..store.counters import Tally, lag_counters
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .addresses import AddressBook
+from .agents import Agents
 from .cache import PodCache
 from .converge import Converger, carried_grants
 from .responses import Responder
@@ -68,7 +69,7 @@ class Reconciler:
         store: Redis.
         clock: Unix time in seconds.
         steady: seconds that no setting of a clock changes.
-        node_of: the node of the agent with an address (`Agents.node_of`); None: there are none.
+        agents: which address is on which node; None: there are no agents.
 
     Attributes:
         queue: the servers to converge.
@@ -82,7 +83,7 @@ class Reconciler:
         store: Store,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
-        node_of: Callable[[str], str | None] | None = None,
+        agents: Agents | None = None,
     ):
         self._user_pods = user_pods
         self._store = store
@@ -95,7 +96,7 @@ class Reconciler:
         self._stopper = Stopper(settings, user_pods, self._cache, store, clock, steady)
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
-        self._responder = Responder(settings, self._cache, store, self._tally, node_of, clock) if settings.detections else None
+        self._responder = Responder(settings, self._cache, store, self._tally, agents, clock) if settings.detections else None
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat: what an earlier process published may be outdated
 

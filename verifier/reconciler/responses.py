@@ -20,6 +20,7 @@ from ..settings import OnMatch, ReconcilerSettings
 from ..store.counters import Tally, detection_counter
 from ..store.errors import StoreUnavailable
 from ..store.store import Store
+from .agents import Agents
 from .cache import PodCache
 from .user_pods import Pod
 
@@ -40,7 +41,7 @@ class Responder:
         cache: the pods that are known.
         store: Redis.
         tally: what the next heartbeat counts.
-        node_of: the node of the agent with an address (`Agents.node_of`); None: there are none.
+        agents: which address is on which node; None: there are no agents.
         clock: Unix time in seconds.
     """
 
@@ -50,7 +51,7 @@ class Responder:
         cache: PodCache,
         store: Store,
         tally: Tally,
-        node_of: Callable[[str], str | None] | None = None,
+        agents: Agents | None = None,
         clock: Callable[[], float] = time.time,
     ):
         self._settings = settings
@@ -58,17 +59,18 @@ class Responder:
         self._store = store
         self._operators = Operators(settings, store, clock)
         self._tally = tally
-        self._node_of = node_of
+        self._agents = agents
         self._clock = clock
         self._limit: ShareLimit | None = None
 
     def take(self) -> None:
-        """Act on the reports that wait, if the pods are known by now.
+        """Act on the reports that wait, if the pods are known by now, the agents' too: by what is not known yet a report would be
+        answered as about no pod, or as from another node, and an agent says the same again in ten minutes only.
 
         Raises:
             StoreUnavailable: Redis does not answer. The reports wait on, and acting on one twice does nothing more.
         """
-        if not self._cache.is_listed:
+        if not self._cache.is_listed or (self._agents and not self._agents.is_listed):
             return
         waiting = self._store.reported(BATCH)
         if not waiting:
@@ -140,7 +142,7 @@ class Responder:
         pod = max(found, key=lambda one: (not one.ended, one.created))
         # Not by what the receiver says of the sender's node: it says the address alone (D-335).
         if report.source == AGENT:
-            node = self._node_of(report.sender) if self._node_of else None
+            node = self._agents.node_of(report.sender) if self._agents else None
             if node is None or node != pod.node:
                 return "other-node"
         if pod.ended:

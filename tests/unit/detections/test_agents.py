@@ -150,11 +150,10 @@ def test_api_server_that_is_down_changes_nothing_and_is_told_once(agents, store,
 
 
 @pytest.fixture
-def worker(make_reconciler, cluster):
-    made = make_reconciler(
-        detections={"agent": {"on_match": "revoke", "lists": {"hidden": "observe"}}},
-        node_of={"10.42.0.7": "node-1", "10.42.0.8": "node-2"}.get,
-    )
+def worker(make_reconciler, cluster, agents):
+    listed, _ = agents(pod("10.42.0.7"), pod("10.42.0.8", "node-2"))
+    listed.publish()
+    made = make_reconciler(detections={"agent": {"on_match": "revoke", "lists": {"hidden": "observe"}}}, agents=listed)
     cluster.add("alice", "uid-1", node="node-1", **granted(make_grant()))
     cluster.add("bob", "uid-2", node="node-2", **granted(make_grant()))
     list_and_converge(made)
@@ -183,9 +182,28 @@ def test_report_counts_for_pods_of_the_agents_own_node(worker, store, cluster, u
     assert cluster.labelled() == ({Server("bob")} if outcome == "revoked" else {Server("alice"), Server("bob")})
 
 
-def test_pod_without_a_node_is_no_agents(make_reconciler, cluster, store):
+def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store, agents):
+    """An agent says the same again in ten minutes only."""
+    listed, api = agents(pod("10.42.0.7"))
+    api.down = True
+    made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)
+    cluster.add("alice", "uid-1", node="node-1", **granted(make_grant()))
+    list_and_converge(made)
+    store.report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
+    listed.attempt()
+    made.respond()
+    assert store.detected() == []
+    api.down = False
+    listed.attempt()
+    made.respond()
+    assert [row["outcome"] for row in store.detected()] == ["revoked"]
+
+
+def test_pod_without_a_node_is_no_agents(make_reconciler, cluster, store, agents):
     """Nor is an agent that nobody knows on the node of a pod that has none yet."""
-    made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, node_of=lambda address: None)
+    listed, _ = agents()
+    listed.publish()
+    made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)
     cluster.add("alice", "uid-1", **granted(make_grant()))
     list_and_converge(made)
     store.report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))

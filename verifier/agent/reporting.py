@@ -19,7 +19,7 @@ LINES = 100
 """Reports in one request: what `POST /api/detections` takes."""
 
 POD_REPORTS = 5
-"""Matches of one pod that are reported in a round. The first is enough to act."""
+"""New matches of one pod that are reported in a round; the others wait for the next one."""
 
 log = logging.getLogger("binder-egress")
 
@@ -49,11 +49,18 @@ class Reporter:
         """
         now = self._clock()
         self._sent = {row: at for row, at in self._sent.items() if row[0] in pods and now - at < REPEAT_SECONDS}
+        seen: Counter[tuple[str, str]] = Counter()
+        ranked = []
+        for pod, what in found:
+            ranked.append((seen[pod, what.list_name], (pod, what)))
+            seen[pod, what.list_name] += 1
+        # The first match of each list comes first: a stranger who shows a hundred of one list hides nothing of another.
+        ranked.sort(key=lambda row: row[0])
         each: Counter[str] = Counter()
         new = []
-        for row in found:
-            each[row[0]] += 1
-            if each[row[0]] <= POD_REPORTS and row not in self._sent:
+        for _, row in ranked:
+            if row not in self._sent and each[row[0]] < POD_REPORTS:
+                each[row[0]] += 1
                 new.append(row)
         done: Counter[str] = Counter()
         for start in range(0, len(new), LINES):

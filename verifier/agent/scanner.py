@@ -13,7 +13,8 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,7 +34,7 @@ MEMORY_BYTES = 128 << 20
 """Memory of the process. The container's limit would end the agent, too."""
 
 MAX_MATCHES = 8
-"""Rules that are told of one file."""
+"""Rules of one list that are told of one file."""
 
 BROKEN_CHARACTERS = 300
 """How much of each error in the rules is told."""
@@ -126,6 +127,21 @@ class Scanner:
             raise ScanFailed("crashed") from None
 
 
+def few_of_each(matching: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The first `MAX_MATCHES` rules of each list: those of one list keep no other's from being told.
+
+    Args:
+        matching: lists and rules.
+    """
+    told: Counter[str] = Counter()
+    kept = []
+    for list_name, rule in matching:
+        told[list_name] += 1
+        if told[list_name] <= MAX_MATCHES:
+            kept.append((list_name, rule))
+    return kept
+
+
 def serve(connection: socket.socket) -> None:
     """Answer until the other side has gone."""
     import yara_x
@@ -154,7 +170,8 @@ def serve(connection: socket.socket) -> None:
         with os.fdopen(files[0], "rb") as file:
             content = file.read(SCAN_BYTES)
         try:
-            found: object = [(rule.namespace, rule.identifier) for rule in scanner.scan(content).matching_rules][:MAX_MATCHES]
+            matching = [(rule.namespace, rule.identifier) for rule in scanner.scan(content).matching_rules]
+            found: object = few_of_each(matching)
         except yara_x.TimeoutError:
             found = "timeout"
         except yara_x.ScanError:

@@ -87,7 +87,20 @@ def test_many_matches_go_in_several_requests_and_few_of_one_pod(verifier, report
     assert [len(lines) for lines in verifier.reports] == [LINES, 1]
     one = [("x", Match("a", str(number))) for number in range(100)]
     assert reporter.report(one, {"x"}) == {"sent": POD_REPORTS}
-    assert reporter.report(one, {"x"}) == {}
+
+
+@pytest.mark.parametrize("decoys", [POD_REPORTS, 300])
+def test_matches_of_one_list_do_not_hide_that_of_another(verifier, reporter, decoys):
+    """Of one that sorts earlier, and that the values may only observe."""
+    found = [("x", Match("decoys", f"{number:03}")) for number in range(decoys)] + [("x", Match("miners", "xmrig"))]
+    reporter.report(found, {"x"})
+    assert {line["list"] for line in verifier.reports[0]} == {"decoys", "miners"}
+
+
+def test_all_matches_of_a_pod_are_reported_in_the_end(verifier, reporter):
+    found = [("x", Match("a", str(number))) for number in range(3 * POD_REPORTS)]
+    assert [reporter.report(found, {"x"}) for _ in range(4)] == [{"sent": POD_REPORTS}] * 3 + [{}]
+    assert sorted(line["label"] for lines in verifier.reports for line in lines) == sorted(what.label for _, what in found)
 
 
 def test_label_can_end_no_line(verifier, reporter):

@@ -8,7 +8,7 @@ import pytest
 from tests.support import made_up_miner
 from tests.support.doc_examples import section
 from verifier.agent import scanner as module
-from verifier.agent.scanner import SCAN_BYTES, ScanFailed, Scanner
+from verifier.agent.scanner import MAX_MATCHES, SCAN_BYTES, ScanFailed, Scanner
 
 PLAIN = {"words": 'rule word { strings: $a = "needle" condition: $a }'}
 
@@ -49,6 +49,13 @@ def test_broken_rules_are_told_and_the_rest_goes_on(scan):
 def test_two_lists_may_have_rules_of_one_name(scan):
     with Scanner({"a": "rule same { condition: true }", "b": "rule same { condition: true }"}) as scanner:
         assert scan(scanner, b"x") == [("a", "same"), ("b", "same")] and not scanner.broken
+
+
+def test_many_rules_of_one_list_do_not_hide_those_of_another(scan):
+    decoys = "\n".join(f"rule decoy{number} {{ condition: true }}" for number in range(2 * MAX_MATCHES))
+    with Scanner({"decoys": decoys, **PLAIN}) as scanner:
+        found = scan(scanner, b"needle")
+    assert [name for name, _ in found] == ["decoys"] * MAX_MATCHES + ["words"]
 
 
 def test_only_the_beginning_of_a_large_file_is_read(tmp_path):

@@ -586,6 +586,20 @@ def test_explain_names_the_reasons(make, cluster, store, operators, redis_server
     assert (found["label"], found["blocked"], [block["why"] for block in found["blocks"]]) == (None, True, ["mining"])
 
 
+def test_block_of_a_pod_that_is_gone_is_forgotten(make_reconciler, cluster, store):
+    """Each launch reads all blocks. The share limit counts those of ten minutes."""
+    made = make_reconciler(started=2000.0)
+    cluster.add("alice", "uid-1")
+    for name, at, uid in (("old", 1000, "uid-0"), ("new", 1500, "uid-0"), ("running", 1000, "uid-1")):
+        store.add_block(Block(name, "server", "alice/", "eve", "w", at, uid=uid), [])
+    store.add_block(Block("other", "repository", "github.com/owner/name", "eve", "w", 1), [])
+    made.forget_blocks()
+    assert len(store.blocks()) == 4  # The pods are not known yet.
+    made.list_pods()
+    made.forget_blocks()
+    assert {block.id for block in store.blocks()} == {"new", "running", "other"}
+
+
 def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, monkeypatch):
     monkeypatch.setattr("verifier.reconciler.loop.RESYNC_SECONDS", 0.1)
     operators.block("network", "192.0.2.1", "eve", "w", until=1)

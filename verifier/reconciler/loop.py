@@ -237,7 +237,7 @@ class Reconciler:
                 if self._steady() - resync >= RESYNC_SECONDS:
                     resync = self._steady()
                     self.resync()
-                    self._store.forget_ended_blocks(self._clock())
+                    self.forget_blocks()
                 self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
                 if self._steady() - heartbeat >= RETRY_PAUSE_SECONDS:
                     heartbeat = self._steady()
@@ -271,6 +271,11 @@ class Reconciler:
     def resync(self) -> None:
         """Queue every server that has a pod."""
         self._enqueue(self._cache.servers())
+
+    def forget_blocks(self) -> None:
+        """Forget the blocks that have ended, and those of pods that are gone: each launch reads all blocks."""
+        pods = {pod.uid for pod in self._cache.all()} if self._cache.is_listed else None
+        self._store.forget_ended_blocks(self._clock(), pods)
 
     def enqueue_due(self) -> None:
         """Queue the servers whose time has come, of which no event tells."""

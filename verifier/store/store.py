@@ -12,7 +12,7 @@
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
 | `stop:<server>` | the uid of a pod that has to be stopped | `UNLOCK_TTL_SECONDS` |
-| `blocks` | a hash: the operators' blocks, by id | until removed, until its end, or `WITHDRAWN_TTL_SECONDS` for a server's |
+| `blocks` | a hash: the operators' blocks, by id | until removed or ended; a server's with its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
@@ -43,7 +43,7 @@ revoked API key that is still in the values counts again; `egress doctor` says s
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -51,6 +51,7 @@ from typing import Any
 import redis
 
 from ..detections.reports import Report
+from ..detections.share_limit import in_window
 from ..fairness import REJECTIONS_WINDOW_SECONDS, Charge
 from ..passes import LEEWAY_SECONDS, Pass
 from ..records import (
@@ -361,13 +362,14 @@ class Store:
             pipe.rpush(_key("wake"), EVERYTHING)
             pipe.execute()
 
-    def forget_ended_blocks(self, now: float) -> None:
+    def forget_ended_blocks(self, now: float, pods: Container[str] | None = None) -> None:
         """Forget the blocks that have ended. The reconciler calls this now and then.
 
         Args:
             now: Unix time in seconds.
+            pods: the uids of all user pods; None: they are not known yet.
         """
-        if over := [block.id for block in self.blocks() if _is_over(block, now)]:
+        if over := [block.id for block in self.blocks() if _is_over(block, now, pods)]:
             with _unavailable():
                 self._redis.hdel(_key("blocks"), *over)
 
@@ -826,10 +828,13 @@ def _said(text: str) -> tuple[int, dict[str, Any]] | None:
     return said if isinstance(said[0], int) and isinstance(said[1], dict) else None
 
 
-def _is_over(block: Block, now: float) -> bool:
-    """Whether a block has ended. The block of a server may be forgotten after a while, because its pod carries it."""
-    ended = block.until is not None and block.until <= now
-    return ended or (block.kind == "server" and block.at + WITHDRAWN_TTL_SECONDS < now)
+def _is_over(block: Block, now: float, pods: Container[str] | None) -> bool:
+    """Whether a block has ended. The block of a server may be forgotten after a while, because its pod carries it, and soon after
+    the end of its pod, because it applies to no other. Until then the share limit counts it."""
+    if block.grant.is_expired(now):
+        return True
+    is_gone = pods is not None and block.uid not in pods and not in_window(block.at, now)
+    return block.kind == "server" and (is_gone or block.at + WITHDRAWN_TTL_SECONDS < now)
 
 
 def _key(name: str) -> str:

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,8 +29,14 @@ POD_BYTES = 64 << 20
 ROUND_SECONDS = 10.0
 """For how long a round looks at new files."""
 
+POD_SECONDS = 2.5
+"""How long a round looks at new files of one pod before it looks at those of the others. One file may take longer."""
+
 MAX_KNOWN_FILES = 50_000
 """Files that are remembered, some 300 bytes each. A pod may run as many programs as it may have processes."""
+
+MAX_POD_FILES = MAX_KNOWN_FILES // 4
+"""How many of them one pod may have. Few containers may have so many processes; without a limit one pod could take them all."""
 
 CHUNK_BYTES = 1 << 20
 
@@ -115,7 +121,7 @@ class Watcher:
                 else:
                     fresh.setdefault(file.key, (process.pod, file))
                     files.setdefault((process.pod, file.key), [])
-        self._look_at(fresh, done)
+        self._look_at(fresh, Counter(pod for pod, key in files if key in self._known), done)
         seen = {key for _, key in files}
         # What nothing runs any more is forgotten, and looked at again if it comes back.
         self._known = {key: matches for key, matches in self._known.items() if key in seen}
@@ -152,10 +158,18 @@ class Watcher:
             for problem in problems[:20]:
                 log.error("list is broken", extra={"fields": {"list": name, "problem": problem}})
 
-    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], done: Round) -> None:
-        """Look at new files, those first that have waited longest."""
+    def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], known: Counter[str], done: Round) -> None:
+        """Look at new files, those first that have waited longest, and those last of a pod that has had its time.
+
+        Args:
+            fresh: the files, each with a pod that runs it.
+            known: how many known files each pod runs.
+            done: what the round saw.
+        """
         began = self._clock()
         read: Counter[str] = Counter()
+        spent: defaultdict[str, float] = defaultdict(float)
+        put_off: set[FileKey] = set()
         # Which of those that are new at the same time comes first is left to chance, so that nobody can be last on purpose.
         order = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
         with ExitStack() as stack:
@@ -164,8 +178,13 @@ class Watcher:
                 pod, file = fresh[key]
                 if self._clock() - began > ROUND_SECONDS or len(self._known) >= MAX_KNOWN_FILES:
                     return
-                if read[pod] > POD_BYTES:
+                if read[pod] > POD_BYTES or known[pod] >= MAX_POD_FILES:
                     continue
+                if spent[pod] > POD_SECONDS and key not in put_off:
+                    put_off.add(key)
+                    order.append(key)
+                    continue
+                started = self._clock()
                 try:
                     descriptor = file.open()
                 except OSError:
@@ -178,10 +197,12 @@ class Watcher:
                     before = done.counts["bytes"]
                     self._known[key] = self._matches(descriptor, key, done, scanner, stack)
                     read[pod] += done.counts["bytes"] - before
+                    known[pod] += 1
                 except OSError as error:
                     log.warning("a file cannot be read: %s", error.strerror)
                 finally:
                     os.close(descriptor)
+                    spent[pod] += self._clock() - started
 
     def _matches(self, file: int, key: FileKey, done: Round, scanner: list[Scanner], stack: ExitStack) -> list[Match]:
         digest = None

@@ -214,17 +214,53 @@ def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monke
     assert found == [(POD, Match("a", "m"))]
 
 
-def test_round_ends_in_time(node, folder, file, monkeypatch):
+def test_round_ends_in_time(node, folder, file):
     now = [0.0]
 
-    def clock():
-        now[0] += 3
-        return now[0]
+    class Slow(Scans):
+        def scan(self, file):
+            now[0] += 3
+            return []
 
+    (folder / "words.yar").write_text(RULES)
     for number in range(20):
         node.run(POD, file(str(number), b"%d" % number))
-    done = Watcher(node, [folder], Scans(), clock).round()
-    assert done.counts["hashed"] == 3 and done.waiting == 17
+    done = Watcher(node, [folder], Slow(), lambda: now[0]).round()
+    assert done.counts["scanned"] == 4 and done.waiting == 16
+
+
+def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
+    """Each of them takes as long as a scan may, and they have waited longer."""
+    now = [0.0]
+
+    class Slow(Scans):
+        def scan(self, file):
+            if os.fstat(file).st_size > 100:
+                now[0] += 5
+                raise ScanFailed("timeout")
+            return [("words", "word")]
+
+    (folder / "words.yar").write_text(RULES)
+    for number in range(60):
+        node.run(POD, file(f"slow{number}", b"%200d" % number))
+    watcher = Watcher(node, [folder], Slow(), lambda: now[0])
+    watcher.round()
+    node.run(OTHER, file("miner", b"needle"))
+    done = watcher.round()
+    assert done.found == [(OTHER, Match("words", "word"))]
+    assert done.counts["scan-timeout"] == 3  # The time that is left is still used.
+
+
+def test_pod_with_many_files_leaves_others_a_place(node, folder, file, monkeypatch):
+    monkeypatch.setattr(rounds, "MAX_KNOWN_FILES", 20)
+    monkeypatch.setattr(rounds, "MAX_POD_FILES", 5)
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+    for number in range(30):
+        node.run(POD, file(f"decoy{number}", b"%d" % number))
+    watcher = Watcher(node, [folder], Scans())
+    assert watcher.round().waiting == watcher.round().waiting == 25
+    node.run(OTHER, file("miner", b"miner"))
+    assert watcher.round().found == [(OTHER, Match("a", "m"))]
 
 
 def test_file_that_is_another_by_then_is_left_for_the_next_round(node, folder, file):

@@ -426,6 +426,20 @@ def test_stop_concerns_one_pod_and_works_on_a_blocked_server(make, cluster, stor
     assert [block.id for block in store.blocks()] == [pod(cluster).grant.id] and first["user"] == "alice"
 
 
+def test_stop_waits_for_an_api_server_that_is_away(make, cluster, store, in_redis):
+    reconciler = make(may_stop_pods=True)
+    start(cluster, reconciler)
+    store.ask_to_stop(ALICE, "uid-1")
+    cluster.down = True
+    serve(reconciler, store)
+    assert not pod(cluster).ended
+    # Ten minutes later.
+    in_redis.expire("binder-egress:stop:alice/", in_redis.ttl("binder-egress:stop:alice/") - 600)
+    cluster.down = False
+    list_and_converge(reconciler)
+    assert pod(cluster).ended
+
+
 @pytest.mark.parametrize(
     ("act", "kind"),
     [

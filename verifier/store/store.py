@@ -11,7 +11,7 @@
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
-| `stop:<server>` | the uid of a pod that has to be stopped | `UNLOCK_TTL_SECONDS` |
+| `stop:<server>` | the uid of a pod that has to be stopped | `STOP_TTL_SECONDS` |
 | `blocks` | a hash: the operators' blocks, by id | until removed or ended; a server's with its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
@@ -86,6 +86,9 @@ REDEEMED = frozenset({"held", "free", "moved"})
 
 UNLOCK_TTL_SECONDS = 60
 """Seconds in which the reconciler must act on an unlock. It needs less than one. Later the client has long been told `pending`."""
+
+STOP_TTL_SECONDS = 3600
+"""Seconds in which the reconciler must stop a pod, also where the API server is away for a while. No later pod has the uid."""
 
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
@@ -428,7 +431,7 @@ class Store:
         """Ask the reconciler to stop a pod."""
         with _unavailable():
             pipe = self._redis.pipeline()
-            pipe.set(_key(f"stop:{server.key}"), uid, ex=UNLOCK_TTL_SECONDS)
+            pipe.set(_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
             pipe.rpush(_key("wake"), server.key)
             pipe.execute()
 

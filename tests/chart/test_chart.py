@@ -14,6 +14,7 @@ import yaml
 
 from ci.explained import explained
 from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES
+from verifier.proxy.hosts import groups
 
 # The tools are built on first use, which takes minutes.
 pytestmark = pytest.mark.timeout(1800)
@@ -480,6 +481,15 @@ def test_values_and_schema_agree():
             compare(values[key], properties[key], (*path, key))
 
     compare(VALUES, schema, ())
+
+
+def test_every_group_of_hosts_is_accepted(render):
+    """The schema has their names in a pattern of its own."""
+    pattern = json.loads((CHART / "values.schema.json").read_text())["definitions"]["hosts"]["patternProperties"]
+    assert set(re.findall(r"\|([a-z]+)(?=[|)])", *pattern)) == set(groups())
+    wanted = [f"--set=unverified.hosts.{name}=true" for name in groups()]
+    config = render("--set=proxy.enabled=true", *wanted)["ConfigMap", "binder-egress-proxy"]
+    assert json.loads(config["data"]["tiers.json"])["unverified"]["hosts"] == list(groups())
 
 
 def test_lock_is_valid_and_linked(helm):

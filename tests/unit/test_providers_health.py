@@ -281,6 +281,22 @@ def test_csp_of_the_server_page_allows_offered_providers_alone(make, store, name
     assert policy(page(client)) == PLAIN
 
 
+@pytest.mark.parametrize("name", ["cap", "prosopo", "turnstile"])
+def test_colour_of_a_site_leaves_inline_styles_to_the_widgets_that_need_them(make, store, name):
+    """Beside a checksum browsers ignore 'unsafe-inline' (Content Security Policy Level 3, "Does element match source list")."""
+    run_pod(store)
+    services = make(name, branding={"accentColor": "#f5a252"})
+    client = public_client(services)
+    checksum = services.brand.csp["style-src"]
+    inline = ["'unsafe-inline'"] if name != "turnstile" else checksum
+    assert policy(page(client))["style-src"] == ["'self'", *inline]
+    # The widget is not on the page of an error, nor on any while its provider is down.
+    missing = client.get("/egress/servers/bob", headers={"Accept": "text/html"})
+    assert policy(missing)["style-src"] == ["'self'", *checksum]
+    remote(services, name).state = State.DOWN
+    assert policy(page(client))["style-src"] == ["'self'", *checksum]
+
+
 def test_csp_of_a_provider_opens_no_script_or_frame_to_all(make):
     services = make(*REMOTE, options={name: {"widgetUrl": ""} for name in REMOTE})
     sources = [source for listed in services.captcha.page_csp().values() for source in listed]

@@ -98,10 +98,16 @@ def _csp(answer: Response) -> str:
     if answer.mimetype == "text/html":
         widgets = services().captcha.page_csp() if request.endpoint == SERVER_PAGE and answer.status_code == 200 else {}
         brand = services().brand.csp
-        more = {name: [*widgets.get(name, []), *brand.get(name, [])] for name in widgets | brand}
+        more = {name: _joined(widgets.get(name, []), brand.get(name, [])) for name in widgets | brand}
     elif request.endpoint == STATIC_FILES:
         more = services().captcha.worker_csp()
     return "; ".join(" ".join([name, *CSP.get(name, []), *more.get(name, [])]) for name in CSP | more)
+
+
+def _joined(widgets: list[str], brand: list[str]) -> list[str]:
+    """The sources of a directive. A checksum is left out beside `'unsafe-inline'`, which browsers would ignore for it."""
+    inline = "'unsafe-inline'" in widgets
+    return widgets + [source for source in brand if not (inline and source.startswith("'sha256-"))]
 
 
 def _cache_control(answer: Response) -> str:

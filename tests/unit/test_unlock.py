@@ -7,9 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.apps import KEYS, get_pass, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
+from tests.support.apps import (
+    CLIENT,
+    KEYS,
+    get_pass,
+    is_withdrawn,
+    launch,
+    make_settings,
+    public_client,
+    reconciler,
+    run_pod,
+    solve,
+)
 from verifier.passes import Passes
-from verifier.records import KnownServer, Server
+from verifier.records import Block, KnownServer, Server
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -303,6 +314,36 @@ def test_json_names_the_state_of_the_server(public, store):
         "until": None, "expires_in": None, "on_expiry": None,
         "unlockable": True, "larger": [], "renewable_in": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("block", "tier", "access"),
+    [
+        (("client", f"{CLIENT}/32"), "unverified", "packages"),
+        (("client", f"{CLIENT}/32"), "verified", "network"),
+        (("client", "203.0.113.9/32"), "unverified", "none"),
+        (("repository", "example.com/a/*"), "unverified", "none"),
+        (("server", "alice/"), "unverified", "none"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
+)
+def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(redis_server, store, block, tier, access):
+    """The server was launched by another client, and has a lease if it has a tier."""
+    lasting = {"until": int(time.time()) + 600} if tier == "verified" else {}
+    store.publish(
+        Server("alice"), KnownServer("uid-1", tier, repository="https://example.com/a/b", client="203.0.113.9", **lasting)
+    )
+    store.add_block(Block("block", *block, "eve", "w", 0, uid="uid-1"), [])
+    public = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
+
+    def show(accept):
+        return public.get("/egress/servers/alice", headers={"Accept": accept})
+
+    answer = show("application/json").json
+    assert (answer["access"], answer["unlockable"], answer["renewable_in"]) == (access, False, None)
+    assert f'data-look="{access}"' in show("text/html").text
+    assert ("no internet access" in show("text/plain").text) == (access == "none")
+    assert unlock(public, provider="altcha", solution=solve(public, "unlock")).status_code == 403
 
 
 def test_text_has_the_address_to_open(public, store):

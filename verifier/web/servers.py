@@ -8,7 +8,7 @@ from urllib.parse import quote
 from flask import Blueprint, Flask, Response, make_response, request
 
 from ..decisions import leases
-from ..decisions.refusals import REFUSALS, Facts, refusal
+from ..decisions.refusals import REFUSALS, Facts, applies, refusal
 from ..decisions.rules import REJECTED_PASSES
 from ..passes import BadPass, Pass
 from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
@@ -50,18 +50,18 @@ def show_server(user: str, server: str) -> Response:
     asked = Server(user, server)
     known, blocks = _known(asked)
     larger = _larger(known)
-    rule = _server_refusal(known, blocks) if known.tier == UNVERIFIED or known.until is not None or larger else None
-    refused = rule is not None
+    asks = known.tier == UNVERIFIED or known.until is not None or bool(larger)
+    refused = asks and _server_refusal(known, blocks) is not None
     media_type = _media_type()
     if media_type == "application/json":
-        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, rule)))
+        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, blocks, refused)))
     settings, kinds = services().settings, services().captcha.kinds
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),
         tier=known.tier,
         tiers=_tiers(known),
-        access=_access(known, rule),
+        access=_access(known, blocks),
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -148,7 +148,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         # A pass for the same tier would waste a use, and its owner could later move that use to another server.
         services().metrics.unlocks.labels("had-it").inc()
         log_decision("unlock", known.tier, "had-it", repository=known.repository)
-        return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known))), 200
+        return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks))), 200
     if presented:
         used, by = presented.issued, presented.by
     else:
@@ -165,7 +165,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     seen = _await_grant(asked, grant)
     state: Literal["granted", "pending"] = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
-    return bodies.answer(bodies.UnlockAnswer(state=state, **_description(asked, seen or known))), 200 if seen else 202
+    return bodies.answer(bodies.UnlockAnswer(state=state, **_description(asked, seen or known, blocks))), 200 if seen else 202
 
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
@@ -256,12 +256,16 @@ def _larger(known: KnownServer) -> list[str]:
     return [tier for tier in leases.larger(known, services().settings, time.time()) if tier in offered]
 
 
-def _access(known: KnownServer, rule: Rule | None) -> Access | None:
-    """What a server reaches; None where nothing is closed, or nothing is known of its tier. A block closes the egress proxy too."""
+def _access(known: KnownServer, blocks: list[Block]) -> Access | None:
+    """What a server reaches, whoever asks; None where nothing is closed, or nothing is known of its tier.
+
+    A block of the server closes the egress proxy too.
+    """
     settings = services().settings
     if settings.mode == "observe":
         return None
-    if rule == Rule.BLOCKED:
+    now, facts = time.time(), Facts.of(known)
+    if known.is_blocked(now) or any(applies(block, facts, now) for block in blocks):
         return "none"
     tier = _tiers(known).get(known.tier)
     return tier.access if tier else None
@@ -277,21 +281,21 @@ def _tiers(known: KnownServer) -> dict[str, Tier]:
     return {name: tier.model_copy(update={"hosts": [*tier.hosts, MORE_HOSTS]}) for name, tier in tiers.items()}
 
 
-def _description(server: Server, known: KnownServer, rule: Rule | None = None) -> dict[str, Any]:
+def _description(server: Server, known: KnownServer, blocks: list[Block], refused: bool = False) -> dict[str, Any]:
     """A server as JSON.
 
     Args:
         server: the server.
         known: what the reconciler says of it.
-        rule: the rule that keeps it from egress, if one does.
+        blocks: the operators' blocks.
+        refused: whether the client that asks is refused an unlock.
     """
-    refused = rule is not None
     left = leases.left(known, services().settings, time.time(), refused)
     return {
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
-        "access": _access(known, rule),
+        "access": _access(known, blocks),
         "until": left and left.until,
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,

@@ -492,6 +492,18 @@ def test_every_group_of_hosts_is_accepted(render):
     assert json.loads(config["data"]["tiers.json"])["unverified"]["hosts"] == list(groups())
 
 
+@pytest.mark.parametrize(
+    ("entry", "accepted"),
+    [("hub.example.org", True), ("*.intern.example.org", True), ("*", False), ("python", False), ("192.0.2.1", False)],
+)
+def test_names_of_the_hub_are_hosts_and_what_is_below_one(helm, entry, accepted):
+    """Of a group, or of any host, the proxy would refuse nothing, or everything."""
+    refused = json.dumps({entry: True})
+    done = helm("template", "r", CHART, "--set=proxy.enabled=true", f"--set-json=proxy.refusedHosts={refused}", check=False)
+    assert (done.returncode == 0) == accepted, done.stderr
+    assert accepted or "refusedHosts" in done.stderr
+
+
 def test_lock_is_valid_and_linked(helm):
     assert (TOP / "Chart.lock").is_symlink() and (TOP / "Chart.lock").resolve() == CHART / "Chart.lock"
     assert re.search(r"redis\s+0\.1\.0\s+unpacked", helm("dependency", "list", CHART))

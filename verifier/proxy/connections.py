@@ -172,6 +172,8 @@ class Proxy:
             if self._clock() - self._looked_up >= OWN_NAMES_SECONDS:
                 self._looked_up = self._clock()
                 for name in self._policy.own_names:
+                    if name.startswith("*."):
+                        continue
                     # A name that cannot be resolved for a while keeps the addresses that it had.
                     if found := await self._resolver.addresses(name):
                         self._own_addresses[name] = found

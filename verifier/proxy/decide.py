@@ -86,7 +86,7 @@ class Policy:
     Attributes:
         tiers: by tier, `unverified` included.
         repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may reach in addition.
-        own_names: the hub's own names, which nobody reaches through the proxy.
+        own_names: the hub's own names, which nobody reaches through the proxy: hosts, and `*.` suffixes.
         page: the address of the pages of servers, up to the name of the user; empty: unknown.
     """
 
@@ -137,7 +137,7 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
     name = normal(host)
     if name is None:
         return Refusal(Reason.NOT_A_NAME, 403, "Use a host name: addresses are refused")
-    if name in policy.own_names:
+    if _is_own(name, policy):
         return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
     if port != PORTS[kind] or (tier.ports and port not in tier.ports):
         return Refusal(Reason.PORT, 403, "Only https on port 443 and http on port 80 go through the egress proxy")
@@ -149,6 +149,13 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
     if not lists:
         return Refusal(Reason.NO_HOSTS, 403, "This server has no hosts behind the egress proxy: unset HTTPS_PROXY and HTTP_PROXY")
     return Refusal(Reason.NOT_LISTED, 403, f"Not on the list of this server: {name}")
+
+
+def _is_own(name: str, policy: Policy) -> bool:
+    """Whether a name, as `normal` gives it, is one of the hub's own, or below one of its suffixes."""
+    parts = name.split(".")
+    above = (".".join(["*", *parts[start:]]) for start in range(1, len(parts)))
+    return name in policy.own_names or any(suffix in policy.own_names for suffix in above)
 
 
 def _no_access(pod: PodAddresses, policy: Policy) -> str:

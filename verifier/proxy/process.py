@@ -51,11 +51,10 @@ def policy(settings: ProxySettings) -> Policy:
         ports = {port for port in PORTS.values() if any(first <= port <= last for first, last in ranges)}
         # A tier that opens other ports alone opens none of the proxy's.
         tiers[name] = TierHosts(hosts, frozenset(ports) if ports or not ranges else frozenset({0}), NetworkSet(tier.closed))
-    own = frozenset(filter(None, map(normal, settings.proxy_own_names)))
     repositories = {
         pattern: _hosts(f"rules.repositories: {pattern}", hosts) for pattern, hosts in settings.proxy_repositories.items()
     }
-    return Policy(tiers, own, settings.proxy_page, repositories)
+    return Policy(tiers, _own_names(settings.proxy_own_names), settings.proxy_page, repositories)
 
 
 def _hosts(where: str, entries: list[str]) -> HostList:
@@ -68,6 +67,18 @@ def _hosts(where: str, entries: list[str]) -> HostList:
         if not known.get(group, True):  # D-265
             log.warning("%s.hosts: this image has no hosts of the group %s", where, group)
     return found
+
+
+def _own_names(entries: list[str]) -> frozenset[str]:
+    """The hub's own names in their one spelling. A wildcard is among them where a host of the Ingress is one."""
+    found = set()
+    for entry in entries:
+        bare = entry.removeprefix("*.")
+        if name := normal(bare):
+            found.add(entry.removesuffix(bare) + name)
+        else:
+            log.warning("names of the hub (ingress.hosts, proxy.refusedHosts): %r is no host, and refuses nothing", entry)
+    return frozenset(found)
 
 
 def run(settings: ProxySettings, policy: Policy, store: Store) -> None:

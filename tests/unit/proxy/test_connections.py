@@ -50,6 +50,27 @@ def test_connections_beyond_a_limit_are_not_all_answered():
     asyncio.run(main())
 
 
+def test_addresses_of_the_hub_are_those_of_whole_names():
+    asked = []
+
+    async def main():
+        policy = Policy({}, frozenset({"hub.example.org", "*.intern.example.org"}))
+        proxy = connections.Proxy(policy, Limits(), Resolver(lambda name: asked.append(name) or ["192.0.2.1"]), Metrics())
+        proxy.refuse("jupyter.example.org")
+        watching = asyncio.create_task(proxy.watch())
+        async with asyncio.timeout(60):
+            while len(asked) < 2:
+                await asyncio.sleep(0.01)
+        proxy.refuse("last.example.org")
+        async with asyncio.timeout(60):
+            while "last.example.org" not in asked:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+
+    asyncio.run(main())
+    assert set(asked) <= {"hub.example.org", "jupyter.example.org", "last.example.org"}
+
+
 @contextmanager
 def product_logs():
     """The product's configuration of logs, for this test alone: its handler would write into what later tests capture."""

@@ -18,7 +18,7 @@ POLICY = Policy(
         "course": TierHosts(HostList(["api.example.org"]), frozenset({443}), CLOSED),
         "direct": TierHosts(HostList([]), closed=CLOSED),
     },
-    frozenset({"hub.example.org"}),
+    frozenset({"hub.example.org", "*.intern.example.org"}),
     "https://hub.example.org/egress/servers/",
 )
 
@@ -47,6 +47,11 @@ def why(tier, host, port=443, kind=Kind.TUNNEL, **more):
         ("of another version", "ok.example", Reason.NO_HOSTS),
         ("verified", "hub.example.org", Reason.OWN_NAME),
         ("verified", "HUB.example.org.", Reason.OWN_NAME),
+        ("verified", "hub.Intern.example.org", Reason.OWN_NAME),
+        ("verified", "a.hub.intern.example.org", Reason.OWN_NAME),
+        ("verified", "intern.example.org", None),
+        ("verified", "a.hub.example.org", None),
+        ("verified", "notintern.example.org", None),
         ("verified", "203.0.113.11", Reason.NOT_A_NAME),
         ("verified", "[2001:db8::1]", Reason.NOT_A_NAME),
         ("verified", "localhost", Reason.NOT_A_NAME),

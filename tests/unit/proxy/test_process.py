@@ -109,6 +109,16 @@ def test_ports_of_the_tier_count(ports, tunnel, plain):
     assert (decide(pod, "ok.example", 80, Kind.PLAIN, found) is None) == plain
 
 
+def test_own_names_are_hosts_and_what_is_below_one_and_others_are_named(caplog):
+    """`*.example.org` may be a host of the Ingress."""
+    own = ["Hub.example.org", "*.Intern.example.org", "python", "*", "192.0.2.1", "*.org"]
+    found = policy(load(ProxySettings, proxy_own_names=own))
+    assert found.own_names == {"hub.example.org", "*.intern.example.org"}
+    assert len(caplog.messages) == 4
+    for entry, message in zip(own[2:], caplog.messages, strict=True):
+        assert f"{entry!r} is no host, and refuses nothing" in message
+
+
 @pytest.mark.parametrize("where", ["unverified", "small"])
 def test_unknown_group_is_named(where):
     with pytest.raises(InvalidSettings, match=rf"{where}\.hosts: 'pyhton' is no host"):

@@ -22,7 +22,7 @@ SILENT_SECONDS = 5.0
 """Seconds without a message after which the connection counts as dead. One comes every second."""
 
 PAUSE_SECONDS = 1.0
-"""Seconds between attempts while Redis is away."""
+"""Seconds between attempts while Redis is away, or after a fault."""
 
 POLL_SECONDS = 0.3
 """Seconds that one wait for a message takes, so that `stop` is noticed."""
@@ -60,16 +60,17 @@ class Feed:
     def _run(self) -> None:
         lost = False
         while not self._stopped.is_set():
+            pause = PAUSE_SECONDS
             try:
                 self._follow()
-                lost = False
+                lost, pause = False, 0.0
             except StoreUnavailable as error:
                 if not lost:
                     log.warning("%s", error)
                 lost = True
             except Exception:
                 log.exception("fault in the feed")
-            self._stopped.wait(PAUSE_SECONDS if lost else 0)
+            self._stopped.wait(pause)
 
     def _follow(self) -> None:
         """Subscribe, take a snapshot, and hand on messages until one is missing, the connection is silent, or `stop`."""

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.support.reconciling import (
     record_unlock,
     withdraw,
 )
+from verifier.proxy import feed as feed_module
 from verifier.proxy.feed import Feed
 from verifier.proxy.identities import Identities
 from verifier.reconciler.user_pods import Pod
@@ -224,6 +226,28 @@ def test_what_came_before_redis_went_away_counts():
         return found
 
     assert asyncio.run(main()) == pods
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("no Redis"), RuntimeError("a fault")], ids=["Redis is away", "fault"])
+def test_feed_pauses_after_each_failure(monkeypatch, error):
+    monkeypatch.setattr(feed_module, "PAUSE_SECONDS", 0.2)
+    tried_at = []
+
+    class Store:
+        def address_changes(self):
+            tried_at.append(time.monotonic())
+            raise error
+
+    async def main():
+        feed = Feed(Store(), Identities(), asyncio.get_running_loop())
+        feed.start()
+        async with asyncio.timeout(60):
+            while len(tried_at) < 3:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(feed.stop)
+
+    asyncio.run(main())
+    assert all(later - earlier >= 0.2 for earlier, later in pairwise(tried_at))
 
 
 def until(reconciler, is_so):

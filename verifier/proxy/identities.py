@@ -94,14 +94,17 @@ class Identities:
 
     def load(self, version: AddressVersion, servers: dict[str, list[PodAddresses]]) -> None:
         """Take a snapshot in place of all that is known. It makes nothing younger: Redis may outlive the reconciler."""
+        present = {pod.uid for pods in servers.values() for pod in pods}
+        gone = [pod for pods in self._servers.values() for pod in pods if pod.uid not in present]
         for server in self._servers.keys() - servers.keys():
-            gone = self._servers[server]
+            vanished = self._servers[server]
             self._replace(server, ())
-            self._missing |= {pod.uid: (self._clock(), pod) for pod in gone}
+            self._missing |= {pod.uid: (self._clock(), pod) for pod in vanished}
         for server, pods in servers.items():
             self._replace(server, tuple(pods))
         self._version = version
-        self._tell(pod for pods in servers.values() for pod in pods)
+        # A change that was missed may have put another pod into a server, and nobody else tells of the one before it.
+        self._tell((*gone, *(pod for pods in servers.values() for pod in pods)))
 
     def apply(self, change: AddressChange) -> bool:
         """Take a message of the reconciler.

@@ -110,6 +110,14 @@ def test_change_that_the_snapshot_has_changes_nothing(identities):
     assert identities.of("10.42.0.5").tier == "verified"
 
 
+def test_snapshot_tells_of_pods_that_others_of_their_server_replaced(identities, changes):
+    """A change was missed. Each pod has an address of its own, so that no news of the new one are news of the old one."""
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod("a", "10.42.0.5"),)))
+    changes.clear()
+    identities.load(AddressVersion(3), {"alice/": [pod("b", "10.42.0.6")]})
+    assert set(changes) == {"a", "b"} and identities.still("a", "10.42.0.5") is None
+
+
 def test_vanished_pod_keeps_open_connections_for_a_while(identities, clock, changes):
     """Redis was wiped, and the reconciler publishes again."""
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))

@@ -350,6 +350,17 @@ def test_the_code_of_a_terminal_is_the_code_of_the_address():
     assert not any(any(row) for row in rows[len(expected) :])
 
 
+@pytest.mark.parametrize("form", [{"headers": HTML}, {"headers": CURL, "query_string": "qr=1"}], ids=["page", "terminal"])
+def test_code_of_a_server_is_drawn_once(public, store, monkeypatch, form):
+    """A stranger who asks again and again costs the verifier no drawing."""
+    drawn = []
+    draw = segno.make_qr
+    monkeypatch.setattr(segno, "make_qr", lambda *args, **options: drawn.append(args) or draw(*args, **options))
+    run_pod(store, "drawn-once")
+    texts = {public.get("/egress/servers/drawn-once", **form).text for _ in range(3)}
+    assert (len(drawn), len(texts)) == (1, 1)
+
+
 def test_a_code_wider_than_a_terminal_is_left_out():
     assert pages.terminal_qr("x" * 1500) == ""
 

@@ -246,6 +246,7 @@ def inline_qr(text: str) -> Markup | str:
     return Markup(segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3))
 
 
+@lru_cache(64)
 def terminal_qr(text: str) -> str:
     """A QR code with two modules in a character. It sets its colours, so it is black on white in every terminal.
 

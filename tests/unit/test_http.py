@@ -570,6 +570,26 @@ def test_scheme_is_believed_from_proxies_only(redis_server, store, sender, schem
 
 
 @pytest.mark.parametrize(
+    ("sent", "scheme"),
+    [
+        ("https", "https"),
+        ("HTTPS", "https"),
+        ("ftp", "http"),
+        ("https://[", "http"),
+        ("https://hub.example.org:99999", "http"),
+        ("x" * 1000, "http"),
+    ],
+)
+def test_scheme_that_is_none_counts_as_not_sent(public, sent, scheme):
+    headers = {"X-Forwarded-Proto": sent}
+    answer = public.get("/egress/v1/third-party.json", headers=headers)
+    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://localhost/")
+    # Two slashes are redirected, to an address with the scheme.
+    answer = public.get("/egress//challenge", headers=headers)
+    assert (answer.status_code, answer.headers["Location"]) == (308, f"{scheme}://localhost/egress/challenge")
+
+
+@pytest.mark.parametrize(
     ("trusted", "sender", "forwarded", "rule"),
     [
         (1, "10.9.9.9", "192.0.2.7", "own-network"),

@@ -35,6 +35,10 @@ MAX_INTERNAL_BODY_BYTES = 1 << 20
 """BinderHub passes on a client's token as it is, however long, and must get an answer."""
 
 
+SCHEMES = ("http", "https")
+"""The schemes that a proxy may name."""
+
+
 def create_services(settings: VerifierSettings, store: Store | None = None) -> Services:
     """The services that the views work with.
 
@@ -94,12 +98,18 @@ class _BelievedProxies:
 
     def __init__(self, app: "WSGIApplication", trusted: int | list[IPNetwork]):
         self._app, self._trusted = app, trusted
-        self._with_scheme = ProxyFix(app, x_for=0, x_proto=trusted if isinstance(trusted, int) else 1)
+        self._with_scheme = ProxyFix(self._with_known_scheme, x_for=0, x_proto=trusted if isinstance(trusted, int) else 1)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         client = client_of(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR"), self._trusted)
         environ |= {"REMOTE_ADDR": client.address, CLIENT: client}
         return (self._with_scheme if client.believed or isinstance(self._trusted, int) else self._app)(environ, start_response)
+
+    def _with_known_scheme(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Go on with the scheme that was told. One that is neither of the two counts as not sent: addresses are made with it."""
+        told = environ["wsgi.url_scheme"].lower()
+        environ["wsgi.url_scheme"] = told if told in SCHEMES else environ["werkzeug.proxy_fix.orig"]["wsgi.url_scheme"]
+        return self._app(environ, start_response)
 
 
 def _register_public(app: Flask, base_path: str) -> None:

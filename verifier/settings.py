@@ -190,7 +190,10 @@ class Branding(BaseModel):
     logo: str = Field(
         "",
         max_length=65_536,
-        pattern=r"^(https?://[^\s\"'<>;,]+|/[^\s\"'<>;,]*|data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=]+)?$",
+        pattern=(
+            r"^(https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s\"'<>;,]*)?"
+            r"|/([^/\\\s\"'<>;,][^\s\"'<>;,]*)?|data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=]+)?$"
+        ),
     )
     accentColor: str = Field("", pattern=r"^(#[0-9A-Fa-f]{6})?$")
     helpUrl: _PageAddress = ""

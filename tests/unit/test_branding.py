@@ -87,6 +87,24 @@ def test_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, sto
     assert "img-src" not in api.headers["Content-Security-Policy"]
 
 
+@pytest.mark.parametrize(
+    ("logo", "source"),
+    [
+        ("http://127.0.0.1:8080/logo.svg?size=2", "http://127.0.0.1:8080"),
+        ("https://[2001:db8::1]:8443/logo.svg", "https://[2001:db8::1]:8443"),
+        # No address of a host, and no reason not to start.
+        ("https://[::::]/logo.svg", "https://[::::]"),
+        ("https://cdn.example.org", "https://cdn.example.org"),
+        ("/", "'self'"),
+        ("/hub/logo/a.png", "'self'"),
+    ],
+)
+def test_source_of_a_logo_is_its_origin(logo, source, redis_server):
+    assert brand(redis_server, logo=logo).csp == {"img-src": [source]}
+    schema = json.loads((TOP / "chart/values.schema.json").read_text())["properties"]["branding"]
+    assert re.search(schema["properties"]["logo"]["pattern"], logo)
+
+
 def test_name_is_text(redis_server, store):
     answer = page(redis_server, store, name="<b>Hub & friends</b>")
     assert "&lt;b&gt;Hub &amp; friends&lt;/b&gt;" in answer.text and "<b>" not in answer.text
@@ -113,6 +131,12 @@ def test_start_page_is_where_the_path_begins(base_path, start, redis_server):
         ("accentColor", "#fff"),
         ("accentColor", "#123456;}body{display:none"),
         ("logo", "javascript:alert(1)"),
+        ("logo", "//cdn.example.org/logo.svg"),
+        ("logo", "/\\cdn.example.org/logo.svg"),
+        ("logo", "https://[x/logo.svg"),
+        ("logo", "https://someone@example.org/logo.svg"),
+        ("logo", "https://*/logo.svg"),
+        ("logo", "https://"),
         ("logo", "https://example.org/a.png; script-src *"),
         ("logo", "data:text/html;base64,AAAA"),
         ("helpUrl", "javascript:alert(1)"),

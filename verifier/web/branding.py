@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from ..settings import VerifierSettings
 
@@ -53,8 +52,8 @@ def _source(logo: str) -> str:
     """The source of a logo in the Content-Security-Policy: this host, any `data:`, or the origin of an address."""
     if logo.startswith("data:"):
         return "data:"
-    parts = urlsplit(logo)
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "'self'"
+    # Not `urlsplit`, which raises for some hosts: a logo shall not keep the verifier from starting.
+    return "'self'" if logo.startswith("/") else "/".join(logo.split("/", 3)[:3])
 
 
 def _style(accent: str) -> str:

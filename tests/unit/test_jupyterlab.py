@@ -77,6 +77,16 @@ def test_half_a_copy_is_no_extension(tmp_path):
     assert "package.json" not in files(tmp_path)
 
 
+def test_guard_that_runs_again_completes_half_a_copy(tmp_path):
+    """The kubelet may run init containers again in the same pod, whose `emptyDir` stays."""
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / next((BUILT / "static").iterdir()).name).write_text("half")
+    assert [lay_lab(environment(tmp_path)) for _ in range(2)] == ["laid", "laid"]
+    assert files(tmp_path) == files(BUILT) | {"address.json"}
+    for name in files(BUILT):
+        assert (tmp_path / name).read_bytes() == (BUILT / name).read_bytes()
+
+
 def test_file_that_cannot_be_copied_leaves_no_extension(tmp_path):
     """`package.json` comes last, so JupyterLab does not take the half for a whole."""
     source, to = tmp_path / "from", tmp_path / "to"

@@ -252,7 +252,8 @@ def guard(environment: Mapping[str, str], timeout: float) -> dict[str, object]:
 def lay_lab(environment: Mapping[str, str], source: str = LAB) -> str:
     """Copy the JupyterLab extension, with the address of the server's page, to where the user's container has it.
 
-    JupyterLab takes a folder for an extension by its `package.json`, so that comes last: half a copy is nothing.
+    JupyterLab takes a folder for an extension by its `package.json`, so that comes last: half a copy is nothing. A guard that
+    runs again in the same pod completes it.
 
     Args:
         environment: the container's environment variables.
@@ -270,7 +271,7 @@ def lay_lab(environment: Mapping[str, str], source: str = LAB) -> str:
             raise ValueError(f"{ADDRESS_VARIABLE} is {address!r}, which is no address")
         _write(target, "address.json", json.dumps({"url": address}).encode())
         static = os.path.join("static", "")
-        os.mkdir(os.path.join(target, static))
+        os.makedirs(os.path.join(target, static), exist_ok=True)
         for name in [static + file for file in os.listdir(os.path.join(source, static))] + ["package.json"]:
             with open(os.path.join(source, name), "rb") as file:
                 _write(target, name, file.read())

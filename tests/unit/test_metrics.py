@@ -10,7 +10,7 @@ from tests.support.apps import get_pass, internal_client, launch, make_settings,
 from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
 from verifier.store.connection import connect
-from verifier.store.counters import LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
+from verifier.store.counters import DETECTION_OUTCOMES, LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
 from verifier.store.store import Store
 from verifier.web.app import create_services
 
@@ -21,6 +21,11 @@ def test_metrics_have_stable_names_and_types_and_help(internal):
     found = families(internal)
     assert {name: family.type for name, family in found.items()} == NAMES
     assert [name for name, family in found.items() if not family.documentation.endswith(".")] == []
+
+
+def test_help_of_detections_names_each_outcome(internal):
+    help_text = families(internal)["binder_egress_detections"].documentation
+    assert [outcome for outcome in DETECTION_OUTCOMES if not re.search(rf"\b{outcome}\b", help_text)] == []
 
 
 def test_launches_are_counted_by_tier_rule_and_pass_outcome(public, internal):

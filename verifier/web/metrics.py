@@ -254,7 +254,7 @@ class _Reconciler(Collector):
             "Reports of detectors by what became of them, source, and list where the values name it. observed: nothing else "
             "follows; revoked, stopped: the server lost its egress, or its pod too; limited: it would have, but detections had "
             "cut off too many in ten minutes; repeated: the same as before; unknown-pod, ended, elsewhere, outdated: no pod "
-            "runs here that it could mean; failed: see the reconciler's log.",
+            "runs here that it could mean; other-node: an agent reported a pod of another node; failed: see the reconciler's log.",
             labels=["source", "list", "outcome"],
         )
         counted = {name: number for name, number in counters.items() if name.startswith(DETECTIONS)}

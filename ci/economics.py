@@ -82,7 +82,7 @@ ASSUMPTIONS = {
     "coin_dollars": Assumption("dollars for one coin", 350, 200, 500, "assumed: no figure of 2026 was found"),
     "browser_tries": Assumption(
         "key derivations a core-second, browser", 1000 / BASE_SECONDS, 400, 2000,
-        "measured ([fairness.md](fairness.md)); range assumed",
+        "from the 1.1 s of [fairness.md](fairness.md); range assumed",
     ),
     "phone": Assumption("times that a slow phone is slower", 4, 2, 8, "assumed"),
     "captcha_seconds": Assumption("seconds for a captcha with a click", 10, 3, 30, "assumed"),

@@ -74,9 +74,11 @@ function start(address, app, jupyter) {
   const plain = (key, values) => (dir === "rtl" ? `\u2067${text(key, values)}\u2069` : text(key, values));
 
   let small = null; // the small window
-  let failed = null; // the notification of a failed cell
-  let ending = null; // the notification of a lease's end
-  let asked; // the end of the lease for which that was shown
+  let placed = false; // whether the status bar has the item: JupyterLab takes it once
+  let last = null; // the last answer of the verifier
+  const notices = { failed: null, ending: null, blocked: null }; // notifications that do not end by themselves
+  let asked; // the end of the lease for which `ending` was shown
+  let over; // the end of the lease after which the verifier was asked
   let ranCell = false; // whether a cell failed since the server had access last
 
   const server = follow(address, changed);
@@ -125,7 +127,8 @@ function start(address, app, jupyter) {
   const silent = () => server.now !== undefined && state() === null;
 
   function place() {
-    if (item.isConnected || !statusBar) return;
+    if (placed || !statusBar) return;
+    placed = true;
     const widget = new Widget({ node: element("div", item, { className: "binder-egress" }) });
     statusBar.registerStatusItem("binder-egress:item", { item: widget, align: "left", rank: 5 });
   }
@@ -160,27 +163,38 @@ function start(address, app, jupyter) {
     dismiss();
     small = window.open(`${address}#unlock`, "binder-egress", WINDOW);
     if (!small) {
-      Notification.warning(plain("blocked", { address }), { autoClose: false });
+      notify("blocked", plain("blocked", { address }));
       return;
     }
     small.focus();
     server.hurry();
   }
 
-  function dismiss() {
-    for (const id of [failed, ending]) if (id) Notification.dismiss(id);
-    failed = ending = null;
+  // One of a kind: an earlier one goes.
+  function notify(kind, words, actions = []) {
+    dismiss(kind);
+    notices[kind] = Notification.warning(words, { autoClose: false, actions });
+  }
+
+  function dismiss(...kinds) {
+    for (const kind of kinds.length ? kinds : Object.keys(notices)) {
+      if (notices[kind]) Notification.dismiss(notices[kind]);
+      notices[kind] = null;
+    }
   }
 
   // -- changes
 
-  function changed(now, was) {
+  function changed(now) {
     const { access } = now ?? {};
+    // Also what grew while the verifier did not answer.
+    const was = last;
+    last = now ?? last;
     if (access !== null) place();
     item.parentElement?.classList.toggle("binder-egress-silent", silent());
     if (!silent()) show();
     if (was && now && differ(was, now) && more(now, was)) {
-      if (failed || small) {
+      if (notices.failed || small) {
         const renewed = now.tier === was.tier;
         Notification.success(plain(renewed ? "renewed" : ranCell ? "run-again" : "given"), { autoClose: 10_000 });
         if (!renewed) ranCell = false;
@@ -190,6 +204,7 @@ function start(address, app, jupyter) {
       small = null;
       if (done) setTimeout(() => done.close(), READ);
     }
+    if (now && (now.until !== asked || server.secondsLeft() === 0)) dismiss("ending");
     remind();
   }
 
@@ -206,16 +221,17 @@ function start(address, app, jupyter) {
     asked = server.now.until;
     const when = new Intl.RelativeTimeFormat(lang).format(Math.ceil(seconds / 60), "minute");
     const actions = [{ label: text("keep"), displayType: "accent", callback: openPage }];
-    ending = Notification.warning(plain("ending", { when }), { autoClose: false, actions });
+    notify("ending", plain("ending", { when }), actions);
   }
 
   setInterval(() => {
     if (!server.now) return;
     if (!silent()) show();
-    const seconds = server.secondsLeft();
-    // A renewal may have become possible, or the lease is over.
-    if (seconds !== null && seconds <= NEAR_END && asked !== server.now.until && !renewable()) server.refresh();
-    else remind();
+    remind();
+    if (document.visibilityState !== "visible") return;
+    const ended = server.secondsLeft() === 0 && over !== server.now.until;
+    if (ended) over = server.now.until;
+    if (ended || server.renewableNow()) server.soon();
   }, TICK);
 
   // -- cells that fail
@@ -249,7 +265,7 @@ function start(address, app, jupyter) {
     remember();
     const actions = useful() ? [{ label: label(), displayType: "accent", callback: openPage }] : [];
     const message = [plain(state() === "none" ? "failed-none" : "failed-some"), !useful() && plain("closed")];
-    failed = Notification.warning(message.filter(Boolean).join(" "), { autoClose: false, actions });
+    notify("failed", message.filter(Boolean).join(" "), actions);
   }
 
   NotebookActions?.executed.connect((_, { cell }) => { looked(cell).catch(() => {}); });

@@ -8,17 +8,27 @@ const [HURRY, HURRY_FOR] = [1_500, 300_000];
 const SLOWER = 1.5;
 
 /**
+ * A server's state, as it was told last.
+ *
+ * @typedef {object} Followed
+ * @property {object|null|undefined} now the last answer
+ * @property {() => number|null} secondsLeft until the end of the lease
+ * @property {() => boolean} renewableNow whether the lease could not be renewed by the last answer, and can be by now
+ * @property {() => Promise<void>} refresh asks at once
+ * @property {() => Promise<void>} soon asks at once, and then as after a change
+ * @property {() => void} hurry asks often until something changes
+ */
+
+/**
  * Follow a server's state while the page is visible.
  *
  * @param {string} address the server's page
- * @param {(now: object|null, was: object|null|undefined) => void} changed called with each answer of the verifier, and the one
- *   before; null where it does not answer, undefined before the first
- * @returns {{now: object|null|undefined, secondsLeft(): number|null, refresh(): Promise<void>, hurry(): void}} `refresh` asks at
- *   once, `hurry` asks often until something changes
+ * @param {(now: object|null) => void} changed called with each answer of the verifier; null where it does not answer
+ * @returns {Followed} its state
  */
 export function follow(address, changed) {
-  const server = { now: undefined, secondsLeft, refresh, hurry };
-  let timer, ends, asking;
+  const server = { now: undefined, secondsLeft, renewableNow, refresh, soon, hurry };
+  let timer, ends, opens, asking;
   let wait = SOON;
   let hurryUntil = 0;
 
@@ -46,10 +56,11 @@ export function follow(address, changed) {
     const now = await ask();
     // This device's clock may be wrong, so the time is counted from the answer on.
     ends = now?.until ? performance.now() + now.expires_in * 1000 : null;
+    opens = now?.renewable_in > 0 ? performance.now() + now.renewable_in * 1000 : null;
     server.now = now;
     if (differ(was, now)) [wait, hurryUntil] = [SOON, was && now ? 0 : hurryUntil];
     try {
-      changed(now, was);
+      changed(now);
     } finally {
       plan();
     }
@@ -66,6 +77,15 @@ export function follow(address, changed) {
     return ends ? Math.max(0, Math.ceil((ends - performance.now()) / 1000)) : null;
   }
 
+  function renewableNow() {
+    return opens ? performance.now() >= opens : false;
+  }
+
+  function soon() {
+    wait = SOON;
+    return refresh();
+  }
+
   function hurry() {
     hurryUntil = performance.now() + HURRY_FOR;
     plan();
@@ -73,6 +93,7 @@ export function follow(address, changed) {
 
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "visible") refresh();
+    else plan();
   });
   refresh();
   return server;

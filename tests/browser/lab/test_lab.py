@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,108 @@ def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
         small.locator("#unlock").click()
         expect(lab.notices(EN["renewed"])).to_be_visible()
     expect(lab.notices("Are you still there?")).to_have_count(0)
+
+
+def ahead(lab, seconds):
+    """Set the clocks of a tab forward."""
+    lab.page.evaluate(
+        """(ms) => {
+          const [now, date] = [performance.now.bind(performance), Date.now];
+          performance.now = () => now() + ms;
+          Date.now = () => date() + ms;
+        }""",
+        seconds * 1000,
+    )
+
+
+def look(lab, visibility, event=True):
+    """Let a tab take itself for `visible` or `hidden`, and mostly tell it."""
+    lab.page.evaluate("(is) => Object.defineProperty(document, 'visibilityState', { value: is, configurable: true })", visibility)
+    if event:
+        lab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+@pytest.mark.timeout(400)
+def test_failed_cells_have_one_notification_until_access_grows(page_address, store, open_lab):
+    """Also where the verifier is silent in between."""
+    run_pod(store)
+    lab = open_lab(FAILING, FAILING)
+    lab.run()
+    notices = lab.notices(EN["failed-none"])
+    expect(notices).to_have_count(1)
+    notices.evaluate("(old) => { old.dataset.old = 'yes'; }")
+    ahead(lab, 601)
+    lab.run(1)
+    expect(notices.and_(lab.page.locator(":not([data-old])"))).to_have_count(1)
+    expect(notices).to_have_count(1)
+    lab.page.route(page_address, lambda route: route.abort())
+    look(lab, "visible")
+    expect(lab.item).to_have_text(EN["unknown"])
+    store.publish(Server("alice"), KnownServer("uid-1", "verified", "g1"))
+    lab.page.unroute(page_address)
+    look(lab, "visible")
+    expect(lab.notices(EN["run-again"])).to_be_visible()
+    expect(notices).to_have_count(0)
+
+
+@pytest.mark.timeout(400)
+def test_question_goes_with_the_lease(page_address, store, open_lab):
+    server = Server("alice")
+    store.publish(server, KnownServer("uid-1", "verified", "g1", until=int(time.time()) + 4 * MINUTE))
+    lab = open_lab(FINE)
+    expect(lab.notices("Are you still there?")).to_be_visible()
+    store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired"))
+    look(lab, "visible")
+    expect(lab.item).to_have_text(EN["none"])
+    expect(lab.notices("Are you still there?")).to_have_count(0)
+
+
+@pytest.mark.timeout(400)
+def test_end_of_a_lease_is_asked_about_in_a_visible_tab_alone(page_address, store, open_lab):
+    server = Server("alice")
+    store.publish(server, KnownServer("uid-1", "verified", "g1", until=int(time.time()) + 15 * MINUTE))
+    lab = open_lab(FINE)
+    expect(lab.item).to_contain_text(" min left")
+    asked = []
+    lab.page.on("request", lambda request: asked.append(time.monotonic()) if request.url == page_address else None)
+    look(lab, "hidden")
+    # A renewal has become possible, and the end is near.
+    ahead(lab, 11 * MINUTE)
+    before = len(asked)
+    lab.page.evaluate("new Promise((done) => setTimeout(done, 11_000))")
+    assert len(asked) == before
+    with lab.page.expect_request(page_address):
+        look(lab, "visible", event=False)
+    # The pod is about to be stopped, and nothing can be renewed.
+    store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired", until=int(time.time()) + 200))
+    look(lab, "visible")
+    expect(lab.item).to_have_text(EN["none"])
+    look(lab, "hidden")
+    ahead(lab, 4 * MINUTE)
+    with lab.page.expect_request(page_address):
+        look(lab, "visible", event=False)
+    # The end is over, and nobody has stopped the pod yet.
+    store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired", until=int(time.time()) - 1))
+    before = len(asked)
+    look(lab, "visible")
+    # Less and less often: with a request at each look at the clock there would be 5 s between two of them.
+    until = time.monotonic() + 60
+    while not any(later - earlier > 8 for earlier, later in pairwise(asked[before:])):
+        assert time.monotonic() < until, asked
+        lab.page.wait_for_timeout(200)
+
+
+@pytest.mark.timeout(400)
+def test_status_bar_gets_one_item(page_address, store, open_lab):
+    """JupyterLab takes no second one of that name, also where the first is not on the page."""
+    run_pod(store)
+    lab = open_lab(FINE)
+    expect(lab.item).to_have_text(EN["none"])
+    lab.item.evaluate("(item) => item.parentElement.remove()")
+    with lab.page.expect_response(page_address):
+        look(lab, "visible")
+    lab.page.evaluate("new Promise((done) => setTimeout(done))")
+    assert lab.faults == []
 
 
 @pytest.mark.timeout(400)

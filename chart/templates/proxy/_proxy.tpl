@@ -55,7 +55,10 @@ refused a host: everybody keeps the network they have.
 
 {{- /* binder-egress.proxyPage: the address of servers' pages up to the user's name, for refusals; empty if it is not known. */}}
 {{- define "binder-egress.proxyPage" -}}
-{{- $hosts := include "binder-egress.hosts" . | fromJsonArray -}}
+{{- $hosts := list -}}
+{{- range include "binder-egress.hosts" . | fromJsonArray -}}
+{{- if not (hasPrefix "*" .) }}{{ $hosts = append $hosts . }}{{ end -}}
+{{- end -}}
 {{- if or .Values.publicUrl $hosts -}}
 {{ .Values.publicUrl | default (printf "https://%s" (first $hosts)) }}{{ .Values.ingress.path }}servers/
 {{- end -}}

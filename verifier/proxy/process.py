@@ -77,7 +77,7 @@ def _own_names(entries: list[str]) -> frozenset[str]:
         if name := normal(bare):
             found.add(entry.removesuffix(bare) + name)
         else:
-            log.warning("names of the hub (ingress.hosts, proxy.refusedHosts): %r is no host, and refuses nothing", entry)
+            log.warning("names of the hub (ingress.hosts, proxy.refusedHosts): %s is no host, and refuses nothing", entry)
     return frozenset(found)
 
 

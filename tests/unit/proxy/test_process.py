@@ -116,7 +116,7 @@ def test_own_names_are_hosts_and_what_is_below_one_and_others_are_named(caplog):
     assert found.own_names == {"hub.example.org", "*.intern.example.org"}
     assert len(caplog.messages) == 4
     for entry, message in zip(own[2:], caplog.messages, strict=True):
-        assert f"{entry!r} is no host, and refuses nothing" in message
+        assert f"{entry} is no host, and refuses nothing" in message
 
 
 @pytest.mark.parametrize("where", ["unverified", "small"])

@@ -61,6 +61,7 @@ def test_nothing_jumps_while_the_page_loads(screen, ways, double, providers, ope
     if ways == 2:
         expect(tab.page.get_by_text("Another way")).to_be_visible()
     assert tab.page.evaluate(SHIFTS) == [0]
+    tab.page.unroute_all(behavior="wait")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_nothing_jumps_when_a_widget_comes(names, screen, double, providers, ope
     expect(tab.page.locator("#way")).not_to_be_empty()
     assert tab.page.evaluate(SHIFTS) == [0]
     assert len(tab.page.evaluate("[...window.places]")) == 1
+    tab.page.unroute_all(behavior="wait")
 
 
 @pytest.fixture

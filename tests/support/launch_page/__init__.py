@@ -115,6 +115,7 @@ class BinderHub:
             reach BinderHub; empty: no fault.
         fault_paths: the beginnings of the verifier's paths that have the fault.
         seen: `METHOD path` of each request in order, including those for the verifier.
+        posted: the body of the last POST request for each path.
         builds: the build requests.
         ready: gate before the event `ready`.
         bundle: gate before the page's script is delivered.
@@ -143,6 +144,7 @@ class BinderHub:
         self.fault = ""
         self.fault_paths = ("",)
         self.seen: list[str] = []
+        self.posted: dict[str, bytes] = {}
         self.builds: list[Build] = []
         self.ready = Gate()
         self.bundle = Gate()
@@ -321,6 +323,8 @@ class BinderHub:
                 # Once, for all who look at it: a second read would wait for the next request.
                 self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 with hub._lock:
+                    if self.command == "POST":
+                        hub.posted[path] = self.body
                     hub.seen.append(f"{self.command} {path}")
                 inside = path.removeprefix(hub.base)
                 if inside.startswith("egress/"):

@@ -34,6 +34,9 @@ PUBLISH_SECONDS = 60.0
 HUB_SECONDS = 10.0
 """Seconds between two looks at what BinderHub's hook said of JupyterHub's address."""
 
+MAX_HUB_NAMES = 2
+"""Names that are taken from there: JupyterHub's host, and the one after a move. Each is looked up again and again."""
+
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
@@ -138,10 +141,13 @@ async def _publish(wanted: WantedHosts, store: Store) -> None:
 
 async def _refuse_hub(proxy: Proxy, store: Store) -> None:
     """Refuse JupyterHub's host as soon as BinderHub's hook has said it (D-342)."""
+    names: set[str] = set()
     while True:
         # The text is the verifier's: what is no address with a host adds nothing.
         with contextlib.suppress(StoreUnavailable, ValueError):
-            if name := normal(urlsplit(await asyncio.to_thread(store.hub)).hostname or ""):
+            name = normal(urlsplit(await asyncio.to_thread(store.hub)).hostname or "")
+            if name and name not in names and len(names) < MAX_HUB_NAMES:
+                names.add(name)
                 proxy.refuse(name)
         await asyncio.sleep(HUB_SECONDS)
 

@@ -71,6 +71,12 @@ def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store
     store.note_launch(1000, context=True, hub_url="https://moved.example/")
     until(lambda: answer("moved.example") == own)
     assert answer("jupyter.example") == own
+    # What a captured verifier says costs no more than that.
+    for host in ("third.example", "fourth.example"):
+        store.note_launch(1000, context=True, hub_url=f"https://{host}/")
+        time.sleep(0.5)
+        assert answer(host) != own
+    assert answer("moved.example") == answer("jupyter.example") == own
 
 
 def test_proxy_drains(process):

@@ -162,7 +162,7 @@ def _checked(report: Report, received: float) -> Report:
     if not report.about:
         raise Unreadable("It names no pod.")
     if strange := _strange(report):
-        raise Unreadable(f"It has something else than {strange}.")
+        raise Unreadable(f"Its {strange} is not well-formed.")
     if not report.uid and not report.at:
         # A log that is read again later must not hit a later pod of the name (D-321).
         raise Unreadable("It has neither the pod's uid nor a time: use kubectl logs --timestamps.")
@@ -172,20 +172,20 @@ def _checked(report: Report, received: float) -> Report:
 
 
 def _strange(report: Report) -> str:
-    """What a field should have and has not; empty if each has it."""
+    """The first field that is not well-formed, in words; empty: all are."""
     for text, form, what in (
-        (report.pod, _POD, "the pod of a pod"),
-        (report.namespace, _POD, "the namespace of a pod"),
-        (report.uid, _UID, "the uid of a pod"),
-        (report.source, _SOURCE, "the name of a source"),
+        (report.pod, _POD, "pod"),
+        (report.namespace, _POD, "namespace"),
+        (report.uid, _UID, "uid"),
+        (report.source, _SOURCE, "source"),
     ):
         if text and not form.fullmatch(text):
             return what
     for texts, limit, what in (
-        ((report.user, report.server), MAX_NAME_CHARACTERS, "the name of a server"),
-        ((report.list_name,), MAX_LIST_CHARACTERS, "the name of a list"),
-        ((report.label,), MAX_LABEL_CHARACTERS, "a label"),
-        ((report.sender,), MAX_SENDER_CHARACTERS, "an address"),
+        ((report.user, report.server), MAX_NAME_CHARACTERS, "server"),
+        ((report.list_name,), MAX_LIST_CHARACTERS, "list"),
+        ((report.label,), MAX_LABEL_CHARACTERS, "label"),
+        ((report.sender,), MAX_SENDER_CHARACTERS, "sender"),
     ):
         if any(len(text) > limit or not text.isprintable() for text in texts):
             return what

@@ -43,8 +43,6 @@ def configuration(level: str) -> dict[str, Any]:
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True, "filters": ["no malformed requests"]},
-            # One line for each decision is enough. One for each request would store addresses that nobody needs.
-            "gunicorn.access": {"handlers": [], "propagate": False},
         },
     }
 

@@ -32,6 +32,9 @@ CSP = {
 }
 """The Content-Security-Policy of every answer: directive → sources."""
 
+PLAIN_CSP = "; ".join(" ".join([name, *sources]) for name, sources in CSP.items())
+"""The same as a header, for what runs nothing: most answers are JSON."""
+
 
 def register(app: Flask) -> None:
     """Check the origin of every request to a view of an app, and give every answer its headers."""
@@ -94,13 +97,14 @@ def _is_state(answer: Response) -> bool:
 
 def _csp(answer: Response) -> str:
     """The Content-Security-Policy of an answer. What captcha providers need is added only where their widgets run."""
-    more: dict[str, list[str]] = {}
     if answer.mimetype == "text/html":
         widgets = services().captcha.page_csp() if request.endpoint == SERVER_PAGE and answer.status_code == 200 else {}
         brand = services().brand.csp
         more = {name: _joined(widgets.get(name, []), brand.get(name, [])) for name in widgets | brand}
     elif request.endpoint == STATIC_FILES:
         more = services().captcha.worker_csp()
+    else:
+        return PLAIN_CSP
     return "; ".join(" ".join([name, *CSP.get(name, []), *more.get(name, [])]) for name in CSP | more)
 
 

@@ -177,7 +177,7 @@ class Record:
 
     def dumps(self) -> str:
         """The record as JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps({**vars(self), "grant": vars(self.grant)}, separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str | None) -> "Record | None":

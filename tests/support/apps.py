@@ -43,6 +43,10 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 QUICK = {"altcha": {"cost": 1, "counterMax": 5}}
 
 
+def admit(_: object) -> None:
+    """For `Store.use_solution` and `Store.use_key`: blocks mean nothing."""
+
+
 class RedisServer:
     """A redis-server on loopback that a test can stop and start again."""
 

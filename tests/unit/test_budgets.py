@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support.apps import (
     CLIENT,
     NETWORK,
+    admit,
     another,
     get_pass,
     internal_client,
@@ -44,7 +45,7 @@ def site(redis_server, store):
 def charge(store, network=NETWORK, times=1, window=3600):
     """Charge a network for that many passes."""
     for _ in range(times):
-        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, [Charge(network, window, None, 0)])
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, admit, [Charge(network, window, None, 0)])
 
 
 def counted(store, network, window=3600):
@@ -169,11 +170,11 @@ def test_charge_counts_for_the_window_and_a_twelfth_at_most(store, in_redis, win
     found = counted(store, NETWORK, window)
     if found:
         with pytest.raises(PriceRisen):
-            store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, window, found - 1, 0)])
+            store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, window, found - 1, 0)])
         with pytest.raises(BudgetSpent) as spent:
-            store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, window, None, found)])
+            store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, window, None, found)])
         assert 1 <= spent.value.retry_after <= window + clock.width
-    store.use_solution("altcha", str(time.time_ns()), time.time() + 1, 60, [Charge(NETWORK, window, found, found + 1)])
+    store.use_solution("altcha", str(time.time_ns()), time.time() + 1, 60, admit, [Charge(NETWORK, window, found, found + 1)])
     assert found <= counted(store, NETWORK, window) <= found + 1
 
 
@@ -349,7 +350,7 @@ def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap)
     client.environ_base["REMOTE_ADDR"] = "10.0.0.9"
     early = solve(client)
     for _ in range(30):
-        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, [Charge(SHARED, 3600, None, 0)] * 100)
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, admit, [Charge(SHARED, 3600, None, 0)] * 100)
     assert price(client) == pytest.approx(cap)
     assert present(client, solve(client)).status_code == 201
     # A challenge of the base price is too cheap if twice the price is below the cap.
@@ -584,7 +585,7 @@ def test_cheap_solution_unlocks_nothing(public, store, in_redis):
 def test_solution_without_work_has_no_price(store, in_redis):
     curve = Fairness(3600, 30, 0)
     charge(store, times=500)
-    store.use_solution("hcaptcha", "x", time.time() + 1, 60, curve.charges(NETWORK, None))
+    store.use_solution("hcaptcha", "x", time.time() + 1, 60, admit, curve.charges(NETWORK, None))
     assert charges(store, in_redis) == {NETWORK: 501}
 
 
@@ -630,11 +631,11 @@ def test_budget_is_unlimited_by_default(public, in_redis):
 
 def test_budget_applies_to_every_provider(store):
     curve = Fairness(3600, 30, 2)
-    store.use_solution("hcaptcha", "a", time.time() + 1, 60, curve.charges(NETWORK, None))
-    store.use_solution("altcha", "b", time.time() + 1, 60, curve.charges(NETWORK, 1))
+    store.use_solution("hcaptcha", "a", time.time() + 1, 60, admit, curve.charges(NETWORK, None))
+    store.use_solution("altcha", "b", time.time() + 1, 60, admit, curve.charges(NETWORK, 1))
     for name, asked in (("hcaptcha", None), ("altcha", 1)):
         with pytest.raises(BudgetSpent):
-            store.use_solution(name, "c", time.time() + 1, 60, curve.charges(NETWORK, asked))
+            store.use_solution(name, "c", time.time() + 1, 60, admit, curve.charges(NETWORK, asked))
 
 
 def test_retry_after_is_the_time_until_budget_is_left(store, in_redis):
@@ -644,7 +645,7 @@ def test_retry_after_is_the_time_until_budget_is_left(store, in_redis):
 
     def wait(budget):
         with pytest.raises(BudgetSpent) as spent:
-            store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, 3600, None, budget)])
+            store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, 3600, None, budget)])
         return spent.value.retry_after
 
     # A charge counts for the window, plus the rest of its bucket of 300 s.
@@ -678,7 +679,9 @@ def test_simultaneous_solutions_never_overdraw_the_budget(store, in_redis, budge
 
     def use(number):
         try:
-            store.use_solution("altcha", f"{time.time_ns()}-{number}", time.time() + 1, 60, [Charge(NETWORK, 3600, most, budget)])
+            store.use_solution(
+                "altcha", f"{time.time_ns()}-{number}", time.time() + 1, 60, admit, [Charge(NETWORK, 3600, most, budget)]
+            )
         except (BudgetSpent, PriceRisen):
             return False
         return True
@@ -695,11 +698,11 @@ def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
     """The Redis client repeats a call on a dead connection. A random word marks the repeat as the same call."""
     monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
-        store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, 3600, None, 1)])
+        store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, 3600, None, 1)])
     assert charges(store, in_redis) == {NETWORK: 1}
     monkeypatch.undo()
     with pytest.raises(Replayed):
-        store.use_solution("altcha", "x", time.time() + 1, 60, [Charge(NETWORK, 3600, None, 1)])
+        store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, 3600, None, 1)])
 
 
 @pytest.mark.parametrize("address", [CLIENT, "10.0.0.1"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import verifier.operators.actions
-from tests.support.apps import make_settings
+from tests.support.apps import admit, make_settings
 from tests.support.fake_cluster import FakeCluster
 from verifier.api_keys import Keys
 from verifier.decisions.leases import STOP_GRACE_SECONDS
@@ -176,7 +176,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(servers=st.integers(1, 2))
     def issue(self, servers):
-        now = self.store.use_solution("altcha", f"id-{len(self.model)}-{time.time_ns()}", time.time() + 1, 60)
+        now = self.store.use_solution("altcha", f"id-{len(self.model)}-{time.time_ns()}", time.time() + 1, 60, admit)
         signed = Passes.new("verified", servers, now, 300)
         self.model.append(ModelPass(signed, self.passes.sign(signed)))
 

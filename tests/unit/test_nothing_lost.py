@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.apps import make_settings, public_client
+from tests.support.apps import admit, make_settings, public_client
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, make_grant, record_launch, record_unlock
 from verifier.decisions.leases import STOP_GRACE_SECONDS
@@ -88,7 +88,7 @@ class Story:
         """A stranger presents a pass; or did so a moment ago, when the server was in another state."""
         if how == "pass":
             verifier = create_services(make_settings(self.redis_server, tiers=TIERS, may_stop_pods=True), self.store)
-            token = verifier.passes.sign(Passes.new(tier, 1, self.store.use_key("k", 10**6, 60), 300))
+            token = verifier.passes.sign(Passes.new(tier, 1, self.store.use_key("k", 10**6, 60, admit), 300))
             answer = public_client(verifier).post("/egress/servers/alice", json={"token": token})
             assert answer.status_code in (200, 202), answer.text
         else:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import verifier.web.servers
-from tests.support.apps import CLIENT, QUICK, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
+from tests.support.apps import CLIENT, QUICK, admit, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_unlock
 from verifier.decisions.leases import larger
@@ -47,7 +47,7 @@ def unlock(client, **body):
 
 def token(services, tier="verified", servers=1):
     store = services.store
-    return services.passes.sign(Passes.new(tier, servers, store.use_key("k", 10**6, 60), 300))
+    return services.passes.sign(Passes.new(tier, servers, store.use_key("k", 10**6, 60, admit), 300))
 
 
 def waiting(store):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from tests.support.apps import another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.apps import admit, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store import connection
 from verifier.store.connection import connect
@@ -305,7 +305,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
     record = Record(Grant.new("verified", "unlock", now), uid="uid-1")
     for ask in (
         store.ping,
-        lambda: store.use_solution("altcha", "id", now, 60),
+        lambda: store.use_solution("altcha", "id", now, 60, admit),
         lambda: store.redeem(Passes.new("verified", 1, now, 60), server, record, "", now, 60),
         lambda: store.record_launch(server, record, 60),
         lambda: store.known(server),

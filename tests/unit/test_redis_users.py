@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.apps import get_pass, internal_client, launch, make_settings, public_client, solve
+from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, public_client, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.ports import free_port
 from tests.support.reconciling import ALICE, converge_due, list_and_converge, make_grant
@@ -19,7 +19,7 @@ from verifier.fairness import Charge
 from verifier.operators.actions import Operators
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
-from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKey, Server
+from verifier.records import Block, KnownServer, PodAddresses, Record, RevokedKey, Rule, Server
 from verifier.settings import ProxySettings, ReceiverSettings, ReconcilerSettings, VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
@@ -261,8 +261,9 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
     block = Block("x", "server", alice.key, "eve", "mining", 1)
     for call in (
         lambda s: s.ping(),
-        lambda s: s.use_solution("altcha", "id", now + 1, 60, [Charge("192.0.2.1/32", 60, None, 0)]),
-        lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS),
+        lambda s: s.use_solution("altcha", "id", now + 1, 60, admit, [Charge("192.0.2.1/32", 60, None, 0)]),
+        lambda s: s.refusal(lambda _: Rule.BLOCKED),
+        lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS, admit),
         lambda s: s.redeem(Passes.new("verified", 1, now + 1, 60), alice, record, "", now, 60),
         lambda s: s.record_launch(alice, record, 60),
         lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),

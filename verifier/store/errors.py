@@ -1,5 +1,7 @@
 """The exceptions of the store."""
 
+from ..records import Rule
+
 
 class StoreUnavailable(Exception):
     """Redis does not answer, or refuses to write. Nothing was granted."""
@@ -11,6 +13,18 @@ class Replayed(Exception):
 
 class PriceRisen(Exception):
     """A challenge asked for less work than its network must do by now. The solution is not used up."""
+
+
+class Refused(Exception):
+    """Blocks that were new to this process refuse the client. The solution is not used up.
+
+    Args:
+        rule: the rule that refuses it.
+    """
+
+    def __init__(self, rule: Rule):
+        super().__init__(rule)
+        self.rule = rule
 
 
 class KeyRevoked(Exception):

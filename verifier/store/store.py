@@ -45,6 +45,7 @@ import json
 import secrets
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -64,11 +65,12 @@ from ..records import (
     PodAddresses,
     Record,
     RevokedKey,
+    Rule,
     Server,
     Woken,
 )
 from .connection import TIMEOUT_SECONDS
-from .errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
+from .errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
 
 PREFIX = "binder-egress:"
 
@@ -125,6 +127,23 @@ GATECHECK_TTL_SECONDS = 600
 """Seconds for which findings count. New ones come every minute."""
 
 
+Judge = Callable[[Sequence[Block]], Rule | None]
+"""The rule by which blocks refuse a client, or None."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Blocks as a script last told them, and the version that it gave to exactly these. Without blocks that is empty."""
+
+    version: str
+    blocks: list[Block]
+
+    @classmethod
+    def told(cls, version: str, blocks: list[str]) -> "_Seen":
+        """What a script told: each block's id, and after it the block."""
+        return cls(version, _blocks(dict(zip(blocks[::2], blocks[1::2], strict=True))))
+
+
 class Store:
     """All operations on Redis. Each method raises `StoreUnavailable` when Redis fails.
 
@@ -135,6 +154,8 @@ class Store:
     def __init__(self, client: redis.Redis):
         self._redis = client
         scripts = resources.files(__package__) / "lua"
+        self._note_launch = client.register_script((scripts / "note_launch.lua").read_text())
+        self._record_launch = client.register_script((scripts / "record_launch.lua").read_text())
         self._begin = client.register_script((scripts / "begin.lua").read_text())
         self._charges = client.register_script((scripts / "charges.lua").read_text())
         self._issue = client.register_script((scripts / "issue.lua").read_text())
@@ -142,6 +163,7 @@ class Store:
         self._redeem = client.register_script((scripts / "redeem.lua").read_text())
         self._publish_addresses = client.register_script((scripts / "publish_addresses.lua").read_text())
         self._settle = client.register_script((scripts / "settle.lua").read_text())
+        self._seen = _Seen("", [])
 
     # -- for the verifier
 
@@ -175,22 +197,32 @@ class Store:
         with _unavailable():
             self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
 
+    def refusal(self, judge: Judge) -> Rule | None:
+        """The rule by which blocks refuse a client, before its solution is looked at.
+
+        Redis is asked only when the blocks that this process saw last refuse it: they may be gone. `use_solution` and `use_key`
+        judge by the blocks of their own moment (D-368).
+        """
+        return judge(self._seen.blocks) and judge(self.blocks())
+
     def use_solution(
-        self, provider: str, solution_id: str, issued_at: float, lifetime: float, charges: Sequence[Charge] = ()
+        self, provider: str, solution_id: str, issued_at: float, lifetime: float, judge: Judge, charges: Sequence[Charge] = ()
     ) -> float:
-        """Mark a solution as used, and charge the client's networks for it.
+        """Mark a solution as used, and charge the client's networks for it, unless blocks refuse the client.
 
         Args:
             provider: the provider's name.
             solution_id: `Verdict.solution_id`.
             issued_at: Unix time in seconds when its challenge was issued.
             lifetime: seconds for which the solution could be presented again.
+            judge: says what blocks mean for the client.
             charges: the networks to charge, each with its limits. All have one window.
 
         Returns:
             Unix time in seconds by Redis' clock.
 
         Raises:
+            Refused: a block refuses the client.
             Replayed: the solution was used before, or may have been used before Redis was wiped.
             PriceRisen: by now a network has so many charges that the challenge was too cheap.
             BudgetSpent: a network has used its budget.
@@ -204,11 +236,7 @@ class Store:
             "limits": [{"most": charge.most, "budget": charge.budget} for charge in charges],
         }
         charged = [_key(f"charges:{charge.network}") for charge in charges]
-        with _unavailable():
-            outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:{provider}:{solution_id}"), *charged],
-                args=[json.dumps(request)],
-            )
+        outcome, *more = self._issued([_key(f"solution:{provider}:{solution_id}"), *charged], request, judge)
         if outcome in ("replayed", "before-epoch"):
             raise Replayed(outcome)
         if outcome == "price-risen":
@@ -217,18 +245,20 @@ class Store:
             raise BudgetSpent(more[0])
         return float(outcome)
 
-    def use_key(self, key: str, budget: int, window: int) -> float:
-        """Charge an API key for a pass that is good for one server.
+    def use_key(self, key: str, budget: int, window: int, judge: Judge) -> float:
+        """Charge an API key for a pass that is good for one server, unless blocks refuse the client.
 
         Args:
             key: its id.
             budget: how many it may have in the window.
             window: seconds.
+            judge: says what blocks mean for the client.
 
         Returns:
             Unix time in seconds by Redis' clock.
 
         Raises:
+            Refused: a block refuses the client.
             KeyRevoked: an operator revoked it.
             BudgetSpent: it has used its budget.
         """
@@ -241,16 +271,29 @@ class Store:
             "window": window,
             "limits": [{"budget": budget}],
         }
-        with _unavailable():
-            outcome, *more = self._issue(
-                keys=[_key("epoch"), _key(f"solution:key:{word}"), _key(f"charges:key:{key}")],
-                args=[json.dumps(request)],
-            )
+        outcome, *more = self._issued([_key(f"solution:key:{word}"), _key(f"charges:key:{key}")], request, judge)
         if outcome == "key-revoked":
             raise KeyRevoked(key)
         if outcome == "budget-spent":
             raise BudgetSpent(more[0])
         return float(outcome)
+
+    def _issued(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
+        """What `issue.lua` answers to a client that the blocks of that moment do not refuse."""
+        seen = self._seen  # One read: other threads replace it.
+        judged_by = None if judge(seen.blocks) else seen.version
+        while True:
+            with _unavailable():
+                answer: list[Any] = self._issue(
+                    keys=[_key("epoch"), *names], args=[json.dumps(request | {"blocks": _key("blocks"), "judged_by": judged_by})]
+                )
+            if answer[0] != "blocks-changed":
+                return answer
+            _, version, blocks = answer
+            seen = self._seen = _Seen.told(version, blocks)
+            if rule := judge(seen.blocks):
+                raise Refused(rule)
+            judged_by = seen.version
 
     def redeem(
         self,
@@ -315,10 +358,7 @@ class Store:
     def record_launch(self, server: Server, record: Record, ttl: int) -> None:
         """Write down a launch that uses no pass. It replaces every earlier decision about this server."""
         with _unavailable():
-            pipe = self._redis.pipeline()
-            pipe.set(_key(f"launch:{server.key}"), record.dumps(), ex=ttl)
-            pipe.rpush(_key("wake"), server.key)
-            pipe.execute()
+            self._record_launch(keys=[_key(f"launch:{server.key}")], args=[record.dumps(), ttl, _key("wake"), server.key])
 
     def known(self, server: Server) -> KnownServer | None:
         """What the reconciler published about a server, or None if it has no pod."""
@@ -550,16 +590,13 @@ class Store:
         Returns:
             The blocks, as `blocks` does.
         """
+        seen = self._seen  # One read: other threads replace it.
+        names = (_key("blocks"), _key("wiring"), _key("hub"))
         with _unavailable():
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hgetall(_key("blocks"))
-            pipe.hincrby(_key("wiring"), "launches", 1)
-            pipe.hincrby(_key("wiring"), "without-context", 0 if context else 1)
-            pipe.hsetnx(_key("wiring"), "first", int(now))
-            pipe.hset(_key("wiring"), "last", int(now))
-            if hub_url:
-                pipe.set(_key("hub"), hub_url)
-            return _blocks(pipe.execute()[0])
+            version, *changed = self._note_launch(args=[*names, int(now), 0 if context else 1, hub_url, seen.version])
+        if changed:
+            seen = self._seen = _Seen.told(version, *changed)
+        return seen.blocks
 
     def hub(self) -> str:
         """JupyterHub's address, as BinderHub's hook said last; empty: no launch was announced yet."""

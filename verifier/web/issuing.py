@@ -1,6 +1,7 @@
 """From a solution or an API key to a pass: check it, use it up, charge for it."""
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from flask import request
@@ -9,8 +10,8 @@ from ..api_keys import DAY_SECONDS
 from ..captcha import Outcome
 from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
-from ..records import UNVERIFIED, Rule
-from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
+from ..records import UNVERIFIED, Block, Rule
+from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
 from .context import log_decision, network, paying_network, services
 from .problems import Problem
 
@@ -61,33 +62,40 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     if name not in services().captcha.names:
         raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.names)}.")
 
+    using = services()
+
     def count(outcome: str) -> None:
-        services().metrics.solutions.labels(name, purpose, outcome).inc()
+        using.metrics.solutions.labels(name, purpose, outcome).inc()
         if outcome not in (Outcome.OK, Outcome.UNCHECKED):
             log_decision("solution", UNVERIFIED, outcome, provider=name, purpose=purpose)
 
-    if rule := client_refusal():
+    def refused(rule: Rule) -> Problem:
         count(rule)
-        raise Problem("blocked", REFUSALS[rule])
-    client, most = network(), services().settings.fairness_rejections
-    if client and most and name in [remote.name for remote in services().captcha.remotes]:
-        rejected, forgotten_in = services().store.rejections(client)
+        return Problem("blocked", REFUSALS[rule])
+
+    if rule := using.store.refusal(client_refusal):
+        raise refused(rule)
+    client, most = network(), using.settings.fairness_rejections
+    if client and most and name in [remote.name for remote in using.captcha.remotes]:
+        rejected, forgotten_in = using.store.rejections(client)
         if rejected >= most:
             count("too-many-rejected")
             raise Problem("too-many-rejected", "Try again when they are forgotten, or solve another challenge.", forgotten_in)
     began = time.monotonic()
-    verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
-    services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
+    verdict = using.captcha.verify(name, solution, purpose, client, request.remote_addr or "")
+    using.metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
     if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
         with suppress(StoreUnavailable):  # The solution is rejected, counted or not.
-            services().store.note_rejection(client)
+            using.store.note_rejection(client)
     if not verdict.accepted:
         count(verdict.outcome)
         raise Problem(PROBLEM_TYPES[verdict.outcome], verdict.detail)
-    charges = services().fairness.charges(paying_network(), verdict.price)
+    charges = using.fairness.charges(paying_network(), verdict.price)
     lifetime = verdict.expires_at - time.time()
     try:
-        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, charges)
+        issued_at = using.store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, client_refusal, charges)
+    except Refused as error:
+        raise refused(error.rule) from None
     except Replayed as error:
         count(str(error))
         raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None
@@ -99,8 +107,7 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
         detail = "You can launch, without internet access, and unlock your server later."
         raise Problem("budget-spent", detail, error.retry_after) from None
     count(verdict.outcome)
-    settings = services().settings
-    return Passes.new(verdict.tier, settings.pass_servers, issued_at, settings.pass_lifetime)
+    return Passes.new(verdict.tier, using.settings.pass_servers, issued_at, using.settings.pass_lifetime)
 
 
 def from_api_key() -> Pass:
@@ -126,10 +133,13 @@ def from_api_key() -> Pass:
         services().metrics.api_keys.labels(key.name, outcome).inc()
         log_decision("pass", tier, outcome, key=key.name)
 
-    # From here on the client has shown that it has the key, and may know what is wrong with it.
-    if rule := client_refusal():
+    def refused(rule: Rule) -> Problem:
         count(rule)
-        raise Problem("blocked", REFUSALS[rule])
+        return Problem("blocked", REFUSALS[rule])
+
+    # From here on the client has shown that it has the key, and may know what is wrong with it.
+    if rule := services().store.refusal(client_refusal):
+        raise refused(rule)
     if key.is_expired(time.time()):
         count("expired")
         raise Problem("key-expired", "Ask the operators of this site for another one.")
@@ -137,7 +147,9 @@ def from_api_key() -> Pass:
         count("other-origin")
         raise Problem("key-elsewhere", "The key is for pages of certain origins only.")
     try:
-        issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY_SECONDS)
+        issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY_SECONDS, client_refusal)
+    except Refused as error:
+        raise refused(error.rule) from None
     except KeyRevoked:
         count("revoked")
         raise Problem("key-revoked", "Ask the operators of this site for another one.") from None
@@ -149,7 +161,6 @@ def from_api_key() -> Pass:
     return Passes.new(key.entry.tier, 1, issued_at, services().settings.pass_lifetime, key.entry.id)
 
 
-def client_refusal() -> Rule | None:
-    """The rule that keeps the current client from any egress, or None."""
-    facts = Facts(clients=(request.remote_addr or "",))
-    return refusal(facts, services().store.blocks(), services().settings, time.time())
+def client_refusal(blocks: Iterable[Block]) -> Rule | None:
+    """The rule that keeps the current client from any egress, with these blocks, or None."""
+    return refusal(Facts(clients=(request.remote_addr or "",)), blocks, services().settings, time.time())

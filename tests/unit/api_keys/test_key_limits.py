@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.support.api_keys import LATER, ORIGIN, assert_problem
 from tests.support.apps import (
     CLIENT,
+    admit,
     another,
     get_pass,
     launch,
@@ -196,7 +197,7 @@ def test_limit_holds_in_any_24_hours(store, in_redis, waits, most):
             in_redis.delete("binder-egress:charges:key:k")
             in_redis.hset("binder-egress:charges:key:k", mapping={str(int(at) - wait): n for at, n in found.items()})
         try:
-            store.use_key("k", most, DAY_SECONDS)
+            store.use_key("k", most, DAY_SECONDS, admit)
             granted.append(now)
         except BudgetSpent as error:
             assert 0 < error.retry_after <= DAY_SECONDS * 13 / 12 + 1

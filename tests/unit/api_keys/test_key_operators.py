@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.support.api_keys import CREATE, LATER, ORIGIN, assert_problem, checked, good_entry, wrong_keys
+from tests.support.apps import admit
 from tests.support.reconciling import ALICE
 from verifier.api_keys import (
     DAY_SECONDS,
@@ -77,7 +78,7 @@ def test_keys_are_listed_with_their_use(site, run):
     over = site.add("over", expires="2001-01-01")
     site.ask(key, headers={"Origin": "http://localhost"})
     for _ in range(3):
-        site.store.use_key(FORM.fullmatch(key)[1], 9, DAY_SECONDS)
+        site.store.use_key(FORM.fullmatch(key)[1], 9, DAY_SECONDS, admit)
     rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
     assert (rows["course"]["used"], rows["course"]["servers_per_day"], rows["course"]["state"]) == (3, 9, "valid")
     assert rows["over"]["state"] == "expired"
@@ -103,7 +104,7 @@ def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store
     assert isinstance(run("revoke", "nothing", "--why", "x").exception, ActionRefused)
     assert run("revoke", "0123456789abcdef", "--why", "x").exit_code == 0
     with pytest.raises(KeyRevoked):
-        store.use_key("0123456789abcdef", 5, DAY_SECONDS)
+        store.use_key("0123456789abcdef", 5, DAY_SECONDS, admit)
 
 
 def test_operators_have_the_same_over_http(site):

@@ -7,7 +7,7 @@ import time
 import pytest
 from binder_egress_client import verifier
 
-from tests.support.apps import CLIENT, reconciler, run_pod
+from tests.support.apps import CLIENT, admit, reconciler, run_pod
 from tests.support.client_command import SPEC
 from verifier.fairness import Charge
 from verifier.records import KnownServer, Server
@@ -15,7 +15,7 @@ from verifier.records import KnownServer, Server
 
 def charge(store, times):
     for _ in range(times):
-        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, [Charge(f"{CLIENT}/32", 3600, None, 0)])
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, admit, [Charge(f"{CLIENT}/32", 3600, None, 0)])
 
 
 # -- prices

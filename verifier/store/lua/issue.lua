@@ -3,6 +3,8 @@
 --
 -- KEYS: epoch, solution, charges of each network that is charged
 -- ARGV: request, a JSON object:
+--   blocks     the key of the hash of blocks
+--   judged_by  the version of the blocks that do not refuse the client; empty: there were none; null: none is known
 --   issued     when the challenge was issued; absent: there was none
 --   key        the id of an API key; absent: there is none
 --   ttl        seconds until the solution could not be presented anyway
@@ -12,12 +14,18 @@
 --   limits     an object for each network that is charged:
 --     most       charges from which on the price has risen too far; absent or null: no matter
 --     budget     charges from which on no pass is issued; 0: there is no budget
--- Returns {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen}, or
--- {budget-spent, seconds until a charge is forgotten}.
+-- Returns {blocks-changed, version, blocks} (D-368), {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen},
+-- or {budget-spent, seconds until a charge is forgotten}.
 local request = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
 local second = tonumber(t[1])
 local now = t[1] .. '.' .. string.format('%06d', t[2])
+
+local blocks = redis.call('HGETALL', request.blocks)
+local version = #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''
+if version ~= request.judged_by then
+  return {'blocks-changed', version, blocks}
+end
 
 -- A wiped Redis has forgotten which solutions were used: those of challenges from before are refused.
 redis.call('SET', KEYS[1], now, 'NX')

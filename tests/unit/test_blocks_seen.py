@@ -1,0 +1,132 @@
+"""A process judges clients by the blocks that it saw last, and Redis tells it when there are others (D-368)."""
+
+import time
+
+import pytest
+
+from tests.support.apps import CLIENT, NETWORK, admit, get_pass, internal_client, launch, solve
+from verifier.fairness import Charge
+from verifier.records import Block, Rule
+from verifier.store.connection import connect
+from verifier.store.errors import Refused
+from verifier.store.store import Store
+
+REPOSITORY = "https://example.com/a/b"
+
+
+@pytest.fixture
+def elsewhere(settings):
+    """The store of another process: of the reconciler, or of another verifier."""
+    client = connect(settings)
+    yield Store(client)
+    client.close()
+
+
+def block(name="b", what=f"{CLIENT}/32", kind="network", until=None):
+    return Block(name, kind, what, "eve", "mining", int(time.time()), until)
+
+
+def present(client, solution):
+    return client.post("/egress/passes", json={"provider": "altcha", "solution": solution})
+
+
+def refusing(blocks):
+    """Judges as if each block of a network were of the client's."""
+    return Rule.BLOCKED if any(found.kind == "network" for found in blocks) else None
+
+
+def test_new_block_counts_at_once_and_costs_the_client_nothing(public, store, elsewhere, in_redis):
+    get_pass(public)  # This process has seen that there are no blocks.
+    solution = solve(public)
+    before = store.charges([NETWORK], 3600)
+    elsewhere.add_block(block(), [])
+    answer = present(public, solution)
+    assert answer.status_code == 403 and answer.json["type"].endswith("#blocked")
+    assert store.charges([NETWORK], 3600) == before
+    elsewhere.remove_block("b")
+    assert present(public, solution).status_code == 201
+
+
+def test_new_block_of_others_costs_the_client_nothing(public, elsewhere):
+    get_pass(public)
+    elsewhere.add_block(block(what="192.0.2.0/24"), [])
+    assert present(public, solve(public)).status_code == 201
+
+
+def test_removed_block_counts_no_more_at_once(public, elsewhere):
+    elsewhere.add_block(block(), [])
+    assert present(public, solve(public)).status_code == 403
+    elsewhere.remove_block("b")
+    assert present(public, solve(public)).status_code == 201
+
+
+def test_block_that_ends_counts_no_more_without_a_change_in_redis(public, elsewhere, monkeypatch):
+    solution = solve(public)
+    elsewhere.add_block(block(until=int(time.time()) + 300), [])
+    assert present(public, solution).status_code == 403
+    now = time.time
+    monkeypatch.setattr("verifier.web.issuing.time.time", lambda: now() + 301)
+    assert present(public, solution).status_code == 201
+
+
+def test_known_block_is_judged_before_the_solution(public, elsewhere):
+    """The solution is not looked at, so a captcha provider is not asked about it."""
+    elsewhere.add_block(block(), [])
+    assert present(public, solve(public)).json["type"].endswith("#blocked")
+    assert present(public, "no solution at all").json["type"].endswith("#blocked")
+
+
+def test_wiped_redis_has_no_blocks(public, elsewhere, redis_server, store):
+    elsewhere.add_block(block(), [])
+    assert present(public, solve(public)).status_code == 403
+    redis_server.wipe()
+    store.ping()
+    assert present(public, solve(public)).status_code == 201
+
+
+def test_key_is_not_charged_for_a_blocked_client(store, elsewhere):
+    elsewhere.add_block(block(), [])
+    for _ in range(2):
+        with pytest.raises(Refused) as refused:
+            store.use_key("k", 5, 60, refusing)
+        assert refused.value.rule is Rule.BLOCKED
+    assert store.charges(["key:k"], 60) == [0]
+
+
+def test_blocks_that_another_thread_saw_do_not_pass_for_judged(store, elsewhere):
+    """A thread judges by older blocks while another one learns the newer: the solution is judged by these once more."""
+    judged = []
+
+    def judge(blocks):
+        if not judged:
+            elsewhere.add_block(block(), [])
+            assert store.note_launch(time.time(), True) == [block()]
+        judged.append(len(blocks))
+        return refusing(blocks)
+
+    with pytest.raises(Refused):
+        store.use_solution("altcha", "id", time.time() + 1, 60, judge, [Charge(NETWORK, 60, None, 0)])
+    assert judged == [0, 1] and store.charges([NETWORK], 60) == [0]
+
+
+@pytest.mark.parametrize("number", [1, 3000])
+def test_all_blocks_are_seen(store, elsewhere, number):
+    for one in range(number):
+        elsewhere.add_block(block(f"b{one}", f"10.{one >> 8}.{one & 255}.0/24"), [])
+    seen = []
+    store.use_solution("altcha", "id", time.time() + 1, 60, lambda blocks: seen.append(len(blocks)), [])
+    assert seen == [0, number]
+    assert {found.id for found in store.note_launch(time.time(), True)} == {found.id for found in store.blocks()}
+    elsewhere.remove_block("b0")
+    assert len(store.note_launch(time.time(), True)) == number - 1
+    store.use_solution("altcha", "other", time.time() + 1, 60, admit)
+
+
+def test_launch_is_judged_by_the_blocks_of_its_moment(services, elsewhere):
+    hub = internal_client(services)
+    for rule in ("default", "blocked", "default"):
+        assert launch(hub, repository=REPOSITORY)["rule"] == rule
+        if rule == "default":
+            elsewhere.add_block(block(what="example.com/a/b", kind="repository"), [])
+        else:
+            elsewhere.remove_block("b")

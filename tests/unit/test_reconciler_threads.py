@@ -8,7 +8,7 @@ import pytest
 import verifier.reconciler.loop
 from tests.support.apps import get_pass, launch, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import ALICE, eventually, granted, make_grant
+from tests.support.reconciling import ALICE, converge_due, eventually, granted, list_and_converge, make_grant, record_launch
 from tests.support.reconciling import running as reconciler_runs
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
 from verifier.reconciler.user_pods import WatchEnded
@@ -111,6 +111,34 @@ def test_watch_that_only_ended_continues_without_a_list(running, cluster, store,
     eventually(lambda: store.known(Server("bob")))
     eventually(lambda: running.heard_at > heard)
     assert lists == []
+
+
+def test_launch_during_a_resync_waits_for_one_batch_at_most(make_reconciler, cluster, store, steady):
+    for number in range(250):
+        cluster.add(f"user-{number}", f"uid-{number}")
+    made = make_reconciler()
+    list_and_converge(made)
+    made.resync(30.0)
+    record_launch(store, make_grant())
+    made.observe("ADDED", cluster.add("alice"))
+    made.run_once()
+    made.run_once()
+    assert cluster.labelled() == {ALICE}
+    assert len(made.queue) == 150
+    steady.now += 30
+    converge_due(made)
+    assert len(made.queue) == 0
+
+
+def test_resync_takes_half_of_the_time_to_the_next(make_reconciler, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
+    monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.4)
+    made = make_reconciler(steady=time.monotonic)
+    times = []
+    monkeypatch.setattr(made, "resync", times.append)
+    with reconciler_runs(made):
+        eventually(lambda: len(times) > 1)
+    assert set(times) == {0.2}
 
 
 class Hasty(FakeCluster):

@@ -49,6 +49,16 @@ def test_key_put_twice_is_handed_out_once_with_the_first_date(queue, clock):
     assert take(queue) == [] and len(queue) == 0
 
 
+def test_key_put_with_a_pause_is_due_after_it_or_at_the_next_put(queue, clock):
+    queue.put("a", 5.0)
+    queue.put("b", 5.0)
+    queue.put("b")
+    assert queue.get(100, wait=False) == [("b", 0.0)]
+    clock.now = 5
+    queue.put("a")
+    assert queue.get(100, wait=False) == [("a", 5.0)]
+
+
 def test_batch_is_no_larger_than_requested(queue):
     for key in "abc":
         queue.put(key)

@@ -54,7 +54,7 @@ NOTIFICATION_WAIT_SECONDS = 0.3
 """Seconds that the reflector waits for notifications before it looks at the clock."""
 
 RESYNC_SECONDS = 60.0
-"""Seconds between resyncs, which queue every server."""
+"""Seconds between resyncs, which queue every server. Half of them pass until the last of thousands is due."""
 
 BATCH = 100
 """Servers that Redis is asked about together. With one at a time, a start with thousands of pods would mostly wait for Redis."""
@@ -236,7 +236,7 @@ class Reconciler:
                     self.enqueue_due()
                 if self._steady() - resync >= RESYNC_SECONDS:
                     resync = self._steady()
-                    self.resync()
+                    self.resync(RESYNC_SECONDS / 2)
                     self.forget_blocks()
                 self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
                 if self._steady() - heartbeat >= RETRY_PAUSE_SECONDS:
@@ -268,9 +268,15 @@ class Reconciler:
         if self._responder:
             self._responder.take()
 
-    def resync(self) -> None:
-        """Queue every server that has a pod."""
-        self._enqueue(self._cache.servers())
+    def resync(self, over_seconds: float = 0.0) -> None:
+        """Queue every server that has a pod.
+
+        Args:
+            over_seconds: the time in which they become due, `BATCH` after `BATCH`. A launch waits for all that are due before it.
+        """
+        servers = self._cache.servers()
+        for at, server in enumerate(servers):
+            self.queue.put(server, at // BATCH * BATCH / len(servers) * over_seconds)
 
     def forget_blocks(self) -> None:
         """Forget the blocks that have ended, and those of pods that are gone: each launch reads all blocks."""

@@ -19,7 +19,7 @@ class WorkQueue(Generic[Key]):
     - A key that is put twice before it is handed out is handed out once. Its time counts from the first `put`.
     - A key that is handed out is not handed out again before `done`. A key that is put meanwhile is queued again: its work may
       have begun before the change that it was put for.
-    - `retry` queues a key after a pause. A `put` before that makes it due at once.
+    - `retry` queues a key after a pause, and so may `put`. Another `put` before that makes it due at once.
     - Keys are handed out in the order in which they become due.
     - After `close` nothing is handed out.
 
@@ -43,9 +43,9 @@ class WorkQueue(Generic[Key]):
         with self._changed:
             return len(self._due)
 
-    def put(self, key: Key) -> None:
-        """Queue a key."""
-        self._queue(key, self._clock())
+    def put(self, key: Key, pause_seconds: float = 0.0) -> None:
+        """Queue a key, to be due after so many seconds."""
+        self._queue(key, self._clock() + pause_seconds)
 
     def retry(self, key: Key) -> None:
         """Queue a key after the pause."""

@@ -300,6 +300,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.woken(0.1),
         lambda s: s.forget(alice),
         lambda s: s.publish_addresses(alice, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))]),
+        lambda s: s.publish_many_addresses({alice: [PodAddresses("uid-1", "alice", "", ("10.42.0.6",))]}),
         lambda s: s.beat_addresses(),
         lambda s: s.published_addresses(),
         lambda s: s.publish_agents({"10.42.0.7": "node-1"}),

@@ -9,6 +9,9 @@ from ..store.store import Store
 from .cache import PodCache
 from .user_pods import Pod
 
+BATCH = 100
+"""Servers that are published together."""
+
 
 class AddressBook:
     """Publishes the addresses of pods that run. All methods may be called from any thread.
@@ -33,20 +36,29 @@ class AddressBook:
             StoreUnavailable: Redis does not answer.
         """
         with self._lock:
-            running = [pod for pod in self._cache.of(server) if pod.addresses and not pod.ended]
-            # Before the first list the server may have a pod that is not known yet.
-            if running or self._cache.is_listed:
-                self._store.publish_addresses(server, map(self._of, running))
+            if (pods := self._pods(server)) is not None:
+                self._store.publish_addresses(server, pods)
 
     def publish_all(self) -> None:
-        """Publish all servers, and forget those that an earlier process left. Raises as `publish`."""
-        for server in self._cache.servers() | self._store.published_addresses():
-            self.publish(server)
+        """Publish all servers, and forget those that an earlier process left. Raises as `publish`.
+
+        `BATCH` together: with one at a time, no heartbeat is sent for a minute where there are many thousands.
+        """
+        servers = list(self._cache.servers() | self._store.published_addresses())
+        for first in range(0, len(servers), BATCH):
+            with self._lock:
+                pods = {server: self._pods(server) for server in servers[first : first + BATCH]}
+                self._store.publish_many_addresses({server: found for server, found in pods.items() if found is not None})
 
     def beat(self) -> None:
         """Tell the proxy that what is published counts. Raises as `publish`."""
         if self._cache.is_listed:
             self._store.beat_addresses()
+
+    def _pods(self, server: Server) -> list[PodAddresses] | None:
+        """What to publish of a server. None: before the first list it may have a pod that is not known yet."""
+        running = [pod for pod in self._cache.of(server) if pod.addresses and not pod.ended]
+        return list(map(self._of, running)) if running or self._cache.is_listed else None
 
     def _of(self, pod: Pod) -> PodAddresses:
         grant = pod.grant

@@ -133,6 +133,19 @@ def test_what_an_earlier_process_left_is_gone_before_the_first_beat(reconciler, 
     assert sorted(first) == ["alice/", "gone/"] and last == ""
 
 
+def test_a_first_heartbeat_publishes_many_servers_together(reconciler, cluster, store, monkeypatch):
+    """One after the other, it would be late by a minute where there are many thousands."""
+    for number in range(250):
+        cluster.add(f"user-{number}", f"uid-{number}", addresses=(f"10.42.1.{number}",))
+    store.publish_addresses(Server("gone"), [PodAddresses("uid-0", "gone", "", ("10.42.0.9",), "verified")])
+    reconciler.list_pods()
+    together, publish = [], store.publish_many_addresses
+    monkeypatch.setattr(store, "publish_many_addresses", lambda pods: together.append(len(pods)) or publish(pods))
+    reconciler.heartbeat()
+    assert together == [100, 100, 51]
+    assert {pod.user for pod in published(store)} == {f"user-{number}" for number in range(250)}
+
+
 def test_nothing_is_published_before_the_first_list(reconciler, store):
     store.publish_addresses(ALICE, [PodAddresses("uid-1", "alice", "", ("10.42.0.5",))])
     reconciler.queue.put(ALICE)

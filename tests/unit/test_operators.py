@@ -31,7 +31,7 @@ from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.user_pods import Pod, UserPods
-from verifier.records import Block, Grant, Record, Rule, Server
+from verifier.records import Block, Grant, KnownServer, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.web.app import create_services
 
@@ -578,6 +578,14 @@ def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, us
     cluster.add("bob", "uid-2", repository="https://github.com/x/y", client="10.0.0.1")
     list_and_converge(reconciler)
     assert {row["user"] for row in operators.grants(**only)} == users
+
+
+def test_thousands_of_servers_are_asked_for_in_parts(store, operators, in_redis):
+    """Redis must answer within half a second, and nobody else is served meanwhile."""
+    in_redis.mset({f"binder-egress:server:user-{number}/": KnownServer(f"uid-{number}").dumps() for number in range(2001)})
+    in_redis.config_resetstat()
+    assert len(operators.grants()) == 2001
+    assert in_redis.info("commandstats")["cmdstat_mget"]["calls"] == 3
 
 
 def test_explain_names_the_reasons(make, cluster, store, operators, redis_server):

@@ -95,6 +95,9 @@ STOP_TTL_SECONDS = 3600
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
 
+TOGETHER = 1000
+"""Servers that Redis is asked about together for an operator. It must answer within `TIMEOUT_SECONDS`, and serves nobody else
+meanwhile."""
 
 EVERYTHING = "*"
 """On the wake list: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
@@ -486,8 +489,10 @@ class Store:
 
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
         """What the reconciler published about some servers; those without a pod are left out."""
-        with _unavailable():
-            texts = self._redis.mget([_key(f"server:{server.key}") for server in servers]) if servers else []
+        texts: list[Any] = []
+        for first in range(0, len(servers), TOGETHER):
+            with _unavailable():
+                texts += self._redis.mget([_key(f"server:{server.key}") for server in servers[first : first + TOGETHER]])
         known = {server: KnownServer.loads(_text(text)) for server, text in zip(servers, texts, strict=True)}
         return {server: about for server, about in known.items() if about}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.charts import VALUES, by_name
 from tests.support.doc_examples import section
 
 TOP = Path(__file__).parents[2]
@@ -74,3 +75,13 @@ def test_steps_of_changing_the_signing_keys_match_the_table(helm):
         rendered = yaml.safe_load_all(helm("template", name, str(TOP / chart), *options))
         (secret,) = [one for one in rendered if one and one["kind"] == "Secret" and "signing-keys" in one["data"]]
         assert base64.b64decode(secret["data"]["signing-keys"]).decode().split() == [keys[word] for word in row.split(", ")]
+
+
+def test_values_for_many_servers_are_accepted(helm, tmp_path):
+    (text,) = section("docs/guarantees.md", "Values for 20,000 servers", "yaml")
+    (tmp_path / "values.yaml").write_text(text)
+    rendered = by_name(helm("template", "binder-egress", str(TOP / "chart"), "--values", str(tmp_path / "values.yaml")))
+    for part, values in yaml.safe_load(text).items():
+        (container,) = rendered["Deployment", f"binder-egress-{part}"]["spec"]["template"]["spec"]["containers"]
+        assert container["resources"]["limits"] == values["resources"]["limits"]
+        assert container["resources"]["requests"] == VALUES[part]["resources"]["requests"]

@@ -1,4 +1,5 @@
-"""The real reconciler with ten thousand servers: figures that do not depend on how busy the machine is.
+"""The real reconciler with ten thousand servers, and what else there is of twenty thousand: figures that do not depend on how busy
+the machine is.
 
 `ci/bench scale` measures times.
 """
@@ -8,8 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.support.charts import VALUES
+from tests.support.doc_examples import section
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
+import bench_records
 from bench_scale import scale
 
 SIZES = [1_000, 10_000]
@@ -42,3 +48,35 @@ def test_reconciler_keeps_up_with_ten_thousand_servers(record_property):
     assert large.peak / small.peak < times and large.work / small.work < times and large.steady / small.steady < times
     for row in figures:
         assert 1 <= sum(row.requests.values()) < REQUESTS, row.requests
+
+
+LAUNCHES = 2
+"""Launches with a pass in an hour, for each server that runs: sessions of half an hour."""
+
+PROXY = 45
+"""MiB of the egress proxy at rest, with four pods (docs/proxy.md) and a little more."""
+
+
+@pytest.mark.timeout(3600)
+def test_values_of_the_page_suffice_for_twenty_thousand_servers(record_property):
+    (text,) = section("docs/guarantees.md", "Values for 20,000 servers", "yaml")
+    named = yaml.safe_load(text)
+    servers = 20_000
+
+    def limit(part: str) -> float:
+        """MiB of the page, or of the chart's own values."""
+        quantity = (named.get(part) or VALUES[part])["resources"]["limits"]["memory"]
+        return float(quantity.removesuffix("Mi"))
+
+    found = bench_records.measure(servers)
+    record_property("figures", str(found))
+    print(found)
+    reconciler, command = found["reconciler, with the proxy"]["MiB"], found["egress grants"]["MiB"]
+    assert reconciler + command < limit("reconciler")
+    assert found["verifier"]["MiB after it"] < limit("verifier")
+    assert PROXY + found["proxy"]["MiB more than without"] < limit("proxy")
+    one, kept = found["Redis, for one"], found["Redis"]
+    # A pass is remembered for 70 minutes, a solution and what it is charged for 60, a launch without a pod for 10.
+    launch = one["pass, B"] * 70 / 60 + one["solution, and what it is charged, B"] + one["launch that waits, B"] * 10 / 60
+    data = kept["most while a proxy reads all addresses, MiB"] + servers * LAUNCHES * launch / 2**20
+    assert data < float(named["redis"]["maxmemory"].removesuffix("mb")) < limit("redis")

@@ -1,0 +1,82 @@
+"""The figures of docs/guarantees.md on many servers: those that a small run can check, and what follows from them."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.charts import VALUES
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
+import bench_records
+
+PAGE = (Path(__file__).parents[2] / "docs/guarantees.md").read_text().partition("## With thousands of servers\n")[2]
+
+MIB = 2**20
+
+
+def figure(pattern: str) -> float:
+    """A number of the page."""
+    (text,) = re.findall(pattern, PAGE)
+    return float(text.replace(",", ""))
+
+
+PASS = figure(r"(\d+) bytes for 70 minutes \(the pass\)")
+SOLUTION = figure(r"(\d+) for an hour \(the solution")
+LAUNCH = figure(r"(\d+) until the pod is ready")
+SERVER = figure(r"Redis has (\d+) bytes for each server") + figure(r"and (\d+) for its addresses")
+
+
+def test_redis_has_for_a_launch_what_the_page_says(redis_server, monkeypatch):
+    monkeypatch.setattr(bench_records, "PASSES", 1000)
+    found = bench_records.measured_passes(redis_server.url)
+    said = {"pass, B": PASS, "solution, and what it is charged, B": SOLUTION, "launch that waits, B": LAUNCH}
+    assert {name: found[name] for name in said} == {name: pytest.approx(size, rel=0.2) for name, size in said.items()}
+
+
+def test_redis_has_for_servers_what_the_page_says(redis_server, in_redis):
+    bench_records.measured_reconciler(redis_server.url, 10, proxy=True)  # what there is once, scripts for instance
+    before = bench_records.redis_memory(in_redis)
+    bench_records.measured_reconciler(redis_server.url, 1010, proxy=True)
+    assert (bench_records.redis_memory(in_redis) - before) * MIB / 1000 == pytest.approx(SERVER, rel=0.2)
+
+
+def kept(launches: int) -> float:
+    """Bytes of Redis for a running server, with so many launches an hour."""
+    return SERVER + launches * (PASS * 70 / 60 + SOLUTION + LAUNCH * VALUES["launch"]["timeout"] / 3600)
+
+
+def test_redis_is_full_where_the_page_says():
+    assert VALUES["redis"]["maxmemory"] == "64mb" and "| Redis, 64 MB |" in PAGE
+    assert kept(2) / 1000 == pytest.approx(figure(r"that is ([\d.]+) kB a server"), abs=0.05)
+    for launches, pattern in ((2, r"([\d,]+) servers where sessions last half an hour"), (1, r"([\d,]+) with an hour \|")):
+        assert 64 * MIB / kept(launches) == pytest.approx(figure(pattern), rel=0.03)
+    assert 20_000 * kept(2) / (64 * MIB) == pytest.approx(0.8, abs=0.05), "four fifths full"
+
+
+def test_limits_of_memory_are_those_of_the_chart():
+    assert VALUES["reconciler"]["resources"]["limits"]["memory"] == "256Mi" and "| the reconciler's container, 256 MiB |" in PAGE
+    assert VALUES["verifier"]["resources"]["limits"]["memory"] == "256Mi" and "| verifier, 256 MiB |" in PAGE
+
+
+def measured(row: str) -> list[float]:
+    """The MiB of a row of the second table: with 1,000, 20,000 and 100,000 servers."""
+    (cells,) = re.findall(rf"^\| {re.escape(row)} \|(.*)\|$", PAGE, re.MULTILINE)
+    return [float(cell.split()[0]) for cell in cells.split("|")]
+
+
+def reaches(limit: float, row: list[float]) -> float:
+    """The servers with which memory reaches a limit, by what is measured with 20,000 and with 100,000."""
+    _, some, many = row
+    return 20_000 + (limit - some) / (many - some) * 80_000
+
+
+def test_memory_reaches_its_limits_where_the_page_says():
+    alone, command = measured("reconciler, most memory"), measured("`egress grants`, which runs in the reconciler's container")
+    together = [one + other for one, other in zip(alone, command, strict=True)]
+    assert f"need {together[1]:.0f} of the container's 256 MiB" in PAGE
+    assert reaches(256, together) == pytest.approx(figure(r"([\d,]+) while an operator lists all servers"), rel=0.03)
+    assert reaches(256, alone) == pytest.approx(figure(r"all servers, ([\d,]+) without"), rel=0.03)
+    listed = measured("verifier after `GET /api/grants`, the list of all servers")
+    assert reaches(256, listed) == pytest.approx(figure(r"([\d,]+), where somebody asks for the list"), rel=0.03)

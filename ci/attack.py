@@ -2,7 +2,7 @@
 
 The verifier is the real process, with a real Redis, on loopback. It believes one proxy, so that the attacker chooses the client's
 address as an ingress would tell it. The reconciler is the real one, on pods in memory (`tests.support.fake_cluster`). Its settings
-are the chart's defaults but for one: a key derivation has one round in place of 5,000 where only the number of tries matters.
+are the chart's defaults but for one: a key derivation has one round in place of 2,500 where only the number of tries matters.
 
 What `ci/attack --json` prints, one object:
 
@@ -12,7 +12,7 @@ speed       cores, lanes; tries a core-second with the default key derivation: c
             one consumer card, published); vector_ratio and graphics_card_ratio, both to client
 prices      an entry for each of some prices: price, tries (on average), and by speed for one solution: client_core_seconds,
             vector_core_seconds, graphics_card_seconds
-solved      solutions at the base price, with the default's 5,000 rounds: client and vector, each with passes, tries and
+solved      solutions at the base price, with the default's 2,500 rounds: client and vector, each with passes, tries and
             core_seconds (of all together, measured, not computed)
 tries       of all challenges that were solved: challenges, tries, expected (half of each range, and one), and share (the mean of
             tries by expected)

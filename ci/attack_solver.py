@@ -21,7 +21,7 @@ import altcha
 from verifier.captcha.altcha import Options
 
 DEFAULTS = Options()
-"""The chart's proof of work: 5,000 rounds a try, answers from 0 to 2,000."""
+"""The chart's proof of work: 2,500 rounds a try, answers from 0 to 4,000."""
 
 CARD_ROUNDS_PER_SECOND = 9e9
 """Rounds of PBKDF2-HMAC-SHA-256 a second of one consumer graphics card (tobtu.com/minimum-password-settings)."""

@@ -147,7 +147,7 @@ def requests_per_core() -> None:
     server = RedisServer()
     server.start()
     # Solved before the clock runs; an easy challenge, but with the usual key derivation.
-    quick = {"altcha": {"cost": 5000, "counterMax": 2}}
+    quick = {"altcha": {"counterMax": 2}}
     # One client presents them all, so the price must not rise.
     settings = make_settings(server, captcha_providers=quick, fairness_doubled_after=0)
     client = connect(settings)

@@ -61,7 +61,7 @@ ASSUMPTIONS = {
     "pods": Assumption("pods of a farm, all the time", 100, 10, 1000, "assumed; 100 is mybinder.org's limit for one repository"),
     "life_hours": Assumption("hours that a farm's pod lives", 6, 1, 12, "mybinder.org's limit (`maxAge`)"),
     "solver_tries": Assumption(
-        "key derivations a core-second, attacker", 5700, 880, 11_000,
+        "key derivations a core-second, attacker", 11_400, 1760, 22_000,
         "measured: a compiled solver with AVX-512; low: Python with OpenSSL; high assumed",
     ),
     "card_rounds": Assumption(
@@ -81,7 +81,7 @@ ASSUMPTIONS = {
     "network_hashes": Assumption("hashes a second of the whole network", 5e9, 3e9, 8e9, "assumed: no figure of 2026 was found"),
     "coin_dollars": Assumption("dollars for one coin", 350, 200, 500, "assumed: no figure of 2026 was found"),
     "browser_tries": Assumption(
-        "key derivations a core-second, browser", 1000 / BASE_SECONDS, 400, 2000,
+        "key derivations a core-second, browser", 2000 / BASE_SECONDS, 800, 4000,
         "from the 1.1 s of [fairness.md](fairness.md); range assumed",
     ),
     "phone": Assumption("times that a slow phone is slower", 4, 2, 8, "assumed"),

@@ -5,9 +5,23 @@ tiers; it faces the internet and holds no Kubernetes credentials. The *reconcile
 may patch pods. They meet in Redis (`store`).
 """
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
+"""The version of the installed package; `0.0.0` in a checkout that is not installed."""
 
-try:
-    __version__ = version("binder-egress")
-except PackageNotFoundError:  # run from a checkout
-    __version__ = "0.0.0"
+
+def __getattr__(name: str) -> str:
+    """Read `__version__` when somebody asks for it.
+
+    What reads it takes as long to import as all that the start guard needs, and that runs in every user pod (D-382).
+
+    Raises:
+        AttributeError: it was another name.
+    """
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("binder-egress")
+    except PackageNotFoundError:
+        return "0.0.0"

@@ -341,9 +341,20 @@ def test_process_does_not_wait_without_policies():
     assert seen["outcome"] == "off"
 
 
+def modules(code):
+    """What a new interpreter has loaded after this code."""
+    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {code}; print(*sys.modules)", str(TOP)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_guard_loads_nothing_that_is_slow():
+    """Each of these costs every new user pod as much processor time as all that the guard needs."""
+    own = modules("import verifier.pods.start_guard") - modules("pass")
+    assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
+
+
 def test_guard_needs_only_the_standard_library():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import verifier.pods.start_guard; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-I", "-c", code, str(TOP)], capture_output=True, text=True, check=True).stdout.split()
+    loaded = modules("import verifier.pods.start_guard")
     ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names and not name.startswith("_")}
     assert {name for name in ours if not name.startswith(("verifier", "sitecustomize", "site"))} == set()
     assert {name for name in ours if name.startswith("verifier")} == {"verifier", "verifier.pods", "verifier.pods.start_guard"}

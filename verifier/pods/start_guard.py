@@ -21,7 +21,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 ISOLATED_VARIABLE = "BINDER_EGRESS_ISOLATED"
 TIMEOUT_VARIABLE = "BINDER_EGRESS_START_GUARD_TIMEOUT"
@@ -157,7 +156,7 @@ def targets_of(environment: Mapping[str, str]) -> list[Target]:
     ]
 
 
-def ask_proxy(proxy: Target, timeout: float) -> dict[str, Any]:
+def ask_proxy(proxy: Target, timeout: float) -> dict[str, object]:
     """What the egress proxy says of this container: the `address` that it sees, and of a pod that it knows the `uid`.
 
     Args:
@@ -190,7 +189,7 @@ def introduce(
     proxy: Target,
     uid: str,
     timeout: float,
-    ask: Callable[[Target, float], dict[str, Any]] = ask_proxy,
+    ask: Callable[[Target, float], dict[str, object]] = ask_proxy,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> str:

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import yaml
 from traitlets.config import Config
 
+import verifier
 from tests.support.ports import free_port
 from tests.support.start_guard import SNIPPET, VALUES, made_spawner
 from verifier.pods import start_guard
@@ -351,6 +353,23 @@ def test_guard_loads_nothing_that_is_slow():
     """Each of these costs every new user pod as much processor time as all that the guard needs."""
     own = modules("import verifier.pods.start_guard") - modules("pass")
     assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
+
+
+def test_version_is_read_when_it_is_asked_for(monkeypatch):
+    versions = {"binder-egress": "1.2.3"}
+
+    def installed(name):
+        try:
+            return versions[name]
+        except KeyError:
+            raise PackageNotFoundError(name) from None
+
+    monkeypatch.setattr("importlib.metadata.version", installed)
+    assert verifier.__version__ == "1.2.3"
+    versions.clear()
+    assert verifier.__version__ == "0.0.0"
+    with pytest.raises(AttributeError, match="no attribute 'verison'"):
+        verifier.verison  # noqa: B018
 
 
 def test_guard_needs_only_the_standard_library():

@@ -12,7 +12,7 @@ Before that, it lays the JupyterLab extension and the address of the server's pa
 It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
 that it starts fast.
 
-Decisions: D-008, D-009, D-010, D-012, D-256, D-301.
+Decisions: D-008, D-009, D-010, D-012, D-256, D-301, D-382, D-383.
 """
 
 import json

@@ -18,6 +18,7 @@ import yaml
 from flask import Flask, request
 from rich.console import Console
 from rich.table import Table
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from traitlets.config import Config
 
 from tests.support.apps import (
@@ -110,6 +111,7 @@ def hook() -> None:
         # The hook swallows every error, so only the verifier knows that it was asked.
         text = requests.get(f"http://127.0.0.1:{internal}/metrics", timeout=5).text
         assert 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"} 1100.0' in text, text
+        assert 'binder_egress_launches_by_claim_total{brought_pass="no",claim="browser"} 1100.0' in text, text
     finally:
         for process in processes:
             process.terminate()
@@ -130,9 +132,9 @@ def load_hook(port: int) -> Callable[..., Awaitable[None]]:
     os.environ |= {"BINDER_EGRESS_API": f"http://127.0.0.1:{port}", "BINDER_EGRESS_API_TOKEN": API_TOKEN}
     config = Config()
     exec(values["integration"]["binderhub"]["extraConfig"]["zz-binder-egress"], {"c": config})
-    seen = SimpleNamespace(
-        query_arguments={}, remote_ip="198.51.100.7", request_time=lambda: 0.0, protocol="http", host="h", uri="/build/x"
-    )
+    headers = HTTPHeaders({"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)", "X-Forwarded-For": "198.51.100.7"})
+    connection: Any = SimpleNamespace(context=SimpleNamespace(address=("192.0.2.1", 1), remote_ip="192.0.2.1", protocol="http"))
+    seen = HTTPServerRequest("GET", "/build/gh/a/b/HEAD", headers=headers, host="h", connection=connection)
     launch: Callable[..., Awaitable[None]] = config.Launcher.pre_launch_hook
 
     async def call(*args: Any) -> None:

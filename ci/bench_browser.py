@@ -159,18 +159,23 @@ def one_launch(browser: Browser, hub: BinderHub, store: Store) -> tuple[float, s
     return took / 1000, "none"
 
 
-def solve() -> None:
-    """The same challenges of default cost, solved by frontend/src/solve.js with one worker and with two, in turns."""
-    challenges = int(os.environ.get("BENCH_CHALLENGES", "10"))
+def solver() -> str:
+    """The solver of the front end, as a script that makes it `measured.solve` and `measured.startWorker`."""
     manifest = (TOP / "verifier/web/static/manifest.json").read_text()
     command = [TOP / "frontend/node_modules/.bin/esbuild", "--bundle", "--format=iife", "--global-name=measured"]
-    source = subprocess.run(
+    return subprocess.run(
         [*command, f"--define:MANIFEST={json.dumps(json.loads(manifest))}"],
         input=b'export { solve } from "./solve.js"; export { startWorker } from "./workers.js";',
         cwd=TOP / "frontend/src",
         check=True,
         stdout=subprocess.PIPE,
     ).stdout.decode()
+
+
+def solve() -> None:
+    """The same challenges of default cost, solved by frontend/src/solve.js with one worker and with two, in turns."""
+    challenges = int(os.environ.get("BENCH_CHALLENGES", "10"))
+    source = solver()
     times: dict[int, list[float]] = {1: [], 2: []}
     derivations: list[int] = []
     with running_verifier() as (process, _), chromium() as browser:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_withdrawn
 from verifier.store.store import MOVES
-from verifier.web.gunicorn import RECEIVE_SECONDS, Threads
+from verifier.web.gunicorn import RECEIVE_SECONDS, Server, Threads
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,13 @@ def test_thousand_public_connections_delay_nobody(verifier, open_slow):
     """Open as many connections as gunicorn accepts on all ports together, each with half a request."""
     open_slow(1100, SLOW["in a body"])
     assert_prompt(verifier)
+
+
+def test_gunicorn_makes_no_line_of_log_for_a_request():
+    """It would make one that nobody reads: setting its log up in any way switches access logs on."""
+    server = Server(None, [0], "info", lambda: Threads(1, internal_port=0))
+    assert server.cfg.logconfig_dict
+    assert server.cfg.logger_class.access_log_enabled is False
 
 
 def test_public_request_has_a_time_limit():

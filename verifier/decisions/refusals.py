@@ -74,7 +74,7 @@ def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now
 
 def applies(block: Block, facts: Facts, now: float) -> bool:
     """Whether a block is in force at a Unix time in seconds, and applies to these facts."""
-    # What most blocks are not comes first: a resync compares each of thousands of servers with each block.
+    # Most blocks are about something else, which is quick to see: a resync compares each of thousands of servers with each block.
     return _is_about(block, facts) and block.grant.is_block(now)
 
 

@@ -95,7 +95,7 @@ STOP_TTL_SECONDS = 3600
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
 
-TOGETHER = 1000
+BATCH = 1000
 """Servers that Redis is asked about together for an operator. It must answer within `TIMEOUT_SECONDS`, and serves nobody else
 meanwhile."""
 
@@ -490,9 +490,9 @@ class Store:
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
         """What the reconciler published about some servers; those without a pod are left out."""
         texts: list[Any] = []
-        for first in range(0, len(servers), TOGETHER):
+        for first in range(0, len(servers), BATCH):
             with _unavailable():
-                texts += self._redis.mget([_key(f"server:{server.key}") for server in servers[first : first + TOGETHER]])
+                texts += self._redis.mget([_key(f"server:{server.key}") for server in servers[first : first + BATCH]])
         known = {server: KnownServer.loads(_text(text)) for server, text in zip(servers, texts, strict=True)}
         return {server: about for server, about in known.items() if about}
 

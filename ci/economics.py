@@ -61,30 +61,30 @@ ASSUMPTIONS = {
     "pods": Assumption("pods of a farm, all the time", 100, 10, 1000, "assumed; 100 is mybinder.org's limit for one repository"),
     "life_hours": Assumption("hours that a farm's pod lives", 6, 1, 12, "mybinder.org's limit (`maxAge`)"),
     "solver_tries": Assumption(
-        "key derivations a core-second, attacker", 11_400, 1760, 22_000,
+        "key derivations per core-second, attacker", 11_400, 1760, 22_000,
         "measured: a compiled solver with AVX-512; low: Python with OpenSSL; high assumed",
     ),
     "card_rounds": Assumption(
-        "rounds of PBKDF2 a second, graphics card", 9e9, 3e9, 2e10, "published for consumer cards (tobtu.com); range assumed"
+        "rounds of PBKDF2 per second, graphics card", 9e9, 3e9, 2e10, "published for consumer cards (tobtu.com); range assumed"
     ),
-    "card_dollars": Assumption("dollars for an hour of the card", 2, 0.2, 5, "published for rented ones; the low end assumed"),
+    "card_dollars": Assumption("dollars for an hour of the card", 2, 0.2, 5, "published for rented cards; the low end assumed"),
     "core_dollars": Assumption("dollars for an hour of a rented core", 0.02, 0.005, 0.05, "assumed"),
     "solve_dollars": Assumption(
         "dollars for 1,000 captchas, solving service", 1, 0.4, 3, "sellers' claims: Turnstile 0.40, reCAPTCHA v2 0.55 to 3"
     ),
-    "hand_seconds": Assumption("seconds of a person for a launch or a check", 20, 10, 60, "assumed"),
-    "hand_dollars": Assumption("dollars for an hour of that person", 2, 0.5, 10, "assumed"),
+    "hand_seconds": Assumption("seconds that a person takes for a launch or a check", 20, 10, 60, "assumed"),
+    "hand_dollars": Assumption("dollars for an hour of that person's time", 2, 0.5, 10, "assumed"),
     "hashes": Assumption(
-        "hashes a second of a pod that mines (RandomX)", 72, 72, 720,
+        "hashes per second in a pod that mines (RandomX)", 72, 72, 720,
         "published for one thread; low: light mode, as in 2 GiB of memory; high: fast mode",
     ),
-    "network_hashes": Assumption("hashes a second of the whole network", 5e9, 3e9, 8e9, "assumed: no figure of 2026 was found"),
-    "coin_dollars": Assumption("dollars for one coin", 350, 200, 500, "assumed: no figure of 2026 was found"),
+    "network_hashes": Assumption("hashes per second in the whole network", 5e9, 3e9, 8e9, "assumed: no figure for 2026 was found"),
+    "coin_dollars": Assumption("dollars for one coin", 350, 200, 500, "assumed: no figure for 2026 was found"),
     "browser_tries": Assumption(
-        "key derivations a core-second, browser", 2000 / BASE_SECONDS, 800, 4000,
+        "key derivations per core-second, browser", 2000 / BASE_SECONDS, 800, 4000,
         "from the 1.1 s of [fairness.md](fairness.md); range assumed",
     ),
-    "phone": Assumption("times that a slow phone is slower", 4, 2, 8, "assumed"),
+    "phone": Assumption("how many times slower a slow phone is", 4, 2, 8, "assumed"),
     "captcha_seconds": Assumption("seconds for a captcha with a click", 10, 3, 30, "assumed"),
     "give_up": Assumption("share of people who give up at a captcha", 0.05, 0, 0.15, "assumed; nobody publishes it"),
     "session_hours": Assumption("hours that a person uses a server", 1.5, 0.25, 6, "assumed: no public data"),
@@ -408,7 +408,7 @@ def attackers_table() -> str:
     low, high = income_range()
     earned = f"${digits(income(USUAL) * 1000)} ({digits(low * 1000)} to {digits(high * 1000)})"
     lines.append(["*mining earns*", *[earned] * 3])
-    lines.append(["*cheapest, of what mining earns*", *(percent(cheapest(setting, USUAL)) for setting in settings)])
+    lines.append(["*cheapest way, as a share of what mining earns*", *(percent(cheapest(setting, USUAL)) for setting in settings)])
     return rows(["1,000 pod-hours", *(f"*{setting.name}*" for setting in settings)], lines)
 
 
@@ -437,9 +437,9 @@ def honest_table() -> str:
             clicks = [str(renewals(opened, USUAL)), str(renewals(balanced, USUAL)), str(1 + renewals(strict, USUAL))]
             without = [left, f"{left}, with packages" if group.left() else left, f"{percent(USUAL['give_up'])}, with packages"]
         else:
-            clicks, without = ["0", "0", "a person's"], [left, left, "100 %, with packages"]
+            clicks, without = ["0", "0", "needs a person"], [left, left, "100 %, with packages"]
         lines.append([group.name, wait, digits(group.renewal(USUAL)), *clicks, *without])
-    head = ["who", "seconds: half of them, the last", "a renewal", "clicks, *open*", "*balanced*", "*strict*"]
+    head = ["who", "seconds: the median, the last", "seconds for a renewal", "clicks, *open*", "*balanced*", "*strict*"]
     return rows([*head, "without internet, *open*", "*balanced*", "*strict*"], lines)
 
 
@@ -481,7 +481,8 @@ def settings_table() -> str:
             ]
         )
     head = ["setting", "every server has", "everything is opened by", "1,000 pod-hours cost a script"]
-    return rows([*head, "of what mining earns, at the least", "a slow phone, the last of 100 wait", "clicks in 1.5 hours"], lines)
+    share, wait = "cheapest way, as a share of what mining earns", "wait of a slow phone, of the last in 100"
+    return rows([*head, share, wait, "clicks in 1.5 hours"], lines)
 
 
 def _phone(numbers: Numbers) -> str:
@@ -522,7 +523,7 @@ ELSE: dict[str, Callable[[Numbers], str]] = {
 def sensitivity_table() -> str:
     """Each assumption at both ends of its range."""
     settings = settings_of()
-    lines = [["*all as they are*", "", *(percent(cheapest(setting, USUAL)) for setting in settings), "", ""]]
+    lines = [["*all as assumed*", "", *(percent(cheapest(setting, USUAL)) for setting in settings), "", ""]]
     for key, assumption in ASSUMPTIONS.items():
         ends = [{**USUAL, key: assumption.low}, {**USUAL, key: assumption.high}]
         cells = []

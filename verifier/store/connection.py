@@ -18,8 +18,9 @@ TIMEOUT_SECONDS = 0.5
 def connect(settings: CommonSettings) -> redis.Redis:
     """A client for the Redis of the settings, or for the one that its sentinels name.
 
-    A pooled connection may have died with the Redis at its other end, so there is one more try on a new connection. There is none
-    after a time-out, which would double the wait. With sentinels the new connection goes to the Redis that they name at that time.
+    A pooled connection may have died with the Redis at its other end, so a failed call is tried once more on a new connection.
+    After a time-out there is no second try, which would double the wait. With sentinels, the new connection goes to the Redis that
+    they name at that time.
     """
     options: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
     tls = settings.redis_url.startswith("rediss:")
@@ -35,7 +36,7 @@ def connect(settings: CommonSettings) -> redis.Redis:
     if not settings.redis_sentinels:
         return redis.Redis.from_url(settings.redis_url, **common)
     sentinels = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in settings.redis_sentinels)]
-    # No second try: the next sentinel is asked, not the same one again.
+    # No second try: after a failure the next sentinel is asked.
     asking = options | {"password": _clear(settings.redis_sentinel_password), "retry": Retry(NoBackoff(), 0), "ssl": tls}
     database = parse_url(settings.redis_url).get("db", 0)  # type: ignore[no-untyped-call]
     sentinel = Sentinel(sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The counters that the reconciler keeps in Redis: their names, and the counts that wait. Metrics and `doctor` read them."""
+"""The counters that the reconciler keeps in Redis: their names, and counts not yet written. Metrics and `doctor` read them."""
 
 import json
 import threading
@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 
 WITHOUT_RECORD = "pods-without-launch-record"
-"""Pods of a launch that BinderHub did not tell the verifier about."""
+"""Pods of launches that BinderHub did not report to the verifier."""
 
 START_GUARD = "start-guard:"
 """The prefix of counters of pods, `start-guard:<outcome>`."""
 
 NOT_ISOLATED = ("open", "unclear", "unable", "failed", "mistaken_by_proxy")
-"""The outcomes of a start guard after which the pod may have network that nobody granted."""
+"""The outcomes of a start guard after which the pod may have egress that nobody granted."""
 
 START_GUARD_OUTCOMES = ("closed", "blocked", "off", "absent", "unknown_to_proxy", *NOT_ISOLATED)
-"""The outcomes of a start guard (docs/start-guard.md). Metrics show each from the beginning: Prometheus sees no increase in a
-counter that appears with 1, so the alert would miss the first pod."""
+"""The outcomes of a start guard (docs/start-guard.md). Metrics show each of them from the start: Prometheus sees no increase in a
+counter that first appears as 1, so the alert would miss the first pod."""
 
 START_GUARD_TIME = "start-guard-milliseconds"
 """The time that start guards took, in milliseconds."""
@@ -25,7 +25,7 @@ PING = "ping:"
 """The prefix of counters of pods that can ping, `ping:<way>`."""
 
 GRANTS = "grants:"
-"""The prefix of counters of grants that were written on pods, `grants:<tier>:<rule>`."""
+"""The prefix of counters of grants written on pods, `grants:<tier>:<rule>`."""
 
 LAG = "lag:"
 """The prefix of counters of how long servers waited for the reconciler, `lag:<bucket>`. A bucket does not include smaller ones."""
@@ -34,7 +34,7 @@ LAG_TIME = "lag-milliseconds"
 """The time that servers waited for the reconciler, in milliseconds."""
 
 LAG_BUCKETS = ("0.03", "0.1", "0.3", "1", "3", "10", "30", "+Inf")
-"""Upper limits in seconds. A wait is some hundredths of a second where nothing is wrong; an unlock gives up after 2 s."""
+"""Upper limits in seconds. A wait takes a few hundredths of a second if nothing is wrong; an unlock gives up after 2 s."""
 
 EXPIRIES = "expiries:"
 """The prefix of counters of ended leases, `expiries:<what happened then>`."""
@@ -46,11 +46,11 @@ DETECTION_OUTCOMES = (
     "observed", "revoked", "stopped", "limited", "repeated", "unknown-pod", "ended", "elsewhere", "outdated", "other-node",
     "failed",
 )  # fmt: skip
-"""What may become of a report (docs/detections.md)."""
+"""The possible outcomes of a report (docs/detections.md)."""
 
 
 LINE_OUTCOMES = ("report", "other", "unreadable", "too-many")
-"""What may become of a line that a source sent. The receiver counts them, in a hash of its own (`Store.lines`)."""
+"""The possible outcomes of a line that a source sent. The receiver counts them, in a hash of its own (`Store.lines`)."""
 
 
 def detection_counter(source: str, list_name: str, outcome: str) -> str:
@@ -65,7 +65,7 @@ def lag_counters(seconds: float) -> dict[str, int]:
 
 
 class Tally:
-    """Counts that wait for the next heartbeat. Both methods may be called from any thread."""
+    """Counts that wait for the next heartbeat. Any thread may call both methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Tally:
             self._counts.update(counts)
 
     def take(self) -> dict[str, int]:
-        """What was added since the last call."""
+        """Everything added since the last call."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
         return dict(counts)

@@ -8,15 +8,15 @@ class StoreUnavailable(Exception):
 
 
 class Replayed(Exception):
-    """A solution was used before. The text is `replayed`, or `before-epoch` if a wiped Redis cannot tell."""
+    """A solution was used before. The text is `replayed`, or `before-epoch` if a wiped Redis cannot know."""
 
 
 class PriceRisen(Exception):
-    """A challenge asked for less work than its network must do by now. The solution is not used up."""
+    """A challenge took less work than its network must do by now. The solution is not used up."""
 
 
 class Refused(Exception):
-    """Blocks that were new to this process refuse the client. The solution is not used up.
+    """Blocks that this process did not know yet refuse the client. The solution is not used up.
 
     Args:
         rule: the rule that refuses it.

@@ -11,30 +11,30 @@
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
-| `stop:<server>` | the uid of a pod that has to be stopped | `STOP_TTL_SECONDS` |
-| `blocks` | a hash: the operators' blocks, by id | until removed or ended; a server's with its pod, a week at most |
+| `stop:<server>` | the uid of a pod that must be stopped | `STOP_TTL_SECONDS` |
+| `blocks` | a hash: the operators' blocks, by id | until removed or ended; that of a server as long as its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
-| `withdrawn:<grant>` | a grant that counts no more | `WITHDRAWN_TTL_SECONDS` |
+| `withdrawn:<grant>` | a grant that no longer counts | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
-| `detections` | a stream: reports of detectors, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
-| `detected` | a stream: what became of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
+| `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
+| `detected` | a stream: the outcomes of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
 | `lines` | a hash: the number of lines that detectors sent, by source and outcome | for ever |
 | `unreadable` | the last lines of each source that the receiver could not read | `DETECTED_TTL_SECONDS` after the last |
 | `agents` | a hash: the addresses of agents, and the nodes that they are on | `AGENTS_TTL_SECONDS` |
 | `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
-| `changes` | the number of changes of `addresses`, and since when | for ever |
-| `wanted:<proxy>` | what servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
+| `changes` | the number of changes to `addresses`, and when counting began | for ever |
+| `wanted:<proxy>` | the hosts that servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
-| `hub` | JupyterHub's address, as BinderHub's hook said last | for ever |
-| `wiring` | a hash: numbers of announced launches and of those without context, first and last time | for ever |
+| `hub` | JupyterHub's address, as BinderHub's hook last reported it | for ever |
+| `wiring` | a hash: numbers of announced launches and of those without context; times of the first and the last | for ever |
 | `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
 | `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
 | `counters`, `tiers` | hashes: the reconciler's counters, for the verifier's metrics | for ever |
 
-All keys begin with `binder-egress:`. The chart's Redis lets each process write only what `chart/files/redis.sh` says (D-241). No
-script declares a key that the verifier may only read, or only write: Redis asks for both rights on declared keys.
+All keys begin with `binder-egress:`. The chart's Redis lets each process write only what `chart/files/redis.sh` allows (D-241).
+Scripts do not declare keys that the verifier may only read or only write: Redis requires both rights on declared keys.
 
 Nothing here needs to survive. When Redis is wiped, passes become invalid, waiting grants are lost, client networks are charged
 from zero, and blocks of repositories and networks are gone. Running servers keep what their annotation says, including a block. A
@@ -75,28 +75,30 @@ from .errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, Stor
 PREFIX = "binder-egress:"
 
 MOVE_WINDOW_SECONDS = 600
-"""Seconds after its first use in which a use of a pass may move to another server of the same repository and client network."""
+"""Seconds after it was first given during which a use of a pass may move to another server of the same repository and client
+network."""
 
 MOVES = 8
-"""Moves of one use of a pass: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
+"""How many times one use of a pass may move: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
 
 BUILD_LIMIT_SECONDS = 3600
-"""The most seconds between a launch request and its hook, with a build between them. A pass is judged at the request's time."""
+"""The longest time between a launch request and its hook, with a build in between. A pass is judged as of the request."""
 
 REDEEMED = frozenset({"held", "free", "moved"})
-"""The outcomes of `Store.redeem` that write the grant. Every other one rejects the pass."""
+"""The outcomes of `Store.redeem` that write the grant. All others reject the pass."""
 
 UNLOCK_TTL_SECONDS = 60
-"""Seconds in which the reconciler must act on an unlock. It needs less than one. Later the client has long been told `pending`."""
+"""Seconds in which the reconciler must act on an unlock. It needs less than one. Long before they are over, the client has been
+told `pending`."""
 
 STOP_TTL_SECONDS = 3600
-"""Seconds in which the reconciler must stop a pod, also where the API server is away for a while. No later pod has the uid."""
+"""Seconds in which the reconciler must stop a pod, even if the API server is down for a while. No later pod has the same uid."""
 
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
 
 BATCH = 1000
-"""Servers that Redis is asked about together for an operator. It must answer within `TIMEOUT_SECONDS`, and serves nobody else
+"""How many servers Redis is asked about in one go for an operator. It must answer within `TIMEOUT_SECONDS`, and serves nobody else
 meanwhile."""
 
 EVERYTHING = "*"
@@ -109,19 +111,19 @@ VERIFIER_TTL_SECONDS = 60
 """Seconds without a report after which a verifier counts as gone. One comes with each readiness probe."""
 
 WANTED_TTL_SECONDS = 300
-"""Seconds for which a proxy's table counts. A new one comes every minute."""
+"""Seconds for which the table of one proxy counts. A new one comes every minute."""
 
 MAX_REPORTS = 1000
-"""Reports that wait for the reconciler, about 1 MB. It reads them three times a second. One more pushes the oldest out."""
+"""The most reports that wait for the reconciler, about 1 MB. It reads them three times a second. One more evicts the oldest."""
 
 REPORT_TTL_SECONDS = 3600
-"""Seconds that reports wait for a reconciler that is away, after the last."""
+"""Seconds after the last report for which reports wait for a reconciler that is not running."""
 
 KEPT_DETECTIONS = 200
-"""Detections that `egress detections` and `egress explain` know."""
+"""The number of detections that `egress detections` and `egress explain` can show."""
 
 DETECTED_TTL_SECONDS = 86400
-"""Seconds after the last detection in which they are known."""
+"""Seconds after the last detection for which they are kept."""
 
 AGENTS_TTL_SECONDS = 300
 """Seconds for which the addresses of agents count. The reconciler publishes them twice a minute."""
@@ -136,19 +138,19 @@ Judge = Callable[[Sequence[Block]], Rule | None]
 
 @dataclass(frozen=True)
 class _Seen:
-    """Blocks as a script last told them, and the version that it gave to exactly these. Without blocks that is empty."""
+    """The blocks that a script last returned, and its version for exactly these. The version is empty if there are none."""
 
     version: str
     blocks: list[Block]
 
     @classmethod
     def told(cls, version: str, blocks: list[str]) -> "_Seen":
-        """What a script told: each block's id, and after it the block."""
+        """What a script returned: each block's id, followed by the block."""
         return cls(version, _blocks(dict(zip(blocks[::2], blocks[1::2], strict=True))))
 
 
 class Store:
-    """All operations on Redis. Each method raises `StoreUnavailable` when Redis fails.
+    """All operations on Redis. Every method raises `StoreUnavailable` if Redis fails.
 
     Args:
         client: a connection with `decode_responses`.
@@ -171,7 +173,7 @@ class Store:
     # -- for the verifier
 
     def ping(self) -> None:
-        """Return if Redis answers. A new or wiped Redis gets its epoch here, before the first challenge is issued."""
+        """Return if Redis answers. This gives a new or wiped Redis its epoch, before the first challenge is issued."""
         with _unavailable():
             self._begin(keys=[_key("epoch")])
 
@@ -201,10 +203,10 @@ class Store:
             self._reject(keys=[_key(f"rejected:{network}")], args=[REJECTIONS_WINDOW_SECONDS])
 
     def refusal(self, judge: Judge) -> Rule | None:
-        """The rule by which blocks refuse a client, before its solution is looked at.
+        """The rule by which blocks refuse a client, checked before its solution.
 
-        Redis is asked only when the blocks that this process saw last refuse it: they may be gone. `use_solution` and `use_key`
-        judge by the blocks of their own moment (D-368).
+        Redis is asked only if the blocks that this process last saw refuse the client, since they may be gone. `use_solution` and
+        `use_key` judge by the blocks at the time of their call (D-368).
         """
         return judge(self._seen.blocks) and judge(self.blocks())
 
@@ -218,7 +220,7 @@ class Store:
             solution_id: `Verdict.solution_id`.
             issued_at: Unix time in seconds when its challenge was issued.
             lifetime: seconds for which the solution could be presented again.
-            judge: says what blocks mean for the client.
+            judge: decides whether blocks refuse the client.
             charges: the networks to charge, each with its limits. All have one window.
 
         Returns:
@@ -227,7 +229,7 @@ class Store:
         Raises:
             Refused: a block refuses the client.
             Replayed: the solution was used before, or may have been used before Redis was wiped.
-            PriceRisen: by now a network has so many charges that the challenge was too cheap.
+            PriceRisen: a network has so many charges by now that the challenge was too cheap.
             BudgetSpent: a network has used its budget.
         """
         request: dict[str, Any] = {
@@ -253,9 +255,9 @@ class Store:
 
         Args:
             key: its id.
-            budget: how many it may have in the window.
+            budget: how many passes it may have in the window.
             window: seconds.
-            judge: says what blocks mean for the client.
+            judge: decides whether blocks refuse the client.
 
         Returns:
             Unix time in seconds by Redis' clock.
@@ -282,8 +284,8 @@ class Store:
         return float(outcome)
 
     def _issued(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
-        """What `issue.lua` answers to a client that the blocks of that moment do not refuse."""
-        seen = self._seen  # One read: other threads replace it.
+        """What `issue.lua` returns for a client that the current blocks do not refuse."""
+        seen = self._seen  # Read once: other threads replace it.
         judged_by = None if judge(seen.blocks) else seen.version
         while True:
             with _unavailable():
@@ -313,24 +315,25 @@ class Store:
 
         Args:
             used: the pass.
-            server: who asks.
+            server: the server that asks.
             record: a launch (no uid) or an unlock (with uid).
             network: the client's network.
             now: Unix time in seconds.
             record_ttl: seconds that the record lives.
             renewal: the server has this tier already, or a smaller one. The use is then not taken from another server, and cannot
-                move on: its owner could otherwise move it to another server, and the tier would go with it.
-            carried: the id of the grant that the server's pod carries. A use gives its server a lease once: not again after the
-                pod got another grant than it had then (D-355).
+                move on: otherwise its owner could move it to another server, and take the tier along.
+            carried: the id of the grant that the server's pod carries. A use gives its server a lease only once: not again after
+                the pod's grant has changed (D-355).
 
         Returns:
-            `held` (this server had the use already), `free` or `moved` (another server, not up, had it): the record is written.
-            `used-up`, `lease-given` (to this server, by this pass), `before-epoch` or `key-revoked`: nothing is written.
+            `held` (this server had the use already), `free` or `moved` (another server had it, which is not up): the record is
+            written. `used-up`, `lease-given` (this pass gave this server a lease before), `before-epoch` or `key-revoked`: nothing
+            is written.
         """
         request = {
             "iat": used.iat,
             "key": used.key,
-            # The leeway counts twice: once for presenting the pass late, once for the clock of another replica.
+            # The leeway counts twice: once for a pass that is presented late, once for the clock of another replica.
             "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY_SECONDS + BUILD_LIMIT_SECONDS,
             "servers": used.servers,
             "move_window": MOVE_WINDOW_SECONDS,
@@ -386,12 +389,12 @@ class Store:
     # -- for operators
 
     def add_block(self, block: Block, servers: Iterable[Server], replace: bool = False) -> None:
-        """Add a block, and wake the reconciler: first for the servers that it surely applies to.
+        """Add a block, and wake the reconciler: first for the servers that it is known to apply to.
 
         Args:
             block: the block.
-            servers: servers that it applies to.
-            replace: whether it takes the place of one with the same id. The verifier may not do that.
+            servers: the servers that it is known to apply to.
+            replace: whether it replaces one with the same id. The verifier may not do that.
         """
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -400,7 +403,7 @@ class Store:
             pipe.execute()
 
     def remove_block(self, block: str) -> None:
-        """Remove a block, also from the pods that carry it."""
+        """Remove a block, including from the pods that carry it."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.hdel(_key("blocks"), block)
@@ -409,7 +412,7 @@ class Store:
             pipe.execute()
 
     def forget_ended_blocks(self, now: float, pods: Container[str] | None = None) -> None:
-        """Forget the blocks that have ended. The reconciler calls this now and then.
+        """Forget the blocks that have ended. The reconciler calls this from time to time.
 
         Args:
             now: Unix time in seconds.
@@ -422,7 +425,7 @@ class Store:
     def revoke_key(self, revoked: RevokedKey) -> None:
         """Revoke an API key, and with it the passes that were issued for it."""
         with _unavailable():
-            # The verifier may add one, and neither change nor remove one.
+            # The verifier may add revocations, but neither change nor remove them.
             self._redis.hsetnx(_key("revoked"), revoked.id, revoked.dumps())
 
     def revoked_keys(self) -> dict[str, RevokedKey]:
@@ -432,7 +435,7 @@ class Store:
         return {key: RevokedKey.loads(text) for key, text in _texts(found).items()}
 
     def waiting(self) -> list[Grant]:
-        """The grants that wait for their pod, without unlocks that are already on it."""
+        """The grants that wait for their pod. Unlocks that the pod already carries are left out."""
         with _unavailable():
             launches, unlocks = (list(self._redis.scan_iter(_key(f"{kind}:*"), count=1000)) for kind in ("launch", "unlock"))
             servers = [_key("server:") + name.removeprefix(_key("unlock:")) for name in unlocks]
@@ -449,7 +452,7 @@ class Store:
             self._redis.rpush(_key("wake"), EVERYTHING)
 
     def reports(self) -> dict[str, dict[str, Any]]:
-        """The reports of all verifiers that are not silent, by host."""
+        """The latest reports of all verifiers that still report, by host."""
         now, texts = self._reports()
         return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS}
 
@@ -479,7 +482,7 @@ class Store:
             pipe.execute()
 
     def log(self, action: dict[str, Any]) -> None:
-        """Have the reconciler log an operator's action. What a command logs itself would end in the operator's terminal."""
+        """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
         with _unavailable():
             self._redis.rpush(_key("actions"), json.dumps(action))
 
@@ -488,7 +491,7 @@ class Store:
         return self.known_of(sorted(self.published(), key=lambda server: server.key))
 
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
-        """What the reconciler published about some servers; those without a pod are left out."""
+        """What the reconciler published about the given servers; those without a pod are left out."""
         texts: list[Any] = []
         for first in range(0, len(servers), BATCH):
             with _unavailable():
@@ -509,7 +512,7 @@ class Store:
     # -- detections
 
     def report(self, report: Report) -> str:
-        """Enter a detector's report for the reconciler. Returns its id."""
+        """Queue a detector's report for the reconciler. Returns its id."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.xadd(_key("detections"), {"report": report.dumps()}, maxlen=MAX_REPORTS, approximate=False)
@@ -517,7 +520,7 @@ class Store:
             return str(pipe.execute()[0])
 
     def count_lines(self, source: str, counts: Mapping[str, int]) -> None:
-        """Count lines that a source sent, by outcome. `""` is nobody's."""
+        """Count lines that a source sent, by outcome. The source `""` means an unknown one."""
         with _unavailable():
             pipe = self._redis.pipeline()
             for outcome, number in counts.items():
@@ -526,13 +529,13 @@ class Store:
             pipe.execute()
 
     def lines(self) -> dict[tuple[str, str], int]:
-        """How many lines detectors sent, by source and outcome."""
+        """The number of lines that detectors sent, by source and outcome."""
         with _unavailable():
             found = _numbers(self._redis.hgetall(_key("lines")))
         return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
 
     def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
-        """Keep the last lines that could not be read (`UnreadableLines.all`), in place of those before."""
+        """Keep the last lines that could not be read (`UnreadableLines.all`), in place of the earlier ones."""
         with _unavailable():
             self._redis.set(_key("unreadable"), json.dumps(rows), ex=DETECTED_TTL_SECONDS)
 
@@ -544,7 +547,7 @@ class Store:
         return rows
 
     def publish_agents(self, nodes: dict[str, str]) -> None:
-        """Publish the agents: address → node. Those that were published before are forgotten."""
+        """Publish the agents: address → node. This replaces those published before."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.delete(_key("agents"))
@@ -560,13 +563,13 @@ class Store:
             return bool(address and self._redis.hexists(_key("agents"), address))
 
     def reported(self, most: int) -> list[tuple[str, Report | None]]:
-        """The oldest reports that wait, by id; None for what is no report of this version."""
+        """The oldest reports that wait, by id; None for an entry that this version cannot read as a report."""
         with _unavailable():
             rows: Any = self._redis.xrange(_key("detections"), count=most)
         return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
 
     def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
-        """Forget reports, by id, and keep what became of them."""
+        """Forget reports, by id, and keep their outcomes."""
         with _unavailable():
             pipe = self._redis.pipeline()
             for row in detected:
@@ -577,7 +580,7 @@ class Store:
             pipe.execute()
 
     def detected(self) -> list[dict[str, Any]]:
-        """What became of the last reports, the latest first."""
+        """The outcomes of the last reports, the latest first."""
         with _unavailable():
             rows: Any = self._redis.xrevrange(_key("detected"), count=KEPT_DETECTIONS)
         return [json.loads(fields["row"]) for _, fields in rows]
@@ -585,17 +588,17 @@ class Store:
     # -- for doctor and metrics
 
     def note_launch(self, now: float, context: bool, hub_url: str = "") -> list[Block]:
-        """Count a launch that BinderHub's hook announced, for all replicas together, and ask for all blocks in the same round trip.
+        """Count a launch that BinderHub's hook announced, for all replicas together, and get all blocks in the same round trip.
 
         Args:
             now: Unix time in seconds.
-            context: whether the hook knew the request.
-            hub_url: JupyterHub's address, to be remembered; empty: the one of before stays.
+            context: whether the hook knew the launch request.
+            hub_url: JupyterHub's address, to be remembered; empty: the previous one stays.
 
         Returns:
             The blocks, as `blocks` does.
         """
-        seen = self._seen  # One read: other threads replace it.
+        seen = self._seen  # Read once: other threads replace it.
         names = (_key("blocks"), _key("wiring"), _key("hub"))
         with _unavailable():
             version, *changed = self._note_launch(args=[*names, int(now), 0 if context else 1, hub_url, seen.version])
@@ -604,12 +607,12 @@ class Store:
         return seen.blocks
 
     def hub(self) -> str:
-        """JupyterHub's address, as BinderHub's hook said last; empty: no launch was announced yet."""
+        """JupyterHub's address, as BinderHub's hook last reported it; empty: no launch has been announced yet."""
         with _unavailable():
             return _text(self._redis.get(_key("hub"))) or ""
 
     def report_verifier(self, host: str, report: dict[str, Any]) -> None:
-        """Publish a verifier's report about itself, without secrets, and remove the reports of silent verifiers.
+        """Publish a verifier's report about itself, without secrets, and remove the reports of verifiers that have gone silent.
 
         The time of the report is Redis' time, so that a verifier whose clock is off is noticed.
         """
@@ -640,8 +643,8 @@ class Store:
 
         Returns:
             `wiring` (its numbers), `verifiers` (host → report), `revoked_keys` (ids), `epoch` (Unix seconds, or None), `now`
-            (Redis' clock, Unix seconds), and of what Redis says of itself `maxmemory_policy`, `maxmemory` and `used_memory`
-            (bytes), each None where it does not say.
+            (Redis' clock, Unix seconds), and from Redis' own information `maxmemory_policy`, `maxmemory` and `used_memory` (bytes),
+            each None if Redis does not reveal it.
         """
         with _unavailable():
             pipe = self._redis.pipeline(transaction=False)
@@ -651,7 +654,7 @@ class Store:
             wiring, epoch, (seconds, micro) = pipe.execute()
             try:
                 memory = self._redis.info("memory")
-            except redis.ResponseError:  # Not every Redis of one's own lets us ask.
+            except redis.ResponseError:  # Not every operator's own Redis allows this command.
                 memory = {}
         return {
             "wiring": _numbers(wiring),
@@ -665,7 +668,7 @@ class Store:
     # -- for the egress proxy
 
     def addresses(self) -> tuple[AddressVersion, dict[str, list[PodAddresses]]]:
-        """The version of the addresses, and the pods of all servers, by key of the server."""
+        """The version of the addresses, and the pods of all servers, by the server's key."""
         with _unavailable():
             pipe = self._redis.pipeline()
             pipe.get(_key("changes"))
@@ -678,7 +681,7 @@ class Store:
         """Subscribe to the changes of addresses.
 
         Yields:
-            A function that waits so many seconds for the next change, and returns None if none came.
+            A function that waits up to the given number of seconds for the next change, and returns None if none came.
         """
         with _unavailable(), self._redis.pubsub() as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(_key("addresses"))
@@ -695,7 +698,7 @@ class Store:
             yield following
 
     def publish_wanted(self, proxy: str, rows: list[dict[str, Any]]) -> None:
-        """Publish what one proxy's servers asked for and did not get."""
+        """Publish which hosts servers asked one proxy for and did not get."""
         with _unavailable():
             self._redis.set(_key(f"wanted:{proxy}"), json.dumps(rows), ex=WANTED_TTL_SECONDS)
 
@@ -709,7 +712,7 @@ class Store:
     # -- for the reconciler
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
-        """The decisions about a server, and which of them, or of `grants`, are withdrawn."""
+        """The decisions about a server, and which of them and of `grants` are withdrawn."""
         return self.pending_all({server: grants})[server]
 
     def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:
@@ -718,7 +721,7 @@ class Store:
         found: dict[Server, Pending] = {}
         grants: dict[Server, list[str]] = {}
         with _unavailable():
-            # No transaction: a full Redis refuses those, even to read.
+            # No transaction: a full Redis refuses transactions, even for reading.
             pipe = self._redis.pipeline(transaction=False)
             pipe.mget([_key(f"{kind}:{server.key}") for server in asked for kind in kinds])
             pipe.hgetall(_key("blocks"))
@@ -738,7 +741,7 @@ class Store:
         return found
 
     def withdraw(self, grants: Iterable[str]) -> None:
-        """Withdraw grants: they count no more."""
+        """Withdraw grants: they no longer count."""
         with _unavailable():
             pipe = self._redis.pipeline()
             for grant in grants:
@@ -750,7 +753,7 @@ class Store:
 
         Args:
             server: the server.
-            launch: the launch that was read; one that was written since stays.
+            launch: the launch that was read; one written since then stays.
         """
         with _unavailable():
             self._settle(keys=[_key(f"launch:{server.key}")], args=[launch.grant.id])
@@ -778,7 +781,7 @@ class Store:
             pipe.execute()
 
     def beat_addresses(self) -> None:
-        """Tell the egress proxy that what is published is what the reconciler knows."""
+        """Confirm to the egress proxy that the published addresses are still current."""
         self._announce("", (), self._redis)
 
     def _announce(self, server: str, pods: Iterable[PodAddresses], client: redis.Redis) -> None:
@@ -794,7 +797,7 @@ class Store:
             return {Server.from_key(str(key)) for key in self._redis.hkeys(_key("addresses"))}
 
     def verifier_is_there(self) -> bool:
-        """Whether any verifier has reported lately."""
+        """Whether any verifier has reported recently."""
         with _unavailable():
             return bool(self._redis.exists(_key("verifiers")))
 
@@ -838,7 +841,7 @@ class Store:
             wait: seconds, less than the connection's time-out.
 
         Returns:
-            Their content; nothing when the time is up.
+            Their content; nothing if the time is up first.
         """
         lists: dict[str, list[str]] = {_key("actions"): [], _key("wake"): []}
         with _unavailable():
@@ -858,17 +861,17 @@ def _blocks(stored: Mapping[Any, Any]) -> list[Block]:
 
 
 def _text(answer: Any) -> str | None:
-    """A text in an answer of Redis, whose types also allow bytes. The connection decodes them."""
+    """A text in an answer from Redis, whose types also allow bytes. The connection decodes them."""
     return answer if isinstance(answer, str) else None
 
 
 def _texts(answer: Mapping[Any, Any]) -> dict[str, str]:
-    """A hash in an answer of Redis, whose types also allow bytes."""
+    """A hash in an answer from Redis, whose types also allow bytes."""
     return {str(name): str(value) for name, value in answer.items()}
 
 
 def _numbers(answer: Mapping[Any, Any]) -> dict[str, int]:
-    """A hash of numbers in an answer of Redis."""
+    """A hash of numbers in an answer from Redis."""
     return {str(name): int(value) for name, value in answer.items()}
 
 
@@ -884,7 +887,7 @@ def _said(text: str) -> tuple[int, dict[str, Any]] | None:
 
 def _is_over(block: Block, now: float, pods: Container[str] | None) -> bool:
     """Whether a block has ended. The block of a server may be forgotten after a while, because its pod carries it, and soon after
-    the end of its pod, because it applies to no other. Until then the share limit counts it."""
+    its pod ends, because it applies to no other. Until then the share limit counts it."""
     if block.grant.is_expired(now):
         return True
     is_gone = pods is not None and block.uid not in pods and not in_window(block.at, now)

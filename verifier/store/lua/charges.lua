@@ -1,13 +1,13 @@
--- How many charges of each network count now.
+-- The number of charges of each network that count now.
 -- KEYS: epoch, charges of each network   ARGV: window, in seconds
--- Begins an epoch too, as begin.lua does: a challenge that is priced now must be younger than the epoch it is presented in.
+-- This begins an epoch too, as begin.lua does: a challenge that is priced now must be issued after its epoch began.
 local t = redis.call('TIME')
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('SET', KEYS[1], t[1] .. '.' .. string.format('%06d', t[2]))
 end
 
--- Twelve buckets and the one that is being filled, a field each: the second in which it began, and how many. A bucket counts until
--- its last charge is older than the window, so none counts too short, and none more than a twelfth too long (D-025).
+-- Twelve buckets and the one that is being filled, a field each: the second in which it began, and its number of charges. A bucket
+-- counts until its last charge is older than the window: no charge is dropped early or kept more than a twelfth too long (D-025).
 local window = tonumber(ARGV[1])
 local numbers = {}
 for k = 2, #KEYS do

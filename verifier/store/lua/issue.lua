@@ -1,19 +1,19 @@
--- Mark a solution as used, charge the client's networks, and tell the time at which its pass is issued, atomically. The same for
--- an API key, which is charged in place of a network (D-018, D-027, D-211).
+-- Mark a solution as used, charge the client's networks, and return the time at which its pass is issued, atomically. The same for
+-- an API key, which is charged instead of a network (D-018, D-027, D-211).
 --
 -- KEYS: epoch, solution, charges of each network that is charged
 -- ARGV: request, a JSON object:
 --   blocks     the key of the hash of blocks
---   judged_by  the version of the blocks that do not refuse the client; empty: there were none; null: none is known
+--   judged_by  the version of the blocks that do not refuse the client; empty: there were no blocks; null: not known
 --   issued     when the challenge was issued; absent: there was none
 --   key        the id of an API key; absent: there is none
---   ttl        seconds until the solution could not be presented anyway
+--   ttl        seconds after which the solution could not be presented anyway
 --   word       a random word of this call
 --   revoked    the key of the hash of revoked API keys
 --   window     seconds for which a charge counts
 --   limits     an object for each network that is charged:
---     most       charges from which on the price has risen too far; absent or null: no matter
---     budget     charges from which on no pass is issued; 0: there is no budget
+--     most       the price has risen too far if there are more charges; absent or null: no limit
+--     budget     the number of charges after which no pass is issued; 0: there is no budget
 -- Returns {blocks-changed, version, blocks} (D-368), {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen},
 -- or {budget-spent, seconds until a charge is forgotten}.
 local request = cjson.decode(ARGV[1])
@@ -27,7 +27,7 @@ if version ~= request.judged_by then
   return {'blocks-changed', version, blocks}
 end
 
--- A wiped Redis has forgotten which solutions were used: those of challenges from before are refused.
+-- A wiped Redis has forgotten which solutions were used: those of earlier challenges are refused.
 redis.call('SET', KEYS[1], now, 'NX')
 if request.issued and request.issued < tonumber(redis.call('GET', KEYS[1])) then
   return {'before-epoch'}
@@ -39,7 +39,7 @@ end
 
 local word = redis.call('GET', KEYS[2])
 if word then
-  -- The same word is there already when the answer got lost on its way and the client asked again. It was charged then.
+  -- The same word is already stored if the answer got lost and the client tried again. The charge was made the first time.
   return {word == request.word and now or 'replayed'}
 end
 

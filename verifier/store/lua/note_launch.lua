@@ -1,7 +1,7 @@
--- Count an announced launch, for all verifiers together, and tell all blocks unless they are those that the caller knows.
+-- Count an announced launch, for all verifiers together, and return all blocks unless the caller already knows them.
 -- ARGV: the keys of the blocks, of the counts, and of JupyterHub's address; Unix time in seconds; 1 if the hook did not know the
 -- request, else 0; JupyterHub's address, or empty; the version of the blocks that the caller knows.
--- Returns {version}, or {version, blocks} if that is another (D-368).
+-- Returns {version}, or {version, blocks} if the version has changed (D-368).
 local blocks, wiring, hub, now, without_context, hub_url, known = unpack(ARGV)
 redis.call('HINCRBY', wiring, 'launches', 1)
 redis.call('HINCRBY', wiring, 'without-context', without_context)

@@ -1,5 +1,5 @@
--- Publish the addresses of a server's pods, if they changed. The number of changes lets a reader notice that it missed one; the
--- time before it, that Redis was wiped, and counts from zero again.
+-- Publish the addresses of a server's pods, if they changed. The version has the number of changes, so that a reader notices if it
+-- missed one, and the time at which counting began, so that it notices if Redis was wiped.
 -- KEYS: addresses, changes   ARGV: the channel, the server or '', its pods as JSON or '' for none
 local version = redis.call('GET', KEYS[2])
 if not version then

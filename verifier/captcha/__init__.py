@@ -1,6 +1,6 @@
-"""Captcha providers: they give challenges, and check solutions.
+"""Captcha providers: they give challenges and check solutions.
 
-`altcha` is proof of work. The remote providers are rows of a table (`providers.ROWS`), and `siteverify` asks them.
+`altcha` is proof of work. The remote providers are rows in a table (`providers.ROWS`), and `siteverify` calls them.
 """
 
 import logging
@@ -19,7 +19,7 @@ CHECK_TROUBLED_SECONDS, CHECK_UP_SECONDS = 60.0, 900.0
 """The time between two self-checks of a provider that is down or misconfigured, and of one that is up."""
 
 CHECK_GAP_SECONDS = 10.0
-"""The shortest time between two self-checks, whatever asks for one."""
+"""The shortest time between two self-checks, whatever triggers them."""
 
 __all__ = ["Captcha", "Outcome", "Provider", "Remote", "State", "Verdict"]
 
@@ -33,7 +33,7 @@ class Provider(Protocol):
 
     @property
     def provider_type(self) -> Literal["proof-of-work", "interactive", "automatic"]:
-        """What a solution takes: the browser's work, a click of a person, or neither. Clients are sent it as `kind`."""
+        """What a solution takes: work by the browser, a person's click, or neither. Clients receive it as `kind`."""
 
     @property
     def usable(self) -> bool:
@@ -43,13 +43,13 @@ class Provider(Protocol):
         """A challenge: a JSON object with what the client needs to solve it.
 
         Args:
-            purpose: `launch` or `unlock`. The solution counts for this purpose only.
-            network: the client's network (`networks.client_network`). The solution counts from there only.
-            price: the work, in multiples of the base work, 1 or more. A provider that asks for no work ignores it.
+            purpose: `launch` or `unlock`. The solution counts only for this purpose.
+            network: the client's network (`networks.client_network`). The solution counts only from there.
+            price: the work, in multiples of the base work, 1 or more. A provider without proof of work ignores it.
         """
 
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
-        """Check a solution. Never raises for what a client sent."""
+        """Check a solution. Never raises because of what a client sent."""
 
     def csp(self) -> dict[str, list[str]]:
         """What its widget needs in a page's Content-Security-Policy: directive → sources."""
@@ -62,10 +62,10 @@ class Captcha:
         configured: the enabled ones of `captcha.providers`: name → options.
         keys: the signing keys, oldest first.
         tiers: the tiers that exist.
-        secrets: of remote providers, by name in upper case.
+        secrets: the secrets of remote providers, by their names in upper case.
         hostnames: hosts on whose pages solutions may be made; empty: any.
         on_outage: `captcha.onOutage`.
-        proof_of_work: the options of ALTCHA where it replaces another provider without being enabled.
+        proof_of_work: the options of ALTCHA when it replaces another provider without being enabled itself.
         allow_test_keys: `captcha.allowTestKeys`.
 
     Raises:
@@ -96,13 +96,13 @@ class Captcha:
                 raise ValueError(f"captcha.providers.{name}: unknown provider; there are {known}.")
         listed.sort(key=lambda provider: (provider.order, provider.name))
         self.providers = {provider.name: provider for provider in listed}
-        """Those that are enabled, in order."""
+        """The enabled providers, in order."""
         self.remotes: list[Remote] = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
-            # Its secrets differ from those of an enabled ALTCHA. Challenges of one, issued here earlier or by another member of a
-            # federation with the same keys, must not replace another provider's.
+            # Its secrets differ from those of an enabled ALTCHA. A challenge from an enabled ALTCHA, issued here earlier or by
+            # another member of a federation with the same keys, must not replace another provider's.
             self._stand_in = Altcha.from_options(proof_of_work or {}, keys, "challenge in place of another provider")
         for provider in [*self.providers.values(), *([self._stand_in] if self._stand_in else [])]:
             if provider.tier not in tiers:
@@ -123,7 +123,7 @@ class Captcha:
         return offered
 
     def offers(self, purpose: str, network: str, price: float) -> list[dict[str, Any]]:
-        """A challenge of each provider that is usable. `Provider.challenge` has the arguments."""
+        """A challenge from each usable provider. The arguments are those of `Provider.challenge`."""
         return [
             {
                 "name": provider.name,
@@ -137,12 +137,12 @@ class Captcha:
     @property
     def names(self) -> list[str]:
         """The providers whose solutions are accepted."""
-        # The replacement is accepted after the provider is back: its challenge was issued before that, or by another replica.
+        # Solutions of the replacement count even after the provider is back: a challenge may be older, or from another replica.
         return [*self.providers, *([self._stand_in.name] if self._stand_in else [])]
 
     @property
     def kinds(self) -> list[Literal["proof-of-work", "interactive", "automatic"]]:
-        """What each provider that is offered now takes, the first one first."""
+        """What a solution takes with each of the providers now offered, in their order."""
         return [provider.provider_type for provider in self._offered()]
 
     def tier_of(self, name: str) -> str | None:
@@ -153,14 +153,14 @@ class Captcha:
         return provider.tier if provider else None
 
     def verify(self, name: str, solution: str, purpose: str, network: str, address: str) -> Verdict:
-        """Check a solution. Never raises for what a client sent.
+        """Check a solution. Never raises because of what a client sent.
 
         Args:
             name: one of `names`.
             solution: what the client sent.
             purpose: `launch` or `unlock`.
             network: the client's network.
-            address: the client's address, for a provider that may have it (`sendAddress`).
+            address: the client's address, for a provider that may receive it (`sendAddress`).
         """
         provider = self.providers.get(name) or self._stand_in
         assert provider and provider.name == name, name
@@ -175,11 +175,11 @@ class Captcha:
         return _merged(provider.csp() for provider in self._offered())
 
     def worker_csp(self) -> dict[str, list[str]]:
-        """What workers need in theirs: a worker's script has its own Content-Security-Policy."""
+        """What workers need in their Content-Security-Policy: a worker's script has its own."""
         return _merged(provider.csp() for provider in self._offered() if isinstance(provider, Altcha))
 
     def start(self) -> None:
-        """Start the self-checks, each in its own thread: a provider that hangs delays neither the start nor the others."""
+        """Start the self-checks, each in its own thread: a provider that hangs delays neither the start nor other providers."""
         for provider in self.remotes:
             if provider.test_keys:
                 logging.getLogger(__name__).warning("captcha.providers.%s: public test keys; anybody gets through", provider.name)
@@ -187,7 +187,7 @@ class Captcha:
 
 
 def keep_checking(provider: Remote) -> None:
-    """Check a provider again and again, for ever: at its times, and when its `check_due` is set."""
+    """Check a provider for ever: at regular times, and whenever its `check_due` is set."""
     while True:
         provider.check_due.clear()
         try:

@@ -1,8 +1,8 @@
 """ALTCHA: proof of work by the client's browser, without a third party (https://altcha.org/docs/v2/).
 
-Challenges are in *deterministic* mode: the server picks the counter, so the work has limits that are chosen here. In the default
-mode the number of tries has no upper limit. A challenge costs the server one key derivation, a check one HMAC. With scrypt and
-Argon2id the derivation takes tens of milliseconds and MiB, so few are made at a time.
+Challenges are in *deterministic* mode: the server picks the counter, so the limits of the work are chosen here. In the default
+mode the number of tries has no upper limit. Issuing a challenge costs the server one key derivation, checking a solution one HMAC.
+With scrypt and Argon2id a derivation takes tens of milliseconds and tens of MiB, so only a few run at a time.
 
 Decisions: D-019, D-020, D-055, D-210.
 """
@@ -26,7 +26,7 @@ from ..validation import sentences
 from .base import Outcome, Verdict
 
 MAX_SOLUTION_BYTES = 4096
-"""The longest payload that is decoded. Those of altcha 2.3 with our challenges have 750 to 1000 bytes."""
+"""The longest payload that is decoded. For our challenges, altcha 2.3 makes payloads of 750 to 1000 bytes."""
 
 MAX_COUNTER = 2**32 - 1
 """The counter is 4 bytes of what is hashed (`uint32`, the default of altcha's counter mode)."""
@@ -35,11 +35,12 @@ MAX_MEMORY_KIB = 32 * 1024
 """The most memory that one key derivation may take."""
 
 DERIVATIONS = 2
-"""Derivations with scrypt or Argon2id at a time. With `MAX_MEMORY_KIB` each they stay well below the verifier's memory limit."""
+"""How many derivations with scrypt or Argon2id run at a time. With `MAX_MEMORY_KIB` each they stay well below the verifier's memory
+limit."""
 
 DIGESTS = {"SHA-384": 48, "SHA-512": 64}
-"""Bytes of a whole digest. A key that is shorter is cut in each round by npm's altcha 3.2.2, and at the end by Python's 2.3.0, so
-that browsers would find no solution."""
+"""Lengths of whole digests, in bytes. A shorter key is cut in each round by npm's altcha 3.2.2, but at the end by Python's 2.3.0,
+so browsers would find no solution."""
 
 HARD = ("SCRYPT", "ARGON2ID")
 """Algorithms that need memory. Browsers run them as WebAssembly."""
@@ -66,7 +67,7 @@ class Options(BaseModel):
         if self.algorithm == "SCRYPT":
             if self.cost < 2 or self.cost & (self.cost - 1):
                 raise ValueError("cost must be a power of 2 for SCRYPT")
-            # 128 bytes for each block: RFC 7914
+            # 128 bytes for each block (RFC 7914)
             if self.cost * self.memoryCost * self.parallelism > MAX_MEMORY_KIB * 8:
                 raise ValueError("cost x memoryCost x parallelism must be at most 262144 for SCRYPT, which takes 32 MiB")
         if self.algorithm == "ARGON2ID":
@@ -84,8 +85,9 @@ class Altcha:
 
     Args:
         options: cost of a challenge, its lifetime in seconds, and the tier that its solution earns.
-        keys: the signing keys, oldest first. Secrets derived from the last sign challenges; those of all are accepted.
-        use: the use that its secrets are derived for. A challenge of one use does not count for another.
+        keys: the signing keys, oldest first. Secrets derived from the last one sign challenges; those from any of them are
+            accepted.
+        use: what its secrets are derived for. A challenge for one use does not count for another.
     """
 
     name = "altcha"
@@ -96,7 +98,7 @@ class Altcha:
         self.options = options
         self.tier = options.tier
         self.order = options.order
-        # (challenge secret, derived-key secret), newest first: most solutions were made with the newest
+        # (challenge secret, derived-key secret), newest first: most challenges were signed with the newest
         self._secrets = [(_derive(key, use), _derive(key, "derived key")) for key in reversed(keys)]
         self._few = threading.BoundedSemaphore(DERIVATIONS) if options.algorithm in HARD else nullcontext()
 
@@ -113,8 +115,8 @@ class Altcha:
             raise ValueError("\n".join(f"{line}." for line in sentences(error, "captcha.providers.altcha"))) from None
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """A new signed challenge, bound to a purpose and a client network. The work, `price` times `counterMax` / 2 key derivations
-        on average, is the same for every order of trying."""
+        """A new signed challenge, bound to a purpose and a client network. On average it takes `price` times `counterMax` / 2 key
+        derivations, in whatever order the counters are tried."""
         most = min(MAX_COUNTER, round(self.options.counterMax * price))
         challenge_secret, key_secret = self._secrets[0]
         hard = self.options.algorithm in HARD
@@ -157,7 +159,7 @@ class Altcha:
             return Verdict(Outcome.REJECTED, f"The challenge was not issued with purpose={purpose}. Ask for a new one.")
         if data.get("network") != network:
             return Verdict(Outcome.REJECTED, "The challenge was issued to another network. Ask for a new one.")
-        # The nonce is signed and random; everything else in a payload can be re-encoded and still verifies.
+        # The nonce is signed and random; anything else in a payload can be re-encoded, and the payload still verifies.
         return Verdict(
             Outcome.OK,
             solution_id=parameters.nonce,

@@ -1,17 +1,17 @@
-"""The answer of every captcha provider: what became of a solution."""
+"""The answer that every captcha provider gives about a solution."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What became of a solution. The client's, our and the provider's failures are told apart."""
+    """The outcome of a solution. The client's failures, ours, and the provider's are told apart."""
 
     OK = "ok"
     UNCHECKED = "unchecked"
     """Accepted without a check: the provider is down, and the operator chose `captcha.onOutage: allow`."""
     REJECTED = "rejected"
-    """Wrong, expired, for another purpose or network: the client asks for a new challenge."""
+    """Wrong, expired, or for another purpose or network: the client gets a new challenge."""
     MISCONFIGURED = "misconfigured"
     """Our secret or site key is wrong: the operator must act."""
     UNAVAILABLE = "unavailable"
@@ -23,14 +23,14 @@ class Verdict:
     """The result of checking a solution.
 
     Attributes:
-        outcome: what became of it.
+        outcome: the outcome.
         detail: a sentence for the client; empty if the solution is accepted.
         solution_id: the same for every replay of this solution, whatever its encoding.
         expires_at: Unix time in seconds until which the solution could be presented again.
-        issued_at: Unix time in seconds when its challenge was issued.
-        price: the price of its challenge; None: the provider asks for no work.
+        issued_at: Unix time in seconds at which its challenge was issued.
+        price: the price of its challenge; None: the provider has no proof of work.
         tier: the tier that it earns.
-        asked: whether a remote provider was asked, which costs the operator a request.
+        asked: whether a remote provider was asked, which uses one of the operator's requests.
     """
 
     outcome: Outcome

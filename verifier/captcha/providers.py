@@ -1,4 +1,4 @@
-"""The remote captcha providers: a row for each, from its documentation.
+"""The remote captcha providers: one row each, from its documentation.
 
 To add a provider, add a row. No other Python code knows a provider's name; `frontend/src/widgets.js` shows its widget, and the
 chart lists its values.
@@ -46,7 +46,7 @@ _CODES = {
     "invalid-input-response": _REJECTED,
     "timeout-or-duplicate": _REJECTED,
 }
-"""The error codes that reCAPTCHA began with."""
+"""The error codes that reCAPTCHA introduced."""
 
 _HCAPTCHA_SOURCES = ("https://hcaptcha.com", "https://*.hcaptcha.com", "{widget_origin}")
 
@@ -165,7 +165,7 @@ ROWS = {
         hostname=("data", "challenge", "origin"),
         hostname_may_lack=True,
         extra={"endpoint": "{api}"},
-        # The endpoint of the widget has spares with other names.
+        # The widget's endpoint has fallbacks with other host names.
         csp={
             "script-src": ("{widget}/npm/@friendlycaptcha/",),
             "frame-src": ("{api_origin}", "https://*.frcapi.com"),
@@ -188,7 +188,7 @@ ROWS = {
         },
         life=2 * 3600,
         extra={"endpoint": "{widget}/{site_key}/"},
-        # Its widget fetches WebAssembly, makes workers from text, and puts its style into the page.
+        # Its widget fetches WebAssembly, makes workers from text, and puts inline styles into the page.
         csp={
             "script-src": ("{widget}/assets/", "'wasm-unsafe-eval'"),
             "connect-src": ("{widget_origin}", "https://cdn.jsdelivr.net/npm/@cap.js/"),
@@ -196,7 +196,7 @@ ROWS = {
             "style-src": ("'unsafe-inline'",),
         },
         wrong_solution="{site_key}:binder-egress:self-check",
-        # Cap's service fails on a solution that does not have three parts.
+        # Cap's service fails if a solution does not have three parts.
         shape=lambda solution: bool(re.fullmatch("[^:]+:[^:]+:[^:]+", solution)),
     ),
     # https://mcaptcha.org/docs/
@@ -208,7 +208,7 @@ ROWS = {
         as_json=True,
         read=_read_mcaptcha,
         codes={"HTTP 400": _REJECTED, "HTTP 401": _MISCONFIGURED, "HTTP 404": _MISCONFIGURED},
-        life=DAY_SECONDS,  # the instance's choice
+        life=DAY_SECONDS,  # chosen by the instance
         csp={"frame-src": ("{widget_origin}",)},
     ),
     # https://docs.prosopo.io/en/basics/server-side-verification/
@@ -233,7 +233,7 @@ ROWS = {
         test_site_keys=frozenset(
             {"5EARALUe4HXQwKo5KanZSGGKqJV4VTaytpezFwv8ZHbZewmh", "5ETtechmZkn3CUVeJX7Z511oiuiu742aHLm91D5ZZw4fqoAG"}
         ),
-        # A wrong solution and a wrong secret may both be HTTP 400 or 500.
+        # A wrong solution and a wrong secret may both lead to HTTP 400 or 500.
         tells=False,
     ),
 }

@@ -1,8 +1,8 @@
-"""Remote captcha providers: one adapter for all that check a solution when we ask them, by a request called "siteverify".
+"""Remote captcha providers: one adapter for all that check a solution through a request called "siteverify".
 
-A row of a table says how they differ (`providers.ROWS`): their addresses, their fields, and what their answers mean. An answer
-counts as a yes only if it is clearly one. A provider's trouble, wrong settings of ours and a wrong solution are told apart. Some
-vendors advise to accept solutions while their service is down; we do so only if the operator chose that (`captcha.onOutage`).
+A row in a table says how they differ (`providers.ROWS`): their addresses, their fields, and what their answers mean. An answer
+counts as a yes only if it clearly is one. A provider's trouble, our own wrong settings and a wrong solution are told apart. Some
+vendors advise accepting solutions while their service is down; we do so only if the operator chose that (`captcha.onOutage`).
 
 Decisions: D-044, D-045, D-046, D-047, D-048, D-049.
 """
@@ -29,15 +29,15 @@ from ..validation import sentences
 from .base import Outcome, Verdict
 
 CONNECT_SECONDS, READ_SECONDS = 2.0, 3.0
-"""Time limits for connecting, and for each part of the answer."""
+"""Time limits for connecting and for each part of the answer, in seconds."""
 
 ASK_LIMIT_SECONDS = 10.0
-"""How long asking a provider may take, with a second try and the wait for a free thread. Less than a request to the public port may
-take (`web.gunicorn.REQUEST_LIMIT_SECONDS`)."""
+"""Time limit for a whole call to a provider, including a second try and the wait for a free thread. It is less than a request to
+the public port may take (`web.gunicorn.REQUEST_LIMIT_SECONDS`)."""
 
 CALLS_AT_A_TIME = 16
-"""Calls to one provider at a time: half of the default of `verifier.threads`, so that a provider that hangs leaves threads for the
-others."""
+"""The most calls to one provider at a time: half of the default of `verifier.threads`, so that a provider that hangs leaves threads
+for the others."""
 
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer that is read. Real ones have some hundred bytes."""
@@ -45,7 +45,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 DAY_SECONDS = 86400
 
 ACCEPTS_ANYTHING = "it accepts a solution that is none"
-"""The reason to distrust an answer: something else answers in the provider's place."""
+"""The reason for distrusting an answer: something else is answering in the provider's place."""
 
 log = logging.getLogger(__name__)
 
@@ -68,30 +68,30 @@ class Row:
         title: its name, for texts.
         path: the address of the interface, below `api`; may contain `{site_key}`.
         script: the address of the widget's script, below `widget`.
-        read: HTTP status and JSON object → whether the solution is right, and the error codes. Anything but a boolean for the first
-            means that the answer is not understood.
-        codes: error code → its meaning. Any other code is the provider's trouble.
-        life: the longest time in seconds for which a solution can be presented.
+        read: HTTP status and JSON object → whether the solution is right, and the error codes. If the first is not a boolean,
+            the answer is not understood.
+        codes: error code → its meaning. Any other code means trouble at the provider.
+        life: the longest time for which a solution can be presented, in seconds.
         api: the address of the interface; empty: the operator sets it.
-        widget: the address of the widget; empty: as `api`.
+        widget: the address of the widget; empty: the same as `api`.
         provider_type: `interactive` if a person has something to click, else `automatic`.
         fields: our name of a field → the provider's.
         as_json: whether the fields are sent as JSON; else as a form.
         key_header: the header for the secret; empty: the secret is a field.
         retry_field: the field that makes a second try of the same solution safe; empty: there is no second try.
-        solved_at: the path in an answer to the time of the solution: text of RFC 3339, or Unix time in seconds.
+        solved_at: the path in an answer to the time of the solution: RFC 3339 text, or Unix time in seconds.
         hostname: the path in an answer to the host on whose page it was solved.
-        hostname_may_lack: whether the host may be missing or empty.
-        action: whether an answer repeats the action of the widget, which is our purpose.
+        hostname_may_lack: whether that host may be missing or empty.
+        action: whether an answer repeats the widget's action, which is our purpose.
         score: whether an answer has a score between 0 (a bot) and 1.
-        extra: more of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
+        extra: more fields of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
         csp: directive of a Content-Security-Policy → sources; `{api}` and `{widget}` are the addresses, `{api_origin}` and
             `{widget_origin}` only their origins.
-        test_site_keys: public keys, with which every solution is right.
+        test_site_keys: public keys for which every solution is right.
         test_secrets: their secrets.
-        wrong_solution: what the self-check presents.
-        shape: whether a text may be a solution at all.
-        tells: whether the answer to a wrong solution shows that the secret is right.
+        wrong_solution: the solution that the self-check presents.
+        shape: whether a text can be a solution at all.
+        tells: whether the answer to a wrong solution proves that the secret is right.
     """
 
     title: str
@@ -122,7 +122,7 @@ class Row:
 
 
 _ADDRESS = r"^(https?://[^\s?#;,'@/]+(/[^\s?#;,']*)?)?$"
-"""Without a user and a password, which would be visible in the ConfigMap and in the log."""
+"""No user and password are allowed: they would be visible in the ConfigMap and in the log."""
 
 
 class Options(BaseModel):
@@ -141,14 +141,14 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a provider said.
+    """What a provider answered.
 
     Attributes:
         outcome: its meaning.
-        reason: a few words for the log: a known code, or what went wrong. Never text of the provider's or of a client's.
+        reason: a few words for the log: a known code, or what went wrong. Never text from the provider or a client.
         body: the JSON object; empty if there was none.
         again: whether a second try may help.
-        busy: whether the provider was not asked, because too many calls are under way.
+        busy: whether the provider was not asked, because too many calls were under way.
     """
 
     outcome: Outcome
@@ -187,7 +187,8 @@ class Remote:
         self._widget = (options.widgetUrl or row.widget or self._api).rstrip("/")
         self._accepts_anything = False
         self._lock = threading.Lock()
-        # requests' time limits are for each read. Waiting for a pool's result limits the whole, however slowly a provider sends.
+        # The time limits of requests are for each read. Waiting for a pool's result limits the whole call, however slow the
+        # provider.
         self.pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
         """The threads that ask the provider about clients' solutions."""
         # A separate pool, so that clients cannot prevent the self-check.
@@ -221,7 +222,7 @@ class Remote:
                     f"{value}: these are public test keys, with which everybody's solution is right; use your own, or set "
                     "captcha.allowTestKeys."
                 )
-            # Answers for test keys name a host of the provider's.
+            # Answers for test keys name one of the provider's own hosts.
             hostnames = frozenset()
             row = replace(row, action=False, tells=False)
         made = cls(name, row, checked, secret, hostnames)
@@ -234,7 +235,7 @@ class Remote:
         return self.state is State.UP
 
     def challenge(self, purpose: str, network: str, price: float) -> dict[str, Any]:
-        """What the widget needs. Network and price mean nothing to a remote provider."""
+        """What the widget needs. A remote provider ignores network and price."""
         return {
             "site_key": self._options.siteKey,
             "script": self._widget + self._row.script,
@@ -267,13 +268,13 @@ class Remote:
             return replace(verdict, outcome=answer.outcome, detail=_DETAILS[answer.outcome].format(self._row.title))
         if wrong := self._wrong(answer.body, purpose):
             return replace(verdict, outcome=Outcome.REJECTED, detail=f"The solution was made {wrong}. Solve again here.")
-        # If the provider sends no time, only its own single use protects after a wipe of Redis.
+        # If the provider sends no time, only its own check for single use protects against replays after a wipe of Redis.
         return replace(verdict, issued_at=_seconds(_at(answer.body, self._row.solved_at)) or now)
 
     def check(self) -> None:
-        """Present a wrong solution, to see whether the provider answers, and whether our secret is right."""
+        """Present a wrong solution, to see whether the provider answers and whether our secret is right."""
         answer = self._ask(self._check_pool, self._fill(self._row.wrong_solution), "")
-        # A real provider never accepts a wrong solution. Something that answers in its place might.
+        # A real provider never accepts a wrong solution. Something else answering in its place might.
         if answer.outcome is not Outcome.UNAVAILABLE:
             self._accepts_anything = answer.outcome is Outcome.OK and not self.test_keys
         if answer.outcome is Outcome.OK and self._accepts_anything:
@@ -282,8 +283,8 @@ class Remote:
             self._move(_STATES[answer.outcome] if self._row.tells or not answer.body else State.UP, answer.reason)
 
     def _note(self, answer: Answer) -> None:
-        """Learn from the answer to a client's solution. Only the self-check makes a provider down or misconfigured: a client could
-        cause any error with what it sends."""
+        """Learn from the answer to a client's solution. Only the self-check marks a provider as down or misconfigured: a client
+        could cause any error with what it sends."""
         if answer.outcome is Outcome.OK or (answer.outcome is Outcome.REJECTED and self.state is State.DOWN):
             self._move(State.UP, answer.reason)
         elif answer.outcome is not Outcome.REJECTED and not answer.busy:
@@ -322,10 +323,10 @@ class Remote:
         return text.format(api=self._api, widget=self._widget, api_origin=api, widget_origin=widget, site_key=self._options.siteKey)
 
     def _wrong(self, body: Mapping[str, Any], purpose: str) -> str:
-        """What is wrong with a solution that the provider calls right; empty if nothing is."""
+        """What is wrong with a solution that the provider calls right; empty if nothing is wrong."""
         if self._row.hostname and self._hostnames:
             host = _at(body, self._row.hostname)
-            # Some providers send an origin.
+            # Some providers send an origin instead of a host.
             known = isinstance(host, str) and host.rpartition("://")[2].partition(":")[0] in self._hostnames
             if not known and not (self._row.hostname_may_lack and not host):
                 return "on another site's page"
@@ -334,7 +335,7 @@ class Remote:
         if self._row.score:
             score = body.get("score")
             threshold = 0.5 if self._options.score is None else self._options.score
-            # Not `<`, which is false of NaN.
+            # Not `<`, which is false for NaN.
             if isinstance(score, bool) or not isinstance(score, int | float) or not score >= threshold:
                 return "by what looks like a bot"
         return ""
@@ -382,7 +383,7 @@ class Remote:
                         return Answer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
                 return self._judge(response.status_code, bytes(text))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # Only the type: the text of an error may repeat what was sent.
+            # Only the type: an error's text may repeat what was sent.
             return Answer(Outcome.UNAVAILABLE, type(error).__name__, again=True)
 
     def _judge(self, status: int, text: bytes) -> Answer:
@@ -420,14 +421,14 @@ _DETAILS = {
 
 
 def _at(body: Any, path: tuple[str, ...]) -> Any:
-    """What is in a JSON object at a path; None if that leads nowhere."""
+    """The value at a path in a JSON object; None if there is none."""
     for name in path:
         body = body.get(name) if isinstance(body, Mapping) else None
     return body if path else None
 
 
 def _seconds(moment: Any) -> float | None:
-    """Unix time in seconds, from text of RFC 3339 or from a number; None if it is neither."""
+    """Unix time in seconds, from RFC 3339 text or from a number; None if it is neither."""
     if isinstance(moment, int | float) and not isinstance(moment, bool):
         return float(moment) if 0 < moment < 1e11 else None
     try:

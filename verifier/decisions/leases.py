@@ -1,8 +1,8 @@
 """Leases: how long a grant of a tier lasts (`tiers.<name>.lease`), and what happens at its end (`onExpiry`).
 
 The reconciler dates a grant when it writes it on the pod, by its own clock. From then on the annotation says when the lease ends.
-At the end the reconciler writes a grant without egress in its place, with the same id and the rule `expired`. The pass or key that
-gave the tier cannot give it again, whatever else still remembers it, and whichever way clocks are set.
+When it ends, the reconciler replaces it with a grant without egress that has the same id and the rule `expired`. The pass or key
+that gave the tier cannot give it again, whatever else still remembers the grant, and whichever way clocks are set.
 
 Decisions: D-071, D-072, D-075, D-076.
 """
@@ -15,14 +15,14 @@ from ..records import UNVERIFIED, Grant, KnownServer, Rule
 from ..settings import CommonSettings, Tier
 
 STOP_GRACE_SECONDS = 120
-"""Seconds between the end of a lease and the deletion of its pod (`onExpiry: stop`). An unlock within them saves the pod. They
-allow for clocks that are set forward, and for a renewal that could not be recorded and is tried again."""
+"""Seconds between the end of a lease and the deletion of its pod (`onExpiry: stop`). An unlock within this time saves the pod. It
+allows for clocks that are set forward, and for a renewal that could not be recorded and is tried again."""
 
 
 def begin(grant: Grant, tier: Tier, now: float, may_stop: bool) -> Grant:
     """A grant as it is written on a pod: with the end of its lease, if its tier has a lease.
 
-    A grant of mode `allow` has no lease: the mode is for a day on which nobody can solve a captcha, and so nobody can renew.
+    A grant of mode `allow` has no lease: that mode is for times when nobody can solve a captcha, so nobody could renew.
 
     Args:
         grant: the decision.
@@ -36,39 +36,39 @@ def begin(grant: Grant, tier: Tier, now: float, may_stop: bool) -> Grant:
 
 
 def shorten(grant: Grant, tier: Tier, now: float) -> Grant:
-    """A grant on a pod, cut to one lease from now: the clock was set back, or the lease became shorter in the values."""
+    """A grant on a pod, cut to one lease from now, because the clock was set back or the lease became shorter in the values."""
     latest = int(now) + tier.lease
     too_long = tier.lease and grant.until is not None and grant.until > latest + LEEWAY_SECONDS
     return replace(grant, until=latest) if too_long else grant
 
 
 def end(grant: Grant, now: float, stop: bool) -> Grant:
-    """The grant that takes the place of one whose lease is over.
+    """The grant that replaces one whose lease is over.
 
     Args:
         grant: the grant whose lease is over.
         now: Unix time in seconds.
-        stop: whether the pod has to be stopped. `until` is then the earliest time for that.
+        stop: whether the pod must be stopped. If so, `until` is the earliest time for that.
     """
     until = int(now) + STOP_GRACE_SECONDS if stop else None
     return replace(grant, tier=UNVERIFIED, rule=Rule.EXPIRED.value, at=int(now), until=until)
 
 
 def ends_now(wanted: Grant, carried: Grant | None) -> bool:
-    """Whether a lease ends with the change from the carried grant to the wanted one."""
+    """Whether changing from the carried grant to the wanted one ends a lease."""
     return wanted.is_ended_lease and carried is not None and not carried.is_ended_lease
 
 
 def stops(tier: Tier, settings: CommonSettings) -> bool:
-    """Whether a tier's lease stops the pods that it may stop. Only in mode `captcha`: in the others nobody loses egress."""
+    """Whether a tier's lease stops the pods that it may stop. Only in mode `captcha`: in other modes nobody loses egress."""
     return tier.on_expiry == "stop" and settings.mode == "captcha"
 
 
 def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str]:
     """The tiers that a server may get in place of its own, the largest first.
 
-    Anybody may ask for them, so they must be more in every respect: a higher rank, an end that is not earlier, and no stop where
-    the own tier has none.
+    Anybody may ask for them, so they must be better in every respect: a higher rank, an end that is not earlier, and no stop unless
+    the current tier has one too.
 
     Args:
         known: the server.
@@ -91,14 +91,14 @@ def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str
 
 @dataclass(frozen=True)
 class Left:
-    """The time left of a lease; after its end, the time left until the pod is stopped.
+    """The time left on a lease; after its end, the time left until the pod is stopped.
 
     Attributes:
         until: Unix time in seconds of the end.
         expires_in: seconds until then.
         on_expiry: what happens then.
-        renewable_in: seconds until the lease can be renewed, in its second half; a renewal before that would gain little and waste
-            a use. None: it cannot be renewed.
+        renewable_in: seconds until the lease can be renewed, which is possible in its second half; an earlier renewal would gain
+            little and waste a use. None: it cannot be renewed.
     """
 
     until: int
@@ -108,7 +108,7 @@ class Left:
 
 
 def left(known: KnownServer, settings: CommonSettings, now: float, refused: bool = False) -> Left | None:
-    """The time left of a server's lease, or None without a lease. The end of a block is never told.
+    """The time left on a server's lease, or None without a lease. The end of a block is never revealed.
 
     Args:
         known: the server.

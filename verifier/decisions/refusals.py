@@ -1,4 +1,4 @@
-"""Refusals: who gets no egress, whatever they present.
+"""Refusals: who gets no egress, no matter what they present.
 
 | rule | applies to |
 |---|---|
@@ -6,7 +6,8 @@
 | `blocked-repository` | `rules.blockedRepositories` |
 | `own-network` | a client in `rules.selfNetworks` |
 
-A launch asks (`rules`), an unlock asks again (`web`), and the reconciler asks in mode `allow`. Blocks also act on servers that run.
+They are checked at a launch (`rules`), at an unlock (`web`), and by the reconciler in mode `allow`. Blocks also act on running
+servers.
 
 Decisions: D-056, D-057, D-058.
 """
@@ -26,17 +27,17 @@ REFUSALS = {
     Rule.BLOCKED_REPOSITORY: "The operators of this site blocked it.",
     Rule.OWN_NETWORK: "Egress is not offered from this network.",
 }
-"""The rules that refuse, each with the one sentence that a client is told."""
+"""The rules that refuse, each with the one sentence that the client gets."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a refusal is decided on.
+    """The facts on which a refusal is decided.
 
     Attributes:
         repository: the URL of the repository; empty if unknown.
-        clients: the addresses of clients: the one that launched, and the one that asks.
-        uid: the pod; empty before there is one.
+        clients: the addresses of the client that launched and of the client that asks.
+        uid: the pod; empty if there is none yet.
     """
 
     repository: str = ""
@@ -45,12 +46,12 @@ class Facts:
 
     @cached_property
     def repository_name(self) -> str | None:
-        """The name by which the repository is blocked (`repositories.name`), made once for all blocks and patterns."""
+        """The name by which the repository is blocked (`repositories.name`), computed only once for all blocks and patterns."""
         return name(self.repository)
 
     @classmethod
     def of(cls, known: KnownServer, *clients: str) -> "Facts":
-        """The facts of a running server, and of the clients that ask for it."""
+        """The facts of a running server, and of the clients that ask on its behalf."""
         return cls(known.repository, (known.client, *clients), known.uid)
 
 
@@ -58,7 +59,7 @@ def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now
     """The rule that keeps a server from any egress, or None.
 
     Args:
-        facts: what is known of the server and of who asks.
+        facts: what is known about the server and about the client that asks.
         blocks: the operators' blocks.
         settings: the operators' lists.
         now: Unix time in seconds.
@@ -74,7 +75,8 @@ def refusal(facts: Facts, blocks: Iterable[Block], settings: CommonSettings, now
 
 def applies(block: Block, facts: Facts, now: float) -> bool:
     """Whether a block is in force at a Unix time in seconds, and applies to these facts."""
-    # Most blocks are about something else, which is quick to see: a resync compares each of thousands of servers with each block.
+    # Most blocks are about something else, which is the cheaper check: a resync compares each of thousands of servers with each
+    # block.
     return _is_about(block, facts) and block.grant.is_block(now)
 
 

@@ -1,4 +1,4 @@
-"""Rules: which tier a launch gets. They are asked in this order, and the first that matches decides.
+"""Rules: which tier a launch gets. They are checked in this order, and the first that matches decides.
 
 | rule | matches | gives |
 |---|---|---|
@@ -12,7 +12,7 @@
 | `authenticated` | `rules.authenticatedUsers` and `rules.authenticatedGroups` | the tier there |
 | `default` | always | nothing |
 
-The first three are the refusals (`refusals`). An unlock asks them again; the pass or solution that it brings decides its tier.
+The first three are the refusals (`refusals`). An unlock checks them again; its pass or solution decides the tier.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,8 +51,8 @@ class Launch:
         client: the client's address.
         authenticated: whether BinderHub knows who the user is (`auth_enabled`).
         groups: the user's groups.
-        context: whether the hook knew the request.
-        hub_url: JupyterHub's address, as browsers see it; empty: not said, no such address, or the operator has said it (D-370).
+        context: whether the hook knew the launch request.
+        hub_url: JupyterHub's address, as browsers see it; empty: not reported, not a valid address, or set by the operator (D-370).
     """
 
     server: Server
@@ -71,7 +71,7 @@ class Launch:
     def from_request(cls, body: Mapping[str, Any], now: float, settings: VerifierSettings) -> "Launch":
         """The launch in the body of `POST /api/launches`.
 
-        The time of the request is believed for `BUILD_LIMIT_SECONDS` at most: the uses of a pass are remembered that long.
+        A request time further back than `BUILD_LIMIT_SECONDS` is not believed: the uses of a pass are remembered only that long.
         """
         requested_at = body["requested_at"] if body["requested_at"] is not None else now
         client = client_of(body["client_address"], body["forwarded_for"], settings.trusted_proxies).address[:255]
@@ -91,7 +91,7 @@ class Launch:
         )
 
     def record(self, grant: Grant) -> Record:
-        """A decision about this launch, as it waits for the pod."""
+        """A decision about this launch, as the record that waits for the pod."""
         return Record(grant, image=self.image, repository=self.repository, client=self.client)
 
 
@@ -101,7 +101,7 @@ class Decision:
 
     Attributes:
         grant: the tier, and the rule that decided.
-        pass_outcome: what became of the pass: `none`, or an outcome of `BadPass` or `Store.redeem`.
+        pass_outcome: the outcome of the pass: `none`, or an outcome of `BadPass` or `Store.redeem`.
     """
 
     grant: Grant
@@ -110,12 +110,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Match:
-    """What one rule says.
+    """The answer of one rule.
 
     Attributes:
         grant: its decision; None: the rule does not match.
-        pass_outcome: what became of the pass, if the rule looked at it.
-        recorded: whether the store has the decision already.
+        pass_outcome: the outcome of the pass, if the rule looked at it.
+        recorded: whether the decision is already in the store.
     """
 
     grant: Grant | None = None
@@ -155,7 +155,7 @@ class Rules:
             now: Unix time in seconds.
 
         Returns:
-            The decision of the first rule that matches. A rejected pass is in `pass_outcome`, whatever rule decided then.
+            The decision of the first rule that matches. `pass_outcome` reports a rejected pass, whichever rule decided in the end.
 
         Raises:
             StoreUnavailable: nothing was granted.
@@ -173,19 +173,19 @@ class Rules:
         raise AssertionError("the last rule always matches")
 
     def _refusal(self, launch: Launch, now: float) -> _Match:
-        """Blocked, a blocked repository, or a network of our own: no egress. A pass is not looked at, and keeps its uses."""
+        """Blocked, a blocked repository, or one of our own networks: no egress. The pass is not looked at and keeps its uses."""
         blocks = self._store.note_launch(now, launch.context, launch.hub_url)
         rule = refusal(Facts(launch.repository, (launch.client,)), blocks, self._settings, now)
         return _Match(Grant.new(UNVERIFIED, rule, now)) if rule else _Match()
 
     def _mode_allow(self, launch: Launch, now: float) -> _Match:
-        """Mode `allow`: everybody gets `allow.tier`. In another mode such grants count no more."""
+        """Mode `allow`: everybody gets `allow.tier`. In other modes such grants no longer count."""
         if self._settings.mode != "allow":
             return _Match()
         return _Match(Grant.new(self._settings.allow_tier, Rule.MODE_ALLOW, now))
 
     def _presented_pass(self, launch: Launch, now: float) -> _Match:
-        """A pass gives its tier, if it has a use left and, where it was issued for an API key, the key still counts."""
+        """A pass gives its tier if it has a use left and, if it was issued for an API key, the key still counts."""
         if launch.token is None:
             return _Match()
         try:
@@ -210,7 +210,7 @@ class Rules:
         return _Match(Grant.new(tier, Rule.TRUSTED_REPOSITORY, now)) if tier else _Match()
 
     def _authenticated(self, launch: Launch, now: float) -> _Match:
-        """A user who logged in, by name; else by the first group that is listed; else `*`, everybody who logged in."""
+        """A logged-in user: by name; else by the first listed group; else by `*`, everybody who is logged in."""
         if not launch.authenticated:
             return _Match()
         users, groups = self._settings.authenticated_users, self._settings.authenticated_groups

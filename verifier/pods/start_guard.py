@@ -1,13 +1,14 @@
 """The start guard: an init container of user pods that waits until the pod is isolated.
 
-Some network plugins let a new pod talk until its policies are in force, and a connection from that time stays open. The user's
-containers start only after this one has ended, so it tries an address that no policy of ours opens, until that is blocked. A launch
-must never fail because of the guard: whatever goes wrong, it ends after its timeout and without an error. Its outcome is in the
-termination message, and the reconciler counts it.
+Some network plugins let a new pod send packets until its policies are in force, and a connection from that time stays open. The
+user's containers start only after this one has ended, so it tries an address that no policy of ours opens until it is blocked. A
+launch must never fail because of the guard: whatever goes wrong, it ends within its timeout and without an error. Its outcome is
+in the termination message, and the reconciler counts it.
 
-With the egress proxy on, it then asks the proxy who it is, until the proxy knows this pod: the address may have been another's.
+If the egress proxy is on, it then asks the proxy which pod this is until the proxy knows it: the address may have been another
+pod's.
 
-Before that, it lays the JupyterLab extension and the address of the server's page into a folder that the user's container mounts.
+First of all, it puts the JupyterLab extension and the address of the server's page into a folder that the user's container mounts.
 
 It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
 that it starts fast.
@@ -31,13 +32,13 @@ PROXY_VARIABLE = "BINDER_EGRESS_START_GUARD_PROXY"
 """The egress proxy, `http://address:port`; empty: there is none."""
 
 LAB_VARIABLE = "BINDER_EGRESS_LAB"
-"""The folder that the JupyterLab extension is laid into; empty: it is off."""
+"""The folder into which the JupyterLab extension is put; empty: it is off."""
 
 ADDRESS_VARIABLE = "BINDER_EGRESS_URL"
 """The address of the server's page."""
 
 LAB = os.path.join(os.path.dirname(__file__), "lab")
-"""The JupyterLab extension, as `frontend/lab/build.js` makes it."""
+"""The JupyterLab extension, as built by `frontend/lab/build.js`."""
 
 TIMEOUT_SECONDS = 10.0
 """Seconds after which the pod starts in any case."""
@@ -46,27 +47,27 @@ PAUSE_SECONDS = 0.05
 """Seconds between tries. kube-router needed 0.2 to 1.3 s for a new pod's policies (docs/start-guard.md)."""
 
 CONNECT_TIMEOUT_SECONDS = 0.15
-"""Seconds for a connection inside the cluster. The kernel answers for the target, so its load does not matter. Where a plugin drops
-packets, every try lasts this long."""
+"""Time limit for a connection inside the cluster, in seconds. The target's kernel answers, so the target's load does not matter. If
+a plugin drops packets, every try takes this long."""
 
 BLOCKED_AFTER_OPEN = 3
-"""Blocked tries in a row that end the wait after a try got through. The target works, so blocked means blocked."""
+"""Blocked tries in a row that end the wait after a try got through: the target works, so blocked means blocked."""
 
 BLOCKED_FROM_THE_START = 6
-"""Blocked tries in a row that end the wait if no try got through. A dead target looks the same. The tries take 0.3 to 1.2 s, in
-which most of the windows that were seen have closed."""
+"""Blocked tries in a row that end the wait if no try got through: a dead target looks the same. They take 0.3 to 1.2 s, by which
+time most of the windows that were observed have closed."""
 
 ANSWERS = 5
-"""Answers in a row that name this pod. Each comes from one pod of the egress proxy, and a Service chooses which; with two of them
-five answers miss one in 6 of 100 starts."""
+"""Answers in a row that must name this pod. Each comes from one pod of the egress proxy, chosen by its Service; if there are two
+pods, five answers in a row miss one of them in 6 of 100 starts."""
 
 ASK_PAUSE_SECONDS = 0.2
-"""Seconds between two questions while the egress proxy does not know this pod. It answers for a pod that it knows at once, and for
-an unknown one after 2 s (`verifier.proxy.identities`)."""
+"""Seconds between two questions while the egress proxy does not know this pod. The proxy answers immediately for a pod that it
+knows, and after 2 s for an unknown one (`verifier.proxy.identities`)."""
 
 ASK_CONNECT_SECONDS, ASK_ANSWER_SECONDS = 0.5, 3.0
-"""Seconds for connecting to the egress proxy, and for its answer. Where its own policy admits a new pod late, the first packets are
-lost; a new connection is faster than the kernel's next packet."""
+"""Seconds for connecting to the egress proxy, and for its answer. If the proxy's own policy admits a new pod late, the first
+packets are lost, and a new connection is faster than the kernel's retransmission."""
 
 MESSAGE_FILE = "/dev/termination-log"
 """The file of a container's termination message, Kubernetes' default."""
@@ -75,7 +76,7 @@ Target = tuple[str, int]
 
 
 def connects(target: Target, timeout: float = CONNECT_TIMEOUT_SECONDS) -> bool:
-    """Whether a target accepts a TCP connection within a timeout in seconds."""
+    """Whether a target accepts a TCP connection within a timeout, in seconds."""
     try:
         socket.create_connection(target, timeout).close()
     except OSError:
@@ -84,7 +85,7 @@ def connects(target: Target, timeout: float = CONNECT_TIMEOUT_SECONDS) -> bool:
 
 
 def able(connects: Callable[[Target], bool] = connects) -> bool:
-    """Whether this container can connect to itself. If not, every target would look blocked."""
+    """Whether this container can connect to itself. If it cannot, every target looks blocked."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -98,13 +99,13 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, object]:
-    """Wait until all targets are blocked, or the timeout is over.
+    """Wait until all targets are blocked, or until the timeout.
 
     Args:
         targets: addresses and ports that a pod must not reach, with or without a tier.
         timeout: seconds.
         connects: tries one target.
-        clock: seconds.
+        clock: the time in seconds.
         sleep: waits for a number of seconds.
 
     Returns:
@@ -144,8 +145,8 @@ def parse(text: str) -> list[Target]:
 
 
 def targets_of(environment: Mapping[str, str]) -> list[Target]:
-    """The targets in the environment. The default is the Kubernetes API: every container knows its address, no policy of ours opens
-    it to user pods, and where it is dead no pod starts.
+    """The targets in the environment. The default is the Kubernetes API: every container knows its address, none of our policies
+    opens it to user pods, and no pod starts while it is down.
 
     Raises:
         ValueError: the setting cannot be read.
@@ -157,7 +158,7 @@ def targets_of(environment: Mapping[str, str]) -> list[Target]:
 
 
 def ask_proxy(proxy: Target, timeout: float) -> dict[str, object]:
-    """What the egress proxy says of this container: the `address` that it sees, and of a pod that it knows the `uid`.
+    """What the egress proxy says about this container: the `address` that it sees and, if it knows the pod, its `uid`.
 
     Args:
         proxy: its address and port.
@@ -165,9 +166,9 @@ def ask_proxy(proxy: Target, timeout: float) -> dict[str, object]:
 
     Raises:
         OSError: it does not answer.
-        ValueError: what it says is no such answer.
+        ValueError: its answer has another form.
     """
-    # Not at the top: it takes 10 ms of processor time and 5 MB, which a pod without a proxy shall not pay.
+    # Not at the top: it takes 10 ms of processor time and 5 MB, which a pod without a proxy should not pay.
     import http.client
 
     asking = http.client.HTTPConnection(*proxy, timeout=min(timeout, ASK_CONNECT_SECONDS))
@@ -193,22 +194,22 @@ def introduce(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> str:
-    """Ask the egress proxy who this is until it knows, or the timeout is over.
+    """Ask the egress proxy which pod this is until it knows, or until the timeout.
 
     Args:
         proxy: its address and port.
-        uid: that of this pod.
+        uid: the uid of this pod.
         timeout: seconds.
         ask: asks once, within a number of seconds.
-        clock: seconds.
+        clock: the time in seconds.
         sleep: waits for a number of seconds.
 
     Returns:
-        Nothing if it knows this pod; `mistaken_by_proxy` if it took this pod for another one last; else `unknown_to_proxy`.
+        An empty text if it knows this pod; `mistaken_by_proxy` if its last answer took it for another pod; else `unknown_to_proxy`.
     """
     end, row, outcome = clock() + timeout, 0, "unknown_to_proxy"
     while row < ANSWERS and (left := end - clock()) > 0:
-        # No answer, and that of a limit, say nothing of whom the proxy takes this for.
+        # A missing answer, or one from a limit, does not say which pod the proxy takes this one for.
         with suppress(OSError, ValueError):
             said = ask(proxy, left).get("uid")
             if said == uid:
@@ -220,10 +221,10 @@ def introduce(
 
 
 def guard(environment: Mapping[str, str], timeout: float) -> dict[str, object]:
-    """Wait, and return the outcome: that of `watch`, or of `introduce`; `off` without policies to wait for; or `unable`.
+    """Wait, and return the outcome: that of `watch`, or of `introduce`; `off` if there are no policies to wait for; or `unable`.
 
-    A guard that cannot try its targets is `unable`. It waits for the whole timeout, which is longer than any window that was seen.
-    The egress proxy is asked in what isolation has left of the timeout.
+    A guard that cannot try its targets is `unable`. It waits for the whole timeout, which is longer than any observed window. The
+    egress proxy is asked in the time that is left of the timeout after isolation.
 
     Args:
         environment: the container's environment variables.
@@ -249,17 +250,17 @@ def guard(environment: Mapping[str, str], timeout: float) -> dict[str, object]:
 
 
 def lay_lab(environment: Mapping[str, str], source: str = LAB) -> str:
-    """Copy the JupyterLab extension, with the address of the server's page, to where the user's container has it.
+    """Copy the JupyterLab extension, with the address of the server's page, to the folder that the user's container mounts.
 
-    JupyterLab takes a folder for an extension by its `package.json`, so that comes last: half a copy is nothing. A guard that
-    runs again in the same pod completes it.
+    JupyterLab recognises an extension's folder by its `package.json`, so that file is copied last: half a copy is nothing. A guard
+    that runs again in the same pod completes the copy.
 
     Args:
         environment: the container's environment variables.
         source: the folder of the extension.
 
     Returns:
-        `laid`; `off` where it is off, or where nothing is isolated and so nothing is to be shown; else what went wrong.
+        `laid`; `off` if it is off, or if nothing is isolated and so there is nothing to show; else what went wrong.
     """
     target = environment.get(LAB_VARIABLE, "")
     if not target or environment.get(ISOLATED_VARIABLE) != "true":
@@ -285,7 +286,7 @@ def _write(folder: str, name: str, content: bytes) -> None:
 
 
 def main() -> None:
-    """Lay the extension, wait, and write the outcome into the termination message."""
+    """Copy the extension, wait, and write the outcome into the termination message."""
     began = time.monotonic()
     lab = lay_lab(os.environ)
     try:

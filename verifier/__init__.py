@@ -1,8 +1,9 @@
 """binder-egress: captcha-gated network egress for BinderHub user pods.
 
-Two processes come from this package. The *verifier* (`app`, `web`, `api`) checks captcha solutions, issues passes and decides
-tiers; it faces the internet and holds no Kubernetes credentials. The *reconciler* (`reconciler`, `cluster`) is the only one that
-may patch pods. They meet in Redis (`store`).
+All processes come from this package. The *verifier* (`web`) checks captcha solutions, issues passes and decides tiers; it faces the
+internet and holds no Kubernetes credentials. The *reconciler* (`reconciler`) is the only one that may patch pods. They meet in
+Redis (`store`). Optional processes are the egress *proxy*, the *agent*, and the *receiver* of detectors' reports
+(`web.detections`).
 """
 
 __version__: str
@@ -10,12 +11,12 @@ __version__: str
 
 
 def __getattr__(name: str) -> str:
-    """Read `__version__` when somebody asks for it.
+    """Read `__version__` on first use.
 
-    What reads it takes as long to import as all that the start guard needs, and that runs in every user pod (D-382).
+    Reading it takes as long as importing everything that the start guard needs, and the start guard runs in every user pod (D-382).
 
     Raises:
-        AttributeError: it was another name.
+        AttributeError: another name was asked for.
     """
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

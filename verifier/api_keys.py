@@ -1,7 +1,7 @@
 """API keys: courses and services send one to `POST passes` in place of a solution.
 
 A key is `binder_egress_<id>_<secret>`. Only its hash is stored, with its tier and limits, in a file that the chart mounts from a
-Secret. Revocations and the number of servers that a key got are in Redis (`store`).
+Secret. Revocations and the number of servers that each key got are in Redis (`store`).
 
 Decisions: D-032, D-033, D-034, D-040.
 """
@@ -29,7 +29,7 @@ from .repositories import strict, within
 from .validation import sentences
 
 FORM = re.compile(r"binder_egress_([0-9a-f]{16})_[0-9a-f]{40}")
-"""The form of a key, by which secret scanners find it. The first part is its id, which is not secret."""
+"""The form of a key. Secret scanners find keys by it. The first part is its id, which is not secret."""
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 """The form of a key's name, which becomes a label of metrics."""
@@ -38,13 +38,14 @@ MAX_SERVERS_PER_DAY = 1_000_000
 """The highest `serversPerDay` of a key."""
 
 DAY_SECONDS = 86400
-"""Seconds in which a key may have `serversPerDay` servers. Any 24 hours count, so that there is no rush at midnight."""
+"""The window of `serversPerDay`, in seconds. It is any 24 hours, not a calendar day, so there is no rush at midnight."""
 
 MAX_WRONG_KEYS = 30
-"""Wrong keys of one client network in `WRONG_KEYS_WINDOW_SECONDS` that are logged and answered by "wrong", not "too many"."""
+"""Wrong keys from one client network in `WRONG_KEYS_WINDOW_SECONDS` that are logged and answered with "wrong" rather than
+"too many"."""
 
 WRONG_KEYS_WINDOW_SECONDS = 600
-"""Seconds after the first wrong key of a client network until they are forgotten."""
+"""Seconds after a client network's first wrong key until all its wrong keys are forgotten."""
 
 MAX_WRONG_KEY_NETWORKS = 10_000
 """Client networks whose wrong keys are counted at a time, about 2 MB."""
@@ -77,9 +78,9 @@ class Entry(BaseModel):
         id: its id.
         hash: SHA-256 of the whole key, in hexadecimal. A slow hash is for passwords that people choose; a key is 160 random bits.
         tier: the tier of its servers.
-        serversPerDay: servers in any 24 hours.
-        expires: the last day on which it counts, by UTC.
-        origins: origins of the pages that may send it, as browsers write them; empty: anybody may.
+        serversPerDay: the number of servers it may start in any 24 hours.
+        expires: the last day on which it counts, in UTC.
+        origins: origins of the pages that may send it, as browsers write them; empty: any client may.
         repositories: the repositories of its servers, `host/owner/name` or `…/*`; empty: any.
     """
 
@@ -108,11 +109,11 @@ class Key:
 
     @property
     def label(self) -> str:
-        """The key as its grants name it (`Grant.by`)."""
+        """The name that its grants have for it (`Grant.by`)."""
         return f"key {self.name} ({self.entry.id})"
 
     def is_expired(self, at: float) -> bool:
-        """Whether it has expired at a Unix time in seconds."""
+        """Whether it has expired by a Unix time in seconds."""
         return at >= ends(self.entry.expires)
 
     def described(self) -> dict[str, Any]:
@@ -121,14 +122,14 @@ class Key:
 
 
 def gave(keys: Collection[str], by: str) -> bool:
-    """Whether a grant's `by` names one of these keys, by their ids."""
+    """Whether a grant's `by` names one of these keys, given as ids."""
     found = re.fullmatch(r"key \S+ \(([0-9a-f]{16})\)", by)
     return bool(found and found[1] in keys)
 
 
 def ends(expires: str) -> float:
-    """Unix time in seconds at which a day is over, by UTC."""
-    return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp() + DAY_SECONDS  # the day after 9999-12-31 is no date
+    """Unix time in seconds at which a day ends, in UTC."""
+    return datetime.fromisoformat(expires).replace(tzinfo=UTC).timestamp() + DAY_SECONDS  # 9999-12-31 has no next day
 
 
 def reported(reports: Iterable[dict[str, Any]]) -> list[Key]:
@@ -167,9 +168,10 @@ def _hash(key: str) -> str:
 
 
 class Keys:
-    """The keys of this site. They are read again when the file has changed, so no restart is needed.
+    """The keys of this site. The file is read again when it changes, so no restart is needed.
 
-    A file that cannot be read means no keys, and a wrong entry no key of that name. Nothing of an earlier file goes on counting.
+    If the file cannot be read, there are no keys; if an entry is wrong, there is no key of that name. Earlier contents do not
+    count.
 
     Args:
         file: the path of a JSON map of names to entries; `""`: no keys.
@@ -189,18 +191,18 @@ class Keys:
         return self._read()[0]
 
     def wrong(self) -> list[str]:
-        """One sentence for each entry that is wrong."""
+        """One sentence for each wrong entry."""
         return self._read()[1]
 
     def find(self, presented: str) -> Key | None:
-        """The key that a client presents, or None. Neither the answer nor its time shows what is wrong with a key."""
+        """The key that a client presents, or None. Neither the answer nor its timing reveals what is wrong with a key."""
         form = FORM.fullmatch(presented)
         key = self.all().get(form[1]) if form else None
         same = hmac.compare_digest(_hash(presented), key.entry.hash if key else "0" * 64)
         return key if same else None
 
     def accept(self, key: str, repository: str, at: float) -> Key:
-        """The key that a pass was issued for, if it counts for a server of this repository.
+        """The key that a pass was issued for, if the key counts for a server of this repository.
 
         Args:
             key: its id.
@@ -225,7 +227,7 @@ class Keys:
             return {}, []
         with self._lock:
             try:
-                # The kubelet updates a mounted Secret by pointing a link at new files.
+                # The kubelet updates a mounted Secret by pointing a symbolic link at new files.
                 stat = self._file.stat()
                 seen: object = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
                 if seen != self._seen:
@@ -273,7 +275,7 @@ class WrongKeys:
     """Counts the wrong keys that each client network presents.
 
     The counts are in memory, per replica: requests that cost a client nothing must not fill Redis. A right key is never rejected
-    because of wrong ones from its network, so nobody can shut out a class. Guessing 160 bits is hopeless without any limit.
+    because of wrong ones from its network, so nobody can shut out a class. Guessing 160 bits is hopeless even without a limit.
 
     Args:
         clock: monotonic time in seconds.
@@ -282,10 +284,10 @@ class WrongKeys:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._lock = threading.Lock()
-        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()  # network → when its window ends, and how many
+        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()  # network → end of its window, number of wrong keys
 
     def note(self, network: str) -> int | None:
-        """Count one more wrong key: None, or after too many the seconds until they are forgotten."""
+        """Count one more wrong key. Returns None, or after too many, the seconds until they are forgotten."""
         with self._lock:
             now = self._clock()
             over, number = self._counts.pop(network, (0.0, 0))

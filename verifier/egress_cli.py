@@ -1,7 +1,7 @@
 """The command `egress`: the operators' commands, and `doctor`.
 
-It is put together here because `doctor` is a part of the gate check, and `hosts` of the egress proxy, which operators' actions do
-not use.
+It is put together here because `doctor` is a part of the gate check, and `hosts` a part of the egress proxy; the operators'
+actions use neither.
 """
 
 import json
@@ -21,7 +21,7 @@ __all__ = ["doctor", "egress", "hosts", "main"]
 egress.add_command(detect)
 egress.add_command(detections)
 
-if find_spec("github"):  # The extra `bans`, which the image has not (D-280).
+if find_spec("github"):  # The extra `bans`, which the image does not have (D-280).
     from .bans.command import propose_bans
 
     egress.add_command(propose_bans)

@@ -1,8 +1,8 @@
-"""Fairness by price: the more passes a client network got lately, the more work each challenge asks. docs/fairness.md has figures.
+"""Fairness by price: the more passes a client network got lately, the more work each challenge takes. Figures: docs/fairness.md.
 
-Every accepted solution charges its network by one, whichever provider it is from. With `n` charges in the window a challenge asks
-`1 + n / doubled_after` times the base work. A class behind one address hardly notices, and the cost of a script grows with the
-square of the passes that it gets. Of IPv6, where one customer has many networks, wider networks are charged as well.
+Every accepted solution, from any provider, charges its network by one. With `n` charges in the window, a challenge takes
+`1 + n / doubled_after` times the base work. A class behind one address hardly notices, while the cost of a script grows with the
+square of the passes that it gets. For IPv6, where one customer has many networks, wider networks are charged as well.
 
 Decisions: D-024, D-025, D-026, D-211, D-212.
 """
@@ -16,21 +16,22 @@ from .networks import SHARED
 from .settings import VerifierSettings
 
 TOLERANCE = 2.0
-"""The factor by which the price may rise while a challenge is solved. With 1, only the first student of a class that starts in the
-same second would be accepted. With 2, a class of 31 is accepted, and challenges fetched in advance save half at most."""
+"""The factor by which the price may rise while a challenge is solved. With 1, only the first student would be accepted of a class
+that starts in the same second. With 2, a class of 31 is accepted, and fetching challenges in advance saves at most half the
+work."""
 
 BASE_SECONDS = 1.1
-"""Seconds that the default proof of work takes one core of a client at the base price (docs/fairness.md)."""
+"""Seconds that the default proof of work takes on one core of a client at the base price (docs/fairness.md)."""
 
 WORKERS = 2
-"""The workers of a browser (frontend/src/solve.js). A phone, or a machine that is busy, takes a multiple."""
+"""The number of workers in a browser (frontend/src/solve.js). A phone, or a busy machine, takes several times as long."""
 
 WIDER = {56: 2, 48: 8}
-"""Prefixes of the IPv6 networks around a client's that are charged too → how much more slowly their price rises. A /56 is what a
-home has, a /48 what a site has (RFC 6177)."""
+"""Prefix lengths of the wider IPv6 networks that are charged for a client too → how much more slowly their price rises. A home has
+a /56, a site a /48 (RFC 6177)."""
 
 REJECTIONS_WINDOW_SECONDS = 60
-"""Seconds after the first of a client network's rejected solutions until they are forgotten."""
+"""Seconds after a client network's first rejected solution until all its rejections are forgotten."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Charge:
     Attributes:
         network: the network.
         window: seconds for which a charge counts.
-        most: the highest number of earlier charges at which the challenge was still dear enough; None: any number.
+        most: the highest number of earlier charges at which the challenge still took enough work; None: any number.
         budget: the number of charges in the window after which no pass is issued; 0: no budget.
     """
 
@@ -94,8 +95,8 @@ class Fairness:
             network: the network that pays for the client's passes (`networks.charged_network`).
 
         Returns:
-            That network, and after an IPv6 network those around it. The price of `SHARED` has a cap, and it has no budget: one of
-            those who share it could spend it for all (D-212).
+            That network, and for an IPv6 network the wider ones around it. The price of `SHARED` has a cap. It has no budget,
+            because any one of those who share it could spend the budget of all (D-212).
         """
         if network == SHARED:
             return [Level(network, 1, self.shared_cap)]
@@ -106,11 +107,11 @@ class Fairness:
         return [Level(network, 1), *wider]
 
     def price(self, levels: Sequence[Level], charges: Sequence[int]) -> float:
-        """The multiple of the base work that a challenge asks: the largest price of the levels, 1 or more.
+        """The multiple of the base work that a challenge takes: the highest price of the levels, 1 or more.
 
         Args:
             levels: the networks that are charged for the client.
-            charges: the number of charges of each in the window.
+            charges: the number of charges of each of them in the window.
         """
         if not self.doubled_after:
             return 1.0
@@ -123,13 +124,13 @@ class Fairness:
 
         Args:
             network: the network that pays for the client's passes.
-            price: the price of the challenge; None if it asked for no work.
+            price: the price of the challenge; None if it took no work.
         """
         return [self._charge(level, price) for level in self.levels(network)]
 
     def _charge(self, level: Level, price: float | None) -> Charge:
         most = None
         if price is not None and self.doubled_after and TOLERANCE * price < level.cap:
-            # A price of TOLERANCE * price, solved for the charges. The small addend is for rounding.
+            # The number of charges at which the price is TOLERANCE * price. The small addend absorbs rounding errors.
             most = math.floor(self.doubled_after * level.flatter * (TOLERANCE * price - 1) + 1e-6)
         return Charge(level.network, self.window, most, 0 if level.network == SHARED else self.budget * level.flatter)

@@ -15,11 +15,11 @@ REQUEST_TIMEOUT_SECONDS = 10
 """Seconds that a request may take."""
 
 FAILURES = (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError)
-"""The exceptions of a request that failed, or whose answer cannot be read."""
+"""The exceptions that mean that a request failed, or that its answer cannot be read."""
 
 
 class ApiServerUnavailable(Exception):
-    """The API server does not answer, refuses, or sends an answer that cannot be read.
+    """The API server does not answer, refuses the request, or sends an answer that cannot be read.
 
     Args:
         reason: the reason, for logs and operators.
@@ -38,7 +38,7 @@ def in_cluster_client() -> client.ApiClient:
 
 
 def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> urllib3.HTTPResponse:
-    """The answer to a request, as it came.
+    """The raw answer to a request.
 
     Args:
         method: a method of one of the client's APIs.
@@ -46,7 +46,7 @@ def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> urllib3.HTTPR
         kwargs: its keyword arguments.
 
     Raises:
-        ApiServerUnavailable: the API server does not answer within `REQUEST_TIMEOUT_SECONDS`, or refuses.
+        ApiServerUnavailable: the API server does not answer within `REQUEST_TIMEOUT_SECONDS`, or refuses the request.
     """
     try:
         answer: urllib3.HTTPResponse = method(*args, _preload_content=False, _request_timeout=REQUEST_TIMEOUT_SECONDS, **kwargs)

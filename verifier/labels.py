@@ -1,4 +1,4 @@
-"""User pods in Kubernetes' words: our label and annotation, the start guard's container, and the labels that many pods share."""
+"""User pods as Kubernetes sees them: our label and annotation, the start guard's container, and the labels that many pods share."""
 
 from collections.abc import Mapping
 
@@ -19,5 +19,5 @@ LabelSet = frozenset[tuple[str, str | None]]
 
 
 def shared_labels(labels: Mapping[str, str]) -> LabelSet:
-    """A user pod's labels without the values of this pod alone and without its tier. Thousands of pods share a few such sets."""
+    """A user pod's labels without its tier and without values that are its own. Thousands of pods share a few such sets."""
     return frozenset((key, None if key in LABELS_PER_POD else value) for key, value in labels.items() if key != TIER_LABEL)

@@ -22,14 +22,14 @@ class _JSONFormatter(logging.Formatter):
 
 
 class _NoMalformedRequests(logging.Filter):
-    """Drops gunicorn's warning about each malformed request: anybody can send them, and an operator can do nothing about it."""
+    """Drops gunicorn's warning about each malformed request: anybody can send them, and an operator can do nothing about them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Invalid request from ip=")
 
 
 def configuration(level: str) -> dict[str, Any]:
-    """The configuration for `logging.config.dictConfig`, which sends all lines to standard error as JSON. Gunicorn takes it too.
+    """The configuration for `logging.config.dictConfig`, which sends all lines to standard error as JSON. Gunicorn uses it too.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
@@ -52,6 +52,6 @@ def decision(event: str, **fields: object) -> None:
 
     Args:
         event: `launch`, `pass`, `solution` (a rejected one), `unlock` or `pod`.
-        fields: user, server, repository, client network, tier, rule, and what else explains it. Never a token or a solution.
+        fields: user, server, repository, client network, tier, rule, and whatever else explains it. Never a token or a solution.
     """
     logging.getLogger("binder-egress").info(event, extra={"fields": fields})

@@ -1,4 +1,4 @@
-"""Clients: their address by what believed proxies tell, and the network that one client plausibly holds.
+"""Clients: their address as believed proxies report it, and the network that one client plausibly holds.
 
 Decisions: D-021, D-212.
 """
@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 QUIET_SECONDS = 3600.0
-"""Seconds without any client that has a public address, after which a warning about hidden clients is logged, once in that time."""
+"""Seconds without any client that has a public address after which a warning about hidden clients is logged. It is logged at most
+once in that time."""
 
 SHARES_SECONDS = 3600.0
 """Seconds for which a launch counts in the share of its client."""
 
 FEW_LAUNCHES = 50
-"""The fewest launches in that time of which a share is told: more than a class of thirty makes."""
+"""The fewest launches in that time for which a share is computed: more than a class of thirty makes."""
 
 MAX_LAUNCHES = 2000
-"""The latest launches that are remembered."""
+"""The number of launches that are remembered, the latest ones."""
 
 REMEMBERED = 256
-"""The latest addresses whose networks are remembered: a request asks for that of its client several times."""
+"""The number of addresses whose networks are remembered: one request needs its client's network several times."""
 
 SHARED = "shared"
-"""The one client network of all senders that no believed proxy vouches for, and that have no address on the internet."""
+"""The one client network of all senders that have no address on the internet and that no believed proxy vouches for."""
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,8 +56,8 @@ class Client:
     """Who sent a request.
 
     Attributes:
-        address: the client's address, as text; perhaps none at all, if a proxy sent rubbish.
-        believed: whether a believed proxy told the address. Otherwise it is the sender's.
+        address: the client's address, as text; not a valid address if a proxy sent rubbish.
+        believed: whether a believed proxy reported the address. If not, it is the sender's.
     """
 
     address: str
@@ -68,7 +69,7 @@ def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequ
 
     Args:
         sender: the address that the connection came from.
-        forwarded_for: `X-Forwarded-For`. Each proxy adds the address that it saw at the right; clients can forge the left.
+        forwarded_for: `X-Forwarded-For`. Each proxy appends the address that it saw on the right; clients can forge the left.
         trusted: the number of proxies, the last of which is the sender; or the networks of all proxies.
     """
     entries = [entry.strip() for entry in forwarded_for.split(",")] if forwarded_for and forwarded_for.strip() else []
@@ -89,12 +90,12 @@ def charged_network(client: Client, ipv4_prefix: int = 32, ipv6_prefix: int = 64
 
     Args:
         client: the client.
-        ipv4_prefix: bits of an IPv4 address that count.
-        ipv6_prefix: bits of an IPv6 address that count.
+        ipv4_prefix: the number of leading bits of an IPv4 address that count.
+        ipv6_prefix: the number of leading bits of an IPv6 address that count.
 
     Returns:
-        The client's network. It may be private if a believed proxy told it: people of an intranet have no other. Everybody else
-        without an address on the internet is `SHARED`.
+        The client's network. It may be private if a believed proxy reported it: people on an intranet have no other. Everybody
+        else without an address on the internet is `SHARED`.
     """
     ip = parse_address(client.address)
     if ip is None or (not client.believed and in_networks(client.address, _NOT_CLIENTS)):
@@ -103,7 +104,7 @@ def charged_network(client: Client, ipv4_prefix: int = 32, ipv6_prefix: int = 64
 
 
 class NetworkSet:
-    """Many networks, of which an address is found in a few steps, however many there are.
+    """A set of networks in which looking up an address takes a few steps, however many networks there are.
 
     Args:
         networks: the networks.
@@ -125,14 +126,14 @@ class NetworkSet:
 def client_network(address: str | None, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
     """The network of a client on the internet. Challenges are bound to it, and uses of a pass move within it.
 
-    An IPv4 address stays whole by default. Of an IPv6 address the first 64 bits count, the part that a network assigns to one link
-    (RFC 7421). All private, link-local and loopback addresses count as unknown: behind a proxy that hides its clients they are the
-    proxy's, and say nothing about the client.
+    An IPv4 address stays whole by default. Of an IPv6 address, the first 64 bits count, the part that a network assigns to one
+    link (RFC 7421). All private, link-local and loopback addresses count as unknown: behind a proxy that hides its clients, they
+    are the proxy's own and say nothing about the client.
 
     Args:
         address: an IPv4 or IPv6 address, or None.
-        ipv4_prefix: bits of an IPv4 address that count.
-        ipv6_prefix: bits of an IPv6 address that count.
+        ipv4_prefix: the number of leading bits of an IPv4 address that count.
+        ipv6_prefix: the number of leading bits of an IPv6 address that count.
 
     Returns:
         A network such as `198.51.100.7/32` or `2001:db8:1:2::/64`; `""` if the address is private, absent or invalid.
@@ -148,7 +149,7 @@ def _cut(ip: IPAddress, ipv4_prefix: int, ipv6_prefix: int) -> str:
 
 
 class HiddenClients:
-    """Warns in the log when all clients have private addresses: a proxy may hide them, and they pay for each other."""
+    """Warns in the log when all clients have private addresses: a proxy may hide them, and then they pay for each other."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -187,14 +188,14 @@ class LaunchShares:
             self._launches.append((time.monotonic(), network))
 
     def largest(self) -> float:
-        """The share of the launches that the client with most of them made, 0 to 1; 0 for less than `FEW_LAUNCHES`."""
+        """The largest share of the launches that one client made, 0 to 1; 0 if there were fewer than `FEW_LAUNCHES`."""
         since = time.monotonic() - SHARES_SECONDS
         with self._lock:
             counts = Counter(network for at, network in self._launches if at > since)
         return max(counts.values()) / counts.total() if counts.total() >= FEW_LAUNCHES else 0.0
 
 
-# Not ip.is_private, which includes the documentation ranges: tests use them, and no client on the internet has such an address.
+# Not ip.is_private, which includes the documentation ranges: tests use those, and no client on the internet has one.
 _NOT_CLIENTS = [
     ipaddress.ip_network(cidr)
     for cidr in (

@@ -1,7 +1,7 @@
 """Passes: a client gets one for a solution and sends it with a launch.
 
 A pass names a tier, a number of servers, and the time until which it may be presented. It is signed, not stored. The servers that
-used it are in Redis: `store/lua/redeem.lua` says who gets a use on a retry (D-015).
+used it are in Redis: `store/lua/redeem.lua` decides who gets a use on a retry (D-015).
 
 Decisions: D-016, D-017.
 """
@@ -32,7 +32,7 @@ class Pass:
     """The content of a token.
 
     Attributes:
-        id: random; the name of the pass in Redis.
+        id: random; it names the pass in Redis.
         tier: the tier of its servers.
         servers: the number of servers that may hold a use of it.
         iat: Unix time in seconds when it was issued, by Redis' clock.
@@ -51,7 +51,7 @@ class Pass:
 class Passes:
     """Signs passes and reads tokens.
 
-    The token has `exp` inside, because the timed serializer of itsdangerous rejects a token from a clock that is 2 s ahead.
+    The token contains `exp` itself, because the timed serializer of itsdangerous rejects a token from a clock that is 2 s ahead.
 
     Args:
         keys: the signing keys, oldest first; the last one signs, all are accepted.
@@ -82,16 +82,16 @@ class Passes:
             presented_at: Unix time in seconds at which the client sent it, perhaps before a build.
 
         Returns:
-            The pass. Its uses may be used up.
+            The pass. It may have no uses left.
 
         Raises:
-            BadPass: it is not signed by one of the keys, has expired, or is from the future by more than `LEEWAY_SECONDS`.
+            BadPass: it is not signed by one of the keys, has expired, or was issued more than `LEEWAY_SECONDS` in the future.
         """
         if len(token) > MAX_TOKEN_CHARACTERS:
             raise BadPass("invalid", "This is not a pass: it is too long.")
         try:
             found = Pass(**self._serializer.loads(token))
-        except (BadSignature, TypeError, ValueError):  # ValueError: characters that no encoding has
+        except (BadSignature, TypeError, ValueError):  # ValueError: characters that cannot be encoded
             raise BadPass("invalid", "This is not a pass of this service. Solve a challenge to get one.") from None
         if presented_at > found.exp + LEEWAY_SECONDS:
             raise BadPass("expired", "The pass has expired. Solve a challenge to get a new one.")

@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 WAYS = ("no-sysctl", "privileges")
-"""Why a pod may ping, as in `way_to_ping`. Metrics show each from the beginning."""
+"""Why a pod may ping, as in `way_to_ping`. Metrics show each of them from the start."""
 
 SYSCTL, CLOSED = "net.ipv4.ping_group_range", "1 0"
-"""The sysctl of the groups that may open an echo socket, for IPv4 and IPv6, and its value for: none."""
+"""The sysctl that lists the groups that may open an echo socket, for IPv4 and IPv6, and its value that means no group."""
 
 
 def way_to_ping(spec: Mapping[str, Any]) -> str:
     """How the user's code in a pod can send echo requests.
 
-    Without the sysctl any process may, by an echo socket. With NET_RAW a process builds the packets itself. It has NET_RAW if it
-    is root, and gets it from a program of its image with that file capability, unless it can gain no privileges.
+    Without the sysctl, any process may, through an echo socket. With NET_RAW, a process can build the packets itself. A process has
+    NET_RAW if it runs as root, or gets it from a program in its image that has this file capability, unless it can gain no
+    privileges.
 
     Args:
-        spec: the pod's spec, as JSON. Its first container is the user's; the others are the operator's.
+        spec: the pod's spec, as JSON. The first container is the user's; the others are the operator's.
 
     Returns:
         `no-sysctl`, `privileges`, or an empty text if it cannot.

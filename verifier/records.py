@@ -17,13 +17,13 @@ UNVERIFIED = "unverified"
 """The tier that pods are born with. It has no policy of its own and is never written to a pod."""
 
 NO_PASS = "none"
-"""The outcome of a pass where none was presented, or where an earlier rule decided."""
+"""The outcome of a pass if none was presented, or if an earlier rule decided."""
 
 
 class Rule(StrEnum):
     """What decided about a server. It is on every grant, and in logs and metrics.
 
-    The first group refuses egress, the second gives it at a launch, the third acts on a server that runs.
+    The first group refuses egress, the second grants it at a launch, the third acts on a running server.
     """
 
     BLOCKED = "blocked"  # by an operator: this server, its repository, or the client's network
@@ -81,7 +81,7 @@ class Grant:
     | an ended lease | `unverified` | `expired` | when the pod may be deleted (`onExpiry: stop`); None: never |
     | a launch without egress | `unverified` | every other rule | None |
 
-    The last one waits in Redis, so that an older decision about the same server counts no more. It is never written on a pod.
+    The last kind waits in Redis, so that an older decision about the same server no longer counts. It is never written on a pod.
 
     Attributes:
         id: random.
@@ -115,7 +115,7 @@ class Grant:
 
     @property
     def is_ended_lease(self) -> bool:
-        """Whether it marks the end of a lease."""
+        """Whether it marks an ended lease."""
         return self.tier == UNVERIFIED and self.rule == Rule.EXPIRED
 
     def is_block(self, now: float) -> bool:
@@ -123,7 +123,7 @@ class Grant:
         return self.tier == UNVERIFIED and self.rule == Rule.BLOCKED and not self.is_expired(now)
 
     def is_expired(self, now: float) -> bool:
-        """Whether its time is over at a Unix time in seconds."""
+        """Whether its time is over by a Unix time in seconds."""
         return self.until is not None and self.until <= now
 
     @classmethod
@@ -259,7 +259,7 @@ class KnownServer:
 
 @dataclass(frozen=True, slots=True)
 class PodAddresses:
-    """What the reconciler publishes about a pod that runs, for the egress proxy: whose connections come from its addresses.
+    """What the reconciler publishes about a running pod for the egress proxy: whose connections come from its addresses.
 
     Attributes:
         uid: the pod.
@@ -280,12 +280,12 @@ class PodAddresses:
 
     @staticmethod
     def dumps(pods: "Iterable[PodAddresses]") -> str:
-        """The pods of one server as JSON."""
+        """The pods of one server, as JSON."""
         return json.dumps([asdict(pod) for pod in pods], separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str) -> "list[PodAddresses]":
-        """The pods that JSON describes. What many pods have in common is in memory once."""
+        """The pods that JSON describes. Values that many pods have in common are in memory only once."""
         found = [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in json.loads(text)]
         return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in found]
 
@@ -295,8 +295,8 @@ class AddressVersion:
     """A state of the addresses in Redis.
 
     Attributes:
-        number: the number of changes up to now.
-        began: when Redis began to count; another time means that it was wiped. Empty: nothing was published.
+        number: the number of changes so far.
+        began: when Redis began to count; a different time means that it was wiped. Empty: nothing was published.
     """
 
     number: int = 0
@@ -315,8 +315,8 @@ class AddressChange:
 
     Attributes:
         version: the state after this change.
-        server: the key of the server that changed; empty: none, the reconciler only says that it is there.
-        pods: the server's pods by now.
+        server: the key of the server that changed; empty: none, the reconciler only reports that it is running.
+        pods: the server's pods after this change.
     """
 
     version: AddressVersion
@@ -342,12 +342,12 @@ class Block:
     Attributes:
         id: random; also the id of the grant that it puts on pods.
         kind: one of `BLOCK_KINDS`.
-        what: the key of a server, a pattern of repositories, or a CIDR of clients.
+        what: the key of a server, a pattern for repositories, or a CIDR of clients.
         by: the operator.
         why: the operator's reason.
         at: Unix time in seconds.
         until: Unix time in seconds of its end; None: it has none.
-        uid: for a server its pod, because a later pod of the same name is somebody else's.
+        uid: the server's pod, for a block of a server: a later pod of the same name is somebody else's.
     """
 
     id: str
@@ -425,8 +425,8 @@ class Pending:
         launch: the latest decision about a launch, or None.
         unlock: a grant for the running pod, or None.
         known: what was published last, or None.
-        withdrawn: those of the grants asked about that count no more.
-        lifted: those of them that are blocks which an operator removed.
+        withdrawn: those of the requested grants that no longer count.
+        lifted: those of the requested grants that are blocks an operator removed.
         blocks: all blocks, the oldest first.
         stop: the uid of a pod that has to be stopped; empty if none.
     """
@@ -441,5 +441,5 @@ class Pending:
 
 
 def _read(record: type[_Record], content: dict[str, Any]) -> _Record:
-    """A record of the fields that it has. Unknown ones are left out."""
+    """A record made from the fields that it knows. Others are left out."""
     return record(**{part.name: content[part.name] for part in fields(record) if part.name in content})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Names of repositories. To block, all spellings of a URL are one name. To trust, only the plain spelling counts.
+"""Names of repositories. For blocking, all spellings of a URL have one name. For trusting, only the plain spelling counts.
 
 Decisions: D-066, D-209.
 """
@@ -10,30 +10,30 @@ from urllib.parse import unquote
 import idna
 
 MAX_URL_CHARACTERS = 2048
-"""The longest URL that has a name. BinderHub's own are shorter, and so is everything that git hosts make."""
+"""The longest URL that gets a name. BinderHub's own URLs are shorter, and so are those of all git hosts."""
 
 MAX_DECODINGS = 5
-"""How often a URL may be percent-encoded. Once is usual; BinderHub and a proxy may each add one."""
+"""How many times a URL may be percent-encoded. Once is usual; BinderHub and a proxy may each add one."""
 
 CASELESS = {"github.com", "gist.github.com", "gitlab.com", "bitbucket.org"}
 """Hosts on which the case of owners and names does not matter."""
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # without a dot, which is a host's: github.com:/owner/name
+_SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # no dots: those are in host names, as in github.com:/owner/name
 _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,})/?", re.ASCII | re.IGNORECASE)
 
 
 def name(url: str) -> str | None:
     """The name by which a repository is blocked: `host/owner/name`, or a bare DOI.
 
-    All URLs that may lead to the same repository have the same name. Scheme, user, port, query, `www.`, `.git`, case, percent
+    All URLs that may lead to the same repository have one name. Scheme, user, port, query, `www.`, `.git`, case, percent
     encoding and superfluous slashes do not count. The host is mapped as browsers and libcurl map it (UTS 46).
 
     Args:
-        url: the URL of the repository, as BinderHub reports it; for archives a DOI. Or a pattern, which ends in `/*`.
+        url: the URL of the repository, as BinderHub reports it; a DOI for archives; or a pattern that ends in `/*`.
 
     Returns:
-        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too often, or has a host
-        that is no host name. It counts as blocked by every block of a repository.
+        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too many times, or has a
+        host that is not a host name. Every block of a repository then applies.
     """
     for _ in range(MAX_DECODINGS + 1):
         if len(url) > MAX_URL_CHARACTERS:
@@ -67,11 +67,11 @@ def _shorten(url: str) -> str | None:
 
 
 def _ascii_host(host: str) -> str | None:
-    """The host as a resolver gets it, or None if it has characters that no host name has."""
+    """The host as a resolver gets it, or None if it has characters that are not allowed in host names."""
     if host.isascii():
         return host
     try:
-        # Where the strict mapping fails, libcurl maps as IDNA 2003 did, which drops the two joiners.
+        # If the strict mapping fails, libcurl maps as in IDNA 2003, which drops the two joiners.
         mapped = idna.uts46_remap(host.translate(_JOINERS), std3_rules=False)
         return mapped if mapped.isascii() else idna.encode(mapped).decode("ascii")
     except idna.IDNAError:
@@ -94,7 +94,7 @@ def covers(pattern: str, repository: str | None) -> bool:
 
 
 def strict(pattern: str) -> str:
-    """A pattern as `covers` compares it with exact names: `host/owner/name`, or `host/owner/*`; never all of a host.
+    """A pattern in the form that `covers` compares with exact names: `host/owner/name`, or `host/owner/*`; never all of a host.
 
     Raises:
         ValueError: it is neither.
@@ -107,15 +107,15 @@ def strict(pattern: str) -> str:
 
 
 def within(pattern: str, url: str) -> bool:
-    """Whether a repository is the one of a pattern by its exact name (`exact`), or below a pattern that ends in `/*`."""
+    """Whether a repository has exactly the name in a pattern (`exact`), or is below a pattern that ends in `/*`."""
     return covers(strict(pattern), exact(url))
 
 
 def exact(url: str) -> str:
-    """The name by which a repository may be trusted: `host/owner/name`, as it is written. Only a plain https URL has one.
+    """The name by which a repository may be trusted: `host/owner/name`, as written. Only a plain https URL has one.
 
     Returns:
-        The name, or `""`. Case counts, except in the host, and on the hosts of `CASELESS`.
+        The name, or `""`. Case matters, except in the host, and except on the hosts in `CASELESS`.
     """
     found = _PLAIN.fullmatch(url)
     if not found or {".", ".."} & set(found[2].split("/")):

@@ -1,6 +1,6 @@
 """Settings, from environment variables that the chart sets.
 
-Every field names the chart value it comes from, so that a wrong one stops the start with a sentence an operator can act on.
+Every field names the chart value it comes from, so that a wrong value stops the start with a sentence that an operator can act on.
 """
 
 import ipaddress
@@ -34,20 +34,20 @@ from .validation import details
 PREFIX = "BINDER_EGRESS_"
 
 CAPTCHA_SECRET = f"{PREFIX}CAPTCHA_SECRET_"
-"""What the name of the environment variable begins with that has a remote provider's secret."""
+"""The prefix of the environment variables that hold the secrets of remote providers."""
 
 MIN_KEY_LENGTH = 32
-"""Characters of a signing key or bearer token: 32 random letters and digits are 190 bits, more than the 128 that HMAC-SHA-256
-keys need against guessing."""
+"""The least length of a signing key or bearer token, in characters: 32 random letters and digits are 190 bits, more than the 128
+that HMAC-SHA-256 keys need against guessing."""
 
 
 def _lines(text: Any) -> Any:
-    """Split a Secret's text into its lines; a list is left alone."""
+    """Split a Secret's text into its lines; a list is returned as it is."""
     return [line.strip() for line in text.splitlines() if line.strip()] if isinstance(text, str) else text
 
 
 def _json(text: Any) -> Any:
-    """Decode JSON text here, not in pydantic-settings, whose error for bad JSON names no field."""
+    """Decode JSON text here rather than in pydantic-settings, whose error for bad JSON does not name the field."""
     try:
         return json.loads(text) if isinstance(text, str) else text
     except ValueError:
@@ -98,12 +98,12 @@ def _chart_value(settings: type[BaseSettings], name: str) -> JsonValue:
 
 
 def _origin_or_all(text: str) -> str:
-    """An origin, or `*` for every one."""
+    """An origin, or `*` for every origin."""
     return text if text == "*" else origin(text)
 
 
 def _with_origin(text: str) -> str:
-    """An address whose scheme and host are an origin, or an empty text."""
+    """An address whose scheme and host form an origin, or an empty text."""
     if text:
         origin_of(text)
     return text
@@ -117,14 +117,15 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")  # K
 
 
 Access = Literal["none", "packages", "hosts", "network"]
-"""What a server reaches, for people and programs: nothing; package servers alone, or other listed hosts too, both by the egress
-proxy; or what the policy of its tier opens."""
+"""What a server reaches, for people and programs: nothing; only package servers, or also other listed hosts, both through the
+egress proxy; or what the policy of its tier opens."""
 
 MORE_HOSTS = "…"
-"""The entry of a host list that pages tell as *hosts that the operators chose*: those of a repository, which say which it is."""
+"""The entry that stands for a repository's own hosts. Pages say *hosts that the operators chose*, as names would reveal the
+repository."""
 
 PACKAGES = frozenset({"python", "conda", "r", "julia", "debian", "node"})
-"""The groups of hosts that have nothing but packages (docs/proxy.md)."""
+"""The groups of hosts that serve only packages (docs/proxy.md)."""
 
 
 class Tier(BaseModel):
@@ -132,9 +133,9 @@ class Tier(BaseModel):
 
     Attributes:
         description: the operator's words by language; empty: the page's own words.
-        direct: whether its policy opens anything; otherwise there is only the egress proxy.
+        direct: whether its policy opens anything; if not, the egress proxy is the only way out.
         internet: whether it opens the internet, or only some addresses; None if that is unknown.
-        hosts: what pages name of the hosts behind the egress proxy: all groups, and some hosts; empty where it opens the internet.
+        hosts: which hosts behind the egress proxy pages name: all groups, and some hosts; empty if it opens the internet.
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty: all ports.
         lease: seconds after which a grant ends unless it is renewed; 0: it never ends.
         on_expiry: what happens then: `end` takes the tier away, `stop` also stops the server.
@@ -174,14 +175,14 @@ def is_page_address(text: str) -> bool:
 
 
 class Branding(BaseModel):
-    """How the verifier's pages look like those of the site, as in `branding` of the chart's values, whose names these are.
+    """The site's look on the verifier's pages: `branding` in the chart's values, with the same names.
 
     Attributes:
         name: the site's name.
         logo: the address of its logo, a path on its host, or a `data:` URL.
         accentColor: its colour, `#rrggbb`.
         helpUrl: where visitors find help.
-        startUrl: the start page; empty: where the verifier's path begins.
+        startUrl: the start page; empty: the path above the verifier's own.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -201,7 +202,7 @@ class Branding(BaseModel):
 
 
 OnMatch = Literal["observe", "revoke", "stop"]
-"""What follows a detection: a line in the log; the server loses its egress and is blocked; its pod is deleted, too."""
+"""What follows a detection: a line in the log; also, the server loses its egress and is blocked; also, its pod is deleted."""
 
 
 class Source(BaseModel):
@@ -221,7 +222,7 @@ class Source(BaseModel):
 
 
 class InvalidSettings(Exception):
-    """Settings are missing or wrong. The text has one sentence for each, which names the chart value to change."""
+    """Settings are missing or wrong. The text has one sentence for each, naming the chart value to change."""
 
 
 def _networks(found: Any) -> Any:
@@ -248,7 +249,7 @@ def _trusted(repositories: dict[str, str]) -> dict[str, str]:
 
 
 def _blocked(patterns: list[str]) -> list[str]:
-    """The names of the patterns, made once: each request compares the name of its repository with them."""
+    """The names of the patterns, made only once: each request compares its repository's name with them."""
     names = [repository_name(pattern) for pattern in patterns]
     for pattern, name in zip(patterns, names, strict=True):
         if not name or not PATTERN.fullmatch(pattern):
@@ -257,7 +258,7 @@ def _blocked(patterns: list[str]) -> list[str]:
 
 
 def _strict(repositories: dict[str, Any]) -> dict[str, Any]:
-    """The same, by patterns that are made once; their spelling may begin with `https://`."""
+    """The same map with patterns that are made only once; as written, they may begin with `https://`."""
     return {strict(pattern.removeprefix("https://")): value for pattern, value in repositories.items()}
 
 
@@ -266,7 +267,7 @@ def _strict_patterns(patterns: list[str]) -> list[str]:
 
 
 PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
-"""A pattern of blocked repositories: `host/owner/name`, a DOI, or everything below one of these: `host/owner/*`."""
+"""A pattern of blocked repositories: `host/owner/name`, a DOI, or everything below a path, as in `host/owner/*`."""
 
 _Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
 
@@ -286,7 +287,7 @@ class CommonSettings(BaseSettings):
     redis_user_password: SecretStr | None = Field(
         None, json_schema_extra=_value("redis-verifier-password and others of that kind in the Secret")
     )
-    """The password of that user. Empty: `redis_password` is everybody's."""
+    """The password of that user. Empty: all users have `redis_password`."""
     redis_ca: str = Field("", json_schema_extra=_value("externalRedis.ca"))
     """The file with the certificate authority of Redis and its sentinels; empty: the authorities that the image trusts."""
     redis_sentinels: Annotated[list[_Sentinel], NoDecode, BeforeValidator(_json)] = Field(
@@ -302,7 +303,7 @@ class CommonSettings(BaseSettings):
     unverified_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("unverified.hosts")
     )
-    """Of the hosts that a server without a tier reaches through the egress proxy, what a page names of them (`Tier.hosts`)."""
+    """Which of the hosts that a server without a tier reaches through the egress proxy pages name (`Tier.hosts`)."""
     allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
     blocked_repositories: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_blocked)] = Field(
         [], json_schema_extra=_value("rules.blockedRepositories")
@@ -319,11 +320,11 @@ class CommonSettings(BaseSettings):
     detections: Annotated[dict[str, Source], NoDecode, BeforeValidator(_json)] = Field(
         {}, json_schema_extra=_value("detections.sources")
     )
-    """The sources of reports, by name; none: no report is taken."""
+    """The sources of reports, by name; none: no reports are accepted."""
 
     @property
     def unverified(self) -> Tier:
-        """What a server without a tier has, told as a tier."""
+        """What a server without a tier has, in the form of a tier."""
         return Tier(direct=False, internet=False, hosts=self.unverified_hosts)
 
     @model_validator(mode="after")
@@ -360,14 +361,14 @@ class CommonSettings(BaseSettings):
 
 
 class VerifierSettings(CommonSettings):
-    """The verifier's settings. Times are in seconds, prefixes in bits."""
+    """The verifier's settings. Times are in seconds, prefix lengths in bits."""
 
     redis_user = "verifier"
 
     repositories_with_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_strict_patterns)] = Field(
         [], json_schema_extra=_value("rules.repositories")
     )
-    """Patterns of repositories whose servers have more hosts behind the egress proxy."""
+    """Patterns for repositories whose servers reach more hosts through the egress proxy."""
 
     base_path: Annotated[str, AfterValidator(_base_path)] = Field("/egress/", json_schema_extra=_value("ingress.path"))
     public_port: int = Field(8080, ge=1, le=65535, json_schema_extra=_value("verifier"))
@@ -437,10 +438,10 @@ class VerifierSettings(CommonSettings):
 
     @property
     def challenge_keys(self) -> list[str]:
-        """The signing keys for challenges, bound to this installation by its bearer token.
+        """The signing keys for challenges, tied to this installation by its bearer token.
 
-        Members of a federation share signing keys, so that passes count everywhere. Challenges must not: each member has its own
-        Redis with the used solutions, so one solution would earn a pass at every member.
+        Members of a federation share signing keys, so that passes count everywhere. Challenges must not count everywhere: each
+        member has its own Redis with the used solutions, so one solution would earn a pass at every member.
         """
         return [f"{self.api_token.get_secret_value()} {key}" for key in self.keys]
 
@@ -456,22 +457,22 @@ class ReconcilerSettings(CommonSettings):
         {}, json_schema_extra=_value("base and tiers")
     )
     """The `spec` of each of our NetworkPolicies for user pods, by name, as the chart renders it; none in mode `observe`.
-    Or the path of a file with that: a variable may have 128 KiB, and thousands of banned addresses are more."""
+    Or the path of a file that contains it: a variable holds 128 KiB at most, and thousands of banned addresses take more."""
     canary: bool = Field(False, json_schema_extra=_value("canary.enabled"))
     random_secrets: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("secret.existingSecret")
     )
-    """The keys of the chart's Secret that its last rendering made anew, because it could not look at the cluster."""
+    """The keys of the chart's Secret that its last rendering generated, because it could not look at the cluster."""
     missing_admission_policies: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("admissionPolicies")
     )
-    """The admission policies that are on in the values and were not rendered."""
+    """The admission policies that are enabled in the values but were not rendered."""
     agent_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("agent.enabled"))
     """The labels of the agents' pods; none: there is no agent."""
     proxy: bool = Field(False, json_schema_extra=_value("proxy.enabled"))
     """Whether to publish the addresses of user pods, for the egress proxy."""
     proxy_service: str = Field("", json_schema_extra=_value("proxy.enabled"))
-    """The name of the egress proxy's Service, whose address user pods have in their variables. Empty: they have no variables."""
+    """The name of the egress proxy's Service, whose address is in the variables of user pods. Empty: they have no variables."""
 
 
 class ProxyTier(BaseModel):
@@ -498,11 +499,11 @@ class ProxySettings(CommonSettings):
     proxy_tiers: Annotated[dict[str, ProxyTier], NoDecode, BeforeValidator(_json_or_file)] = Field(
         {}, json_schema_extra=_value("tiers and unverified.hosts")
     )
-    """By tier, `unverified` included; or the path of a file with that."""
+    """By tier, including `unverified`; or the path of a file that contains it."""
     proxy_repositories: Annotated[dict[str, list[str]], NoDecode, BeforeValidator(_json_or_file), AfterValidator(_strict)] = Field(
         {}, json_schema_extra=_value("rules.repositories")
     )
-    """Pattern of repositories → the hosts that their servers may reach in addition; or the path of a file with that."""
+    """Pattern for repositories → the hosts that their servers may also reach; or the path of a file that contains it."""
     proxy_own_names: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("proxy.refusedHosts")
     )
@@ -522,7 +523,7 @@ class ReceiverSettings(CommonSettings):
     redis_user = "receiver"
 
     reports_port: int = Field(8081, ge=1, le=65535, json_schema_extra=_value("detections"))
-    """Not `receiver_port`: Kubernetes may set that variable for the Service."""
+    """It is not called `receiver_port`, because Kubernetes may set that variable for the Service."""
     reporters_file: str = Field("", json_schema_extra=_value("detections"))
 
 
@@ -533,8 +534,8 @@ def load(kind: type[T], **overrides: Any) -> T:
     """Settings from the environment.
 
     Args:
-        kind: the settings of a process, `VerifierSettings` for instance.
-        overrides: values that win over the environment, for tests.
+        kind: the settings of a process, for instance `VerifierSettings`.
+        overrides: values that override the environment, for tests.
 
     Returns:
         The settings, complete and checked.

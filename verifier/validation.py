@@ -1,4 +1,4 @@
-"""What pydantic says of wrong input, as sentences for people."""
+"""What pydantic says about wrong input, as sentences for people."""
 
 from pydantic import ValidationError
 
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 def details(error: ValidationError) -> list[tuple[str, str]]:
     """Each mistake: the path of the field, `a.b.0`, and what is wrong with it. Never the input, which may be a secret.
 
-    The path is empty for a mistake of the whole.
+    The path is empty for a mistake in the input as a whole.
     """
     return [
         (".".join(map(str, mistake["loc"])), mistake["msg"].removeprefix("Value error, "))
@@ -19,7 +19,7 @@ def sentences(error: ValidationError, prefix: str = "") -> list[str]:
 
     Args:
         error: what pydantic raised.
-        prefix: the path of the whole, such as `captcha.providers.altcha`.
+        prefix: the path of the input as a whole, such as `captcha.providers.altcha`.
     """
     lines = []
     for path, message in details(error):

@@ -1,1 +1,1 @@
-"""The verifier's two HTTP interfaces: what strangers reach, and what the cluster calls."""
+"""The verifier's two HTTP interfaces: one for strangers, and one for the cluster."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_INTERNAL_BODY_BYTES = 1 << 20
-"""BinderHub passes on a client's token as it is, however long, and must get an answer."""
+"""BinderHub passes on a client's token as it is, however long it may be, and must get an answer."""
 
 
 SCHEMES = ("http", "https")
@@ -40,11 +40,11 @@ SCHEMES = ("http", "https")
 
 
 def create_services(settings: VerifierSettings, store: Store | None = None) -> Services:
-    """The services that the views work with.
+    """The services that the views use.
 
     Args:
         settings: the chart's values.
-        store: for tests; by default Redis, as the settings say.
+        store: for tests; by default the Redis of the settings.
 
     Raises:
         InvalidSettings: a provider's options are wrong.
@@ -82,7 +82,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
 def create_public_app(services: Services) -> Flask:
     """The app that strangers reach, below `ingress.path`."""
     app = _app(services, MAX_BODY_BYTES)
-    # Functions that change answers run in the reverse order: a problem becomes a page first, and then gets its headers.
+    # Functions that change answers run in reverse order: a problem becomes a page first, and then gets its headers.
     headers.register(app)
     show_problems_as_pages(app)
     _register_public(app, services.settings.base_path)
@@ -91,9 +91,9 @@ def create_public_app(services: Services) -> Flask:
 
 
 class _BelievedProxies:
-    """Gives each request of a WSGI app the client's address and scheme, as believed proxies tell them.
+    """Gives each request of a WSGI app the client's address and scheme, as believed proxies report them.
 
-    werkzeug's `ProxyFix` alone counts proxies, and does not look at who sends.
+    werkzeug's own `ProxyFix` only counts proxies, and does not check who the sender is.
     """
 
     def __init__(self, app: "WSGIApplication", trusted: int | list[IPNetwork]):
@@ -106,7 +106,7 @@ class _BelievedProxies:
         return (self._with_scheme if client.believed or isinstance(self._trusted, int) else self._app)(environ, start_response)
 
     def _with_known_scheme(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Go on with the scheme that was told. One that is neither of the two counts as not sent: addresses are made with it."""
+        """Continue with the reported scheme. Any other than `SCHEMES` is ignored, because addresses are made with it."""
         told = environ["wsgi.url_scheme"].lower()
         environ["wsgi.url_scheme"] = told if told in SCHEMES else environ["werkzeug.proxy_fix.orig"]["wsgi.url_scheme"]
         return self._app(environ, start_response)
@@ -123,7 +123,7 @@ def _register_internal(app: Flask) -> None:
 
 
 def create_internal_app(services: Services) -> Flask:
-    """The app that only the cluster reaches."""
+    """The app that only the cluster can reach."""
     app = _app(services, MAX_INTERNAL_BODY_BYTES)
     _register_internal(app)
     return app
@@ -139,10 +139,10 @@ def _app(services: Services, max_body: int) -> Flask:
 
 
 def public_document(base_path: str) -> dict[str, Any]:
-    """The OpenAPI document of the public interface, for who needs it without an app that runs.
+    """The OpenAPI document of the public interface, for use without a running app.
 
     Args:
-        base_path: the path that the interface is under.
+        base_path: the path under which the interface is served.
     """
     app = Flask(__name__, static_folder=None)
     _register_public(app, base_path)
@@ -157,9 +157,9 @@ def internal_document() -> dict[str, Any]:
 
 
 def create_app(services: Services) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
-    """The WSGI application for gunicorn: the port that a connection came in by decides which app answers.
+    """The WSGI application for gunicorn: the port on which a connection arrived decides which app answers.
 
-    The port is the listening socket's, which no header can change.
+    The port is that of the listening socket, which no header can change.
     """
     settings = services.settings
     apps = {str(settings.public_port): create_public_app(services), str(settings.internal_port): create_internal_app(services)}

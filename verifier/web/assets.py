@@ -16,10 +16,10 @@ class Assets:
     """The built files.
 
     Args:
-        folder: where they are, with the `manifest.json` that the build writes.
+        folder: the folder that has them, and the `manifest.json` that the build writes.
 
     Raises:
-        AssetsMissing: the folder has none.
+        AssetsMissing: the folder has no such file.
     """
 
     def __init__(self, folder: Path = STATIC):
@@ -30,7 +30,7 @@ class Assets:
             raise AssetsMissing(f"{folder} is not there: run ci/frontend, which builds it.") from None
 
     def file(self, name: str) -> str:
-        """The built name of a file of the sources. It changes with the content, so browsers may keep the file for ever."""
+        """The built name of a source file. It changes with the content, so browsers may keep the file for ever."""
         return self._files[name]
 
     def read(self, file: str) -> bytes:
@@ -42,6 +42,6 @@ class Assets:
         return (self._folder / file).read_bytes()
 
     def integrity(self, name: str) -> str:
-        """The value of the attribute `integrity` for a file of the sources, `sha384-…`."""
+        """The value of the attribute `integrity` for a source file, `sha384-…`."""
         digest = hashlib.sha384(self.read(self.file(name))).digest()
         return f"sha384-{base64.b64encode(digest).decode()}"

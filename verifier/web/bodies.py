@@ -1,4 +1,4 @@
-"""Bodies of requests, which pydantic checks, and of answers. OpenAPI documents are made from the same models."""
+"""Bodies of requests, which pydantic checks, and of answers. The OpenAPI documents are made from the same models."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,7 +10,7 @@ from ..validation import sentences
 from .problems import Problem
 
 MAX_BODY_BYTES = 16 * 1024
-"""The longest body that anybody needs to send is a solution of one or two kilobytes."""
+"""The longest body that is read, in bytes. The longest that anybody needs to send is a solution of one or two kilobytes."""
 
 Sent = TypeVar("Sent", bound=BaseModel)
 
@@ -29,7 +29,7 @@ class _Body(BaseModel):
 
 
 class PassRequest(_Body):
-    """`POST passes`: a provider's name and the solution of one of its challenges; neither, if an API key is in the header."""
+    """`POST passes`: a provider's name and the solution of one of its challenges; neither if an API key is in the header."""
 
     provider: _Name = ""
     solution: _Token = ""
@@ -58,7 +58,7 @@ class Unlock(_Body):
 class LaunchBody(_Body):
     """`POST /api/launches`: a launch that BinderHub is about to make.
 
-    Fields that it does not know are left out: BinderHub is upgraded and rolled back by itself, and the hook of a newer version
+    Unknown fields are ignored: BinderHub is upgraded and rolled back on its own schedule, and the hook of a newer version
     would otherwise get no decision.
     """
 
@@ -80,15 +80,15 @@ class LaunchBody(_Body):
 
 
 class ReportBody(BaseModel):
-    """`POST /api/detections`: a report of our own kind. Lines of cryptnono, minesweeper and Falco are taken as they are."""
+    """`POST /api/detections`: a report in our own format. Lines from cryptnono, minesweeper and Falco are accepted as they are."""
 
     pod: str = ""
-    server: Annotated[str, Field(description="in place of a pod: `user` or `user/server`")] = ""
-    uid: Annotated[str, Field(description="the pod's uid; only that pod is meant then")] = ""
+    server: Annotated[str, Field(description="instead of a pod: `user` or `user/server`")] = ""
+    uid: Annotated[str, Field(description="the pod's uid; the report then applies only to that pod")] = ""
     namespace: str = ""
     list: Annotated[str, Field(description="the list or rule that matched")] = ""
     label: Annotated[str, Field(description="what matched")] = ""
-    time: Annotated[str, Field(description="when, RFC 3339; without it, now")] = ""
+    time: Annotated[str, Field(description="when it was seen, in RFC 3339; without it, now")] = ""
 
 
 class _Action(_Body):
@@ -127,7 +127,7 @@ class KeyBody(_Body):
     name: Annotated[str, Field(min_length=1, max_length=40)]
     tier: _Name
     servers_per_day: Annotated[int, Field(ge=1, le=1_000_000)]
-    expires: Annotated[str, Field(min_length=1, max_length=10, description="the last day, as 2027-01-31, or days from now, as 90d")]
+    expires: Annotated[str, Field(min_length=1, max_length=10, description="the last day (2027-01-31), or days from now (90d)")]
     origins: Annotated[list[_Name], Field(max_length=100)] = []
     repositories: Annotated[list[_Name], Field(max_length=100)] = []
 
@@ -136,14 +136,14 @@ class KeyRevocationBody(_Action):
     """`POST /api/keys/revocations`: revoke an API key."""
 
     key: Annotated[str, Field(min_length=1, max_length=255, description="its name or its id")]
-    servers: Annotated[bool, Field(description="whether running servers lose the tier that they have by it")] = False
+    servers: Annotated[bool, Field(description="whether running servers also lose the tier that this key gave")] = False
 
 
 def read(model: type[Sent], optional: bool = False) -> Sent:
     """The body of the current request.
 
     Args:
-        model: what it must be.
+        model: the model that it must fit.
         optional: whether the body may be missing. It is then read as an empty object.
 
     Raises:
@@ -184,16 +184,14 @@ class Widget(BaseModel):
     site_key: str
     script: Annotated[
         str,
-        Field(description="the widget's script; of mcaptcha, the page for a frame", json_schema_extra={"format": "uri"}),
+        Field(description="the widget's script; for mcaptcha, the page to show in a frame", json_schema_extra={"format": "uri"}),
     ]
-    action: Annotated[str, Field(description="what the widget is told the solution is for")]
-    endpoint: Annotated[str, Field(description="what the widget asks, if it must be told", json_schema_extra={"format": "uri"})] = (
-        ""
-    )
+    action: Annotated[str, Field(description="the purpose of the solution, to be given to the widget")]
+    endpoint: Annotated[str, Field(description="the address that the widget calls", json_schema_extra={"format": "uri"})] = ""
 
 
 class WorkOffer(BaseModel):
-    """A challenge for the browser's work."""
+    """A challenge that the browser solves by work."""
 
     name: str
     tier: str
@@ -202,11 +200,14 @@ class WorkOffer(BaseModel):
 
 
 class WidgetOffer(BaseModel):
-    """A challenge of a remote captcha provider."""
+    """A challenge from a remote captcha provider."""
 
     name: str
     tier: str
-    kind: Annotated[Literal["interactive", "automatic"], Field(description="whether a person has something to click")]
+    kind: Annotated[
+        Literal["interactive", "automatic"],
+        Field(description="interactive: a person must click something; automatic: nobody needs to"),
+    ]
     challenge: Widget
 
 
@@ -215,11 +216,11 @@ class ChallengeAnswer(BaseModel):
 
     purpose: str
     access: Annotated[Access, Field(description="what a server without a pass reaches, in the words of `GET servers/…`")]
-    hold: Annotated[int, Field(ge=0, le=60, description="seconds that a launch may wait for a solution that needs no click")]
-    interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds that it may wait for one that does")]
+    hold: Annotated[int, Field(ge=0, le=60, description="seconds for which a launch may wait for a solution that needs no click")]
+    interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds for which it may wait for one that does")]
     providers: Annotated[
         list[Annotated[WorkOffer | WidgetOffer, Field(discriminator="kind")]],
-        Field(description="in the operator's order; none: nothing can be solved at present"),
+        Field(description="in the operator's order; empty: there is nothing to solve at present"),
     ]
 
 
@@ -228,7 +229,7 @@ class PassAnswer(BaseModel):
 
     token: str
     expires_in: Annotated[int, Field(description="seconds")]
-    servers: Annotated[int, Field(description="how many servers it is good for")]
+    servers: Annotated[int, Field(description="the number of servers that it is good for")]
     tier: str
 
 
@@ -251,27 +252,27 @@ class ServerAnswer(BaseModel):
 
     user: str
     server: Annotated[str, Field(description="empty: the user's default server")]
-    tier: Annotated[str, Field(description="unverified: no egress but what access says")]
+    tier: Annotated[str, Field(description="unverified: no egress beyond what access says")]
     access: Annotated[
         Access | None,
         Field(
-            description="none: nothing; packages: package servers alone, hosts: listed hosts alone, both through the egress proxy; "
+            description="none: nothing; packages: only package servers, hosts: only listed hosts, both through the egress proxy; "
             "network: what the tier opens; null: not known, or this site closes nothing"
         ),
     ]
     until: Annotated[
         int | None,
-        Field(description="Unix time in seconds of the tier's end, or, after that, of the server's; null: neither has one"),
+        Field(description="Unix time in seconds at which the tier ends or, after that, the server; null: neither ends"),
     ]
     expires_in: Annotated[int | None, Field(description="the same in seconds from now, for clients whose clock is wrong")]
     on_expiry: Annotated[
         Literal["end", "stop"] | None,
-        Field(description="what happens then: end: the tier is gone; stop: the server is stopped too, two minutes later"),
+        Field(description="what happens then: end: the tier is taken away; stop: the server is also stopped, two minutes later"),
     ]
     unlockable: Annotated[
-        bool, Field(description="whether it has no tier, and a pass would give it one; false where operators blocked it")
+        bool, Field(description="whether it has no tier and a pass would give it one; false if operators blocked it")
     ]
-    larger: Annotated[list[str], Field(description="the tiers that a captcha solution can give it in place of a smaller one")]
+    larger: Annotated[list[str], Field(description="the tiers that a captcha solution can give it instead of its present one")]
     renewable_in: Annotated[
         int | None,
         Field(description="seconds until a pass or a solution for this tier renews its lease; 0: now; null: it cannot be renewed"),
@@ -339,7 +340,7 @@ class BlockRow(BaseModel):
     why: str
     at: _UnixTime
     until: _UnixTime
-    only_on_pods: Annotated[bool, Field(description="Redis has forgotten it; it holds for the pods that carry it")] = False
+    only_on_pods: Annotated[bool, Field(description="Redis has forgotten it; it still applies to the pods that carry it")] = False
 
 
 class BlocksAnswer(BaseModel):
@@ -357,7 +358,7 @@ class Explanation(GrantRow):
     label: str | None
     waiting: list[dict[str, Any]]
     blocks: list[BlockRow]
-    detections: Annotated[list[dict[str, Any]], Field(description="what detectors reported of it lately, the latest first")]
+    detections: Annotated[list[dict[str, Any]], Field(description="recent reports about it, the latest first")]
     reconciler_seen: _UnixTime
 
 
@@ -366,8 +367,8 @@ class ReportsAnswer(BaseModel):
 
     source: str
     reports: Annotated[int, Field(description="reports that the reconciler will read")]
-    others: Annotated[int, Field(description="lines of a detector that report nothing")]
-    unreadable: Annotated[list[str], Field(description="why the other lines were not read")]
+    others: Annotated[int, Field(description="lines that are a detector's but report nothing")]
+    unreadable: Annotated[list[str], Field(description="why the other lines could not be read")]
 
 
 class ActionAnswer(BaseModel):
@@ -394,7 +395,7 @@ class KeyRow(BaseModel):
     tier: str
     used: Annotated[int, Field(description="passes, each for one server, in the last 24 hours")]
     servers_per_day: int
-    expires: Annotated[str, Field(description="the last day, by UTC", json_schema_extra={"format": "date"})]
+    expires: Annotated[str, Field(description="the last day, in UTC", json_schema_extra={"format": "date"})]
     until: Annotated[float, Field(description="Unix time in seconds")]
     origins: list[str]
     repositories: list[str]
@@ -411,7 +412,7 @@ class KeyAnswer(BaseModel):
 
     name: str
     id: str
-    key: Annotated[str, Field(description="shown this once")]
+    key: Annotated[str, Field(description="shown only this once")]
     values: dict[str, Any]
 
 
@@ -421,9 +422,9 @@ class KeyRevocationAnswer(BaseModel):
     state: _State
     keys: list[str]
     withdrawn: int
-    remove: Annotated[list[str], Field(description="what to take out of the chart's values")]
+    remove: Annotated[list[str], Field(description="what to remove from the chart's values")]
 
 
 def answer(body: BaseModel) -> Response:
-    """A model as a response in JSON. What was not set is left out."""
+    """A model as a response in JSON. Fields that were not set are left out."""
     return Response(body.model_dump_json(exclude_unset=True) + "\n", mimetype="application/json")

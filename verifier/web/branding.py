@@ -1,4 +1,4 @@
-"""How pages look like those of the site: its name, its logo, its colour and its links, from `branding` of the chart's values."""
+"""The site's look on the verifier's pages: its name, logo, colour and links, from `branding` in the chart's values."""
 
 import base64
 import hashlib
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from ..settings import VerifierSettings
 
 LIGHT, DARK = "#ffffff", "#1e1e1e"
-"""The grounds of the card in both colour schemes (`--back` in frontend/src/tokens.css)."""
+"""The background of the card in each colour scheme (`--back` in frontend/src/tokens.css)."""
 
 GRAPHIC_CONTRAST = 3.0
-"""The least contrast of what is not text (WCAG 2.1, 1.4.11)."""
+"""The least contrast for anything that is not text (WCAG 2.1, 1.4.11)."""
 
 
 @dataclass(frozen=True)
 class Brand:
-    """What the templates show of a site.
+    """The parts of a site's look that the templates show.
 
     Attributes:
         name: the site's name; may be empty.
@@ -23,7 +23,7 @@ class Brand:
         help_url: where visitors find help; may be empty.
         start: the address of the start page.
         style: a style sheet with the site's colour; empty: the page's own colour.
-        csp: what that needs in the Content-Security-Policy: directive → sources.
+        csp: what logo and style need in the Content-Security-Policy: directive → sources.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Brand:
 
     @classmethod
     def of(cls, settings: VerifierSettings) -> "Brand":
-        """What a verifier's settings say of its site."""
+        """The look of the site in a verifier's settings."""
         chosen = settings.branding
         style = _style(chosen.accentColor) if chosen.accentColor else ""
         csp: dict[str, list[str]] = {}
@@ -43,7 +43,7 @@ class Brand:
             csp["style-src"] = [f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"]
         if chosen.logo:
             csp["img-src"] = [_source(chosen.logo)]
-        # BinderHub's pages are where the verifier's path begins, unless the operator says otherwise.
+        # BinderHub's pages are right above the verifier's path unless the operator sets another address.
         start = chosen.startUrl or settings.base_path.rstrip("/").rpartition("/")[0] + "/"
         return cls(chosen.name, chosen.logo, chosen.helpUrl, start, style, csp)
 
@@ -52,12 +52,12 @@ def _source(logo: str) -> str:
     """The source of a logo in the Content-Security-Policy: this host, any `data:`, or the origin of an address."""
     if logo.startswith("data:"):
         return "data:"
-    # Not `urlsplit`, which raises for some hosts: a logo shall not keep the verifier from starting.
+    # Not `urlsplit`, which raises for some hosts: a logo must not keep the verifier from starting.
     return "'self'" if logo.startswith("/") else "/".join(logo.split("/", 3)[:3])
 
 
 def _style(accent: str) -> str:
-    """The colour of the button and of lines. Its text is black or white, whichever is read better (D-311)."""
+    """The style sheet for the button and for lines. The button's text is black or white, whichever is more readable (D-311)."""
     on = max(("#000000", "#ffffff"), key=lambda text: contrast(text, accent))
     light, dark = (_line(accent, ground) for ground in (LIGHT, DARK))
     scheme = f"@media (prefers-color-scheme:dark){{:root{{--accent-line:{dark}}}}}"
@@ -65,7 +65,7 @@ def _style(accent: str) -> str:
 
 
 def _line(accent: str, ground: str) -> str:
-    """The colour of lines: the accent, mixed with black or white in steps of a tenth until it is seen on its ground."""
+    """The colour of lines: the accent, mixed with black or white in steps of a tenth until it stands out from its background."""
     towards = 0 if _luminance(ground) > 0.5 else 255
     channels = _channels(accent)
     for step in range(11):

@@ -1,4 +1,4 @@
-"""What a launch's request claims to be, by its `User-Agent`. It is counted, and decides nothing: anybody can forge it (D-345)."""
+"""What a launch request claims to be in its `User-Agent`. It is only counted, and decides nothing: anybody can forge it (D-345)."""
 
 import re
 
@@ -14,7 +14,7 @@ CLIENTS = (
     "http.jl", "httpie", "java", "libcurl", "node", "okhttp", "playwright", "python-httpx", "python-requests", "python-urllib",
     "reqwest", "ruby", "tornado", "undici", "wget",
 )  # fmt: skip
-"""Names of programs and libraries that make requests, as they stand before a version; browsers that a program runs, too."""
+"""Names of programs and libraries that make requests, as they appear before a version, and of browsers that a program controls."""
 
 _CRAWLER = re.compile("|".join(map(re.escape, CRAWLERS)))
 _CLIENT = re.compile(rf"(?:^|[\s(;])(?:{'|'.join(map(re.escape, CLIENTS))})(?:[/\s;)]|$)")
@@ -24,7 +24,7 @@ def claim_of(user_agent: str | None) -> str:
     """What a `User-Agent` claims to be, one of `CLAIMS`.
 
     Args:
-        user_agent: the header of the launch's request; None or blank if it had none.
+        user_agent: the header of the launch request; None or blank if it had none.
     """
     said = (user_agent or "").strip().lower()
     if not said:

@@ -1,4 +1,4 @@
-"""What the views of both ports work with: the services, the network of a client, and the log of decisions."""
+"""Helpers for the views of both ports: the services, the network of a client, and the log of decisions."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from .metrics import Metrics
 
 @dataclass(frozen=True)
 class Services:
-    """What the views work with. Each app has one, under `extensions["binder-egress"]`.
+    """The services that the views use. Each app has one instance, under `extensions["binder-egress"]`.
 
     Attributes:
         settings: the chart's values.
@@ -30,8 +30,8 @@ class Services:
         captcha: the captcha providers.
         metrics: the Prometheus metrics.
         assets: the built files of the front end.
-        brand: how pages look like those of the site.
-        fairness: prices and budgets of client networks.
+        brand: the site's look.
+        fairness: the prices and budgets of client networks.
         hidden_clients: warns when a proxy hides the clients' addresses.
     """
 
@@ -56,13 +56,13 @@ def services() -> Services:
 
 
 def own_url() -> str:
-    """The address of the public interface as clients see it, ending in `/`."""
+    """The address of the public interface, as clients see it, ending in `/`."""
     host = services().settings.public_url or f"{request.scheme}://{request.host}"
     return host + services().settings.base_path
 
 
 def asset_path(name: str) -> str:
-    """The path of a file of the front end, by its name in the sources."""
+    """The path of a file of the front end, given its source name."""
     return f"{services().settings.base_path}static/{services().assets.file(name)}"
 
 
@@ -71,13 +71,13 @@ CLIENT = "binder-egress.client"
 
 
 def network() -> str:
-    """The network of the current request's client; `""` if its address is not one on the internet."""
+    """The network of the current request's client; `""` if its address is not on the internet."""
     settings = services().settings
     return client_network(request.remote_addr, settings.client_ipv4_prefix, settings.client_ipv6_prefix)
 
 
 def paying_network() -> str:
-    """The network that pays for the current request. Clients without an address on the internet are counted."""
+    """The network that pays for the current request. It counts clients without an address on the internet."""
     found = network()
     services().hidden_clients.note(found)
     if not found:

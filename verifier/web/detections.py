@@ -1,6 +1,6 @@
-"""The receiver: reports of detectors come in here. It reads and enters them; what follows is the reconciler's (D-322).
+"""The receiver: detectors send their reports here. It reads and queues them; the reconciler acts on them (D-322).
 
-A process of its own, because the verifier faces strangers, and who captures that must not write reports (D-354).
+It is a separate process because the verifier faces strangers, and an attacker who takes that over must not write reports (D-354).
 """
 
 import time
@@ -25,15 +25,15 @@ detections = Blueprint("detections", __name__)
 INTERFACE = Interface("binder-egress, reports of detectors", {"bearer": {"type": "http", "scheme": "bearer"}})
 
 MAX_LINES = 100
-"""Lines in one request. Each is about one pod."""
+"""The most lines in one request. Each is about one pod."""
 
 MAX_REPORT_BYTES = 1 << 20
-"""The longest body. Detectors quote command lines, which may be long."""
+"""The longest body, in bytes. Detectors quote command lines, which may be long."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the views work with.
+    """The services that the views use.
 
     Attributes:
         settings: the chart's values.
@@ -51,12 +51,12 @@ class Services:
 
 
 def create_receiver_services(settings: ReceiverSettings, store: Store) -> Services:
-    """The services that the views work with."""
+    """The services that the views use."""
     return Services(settings, store, Reporters(settings.reporters_file, settings.detections), Allowance(), UnreadableLines())
 
 
 def create_receiver_app(services: Services) -> Flask:
-    """The app that detectors reach. Nobody else has a reason to."""
+    """The app for detectors. Nobody else has a reason to reach it."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REPORT_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -87,12 +87,12 @@ def _services() -> Services:
     problems=["unauthorized", "too-many-reports", "too-large", "unavailable"],
     body=bodies.ReportBody,
     security=[{"bearer": []}],
-    description="The body is one JSON object, or up to 100 of them, one a line, of any content type: lines of cryptnono, "
-    "minesweeper or Falco, or of the kind that is described here. The token is that of a source in `detections.sources`; Basic "
-    "authentication with the token as the password does, too. Our own agent has no token: it is known by its address.",
+    description="The body is one JSON object, or up to 100 of them, one a line, of any content type: lines from cryptnono, "
+    "minesweeper or Falco, or objects in the format described here. The token is that of a source in `detections.sources`; Basic "
+    "authentication with the token as the password works, too. Our own agent has no token: it is recognized by its address.",
 )
 def report_detections() -> tuple[Response, int]:
-    """Read the lines of a detector, and enter its reports for the reconciler."""
+    """Read a detector's lines, and queue its reports for the reconciler."""
     services, now = _services(), time.time()
     authorization, sender = request.headers.get("Authorization", ""), ""
     source = services.reporters.find(presented(authorization))
@@ -101,12 +101,12 @@ def report_detections() -> tuple[Response, int]:
     if source is None:
         _count_refused("", "wrong-token", 1)
         raise Problem("unauthorized", "Send Authorization: Bearer with the token of a source (egress detections create-token).")
-    # Only at newlines, which JSON writes out: Python takes other characters for the end of a line, too, and a stranger's command
-    # line may have them (D-320).
+    # Only at newlines, which JSON escapes: Python treats other characters as the end of a line, too, and a stranger's command line
+    # may have them (D-320).
     lines = [line for line in request.get_data().decode(errors="replace").split("\n") if line.strip()]
     if len(lines) > MAX_LINES:
         raise Problem("too-large", f"Send at most {MAX_LINES} lines at a time.")
-    # Each agent for itself: a node whose pods run many listed programs takes no report from another.
+    # Each agent has its own allowance: a node whose pods run many listed programs uses up no other node's reports.
     if wait := services.allowance.take(f"{source} {sender}", len(lines)):
         _count_refused(source, "too-many", len(lines))
         raise Problem("too-many-reports", "Send only lines that report something, and later.", retry_after=wait)
@@ -123,7 +123,7 @@ def report_detections() -> tuple[Response, int]:
         else:
             others += 1
     for report in reports:
-        services.store.report(replace(report, source=source, sender=sender))  # A line can say what it likes.
+        services.store.report(replace(report, source=source, sender=sender))  # A line can claim anything.
     if wrong:
         services.store.keep_unreadable(services.unreadable.all())
     services.store.count_lines(source, {"report": len(reports), "other": others, "unreadable": len(wrong)})
@@ -132,7 +132,7 @@ def report_detections() -> tuple[Response, int]:
 
 
 def _agent() -> str:
-    """The sender's address, if it is that of an agent's pod; otherwise nothing. Whose node that is, the reconciler judges."""
+    """The sender's address, if it is that of an agent's pod; otherwise nothing. The reconciler checks which node that is."""
     if AGENT not in _services().settings.detections:
         return ""
     address = str(parse_address(request.remote_addr) or "")
@@ -140,7 +140,7 @@ def _agent() -> str:
 
 
 def _count_refused(source: str, outcome: str, number: int) -> None:
-    """Count lines that are refused. They are refused without Redis, too."""
+    """Count lines that are refused. They are refused even if Redis fails."""
     with suppress(StoreUnavailable):
         _services().store.count_lines(source, {outcome: number})
 
@@ -155,8 +155,8 @@ def alive() -> Response:
 @detections.get("/readyz")
 @operation("ready", "Whether it can enter reports", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
-    """Whether it can enter reports: Redis answers, and lets its user do so."""
-    # PING would succeed with a password that is good for nothing else.
+    """Whether it can queue reports: Redis answers, and lets its user do so."""
+    # PING would succeed even with a password that allows nothing else.
     _services().store.is_agent("nobody")
     return jsonify(status="ok")
 

@@ -1,4 +1,4 @@
-"""How verifier and receiver are served: gunicorn, one process, and slow strangers kept apart from everybody else.
+"""How verifier and receiver are served: gunicorn, one process, with slow strangers kept apart from everybody else.
 
 Decisions: D-082, D-089, D-090, D-240.
 """
@@ -21,27 +21,30 @@ from .. import logs
 from .bodies import MAX_BODY_BYTES
 
 RECEIVE_SECONDS = 2.0
-"""How long a request to the public port may take to arrive: from the connection, or, on one that was kept, from its first byte. An
-ingress sends it at once; one that passes bodies on as they come adds a round trip of the visitor's."""
+"""How long a request to the public port may take to arrive: from the connection, or on a kept connection from its first byte. Most
+ingresses send it in one go; one that passes bodies on as they arrive adds a round trip to the visitor."""
 
 REQUEST_LIMIT_SECONDS = 15.0
-"""How long a request to the public port may take, sending included. The slowest that is normal takes 10 s: a solution whose captcha
-provider answers late (`siteverify.ASK_LIMIT_SECONDS`)."""
+"""How long a request to the public port may take, including sending the answer. The slowest normal one takes 10 s: a solution whose
+captcha provider answers late (`siteverify.ASK_LIMIT_SECONDS`)."""
 
 PUBLIC_CONNECTIONS = 500
-"""Connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports together."""
+"""The most connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports
+together."""
 
 IN_CLUSTER_CONNECTIONS = 200
-"""Connections of the 1,000 that are left for the in-cluster port. The other 300 are those that wait for their next request."""
+"""How many of the 1,000 connections are left for the in-cluster port. The other 300 are for those that wait for their next
+request."""
 
 REPORTS_AT_A_TIME = 2
-"""Requests that the receiver works for at a time. Each may need thirty times its body in memory while it is read."""
+"""The most requests that the receiver processes at a time. Each may need thirty times its body in memory while it is read."""
 
 REPORT_CONNECTIONS = 16
-"""Connections of the receiver with a request under way. Each may have a body of `MAX_REPORT_BYTES` in memory."""
+"""The most connections of the receiver with a request under way. Each may have a body of `MAX_REPORT_BYTES` in memory."""
 
 REPORT_RECEIVE_SECONDS = 10.0
-"""How long a request to the receiver may take to arrive. Longer than a stranger's may: who sends is one of few, and a busy node."""
+"""How long a request to the receiver may take to arrive. That is longer than a stranger's may: there are few senders, and they may
+be busy nodes."""
 
 KEEPALIVE_SECONDS = 75
 """How long an open connection may wait for its next request."""
@@ -53,19 +56,20 @@ WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Threads(ThreadPoolExecutor):
-    """The threads of both ports. A connection to the public port has its own thread, and one of the `threads` places only while the
-    application works for it: not while its request arrives or its answer is sent (D-240).
+    """The threads of both ports. A connection to the public port has its own thread, and takes one of the `threads` places only
+    while the application works for it: not while its request arrives or its answer is sent (D-240).
 
-    gunicorn has one pool, no limit for a client that sends slowly, and accepts nothing on any port when it has too many
-    connections. By each of these a stranger could hold up launches, probes and other visitors.
+    gunicorn has one pool, no limit for a client that sends slowly, and accepts nothing on any port if it has too many connections.
+    Through each of these, a stranger could hold up launches, probes and other visitors.
 
     Args:
-        threads: requests of each port at a time that the application works for.
+        threads: the number of requests that the application works for at a time, for each port.
         internal_port: the in-cluster port, which has no limits; 0: there is none.
-        receive_seconds: limit for the arrival of a request to the public port.
-        limit_seconds: limit of such a request from its beginning to the end of its answer.
-        connections: connections of the public port at a time. For one more, the one ends that has waited longest for its client.
-        max_body: bytes of a body that the public port receives. The application refuses a longer one.
+        receive_seconds: time limit for the arrival of a request to the public port.
+        limit_seconds: time limit for such a request, from its beginning to the end of its answer.
+        connections: the most connections of the public port at a time. One more ends the one that has waited longest for its
+            client.
+        max_body: how many bytes of a body the public port receives. The application refuses a longer body.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Threads(ThreadPoolExecutor):
         connections: int = PUBLIC_CONNECTIONS,
         max_body: int = MAX_BODY_BYTES,
     ):
-        # Twice as many threads as connections: one that was ended takes a moment to go.
+        # Twice as many threads as connections: a connection that was ended takes a moment to go away.
         super().__init__(2 * connections)
         self._internal_port = internal_port
         self._internal = ThreadPoolExecutor(threads)
@@ -86,12 +90,12 @@ class Threads(ThreadPoolExecutor):
         self._limit_seconds = limit_seconds
         self._connections = connections
         self._max_body = max_body
-        self._open: dict[socket.socket, _Request] = {}  # in the order of their beginning
+        self._open: dict[socket.socket, _Request] = {}  # in the order in which they began
         self._lock = threading.Lock()
         threading.Thread(target=self._end_slow, name="slow", daemon=True).start()
 
     def submit(self, handle: Callable[[TConn], Any], conn: TConn) -> Future[Any]:  # type: ignore[override]
-        """Handle a connection's next request in a thread of its port."""
+        """Handle a connection's next request in a thread for its port."""
         if conn.server[1] == self._internal_port:
             return self._internal.submit(handle, conn)
         with self._lock:
@@ -108,13 +112,13 @@ class Threads(ThreadPoolExecutor):
         super().shutdown(*args, **kwargs)
 
     def whole_requests(self, app: WSGI) -> WSGI:
-        """The WSGI application, called for a request to the public port when its body is there and a place is free."""
+        """The WSGI application, called for a request to the public port once its body has arrived and a place is free."""
 
         def receive_first(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             if environ["SERVER_PORT"] == str(self._internal_port):
                 return app(environ, start_response)
             length = int(environ.get("CONTENT_LENGTH") or 0)
-            # A body that says it is too long is refused unread.
+            # A body whose declared length is too long is refused unread.
             body = b""
             if length <= self._max_body:
                 body = environ["wsgi.input"].read(self._max_body + 1)
@@ -138,7 +142,7 @@ class Threads(ThreadPoolExecutor):
             self._open.pop(sock, None)
 
     def _end_one(self, newest: socket.socket) -> None:
-        """End the connection that has waited longest for its client; the newest, if none does."""
+        """End the connection that has waited longest for its client; the newest one if none waits."""
         sock = next((sock for sock, request in self._open.items() if request.waits_for_client), newest)
         self._open.pop(sock, None)
         _end(sock, socket.SHUT_RDWR)
@@ -153,7 +157,7 @@ class Threads(ThreadPoolExecutor):
                 if now - request.began > self._limit_seconds:
                     _end(sock, socket.SHUT_RDWR)
                 elif not request.arrived and now - request.began > self._receive_seconds and not _has_bytes(sock):
-                    # Only for reading: it can still be answered.
+                    # Shut down only for reading, so that it can still be answered.
                     _end(sock, socket.SHUT_RD)
 
 
@@ -175,7 +179,7 @@ class _Request:
 
 
 def _has_bytes(sock: socket.socket) -> bool:
-    # Bytes that nobody has read yet: this process is late, not the client.
+    # Bytes that have arrived and are not read yet: this process is slow, not the client.
     poll = select.poll()
     try:
         poll.register(sock, select.POLLIN)
@@ -185,7 +189,7 @@ def _has_bytes(sock: socket.socket) -> bool:
 
 
 def _end(sock: socket.socket, how: int) -> None:
-    # Not close(): the thread that reads must see an end of file, and closes it.
+    # Not close(): the thread that reads must see the end of the file, and then closes it.
     with suppress(OSError):
         sock.shutdown(how)
 
@@ -200,7 +204,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.max_keepalived = self.worker_connections - PUBLIC_CONNECTIONS - IN_CLUSTER_CONNECTIONS
 
     def get_thread_pool(self) -> Threads:
-        """gunicorn's hook for another pool."""
+        """gunicorn's hook for a custom pool."""
         made: Threads = self.app.make_threads()
         return made
 
@@ -210,9 +214,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.wsgi = self.tpool.whole_requests(self.wsgi)
 
     def handle(self, conn: TConn) -> Any:
-        """Handle a request, and close its connection if that is what follows.
+        """Handle a request, and close its connection if it is to be closed.
 
-        gunicorn closes it in the thread that accepts connections, and waits there for up to 2 s until the client closes too.
+        gunicorn closes it in the thread that accepts connections, and waits there up to 2 s for the client to close it too.
         """
         kept = super().handle(conn)
         if kept is False:
@@ -224,21 +228,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 class NoAccessLog(Logger):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's log without a line for each request.
 
-    One line for each decision is enough, and others would store addresses that nobody needs.
-    gunicorn makes such lines as soon as it has a `logconfig_dict`. To make each and drop it took a tenth of a small request.
+    One line for each decision is enough, and access lines would store addresses that nobody needs.
+    gunicorn makes them as soon as it has a `logconfig_dict`. Making and dropping a line took a tenth of the time of a small
+    request.
     """
 
     access_log_enabled = False
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn with one worker: metrics and state stay simple, and the work is I/O and microseconds of HMAC.
+    """gunicorn with one worker: that keeps metrics and state simple, and the work is I/O and microseconds of HMAC.
 
     Args:
         app: the WSGI application.
         ports: the TCP ports, on all addresses.
-        log_level: from which level on it logs.
-        make_threads: makes its threads, in the worker.
+        log_level: the lowest level that it logs.
+        make_threads: makes its threads, called in the worker.
         begin: called when the worker starts.
     """
 
@@ -273,6 +278,6 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             self.cfg.set(name, value)
 
     def load(self) -> object:
-        """The WSGI application. gunicorn calls this in its worker, where threads must be started: none survives a fork."""
+        """The WSGI application. gunicorn calls this in its worker, where threads must be started: they do not survive a fork."""
         self._begin()
         return self._app

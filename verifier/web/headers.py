@@ -9,16 +9,16 @@ from .context import services
 from .problems import Problem
 
 SERVER_PAGE = "servers.show_server"
-"""The endpoint of a server's page."""
+"""The endpoint of the servers' pages."""
 
 STATIC_FILES = "public.static"
-"""The endpoint of the front end's files. Their names have a checksum of their content."""
+"""The endpoint of the front end's files. Their names contain a checksum of their content."""
 
 LAUNCH_SCRIPT, THIRD_PARTY_SCRIPT = "public.launch_script", "public.third_party_script"
-"""The endpoints of the scripts that pages of other hosts load."""
+"""The endpoints of the scripts that pages on other hosts load."""
 
 THIRD_PARTY = ("third-party.js", "third-party.mjs")
-"""The script for third-party pages: plain, and as a module. Under these names its content changes."""
+"""The script for third-party pages: plain, and as a module. The content under these names changes."""
 
 CSP = {
     "default-src": ["'none'"],
@@ -33,11 +33,11 @@ CSP = {
 """The Content-Security-Policy of every answer: directive → sources."""
 
 PLAIN_CSP = "; ".join(" ".join([name, *sources]) for name, sources in CSP.items())
-"""The same as a header, for what runs nothing: most answers are JSON."""
+"""The same as a header, for answers that run nothing: most are JSON."""
 
 
 def register(app: Flask) -> None:
-    """Check the origin of every request to a view of an app, and give every answer its headers."""
+    """Check the origin of every request to an app's views, and give every answer its headers."""
     app.before_request(_check_origin)
     app.after_request(_add_headers)
 
@@ -45,7 +45,7 @@ def register(app: Flask) -> None:
 def _check_origin() -> Response | None:
     """Refuse a POST from another site's page unless the operator listed that site. Answer a page's preflight."""
     if request.blueprint is None:
-        return None  # No view has this address.
+        return None  # There is no view at this address.
     if request.method == "OPTIONS":
         return Response(status=204)
     origin = request.headers.get("Origin")
@@ -74,10 +74,10 @@ def _add_headers(answer: Response) -> Response:
     answer.headers["Referrer-Policy"] = "no-referrer"
     answer.headers.setdefault("Content-Security-Policy", _csp(answer))
     if request.endpoint == SERVER_PAGE and answer.mimetype == "text/html":
-        # A provider's widget needs none of these.
+        # No provider's widget needs any of these.
         answer.headers["Permissions-Policy"] = "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()"
     if request.endpoint in (STATIC_FILES, LAUNCH_SCRIPT, THIRD_PARTY_SCRIPT):
-        # Pages of other hosts load these, and such a page may be isolated (Cross-Origin-Embedder-Policy).
+        # Pages on other hosts load these, and such a page may be isolated (Cross-Origin-Embedder-Policy).
         answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     answer.headers["Cache-Control"] = _cache_control(answer)
     answer.vary.add("Origin")
@@ -85,13 +85,13 @@ def _add_headers(answer: Response) -> Response:
     if origin and _is_listed(origin):
         _allow_origin(answer, origin)
     elif origin and _is_state(answer) and origin == hub.origin():
-        # D-302: all user pages of a hub share this origin, so it may read this and do nothing.
+        # D-302: all user pages of a hub share this origin, so it may read this and do nothing else.
         answer.headers["Access-Control-Allow-Origin"] = origin
     return answer
 
 
 def _is_state(answer: Response) -> bool:
-    """Whether an answer is a server's state as JSON, or the problem in its place."""
+    """Whether an answer is a server's state as JSON, or a problem instead of it."""
     return request.method == "GET" and request.endpoint == SERVER_PAGE and answer.is_json
 
 
@@ -109,13 +109,13 @@ def _csp(answer: Response) -> str:
 
 
 def _joined(widgets: list[str], brand: list[str]) -> list[str]:
-    """The sources of a directive. A checksum is left out beside `'unsafe-inline'`, which browsers would ignore for it."""
+    """The sources of a directive. Checksums are left out next to `'unsafe-inline'`: browsers would ignore that because of them."""
     inline = "'unsafe-inline'" in widgets
     return widgets + [source for source in brand if not (inline and source.startswith("'sha256-"))]
 
 
 def _cache_control(answer: Response) -> str:
-    """What browsers and proxies may keep: files whose names change with their content for a year, decisions never."""
+    """What browsers and proxies may cache: files whose names change with their content for a year, decisions never."""
     if answer.status_code not in (200, 304):
         return "no-store"
     if request.endpoint == LAUNCH_SCRIPT or (request.view_args or {}).get("file") in THIRD_PARTY:
@@ -128,7 +128,7 @@ def _cache_control(answer: Response) -> str:
 def _allow_origin(answer: Response, origin: str) -> None:
     answer.headers["Access-Control-Allow-Origin"] = origin
     answer.headers["Access-Control-Allow-Methods"] = "GET, POST"
-    # API keys are sent in Authorization, and only a pass is issued for one.
+    # API keys are sent in Authorization, and only `issue_pass` accepts them.
     takes_keys = request.endpoint == "public.issue_pass"
     answer.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type" if takes_keys else "Content-Type"
     answer.headers["Access-Control-Expose-Headers"] = "Retry-After"

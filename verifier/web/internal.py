@@ -28,7 +28,7 @@ FILTERS = ("user", "tier", "repository", "network")
 """The query parameters that select running servers."""
 
 BEARER: Sequence[Mapping[str, list[str]]] = [{"bearer": []}]
-"""What `check_bearer_token` asks for, as OpenAPI says it."""
+"""What `check_bearer_token` requires, as OpenAPI expresses it."""
 
 
 def check_bearer_token() -> None:
@@ -55,7 +55,7 @@ def _for_operators(
     body: type[BaseModel] | None = None,
     parameters: Sequence[Parameter] = (),
 ) -> Callable[[View], View]:
-    """Declare an operation of operators. One that changes something may be pending."""
+    """Declare an operation for operators. If it changes something, its result may be pending."""
     answers = {200: json_of("Done", model)}
     if "state" in model.model_fields:
         answers[202] = json_of("Written down; the reconciler has not confirmed it yet", model)
@@ -89,7 +89,7 @@ def list_grants() -> Response:
 @internal.get("/api/servers/<user>/<server>")
 @_for_operators("explainServer", "Say why a server has network, or not", bodies.Explanation, "no-such-server")
 def explain_server(user: str, server: str) -> Response:
-    """Why a server has network, or not."""
+    """Why a server has network, or has none."""
     return jsonify(_operators().explain(Server(user, server)))
 
 
@@ -129,14 +129,14 @@ def block() -> tuple[Response, int]:
 @internal.get("/api/keys")
 @_for_operators("listKeys", "List API keys, and their use", bodies.KeysAnswer)
 def list_keys() -> Response:
-    """The API keys, and their use."""
+    """The API keys and their use."""
     return jsonify(keys=_operators().keys())
 
 
 @internal.post("/api/keys")
 @_for_operators("createKey", "Make an API key", bodies.KeyAnswer, "refused", body=bodies.KeyBody)
 def create_key() -> Response:
-    """Make an API key. It is in the answer and nowhere else."""
+    """Make an API key. It is only in the answer and nowhere else."""
     operators, body = _operators(), bodies.read(bodies.KeyBody)
     answer = jsonify(operators.create_key(**body.model_dump()))
     answer.headers["Cache-Control"] = "no-store"
@@ -162,7 +162,7 @@ def alive() -> Response:
 
 
 def _report() -> dict[str, object]:
-    """This replica's report for `doctor`. It has no secrets."""
+    """This replica's report for `doctor`. It contains no secrets."""
     return {
         "version": __version__,
         "at": time.time(),
@@ -179,7 +179,7 @@ def _report() -> dict[str, object]:
 def ready() -> Response:
     """Whether it can decide: Redis answers."""
     services().store.ping()
-    with suppress(StoreUnavailable):  # A full Redis can still be read, which is enough to be ready.
+    with suppress(StoreUnavailable):  # A full Redis can still be read, and that is enough to be ready.
         services().store.report_verifier(socket.gethostname(), _report())
     return jsonify(status="ok")
 

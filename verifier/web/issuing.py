@@ -25,7 +25,7 @@ SOLUTION_PROBLEMS = (
     "provider-unavailable",
     "unavailable",
 )
-"""The types of problems that `from_solution` raises, beside `bad-request`."""
+"""The types of problems that `from_solution` raises, besides `bad-request`."""
 
 API_KEY_PROBLEMS = (
     "key-refused",
@@ -37,27 +37,27 @@ API_KEY_PROBLEMS = (
     "too-many-wrong-keys",
     "unavailable",
 )
-"""The types of problems that `from_api_key` raises, beside `bad-request`."""
+"""The types of problems that `from_api_key` raises, besides `bad-request`."""
 
 PROBLEM_TYPES = {
     Outcome.REJECTED: "solution-refused",
     Outcome.MISCONFIGURED: "provider-misconfigured",
     Outcome.UNAVAILABLE: "provider-unavailable",
 }
-"""What became of a solution that earns nothing → the type of the problem that the client gets."""
+"""Outcome of a solution that earns nothing → type of the problem that the client gets."""
 
 
 def from_solution(name: str, solution: str, purpose: str) -> Pass:
-    """Check a solution, use it up, charge the client's network, and make the pass that it earns.
+    """Check a solution, use it up, charge the client's network, and issue the pass that it earns.
 
     Args:
         name: the captcha provider.
         solution: what the client sent.
-        purpose: `launch` or `unlock`, as the challenge was asked for.
+        purpose: `launch` or `unlock`, as requested with the challenge.
 
     Raises:
         Problem: the solution earns nothing.
-        StoreUnavailable: it could not be used up, and so earns nothing.
+        StoreUnavailable: the solution could not be used up, so it earns nothing.
     """
     if name not in services().captcha.names:
         raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.names)}.")
@@ -85,7 +85,7 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     verdict = using.captcha.verify(name, solution, purpose, client, request.remote_addr or "")
     using.metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
     if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
-        with suppress(StoreUnavailable):  # The solution is rejected, counted or not.
+        with suppress(StoreUnavailable):  # The solution is rejected whether it is counted or not.
             using.store.note_rejection(client)
     if not verdict.accepted:
         count(verdict.outcome)
@@ -111,11 +111,11 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
 
 
 def from_api_key() -> Pass:
-    """Check the API key in the request's `Authorization`, charge it for a server, and make the pass that it earns.
+    """Check the API key in the request's `Authorization`, charge it for a server, and issue the pass that it earns.
 
     Raises:
         Problem: there is no key, or it earns nothing.
-        StoreUnavailable: the key could not be charged, and so earns nothing.
+        StoreUnavailable: the key could not be charged, so it earns nothing.
     """
     scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -137,7 +137,7 @@ def from_api_key() -> Pass:
         count(rule)
         return Problem("blocked", REFUSALS[rule])
 
-    # From here on the client has shown that it has the key, and may know what is wrong with it.
+    # The client has now proved that it has the key, so it may learn what is wrong with it.
     if rule := services().store.refusal(client_refusal):
         raise refused(rule)
     if key.is_expired(time.time()):
@@ -162,5 +162,5 @@ def from_api_key() -> Pass:
 
 
 def client_refusal(blocks: Iterable[Block]) -> Rule | None:
-    """The rule that keeps the current client from any egress, with these blocks, or None."""
+    """The rule that keeps the current client from any egress, given these blocks, or None."""
     return refusal(Facts(clients=(request.remote_addr or "",)), blocks, services().settings, time.time())

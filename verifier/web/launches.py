@@ -1,4 +1,4 @@
-"""Launches: BinderHub's hook tells of each one, and gets the decision."""
+"""Launches: BinderHub's hook reports each one, and gets the decision."""
 
 import time
 
@@ -27,7 +27,7 @@ launches = Blueprint("launches", __name__)
     problems=["unauthorized", "unavailable"],
 )
 def decide_launch() -> Response:
-    """Decide a launch that BinderHub is about to make, and leave its grant, if it gets one, waiting for the pod."""
+    """Decide a launch that BinderHub is about to make, and keep its grant, if it gets one, until the pod exists."""
     check_bearer_token()
     body = bodies.read(bodies.LaunchBody)
     now = time.time()

@@ -1,4 +1,5 @@
-"""The verifier's Prometheus metrics. What reconciler and receiver count comes from Redis: the first has no port (D-095, D-358)."""
+"""The verifier's Prometheus metrics. The counts of reconciler and receiver come from Redis: the reconciler has no port (D-095,
+D-358)."""
 
 import json
 from collections import Counter as Counts
@@ -41,7 +42,7 @@ class Metrics:
     Args:
         store: where the reconciler's counters are.
         captcha: the providers.
-        settings: for the operators' blocks.
+        settings: for counting the operators' blocks.
     """
 
     def __init__(self, store: Store, captcha: Captcha, settings: VerifierSettings):
@@ -166,13 +167,13 @@ class _Providers(Collector):
 
 
 class _Reconciler(Collector):
-    """The counters of reconciler and receiver in Redis, read at each scrape. Every replica shows the same: take the maximum, not
-    the sum."""
+    """The counters of reconciler and receiver in Redis, read at each scrape. Every replica shows the same values: take the maximum,
+    not the sum."""
 
     def __init__(self, store: Store, operators: Operators, sources: Mapping[str, Source]):
         self._store = store
         self._operators = operators
-        # From the beginning, as the outcomes of start guards.
+        # Shown from the start, as the outcomes of start guards are.
         rules = [(name, of) for name, source in sources.items() for of in ("", *source.lists)]
         self._no_detections = {detection_counter(*rule, outcome): 0 for rule in rules for outcome in DETECTION_OUTCOMES}
         self._no_lines = {(source, outcome): 0 for source in sources for outcome in LINE_OUTCOMES}
@@ -180,7 +181,7 @@ class _Reconciler(Collector):
             self._no_lines["", "wrong-token"] = 0
 
     def describe(self) -> list[Metric]:
-        return []  # Without this, registering would collect, and so need Redis.
+        return []  # Without this, registering would collect, which needs Redis.
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("binder_egress_store_up", "1 if Redis answers. Without it nothing can be granted.")
@@ -298,7 +299,7 @@ def _lag(counters: dict[str, int]) -> Metric:
 
 
 def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
-    """The use of API keys, and their limits."""
+    """The use of API keys and their limits."""
     used = GaugeMetricFamily(
         "binder_egress_api_key_servers", "Servers for which a key got passes in the last 24 hours.", labels=["key"]
     )
@@ -312,7 +313,7 @@ def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
-    """The reconciler's findings about policies and the canary. What is not known has no sample."""
+    """The reconciler's findings about policies and the canary. Unknown values have no sample."""
     judged, canary = findings.get("judgement"), findings.get("canary")
     at = GaugeMetricFamily(
         "binder_egress_policies_read_timestamp_seconds",

@@ -30,8 +30,8 @@ class Answer:
     """An answer that is not a problem.
 
     Attributes:
-        description: what it says.
-        media_types: media type → model of its body; None: any text. Empty: there is no body.
+        description: its content in words.
+        media_types: media type → model of the body; None: any text. Empty: there is no body.
     """
 
     description: str
@@ -40,14 +40,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter in the query or in the path. What a rule has in its path and no view declares is a text that is not empty.
+    """A parameter in the query or in the path. A path parameter that no view declares is a non-empty text.
 
     Attributes:
         name: its name.
         place: `query` or `path`.
         schema: its JSON schema.
         description: what it means.
-        required: whether it must be there.
+        required: whether it must be present.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Operation:
-    """What a view answers. `operation` has the arguments."""
+    """The operation of a view. Its attributes are the arguments of `operation`."""
 
     id: str
     summary: str
@@ -90,20 +90,20 @@ def operation(
     description: str = "",
     problem_pages: bool = False,
 ) -> Callable[[View], View]:
-    """Declare the operation of a view. It goes between the view and its routes.
+    """Declare the operation of a view. This decorator goes between the view and its routes.
 
     Args:
         id: the operation's id. For a route without the server's name, `Server` in it becomes `DefaultServer`.
-        summary: one line.
+        summary: a description in one line.
         answers: HTTP status → answer.
-        problems: types of problems that the view may answer with, beside `bad-request` and `internal`, and, where there is a body,
+        problems: types of problems that the view may answer with, besides `bad-request`, `internal` and, if there is a body,
             `not-json` and `too-large`.
         body: the model that checks the body; None: there is none.
-        body_required: whether the body must be there.
-        parameters: in the query, and those in the path that need words.
+        body_required: whether the body must be present.
+        parameters: those in the query, and those in the path that need a description.
         security: names of security schemes, as OpenAPI has them.
-        description: more than one line.
-        problem_pages: whether people get problems as pages.
+        description: a longer description.
+        problem_pages: whether people see problems as pages.
     """
     types = ["bad-request", "internal", *problems, *(["not-json", "too-large"] if body else [])]
     made = Operation(id, summary, answers, types, body, body_required, parameters, security, description, problem_pages)
@@ -122,7 +122,7 @@ def json_of(description: str, model: type[BaseModel]) -> Answer:
 
 @dataclass(frozen=True)
 class Interface:
-    """What a document says of a whole interface.
+    """What a document says about an interface as a whole.
 
     Attributes:
         title: its name.
@@ -137,9 +137,9 @@ def document(interface: Interface, app: Flask, base_path: str) -> dict[str, Any]
     """The OpenAPI document of an app's routes that declare an operation.
 
     Args:
-        interface: what it says of the whole.
+        interface: what it says about the interface as a whole.
         app: the app.
-        base_path: the path that all routes are under.
+        base_path: the path under which all routes are served.
     """
     declared = [
         (rule, found)
@@ -162,7 +162,7 @@ def document(interface: Interface, app: Flask, base_path: str) -> dict[str, Any]
 
 
 class _Schemas:
-    """The schemas of all models that operations use. A model that is both sent and answered has two."""
+    """The schemas of all models that operations use. A model that is used for both requests and answers has two."""
 
     def __init__(self, operations: Iterable[Operation]):
         models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ProblemDetails, "serialization")]
@@ -211,7 +211,7 @@ def _answered(description: str, content: Mapping[str, Schema]) -> dict[str, Any]
 
 
 def _problems(found: Operation, schemas: _Schemas) -> dict[str, Any]:
-    """HTTP status → the problems that have it."""
+    """HTTP status → the problems with that status."""
     titles: dict[int, list[str]] = {}
     for problem_type in dict.fromkeys(found.problems):
         status, title = TITLES[problem_type]

@@ -1,6 +1,6 @@
-"""What people read: a server's page as HTML and as text, in their language, and errors in its place.
+"""What people read: a server's page as HTML and as text, in their language, and errors instead of it.
 
-The texts are in `messages/server`, one catalogue for each language. The page hands its catalogue to its script.
+The texts are in `messages/server`, one catalogue for each language. The page passes its catalogue to its script.
 """
 
 import json
@@ -21,7 +21,7 @@ from ..settings import MORE_HOSTS, Access, Tier
 from .branding import Brand
 
 LANGUAGES = ("en", "de", "fr", "es", "ja", "ar")
-"""The languages that have a catalogue. The first is for everybody else."""
+"""The languages that have a catalogue. The first is for readers of all other languages."""
 
 STATES: dict[Access, str] = {"none": "no-access", "packages": "packages-only", "hosts": "hosts-only", "network": "granted"}
 """The text that says what a server reaches (`STATES` in the page's script)."""
@@ -29,26 +29,26 @@ STATES: dict[Access, str] = {"none": "no-access", "packages": "packages-only", "
 Asset = Callable[[str], str]
 
 START = "#unlock"
-"""The end of a page's address that starts the unlock without a click. A fragment is not sent to the server, and only a script in a
-visible page acts on it, so neither a prefetch nor a preview of the link spends anything."""
+"""The fragment of a page's address that starts the unlock without a click. A fragment is not sent to the server, and only a script
+in a visible page acts on it, so neither prefetching nor a preview of the link spends anything."""
 
 QR_LIMIT_CHARACTERS = 2000
-"""Characters of the longest address that gets a QR code. Longer codes do not fit, or are hard to scan."""
+"""The length of the longest address that gets a QR code. Longer codes do not fit or are hard to scan."""
 
 PACKAGE_NAMES = {"python": "Python", "conda": "conda", "r": "R", "julia": "Julia", "debian": "Debian", "node": "Node.js"}
 """The names of groups of packages, the same in every language."""
 
 OTHER_GROUPS = {"data": "Zenodo, OSF, figshare, Dataverse", "git": "GitHub, GitLab"}
-"""The names of what is behind the other groups (docs/proxy.md)."""
+"""The names of the services in the other groups (docs/proxy.md)."""
 
 ANY_HOST = "*"
 """The entry of a host list for every public host."""
 
 MAX_HOSTS = 3
-"""Single hosts that a page names. More of them are told as one (D-270)."""
+"""The most single hosts that a page names. If there are more, it only says that there are other hosts (D-270)."""
 
 TERMINAL_WIDTH_COLUMNS = 80
-"""The width of the text form."""
+"""The width of the page in its text form."""
 
 
 def _catalogue(language: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ MESSAGES = {language: _catalogue(language) for language in LANGUAGES}
 
 def choose_language(accepted: LanguageAccept) -> str:
     """The first language of `Accept-Language` that has a catalogue (`chooseLanguage` in the front end)."""
-    # Not best_match, which prefers the second "en" of "fr-CA, en;q=0.5", because it is the same tag.
+    # Not best_match, which prefers the second "en" of "fr-CA, en;q=0.5", because it matches the tag exactly.
     for language, quality in accepted:
         primary = language.lower().replace("_", "-").split("-")[0]
         if quality > 0 and primary in LANGUAGES:
@@ -84,7 +84,8 @@ def reach(tier: Tier | None, language: str) -> str:
         language: one of `LANGUAGES`.
 
     Returns:
-        The operator's own words if there are any, else what the chart says of the tier's policy; `""` if it says nothing.
+        The operator's own words if there are any, else a sentence from what the chart says about the tier's policy; `""` if that is
+        nothing.
     """
     messages = MESSAGES[language]
     if tier is None or tier.access == "none":
@@ -138,27 +139,27 @@ def server_page(
     from_nowhere: bool,
     qr: bool,
 ) -> str:
-    """A server's page: what it may reach, and how it is unlocked.
+    """A server's page: what it may reach, and how to unlock it.
 
     Args:
         media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
         tier: the server's tier.
-        tiers: all tiers of this site, and what a server has without one.
+        tiers: all tiers of this site, and what a server without a tier has.
         access: what the server reaches, in one word; None: not known.
         address: the page's own address, absolute.
-        base: the path that the public interface is under.
+        base: the path under which the public interface is served.
         asset: gives the path of a file of the front end.
-        brand: how the page looks like those of the site.
+        brand: the site's look.
         back: the address of the server itself; `""` if it is not known.
-        several: whether this site offers more than one captcha provider now.
-        widget: whether the first of them shows a widget, for which the page has room from the beginning.
-        observed: mode `observe`, in which the page opens and closes nothing: it says just that, whatever the server's tier.
-        closed: a refusal applies, so it cannot be unlocked.
-        left: the time left of its lease; None: it has no lease.
-        larger: the tiers that it may get in place of its own, the largest first.
-        from_nowhere: no page sent the visitor here, so the page may start without a click (D-121).
-        qr: show a QR code in the text form.
+        several: whether this site now offers more than one captcha provider.
+        widget: whether the first of them shows a widget, for which the page reserves room from the start.
+        observed: whether the mode is `observe`, in which nothing is opened or closed: the page says so, whatever the server's tier.
+        closed: whether a refusal applies, so that the server cannot be unlocked.
+        left: the time left on its lease; None: it has no lease.
+        larger: the tiers that it may get instead of its own, the largest first.
+        from_nowhere: whether no page sent the visitor here, so that the unlock may start without a click (D-121).
+        qr: whether to show a QR code in the text form.
     """
     known = tiers.get(tier)
     verified = tier != UNVERIFIED
@@ -167,7 +168,7 @@ def server_page(
     values = {
         "verified": verified,
         "tier": tier,
-        # No words for a tier that the site no longer has.
+        # There is no text for a tier that the site no longer has.
         "reach": "" if observed or known is None else reach(None if access == "none" else known, language),
         "state": MESSAGES[language][STATES[access or "network"]],
         "observed": observed,
@@ -183,7 +184,7 @@ def server_page(
         **_common(language, asset, brand),
     }
     if media_type == "text/plain":
-        # The text form has a code only on request: to a screen reader, or to a script, it is noise.
+        # The text form has a QR code only on request: for a screen reader or a script it is noise.
         return render_template(
             "server.txt", qr=terminal_qr(address + START) if qr and not (verified or closed or observed) else "", **values
         )
@@ -212,14 +213,14 @@ def clock(seconds: int) -> str:
 
 
 def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, asset: Asset, brand: Brand) -> str:
-    """An error in place of a server's page.
+    """An error instead of a server's page.
 
     Args:
         media_type: `text/html` or `text/plain`.
         language: one of `LANGUAGES`.
         problem: the problem details; their `type` decides which text is shown.
         asset: gives the path of a file of the front end.
-        brand: how the page looks like those of the site.
+        brand: the site's look.
     """
     messages = MESSAGES[language]
     name = problem["type"].rpartition("#")[2]
@@ -233,25 +234,25 @@ def problem_page(media_type: str, language: str, problem: Mapping[str, str], *, 
 
 def _common(language: str, asset: Asset, brand: Brand) -> dict[str, object]:
     values = {"language": language, "direction": direction(language), "message": MESSAGES[language], "asset": asset}
-    # The style is the operator's colour and nothing else. The Content-Security-Policy has the checksum of this text (D-310).
+    # The style contains only the operator's colour. The Content-Security-Policy has the checksum of this text (D-310).
     return values | {"brand": brand, "brand_style": Markup(brand.style)}
 
 
-@lru_cache(64)  # Making one takes milliseconds, ten times as long as the rest of the page.
+@lru_cache(64)  # Making a code takes milliseconds, ten times as long as the rest of the page.
 def inline_qr(text: str) -> Markup | str:
     """A QR code as SVG, for a page; `""` for a text of more than `QR_LIMIT_CHARACTERS`."""
     if len(text) > QR_LIMIT_CHARACTERS:
         return ""
-    # Without a width, which the style sheet sets, and without a style, which the Content-Security-Policy forbids.
+    # It has no width, which the style sheet sets, and no style, which the Content-Security-Policy forbids.
     return Markup(segno.make_qr(text).svg_inline(omitsize=True, dark="#000", light="#fff", border=3))
 
 
 @lru_cache(64)
 def terminal_qr(text: str) -> str:
-    """A QR code with two modules in a character. It sets its colours, so it is black on white in every terminal.
+    """A QR code with two modules per character. It sets its own colours, so it is black on white in every terminal.
 
     Returns:
-        `""` where it is wider than `TERMINAL_WIDTH_COLUMNS`.
+        The code; `""` if it is wider than `TERMINAL_WIDTH_COLUMNS`.
     """
     if len(text) > QR_LIMIT_CHARACTERS:
         return ""

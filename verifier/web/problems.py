@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as WSGIResponse
 from ..store.errors import StoreUnavailable
 
 TYPE = "https://binder-egress.readthedocs.io/problems#"
-"""What the `type` of a problem begins with. It is an identifier, and need not lead anywhere."""
+"""The prefix of every problem's `type`. It is an identifier and need not lead anywhere."""
 
 TITLES = {
     "bad-request": (400, "The request is not understood"),
@@ -53,7 +53,7 @@ class Problem(Exception):
     Args:
         problem_type: a key of `TITLES`.
         detail: a sentence that says what to do.
-        retry_after: seconds after which another try makes sense; None if that is not known.
+        retry_after: seconds after which another try makes sense; None if not known.
     """
 
     def __init__(self, problem_type: str, detail: str, retry_after: int | None = None):
@@ -69,8 +69,8 @@ def response(problem_type: str, detail: str, status: int | None = None, retry_af
     Args:
         problem_type: a key of `TITLES`.
         detail: a sentence that says what to do.
-        status: the HTTP status if it is not the usual one of this type.
-        retry_after: seconds for `Retry-After`; None: 5 where the status is 503, else no such header.
+        status: the HTTP status if it is not the usual one for this type.
+        retry_after: seconds for `Retry-After`; None: 5 if the status is 503, else no such header.
     """
     usual_status, title = TITLES[problem_type]
     status = status or usual_status

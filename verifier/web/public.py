@@ -25,14 +25,14 @@ def openapi() -> Response:
     return jsonify(document(INTERFACE, current_app, services().settings.base_path))
 
 
-# -- the way of a launch: a challenge, a solution, a pass. BinderHub then sends the pass to `internal.decide_launch`.
+# -- the steps of a launch: a challenge, a solution, a pass. BinderHub then sends the pass to `launches.decide_launch`.
 
 
 @public.get("/challenge")
 @operation(
     "getChallenge",
-    "Get a challenge of each captcha provider",
-    answers={200: json_of("What may be solved", bodies.ChallengeAnswer)},
+    "Get a challenge from each captcha provider",
+    answers={200: json_of("The challenges", bodies.ChallengeAnswer)},
     problems=["unavailable"],
     parameters=[
         Parameter(
@@ -43,18 +43,18 @@ def openapi() -> Response:
     ],
 )
 def challenge() -> Response:
-    """A challenge of each captcha provider, in the operator's order."""
+    """A challenge from each captcha provider, in the operator's order."""
     purpose = request.args.get("purpose", "launch")
     if purpose not in PURPOSES:
         raise Problem("bad-request", f"purpose: send one of {', '.join(PURPOSES)}.")
-    # The store is asked for clients without a network too: while no solution can be used up, no challenge shall be made.
+    # The store is asked even for clients without a network: while no solution can be used up, no challenge should be made.
     fairness = services().fairness
     levels = fairness.levels(paying_network())
     price = fairness.price(levels, services().store.charges([level.network for level in levels], fairness.window))
     services().metrics.prices.observe(price)
     settings = services().settings
     offers = services().captcha.offers(purpose, network(), price)
-    # A launch would wait in vain more often than not (D-225).
+    # More often than not, a launch would wait in vain (D-225).
     in_vain = offers and offers[0]["kind"] == "proof-of-work" and price * BASE_SECONDS / WORKERS > settings.launch_hold
     return bodies.answer(
         bodies.ChallengeAnswer.model_validate(
@@ -73,7 +73,7 @@ def challenge() -> Response:
 @operation(
     "createPass",
     "Exchange a solution, or an API key, for a pass",
-    description="With an API key the body is empty, or an empty object. With a solution, Authorization is ignored.",
+    description="With an API key, the body is empty or an empty object. With a solution, Authorization is ignored.",
     body=bodies.PassRequest,
     body_required=False,
     security=[{}, {"key": []}],
@@ -88,7 +88,7 @@ def issue_pass() -> tuple[Response, int]:
     """A pass for a solution, or for an API key."""
     body = bodies.read(bodies.PassRequest, optional=True)
     if body.model_fields_set:
-        # With a solution, Authorization is ignored: it may be a proxy's.
+        # With a solution, Authorization is ignored: it may be meant for a proxy.
         issued = issuing.from_solution(body.provider, body.solution, "launch")
         log_decision("pass", issued.tier, "solution", provider=body.provider, servers=issued.servers)
     else:
@@ -114,7 +114,7 @@ _SCRIPT = {
 @public.get("/launch.js")
 @operation("getLaunchScript", "Get the script for launch pages", answers=_SCRIPT)
 def launch_script() -> Response:
-    """The script for launch pages. Its address is fixed, so browsers ask each time whether it has changed."""
+    """The script for launch pages. Its address is fixed, so browsers check each time whether it has changed."""
     return _script(services().assets.file("launch.js"))
 
 
@@ -145,13 +145,13 @@ def third_party() -> Response:
             "file",
             "path",
             {"type": "string", "minLength": 1, "examples": ["third-party.js"]},
-            "third-party.js, third-party.mjs, or a name from third-party.json, that never changes",
+            "third-party.js, third-party.mjs, or a name from third-party.json, whose content never changes",
             required=True,
         )
     ],
 )
 def third_party_script(file: str) -> Response:
-    """The script for third-party pages, under its fixed name and under the one with a checksum of its content."""
+    """The script for third-party pages, under its fixed name, and under the name with a checksum of its content."""
     for name in THIRD_PARTY:
         current = services().assets.file(name)
         if file in (name, current):
@@ -161,6 +161,6 @@ def third_party_script(file: str) -> Response:
 
 def _script(file: str) -> Response:
     answer = Response(services().assets.read(file), content_type="text/javascript; charset=utf-8")
-    answer.set_etag(file)  # The name has a checksum of the content.
+    answer.set_etag(file)  # The name contains a checksum of the content.
     answer.make_conditional(request)
     return answer

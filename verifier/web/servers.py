@@ -1,4 +1,4 @@
-"""A server's page, public: it shows what a running server may reach, and unlocks it. `pages` renders it, with its words."""
+"""The public page of a server: it shows what a running server may reach, and unlocks it. `pages` renders it and has its texts."""
 
 import time
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ servers = Blueprint("servers", __name__)
     problem_pages=True,
 )
 def show_server(user: str, server: str) -> Response:
-    """What a server may reach, as a page, as text or as JSON. Never its repository, its address or a reason."""
+    """What a server may reach, as a page, as text or as JSON. Never the server's repository, its address or a reason."""
     asked = Server(user, server)
     known, blocks = _known(asked)
     larger = _larger(known)
@@ -82,7 +82,7 @@ def show_server(user: str, server: str) -> Response:
 
 
 def show_problems_as_pages(app: Flask) -> None:
-    """Show a problem as a page where a person reads it: somebody who follows an old link, or mistypes an address, is one.
+    """Show a problem as a page if a person will read it, for example after following an old link or mistyping an address.
 
     Args:
         app: the public app.
@@ -96,7 +96,7 @@ def show_problems_as_pages(app: Flask) -> None:
             media_type = _media_type()
         elif request.endpoint is None and request.method == "GET":
             answer.vary.update(("Accept", "Accept-Language"))
-            # Browsers name HTML when they open an address. Scripts, which take anything, go on getting JSON (D-313).
+            # Browsers ask for HTML when they open an address. Scripts, which accept anything, still get JSON (D-313).
             media_type = request.accept_mimetypes.best_match(["application/json", "text/html"], default="application/json")
         if answer.status_code >= 400 and media_type != "application/json":
             language = pages.choose_language(request.accept_languages)
@@ -107,7 +107,7 @@ def show_problems_as_pages(app: Flask) -> None:
 
 
 def _media_type() -> str:
-    """The media type that the client prefers. A client that takes anything, such as curl, gets text."""
+    """The media type that the client prefers. A client that accepts anything, such as curl, gets text."""
     return request.accept_mimetypes.best_match(["text/plain", "application/json", "text/html"], default="application/json")
 
 
@@ -141,10 +141,10 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         log_decision("unlock", UNVERIFIED, rule, repository=known.repository)
         raise Problem("blocked", REFUSALS[rule])
     useful = _useful_tiers(known, now)
-    # A useless token is not even read: what is wrong with it does not matter.
+    # A token that is of no use is not even read: what is wrong with it does not matter.
     presented = _read_pass(body.token, known.repository, now) if body.token and useful != [] else None
     if useful is not None and _presented_tier(body, presented) not in useful:
-        # A pass for a smaller tier would take egress away, and anybody who knows the address could send one.
+        # A pass for a smaller tier would take egress away, and anybody who knows the address could send such a pass.
         # A pass for the same tier would waste a use, and its owner could later move that use to another server.
         services().metrics.unlocks.labels("had-it").inc()
         log_decision("unlock", known.tier, "had-it", repository=known.repository)
@@ -169,7 +169,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
 
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
-    """The tiers that a server would gain by: larger ones, and its own once that is renewable. None: it has no tier, so any."""
+    """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier."""
     if not known.has_egress:
         return None
     left = leases.left(known, services().settings, now)
@@ -179,14 +179,14 @@ def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
 
 @dataclass(frozen=True)
 class _Presented:
-    """A pass that may count for a server, and what its grants are by: the label of an API key, or empty."""
+    """A pass that may count for a server, and the `by` of its grants: the label of an API key, or empty."""
 
     issued: Pass
     by: str
 
 
 def _presented_tier(body: bodies.Unlock, presented: _Presented | None) -> str | None:
-    """The tier that a client asks for with a pass or with a solution; None for a provider that this site does not have."""
+    """The tier that a client requests with a pass or a solution; None for a provider that this site does not have."""
     return presented.issued.tier if presented else services().captcha.tier_of(body.provider or "")
 
 
@@ -223,7 +223,7 @@ def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
         try:
             known = services().store.known(server)
         except StoreUnavailable:
-            return None  # The grant is written down; whether it reaches the pod is not known.
+            return None  # The grant is stored; whether it reaches the pod is not known.
         if known and known.grant == grant.id:
             services().metrics.unlock_seconds.observe(time.monotonic() - began)
             return known
@@ -243,7 +243,7 @@ def _known(server: Server) -> tuple[KnownServer, list[Block]]:
 
 
 def _server_refusal(known: KnownServer, blocks: list[Block]) -> Rule | None:
-    """The rule that keeps a running server from the egress that the current client asks for, or None."""
+    """The rule that keeps a running server from the egress that the current client requests, or None."""
     now = time.time()
     if known.is_blocked(now):
         return Rule.BLOCKED
@@ -251,13 +251,13 @@ def _server_refusal(known: KnownServer, blocks: list[Block]) -> Rule | None:
 
 
 def _larger(known: KnownServer) -> list[str]:
-    """The tiers that a captcha provider's solution could give a server in place of its own."""
+    """The tiers that a captcha provider's solution could give a server instead of its own."""
     offered = {services().captcha.tier_of(name) for name in services().captcha.names}
     return [tier for tier in leases.larger(known, services().settings, time.time()) if tier in offered]
 
 
 def _access(known: KnownServer, blocks: list[Block]) -> Access | None:
-    """What a server reaches, whoever asks; None where nothing is closed, or nothing is known of its tier.
+    """What a server reaches, no matter who asks; None if nothing is closed, or if nothing is known about its tier.
 
     A block of the server closes the egress proxy too.
     """
@@ -272,7 +272,7 @@ def _access(known: KnownServer, blocks: list[Block]) -> Access | None:
 
 
 def _tiers(known: KnownServer) -> dict[str, Tier]:
-    """What a server would have with each tier, and without one."""
+    """What a server would have with each tier and without one."""
     settings = services().settings
     tiers = {**settings.tiers, UNVERIFIED: settings.unverified}
     repository = exact(known.repository)
@@ -286,9 +286,9 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], refuse
 
     Args:
         server: the server.
-        known: what the reconciler says of it.
+        known: what the reconciler published about it.
         blocks: the operators' blocks.
-        refused: whether the client that asks is refused an unlock.
+        refused: whether the client that asks would be refused an unlock.
     """
     left = leases.left(known, services().settings, time.time(), refused)
     return {

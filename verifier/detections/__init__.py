@@ -1,1 +1,1 @@
-"""Reports of detectors: what they say, who may send them, and how many of them count (docs/detections.md)."""
+"""Reports of detectors: what they say, who may send them, and how many count (docs/detections.md)."""

@@ -1,7 +1,7 @@
 """Reporters: programs that send reports to the receiver, each with a token of its own that names its source.
 
 A token is `binder_egress_reporter_<secret>`. Only its hash is stored, in a file that the chart mounts from a Secret. An API key is
-another thing (`api_keys`): it gives egress, and a token only takes it away.
+something else (`api_keys`): it gives egress, while a token only takes egress away.
 
 Decisions: D-322, D-323.
 """
@@ -23,14 +23,14 @@ from typing import Any
 from .reports import escaped
 
 REPORTS_PER_MINUTE = 600
-"""Reports of one source that the receiver takes in a minute, lines that report nothing included. A detector that finds
-ten a second finds something else than miners."""
+"""Reports of one source that the receiver accepts in a minute, including lines that report nothing. A detector that finds ten a
+second finds something other than miners."""
 
 KEPT_UNREADABLE = 3
-"""Lines of each source that could not be read and are kept, to be shown."""
+"""The number of unreadable lines that are kept for each source, to be shown."""
 
 KEPT_CHARACTERS = 300
-"""How much of such a line is kept."""
+"""The number of characters of such a line that are kept."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -44,9 +44,9 @@ def create() -> tuple[str, str]:
 
 
 def presented(authorization: str) -> str:
-    """The token in a header `Authorization`: after `Bearer`, or as the password of `Basic`.
+    """The token in an `Authorization` header: after `Bearer`, or as the password of `Basic`.
 
-    Falco's `http_output` sends no header of the operator's choice, but takes a password in its URL.
+    Falco's `http_output` cannot send a header of the operator's choice, but accepts a password in its URL.
     """
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() != "basic":
@@ -62,7 +62,7 @@ class Reporters:
 
     Args:
         file: the path of a JSON map of sources to hashes; `""`: nobody may report.
-        sources: the sources in the values. Another in the file does not count.
+        sources: the sources in the values. Others in the file do not count.
     """
 
     def __init__(self, file: str, sources: Collection[str]):
@@ -106,10 +106,10 @@ class Allowance:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._lock = threading.Lock()
-        self._left: dict[str, tuple[float, float]] = {}  # source → what was left, and when
+        self._left: dict[str, tuple[float, float]] = {}  # source → the number left, and when
 
     def take(self, source: str, number: int) -> int | None:
-        """Take so many reports: None, or the seconds until they may be sent. Then none is taken."""
+        """Take this many reports. Returns None, or the seconds until they may be sent; none is taken then."""
         with self._lock:
             now = self._clock()
             left, at = self._left.get(source, (float(REPORTS_PER_MINUTE), now))
@@ -134,6 +134,6 @@ class UnreadableLines:
             kept.append({"at": int(at), "source": source, "why": why, "line": text})
 
     def all(self) -> list[dict[str, Any]]:
-        """All that are kept: `at` in Unix time, `source`, `why`, `line`."""
+        """All lines that are kept: `at` in Unix time, `source`, `why`, `line`."""
         with self._lock:
             return [row for kept in self._kept.values() for row in kept]

@@ -8,9 +8,9 @@
 | `rule` and `output_fields` | `falco` | the rule | the process |
 | `pod`, `server` or `uid` | its `source` | its `list` | its `label` |
 
-The first two as in cryptnono ff81fd9 (`scripts/execwhacker.py`, `flowkiller.py`), minesweeper as in mybinder.org-deploy 95860db
-(`mybinder/files/minesweeper/minesweeper.py`), Falco as in its documentation of `json_output`. Strangers choose parts of all of
-them: command lines, names of executables, names of users.
+The formats of the first two are from cryptnono ff81fd9 (`scripts/execwhacker.py`, `flowkiller.py`), that of minesweeper from
+mybinder.org-deploy 95860db (`mybinder/files/minesweeper/minesweeper.py`), that of Falco from its documentation of `json_output`.
+Strangers choose parts of all of them: command lines, names of executables, names of users.
 
 Decisions: D-320, D-321.
 """
@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_LINE_CHARACTERS = 1 << 20
-"""The longest line that is read. Detectors quote the command line, which may be long; the receiver takes 1 MiB."""
+"""The longest line that is read. Detectors quote the command line, which may be long; the receiver accepts 1 MiB."""
 
 MAX_LIST_CHARACTERS = 100
 """The longest name of a list that is kept."""
@@ -32,28 +32,29 @@ MAX_LABEL_CHARACTERS = 200
 """The longest label that is kept. It becomes the reason of a block, which is on the pod."""
 
 MAX_NAME_CHARACTERS = 255
-"""The longest name of a user or a server that is taken: what JupyterHub's database holds of one."""
+"""The longest name of a user or server that is accepted: the limit in JupyterHub's database."""
 
 MAX_SENDER_CHARACTERS = 64
-"""The longest address that is taken. IPv6 has 45 at most, and a zone may follow."""
+"""The longest address that is accepted. An IPv6 address has 45 characters at most, and a zone may follow."""
 
 AGENT = "agent"
-"""The source of our own agent's reports. It has no token, but an address, and counts for pods of its own node (D-335)."""
+"""The source of our own agent's reports. It is recognized by its address instead of a token, and counts for pods on its own node
+(D-335)."""
 
 FUTURE_SECONDS = 60
-"""Seconds that the clock of a detector may be ahead."""
+"""Seconds by which the clock of a detector may be ahead."""
 
 _POD = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' rule for names of pods, a little wider
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # as the names of sources in the values
 
-# What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log has the logs of pods in it, each
-# line behind spaces, and the files of a container runtime have long lines in pieces, of which one may begin anywhere (D-320).
+# What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log contains the logs of pods, each
+# line after spaces, and the files of a container runtime have long lines in pieces, which may begin anywhere (D-320).
 _PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
 
 
 class Unreadable(Exception):
-    """A line that says nothing about a pod, though it should. The text is one sentence for an operator."""
+    """A line that says nothing about a pod although it should. The text is one sentence for an operator."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ class Report:
     """What a detector says about one pod.
 
     Attributes:
-        source: who says it: the name in `detections.sources`.
+        source: the name of the detector in `detections.sources`.
         list_name: the detector's list, or rule, that matched; empty if it has none.
-        label: what matched in it; empty if it does not say.
-        at: Unix time in seconds at which it was seen.
+        label: the entry that matched; empty if it does not say.
+        at: Unix time in seconds at which the match was seen.
         uid: the pod's uid; empty if the detector does not know it.
-        pod: the pod's name; empty if it does not know it.
+        pod: the pod's name; empty if the detector does not know it.
         namespace: the pod's namespace; empty if it does not say.
         user, server: the server, as JupyterHub names it; the user is empty if it does not say.
-        sender: the address that it came from, for the agent's; empty for those that come with a token.
+        sender: the address that an agent's report came from; empty for reports with a token.
     """
 
     source: str
@@ -90,7 +91,7 @@ class Report:
 
     @property
     def about(self) -> str:
-        """What it is about, as far as it says so."""
+        """The pod or server that it names, as far as it does."""
         return self.pod or (self.user and "/".join(filter(None, (self.user, self.server)))) or self.uid
 
     def dumps(self) -> str:
@@ -99,8 +100,8 @@ class Report:
 
     @classmethod
     def loads(cls, text: str) -> "Report | None":
-        """The report that JSON describes; None if it describes none, or one that `read` would not have made: who captures the
-        receiver may enter anything. Fields that a newer version added are left out."""
+        """The report that JSON describes; None if it describes none, or one that `read` would not have made: an attacker who takes
+        over the receiver may enter anything. Fields that a newer version added are left out."""
         try:
             content = json.loads(text)
             report = cls(**{part.name: content[part.name] for part in fields(cls) if part.name in content})
@@ -117,14 +118,15 @@ def read(line: str, received: float) -> Report | None:
     """The report in one line.
 
     Args:
-        line: the line, with or without what log shippers put around it.
-        received: Unix time in seconds at which it came in.
+        line: the line, with or without the wrapping that log shippers add.
+        received: Unix time in seconds at which it arrived.
 
     Returns:
-        The report, or None for a line of a detector that reports nothing.
+        The report, or None for a detector's line that reports nothing.
 
     Raises:
-        Unreadable: the line is broken, of no known kind, names no pod, or does not say which of two pods of one name it means.
+        Unreadable: the line is broken, is of an unknown kind, names no pod, or does not say which of two pods with one name it
+            means.
     """
     if len(line) > MAX_LINE_CHARACTERS:
         raise Unreadable(f"It is longer than {MAX_LINE_CHARACTERS} characters.")
@@ -135,9 +137,9 @@ def read(line: str, received: float) -> Report | None:
     at = _time(prefix["at"])
     kind = _kind(content)
     wrapped = content.get("log", content.get("message"))
-    # Not in an object that is a report itself: an alert may quote what a stranger wrote.
+    # Not if the object is itself a report: an alert may quote what a stranger wrote.
     if kind is None and isinstance(wrapped, str) and wrapped.startswith("{"):
-        # Fluent Bit and Vector wrap a line, and say when it was written.
+        # Fluent Bit and Vector wrap a line and say when it was written.
         at = next(filter(None, (_time(content.get(name)) for name in ("timestamp", "@timestamp", "time", "date"))), at)
         content = _object(wrapped)
         kind = _kind(content)
@@ -145,7 +147,7 @@ def read(line: str, received: float) -> Report | None:
         report = kind(content, at, received)
         return report and _checked(report, received)
     if "action" in content or "event" in content:
-        return None  # cryptnono tells of other things, too
+        return None  # cryptnono logs other things, too
     raise Unreadable("It is of no known kind.")
 
 
@@ -164,7 +166,7 @@ def _checked(report: Report, received: float) -> Report:
     if strange := _strange(report):
         raise Unreadable(f"Its {strange} is not well-formed.")
     if not report.uid and not report.at:
-        # A log that is read again later must not hit a later pod of the name (D-321).
+        # A log that is read again later must not hit a later pod with the same name (D-321).
         raise Unreadable("It has neither the pod's uid nor a time: use kubectl logs --timestamps.")
     if not report.uid and report.at > received + FUTURE_SECONDS:
         raise Unreadable("Its time is in the future.")
@@ -172,7 +174,7 @@ def _checked(report: Report, received: float) -> Report:
 
 
 def _strange(report: Report) -> str:
-    """The first field that is not well-formed, in words; empty: all are."""
+    """The first field that is not well-formed, in words; empty if all are."""
     for text, form, what in (
         (report.pod, _POD, "pod"),
         (report.namespace, _POD, "namespace"),
@@ -196,7 +198,7 @@ def _strange(report: Report) -> str:
 
 
 def _killed(content: dict[str, Any], at: float | None, received: float) -> Report | None:
-    """cryptnono killed a process. It asks the container runtime about it, whose labels name the pod."""
+    """cryptnono killed a process. It asks the container runtime about the process; the container's labels name the pod."""
     container = content.get("container")
     labels = (container if isinstance(container, dict) else content).get("labels")
     if not isinstance(labels, dict) or "io.kubernetes.pod.name" not in labels:
@@ -213,7 +215,7 @@ def _killed(content: dict[str, Any], at: float | None, received: float) -> Repor
 
 
 def _deleted(content: dict[str, Any], at: float | None, received: float) -> Report | None:
-    """minesweeper deletes a pod, for reasons that its inspection gives as texts, or as true."""
+    """minesweeper deletes a pod for reasons that its inspection gives as texts or as true."""
     found = content.get("minesweeper")
     found = found if isinstance(found, dict) else {}
     listed = found.get("procs")
@@ -225,7 +227,7 @@ def _deleted(content: dict[str, Any], at: float | None, received: float) -> Repo
 
 
 def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Report | None:
-    """An alert of Falco. What it cannot tell is null, or `<NA>`."""
+    """An alert of Falco. Unknown values are null or `<NA>`."""
     told = {name: value for name, value in content["output_fields"].items() if value not in (None, "", "<NA>")}
     if told.get("container.id") == "host":
         return None
@@ -239,7 +241,7 @@ def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Rep
 
 
 def _plain(content: dict[str, Any], at: float | None, received: float) -> Report | None:
-    """Our own kind. Who writes it does so now, unless it has a time."""
+    """Our own kind. Without a time, it was seen just now."""
     source = _word(content.get("source", ""))
     if source and not _SOURCE.fullmatch(source):
         raise Unreadable("Its source is not the name of one.")
@@ -264,7 +266,7 @@ _KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], _Reader], ...] = (
     (lambda content: "rule" in content and isinstance(content.get("output_fields"), dict), _by_falco),
     (lambda content: "action" not in content and bool({"pod", "server", "uid"} & set(content)), _plain),
 )
-"""How a kind is told from the others, and what reads it. The first that fits counts."""
+"""How to recognize each kind, and the function that reads it. The first match counts."""
 
 
 def _kind(content: dict[str, Any]) -> _Reader | None:
@@ -276,7 +278,7 @@ def _report(source: str, list_name: object, label: object, at: float | None, **n
 
 
 def _word(value: object) -> str:
-    """A name. What is no text is no name, and refused."""
+    """A name. Anything that is not a text is refused."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -291,12 +293,12 @@ def _text(value: object, limit: int) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""A text whose control characters and other unprintable ones are written out, `\x1b`."""
+    r"""A text with its control characters and other unprintable ones escaped, as in `\x1b`."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _time(value: object) -> float | None:
-    """Unix time in seconds of an RFC 3339 text, by UTC if it names no zone, or of a number; None if it is neither."""
+    """Unix time in seconds, from an RFC 3339 text, taken as UTC if it names no zone, or from a number; None if it is neither."""
     try:
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)

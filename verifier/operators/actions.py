@@ -27,7 +27,7 @@ CONFIRMATION_WAIT_SECONDS = 2.0
 
 
 class ActionRefused(Exception):
-    """An action that is not done. `kind` is that of a problem: `no-such-server`, `no-such-block`, `no-such-key`, `refused` or
+    """An action that was refused. `kind` is a problem type: `no-such-server`, `no-such-block`, `no-such-key`, `refused` or
     `bad-request`."""
 
     def __init__(self, kind: str, detail: str):
@@ -36,14 +36,14 @@ class ActionRefused(Exception):
 
 
 class Operators:
-    """The operators' actions. Each raises `ActionRefused` if it is impossible, and `StoreUnavailable` when Redis fails.
+    """The operators' actions. Each raises `ActionRefused` if it is impossible, and `StoreUnavailable` if Redis fails.
 
     Args:
         settings: mode, tiers and rules.
         store: Redis.
         clock: Unix time in seconds.
-        in_verifier: whether the verifier acts, by its in-cluster port. It can take egress away, but not remove or replace a block,
-            nor stop a pod, and it logs by itself: the chart's Redis lets it do no more (D-241, D-242).
+        in_verifier: whether the verifier acts, through its in-cluster port. It can take egress away, but cannot remove or replace
+            a block or stop a pod, and it logs by itself: the chart's Redis does not let it do more (D-241, D-242).
     """
 
     def __init__(self, settings: CommonSettings, store: Store, clock: Callable[[], float] = time.time, in_verifier: bool = False):
@@ -55,9 +55,9 @@ class Operators:
     # -- reading
 
     def wanted(self) -> list[dict[str, Any]]:
-        """What unverified servers asked the egress proxy for and did not get, what was asked for most first.
+        """What unverified servers asked the egress proxy for and did not get, the most wanted first.
 
-        It is known since the proxy's pods started, a day at most.
+        The record goes back to the start of the proxy's pods, or a day at most.
         """
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self._store.wanted():
@@ -67,10 +67,10 @@ class Operators:
         return sorted(found.values(), key=lambda row: -row["times"])
 
     def grants(self, user: str = "", tier: str = "", repository: str = "", network: str = "") -> list[dict[str, Any]]:
-        """The running servers, each with what it has.
+        """The running servers, each with its grant.
 
         Args:
-            user: only users of this name; `*` stands for anything.
+            user: only users with this name; `*` stands for any text.
             tier: only servers with this tier; `unverified`: those without one.
             repository: only servers of this repository or pattern.
             network: only servers launched from this CIDR.
@@ -116,7 +116,8 @@ class Operators:
         }
 
     def blocks(self) -> list[dict[str, Any]]:
-        """All blocks of repositories, networks and running servers. A pod may carry one that Redis has forgotten."""
+        """All blocks of repositories, networks and running servers. Includes those that Redis has forgotten but pods still
+        carry."""
         now, known = self._clock(), self._store.all_known()
         found = {block.id: _block(block) for block in self._store.blocks() if self._stands(block, now, known)}
         for server, has in known.items():
@@ -132,7 +133,7 @@ class Operators:
         return {kind: standing.count(kind) for kind in BLOCK_KINDS}
 
     def keys(self) -> list[dict[str, Any]]:
-        """The API keys that the verifiers have read from the values, by name, with their use. No hashes."""
+        """The API keys that the verifiers have read from the values, by name, with their use. Without hashes."""
         now, revoked = self._clock(), self._store.revoked_keys()
         found = api_keys.reported(self._store.reports().values())
         used = self._store.charges([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
@@ -153,7 +154,7 @@ class Operators:
         ]
 
     def detected(self) -> list[dict[str, Any]]:
-        """What became of the last reports of detectors, the latest first."""
+        """The outcomes of the last reports of detectors, the latest first."""
         return self._store.detected()
 
     def unreadable(self) -> list[dict[str, Any]]:
@@ -162,7 +163,7 @@ class Operators:
         return sorted(found, key=lambda row: -row["at"])
 
     def own_block(self, server: Server, known: KnownServer) -> Block | None:
-        """The block that a server does not share with others. One that only its pod remembers counts as its own."""
+        """The block that only this server has. One that only its pod remembers counts as its own."""
         blocks, now = self._store.blocks(), self._clock()
         for block in blocks:
             if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
@@ -174,7 +175,7 @@ class Operators:
     # -- acting
 
     def is_source(self, source: str) -> None:
-        """Return if the values have a source of reports; an empty name: if they have any."""
+        """Return if the values have this source of reports; for an empty name, if they have any."""
         known = self._settings.detections
         if not (source in known if source else known):
             raise ActionRefused(
@@ -182,7 +183,7 @@ class Operators:
             )
 
     def report(self, report: Report) -> dict[str, Any] | None:
-        """Enter the report of a detector, and wait for the reconciler: what became of it, or None if that is not known in time."""
+        """Queue a detector's report, and wait for the reconciler. Returns the outcome, or None if it is not known in time."""
         if not report.source:
             raise ActionRefused("refused", "It names no source: use --source.")
         self.is_source(report.source)
@@ -196,7 +197,7 @@ class Operators:
         return found[0] if self._until(done) else None
 
     def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
-        """Give a running server a tier. A block is stronger and has to be removed first."""
+        """Give a running server a tier. A block is stronger and must be removed first."""
         known = self._known(server)
         self._tier_exists(tier)
         if rule := self._refusal(known):
@@ -218,17 +219,17 @@ class Operators:
         return self._answer(self._await([server], own.id), server)
 
     def cut_off(self, server: Server, known: KnownServer, by: str, why: str, stop: bool = False) -> Block:
-        """What `revoke` does, without asking or waiting for anything: the block that the server has then.
+        """Do what `revoke` does, without checks and without waiting. Returns the block that the server then has.
 
         Args:
             server: the server.
-            known: what is known of it. Its pod is meant, and no later one.
+            known: what is known about it. Only its present pod is meant, not a later one.
             by: the operator, or the detector.
             why: the reason.
             stop: whether to delete its pod too.
         """
         own = self.own_block(server, known)
-        # A block with an end, or one that it shares with other servers, may be over before an operator removes it.
+        # A block with an end, or one that it shares with other servers, may end before an operator removes it.
         if own is None or own.until is not None:
             replace = own is not None and not self._in_verifier
             identity = own.id if own and replace else secrets.token_hex(8)
@@ -240,7 +241,7 @@ class Operators:
         return own
 
     def block(self, kind: str, what: str, by: str, why: str, until: float | None = None) -> dict[str, Any]:
-        """Block a server, a repository or a client network: no server that it applies to keeps its tier, or gets one.
+        """Block a server, a repository or a client network: no server that it applies to keeps its tier or gets one.
 
         Args:
             kind: one of `BLOCK_KINDS`.
@@ -270,7 +271,7 @@ class Operators:
         return {"state": "done" if done else "pending", "block": new.id, "servers": len(servers)}
 
     def unblock(self, block: str, by: str, why: str = "") -> dict[str, Any]:
-        """Remove a block. Its servers have no egress then, but may be unlocked. What they had before does not come back.
+        """Remove a block. Its servers then have no egress, but can be unlocked. The tier that they had before does not come back.
 
         Args:
             block: the block's id, or a server that has a block of its own.
@@ -305,14 +306,14 @@ class Operators:
         by: str,
         why: str,
     ) -> dict[str, Any]:
-        """Make an API key. It counts as soon as its entry is in the chart's values. The key itself is not stored.
+        """Make an API key. The key counts as soon as its entry is in the chart's values. The key itself is not stored.
 
         Args:
             name: its name.
             tier: the tier of its servers.
-            servers_per_day: servers in any 24 hours.
-            expires: the last day, `2027-01-31`, or `90d` from now.
-            origins: origins of the pages that may send it; none: anybody may.
+            servers_per_day: the number of servers in any 24 hours.
+            expires: the last day, as in `2027-01-31`, or the days from now, as in `90d`.
+            origins: origins of the pages that may send it; none: any client may.
             repositories: the repositories of its servers, `host/owner/name` or `…/*`; none: any.
             by: the operator.
             why: its purpose.
@@ -340,13 +341,13 @@ class Operators:
         return {"name": name, "id": entry.id, "key": key, "values": {"apiKeys": {"keys": {name: values}}}}
 
     def revoke_key(self, key: str, by: str, why: str, servers: bool = False) -> dict[str, Any]:
-        """Revoke an API key, with the passes that were issued for it and the grants that wait for their pod.
+        """Revoke an API key, along with the passes that were issued for it and the grants that wait for their pod.
 
         Args:
             key: its name, its id, or the key itself.
             by: the operator.
             why: the reason.
-            servers: whether its running servers lose their tier, too. They may be unlocked.
+            servers: whether its running servers also lose their tier. They can then be unlocked.
         """
         form = api_keys.FORM.fullmatch(key)
         wanted = form[1] if form else key
@@ -359,7 +360,7 @@ class Operators:
         for identity, called in meant.items():
             self._store.revoke_key(RevokedKey(identity, called, by, why, int(self._clock())))
             self._log("revoke-key", by, why, key=called, id=identity, servers=servers)
-        # From here on Redis grants nothing for it, so this list is complete.
+        # From now on Redis grants nothing for it, so this list is complete.
         grants = {grant.id for grant in self._store.waiting() if api_keys.gave(meant, grant.by)}
         if servers:
             has = [known for known in self._store.all_known().values() if known.tier != UNVERIFIED]
@@ -439,7 +440,7 @@ class Operators:
         return {"state": "done" if done else "pending"} | (self._row(server, known) if known else {"user": server.user})
 
     def _await(self, servers: list[Server], grant: str) -> bool:
-        """Whether the pods carry a grant within `CONFIRMATION_WAIT_SECONDS`, or a block of their own, or are gone."""
+        """Whether, within `CONFIRMATION_WAIT_SECONDS`, each pod carries this grant or a block of its own, or is gone."""
 
         def done() -> bool:
             found = self._store.known_of(servers).values()
@@ -449,7 +450,7 @@ class Operators:
 
     def _await_end(self, grants: set[str]) -> bool:
         """Whether no pod carries one of these grants any more, within `CONFIRMATION_WAIT_SECONDS`."""
-        # Listed once: there may be thousands of servers, and this asks twenty times a second.
+        # Listed once: there may be thousands of servers, and this checks twenty times a second.
         carry = [server for server, known in self._store.all_known().items() if known.grant in grants]
         return self._until(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
 

@@ -192,7 +192,7 @@ def _seconds(duration: str) -> float:
 
 
 def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
-    """Print what was done. Exit with `PENDING` if the reconciler has not confirmed it."""
+    """Print what was done. Exits with `PENDING` if the reconciler has not confirmed it."""
     pending = done["state"] != "done"
     if as_json:
         click.echo(json.dumps(done, ensure_ascii=False))
@@ -205,7 +205,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
 
 
 def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
-    """Print a table as kubectl does. It may be piped into other commands, so it does not depend on the width of a terminal."""
+    """Print a table as kubectl does. The output may be piped into other commands, so it does not depend on a terminal's width."""
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
@@ -222,12 +222,12 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """A text without control characters: strangers choose names of users and repositories, and operators print them."""
+    """A text without control characters: strangers choose the names of users and repositories, and operators print them."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def main() -> None:
-    """Run the command. An action that is refused ends it with one sentence and an exit code."""
+    """Run the command. A refused action ends it with one sentence and an exit code."""
     try:
         egress()
     except InvalidSettings as error:

@@ -31,14 +31,14 @@ def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> N
     while line := lines.readline(MAX_LINE_CHARACTERS + 2):
         number += 1
         while not line.endswith("\n") and (rest := lines.readline(MAX_LINE_CHARACTERS)):
-            # Too long to be read, and what follows is not a line of its own.
+            # Too long to be read, and the rest is not a line of its own.
             line = line[: MAX_LINE_CHARACTERS + 1] + rest[-1:]
         if not line.strip():
             continue
         try:
             report = read(line, time.time())
             row = operators.report(replace(report, source=source or report.source)) if report else None
-        except (Unreadable, ActionRefused) as error:  # A stranger may have written the line, and must not end the rest.
+        except (Unreadable, ActionRefused) as error:  # A stranger may have written the line, and must not stop the others.
             unreadable += 1
             if unreadable <= reporters.KEPT_UNREADABLE:
                 click.echo(f"Line {number}: {error} {escaped(line.rstrip()[:80])}", err=True)

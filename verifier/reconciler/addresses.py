@@ -1,4 +1,4 @@
-"""What the egress proxy is told: which pod has which address, and what it may reach."""
+"""Publishes for the egress proxy which pod has which address, and what it may reach."""
 
 import threading
 import time
@@ -10,23 +10,24 @@ from .cache import PodCache
 from .user_pods import Pod
 
 BATCH = 100
-"""Servers that are published together."""
+"""The number of servers that are published together."""
 
 
 class AddressBook:
-    """Publishes the addresses of pods that run. All methods may be called from any thread.
+    """Publishes the addresses of running pods. Any thread may call all methods.
 
-    A pod that has ended, is being deleted or uses its node's network publishes none: its address is, or soon will be, another's.
+    A pod that has ended, is being deleted or uses its node's network publishes none: its address belongs to another pod, or soon
+    will.
 
     Args:
-        cache: the pods that are known.
+        cache: the known pods.
         store: Redis.
         clock: Unix time in seconds.
     """
 
     def __init__(self, cache: PodCache, store: Store, clock: Callable[[], float] = time.time):
         self._cache, self._store, self._clock = cache, store, clock
-        # Two threads publish. What is read last must be written last.
+        # Two threads publish, and the state that was read last must be written last.
         self._lock = threading.Lock()
 
     def publish(self, server: Server) -> None:
@@ -42,7 +43,7 @@ class AddressBook:
     def publish_all(self) -> None:
         """Publish all servers, and forget those that an earlier process left. Raises as `publish`.
 
-        `BATCH` together: with one at a time, no heartbeat is sent for a minute where there are many thousands.
+        `BATCH` servers at a time: one at a time would delay the heartbeat by a minute if there are many thousands.
         """
         servers = list(self._cache.servers() | self._store.published_addresses())
         for first in range(0, len(servers), BATCH):
@@ -51,18 +52,18 @@ class AddressBook:
                 self._store.publish_many_addresses({server: found for server, found in pods.items() if found is not None})
 
     def beat(self) -> None:
-        """Tell the proxy that what is published counts. Raises as `publish`."""
+        """Confirm to the proxy that the published addresses count. Raises as `publish`."""
         if self._cache.is_listed:
             self._store.beat_addresses()
 
     def _pods(self, server: Server) -> list[PodAddresses] | None:
-        """What to publish of a server. None: before the first list it may have a pod that is not known yet."""
+        """The pods to publish for a server. None: it may have a pod that is not known yet, before the first list."""
         running = [pod for pod in self._cache.of(server) if pod.addresses and not pod.ended]
         return list(map(self._of, running)) if running or self._cache.is_listed else None
 
     def _of(self, pod: Pod) -> PodAddresses:
         grant = pod.grant
-        # The label is what the network goes by. A pod with another one is about to be patched.
+        # The network policies act on the label. A pod with a different one is about to be patched.
         tier = grant.tier if grant and grant.gives_egress and grant.tier == pod.label else UNVERIFIED
         blocked = grant is not None and grant.is_block(self._clock())
         return PodAddresses(pod.uid, pod.server.user, pod.server.name, pod.addresses, tier, blocked, pod.repository)

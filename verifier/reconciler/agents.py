@@ -1,4 +1,4 @@
-"""The agents: which address is on which node. An agent's reports count for pods of its own node alone (D-335)."""
+"""The agents: which address is on which node. An agent's reports count only for pods on its own node (D-335)."""
 
 import logging
 import threading
@@ -14,17 +14,17 @@ from ..store.store import Store
 log = logging.getLogger("binder-egress")
 
 LIST_SECONDS = 20.0
-"""Seconds between two lists. There is a pod for each node, and a new one is known before its second round."""
+"""Seconds between two lists. There is one pod for each node, and a new pod is known before its second round."""
 
 RETRY_SECONDS = 5.0
-"""Seconds between attempts that fail."""
+"""Seconds until the next attempt after one that failed."""
 
 
 class Agents:
-    """Lists the agents' pods, and publishes their addresses for the receiver, which takes reports from no others.
+    """Lists the agents' pods, and publishes their addresses for the receiver, which accepts agents' reports only from them.
 
     Args:
-        namespace: where they are.
+        namespace: the namespace that they are in.
         labels: the labels of their pods.
         store: Redis.
         api: the client; by default one with this pod's ServiceAccount.
@@ -39,25 +39,25 @@ class Agents:
 
     @property
     def is_listed(self) -> bool:
-        """Whether the pods were listed at least once. Before that an agent may exist that `node_of` does not know."""
+        """Whether the pods were listed at least once. Before that, there may be agents that `node_of` does not know."""
         return self._nodes is not None
 
     def node_of(self, address: str) -> str | None:
-        """The node of the agent with an address; None: no agent has it. Read from the pods, and not from what was published."""
+        """The node of the agent with an address; None: no agent has it. Comes from the pods, not from the published addresses."""
         return (self._nodes or {}).get(address)
 
     def publish(self) -> None:
-        """List the pods, and publish.
+        """List the pods, and publish their addresses.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
             StoreUnavailable: Redis does not answer.
         """
         found = kubernetes_api.read(self._api.list_namespaced_pod, self._namespace, label_selector=self._selector)["items"]
         nodes = {
             address["ip"]: pod["spec"]["nodeName"]
             for pod in found
-            # One that has ended may have left its address to another, and one on the network of its node shares it.
+            # The address of a pod that has ended may be another pod's by now, and a pod on its node's network shares it.
             if pod["spec"].get("nodeName") and not pod["spec"].get("hostNetwork") and "deletionTimestamp" not in pod["metadata"]
             if pod.get("status", {}).get("phase") == "Running"
             for address in pod["status"].get("podIPs") or []
@@ -66,12 +66,12 @@ class Agents:
         self._store.publish_agents(nodes)
 
     def run(self, stopped: threading.Event) -> None:
-        """Publish again and again, until `stopped`."""
+        """Publish again and again until `stopped`."""
         while not stopped.wait(self.attempt()):
             pass
 
     def attempt(self) -> float:
-        """Publish once, and log a failure that is new. Returns the seconds until the next attempt."""
+        """Publish once, and log a failure if it is new. Returns the seconds until the next attempt."""
         try:
             self.publish()
             self._said = ""

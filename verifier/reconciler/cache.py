@@ -1,4 +1,4 @@
-"""The user pods that the list and the watch have told of."""
+"""The user pods that are known from the list and the watch."""
 
 import threading
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from .user_pods import Pod
 
 
 class PodCache:
-    """User pods by uid and by server. All methods may be called from any thread.
+    """User pods by uid and by server. Any thread may call all methods.
 
-    Each server is asked for its own pods thousands of times at a start, so there is an index.
+    At a start the pods of each of thousands of servers are looked up, so there is an index.
     """
 
     def __init__(self) -> None:
@@ -22,20 +22,20 @@ class PodCache:
         self._listed = False
 
     def __len__(self) -> int:
-        """Entries of any kind."""
+        """The number of entries of any kind."""
         with self._lock:
             return len(self._pods) + len(self._uids) + len(self._noted)
 
     @property
     def is_listed(self) -> bool:
-        """Whether the pods were listed at least once. Before that a pod may exist that is not here."""
+        """Whether the pods were listed at least once. Before that, there may be pods that are not here."""
         return self._listed
 
     def replace(self, pods: Iterable[Pod]) -> set[Server]:
-        """Take the result of a list in place of all pods.
+        """Replace all pods by the result of a list.
 
         Returns:
-            The servers of the pods before and now.
+            The servers of the old and the new pods.
         """
         with self._lock:
             before = set(self._uids)
@@ -52,7 +52,7 @@ class PodCache:
             self._add(pod)
 
     def update(self, pod: Pod) -> None:
-        """A pod changed. If it was removed meanwhile, it stays removed."""
+        """A pod changed. If it was removed in the meantime, it stays removed."""
         with self._lock:
             if pod.uid in self._pods:
                 self._add(pod)
@@ -64,7 +64,7 @@ class PodCache:
             self._noted.pop(uid, None)
 
     def note(self, uid: str, topic: str) -> bool:
-        """Note a topic about a pod. True for the first time in the pod's life."""
+        """Note a topic about a pod. Returns True the first time in the pod's life."""
         with self._lock:
             if topic in self._noted.get(uid, ()):
                 return False
@@ -88,7 +88,7 @@ class PodCache:
             return set(self._uids)
 
     def label_sets(self) -> list[LabelSet]:
-        """The labels of the pods that run, each set once (`labels.shared_labels`)."""
+        """The labels of the running pods, each set once (`labels.shared_labels`)."""
         return sorted({pod.shared_labels for pod in self.all() if pod.shared_labels and not pod.ended}, key=str)
 
     def _add(self, pod: Pod) -> None:

@@ -1,4 +1,4 @@
-"""One server: its pods get the grant that they should carry, and the verifier is told."""
+"""Converges one server: its pods get the grant that they should carry, and the result is published for the verifier."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ from .wanted import facts_of, launch_of, stops, unlock_of, wanted
 log = logging.getLogger("binder-egress")
 
 MAX_ATTEMPTS = 5
-"""Patches of one pod that may conflict before other pods have their turn. A pod that starts changes several times a second."""
+"""How many patches of one pod may conflict before other pods have their turn. A starting pod changes several times a second."""
 
 
 class Converger:
@@ -28,10 +28,10 @@ class Converger:
     Args:
         settings: mode and tiers.
         user_pods: the Kubernetes API.
-        cache: the pods that are known.
+        cache: the known pods.
         store: Redis.
-        tally: what the next heartbeat counts.
-        stopper: deletes the pods that have to go.
+        tally: the counts for the next heartbeat.
+        stopper: deletes the pods that must be stopped.
         clock: Unix time in seconds.
     """
 
@@ -53,19 +53,19 @@ class Converger:
         self._stopper = stopper
         self._clock = clock
         self.started = clock()
-        """Unix time in seconds. An earlier process has counted older pods."""
+        """Unix time in seconds. Older pods were counted by an earlier process."""
 
     def converge(self, server: Server, first: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
-        """Make the pods of a server carry the grant that they should, publish it, and stop the pods that have to be stopped.
+        """Make the pods of a server carry the grant that they should, publish it, and stop the pods that must be stopped.
 
         Args:
             server: the server.
-            first: what Redis said about it a moment ago, for its first pod; None: Redis is asked.
-            lost: Redis did not answer a moment ago, and is not asked.
+            first: the answer of Redis about it a moment ago, for its first pod; None: Redis is asked.
+            lost: Redis did not answer a moment ago, so it is not asked.
 
         Raises:
             Conflict: a pod keeps changing; try again.
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
             StoreUnavailable: Redis does not answer. Labels follow annotations nevertheless.
         """
         pods = self._cache.of(server)
@@ -75,7 +75,7 @@ class Converger:
             if not pods and self._cache.is_listed:
                 self._store.forget(server)
             return
-        for pod in running:  # The youngest comes last, and so is the one that stays published.
+        for pod in running:  # The youngest comes last, so that it is the one that stays published.
             pending, first = first, None
             if pending is None and lost is None:
                 # Converging the first pod may have changed what Redis holds.
@@ -94,11 +94,11 @@ class Converger:
     def _converge_pod(self, pod: Pod, pending: Pending | None) -> tuple[Pod, Pending | None]:
         """Patch a pod until it carries what it should.
 
-        Each round: what should the pod carry? If it carries that, this is the end. Otherwise it is patched; after a conflict the
-        pod is read again, and after a patch Redis is asked again, because decisions may have come in between.
+        Each round asks what the pod should carry. If it carries that, the work is done. Otherwise it is patched; after a conflict
+        the pod is read again, and after a patch Redis is asked again, because decisions may have come in between.
 
         Returns:
-            The pod as it is now, and what Redis said last; None: Redis was not asked.
+            The pod as it is now, and the last answer of Redis; None: Redis was not asked.
         """
         for _ in range(MAX_ATTEMPTS):
             grant = self._wanted(pod, pending)
@@ -121,10 +121,10 @@ class Converger:
             if pending is None:
                 return patched, None
             if grant and grant.is_block(self._clock()):
-                # A decision from before the block must not come back with the end of the block.
+                # A decision from before the block must not come back when the block ends.
                 records = (launch_of(pod, pending), unlock_of(pod, pending))
                 self._store.withdraw(record.grant.id for record in records if record)
-            # A withdrawal or a block may have come since Redis was asked, and another reconciler may have taken its notification.
+            # A withdrawal or a block may have come after Redis was asked, and another reconciler may have taken its notification.
             pending = self._store.pending(pod.server, {grant.id} if grant else set())
             if self._wanted(patched, pending) == grant:
                 return patched, pending
@@ -135,7 +135,7 @@ class Converger:
         return wanted(pod, pending, self._settings, self._clock())
 
     def _tell(self, pod: Pod, grant: Grant | None) -> None:
-        """Log and count that a pod got a grant in place of the one that it has here, or lost it."""
+        """Log and count that a pod got a grant instead of the one that it has here, or lost that."""
         fields: dict[str, object] = {"tier": UNVERIFIED, "rule": "withdrawn", "grant": ""}
         if grant:
             fields = {"tier": grant.tier, "rule": grant.rule, "grant": grant.id}

@@ -4,8 +4,8 @@ Three threads:
 
 - **list and watch** reads events of user pods. It lists them at the start and after a watch that lost events; a watch that only
   ended continues where it was.
-- **the reflector** reads notifications from Redis' lists `wake` and `actions`, and reports of detectors. It also sends the
-  heartbeat, and queues servers whose time has come: a lease that is over, and once a minute, at a resync, every server.
+- **the reflector** reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors. It also sends the
+  heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute, every server.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
 All that the process remembers can be rebuilt from the pods, so it may die at any point and start again.
@@ -39,25 +39,27 @@ from .work_queue import WorkQueue
 log = logging.getLogger("binder-egress")
 
 ALIVE_FILE = Path("/tmp/alive")
-"""Touched by the reflector; the liveness probe checks its age."""
+"""The reflector touches this file; the liveness probe checks its age."""
 
 READY_FILE = Path("/tmp/ready")
-"""Touched as long as the API server is heard from, too; the readiness probe checks its age."""
+"""The reflector touches this file while the API server is heard from; the readiness probe checks its age."""
 
 SILENT_AFTER_SECONDS = 2 * (WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS)
-"""Seconds without a sign of the API server, after which the reconciler is not ready. A sign is a list, or a watch that lasted."""
+"""Seconds without a sign of life from the API server after which the reconciler is not ready. A sign is a list, or a watch that
+lasted."""
 
 RETRY_PAUSE_SECONDS = 1.0
-"""Seconds between attempts while the API server or Redis is away, and between heartbeats."""
+"""Seconds between attempts while the API server or Redis is down, and between heartbeats."""
 
 NOTIFICATION_WAIT_SECONDS = 0.3
 """Seconds that the reflector waits for notifications before it looks at the clock."""
 
 RESYNC_SECONDS = 60.0
-"""Seconds between resyncs, which queue every server. Half of them pass until the last of thousands is due."""
+"""Seconds between resyncs, which queue every server. If there are thousands, half of this time passes before the last one is
+due."""
 
 BATCH = 100
-"""Servers that Redis is asked about together. With one at a time, a start with thousands of pods would mostly wait for Redis."""
+"""How many servers Redis is asked about together. One at a time, a start with thousands of pods would mostly wait for Redis."""
 
 
 class Reconciler:
@@ -68,12 +70,12 @@ class Reconciler:
         user_pods: the user pods.
         store: Redis.
         clock: Unix time in seconds.
-        steady: seconds that no setting of a clock changes.
+        steady: monotonic time in seconds.
         agents: which address is on which node; None: there are no agents.
 
     Attributes:
         queue: the servers to converge.
-        heard_at: the last sign of the API server, in steady seconds; None before the first.
+        heard_at: the time of the API server's last sign of life, in steady seconds; None before the first.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Reconciler:
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = Responder(settings, self._cache, store, self._tally, agents, clock) if settings.detections else None
         self._stopped = threading.Event()
-        self._redis_is_lost = True  # until the first heartbeat: what an earlier process published may be outdated
+        self._redis_is_lost = True  # until the first heartbeat, as an earlier process may have published outdated data
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -114,7 +116,7 @@ class Reconciler:
         self.queue.close()
 
     def label_sets(self) -> list[LabelSet]:
-        """The labels of the user pods that run, each set once (`labels.shared_labels`)."""
+        """The labels of the running user pods, each set once (`labels.shared_labels`)."""
         return self._cache.label_sets()
 
     # -- the worker
@@ -123,7 +125,7 @@ class Reconciler:
         """Converge the servers that are due, `BATCH` at most.
 
         Args:
-            wait: wait until one is due.
+            wait: whether to wait until one is due.
 
         Returns:
             Whether a server was due.
@@ -138,7 +140,8 @@ class Reconciler:
         except StoreUnavailable as error:
             lost = error
         except Exception:
-            # A record of one of the servers cannot be read. Each is asked about alone then, so that it does not stop the others.
+            # The record of one of the servers cannot be read. Redis is then asked about each of them alone, so that the others go
+            # on.
             log.exception("fault while asking Redis")
         for server, due in batch:
             try:
@@ -155,7 +158,8 @@ class Reconciler:
             log.warning("will try again: %s", error, extra={"fields": {"user": server.user, "server": server.name}})
             self.queue.retry(server)
         except StoreUnavailable:
-            # No retry: one a second for each of thousands of pods would not help. The next heartbeat finds Redis, and queues all.
+            # No retry: one a second for each of thousands of pods would not help. The next heartbeat that finds Redis queues them
+            # all.
             self._lose_redis()
         except Exception:
             # One server must not stop the others. Its pod stays as it is.
@@ -163,7 +167,7 @@ class Reconciler:
             self.queue.retry(server)
 
     def reconcile(self, server: Server, pending: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
-        """Converge one server, as `Converger.converge`, and publish its addresses."""
+        """Converge one server, as `Converger.converge` does, and publish its addresses."""
         try:
             self._converger.converge(server, pending, lost)
         finally:
@@ -185,7 +189,8 @@ class Reconciler:
             except WatchEnded as error:
                 log.debug("watch: %s", error)
                 lasted = self._steady() - began >= RETRY_PAUSE_SECONDS
-                # A watch that ends at once without an event may be a proxy's answer, and is no sign of the API server.
+                # A watch that ends immediately and without an event may be a proxy's answer, so it is no sign of life from the API
+                # server.
                 if error.version and (lasted or error.version != version):
                     self.heard_at = self._steady()
                 version = error.version
@@ -201,13 +206,13 @@ class Reconciler:
                 self._stopped.wait(RETRY_PAUSE_SECONDS)
 
     def list_pods(self) -> str:
-        """List the user pods, and queue the servers of the pods before and now.
+        """List the user pods, and queue the servers of the old and the new pods.
 
         Returns:
             The resourceVersion to watch from.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         pods, version = self._user_pods.list()
         servers = self._cache.replace(pods)
@@ -216,7 +221,7 @@ class Reconciler:
         return version
 
     def observe(self, event: str, pod: Pod) -> None:
-        """Take an event of a watch: `ADDED`, `MODIFIED` or `DELETED`."""
+        """Process an event of a watch: `ADDED`, `MODIFIED` or `DELETED`."""
         if event == "DELETED":
             self._cache.remove(pod.uid)
         else:
@@ -243,7 +248,7 @@ class Reconciler:
                     heartbeat = self._steady()
                     if self.touch_probe_files():
                         self.heartbeat()
-                # Last: whatever is wrong with a report keeps no heartbeat from being sent.
+                # This comes last, so that a faulty report cannot keep a heartbeat from being sent.
                 self.respond()
             except StoreUnavailable as error:
                 if not self._redis_is_lost:
@@ -264,7 +269,7 @@ class Reconciler:
             self.resync()
 
     def respond(self) -> None:
-        """Act on the reports of detectors that wait."""
+        """Act on the waiting reports of detectors."""
         if self._responder:
             self._responder.take()
 
@@ -272,23 +277,24 @@ class Reconciler:
         """Queue every server that has a pod.
 
         Args:
-            over_seconds: the time in which they become due, `BATCH` after `BATCH`. A launch waits for all that are due before it.
+            over_seconds: the time over which they become due, one `BATCH` after another. A launch waits for all that are due before
+                it.
         """
         servers = self._cache.servers()
         for at, server in enumerate(servers):
             self.queue.put(server, at // BATCH * BATCH / len(servers) * over_seconds)
 
     def forget_blocks(self) -> None:
-        """Forget the blocks that have ended, and those of pods that are gone: each launch reads all blocks."""
+        """Forget the blocks that have ended, and those of pods that are gone, because each launch reads all blocks."""
         pods = {pod.uid for pod in self._cache.all()} if self._cache.is_listed else None
         self._store.forget_ended_blocks(self._clock(), pods)
 
     def enqueue_due(self) -> None:
-        """Queue the servers whose time has come, of which no event tells."""
+        """Queue the servers that are due without any event."""
         self._enqueue(self._stopper.due(self._redis_is_lost))
 
     def touch_probe_files(self) -> bool:
-        """Touch the probes' files. Returns whether the API server is heard from."""
+        """Touch the probes' files. Returns whether the API server is being heard from."""
         ALIVE_FILE.touch()
         hears = self.heard_at is not None and self._steady() - self.heard_at <= SILENT_AFTER_SECONDS
         if hears:
@@ -296,7 +302,7 @@ class Reconciler:
         return hears
 
     def heartbeat(self) -> None:
-        """Tell Redis that the reconciler lives, and what it counted. After Redis was away or wiped, queue every server again.
+        """Write to Redis that the reconciler is alive, and its counts. After Redis was down or wiped, queue every server again.
 
         Raises:
             StoreUnavailable: Redis does not answer.
@@ -307,12 +313,12 @@ class Reconciler:
             if self._addresses:
                 self._addresses.beat()
             return
-        # All of them, before the first word that they count: an earlier process may have left some.
+        # All of them, before confirming for the first time that they count: an earlier process may have left some.
         if self._addresses:
             self._addresses.publish_all()
-        self._stopper.restart_grace()  # The wiped Redis may have had a renewal.
+        self._stopper.restart_grace()  # The wiped Redis may have held a renewal.
         self._redis_is_lost = False
-        # Servers without a pod are forgotten by the worker, too: a pod that appears meanwhile must stay published.
+        # Servers without a pod are queued, too, and the worker forgets them: a pod that appears meanwhile must stay published.
         self._enqueue({pod.server for pod in pods} | self._store.published())
 
     def _lose_redis(self) -> None:

@@ -1,5 +1,5 @@
-"""The ConfigMap with the variables of user pods that lead to the egress proxy. Pods have no DNS, and Helm does not know the address
-that Kubernetes chooses for a Service (D-255)."""
+"""The ConfigMap with the variables through which user pods find the egress proxy. Pods have no DNS, and Helm does not know the
+address that Kubernetes chooses for a Service (D-255)."""
 
 import logging
 import threading
@@ -15,19 +15,19 @@ PORT = 3128
 """The port of the proxy's Service."""
 
 WRITE_SECONDS = 60.0
-"""Seconds after which the keys are written again: somebody may have taken them out, or made the Service anew. That costs two
-requests, and changes nothing where the ConfigMap has the keys."""
+"""Seconds after which the keys are written again, because somebody may have removed them or recreated the Service. That costs two
+requests, and changes nothing if the ConfigMap has the keys."""
 
 RETRY_SECONDS = 2.0
-"""Seconds between attempts that fail."""
+"""Seconds until the next attempt after one that failed."""
 
 
 class ProxyVariables:
-    """Writes the address of the proxy's Service into the ConfigMap that user pods refer to. Helm makes it, without keys.
+    """Writes the address of the proxy's Service into the ConfigMap that user pods refer to. Helm creates it without keys.
 
     Args:
-        namespace: where both are.
-        service: the name of the Service; with `-variables` behind it, that of the ConfigMap.
+        namespace: the namespace of both.
+        service: the name of the Service; with `-variables` appended, that of the ConfigMap.
         api: the client; by default one with this pod's ServiceAccount.
     """
 
@@ -37,10 +37,10 @@ class ProxyVariables:
         self._said = ""
 
     def write(self) -> None:
-        """Write the keys. Pods that start later have the variables.
+        """Write the keys. Pods that start afterwards have the variables.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses, or there is no Service or no ConfigMap.
+            ApiServerUnavailable: the API server does not answer or refuses, or there is no Service or no ConfigMap.
         """
         spec = kubernetes_api.read(self._api.read_namespaced_service, self._service, self._namespace)["spec"]
         host = f"[{spec['clusterIP']}]" if ":" in spec["clusterIP"] else spec["clusterIP"]
@@ -53,12 +53,12 @@ class ProxyVariables:
         )
 
     def run(self, stopped: threading.Event) -> None:
-        """Write the keys again and again, until `stopped`. No launch waits for it."""
+        """Write the keys again and again until `stopped`. No launch waits for it."""
         while not stopped.wait(self.attempt()):
             pass
 
     def attempt(self) -> float:
-        """Write the keys once, and log a failure that is new. Returns the seconds until the next attempt."""
+        """Write the keys once, and log a failure if it is new. Returns the seconds until the next attempt."""
         try:
             self.write()
             self._said = ""

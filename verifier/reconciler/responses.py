@@ -1,7 +1,7 @@
-"""What follows the reports of detectors: nothing, a revocation as by `egress revoke`, or the end of the pod.
+"""What follows the reports of detectors: nothing, a revocation as with `egress revoke`, or the end of the pod.
 
-The receiver only enters reports. What they are worth is decided here, by the values, so that who captures the receiver can do no
-more with them than the values and the share limit let it (D-322, D-354).
+The receiver only queues reports. Here the values decide what a report leads to, so that an attacker who takes over the receiver can
+do no more than the values and the share limit allow (D-322, D-354).
 
 Decisions: D-321, D-322, D-324, D-325, D-354.
 """
@@ -27,20 +27,20 @@ from .user_pods import Pod
 log = logging.getLogger("binder-egress")
 
 BATCH = 100
-"""Reports that are read together."""
+"""The number of reports that are read together."""
 
 BY = "detector "
-"""What the `by` of a block begins with that follows a report."""
+"""The beginning of `by` in a block that follows from a report."""
 
 
 class Responder:
-    """Acts on the reports that wait in Redis.
+    """Acts on the reports waiting in Redis.
 
     Args:
         settings: mode and sources.
-        cache: the pods that are known.
+        cache: the known pods.
         store: Redis.
-        tally: what the next heartbeat counts.
+        tally: the counts for the next heartbeat.
         agents: which address is on which node; None: there are no agents.
         clock: Unix time in seconds.
     """
@@ -64,11 +64,11 @@ class Responder:
         self._limit: ShareLimit | None = None
 
     def take(self) -> None:
-        """Act on the reports that wait, if the pods are known by now, the agents' too: by what is not known yet a report would be
-        answered as about no pod, or as from another node, and an agent says the same again in ten minutes only.
+        """Act on the waiting reports, provided that the pods are known by now, including the agents' pods. Otherwise a report would
+        be answered as being about no pod, or from another node, and an agent reports the same thing again only ten minutes later.
 
         Raises:
-            StoreUnavailable: Redis does not answer. The reports wait on, and acting on one twice does nothing more.
+            StoreUnavailable: Redis does not answer. The reports keep waiting, and acting on one twice has no further effect.
         """
         if not self._cache.is_listed or (self._agents and not self._agents.is_listed):
             return
@@ -106,7 +106,7 @@ class Responder:
         return {"at": report.at, **fields, **where, "uid": pod.uid if pod else report.uid}
 
     def _act(self, report: Report, pod: Pod) -> str:
-        """Do what follows a report about a pod that runs."""
+        """Do what follows from a report about a running pod."""
         follows = self._follows(report)
         if follows == "observe":
             return "observed"
@@ -121,13 +121,13 @@ class Responder:
         return "stopped" if follows == "stop" else "revoked"
 
     def _follows(self, report: Report) -> OnMatch:
-        """What follows a report. A source that was taken out of the values meanwhile is only observed, and so is all in mode
-        `observe`, which takes nothing from anybody."""
+        """What follows from a report. A source that was removed from the values meanwhile is only observed, and so is every source
+        in mode `observe`, which takes nothing from anybody."""
         source = self._settings.detections.get(report.source)
         return source.follows(report.list_name) if source and self._settings.mode != "observe" else "observe"
 
     def _pod(self, report: Report) -> Pod | str:
-        """The pod that a report is about, or why there is none."""
+        """The pod that a report is about, or the reason why there is none."""
         if report.namespace and report.namespace != self._settings.namespace:
             return "elsewhere"
         found = [
@@ -140,7 +140,7 @@ class Responder:
         if not found:
             return "unknown-pod"
         pod = max(found, key=lambda one: (not one.ended, one.created))
-        # Not by what the receiver says of the sender's node: it says the address alone (D-335).
+        # The receiver is not trusted with the sender's node: it only reports the address (D-335).
         if report.source == AGENT:
             node = self._agents.node_of(report.sender) if self._agents else None
             if node is None or node != pod.node:
@@ -150,13 +150,13 @@ class Responder:
         return pod if report.uid or report.at >= pod.created else "outdated"
 
     def _running(self, with_egress: bool) -> int:
-        """Servers that run and are not blocked, with a tier or without."""
+        """The number of running servers that are not blocked, with a tier or without."""
         now = self._clock()
         pods = [pod for pod in self._cache.all() if not pod.ended and not (pod.grant and pod.grant.is_block(now))]
         return len({pod.server for pod in pods if bool(pod.grant and pod.grant.gives_egress) == with_egress})
 
     def _limited(self) -> ShareLimit:
-        """The share limit. A new process learns from the blocks what an earlier one did."""
+        """The share limit. A new process learns from the blocks which servers an earlier one cut off."""
         if self._limit is None:
             now = self._clock()
             blocks = [block for block in self._store.blocks() if block.kind == "server" and in_window(block.at, now)]
@@ -169,12 +169,12 @@ class Responder:
         return self._limit
 
     def _named_list(self, source: str, list_name: str) -> str:
-        """The name of a list where the values have it: what reporters invent makes no time series."""
+        """The name of a list if it is in the values: names that reporters invent must not create time series."""
         known = self._settings.detections.get(source)
         return list_name if known and list_name in known.lists else ""
 
     def _is_first(self, pod: Pod, report: Report, outcome: str) -> bool:
-        """Whether this is the first such outcome of a source and list for a pod. Only that is logged."""
+        """Whether this is the first such outcome of a source and list for a pod. Only the first is logged."""
         return self._cache.note(pod.uid, f"{outcome} {report.source} {self._named_list(report.source, report.list_name)}")
 
     def _count(self, source: str, list_name: str, outcome: str) -> None:

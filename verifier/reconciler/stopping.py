@@ -18,15 +18,15 @@ from .wanted import unlock_of
 
 
 class Stopper:
-    """Deletes the pods that have to go.
+    """Deletes the pods that must be stopped.
 
     Args:
         settings: the mode, and whether pods may be stopped.
         user_pods: the Kubernetes API.
-        cache: the pods that are known.
+        cache: the known pods.
         store: Redis.
         clock: Unix time in seconds.
-        steady: seconds that no setting of a clock changes.
+        steady: monotonic time in seconds.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Stopper:
         self._grace = StopGrace()
 
     def stop(self, pod: Pod, pending: Pending) -> None:
-        """Delete a pod if somebody wants it stopped, or if its lease is over and was not renewed.
+        """Delete a pod if an operator or a detection wants it stopped, or if its lease is over and was not renewed.
 
         Args:
-            pod: the pod, which carries what it should.
-            pending: what Redis says of its server.
+            pod: the pod, which already carries the grant that it should.
+            pending: what Redis holds about its server.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
             StoreUnavailable: Redis does not answer.
         """
         if pending.stop == pod.uid:
@@ -68,19 +68,19 @@ class Stopper:
             logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
 
     def _stop_expired(self, pod: Pod) -> None:
-        """Delete a pod whose lease is over, if it was not renewed within the grace (`StopGrace`).
+        """Delete a pod whose lease is over, if the lease was not renewed within the grace (`StopGrace`).
 
-        Only in mode `captcha`: in the others nobody loses a server, whatever an earlier mode left on the pod.
+        Only in mode `captcha`: in other modes nobody loses a server, whatever an earlier mode left on the pod.
         """
         grant = pod.grant
         if grant is None or not grant.is_ended_lease or grant.until is None:
             return
         if not self._grace.is_over(grant.id, self._steady()):
             return
-        self._grace.begin(grant.id, self._steady())  # Whatever happens now, the next attempt is a grace away.
+        self._grace.begin(grant.id, self._steady())  # Whatever happens now, the next attempt comes one grace later.
         if self._settings.mode != "captcha" or not self._settings.may_stop_pods or not self._store.verifier_is_there():
             return
-        # The watch may lag, and a renewal may be on its way.
+        # The watch may lag behind, and a renewal may be on its way.
         fresh = self._user_pods.read_again(pod)
         if fresh is None or fresh.grant != grant:
             return
@@ -91,13 +91,13 @@ class Stopper:
         logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name, rule=grant.rule, grant=grant.id)
 
     def due(self, redis_is_lost: bool) -> list[Server]:
-        """The servers with a pod whose lease or block is over, or whose grace is. No event tells of that moment.
+        """The servers with a pod whose lease or block is over, or whose grace is over. No event marks that moment.
 
         Args:
-            redis_is_lost: whether Redis is away. No grace ends then.
+            redis_is_lost: whether Redis is down. If so, no grace ends.
         """
         now, steady = self._clock(), self._steady()
-        # Each second, of thousands: nothing is made of a pod whose grant has no end.
+        # This runs every second on thousands of pods, so no object is made for a pod whose grant has no end.
         pods = self._cache.all()
         ending = [(pod.server, pod.grant) for pod in pods if pod.grant and pod.grant.until is not None and not pod.ended]
         self._grace.keep({grant.id for _, grant in ending})
@@ -110,15 +110,15 @@ class Stopper:
         return [server for server, grant in ending if is_due(grant)]
 
     def restart_grace(self) -> None:
-        """Nobody could renew: all pods whose lease is over have their whole grace again."""
+        """Restart the grace of all pods whose lease is over, because nobody could renew."""
         self._grace.clear()
 
 
 class StopGrace:
-    """Since when an unlock could have saved each pod whose lease is over. All methods may be called from any thread.
+    """For each pod whose lease is over, when its grace began, in which an unlock saves it. Any thread may call all methods.
 
-    The time is this process' own, so neither a clock that is set forward nor a restart shortens it. It begins again after Redis or
-    all verifiers were away.
+    It uses this process' own time, so neither a clock that is set forward nor a restart shortens the grace. It begins again after
+    Redis or all verifiers were down.
     """
 
     def __init__(self) -> None:
@@ -131,12 +131,12 @@ class StopGrace:
             self._began[grant] = now
 
     def is_over(self, grant: str, now: float) -> bool:
-        """Whether the grace of an ended lease is over. It begins with the first question."""
+        """Whether the grace of an ended lease is over. The grace begins with the first call."""
         with self._lock:
             return now - self._began.setdefault(grant, now) >= leases.STOP_GRACE_SECONDS
 
     def is_due(self, grant: str, now: float) -> bool:
-        """Whether to look at an ended lease: its grace is over, or has not begun."""
+        """Whether to look at an ended lease: its grace is over or has not begun."""
         with self._lock:
             return now - self._began.get(grant, -leases.STOP_GRACE_SECONDS) >= leases.STOP_GRACE_SECONDS
 

@@ -1,4 +1,4 @@
-"""User pods in the Kubernetes API: list, watch, read, patch and delete them. The reconciler touches nothing else of the cluster.
+"""User pods in the Kubernetes API: list, watch, read, patch and delete them. The reconciler touches nothing else in the cluster.
 
 Only the few fields of a pod that the reconciler needs are kept: there are thousands of pods.
 """
@@ -22,14 +22,14 @@ from ..records import Grant, Server
 from ..store.counters import START_GUARD_OUTCOMES
 
 PODS_PER_PAGE = 200
-"""Pods in one answer to a list. An answer takes some 100 kB a pod while it is read, which is most of the memory of a start."""
+"""The number of pods in one answer to a list. Reading an answer takes some 100 kB a pod, which is most of the memory at a start."""
 
 WATCH_SECONDS = 60
-"""Seconds until a watch is renewed. A connection that died silently is noticed `REQUEST_TIMEOUT_SECONDS` later at most."""
+"""Seconds until a watch is renewed. A connection that died silently is noticed at most `REQUEST_TIMEOUT_SECONDS` later."""
 
 
 class Conflict(Exception):
-    """The pod changed since the patch was decided, or is gone. Read it again."""
+    """The pod has changed since the patch was decided, or is gone. Read it again."""
 
 
 class WatchEnded(Exception):
@@ -63,11 +63,11 @@ class Pod:
         ended: whether it has ended, or is being deleted.
         guard: the outcome of its start guard (`start_guard.guard`), and the seconds that the guard took. The outcome is `absent`
             without a guard, and `failed` if the guard left no message. None: the guard has not ended yet.
-        shared_labels: its labels, without those of this pod alone (`labels.shared_labels`).
+        shared_labels: its labels, without values that are its own (`labels.shared_labels`).
         repository: the repository that was launched, from the environment that BinderHub sets; empty if unknown.
-        client: the address of the client that launched it, from the same place; BinderHub sets it since March 2026.
+        client: the address of the client that launched it, from the same place; BinderHub has set it since March 2026.
         ping: how the user's code in it can ping (`ping.way_to_ping`); empty if it cannot.
-        addresses: its own addresses, IPv4 and IPv6; none on the network of its node.
+        addresses: its own addresses, IPv4 and IPv6; none if it is on its node's network.
         node: the name of its node; empty until it has one.
     """
 
@@ -92,9 +92,9 @@ class Pod:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Pod | None":
-        """The pod in an answer of the API server, or None if KubeSpawner did not make it.
+        """The pod in an answer of the API server, or None if KubeSpawner did not create it.
 
-        KubeSpawner 7.1 writes the names into annotations unchanged, and the server's only where it is not empty.
+        KubeSpawner 7.1 writes the names into annotations unchanged, and the server's name only if it is not empty.
         """
         meta, status = body["metadata"], body.get("status", {})
         annotations = meta.get("annotations") or {}
@@ -123,19 +123,19 @@ class Pod:
             client=environment.get("BINDER_CLIENT_IP", ""),
             ping=way_to_ping(body["spec"]),
             addresses=() if body["spec"].get("hostNetwork") else tuple(found["ip"] for found in status.get("podIPs") or []),
-            # The same object for all pods of a node.
+            # The same object for all pods on a node.
             node=sys.intern(body["spec"].get("nodeName", "")),
         )
 
 
 @lru_cache(maxsize=1000)
 def _one_copy(labels: LabelSet) -> LabelSet:
-    """The same object for equal sets: thousands of pods share a few."""
+    """The same object for equal sets: thousands of pods share a few sets."""
     return labels
 
 
 def _guard(body: dict[str, Any]) -> tuple[str, float] | None:
-    """The start guard's outcome and seconds, as `Pod.guard`."""
+    """The start guard's outcome and seconds, as in `Pod.guard`."""
     if not any(container["name"] == START_GUARD_CONTAINER for container in body["spec"].get("initContainers") or []):
         return "absent", 0.0
     for status in body.get("status", {}).get("initContainerStatuses") or []:
@@ -145,7 +145,7 @@ def _guard(body: dict[str, Any]) -> tuple[str, float] | None:
                 outcome, seconds = message["outcome"], float(message["seconds"])
             except (ValueError, KeyError, TypeError):
                 return "failed", 0.0
-            # No metric shows another outcome, and what is no number of seconds cannot be added up.
+            # Metrics show no other outcomes, and seconds must be a number to be added up.
             return (outcome, seconds) if outcome in START_GUARD_OUTCOMES and math.isfinite(seconds) else ("failed", 0.0)
     return None
 
@@ -168,7 +168,7 @@ class UserPods:
         """All user pods, and the resourceVersion to watch from.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         pods: list[Pod] = []
         following: dict[str, str] = {}
@@ -186,8 +186,8 @@ class UserPods:
             `ADDED`, `MODIFIED` or `DELETED`, and the pod.
 
         Raises:
-            WatchEnded: always, at the end: after `WATCH_SECONDS` with the version to continue from, or without one after an error
-                or 410 Gone.
+            WatchEnded: always, at the end: after `WATCH_SECONDS` with the version to continue from; after an error or 410 Gone
+                without one.
         """
         try:
             answer: Any = self._api.list_namespaced_pod(
@@ -195,7 +195,7 @@ class UserPods:
                 label_selector=self._selector,
                 resource_version=version,
                 watch=True,
-                # Where user pods have no events for long, bookmarks keep the version young enough to continue from.
+                # If user pods have no events for a long time, bookmarks keep the version recent enough to continue from.
                 allow_watch_bookmarks=True,
                 timeout_seconds=WATCH_SECONDS,
                 _request_timeout=(REQUEST_TIMEOUT_SECONDS, WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS),
@@ -209,7 +209,7 @@ class UserPods:
                     if event["type"] == "ERROR":
                         raise WatchEnded(event["object"].get("message", "error"))
                     version = event["object"]["metadata"]["resourceVersion"]
-                    if pod := Pod.from_json(event["object"]):  # a bookmark is none
+                    if pod := Pod.from_json(event["object"]):  # a bookmark is not a pod
                         yield event["type"], pod
         except kubernetes_api.FAILURES as error:
             raise WatchEnded(f"{type(error).__name__}: {error}") from None
@@ -219,7 +219,7 @@ class UserPods:
         """One pod as it is now, or None if it is gone.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         try:
             body = self._call(self._api.read_namespaced_pod, name)
@@ -228,10 +228,10 @@ class UserPods:
         return Pod.from_json(body)
 
     def read_again(self, pod: Pod) -> Pod | None:
-        """The pod as it is now, or None if it is gone, or ends, or another pod has its name.
+        """The pod as it is now, or None if it is gone or ending, or another pod has its name.
 
         Raises:
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         fresh = self.read(pod.name)
         return None if fresh is None or fresh.uid != pod.uid or fresh.ended else fresh
@@ -239,7 +239,7 @@ class UserPods:
     def patch(self, pod: Pod, grant: Grant | None) -> Pod:
         """Give a pod a grant, or take it away: annotation and label in one step (D-001, D-002, D-003).
 
-        A label that stays is not in the patch: kube-router goes through all pods for each change of a label.
+        A label that stays the same is not in the patch: kube-router goes through all pods for each change of a label.
 
         The patch names the uid and the resourceVersion that it was decided on, so it fails for another pod of the same name, and
         for a pod that changed.
@@ -253,7 +253,7 @@ class UserPods:
 
         Raises:
             Conflict: the pod changed or is gone.
-            ApiServerUnavailable: the API server does not answer, or refuses.
+            ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         label = grant.label if grant else None
         metadata: dict[str, Any] = {
@@ -276,11 +276,11 @@ class UserPods:
 
         Args:
             pod: the pod as it was read.
-            unchanged: delete it only if it has not changed since.
+            unchanged: whether to delete it only if it has not changed since.
 
         Raises:
-            Conflict: the pod is gone, another pod has its name, or it changed although it must not have.
-            ApiServerUnavailable: the API server does not answer, or refuses (`reconciler.mayStopPods`).
+            Conflict: the pod is gone, another pod has its name, or it has changed and `unchanged` is set.
+            ApiServerUnavailable: the API server does not answer, or refuses the request (`reconciler.mayStopPods`).
         """
         preconditions = {"uid": pod.uid} | ({"resourceVersion": pod.version} if unchanged else {})
         self._call(self._api.delete_namespaced_pod, pod.name, body={"preconditions": preconditions})

@@ -14,28 +14,28 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
 
     | if | the pod carries |
     |---|---|
-    | blocks apply, from Redis or from the pod's own annotation | the block that ends last; of equal ones the pod's own |
-    | an unlock waits for this pod, and gives no less than the grant that it keeps | the unlock, with a lease from now |
-    | its own grant counts, and is not over | the same, cut to one lease from now |
+    | blocks apply, from Redis or from the pod's own annotation | the block that ends last; if equal, the pod's own |
+    | an unlock waits for this pod, and gives no less than the grant that the pod keeps | the unlock, with a lease from now |
+    | its own grant counts and is not over | the same, cut to one lease from now |
     | a launch of this image waits | its grant, with a lease from now |
     | the mode is `allow`, and nothing refuses the pod egress | a new grant of `allow.tier` |
     | its own grant is an ended lease | the same |
-    | its own grant counts, and is over | an ended lease in its place |
+    | its own grant counts and is over | an ended lease in its place |
     | in any other case | nothing |
 
     A block on the pod counts until an operator removes it.
 
-    A grant counts if it is not withdrawn, its tier is in the settings, and, for a grant of mode `allow`, if that is the mode.
-    A launch without egress does not count, as `unverified` is no tier of the settings: its pod carries nothing.
-    The end of a launch's lease may stop the pod, and so may that of an operator's grant. The end of an unlock's lease may only if
-    the pod was to be stopped before (D-220).
-    A launch or an unlock whose grant is on the pod already waits no more: the annotation says how long it lasts.
+    A grant counts if it is not withdrawn, its tier is in the settings, and, if it is a grant of mode `allow`, that is the mode.
+    A launch without egress does not count, as `unverified` is not a tier in the settings: its pod carries nothing.
+    The end of a lease may stop the pod if a launch or an operator gave the grant. If an unlock gave it, it may only if the pod
+    was already going to be stopped (D-220).
+    A launch or an unlock whose grant is already on the pod no longer waits: the annotation says how long it lasts.
 
-    Nothing is read or written. The one thing that is not a function of the arguments is the random id of a new grant.
+    Nothing is read or written. Only the random id of a new grant is not a function of the arguments.
 
     Args:
         pod: the pod.
-        pending: what Redis holds about its server; None: Redis does not answer, so the pod's own grant is all that is known.
+        pending: what Redis holds about its server; None: Redis does not answer, so only the pod's own grant is known.
         settings: mode and tiers.
         now: Unix time in seconds.
     """
@@ -77,7 +77,8 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
 
 
 def _is_less(unlock: Grant, kept: Grant, settings: ReconcilerSettings, now: float) -> bool:
-    """Whether an unlock gives less than the grant that a pod keeps: it was decided before. An operator's grant always counts."""
+    """Whether an unlock gives less than the grant that a pod keeps, because it was decided earlier. An operator's grant always
+    counts."""
     if unlock.rule == Rule.OPERATOR:
         return False
     if unlock.tier == kept.tier:
@@ -94,7 +95,7 @@ def stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
 
 
 def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:
-    """The unlock that is for this pod."""
+    """The unlock for this pod."""
     return pending.unlock if pending and pending.unlock and pending.unlock.uid == pod.uid else None
 
 
@@ -104,9 +105,9 @@ def launch_of(pod: Pod, pending: Pending | None) -> Record | None:
 
 
 def facts_of(pod: Pod, pending: Pending | None) -> Facts:
-    """What a refusal of this pod is decided on.
+    """The facts on which a refusal of this pod is decided.
 
-    BinderHub's word about the launch counts most, also after the launch is settled; then the environment of the pod.
+    BinderHub's report of the launch counts first, even after the launch is settled; then the environment of the pod.
     """
     launch = launch_of(pod, pending)
     known = pending.known if pending and pending.known and pending.known.uid == pod.uid else None

@@ -1,4 +1,4 @@
-"""The queue between the threads that notice something and the thread that works."""
+"""The queue between the threads that notice changes and the thread that does the work."""
 
 import heapq
 import itertools
@@ -12,39 +12,39 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class WorkQueue(Generic[Key]):
-    """Keys that need work. All methods may be called from any thread.
+    """Keys that need work. Any thread may call all methods.
 
-    The contract, after Kubernetes' controllers:
+    The contract follows Kubernetes' controllers:
 
     - A key that is put twice before it is handed out is handed out once. Its time counts from the first `put`.
-    - A key that is handed out is not handed out again before `done`. A key that is put meanwhile is queued again: its work may
-      have begun before the change that it was put for.
-    - `retry` queues a key after a pause, and so may `put`. Another `put` before that makes it due at once.
+    - A key that is handed out is not handed out again before `done`. A key that is put in the meantime is queued again, because its
+      work may have begun before the change that it was put for.
+    - `retry` queues a key after a pause, and so may `put`. Another `put` before then makes it due immediately.
     - Keys are handed out in the order in which they become due.
     - After `close` nothing is handed out.
 
     Args:
         retry_pause_seconds: the pause of `retry`.
-        clock: seconds that no setting of a clock changes.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, retry_pause_seconds: float, clock: Callable[[], float] = time.monotonic):
         self._retry_pause_seconds = retry_pause_seconds
         self._clock = clock
         self._changed = threading.Condition()
-        self._due: dict[Key, float] = {}  # of each queued key
+        self._due: dict[Key, float] = {}  # for each queued key
         self._heap: list[tuple[float, int, Key]] = []  # by time; an entry that differs from `_due` is out of date
-        self._order = itertools.count()  # of keys that are due at the same time
+        self._order = itertools.count()  # among keys that are due at the same time
         self._active: set[Key] = set()  # handed out and not done
         self._closed = False
 
     def __len__(self) -> int:
-        """Queued keys, those that wait for a retry included."""
+        """The number of queued keys, including those that wait for a retry."""
         with self._changed:
             return len(self._due)
 
     def put(self, key: Key, pause_seconds: float = 0.0) -> None:
-        """Queue a key, to be due after so many seconds."""
+        """Queue a key that becomes due after the given seconds."""
         self._queue(key, self._clock() + pause_seconds)
 
     def retry(self, key: Key) -> None:
@@ -55,11 +55,11 @@ class WorkQueue(Generic[Key]):
         """Hand out the keys that are due. Call `done` for each.
 
         Args:
-            most: how many keys at most.
-            wait: wait until a key is due, or the queue is closed.
+            most: the maximum number of keys.
+            wait: whether to wait until a key is due or the queue is closed.
 
         Returns:
-            Each key, and the clock's time since which it is due. Empty after `close`, and without `wait` if no key is due.
+            Each key, and the clock's time when it became due. Empty after `close`, and without `wait` if no key is due.
         """
         with self._changed:
             while not self._closed:
@@ -70,14 +70,14 @@ class WorkQueue(Generic[Key]):
             return []
 
     def done(self, key: Key) -> None:
-        """The work on a key has ended, well or not."""
+        """The work on a key has ended, successfully or not."""
         with self._changed:
             self._active.discard(key)
             if key in self._due:
                 self._push(key)
 
     def close(self) -> None:
-        """Hand out nothing any more. Who waits in `get` returns."""
+        """Stop handing out keys. Waiting calls of `get` return."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""The gate check: is the gate shut? The reconciler runs it every minute, beside its own work.
+"""The gate check: is the gate shut? The reconciler runs it every minute alongside its own work.
 
-It judges the namespace's NetworkPolicies and reads the canary. It publishes the findings in Redis, for the metrics, and logs what
+It judges the namespace's NetworkPolicies and reads the canary. It publishes the findings in Redis for the metrics, and logs what
 changed. `doctor` uses the same functions.
 """
 
@@ -29,7 +29,7 @@ PERIOD_SECONDS = 60.0
 """Seconds between two checks. A check is two small requests to the API server."""
 
 MAX_LABEL_SETS = 50
-"""Sets of labels that are judged at most. JupyterHub makes one for each profile."""
+"""The most sets of labels that are judged. JupyterHub makes one for each profile."""
 
 GATECHECK_LABEL = "binder-egress/gatecheck"
 """The label of pods that stand in for a user's: `canary` or `test`."""
@@ -40,8 +40,8 @@ class Canary:
     """The canary's state, and its last results.
 
     Attributes:
-        state: `running`, `missing` (there is no such pod), or `starting` (no result yet, or the pod does not run).
-        targets: each target that it could try, and whether it was shut.
+        state: `running`, `missing` (there is no such pod), or `starting` (no result yet, or the pod is not running).
+        targets: each target that it could try → whether it was shut.
         pod: the pod's name.
         proxy: what the egress proxy sees of it (`probe.seen_by_proxy`); empty without a proxy.
     """
@@ -58,7 +58,7 @@ class Canary:
 
 
 class Namespace:
-    """Reads the release's namespace: NetworkPolicies, pods, the canary. Each method may raise `ApiServerUnavailable`.
+    """Reads the release's namespace: NetworkPolicies, pods, the canary. Every method may raise `ApiServerUnavailable`.
 
     Args:
         namespace: its name.
@@ -85,7 +85,7 @@ class Namespace:
 
         Args:
             selector: the label selector.
-            most: how many pods at most.
+            most: the maximum number of pods.
         """
         page = kubernetes_api.read(self._core.list_namespaced_pod, self._namespace, label_selector=selector, limit=most)
         return list(page["items"])
@@ -95,7 +95,7 @@ class Namespace:
         return canary_of(self.pods(f"{GATECHECK_LABEL}=canary"))
 
     def clock(self) -> float:
-        """Seconds that the API server's clock is ahead of ours, to the second."""
+        """How far the API server's clock is ahead of ours, in whole seconds."""
         answer = kubernetes_api.call(self._apis.get_api_versions)
         try:
             return parsedate_to_datetime(answer.headers["Date"]).timestamp() - int(time.time())
@@ -104,7 +104,7 @@ class Namespace:
 
 
 def canary_of(pods: list[dict[str, Any]]) -> Canary:
-    """The canary, read from its pod. Its container ends with a message after each change of its results, and is started again.
+    """The canary, read from its pod. Its container ends with a message after each change in its results, and is started again.
 
     Args:
         pods: the pods with the canary's label, as JSON.
@@ -119,7 +119,7 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
     pod = max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"])
     name = pod["metadata"]["name"]
     for status in pod["status"].get("containerStatuses") or []:
-        # After each change the container does not run for a moment, and for longer after many changes.
+        # After each change the container is not running for a moment, and for longer after many changes.
         between = status.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
         if "waiting" in status.get("state", {}) and not between:
             continue
@@ -140,7 +140,7 @@ class Findings:
     Attributes:
         at: Unix time in seconds.
         judgement: the judgement of the NetworkPolicies; None if they could not be read.
-        canary: the canary; None if it could not be read, or if none is expected.
+        canary: the canary; None if it could not be read, or if there should be none.
         unread: the part that could not be read (`policies` or `canary`), and the reason.
     """
 
@@ -155,12 +155,12 @@ class Findings:
 
 
 def check(settings: ReconcilerSettings, namespace: Namespace, label_sets: Iterable[LabelSet], now: float) -> Findings:
-    """Read policies and canary, and judge them. What cannot be read is in the findings; nothing is raised.
+    """Read policies and canary, and judge them. Whatever cannot be read is in the findings; nothing is raised.
 
     Args:
-        settings: ours.
+        settings: the reconciler's settings.
         namespace: the release's namespace.
-        label_sets: the labels of the user pods that run, each set once; empty if none run.
+        label_sets: the labels of the running user pods, each set once; empty if none are running.
         now: Unix time in seconds.
     """
     findings = Findings(now)
@@ -181,10 +181,10 @@ class Watcher:
     """Checks again and again, publishes the findings, and logs what changed.
 
     Args:
-        settings: ours.
+        settings: the reconciler's settings.
         namespace: the release's namespace.
         store: Redis.
-        label_sets: returns the labels of the user pods that run, each set once.
+        label_sets: returns the labels of the running user pods, each set once.
         clock: Unix time in seconds.
     """
 
@@ -201,10 +201,10 @@ class Watcher:
         self._store = store
         self._label_sets = label_sets
         self._clock = clock
-        self._last: dict[str, object] = {}  # what was logged last about each topic
+        self._last: dict[str, object] = {}  # the last finding logged about each topic
 
     def run(self, stop: threading.Event) -> None:
-        """Check every `PERIOD_SECONDS` until `stop`. No fault here stops the reconciler."""
+        """Check every `PERIOD_SECONDS` until `stop`. A fault here does not stop the reconciler."""
         while not stop.is_set():
             try:
                 self.run_once()
@@ -243,7 +243,7 @@ class Watcher:
             self._log_change("canary", canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
 
     def _log_change(self, topic: str, finding: object, text: str, **fields: object) -> None:
-        """Log a finding once, and once more at its end. A false value is no finding."""
+        """Log a finding once, and once more when it ends. A false value means that there is no finding."""
         before = self._last.get(topic)
         self._last[topic] = finding
         if finding and finding != before:

@@ -1,6 +1,6 @@
-"""`doctor`: a checklist of the whole installation, with advice for each point that is not well.
+"""`doctor`: a checklist of the whole installation, with advice for each point that is not in order.
 
-It reads Redis and the API server, in the reconciler's pod and with the reconciler's rights, and changes nothing.
+It runs in the reconciler's pod with the reconciler's rights, reads Redis and the API server, and changes nothing.
 """
 
 import json
@@ -27,11 +27,11 @@ from .netpol import OTHER_KINDS, Labels, admits_anybody
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 CLOCK_WARNING_SECONDS, CLOCK_PROBLEM_SECONDS = 3, 30
-"""The difference of two clocks that is a warning, or a problem. Passes are judged with a leeway of 60 s; the API server tells whole
-seconds."""
+"""How far two clocks must differ for a warning, and for a problem. Passes are judged with a leeway of 60 s; the API server reports
+whole seconds."""
 
 NEARLY_FULL = 0.9
-"""The share of Redis' memory above which it is nearly full. A full Redis takes no grant."""
+"""The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
 
 RECONCILER_LATE_SECONDS = 15
 """The age of the reconciler's heartbeat that is a warning. It sends one every second."""
@@ -44,10 +44,10 @@ VERIFIER_LABELS: Labels = {
     "app.kubernetes.io/instance": None,
     "app.kubernetes.io/component": "verifier",
 }
-"""The labels by which the chart's policy selects the verifier. The first two depend on the installation."""
+"""The labels by which the chart's policy selects the verifier. The first two values depend on the installation."""
 
 MAX_PODS = 500
-"""User pods whose labels are read."""
+"""The most user pods whose labels are read."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Check:
 
 
 def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, now: Callable[[], float] = time.time) -> list[Check]:
-    """Go through the whole checklist. What cannot be read is a line, too; nothing is raised.
+    """Go through the whole checklist. Whatever cannot be read becomes a line, too; nothing is raised.
 
     Args:
-        settings: ours.
+        settings: the reconciler's settings.
         store: Redis.
         namespace: the release's namespace.
         now: Unix time in seconds.
@@ -195,7 +195,7 @@ def _verifiers(reports: dict[str, dict[str, Any]], now: float) -> list[Check]:
     if early:
         text = f"ahead of Redis in {', '.join(early)}: check the time synchronisation"
         checks.append(Check("clock of the verifier", WARNING, text))
-    # Redis forgets a report at this age, by its own clock. A report with an older date comes from a clock that is behind.
+    # Redis forgets a report at this age, by its own clock. An older date means that the verifier's clock is behind.
     oldest = now - VERIFIER_TTL_SECONDS - CLOCK_WARNING_SECONDS
     late = [host for host, report in sorted(reports.items()) if report.get("at", now) <= oldest]
     if late:
@@ -264,7 +264,7 @@ def _wiring(wiring: dict[str, int], counters: dict[str, int], now: float) -> lis
 
 
 def _public_port(namespace: Namespace, reports: dict[str, dict[str, Any]]) -> Check:
-    """Who may speak to the verifier's public port, and so tell a client's address (D-214)."""
+    """Who may connect to the verifier's public port, and so state a client's address (D-214)."""
     try:
         anybody = admits_anybody(namespace.policies(), VERIFIER_LABELS, PUBLIC_PORT)
     except ApiServerUnavailable as error:
@@ -398,10 +398,10 @@ def show(as_json: bool) -> bool:
     """Print the checklist.
 
     Args:
-        as_json: as one JSON list; otherwise one line for each check.
+        as_json: whether to print one JSON list; otherwise one line for each check.
 
     Returns:
-        Whether there is no problem.
+        Whether no check found a problem.
     """
     settings = load(ReconcilerSettings)
     checks = examine(settings, Store(connect(settings)), Namespace(settings.namespace))

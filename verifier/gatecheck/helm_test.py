@@ -1,7 +1,7 @@
-"""`helm test`: compares what the test pods reached with what they should.
+"""`helm test`: compares what the test pods reached with what they should reach.
 
-The pods ran before: one with a user pod's labels, one more for each tier, and a control pod that no policy of ours selects. They
-could not talk to anybody, so their results are in their status.
+The pods have run before: one with a user pod's labels, one for each tier, and a control pod that no policy of ours selects. They
+cannot send their results anywhere, so the results are in their status.
 """
 
 import json
@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 CONTROL = ""
-"""The role of the pod that no policy for user pods selects. A target that it cannot reach is dead, or guarded otherwise."""
+"""The role of the pod that no policy for user pods selects. A target that it cannot reach is dead, or guarded by something else."""
 
 Reached = Mapping[str, bool | None]
-"""Each target, and whether it was reached; None: the pod cannot try it."""
+"""Target → whether it was reached; None: the pod cannot try it."""
 
 
 def results(pods: list[dict[str, Any]]) -> dict[str, Reached]:
@@ -40,12 +40,12 @@ def verdicts(
 
     Args:
         reached: the results, by role.
-        expected: by role: each target, and whether it must be reached.
+        expected: by role: target → whether it must be reached.
 
     Returns:
         Rows of role, target, result and verdict; and whether the test passed. The verdict `cannot tell`, for a target that the
-        control pod did not reach either, is no failure by itself: another policy or a firewall may guard the target. A pod without
-        a single target that is known to be shut by us proves nothing, and that is a failure.
+        control pod did not reach either, is not a failure by itself: another policy or a firewall may guard the target. A pod
+        without a single target that is known to be shut by us proves nothing, which is a failure.
     """
     rows, passed = [], True
     control = reached.get(CONTROL, {})
@@ -57,7 +57,7 @@ def verdicts(
         proved = False
         for name, must in sorted(targets.items()):
             if name not in reached[role]:
-                continue  # This installation has no such target, for instance no Service of that name.
+                continue  # This installation has no such target, for instance no Service with that name.
             got = reached[role][name]
             if got is None:
                 verdict = "cannot try"
@@ -75,7 +75,7 @@ def verdicts(
 
 
 def seen_by_proxy(pods: list[dict[str, Any]]) -> tuple[list[tuple[str, str, str, str]], bool]:
-    """Judge what the egress proxy saw of the test pods (`probe.seen_by_proxy`). Takes the pods, and returns, as `verdicts`."""
+    """Judge what the egress proxy saw of the test pods (`probe.seen_by_proxy`). Takes the pods; returns the same as `verdicts`."""
     verdict = {
         "shown": "ok",
         "hidden": "FAILED: the network hides this pod's address from the egress proxy, which serves nobody then",

@@ -1,6 +1,6 @@
-"""NetworkPolicies of the namespace that give an unverified user pod more than our base policy does.
+"""Finds NetworkPolicies in the namespace that give an unverified user pod more than our base policy does.
 
-Policies add up, so a policy of somebody else can void the gate. These functions read policies as the JSON of the API server. They
+Policies add up, so somebody else's policy can void the gate. These functions read policies as JSON from the API server. They
 name the policies that open something, what each rule opens, and what to change. Other kinds of policy (`OTHER_KINDS`) cannot be
 judged.
 
@@ -16,7 +16,7 @@ from ..labels import TIER_LABEL
 JSON = Mapping[str, Any]
 
 Labels = Mapping[str, str | None]
-"""A pod's labels. None: the pod has the label, and its value is unknown. It may match any value."""
+"""A pod's labels. None: the pod has the label, but its value is unknown and may match anything."""
 
 USUAL_LABELS: Labels = {
     "app": "jupyterhub",
@@ -47,8 +47,8 @@ OTHER_KINDS = {
     "policy.networking.k8s.io": "AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy",
     "projectcalico.org": "Calico's NetworkPolicy and GlobalNetworkPolicy",
 }
-"""API groups whose policies add to NetworkPolicies, or overrule them. They are not judged: each has its own rules, order and
-tiers, and some apply to the whole cluster. Packets tell (`helm test`, the canary)."""
+"""API groups whose policies add to NetworkPolicies or overrule them. They are not judged: each has its own rules, order and
+tiers, and some apply to the whole cluster. Packets show their effect (`helm test`, the canary)."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Bypass:
     Attributes:
         policy: the policy's name.
         direction: `egress` or `ingress`.
-        rule: the rule's place in that list, from 1.
-        opens: ports and peers that it opens, in words.
+        rule: the rule's position in that list, counted from 1.
+        opens: the ports and peers that it opens, in words.
         change: what to do about it.
     """
 
@@ -78,7 +78,7 @@ class Judgement:
         bypasses: rules that open more than the base policy does.
         missing: names of our policies that do not exist.
         altered: names of our policies that differ from what the chart renders.
-        by_tier: names of other policies that select by our label. They give a tier more than the chart's values say.
+        by_tier: names of other policies that select by our label, and so give a tier more than the chart's values say.
         base_missing: whether the base policy does not exist, or does not isolate every user pod.
     """
 
@@ -94,9 +94,9 @@ def judge(policies: Iterable[JSON], expected: Mapping[str, JSON], pods: Iterable
 
     Args:
         policies: all NetworkPolicies.
-        expected: ours as the chart renders them, `spec` by name. The one without the tier label in its selector is the base policy.
-            Empty in mode `observe`, which has no policies: nothing is missing then, and nothing is a bypass.
-        pods: the labels of user pods. A policy that selects any of them counts.
+        expected: our policies as the chart renders them, `spec` by name. The one without the tier label in its selector is the base
+            policy. Empty in mode `observe`, which has no policies: then nothing is missing, and nothing is a bypass.
+        pods: the labels of user pods. Policies that select any of them count.
     """
     judgement = Judgement()
     if not expected:
@@ -109,7 +109,7 @@ def judge(policies: Iterable[JSON], expected: Mapping[str, JSON], pods: Iterable
             judgement.missing.append(name)
         elif _plain(by_name[name]["spec"]) != _plain(spec):
             judgement.altered.append(name)
-    # A base policy that was changed still counts if it isolates every user pod in both directions.
+    # An altered base policy still counts if it isolates every user pod in both directions.
     live = by_name[base]["spec"] if base in by_name else {}
     isolates = set(_types(live)) == {"Egress", "Ingress"} if live else False
     judgement.base_missing = not isolates or not all(selects(live["podSelector"], labels) for labels in unverified)
@@ -125,10 +125,10 @@ def judge(policies: Iterable[JSON], expected: Mapping[str, JSON], pods: Iterable
 
 
 def admits_anybody(policies: Iterable[JSON], labels: Labels, port: int) -> bool:
-    """Whether pods of every namespace, or all addresses, reach a port of a pod.
+    """Whether pods in any namespace, or any address, can reach a port of a pod.
 
     Args:
-        policies: all NetworkPolicies of its namespace.
+        policies: all NetworkPolicies in the pod's namespace.
         labels: the pod's labels.
         port: a TCP port of the pod.
     """
@@ -148,7 +148,7 @@ def _has_port(listed: JSON, port: int) -> bool:
     if listed.get("protocol", "TCP") != "TCP":
         return False
     first = listed.get("port", port)
-    # A port with a name may be this one.
+    # A named port may be this one.
     return not isinstance(first, int) or first <= port <= listed.get("endPort", first)
 
 
@@ -159,7 +159,7 @@ def _is_everybody(peer: JSON) -> bool:
 
 
 def selects(selector: JSON, labels: Labels) -> bool:
-    """Whether a label selector matches a pod, or may match where a value is unknown."""
+    """Whether a label selector matches a pod, or may match it if a value is unknown."""
 
     def among(key: str, values: Iterable[str]) -> bool:
         value = labels.get(key)
@@ -182,7 +182,7 @@ def selects(selector: JSON, labels: Labels) -> bool:
 
 
 def usual_labels(user_pod_labels: Mapping[str, str]) -> Labels:
-    """The labels that user pods will have, for the time when none run."""
+    """The labels that user pods will have, for use while none are running."""
     return {**USUAL_LABELS, **user_pod_labels}
 
 
@@ -206,7 +206,7 @@ def _bypasses(policy: JSON, base: JSON) -> Iterable[Bypass]:
 
 
 def _pairs(rule: JSON, peers: str) -> list[tuple[Any, Any]]:
-    """Each pair of a peer and a port in a rule. None stands for every peer, or every port."""
+    """Each pair of a peer and a port in a rule. None stands for every peer or every port."""
     plain = _plain(rule)
     return [(peer, port) for peer in plain.get(peers) or [None] for port in plain.get("ports") or [None]]
 
@@ -216,7 +216,7 @@ def _covered(pair: tuple[Any, Any], base: list[JSON], peers: str) -> bool:
 
 
 def _plain(part: Any) -> Any:
-    """A spec that can be compared: with the defaults of the API server, and without empty parts that mean the same as none."""
+    """A spec in a form that can be compared: with the API server's defaults, and without empty parts that have no meaning."""
     if isinstance(part, list):
         return [_plain(each) for each in part]
     if not isinstance(part, Mapping):
@@ -287,7 +287,7 @@ def _change(policy: JSON, direction: str, rule: JSON) -> str:
 
 
 def _change_of_jupyterhub(direction: str, rule: JSON) -> str:
-    """The JupyterHub values that make a rule of its singleuser policy."""
+    """The JupyterHub values behind a rule in its singleuser policy."""
     if direction == "ingress":
         is_own = any("hub.jupyter.org/network-access-singleuser" in str(peer) for peer in rule.get("from") or [])
         return f"`{_SINGLEUSER}.enabled: false`" if is_own else f"`{_SINGLEUSER}.ingress: []`"

@@ -1,7 +1,7 @@
-"""The probe: tries from inside a pod what must be open and what must be shut. The canary and `helm test` run it.
+"""The probe: tries, from inside a pod, targets that must be open and targets that must be shut. The canary and `helm test` run it.
 
 A pod without network cannot report to anybody, so the result goes into the container's termination message, and Kubernetes shows
-it in the pod's status. The canary ends after each change of its result, and now and then without one, and the kubelet starts it
+it in the pod's status. The canary ends after each change in its result, and occasionally without one, and the kubelet starts it
 again.
 
 It imports only the standard library, and needs no privileges.
@@ -31,45 +31,45 @@ INTERVAL_VARIABLE = "BINDER_EGRESS_PROBE_INTERVAL"
 """Seconds between two rounds of the canary."""
 
 ROUNDS_UNTIL_SAID_AGAIN = 40
-"""Rounds after which the canary ends without a change, because its kubelet may lose a message (D-375): 21 minutes with the default
-interval. A container that ran for ten minutes is started again at once."""
+"""Rounds after which the canary ends even without a change, because its kubelet may lose a message (D-375): 21 minutes with the
+default interval. A container that ran for ten minutes is restarted without delay."""
 
 PATIENCE_VARIABLE = "BINDER_EGRESS_PROBE_PATIENCE"
-"""Seconds for which a target without an answer is tried again: the policy of a tier may come late."""
+"""Seconds for which a target without an answer is tried again: a tier's policy may take effect late."""
 
 PROXY_VARIABLE = "BINDER_EGRESS_PROBE_PROXY"
-"""The address of the egress proxy's Service; none or an unknown variable: there is no proxy to ask."""
+"""The address of the egress proxy's Service; empty, or with an unknown variable: there is no proxy to ask."""
 
 ADDRESSES_VARIABLE = "BINDER_EGRESS_PROBE_ADDRESSES"
-"""This pod's addresses, with commas."""
+"""This pod's addresses, separated by commas."""
 
 PROXY_PORT = 3128
 """The port of the egress proxy."""
 
 PROXY_PATIENCE_SECONDS = 10.0
-"""Seconds for which the egress proxy is asked again: its own policy may let a new pod in late. An answer takes 2 s, as long as the
-proxy waits for a pod that it does not know."""
+"""Seconds for which the egress proxy is asked again: its own policy may admit a new pod late. An answer takes 2 s, the time for
+which the proxy waits for a pod that it does not know."""
 
 TIMEOUT_SECONDS = 1.0
-"""Seconds for one try."""
+"""Time limit for one try, in seconds."""
 
 TRIES = 2
-"""Tries of a target that does not answer. One answer is enough to call it open."""
+"""How many times a target that does not answer is tried. One answer is enough to call it open."""
 
 SEEN_FILE = Path("/tmp/seen")
 """The canary's last result, in a volume that outlives the container's restarts."""
 
 HEARTBEAT_FILE = Path("/tmp/beat")
-"""Touched with each round of the canary; its liveness probe checks the age."""
+"""The canary touches this file in each round; its liveness probe checks the age."""
 
 SHUT_FILE = Path("/tmp/shut")
-"""Exists while the canary's last round reached nothing that must be shut; its readiness probe, if it has one, checks for it."""
+"""Exists if the canary's last round reached nothing that must be shut; its readiness probe, if it has one, checks for it."""
 
 
 def reaches(target: str, timeout: float = TIMEOUT_SECONDS) -> bool | None:
     """Whether one try gets an answer from a target; None if this pod has no way to try it.
 
-    A refused connection is no answer: some network plugins reject what policies forbid.
+    A refused connection does not count as an answer: some network plugins reject what policies forbid.
 
     Args:
         target: as in `TARGETS_VARIABLE`, with variables filled in.
@@ -93,7 +93,7 @@ def pings(host: str, timeout: float) -> bool | None:
     """Whether a host answers an echo request; None if this pod may not send one, as with the sysctl of user pods.
 
     Args:
-        host: its address, or its name.
+        host: its address or its name.
         timeout: seconds.
     """
     try:
@@ -122,7 +122,7 @@ def own_dns_server(file: Path = Path("/etc/resolv.conf")) -> str:
 
 
 def _resolves(server: str, port: int, name: str, timeout: float) -> bool:
-    """Whether a DNS server answers anything at all to a question over UDP."""
+    """Whether a DNS server sends any answer at all to a query over UDP."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.strip(".").split("."))
     question = b"\x2b\x0e\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + labels + b"\x00\x00\x01\x00\x01"
     try:
@@ -137,10 +137,10 @@ def _resolves(server: str, port: int, name: str, timeout: float) -> bool:
 
 
 def neighbour(proc: Path = Path("/proc/net")) -> str | None:
-    """The IPv6 link-local address of this pod's gateway, its node in most networks, as `fe80::…%eth0`.
+    """The IPv6 link-local address of this pod's gateway, as `fe80::…%eth0`. In most networks that is the pod's node.
 
-    Nobody tells a pod that address. It follows from the gateway's hardware address (RFC 4291, appendix A), which the kernel learns
-    with the first packet. None if this pod has no link-local address itself, or no visible gateway.
+    Pods are not told that address. It follows from the gateway's hardware address (RFC 4291, appendix A), which the kernel learns
+    with the first packet. None if this pod itself has no link-local address, or no visible gateway.
     """
     try:
         own = {line.split()[5] for line in (proc / "if_inet6").read_text().splitlines() if line.startswith("fe80")}
@@ -150,7 +150,7 @@ def neighbour(proc: Path = Path("/proc/net")) -> str | None:
                 continue
             address = str(ipaddress.IPv4Address(int.from_bytes(bytes.fromhex(gateway), "little")))
             with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-                asking.sendto(b"", (address, 9))  # so that the kernel asks for the hardware address; policies cannot stop that
+                asking.sendto(b"", (address, 9))  # so that the kernel queries the hardware address, which policies cannot stop
             for _ in range(10):
                 for entry in (proc / "arp").read_text().splitlines()[1:]:
                     known = entry.split()
@@ -163,14 +163,14 @@ def neighbour(proc: Path = Path("/proc/net")) -> str | None:
 
 
 def link_local(hardware: str) -> str:
-    """The link-local address that an interface makes of its hardware address `aa:bb:cc:dd:ee:ff`."""
+    """The link-local address that an interface derives from its hardware address `aa:bb:cc:dd:ee:ff`."""
     first, *rest = bytes.fromhex(hardware.replace(":", ""))
     identifier = bytes([first ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:]])
     return str(ipaddress.IPv6Address(bytes([0xFE, 0x80, *[0] * 6]) + identifier))
 
 
 def targets_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """The targets in the environment by name, with variables filled in. A target whose variable is not set is left out."""
+    """The targets in the environment, by name, with variables filled in. A target whose variable is not set is left out."""
     targets = {}
     for name, target in json.loads(environment.get(TARGETS_VARIABLE) or "{}").items():
         parts = target.split("$(")
@@ -197,7 +197,7 @@ def try_all(
         reaches: tries one target.
 
     Returns:
-        By name: whether the target was reached; None: this pod has no way to try it.
+        Name → whether the target was reached; None: this pod has no way to try it.
     """
     reached: dict[str, bool | None] = {}
     until = time.monotonic() + patience
@@ -217,7 +217,7 @@ def seen_by_proxy(
     ask: Callable[[start_guard.Target, float], dict[str, Any]] = start_guard.ask_proxy,
     patience: float = PROXY_PATIENCE_SECONDS,
 ) -> str:
-    """What the egress proxy sees of this pod. It does not know the pod, which is no server, but it tells the address (D-257).
+    """What the egress proxy sees of this pod. It does not know the pod, which is not a server, but reports its address (D-257).
 
     Args:
         environment: the container's environment variables.
@@ -226,7 +226,7 @@ def seen_by_proxy(
 
     Returns:
         `shown`: it sees this pod's address; `hidden`: it sees another one, so it serves nobody; `silent`: it does not answer;
-        nothing if there is no proxy.
+        an empty text if there is no proxy.
     """
     host = environment.get(PROXY_VARIABLE, "")
     if not host or "$" in host:
@@ -254,21 +254,21 @@ def all_shut(reached: Mapping[str, bool | None]) -> bool:
 
 
 def _wait_for_isolation(environment: Mapping[str, str]) -> None:
-    """Wait as user pods do. Some network plugins isolate a new pod late, which the start guard handles, and is no finding here."""
+    """Wait as user pods do. Some network plugins isolate a new pod late; the start guard handles that, so it is no finding here."""
     print(f"start guard: {json.dumps(start_guard.guard(environment, start_guard.TIMEOUT_SECONDS))}", flush=True)
 
 
 def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
-    """Try all targets again and again, until the result changes or is to be said again.
+    """Try all targets again and again until the result changes or is due to be repeated.
 
-    A proxy that is silent counts as it was, and is reported so: one that comes and goes would end the canary so often that its
-    kubelet starts it ever later, and nobody would test the gate.
+    A silent proxy is reported with its last known result. Otherwise a proxy that comes and goes would end the canary so often
+    that its kubelet restarts it with ever longer delays, and nobody would test the gate.
     """
     before = SEEN_FILE.read_text() if SEEN_FILE.exists() else ""
     if not before:
         _wait_for_isolation(environment)
     targets, interval = targets_of(environment), float(environment.get(INTERVAL_VARIABLE) or 30)
-    SHUT_FILE.unlink(missing_ok=True)  # from the container before, which may have hung
+    SHUT_FILE.unlink(missing_ok=True)  # from the previous container, which may have hung
     for number in itertools.count(1):
         HEARTBEAT_FILE.touch()
         if not start_guard.able():
@@ -299,7 +299,8 @@ def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
 
 
 def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
-    """Try all targets once, and fail if one is open: `helm test` in modes without a pod that may read other pods' results."""
+    """Try all targets once, and fail if one is open. `helm test` uses it in modes without a pod that may read other pods'
+    results."""
     reached = once(environment, message)
     if through := sorted(name for name, got in reached.items() if got):
         raise SystemExit(f"FAILED: must be shut, and is open: {', '.join(through)}. docs/gatecheck.md says what to do")
@@ -309,7 +310,7 @@ def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
 
 
 def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
-    """Try all targets once from a pod that no policy isolates, and fail if none answers: shut could not be told from dead then."""
+    """Try all targets once from a pod that no policy isolates, and fail if none answers: shut would then look the same as dead."""
     if True not in once(environment, message).values():
         raise SystemExit(
             "FAILED: this pod, which is not isolated, reaches nothing either, so nothing is proved: see gatecheck.shut"

@@ -1,9 +1,9 @@
-"""Writes the hosts of pip's index, npm's registry and Debian's packages into `hosts.REGISTRIES`. The image's build runs it, with
-npm's default, which is in npm's own table of settings:
+"""Writes the hosts of pip's index, npm's registry and Debian's packages into `hosts.REGISTRIES`. The image's build runs it with
+npm's default address, which is in npm's own table of settings:
 
     python3 verifier/proxy/build_registries.py ADDRESS > verifier/proxy/registries.json
 
-The hosts are taken from the tools, so they are what the tools ask where nobody has configured another address.
+The hosts come from the tools themselves, so they are the ones that the tools use unless somebody configured another address.
 """
 
 import json
@@ -24,7 +24,7 @@ def python_hosts() -> dict[str, str]:
 
 
 def node_hosts(registry: str) -> dict[str, str]:
-    """The host in the address of npm's registry; none without one."""
+    """The host in the address of npm's registry; none without an address."""
     host = urlsplit(registry.strip()).hostname
     return {host: "npm: packages"} if host else {}
 

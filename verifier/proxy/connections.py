@@ -28,13 +28,13 @@ from .wanted_hosts import WantedHosts
 log = logging.getLogger("binder-egress")
 
 HEAD_SECONDS = 10.0
-"""Seconds for the head of a request."""
+"""Time limit for the head of a request, in seconds."""
 
 HELLO_SECONDS = 10.0
-"""Seconds for the ClientHello, from the answer to CONNECT."""
+"""Time limit for the ClientHello after the answer to CONNECT, in seconds."""
 
 CONNECT_SECONDS = 10.0
-"""Seconds for connecting to the host, all of its addresses together."""
+"""Time limit for connecting to the host, for all of its addresses together, in seconds."""
 
 IDLE_SECONDS = 3600.0
 """Seconds without a byte after which a connection ends."""
@@ -43,17 +43,18 @@ LINGER_SECONDS = 1.0
 """Seconds that a client has for reading a refusal before the connection closes."""
 
 LINGER_BYTES = 262_144
-"""Bytes of a refused request that are read and dropped. A close with unread bytes would take the refusal away from the client."""
+"""Bytes of a refused request that are read and dropped. Closing with unread bytes would keep the refusal from reaching the
+client."""
 
 LIMIT_ANSWERS_PER_SECOND = 50
-"""Answers, and log lines, for connections beyond a limit; further ones are closed without a word. A pod that opens thousands would
-otherwise hold as many sockets while it reads, and fill the log."""
+"""Answers, and log lines, for connections beyond a limit; further ones are closed without an answer. Otherwise a pod that opens
+thousands would hold just as many sockets while it reads, and fill the log."""
 
 OWN_NAMES_SECONDS = 30.0
-"""Seconds between two looks at the addresses of the hub's own names."""
+"""Seconds between two lookups of the hub's own names."""
 
 TICK_SECONDS = 1.0
-"""Seconds between two looks at what is idle or over."""
+"""Seconds between two searches for connections that are idle or over."""
 
 NAME = "binder-egress"
 """The proxy's name in `Proxy-Status`."""
@@ -64,17 +65,17 @@ class Flow:
     """A connection of a pod.
 
     Attributes:
-        address: where it comes from.
+        address: the address that it comes from.
         client: its socket.
         task: the task that serves it.
-        began: steady seconds.
-        pod: who asks, once that is known.
-        asked: what for, once that is known.
-        server_name: what the ClientHello named: (name, whether it was one); None before it came.
-        upstream: the socket to the host, and the address of it.
-        source_port: what that socket counts for.
-        pumps: what moves its bytes.
-        cut: why it was cut; empty if it was not.
+        began: when it began, in monotonic seconds.
+        pod: the pod that opened it, once that is known.
+        asked: the request, once that is known.
+        server_name: what the ClientHello named: (name, whether it was a ClientHello); None before it came.
+        upstream: the socket to the host, and the host's address.
+        source_port: the source port that this socket uses.
+        pumps: the pumps that move its bytes.
+        cut: the reason why it was cut; empty if it was not.
     """
 
     address: str
@@ -92,7 +93,7 @@ class Flow:
 
     @property
     def moved(self) -> int:
-        """Bytes up to now, both directions."""
+        """Bytes moved so far, in both directions."""
         return self.sent + sum(pump.moved for pump in self.pumps)
 
 
@@ -100,17 +101,17 @@ class Proxy:
     """The egress proxy of one process.
 
     Args:
-        policy: what tiers may reach.
-        limits: what a server may take.
-        resolver: from names to addresses.
-        metrics: what is counted.
+        policy: decides what tiers may reach.
+        limits: how much a server may use.
+        resolver: turns names into addresses.
+        metrics: counts connections.
         log_connections: whether allowed connections are logged, too.
-        identity_wait_seconds: seconds that a connection of an unknown pod waits.
-        clock: seconds that no setting of a clock changes.
+        identity_wait_seconds: seconds for which a connection from an unknown pod waits.
+        clock: monotonic time in seconds.
 
     Attributes:
-        identities: whose address is whose. The feed keeps it up to date.
-        wanted: what unverified servers asked for and did not get.
+        identities: which pod has which address. The feed keeps them up to date.
+        wanted: the hosts that unverified servers asked for and did not get.
     """
 
     def __init__(
@@ -141,19 +142,19 @@ class Proxy:
 
     @property
     def open(self) -> int:
-        """Connections that are open."""
+        """The number of open connections."""
         return len(self._tasks)
 
     # -- accepting
 
     async def serve(self, listener: socket.socket) -> None:
-        """Accept connections until cancelled. Connections that are open go on."""
+        """Accept connections until cancelled. Open connections go on."""
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         while True:
             try:
                 client, peer = await loop.sock_accept(listener)
-            except OSError as error:  # No file descriptor is left, or the client is gone.
+            except OSError as error:  # No file descriptors are left, or the client is gone.
                 log.warning("accept: %s", error)
                 await asyncio.sleep(0.1)
                 continue
@@ -163,7 +164,7 @@ class Proxy:
             flow.task.add_done_callback(self._tasks.discard)
 
     async def watch(self) -> None:
-        """Look after what no connection does itself, until cancelled: idle ones, pods that vanished, the hub's own addresses."""
+        """Do what connections do not do themselves, until cancelled: handle idle ones, vanished pods, the hub's own addresses."""
         while True:
             self.identities.forget_missing()
             self._usage.forget_idle()
@@ -174,19 +175,19 @@ class Proxy:
                 for name in self._policy.own_names:
                     if name.startswith("*."):
                         continue
-                    # A name that cannot be resolved for a while keeps the addresses that it had.
+                    # A name that cannot be resolved for a while keeps its last addresses.
                     if found := await self._resolver.addresses(name):
                         self._own_addresses[name] = found
             await asyncio.sleep(TICK_SECONDS)
 
     def refuse(self, name: str) -> None:
-        """Add a name, as `normal` gives it, to the hub's own, from the next connection on."""
+        """Add a name, in its form from `normal`, to the hub's own names; it applies from the next connection on."""
         if name not in self._policy.own_names:
             self._policy = replace(self._policy, own_names=self._policy.own_names | {name})
             self._looked_up = -OWN_NAMES_SECONDS
 
     async def drain(self, seconds: float) -> None:
-        """Wait until all connections have ended, or so many seconds."""
+        """Wait until all connections have ended, but no longer than the given seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
@@ -231,7 +232,7 @@ class Proxy:
             self._note(flow, refusal, end)
 
     async def _allow(self, flow: Flow) -> None:
-        """Read what is asked for, and judge it."""
+        """Read the request, and judge it."""
         try:
             async with asyncio.timeout(HEAD_SECONDS):
                 asked = await read_request(flow.client)
@@ -247,11 +248,11 @@ class Proxy:
         if refusal := decide(flow.pod, asked.host, asked.port, asked.kind, self._policy):
             raise Refused(refusal)
         assert flow.pod
-        # From here on a change of the pod cuts the connection.
+        # From now on a change to the pod can cut the connection.
         self._flows.setdefault(flow.pod.uid, set()).add(flow)
 
     async def _connect(self, flow: Flow) -> None:
-        """Resolve the name, judge its addresses, connect to one of those, and read the ClientHello."""
+        """Resolve the name, judge its addresses, connect to one of them, and read the ClientHello."""
         pod, asked, loop = flow.pod, flow.asked, asyncio.get_running_loop()
         assert pod and asked
         began = self._clock()
@@ -260,17 +261,17 @@ class Proxy:
         judged = decide_address(pod, found, self._policy, self._all_own_addresses())
         if isinstance(judged, Refusal):
             raise Refused(judged)
-        # Before the answer to CONNECT, so that a client hears of a host that does not answer.
+        # Before the answer to CONNECT, so that the client learns if the host does not answer.
         began = self._clock()
         flow.upstream = await self._open(flow, judged, asked.port)
         self._metrics.connected.observe(self._clock() - began)
         early = b""
         if asked.kind is Kind.TUNNEL:
-            asked.connection.next_event()  # PAUSED: what follows is no HTTP
+            asked.connection.next_event()  # PAUSED: what follows is not HTTP
             early = asked.connection.trailing_data[0]
             await loop.sock_sendall(flow.client, b"HTTP/1.1 200 Connection established\r\n\r\n")
             early = await self._read_hello(flow, early)
-        # The pod may have changed since its addresses were judged.
+        # The pod may have changed since the addresses were judged.
         if why := self._no_longer(flow, flow.pod):
             raise Refused(Refusal(why, 0, ""))
         if early:
@@ -278,7 +279,7 @@ class Proxy:
             flow.sent += len(early)
 
     async def _read_hello(self, flow: Flow, received: bytes) -> bytes:
-        """Read the ClientHello, and end the tunnel if it is not for the host. Returns all bytes that came."""
+        """Read the ClientHello, and end the tunnel if it is not for the host. Returns all bytes received."""
         assert flow.pod and flow.asked
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(HELLO_SECONDS):
@@ -289,12 +290,12 @@ class Proxy:
                 received += more
         flow.server_name = hello.name, hello.is_tls
         if reason := decide_hello(flow.pod, flow.asked.host, hello.name, hello.is_tls, self._policy):
-            # TLS has no words for it. The client sees a closed connection, operators see the reason.
+            # TLS has no message for this. The client sees a closed connection, and operators see the reason.
             raise Refused(Refusal(reason, 0, ""))
         return received
 
     async def _open(self, flow: Flow, addresses: list[str], port: int) -> tuple[socket.socket, str]:
-        """Connect to the first address that answers, of those to which there may be more connections."""
+        """Connect to the first address that answers, among those that may have more connections."""
         pod, full = flow.pod, False
         assert pod
         try:
@@ -323,7 +324,7 @@ class Proxy:
         raise Refused(Refusal(Reason.UNREACHABLE, 502, "The host does not answer", "destination_unavailable"))
 
     async def _move(self, flow: Flow) -> None:
-        """Move bytes until both directions have ended, for a plain request until the answer has."""
+        """Move bytes until both directions have ended; for a plain request, until the answer has ended."""
         assert flow.asked and flow.upstream and flow.pod
         upstream = flow.upstream[0]
         buckets = self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED)
@@ -366,7 +367,7 @@ class Proxy:
             elif isinstance(event, h11.Data):
                 await send(event)
             elif isinstance(event, h11.EndOfMessage):
-                # Without trailers, which could name another framing.
+                # Without trailers, which could declare another framing.
                 await send(h11.EndOfMessage())
                 return
             else:
@@ -394,7 +395,7 @@ class Proxy:
             reason=phrase.encode("ascii", "replace"),
             headers=[("Content-Type", kind), ("Content-Length", str(len(content))), ("Connection", "close"), *headers],
         )
-        # A state of h11 of its own: that of a request that could not be read sends nothing any more.
+        # A new h11 connection: the one whose request could not be read no longer sends anything.
         state = h11.Connection(h11.SERVER)
         out = (state.send(answer) or b"") + content
         loop = asyncio.get_running_loop()
@@ -411,7 +412,7 @@ class Proxy:
     # -- cut and closed
 
     def _judge_again(self, uid: str) -> None:
-        """A pod has changed: cut what it may no longer reach. Nothing is cut because of a word that is missing."""
+        """Cut the connections of a changed pod that are no longer allowed. Missing information alone cuts nothing."""
         for flow in list(self._flows.get(uid, ())):
             pod = self.identities.still(uid, flow.address)
             if why := self._no_longer(flow, pod):
@@ -422,7 +423,7 @@ class Proxy:
                 flow.pod = pod
 
     def _no_longer(self, flow: Flow, pod: PodAddresses | None) -> Reason | None:
-        """Why a connection must end; None if it may go on."""
+        """The reason why a connection must end; None if it may go on."""
         if pod is None:
             return Reason.UNKNOWN
         assert flow.asked
@@ -481,7 +482,7 @@ class Proxy:
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:
-    """A socket that is connected within some seconds; None: no limit."""
+    """A socket, connected within the given seconds; None: no limit."""
     upstream = socket.socket(
         socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     )

@@ -1,7 +1,7 @@
-"""The decision: a pod's identity, a host, a port and a kind of request, to an allowance or a refusal. It knows no engine (D-250).
+"""The decision: from a pod, a host, a port and a kind of request to an allowance or a refusal. It knows no proxy engine (D-250).
 
-A connection is judged twice: `decide` by the name, before anything is resolved, and `decide_address` by the address that the name
-has. The address that was judged is the one that is connected to.
+A connection is judged twice: `decide` judges the name before anything is resolved, and `decide_address` the address that the name
+has. The proxy connects to exactly the address that was judged.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from .identities import same
 
 
 class Kind(StrEnum):
-    """How a host is asked for."""
+    """How a host is requested."""
 
     TUNNEL = "tunnel"  # CONNECT, then TLS
     PLAIN = "plain"  # a request for http://…
@@ -28,9 +28,9 @@ PORTS = {Kind.TUNNEL: 443, Kind.PLAIN: 80}
 
 
 class Reason(StrEnum):
-    """Why a connection is refused. It is in logs and metrics."""
+    """Why a connection is refused, as in logs and metrics."""
 
-    UNKNOWN = "unknown"  # the proxy does not know whose address it is
+    UNKNOWN = "unknown"  # the proxy does not know which pod has the address
     BLOCKED = "blocked"  # an operator's block
     NO_HOSTS = "no-hosts"  # this tier may reach nothing through the proxy
     NOT_LISTED = "not-listed"
@@ -40,21 +40,21 @@ class Reason(StrEnum):
     ADDRESS = "address"  # the host has a private, special or banned address
     UNRESOLVED = "unresolved"
     NOT_TLS = "not-tls"
-    SERVER_NAME = "server-name"  # the ClientHello names another host, or none
+    SERVER_NAME = "server-name"  # the ClientHello names another host or none
     REQUEST = "request"  # not well-formed
     LIMIT = "limit"
-    HOST_LIMIT = "host-limit"  # too many connections to one address of the host, by all servers
+    HOST_LIMIT = "host-limit"  # too many connections to one address of the host, from all servers
     UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal, as the client is told.
+    """A refusal, as the client gets it.
 
     Attributes:
-        reason: why.
+        reason: the reason.
         status: the HTTP status.
-        sentence: what to do, in one line of ASCII; the reason phrase and the body.
+        sentence: what to do, in one line of ASCII; it is both the reason phrase and the body.
         error: the word of RFC 9209 for `Proxy-Status`.
     """
 
@@ -81,13 +81,13 @@ class TierHosts:
 
 @dataclass(frozen=True)
 class Policy:
-    """What holds for all connections.
+    """The rules for all connections.
 
     Attributes:
-        tiers: by tier, `unverified` included.
-        repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may reach in addition.
+        tiers: by tier, including `unverified`.
+        repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may also reach.
         own_names: the hub's own names, which nobody reaches through the proxy: hosts, and `*.` suffixes.
-        page: the address of the pages of servers, up to the name of the user; empty: unknown.
+        page: the address of the servers' pages, up to the user's name; empty: unknown.
     """
 
     tiers: dict[str, TierHosts]
@@ -98,9 +98,9 @@ class Policy:
 
 
 def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
-    """The lists that count for a pod: that of its tier, and those of its repository (D-260).
+    """The lists that apply to a pod: that of its tier, and those of its repository (D-260).
 
-    None where the tier is unknown, as in a roll-out: what it must not reach is unknown, too.
+    None if the tier is unknown, as during a roll-out: what it must not reach is then unknown, too.
     """
     if pod.tier not in policy.tiers:
         return []
@@ -112,7 +112,7 @@ def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
 
 
 def group(pod: PodAddresses, name: str, policy: Policy) -> str:
-    """The group for which a name, as `normal` gives it, is on a list of a pod (`HostList.group`); empty if it is on none."""
+    """The group by which a name, in its form from `normal`, is on a list of a pod (`HostList.group`); empty if it is on none."""
     return next(filter(None, (hosts.group(name) for hosts in _lists(pod, policy))), "")
 
 
@@ -121,10 +121,10 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
 
     Args:
         pod: the pod that asks; None: unknown.
-        host: the host as it was asked for.
+        host: the host as requested.
         port: the port.
-        kind: how it was asked for.
-        policy: what holds for all.
+        kind: how it was requested.
+        policy: the rules for all connections.
 
     Returns:
         The refusal, or None if the name is allowed.
@@ -152,7 +152,7 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
 
 
 def _is_own(name: str, policy: Policy) -> bool:
-    """Whether a name, as `normal` gives it, is one of the hub's own, or below one of its suffixes."""
+    """Whether a name, in its form from `normal`, is one of the hub's own, or below one of its suffixes."""
     parts = name.split(".")
     above = (".".join(["*", *parts[start:]]) for start in range(1, len(parts)))
     return name in policy.own_names or any(suffix in policy.own_names for suffix in above)
@@ -172,12 +172,12 @@ def decide_address(
     Args:
         pod: the pod that asks.
         addresses: all addresses of the name.
-        policy: what holds for all.
+        policy: the rules for all connections.
         own_addresses: the addresses of the hub's own names.
 
     Returns:
-        The addresses to connect to, in their one spelling and the order that they had. A refusal if one of them is closed: a name
-        with a public and a private address is no accident.
+        The addresses to connect to, normalized and in their original order. A refusal if any of them is closed: a name with both a
+        public and a private address is no accident.
     """
     found = list(dict.fromkeys(map(same, addresses)))
     if not found:
@@ -187,19 +187,19 @@ def decide_address(
         ip = parse_address(address)
         if address in own:
             return Refusal(Reason.OWN_NAME, 403, "The hub itself is not reachable through its egress proxy")
-        # The first four would lead to the proxy's own machine, whatever the values say.
+        # Addresses of the first four kinds would lead to the proxy's own machine, whatever the values say.
         if ip is None or ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast or ip in tier.closed:
             return Refusal(Reason.ADDRESS, 403, "The host has a private or special address", "destination_ip_prohibited")
     return found
 
 
 def decide_hello(pod: PodAddresses, host: str, name: str | None, is_tls: bool, policy: Policy) -> Reason | None:
-    """Judge the ClientHello in a tunnel. Nobody can be told a sentence any more: the tunnel ends.
+    """Judge the ClientHello in a tunnel. It is too late to send the client a sentence: the tunnel just ends.
 
-    A tier with any host may use a name that is hidden, but not another protocol.
+    A tier that may reach any host may hide the name, but not use another protocol.
 
     Returns:
-        Why the tunnel ends, or None.
+        The reason why the tunnel ends, or None.
     """
     if not is_tls:
         return Reason.NOT_TLS

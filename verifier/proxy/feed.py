@@ -1,4 +1,4 @@
-"""The feed: what the reconciler publishes in Redis, pushed to this process. It has a thread of its own, with its own connection."""
+"""The feed: what the reconciler publishes in Redis, pushed to this process. It has its own thread and its own connection."""
 
 import asyncio
 import logging
@@ -22,16 +22,16 @@ SILENT_SECONDS = 5.0
 """Seconds without a message after which the connection counts as dead. One comes every second."""
 
 PAUSE_SECONDS = 1.0
-"""Seconds between attempts while Redis is away, or after a fault."""
+"""Seconds between attempts while Redis is down, or after a fault."""
 
 POLL_SECONDS = 0.3
-"""Seconds that one wait for a message takes, so that `stop` is noticed."""
+"""The longest single wait for a message, in seconds, so that `stop` is noticed."""
 
 GATHER_SECONDS = 0.025
-"""Seconds between two times that changes are handed on: where many come, those of that time are handed on together (D-347)."""
+"""Seconds between two batches of changes: if many come, those within this time are passed on together (D-347)."""
 
 AT_ONCE = 100
-"""Changes that are handed on together at most. The loop does nothing else meanwhile, some 2 ms."""
+"""The most changes in one batch. The event loop does nothing else meanwhile, for some 2 ms."""
 
 
 class Feed:
@@ -39,7 +39,7 @@ class Feed:
 
     Args:
         store: Redis.
-        identities: what is kept up to date, on the loop.
+        identities: the identities to keep up to date, on the loop.
         loop: the event loop.
     """
 
@@ -49,11 +49,11 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start its thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and wait for its thread, some tenths of a second. Not to be called on the loop, for which the thread may wait."""
+        """Stop, and wait for its thread, some tenths of a second. Must not be called on the loop, for which the thread may wait."""
         self._stopped.set()
         self._thread.join()
 
@@ -73,9 +73,9 @@ class Feed:
             self._stopped.wait(pause)
 
     def _follow(self) -> None:
-        """Subscribe, take a snapshot, and hand on messages until one is missing, the connection is silent, or `stop`."""
+        """Subscribe, take a snapshot, and pass on messages until one is missing, the connection falls silent, or `stop`."""
         with self._store.address_changes() as following:
-            # After SUBSCRIBE, so that no change falls between the two.
+            # After SUBSCRIBE, so that no change is lost between the two.
             version = self._load()
             heard_at = time.monotonic()
             begun = missed = False
@@ -83,11 +83,12 @@ class Feed:
                 taken: list[AddressChange] = []
                 try:
                     for change in islice(_waiting(following), AT_ONCE):
-                        # What came before the snapshot is in it. Another one for that would never end where changes are many.
+                        # Earlier messages are in the snapshot. Taking another one because of them would never end if changes are
+                        # many.
                         if begun or change.version.began != version.began or change.version.number >= version.number:
                             begun = True
                             taken.append(change)
-                finally:  # What has come counts, also when Redis goes away while more is looked for.
+                finally:  # Messages that have come count even if Redis goes down while it is asked for more.
                     if taken:
                         heard_at = time.monotonic()
                         missed = not self._on_loop(lambda changes: all(map(self._identities.apply, changes)), taken)
@@ -96,13 +97,14 @@ class Feed:
                 self._stopped.wait(GATHER_SECONDS if taken else 0)
 
     def _load(self) -> AddressVersion:
-        """Take a snapshot. The identities keep what they need of it, and nothing here holds the rest."""
+        """Take a snapshot. The identities keep the parts that they need, and nothing here holds on to the rest."""
         version, servers = self._store.addresses()
         self._on_loop(self._identities.load, version, servers)
         return version
 
     def _on_loop(self, call: Callable[..., T], *args: object) -> T:
-        """Call something on the loop, and wait for it. It is no task: one for each change cost more than the change (D-347)."""
+        """Call something on the loop, and wait for it. It is not a task: one task for each change cost more than the change itself
+        (D-347)."""
         called: Future[T] = Future()
 
         def run() -> None:
@@ -116,7 +118,7 @@ class Feed:
 
 
 def _waiting(following: Callable[[float], AddressChange | None]) -> Iterator[AddressChange]:
-    """The messages that are there, after waiting for the first."""
+    """The messages that have arrived, after waiting for the first."""
     seconds = POLL_SECONDS
     while change := following(seconds):
         yield change

@@ -1,16 +1,16 @@
 """The TLS ClientHello (RFC 8446, section 4.1.2): which host it names.
 
-A tunnel is opened for one host. Whatever could name another one, or hide it, counts as no name at all: two names, an extension that
-comes twice, Encrypted Client Hello (extension 0xfe0d), lengths that do not fit.
+A tunnel is opened for one host. Anything that could name another one or hide it counts as no name at all: two names, an extension
+that comes twice, Encrypted Client Hello (extension 0xfe0d), lengths that do not fit.
 """
 
 from dataclasses import dataclass
 
 MAX_HELLO_BYTES = 16384
-"""Bytes of a ClientHello. Browsers with post-quantum keys send 2 kB; one TLS record may have 16 KiB."""
+"""The longest ClientHello that is read. Browsers with post-quantum keys send 2 kB; one TLS record may have 16 KiB."""
 
 MAX_RECORDS = 64
-"""Records of a ClientHello. Clients send one or two, and each byte that comes costs a look at all of them."""
+"""The most records in a ClientHello. Clients send one or two, and each arriving byte means reading all of them again."""
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _ENCRYPTED_CLIENT_HELLO = 0, 0xFE0D
@@ -19,11 +19,11 @@ _HOST_NAME = 0
 
 @dataclass(frozen=True)
 class Hello:
-    """What was read.
+    """The result of reading.
 
     Attributes:
-        complete: whether it is decided; False: more bytes are needed.
-        name: the one host that it names, in lower case; None if it names none, or not clearly one.
+        complete: whether the result is final; False: more bytes are needed.
+        name: the one host that it names, in lower case; None if it names none, or more than one may be meant.
         is_tls: whether it is a ClientHello at all.
     """
 
@@ -37,7 +37,7 @@ class _Malformed(Exception):
 
 
 class _Reader:
-    """Takes fields from bytes. Every method raises `_Malformed` where there are too few."""
+    """Takes fields from bytes. Every method raises `_Malformed` if there are too few."""
 
     def __init__(self, content: bytes):
         self._content, self._at = content, 0
@@ -56,7 +56,7 @@ class _Reader:
         return int.from_bytes(self.take(size), "big")
 
     def vector(self, size: int) -> "_Reader":
-        """A part that has its own length before it, in so many bytes."""
+        """A part that follows its own length, which takes `size` bytes."""
         return _Reader(self.take(self.number(size)))
 
     def rest(self) -> bytes:
@@ -71,7 +71,7 @@ def read_hello(received: bytes) -> Hello:
     """Read the first bytes that a client sent into a tunnel.
 
     Args:
-        received: all bytes up to now.
+        received: all bytes so far.
     """
     if len(received) > MAX_HELLO_BYTES:
         return Hello(True)
@@ -90,7 +90,7 @@ def read_hello(received: bytes) -> Hello:
             return Hello(True)
         end = 4 + int.from_bytes(message[1:4], "big")
         if len(message) >= 4 and len(message) >= end:
-            # Nothing may follow in the same record: a server could take another message from it.
+            # Nothing may follow in the same record: a server could read another message there.
             return Hello(True, _name(message[4:end]) if len(message) == end else None, True)
         at += 5 + length
     return Hello(True)

@@ -1,7 +1,7 @@
-"""Host lists: the names that a server may reach through the proxy, and the groups of them that have a name.
+"""Host lists: the names that a server may reach through the proxy, and the named groups of hosts.
 
-An entry of a list is the name of a group (`python`), a host (`api.example.org`), everything below a host (`*.example.org`), or `*`,
-any public host. Groups have no dot in their name and hosts always have one, so the two cannot be confused.
+An entry in a list is the name of a group (`python`), a host (`api.example.org`), everything below a host (`*.example.org`), or `*`,
+any public host. Names of groups have no dot and hosts always have one, so the two cannot be confused.
 """
 
 import json
@@ -15,18 +15,18 @@ ANY = "*"
 """The entry that stands for any public host."""
 
 BY_HAND = "other"
-"""In metrics, the group of hosts that an operator named one by one."""
+"""The group, in metrics, of hosts that an operator named one by one."""
 
 REGISTRIES = Path(__file__).with_name("registries.json")
-"""The file with the hosts of the groups `BUILT`. The image's build writes it with `build_registries`, from constants of the
-tools themselves, so that it names what they ask."""
+"""The file with the hosts of the groups in `BUILT`. The image's build writes it with `build_registries`, from constants in the
+tools themselves, so that it names the hosts that they use."""
 
 BUILT = ("debian", "node", "python")
-"""Groups whose hosts are in `REGISTRIES`. One has none where the image's build found none (D-265)."""
+"""Groups whose hosts are in `REGISTRIES`. A group has no hosts if the image's build found none (D-265)."""
 
 _NAME = re.compile(r"(?=.{4,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
-"""A host name as resolvers take it (RFC 1123; underscores, because some hosts have them). The last part begins with a letter, so
-that no address in any spelling is a name: `10.0.0.1`, `0x0a.1`, `167772161`."""
+"""A host name as resolvers accept it (RFC 1123; underscores, because some hosts have them). The last part begins with a letter, so
+that an address is never a name, however it is written: `10.0.0.1`, `0x0a.1`, `167772161`."""
 
 GROUPS: dict[str, dict[str, str]] = {
     "conda": {
@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "*.pkg.julialang.org": "Julia, Pkg: its mirrors by region, to which it redirects",
         "julialang-s3.julialang.org": "juliaup: Julia itself",
     },
-    # Anybody can put files there under the same host name.
+    # Anybody can publish files under these host names.
     "data": {
         "zenodo.org": "Zenodo: records and files",
         "osf.io": "OSF: projects",
@@ -61,27 +61,27 @@ GROUPS: dict[str, dict[str, str]] = {
         "gitlab.com": "git: clones by https",
     },
 }
-"""The groups whose hosts are written here: group → host → which tool needs it."""
+"""The groups whose hosts are listed here: group → host → the tool that needs it."""
 
 SLOW_WAYS_OUT = ("data", "git", "node")
-"""Groups of hosts on which anybody can have files, so that they are also a way for data to leave."""
+"""Groups of hosts to which anybody can upload files, so they are also a way for data to leave."""
 
 
 class UnknownEntry(ValueError):
-    """An entry of a list is no group and no host."""
+    """An entry in a list is neither a group nor a host."""
 
 
 def groups() -> dict[str, dict[str, str]]:
-    """All groups: name → host → which tool needs it. Outside of an image those of `BUILT` have no hosts."""
+    """All groups: name → host → the tool that needs it. Outside of an image, the groups in `BUILT` have no hosts."""
     made = json.loads(REGISTRIES.read_text()) if REGISTRIES.is_file() else {}
     return dict(sorted({**GROUPS, **{name: {} for name in BUILT}, **made}.items()))
 
 
 def normal(host: str) -> str | None:
-    """A host name as lists have it: lower case, ASCII, without a dot at the end.
+    """A host name in the form used in lists: lower case, ASCII, without a dot at the end.
 
     Returns:
-        The name; None for what is none, such as an address in any spelling.
+        The name; None if the text is not a name, such as an address in any spelling.
     """
     host = host.removesuffix(".").lower()
     if not host.isascii():
@@ -110,7 +110,7 @@ class HostList:
         self.any = False
         self._names: dict[str, str] = {}  # host → group
         self._suffixes: dict[str, str] = {}
-        # Groups last: a host that is named by hand, too, counts for its group.
+        # Groups last, so that a host that is also named by hand counts for its group.
         for entry in sorted(entries, key=known.__contains__):
             if entry == ANY:
                 self.any = True
@@ -125,15 +125,15 @@ class HostList:
         (self._suffixes if entry.startswith("*.") else self._names)[host] = group
 
     def __bool__(self) -> bool:
-        """Whether there is any host on it."""
+        """Whether there is any host on the list."""
         return self.any or bool(self._names or self._suffixes)
 
     def __contains__(self, host: str) -> bool:
-        """Whether a name, as `normal` gives it, is on the list. `*.example.org` does not include `example.org`."""
+        """Whether a name, in its form from `normal`, is on the list. `*.example.org` does not include `example.org`."""
         return self.any or bool(self.group(host))
 
     def group(self, host: str) -> str:
-        """The group for which a name is on the list; `BY_HAND`, `ANY`, or empty if it is not on it."""
+        """The group by which a name is on the list; `BY_HAND`, `ANY`, or empty if it is not on the list."""
         if found := self._names.get(host):
             return found
         parts = host.split(".")

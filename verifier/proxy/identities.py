@@ -1,4 +1,4 @@
-"""Whose address is it? What the reconciler published about the pods, by address.
+"""Which pod has an address? What the reconciler published about the pods, by address.
 
 Nothing here waits for Redis: the feed (`feed`) calls `load` and `apply`, and connections ask `of`, all on the event loop.
 """
@@ -13,30 +13,31 @@ from ..networks import parse_address
 from ..records import AddressChange, AddressVersion, PodAddresses
 
 MAX_AGE_SECONDS = 30.0
-"""Seconds without a word of the reconciler, after which what it said counts no more for new connections. It speaks every second."""
+"""Seconds without a message from the reconciler after which its earlier ones no longer count for new connections. It sends one a
+second."""
 
 WAIT_SECONDS = 2.0
-"""Seconds that a new connection waits for its pod to become known. The reconciler publishes an address within some hundredths of a
+"""Seconds for which a new connection waits for its pod to become known. The reconciler publishes an address a few hundredths of a
 second after the kubelet reported it."""
 
 
 @lru_cache(1000)
 def same(address: str) -> str:
-    """An address in its one spelling: an IPv4-mapped one as IPv4. Of a thousand it is remembered, because each has its weight."""
+    """An address in normalized form: an IPv4-mapped one as IPv4. Only a thousand are cached, because each takes memory."""
     ip = parse_address(address)
-    # The string that there is, where it is that spelling: a second one for each pod has its weight, too.
+    # Return the given string if it is in that form: a second one for each pod takes memory, too.
     return address if address == (found := str(ip) if ip else "") else found
 
 
 class Identities:
     """Pods by address.
 
-    A pod that vanished from a snapshot of Redis is no longer known to new connections. Its open ones stay for
-    `MAX_AGE_SECONDS`: Redis may have been wiped, and the reconciler publishes again.
+    A pod that vanished from a snapshot of Redis is no longer known to new connections. Its open connections stay for
+    `MAX_AGE_SECONDS`: Redis may have been wiped, and then the reconciler publishes the pod again.
 
     Args:
         changed: called with the uid of each pod that changed or vanished.
-        clock: seconds that no setting of a clock changes.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, changed: Callable[[str], None] = lambda uid: None, clock: Callable[[], float] = time.monotonic):
@@ -45,12 +46,12 @@ class Identities:
         self._heard_at: float | None = None
         self._version: AddressVersion | None = None  # None: not loaded, or a change was missed
         self._servers: dict[str, tuple[PodAddresses, ...]] = {}
-        self._claims: dict[str, tuple[PodAddresses, ...]] = {}  # by address: who claims it
-        self._missing: dict[str, tuple[float, PodAddresses]] = {}  # by uid: since when, and what was known
+        self._claims: dict[str, tuple[PodAddresses, ...]] = {}  # by address: the pods that claim it
+        self._missing: dict[str, tuple[float, PodAddresses]] = {}  # by uid: since when, and the last known state
         self._waiting: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # by address, while somebody waits for news
 
     def __len__(self) -> int:
-        """Pods that are known."""
+        """The number of known pods."""
         return sum(map(len, self._servers.values()))
 
     @property
@@ -60,7 +61,7 @@ class Identities:
 
     @property
     def age_seconds(self) -> float:
-        """Seconds since the reconciler's last word; infinite before the first."""
+        """Seconds since the reconciler's last message; infinite before the first."""
         return float("inf") if self._heard_at is None else self._clock() - self._heard_at
 
     @property
@@ -69,12 +70,12 @@ class Identities:
         return [address for address, pods in self._claims.items() if len(pods) > 1]
 
     def of(self, address: str) -> PodAddresses | None:
-        """The pod with an address. None: it is unknown, more than one claims it, or what is known is too old."""
+        """The pod with an address. None: it is unknown, more than one pod claims it, or the information is too old."""
         pods = self._claims.get(same(address), ())
         return pods[0] if len(pods) == 1 and self.is_fresh else None
 
     async def wait_for(self, address: str, seconds: float = WAIT_SECONDS) -> PodAddresses | None:
-        """The same, after waiting for it for some seconds at most."""
+        """The same, after waiting for it at most the given seconds."""
         if pod := self.of(address):
             return pod
         try:
@@ -86,14 +87,14 @@ class Identities:
             return None
 
     def still(self, uid: str, address: str) -> PodAddresses | None:
-        """What is known by now of a pod that has an open connection from an address. None: the connection must end."""
+        """What is now known of a pod that has an open connection from an address. None: the connection must end."""
         pods = self._claims.get(same(address), ())
         if uid in self._missing:
             return None if pods else self._missing[uid][1]
         return pods[0] if len(pods) == 1 and pods[0].uid == uid else None
 
     def load(self, version: AddressVersion, servers: dict[str, list[PodAddresses]]) -> None:
-        """Take a snapshot in place of all that is known. It makes nothing younger: Redis may outlive the reconciler."""
+        """Replace everything known by a snapshot. That does not count as a message: Redis may outlive the reconciler."""
         present = {pod.uid for pods in servers.values() for pod in pods}
         gone = [pod for pods in self._servers.values() for pod in pods if pod.uid not in present]
         for server in self._servers.keys() - servers.keys():
@@ -103,18 +104,18 @@ class Identities:
         for server, pods in servers.items():
             self._replace(server, tuple(pods))
         self._version = version
-        # A change that was missed may have put another pod into a server, and nobody else tells of the one before it.
+        # A missed change may have replaced the pod of a server, and nothing else reports that the earlier pod is gone.
         self._tell((*gone, *(pod for pods in servers.values() for pod in pods)))
 
     def apply(self, change: AddressChange) -> bool:
-        """Take a message of the reconciler.
+        """Apply a message from the reconciler.
 
         Returns:
-            False if one was missed, so that a snapshot is needed. Nothing was taken then.
+            False if a message was missed, so that a snapshot is needed. Nothing is applied then.
         """
         known, version = self._version, change.version
         is_next = bool(known and change.server and version == AddressVersion(known.number + 1, known.began))
-        # One of the same number is in the snapshot already.
+        # A change with the same number is already in the snapshot.
         if version != known and not is_next:
             self._version = None
             return False
@@ -129,7 +130,7 @@ class Identities:
         return True
 
     def forget_missing(self) -> None:
-        """Forget the pods that vanished long ago. To be called every second."""
+        """Forget the pods that vanished long ago. Must be called every second."""
         over = [pod for since, pod in self._missing.values() if self._clock() - since > MAX_AGE_SECONDS]
         for pod in over:
             del self._missing[pod.uid]
@@ -152,7 +153,7 @@ class Identities:
         return tuple(pod for pod in self._claims.get(address, ()) if pod.uid != uid)
 
     def _tell(self, pods: Iterable[PodAddresses]) -> None:
-        """Tell of changes of pods: of those whose address another one claims by now, too, and who waits for their addresses."""
+        """Report changed pods and pods that now claim the same addresses, and wake those who wait for these addresses."""
         changed = list(pods)
         addresses = {same(address) for pod in changed for address in pod.addresses}
         claim_too = [pod for address in addresses for pod in self._claims.get(address, ())]
@@ -161,7 +162,7 @@ class Identities:
         self._wake(addresses)
 
     def _wake(self, addresses: Iterable[str]) -> None:
-        """Let those look again who wait for some addresses, and nobody else: many may wait, and changes are many."""
+        """Wake only those who wait for one of these addresses: many may wait, and changes are many."""
         for address in addresses:
             if waiting := self._waiting.pop(address, None):
                 waiting.set()

@@ -1,4 +1,4 @@
-"""Limits: what one server may take, and all unverified ones together, so that nobody takes anything from another."""
+"""Limits on what one server, and all unverified servers together, may use, so that nobody takes anything from anybody else."""
 
 import time
 from collections import Counter
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 UNVERIFIED_SHARE = 0.5
-"""The part of all connections, and of all bytes, that unverified and unknown servers may have together."""
+"""The share of all connections, and of all bytes, that unverified and unknown servers may use together."""
 
 FIRST_SHARE = 0.1
-"""The part of all connections that they have besides, for servers that have none open: a few that hold the half cannot keep the
-start guards of all new pods from an answer."""
+"""The additional share of all connections for those of them that have none open: a few servers that hold the half above cannot keep
+the start guards of all new pods from getting an answer."""
 
 DEFAULT_PORTS = 28_232
-"""Source ports of a machine on which nobody has set another range: Linux's default, 32768 to 60999."""
+"""The number of source ports of a machine on which nobody set another range: Linux's default, 32768 to 60999."""
 
 BURST_SECONDS = 2.0
-"""Seconds of its rate that a server may use at once, after it used nothing."""
+"""The burst after a pause, as the seconds of its rate that a server may use in one go."""
 
 
 class Bucket:
@@ -24,7 +24,7 @@ class Bucket:
 
     Args:
         rate: tokens a second; 0: no limit.
-        clock: seconds that no setting of a clock changes.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic):
@@ -41,7 +41,7 @@ class Bucket:
         return max(0.0, -self._tokens / self._rate)
 
     def has(self) -> bool:
-        """Whether a token is left, and take it if so."""
+        """Take a token if one is left. Returns whether there was one."""
         if self.take() > 0:
             self._tokens += 1
             return False
@@ -49,21 +49,21 @@ class Bucket:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing was taken lately."""
+        """Whether nothing was taken recently."""
         return self._tokens + (self._clock() - self._at) * self._rate >= self._rate * BURST_SECONDS
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of the values, and of the machine.
+    """The limits from the values and from the machine.
 
     Attributes:
-        connections: connections of one server at a time, silent ones included.
+        connections: connections of one server at a time, including silent ones.
         new_per_second: new connections of one server a second.
         bytes_per_second: bytes of one server a second, both directions together; 0: no limit.
         all_connections: connections of all servers at a time, in this process.
         all_bytes_per_second: bytes of all servers a second, both directions together; 0: no limit.
-        source_ports: source ports of the machine toward one address of a host.
+        source_ports: source ports of the machine for one address of a host.
     """
 
     connections: int = 100
@@ -75,11 +75,11 @@ class Limits:
 
 
 class Usage:
-    """What servers use. A server is named by its pod's uid, or by its address while that is unknown.
+    """What servers use. A server is identified by its pod's uid, or by its address while the pod is unknown.
 
     Args:
         limits: the limits.
-        clock: seconds that no setting of a clock changes.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic):
@@ -93,11 +93,11 @@ class Usage:
         self.unverified = 0
 
     def __len__(self) -> int:
-        """Servers of which something is remembered."""
+        """The number of servers about which something is remembered."""
         return len(self._open.keys() | self._new.keys() | self._bytes.keys())
 
     def admit(self, server: str, verified: bool) -> bool:
-        """Count a new connection, if it is within the limits."""
+        """Count a new connection if it is within the limits. Returns whether it is."""
         if not self._new.setdefault(server, Bucket(self._limits.new_per_second, self._clock)).has():
             return False
         share = 1.0 if verified else UNVERIFIED_SHARE + (0 if self._open[server] else FIRST_SHARE)
@@ -110,7 +110,7 @@ class Usage:
         return True
 
     def release(self, server: str, verified: bool) -> None:
-        """A connection that was admitted has ended. The arguments are those of `admit`."""
+        """Note that an admitted connection has ended. The arguments are those of `admit`."""
         self._open[server] -= 1
         if not self._open[server]:
             del self._open[server]
@@ -118,17 +118,18 @@ class Usage:
         self.unverified -= not verified
 
     def taken(self) -> dict[str, float]:
-        """Of all connections that there may be, and of those of unverified servers: which part is open."""
+        """The share in use of all allowed connections, and of those allowed for unverified servers."""
         most = self._limits.all_connections
         return {"all": self.connections / most, "unverified": self.unverified / (most * UNVERIFIED_SHARE)}
 
     def bytes(self, server: str, verified: bool) -> list[Bucket]:
-        """The buckets of a server's bytes: its own, that of all, and that of the unverified ones if it is one."""
+        """The buckets of a server's bytes: its own, the one of all servers, and if it is unverified, the one of all unverified
+        servers."""
         own = self._bytes.setdefault(server, Bucket(self._limits.bytes_per_second, self._clock))
         return [own, self._all_bytes] if verified else [own, self._all_bytes, self._unverified_bytes]
 
     def forget_idle(self) -> None:
-        """Forget the servers that use nothing. To be called now and then."""
+        """Forget the servers that use nothing. Must be called from time to time."""
         for buckets in (self._new, self._bytes):
             for server in [server for server, bucket in buckets.items() if bucket.is_full and server not in self._open]:
                 del buckets[server]

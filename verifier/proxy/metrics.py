@@ -14,8 +14,8 @@ class Metrics:
     """The metrics of one process.
 
     Attributes:
-        resolved: seconds that names took.
-        connected: seconds that connecting to hosts took.
+        resolved: the seconds that resolving names took.
+        connected: the seconds that connecting to hosts took.
     """
 
     def __init__(self) -> None:
@@ -59,16 +59,16 @@ class Metrics:
 
         Args:
             decision: `allowed`, `refused` or `cut`.
-            rule: why, if it was not allowed.
-            tier: of the pod, or `unknown`.
-            group: for which the host is on the tier's list, as `HostList.group` has it.
-            moved: bytes.
+            rule: the reason, if it was not allowed.
+            tier: the tier of the pod, or `unknown`.
+            group: the group by which the host is on the tier's list, as in `HostList.group`.
+            moved: the bytes moved.
         """
         self._connections.labels(decision, rule, tier, group).inc()
         self._bytes.labels(tier, group).inc(moved)
 
     def state(self, identities: Identities, usage: Usage, ports: SourcePorts, wanted: WantedHosts) -> None:
-        """Take what is so now."""
+        """Record the current state."""
         self._open.labels("verified").set(usage.connections - usage.unverified)
         self._open.labels("unverified").set(usage.unverified)
         for who, part in usage.taken().items():
@@ -83,5 +83,5 @@ class Metrics:
             self._wanted.labels(host).set(times)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -29,30 +29,30 @@ from .wanted_hosts import WantedHosts
 log = logging.getLogger("binder-egress")
 
 PUBLISH_SECONDS = 60.0
-"""Seconds between two tables of what was asked for and not given."""
+"""Seconds between two tables of hosts that were requested and refused."""
 
 HUB_SECONDS = 10.0
-"""Seconds between two looks at what BinderHub's hook said of JupyterHub's address."""
+"""Seconds between two checks of the JupyterHub address that BinderHub's hook reported."""
 
 MAX_HUB_NAMES = 2
-"""Names that are taken from there: JupyterHub's host, and the one after a move. Each is looked up again and again."""
+"""The most names that are accepted from there: JupyterHub's host, and the one after a move. Each is looked up again and again."""
 
 BACKLOG = 1024
-"""Connections that wait to be accepted."""
+"""The most connections that wait to be accepted."""
 
 
 def policy(settings: ProxySettings) -> Policy:
-    """What the settings say about tiers.
+    """The policy in the settings.
 
     Raises:
-        InvalidSettings: a list has an entry that is no host and no group.
+        InvalidSettings: a list has an entry that is neither a host nor a group.
     """
     tiers = {}
     for name, tier in settings.proxy_tiers.items():
         hosts = _hosts("unverified" if name == UNVERIFIED else f"tiers.{name}", tier.hosts)
         ranges = [(int(first), int(last or first)) for first, _, last in (port.partition("-") for port in tier.ports)]
         ports = {port for port in PORTS.values() if any(first <= port <= last for first, last in ranges)}
-        # A tier that opens other ports alone opens none of the proxy's.
+        # A tier that opens only other ports opens none of the proxy's.
         tiers[name] = TierHosts(hosts, frozenset(ports) if ports or not ranges else frozenset({0}), NetworkSet(tier.closed))
     repositories = {
         pattern: _hosts(f"rules.repositories: {pattern}", hosts) for pattern, hosts in settings.proxy_repositories.items()
@@ -73,7 +73,7 @@ def _hosts(where: str, entries: list[str]) -> HostList:
 
 
 def _own_names(entries: list[str]) -> frozenset[str]:
-    """The hub's own names in their one spelling. A wildcard is among them where a host of the Ingress is one."""
+    """The hub's own names in normalized form. A wildcard is among them if a host of the Ingress is one."""
     found = set()
     for entry in entries:
         bare = entry.removeprefix("*.")
@@ -85,12 +85,12 @@ def _own_names(entries: list[str]) -> frozenset[str]:
 
 
 def run(settings: ProxySettings, policy: Policy, store: Store) -> None:
-    """Work until SIGTERM, then until the open connections have ended, or `proxy_drain_seconds`."""
+    """Work until SIGTERM, and then until the open connections have ended, for `proxy_drain_seconds` at most."""
     asyncio.run(_run(settings, policy, store))
 
 
 async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
-    # Each connection has two sockets, and the soft limit of a container may be 1,024 files.
+    # Each connection has two sockets, and a container's soft limit may be 1,024 files.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop = asyncio.get_running_loop()
@@ -108,10 +108,10 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
     )
     proxy = Proxy(policy, limits, Resolver(), metrics, settings.proxy_log_connections)
     feed = Feed(store, proxy.identities, loop)
-    # What has been imported stays: without a look at it, a full collection takes a tenth of the time, in which nothing else runs.
+    # Imported objects stay. Without looking at them, a full collection, during which nothing else runs, takes a tenth of the time.
     gc.freeze()
     feed.start()
-    # The listener is handed on as it is, so that `accept` gives sockets and no streams.
+    # The listener is passed on as it is, so that `accept` returns sockets, not streams.
     listener = listen(settings.proxy_port)
     serving = [asyncio.create_task(proxy.serve(listener)), asyncio.create_task(proxy.watch())]
     admin = await asyncio.start_server(
@@ -131,7 +131,7 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
 
 
 async def _publish(wanted: WantedHosts, store: Store) -> None:
-    """Publish what was asked for and not given, each minute (D-267). Without Redis it waits for the next one."""
+    """Publish each minute which hosts were requested and refused (D-267). If Redis is down, the next minute is the next attempt."""
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)
         if rows := wanted.rows():
@@ -140,10 +140,10 @@ async def _publish(wanted: WantedHosts, store: Store) -> None:
 
 
 async def _refuse_hub(proxy: Proxy, store: Store) -> None:
-    """Refuse JupyterHub's host as soon as BinderHub's hook has said it (D-342)."""
+    """Refuse JupyterHub's host as soon as BinderHub's hook has reported it (D-342)."""
     names: set[str] = set()
     while True:
-        # The text is the verifier's: what is no address with a host adds nothing.
+        # The text comes from the verifier: if it is not an address with a host, it adds nothing.
         with contextlib.suppress(StoreUnavailable, ValueError):
             name = normal(urlsplit(await asyncio.to_thread(store.hub)).hostname or "")
             if name and name not in names and len(names) < MAX_HUB_NAMES:
@@ -153,7 +153,7 @@ async def _refuse_hub(proxy: Proxy, store: Store) -> None:
 
 
 def listen(port: int, address: str | None = None) -> socket.socket:
-    """A socket that listens on a port, IPv4 and IPv6, or IPv4 alone where the machine has no IPv6."""
+    """A socket that listens on a port, IPv4 and IPv6, or only IPv4 if the machine has no IPv6."""
     if address is None and socket.has_dualstack_ipv6():
         return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
     return socket.create_server((address or "0.0.0.0", port), backlog=BACKLOG)

@@ -1,4 +1,4 @@
-"""What a client asks the proxy for: the head of its request, read by `h11`, as a host, a port and a kind."""
+"""Requests to the proxy: `h11` reads the head of one, and the result is a host, a port and a kind."""
 
 import asyncio
 import re
@@ -11,15 +11,15 @@ from .decide import PORTS, Kind, Reason, Refusal
 from .hosts import normal
 
 MAX_HEAD_BYTES = 16384
-"""Bytes of a head. Clients send some hundred; cookies may have a few thousand."""
+"""The longest head of a request, in bytes. Clients send some hundred; cookies may have a few thousand."""
 
 READ_BYTES = 65536
-"""Bytes of one read."""
+"""The most bytes in one read."""
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:@/\\?#\s]+)(?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(r"(?i:http)://([^/?#]*)([/?][^#]*)?")
 
-# Those of this connection alone (RFC 9110, section 7.6.1), and those that are written anew.
+# Headers that belong to this connection only (RFC 9110, section 7.6.1), and those that the proxy writes itself.
 _HOP = {
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te", b"trailer", b"upgrade",
     b"host", b"expect", b"http2-settings",
@@ -30,7 +30,7 @@ class Refused(Exception):
     """The connection is refused.
 
     Args:
-        refusal: as the client is told.
+        refusal: the refusal that the client gets.
     """
 
     def __init__(self, refusal: Refusal):
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class WhoAmI(Exception):
-    """The client asks the proxy itself: `GET /`."""
+    """The client asks the proxy who it is: `GET /`."""
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Asked:
     """A request whose head was read.
 
     Attributes:
-        host, port, kind: what is asked for.
+        host, port, kind: what the request is for.
         head: the head as `h11` read it.
-        connection: the state of `h11`, which has what came after the head.
+        connection: the state of `h11`, which holds any bytes after the head.
         path: path and query of a plain request.
     """
 
@@ -61,7 +61,7 @@ class Asked:
     path: bytes = b""
 
     def upstream_head(self) -> h11.Request:
-        """The request for the host: one a connection, with the host that was judged, and without what is for the proxy.
+        """The request to send to the host: one per connection, with the host that was judged, without headers for the proxy.
 
         Raises:
             h11.ProtocolError: it cannot be sent.
@@ -87,8 +87,8 @@ async def read_request(client: socket.socket) -> Asked | None:
         The request; None if the client closed without one.
 
     Raises:
-        Refused: it is not one that a proxy gets.
-        WhoAmI: it is for the proxy itself.
+        Refused: it is not a request for a proxy.
+        WhoAmI: it asks the proxy who the client is.
         OSError: the connection broke.
     """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
@@ -104,7 +104,7 @@ async def read_request(client: socket.socket) -> Asked | None:
 
 
 def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
-    """What a head asks for. Raises as `read_request`."""
+    """The request in a head. Raises as `read_request`."""
     target = head.target.decode("ascii")
     if head.http_version not in (b"1.0", b"1.1"):
         raise bad("The egress proxy speaks HTTP/1.1")

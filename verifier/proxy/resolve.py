@@ -1,4 +1,4 @@
-"""Addresses of host names, by the resolver of the system. User pods have no DNS: the proxy resolves for them."""
+"""Addresses of host names, from the system's resolver. User pods have no DNS: the proxy resolves for them."""
 
 import asyncio
 import socket
@@ -7,25 +7,26 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 KEPT_SECONDS = 5.0
-"""Seconds that an answer is used again. Short, because names of large services change; the system's resolver caches by TTL."""
+"""Seconds for which an answer is reused. Short, because the addresses of large services change; the system's resolver caches by
+TTL."""
 
 FAILED_SECONDS = 1.0
 """The same for a name without an address."""
 
 TIMEOUT_SECONDS = 5.0
-"""Seconds that a connection waits for an answer."""
+"""Seconds for which a connection waits for an answer."""
 
 NAMES = 10_000
-"""Names that are remembered."""
+"""The number of names that are remembered."""
 
 THREADS = 32
-"""Names that verified servers ask for at the same time, and as many by all others. `getaddrinfo` blocks its thread."""
+"""How many names are resolved at a time for verified servers, and as many again for all others. `getaddrinfo` blocks its thread."""
 
 NAMES_OF_ONE = 4
-"""Of these, names that one server asks for. Somebody's own DNS server may answer late on purpose, and would hold every thread."""
+"""How many of these may be for one server. A stranger's DNS server may answer late on purpose, and would hold up every thread."""
 
 SHARED = 0.5
-"""The part of the threads that servers may have for more names than one each: a few cannot hold all (D-349)."""
+"""If more than this share of the threads is in use, a server gets only one, so that a few servers cannot hold all (D-349)."""
 
 
 def _ask(name: str) -> list[str]:
@@ -41,27 +42,28 @@ class Resolver:
     """Resolves names, each once at a time.
 
     Args:
-        ask: from a name to its addresses; it may block.
-        clock: seconds that no setting of a clock changes.
+        ask: returns the addresses of a name; it may block.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, ask: Callable[[str], list[str]] = _ask, clock: Callable[[], float] = time.monotonic):
         self._ask = ask
         self._clock = clock
         self._threads = {verified: ThreadPoolExecutor(THREADS, thread_name_prefix="resolver") for verified in (True, False)}
-        self._taken = {True: 0, False: 0}  # of the threads of each, also names that wait for one
+        self._taken = {True: 0, False: 0}  # threads of each kind in use, and names that wait for one
         self._known: dict[str, tuple[float, list[str]]] = {}
-        # By tier, too: nobody with a tier waits for a thread of those without.
+        # The key includes whether there is a tier, so that nobody with one waits for a thread of those without.
         self._asking: dict[tuple[str, bool], asyncio.Future[list[str]]] = {}
         self._of_one: dict[str, set[asyncio.Future[list[str]]]] = {}
 
     async def addresses(self, name: str, server: str = "", verified: bool = True) -> list[str]:
-        """The addresses of a name; none if it has none, or if no answer comes in time.
+        """The addresses of a name; empty if it has none, or if no answer comes in time.
 
         Args:
             name: the name.
-            server: who asks. With `NAMES_OF_ONE` unanswered names it waits for one of them; with one, where threads are few.
-            verified: whether it has a tier. Those without have threads of their own.
+            server: the server that asks. With `NAMES_OF_ONE` unanswered names, or with one if threads are few, it waits for an
+                answer first.
+            verified: whether it has a tier. Servers without have separate threads.
         """
         until, found = self._known.get(name, (0.0, []))
         if until > self._clock():

@@ -1,9 +1,9 @@
-"""Source ports: how many connections to one address of a host there may be, so that none of them costs the others anything (D-340).
+"""Source ports: limits how many connections there are to one address of a host, so that they do not slow down the others (D-340).
 
-Each connection to a host has one of this machine's source ports, and the kernel keeps it for a minute after the end (TIME_WAIT).
-The kernel looks for a free one among those of one parity first (`__inet_hash_connect` in `net/ipv4/inet_hashtables.c`). While half
-of the ports are free that is a step or two. From then on it walks past all that are taken, for each new connection to that address,
-and the process does nothing else meanwhile.
+Each connection to a host has one of this machine's source ports, and the kernel keeps the port for a minute after the end
+(TIME_WAIT). The kernel first looks for a free one among those of one parity (`__inet_hash_connect` in
+`net/ipv4/inet_hashtables.c`). While half of the ports are free, that takes a step or two. Beyond that it walks past all the taken
+ports for each new connection to that address, and the process does nothing else meanwhile.
 """
 
 import time
@@ -16,25 +16,25 @@ from typing import Any
 from .limits import DEFAULT_PORTS, FIRST_SHARE, UNVERIFIED_SHARE
 
 USED_SHARE = 0.5
-"""The part of the source ports that is used for one address of a host: what the kernel finds without a long search."""
+"""The share of the source ports that is used for one address of a host: up to there the kernel finds one without a long search."""
 
 FEW = 20
 """An unverified server with fewer connections to one address in a minute counts as one that has hardly any."""
 
 KEPT_SECONDS = 60.0
-"""Seconds for which the kernel keeps the port of a connection that has ended: `TCP_TIMEWAIT_LEN` in its `include/net/tcp.h`."""
+"""Seconds for which the kernel keeps the port of a connection that has ended: `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`."""
 
 ENDED_MOST = 100_000
-"""Ended connections that are remembered: more than a core opens in a minute."""
+"""The number of ended connections that are remembered: more than a core opens in a minute."""
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def source_ports(file: Path = _RANGE) -> int:
-    """How many source ports this machine has for one address and port, over IPv4 or IPv6; `DEFAULT_PORTS` where that is unknown.
+    """How many source ports this machine has for one address and port, over IPv4 or IPv6; `DEFAULT_PORTS` if unknown.
 
     Args:
-        file: the sysctl: first and last port.
+        file: the file of the sysctl that has the first and last port.
     """
     try:
         first, last = map(int, file.read_text().split())
@@ -45,7 +45,7 @@ def source_ports(file: Path = _RANGE) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SourcePort:
-    """A port that is taken: toward which address and port, by which server."""
+    """A source port in use: for which address and port, and by which server."""
 
     host: tuple[str, int]
     server: str
@@ -53,34 +53,34 @@ class SourcePort:
 
 
 class SourcePorts:
-    """Counts the source ports toward each address of a host: those of open connections, and of those that ended lately.
+    """Counts the source ports for each address of a host: those of open connections, and of connections that ended recently.
 
-    All servers together may have half of the machine's, and unverified ones half of that. A tenth is besides for unverified servers
-    that have few, as with connections (`limits`): those who take the half do not keep others from their packages.
+    All servers together may use half of the machine's ports, and unverified ones half of that. Another tenth is for unverified
+    servers that have few, as with connections (`limits`): those who use up the half do not keep others from their packages.
 
     Args:
-        ports: source ports of this machine.
-        clock: seconds that no setting of a clock changes.
+        ports: the number of source ports of this machine.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, ports: int, clock: Callable[[], float] = time.monotonic):
         self._most, self._clock = ports * USED_SHARE, clock
         self._all: Counter[tuple[str, int]] = Counter()
         self._unverified: Counter[tuple[str, int]] = Counter()
-        self._of_one: Counter[tuple[tuple[str, int], str]] = Counter()  # of unverified servers
+        self._of_one: Counter[tuple[tuple[str, int], str]] = Counter()  # for unverified servers
         self._ended: deque[tuple[float, SourcePort]] = deque()
 
     def __len__(self) -> int:
-        """Entries that are remembered."""
+        """The number of entries that are remembered."""
         return len(self._all) + len(self._unverified) + len(self._of_one) + len(self._ended)
 
     def take(self, address: str, port: int, server: str, verified: bool) -> SourcePort | None:
-        """Count a new connection, if it is within the limits.
+        """Count a new connection if it is within the limits. Returns its port, or None.
 
         Args:
             address: the address that is connected to.
             port: its port.
-            server: who asks.
+            server: the server that asks.
             verified: whether it has a tier.
         """
         self.forget_ended()
@@ -92,9 +92,9 @@ class SourcePorts:
         return taken
 
     def give_back(self, taken: SourcePort, connected: bool) -> None:
-        """A connection has ended. The kernel keeps its port for a while, if it was one.
+        """Note that a connection has ended. If it was connected, the kernel keeps its port for a while.
 
-        It does not keep it where the host has ended the connection first. Nothing tells which of both was so, and it counts here.
+        It does not keep it if the host ended the connection first. There is no way to know which side did, so the port counts.
         """
         if not connected:
             self._count(taken, -1)
@@ -104,13 +104,13 @@ class SourcePorts:
             self._count(self._ended.popleft()[1], -1)
 
     def forget_ended(self) -> None:
-        """Forget those that ended long ago. To be called now and then."""
+        """Forget connections that ended long ago. Must be called from time to time."""
         until = self._clock() - KEPT_SECONDS
         while self._ended and self._ended[0][0] <= until:
             self._count(self._ended.popleft()[1], -1)
 
     def taken(self) -> dict[str, float]:
-        """Of the ports that there may be toward one address, by all and by unverified servers: the part that is taken, where it is
+        """The share in use of the ports allowed for one address, by all and by unverified servers, for the address where it is
         largest."""
         all_, unverified = (max(counter.values(), default=0) / self._most for counter in (self._all, self._unverified))
         return {"all": all_, "unverified": unverified / UNVERIFIED_SHARE}

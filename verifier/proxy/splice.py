@@ -1,4 +1,4 @@
-"""Moves the bytes of a connection: from socket to socket inside the kernel, by `splice(2)` and a pipe (D-251)."""
+"""Moves the bytes of a connection: from socket to socket inside the kernel, with `splice(2)` and a pipe (D-251)."""
 
 import asyncio
 import contextlib
@@ -9,28 +9,29 @@ import socket
 from .limits import Bucket
 
 PIPE_BYTES = 256 * 1024
-"""Bytes that one step moves at most. Linux lets unprivileged processes have pipes up to 1 MiB."""
+"""The most bytes that one step moves. Linux allows unprivileged processes pipes of up to 1 MiB."""
 
 SHORTEST_PAUSE_SECONDS = 0.01
-"""A pause for the limit of bytes that is not worth a timer."""
+"""The longest pause for the limit of bytes that is not worth a timer."""
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _spare: list[tuple[int, int]] = []
-"""Empty pipes for the next step. A pump holds one only while bytes are in it, so an idle tunnel costs its two sockets."""
+"""Empty pipes for the next step. A pump holds one only while there are bytes in it, so an idle tunnel costs only its two
+sockets."""
 
 
 def _pipe() -> tuple[int, int]:
     if _spare:
         return _spare.pop()
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # More than this user may have: smaller steps.
+    with contextlib.suppress(OSError):  # This user may not have larger pipes, so the steps are smaller.
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return read, write
 
 
 def take(buckets: list[Bucket], number: int) -> float:
-    """Take bytes from buckets. Returns the seconds to wait before the next ones; 0 where the wait is not worth a timer."""
+    """Take bytes from buckets. Returns the seconds to wait before the next ones; 0 if the wait is not worth a timer."""
     pause = max(bucket.take(number) for bucket in buckets)
     return pause if pause > SHORTEST_PAUSE_SECONDS else 0.0
 
@@ -39,16 +40,16 @@ class Pump:
     """One direction of a connection.
 
     Args:
-        source, target: non-blocking sockets, on which nothing else waits for this direction.
-        buckets: what the bytes are taken from.
+        source, target: non-blocking sockets on which nothing else waits for this direction.
+        buckets: the buckets from which the bytes are taken.
 
     Attributes:
-        moved: bytes up to now.
-        ended: done when the source has ended and everything is with the target, with an `OSError` if the connection broke.
+        moved: bytes moved so far.
+        ended: done when the source has ended and the target has everything; it has an `OSError` if the connection broke.
     """
 
     def __init__(self, source: socket.socket, target: socket.socket, buckets: list[Bucket]):
-        # Numbers: with a socket, each look of the loop's selector at one that it does not watch writes a text about the socket.
+        # Numbers, not sockets: for a socket that it does not watch, each lookup in the loop's selector formats a text about it.
         self._source, self._target, self._buckets = source.fileno(), target.fileno(), buckets
         self._socket = target
         self._loop = asyncio.get_running_loop()
@@ -58,16 +59,16 @@ class Pump:
         self.moved = 0
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._source, self._read)
-        # Who opens a new connection for each few bytes waits for the debt of those before.
+        # A server that opens a new connection for every few bytes waits for the debt of the earlier ones.
         self._rest(0)
 
     def stop(self) -> None:
-        """Move nothing any more. To be called once for each pump, before its sockets are closed."""
+        """Stop moving bytes. Must be called once for each pump, before its sockets are closed."""
         self._loop.remove_reader(self._source)
         self._loop.remove_writer(self._target)
         if self._timer:
             self._timer.cancel()
-        if self._held:  # It may hold bytes of this connection, so nobody else may have it.
+        if self._held:  # It may hold bytes of this connection, so no other pump may reuse it.
             os.close(self._held[0])
             os.close(self._held[1])
             self._held = None
@@ -98,7 +99,7 @@ class Pump:
             self._loop.add_writer(self._target, self._drain, number)
 
     def _drain(self, number: int) -> None:
-        """The target takes bytes again."""
+        """Continue when the target accepts bytes again."""
         if self._write():
             self._loop.remove_writer(self._target)
             self._loop.add_reader(self._source, self._read)
@@ -118,7 +119,7 @@ class Pump:
         return True
 
     def _rest(self, number: int) -> None:
-        """Wait as long as the limits of bytes say."""
+        """Wait as long as the limits of bytes require."""
         pause = take(self._buckets, number)
         if pause:
             self._loop.remove_reader(self._source)

@@ -1,4 +1,5 @@
-"""What unverified servers asked for and did not get, by repository: a small table in memory, for `egress hosts wanted`."""
+"""The hosts that unverified servers asked for and did not get, by repository: a small table in memory, for `egress hosts
+wanted`."""
 
 import time
 from collections import Counter
@@ -10,16 +11,16 @@ KEPT_SECONDS = 86_400
 """Seconds after its last request for which a row is kept."""
 
 ROWS = 500
-"""Rows of the table. Strangers choose what is in it."""
+"""The most rows in the table. Strangers choose its content."""
 
 OF_ONE = 20
-"""Rows of one repository."""
+"""The most rows of one repository."""
 
 SHOWN = 5
-"""Hosts that the metrics name (D-285)."""
+"""The number of hosts that the metrics name (D-285)."""
 
 MOST_CHARACTERS = 200
-"""Characters of a repository's name that are kept. Its URL is a stranger's own spelling, of any length."""
+"""How many characters of a repository's name are kept. Its URL is a stranger's own spelling, of any length."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class WantedHosts:
         self._rows: dict[tuple[str, str], _Row] = {}
 
     def note(self, repository: str, host: str) -> None:
-        """Count a request that was refused. Where the table is full, it takes the place of what was asked for least."""
+        """Count a refused request. If the table is full, it replaces the row with the fewest requests."""
         repository = repository[:MOST_CHARACTERS]
         key = repository, host
         if key not in self._rows:
@@ -56,13 +57,13 @@ class WantedHosts:
         self._rows[key].last = self._clock()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, what was asked for most first: `repository`, `host`, `times`, and `last` in Unix time."""
+        """All rows, those with the most requests first: `repository`, `host`, `times`, and `last` in Unix time."""
         oldest = self._clock() - KEPT_SECONDS
         self._rows = {key: row for key, row in self._rows.items() if row.last > oldest}
         return [asdict(row) for row in sorted(self._rows.values(), key=lambda row: -row.times)]
 
     def most(self) -> dict[str, int]:
-        """The `SHOWN` hosts that were asked for most, all repositories together, and how often that was."""
+        """The `SHOWN` most requested hosts, for all repositories together, and the number of requests for each."""
         hosts: Counter[str] = Counter()
         for row in self._rows.values():
             hosts[row.host] += row.times

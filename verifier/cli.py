@@ -70,7 +70,7 @@ def receiver() -> None:
 
     settings = load(ReceiverSettings)
     app = create_receiver_app(create_receiver_services(settings, Store(connect(settings))))
-    # Its one port has the limits of the verifier's public one: a detector that sends slowly holds up no other.
+    # Its one port has the limits of the verifier's public port: a detector that sends slowly does not hold up others.
     threads = functools.partial(
         Threads,
         REPORTS_AT_A_TIME,

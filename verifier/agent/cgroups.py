@@ -1,25 +1,25 @@
-"""Which pod a process belongs to, by the text of its `/proc/PID/cgroup`."""
+"""Finds the pod that a process belongs to, from the text of its `/proc/PID/cgroup`."""
 
 import re
 
-# The kubelet names a pod's cgroup `pod<uid>` (cgroupfs), or `…-pod<uid>.slice` with underscores for the dashes (systemd, in whose
-# names a dash is a level): kubernetes, pkg/kubelet/cm, cgroup_manager_linux.go and pod_container_manager_linux.go. Older containerd
-# with a kubelet on systemd wrote `…-pod<uid>.slice:cri-containerd:<container>` into one part. The uid of a static pod is no UUID,
-# and not looked for: a user pod is none.
+# The kubelet names a pod's cgroup `pod<uid>` (cgroupfs), or `…-pod<uid>.slice` with underscores for the dashes (systemd, where a
+# dash in a name separates levels): kubernetes, pkg/kubelet/cm, cgroup_manager_linux.go and pod_container_manager_linux.go. Older
+# containerd with a kubelet on systemd wrote `…-pod<uid>.slice:cri-containerd:<container>` as one part. The uid of a static pod is
+# not a UUID, and is not looked for: user pods are never static.
 _POD = re.compile(r"(?:^|-)pod([0-9a-f]{8}([-_])[0-9a-f]{4}\2[0-9a-f]{4}\2[0-9a-f]{4}\2[0-9a-f]{12})(?:\.slice)?(?::|$)")
 
 
 def pod_uid(text: str) -> str | None:
     """The uid of the pod in whose cgroup a process is.
 
-    In each path the outermost part that names a pod counts: a pod that may make cgroups makes them below its own, by any name.
-    Read from a container the path may begin with `/..`, which changes nothing here.
+    In each path, the outermost part that names a pod counts: a pod that can create cgroups creates them below its own, with any
+    name. Read from inside a container, the path may begin with `/..`, which makes no difference here.
 
     Args:
         text: the content of `/proc/PID/cgroup`, one line for each hierarchy (cgroups(7)).
 
     Returns:
-        The uid with dashes, or None: no pod's, or the hierarchies of version 1 name several.
+        The uid with dashes. None: no pod, or the hierarchies of version 1 name several.
     """
     found = set()
     for line in text.splitlines():

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_LIST_BYTES = 4 << 20
-"""The largest file that is read. A ConfigMap or a Secret has 1 MiB."""
+"""The largest file that is read. A ConfigMap or a Secret holds 1 MiB at most."""
 
 HASHES, RULES = ".sha256", (".yar", ".yara")
-"""How the names of files end: lists of sums, and YARA rules. Others are left alone."""
+"""The endings of file names: lists of sums, and YARA rules. Other files are ignored."""
 
 _LINE = re.compile(r"(?P<sum>[0-9A-Fa-f]{64})(?:\s+\*?(?P<label>.*))?")
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a file matched.
+    """A match of a file.
 
     Attributes:
-        list_name: the list, which is its file's name without the ending.
+        list_name: the list, that is the name of its file without the ending.
         label: the label of the sum, or the name of the rule.
     """
 
@@ -29,12 +29,12 @@ class Match:
 
 @dataclass
 class Lists:
-    """What the files say.
+    """The content of the files.
 
     Attributes:
-        hashes: SHA-256 in hexadecimal → what it matches.
-        rules: YARA rules by name of the list.
-        broken: what is wrong, one sentence each, by name of the list; the rest counts.
+        hashes: SHA-256 in hexadecimal → the matches.
+        rules: YARA rules by the name of the list.
+        broken: what is wrong, in one sentence each, by the name of the list; the rest of a list counts.
     """
 
     hashes: dict[str, list[Match]] = field(default_factory=dict)
@@ -42,19 +42,19 @@ class Lists:
     broken: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, name: str, problem: str) -> None:
-        """Note what is wrong with a list."""
+        """Note a problem with a list."""
         self.broken.setdefault(name, []).append(problem)
 
 
 def signature(folders: Iterable[Path]) -> tuple[object, ...]:
-    """Changes when a list does. The kubelet replaces a link at each change, so the files behind it are others."""
+    """A value that changes when a list does. The kubelet replaces a symbolic link at each change, so the files behind it differ."""
     return tuple(
         (str(file), found.st_ino, found.st_size, found.st_mtime_ns) for file in _files(folders) for found in (file.stat(),)
     )
 
 
 def read(folders: Iterable[Path]) -> Lists:
-    """Read all lists. What is wrong with one does not keep the others out.
+    """Read all lists. A problem with one does not keep the others out.
 
     A line of sums is what `sha256sum` writes: the sum, spaces and a label. Empty lines and those that begin with `#` are skipped.
     """
@@ -87,6 +87,6 @@ def read(folders: Iterable[Path]) -> Lists:
 
 
 def _files(folders: Iterable[Path]) -> list[Path]:
-    """The lists, by name. Names that begin with a dot are the kubelet's own."""
+    """The lists, sorted by name. Names that begin with a dot are the kubelet's own."""
     found = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
     return sorted(file for file in found if file.name[0] != "." and file.suffix in (HASHES, *RULES) and file.is_file())

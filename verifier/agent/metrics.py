@@ -1,4 +1,4 @@
-"""The agent's metrics. Written by hand: Prometheus' client would double the memory of a process that runs on each node (D-334)."""
+"""The agent's metrics. Written by hand: Prometheus' client would double the memory of a process that runs on every node (D-334)."""
 
 import threading
 from collections import Counter
@@ -31,7 +31,7 @@ _HELP = {
 
 
 class Metrics:
-    """What the rounds showed, for Prometheus. All methods may be called from any thread."""
+    """The results of the rounds, for Prometheus. Any thread may call all methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Metrics:
         self._rounds = 0
 
     def note(self, done: Round, reports: Mapping[str, int], lists: Lists, seconds: float) -> None:
-        """Note a round: what it saw, what became of its reports, and how long it took."""
+        """Note a round: its results, the outcome of its reports, and how long it took."""
         self._rounds += 1
         self._files.update(done.counts)
         self._reports.update(reports)
@@ -66,7 +66,7 @@ class Metrics:
             self._text = ("\n".join(lines) + "\n").encode()
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             return self._text
 

@@ -22,7 +22,7 @@ INTERVAL_SECONDS = 30.0
 """Seconds between two rounds. A program that runs for less may be missed."""
 
 STUCK_SECONDS = 300
-"""After how long without a round the process ends itself, to be started anew: a file system may not answer."""
+"""Seconds without a round after which the process ends itself to be restarted: a file system may not answer."""
 
 LISTS = (Path("/etc/binder-egress/agent/configmap"), Path("/etc/binder-egress/agent/secret"))
 """Where the chart mounts the lists."""
@@ -38,7 +38,7 @@ class InvalidSetting(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """The agent's settings, from the environment. Not by `verifier.settings`: its image has no pydantic.
+    """The agent's settings, from the environment. It does not use `verifier.settings`, because its image has no pydantic.
 
     Attributes:
         host: the address of the receiver's Service.
@@ -56,13 +56,13 @@ class Settings:
 
     @classmethod
     def load(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read them.
+        """Read the settings.
 
         Raises:
-            InvalidSetting: one is missing or wrong.
+            InvalidSetting: a setting is missing or wrong.
         """
         host = environment.get("BINDER_EGRESS_AGENT_HOST", "")
-        # The kubelet leaves a variable as it is that it does not know.
+        # The kubelet leaves unknown variables as they are.
         if not host or host.startswith("$("):
             raise InvalidSetting(
                 "The receiver's Service is not there (BINDER_EGRESS_AGENT_HOST): it must exist before this starts."
@@ -90,7 +90,7 @@ def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
     fields = {"uid": os.getuid(), "gid": os.getgid(), "port": settings.admin_port}
     log.info("agent", extra={"fields": fields})
     while not stopped.is_set():
-        # Without a handler the signal ends the process.
+        # Without a handler, the signal ends the process.
         signal.alarm(STUCK_SECONDS)
         began = time.monotonic()
         done = watcher.round()
@@ -115,7 +115,7 @@ def _serve(port: int, metrics: Metrics) -> ThreadingHTTPServer:
             self.wfile.write(body or b"")
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: one line a probe tells nobody anything."""
+            """Log nothing: one line for each probe would help nobody."""
 
     dual = socket.has_dualstack_ipv6()
 
@@ -133,7 +133,7 @@ def _serve(port: int, metrics: Metrics) -> ThreadingHTTPServer:
 
 
 def main() -> None:
-    """Run it; a wrong setting ends it with one sentence and exit code 2."""
+    """Run the agent; a wrong setting ends it with one sentence and exit code 2."""
     try:
         settings = Settings.load(os.environ)
     except InvalidSetting as error:

@@ -1,7 +1,7 @@
-"""Processes and the files that they run, read from `/proc` with no more rights than the user pods' own uid has.
+"""Processes and the files that they run, read from `/proc` with no more rights than the user pods' own uid.
 
-The kernel shows the links of `/proc/PID` to whoever may read the process (ptrace(2), PTRACE_MODE_READ_FSCREDS): all its uids and
-gids are the reader's, it is dumpable, and it has no capability that the reader lacks. Decisions: D-330, D-331.
+The kernel shows the links in `/proc/PID` only to readers that may read the process (ptrace(2), PTRACE_MODE_READ_FSCREDS): all its
+uids and gids are the reader's, it is dumpable, and it has no capability that the reader lacks. Decisions: D-330, D-331.
 """
 
 import os
@@ -16,39 +16,40 @@ from pathlib import Path
 from .cgroups import pod_uid
 
 CMDLINE_BYTES = 65536
-"""How much of a command line is read."""
+"""How many bytes of a command line are read."""
 
 ARGUMENTS = 32
-"""In how many arguments of an interpreter a file is looked for."""
+"""How many of an interpreter's arguments are checked for a file."""
 
 MAX_LINKS = 40
-"""Symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
+"""The most symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
 
 MAX_PARTS = 256
-"""Parts of a path that are still to be followed, those of links included."""
+"""The most parts of a path still to be followed, including those from links."""
 
 MAX_STEPS = 512
-"""Parts that are followed for one process, in all its arguments together, some 4 µs each. A pod may have thousands of processes."""
+"""The most parts that are followed for one process, for all its arguments together, at some 4 µs each. A pod may have thousands of
+processes."""
 
 OTHER_USER, OTHER_GROUP, HIDDEN = "other-user", "other-group", "hidden"
-"""Why a process is not seen: its uid or its gid is another, or it has hidden itself (prctl(2), PR_SET_DUMPABLE)."""
+"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE)."""
 
-# What runs the file in its arguments: interpreters, and the dynamic loader, which is one for programs. With what follows the name:
-# a version, as in python3.11, or the rest of ld-linux-x86-64.so.2.
+# Programs that run a file from their arguments: interpreters, and the dynamic loader, which does so for programs. The name may be
+# followed by a version, as in python3.11, or by the rest of ld-linux-x86-64.so.2.
 _INTERPRETER = re.compile(
     r"(?:python|pypy|perl|ruby|node|nodejs|deno|bun|bash|sh|dash|ash|ksh|zsh|fish|busybox|toybox|php|lua|luajit|R|Rscript|julia"
     r"|java|tclsh|awk|gawk|mawk|guile|racket|erl|mono|dotnet|qemu-\w+|ld)[-0-9._]*(?:-[\w.-]+)?"
 )
 _DELETED = " (deleted)"
 
-# Never waits, whatever the file has become, and gets no terminal.
+# With these flags, opening never waits, whatever the file has become, and never acquires a terminal.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class FileKey:
-    """What a file is recognised by. Its owner can set the time of modification, and not that of the change.
+    """The key by which a file is recognised. Its owner can set the modification time, but not the change time.
 
     Attributes:
         device, inode, size: as in stat(2), bytes.
@@ -63,7 +64,7 @@ class FileKey:
 
     @classmethod
     def of(cls, found: os.stat_result) -> "FileKey":
-        """The key of a file, by its stat."""
+        """The key of a file, from its stat."""
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -72,8 +73,8 @@ class RunFile:
     """A file that a process runs.
 
     Attributes:
-        key: what it is recognised by.
-        open: opens it for reading, and gives the descriptor; raises OSError. It may be another file by then.
+        key: the key by which it is recognised.
+        open: opens it for reading, and returns the descriptor; raises OSError. By then it may be another file.
     """
 
     key: FileKey
@@ -82,12 +83,12 @@ class RunFile:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of a pod.
+    """A process in a pod.
 
     Attributes:
         pod: the pod's uid.
         unseen: why it could not be read; empty if it could.
-        files: its program, and for an interpreter the file that it was given.
+        files: its program, and for an interpreter also the file that it was given.
     """
 
     pod: str
@@ -96,11 +97,11 @@ class Process:
 
 
 class Processes:
-    """The processes of all pods of a node.
+    """The processes of all pods on a node.
 
     Args:
-        root: where `/proc` is.
-        pod_of: which pod a process is in, by the content of its `cgroup`.
+        root: the path of `/proc`.
+        pod_of: returns the pod that a process is in, from the content of its `cgroup`.
     """
 
     def __init__(self, root: Path = Path("/proc"), pod_of: Callable[[str], str | None] = pod_uid):
@@ -108,10 +109,10 @@ class Processes:
         self._uid, self._gid = os.getuid(), os.getgid()
 
     def all(self) -> Iterator[Process]:
-        """Every process that is in a pod. One that ends meanwhile is left out."""
+        """Every process in a pod. Processes that end meanwhile are left out."""
         for name in os.listdir(self._root):
             if name.isdigit():
-                # Everything is read through the open folder: the number may be another process's the moment after.
+                # Everything is read through the open folder, because a moment later the number may be another process's.
                 with suppress(OSError), _opened(self._root / name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) as folder:
                     pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES))
                     if pod and (found := self._process(pod, int(name), folder)):
@@ -123,7 +124,7 @@ class Processes:
             name = os.path.basename(os.readlink("exe", dir_fd=folder)).removesuffix(_DELETED)
         except PermissionError:
             return Process(pod, self._unseen(_text(folder, "status", 4096)))
-        except OSError:  # a zombie has none
+        except OSError:  # a zombie has no program
             return None
         path = self._root / str(number)
         files = [RunFile(program, partial(os.open, path / "exe", _READ))]
@@ -146,9 +147,9 @@ def _text(folder: int, name: str, most: int) -> str:
 def _script(path: Path, folder: int) -> RunFile | None:
     """The first argument of an interpreter that is a file, in the pod's own file system."""
     steps = iter(range(MAX_STEPS))
-    # Not the first, which is the interpreter's own name.
+    # The first is the interpreter's own name.
     for argument in _text(folder, "cmdline", CMDLINE_BYTES).split("\0")[1 : ARGUMENTS + 1]:
-        # R has `--file=name`.
+        # R is given `--file=name`.
         name = argument.partition("=")[2] if argument.startswith("-") else argument
         if name and (key := _key_in(path, name, steps)):
             return RunFile(key, partial(open_in, path, name))
@@ -164,25 +165,25 @@ def _key_in(path: Path, name: str, steps: Iterator[int]) -> FileKey | None:
 
 
 def open_in(process: Path, name: str) -> int:
-    """Open a regular file for reading, as a process would by that name.
+    """Open a regular file for reading, as a process would under that name.
 
-    Links lead no further than the process's own root, and nothing but a regular file is opened.
+    Links do not lead out of the process's own root, and only regular files are opened.
 
     Args:
         process: its folder in `/proc`.
-        name: the path, absolute or from its current folder.
+        name: the path, absolute or relative to its current folder.
 
     Raises:
-        OSError: there is no such file, or it is none that may be read.
+        OSError: there is no such file, or it may not be read.
     """
     with _way(process, name, iter(range(MAX_STEPS))) as file:
-        # The descriptor is that of a regular file already, so this opens nothing else, and does not wait.
+        # The descriptor already is that of a regular file, so this opens nothing else and does not wait.
         return os.open(f"/proc/self/fd/{file}", _READ)
 
 
 @contextmanager
 def _way(process: Path, name: str, steps: Iterator[int]) -> Iterator[int]:
-    """Go to a file step by step. The last descriptor is of a regular file, and can read nothing."""
+    """Go to a file step by step. The last descriptor is that of a regular file, and cannot be used for reading."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     with _opened(process / "root", flags) as root, _opened(process / "cwd", flags) as here:
         top = os.stat(root)

@@ -10,22 +10,23 @@ from collections.abc import Callable, Iterable
 from .lists import Match
 
 TIMEOUT_SECONDS = 5.0
-"""For how long a request waits. The next round is another attempt."""
+"""How long a request waits, in seconds. The next round is another attempt."""
 
 REPEAT_SECONDS = 600.0
-"""After how long what still runs is reported again: Redis may have forgotten everything. The reconciler takes it as the same."""
+"""Seconds after which a match that is still running is reported again: Redis may have forgotten it. The reconciler treats it as the
+same."""
 
 LINES = 100
-"""Reports in one request: what `POST /api/detections` takes."""
+"""The most reports in one request: the limit of `POST /api/detections`."""
 
 POD_REPORTS = 5
-"""New matches of one pod that are reported in a round; the others wait for the next one."""
+"""The most new matches of one pod that are reported in a round; the others wait for the next round."""
 
 log = logging.getLogger("binder-egress")
 
 
 class Reporter:
-    """Sends what was found, each match of a pod once, and again after `REPEAT_SECONDS`.
+    """Reports each match of a pod once, and again after `REPEAT_SECONDS`.
 
     Args:
         host: the receiver's Service.
@@ -38,11 +39,11 @@ class Reporter:
         self._sent: dict[tuple[str, Match], float] = {}
 
     def report(self, found: Iterable[tuple[str, Match]], pods: set[str]) -> Counter[str]:
-        """Send what is new. What could not be sent is new again in the next round.
+        """Send new matches. Those that could not be sent count as new again in the next round.
 
         Args:
-            found: the pods' uids, and what matched in them.
-            pods: the pods that there still are; others are forgotten.
+            found: the pods' uids, each with a match in that pod.
+            pods: the pods that still exist; others are forgotten.
 
         Returns:
             How many reports were `sent` and `failed`.
@@ -54,7 +55,7 @@ class Reporter:
         for pod, what in found:
             ranked.append((seen[pod, what.list_name], (pod, what)))
             seen[pod, what.list_name] += 1
-        # The first match of each list comes first: a stranger who shows a hundred of one list hides nothing of another.
+        # The first match of each list comes first: a stranger who shows a hundred from one list does not hide those from another.
         ranked.sort(key=lambda row: row[0])
         each: Counter[str] = Counter()
         new = []
@@ -69,14 +70,14 @@ class Reporter:
             done["failed" if problem else "sent"] += len(rows)
             if problem:
                 log.error("reports not sent: %s", problem)
-                break  # The others wait, too.
+                break  # The others have to wait, too.
             for pod, what in rows:
                 self._sent[pod, what] = now
                 log.info("match", extra={"fields": {"pod_uid": pod, "list": what.list_name, "label": what.label}})
         return done
 
     def _post(self, reports: list[dict[str, str]]) -> str:
-        """Send reports. Returns what went wrong, or nothing."""
+        """Send reports. Returns what went wrong, or an empty text."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
         try:
             body = "\n".join(map(json.dumps, reports)).encode()

@@ -1,7 +1,8 @@
-"""A round: all files that processes of pods run, compared with the lists, each new one once.
+"""A round: compares all files that processes in pods run with the lists, each new file once.
 
-Strangers decide how many files there are, how large and how often new. So a round reads so many bytes of a pod and takes so long
-at most, what has waited longest comes first, and what is left waits for the next one. Decisions: D-332, D-333.
+Strangers decide how many files there are, how large they are and how often they are new. So a round has limits on its time and on
+the bytes that it reads for one pod. What has waited longest comes first, and the rest waits for the next round. Decisions: D-332,
+D-333.
 """
 
 import hashlib
@@ -21,43 +22,43 @@ from .processes import HIDDEN, FileKey, Processes, RunFile
 from .scanner import SCAN_BYTES, ScanFailed, Scanner
 
 HASHED_BYTES = 128 << 20
-"""The largest file of which a sum is made. YARA sees the beginning of larger ones."""
+"""The largest file whose sum is computed, in bytes. YARA sees the beginning of larger files."""
 
 POD_BYTES = 64 << 20
-"""How much is read of new files of one pod in a round, beside the file with which this is reached."""
+"""How many bytes of a pod's new files are read in a round. The file that reaches this limit is still read."""
 
 ROUND_SECONDS = 10.0
-"""For how long a round looks at new files."""
+"""How long a round looks at new files, in seconds."""
 
 POD_SECONDS = 2.5
-"""How long a round looks at new files of one pod before it looks at those of the others. One file may take longer."""
+"""How long a round looks at one pod's new files before those of other pods come first, in seconds. One file may take longer."""
 
 MAX_KNOWN_FILES = 50_000
-"""Files that are remembered, some 300 bytes each. A pod may run as many programs as it may have processes."""
+"""The most files that are remembered, at some 300 bytes each. A pod may run as many programs as it may have processes."""
 
 MAX_POD_FILES = MAX_KNOWN_FILES // 4
-"""How many of them one pod may have. Few containers may have so many processes; without a limit one pod could take them all."""
+"""How many of them one pod may have. Few containers can have that many processes; without a limit, one pod could take them all."""
 
 CHUNK_BYTES = 1 << 20
 
 HIDDEN_LIST = Match("hidden", "a process hides itself")
-"""What is reported of a pod with a process that has hidden itself (D-331)."""
+"""The match that is reported for a pod with a process that has hidden itself (D-331)."""
 
 log = logging.getLogger("binder-egress")
 
 
 @dataclass
 class Round:
-    """What a round saw.
+    """The results of a round.
 
     Attributes:
         found: the pods in which something matched, each match once.
         pods: the uids of all pods that have a process.
-        processes: how many processes were seen.
-        unseen: how many were not, by the reason (`processes.HIDDEN`, …).
-        waiting: how many new files are left for the next one.
-        counts: how many files were `hashed` and `scanned`, are too `large` for a sum or `gone`; how many scans failed, by what
-            `ScanFailed` says; and `bytes` that were read.
+        processes: the number of processes that could be read.
+        unseen: the number that could not be read, by reason (`processes.HIDDEN`, …).
+        waiting: the number of new files that are left for the next round.
+        counts: the number of files that were `hashed` and `scanned`, are too `large` for a sum or `gone`; the number of failed
+            scans, by the word in `ScanFailed`; and the `bytes` that were read.
     """
 
     found: list[tuple[str, Match]] = field(default_factory=list)
@@ -73,7 +74,7 @@ class Watcher:
 
     Args:
         processes: the processes of its pods.
-        folders: where the lists are.
+        folders: the folders that have the lists.
         scanner: starts the process that matches rules.
         clock: monotonic time in seconds.
     """
@@ -88,20 +89,20 @@ class Watcher:
         self._processes, self._folders, self._start, self._clock = processes, folders, scanner, clock
         self._signature: object = None
         self.lists = Lists()
-        """The lists that are in force, with what is wrong with them."""
-        # What a file matched, by what it is recognised by; and by its sum, for the same program in the next pod.
+        """The lists in force, with their problems."""
+        # The matches of each file, by its key; and by its sum, for the same program in another pod.
         self._known: dict[FileKey, list[Match]] = {}
         self._by_sum: dict[str, list[Match]] = {}
-        self._waiting: dict[FileKey, int] = {}  # since which round
+        self._waiting: dict[FileKey, int] = {}  # the round since which it has waited
         self._number = 0
 
     @property
     def known_files(self) -> int:
-        """How many files are remembered."""
+        """The number of files that are remembered."""
         return len(self._known) + len(self._waiting)
 
     def round(self) -> Round:
-        """Look once."""
+        """Do one round."""
         self._number += 1
         self._read_lists()
         done = Round()
@@ -123,7 +124,7 @@ class Watcher:
                     files.setdefault((process.pod, file.key), [])
         self._look_at(fresh, Counter(pod for pod, key in files if key in self._known), done)
         seen = {key for _, key in files}
-        # What nothing runs any more is forgotten, and looked at again if it comes back.
+        # A file that is no longer run is forgotten, and looked at again if it comes back.
         self._known = {key: matches for key, matches in self._known.items() if key in seen}
         kept = {id(matches) for matches in self._known.values()}
         self._by_sum = {digest: matches for digest, matches in self._by_sum.items() if id(matches) in kept}
@@ -136,13 +137,13 @@ class Watcher:
     def _read_lists(self) -> None:
         try:
             found = lists.signature(self._folders)
-        except OSError:  # a list was replaced in this moment
+        except OSError:  # a list was being replaced
             return
         if found == self._signature:
             return
         self._signature, self.lists = found, lists.read(self._folders)
         self._known, self._by_sum = {}, {}
-        # Each list alone, so that one at which the compiler fails keeps no other out.
+        # Each list by itself, so that one on which the compiler fails does not keep out another.
         for name, rules in sorted(self.lists.rules.items()):
             try:
                 with self._start({name: rules}) as scanner:
@@ -159,18 +160,18 @@ class Watcher:
                 log.error("list is broken", extra={"fields": {"list": name, "problem": problem}})
 
     def _look_at(self, fresh: Mapping[FileKey, tuple[str, RunFile]], known: Counter[str], done: Round) -> None:
-        """Look at new files, those first that have waited longest, and those last of a pod that has had its time.
+        """Look at new files: first those that have waited longest, last those of a pod that has used its time.
 
         Args:
             fresh: the files, each with a pod that runs it.
             known: how many known files each pod runs.
-            done: what the round saw.
+            done: the results so far.
         """
         began = self._clock()
         read: Counter[str] = Counter()
         spent: defaultdict[str, float] = defaultdict(float)
         put_off: set[FileKey] = set()
-        # Which of those that are new at the same time comes first is left to chance, so that nobody can be last on purpose.
+        # The order among files that are new at the same time is random, so that nobody can come last on purpose.
         order = sorted(fresh, key=lambda key: (self._waiting.get(key, self._number), random.random()))
         with ExitStack() as stack:
             scanner: list[Scanner] = []
@@ -224,7 +225,7 @@ class Watcher:
                 matches += [Match(name, rule) for name, rule in scanner[0].scan(file)]
                 done.counts["scanned"] += 1
             except ScanFailed as error:
-                # What broke it is not tried again: it is known, with what its sum matched.
+                # A file that broke the scanner is not tried again: it is remembered, with the matches of its sum.
                 while scanner:
                     scanner.pop().close()
                 done.counts[f"scan-{error}"] += 1
@@ -237,7 +238,7 @@ class Watcher:
 
 
 def _sum(file: int, size: int) -> str:
-    """The SHA-256 of so many bytes of a file. One that grows meanwhile is not followed."""
+    """The SHA-256 of the first `size` bytes of a file, even if it grows meanwhile."""
     found, at, chunk = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES))
     while at < size:
         number = os.preadv(file, [chunk[: min(CHUNK_BYTES, size - at)]], at)

@@ -1,8 +1,8 @@
-"""YARA rules, matched in a process of their own: bytes that strangers chose may make a parser crash, or never end.
+"""YARA rules, matched in a separate process: bytes that strangers choose may make a parser crash or run for ever.
 
     python3 -P -m verifier.agent.scanner SOCKET
 
-reads the rules from the socket, one JSON line, and answers with those that are broken. Then it gets one open file at a time and
+reads the rules from the socket, as one JSON line, and answers with the broken ones. Then it gets one open file at a time, and
 answers with the rules that match.
 """
 
@@ -19,45 +19,45 @@ from types import TracebackType
 from typing import Any, Self
 
 SCAN_BYTES = 16 << 20
-"""How much of a file YARA sees, from its beginning. A static build of a known miner has about 8 MiB."""
+"""How many bytes YARA sees, from the beginning of a file. A static build of a known miner has about 8 MiB."""
 
 SCAN_SECONDS = 5
-"""For how long YARA may look at one file. It stops itself a little later (yara-x, `Scanner.set_timeout`)."""
+"""How long YARA may look at one file, in seconds. It stops a little later (yara-x, `Scanner.set_timeout`)."""
 
 ANSWER_SECONDS = 10.0
-"""After how long a process that has not answered is ended: twice the time that it should need."""
+"""Seconds after which a process that has not answered is ended: twice the time that it should need."""
 
 COMPILE_SECONDS = 30.0
 """The same for the rules."""
 
 MEMORY_BYTES = 128 << 20
-"""Memory of the process. The container's limit would end the agent, too."""
+"""The memory limit of the process, in bytes. The container's limit would end the agent, too."""
 
 MAX_MATCHES = 8
-"""Rules of one list that are told of one file."""
+"""The most rules of one list that are reported for one file."""
 
 BROKEN_CHARACTERS = 300
-"""How much of each error in the rules is told."""
+"""How many characters of each error in the rules are reported."""
 
 
 class ScanFailed(Exception):
-    """The process did not answer, or ended. There is none now. The text says which."""
+    """The process did not answer, or it ended. The text says which. No process is running now."""
 
 
 class Scanner:
-    """A process that matches rules, until the end of the block.
+    """A process that matches rules, as a context manager: it runs until the end of the block.
 
     Args:
-        rules: YARA rules by name of the list.
+        rules: YARA rules by the name of the list.
 
     Raises:
-        ScanFailed: the rules make it crash, or take too long.
+        ScanFailed: the rules make it crash or take too long.
     """
 
     def __init__(self, rules: Mapping[str, str]):
         self._socket, theirs = socket.socketpair()
         with theirs:
-            # Not the folder that it is started in, and no more descriptors than that one.
+            # It imports nothing from its current folder, and inherits only this descriptor.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "verifier.agent.scanner", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -66,13 +66,13 @@ class Scanner:
                 stderr=subprocess.DEVNULL,
             )
         self.pid = self._process.pid
-        """The number of the process."""
+        """The number (PID) of the process."""
         self._answers = self._socket.makefile("rb")
         try:
             self._socket.settimeout(COMPILE_SECONDS)
             self._socket.sendall(json.dumps(dict(rules)).encode() + b"\n")
             self.broken: dict[str, list[str]] = self._answer()
-            """What is wrong with the rules, by name of the list."""
+            """What is wrong with the rules, by the name of the list."""
         except ScanFailed:
             self.close()
             raise
@@ -84,7 +84,7 @@ class Scanner:
             file: an open regular file.
 
         Raises:
-            ScanFailed: it crashed, or took too long. The process is ended, and a new one is needed.
+            ScanFailed: the process crashed or took too long. It is ended, and a new one is needed.
         """
         try:
             self._socket.settimeout(ANSWER_SECONDS)
@@ -128,10 +128,10 @@ class Scanner:
 
 
 def few_of_each(matching: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The first `MAX_MATCHES` rules of each list: those of one list keep no other's from being told.
+    """The first `MAX_MATCHES` rules of each list, so that one list's matches do not crowd out another's.
 
     Args:
-        matching: lists and rules.
+        matching: pairs of a list and a rule.
     """
     told: Counter[str] = Counter()
     kept = []
@@ -143,7 +143,7 @@ def few_of_each(matching: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def serve(connection: socket.socket) -> None:
-    """Answer until the other side has gone."""
+    """Answer until the other side is gone."""
     import yara_x
 
     lines = connection.makefile("rb")
@@ -155,7 +155,7 @@ def serve(connection: socket.socket) -> None:
     for name, source in rules.items():
         compiler.new_namespace(name)
         before = len(compiler.errors())
-        with contextlib.suppress(yara_x.CompileError):  # It is among the errors, too.
+        with contextlib.suppress(yara_x.CompileError):  # The compiler also lists it among its errors.
             compiler.add_source(source, origin=name)
         if wrong := compiler.errors()[before:]:
             broken[name] = [f"line {error.get('line', '?')}: {error['title']}"[:BROKEN_CHARACTERS] for error in wrong]
@@ -181,7 +181,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """The process. It takes memory from nobody, leaves no core and starts nothing."""
+    """The process. It has a memory limit, leaves no core file and starts no other process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     with socket.socket(fileno=int(sys.argv[1])) as connection:

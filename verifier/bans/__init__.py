@@ -1,1 +1,1 @@
-"""Which repositories stand out in logs, and the bans that follow. For operators; nothing of it is in the image (D-280)."""
+"""Which repositories stand out in logs, and the bans that follow. For operators; the image contains none of it (D-280)."""

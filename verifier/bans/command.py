@@ -1,4 +1,4 @@
-"""The command `egress propose-bans`. It reads, prints, and bans nobody.
+"""The command `egress propose-bans`. It reads and prints, and bans nobody.
 
 Exit codes: 0 done, whether or not there is a proposal; 2 wrong usage, or a file that cannot be read; 4 refused.
 """
@@ -20,16 +20,16 @@ from .score import POINTS, PROPOSED_FROM, Score, scores
 from .values_file import decoded, patch, with_bans
 
 MAX_ALERTED = 20
-"""The most repositories in the line for an alert: a chat cuts longer messages."""
+"""The most repositories in the line for an alert: chats cut off longer messages."""
 
 
 class Report:
-    """Everything that is printed, in one way or another.
+    """Everything that is printed, in its different forms.
 
     Args:
-        traffic: what was read.
+        traffic: the data that was read.
         ranking: all scores, the largest first.
-        left_out: parts of the score that could not be judged → why.
+        left_out: parts of the score that could not be judged → the reason.
         where: the path of BinderHub's configuration in values.
     """
 
@@ -41,7 +41,7 @@ class Report:
         self.blocks = [line for ban in self.bans if (line := ban.block)]
 
     def sentences(self) -> Iterable[str]:
-        """What was read, and what was not."""
+        """Sentences on what was read and what was not."""
         lines, launches = self.traffic.lines, sum(score.repository.launches for score in self.ranking)
         yield f"{launches} launches of {len(self.ranking)} repositories, {_day(self.traffic.since)} to {_day(self.traffic.until)}."
         yield (
@@ -69,7 +69,7 @@ class Report:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it for programs."""
+        """The whole report for programs."""
         return {
             "since": self.traffic.since,
             "until": self.traffic.until,
@@ -91,7 +91,7 @@ class Report:
         }
 
     def alert(self) -> str:
-        """One line of JSON for an alerter of logs; `""` without a proposal."""
+        """One line of JSON for alerts on logs; `""` without a proposal."""
         names = [shown(ban.name) for ban in self.bans]
         return json.dumps({"action": "ban-proposed", "number": len(names), "names": names[:MAX_ALERTED]}) if names else ""
 
@@ -179,7 +179,7 @@ def propose_bans(
         click.echo(report.text(top))
     elif repository:
         if report.bans:
-            from .pull_request import propose  # Not at the top: no other use needs the client of the forge.
+            from .pull_request import propose  # Not at the top: nothing else needs the forge's client.
 
             click.echo(propose(repository, values, where, report.specs, report.networks, report.markdown()))
         else:

@@ -1,7 +1,7 @@
-"""The bans that follow from scores, in the spellings of BinderHub and of `egress block`. Nothing here bans anybody.
+"""The bans that follow from scores, in the syntax of BinderHub and of `egress block`. Nothing here bans anybody.
 
-What strangers chose is written percent-encoded: letters, digits and `._~/-` are left of it, and none of these means anything to
-YAML, Markdown, a shell or a terminal within a line.
+Text that strangers chose is written percent-encoded. That leaves letters, digits and `._~/-`, none of which has a meaning within a
+line of YAML, Markdown, a shell or a terminal.
 
 Decisions: D-283, D-284.
 """
@@ -17,19 +17,19 @@ from .reading import Traffic, by_owner, owner
 from .score import Score
 
 NETWORK_LAUNCHES = 10
-"""The fewest launches of a network that is proposed."""
+"""The fewest launches from a network that is proposed."""
 
 NETWORK_SHARE = 0.9
-"""The least share of its launches that are of proposed repositories. A network is a /24 or a /48, and has other people in it."""
+"""The least share of its launches that are of proposed repositories. A network is a /24 or a /48, so other people are in it."""
 
 NETWORK_LABEL = "a network that misused this hub"
 """The label in `ban_networks`. BinderHub shows it: "Requests from … are not allowed"."""
 
 MAX_SHOWN = 100
-"""The most characters of a name that are shown where people read."""
+"""The most characters of a name that are shown to people."""
 
 DOIS = ("ZenodoProvider", "FigshareProvider", "DataverseProvider")
-"""The providers whose repositories are DOIs. A DOI does not tell which, and matches in no other."""
+"""The providers whose repositories are DOIs. A DOI does not show which of them, and matches in no other provider."""
 
 
 def shown(name: str) -> str:
@@ -40,11 +40,11 @@ def shown(name: str) -> str:
 
 @dataclass(frozen=True)
 class Ban:
-    """A proposed ban: of a repository, or of all of an owner's.
+    """A proposed ban of a repository, or of all repositories of an owner.
 
     Attributes:
         name: the name of the repository or the owner.
-        whole: whether it is of the owner.
+        whole: whether it bans the owner.
         scores: the scores of the repositories that it concerns.
     """
 
@@ -54,10 +54,11 @@ class Ban:
 
     @property
     def specs(self) -> dict[str, str]:
-        """BinderHub's provider → a regular expression of `banned_specs`.
+        """BinderHub's provider → a regular expression for `banned_specs`.
 
         BinderHub applies `re.match(…, re.IGNORECASE)` to the specification as the client sent it, still percent-encoded. Every
-        provider that reaches the repository has one: what is on GitHub, the provider for any Git address reaches, too.
+        provider that reaches the repository gets one: a repository on GitHub can also be reached by the provider for any Git
+        address.
         """
         host, _, path = self.name.partition("/")
         parts = path.split("/")
@@ -67,7 +68,7 @@ class Ban:
             return {"HydroshareProvider": f"^.*{re.escape(parts[-1])}"}
         if "dataset" in parts[:-1]:
             return {"CKANProvider": f"^.*{_escaped(host)}.*(?:%2F|/){_escaped(parts[-1])}(?:%2F|/|$)"}
-        # A URL in one piece: a scheme or a user before the host, perhaps a port behind it.
+        # A URL in one piece: a scheme or a user before the host, perhaps a port after it.
         url = f"^[^/]*(?:%2F|%40|@)(?:www\\.)?{_escaped(host)}(?:(?:%3A|:)\\d+)?(?:%2F|%3A|:)+{_escaped(path, '(?:%2F)+')}"
         git = f"{url}%2F.*" if self.whole else f"{url}(?:\\.git)?(?:%2F)*(?:/.*)?$"
         found = {"GitRepoProvider": git}
@@ -81,7 +82,7 @@ class Ban:
 
     @property
     def block(self) -> str:
-        """The command that blocks the network of its servers. None for a name with a `*`, which has a meaning there: `""`."""
+        """The command that blocks egress for its servers; `""` for a name with a `*`, which would have a meaning there."""
         if "*" in self.name:
             return ""
         what = quote(self.name, safe="/") + ("/*" if self.whole else "")
@@ -90,7 +91,7 @@ class Ban:
 
 
 def _escaped(text: str, slash: str = "/") -> str:
-    """A regular expression for a text as a specification has it: a browser leaves `!'()*` alone, other clients encode them."""
+    """A regular expression for a text in a specification: browsers leave `!'()*` as they are, other clients encode them."""
 
     def spelled(letter: str) -> str:
         encoded = quote(letter, safe="")
@@ -100,7 +101,8 @@ def _escaped(text: str, slash: str = "/") -> str:
 
 
 def bans(found: list[Score]) -> list[Ban]:
-    """The proposed bans, the largest score first. An owner all of whose launched repositories are proposed is banned as a whole."""
+    """The proposed bans, the largest score first. If all launched repositories of an owner are proposed, the owner is banned as a
+    whole."""
     groups = by_owner(score.repository for score in found)
     proposed = {score.repository.name: score for score in found if score.proposed}
     done: dict[str, Ban] = {}
@@ -115,7 +117,7 @@ def bans(found: list[Score]) -> list[Ban]:
 
 
 def ban_networks(traffic: Traffic, found: list[Score]) -> dict[str, str]:
-    """BinderHub's `ban_networks`, for networks from which nearly nothing else came: CIDR → label."""
+    """BinderHub's `ban_networks`, for networks from which almost nothing else came: CIDR → label."""
     everything: Counter[str] = Counter()
     bad: Counter[str] = Counter()
     for score in found:

@@ -14,23 +14,23 @@ from github.Repository import Repository
 from .values_file import Refused, decoded, with_bans
 
 BRANCH, TITLE = "propose-bans", "Proposed bans"
-"""Fixed, so that there is one pull request: a later run replaces what an earlier one proposed."""
+"""Fixed, so that there is only one pull request: a later run replaces an earlier proposal."""
 
 TIMEOUT_SECONDS = 30
 RETRIES = 2
 
 
 def propose(name: str, path: str, where: str, specs: dict[str, list[str]], networks: dict[str, str], body: str) -> str:
-    """Open a pull request that adds bans to a values file, or bring the open one up to date. The default branch stays as it is.
+    """Open a pull request that adds bans to a values file, or update the open one. The default branch stays as it is.
 
     Args:
         name: the repository, `owner/name`.
-        path: the values file in it.
+        path: the path of the values file in it.
         where, specs, networks: see `with_bans`.
         body: the text of the pull request, Markdown.
 
     Returns:
-        A sentence that says what was done.
+        A sentence on what was done.
 
     Raises:
         Refused: the repository is public, the forge refuses or does not answer, or the file cannot be changed.
@@ -70,7 +70,7 @@ def _propose(
     if after == before:
         return f"Nothing is missing in {path}; no pull request is needed."
     base = repository.get_git_commit(repository.get_branch(default).commit.sha)
-    # The commit is made first and the branch moved onto it in one step: a branch without a change closes its pull request.
+    # The commit is made first, and the branch is then moved onto it in one step: a branch without changes closes its pull request.
     tree = repository.create_git_tree([InputGitTreeElement(path, "100644", "blob", content=after)], base.tree)
     try:
         branch = repository.get_git_commit(repository.get_branch(BRANCH).commit.sha)

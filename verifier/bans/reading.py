@@ -1,4 +1,4 @@
-"""What is read: lines of logs and of mybinder's archive, and Prometheus. Nothing is kept but counts."""
+"""Reads lines of logs and of mybinder's archive, and Prometheus. Only counts are kept."""
 
 import json
 import math
@@ -19,16 +19,16 @@ from ..records import UNVERIFIED
 DAY_SECONDS = 86400.0
 
 TIMEOUT_SECONDS = 60.0
-"""How long Prometheus may take for each query: those over days and all pods take seconds."""
+"""How long Prometheus may take for each query, in seconds: queries over days and all pods take seconds."""
 
 LAUNCH_SCHEMA = "binderhub.jupyter.org/launch"
-"""The schema of BinderHub's launch events, versions 1 to 6. They share `provider` and `spec`, which is what is read."""
+"""The schema of BinderHub's launch events, versions 1 to 6. They share `provider` and `spec`, which are read here."""
 
 GIVEN = frozenset({"free", "held", "moved"})
-"""Outcomes of a pass that is good (docs/logs.md)."""
+"""The outcomes of a good pass (docs/logs.md)."""
 
 DETECTIONS = frozenset({"killed", "delete"})
-"""`action` in the lines of cryptnono, which kills processes, and of minesweeper, which deletes pods."""
+"""The values of `action` in lines from cryptnono, which kills processes, and from minesweeper, which deletes pods."""
 
 _name = lru_cache(maxsize=65536)(repositories.name)
 
@@ -38,18 +38,18 @@ _HYDROSHARE = "hydroshare.org/resource"
 
 @dataclass
 class Repository:
-    """What was seen of one repository within the period.
+    """What the sources show about one repository within the period.
 
     Attributes:
-        name: its name, as `repositories.name` gives it.
-        servers: the users of its launches in logs of decisions; BinderHub makes one up for each launch.
-        without_pass: those of them that brought no good pass and were given nothing.
+        name: its name, as returned by `repositories.name`.
+        servers: the users of its launches in logs of decisions; BinderHub invents one for each launch.
+        without_pass: those of them without a good pass, who got no tier.
         networks: client networks → launches.
         archived: launches in the archive.
-        counted: launches by Prometheus.
+        counted: launches according to Prometheus.
         detected: pods in which something was detected.
         revoked: users whose server lost its tier to an operator.
-        seconds: processor time of pods, each in seconds.
+        seconds: the processor time of its pods, each in seconds.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Repository:
 
     @property
     def launches(self) -> int:
-        """Launches. The sources see the same ones, so the largest count is taken, not the sum."""
+        """The number of launches. The sources see the same launches, so the largest count is taken, not the sum."""
         return max(len(self.servers), self.archived, round(self.counted))
 
 
 def owner(name: str) -> str:
-    """Whose repository this is: `host/owner`. Of a DOI or a data set nobody can tell, and it is its own owner."""
+    """The owner of a repository: `host/owner`. For a DOI or a data set the owner is unknown, so it is its own owner."""
     parts = name.split("/")
     if len(parts) < 3 or name.startswith(("10.", f"{_HYDROSHARE}/")) or "dataset" in parts[1:-1]:
         return name
@@ -82,26 +82,26 @@ _Happened = tuple[str, str, float]  # user, server, Unix time
 
 @dataclass
 class _Detected:
-    """What was detected in one pod: the URL of its repository, or `""`, and when, None where a line has no time."""
+    """A detection in one pod: the URL of its repository, or `""`, and the time; None if a line has no time."""
 
     url: str = ""
     times: set[float | None] = field(default_factory=set)
 
 
 class Traffic:
-    """All that was read.
+    """All data that was read.
 
     Args:
-        since: Unix time in seconds at which the period begins. Older lines tell only since when an owner is known.
-        until: and at which it ends. Later lines do not count.
+        since: Unix time in seconds at which the period begins. Older lines only show since when an owner is known.
+        until: Unix time in seconds at which it ends. Later lines do not count.
 
     Attributes:
-        repositories: by name, those of the period.
-        first_seen: when each owner was seen for the first time, Unix time in seconds.
-        lines: how many lines there were of each kind: `decision`, `archive`, `detection`, `other`, `broken`, `outside`.
+        repositories: those of the period, by name.
+        first_seen: Unix time in seconds at which each owner was first seen.
+        lines: the number of lines of each kind: `decision`, `archive`, `detection`, `other`, `broken`, `outside`.
         latest: the latest time of a line, 0 without one.
-        untied: detections and revocations of which no repository is known.
-        notes: sentences about what Prometheus said.
+        untied: detections and revocations whose repository is not known.
+        notes: sentences about the answers of Prometheus.
     """
 
     def __init__(self, since: float, until: float):
@@ -116,10 +116,10 @@ class Traffic:
         self._pods: dict[str, str] = {}  # pod → user
         self._unlocked: set[_Happened] = set()
         self._revoked: set[_Happened] = set()
-        self._detected: defaultdict[str, _Detected] = defaultdict(_Detected)  # by pod, or what stands for it
+        self._detected: defaultdict[str, _Detected] = defaultdict(_Detected)  # by pod, or by URL if the pod is unknown
 
     def read(self, lines: Iterable[str]) -> None:
-        """Read lines of JSON, of any of the kinds. A line that is none of them is counted, never an error."""
+        """Read lines of JSON of any of these kinds. Other lines are counted, and are never an error."""
         for text in lines:
             if not text.strip():
                 continue
@@ -131,7 +131,7 @@ class Traffic:
             self.lines[self._take(line) if isinstance(line, dict) else "other"] += 1
 
     def settle(self) -> None:
-        """Tie detections and revocations to repositories. To be called once, after everything was read."""
+        """Tie detections and revocations to repositories. Must be called once, after everything was read."""
         for pod, seen in self._detected.items():
             user = self.user_of(pod)
             self._tie({self._launched(user, at) or self._by_url(seen.url) for at in seen.times}, "detected", pod)
@@ -145,21 +145,22 @@ class Traffic:
                 self._repository(name).without_pass.discard(user)
 
     def user_of(self, pod: str) -> str:
-        """The user of a pod: as the log of the reconciler says, or by KubeSpawner's ways of naming pods; `""` if none is known.
+        """The user of a pod, from the reconciler's log or from KubeSpawner's naming of pods; `""` if unknown.
 
-        It logs only pods that it changed. The ways are `jupyter-<user>`, with a hash behind it, and with `-` written `-2d`.
+        The reconciler logs only pods that it changed. The names are `jupyter-<user>`, also with a hash appended, or with `-`
+        written `-2d`.
         """
         bare = pod.removeprefix("jupyter-").partition("---")[0]
         candidates = (self._pods.get(pod, ""), bare, bare.replace("-2d", "-"))
         return next((user for user in candidates if user in self._launches), "")
 
     def count(self, url: str, launches: float) -> None:
-        """Add what Prometheus counted of a repository."""
+        """Add the launches that Prometheus counted for a repository."""
         if (name := _name(url)) and launches >= 0.5:
             self._repository(name).counted += launches
 
     def use(self, pod: str, seconds: float) -> bool:
-        """Add the processor time of a pod in seconds; whether the logs tie it to a repository, and to no other."""
+        """Add the processor time of a pod in seconds. Returns whether the logs tie it to one repository and no other."""
         repository = self.repositories.get(self._launched(self.user_of(pod), None) or "")
         if repository:
             repository.seconds.append(seconds)
@@ -168,7 +169,7 @@ class Traffic:
     # -- lines
 
     def _take(self, line: dict[str, Any]) -> str:
-        """Take a line, and say of which kind it is."""
+        """Process a line, and return its kind."""
         if line.get("schema") == LAUNCH_SCHEMA:
             kind = "archive"
         elif _text(line, "action") in DETECTIONS:
@@ -222,7 +223,7 @@ class Traffic:
         labels = [found for place in places if isinstance(found := place.get("labels"), dict)]
         pod = _text(line, "pod") or next(filter(None, (_text(found, "io.kubernetes.pod.name") for found in labels)), "")
         url = next(filter(None, (_text(place, "BINDER_REF_URL") for place in places)), "")
-        # Without the pod's name, one repository is one detection, however many lines it has.
+        # Without the pod's name, all lines for a repository count as one detection.
         seen = self._detected[pod or url]
         seen.url = url or seen.url
         seen.times.add(at)
@@ -233,7 +234,7 @@ class Traffic:
 
         Args:
             user: the user.
-            at: Unix time in seconds; None: not known, and then only a repository that is the user's only one counts.
+            at: Unix time in seconds; None: not known, in which case a repository counts only if it is the user's only one.
             server: the name of the user's server; None: not known.
         """
         found = [(then, name) for then, its, name in self._launches.get(user, ()) if server is None or its == server]
@@ -252,13 +253,13 @@ class Traffic:
         self.untied += not known
 
     def _by_url(self, url: str) -> str | None:
-        """The repository of a BINDER_REF_URL, which has the ref behind the repository."""
+        """The repository of a BINDER_REF_URL, in which the ref follows the repository."""
         name = _name(re.sub(r"/(-/)?tree/.*", "", url)) if url else None
         return name if name in self.repositories else name and name.rpartition("/")[0]  # a gist's ref has no word before it
 
 
 def _text(line: dict[str, Any], key: str) -> str:
-    """A field that is a text, `""` for any other. What is no Unicode (a lone surrogate) becomes a question mark."""
+    """A field that is a text; `""` if it is not. Invalid Unicode (a lone surrogate) becomes a question mark."""
     value = line.get(key)
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
@@ -273,7 +274,7 @@ def _time(text: str) -> float | None:
 
 
 def _archived_url(line: dict[str, Any]) -> str:
-    """The URL of the repository of an event: BinderHub has the provider and the specification in it (`get_repo_url`)."""
+    """The URL of an event's repository, made from the provider and the specification in it as BinderHub does (`get_repo_url`)."""
     provider, spec = _text(line, "provider"), _text(line, "spec")
     if provider in ("GitHub", "Gist"):
         return f"https://{_HOSTS[provider]}/{'/'.join(spec.split('/')[:2])}" if "/" in spec else ""
@@ -290,14 +291,14 @@ def _archived_url(line: dict[str, Any]) -> str:
 
 
 def ask(traffic: Traffic, address: str) -> None:
-    """Add what Prometheus knows of the period: launches, processor time, and what cryptnono killed.
+    """Add what Prometheus knows about the period: launches, processor time, and processes that cryptnono killed.
 
-    Processor time is of pods whose server a log ties to a repository, so the lines are to be read before. What it does not
-    answer is left out, and `Traffic.notes` says so.
+    Processor time counts for pods whose server a log ties to a repository, so the lines must be read before. Anything that
+    Prometheus does not answer is left out, and `Traffic.notes` says so.
 
     Args:
-        traffic: where to add.
-        address: its address, perhaps with a user and a password, which are never printed.
+        traffic: where to add the results.
+        address: Prometheus' address, perhaps with a user and a password, which are never printed.
     """
     span = f"[{max(1, round(traffic.until - traffic.since))}s]"
     try:
@@ -320,7 +321,7 @@ def ask(traffic: Traffic, address: str) -> None:
 
 
 class _NoAnswer(Exception):
-    """Prometheus answered with something else."""
+    """Prometheus gave no usable answer."""
 
 
 def _query(address: str, query: str, at: float) -> list[tuple[dict[str, Any], float]]:

@@ -18,25 +18,25 @@ POINTS = {
     "few networks": 5.0,
     "new owner": 5.0,
 }
-"""What each part gives at most. The last four, which are traffic, give 35 together: less than `PROPOSED_FROM` (D-281)."""
+"""The most points for each part. The last four, about traffic, give 35 together: less than `PROPOSED_FROM` (D-281)."""
 
 PROPOSED_FROM = 50.0
-"""The score from which a ban is proposed. No single part reaches it."""
+"""The score from which on a ban is proposed. No single part reaches it."""
 
 MIN_LAUNCHES = 3
 """The fewest launches of a repository that is proposed."""
 
 MIN_REPOSITORIES = 10
-"""The fewest repositories of which a median says something."""
+"""The fewest repositories for which a median means anything."""
 
 SHARE_FOR_ALL_POINTS = 0.15
-"""The share of servers with a detection or a revocation that gives all points."""
+"""The share of servers with a detection or a revocation that gives full points."""
 
 NEW_SHARE, MIN_HISTORY_SECONDS = 0.25, 3 * DAY_SECONDS
-"""An owner is new who is seen for the first time in the last quarter of what was read, if that is three days at least."""
+"""An owner is new if first seen in the last quarter of the time that was read, provided that the time is three days at least."""
 
 MIN_SPREAD = 0.5
-"""The least standard deviation of a logarithm that counts, a factor of 1.6: on a hub where all are alike, nobody stands out."""
+"""The least standard deviation of a logarithm that is assumed, a factor of 1.6: on a hub where all are alike, nobody stands out."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Part:
     """One part of a score.
 
     Attributes:
-        points: what it gives.
-        why: the figures, in words. No name of anything is in it.
+        points: the points that it gives.
+        why: the figures, in words. It contains no names.
     """
 
     points: float
@@ -71,16 +71,16 @@ class Score:
 
     @property
     def proposed(self) -> bool:
-        """Whether it is to be banned, by what is known."""
+        """Whether the score is high enough to propose a ban."""
         return self.points >= PROPOSED_FROM and self.repository.launches >= MIN_LAUNCHES
 
 
 Judged = dict[str, Part] | None
-"""One part of all repositories that have any, by name; None: it cannot be judged."""
+"""One part for all repositories that have points for it, by name; None: it cannot be judged."""
 
 
 def scores(traffic: Traffic) -> tuple[list[Score], dict[str, str]]:
-    """The scores of all repositories, the largest first; and the parts that are left out, with the reason."""
+    """The scores of all repositories, the largest first; and the parts that are left out, with the reasons."""
     found = list(traffic.repositories.values())
     parts: dict[str, dict[str, Part]] = {}
     left_out: dict[str, str] = {}
@@ -163,9 +163,10 @@ def _new_owner(traffic: Traffic, found: list[Repository]) -> Judged:
 
 
 def _apart(part: str, values: dict[str, float], from_: float, to: float, say: Callable[[float, float], str]) -> Judged:
-    """Points for how far a value is above the median, in robust standard deviations of the logarithm: none at `from_`, all at `to`.
+    """Points for how far a value is above the median, in robust standard deviations of the logarithm: none at `from_`, full at
+    `to`.
 
-    The median and the median absolute deviation do not move when a few are far away: a miner does not hide another.
+    The median and the median absolute deviation hardly move if a few values are far away: one miner does not hide another.
     """
     positive = {name: value for name, value in values.items() if value > 0}
     if len(positive) < MIN_REPOSITORIES:
@@ -178,9 +179,9 @@ def _apart(part: str, values: dict[str, float], from_: float, to: float, say: Ca
 
 
 def robust(values: Iterable[float]) -> tuple[float, float]:
-    """The median, and a standard deviation from the median absolute deviation, `MIN_SPREAD` at least.
+    """The median, and a standard deviation derived from the median absolute deviation, `MIN_SPREAD` at least.
 
-    1.4826 makes it the standard deviation of a normal distribution.
+    The factor 1.4826 makes it the standard deviation of a normal distribution.
     """
     found = list(values)
     middle = median(found)
@@ -188,7 +189,7 @@ def robust(values: Iterable[float]) -> tuple[float, float]:
 
 
 def at_least(number: int, of: int) -> float:
-    """The share that is at least behind `number` of `of`: the lower end of Wilson's interval, 99 %. Three of three are 0.31."""
+    """The least share that `number` of `of` shows: the lower end of Wilson's 99 % interval. Three of three show 0.31."""
     z, share = 2.576, number / of
     spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     return (share + z * z / (2 * of) - spread) / (1 + z * z / of)

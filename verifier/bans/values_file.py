@@ -1,4 +1,4 @@
-"""A values file with bans added. Comments, order and quotes of what is there stay (ruamel.yaml)."""
+"""A values file with bans added. Existing comments, order and quotes stay as they are (ruamel.yaml)."""
 
 import difflib
 import io
@@ -14,11 +14,11 @@ from ruamel.yaml.scalarstring import SingleQuotedScalarString as Quoted
 from ruamel.yaml.tokens import CommentToken
 
 _STYLES = [(mapping, mapping + offset, offset) for mapping in (2, 4) for offset in (0, 2)]
-"""How lists may be indented: ruamel.yaml writes one way in the whole file, so the one that changes least is taken."""
+"""How lists may be indented: ruamel.yaml writes the whole file in one way, so the one that changes the least is used."""
 
 
 class Refused(click.ClickException):
-    """What was asked for cannot be done, or is not done. The message is a sentence for people."""
+    """The request cannot be fulfilled, or is refused. The message is a sentence for people."""
 
     exit_code = 4
 
@@ -27,7 +27,7 @@ def decoded(content: bytes) -> str:
     """The text of a values file.
 
     Raises:
-        Refused: the file is encrypted by git-crypt, or is no UTF-8.
+        Refused: the file is encrypted by git-crypt, or is not UTF-8.
     """
     if content.startswith(b"\0GITCRYPT"):
         raise Refused("The values file is encrypted by git-crypt: unlock the repository, and name the file on this machine.")
@@ -38,16 +38,16 @@ def decoded(content: bytes) -> str:
 
 
 def with_bans(text: str, where: str, specs: dict[str, list[str]], networks: dict[str, str]) -> str:
-    """The text of a values file with bans. What is banned in it already is not added again.
+    """The text of a values file with bans added. Existing bans are not added again.
 
     Args:
         text: the text of the file.
         where: the path of BinderHub's configuration in it, such as `binderhub.config`.
-        specs: provider → regular expressions of `banned_specs`.
-        networks: `ban_networks`.
+        specs: provider → regular expressions for `banned_specs`.
+        networks: entries for `ban_networks`.
 
     Raises:
-        Refused: the file is encrypted by SOPS, is no YAML, or has something else where the bans belong.
+        Refused: the file is encrypted by SOPS, is not YAML, or has something else in the place of the bans.
     """
     best, least = text, None
     for style in _STYLES:
@@ -81,7 +81,7 @@ class _Misplaced(Exception):
 def _yaml(style: tuple[int, int, int]) -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 1_000_000  # no line is broken
+    yaml.width = 1_000_000  # lines are not broken
     yaml.indent(*style)
     return yaml
 
@@ -93,7 +93,7 @@ def _dumped(yaml: YAML, values: Any) -> str:
 
 
 def _add(values: Any, where: str, specs: dict[str, list[str]], networks: dict[str, str]) -> tuple[bool, Any]:
-    """Add the bans; whether anything is new, and the values, which are others if the file was empty."""
+    """Add the bans. Returns whether anything is new, and the values, which are a new object if the file was empty."""
     values = CommentedMap() if values is None else values
     if isinstance(values, dict) and "sops" in values:
         raise Refused("The values file is encrypted by SOPS: a change by anything else would break its checksum.")
@@ -125,7 +125,7 @@ def _there(values: Any, path: list[str], empty: Any) -> Any:
 
 
 def _put(values: Any, path: list[str], content: Any) -> None:
-    """Add to the list or map at a path, or put content there. What is absent or empty on the way becomes a map in block style."""
+    """Add to the list or map at a path, or put content there. Anything absent or empty on the way becomes a map in block style."""
     node, rest = values, path
     while rest and node.get(rest[0]):
         node, rest = node[rest[0]], rest[1:]
@@ -142,7 +142,7 @@ def _put(values: Any, path: list[str], content: Any) -> None:
 
 @contextmanager
 def _comment_behind(node: Any) -> Iterator[None]:
-    """Keep behind a list or map the comment that stands behind its last line, which is mostly about what follows it."""
+    """While a list or map grows, keep the comment after its last line at its end: mostly it is about what follows."""
     before = _last(node)
     tokens: Any = before and before[0].ca.items.get(before[1])
     token: Any = tokens and tokens[before[2]]
@@ -158,7 +158,7 @@ def _comment_behind(node: Any) -> Iterator[None]:
 
 
 def _last(node: Any) -> Any:
-    """The innermost list or map at the end of another, its last key, and where ruamel.yaml keeps the comment behind that."""
+    """The innermost list or map at the end of another, its last key, and where ruamel.yaml keeps the comment after it."""
     found = None
     while isinstance(node, CommentedMap | CommentedSeq) and node and not node.fa.flow_style():
         is_map = isinstance(node, CommentedMap)

@@ -1,8 +1,8 @@
 """Launch BinderHub servers with network egress, from terminals and scripts.
 
-A hub with binder-egress gives egress to servers whose launch carried a solved challenge. `Launch` launches as any client does,
-solves the challenge meanwhile, and reports the outcome. `unlock` gives a running server egress or renews its lease, `keep` does so
-for a while. `Verifier` is the HTTP interface below them. The command is in `command`.
+A hub with binder-egress gives egress to servers whose launch carried a solved challenge. `Launch` launches like any client,
+solves the challenge meanwhile, and reports the outcome. `unlock` gives a running server egress or renews its lease; `keep` does so
+for a while. `Verifier` is the client of the HTTP interface that they use. The command is in `command`.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -15,13 +15,13 @@ HOLD = 4.0
 """Seconds that a launch waits for a pass if the verifier does not say how long."""
 
 MOST_HOLD = 60.0
-"""Longest wait for a pass in seconds, whatever the verifier says."""
+"""The longest wait for a pass in seconds, whatever the verifier says."""
 
 MARGIN = 5.0
-"""Seconds before a pass expires from which it is no longer sent."""
+"""A pass is no longer sent when it has fewer than this many seconds left."""
 
 ROUNDS = 2
-"""Most challenges to solve for one pass: a second one if the price has risen in the meantime."""
+"""The most challenges to solve for one pass: a second one if the price has risen in the meantime."""
 
 
 class PersonNeeded(Exception):
@@ -32,12 +32,12 @@ def proof_of_work(challenge: dict[str, Any], tier: str | None = None) -> dict[st
     """The first offer that a program can solve.
 
     Args:
-        challenge: what the verifier offers.
+        challenge: the verifier's offers.
         tier: the tier that the offer must give, for the renewal of a lease.
 
     Raises:
         PersonNeeded: all offers need a person.
-        Refused: there is no offer, or none of that tier.
+        Refused: there is no offer, or none for that tier.
     """
     offers = [offer for offer in challenge["providers"] if isinstance(offer, dict)]
     if offers and tier:
@@ -58,7 +58,7 @@ def earn(
     cancelled: threading.Event | None = None,
     answered: Callable[[dict[str, Any]], object] = lambda challenge: None,
 ) -> dict[str, Any]:
-    """Get a pass, by the key if there is one, else by proof of work.
+    """Get a pass, with the key if there is one, else with proof of work.
 
     Args:
         verifier: the verifier to ask.
@@ -70,7 +70,7 @@ def earn(
         The verifier's answer: `token`, `expires_in`, `servers`, `tier`.
 
     Raises:
-        NoGate, NoAnswer, Refused, PersonNeeded, Unsolvable, Cancelled: no pass, for that reason.
+        NoGate, NoAnswer, Refused, PersonNeeded, Unsolvable, Cancelled: there is no pass, for that reason.
     """
     if key:
         return verifier.pass_for_key(key)
@@ -91,7 +91,7 @@ class Check:
     """Earns a pass in a separate thread, which `stop` ends.
 
     Attributes:
-        error: why there is no pass; None while there may be one.
+        error: the reason why there is no pass; None while there may be one.
     """
 
     def __init__(self, verifier: Verifier, key: str | None = None):

@@ -1,4 +1,4 @@
-"""The command. Messages for people go to standard error. Standard output has the address, the pass or JSON, and nothing else."""
+"""The command. Messages for people go to standard error. Standard output gets only the address, the pass or JSON."""
 
 import dataclasses
 import enum
@@ -66,12 +66,12 @@ STEERING = re.compile(
 
 
 def _harmless(text: str) -> Text:
-    """Text of a build or a server with its colours and no other escape sequence.
+    """Text from a build or a server, with its colours but no other escape sequences.
 
-    Builds run strangers' code, and other sequences steer the terminal. Rich would turn some of them into links with an unchecked
+    Builds run strangers' code, and other sequences control the terminal. Rich would turn some of them into links with an unchecked
     target, so all text passes through here.
     """
-    # Every second part is a colour. The parts between are cleaned one by one, so their rests cannot form a new sequence.
+    # Every second part is a colour. The parts between are cleaned one by one, so that their remains cannot form a new sequence.
     parts = COLOUR.split(text.replace("\r", "\n"))
     return Text.from_ansi("".join(part if at % 2 else STEERING.sub("", part) for at, part in enumerate(parts)))
 
@@ -109,7 +109,8 @@ class ServerAddress(ServerType):
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds within limits. `nan` is refused: it passes every comparison of a range, and no deadline would follow."""
+    """A number of seconds within limits. `nan` is refused: it passes every comparison with a range, and would not give a
+    deadline."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = float(super().convert(value, param, ctx))
@@ -317,7 +318,7 @@ def get_pass(hub: str, verifier: str | None, key: str | None, as_json: bool) -> 
 
 
 def _or_end(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The answer of the verifier. If there is none, the command ends with a message and its exit code."""
+    """The verifier's answer. If there is none, the command ends with a message and the matching exit code."""
     try:
         return ask()
     except (NoGate, NoAnswer) as error:
@@ -339,14 +340,14 @@ def _end(text: str, code: Exit) -> NoReturn:
 
 
 def _seconds(wait: float | None) -> float:
-    """Seconds to wait for a person: none by default if standard error is no terminal, since nobody reads the link there."""
+    """Seconds to wait for a person: none by default if standard error is not a terminal, since nobody would read the link there."""
     if wait is not None:
         return wait
     return WAIT if err.is_terminal else 0
 
 
 def _progress(event: dict[str, Any]) -> None:
-    """Show a message of BinderHub."""
+    """Show a message from BinderHub."""
     if message := str(event.get("message") or "").rstrip():
         phase = _harmless(f"{event.get('phase', '')}: ")
         phase.stylize("dim")
@@ -372,7 +373,7 @@ def _described(outcome: Outcome) -> dict[str, Any]:
 
 
 def _clock(form: str, seconds: float) -> str:
-    """A time that many seconds from now, by this computer's clock, which may differ from the hub's."""
+    """The time of day in that many seconds, by this computer's clock, which may differ from the hub's."""
     return time.strftime(form, time.localtime(time.time() + seconds))
 
 
@@ -385,7 +386,7 @@ def _until(seconds: float | None) -> str:
 
 
 def _but(shown: dict[str, Any]) -> str:
-    """What a server without a tier reaches through the hub's egress proxy; empty: nothing, or an older verifier."""
+    """What a server without a tier reaches through the hub's egress proxy; empty: nothing, or the verifier is older."""
     return {"packages": " but packages", "hosts": " but some hosts"}.get(str(shown.get("access")), "")
 
 
@@ -426,7 +427,7 @@ def main() -> NoReturn:
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.Abort:
-        # Ctrl-C. Click has written the line end.
+        # Ctrl-C. Click has already ended the line.
         sys.exit(Exit.INTERRUPTED)
     except click.ClickException as error:
         error.show()

@@ -26,28 +26,28 @@ LABELLED = 10.0
 """Seconds after a server is ready within which its pass takes effect."""
 
 FINAL = ("budget-spent", "blocked")
-"""Refusals of a solution that an unlock would meet again. Every refusal of a key is such a refusal."""
+"""Refusals of a solution that an unlock would get again. All refusals of a key are like that."""
 
 MAX_LINE = 4 * 1024 * 1024
-"""Most bytes of one line of the stream, which carries one line of a build's log."""
+"""The most bytes in one line of the stream, which carries one line of a build's log."""
 
 
 class LaunchFailed(Exception):
-    """The launch gave no server. The text is BinderHub's, or says what happened to the stream."""
+    """The launch gave no server. The text is BinderHub's, or says what went wrong with the stream."""
 
 
 class Event(NamedTuple):
-    """An event of BinderHub: its JSON text in printable ASCII, and the parsed object."""
+    """An event from BinderHub: its JSON text in printable ASCII, and the parsed object."""
 
     text: str
     data: dict[str, Any]
 
 
 class Launch:
-    """A launch. Iterate over it for BinderHub's events, then ask for its `outcome`.
+    """A launch. Iterate over it for BinderHub's events, then call `outcome`.
 
     Args:
-        spec: what to launch, `gh/owner/repo/ref`.
+        spec: the repository to launch, `gh/owner/repo/ref`.
         hub: BinderHub's address.
         verifier: the verifier's address; by default "egress/" below BinderHub's.
         key: an API key, used instead of a calculation.
@@ -155,7 +155,7 @@ class Launch:
         """Whether the server got egress. If the launch carried no pass, the server is unlocked now. Faults become outcomes.
 
         Args:
-            wait: seconds to wait for a person, where one is needed.
+            wait: seconds to wait for a person if one is needed.
             on_link: called with the link for that person and these seconds.
         """
         if not self._wanted:
@@ -195,7 +195,7 @@ class Launch:
             return Outcome(False, why=str(error), kind="unsolvable", link=server.link)
 
     def _already(self, server: Server) -> Outcome | None:
-        """The outcome if the server has egress already, by its pass or a rule of the operators.
+        """The outcome if the server already has egress, through its pass or one of the operators' rules.
 
         The verifier knows a new server within moments.
         """
@@ -215,7 +215,7 @@ class Launch:
             time.sleep(0.3)
 
     def _verifier_that_answered(self) -> str:
-        """The address of the verifier of the hub that built: federations redirect build requests to a member."""
+        """The address of the verifier at the hub that built: federations redirect build requests to a member."""
         asked, answered = (address.partition("/build/")[0] + "/" for address in (self._build, self._answered_by))
         if asked == answered:
             return self._verifier
@@ -223,15 +223,15 @@ class Launch:
 
 
 def _printable(text: str) -> str:
-    """The same JSON in printable ASCII, with everything escaped that could steer a terminal.
+    """The same JSON in printable ASCII, with everything escaped that could control a terminal.
 
-    Outside of strings JSON has no other such character than white space, and inside of strings no bare tab or line end.
+    Outside strings, white space is the only such character in JSON; inside strings there are no bare tabs or line ends.
     """
     return re.sub(r"[^ -~]", lambda one: " " if one[0].isspace() and one[0].isascii() else json.dumps(one[0])[1:-1], text)
 
 
 def _lines(answer: requests.Response) -> Iterator[bytes]:
-    """The lines of a response as soon as they arrive. `iter_lines` waits for a full buffer if a proxy removed the chunks."""
+    """The lines of a response, as soon as they arrive. `iter_lines` waits for a full buffer if a proxy has removed the chunks."""
     rest = b""
     while chunk := answer.raw.read1(65536, decode_content=True):
         *lines, rest = (rest + chunk).split(b"\n")

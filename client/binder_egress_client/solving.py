@@ -11,8 +11,8 @@ LIMIT = 600.0
 """Seconds for one challenge: the default lifetime of challenges."""
 
 MOST = {"cost": 1_000_000, "memory_cost": 32 * 1024, "parallelism": 16, "key_length": 64}
-"""The largest parameters of a challenge that is solved here (memory in KiB). A single try cannot be interrupted, so it must be
-short. The chart allows no more either."""
+"""The largest parameters of challenges that are solved here (memory in KiB). A single try cannot be interrupted, so it must be
+short. The chart does not allow more either."""
 
 MOST_SCRYPT = 2**18
 """The largest product of cost, block size and parallelism for scrypt, as in the chart: 32 MiB."""
@@ -37,12 +37,12 @@ def solve(challenge: Any, cancelled: threading.Event, limit: float = LIMIT) -> s
     """Solve a challenge, on one core.
 
     Args:
-        challenge: what `GET challenge` offers under `challenge`.
+        challenge: the value of `challenge` in an offer of `GET challenge`.
         cancelled: stops the work when set.
         limit: seconds.
 
     Returns:
-        The solution, as `POST passes` takes it.
+        The solution, as `POST passes` accepts it.
 
     Raises:
         Unsolvable: the challenge is malformed, too expensive, or took too long.

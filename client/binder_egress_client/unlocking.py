@@ -1,4 +1,4 @@
-"""Gives a running server egress and renews its lease: by a pass, proof of work, a key, or a person in a browser."""
+"""Gives a running server egress and renews its lease: with a pass, proof of work, a key, or a person in a browser."""
 
 import threading
 import time
@@ -16,19 +16,19 @@ PENDING = 60.0
 """Seconds that an accepted unlock may take to reach the pod."""
 
 APPEARS = 20.0
-"""Seconds within which the verifier knows a server that is ready."""
+"""Seconds within which the verifier learns of a server that is ready."""
 
 POLL = 2.0
 """Seconds between two requests for the status of a server that a person unlocks."""
 
 LOOK = 60.0
-"""Most seconds between two requests for the status of a server that is kept: it may have ended, and computers sleep."""
+"""The most seconds between two requests for the status of a server that is kept: it may have ended, and computers sleep."""
 
 RETRY = 30.0
 """Seconds until a failed renewal is tried again, if the verifier does not say when."""
 
 PASSING = ("no-answer", "pending", "price-risen", "nothing-to-solve", "budget-spent", "key-spent")
-"""Kinds of outcomes that may change without anybody's doing."""
+"""Kinds of outcomes that may change without anybody doing anything."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Outcome:
     """Whether a server has egress.
 
     Attributes:
-        egress: None if it is not known: there is no gate, or no answer.
+        egress: whether it has egress; None if not known: there is no gate, or no answer.
         tier: the tier of the server.
         why: a sentence for people; empty if the server has egress.
         kind: the same as one word: the verifier's problem (`budget-spent`), or `no-gate`, `no-answer`, `closed`, `needs-person`,
@@ -45,8 +45,8 @@ class Outcome:
         retry_after: seconds after which it makes sense to try again.
         expires_in: seconds until the lease is over; None without a lease.
         renewable_in: seconds until the lease can be renewed; None if it cannot be.
-        renewed: True if the lease was renewed by this call, False if that failed (`why` says why), None if it was too early, or
-            without a lease.
+        renewed: True if the lease was renewed by this call, False if that failed (`why` says why), None if it was too early or
+            there is no lease.
     """
 
     egress: bool | None
@@ -83,7 +83,7 @@ def unlock(
         key: an API key, used instead of a calculation.
         token: a pass, tried before anything else.
         calculate: whether proof of work may be done.
-        wait: seconds to wait for a person, where one is needed.
+        wait: seconds to wait for a person if one is needed.
         on_link: called with the link for that person and these seconds.
 
     Raises:
@@ -125,8 +125,8 @@ def keep(
     """Give a running server egress, and renew its lease until it lasts for some time from now.
 
     It yields the first outcome, each renewal, each failure and the last outcome, and sleeps in between. It ends as soon as the
-    lease reaches that far, or if there is no lease. A failure of the first attempt ends it, and so does one that will not pass.
-    Leaving it early has no effect but that the lease runs out.
+    lease reaches that far, or if there is no lease. It also ends if the first attempt fails, or with a failure that will not pass.
+    Stopping the iteration early has no effect except that the lease runs out.
 
     Args:
         server: the server.
@@ -237,7 +237,7 @@ def _other_tier(had: dict[str, Any]) -> Refused:
 
 
 def _not_renewed(verifier: Verifier, server: Server, had: dict[str, Any], failed: Outcome) -> Outcome:
-    """The outcome of a failed renewal: the server has the rest of its lease, unless that has ended in the meantime."""
+    """The outcome of a failed renewal: the server keeps the rest of its lease, unless that has ended in the meantime."""
     if failed.kind == "no-such-server":
         return failed
     shown = had
@@ -263,12 +263,12 @@ def await_egress(
     Args:
         verifier: the verifier to ask.
         server: the server.
-        seconds: how long to wait at most.
+        seconds: the longest time to wait.
         every: seconds between two requests.
         had: the verifier's earlier answer about a server to renew.
 
     Returns:
-        The outcome; None if the time is over.
+        The outcome; None if the time runs out.
 
     Raises:
         Refused: the server has ended.

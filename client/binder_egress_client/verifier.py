@@ -13,10 +13,10 @@ from requests.auth import AuthBase
 from . import __version__
 
 PATIENCE = 10.0
-"""Most seconds for one answer of the verifier."""
+"""The most seconds for one answer from the verifier."""
 
 MAX_ANSWER = 256 * 1024
-"""Most bytes of an answer. Usual answers have some hundred, challenges one or two thousand."""
+"""The most bytes in an answer. Usual answers have a few hundred, challenges one or two thousand."""
 
 TIMES = ("until", "expires_in", "renewable_in")
 """Fields about a server's lease: a Unix time in seconds, and two numbers of seconds from now."""
@@ -25,7 +25,7 @@ USER_AGENT = f"binder-egress-client/{__version__}"
 
 
 class NoAnswer(Exception):
-    """No answer of the verifier: silence, a fault, or something else in its place. The text says which."""
+    """No answer from the verifier: silence, a fault, or something else answers in its place. The text says which."""
 
 
 class NoGate(Exception):
@@ -66,7 +66,7 @@ def new_session() -> requests.Session:
 
 
 def reason(error: BaseException) -> str:
-    """Why a connection failed, without its address, which may contain a pass."""
+    """The reason why a connection failed, without its address, which may contain a pass."""
     by_proxy = "the proxy in the environment: " if isinstance(error, requests.exceptions.ProxyError) else ""
     cause: BaseException | None = error
     while cause is not None:
@@ -75,7 +75,7 @@ def reason(error: BaseException) -> str:
             said = cause.strerror or (str(cause) if by_proxy else "")
             if said:
                 return f"{by_proxy}{said}"
-        # urllib3 puts TLS errors into arguments, not into causes.
+        # urllib3 puts TLS errors into an exception's arguments, not into its cause.
         cause = cause.__cause__ or cause.__context__ or next((one for one in cause.args if isinstance(one, BaseException)), None)
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
@@ -105,7 +105,7 @@ class Server(NamedTuple):
         """From the value of a server's environment variable `BINDER_EGRESS_URL`.
 
         Raises:
-            ValueError: it is no such address.
+            ValueError: the text is not such an address.
         """
         parts = urlsplit(address)
         found = re.fullmatch(r"(.*/)(servers/[^/]+/(?:[^/]+/?)?|servers/[^/]+)", parts.path)
@@ -118,7 +118,7 @@ class Server(NamedTuple):
         """From the address of the server itself, as BinderHub's `ready` event has it.
 
         Raises:
-            ValueError: it is not the address of a server.
+            ValueError: the text is not the address of a server.
         """
         found = re.search(r"/user/([^/]+)/?([^/]+)?/?$", urlsplit(address).path)
         if not found:
@@ -158,7 +158,7 @@ class Verifier:
         return self._pass({"provider": provider, "solution": solution})
 
     def pass_for_key(self, key: str) -> dict[str, Any]:
-        """Get a pass by an API key. No other request carries the key."""
+        """Get a pass with an API key. No other request carries the key."""
         return self._pass({}, _Bearer(key))
 
     def show(self, server: Server) -> dict[str, Any]:
@@ -166,7 +166,8 @@ class Verifier:
         return self._server("GET", server)
 
     def unlock(self, server: Server, **body: str) -> dict[str, Any]:
-        """Unlock or renew a server by `token`, or by `provider` and `solution`: its status, and `state` (`granted`, `pending`)."""
+        """Unlock or renew a server with `token`, or with `provider` and `solution`: its status, and `state` (`granted`,
+        `pending`)."""
         return self._server("POST", server, body)
 
     def _pass(self, body: dict[str, str], auth: AuthBase | None = None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 {{- /*
 binder-egress.binderhubValues: the values for a BinderHub that is a release of its own: `integration.binderhub`, with the names and
-the path of this release. In modes without policies of ours, JupyterHub's own policy and ping stay as they are.
+the path of this release. In modes without our policies, JupyterHub's own policy and ping stay as they are.
 */}}
 {{- define "binder-egress.binderhubValues" -}}
 {{- $token := dict "name" (include "binder-egress.secretName" .) "key" "api-token" "optional" true -}}
@@ -40,9 +40,9 @@ The launch page looks for the verifier at `egress/` below BinderHub's base_url, 
 {{- end }}
 
 {{- /*
-binder-egress.refuseLists: fails if the variables of BinderHub or of user servers are a list. Helm merges no map into a list: it
-keeps the list, drops our variables, and only warns. For templates of a parent chart, because a sub-chart does not see these values.
-Takes the values of BinderHub.
+binder-egress.refuseLists: fails if the variables of BinderHub or of user servers are a list. Helm does not merge a map into a list:
+it keeps the list, drops our variables, and only warns. For a parent chart's templates, because a sub-chart does not see these
+values. Takes the values of BinderHub.
 */}}
 {{- define "binder-egress.refuseLists" -}}
 {{- $user := dig "jupyterhub" "singleuser" "extraEnv" dict . -}}

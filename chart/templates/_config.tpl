@@ -1,8 +1,8 @@
-{{- /* The settings of verifier and reconciler, as the ConfigMap has them. */}}
+{{- /* The settings of verifier and reconciler, as they are in the ConfigMap. */}}
 
 {{- /*
-binder-egress.toldHosts: what pages name of a host list, as a JSON list: its groups, and the first four of the hosts. Empty without
-the egress proxy, and where user pods are not isolated. Takes a list: the root, the tier or `unverified`.
+binder-egress.toldHosts: the part of a host list that pages name, as a JSON list: its groups, and the first four of the hosts. Empty
+without the egress proxy, and if user pods are not isolated. Takes a list: the root, the tier or `unverified`.
 */}}
 {{- define "binder-egress.toldHosts" -}}
 {{- $root := index . 0 -}}
@@ -29,8 +29,8 @@ the egress proxy, and where user pods are not isolated. Takes a list: the root, 
 {{- end }}
 
 {{- /*
-binder-egress.toldTier: what verifier and reconciler know of a tier beside its policy, as JSON. Ports are as people read them: 443,
-53/UDP. A tier that opens the internet by the proxy alone opens the two ports of that. Takes a list: the root, the tier.
+binder-egress.toldTier: what verifier and reconciler know about a tier besides its policy, as JSON. Ports are as people read them:
+443, 53/UDP. A tier that opens the internet only through the proxy opens the proxy's two ports. Takes a list: the root, the tier.
 */}}
 {{- define "binder-egress.toldTier" -}}
 {{- $root := index . 0 -}}
@@ -61,7 +61,7 @@ binder-egress.toldTier: what verifier and reconciler know of a tier beside its p
 {{ toJson $told }}
 {{- end }}
 
-{{- /* binder-egress.remoteProviders: the remote captcha providers that are enabled, sorted, as a JSON list. */}}
+{{- /* binder-egress.remoteProviders: the enabled remote captcha providers, sorted, as a JSON list. */}}
 {{- define "binder-egress.remoteProviders" -}}
 {{- $names := list -}}
 {{- range $name, $provider := omit .Values.captcha.providers "altcha" -}}
@@ -88,8 +88,8 @@ known.
 {{- end }}
 
 {{- /*
-binder-egress.apiKeys: the entries of `apiKeys.keys` that are on, as JSON, for the verifier's file. `int64`, because numbers are
-floats in Helm, which writes large ones with an exponent.
+binder-egress.apiKeys: the enabled entries of `apiKeys.keys`, as JSON, for the verifier's file. `int64`, because numbers in Helm are
+floats, and large ones would be written with an exponent.
 */}}
 {{- define "binder-egress.apiKeys" -}}
 {{- $found := dict -}}
@@ -100,7 +100,7 @@ floats in Helm, which writes large ones with an exponent.
 {{- end }}
 
 {{- /*
-binder-egress.detections: the sources of reports that are on, by name, as JSON: what follows their reports, and not their tokens.
+binder-egress.detections: the enabled sources of reports, by name, as JSON: what follows their reports, without their tokens.
 Empty without a source.
 */}}
 {{- define "binder-egress.detections" -}}

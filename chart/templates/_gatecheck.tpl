@@ -1,7 +1,7 @@
-{{- /* Pods that try with packets what a user pod reaches: the canary, and those of `helm test`. */}}
+{{- /* Pods that try, with packets, what a user pod reaches: the canary, and those of `helm test`. */}}
 
 {{- /*
-binder-egress.canary: "true" if there is a canary, else nothing. It needs user pods that are isolated, and something that reports
+binder-egress.canary: "true" if there is a canary, else nothing. It needs isolated user pods, and something that reports
 its result: the reconciler, or its own readiness.
 */}}
 {{- define "binder-egress.canary" -}}
@@ -10,8 +10,8 @@ its result: the reconciler, or its own readiness.
 {{- end }}
 
 {{- /*
-binder-egress.probe.shut: the targets that an unverified pod must not reach, name → target, as JSON. Without DNS and the hub if the
-base policy opens them.
+binder-egress.probe.shut: the targets that an unverified pod must not reach, name → target, as JSON. It leaves out DNS and the hub
+if the base policy opens them.
 */}}
 {{- define "binder-egress.probe.shut" -}}
 {{- $targets := dict -}}
@@ -28,8 +28,8 @@ base policy opens them.
 {{- end }}
 
 {{- /*
-binder-egress.probe.labels: the labels of a pod that stands in for a user pod. Without `app: jupyterhub`, by which BinderHub counts
-servers. Takes (list root canary|test).
+binder-egress.probe.labels: the labels of a pod that stands in for a user pod, but without `app: jupyterhub`, by which BinderHub
+counts servers. Takes (list root canary|test).
 */}}
 {{- define "binder-egress.probe.labels" -}}
 {{- $root := index . 0 -}}
@@ -47,7 +47,7 @@ container).
 automountServiceAccountToken: false
 # For the variables with the addresses of this namespace's Services: the pod has no DNS.
 enableServiceLinks: true
-# The API server removes it at once. A canary that is still ending fails a `helm rollback` to the release that had it
+# The API server removes it immediately. A canary that is still ending fails a `helm rollback` to the release that had it
 # (`no Pod with the name …`).
 terminationGracePeriodSeconds: 0
 securityContext:
@@ -71,7 +71,7 @@ containers:
     {{- end }}
     command: [python3, -I, -m, verifier.gatecheck.probe, {{ .command }}]
     env:
-      # The probe fills in variables, because it writes IPv6 addresses with brackets. $$ keeps the kubelet from doing it.
+      # The probe fills in variables itself, because it adds brackets to IPv6 addresses. $$ keeps the kubelet from doing so.
       - name: BINDER_EGRESS_PROBE_TARGETS
         value: {{ toJson .targets | replace "$(" "$$(" | quote }}
       - name: BINDER_EGRESS_ISOLATED
@@ -81,7 +81,7 @@ containers:
           fieldRef:
             fieldPath: status.hostIP
       {{- if and (include "binder-egress.proxy" $root) (eq .isolated "true") }}
-      # Only pods with a user pod's labels reach the proxy. The kubelet knows its Service now, or at the canary's
+      # Only pods with a user pod's labels reach the proxy. The kubelet knows the proxy's Service now, or at the canary's
       # second start, which follows its first result.
       - name: BINDER_EGRESS_PROBE_PROXY
         value: $({{ include "binder-egress.fullname" $root | upper | replace "-" "_" }}_PROXY_SERVICE_HOST)

@@ -1,6 +1,6 @@
 {{- /*
-Labels of objects and pods. `commonLabels` and the labels of a component are in no selector: selectors cannot be changed, and other
-pods may have the same labels.
+Labels of objects and pods. `commonLabels` and a component's own labels are not in any selector: selectors cannot be changed, and
+other pods may have the same labels.
 */}}
 
 {{- /*
@@ -19,7 +19,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- /*
-binder-egress.moreLabels: the labels of an object, with labels of the operator; ours win. Takes (list root component labels).
+binder-egress.moreLabels: the labels of an object, with the operator's labels; ours win. Takes (list root component labels).
 */}}
 {{- define "binder-egress.moreLabels" -}}
 {{- $root := index . 0 -}}

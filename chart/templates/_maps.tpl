@@ -1,4 +1,4 @@
-{{- /* Maps of the values, without the entries that are off. Each template takes the map. */}}
+{{- /* Maps in the values, without the entries that are off. Each template takes the map. */}}
 
 {{- /* binder-egress.enabledKeys: the keys of a map {key: true|false} that are on, sorted, as a JSON list. */}}
 {{- define "binder-egress.enabledKeys" -}}

@@ -1,4 +1,4 @@
-{{- /* Modes, and what the cluster can tell: "true" or nothing. */}}
+{{- /* Questions about the mode and the cluster: "true" or nothing. */}}
 
 {{- /* binder-egress.running: "true" in the modes in which verifier, reconciler and Redis run. */}}
 {{- define "binder-egress.running" -}}
@@ -17,8 +17,8 @@
 
 {{- /*
 binder-egress.canLookup: "true" when Helm talks to a cluster. It looks up a list, which is never empty, not even in a namespace that
---create-namespace makes only after rendering; and a list of NetworkPolicies, because everybody who installs this chart may read
-those.
+--create-namespace creates only after rendering. It is a list of NetworkPolicies, because everybody who installs this chart may
+read those.
 */}}
 {{- define "binder-egress.canLookup" -}}
 {{- if lookup "networking.k8s.io/v1" "NetworkPolicy" .Release.Namespace "" }}true{{ end }}

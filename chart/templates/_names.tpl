@@ -1,5 +1,5 @@
 {{- /*
-Names of objects, accounts and hosts. The named templates of this chart take the root context, unless their comment says otherwise.
+Names of objects, accounts and hosts. The named templates of this chart take the root context, unless their comments say otherwise.
 */}}
 
 {{- /* binder-egress.name: the label app.kubernetes.io/name. */}}

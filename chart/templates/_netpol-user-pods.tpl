@@ -49,7 +49,7 @@
 
 {{- /*
 binder-egress.policies.base: isolates every user pod from birth: it selects labels that user pods always have, never one that is
-added later. In both directions, because a pod with network could relay for a neighbour without.
+added later. It isolates in both directions, because a pod with network could relay for a neighbour without.
 */}}
 {{- define "binder-egress.policies.base" -}}
 podSelector:
@@ -79,7 +79,7 @@ as a map), values (of the tier), where (the name of that value, for refusals), t
 {{- $listed := .values.ports | default dict -}}
 {{- $tcp := include "binder-egress.netpol.ports" (list "TCP" $listed.tcp) -}}
 {{- $ports := print $tcp (include "binder-egress.netpol.ports" (list "UDP" $listed.udp)) -}}
-{{- /* Not `merge`, which ignores the false of an exception that is off. */ -}}
+{{- /* Not `merge`, which ignores the `false` of an exception that is off. */ -}}
 {{- $except := deepCopy $root.Values.except -}}
 {{- range $cidr, $on := .values.except }}{{ $_ := set $except $cidr $on }}{{ end -}}
 {{- $banned := include "binder-egress.banned" $root | fromJsonArray -}}
@@ -88,7 +88,7 @@ as a map), values (of the tier), where (the name of that value, for refusals), t
 {{- $rules = include "binder-egress.netpol.dns" $root | fromYamlArray | concat $rules -}}
 {{- end -}}
 {{- /*
-A rule for each CIDR: kube-router keeps the CIDRs of a rule in one set with their exceptions, which would hold for all of them.
+One rule for each CIDR: kube-router keeps a rule's CIDRs in one set with their exceptions, which would then apply to all of them.
 */ -}}
 {{- range $cidr := include "binder-egress.enabledKeys" .values.cidrs | fromJsonArray -}}
 {{- $asked := dict "cidr" $cidr "except" $except "banned" $banned "where" $.where -}}

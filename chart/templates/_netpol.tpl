@@ -1,5 +1,5 @@
 {{- /*
-Rules of NetworkPolicies. Peers of a rule are alternatives, and so are its ports; rules add up. Danger: a rule without `to` or
+Rules of NetworkPolicies. The peers of a rule are alternatives, and so are its ports; rules add up. Danger: a rule without `to` or
 `from` means everywhere, a rule without `ports` every port, and a policy with an empty podSelector every pod.
 */}}
 
@@ -20,8 +20,8 @@ binder-egress.netpol.ports: items of a rule's `ports`, or nothing. Takes (list p
 {{- end }}
 
 {{- /*
-binder-egress.netpol.refusePorts: fails if a port or a range that is on would be refused by the API server. Takes (list name ports),
-the name for the sentence.
+binder-egress.netpol.refusePorts: fails if the API server would refuse a port or a range that is on. Takes (list name ports), with
+the name for the message.
 */}}
 {{- define "binder-egress.netpol.refusePorts" -}}
 {{- $name := index . 0 -}}

@@ -1,4 +1,4 @@
-{{- /* Parts of pods: images, security contexts, scheduling, and additions of the operator. */}}
+{{- /* Parts of pods: images, security contexts, scheduling, and the operator's additions. */}}
 
 {{- /*
 binder-egress.image: the reference of an image. global.imageRegistry replaces the registry in its name: a first part with a dot or a
@@ -29,7 +29,7 @@ colon, or localhost. Takes (list root image defaultTag), image being {name, tag,
 
 {{- /*
 binder-egress.podSecurityContext: the securityContext of a pod, with the operator's fields over ours. The schema refuses fields that
-weaken it (D-206). `false` leaves out an id, for clusters that choose ids themselves, as OpenShift does. Takes (list uid
+weaken it (D-206). `false` leaves out an id, for clusters that choose ids themselves, such as OpenShift. Takes (list uid
 podSecurityContext); the gid is the uid.
 */}}
 {{- define "binder-egress.podSecurityContext" -}}
@@ -62,7 +62,7 @@ podSecurityContext); the gid is the uid.
 {{- end }}
 
 {{- /*
-binder-egress.scheduling: where a pod may run, and its priority, as fields of its spec. Takes the values of a component.
+binder-egress.scheduling: where a pod may run and its priority, as fields of its spec. Takes the values of a component.
 */}}
 {{- define "binder-egress.scheduling" -}}
 {{- with .nodeSelector }}
@@ -83,8 +83,8 @@ priorityClassName: {{ . }}
 {{- end }}
 
 {{- /*
-binder-egress.topologySpread: topologySpreadConstraints of a pod's spec, or nothing. A constraint without a selector would count no
-pods, so it gets ours. Takes (list root component constraints).
+binder-egress.topologySpread: topologySpreadConstraints for a pod's spec, or nothing. A constraint without a selector would count no
+pods, so it gets our selector. Takes (list root component constraints).
 */}}
 {{- define "binder-egress.topologySpread" -}}
 {{- $labels := include "binder-egress.matchLabels" (list (index . 0) (index . 1)) | fromYaml -}}
@@ -98,7 +98,7 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- /*
-binder-egress.extraEnv, binder-egress.extraVolumes, binder-egress.extraVolumeMounts: additions of the operator to a container, as
+binder-egress.extraEnv, binder-egress.extraVolumes, binder-egress.extraVolumeMounts: the operator's additions to a container, as
 items of its lists, or nothing. Each takes the map of the values.
 */}}
 {{- define "binder-egress.extraEnv" -}}
@@ -131,8 +131,8 @@ items of its lists, or nothing. Each takes the map of the values.
 {{- end }}
 
 {{- /*
-binder-egress.volumes, binder-egress.volumeMounts: those of verifier and reconciler, as items of lists. Each takes (list root
-values), the values of the component.
+binder-egress.volumes, binder-egress.volumeMounts: the volumes and mounts of verifier and reconciler, as items of lists. Each takes
+(list root values), with the values of the component.
 */}}
 {{- define "binder-egress.volumes" -}}
 - name: tmp
@@ -156,8 +156,8 @@ values), the values of the component.
 {{- end }}
 
 {{- /*
-binder-egress.account: the ServiceAccount of a component, if it is to be made. Takes (list root component serviceAccount), the last
-from the values.
+binder-egress.account: the ServiceAccount of a component, if it is to be created. Takes (list root component serviceAccount), the
+last from the values.
 */}}
 {{- define "binder-egress.account" -}}
 {{- $root := index . 0 -}}
@@ -173,7 +173,7 @@ metadata:
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-# A pod that needs the token asks for it.
+# A pod that needs the token requests it itself.
 automountServiceAccountToken: false
 {{- end }}
 {{- end }}

@@ -1,6 +1,6 @@
-{{- /* The connection to Redis, of the chart or of the operator. */}}
+{{- /* The connection to Redis, the chart's or the operator's. */}}
 
-{{- /* binder-egress.redisUrl: the URL of Redis, without its password. With sentinels only its scheme and database count. */}}
+{{- /* binder-egress.redisUrl: the URL of Redis, without its password. With sentinels, only its scheme and database count. */}}
 {{- define "binder-egress.redisUrl" -}}
 {{- if .Values.redis.enabled -}}
 redis://{{ include "binder-egress.redisName" . }}:6379/0
@@ -18,7 +18,7 @@ binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty 
 {{- if .Values.redis.enabled }}[]{{ else }}{{ include "binder-egress.enabledKeys" .Values.externalRedis.sentinel.hosts }}{{ end }}
 {{- end }}
 
-{{- /* binder-egress.redisCa: the source of the volume with the authority of Redis' certificate, as YAML, or nothing. */}}
+{{- /* binder-egress.redisCa: the source of the volume with the authority for Redis' certificate, as YAML, or nothing. */}}
 {{- define "binder-egress.redisCa" -}}
 {{- with .Values.externalRedis -}}
 {{- if and (not $.Values.redis.enabled) .tls (or .ca.existingSecret .ca.existingConfigMap) -}}
@@ -34,8 +34,8 @@ binder-egress.redisSentinels: the addresses of sentinels, as a JSON list; empty 
 
 {{- /*
 binder-egress.redisPasswordEnv: the passwords of Redis and its sentinels, as items of a container's `env`. Takes (list root
-process): verifier, reconciler, proxy or receiver. With the chart's Secret each has its own alone; a Secret of the operator may have
-only the shared one (D-241).
+process): verifier, reconciler, proxy or receiver. With the chart's Secret, each has only its own password; the operator's own
+Secret may have only the shared one (D-241).
 */}}
 {{- define "binder-egress.redisPasswordEnv" -}}
 {{- $process := index . 1 -}}
@@ -58,7 +58,7 @@ only the shared one (D-241).
       name: {{ $external | default (include "binder-egress.secretName" .) }}
       key: {{ ternary .Values.externalRedis.existingSecretKey "redis-password" (not (empty $external)) }}
       {{- if not .Values.redis.enabled }}
-      # A Redis of the operator may have no password.
+      # The operator's own Redis may have no password.
       optional: {{ empty $external }}
       {{- end }}
 {{- end }}
@@ -105,8 +105,8 @@ only the shared one (D-241).
 {{- end }}
 
 {{- /*
-binder-egress.bytes: a size in bytes, of Redis (`64mb`) or of Kubernetes (`128Mi`, `1.5G`, `1e9`). Takes a text. A unit that is not
-here is read as bytes.
+binder-egress.bytes: a size in bytes, from Redis' notation (`64mb`) or Kubernetes' (`128Mi`, `1.5G`, `1e9`). Takes a text. Other
+units are read as bytes.
 */}}
 {{- define "binder-egress.bytes" -}}
 {{- $units := dict "kb" 1024 "mb" 1048576 "gb" 1073741824 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776

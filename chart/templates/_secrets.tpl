@@ -1,8 +1,8 @@
 {{- /* Keys, secrets, and the checksums that replace pods when they change. */}}
 
 {{- /*
-binder-egress.generates: the keys of the chart's Secret that are not in the values, and so are made or looked up, as a JSON list.
-Empty with an existing Secret.
+binder-egress.generates: the keys of the chart's Secret that are not in the values, and so are generated or looked up, as a JSON
+list. Empty with an existing Secret.
 */}}
 {{- define "binder-egress.generates" -}}
 {{- $keys := list -}}
@@ -14,15 +14,15 @@ Empty with an existing Secret.
 {{ toJson $keys }}
 {{- end }}
 
-{{- /* binder-egress.randomSecrets: those of them that this rendering made anew without being able to look, as a JSON list. */}}
+{{- /* binder-egress.randomSecrets: those that this rendering generated without being able to look them up, as a JSON list. */}}
 {{- define "binder-egress.randomSecrets" -}}
 {{- if include "binder-egress.canLookup" . }}[]{{ else }}{{ include "binder-egress.generates" . }}{{ end }}
 {{- end }}
 
 {{- /*
-binder-egress.secretChecksum: changes with the secrets that the verifier reads once, so that its pods are replaced. Only secrets in
-the values count: those that were made or looked up do not change in an upgrade. Four digits, so that people who may read pods
-cannot try passwords against it.
+binder-egress.secretChecksum: changes with the secrets that the verifier reads only once, so that its pods are replaced. Only
+secrets in the values count: those that were generated or looked up do not change in an upgrade. It has four digits, so that people
+who may read pods cannot try passwords against it.
 */}}
 {{- define "binder-egress.secretChecksum" -}}
 {{- list .Values.secret .Values.externalRedis | toJson | sha256sum | trunc 4 | quote }}

@@ -13,8 +13,8 @@
 {{- end }}
 
 {{- /*
-binder-egress.proxyTiers: what each tier may reach through the proxy, `unverified` included, as JSON. In mode observe nobody is
-refused a host: everybody keeps the network they have.
+binder-egress.proxyTiers: what each tier, including `unverified`, may reach through the proxy, as JSON. In mode observe nobody is
+refused a host: everybody keeps their present network.
 */}}
 {{- define "binder-egress.proxyTiers" -}}
 {{- $root := . -}}
@@ -29,7 +29,7 @@ refused a host: everybody keeps the network they have.
 {{- $closed := concat (include "binder-egress.enabledKeys" $except | fromJsonArray) $banned -}}
 {{- $listed := $tier.ports | default dict -}}
 {{- $ports := include "binder-egress.enabledKeys" $listed.tcp | fromJsonArray -}}
-{{- /* A tier that lists UDP ports alone opens no TCP port. */ -}}
+{{- /* A tier that lists only UDP ports opens no TCP port. */ -}}
 {{- if and (not $ports) (include "binder-egress.enabledKeys" $listed.udp | fromJsonArray) }}{{ $ports = list "0" }}{{ end -}}
 {{- $_ := set $found $name (dict "hosts" $hosts "ports" $ports "closed" $closed) -}}
 {{- end -}}
@@ -53,7 +53,7 @@ refused a host: everybody keeps the network they have.
 {{ $names | uniq | sortAlpha | toJson }}
 {{- end }}
 
-{{- /* binder-egress.proxyPage: the address of servers' pages up to the user's name, for refusals; empty if it is not known. */}}
+{{- /* binder-egress.proxyPage: the address of servers' pages up to the user's name, for refusals; empty if not known. */}}
 {{- define "binder-egress.proxyPage" -}}
 {{- $hosts := list -}}
 {{- range include "binder-egress.hosts" . | fromJsonArray -}}

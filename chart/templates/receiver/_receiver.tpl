@@ -1,8 +1,8 @@
 {{- /* The receiver of reports. */}}
 
 {{- /*
-binder-egress.receiver: "true" if the receiver runs: somebody can report by HTTP, with a token or as the agent. A source without a
-token needs `egress detect` alone.
+binder-egress.receiver: "true" if the receiver runs: somebody can report over HTTP, with a token or as the agent. A source without a
+token only needs `egress detect`.
 */}}
 {{- define "binder-egress.receiver" -}}
 {{- if include "binder-egress.running" . -}}

@@ -1,12 +1,12 @@
 {{- /*
 redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps nothing on disk. Takes a dict:
-  name                                  of the objects
+  name                                  the name of the objects
   labels, deploymentLabels, matchLabels, podLabels   YAML text
-  clients                               labels of the pods that may connect, each YAML text
+  clients                               labels of the pods that may connect, each as YAML text
   podAnnotations                        a map
-  secretName                            Secret with redis-password, and redis-<process>-password of each process
+  secretName                            Secret with redis-password, and redis-<process>-password for each process
   script                                the shell script that starts it
-  image                                 its reference
+  image                                 reference of the image
   imagePullSecrets                      a list
   podSecurityContext, securityContext   YAML text
   accountName                           its ServiceAccount; empty for the namespace's default
@@ -29,7 +29,7 @@ spec:
   selector:
     matchLabels:
       {{- .matchLabels | nindent 6 }}
-  # Never two at once: each would accept the same pass.
+  # Never two at a time: each would accept the same pass.
   strategy:
     type: Recreate
   template:
@@ -76,12 +76,12 @@ spec:
                 secretKeyRef:
                   name: {{ $.secretName }}
                   key: redis-{{ $process }}-password
-                  # A Secret of the operator may have only the shared one.
+                  # The operator's own Secret may have only the shared password.
                   optional: true
             {{- end }}
             - name: MAXMEMORY
               value: {{ .values.maxmemory | quote }}
-            # What redis-cli takes in the probe below.
+            # The password that redis-cli uses in the probe below.
             - name: REDISCLI_AUTH
               value: $(REDIS_PASSWORD)
           ports:

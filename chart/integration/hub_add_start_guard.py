@@ -14,7 +14,7 @@ def _binder_egress_start_guard(c, get_config):
         "image": guard["image"],
         "command": ["python3", "-I", "-m", "verifier.pods.start_guard"],
         "env": [
-            # The kubelet reads these when the pod starts, so the chart can change them without a restart of the hub.
+            # The kubelet reads these when the pod starts, so the chart can change them without restarting the hub.
             {"name": "BINDER_EGRESS_ISOLATED", "valueFrom": setting(guard["configMap"], "isolated")},
             {"name": "BINDER_EGRESS_START_GUARD_PROXY", "valueFrom": setting(guard["proxyConfigMap"], "address")},
             {"name": "BINDER_EGRESS_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
@@ -45,26 +45,26 @@ def _binder_egress_start_guard(c, get_config):
         if isinstance(configured, dict):
             configured[key] = entry  # KubeSpawner sorts by key
         else:
-            # A list, or traitlets' placeholder where nothing was configured.
+            # A list, or traitlets' placeholder if nothing was configured.
             configured.append(entry)
 
     def add_lab():
-        # The guard lays the JupyterLab extension into a volume, which the user's container has where JupyterLab looks
+        # The guard puts the JupyterLab extension into a volume. The user's container mounts it where JupyterLab looks
         # (D-301).
         where = "/usr/local/share/jupyter/labextensions/binder-egress"
         mounts = section("volume_mounts").volume_mounts
-        # A copy of traitlets' placeholder, which keeps the value that it once gave.
+        # A copy of traitlets' placeholder, because a placeholder keeps the first value that it returns.
         mounts = copy.deepcopy(mounts).get_value([]) if hasattr(mounts, "get_value") else mounts
         for mount in mounts.values() if isinstance(mounts, dict) else mounts:
             path = mount.get("mountPath") or mount.get("mount_path") or ""
-            # In a volume of the operator's that folder would have to be made, which fails where that is read-only.
+            # In the operator's own volume that folder would have to be made, which fails if it is read-only.
             if f"{where}/".startswith(path.rstrip("/") + "/"):
                 raise ValueError(f"{path} is mounted already")
         hooked = section("pre_spawn_hook", c.Spawner)
         before = hooked.pre_spawn_hook if "pre_spawn_hook" in hooked else None
 
         def tell(spawner):
-            # The variables that the server's address is made of. BinderHub names its own host with each launch.
+            # The variables from which the server's address is made. BinderHub names its own host with each launch.
             told = {
                 "BINDER_LAUNCH_HOST": spawner.user_options.get("binder_launch_host") or "",
                 "JUPYTERHUB_USER": spawner.user.name,
@@ -75,7 +75,7 @@ def _binder_egress_start_guard(c, get_config):
             for each in containers.values() if isinstance(containers, dict) else containers:
                 if each["name"] == container["name"]:
                     kept = [entry for entry in each["env"] if entry["name"] not in told]
-                    # KubeSpawner takes braces for fields of its own.
+                    # KubeSpawner treats braces as placeholders of its own.
                     told = {name: str(value).replace("{", "{{").replace("}", "}}") for name, value in told.items()}
                     each["env"] = [*kept, *({"name": name, "value": value} for name, value in told.items())]
 
@@ -97,7 +97,7 @@ def _binder_egress_start_guard(c, get_config):
         try:
             add_lab()
         except Exception as error:
-            # The guard is what counts.
+            # The guard matters more than the extension.
             print(f"binder-egress: no JupyterLab extension: {type(error).__name__}: {error}")
     add("init_containers", "zz-binder-egress-start-guard", container)
 

@@ -14,7 +14,7 @@ def _binder_egress_close_ping(c, get_config):
         # A value of BinderSpawner hides the value of KubeSpawner.
         section = c.BinderSpawner if trait in c.BinderSpawner else c.KubeSpawner
         value = getattr(section, trait)
-        # Traitlets' placeholder where nothing was configured, or where a snippet added to it.
+        # Traitlets' placeholder if nothing was configured, or if a snippet added to it.
         return section, value.get_value({}) if hasattr(value, "get_value") else value
 
     section, context = configured("pod_security_context")
@@ -24,7 +24,7 @@ def _binder_egress_close_ping(c, get_config):
         return closed((await result if inspect.isawaitable(result) else result) or {})
 
     section.pod_security_context = made if callable(context) else closed(context or {})
-    # What is here takes the place of the whole context.
+    # A context in here replaces the whole context above.
     section, config = configured("extra_pod_config")
     contexts = {"securityContext", "security_context"} & set(config or {})
     if contexts:

@@ -18,7 +18,7 @@ def _binder_egress(c):
     api = os.environ.get("BINDER_EGRESS_API", "").strip().rstrip("/")
     api_token = os.environ.get("BINDER_EGRESS_API_TOKEN", "").strip()
     if not (api and api_token):
-        # Set to nothing, it is switched off on purpose.
+        # An empty variable means that it is switched off on purpose.
         if "BINDER_EGRESS_API" not in os.environ:
             hint = "If extraEnv is a list in the values of BinderHub, write it as a map"
             app_log.error("binder-egress: BINDER_EGRESS_API is missing. %s", hint)
@@ -27,7 +27,7 @@ def _binder_egress(c):
 
     # Seconds that all attempts of one launch request may wait together, or one attempt if its request was not seen.
     limit = 1.0
-    # After so many failures in a row the verifier is not called for so many seconds.
+    # After this many failures in a row, the verifier is not called for this many seconds.
     rest_after, rest = 3, 30.0
     request_seen: ContextVar = ContextVar("binder_egress_request", default=None)
     state: dict = {"client": None, "failures": 0, "rest_until": 0.0}
@@ -40,25 +40,25 @@ def _binder_egress(c):
         try:
             request = handler.request
             user = getattr(handler, "current_user", None)
-            # Who connected, and X-Forwarded-For: the verifier decides by trustedProxies whom to believe (D-213).
+            # The address that connected, and X-Forwarded-For: the verifier decides by trustedProxies (D-213).
             # BinderHub's own `remote_ip` believes every X-Real-Ip.
             address = getattr(getattr(request.connection, "context", None), "address", None)
             # JupyterHub's model of the user, if BinderHub has auth_enabled; otherwise the word "anonymous".
             groups = [str(name)[:255] for name in user.get("groups") or []][:1000] if isinstance(user, dict) else []
             token = request.query_arguments.get("egress_token", [b""])[-1].decode("utf-8", "replace").strip()
             told = {
-                # A pass is far shorter. A longer token is cut: it stays invalid, but the verifier reads the request.
+                # A pass is far shorter. A longer token is cut: it stays invalid, but the request is readable.
                 "token": token[:4096] or None,
                 "client_address": address[0] if isinstance(address, tuple) else request.remote_ip,
-                # Proxies add at the end, so a forged header is cut at its beginning.
+                # Proxies add to the end, so a forged header is cut at its beginning.
                 "forwarded_for": ",".join(request.headers.get_list("X-Forwarded-For"))[-2048:] or None,
-                # The time of arrival, because a build may take longer than a pass lives.
+                # The time of arrival, because a build may take longer than a pass is valid.
                 "requested_at": time.time() - request.request_time(),
                 "groups": groups,
-                # The verifier counts what it claims to be, and keeps the word for that only (D-345).
+                # The verifier counts what the request claims to be, and keeps only the word for that (D-345).
                 "user_agent": request.headers.get("User-Agent", "")[:512] or None,
             }
-            # Each attempt of this request has a copy of the context, but all share this dict, and so `left`.
+            # Each attempt of this request has a copy of the context, but all share this dict, and so share `left`.
             request_seen.set({"told": told, "left": limit})
             # BinderHub logs this URL when a launch fails or its visitor leaves.
             request.uri = re.sub(r"(egress(?:_|%5[Ff])token=)[^&]*", r"\1[secret]", request.uri)
@@ -67,7 +67,7 @@ def _binder_egress(c):
         url = previous_url(handler) if callable(previous_url) else previous_url
         if isinstance(url, str) and url:
             return url
-        # BinderHub's own default. It replaces an empty setting by this, but an empty result of a function by "/".
+        # BinderHub's own default. It replaces an empty setting with this, but an empty result of a function with "/".
         return f"{handler.request.protocol}://{handler.request.host}{handler.settings['base_url']}"
 
     async def announce(launch, left):
@@ -97,7 +97,7 @@ def _binder_egress(c):
             if inspect.isawaitable(result):
                 await result
         began = time.monotonic()
-        # No request was seen: another snippet replaced badge_base_url. `context` tells the verifier, which counts it.
+        # No request was seen: another snippet replaced badge_base_url. `context` says so; the verifier counts it.
         unknown = ("token", "client_address", "forwarded_for", "requested_at", "user_agent")
         nothing: dict = {"groups": []} | dict.fromkeys(unknown)
         seen: dict = request_seen.get() or {"told": nothing, "left": limit}
@@ -108,7 +108,7 @@ def _binder_egress(c):
                 return
             launch = {"user": username, "server": server_name, "image": image, "repository": repo_url}
             launch |= {**seen["told"], "context": seen["told"] is not nothing}
-            # Where browsers find JupyterHub: the verifier's pages lead back there (D-370).
+            # JupyterHub's address for browsers: the verifier's pages lead back there (D-370).
             hub_url = getattr(launcher, "hub_url", None)
             launch["hub_url"] = hub_url if isinstance(hub_url, str) and len(hub_url) <= 1024 else None
             # BinderHub creates the user itself, unless the visitor has logged in.
@@ -120,7 +120,7 @@ def _binder_egress(c):
             # Only the type of the error: its text could quote the request, and with it the pass.
             code = getattr(error, "code", "")
             app_log.warning("binder-egress: %s/%s: %s(%s)", username, server_name, type(error).__name__, code)
-            # These three concern one launch, and a visitor may be able to cause them. Other launches go on.
+            # These three concern a single launch, and a visitor may be able to cause them. Other launches go on.
             state["failures"] += code not in (400, 413, 422)
             if state["failures"] >= rest_after:
                 state["rest_until"] = time.monotonic() + rest

@@ -8,7 +8,7 @@
     var base = new URL(meta ? meta.content : "egress/", here).href.replace(/\/?$/, "/");
     var ours = { base: base, early: [] };
     var ignore = function () {};
-    // Without launch.js nobody reads the copies of answers, and they must not fill memory.
+    // Without launch.js nothing reads the copies of answers, and they must not fill memory.
     var drop = function () {
       (ours.early || []).forEach(function (seen) {
         seen[1].then(function (copy) { return copy.body.cancel(); }).then(null, ignore);
@@ -34,7 +34,7 @@
       return answer || original.apply(this, arguments);
     };
     page.binderEgress = ours;
-    // This page launches at once, so the challenge is requested at once.
+    // This page launches immediately, so the challenge is requested immediately.
     if (page.location.href.indexOf(here + "v2/") === 0) {
       ours.challenge = original.call(page, base + "challenge?purpose=launch");
       ours.challenge.then(null, ignore);
@@ -43,7 +43,7 @@
     script.async = true;
     // BinderHub answers an unknown address with its page. Browsers run a module only if its content type is JavaScript.
     script.type = "module";
-    // By default browsers load async scripts after others.
+    // By default, browsers load async scripts after others.
     script.fetchPriority = "high";
     script.src = base + "launch.js";
     script.onerror = drop;

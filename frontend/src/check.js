@@ -1,13 +1,13 @@
-// One check of a browser: a challenge, its solution, and the verifier's pass for it.
+// One check of a browser: a challenge, its solution, and the verifier's pass for that.
 
-// Longest wait for one answer of the verifier, in seconds. No launch waits that long.
+// The longest wait for one answer from the verifier, in seconds. No launch waits that long.
 const PATIENCE = 10;
 // Seconds that a launch waits for the challenge, and for proof of work. A person must be asked before the launch goes out, and a
 // verifier that has just delivered launch.js answers quickly. By then most browsers have calculated (D-224).
 const GRACE = 1;
 // A pass is no longer sent in the last seconds before it expires.
 const MARGIN = 5;
-// Seconds to hold a launch: the default where the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
+// Seconds to hold a launch: the default if the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
 const HOLD = [4, 60];
 const INTERACTIVE_HOLD = [60, 240];
 
@@ -25,7 +25,7 @@ class Refusal extends Error {
   }
 }
 
-/** The verifier did not answer, or answered with a server error. */
+/** The verifier did not answer, or it answered with a server error. */
 class NoAnswer extends Error {}
 
 export class Check {
@@ -98,8 +98,8 @@ export class Check {
    * Wait while the check runs, but no longer than the operator allows.
    *
    * @param {AbortSignal} [signal] ends the waiting
-   * @param {number} [since] for a server that is ready: when its build request began to wait, in ms. The time for waiting counts
-   *   from then, and proof of work may take all of it
+   * @param {number} [since] for a server that is ready: when its build request began to wait, in ms. The waiting time counts
+   *   from then, and proof of work may use all of it
    * @returns {Promise<void>} never rejects
    */
   async wait(signal, since) {
@@ -144,7 +144,7 @@ export class Check {
   }
 
   _set(state) {
-    // A check ends once: the person chose the end, or has already read the message about it.
+    // A check ends only once: the person chose the end, or has already read the message about it.
     if (this._over || this.state === "passed") return;
     this.state = state;
     const waiting = [...this._waiting];
@@ -194,7 +194,7 @@ export class Check {
         const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution })));
         if (this._over) return undefined;
         this._token = String(got.token);
-        // Measured from the answer on, because the browser's clock may be wrong.
+        // Measured from the time of the answer, because the browser's clock may be wrong.
         this._until = began + (Number(got.expires_in) - MARGIN) * 1000;
         return this._set("passed");
       } catch (error) {
@@ -238,7 +238,7 @@ export const post = (body) => ({
 });
 
 /**
- * Read an answer of the verifier.
+ * Read an answer from the verifier.
  *
  * @param {Promise<Response>} answer
  * @returns {Promise<object>}

@@ -14,9 +14,9 @@ const SAID = /"phase": ?"(?:launching|ready|failed)"/i;
 export const readEvent = (data) => (SAID.test(data) ? JSON.parse(data) : null);
 
 /**
- * Let the page read the event `ready` later. It reads everything else at once, and the response stays the browser's own.
+ * Delay the event `ready` for the page. It reads everything else immediately, and the response stays the browser's own.
  *
- * @param {Response} response one that nobody has begun to read
+ * @param {Response} response a response that nobody has begun to read
  * @param {() => Promise<void>} wait called when the event has come; never rejects
  */
 export function delayReady({ body }, wait) {

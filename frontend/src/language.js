@@ -16,7 +16,7 @@ export function chooseLanguage(languages, available) {
 }
 
 /**
- * The direction a language is written in.
+ * The direction in which a language is written.
  *
  * @param {string} language a language with messages: "ar", "de"
  * @returns {"ltr"|"rtl"} for the attribute `dir`

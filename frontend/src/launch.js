@@ -18,11 +18,11 @@ const ours = window.binderEgress;
  * @typedef {object} Launch
  * @property {?string} address the address of the build request
  * @property {Check} check
- * @property {number} waiting the number of requests, and of servers that are ready, that wait for the check
- * @property {number} began when its first request came, in ms; 0 if that went before this script was there
+ * @property {number} waiting the number of requests and of ready servers that wait for the check
+ * @property {number} began when its first request came, in ms; 0 if that went out before this script had loaded
  * @property {boolean} gone whether a request went out without a pass
  * @property {boolean} sent whether the last request went out with a pass
- * @property {?Promise<Response>} copy what is read of the last request's answer
+ * @property {?Promise<Response>} copy the copy of the last request's answer that is read
  * @property {boolean} failed whether the last request led to no server
  * @property {boolean} ended whether its server is ready
  * @property {?string} page the address of its server's page, as soon as the server is ready
@@ -46,7 +46,7 @@ function begin() {
     // When the browser restores the page from its cache, the panel's message is outdated.
     addEventListener("pageshow", (event) => { if (event.persisted) panel.host.remove(); });
   } catch {
-    // The browser is old. It may still do proof of work.
+    // The browser is old, but may still be able to do proof of work.
   }
   if (ours.challenge) expected = newLaunch(null, ours.challenge);
   const early = ours.early ?? [];
@@ -71,7 +71,7 @@ function newLaunch(address, asked) {
 }
 
 function newCheck(launch, asked) {
-  // Signed-in users load no third-party script: it could read their token for the hub.
+  // For signed-in users no third-party script is loaded: it could read their token for the hub.
   const widgets = panel && !signedIn() ? { place: () => panel.attach(), language: panel.language, theme: () => panel.theme } : null;
   const means = {
     solve: (challenge, signal) => solve(challenge, (algorithm) => startWorker(algorithm, ours.base), signal),
@@ -85,7 +85,7 @@ function newCheck(launch, asked) {
   });
 }
 
-// With auth_enabled BinderHub accepts no build request without this cookie's token. Its page reads the cookie and sends the token.
+// With auth_enabled, BinderHub accepts no build request without this cookie's token. Its page reads the cookie and sends the token.
 function signedIn() {
   try {
     return Boolean(window.pageConfig.apiToken) || /(?:^|; )_xsrf=/.test(document.cookie);
@@ -107,8 +107,8 @@ function launchOf(address) {
 }
 
 /**
- * Send a build request, with a pass if there is one. While a challenge is being solved, wait for its pass: a second for proof of
- * work, for which then the server waits when it is ready (D-224).
+ * Send a build request, with a pass if there is one. While a challenge is being solved, wait for its pass. For proof of work, wait
+ * only a second here, and for the rest of the time when the server is ready (D-224).
  *
  * @param {typeof fetch} original the page's fetch
  * @param {*} self the `this` of the page's call
@@ -142,7 +142,7 @@ function send(original, self, args, address) {
     }
     return answer;
   };
-  // A launch waits only once. A retry goes out at once.
+  // A launch waits only once. A retry goes out immediately.
   if (launch.check.token || launch.gone || !launch.check.running) return go();
   launch.waiting += 1;
   show(launch);
@@ -161,7 +161,7 @@ function delayed(launch, response, signal) {
   return response;
 }
 
-// What is left of the time for waiting. Nobody waits for a person then.
+// The rest of the waiting time. At this point nothing waits for a person.
 const rest = async ({ check, began }, signal) => check.calculates && check.wait(signal, began);
 
 function withToken(args, address, token) {
@@ -188,7 +188,7 @@ async function watch(launch, copy, address) {
       await readEvents(response.body, ({ phase, url }) => {
         const said = phase.toLowerCase();
         if (said === "ready") ready(launch, new URL(url, response.url), verifierOf(response.url, address, ours.base));
-        // The build took longer than a pass lives.
+        // The build took longer than a pass is valid.
         if (said === "launching" && !launch.sent && launch.check.expired) launch.check = newCheck(launch, null);
         return said === "launching";
       });
@@ -197,12 +197,12 @@ async function watch(launch, copy, address) {
     // The page ended the request, or it handles the same error itself.
   }
   if (launch.ended || launch.copy !== copy) return;
-  // There is no server to promise anything for. The check goes on, for a retry.
+  // There is no server for which anything could be promised. The check goes on, for a retry.
   launch.failed = true;
   if (current === launch) show(launch);
 }
 
-// The pass is presented even if it went with the request: BinderHub may not have asked the verifier about the launch. A server
+// The pass is presented even if it went with the request: BinderHub may not have reported the launch to the verifier. A server
 // that has the tier keeps its use, so nothing is spent (D-221).
 async function ready(launch, server, verifier) {
   launch.ended = true;
@@ -218,7 +218,7 @@ async function ready(launch, server, verifier) {
   if (token) {
     presentPass(launch.page, token)
       .then(({ state, status }) => {
-        // A server that the verifier does not know yet may have got the tier with its launch.
+        // A server that the verifier does not know yet may have received the tier with its launch.
         launch.unlock = state ?? (status === 403 || !launch.sent ? "refused" : null);
         show(launch);
       })
@@ -254,7 +254,7 @@ function show(launch) {
   }
 }
 
-// The key of the message. A pass is no promise: only the verifier's answer for the server is one.
+// The key of the message. A pass is not a promise: only the verifier's answer about the server is one.
 function stateOf({ check, waiting, gone, ended, unlock }) {
   if (unlock === "granted") return "has";
   if (unlock === "refused") return "none";

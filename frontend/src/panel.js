@@ -1,5 +1,5 @@
 // The panel: one line at the lower edge of BinderHub's page. It lies over the page and moves nothing in it. People can scroll the
-// page far enough that the panel hides nothing.
+// page far enough for the panel to hide nothing.
 import ar from "../../verifier/web/messages/launch/ar.json";
 import de from "../../verifier/web/messages/launch/de.json";
 import en from "../../verifier/web/messages/launch/en.json";
@@ -9,7 +9,7 @@ import ja from "../../verifier/web/messages/launch/ja.json";
 import { chooseLanguage, direction, fill } from "./language.js";
 
 const MESSAGES = { en, de, fr, es, ja, ar };
-// The icon of a state: a globe, with a tick or a stroke, or alone while nothing is decided. Its shape says it, not only its colour.
+// The icon of a state: a globe, with a tick or a stroke, or alone while nothing is decided. Its shape shows it, as does its colour.
 const GLOBE = "M3 12a9 9 0 1018 0 9 9 0 10-18 0h18M12 3c4 4 4 14 0 18M12 3c-4 4-4 14 0 18";
 const ICONS = {
   good: "M4 12l5 6L20 5",
@@ -77,7 +77,7 @@ export class Panel {
       this.progress, make("div", { className: "line" }, picture, this.text, this.link, this.why, close),
       make("slot", { name: "widget" }), buttons, this.reason);
     section.setAttribute("aria-label", this._messages.label);
-    // Room at the end of the page, so that nothing that is scrolled to or focused lies behind the panel.
+    // Room at the end of the page, so that nothing that is scrolled to or focused is behind the panel.
     const room = make("div");
     // Without its style sheet it is text at the end of the page (D-314).
     const appear = () => { section.hidden = false; };
@@ -117,7 +117,7 @@ export class Panel {
    * @param {boolean} [what.carryOn] whether to offer to continue without internet access
    * @param {boolean} [what.another] whether to offer another way
    * @param {boolean} [what.asks] whether a person has to do something
-   * @param {?string} [what.page] the address of the server's page, where access is possible later
+   * @param {?string} [what.page] the address of the server's page, on which access is possible later
    */
   show(what) {
     this._shown = what;
@@ -138,7 +138,7 @@ export class Panel {
     const some = { packages: messages.packages, hosts: messages.hosts }[access];
     const text = fill(messages[some && state === "without" ? "none" : state],
       { access: some ?? messages.nothing, provider: provider ?? "", later: messages.later });
-    // Screen readers would repeat a text that is set again.
+    // Screen readers would repeat a text if it were set again.
     if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;
     const look = state === "has" ? "good" : /^(checking|holding|confirm.*|checked)$/.test(state) ? "wait" : some ? "some" : "none";
@@ -153,5 +153,5 @@ export class Panel {
   }
 }
 
-// The page's Bootstrap theme. BinderHub's page sets none, and is light whatever the browser prefers (D-315).
+// The page's Bootstrap theme. BinderHub's page sets none, and is light no matter what the browser prefers (D-315).
 const pageTheme = () => (document.documentElement.dataset.bsTheme === "dark" ? "dark" : "light");

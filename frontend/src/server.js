@@ -14,22 +14,22 @@ const tiers = JSON.parse(page.dataset.tiers);
 const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
-// Longest wait for an answer, in milliseconds. An unlock may take 2 s. Without a limit browsers wait for minutes.
+// The longest wait for an answer, in milliseconds. An unlock may take 2 s. Without a limit, browsers wait for minutes.
 const PATIENCE = 15_000;
-// Milliseconds between two requests for the server's state: right after a change, at most, and the factor of their growth.
+// Milliseconds between two requests for the server's state: right after a change, the most, and the factor by which they grow.
 const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
-// The page says after these milliseconds that an unlock takes unusually long.
+// After this many milliseconds, the page says that an unlock takes unusually long.
 const TOO_LONG = 60_000;
 // Seconds before the end of a lease at which screen readers announce it.
 const NEAR_END = 300;
 
 let tier = page.dataset.tier; // null: the server does not exist
 let { access } = page.dataset;
-let lease = JSON.parse(page.dataset.lease); // null: the tier has no end
+let lease = JSON.parse(page.dataset.lease); // null: the tier never ends
 let larger = JSON.parse(page.dataset.larger); // the larger tiers that it may get
 let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
 let ends, opens; // the end of the lease and the start of its renewal, in milliseconds of the browser's monotonic clock
-// Whether to begin without a click. That happens once at most: an open page must not renew for a person who has left.
+// Whether to begin without a click. That happens at most once: an open page must not renew for a person who has left.
 let automatic = tier === UNVERIFIED && location.hash === "#unlock" && "fromNowhere" in page.dataset;
 let offers = [];
 let chosen; // the name of the provider that the person chose
@@ -48,7 +48,7 @@ const AIMS = {
   },
   raise: { why: text("why-more"), button: text("button-more"), presenting: text("presenting"), failed: text("failed-more") },
 };
-// What the server has, by the verifier's word for it.
+// The texts on what the server reaches, by the verifier's word for it.
 const STATES = {
   none: text("no-access"), packages: text("packages-only"), hosts: text("hosts-only"), network: text("granted"),
 };
@@ -131,7 +131,7 @@ function paint() {
   next.hidden = tier === null || tier === UNVERIFIED || access === "none";
 }
 
-// Show the ways to unlock the server, to raise its tier or to renew its lease, where one is useful.
+// Show the ways to unlock the server, raise its tier or renew its lease, if that is useful.
 function suggest() {
   suggested = renewable();
   how.hidden = !useful();
@@ -158,7 +158,7 @@ const clock = (seconds) => {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 };
 
-// Count from the verifier's answer on, because this device's clock may be wrong.
+// Count from the time of the verifier's answer, because this device's clock may be wrong.
 function count() {
   const now = performance.now();
   if (lease) [ends, opens] = [now + lease.expires_in * 1000, now + lease.renewable_in * 1000];
@@ -216,13 +216,13 @@ const calculates = (one) => one.kind === "proof-of-work";
 async function ask() {
   const { providers } = await json(`${base}challenge?purpose=unlock`);
   const suitable = providers.filter(aimOf);
-  // Browsers have crypto.subtle, which the calculation needs, on https and localhost only.
+  // Browsers have crypto.subtle, which the calculation needs, only on https and localhost.
   offers = suitable.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
   if (!offers.length) throw new Failure(suitable.length ? "insecure" : "nothing-to-solve");
 }
 
 function choose(current) {
-  // If the ways give different tiers, each says what it gives.
+  // If the ways give different tiers, each says which one.
   const differ = offers.some((one) => one.tier !== current.tier);
   how.removeAttribute("data-wait");
   aimAt(aimOf(current), current.tier);
@@ -245,12 +245,12 @@ function choose(current) {
   }));
 }
 
-// Show the offers. A widget is shown at once, since the person clicks on it. A calculation begins with a click. It also begins if
-// the address asks for it and no page sent the visitor here: a page, a notebook of this hub too, must not let its visitors work for
-// its own server. A renewal or a larger tier always begins with a click.
+// Show the offers. A widget is shown immediately, since the person clicks on it. A calculation begins with a click. It also begins
+// if the address asks for it and no page sent the visitor here: a page, even a notebook of this hub, must not make its visitors
+// work for its own server. A renewal or a larger tier always begins with a click.
 async function offer() {
   const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
-  // Where a widget comes first, its room is there in place of the button.
+  // If a widget comes first, its room replaces the button.
   if (!working) place(tier === UNVERIFIED && how.hasAttribute("data-room"));
   // The address names the button, but the button was hidden when the browser wanted to focus it. Without this, Tab would skip it.
   if (named && !button.hidden) button.focus({ preventScroll: true });
@@ -260,7 +260,7 @@ async function offer() {
   } catch (error) {
     how.removeAttribute("data-wait");
     place(false);
-    // If the verifier does not answer, the button stays, and a click reports that.
+    // If the verifier does not answer, the button stays, and a click reports the failure.
     if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
     if (tier === UNVERIFIED) fail(error);
     else if (aim === "raise") how.hidden = true; // The server has access already.
@@ -273,7 +273,7 @@ async function offer() {
   if (button.hidden || automatic) unlock(offers[0].name);
 }
 
-// Show the button, or in its place the room of a widget.
+// Show the button, or instead the room for a widget.
 function place(room) {
   button.hidden = room;
   how.toggleAttribute("data-room", room);
@@ -286,7 +286,7 @@ function fail(error) {
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
   const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
   const cause = text(`error-${words}`, { provider, when, detail: error.detail ?? "" });
-  // Packages alone are some access.
+  // Packages only is some access.
   const failed = aim === "unlock" && access !== "none" ? AIMS.raise.failed : AIMS[aim].failed;
   say(failed, cause, another && text("error-another-way"));
   place(false);
@@ -307,7 +307,7 @@ async function solution(one, signal) {
     }
   }
   const provider = title(one.name);
-  // A widget has its room already, where it is expected; more words would move it.
+  // A widget already has its room if it is expected; more words would move it.
   if (one.kind !== "interactive") say(has(), text("widget-loading", { provider }));
   const onShown = () => say(has(), one.kind === "interactive" && text("widget-ready"));
   try {
@@ -330,7 +330,7 @@ async function unlock(name) {
   widget.replaceChildren();
   try {
     for (let again = false; ; again = true) {
-      // Ask each time: challenges expire, and their price changes.
+      // Request a new one each time: challenges expire, and their price changes.
       await ask();
       signal.throwIfAborted();
       const one = offers.find((each) => each.name === name) ?? offers[0];
@@ -391,14 +391,15 @@ async function present(provider, solved, signal) {
   return undefined;
 }
 
-// The way back (D-312). A tab of its own is closed, and the server is in the one before it. A phone that did only this has none.
+// The way back (D-312). If this page has a tab of its own, the tab is closed, and the server is in the previous one. A phone that
+// was used only for this has no way back.
 const alone = Boolean(window.opener) || history.length === 1;
 const elsewhere = !window.opener && matchMedia("(pointer: coarse)").matches;
 back.hidden = elsewhere || !(back.href || alone);
 back.addEventListener("click", () => {
   if (!alone) return;
   window.close();
-  // Some browsers close only what a script opened. A button that does nothing goes; the text says what to do.
+  // Some browsers close only tabs that a script opened. A button without effect is removed; the text says what to do.
   if (!back.href) setTimeout(() => { back.hidden = true; }, 1_000);
 });
 button.addEventListener("click", () => unlock(chosen));

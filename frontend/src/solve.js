@@ -1,7 +1,7 @@
 // Proof of work: solves ALTCHA's challenges in Web Workers.
 import { pbkdf2, sha, solveChallenge, solveChallengeWorkers } from "altcha/lib";
 
-// Most workers: a launch page must not take a whole laptop, or the battery of a phone.
+// The most workers: a launch page must not use all of a laptop, or the battery of a phone.
 const WORKERS = 2;
 
 /**
@@ -10,7 +10,7 @@ const WORKERS = 2;
  * @param {object} challenge the challenge of the offer `altcha` in `GET challenge`
  * @param {(algorithm: string) => Worker|Promise<Worker>} startWorker starts one of ALTCHA's workers
  * @param {AbortSignal} [signal] ends it; the promise then rejects
- * @returns {Promise<string>} the solution, as `POST passes` takes it
+ * @returns {Promise<string>} the solution, as `POST passes` accepts it
  * @throws {Error} without a secure context, or if workers are blocked
  */
 export async function solve(challenge, startWorker, signal) {
@@ -33,7 +33,7 @@ export async function solve(challenge, startWorker, signal) {
 }
 
 /**
- * Solve a challenge without workers. Each step is a call of the browser's own cryptography, which runs on another thread, so the
+ * Solve a challenge without workers. Each step is a call to the browser's own cryptography, which runs on another thread, so the
  * page stays responsive. It takes about twice as long.
  *
  * @param {object} challenge a challenge with an algorithm that browsers have: PBKDF2 or SHA
@@ -48,7 +48,7 @@ export async function solveInPage(challenge, signal) {
 }
 
 async function finish(challenge, signal, work) {
-  // Browsers offer crypto.subtle on https and localhost only.
+  // Browsers offer crypto.subtle only on https and localhost.
   if (!globalThis.crypto?.subtle) throw new Error("insecure context");
   const controller = new AbortController();
   signal?.throwIfAborted();

@@ -1,7 +1,7 @@
-// For third-party pages that launch servers at a BinderHub: with thebe, @jupyterhub/binderhub-client, EventSource or fetch.
+// For third-party pages that launch servers on a BinderHub: with thebe, @jupyterhub/binderhub-client, EventSource or fetch.
 //
-// The launch goes out unchanged and at once. Meanwhile this script reads the build's events and solves a challenge; when the server
-// is ready, it unlocks the server. The page sees none of its failures (D-144, D-145, D-146).
+// The launch goes out unchanged and without delay. Meanwhile this script reads the build's events and solves a challenge; when the
+// server is ready, it unlocks the server. The page sees none of its failures (D-144, D-145, D-146).
 import ar from "../../verifier/web/messages/third-party/ar.json";
 import de from "../../verifier/web/messages/third-party/de.json";
 import en from "../../verifier/web/messages/third-party/en.json";
@@ -17,23 +17,23 @@ import { workerOf } from "./workers.js";
 
 const MESSAGES = { en, ar, de, es, fr, ja };
 
-// Longest wait of a page for a pass, in seconds, by default.
+// The default for the longest wait of a page for a pass, in seconds.
 const PATIENCE = 15;
-// Seconds before the next attempts of an unlock that got no answer, or whose server is unknown: the verifier learns of a server a
-// moment after its start.
+// Seconds before the next attempts of an unlock that got no answer, or whose server is unknown: the verifier learns of a server
+// shortly after its start.
 const AGAIN = [1, 2, 4];
 
 /** @type {Map<string, object>} the results of `connect`, by the verifier's address */
 const connected = new Map();
 
 /**
- * Watch this page's launches at a BinderHub.
+ * Watch this page's launches on a BinderHub.
  *
  * @param {object} options
  * @param {string} options.verifier the address of the verifier, `https://hub.example.org/egress/`
  * @param {string} [options.binderhub] the address of the BinderHub, `https://mybinder.org/`; by default the parent of the
  *   verifier's address
- * @param {string[]} [options.tiers] the tiers that are enough: proof of work for another tier is not done; by default all are
+ * @param {string[]} [options.tiers] the tiers that are enough: proof of work for another tier is not done; by default all tiers are
  * @param {string|Element} [options.link] where to show a link to the server's unlock page if this page cannot unlock it: an
  *   element, or a CSS selector
  * @param {string} [options.key] an API key for passes; proof of work is done only if the key gives no pass
@@ -91,7 +91,7 @@ class Gate {
     }
   }
 
-  /** The launch of a request; null if the request is no launch, or has a pass already. */
+  /** The launch of a request; null if the request is not a launch, or already has a pass. */
   launchOf(address, method = "GET") {
     if (!address.startsWith(`${this.binderhub}build/`) || method.toUpperCase() !== "GET") return null;
     const asked = new URL(address).searchParams;
@@ -144,7 +144,7 @@ class Gate {
     }, () => {});
   }
 
-  /** A check in advance. Null with a key: its passes are charged on request, so the request waits until a pass is needed. */
+  /** A check in advance. Null with a key: its passes are charged when requested, so the request waits until a pass is needed. */
   ahead() {
     return this.key ? null : this.newCheck();
   }
@@ -217,7 +217,7 @@ class Gate {
   }
 }
 
-/** A build request and its repetitions: the page tries again, or an EventSource reconnects. */
+/** A build request and its retries: the page tries again, or an EventSource reconnects. */
 class Launch {
   /** @type {?Check} the check whose pass is still unused */
   check = null;
@@ -236,7 +236,7 @@ class Launch {
     this.tell("checking");
   }
 
-  /** Tell that no server comes of the launch. A repetition begins anew, with the same pass if there is one. */
+  /** Note that the launch leads to no server. A retry starts afresh, with the same pass if there is one. */
   fail() {
     if (!this.begun) return;
     this.begun = false;
@@ -247,7 +247,7 @@ class Launch {
   /** Handle an event of the build. Returns whether to read on. */
   hear({ phase, url }, answered) {
     const said = phase.toLowerCase();
-    // The build took longer than a pass lives, or the stream began again with another launch.
+    // The build took longer than a pass is valid, or the stream began again with another launch.
     if (said === "launching" && (!this.begun || this.check?.expired)) this.begin();
     if (said === "ready") {
       const server = new URL(url, answered);
@@ -287,7 +287,7 @@ class Launch {
     try {
       this.gate.tell(state, this.address, server, unlock);
     } catch {
-      // The page gets no event. Nothing else depends on it.
+      // The page gets no event. Nothing else depends on that.
     }
   }
 }
@@ -302,7 +302,7 @@ async function solveSomehow(challenge, base, signal) {
   }
 }
 
-// A worker has the rights of the page's origin. So its text is part of this file, or is checked against a checksum in this file.
+// A worker has the rights of the page's origin. So its text is part of this file, or is verified with a checksum in this file.
 async function worker(name, base) {
   if (WORKERS[name].text) return workerOf(WORKERS[name].text);
   const { file, integrity } = WORKERS[name];

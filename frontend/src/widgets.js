@@ -1,8 +1,8 @@
-// The widgets of remote captcha providers: one row of a table each, after the providers' documentation.
+// The widgets of remote captcha providers: one row each in a table, based on the providers' documentation.
 //
 // A provider's script is loaded only to show its widget, from the address in the verifier's offer.
 
-// Longest wait for a provider's script, in seconds. Solving has no limit except `signal`.
+// The longest wait for a provider's script, in seconds. Solving has no limit except `signal`.
 const LOADING = 15;
 
 /** An unusable widget. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
@@ -23,7 +23,7 @@ export class WidgetError extends Error {
  * @param {string} [options.language] "de"; by default the widget chooses
  * @param {"light"|"dark"} [options.theme] by default the browser's theme
  * @param {() => void} [options.onShown] called when the widget can be clicked
- * @returns {Promise<string>} the provider's token, which is valid for a minute or two: present it at once
+ * @returns {Promise<string>} the provider's token, which is valid for a minute or two: present it immediately
  * @throws {WidgetError}
  */
 export async function mountWidget(offer, element, { signal, language, theme, onShown } = {}) {
@@ -81,7 +81,7 @@ const classic = (what, on, more) => ({
 });
 
 // In each row, `query` is added to the script's address; `ready` returns the object that the script defines, as soon as it exists;
-// `show` renders the widget and returns a function that removes it. A challenge without an answer in time starts again.
+// `show` renders the widget and returns a function that removes it. A challenge that is not answered in time starts again.
 const ROWS = {
   hcaptcha: {
     title: "hCaptcha",
@@ -159,7 +159,7 @@ const ROWS = {
     },
   },
   mcaptcha: {
-    // A frame of the instance, which posts the token as a message. None of its scripts runs in our page.
+    // A frame from the instance, which posts the token as a message. None of its scripts runs in our page.
     title: "mCaptcha",
     script: false,
     show(place, what, on, api, limit) {

@@ -16,8 +16,8 @@ from .networks import SHARED
 from .settings import VerifierSettings
 
 TOLERANCE = 2.0
-"""The factor by which the price may rise while a challenge is solved. With 1, only the first student would be accepted of a class
-that starts in the same second. With 2, a class of 31 is accepted, and fetching challenges in advance saves at most half the
+"""The factor by which the price may rise while a challenge is solved. With 1, of a class that starts in the same second only the
+first student would be accepted. With 2, a class of 31 is accepted, and fetching challenges in advance saves at most half the
 work."""
 
 BASE_SECONDS = 1.1

@@ -69,7 +69,7 @@ def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequ
 
     Args:
         sender: the address that the connection came from.
-        forwarded_for: `X-Forwarded-For`. Each proxy appends the address that it saw on the right; clients can forge the left.
+        forwarded_for: `X-Forwarded-For`. Each proxy adds the address that it saw on the right side; clients can forge the left.
         trusted: the number of proxies, the last of which is the sender; or the networks of all proxies.
     """
     entries = [entry.strip() for entry in forwarded_for.split(",")] if forwarded_for and forwarded_for.strip() else []

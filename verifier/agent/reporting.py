@@ -13,8 +13,8 @@ TIMEOUT_SECONDS = 5.0
 """How long a request waits, in seconds. The next round is another attempt."""
 
 REPEAT_SECONDS = 600.0
-"""Seconds after which a match that is still running is reported again: Redis may have forgotten it. The reconciler treats it as the
-same."""
+"""Seconds after which a match is reported again if its program still runs: Redis may have forgotten it. The reconciler treats it as
+the same."""
 
 LINES = 100
 """The most reports in one request: the limit of `POST /api/detections`."""

@@ -187,8 +187,8 @@ class Remote:
         self._widget = (options.widgetUrl or row.widget or self._api).rstrip("/")
         self._accepts_anything = False
         self._lock = threading.Lock()
-        # The time limits of requests are for each read. Waiting for a pool's result limits the whole call, however slow the
-        # provider.
+        # The time limits of the library requests are for each read. Waiting for a pool's result limits the whole call, however slow
+        # the provider.
         self.pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
         """The threads that ask the provider about clients' solutions."""
         # A separate pool, so that clients cannot prevent the self-check.

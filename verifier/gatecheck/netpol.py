@@ -216,7 +216,7 @@ def _covered(pair: tuple[Any, Any], base: list[JSON], peers: str) -> bool:
 
 
 def _plain(part: Any) -> Any:
-    """A spec in a form that can be compared: with the API server's defaults, and without empty parts that have no meaning."""
+    """A spec in a form that can be compared: with the API server's defaults, and without empty parts that mean the same as none."""
     if isinstance(part, list):
         return [_plain(each) for each in part]
     if not isinstance(part, Mapping):

@@ -57,7 +57,7 @@ class AddressBook:
             self._store.beat_addresses()
 
     def _pods(self, server: Server) -> list[PodAddresses] | None:
-        """The pods to publish for a server. None: it may have a pod that is not known yet, before the first list."""
+        """The pods to publish for a server. None: before the first list, it may have a pod that is not known yet."""
         running = [pod for pod in self._cache.of(server) if pod.addresses and not pod.ended]
         return list(map(self._of, running)) if running or self._cache.is_listed else None
 

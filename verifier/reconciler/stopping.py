@@ -115,7 +115,7 @@ class Stopper:
 
 
 class StopGrace:
-    """For each pod whose lease is over, when its grace began, in which an unlock saves it. Any thread may call all methods.
+    """When the grace began of each pod whose lease is over. Within it, an unlock saves the pod. Any thread may call all methods.
 
     It uses this process' own time, so neither a clock that is set forward nor a restart shortens the grace. It begins again after
     Redis or all verifiers were down.

@@ -367,7 +367,7 @@ class ReportsAnswer(BaseModel):
 
     source: str
     reports: Annotated[int, Field(description="reports that the reconciler will read")]
-    others: Annotated[int, Field(description="lines that are a detector's but report nothing")]
+    others: Annotated[int, Field(description="lines from a detector that report nothing")]
     unreadable: Annotated[list[str], Field(description="why the other lines could not be read")]
 
 

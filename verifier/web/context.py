@@ -77,7 +77,7 @@ def network() -> str:
 
 
 def paying_network() -> str:
-    """The network that pays for the current request. It counts clients without an address on the internet."""
+    """The network that pays for the current request. Clients without an address on the internet are counted here."""
     found = network()
     services().hidden_clients.note(found)
     if not found:

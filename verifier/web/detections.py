@@ -106,7 +106,7 @@ def report_detections() -> tuple[Response, int]:
     lines = [line for line in request.get_data().decode(errors="replace").split("\n") if line.strip()]
     if len(lines) > MAX_LINES:
         raise Problem("too-large", f"Send at most {MAX_LINES} lines at a time.")
-    # Each agent has its own allowance: a node whose pods run many listed programs uses up no other node's reports.
+    # Each agent has its own allowance: a node whose pods run many listed programs does not use up that of another.
     if wait := services.allowance.take(f"{source} {sender}", len(lines)):
         _count_refused(source, "too-many", len(lines))
         raise Problem("too-many-reports", "Send only lines that report something, and later.", retry_after=wait)

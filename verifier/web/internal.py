@@ -136,7 +136,7 @@ def list_keys() -> Response:
 @internal.post("/api/keys")
 @_for_operators("createKey", "Make an API key", bodies.KeyAnswer, "refused", body=bodies.KeyBody)
 def create_key() -> Response:
-    """Make an API key. It is only in the answer and nowhere else."""
+    """Make an API key. It is in the answer and nowhere else."""
     operators, body = _operators(), bodies.read(bodies.KeyBody)
     answer = jsonify(operators.create_key(**body.model_dump()))
     answer.headers["Cache-Control"] = "no-store"

@@ -77,8 +77,9 @@ if request.renewal then
   return 'used-up'
 end
 
--- A server that is up keeps its use: otherwise somebody who works there would lose egress, and on most networks each server that a
--- use has left keeps its open connections. A waiting launch still has its record; a server that is gone is not published.
+-- A server that is up keeps its use: moving that would take egress from somebody who works there, while on most networks each
+-- server that a use has left keeps its open connections. A waiting launch still has its record; a server that is gone is not
+-- published.
 local function is_up(use)
   local launch = redis.call('GET', request.launch .. use.server)
   if launch and cjson.decode(launch).grant.id == use.grant then

@@ -121,6 +121,13 @@ def test_pattern_of_an_owner_blocks_all_repositories_of_that_owner_only():
     assert not matches("github.com/owner/*", "https://github.com/owner")
 
 
+def test_pattern_of_a_host_blocks_all_repositories_of_that_host_only():
+    assert matches("git.example.org/*", "https://git.example.org/owner/name")
+    assert matches("git.example.org/*", "git@GIT.example.org:group/team/name.git")
+    assert not matches("git.example.org/*", "https://example.org/owner/name")
+    assert not matches("git.example.org/*", "https://git.example.org.example.com/owner/name")
+
+
 @pytest.mark.parametrize(
     ("url", "found"),
     [

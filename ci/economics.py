@@ -331,20 +331,22 @@ class Group:
         return sum(number for number, _ in self.arrivals[OWN_TRIES:]) / self.size if at_once else 0.0
 
 
+PHONE = Group("one person, slow phone", together(1), slower="phone")
+CLASS_OF_100 = Group("a class of 100, in the same second", together(100))
+DOES_NOTHING = Group("an API user who does nothing", [(1, 0.0)], person=False)
+
 GROUPS = (
     Group("one person", together(1)),
-    Group("one person, slow phone", together(1), slower="phone"),
+    PHONE,
     Group("a class of 30, in the same second", together(30)),
-    Group("a class of 100, in the same second", together(100)),
+    CLASS_OF_100,
     Group("a lecture of 500, in the same second", together(500)),
     Group("a conference, 300 in an hour", in_turn(300)),
     Group("an API user with the client, 20 launches an hour", in_turn(20), workers=1, person=False),
     Group("a CI with the client, 100 launches an hour", in_turn(100), workers=1, person=False),
-    Group("an API user who does nothing", [(1, 0.0)], person=False),
+    DOES_NOTHING,
 )
 """All behind one IPv4 address."""
-
-DOES_NOTHING = GROUPS[-1].name
 
 
 def renewals(setting: Setting, numbers: Numbers) -> int:
@@ -427,7 +429,7 @@ def honest_table() -> str:
     opened, balanced, strict = settings_of()
     lines = []
     for group in GROUPS:
-        if group.name == DOES_NOTHING:
+        if group is DOES_NOTHING:
             lines.append([group.name, "–", "–", "0", "0", "0", "100 %", "100 %, with packages", "100 %, with packages"])
             continue
         half, last = group.waits(USUAL)
@@ -461,13 +463,12 @@ def settings_table() -> str:
         "balanced": "proof of work, for an hour",
         "strict": "a captcha for an hour, or a login",
     }
-    phone = GROUPS[1].waits(USUAL)[1]
-    lecture = GROUPS[3].waits(USUAL)[1]
+    (_, phone), (_, last) = PHONE.waits(USUAL), CLASS_OF_100.waits(USUAL)
     lines = []
     for setting in settings_of():
         pays = service(setting, USUAL) or script(setting, USUAL, 1)
         assert pays
-        wait = f"{digits(phone)} s, {digits(lecture)} s"
+        wait = f"{digits(phone)} s, {digits(last)} s"
         captcha = f"{digits(USUAL['captcha_seconds'])} s and a click"
         lines.append(
             [
@@ -486,7 +487,7 @@ def settings_table() -> str:
 
 
 def _phone(numbers: Numbers) -> str:
-    return f"a slow phone waits for {digits(GROUPS[1].waits(numbers)[1])} s"
+    return f"a slow phone waits for {digits(PHONE.waits(numbers)[1])} s"
 
 
 def _rented(numbers: Numbers) -> str:

@@ -7,9 +7,10 @@ const PATIENCE = 10;
 const GRACE = 1;
 // A pass is no longer sent in the last seconds before it expires.
 const MARGIN = 5;
-// Seconds to hold a launch: the default if the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
-const HOLD = [4, 60];
-const INTERACTIVE_HOLD = [60, 240];
+// Seconds to hold a launch: the defaults if the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
+const HOLD = 4;
+const INTERACTIVE_HOLD = 60;
+const LONGEST_HOLD = 60;
 
 /**
  * Most challenges to solve for one pass while the price rises. Each price is accepted until it has doubled, so with the defaults
@@ -47,8 +48,8 @@ export class Check {
   others = false;
   _token = null;
   _until = 0;
-  _hold = HOLD[0];
-  _interactiveHold = INTERACTIVE_HOLD[0];
+  _hold = HOLD;
+  _interactiveHold = INTERACTIVE_HOLD;
   _asked = performance.now();
   _instead = 0;
   _solving = new AbortController();
@@ -260,6 +261,6 @@ export async function json(answer) {
   return body;
 }
 
-function seconds(said, [otherwise, most]) {
-  return typeof said === "number" && said >= 0 ? Math.min(said, most) : otherwise;
+function seconds(said, otherwise) {
+  return typeof said === "number" && said >= 0 ? Math.min(said, LONGEST_HOLD) : otherwise;
 }

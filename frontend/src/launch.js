@@ -17,7 +17,7 @@ const ours = window.binderEgress;
  *
  * @typedef {object} Launch
  * @property {?string} address the address of the build request
- * @property {Check} check
+ * @property {?Check} check null only while it is made
  * @property {number} waiting the number of requests and of ready servers that wait for the check
  * @property {number} began when its first request came, in ms; 0 if that went out before this script had loaded
  * @property {boolean} gone whether a request went out without a pass
@@ -64,7 +64,10 @@ function begin() {
 const file = (name) => `${ours.base}static/${MANIFEST[name]}`;
 
 function newLaunch(address, asked) {
-  const launch = { address, waiting: 0, began: 0 };
+  const launch = {
+    address, check: null, waiting: 0, began: 0, gone: false, sent: false, copy: null, failed: false, ended: false, page: null,
+    unlock: null,
+  };
   launch.check = newCheck(launch, asked);
   show(launch);
   return launch;
@@ -130,7 +133,7 @@ function send(original, self, args, address) {
     const more = token && withToken(args, address, token);
     if (!more) token = null;
     const answer = original.apply(self, more ?? args);
-    launch.sent = token;
+    launch.sent = Boolean(token);
     launch.failed = false;
     launch.gone ||= !token && !signal?.aborted;
     try {

@@ -221,8 +221,8 @@ class Gate {
 class Launch {
   /** @type {?Check} the check whose pass is still unused */
   check = null;
-  /** Whether the launch has no server yet. */
-  begun = false;
+  /** Whether the launch goes on: it has begun, and has neither a server nor failed. */
+  underway = false;
 
   constructor(gate, address) {
     this.gate = gate;
@@ -230,16 +230,16 @@ class Launch {
   }
 
   begin() {
-    if (this.begun && (this.gate.key || this.check?.token || ["asking", "solving"].includes(this.check?.state))) return;
-    this.begun = true;
+    if (this.underway && (this.gate.key || this.check?.token || ["asking", "solving"].includes(this.check?.state))) return;
+    this.underway = true;
     if (!this.check?.token) this.check = this.gate.ahead();
     this.tell("checking");
   }
 
   /** Note that the launch leads to no server. A retry starts afresh, with the same pass if there is one. */
   fail() {
-    if (!this.begun) return;
-    this.begun = false;
+    if (!this.underway) return;
+    this.underway = false;
     this.check?.stop();
     this.tell("failed");
   }
@@ -248,7 +248,7 @@ class Launch {
   hear({ phase, url }, answered) {
     const said = phase.toLowerCase();
     // The build took longer than a pass is valid, or the stream began again with another launch.
-    if (said === "launching" && (!this.begun || this.check?.expired)) this.begin();
+    if (said === "launching" && (!this.underway || this.check?.expired)) this.begin();
     if (said === "ready") {
       const server = new URL(url, answered);
       this.ready(server.href, unlockPage(verifierOf(answered, this.address, this.gate.base), server));
@@ -262,7 +262,7 @@ class Launch {
     this.gate.launches.delete(this.address);
     const { check } = this;
     this.check = null;
-    this.begun = false;
+    this.underway = false;
     let { token, state } = await this.gate.pass(check);
     if (token) state = await this.present(page, token);
     this.tell(state, server, ["granted", "pending"].includes(state) ? null : page);

@@ -55,7 +55,7 @@ for (const entry of entries) {
 for (const [name, [entry, format]] of Object.entries(thirdParty)) {
   const bundle = await build({
     entryPoints: [join(here, entry)], bundle: true, minify: true, write: false, target: "es2020", charset: "utf8", format,
-    define: { WORKERS: JSON.stringify(forThirdParties) },
+    define: { WORKER_FILES: JSON.stringify(forThirdParties) },
   });
   keep(name, bundle.outputFiles[0].contents);
 }

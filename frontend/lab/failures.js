@@ -1,7 +1,7 @@
 // Whether a cell failed for lack of network, by what it printed. A guess: it only counts for a server that lacks network.
 
 // Characters that are looked at, from the end.
-const LIMIT = 20_000;
+const LIMIT_CHARACTERS = 20_000;
 
 // One for each way in which it is said. tests/unit/test_jupyterlab_failures.py has messages for all of them, and says of each
 // whether the program was run, or which file of its sources has the words.
@@ -43,7 +43,7 @@ const LOCAL = /localhost|127\.0\.0\.\d|\[::1\]/;
  */
 export function looksLikeNoNetwork(text) {
   // Colours, as IPython writes them.
-  const lines = text.slice(-LIMIT).replace(/\x1b\[[\d;]*m/g, "").split("\n");
+  const lines = text.slice(-LIMIT_CHARACTERS).replace(/\x1b\[[\d;]*m/g, "").split("\n");
   const signs = ANSWERED.test(text) ? SIGNS : [...SIGNS, HIDDEN];
   return lines.some((line) => !LOCAL.test(line) && signs.some((sign) => sign.test(line)));
 }

@@ -17,9 +17,9 @@ const UNVERIFIED = "unverified";
 const WINDOW = "popup,width=520,height=640";
 // Milliseconds for which that window stays after it is done, so that it can be read; between two looks at the time left; and
 // between two notifications of a failed cell.
-const [READ, TICK, QUIET] = [3_000, 5_000, 600_000];
+const [READ_MS, TICK_MS, QUIET_MS] = [3_000, 5_000, 600_000];
 // Seconds before the end of a lease at which a person is asked whether they are still there.
-const NEAR_END = 300;
+const NEAR_END_SECONDS = 300;
 
 // Drawn in lines, 16 by 16, in the colour of the text. Each has a shape of its own: a crossed circle, a box, half a globe, a globe.
 const CIRCLE = "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13";
@@ -202,7 +202,7 @@ function start(address, app, jupyter) {
       dismiss();
       const done = small;
       small = null;
-      if (done) setTimeout(() => done.close(), READ);
+      if (done) setTimeout(() => done.close(), READ_MS);
     }
     if (now && (now.until !== asked || server.secondsLeft() === 0)) dismiss("ending");
     remind();
@@ -217,7 +217,7 @@ function start(address, app, jupyter) {
 
   function remind() {
     const seconds = server.secondsLeft();
-    if (!server.now?.until || !seconds || seconds > NEAR_END || !renewable() || asked === server.now.until) return;
+    if (!server.now?.until || !seconds || seconds > NEAR_END_SECONDS || !renewable() || asked === server.now.until) return;
     asked = server.now.until;
     const when = new Intl.RelativeTimeFormat(lang).format(Math.ceil(seconds / 60), "minute");
     const actions = [{ label: text("keep"), displayType: "accent", callback: openPage }];
@@ -232,14 +232,14 @@ function start(address, app, jupyter) {
     const ended = server.secondsLeft() === 0 && over !== server.now.until;
     if (ended) over = server.now.until;
     if (ended || server.renewableNow()) server.soon();
-  }, TICK);
+  }, TICK_MS);
 
   // -- cells that fail
 
   const key = `binder-egress:${address}`;
   const recently = () => {
     try {
-      return Date.now() - Number(localStorage.getItem(key)) < QUIET;
+      return Date.now() - Number(localStorage.getItem(key)) < QUIET_MS;
     } catch {
       return false;
     }
@@ -251,15 +251,15 @@ function start(address, app, jupyter) {
       // A browser without storage.
     }
   };
-  let told = -QUIET;
+  let told = -QUIET_MS;
 
   async function looked(cell) {
     if (!cell?.model?.outputs || !looksLikeNoNetwork(textOf(cell.model.outputs))) return;
     if (server.now && state() !== "network" && !silent()) ranCell = true;
-    if (recently() || performance.now() - told < QUIET) return;
+    if (recently() || performance.now() - told < QUIET_MS) return;
     await server.refresh();
     // Its window is open already, or it has access by now.
-    if (!server.now || silent() || state() === "network" || performance.now() - told < QUIET) return;
+    if (!server.now || silent() || state() === "network" || performance.now() - told < QUIET_MS) return;
     told = performance.now();
     ranCell = true;
     remember();

@@ -3,8 +3,8 @@
 
 // Milliseconds: longest wait for an answer; between two requests right after a change and at most; the same while nobody answers,
 // because the browser's console has a line for each; and while a person is at the server's page, for at most so long.
-const [PATIENCE, SOON, LATE, AWAY] = [10_000, 3_000, 60_000, 300_000];
-const [HURRY, HURRY_FOR] = [1_500, 300_000];
+const [ANSWER_MS, SOON_MS, LATE_MS, AWAY_MS] = [10_000, 3_000, 60_000, 300_000];
+const [HURRY_MS, HURRY_FOR_MS] = [1_500, 300_000];
 const SLOWER = 1.5;
 
 /**
@@ -29,14 +29,14 @@ const SLOWER = 1.5;
 export function follow(address, changed) {
   const server = { now: undefined, secondsLeft, renewableNow, refresh, soon, hurry };
   let timer, ends, opens, asking;
-  let wait = SOON;
+  let wait = SOON_MS;
   let hurryUntil = 0;
 
   async function ask() {
     try {
       const answer = await fetch(address, {
         headers: { Accept: "application/json" }, credentials: "omit", referrerPolicy: "no-referrer", cache: "no-store",
-        signal: AbortSignal.timeout?.(PATIENCE),
+        signal: AbortSignal.timeout?.(ANSWER_MS),
       });
       const said = answer.ok ? await answer.json() : null;
       return said && "access" in said ? said : null;
@@ -58,7 +58,7 @@ export function follow(address, changed) {
     ends = now?.until ? performance.now() + now.expires_in * 1000 : null;
     opens = now?.renewable_in > 0 ? performance.now() + now.renewable_in * 1000 : null;
     server.now = now;
-    if (differ(was, now)) [wait, hurryUntil] = [SOON, was && now ? 0 : hurryUntil];
+    if (differ(was, now)) [wait, hurryUntil] = [SOON_MS, was && now ? 0 : hurryUntil];
     try {
       changed(now);
     } finally {
@@ -69,8 +69,8 @@ export function follow(address, changed) {
   function plan() {
     clearTimeout(timer);
     if (document.visibilityState !== "visible" && performance.now() > hurryUntil) return;
-    wait = Math.min(wait * SLOWER, server.now ? LATE : AWAY);
-    timer = setTimeout(refresh, performance.now() < hurryUntil ? HURRY : wait);
+    wait = Math.min(wait * SLOWER, server.now ? LATE_MS : AWAY_MS);
+    timer = setTimeout(refresh, performance.now() < hurryUntil ? HURRY_MS : wait);
   }
 
   function secondsLeft() {
@@ -82,12 +82,12 @@ export function follow(address, changed) {
   }
 
   function soon() {
-    wait = SOON;
+    wait = SOON_MS;
     return refresh();
   }
 
   function hurry() {
-    hurryUntil = performance.now() + HURRY_FOR;
+    hurryUntil = performance.now() + HURRY_FOR_MS;
     plan();
   }
 

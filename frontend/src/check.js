@@ -1,16 +1,16 @@
 // One check of a browser: a challenge, its solution, and the verifier's pass for that.
 
 // The longest wait for one answer from the verifier, in seconds. No launch waits that long.
-const PATIENCE = 10;
+const ANSWER_SECONDS = 10;
 // Seconds that a launch waits for the challenge, and for proof of work. A person must be asked before the launch goes out, and a
 // verifier that has just delivered launch.js answers quickly. By then most browsers have calculated (D-224).
-const GRACE = 1;
+const GRACE_SECONDS = 1;
 // A pass is no longer sent in the last seconds before it expires.
-const MARGIN = 5;
+const MARGIN_SECONDS = 5;
 // Seconds to hold a launch: the defaults if the verifier names none, and the limit. BinderHub's build tokens live for 300 s.
-const HOLD = 4;
-const INTERACTIVE_HOLD = 60;
-const LONGEST_HOLD = 60;
+const HOLD_SECONDS = 4;
+const INTERACTIVE_HOLD_SECONDS = 60;
+const LONGEST_HOLD_SECONDS = 60;
 
 /**
  * Most challenges to solve for one pass while the price rises. Each price is accepted until it has doubled, so with the defaults
@@ -48,8 +48,8 @@ export class Check {
   others = false;
   _token = null;
   _until = 0;
-  _hold = HOLD;
-  _interactiveHold = INTERACTIVE_HOLD;
+  _hold = HOLD_SECONDS;
+  _interactiveHold = INTERACTIVE_HOLD_SECONDS;
   _asked = performance.now();
   _instead = 0;
   _solving = new AbortController();
@@ -82,7 +82,7 @@ export class Check {
   /** Whether a launch should wait for this check. */
   get running() {
     if (this.state === "solving" || this.state === "widget") return true;
-    return this.state === "asking" && performance.now() < this._asked + GRACE * 1000;
+    return this.state === "asking" && performance.now() < this._asked + GRACE_SECONDS * 1000;
   }
 
   /** The pass, as long as it is valid. */
@@ -107,9 +107,9 @@ export class Check {
     const began = since ?? performance.now();
     const stop = new Promise((resolve) => { signal?.addEventListener("abort", resolve, { once: true }); });
     while (this.running && !signal?.aborted) {
-      const hold = since === undefined && this.calculates ? Math.min(this._hold, GRACE) : this._hold;
+      const hold = since === undefined && this.calculates ? Math.min(this._hold, GRACE_SECONDS) : this._hold;
       let limit = began + (this.state === "widget" ? this._interactiveHold : hold) * 1000;
-      if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE * 1000);
+      if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE_SECONDS * 1000);
       // The widget failed, and the launch waits for a calculation instead.
       if (this._instead > began) limit = Math.min(this._instead + hold * 1000, began + this._interactiveHold * 1000);
       const left = limit - performance.now();
@@ -158,8 +158,8 @@ export class Check {
     let answer = await json(asked ?? fetch(`${this.base}challenge?purpose=launch`));
     for (let round = 1; ; round += 1) {
       this.access = answer.access;
-      this._hold = seconds(answer.hold, HOLD);
-      this._interactiveHold = seconds(answer.interactive_hold, INTERACTIVE_HOLD);
+      this._hold = seconds(answer.hold, HOLD_SECONDS);
+      this._interactiveHold = seconds(answer.interactive_hold, INTERACTIVE_HOLD_SECONDS);
       try {
         return await this._solveOne(answer.providers);
       } catch (error) {
@@ -196,7 +196,7 @@ export class Check {
         if (this._over) return undefined;
         this._token = String(got.token);
         // Measured from the time of the answer, because the browser's clock may be wrong.
-        this._until = began + (Number(got.expires_in) - MARGIN) * 1000;
+        this._until = began + (Number(got.expires_in) - MARGIN_SECONDS) * 1000;
         return this._set("passed");
       } catch (error) {
         if (this._over) return undefined;
@@ -248,7 +248,7 @@ export const post = (body) => ({
 export async function json(answer) {
   let response, body, timer;
   try {
-    const late = new Promise((_, reject) => { timer = setTimeout(reject, PATIENCE * 1000, new NoAnswer("late")); });
+    const late = new Promise((_, reject) => { timer = setTimeout(reject, ANSWER_SECONDS * 1000, new NoAnswer("late")); });
     [response, body] = await Promise.race([answer.then(async (got) => [got, await got.json()]), late]);
   } catch (error) {
     // There is no connection, the answer does not end, or it is a proxy's error page.
@@ -262,5 +262,5 @@ export async function json(answer) {
 }
 
 function seconds(said, otherwise) {
-  return typeof said === "number" && said >= 0 ? Math.min(said, LONGEST_HOLD) : otherwise;
+  return typeof said === "number" && said >= 0 ? Math.min(said, LONGEST_HOLD_SECONDS) : otherwise;
 }

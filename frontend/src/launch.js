@@ -60,7 +60,7 @@ function begin() {
   }
 }
 
-// The address of a file that only some pages need.
+// The address of a file that only some pages need. build.js puts the files' names in place of MANIFEST.
 const file = (name) => `${ours.base}static/${MANIFEST[name]}`;
 
 function newLaunch(address, asked) {

@@ -15,13 +15,13 @@ const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
 // The longest wait for an answer, in milliseconds. An unlock may take 2 s. Without a limit, browsers wait for minutes.
-const PATIENCE = 15_000;
+const ANSWER_MS = 15_000;
 // Milliseconds between two requests for the server's state: right after a change, the most, and the factor by which they grow.
-const [SOON, LATE, SLOWER] = [3_000, 60_000, 1.2];
+const [SOON_MS, LATE_MS, SLOWER] = [3_000, 60_000, 1.2];
 // After this many milliseconds, the page says that an unlock takes unusually long.
-const TOO_LONG = 60_000;
+const TOO_LONG_MS = 60_000;
 // Seconds before the end of a lease at which screen readers announce it.
-const NEAR_END = 300;
+const NEAR_END_SECONDS = 300;
 
 let tier = page.dataset.tier; // null: the server does not exist
 let { access } = page.dataset;
@@ -66,7 +66,7 @@ class Failure extends Error {
 async function json(address, options) {
   let answer, body;
   try {
-    answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout?.(PATIENCE) });
+    answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout?.(ANSWER_MS) });
     body = await answer.json();
   } catch {
     // There is no connection, or a proxy sent an error page. The browser's message about either helps nobody.
@@ -96,7 +96,7 @@ function aimAt(next, to) {
 
 // Show the state of the server as the verifier reports it; null: the server does not exist. `live`: the report answers a solution.
 function show(now, live) {
-  const over = lease && performance.now() > ends - SOON;
+  const over = lease && performance.now() > ends - SOON_MS;
   const was = { tier, access, until: lease?.until, renewable: renewable(), larger: String(larger), over };
   tier = now ? now.tier : null;
   access = now?.access ?? (tier === UNVERIFIED ? "none" : "network");
@@ -175,14 +175,14 @@ function tick() {
   const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-end");
   after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
   if (renewable() && !suggested) suggest();
-  if (seconds > NEAR_END) warned = false;
-  if (renewable() && seconds <= NEAR_END && !warned && !working) {
+  if (seconds > NEAR_END_SECONDS) warned = false;
+  if (renewable() && seconds <= NEAR_END_SECONDS && !warned && !working) {
     warned = true;
     say(has(), text("ends-soon"));
   }
   if (!seconds && refreshedEnd !== lease.until) {
     refreshedEnd = lease.until;
-    follow(SOON / 3);
+    follow(SOON_MS / 3);
   }
 }
 
@@ -199,11 +199,11 @@ async function refresh() {
   } catch (error) {
     if (error.name === "no-such-server" && before === changes) show(null);
   }
-  wait = Math.min(wait * SLOWER, LATE);
+  wait = Math.min(wait * SLOWER, LATE_MS);
   timer = setTimeout(refresh, wait);
 }
 
-function follow(soon = SOON) {
+function follow(soon = SOON_MS) {
   clearTimeout(timer);
   wait = soon;
   timer = setTimeout(refresh, wait);
@@ -381,8 +381,8 @@ async function present(provider, solved, signal) {
   widget.replaceChildren();
   say(text("pending"));
   // Wait until `refresh` reads that the reconciler has confirmed it.
-  const late = setTimeout(() => say(text("pending-long")), TOO_LONG);
-  follow(SOON / 3);
+  const late = setTimeout(() => say(text("pending-long")), TOO_LONG_MS);
+  follow(SOON_MS / 3);
   await new Promise((resolve) => {
     granted = resolve;
     signal.addEventListener("abort", resolve);
@@ -406,7 +406,7 @@ button.addEventListener("click", () => unlock(chosen));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
   if (useful() && !offers.length) offer();
-  wait = SOON;
+  wait = SOON_MS;
   refresh();
 });
 count();

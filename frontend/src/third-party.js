@@ -18,10 +18,10 @@ import { workerOf } from "./workers.js";
 const MESSAGES = { en, ar, de, es, fr, ja };
 
 // The default for the longest wait of a page for a pass, in seconds.
-const PATIENCE = 15;
+const PASS_WAIT_SECONDS = 15;
 // Seconds before the next attempts of an unlock that got no answer, or whose server is unknown: the verifier learns of a server
 // shortly after its start.
-const AGAIN = [1, 2, 4];
+const AGAIN_SECONDS = [1, 2, 4];
 
 /** @type {Map<string, object>} the results of `connect`, by the verifier's address */
 const connected = new Map();
@@ -181,7 +181,7 @@ class Gate {
     return token;
   }
 
-  async withEgress(url, { timeout = PATIENCE } = {}) {
+  async withEgress(url, { timeout = PASS_WAIT_SECONDS } = {}) {
     const address = String(url);
     let check;
     try {
@@ -269,7 +269,7 @@ class Launch {
   }
 
   async present(page, token) {
-    for (const wait of [...AGAIN, null]) {
+    for (const wait of [...AGAIN_SECONDS, null]) {
       try {
         const { state, type = "", status } = await presentPass(page, token);
         if (state) return state;
@@ -302,10 +302,11 @@ async function solveSomehow(challenge, base, signal) {
   }
 }
 
-// A worker has the rights of the page's origin. So its text is part of this file, or is verified with a checksum in this file.
+// A worker has the rights of the page's origin. So its text is part of this file, or is verified with a checksum in this file:
+// build.js puts both in place of WORKER_FILES.
 async function worker(name, base) {
-  if (WORKERS[name].text) return workerOf(WORKERS[name].text);
-  const { file, integrity } = WORKERS[name];
+  if (WORKER_FILES[name].text) return workerOf(WORKER_FILES[name].text);
+  const { file, integrity } = WORKER_FILES[name];
   return workerOf(await (await fetch(`${base}static/${file}`, { integrity })).text());
 }
 

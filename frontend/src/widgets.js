@@ -3,7 +3,7 @@
 // A provider's script is loaded only to show its widget, from the address in the verifier's offer.
 
 // The longest wait for a provider's script, in seconds. Solving has no limit except `signal`.
-const LOADING = 15;
+const LOADING_SECONDS = 15;
 
 /** An unusable widget. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
 export class WidgetError extends Error {
@@ -32,7 +32,7 @@ export async function mountWidget(offer, element, { signal, language, theme, onS
   if (!row) throw new WidgetError("unknown", offer.name);
   const place = document.createElement("div");
   element.replaceChildren(place);
-  const limit = AbortSignal.timeout(LOADING * 1000);
+  const limit = AbortSignal.timeout(LOADING_SECONDS * 1000);
   const dark = globalThis.matchMedia?.("(prefers-color-scheme: dark)").matches;
   const what = { ...offer.challenge, language, theme: theme ?? (dark ? "dark" : "light") };
   let remove;

@@ -1,6 +1,7 @@
 // ALTCHA's workers for pages of the hub, started from the verifier's files.
 import { family } from "./solve.js";
 
+// build.js puts the names of these files, with their checksums, in place of MANIFEST.
 const FILES = { PBKDF2: "worker-pbkdf2.js", SHA: "worker-sha.js", SCRYPT: "worker-scrypt.js", ARGON2ID: "worker-argon2id.js" };
 
 /**

@@ -1,7 +1,6 @@
 // One check of a browser: a challenge, its solution, and the verifier's pass for that.
+import { json, NoAnswer, post, Refusal } from "./verifier.js";
 
-// The longest wait for one answer from the verifier, in seconds. No launch waits that long.
-const ANSWER_SECONDS = 10;
 // Seconds that a launch waits for the challenge, and for proof of work. A person must be asked before the launch goes out, and a
 // verifier that has just delivered launch.js answers quickly. By then most browsers have calculated (D-224).
 const GRACE_SECONDS = 1;
@@ -17,17 +16,6 @@ const LONGEST_HOLD_SECONDS = 60;
  * 465 people who begin in the same second get a pass (docs/fairness.md).
  */
 const ROUNDS = 4;
-
-/** The verifier's refusal. `type` is the last word of the problem type, "price-risen". */
-class Refusal extends Error {
-  constructor(body) {
-    super(body.detail);
-    this.type = String(body.type).split(/[:/#]/).pop();
-  }
-}
-
-/** The verifier did not answer, or it answered with a server error. */
-class NoAnswer extends Error {}
 
 export class Check {
   /**
@@ -229,36 +217,6 @@ export class Check {
     const onShown = () => { if (this.interactive) this._set("widget"); };
     return mountWidget(offer, element, { signal, language, theme: theme(), onShown });
   }
-}
-
-/** Options of `fetch` for a POST request with a JSON body. */
-export const post = (body) => ({
-  method: "POST",
-  headers: { "Content-Type": "application/json" },
-  body: JSON.stringify(body),
-});
-
-/**
- * Read an answer from the verifier.
- *
- * @param {Promise<Response>} answer
- * @returns {Promise<object>}
- * @throws {Refusal|NoAnswer}
- */
-export async function json(answer) {
-  let response, body, timer;
-  try {
-    const late = new Promise((_, reject) => { timer = setTimeout(reject, ANSWER_SECONDS * 1000, new NoAnswer("late")); });
-    [response, body] = await Promise.race([answer.then(async (got) => [got, await got.json()]), late]);
-  } catch (error) {
-    // There is no connection, the answer does not end, or it is a proxy's error page.
-    throw new NoAnswer(String(error));
-  } finally {
-    clearTimeout(timer);
-  }
-  if (response.status >= 500) throw new NoAnswer(response.status);
-  if (!response.ok) throw new Refusal(body);
-  return body;
 }
 
 function seconds(said, otherwise) {

@@ -2,6 +2,7 @@
 // and follows its state while the page is visible.
 import { fill } from "./language.js";
 import { solve } from "./solve.js";
+import { json, post } from "./verifier.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
 import { startWorker } from "./workers.js";
 
@@ -14,8 +15,8 @@ const tiers = JSON.parse(page.dataset.tiers);
 const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
-// The longest wait for an answer, in milliseconds. An unlock may take 2 s. Without a limit, browsers wait for minutes.
-const ANSWER_MS = 15_000;
+// The longest wait for an answer. An unlock may take 2 s. Without a limit, browsers wait for minutes.
+const ANSWER_SECONDS = 15;
 // Milliseconds between two requests for the server's state: right after a change, the most, and the factor by which they grow.
 const [SOON_MS, LATE_MS, SLOWER] = [3_000, 60_000, 1.2];
 // After this many milliseconds, the page says that an unlock takes unusually long.
@@ -63,18 +64,14 @@ class Failure extends Error {
   }
 }
 
-async function json(address, options) {
-  let answer, body;
+async function call(address, options) {
+  // Where browsers have it, the signal also ends the request.
+  const signal = AbortSignal.timeout?.(ANSWER_SECONDS * 1000);
   try {
-    answer = await fetch(address, { ...options, cache: "no-store", signal: AbortSignal.timeout?.(ANSWER_MS) });
-    body = await answer.json();
-  } catch {
-    // There is no connection, or a proxy sent an error page. The browser's message about either helps nobody.
-    throw new Failure("no-answer");
+    return await json(fetch(address, { ...options, cache: "no-store", signal }), ANSWER_SECONDS);
+  } catch ({ type, message, retryAfter }) {
+    throw new Failure(type || "no-answer", { detail: message, after: Number(retryAfter) });
   }
-  if (answer.ok) return body;
-  const name = String(body?.type).split("#")[1];
-  throw new Failure(name ?? "no-answer", { detail: body.detail, after: Number(answer.headers.get("Retry-After")) });
 }
 
 // -- the server
@@ -194,7 +191,7 @@ async function refresh() {
   if (document.visibilityState !== "visible") return;
   const before = changes;
   try {
-    const now = await json(location.pathname, { headers: { Accept: "application/json" } });
+    const now = await call(location.pathname, { headers: { Accept: "application/json" } });
     if (before === changes) show(now);
   } catch (error) {
     if (error.name === "no-such-server" && before === changes) show(null);
@@ -214,7 +211,7 @@ function follow(soon = SOON_MS) {
 const calculates = (one) => one.kind === "proof-of-work";
 
 async function ask() {
-  const { providers } = await json(`${base}challenge?purpose=unlock`);
+  const { providers } = await call(`${base}challenge?purpose=unlock`);
   const suitable = providers.filter(aimOf);
   // Browsers have crypto.subtle, which the calculation needs, only on https and localhost.
   offers = suitable.filter((one) => !calculates(one) || globalThis.crypto?.subtle);
@@ -369,11 +366,7 @@ async function unlock(name) {
 
 async function present(provider, solved, signal) {
   const was = tier;
-  const answer = await json(location.pathname, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ provider, solution: solved }),
-  });
+  const answer = await call(location.pathname, post({ provider, solution: solved }));
   if (answer.state === "granted") return show(answer, true);
   if (!useful() || tier !== was) return undefined;
   button.hidden = true;

@@ -8,11 +8,12 @@ import en from "../../verifier/web/messages/third-party/en.json";
 import es from "../../verifier/web/messages/third-party/es.json";
 import fr from "../../verifier/web/messages/third-party/fr.json";
 import ja from "../../verifier/web/messages/third-party/ja.json";
-import { Check, json } from "./check.js";
+import { Check } from "./check.js";
 import { readEvent, readEvents } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";
 import { family, solve, solveInPage } from "./solve.js";
 import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
+import { json } from "./verifier.js";
 import { workerOf } from "./workers.js";
 
 const MESSAGES = { en, ar, de, es, fr, ja };

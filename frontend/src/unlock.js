@@ -1,5 +1,5 @@
 // The two uses of a pass: it goes with a launch, or it unlocks a running server.
-import { post } from "./check.js";
+import { post } from "./verifier.js";
 
 /**
  * The address of a build request with a pass.

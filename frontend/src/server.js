@@ -6,12 +6,14 @@ import { json, post } from "./verifier.js";
 import { mountWidget, title, WidgetError } from "./widgets.js";
 import { startWorker } from "./workers.js";
 
-const [page, look, state, reach, left, after, next, back, gone, how, why, way, button, progress, widget, others, phone] =
+// The page's elements, by their ids. `unlock` is the button.
+const ui = Object.fromEntries(
   ["page", "look", "state", "reach", "left", "after", "next", "back", "gone", "how", "why", "way", "unlock", "progress", "widget",
-    "others", "phone"].map((id) => document.getElementById(id));
-const { base } = page.dataset;
-const messages = JSON.parse(page.dataset.messages);
-const tiers = JSON.parse(page.dataset.tiers);
+    "others", "phone"].map((id) => [id, document.getElementById(id)]),
+);
+const { base } = ui.page.dataset;
+const messages = JSON.parse(ui.page.dataset.messages);
+const tiers = JSON.parse(ui.page.dataset.tiers);
 const language = document.documentElement.lang;
 const UNVERIFIED = "unverified";
 
@@ -24,21 +26,21 @@ const TOO_LONG_MS = 60_000;
 // Seconds before the end of a lease at which screen readers announce it.
 const NEAR_END_SECONDS = 300;
 
-let tier = page.dataset.tier; // null: the server does not exist
-let { access } = page.dataset;
-let lease = JSON.parse(page.dataset.lease); // null: the tier never ends
-let larger = JSON.parse(page.dataset.larger); // the larger tiers that it may get
+let tier = ui.page.dataset.tier; // null: the server does not exist
+let { access } = ui.page.dataset;
+let lease = JSON.parse(ui.page.dataset.lease); // null: the tier never ends
+let larger = JSON.parse(ui.page.dataset.larger); // the larger tiers that it may get
 let suggested = lease?.renewable_in === 0; // whether a renewal was possible when the ways were last shown
 let ends, opens; // the end of the lease and the start of its renewal, in milliseconds of the browser's monotonic clock
 // Whether to begin without a click. That happens at most once: an open page must not renew for a person who has left.
-let automatic = tier === UNVERIFIED && location.hash === "#unlock" && "fromNowhere" in page.dataset;
+let automatic = tier === UNVERIFIED && location.hash === "#unlock" && "fromNowhere" in ui.page.dataset;
 let offers = [];
 let chosen; // the name of the provider that the person chose
 let working = null; // the AbortController of the current solution
 let granted = null; // ends the wait for a pending unlock
 let changes = 0; // an answer to a request from before the last change is outdated
 
-const say = (...parts) => { state.textContent = parts.filter(Boolean).join(" "); };
+const say = (...parts) => { ui.state.textContent = parts.filter(Boolean).join(" "); };
 const text = (name, values) => fill(messages[name], values);
 
 // The texts for each purpose of a solution.
@@ -87,8 +89,8 @@ let aim; // the purpose of the current solution, or of the button
 
 function aimAt(next, to) {
   aim = next;
-  why.textContent = [AIMS[aim].why, aim === "raise" && gives(to)].filter(Boolean).join(" ");
-  button.textContent = AIMS[aim].button;
+  ui.why.textContent = [AIMS[aim].why, aim === "raise" && gives(to)].filter(Boolean).join(" ");
+  ui.unlock.textContent = AIMS[aim].button;
 }
 
 // Show the state of the server as the verifier reports it; null: the server does not exist. `live`: the report answers a solution.
@@ -104,8 +106,8 @@ function show(now, live) {
   const renewed = !other && tier !== UNVERIFIED && lease?.until > was.until;
   if (!live && !other && lease?.until === was.until && renewable() === was.renewable && String(larger) === was.larger) return;
   changes += 1;
-  reach.textContent = tier === null ? text("ended-help") : access === "none" ? text("reach-nothing") : tiers[tier] ?? "";
-  reach.hidden = !reach.textContent;
+  ui.reach.textContent = tier === null ? text("ended-help") : access === "none" ? text("reach-nothing") : tiers[tier] ?? "";
+  ui.reach.hidden = !ui.reach.textContent;
   paint();
   if (other || renewed || live) {
     if (tier === UNVERIFIED) {
@@ -123,15 +125,15 @@ function show(now, live) {
 
 // The icon of the state, and what to do next.
 function paint() {
-  look.dataset.look = tier === null ? "gone" : access;
-  gone.hidden = tier !== null;
-  next.hidden = tier === null || tier === UNVERIFIED || access === "none";
+  ui.look.dataset.look = tier === null ? "gone" : access;
+  ui.gone.hidden = tier !== null;
+  ui.next.hidden = tier === null || tier === UNVERIFIED || access === "none";
 }
 
 // Show the ways to unlock the server, raise its tier or renew its lease, if that is useful.
 function suggest() {
   suggested = renewable();
-  how.hidden = !useful();
+  ui.how.hidden = !useful();
   if (!useful()) return;
   if (!working) guess();
   offer();
@@ -164,13 +166,13 @@ function count() {
 
 function tick() {
   const unverified = tier === UNVERIFIED;
-  left.hidden = !lease;
-  after.hidden = !lease || unverified;
+  ui.left.hidden = !lease;
+  ui.after.hidden = !lease || unverified;
   if (!lease) return;
   const seconds = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
-  left.textContent = unverified ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
+  ui.left.textContent = unverified ? text("stopping", { time: clock(seconds) }) : text("left", { time: clock(seconds) });
   const expiry = lease.on_expiry === "stop" ? text("lease-stop") : text("lease-end");
-  after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
+  ui.after.textContent = [expiry, lease.renewable_in > 0 && !renewable() && text("renew-later")].filter(Boolean).join(" ");
   if (renewable() && !suggested) suggest();
   if (seconds > NEAR_END_SECONDS) warned = false;
   if (renewable() && seconds <= NEAR_END_SECONDS && !warned && !working) {
@@ -221,20 +223,20 @@ async function ask() {
 function choose(current) {
   // If the ways give different tiers, each says which one.
   const differ = offers.some((one) => one.tier !== current.tier);
-  how.removeAttribute("data-wait");
+  ui.how.removeAttribute("data-wait");
   aimAt(aimOf(current), current.tier);
   const means = calculates(current) ? text("how-calculation") : text("how-widget", { provider: title(current.name) });
-  way.textContent = [means, differ && aim !== "raise" && gives(current.tier)].filter(Boolean).join(" ");
+  ui.way.textContent = [means, differ && aim !== "raise" && gives(current.tier)].filter(Boolean).join(" ");
   const rest = offers.filter((one) => one.name !== current.name);
-  others.hidden = !rest.length;
-  others.lastElementChild.replaceChildren(...rest.map((one) => {
+  ui.others.hidden = !rest.length;
+  ui.others.lastElementChild.replaceChildren(...rest.map((one) => {
     const item = document.createElement("li");
     const other = document.createElement("button");
     other.type = "button";
     other.textContent = calculates(one) ? text("way-calculation") : text("way-widget", { provider: title(one.name) });
     other.addEventListener("click", () => {
-      others.open = false;
-      others.firstElementChild.focus(); // The button disappears.
+      ui.others.open = false;
+      ui.others.firstElementChild.focus(); // The button disappears.
       unlock(one.name);
     });
     item.append(other, differ ? ` ${gives(one.tier) ?? ""}` : "");
@@ -246,34 +248,34 @@ function choose(current) {
 // if the address asks for it and no page sent the visitor here: a page, even a notebook of this hub, must not make its visitors
 // work for its own server. A renewal or a larger tier always begins with a click.
 async function offer() {
-  const named = button.hidden && location.hash === `#${button.id}` && document.activeElement === document.body;
+  const named = ui.unlock.hidden && location.hash === `#${ui.unlock.id}` && document.activeElement === document.body;
   // If a widget comes first, its room replaces the button.
-  if (!working) place(tier === UNVERIFIED && how.hasAttribute("data-room"));
+  if (!working) place(tier === UNVERIFIED && ui.how.hasAttribute("data-room"));
   // The address names the button, but the button was hidden when the browser wanted to focus it. Without this, Tab would skip it.
-  if (named && !button.hidden) button.focus({ preventScroll: true });
+  if (named && !ui.unlock.hidden) ui.unlock.focus({ preventScroll: true });
   if (working || document.visibilityState !== "visible") return;
   try {
     await ask();
   } catch (error) {
-    how.removeAttribute("data-wait");
+    ui.how.removeAttribute("data-wait");
     place(false);
     // If the verifier does not answer, the button stays, and a click reports the failure.
     if (error.name !== "insecure" && error.name !== "nothing-to-solve") return;
     if (tier === UNVERIFIED) fail(error);
-    else if (aim === "raise") how.hidden = true; // The server has access already.
+    else if (aim === "raise") ui.how.hidden = true; // The server has access already.
     return;
   }
   if (!useful() || working) return;
-  how.hidden = false;
+  ui.how.hidden = false;
   choose(offers[0]);
   place(tier === UNVERIFIED && offers[0].kind === "interactive");
-  if (button.hidden || automatic) unlock(offers[0].name);
+  if (ui.unlock.hidden || automatic) unlock(offers[0].name);
 }
 
 // Show the button, or instead the room for a widget.
 function place(room) {
-  button.hidden = room;
-  how.toggleAttribute("data-room", room);
+  ui.unlock.hidden = room;
+  ui.how.toggleAttribute("data-room", room);
 }
 
 function fail(error) {
@@ -281,21 +283,21 @@ function fail(error) {
   const provider = error.provider && title(error.provider);
   const minutes = Math.max(1, Math.round((error.after || 0) / 60));
   const when = new Intl.RelativeTimeFormat(language).format(minutes, "minute");
-  const another = !others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
+  const another = !ui.others.hidden && !["no-answer", "budget-spent", "unavailable", "other"].includes(words);
   const cause = text(`error-${words}`, { provider, when, detail: error.detail ?? "" });
   // Packages only is some access.
   const failed = aim === "unlock" && access !== "none" ? AIMS.raise.failed : AIMS[aim].failed;
   say(failed, cause, another && text("error-another-way"));
   place(false);
   // Without https the button cannot help.
-  button.hidden = words === "insecure";
-  if (phone && words === "workers") phone.open = true;
+  ui.unlock.hidden = words === "insecure";
+  if (ui.phone && words === "workers") ui.phone.open = true;
 }
 
 async function solution(one, signal) {
   if (calculates(one)) {
     say(text("calculating"));
-    progress.hidden = false;
+    ui.progress.hidden = false;
     try {
       const verifier = new URL(base, location.href).href;
       return await solve(one.challenge, (algorithm) => startWorker(algorithm, verifier), signal);
@@ -308,7 +310,7 @@ async function solution(one, signal) {
   if (one.kind !== "interactive") say(has(), text("widget-loading", { provider }));
   const onShown = () => say(has(), one.kind === "interactive" && text("widget-ready"));
   try {
-    return await mountWidget(one, widget, { signal, language, onShown });
+    return await mountWidget(one, ui.widget, { signal, language, onShown });
   } catch (error) {
     if (signal.aborted || !(error instanceof WidgetError)) throw error;
     throw Object.assign(new Failure(error.reason === "script" ? "script" : "widget"), { provider: one.name });
@@ -322,9 +324,9 @@ async function unlock(name) {
   const controller = new AbortController();
   working = controller;
   const { signal } = controller;
-  const [focused, was] = [document.activeElement === button, tier];
-  button.disabled = true;
-  widget.replaceChildren();
+  const [focused, was] = [document.activeElement === ui.unlock, tier];
+  ui.unlock.disabled = true;
+  ui.widget.replaceChildren();
   try {
     for (let again = false; ; again = true) {
       // Request a new one each time: challenges expire, and their price changes.
@@ -336,7 +338,7 @@ async function unlock(name) {
       const solved = await solution(one, signal);
       signal.throwIfAborted();
       say(AIMS[aim].presenting);
-      progress.hidden = false;
+      ui.progress.hidden = false;
       try {
         changes += 1;
         await present(one.name, solved, signal);
@@ -354,11 +356,11 @@ async function unlock(name) {
   } finally {
     if (working === controller) {
       working = null;
-      widget.replaceChildren();
-      how.removeAttribute("data-room");
-      progress.hidden = true;
-      button.disabled = false;
-      if (focused) button.focus(); // A disabled button loses the focus.
+      ui.widget.replaceChildren();
+      ui.how.removeAttribute("data-room");
+      ui.progress.hidden = true;
+      ui.unlock.disabled = false;
+      if (focused) ui.unlock.focus(); // A disabled button loses the focus.
       if (tier !== was) suggest(); // A still larger tier may be possible.
     }
   }
@@ -369,9 +371,9 @@ async function present(provider, solved, signal) {
   const answer = await call(location.pathname, post({ provider, solution: solved }));
   if (answer.state === "granted") return show(answer, true);
   if (!useful() || tier !== was) return undefined;
-  button.hidden = true;
-  others.hidden = true;
-  widget.replaceChildren();
+  ui.unlock.hidden = true;
+  ui.others.hidden = true;
+  ui.widget.replaceChildren();
   say(text("pending"));
   // Wait until `refresh` reads that the reconciler has confirmed it.
   const late = setTimeout(() => say(text("pending-long")), TOO_LONG_MS);
@@ -388,14 +390,14 @@ async function present(provider, solved, signal) {
 // was used only for this has no way back.
 const alone = Boolean(window.opener) || history.length === 1;
 const elsewhere = !window.opener && matchMedia("(pointer: coarse)").matches;
-back.hidden = elsewhere || !(back.href || alone);
-back.addEventListener("click", () => {
+ui.back.hidden = elsewhere || !(ui.back.href || alone);
+ui.back.addEventListener("click", () => {
   if (!alone) return;
   window.close();
   // Some browsers close only tabs that a script opened. A button without effect is removed; the text says what to do.
-  if (!back.href) setTimeout(() => { back.hidden = true; }, 1_000);
+  if (!ui.back.href) setTimeout(() => { ui.back.hidden = true; }, 1_000);
 });
-button.addEventListener("click", () => unlock(chosen));
+ui.unlock.addEventListener("click", () => unlock(chosen));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
   if (useful() && !offers.length) offer();

@@ -26,7 +26,7 @@ const ours = window.binderEgress;
  * @property {boolean} failed whether the last request led to no server
  * @property {boolean} ended whether its server is ready
  * @property {?string} page the address of its server's page, as soon as the server is ready
- * @property {?string} unlock the verifier's answer at `ready`: granted, pending or refused
+ * @property {?string} answer the verifier's answer at `ready`: granted, pending or refused
  */
 
 /** @type {Map<string, Launch>} unfinished launches, by the address of their build request */
@@ -66,7 +66,7 @@ const file = (name) => `${ours.base}static/${MANIFEST[name]}`;
 function newLaunch(address, asked) {
   const launch = {
     address, check: null, waiting: 0, began: 0, gone: false, sent: false, copy: null, failed: false, ended: false, page: null,
-    unlock: null,
+    answer: null,
   };
   launch.check = newCheck(launch, asked);
   show(launch);
@@ -222,7 +222,7 @@ async function ready(launch, server, verifier) {
     presentPass(launch.page, token)
       .then(({ state, status }) => {
         // A server that the verifier does not know yet may have received the tier with its launch.
-        launch.unlock = state ?? (status === 403 || !launch.sent ? "refused" : null);
+        launch.answer = state ?? (status === 403 || !launch.sent ? "refused" : null);
         show(launch);
       })
       .catch(() => {});
@@ -258,9 +258,9 @@ function show(launch) {
 }
 
 // The key of the message. A pass is not a promise: only the verifier's answer about the server is one.
-function stateOf({ check, waiting, gone, ended, unlock }) {
-  if (unlock === "granted") return "has";
-  if (unlock === "refused") return "none";
+function stateOf({ check, waiting, gone, ended, answer }) {
+  if (answer === "granted") return "has";
+  if (answer === "refused") return "none";
   if (check.state === "passed") return "checked";
   if (ended && !waiting) return "none";
   switch (check.state) {

@@ -204,14 +204,15 @@ class Gate {
     return made.href.startsWith(`${this.binderhub}build/`) && !made.searchParams.has("egress_token");
   }
 
-  tell(state, build, server = null, unlock = null) {
-    dispatchEvent(new CustomEvent("binder-egress", { detail: { state, build, server, unlock } }));
+  /** Send the page the event, and show the link. `page`: the address of the server's page, if a person can do something there. */
+  announce(state, build, server = null, page = null) {
+    dispatchEvent(new CustomEvent("binder-egress", { detail: { state, build, server, unlock: page } }));
     const place = typeof this.link === "string" ? document.querySelector(this.link) : this.link;
     if (!place) return;
-    const link = unlock && document.createElement("a");
+    const link = page && document.createElement("a");
     if (link) {
       const language = chooseLanguage([document.documentElement.lang, ...navigator.languages], Object.keys(MESSAGES));
-      Object.assign(link, { href: unlock, target: "_blank", rel: "noopener", lang: language, dir: direction(language) });
+      Object.assign(link, { href: page, target: "_blank", rel: "noopener", lang: language, dir: direction(language) });
       link.textContent = MESSAGES[language].unlock;
     }
     place.replaceChildren(...(link ? [link] : []));
@@ -284,9 +285,9 @@ class Launch {
     return "none";
   }
 
-  tell(state, server, unlock) {
+  tell(state, server, page) {
     try {
-      this.gate.tell(state, this.address, server, unlock);
+      this.gate.announce(state, this.address, server, page);
     } catch {
       // The page gets no event. Nothing else depends on that.
     }

@@ -26,9 +26,9 @@ def _binder_egress(c):
         return
 
     # Seconds that all attempts of one launch request may wait together, or one attempt if its request was not seen.
-    limit = 1.0
+    limit_seconds = 1.0
     # After this many failures in a row, the verifier is not called for this many seconds.
-    rest_after, rest = 3, 30.0
+    rest_after, rest_seconds = 3, 30.0
     request_seen: ContextVar = ContextVar("binder_egress_request", default=None)
     state: dict = {"client": None, "failures": 0, "rest_until": 0.0}
     previous_url = c.BinderHub.get("badge_base_url")
@@ -59,7 +59,7 @@ def _binder_egress(c):
                 "user_agent": request.headers.get("User-Agent", "")[:512] or None,
             }
             # Each attempt of this request has a copy of the context, but all share this dict, and so share `left`.
-            request_seen.set({"told": told, "left": limit})
+            request_seen.set({"told": told, "left": limit_seconds})
             # BinderHub logs this URL when a launch fails or its visitor leaves.
             request.uri = re.sub(r"(egress(?:_|%5[Ff])token=)[^&]*", r"\1[secret]", request.uri)
         except Exception as error:
@@ -100,9 +100,9 @@ def _binder_egress(c):
         # No request was seen: another snippet replaced badge_base_url. `context` says so; the verifier counts it.
         unknown = ("token", "client_address", "forwarded_for", "requested_at", "user_agent")
         nothing: dict = {"groups": []} | dict.fromkeys(unknown)
-        seen: dict = request_seen.get() or {"told": nothing, "left": limit}
+        seen: dict = request_seen.get() or {"told": nothing, "left": limit_seconds}
         try:
-            if began < state["rest_until"] or seen["left"] < limit / 2:
+            if began < state["rest_until"] or seen["left"] < limit_seconds / 2:
                 reason = "not announced, the verifier failed or was slow"
                 app_log.info("binder-egress: %s/%s %s", username, server_name, reason)
                 return
@@ -123,8 +123,9 @@ def _binder_egress(c):
             # These three concern a single launch, and a visitor may be able to cause them. Other launches go on.
             state["failures"] += code not in (400, 413, 422)
             if state["failures"] >= rest_after:
-                state["rest_until"] = time.monotonic() + rest
-                app_log.error("binder-egress: the verifier fails, no calls for %d s: launches have no network", rest)
+                state["rest_until"] = time.monotonic() + rest_seconds
+                text = "binder-egress: the verifier fails, no calls for %d s: launches have no network"
+                app_log.error(text, rest_seconds)
         finally:
             seen["left"] -= time.monotonic() - began
 

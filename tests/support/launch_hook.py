@@ -83,7 +83,7 @@ class Clock:
 class Wiring:
     """A config object with the hook, as BinderHub has it after reading its config file."""
 
-    def __init__(self, monkeypatch, api, token=API_TOKEN, before=None, limit=30.0):
+    def __init__(self, monkeypatch, api, token=API_TOKEN, before=None, limit_seconds=30.0):
         """Run the snippet.
 
         Args:
@@ -91,8 +91,8 @@ class Wiring:
             api: the verifier's in-cluster address.
             token: the bearer token for it.
             before: called first, with the config, as an operator's earlier snippet would be.
-            limit: seconds that a launch may wait. Tests that are about that have the product's; for all others a slow machine may
-                take longer.
+            limit_seconds: what a launch may wait at most. Tests that are about that have the product's; for all others a slow
+                machine may take longer.
         """
         for name, value in {"BINDER_EGRESS_API": api, "BINDER_EGRESS_API_TOKEN": token}.items():
             if value is None:
@@ -109,8 +109,9 @@ class Wiring:
 
         self.namespace = {"c": self.config, "__builtins__": {**vars(builtins), "__import__": import_with_own_clock}}
         text = SNIPPET.read_text()
-        assert text.count(f"    limit = {PRODUCT_SECONDS}\n") == 1
-        exec(compile(text.replace(f"    limit = {PRODUCT_SECONDS}\n", f"    limit = {limit}\n"), SNIPPET, "exec"), self.namespace)
+        product = f"    limit_seconds = {PRODUCT_SECONDS}\n"
+        assert text.count(product) == 1
+        exec(compile(text.replace(product, f"    limit_seconds = {limit_seconds}\n"), SNIPPET, "exec"), self.namespace)
 
     def badge(self, handler):
         """As BinderHub's BaseHandler.get_badge_base_url, with a function configured."""

@@ -225,7 +225,7 @@ def test_binderhub_launches_without_the_verifier(start, monkeypatch, answer):
         async with (
             verifier(seen, answer) as api,
             serve((r"/hub/api/(.*)", Hub), calls=calls, failures=[]) as hub,
-            running(start, Wiring(monkeypatch, api, limit=PRODUCT_SECONDS), hub) as binder,
+            running(start, Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS), hub) as binder,
         ):
             watch = Stopwatch()
             events = await events_until(f"{binder}/build/fake/a/b/c?egress_token={PASS}", "ready", "failed")

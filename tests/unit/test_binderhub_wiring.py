@@ -450,7 +450,7 @@ FAULTS = [slow, garbage, other_json, echo, error, unauthorized, huge, halfway, d
 def test_launch_survives_every_answer_of_the_verifier_without_delay(monkeypatch, answer):
     async def main():
         seen = []
-        async with verifier(seen, answer) as api, binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
+        async with verifier(seen, answer) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert len(seen) == 1
         assert max(reply["seconds"]) < LIMIT_SECONDS
@@ -461,7 +461,7 @@ def test_launch_survives_every_answer_of_the_verifier_without_delay(monkeypatch,
 def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
     async def main():
         seen = []
-        async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
+        async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
             assert sum(reply["seconds"]) < LIMIT_SECONDS
             assert len(seen) == 1
@@ -512,7 +512,7 @@ async def closes(reader, writer):
 @pytest.mark.parametrize("talk", [no_head, no_http, endless_head, closes])
 def test_launch_survives_every_connection_without_delay(monkeypatch, talk):
     async def main():
-        async with raw(talk) as api, binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
+        async with raw(talk) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert max(reply["seconds"]) < LIMIT_SECONDS
 
@@ -534,7 +534,7 @@ def test_launch_survives_every_connection_without_delay(monkeypatch, talk):
 )
 def test_launch_survives_every_address_without_delay(monkeypatch, api):
     async def main():
-        async with binderhub(Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)) as hub:
+        async with binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
             reply = await get(f"{hub}/build/1", egress_token=PASS)
         assert max(reply["seconds"]) < LIMIT_SECONDS
 
@@ -544,7 +544,7 @@ def test_launch_survives_every_address_without_delay(monkeypatch, api):
 def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
     async def main():
         async with verifier([]) as api:
-            wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit=PRODUCT_SECONDS)
+            wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit_seconds=PRODUCT_SECONDS)
             assert await wiring.launch() < LIMIT_SECONDS
 
     asyncio.run(main())
@@ -563,7 +563,7 @@ def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", hang)
 
     async def main():
-        async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit=PRODUCT_SECONDS)) as hub:
+        async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit_seconds=PRODUCT_SECONDS)) as hub:
             replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
         assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
         # The look-up waits in a thread, so BinderHub goes on.
@@ -593,7 +593,7 @@ def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
     monkeypatch.setattr(SimpleAsyncHTTPClient, "fetch", lambda *args, **kwargs: asyncio.Future())
 
     async def main():
-        assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
+        assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit_seconds=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
 
     asyncio.run(main())
 
@@ -609,7 +609,7 @@ def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
             writer.close()
 
         async with raw(talk) as api:
-            await Wiring(monkeypatch, api, limit=PRODUCT_SECONDS).launch()
+            await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS).launch()
             await asyncio.wait_for(closed.wait(), 60)
 
     asyncio.run(main())
@@ -639,7 +639,7 @@ def test_many_launches_are_announced_at_once(monkeypatch):
 def test_forty_launches_with_a_hanging_verifier_wait_no_longer_than_one(monkeypatch):
     async def main():
         async with verifier([], slow) as api:
-            wiring = Wiring(monkeypatch, api, limit=PRODUCT_SECONDS)
+            wiring = Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)
             seconds = await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(40)))
         assert max(seconds) < LIMIT_SECONDS
 

@@ -66,7 +66,7 @@ def test_values_are_short():
 
 def test_edited_values_are_noticed(copy):
     values = copy / "chart/values.yaml"
-    values.write_text(values.read_text().replace("limit = 1.0\n", "limit = 9.0\n"))
+    values.write_text(values.read_text().replace("limit_seconds = 1.0\n", "limit_seconds = 9.0\n"))
     code, message = check(copy)
     assert code == 1 and "extraConfig.zz-binder-egress is not chart/integration/launch_hook.py" in message
     subprocess.run([sys.executable, copy / "ci/embed-integration"], check=True)

@@ -120,7 +120,8 @@ class ApiServer:
             subprocess.Popen([kubeall, name, *flags], stdout=subprocess.DEVNULL, stderr=(folder / f"{name}.log").open("wb"))
             for name, flags in commands.items()
         ]
-        self._sessions = ThreadPoolExecutor(8)
+        self._session = requests.Session()
+        self._session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=32))
         until = time.monotonic() + 60
         while True:
             try:
@@ -132,13 +133,10 @@ class ApiServer:
             time.sleep(0.2)
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
 
-    session = requests.Session()
-    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=32))
-
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> requests.Response:
         """One request."""
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": kind}
-        return self.session.request(
+        return self._session.request(
             method,
             self.url + path,
             data=json.dumps(body) if body else None,
@@ -293,11 +291,6 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
 
     def published() -> int:
         return sum(1 for _ in client.scan_iter("binder-egress:server:*", count=5000))
-
-    def labelled(path: str = "") -> int:
-        selector = f"labelSelector={TIER_LABEL}%3Dverified&limit=1"
-        answer = api.ask("GET", f"/api/v1/namespaces/{NAMESPACE}/pods?{selector}").json()
-        return len(answer["items"]) + answer["metadata"].get("remainingItemCount", 0)
 
     server.wipe()
     began = time.monotonic()

@@ -48,10 +48,10 @@ class Place:
         self.door = Door(f"{self._verifier.public}/egress")
         self._internal = Door(f"{self._verifier.internal}/api", API_TOKEN)
         self.cluster = FakeCluster()
-        settings = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
-        self._client = connect(settings)
+        for_reconciler = load(ReconcilerSettings, redis_url=redis_server.url, tiers=tiers)
+        self._client = connect(for_reconciler)
         self.store = Store(self._client)
-        self._reconciler = Reconciler(settings, self.cluster, self.store, lambda: time.time() - behind)
+        self._reconciler = Reconciler(for_reconciler, self.cluster, self.store, lambda: time.time() - behind)
         self._over = threading.Event()
         self._rounds = 0
         self._thread = threading.Thread(target=self._reconcile)

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +25,14 @@ from traitlets.config import Config
 
 from tests.support.apps import (
     API_TOKEN,
-    KEYS,
     RedisServer,
+    VerifierProcess,
     get_pass,
     internal_client,
     make_settings,
     public_client,
     run_pod,
+    solve,
 )
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.stage import TOP, Stage
@@ -39,6 +42,9 @@ from verifier.store.store import Store
 from verifier.web.app import create_services
 
 console = Console(width=None if sys.stdout.isatty() else 120)
+
+GUNICORN = ("-m", "gunicorn", "--worker-class=gthread", "--threads=32", "--keep-alive=75", "--no-control-socket")
+"""The class of the verifier's worker, and its threads."""
 
 BARE = """
 import redis
@@ -56,48 +62,43 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+@contextmanager
+def process(command: list[str], port: int, **environment: str) -> Iterator[list[int]]:
+    """Run a server until the end: its processes, as soon as it answers."""
+    started = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(400):
+            assert started.poll() is None, command
+            try:
+                # An answer, whichever, for gunicorn listens before it has its worker.
+                asked = HTTPConnection("127.0.0.1", port, timeout=20)
+                asked.request("GET", "/nothing")
+                asked.getresponse().read()
+                asked.close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield [started.pid, *map(int, Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split())]
+    finally:
+        started.terminate()
+        started.wait()
+
+
 def hook() -> None:
     """The hook's delay: the text of values.yaml, calling the verifier, and calling a bare app, in turns."""
-    server = RedisServer()
-    server.start()
-    public, internal, bare = free_port(), free_port(), free_port()
-    env = {
-        **os.environ,
-        "BINDER_EGRESS_REDIS_URL": server.url,
-        "BINDER_EGRESS_SIGNING_KEYS": KEYS,
-        "BINDER_EGRESS_API_TOKEN": API_TOKEN,
-        "BINDER_EGRESS_PUBLIC_PORT": str(public),
-        "BINDER_EGRESS_INTERNAL_PORT": str(internal),
-    }
-    module = Path("/tmp") / f"bare_{os.getpid()}.py"
-    module.write_text(BARE.format(url=server.url))
-    gunicorn = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "--worker-class=gthread",
-        "--threads=32",
-        "--keep-alive=75",
-        "--no-control-socket",
-    ]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from verifier.cli import main; main()", "verifier"], env=env, stderr=subprocess.DEVNULL
-        ),
-        subprocess.Popen(
-            [*gunicorn, f"--bind=127.0.0.1:{bare}", f"--pythonpath={module.parent}", f"{module.stem}:app"],
-            stderr=subprocess.DEVNULL,
-        ),
-    ]
-    try:
-        for port in (internal, bare):
-            for _ in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
-        delays: dict[str, list[float]] = {"hook": [], "bare Flask + Redis": []}
-        hooks = {"hook": load_hook(internal), "bare Flask + Redis": load_hook(bare)}
+    delays: dict[str, list[float]] = {"hook": [], "bare Flask + Redis": []}
+    with ExitStack() as stack:
+        server = RedisServer()
+        server.start()
+        stack.callback(server.stop)
+        verifier = VerifierProcess(server)
+        stack.callback(verifier.stop)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "bare.py").write_text(BARE.format(url=server.url))
+        port = free_port()
+        command = [sys.executable, *GUNICORN, f"--bind=127.0.0.1:{port}", f"--pythonpath={folder}", "bare:app"]
+        stack.enter_context(process(command, port))
+        hooks = {"hook": load_hook(verifier.internal), "bare Flask + Redis": load_hook(f"http://127.0.0.1:{port}")}
 
         async def measure() -> None:
             for number in range(1100):
@@ -109,15 +110,9 @@ def hook() -> None:
 
         asyncio.run(measure())
         # The hook swallows every error, so only the verifier knows that it was asked.
-        text = requests.get(f"http://127.0.0.1:{internal}/metrics", timeout=5).text
+        text = requests.get(f"{verifier.internal}/metrics", timeout=5).text
         assert 'binder_egress_launches_total{pass_outcome="none",rule="default",tier="unverified"} 1100.0' in text, text
         assert 'binder_egress_launches_by_claim_total{brought_pass="no",claim="browser"} 1100.0' in text, text
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
-        module.unlink()
-        server.stop()
     table = Table("1,000 calls each, in turns", "p50 ms", "p99 ms", title="What the hook adds to a launch", title_justify="left")
     for name, values in delays.items():
         table.add_row(name, f"{percentile(values, 0.5):.2f}", f"{percentile(values, 0.99):.2f}")
@@ -126,10 +121,10 @@ def hook() -> None:
     console.print(table)
 
 
-def load_hook(port: int) -> Callable[..., Awaitable[None]]:
-    """The hook of values.yaml, for a verifier at a port."""
+def load_hook(verifier: str) -> Callable[..., Awaitable[None]]:
+    """The hook of values.yaml, for a verifier at an address."""
     values = yaml.safe_load((TOP / "chart/values.yaml").read_text())
-    os.environ |= {"BINDER_EGRESS_API": f"http://127.0.0.1:{port}", "BINDER_EGRESS_API_TOKEN": API_TOKEN}
+    os.environ |= {"BINDER_EGRESS_API": verifier, "BINDER_EGRESS_API_TOKEN": API_TOKEN}
     config = Config()
     exec(values["integration"]["binderhub"]["extraConfig"]["zz-binder-egress"], {"c": config})
     headers = HTTPHeaders({"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)", "X-Forwarded-For": "198.51.100.7"})
@@ -168,8 +163,6 @@ def requests_per_core() -> None:
         return {"got": request.get_json()}
 
     other = app.test_client()
-    from tests.support.apps import solve
-
     solutions = [solve(public) for _ in range(500)]
     tokens = [get_pass(public) for _ in range(500)]
     body = {"user": "u", "server": "", "image": "i", "repository": "r", "client_address": "198.51.100.7", "context": True}

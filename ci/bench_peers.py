@@ -15,13 +15,12 @@ import os
 import re
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from importlib.metadata import version
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import altcha
 import redis
-from bench import console
+from bench import GUNICORN, console, process
 from rich.table import Table
 
 from tests.support.apps import RedisServer, VerifierProcess
@@ -41,9 +40,6 @@ ROUNDS, CONNECTIONS = 5, 8
 
 CAP_TASKS = 50
 """SHA-256 tasks of one challenge of Cap: the default of @cap.js/server."""
-
-GUNICORN = ("-m", "gunicorn", "--worker-class=gthread", "--threads=32", "--keep-alive=75", "--no-control-socket")
-"""The class of the verifier's worker, and its threads."""
 
 
 @dataclass(frozen=True)
@@ -172,28 +168,6 @@ def redeem_cap(answer: bytes) -> Request:
 def again(request: Request) -> Request:
     """What was accepted, a second time."""
     return Request(request.path, 403, request.body)
-
-
-@contextmanager
-def process(command: list[str], port: int, **environment: str) -> Iterator[list[int]]:
-    """Run a server until the end: its processes, as soon as it answers."""
-    started = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(400):
-            assert started.poll() is None, command
-            try:
-                # An answer, whichever, for gunicorn listens before it has its worker.
-                asked = HTTPConnection("127.0.0.1", port, timeout=20)
-                asked.request("GET", "/nothing")
-                asked.getresponse().read()
-                asked.close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield [started.pid, *map(int, Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split())]
-    finally:
-        started.terminate()
-        started.wait()
 
 
 def start_peers(stack: ExitStack, server: RedisServer, folder: Path) -> list[Peer]:

@@ -22,7 +22,7 @@ from typing import Any
 from ..api_keys import Keys
 from ..networks import client_network, client_of
 from ..passes import BadPass, Passes
-from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
+from ..records import NO_PASS, UNVERIFIED, Block, Grant, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings, is_page_address
 from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Store
@@ -138,7 +138,7 @@ class Rules:
         self._passes = passes
         self._store = store
         self._keys = keys
-        self._in_order: tuple[Callable[[Launch, float], _Match], ...] = (
+        self._in_order: tuple[Callable[[Launch, list[Block], float], _Match], ...] = (
             self._refusal,
             self._mode_allow,
             self._presented_pass,
@@ -148,7 +148,7 @@ class Rules:
         )
 
     def decide(self, launch: Launch, now: float) -> Decision:
-        """Decide a launch and write the decision down.
+        """Count a launch, decide it, and write the decision down.
 
         Args:
             launch: the launch.
@@ -161,8 +161,9 @@ class Rules:
             StoreUnavailable: nothing was granted.
         """
         pass_outcome = NO_PASS
+        blocks = self._store.note_launch(now, launch.context, launch.hub_url)
         for rule in self._in_order:
-            match = rule(launch, now)
+            match = rule(launch, blocks, now)
             if match.pass_outcome != NO_PASS:
                 pass_outcome = match.pass_outcome
             if match.grant is None:
@@ -172,19 +173,18 @@ class Rules:
             return Decision(match.grant, pass_outcome)
         raise AssertionError("the last rule always matches")
 
-    def _refusal(self, launch: Launch, now: float) -> _Match:
+    def _refusal(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
         """Blocked, a blocked repository, or one of our own networks: no egress. The pass is not looked at and keeps its uses."""
-        blocks = self._store.note_launch(now, launch.context, launch.hub_url)
         rule = refusal(Facts(launch.repository, (launch.client,)), blocks, self._settings, now)
         return _Match(Grant.new(UNVERIFIED, rule, now)) if rule else _Match()
 
-    def _mode_allow(self, launch: Launch, now: float) -> _Match:
+    def _mode_allow(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
         """Mode `allow`: everybody gets `allow.tier`. In other modes such grants no longer count."""
         if self._settings.mode != "allow":
             return _Match()
         return _Match(Grant.new(self._settings.allow_tier, Rule.MODE_ALLOW, now))
 
-    def _presented_pass(self, launch: Launch, now: float) -> _Match:
+    def _presented_pass(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
         """A pass gives its tier if it has a use left and, if it was issued for an API key, the key still counts."""
         if launch.token is None:
             return _Match()
@@ -204,12 +204,12 @@ class Rules:
             return _Match(pass_outcome=outcome)
         return _Match(grant, outcome, recorded=True)
 
-    def _trusted_repository(self, launch: Launch, now: float) -> _Match:
+    def _trusted_repository(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
         """A repository that the operator trusts, by its exact name."""
         tier = self._settings.trusted_repositories.get(exact(launch.repository))
         return _Match(Grant.new(tier, Rule.TRUSTED_REPOSITORY, now)) if tier else _Match()
 
-    def _authenticated(self, launch: Launch, now: float) -> _Match:
+    def _authenticated(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
         """A logged-in user: by name; else by the first listed group; else by `*`, everybody who is logged in."""
         if not launch.authenticated:
             return _Match()
@@ -218,6 +218,6 @@ class Rules:
         tier = next(filter(None, candidates), None)
         return _Match(Grant.new(tier, Rule.AUTHENTICATED, now)) if tier else _Match()
 
-    def _default(self, launch: Launch, now: float) -> _Match:
+    def _default(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
         """No egress."""
         return _Match(Grant.new(UNVERIFIED, Rule.DEFAULT, now))

@@ -51,7 +51,7 @@ def logged():
     """Returns the events, messages and fields that the code logs."""
     events, messages, fields = set(), set(), {"user", "server"}  # log_decision adds the path's arguments
     for function, calls in functions():
-        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "_log")]
+        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "_log", "_Attempt")]
         telling = [call for call in calls if is_logging(call) or name(call) == "_log_change"]
         events.update(text(call.args[0]) for call in deciding if call.args)
         messages.update(text(call.args[2] if name(call) == "_log_change" else call.args[0]) for call in telling)
@@ -60,8 +60,9 @@ def logged():
         for node in ast.walk(function):
             if isinstance(node, ast.Assign) and {"fields", "where"} & {getattr(target, "id", "") for target in node.targets}:
                 fields.update(keys(node.value))
-        # Fields after ** as well.
+        # Fields after ** as well, and those in a dictionary.
         for call in deciding + telling:
+            fields.update(key for argument in call.args for key in keys(argument))
             fields.update(key for word in call.keywords if word.arg in (None, "extra") for key in keys(word.value))
         if function.name == "_log":
             fields.update(keys(function))

@@ -1,10 +1,12 @@
 """From a solution or an API key to a pass: check it, use it up, charge for it."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from flask import request
+from prometheus_client import Counter
 
 from ..api_keys import DAY_SECONDS
 from ..captcha import Outcome
@@ -47,6 +49,35 @@ PROBLEM_TYPES = {
 """Outcome of a solution that earns nothing → type of the problem that the client gets."""
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """An attempt to earn a pass.
+
+    Attributes:
+        event: the message of its failure in the log of decisions.
+        counter: counts attempts, by `labels` and by outcome.
+        labels: what the attempt is made with: the labels of the counter, and fields of the log.
+    """
+
+    event: str
+    counter: Counter
+    labels: Mapping[str, str]
+
+    def count(self, outcome: str) -> None:
+        """Count the outcome."""
+        self.counter.labels(**self.labels, outcome=outcome).inc()
+
+    def failed(self, outcome: str, problem_type: str, detail: str, retry_after: int | None = None) -> Problem:
+        """Count and log the outcome. Returns the problem to raise, with these arguments of `Problem`."""
+        self.count(outcome)
+        log_decision(self.event, UNVERIFIED, outcome, **self.labels)
+        return Problem(problem_type, detail, retry_after)
+
+    def blocked(self, rule: Rule) -> Problem:
+        """The same for a client that a rule refuses."""
+        return self.failed(rule, "blocked", REFUSALS[rule])
+
+
 def from_solution(name: str, solution: str, purpose: str) -> Pass:
     """Check a solution, use it up, charge the client's network, and issue the pass that it earns.
 
@@ -61,53 +92,51 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     """
     if name not in services().captcha.names:
         raise Problem("bad-request", f"provider: this site has {', '.join(services().captcha.names)}.")
-
-    using = services()
-
-    def count(outcome: str) -> None:
-        using.metrics.solutions.labels(name, purpose, outcome).inc()
-        if outcome not in (Outcome.OK, Outcome.UNCHECKED):
-            log_decision("solution", UNVERIFIED, outcome, provider=name, purpose=purpose)
-
-    def refused(rule: Rule) -> Problem:
-        count(rule)
-        return Problem("blocked", REFUSALS[rule])
-
-    if rule := using.store.refusal(client_refusal):
-        raise refused(rule)
-    client, most = network(), using.settings.fairness_rejections
-    if client and most and name in [remote.name for remote in using.captcha.remotes]:
-        rejected, forgotten_in = using.store.rejections(client)
-        if rejected >= most:
-            count("too-many-rejected")
-            raise Problem("too-many-rejected", "Try again when they are forgotten, or solve another challenge.", forgotten_in)
+    attempt = _Attempt("solution", services().metrics.solutions, {"provider": name, "purpose": purpose})
+    if rule := services().store.refusal(client_refusal):
+        raise attempt.blocked(rule)
+    client = network()
+    _check_rejections(attempt, name, client)
     began = time.monotonic()
-    verdict = using.captcha.verify(name, solution, purpose, client, request.remote_addr or "")
-    using.metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
+    verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
+    services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
     if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
         with suppress(StoreUnavailable):  # The solution is rejected whether it is counted or not.
-            using.store.note_rejection(client)
+            services().store.note_rejection(client)
     if not verdict.accepted:
-        count(verdict.outcome)
-        raise Problem(PROBLEM_TYPES[verdict.outcome], verdict.detail)
-    charges = using.fairness.charges(paying_network(), verdict.price)
+        raise attempt.failed(verdict.outcome, PROBLEM_TYPES[verdict.outcome], verdict.detail)
+    charges = services().fairness.charges(paying_network(), verdict.price)
     lifetime = verdict.expires_at - time.time()
     try:
-        issued_at = using.store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, client_refusal, charges)
+        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, client_refusal, charges)
     except Refused as error:
-        raise refused(error.rule) from None
+        raise attempt.blocked(error.rule) from None
     except Replayed as error:
-        count(str(error))
-        raise Problem("solution-refused", "This solution has been used, or may have been. Ask for a new challenge.") from None
+        detail = "This solution has been used, or may have been. Ask for a new challenge."
+        raise attempt.failed(str(error), "solution-refused", detail) from None
     except PriceRisen:
-        count("price-risen")
-        raise Problem("price-risen", "Your network had many passes since the challenge was made. Ask for a new one.") from None
+        detail = "Your network had many passes since the challenge was made. Ask for a new one."
+        raise attempt.failed("price-risen", "price-risen", detail) from None
     except BudgetSpent as error:
-        count("budget-spent")
         detail = "You can launch, without internet access, and unlock your server later."
-        raise Problem("budget-spent", detail, error.retry_after) from None
-    count(verdict.outcome)
-    return Passes.new(verdict.tier, using.settings.pass_servers, issued_at, using.settings.pass_lifetime)
+        raise attempt.failed("budget-spent", "budget-spent", detail, error.retry_after) from None
+    attempt.count(verdict.outcome)
+    return Passes.new(verdict.tier, services().settings.pass_servers, issued_at, services().settings.pass_lifetime)
+
+
+def _check_rejections(attempt: _Attempt, name: str, client: str) -> None:
+    """Return unless a client network sent a remote provider so many wrong solutions that no more are passed on.
+
+    Raises:
+        Problem: no more are passed on for a while.
+    """
+    most = services().settings.fairness_rejections
+    if not (client and most and name in [remote.name for remote in services().captcha.remotes]):
+        return
+    rejected, forgotten_in = services().store.rejections(client)
+    if rejected >= most:
+        detail = "Try again when they are forgotten, or solve another challenge."
+        raise attempt.failed("too-many-rejected", "too-many-rejected", detail, forgotten_in)
 
 
 def from_api_key() -> Pass:
@@ -129,35 +158,25 @@ def from_api_key() -> Pass:
         log_decision("pass", UNVERIFIED, "wrong-key")
         raise Problem("key-refused", "Copy the key as a whole. If it is whole, ask the operators of this site for another one.")
 
-    def count(outcome: str, tier: str = UNVERIFIED) -> None:
-        services().metrics.api_keys.labels(key.name, outcome).inc()
-        log_decision("pass", tier, outcome, key=key.name)
-
-    def refused(rule: Rule) -> Problem:
-        count(rule)
-        return Problem("blocked", REFUSALS[rule])
-
+    attempt = _Attempt("pass", services().metrics.api_keys, {"key": key.name})
     # The client has now proved that it has the key, so it may learn what is wrong with it.
     if rule := services().store.refusal(client_refusal):
-        raise refused(rule)
+        raise attempt.blocked(rule)
     if key.is_expired(time.time()):
-        count("expired")
-        raise Problem("key-expired", "Ask the operators of this site for another one.")
+        raise attempt.failed("expired", "key-expired", "Ask the operators of this site for another one.")
     if key.entry.origins and request.headers.get("Origin") not in key.entry.origins:
-        count("other-origin")
-        raise Problem("key-elsewhere", "The key is for pages of certain origins only.")
+        raise attempt.failed("other-origin", "key-elsewhere", "The key is for pages of certain origins only.")
     try:
         issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY_SECONDS, client_refusal)
     except Refused as error:
-        raise refused(error.rule) from None
+        raise attempt.blocked(error.rule) from None
     except KeyRevoked:
-        count("revoked")
-        raise Problem("key-revoked", "Ask the operators of this site for another one.") from None
+        raise attempt.failed("revoked", "key-revoked", "Ask the operators of this site for another one.") from None
     except BudgetSpent as error:
-        count("spent")
         detail = "You can launch, without internet access, and unlock your server by a captcha."
-        raise Problem("key-spent", detail, error.retry_after) from None
-    count("issued", key.entry.tier)
+        raise attempt.failed("spent", "key-spent", detail, error.retry_after) from None
+    attempt.count("issued")
+    log_decision("pass", key.entry.tier, "issued", key=key.name)
     return Passes.new(key.entry.tier, 1, issued_at, services().settings.pass_lifetime, key.entry.id)
 
 

@@ -137,8 +137,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     known, blocks = _known(asked)
     now = time.time()
     if rule := _server_refusal(known, blocks):
-        services().metrics.unlocks.labels(rule).inc()
-        log_decision("unlock", UNVERIFIED, rule, repository=known.repository)
+        _note(rule, repository=known.repository)
         raise Problem("blocked", REFUSALS[rule])
     useful = _useful_tiers(known, now)
     # A token that is of no use is not even read: what is wrong with it does not matter.
@@ -146,8 +145,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     if useful is not None and _presented_tier(body, presented) not in useful:
         # A pass for a smaller tier would take egress away, and anybody who knows the address could send such a pass.
         # A pass for the same tier would waste a use, and its owner could later move that use to another server.
-        services().metrics.unlocks.labels("had-it").inc()
-        log_decision("unlock", known.tier, "had-it", repository=known.repository)
+        _note("had-it", known.tier, repository=known.repository)
         return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks))), 200
     if presented:
         used, by = presented.issued, presented.by
@@ -157,8 +155,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant)
     if outcome not in REDEEMED:
-        services().metrics.unlocks.labels(outcome).inc()
-        log_decision("unlock", UNVERIFIED, outcome, repository=known.repository)
+        _note(outcome, repository=known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])
     more = {"by": by} if by else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
@@ -166,6 +163,18 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     state: Literal["granted", "pending"] = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
     return bodies.answer(bodies.UnlockAnswer(state=state, **_description(asked, seen or known, blocks))), 200 if seen else 202
+
+
+def _note(outcome: str, tier: str = UNVERIFIED, **more: str) -> None:
+    """Count and log an unlock that gives nothing.
+
+    Args:
+        outcome: the reason, as metric and log name it.
+        tier: the tier that the server has.
+        more: further fields of the log.
+    """
+    services().metrics.unlocks.labels(outcome).inc()
+    log_decision("unlock", tier, outcome, **more)
 
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
@@ -202,12 +211,10 @@ def _read_pass(token: str, repository: str, now: float) -> _Presented:
         if found.key:
             by = services().keys.accept(found.key, repository, now).label
     except BadPass as error:
-        services().metrics.unlocks.labels(error.outcome).inc()
-        log_decision("unlock", UNVERIFIED, error.outcome)
+        _note(error.outcome)
         raise Problem("pass-refused", str(error)) from None
     if found.tier not in services().settings.tiers:
-        services().metrics.unlocks.labels("unknown-tier").inc()
-        log_decision("unlock", UNVERIFIED, "unknown-tier")
+        _note("unknown-tier")
         raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
     return _Presented(found, by)
 

@@ -7,7 +7,18 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from tests.support.apps import admit, another, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.apps import (
+    NETWORK,
+    admit,
+    another,
+    get_pass,
+    internal_client,
+    launch,
+    make_settings,
+    public_client,
+    run_pod,
+    solve,
+)
 from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store import connection
 from verifier.store.connection import connect
@@ -240,6 +251,24 @@ def test_full_redis_grants_nothing_and_causes_no_fault(public, internal, store, 
     assert public.get("/egress/servers/alice").status_code == 200
     assert internal.get("/metrics").status_code == 200
     assert internal.get("/readyz").status_code == 200
+
+
+def test_full_redis_still_refuses_a_used_solution(public, full):
+    solution = solve(public)
+    body = {"provider": "altcha", "solution": solution}
+    assert public.post("/egress/passes", json=body).status_code == 201
+    full()
+    answer = public.post("/egress/passes", json=body)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
+
+
+def test_full_redis_grants_nothing_where_old_charges_could_go(public, store, full):
+    """The charges of a network that are too old to count are removed with the next one."""
+    solution, key = solve(public), f"binder-egress:charges:{NETWORK}"
+    store._redis.hset(key, "1000000000", 1)
+    full()
+    assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
+    assert store._redis.hgetall(key) == {"1000000000": "1"}
 
 
 def test_refused_request_succeeds_once_redis_has_memory(public, internal, store, full):

@@ -9,7 +9,17 @@ from importlib import resources
 
 import pytest
 
-from tests.support.apps import CLIENT, another, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client
+from tests.support.apps import (
+    CLIENT,
+    admit,
+    another,
+    get_pass,
+    internal_client,
+    is_withdrawn,
+    launch,
+    make_settings,
+    public_client,
+)
 from verifier.decisions.rules import REJECTED_PASSES
 from verifier.passes import Passes
 from verifier.records import KnownServer, Record, Server
@@ -257,6 +267,14 @@ def test_unused_pass_from_before_a_wipe_is_rejected(public, internal, redis_serv
     token = get_pass(public)
     redis_server.wipe()
     assert outcomes(internal, token, ("a", {}), ("a", {})) == ["before-epoch", "before-epoch"]
+
+
+def test_pass_that_is_the_first_thing_after_a_wipe_counts(internal, services, store, redis_server):
+    """A pass for an API key is issued without a challenge, which would have begun the epoch."""
+    redis_server.wipe()
+    issued_at = store.use_key("0123456789abcdef", 1, 60, admit)
+    token = services.passes.sign(Passes.new("verified", 1, issued_at, 300))
+    assert outcomes(internal, token, ("a", {})) == ["free"]
 
 
 def test_used_pass_grants_nothing_after_a_wipe(public, internal, store, redis_server):

@@ -50,6 +50,7 @@ from importlib import resources
 from typing import Any
 
 import redis
+from redis.commands.core import Script
 
 from ..detections.reports import Report
 from ..detections.share_limit import in_window
@@ -158,16 +159,21 @@ class Store:
 
     def __init__(self, client: redis.Redis):
         self._redis = client
-        scripts = resources.files(__package__) / "lua"
-        self._note_launch = client.register_script((scripts / "note_launch.lua").read_text())
-        self._record_launch = client.register_script((scripts / "record_launch.lua").read_text())
-        self._begin = client.register_script((scripts / "begin.lua").read_text())
-        self._charges = client.register_script((scripts / "charges.lua").read_text())
-        self._issue = client.register_script((scripts / "issue.lua").read_text())
-        self._reject = client.register_script((scripts / "reject.lua").read_text())
-        self._redeem = client.register_script((scripts / "redeem.lua").read_text())
-        self._publish_addresses = client.register_script((scripts / "publish_addresses.lua").read_text())
-        self._settle = client.register_script((scripts / "settle.lua").read_text())
+        folder = resources.files(__package__) / "lua"
+        common = (folder / "common.lua").read_text()
+
+        def script(name: str) -> Script:
+            return client.register_script(common + (folder / f"{name}.lua").read_text())
+
+        self._note_launch = script("note_launch")
+        self._record_launch = script("record_launch")
+        self._begin = script("begin")
+        self._charges = script("charges")
+        self._issue = script("issue")
+        self._reject = script("reject")
+        self._redeem = script("redeem")
+        self._publish_addresses = script("publish_addresses")
+        self._settle = script("settle")
         self._seen = _Seen("", [])
 
     # -- for the verifier
@@ -241,7 +247,7 @@ class Store:
             "limits": [{"most": charge.most, "budget": charge.budget} for charge in charges],
         }
         charged = [_key(f"charges:{charge.network}") for charge in charges]
-        outcome, *more = self._issued([_key(f"solution:{provider}:{solution_id}"), *charged], request, judge)
+        outcome, *more = self._use_and_charge([_key(f"solution:{provider}:{solution_id}"), *charged], request, judge)
         if outcome in ("replayed", "before-epoch"):
             raise Replayed(outcome)
         if outcome == "price-risen":
@@ -276,14 +282,14 @@ class Store:
             "window": window,
             "limits": [{"budget": budget}],
         }
-        outcome, *more = self._issued([_key(f"solution:key:{word}"), _key(f"charges:key:{key}")], request, judge)
+        outcome, *more = self._use_and_charge([_key(f"solution:key:{word}"), _key(f"charges:key:{key}")], request, judge)
         if outcome == "key-revoked":
             raise KeyRevoked(key)
         if outcome == "budget-spent":
             raise BudgetSpent(more[0])
         return float(outcome)
 
-    def _issued(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
+    def _use_and_charge(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
         """What `issue.lua` returns for a client that the current blocks do not refuse."""
         seen = self._seen  # Read once: other threads replace it.
         judged_by = None if judge(seen.blocks) else seen.version

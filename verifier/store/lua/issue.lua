@@ -17,19 +17,17 @@
 -- Returns {blocks-changed, version, blocks} (D-368), {the time as text}, {key-revoked}, {replayed}, {before-epoch}, {price-risen},
 -- or {budget-spent, seconds until a charge is forgotten}.
 local request = cjson.decode(ARGV[1])
-local t = redis.call('TIME')
-local second = tonumber(t[1])
-local now = t[1] .. '.' .. string.format('%06d', t[2])
+local now = clock()
+local second = math.floor(tonumber(now))
 
-local blocks = redis.call('HGETALL', request.blocks)
-local version = #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''
+local blocks, version = all_blocks(request.blocks)
 if version ~= request.judged_by then
   return {'blocks-changed', version, blocks}
 end
 
 -- A wiped Redis has forgotten which solutions were used: those of earlier challenges are refused.
-redis.call('SET', KEYS[1], now, 'NX')
-if request.issued and request.issued < tonumber(redis.call('GET', KEYS[1])) then
+local began = epoch(KEYS[1], now)
+if request.issued and request.issued < began then
   return {'before-epoch'}
 end
 
@@ -43,14 +41,11 @@ if word then
   return {word == request.word and now or 'replayed'}
 end
 
--- The buckets of charges.lua.
-local width = math.ceil(request.window / 12)
-
 local function read(key)
   local n, old, buckets = 0, {}, {}
   local found = redis.call('HGETALL', key)
   for i = 1, #found, 2 do
-    local ends, charges = tonumber(found[i]) + width + request.window, tonumber(found[i + 1])
+    local ends, charges = bucket_end(found[i], request.window), tonumber(found[i + 1])
     if ends > second then
       n = n + charges
       table.insert(buckets, {ends = ends, charges = charges})
@@ -86,12 +81,14 @@ end
 if longest > 0 then
   return {'budget-spent', longest}
 end
+local width = bucket_seconds(request.window)
 for i, old in ipairs(outdated) do
+  -- HINCRBY comes first: a full Redis refuses it, but nothing more of a script that has written something.
+  redis.call('HINCRBY', KEYS[2 + i], second - second % width, 1)
+  redis.call('EXPIRE', KEYS[2 + i], request.window + width)
   if #old > 0 then
     redis.call('HDEL', KEYS[2 + i], unpack(old))
   end
-  redis.call('HINCRBY', KEYS[2 + i], second - second % width, 1)
-  redis.call('EXPIRE', KEYS[2 + i], request.window + width)
 end
 redis.call('SET', KEYS[2], request.word, 'EX', request.ttl)
 return {now}

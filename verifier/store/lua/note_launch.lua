@@ -10,8 +10,7 @@ redis.call('HSET', wiring, 'last', now)
 if hub_url ~= '' then
   redis.call('SET', hub, hub_url)
 end
-local found = redis.call('HGETALL', blocks)
-local version = #found > 0 and redis.sha1hex(table.concat(found, '\n')) or ''
+local found, version = all_blocks(blocks)
 if version == known then
   return {version}
 end

@@ -17,16 +17,11 @@
 --   wake, revoked  the keys of the wake list and of the hash of revoked API keys
 -- Returns: held, free, moved, used-up, lease-given, before-epoch or key-revoked.
 local request = cjson.decode(ARGV[1])
-local t = redis.call('TIME')
-local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
+local time = clock()
+local now = tonumber(time)
 
 -- A wiped Redis has forgotten who used which pass: earlier passes are refused.
-local epoch = redis.call('GET', KEYS[1])
-if not epoch then
-  epoch = t[1] .. '.' .. string.format('%06d', t[2])
-  redis.call('SET', KEYS[1], epoch)
-end
-if request.iat < tonumber(epoch) then
+if request.iat < epoch(KEYS[1], time) then
   return 'before-epoch'
 end
 

@@ -1,0 +1,36 @@
+-- What several scripts use. `Store` puts it in front of each of them.
+
+-- Redis' time: Unix seconds as text, to the microsecond.
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] .. '.' .. string.format('%06d', t[2])
+end
+
+-- The time at which the epoch began. It begins now, as `clock` says it, if there is none: Redis is new, or was wiped (D-023).
+-- The key is read first, because a full Redis refuses even a SET that would change nothing.
+local function epoch(key, now)
+  local began = redis.call('GET', key)
+  if not began then
+    began = now
+    redis.call('SET', key, began)
+  end
+  return tonumber(began)
+end
+
+-- All blocks, as HGETALL returns them, and their version, which no other blocks have; without blocks it is empty (D-368).
+local function all_blocks(key)
+  local blocks = redis.call('HGETALL', key)
+  return blocks, #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''
+end
+
+-- Charges are in twelve buckets and the one that is being filled, a field each: the second in which it began, and its number of
+-- charges. A bucket counts until its last charge is older than the window: no charge is dropped early or kept more than a twelfth
+-- too long (D-025).
+local function bucket_seconds(window)
+  return math.ceil(window / 12)
+end
+
+-- The second from which on a bucket does not count any more.
+local function bucket_end(began, window)
+  return tonumber(began) + bucket_seconds(window) + window
+end

@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
+from ..decisions.rules import Rules
 from ..fairness import Fairness
 from ..networks import HiddenClients, IPNetwork, client_of
 from ..passes import Passes
@@ -64,12 +65,15 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
     except ValueError as error:
         raise InvalidSettings(str(error)) from None
     store = store or Store(connect(settings))
+    passes = Passes(settings.keys)
+    keys = Keys(settings.api_keys_file, settings.tiers)
     return Services(
         settings=settings,
         store=store,
-        passes=Passes(settings.keys),
-        keys=Keys(settings.api_keys_file, settings.tiers),
+        passes=passes,
+        keys=keys,
         wrong_keys=WrongKeys(),
+        rules=Rules(settings, passes, store, keys),
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),

@@ -7,6 +7,7 @@ from flask import current_app, request
 from .. import logs
 from ..api_keys import Keys, WrongKeys
 from ..captcha import Captcha
+from ..decisions.rules import Rules
 from ..fairness import Fairness
 from ..networks import Client, HiddenClients, charged_network, client_network
 from ..passes import Passes
@@ -27,6 +28,7 @@ class Services:
         passes: signs passes, and reads tokens.
         keys: the API keys of this site.
         wrong_keys: counts wrong API keys by client network.
+        rules: decides launches.
         captcha: the captcha providers.
         metrics: the Prometheus metrics.
         assets: the built files of the front end.
@@ -40,6 +42,7 @@ class Services:
     passes: Passes
     keys: Keys
     wrong_keys: WrongKeys
+    rules: Rules
     captcha: Captcha
     metrics: Metrics
     assets: Assets

@@ -5,7 +5,7 @@ import time
 from flask import Blueprint, Response
 
 from .. import logs
-from ..decisions.rules import Launch, Rules
+from ..decisions.rules import Launch
 from ..records import UNVERIFIED
 from ..store.errors import StoreUnavailable
 from . import bodies
@@ -40,7 +40,7 @@ def decide_launch() -> Response:
     if launch.client:
         metrics.launch_shares.note(launch.network or launch.client)
     try:
-        decision = Rules(services().settings, services().passes, services().store, services().keys).decide(launch, now)
+        decision = services().rules.decide(launch, now)
     except StoreUnavailable:
         metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")

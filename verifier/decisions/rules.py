@@ -15,16 +15,14 @@
 The first three are the refusals (`refusals`). An unlock checks them again; its pass or solution decides the tier.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ..api_keys import Keys
-from ..networks import client_network, client_of
 from ..passes import BadPass, Passes
 from ..records import NO_PASS, UNVERIFIED, Block, Grant, Record, Rule, Server
 from ..repositories import exact
-from ..settings import VerifierSettings, is_page_address
+from ..settings import VerifierSettings
 from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Store
 from .refusals import Facts, refusal
 
@@ -67,32 +65,21 @@ class Launch:
     context: bool = True
     hub_url: str = ""
 
-    @classmethod
-    def from_request(cls, body: Mapping[str, Any], now: float, settings: VerifierSettings) -> "Launch":
-        """The launch in the body of `POST /api/launches`.
-
-        A request time further back than `BUILD_LIMIT_SECONDS` is not believed: the uses of a pass are remembered only that long.
-        """
-        requested_at = body["requested_at"] if body["requested_at"] is not None else now
-        client = client_of(body["client_address"], body["forwarded_for"], settings.trusted_proxies).address[:255]
-        hub_url = body["hub_url"] or ""
-        return cls(
-            server=Server(body["user"], body["server"]),
-            image=body["image"],
-            repository=body["repository"],
-            token=body["token"] or None,
-            network=client_network(client, settings.client_ipv4_prefix, settings.client_ipv6_prefix),
-            requested_at=min(now, max(now - BUILD_LIMIT_SECONDS, requested_at)),
-            client=client,
-            authenticated=body["authenticated"],
-            groups=tuple(body["groups"]),
-            context=body["context"],
-            hub_url=hub_url if not settings.hub_url and is_page_address(hub_url) else "",
-        )
-
     def record(self, grant: Grant) -> Record:
         """A decision about this launch, as the record that waits for the pod."""
         return Record(grant, image=self.image, repository=self.repository, client=self.client)
+
+
+def believed_time(requested_at: float | None, now: float) -> float:
+    """The time of a launch request, as far as it is believed.
+
+    A time further back than `BUILD_LIMIT_SECONDS` is not believed: the uses of a pass are remembered only that long.
+
+    Args:
+        requested_at: Unix time in seconds that BinderHub's hook reported; None: it knows none, and it is now.
+        now: Unix time in seconds.
+    """
+    return now if requested_at is None else min(now, max(now - BUILD_LIMIT_SECONDS, requested_at))
 
 
 @dataclass(frozen=True)

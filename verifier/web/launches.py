@@ -5,8 +5,10 @@ import time
 from flask import Blueprint, Response
 
 from .. import logs
-from ..decisions.rules import Launch
-from ..records import UNVERIFIED
+from ..decisions.rules import Launch, believed_time
+from ..networks import client_network, client_of
+from ..records import UNVERIFIED, Server
+from ..settings import is_page_address
 from ..store.errors import StoreUnavailable
 from . import bodies
 from .claims import claim_of
@@ -31,7 +33,7 @@ def decide_launch() -> Response:
     check_bearer_token()
     body = bodies.read(bodies.LaunchBody)
     now = time.time()
-    launch = Launch.from_request(body.model_dump(), now, services().settings)
+    launch = _launch(body, now)
     metrics = services().metrics
     if not body.context:
         metrics.without_context.inc()
@@ -57,6 +59,25 @@ def decide_launch() -> Response:
         **({"by": grant.by} if grant.by else {}),
     )
     return bodies.answer(bodies.LaunchAnswer(tier=grant.tier, rule=grant.rule, pass_outcome=decision.pass_outcome, grant=grant.id))
+
+
+def _launch(body: bodies.LaunchBody, now: float) -> Launch:
+    """The launch that a body describes."""
+    settings, hub_url = services().settings, body.hub_url or ""
+    client = client_of(body.client_address, body.forwarded_for, settings.trusted_proxies).address[:255]
+    return Launch(
+        server=Server(body.user, body.server),
+        image=body.image,
+        repository=body.repository,
+        token=body.token or None,
+        network=client_network(client, settings.client_ipv4_prefix, settings.client_ipv6_prefix),
+        requested_at=believed_time(body.requested_at, now),
+        client=client,
+        authenticated=body.authenticated,
+        groups=tuple(body.groups),
+        context=body.context,
+        hub_url=hub_url if not settings.hub_url and is_page_address(hub_url) else "",
+    )
 
 
 def _log(body: bodies.LaunchBody, launch: Launch, tier: str, rule: str, **more: object) -> None:

@@ -1,9 +1,11 @@
 """Leases: how long egress lasts, what happens at the end, and what renews it."""
 
+import itertools
 import json
 import logging
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import generate_latest
@@ -649,6 +651,15 @@ def waiting(store):
 def json_status(client):
     answer = client.get("/egress/servers/alice", headers={"Accept": "application/json"})
     return {name: answer.json[name] for name in ("tier", "until", "expires_in", "on_expiry", "unlockable", "renewable_in")}
+
+
+def test_json_status_is_of_one_moment(client, store, monkeypatch):
+    """The parts of one answer agree at the end of a lease, however long the verifier takes for them."""
+    publish_lease(store, "blocked", LEASE)
+    began = int(time.time())
+    monkeypatch.setattr("verifier.web.servers.time", SimpleNamespace(time=itertools.count(began, LEASE).__next__))
+    found = json_status(client)
+    assert found["until"] - found["expires_in"] == began
 
 
 @pytest.mark.parametrize("by", ["pass", "solution"])

@@ -49,19 +49,20 @@ def show_server(user: str, server: str) -> Response:
     """What a server may reach, as a page, as text or as JSON. Never the server's repository, its address or a reason."""
     asked = Server(user, server)
     known, blocks = _known(asked)
-    larger = _larger(known)
+    now = time.time()
+    larger = _larger(known, now)
     asks = known.tier == UNVERIFIED or known.until is not None or bool(larger)
-    refused = asks and _server_refusal(known, blocks) is not None
+    refused = asks and _server_refusal(known, blocks, now) is not None
     media_type = _media_type()
     if media_type == "application/json":
-        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, blocks, refused)))
+        return bodies.answer(bodies.ServerAnswer(**_description(asked, known, blocks, now, refused)))
     settings, kinds = services().settings, services().captcha.kinds
     text = pages.server_page(
         media_type,
         pages.choose_language(request.accept_languages),
         tier=known.tier,
         tiers=_tiers(known),
-        access=_access(known, blocks),
+        access=_access(known, blocks, now),
         address=_address(asked),
         base=settings.base_path,
         asset=asset_path,
@@ -71,7 +72,7 @@ def show_server(user: str, server: str) -> Response:
         widget=kinds[:1] == ["interactive"],
         observed=settings.mode == "observe",
         closed=refused and known.tier == UNVERIFIED,
-        left=leases.left(known, settings, time.time(), refused),
+        left=leases.left(known, settings, now, refused),
         larger=[] if refused else larger,
         from_nowhere=request.headers.get("Sec-Fetch-Site") == "none",
         qr=request.args.get("qr", "0") != "0",
@@ -136,7 +137,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     asked = Server(user, server)
     known, blocks = _known(asked)
     now = time.time()
-    if rule := _server_refusal(known, blocks):
+    if rule := _server_refusal(known, blocks, now):
         _note(rule, repository=known.repository)
         raise Problem("blocked", REFUSALS[rule])
     useful = _useful_tiers(known, now)
@@ -146,7 +147,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         # A pass for a smaller tier would take egress away, and anybody who knows the address could send such a pass.
         # A pass for the same tier would waste a use, and its owner could later move that use to another server.
         _note("had-it", known.tier, repository=known.repository)
-        return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks))), 200
+        return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks, now))), 200
     if presented:
         used, by = presented.issued, presented.by
     else:
@@ -162,7 +163,9 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     seen = _await_grant(asked, grant)
     state: Literal["granted", "pending"] = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
-    return bodies.answer(bodies.UnlockAnswer(state=state, **_description(asked, seen or known, blocks))), 200 if seen else 202
+    # The wait took up to two seconds, and a lease may have begun meanwhile.
+    description = _description(asked, seen or known, blocks, time.time())
+    return bodies.answer(bodies.UnlockAnswer(state=state, **description)), 200 if seen else 202
 
 
 def _note(outcome: str, tier: str = UNVERIFIED, **more: str) -> None:
@@ -249,21 +252,20 @@ def _known(server: Server) -> tuple[KnownServer, list[Block]]:
     return known, blocks
 
 
-def _server_refusal(known: KnownServer, blocks: list[Block]) -> Rule | None:
+def _server_refusal(known: KnownServer, blocks: list[Block], now: float) -> Rule | None:
     """The rule that keeps a running server from the egress that the current client requests, or None."""
-    now = time.time()
     if known.is_blocked(now):
         return Rule.BLOCKED
     return refusal(Facts.of(known, request.remote_addr or ""), blocks, services().settings, now)
 
 
-def _larger(known: KnownServer) -> list[str]:
+def _larger(known: KnownServer, now: float) -> list[str]:
     """The tiers that a captcha provider's solution could give a server instead of its own."""
     offered = {services().captcha.tier_of(name) for name in services().captcha.names}
-    return [tier for tier in leases.larger(known, services().settings, time.time()) if tier in offered]
+    return [tier for tier in leases.larger(known, services().settings, now) if tier in offered]
 
 
-def _access(known: KnownServer, blocks: list[Block]) -> Access | None:
+def _access(known: KnownServer, blocks: list[Block], now: float) -> Access | None:
     """What a server reaches, no matter who asks; None if nothing is closed, or if nothing is known about its tier.
 
     A block of the server closes the egress proxy too.
@@ -271,7 +273,7 @@ def _access(known: KnownServer, blocks: list[Block]) -> Access | None:
     settings = services().settings
     if settings.mode == "observe":
         return None
-    now, facts = time.time(), Facts.of(known)
+    facts = Facts.of(known)
     if known.is_blocked(now) or any(applies(block, facts, now) for block in blocks):
         return "none"
     tier = _tiers(known).get(known.tier)
@@ -288,25 +290,26 @@ def _tiers(known: KnownServer) -> dict[str, Tier]:
     return {name: tier.model_copy(update={"hosts": [*tier.hosts, MORE_HOSTS]}) for name, tier in tiers.items()}
 
 
-def _description(server: Server, known: KnownServer, blocks: list[Block], refused: bool = False) -> dict[str, Any]:
+def _description(server: Server, known: KnownServer, blocks: list[Block], now: float, refused: bool = False) -> dict[str, Any]:
     """A server as JSON.
 
     Args:
         server: the server.
         known: what the reconciler published about it.
         blocks: the operators' blocks.
+        now: Unix time in seconds.
         refused: whether the client that asks would be refused an unlock.
     """
-    left = leases.left(known, services().settings, time.time(), refused)
+    left = leases.left(known, services().settings, now, refused)
     return {
         "user": server.user,
         "server": server.name,
         "tier": known.tier,
-        "access": _access(known, blocks),
+        "access": _access(known, blocks, now),
         "until": left and left.until,
         "expires_in": left and left.expires_in,
         "on_expiry": left and left.on_expiry,
         "unlockable": known.tier == UNVERIFIED and not refused,
-        "larger": [] if refused else _larger(known),
+        "larger": [] if refused else _larger(known, now),
         "renewable_in": left and left.renewable_in,
     }

@@ -86,5 +86,5 @@ def running(reconciler: Reconciler) -> Iterator[None]:
         reconciler.stop()
         thread.join()
         for other in set(threading.enumerate()) - before:
-            if other.name in ("list-and-watch", "reflector"):
+            if other.name in ("list-and-watch", "listener"):
                 other.join()

@@ -72,7 +72,7 @@ def pod(cluster, name="jupyter-alice--"):
 
 
 def serve(reconciler, store):
-    """Read the notifications, as the reflector does, and converge."""
+    """Read the notifications, as the listener does, and converge."""
     reconciler.take(store.woken(0.01))
     converge_due(reconciler)
 

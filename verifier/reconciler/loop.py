@@ -4,7 +4,7 @@ Three threads:
 
 - **list and watch** reads events of user pods. It lists them at the start and after a watch that lost events; a watch that only
   ended continues where it was.
-- **the reflector** reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors. It also sends the
+- **the listener** reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors. It also sends the
   heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute, every server.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
@@ -52,7 +52,7 @@ RETRY_PAUSE_SECONDS = 1.0
 """Seconds between attempts while the API server or Redis is down, and between heartbeats."""
 
 NOTIFICATION_WAIT_SECONDS = 0.3
-"""Seconds that the reflector waits for notifications before it looks at the clock."""
+"""Seconds that the listener waits for notifications before it looks at the clock."""
 
 RESYNC_SECONDS = 60.0
 """Seconds between resyncs, which queue every server. If there are thousands, half of this time passes before the last one is
@@ -105,7 +105,7 @@ class Reconciler:
     def run(self) -> None:
         """Work until `stop`."""
         self._converger.started = self._clock()
-        for target, name in ((self.list_and_watch, "list-and-watch"), (self.reflect, "reflector")):
+        for target, name in ((self.list_and_watch, "list-and-watch"), (self.listen, "listener")):
             threading.Thread(target=target, name=name, daemon=True).start()
         while not self._stopped.is_set():
             self.run_once(wait=True)
@@ -228,9 +228,9 @@ class Reconciler:
             self._cache.put(pod)
         self.queue.put(pod.server)
 
-    # -- the reflector
+    # -- the listener
 
-    def reflect(self) -> None:
+    def listen(self) -> None:
         """Read notifications, send heartbeats and resync until `stop`."""
         heartbeat = checked = -math.inf
         resync = self._steady()

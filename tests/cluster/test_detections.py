@@ -111,7 +111,7 @@ from verifier.settings import VerifierSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
 
-Store(connect(load(VerifierSettings))).report(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
+Store(connect(load(VerifierSettings))).add_detection(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
 """
 """In the verifier's pod, with all that it has: a report by which the reconciler would stop a pod."""
 

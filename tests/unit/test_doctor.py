@@ -254,13 +254,13 @@ def test_missing_verifier_is_a_problem(ours, well, namespace):
 def test_silent_verifier_is_forgotten(store):
     """Redis' clock decides, not the clock of the verifier."""
     store.report_verifier("a", {"at": time.time() - 1000})
-    assert list(store.reports()) == ["a"] and store.verifier_is_there()
+    assert list(store.verifier_reports()) == ["a"] and store.verifier_is_there()
     assert 0 < store._redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL_SECONDS
     seen = int(time.time()) - VERIFIER_TTL_SECONDS - 1
     store._redis.hset("binder-egress:verifiers", "a", json.dumps({"seen": seen, "report": {}}))
-    assert store.reports() == {}
+    assert store.verifier_reports() == {}
     store.report_verifier("b", {"at": 1})
-    assert store.reports() == {"b": {"at": 1}}
+    assert store.verifier_reports() == {"b": {"at": 1}}
     assert store._redis.hkeys("binder-egress:verifiers") == ["b"]
 
 

@@ -341,7 +341,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
         store.reconciler_state,
         lambda: store.pending(server, set()),
         store.waiting,
-        store.reports,
+        store.verifier_reports,
         store.verifier_is_there,
         lambda: store.charges(["x"], 60),
         lambda: store.settle(server, Record(Grant.new("verified", "valid-pass", 1))),

@@ -135,7 +135,7 @@ class Operators:
     def keys(self) -> list[dict[str, Any]]:
         """The API keys that the verifiers have read from the values, by name, with their use. Without hashes."""
         now, revoked = self._clock(), self._store.revoked_keys()
-        found = api_keys.reported(self._store.reports().values())
+        found = api_keys.reported(self._store.verifier_reports().values())
         used = self._store.charges([f"key:{key.entry.id}" for key in found], api_keys.DAY_SECONDS)
         return [
             {
@@ -187,7 +187,7 @@ class Operators:
         if not report.source:
             raise ActionRefused("refused", "It names no source: use --source.")
         self.is_source(report.source)
-        entered = self._store.report(report)
+        entered = self._store.add_detection(report)
         found: list[dict[str, Any]] = []
 
         def done() -> bool:

@@ -457,12 +457,12 @@ class Store:
         with _unavailable():
             self._redis.rpush(_key("wake"), EVERYTHING)
 
-    def reports(self) -> dict[str, dict[str, Any]]:
+    def verifier_reports(self) -> dict[str, dict[str, Any]]:
         """The latest reports of all verifiers that still report, by host."""
-        now, texts = self._reports()
+        now, texts = self._verifier_reports()
         return {host: said[1] for host, text in texts.items() if (said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS}
 
-    def _reports(self) -> tuple[int, dict[str, str]]:
+    def _verifier_reports(self) -> tuple[int, dict[str, str]]:
         """Redis' time in seconds, and the reports as they are stored."""
         with _unavailable():
             pipe = self._redis.pipeline(transaction=False)
@@ -517,7 +517,7 @@ class Store:
 
     # -- detections
 
-    def report(self, report: Report) -> str:
+    def add_detection(self, report: Report) -> str:
         """Queue a detector's report for the reconciler. Returns its id."""
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -568,13 +568,13 @@ class Store:
         with _unavailable():
             return bool(address and self._redis.hexists(_key("agents"), address))
 
-    def reported(self, most: int) -> list[tuple[str, Report | None]]:
+    def waiting_detections(self, most: int) -> list[tuple[str, Report | None]]:
         """The oldest reports that wait, by id; None for an entry that this version cannot read as a report."""
         with _unavailable():
             rows: Any = self._redis.xrange(_key("detections"), count=most)
         return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
 
-    def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
+    def answer_detections(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
         """Forget reports, by id, and keep their outcomes."""
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -622,7 +622,7 @@ class Store:
 
         The time of the report is Redis' time, so that a verifier whose clock is off is noticed.
         """
-        now, texts = self._reports()
+        now, texts = self._verifier_reports()
         silent = [other for other, text in texts.items() if not ((said := _said(text)) and now - said[0] < VERIFIER_TTL_SECONDS)]
         with _unavailable():
             pipe = self._redis.pipeline()
@@ -664,7 +664,7 @@ class Store:
                 memory = {}
         return {
             "wiring": _numbers(wiring),
-            "verifiers": self.reports(),
+            "verifiers": self.verifier_reports(),
             "revoked_keys": set(self.revoked_keys()),
             "epoch": float(epoch) if epoch else None,
             "now": seconds + micro / 1e6,

@@ -63,4 +63,4 @@ def list_hosts(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def wanted_hosts(operators: Operators, as_json: bool) -> None:
-    show(operators.wanted(), as_json, ["repository", "host", "times", "last"])
+    show(operators.wanted_hosts(), as_json, ["repository", "host", "times", "last"])

@@ -157,8 +157,8 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
     assert proxies.addresses()[1] == {ALICE.key: [pod]}
     verifiers.note_launch(1000, context=True, hub_url="https://hub.example/")
     assert proxies.hub() == "https://hub.example/"
-    proxies.publish_wanted("proxy-1", [{"host": "data.example"}])
-    assert reconcilers.wanted() == [{"host": "data.example"}]
+    proxies.publish_wanted_hosts("proxy-1", [{"host": "data.example"}])
+    assert reconcilers.wanted_hosts() == [{"host": "data.example"}]
     assert_nothing_was_refused(server)
     for store, call in (
         (proxies, lambda s: s.publish_addresses(ALICE, [])),
@@ -167,9 +167,9 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
         (proxies, lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1"))),
         (proxies, lambda s: s.wake_all()),
         (proxies, lambda s: s.note_launch(1000, context=True, hub_url="https://other.example/")),
-        (proxies, lambda s: s.wanted()),
-        (verifiers, lambda s: s.wanted()),
-        (verifiers, lambda s: s.publish_wanted("proxy-1", [])),
+        (proxies, lambda s: s.wanted_hosts()),
+        (verifiers, lambda s: s.wanted_hosts()),
+        (verifiers, lambda s: s.publish_wanted_hosts("proxy-1", [])),
         (verifiers, lambda s: s.addresses()),
         (verifiers, lambda s: s.publish_addresses(ALICE, [])),
     ):

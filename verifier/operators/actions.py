@@ -54,13 +54,13 @@ class Operators:
 
     # -- reading
 
-    def wanted(self) -> list[dict[str, Any]]:
+    def wanted_hosts(self) -> list[dict[str, Any]]:
         """What unverified servers asked the egress proxy for and did not get, the most wanted first.
 
         The record goes back to the start of the proxy's pods, or a day at most.
         """
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in self._store.wanted():
+        for row in self._store.wanted_hosts():
             known = found.setdefault((row["repository"], row["host"]), row | {"times": 0})
             known["times"] += row["times"]
             known["last"] = max(known["last"], row["last"])

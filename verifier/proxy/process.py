@@ -136,7 +136,7 @@ async def _publish(wanted: WantedHosts, store: Store) -> None:
         await asyncio.sleep(PUBLISH_SECONDS)
         if rows := wanted.rows():
             with contextlib.suppress(StoreUnavailable):
-                await asyncio.to_thread(store.publish_wanted, socket.gethostname(), rows)
+                await asyncio.to_thread(store.publish_wanted_hosts, socket.gethostname(), rows)
 
 
 async def _refuse_hub(proxy: Proxy, store: Store) -> None:

@@ -703,12 +703,12 @@ class Store:
 
             yield following
 
-    def publish_wanted(self, proxy: str, rows: list[dict[str, Any]]) -> None:
+    def publish_wanted_hosts(self, proxy: str, rows: list[dict[str, Any]]) -> None:
         """Publish which hosts servers asked one proxy for and did not get."""
         with _unavailable():
             self._redis.set(_key(f"wanted:{proxy}"), json.dumps(rows), ex=WANTED_TTL_SECONDS)
 
-    def wanted(self) -> list[dict[str, Any]]:
+    def wanted_hosts(self) -> list[dict[str, Any]]:
         """The rows of all proxies: `repository`, `host`, `times`, and `last` in Unix time."""
         with _unavailable():
             keys = list(self._redis.scan_iter(_key("wanted:*"), count=1000))

@@ -81,8 +81,8 @@ def _done(answer: dict[str, Any]) -> tuple[Response, int]:
 )
 def list_grants() -> Response:
     """Running servers and their tiers."""
-    wanted = {name: request.args.get(name, "") for name in FILTERS}
-    return jsonify(grants=_operators().grants(**wanted))
+    filters = {name: request.args.get(name, "") for name in FILTERS}
+    return jsonify(grants=_operators().grants(**filters))
 
 
 @internal.get("/api/servers/<user>", defaults={"server": ""}, strict_slashes=False)

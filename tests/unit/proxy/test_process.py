@@ -50,8 +50,8 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
     line = 'binder_egress_proxy_connections_total{decision="refused",group="",rule="not-listed",tier="unverified"} 1.0'
     assert line in metrics
     assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
-    until(store.wanted)
-    assert [(row["repository"], row["host"], row["times"]) for row in store.wanted()] == [("", "evil.example", 1)]
+    until(store.wanted_hosts)
+    assert [(row["repository"], row["host"], row["times"]) for row in store.wanted_hosts()] == [("", "evil.example", 1)]
 
 
 def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store):

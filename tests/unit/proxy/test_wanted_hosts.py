@@ -75,8 +75,8 @@ def test_command_adds_up_what_the_proxies_published(redis_server, store, monkeyp
     one, other = WantedHosts(Clock(1_800_000_000)), WantedHosts(Clock(1_800_000_000))
     for wanted, host in ((one, "a.example"), (one, "b.example"), (other, "b.example")):
         wanted.note("https://github.com/org/course", host)
-    store.publish_wanted("proxy-1", one.rows())
-    store.publish_wanted("proxy-2", other.rows())
+    store.publish_wanted_hosts("proxy-1", one.rows())
+    store.publish_wanted_hosts("proxy-2", other.rows())
     listed = json.loads(CliRunner().invoke(egress, ["hosts", "wanted", "--json"]).output)
     assert [(row["host"], row["times"]) for row in listed] == [("b.example", 2), ("a.example", 1)]
     head, first, _ = CliRunner().invoke(egress, ["hosts", "wanted"]).output.splitlines()

@@ -59,7 +59,7 @@ def ends_now(wanted: Grant, carried: Grant | None) -> bool:
     return wanted.is_ended_lease and carried is not None and not carried.is_ended_lease
 
 
-def stops(tier: Tier, settings: CommonSettings) -> bool:
+def tier_stops(tier: Tier, settings: CommonSettings) -> bool:
     """Whether a tier's lease stops the pods that it may stop. Only in mode `captcha`: in other modes nobody loses egress."""
     return tier.on_expiry == "stop" and settings.mode == "captcha"
 
@@ -83,7 +83,7 @@ def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str
         if not tier.lease:
             return True
         enough = known.until is not None and int(now) + tier.lease >= known.until
-        return enough and (stops(own, settings) or not stops(tier, settings))
+        return enough and (tier_stops(own, settings) or not tier_stops(tier, settings))
 
     names = [name for name, tier in settings.tiers.items() if tier.rank > own.rank and lasts(tier)]
     return sorted(names, key=lambda name: (-settings.tiers[name].rank, name))
@@ -124,4 +124,4 @@ def left(known: KnownServer, settings: CommonSettings, now: float, refused: bool
     if tier is None:
         return Left(known.until, expires_in, "stop" if ended else "end", None)
     renewable_in = None if refused else max(0, expires_in - tier.lease // 2) if tier.lease else 0
-    return Left(known.until, expires_in, "stop" if known.may_stop and stops(tier, settings) else "end", renewable_in)
+    return Left(known.until, expires_in, "stop" if known.may_stop and tier_stops(tier, settings) else "end", renewable_in)

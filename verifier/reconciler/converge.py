@@ -14,7 +14,7 @@ from ..store.store import Store
 from .cache import PodCache
 from .stopping import Stopper
 from .user_pods import Conflict, Pod, UserPods
-from .wanted import facts_of, launch_of, stops, unlock_of, wanted
+from .wanted import facts_of, grant_stops, launch_of, unlock_of, wanted
 
 log = logging.getLogger("binder-egress")
 
@@ -142,7 +142,7 @@ class Converger:
             fields |= {"by": grant.by, "why": grant.why} if grant.by else {}
         logs.decision("pod", user=pod.server.user, server=pod.server.name, pod=pod.name, **fields)
         if grant and leases.ends_now(grant, pod.grant):
-            self._tally.add({f"{EXPIRIES}{'stop' if stops(pod.grant, self._settings) else 'end'}": 1})
+            self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(pod.grant, self._settings) else 'end'}": 1})
         if grant and grant.gives_egress and not (pod.grant and pod.grant.id == grant.id):
             self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
 

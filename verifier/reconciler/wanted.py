@@ -61,7 +61,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     unlock, launch = waiting(unlock_of(pod, pending)), waiting(launch_of(pod, pending))
     kept = own if own and counts(own) and not own.is_expired(now) else None
     if unlock and not (kept and _is_less(unlock, kept, settings, now)):
-        to_be_stopped = own is not None and own.id not in withdrawn and stops(own, settings)
+        to_be_stopped = own is not None and own.id not in withdrawn and grant_stops(own, settings)
         return leases.begin(unlock, settings.tiers[unlock.tier], now, to_be_stopped or unlock.rule == Rule.OPERATOR)
     if kept:
         return leases.shorten(kept, settings.tiers[kept.tier], now)
@@ -72,7 +72,7 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
     if own and own.is_ended_lease and own.id not in withdrawn:
         return own
     if own and counts(own):
-        return leases.end(own, now, stops(own, settings))
+        return leases.end(own, now, grant_stops(own, settings))
     return None
 
 
@@ -86,12 +86,12 @@ def _is_less(unlock: Grant, kept: Grant, settings: ReconcilerSettings, now: floa
     return unlock.tier not in leases.larger(KnownServer("", kept.tier, until=kept.until), settings, now)
 
 
-def stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
+def grant_stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:
     """Whether the end of a grant's lease stops its pod, or is about to."""
     if grant is None or not grant.may_stop:
         return False
     tier = settings.tiers.get(grant.tier)
-    return grant.until is not None if grant.is_ended_lease else tier is not None and leases.stops(tier, settings)
+    return grant.until is not None if grant.is_ended_lease else tier is not None and leases.tier_stops(tier, settings)
 
 
 def unlock_of(pod: Pod, pending: Pending | None) -> Record | None:

@@ -432,7 +432,7 @@ class VerifierSettings(CommonSettings):
         return self
 
     @property
-    def keys(self) -> list[str]:
+    def plain_signing_keys(self) -> list[str]:
         """The signing keys as plain text, oldest first. The last one signs."""
         return [key.get_secret_value() for key in self.signing_keys]
 
@@ -443,7 +443,7 @@ class VerifierSettings(CommonSettings):
         Members of a federation share signing keys, so that passes count everywhere. Challenges must not count everywhere: each
         member has its own Redis with the used solutions, so one solution would earn a pass at every member.
         """
-        return [f"{self.api_token.get_secret_value()} {key}" for key in self.keys]
+        return [f"{self.api_token.get_secret_value()} {key}" for key in self.plain_signing_keys]
 
 
 class ReconcilerSettings(CommonSettings):

@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
         self.client = connect(made)
         self.store = Store(self.client)
         self.store.ping()
-        self.passes = Passes(made.keys)
+        self.passes = Passes(made.plain_signing_keys)
         self.rules = Rules(made, self.passes, self.store, Keys("", []))
         self.store.report_verifier("verifier", {})
         self.cluster = Pods(self.store)

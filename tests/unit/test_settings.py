@@ -173,7 +173,7 @@ def test_settings_object_shows_no_secrets(environment):
 
 def test_keys_are_lines_and_empty_lines_are_ignored(environment):
     environment(SIGNING_KEYS=f"\n  {KEYS}\r\n\n")
-    assert load(VerifierSettings).keys == KEYS.splitlines()
+    assert load(VerifierSettings).plain_signing_keys == KEYS.splitlines()
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/", "/"), ("/a", "/a/"), ("/a/b/", "/a/b/"), ("/a//", "/a/")])

@@ -65,15 +65,15 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
     except ValueError as error:
         raise InvalidSettings(str(error)) from None
     store = store or Store(connect(settings))
-    passes = Passes(settings.keys)
-    keys = Keys(settings.api_keys_file, settings.tiers)
+    passes = Passes(settings.plain_signing_keys)
+    api_keys = Keys(settings.api_keys_file, settings.tiers)
     return Services(
         settings=settings,
         store=store,
         passes=passes,
-        keys=keys,
+        api_keys=api_keys,
         wrong_keys=WrongKeys(),
-        rules=Rules(settings, passes, store, keys),
+        rules=Rules(settings, passes, store, api_keys),
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),

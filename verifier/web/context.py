@@ -26,7 +26,7 @@ class Services:
         settings: the chart's values.
         store: Redis.
         passes: signs passes, and reads tokens.
-        keys: the API keys of this site.
+        api_keys: the API keys of this site.
         wrong_keys: counts wrong API keys by client network.
         rules: decides launches.
         captcha: the captcha providers.
@@ -40,7 +40,7 @@ class Services:
     settings: VerifierSettings
     store: Store
     passes: Passes
-    keys: Keys
+    api_keys: Keys
     wrong_keys: WrongKeys
     rules: Rules
     captcha: Captcha

@@ -167,9 +167,9 @@ def _report() -> dict[str, object]:
         "version": __version__,
         "at": time.time(),
         "proxies": "number" if isinstance(services().settings.trusted_proxies, int) else "networks",
-        "signing_keys": len(services().settings.keys),
-        "api_keys": [key.described() for key in services().keys.all().values()],
-        "api_keys_wrong": services().keys.wrong(),
+        "signing_keys": len(services().settings.signing_keys),
+        "api_keys": [key.described() for key in services().api_keys.all().values()],
+        "api_keys_wrong": services().api_keys.wrong(),
         "providers": {name: getattr(provider, "state", "up") for name, provider in services().captcha.providers.items()},
     }
 

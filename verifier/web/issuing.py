@@ -149,7 +149,7 @@ def from_api_key() -> Pass:
     scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Problem("bad-request", "Send provider and solution, or a key as Authorization: Bearer.")
-    key = services().keys.find(presented.strip())
+    key = services().api_keys.find(presented.strip())
     if key is None:
         wait = services().wrong_keys.note(network())
         services().metrics.api_keys.labels("", "wrong" if wait is None else "too-many").inc()

@@ -212,7 +212,7 @@ def _read_pass(token: str, repository: str, now: float) -> _Presented:
     try:
         found = services().passes.read(token, now)
         if found.key:
-            by = services().keys.accept(found.key, repository, now).label
+            by = services().api_keys.accept(found.key, repository, now).label
     except BadPass as error:
         _note(error.outcome)
         raise Problem("pass-refused", str(error)) from None

@@ -40,8 +40,8 @@ def test_wrong_entry_is_named_and_the_others_count(site, caplog, changes, said):
     with caplog.at_level(logging.ERROR):
         assert site.ask(key).status_code == 201
         assert site.ask(key).status_code == 201
-    assert [key.name for key in site.services.keys.all().values()] == ["good"]
-    (sentence,) = site.services.keys.wrong()
+    assert [key.name for key in site.services.api_keys.all().values()] == ["good"]
+    (sentence,) = site.services.api_keys.wrong()
     assert sentence.startswith("wrong: ") and said in sentence
     assert len([record for record in caplog.records if said in record.getMessage()]) == 1
 
@@ -54,10 +54,10 @@ def test_invalid_file_means_no_keys_and_is_reported(site, content):
     if content is not None:
         site.file.write_bytes(content.encode() if isinstance(content, str) else content)
     assert site.ask(key).status_code == 401
-    assert site.services.keys.wrong()
+    assert site.services.api_keys.wrong()
     assert launch(site.internal)["rule"] == "default"
     site.write()
-    assert site.ask(key).status_code == 201 and not site.services.keys.wrong()
+    assert site.ask(key).status_code == 201 and not site.services.api_keys.wrong()
 
 
 def test_names_and_ids_are_checked(tmp_path):

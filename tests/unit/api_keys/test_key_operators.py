@@ -31,7 +31,7 @@ def test_create_prints_a_key_and_its_entry_for_the_values(site, run):
     assert entry["expires"] == str((datetime.now(UTC) + timedelta(days=90)).date())
     site.entries = values["apiKeys"]["keys"]
     site.write()
-    assert site.services.keys.find(found[0]).name == "course"
+    assert site.services.api_keys.find(found[0]).name == "course"
 
 
 def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store, in_redis):
@@ -134,7 +134,7 @@ def test_operators_have_the_same_over_http(site):
 
 def test_explain_says_by_which_key_a_server_has_network(site, store):
     key = site.add()
-    by = site.services.keys.find(key).label
+    by = site.services.api_keys.find(key).label
     grant = Grant.new("small", "api-client", time.time())
     store.publish(ALICE, KnownServer("u", "small", grant.id, label="small", rule="api-client", by=by))
     assert site.operators.explain(ALICE)["because"] == f"Network of the tier small, by the rule api-client by {by}."

@@ -125,7 +125,7 @@ ODD = [None, 5, "text", [], {}, {"name": "x"}, {"name": "x", "id": "0123456789ab
 @pytest.mark.parametrize("odd", [*([entry] for entry in ODD), 5, {"a": 1}, "text"])
 def test_unreadable_report_of_another_version_costs_only_itself(site, store, odd, in_redis):
     key = site.add()
-    described = site.services.keys.find(key).described()
+    described = site.services.api_keys.find(key).described()
     store.report_verifier("newer", {"api_keys": odd})
     store.report_verifier("ours", {"api_keys": [described | {"more": "of a newer version"}]})
     in_redis.hset(

@@ -1,7 +1,8 @@
 """The vocabulary: what verifier, reconciler and operators tell each other, through Redis and through a pod's annotation.
 
-Every record has `dumps` and `loads`, to and from JSON. A field that a newer version added is left out when it is read: during an
-upgrade both versions use the same Redis.
+A record is written as JSON by its `dumps` and read by its `loads`, if it has them: some are written by a script of the store, and
+some are never written. A field that a newer version added is left out when it is read: during an upgrade both versions use the
+same Redis.
 """
 
 import json

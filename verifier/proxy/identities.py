@@ -60,11 +60,6 @@ class Identities:
         return self._heard_at is not None and self._clock() - self._heard_at <= MAX_AGE_SECONDS
 
     @property
-    def age_seconds(self) -> float:
-        """Seconds since the reconciler's last message; infinite before the first."""
-        return float("inf") if self._heard_at is None else self._clock() - self._heard_at
-
-    @property
     def claimed_twice(self) -> list[str]:
         """The addresses that more than one pod claims."""
         return [address for address, pods in self._claims.items() if len(pods) > 1]

@@ -32,8 +32,8 @@ class Provider(Protocol):
     order: int
 
     @property
-    def provider_type(self) -> Literal["proof-of-work", "interactive", "automatic"]:
-        """What a solution takes: work by the browser, a person's click, or neither. Clients receive it as `kind`."""
+    def kind(self) -> Literal["proof-of-work", "interactive", "automatic"]:
+        """What a solution takes: work by the browser, a person's click, or neither. Clients receive it."""
 
     @property
     def usable(self) -> bool:
@@ -128,7 +128,7 @@ class Captcha:
             {
                 "name": provider.name,
                 "tier": provider.tier,
-                "kind": provider.provider_type,
+                "kind": provider.kind,
                 "challenge": provider.challenge(purpose, network, price),
             }
             for provider in self._offered()
@@ -143,14 +143,18 @@ class Captcha:
     @property
     def kinds(self) -> list[Literal["proof-of-work", "interactive", "automatic"]]:
         """What a solution takes with each of the providers now offered, in their order."""
-        return [provider.provider_type for provider in self._offered()]
+        return [provider.kind for provider in self._offered()]
 
     def tier_of(self, name: str) -> str | None:
         """The tier that a provider's solution earns; None if the name is not one of `names`."""
-        provider = self.providers.get(name)
-        if provider is None and self._stand_in and self._stand_in.name == name:
-            provider = self._stand_in
+        provider = self._accepted(name)
         return provider.tier if provider else None
+
+    def _accepted(self, name: str) -> Provider | None:
+        """The provider that checks the solutions of one of `names`, or None."""
+        if self._stand_in and self._stand_in.name == name:
+            return self._stand_in
+        return self.providers.get(name)
 
     def verify(self, name: str, solution: str, purpose: str, network: str, address: str) -> Verdict:
         """Check a solution. Never raises because of what a client sent.
@@ -162,8 +166,8 @@ class Captcha:
             network: the client's network.
             address: the client's address, for a provider that may receive it (`sendAddress`).
         """
-        provider = self.providers.get(name) or self._stand_in
-        assert provider and provider.name == name, name
+        provider = self._accepted(name)
+        assert provider, name
         verdict = provider.verify(solution, purpose, network, address)
         down = isinstance(provider, Remote) and provider.state is State.DOWN
         if self._unchecked and down and verdict.outcome is Outcome.UNAVAILABLE:

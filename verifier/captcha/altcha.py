@@ -91,7 +91,7 @@ class Altcha:
     """
 
     name = "altcha"
-    provider_type: Final = "proof-of-work"
+    kind: Final = "proof-of-work"
     usable = True
 
     def __init__(self, options: Options, keys: list[str], use: str = "challenge"):

@@ -138,7 +138,7 @@ ROWS = {
     ),
     # https://developers.google.com/recaptcha/docs/verify
     "recaptchaV2": _RECAPTCHA,
-    "recaptchaV3": replace(_RECAPTCHA, provider_type="automatic", action=True, score=True),
+    "recaptchaV3": replace(_RECAPTCHA, kind="automatic", action=True, score=True),
     # https://developer.friendlycaptcha.com/docs/v2/getting-started/verify
     "friendlyCaptcha": Row(
         title="Friendly Captcha",

@@ -74,7 +74,7 @@ class Row:
         life: the longest time for which a solution can be presented, in seconds.
         api: the address of the interface; empty: the operator sets it.
         widget: the address of the widget; empty: the same as `api`.
-        provider_type: `interactive` if a person has something to click, else `automatic`.
+        kind: `interactive` if a person has something to click, else `automatic`.
         fields: our name of a field → the provider's.
         as_json: whether the fields are sent as JSON; else as a form.
         key_header: the header for the secret; empty: the secret is a field.
@@ -102,7 +102,7 @@ class Row:
     life: int
     api: str = ""
     widget: str = ""
-    provider_type: Literal["interactive", "automatic"] = "interactive"
+    kind: Literal["interactive", "automatic"] = "interactive"
     fields: Mapping[str, str] = field(default_factory=lambda: {"secret": "secret", "solution": "response", "address": "remoteip"})
     as_json: bool = False
     key_header: str = ""
@@ -171,7 +171,7 @@ class Remote:
 
     def __init__(self, name: str, row: Row, options: Options, secret: str, hostnames: frozenset[str]):
         self.name = name
-        self.provider_type: Literal["interactive", "automatic"] = row.provider_type
+        self.kind: Literal["interactive", "automatic"] = row.kind
         self.tier = options.tier
         self.order = options.order
         self.state = State.UP

@@ -9,7 +9,7 @@ from ..store.store import Store
 from .cache import PodCache
 from .user_pods import Pod
 
-BATCH = 100
+SERVERS_AT_ONCE = 100
 """The number of servers that are published together."""
 
 
@@ -43,12 +43,12 @@ class AddressBook:
     def publish_all(self) -> None:
         """Publish all servers, and forget those that an earlier process left. Raises as `publish`.
 
-        `BATCH` servers at a time: one at a time would delay the heartbeat by a minute if there are many thousands.
+        `SERVERS_AT_ONCE` servers at a time: one at a time would delay the heartbeat by a minute if there are many thousands.
         """
         servers = list(self._cache.servers() | self._store.published_addresses())
-        for first in range(0, len(servers), BATCH):
+        for first in range(0, len(servers), SERVERS_AT_ONCE):
             with self._lock:
-                pods = {server: self._pods(server) for server in servers[first : first + BATCH]}
+                pods = {server: self._pods(server) for server in servers[first : first + SERVERS_AT_ONCE]}
                 self._store.publish_many_addresses({server: found for server, found in pods.items() if found is not None})
 
     def beat(self) -> None:

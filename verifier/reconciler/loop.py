@@ -58,7 +58,7 @@ RESYNC_SECONDS = 60.0
 """Seconds between resyncs, which queue every server. If there are thousands, half of this time passes before the last one is
 due."""
 
-BATCH = 100
+SERVERS_AT_ONCE = 100
 """How many servers Redis is asked about together. One at a time, a start with thousands of pods would mostly wait for Redis."""
 
 
@@ -122,7 +122,7 @@ class Reconciler:
     # -- the worker
 
     def run_once(self, wait: bool = False) -> bool:
-        """Converge the servers that are due, `BATCH` at most.
+        """Converge the servers that are due, `SERVERS_AT_ONCE` at most.
 
         Args:
             wait: whether to wait until one is due.
@@ -130,7 +130,7 @@ class Reconciler:
         Returns:
             Whether a server was due.
         """
-        batch = self.queue.get(BATCH, wait)
+        batch = self.queue.get(SERVERS_AT_ONCE, wait)
         if not batch:
             return False
         pending: Mapping[Server, Pending] = {}
@@ -277,12 +277,12 @@ class Reconciler:
         """Queue every server that has a pod.
 
         Args:
-            over_seconds: the time over which they become due, one `BATCH` after another. A launch waits for all that are due before
-                it.
+            over_seconds: the time over which they become due, `SERVERS_AT_ONCE` after `SERVERS_AT_ONCE`. A launch waits for all
+                that are due before it.
         """
         servers = self._cache.servers()
         for at, server in enumerate(servers):
-            self.queue.put(server, at // BATCH * BATCH / len(servers) * over_seconds)
+            self.queue.put(server, at // SERVERS_AT_ONCE * SERVERS_AT_ONCE / len(servers) * over_seconds)
 
     def forget_blocks(self) -> None:
         """Forget the blocks that have ended, and those of pods that are gone, because each launch reads all blocks."""

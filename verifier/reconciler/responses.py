@@ -26,7 +26,7 @@ from .user_pods import Pod
 
 log = logging.getLogger("binder-egress")
 
-BATCH = 100
+REPORTS_AT_ONCE = 100
 """The number of reports that are read together."""
 
 BY = "detector "
@@ -72,7 +72,7 @@ class Responder:
         """
         if not self._cache.is_listed or (self._agents and not self._agents.is_listed):
             return
-        waiting = self._store.waiting_detections(BATCH)
+        waiting = self._store.waiting_detections(REPORTS_AT_ONCE)
         if not waiting:
             return
         rows = []

@@ -98,7 +98,7 @@ STOP_TTL_SECONDS = 3600
 WITHDRAWN_TTL_SECONDS = 7 * 86400
 """Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
 
-BATCH = 1000
+SERVERS_AT_ONCE = 1000
 """How many servers Redis is asked about in one go for an operator. It must answer within `TIMEOUT_SECONDS`, and serves nobody else
 meanwhile."""
 
@@ -499,9 +499,9 @@ class Store:
     def known_of(self, servers: list[Server]) -> dict[Server, KnownServer]:
         """What the reconciler published about the given servers; those without a pod are left out."""
         texts: list[Any] = []
-        for first in range(0, len(servers), BATCH):
+        for first in range(0, len(servers), SERVERS_AT_ONCE):
             with _unavailable():
-                texts += self._redis.mget([_key(f"server:{server.key}") for server in servers[first : first + BATCH]])
+                texts += self._redis.mget([_key(f"server:{server.key}") for server in servers[first : first + SERVERS_AT_ONCE]])
         known = {server: KnownServer.loads(_text(text)) for server, text in zip(servers, texts, strict=True)}
         return {server: about for server, about in known.items() if about}
 

@@ -10,7 +10,7 @@ from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
-from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Pod, UserPods, WatchEnded
+from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
 
 
@@ -145,8 +145,13 @@ def test_throttled_or_refused_patch_is_not_a_conflict(cluster, api, status):
         cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
 
 
-@pytest.mark.parametrize("status", [404, 409])
-def test_patch_names_the_uid_and_version_it_is_based_on(cluster, api, status):
+def test_read_of_a_pod_that_is_gone_is_none(cluster, api):
+    api.answer = lambda *_: (404, {})
+    assert cluster.read("jupyter-alice") is None
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, Gone), (409, Conflict)])
+def test_patch_names_the_uid_and_version_it_is_based_on(cluster, api, status, error):
     bodies = []
 
     def answer(method, path, query, body):
@@ -155,8 +160,9 @@ def test_patch_names_the_uid_and_version_it_is_based_on(cluster, api, status):
 
     api.answer = answer
     pod = cluster.read("jupyter-alice")
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as raised:
         cluster.patch(pod, Grant.new("verified", "valid-pass", 1))
+    assert raised.type is error
     assert (bodies[-1]["metadata"]["uid"], bodies[-1]["metadata"]["resourceVersion"]) == ("uid-1", "3")
 
 

@@ -32,6 +32,10 @@ class Conflict(Exception):
     """The pod has changed since the patch was decided, or is gone. Read it again."""
 
 
+class Gone(Conflict):
+    """There is no such pod."""
+
+
 class WatchEnded(Exception):
     """The watch ended.
 
@@ -223,7 +227,7 @@ class UserPods:
         """
         try:
             body = self._call(self._api.read_namespaced_pod, name)
-        except Conflict:
+        except Gone:
             return None
         return Pod.from_json(body)
 
@@ -289,6 +293,8 @@ class UserPods:
         try:
             return kubernetes_api.read(method, *args, self._namespace, **kwargs)
         except ApiServerUnavailable as error:
-            if error.status in (404, 409):
+            if error.status == 404:
+                raise Gone(str(error)) from None
+            if error.status == 409:
                 raise Conflict(str(error)) from None
             raise

@@ -28,20 +28,20 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PassRequest(_Body):
+class PassBody(_Body):
     """`POST passes`: a provider's name and the solution of one of its challenges; neither if an API key is in the header."""
 
     provider: _Name = ""
     solution: _Token = ""
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> "PassRequest":
+    def _both_or_none(self) -> "PassBody":
         if len(self.model_fields_set) == 1:
             raise ValueError("send provider and solution, or neither and an API key")
         return self
 
 
-class Unlock(_Body):
+class UnlockBody(_Body):
     """`POST servers/…`: a pass, or a solution."""
 
     token: _Token | None = None
@@ -49,7 +49,7 @@ class Unlock(_Body):
     solution: _Token | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "Unlock":
+    def _one_of_both(self) -> "UnlockBody":
         if (self.token is None) == (self.solution is None) or (self.solution is None) != (self.provider is None):
             raise ValueError("send either token, or provider and solution")
         return self

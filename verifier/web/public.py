@@ -74,7 +74,7 @@ def challenge() -> Response:
     "createPass",
     "Exchange a solution, or an API key, for a pass",
     description="With an API key, the body is empty or an empty object. With a solution, Authorization is ignored.",
-    body=bodies.PassRequest,
+    body=bodies.PassBody,
     body_required=False,
     security=[{}, {"key": []}],
     answers={201: json_of("A pass; send its token with a launch as the query parameter egress_token", bodies.PassAnswer)},
@@ -86,7 +86,7 @@ def challenge() -> Response:
 )
 def issue_pass() -> tuple[Response, int]:
     """A pass for a solution, or for an API key."""
-    body = bodies.read(bodies.PassRequest, optional=True)
+    body = bodies.read(bodies.PassBody, optional=True)
     if body.model_fields_set:
         # With a solution, Authorization is ignored: it may be meant for a proxy.
         issued = issuing.from_solution(body.provider, body.solution, "launch")

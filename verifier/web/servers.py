@@ -124,7 +124,7 @@ def _address(server: Server) -> str:
 @operation(
     "unlockServer",
     "Unlock a server with a pass or a solution",
-    body=bodies.Unlock,
+    body=bodies.UnlockBody,
     answers={
         200: json_of("The pod has the tier", bodies.UnlockAnswer),
         202: json_of("Accepted; the reconciler has not confirmed it yet", bodies.UnlockAnswer),
@@ -133,7 +133,7 @@ def _address(server: Server) -> str:
 )
 def unlock_server(user: str, server: str) -> tuple[Response, int]:
     """Give a running server the tier of a pass or of a solution: its first, a larger one, or its own with a new lease."""
-    body = bodies.read(bodies.Unlock)
+    body = bodies.read(bodies.UnlockBody)
     asked = Server(user, server)
     known, blocks = _known(asked)
     now = time.time()
@@ -197,7 +197,7 @@ class _Presented:
     by: str
 
 
-def _presented_tier(body: bodies.Unlock, presented: _Presented | None) -> str | None:
+def _presented_tier(body: bodies.UnlockBody, presented: _Presented | None) -> str | None:
     """The tier that a client requests with a pass or a solution; None for a provider that this site does not have."""
     return presented.issued.tier if presented else services().captcha.tier_of(body.provider or "")
 

@@ -1,14 +1,14 @@
 """The start guard: an init container of user pods that waits until the pod is isolated.
 
-Some network plugins let a new pod send packets until its policies are in force, and a connection from that time stays open. The
-user's containers start only after this one has ended, so it tries an address that no policy of ours opens until it is blocked. A
-launch must never fail because of the guard: whatever goes wrong, it ends within its timeout and without an error. Its outcome is
-in the termination message, and the reconciler counts it.
+First of all, it puts the JupyterLab extension and the address of the server's page into a folder that the user's container mounts.
+
+Then it waits. Some network plugins let a new pod send packets until its policies are in force, and a connection from that time
+stays open. The user's containers start only after this one has ended, so it tries an address that no policy of ours opens until it
+is blocked. A launch must never fail because of the guard: whatever goes wrong, it ends within its timeout and without an error. Its
+outcome is in the termination message, and the reconciler counts it.
 
 If the egress proxy is on, it then asks the proxy which pod this is until the proxy knows it: the address may have been another
 pod's.
-
-First of all, it puts the JupyterLab extension and the address of the server's page into a folder that the user's container mounts.
 
 It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
 that it starts fast.

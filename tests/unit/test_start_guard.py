@@ -273,6 +273,7 @@ def egress_proxy(request):
         loop.call_soon_threadsafe(proxy.identities.apply, change)
 
     loop.call_soon_threadsafe(proxy.identities.load, AddressVersion(), {})
+    loop.call_soon_threadsafe(proxy.identities.apply, AddressChange(AddressVersion()))
     yield f"http://127.0.0.1:{port}", publish
     serving.add_done_callback(lambda _: loop.stop())
     loop.call_soon_threadsafe(serving.cancel)

@@ -13,8 +13,8 @@ from ..networks import parse_address
 from ..records import AddressChange, AddressVersion, PodAddresses
 
 MAX_AGE_SECONDS = 30.0
-"""Seconds without a message from the reconciler after which its earlier ones no longer count for new connections. It sends one a
-second."""
+"""Seconds without a heartbeat from the reconciler after which what it published no longer counts for new connections. It sends one
+a second."""
 
 WAIT_SECONDS = 2.0
 """Seconds for which a new connection waits for its pod to become known. The reconciler publishes an address a few hundredths of a
@@ -114,9 +114,12 @@ class Identities:
         if version != known and not is_next:
             self._version = None
             return False
-        was_fresh, self._heard_at = self.is_fresh, self._clock()
-        if not was_fresh:
-            self._wake(list(self._waiting))
+        # Only a heartbeat confirms everything. A change of one server says nothing about the others, and a reconciler that has just
+        # started publishes many changes before its first heartbeat.
+        if not change.server:
+            was_fresh, self._heard_at = self.is_fresh, self._clock()
+            if not was_fresh:
+                self._wake(list(self._waiting))
         if is_next:
             before = self._servers.get(change.server, ())
             self._replace(change.server, change.pods)

@@ -29,6 +29,7 @@ class AddressBook:
         self._cache, self._store, self._clock = cache, store, clock
         # Two threads publish, and the state that was read last must be written last.
         self._lock = threading.Lock()
+        self._is_complete = False  # whether every server is published as it is known
 
     def publish(self, server: Server) -> None:
         """Publish the pods of a server, or forget it.
@@ -51,10 +52,24 @@ class AddressBook:
                 pods = {server: self._pods(server) for server in servers[first : first + SERVERS_AT_ONCE]}
                 self._store.publish_many_addresses({server: found for server, found in pods.items() if found is not None})
 
+    def invalidate(self) -> None:
+        """Note that the published addresses may be outdated: Redis was down or wiped, or a list brought changes without events."""
+        self._is_complete = False
+
     def beat(self) -> None:
-        """Confirm to the proxy that the published addresses count. Raises as `publish`."""
-        if self._cache.is_listed:
-            self._store.beat_addresses()
+        """Confirm to the proxy that the published addresses count, after publishing all servers if they may not. Raises as
+        `publish`.
+        """
+        if not self._cache.is_listed:
+            return
+        if not self._is_complete:
+            self._is_complete = True  # before the servers are read, because a list may come meanwhile
+            try:
+                self.publish_all()
+            except BaseException:
+                self.invalidate()
+                raise
+        self._store.beat_addresses()
 
     def _pods(self, server: Server) -> list[PodAddresses] | None:
         """The pods to publish for a server. None: before the first list, it may have a pod that is not known yet."""

@@ -216,6 +216,8 @@ class Reconciler:
         """
         pods, version = self._user_pods.list()
         servers = self._cache.replace(pods)
+        if self._addresses:
+            self._addresses.invalidate()
         self.heard_at = self._steady()
         self._enqueue(servers)
         return version
@@ -309,13 +311,13 @@ class Reconciler:
         """
         pods = self._cache.all()
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)
-        if self._store.heartbeat(self._clock(), dict(tiers), self._tally.take()) and not self._redis_is_lost:
-            if self._addresses:
-                self._addresses.beat()
-            return
-        # All of them, before confirming for the first time that they count: an earlier process may have left some.
+        knows = self._store.heartbeat(self._clock(), dict(tiers), self._tally.take()) and not self._redis_is_lost
         if self._addresses:
-            self._addresses.publish_all()
+            if not knows:
+                self._addresses.invalidate()
+            self._addresses.beat()
+        if knows:
+            return
         self._stopper.restart_grace()  # The wiped Redis may have held a renewal.
         self._redis_is_lost = False
         # Servers without a pod are queued, too, and the worker forgets them: a pod that appears meanwhile must stay published.

@@ -85,6 +85,16 @@ def test_what_is_too_old_counts_for_open_connections_alone(identities, clock):
     assert identities.of("10.42.0.5")
 
 
+def test_change_of_one_server_makes_no_other_count_again(identities, clock):
+    """A reconciler that starts after a gap publishes changes before its first heartbeat. An address may be another pod's now."""
+    identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
+    clock.now += MAX_AGE_SECONDS + 1
+    assert identities.apply(AddressChange(AddressVersion(2), "bob/", (pod("b", "10.42.0.6"),)))
+    assert identities.of("10.42.0.5") is None and identities.of("10.42.0.6") is None
+    assert identities.apply(AddressChange(AddressVersion(2)))
+    assert identities.of("10.42.0.5") and identities.of("10.42.0.6")
+
+
 @pytest.mark.parametrize("version", [0, 3, 9])
 def test_missed_change_asks_for_a_snapshot(identities, version):
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
@@ -157,6 +167,7 @@ def test_connection_waits_for_its_pod():
     async def wait():
         identities = Identities()
         identities.load(AddressVersion(0), {})
+        identities.apply(AddressChange(AddressVersion(0)))
         asyncio.get_running_loop().call_later(0.05, identities.apply, AddressChange(AddressVersion(1), "alice/", (pod(),)))
         return await identities.wait_for("10.42.0.5", 10), await identities.wait_for("10.42.0.6", 0.05)
 
@@ -192,6 +203,7 @@ def test_connection_that_waits_looks_again_for_its_own_pod_alone():
     assert before <= 2 and found == pod()
 
 
+BEAT = AddressChange(AddressVersion(0))
 BOB = AddressChange(AddressVersion(1), "bob/", (pod("b"),))
 
 
@@ -199,10 +211,10 @@ BOB = AddressChange(AddressVersion(1), "bob/", (pod("b"),))
     ("before", "news"),
     [
         # What is known counts again.
-        ([], lambda identities: identities.apply(AddressChange(AddressVersion(0)))),
+        ([], lambda identities: identities.apply(BEAT)),
         # The other pod that claims the address has ended.
-        ([BOB], lambda identities: identities.apply(AddressChange(AddressVersion(2), "bob/"))),
-        ([BOB], lambda identities: identities.load(AddressVersion(1), {"alice/": [pod()]})),
+        ([BEAT, BOB], lambda identities: identities.apply(AddressChange(AddressVersion(2), "bob/"))),
+        ([BEAT, BOB], lambda identities: identities.load(AddressVersion(1), {"alice/": [pod()]})),
     ],
     ids=["fresh", "claimed once", "snapshot"],
 )

@@ -124,13 +124,50 @@ def test_what_an_earlier_process_left_is_gone_before_the_first_beat(reconciler, 
     reconciler.list_pods()
     with store.address_changes() as following:
         reconciler.heartbeat()
-        reconciler.heartbeat()
-        changes = []
-        while change := following(0.5):
-            changes.append(change)
+        assert servers_of(following) == [{"alice/", "gone/"}, ""]
     assert [pod.user for pod in published(store)] == ["alice"]
-    *first, last = [change.server for change in changes]
-    assert sorted(first) == ["alice/", "gone/"] and last == ""
+
+
+def servers_of(following):
+    """The servers of the changes that wait, those between two heartbeats in a set, and a heartbeat as an empty text."""
+    found = []
+    while change := following(0.5):
+        if not change.server:
+            found.append("")
+        elif found and found[-1]:
+            found[-1].add(change.server)
+        else:
+            found.append({change.server})
+    return found
+
+
+def test_what_a_new_list_changed_is_published_before_the_next_beat(reconciler, cluster, store):
+    """While the API server was away, an address may have become another pod's."""
+    pod = cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    cluster.remove(pod)
+    cluster.add("bob", "uid-2", **ADDRESSES)
+    reconciler.list_pods()
+    with store.address_changes() as following:
+        reconciler.heartbeat()
+        reconciler.heartbeat()
+        assert servers_of(following) == [{"alice/", "bob/"}, "", ""]
+
+
+def test_what_could_not_be_published_is_published_before_the_next_beat(reconciler, cluster, store, monkeypatch):
+    cluster.add(**ADDRESSES)
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    cluster.add("bob", "uid-2", addresses=("10.42.0.6",))
+    reconciler.list_pods()
+    with store.address_changes() as following:
+        with monkeypatch.context() as faulty:
+            faulty.setattr(store, "published_addresses", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                reconciler.heartbeat()
+        reconciler.heartbeat()
+        assert servers_of(following) == [{"bob/"}, ""]
 
 
 def test_a_first_heartbeat_publishes_many_servers_together(reconciler, cluster, store, monkeypatch):
@@ -229,6 +266,7 @@ def test_what_came_before_redis_went_away_counts():
     """All of it, also when it came at once."""
     pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
     changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]
+    changes.append(AddressChange(AddressVersion(3)))
 
     async def main():
         identities = Identities()

@@ -89,6 +89,43 @@ def test_unlock_without_a_reconciler_is_pending_after_two_seconds(public, store,
     assert (answer.status_code, answer.json["state"], answer.json["tier"]) == (202, "pending", "unverified")
 
 
+def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, store, monkeypatch, in_redis):
+    """One stranger with one pass would keep all threads waiting, and write as many grants."""
+    run_pod(store)
+    token, again = get_pass(public), []
+
+    def resend():
+        if not again:
+            again.append(None)
+            again[0] = unlock(public, token=token)
+
+    waits = Waits(1, resend)
+    monkeypatch.setattr("verifier.web.servers.time", waits)
+    first = unlock(public, token=token)
+    assert [(answer.status_code, answer.json["state"]) for answer in (again[0], first)] == [(202, "pending")] * 2
+    assert waits.now == pytest.approx(2, abs=0.05), "the second one waited, too"
+    assert in_redis.keys("binder-egress:withdrawn:*") == []
+    # It is no loss: once the first has ended, the same pass counts for its server again.
+    assert unlock(public, token=token).status_code == 202 and waits.now == pytest.approx(4, abs=0.1)
+
+
+def test_unlock_with_another_pass_is_not_held_up_by_one_that_waits(public, store, monkeypatch):
+    run_pod(store)
+    token, other, grants = get_pass(public), get_pass(public), []
+
+    def grant():
+        return store.pending(Server("alice"), set()).unlock.grant.id
+
+    def send():
+        if not grants:
+            grants.append(grant())
+            unlock(public, token=other)
+
+    monkeypatch.setattr("verifier.web.servers.time", Waits(1, send))
+    unlock(public, token=token)
+    assert grant() != grants[0]
+
+
 def test_unlock_names_its_pod(public, store, impatient):
     run_pod(store, uid="uid-7")
     unlock(public, token=get_pass(public))

@@ -28,6 +28,7 @@ from .openapi import document
 from .public import INTERFACE as PUBLIC
 from .public import public
 from .servers import servers, show_problems_as_pages
+from .underway import Underway
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -80,6 +81,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         brand=Brand.of(settings),
         fairness=Fairness.from_settings(settings),
         hidden_clients=HiddenClients(),
+        unlocks=Underway(),
     )
 
 

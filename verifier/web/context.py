@@ -16,6 +16,7 @@ from ..store.store import Store
 from .assets import Assets
 from .branding import Brand
 from .metrics import Metrics
+from .underway import Underway
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Services:
         brand: the site's look.
         fairness: the prices and budgets of client networks.
         hidden_clients: warns when a proxy hides the clients' addresses.
+        unlocks: the unlocks that are under way, by server and pass.
     """
 
     settings: VerifierSettings
@@ -49,6 +51,7 @@ class Services:
     brand: Brand
     fairness: Fairness
     hidden_clients: HiddenClients
+    unlocks: Underway
 
 
 def services() -> Services:

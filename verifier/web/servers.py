@@ -152,19 +152,40 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         used, by = presented.issued, presented.by
     else:
         used, by = issuing.from_solution(body.provider or "", body.solution or "", "unlock"), ""
+    # The same pass for the same server, once more: it could only wait for the same grant, and each wait holds one of the threads.
+    with services().unlocks.begin((asked, used.id)) as is_first:
+        if not is_first:
+            return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(asked, known, blocks, now))), 202
+        return _unlock(asked, known, blocks, used, by, now)
+
+
+def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass, by: str, now: float) -> tuple[Response, int]:
+    """Give a server a pass's tier, wait for the reconciler, and answer.
+
+    Args:
+        server: the server.
+        known: what the reconciler published about it.
+        blocks: the operators' blocks.
+        used: the pass.
+        by: the `by` of the grant.
+        now: Unix time in seconds.
+
+    Raises:
+        Problem: the pass does not count.
+    """
     grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, asked, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant)
+    outcome = services().store.redeem(used, server, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant)
     if outcome not in REDEEMED:
         _note(outcome, repository=known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])
     more = {"by": by} if by else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
-    seen = _await_grant(asked, grant)
+    seen = _await_grant(server, grant)
     state: Literal["granted", "pending"] = "granted" if seen else "pending"
     services().metrics.unlocks.labels(state).inc()
     # The wait took up to two seconds, and a lease may have begun meanwhile.
-    description = _description(asked, seen or known, blocks, time.time())
+    description = _description(server, seen or known, blocks, time.time())
     return bodies.answer(bodies.UnlockAnswer(state=state, **description)), 200 if seen else 202
 
 

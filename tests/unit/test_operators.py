@@ -1,5 +1,6 @@
 """Operators' actions: commands and in-cluster interface, a reconciler that applies them, and blocks under faults."""
 
+import ipaddress
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from tests.support.reconciling import (
     record_unlock,
     running,
 )
+from verifier.decisions.refusals import Facts, applies
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.reconciler.loop import Reconciler
@@ -117,6 +119,30 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     list_and_converge(another)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
     assert not store.known(ALICE).is_blocked(time.time())
+
+
+def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operators):
+    """A stranger's program brings it about, where a detector reports it, and thousands of servers may run."""
+    start(cluster, reconciler)
+    start(cluster, reconciler, "bob", "uid-2")
+    operators.revoke(ALICE, "eve", "mining")
+    woken = store.woken(0.01)
+    assert (woken.servers, woken.everything) == ({ALICE}, False)
+    reconciler.take(woken)
+    converge_due(reconciler)
+    assert pod(cluster).grant.rule == Rule.BLOCKED
+    # A block of a repository is about servers that nobody has counted.
+    operators.block("repository", "github.com/owner/name", "eve", "mining")
+    assert store.woken(0.01).everything
+
+
+def test_block_of_a_network_is_read_once_for_all_servers(monkeypatch):
+    read = []
+    ip_network = ipaddress.ip_network
+    monkeypatch.setattr(ipaddress, "ip_network", lambda text: read.append(text) or ip_network(text))
+    block = Block("b", "network", "203.0.113.64/26", "eve", "mining", 0)
+    found = [applies(block, Facts(clients=(f"203.0.113.{number}", "not an address")), 1) for number in range(100)]
+    assert found == [number >= 64 for number in range(100)] and read == ["203.0.113.64/26"]
 
 
 def test_grants_that_a_block_cancelled_do_not_return_with_its_end(reconciler, cluster, store, operators):

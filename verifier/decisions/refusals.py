@@ -15,9 +15,9 @@ Decisions: D-056, D-057, D-058.
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-from ..networks import in_networks
+from ..networks import IPNetwork, in_networks
 from ..records import Block, KnownServer, Rule
 from ..repositories import covers, name
 from ..settings import CommonSettings
@@ -85,4 +85,10 @@ def _is_about(block: Block, facts: Facts) -> bool:
         return block.uid == facts.uid
     if block.kind == "repository":
         return covers(block.what, facts.repository_name)
-    return any(in_networks(client, [ipaddress.ip_network(block.what)]) for client in facts.clients)
+    return any(in_networks(client, [_network(block.what)]) for client in facts.clients)
+
+
+@lru_cache(10_000)
+def _network(text: str) -> IPNetwork:
+    """A blocked network. Each is kept, because a resync compares it with thousands of servers."""
+    return ipaddress.ip_network(text)

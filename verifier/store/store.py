@@ -88,9 +88,9 @@ BUILD_LIMIT_SECONDS = 3600
 REDEEMED = frozenset({"held", "free", "moved"})
 """The outcomes of `Store.redeem` that write the grant. All others reject the pass."""
 
-UNLOCK_TTL_SECONDS = 60
-"""Seconds in which the reconciler must act on an unlock. It needs less than one. Long before they are over, the client has been
-told `pending`."""
+UNLOCK_TTL_SECONDS = 120
+"""Seconds in which the reconciler must act on an unlock. It needs less than one; if a notification is lost, it sees the server at
+its next resync, which is up to 90 s later. Long before they are over, the client has been told `pending`."""
 
 STOP_TTL_SECONDS = 3600
 """Seconds in which the reconciler must stop a pod, even if the API server is down for a while. No later pod has the same uid."""
@@ -395,7 +395,8 @@ class Store:
     # -- for operators
 
     def add_block(self, block: Block, servers: Iterable[Server], replace: bool = False) -> None:
-        """Add a block, and wake the reconciler: first for the servers that it is known to apply to.
+        """Add a block, and wake the reconciler: first for the servers that it is known to apply to, then for all servers, unless it
+        is the block of a single one. Programs of strangers bring about such blocks, where a detector reports them.
 
         Args:
             block: the block.
@@ -405,7 +406,8 @@ class Store:
         with _unavailable():
             pipe = self._redis.pipeline()
             (pipe.hset if replace else pipe.hsetnx)(_key("blocks"), block.id, block.dumps())
-            pipe.rpush(_key("wake"), *(server.key for server in servers), EVERYTHING)
+            others = [block.what] if block.kind == "server" else [EVERYTHING]
+            pipe.rpush(_key("wake"), *(server.key for server in servers), *others)
             pipe.execute()
 
     def remove_block(self, block: str) -> None:

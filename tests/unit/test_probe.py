@@ -104,9 +104,39 @@ def test_targets_are_tried_twice_and_one_success_counts():
     assert answers == {"a": [], "b": [], "c": []}
 
 
-def test_late_target_is_waited_for():
+@pytest.mark.parametrize("awaited", [None, [], ["a"]])
+def test_late_target_is_waited_for(awaited):
     answers = [False] * 5 + [True]
-    assert probe.try_all({"a": "a"}, 5, reaches=lambda _: answers.pop(0)) == {"a": True}
+    assert probe.try_all({"a": "a"}, 5, awaited, reaches=lambda _: answers.pop(0)) == {"a": True}
+
+
+def test_awaited_targets_come_first_and_the_others_are_not_waited_for():
+    """A target that must be shut never answers; what is awaited says that the tier's policy is in force."""
+    tried = []
+    answers = {"shut": [False, False], "open": [False] * 5 + [True]}
+
+    def reaches(target):
+        tried.append(target)
+        return answers[target].pop(0)
+
+    assert probe.try_all({"shut": "shut", "open": "open"}, 60, ["open"], reaches=reaches) == {"open": True, "shut": False}
+    assert tried == ["open"] * 6 + ["shut"] * 2
+
+
+def test_targets_are_tried_at_the_same_time():
+    """One after the other, what is shut would take its timeouts as often as there are targets."""
+    together = threading.Barrier(7)
+    assert set(probe.try_all(dict.fromkeys("abcdefg", ""), reaches=lambda _: bool(together.wait(30) + 1)).values()) == {True}
+
+
+def test_pod_of_helm_test_is_told_what_it_awaits(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
+    monkeypatch.setattr(probe, "try_all", lambda *args: asked.append(args) or {})
+    targets = json.dumps({"a": "tcp://192.0.2.1:9"})
+    for more in ({}, {probe.AWAITED_VARIABLE: '["a"]', probe.PATIENCE_VARIABLE: "30"}):
+        probe.once({probe.TARGETS_VARIABLE: targets} | more, tmp_path / "message")
+    assert asked == [({"a": "tcp://192.0.2.1:9"}, 0.0, []), ({"a": "tcp://192.0.2.1:9"}, 30.0, ["a"])]
 
 
 @pytest.fixture
@@ -251,7 +281,7 @@ def test_restarted_canary_is_ready_only_after_its_first_result(canary, monkeypat
 )
 def test_pods_judge_their_own_result_without_a_comparison(tmp_path, monkeypatch, command, reached, fails):
     monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
-    monkeypatch.setattr(probe, "try_all", lambda targets, patience: reached)
+    monkeypatch.setattr(probe, "try_all", lambda *args: reached)
     if fails is None:
         command({}, tmp_path / "message")
     else:

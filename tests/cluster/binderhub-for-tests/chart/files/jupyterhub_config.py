@@ -59,6 +59,9 @@ c.KubeSpawner.image_pull_policy = "IfNotPresent"
 c.Spawner.cmd = singleuser["cmd"]
 # Until a server that was started answers. With the default of 30 s, servers on a busy machine fail, and BinderHub starts others.
 c.Spawner.http_timeout = singleuser["startTimeout"]
+# For a request to the API server, which KubeSpawner gives 3 s, and for all attempts at it, by default 30 s.
+c.KubeSpawner.k8s_api_request_timeout = 15
+c.KubeSpawner.k8s_api_request_retry_timeout = 120
 # How soon the hub sees that a pod is gone. The default of 30 s would only let tests wait.
 c.Spawner.poll_interval = 5
 

@@ -24,8 +24,8 @@ from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.ping import CLOSED, SYSCTL
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.counters import START_GUARD, WITHOUT_RECORD
 from verifier.store.errors import StoreUnavailable
+from verifier.store.reconciler_counters import START_GUARD, WITHOUT_RECORD
 from verifier.store.store import VERIFIER_TTL_SECONDS, Store
 
 CANARY = {"api": True, "kubelet": True}

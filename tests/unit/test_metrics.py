@@ -10,7 +10,7 @@ from tests.support.apps import get_pass, internal_client, launch, make_settings,
 from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
 from verifier.store.connection import connect
-from verifier.store.counters import DETECTION_OUTCOMES, LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
+from verifier.store.reconciler_counters import DETECTION_OUTCOMES, LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
 from verifier.store.store import Store
 from verifier.web.app import create_services
 

@@ -7,7 +7,7 @@ import verifier.reconciler.loop
 from tests.support.reconciling import ALICE, converge_due, granted, known, list_and_converge, make_grant, record_launch
 from verifier.reconciler.cache import PodCache
 from verifier.records import KnownServer, Server
-from verifier.store.counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
+from verifier.store.reconciler_counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 
 
 def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_reconciler, cluster, store, redis_server):

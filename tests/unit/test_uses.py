@@ -360,6 +360,6 @@ def test_lost_answer_of_redis_costs_no_use(services, store, public, monkeypatch)
     decision = launch(internal, "a", token=get_pass(public))
     assert (decision["tier"], is_withdrawn(store, decision["grant"])) == ("verified", False)
 
-    issue = store._issue
-    monkeypatch.setattr(store, "_issue", lambda **kwargs: (issue(**kwargs), issue(**kwargs))[1])
+    issue = store._use_and_charge_script
+    monkeypatch.setattr(store, "_use_and_charge_script", lambda **kwargs: (issue(**kwargs), issue(**kwargs))[1])
     assert get_pass(public)

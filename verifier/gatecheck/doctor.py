@@ -18,8 +18,8 @@ from ..labels import LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
-from ..store.counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.errors import StoreUnavailable
+from ..store.reconciler_counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.store import VERIFIER_TTL_SECONDS, Store
 from .check import GATECHECK_LABEL, Canary, Findings, Namespace, check
 from .netpol import OTHER_KINDS, Labels, admits_anybody

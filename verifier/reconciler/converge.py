@@ -8,8 +8,8 @@ from .. import logs
 from ..decisions import leases
 from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server
 from ..settings import ReconcilerSettings
-from ..store.counters import EXPIRIES, GRANTS, NOT_ISOLATED, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
 from ..store.errors import StoreUnavailable
+from ..store.reconciler_counters import EXPIRIES, GRANTS, NOT_ISOLATED, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
 from ..store.store import Store
 from .cache import PodCache
 from .stopping import Stopper

@@ -24,8 +24,8 @@ from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import LabelSet
 from ..records import UNVERIFIED, Pending, Server, Woken
 from ..settings import ReconcilerSettings
-from ..store.counters import Tally, lag_counters
 from ..store.errors import StoreUnavailable
+from ..store.reconciler_counters import Tally, lag_counters
 from ..store.store import Store
 from .addresses import AddressBook
 from .agents import Agents

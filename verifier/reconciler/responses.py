@@ -17,8 +17,8 @@ from ..detections.share_limit import ShareLimit, in_window
 from ..operators.actions import Operators
 from ..records import KnownServer
 from ..settings import OnMatch, ReconcilerSettings
-from ..store.counters import Tally, detection_counter
 from ..store.errors import StoreUnavailable
+from ..store.reconciler_counters import Tally, detection_counter
 from ..store.store import Store
 from .agents import Agents
 from .cache import PodCache

@@ -19,7 +19,7 @@ from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..records import Grant, Server
-from ..store.counters import START_GUARD_OUTCOMES
+from ..store.reconciler_counters import START_GUARD_OUTCOMES
 
 PODS_PER_PAGE = 200
 """The number of pods in one answer to a list. Reading an answer takes some 100 kB a pod, which is most of the memory at a start."""

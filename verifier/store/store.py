@@ -168,8 +168,8 @@ class Store:
         self._note_launch = script("note_launch")
         self._record_launch = script("record_launch")
         self._begin = script("begin")
-        self._charges = script("charges")
-        self._issue = script("issue")
+        self._read_charges = script("read_charges")
+        self._use_and_charge_script = script("use_and_charge")
         self._reject = script("reject")
         self._redeem = script("redeem")
         self._publish_addresses = script("publish_addresses")
@@ -191,7 +191,7 @@ class Store:
             window: seconds for which a charge counts.
         """
         with _unavailable():
-            found = self._charges(keys=[_key("epoch"), *(_key(f"charges:{network}") for network in networks)], args=[window])
+            found = self._read_charges(keys=[_key("epoch"), *(_key(f"charges:{network}") for network in networks)], args=[window])
         return [int(number) for number in found]
 
     def rejections(self, network: str) -> tuple[int, int]:
@@ -290,12 +290,12 @@ class Store:
         return float(outcome)
 
     def _use_and_charge(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
-        """What `issue.lua` returns for a client that the current blocks do not refuse."""
+        """What `use_and_charge.lua` returns for a client that the current blocks do not refuse."""
         seen = self._seen  # Read once: other threads replace it.
         judged_by = None if judge(seen.blocks) else seen.version
         while True:
             with _unavailable():
-                answer: list[Any] = self._issue(
+                answer: list[Any] = self._use_and_charge_script(
                     keys=[_key("epoch"), *names], args=[json.dumps(request | {"blocks": _key("blocks"), "judged_by": judged_by})]
                 )
             if answer[0] != "blocks-changed":

@@ -15,7 +15,8 @@ from ..networks import FEW_LAUNCHES, LaunchShares
 from ..operators.actions import Operators
 from ..ping import WAYS
 from ..settings import Source, VerifierSettings
-from ..store.counters import (
+from ..store.errors import StoreUnavailable
+from ..store.reconciler_counters import (
     DETECTION_OUTCOMES,
     DETECTIONS,
     EXPIRIES,
@@ -31,7 +32,6 @@ from ..store.counters import (
     WITHOUT_RECORD,
     detection_counter,
 )
-from ..store.errors import StoreUnavailable
 from ..store.store import Store
 from .claims import CLAIMS
 

@@ -225,14 +225,14 @@ def test_wiped_redis_rejects_older_passes(site, redis_server, store):
 
 def test_lost_answer_is_not_charged_twice(site, store, monkeypatch):
     """redis-py repeats the call on a new connection, with the same random word."""
-    original, sent = store._issue, []
+    original, sent = store._use_and_charge_script, []
 
     def twice(*, keys, args):
         sent.append(args)
         original(keys=keys, args=args)
         return original(keys=keys, args=args)
 
-    monkeypatch.setattr(store, "_issue", twice)
+    monkeypatch.setattr(store, "_use_and_charge_script", twice)
     site.get_pass(site.add())
     assert len(sent) == 1
     assert site.operators.keys()[0]["used"] == 1

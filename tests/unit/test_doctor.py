@@ -93,9 +93,9 @@ def ours(redis_server):
 
 
 @pytest.fixture
-def well(store, namespace, redis_server):
+def well(store, namespace, redis_server, in_redis):
     """A store in which all is well: verifier and reconciler have reported, and BinderHub has announced a launch."""
-    store._redis.config_set("maxmemory-policy", "noeviction")
+    in_redis.config_set("maxmemory-policy", "noeviction")
     store.heartbeat(time.time(), {})
     store.report_verifier("a", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}})
     store.note_launch(time.time(), True)
@@ -199,22 +199,22 @@ def test_other_checks_run_without_redis(ours, namespace, redis_server):
     assert states(checks)["policies"] == OK
 
 
-def test_redis_that_evicts_keys_is_a_problem(ours, well, namespace):
-    well._redis.config_set("maxmemory-policy", "allkeys-lru")
+def test_redis_that_evicts_keys_is_a_problem(ours, well, namespace, in_redis):
+    in_redis.config_set("maxmemory-policy", "allkeys-lru")
     checks = examine(ours, well, namespace)
     assert states(checks)["Redis"] == PROBLEM and "noeviction" in text(checks, "Redis")
 
 
-def test_nearly_full_redis_is_reported(ours, well, namespace):
-    well._redis.config_set("maxmemory", well._redis.info("memory")["used_memory"] + 1000)
+def test_nearly_full_redis_is_reported(ours, well, namespace, in_redis):
+    in_redis.config_set("maxmemory", in_redis.info("memory")["used_memory"] + 1000)
     try:
         assert "nearly full" in text(examine(ours, well, namespace), "Redis")
     finally:
-        well._redis.config_set("maxmemory", 0)
+        in_redis.config_set("maxmemory", 0)
 
 
-def test_redis_without_an_epoch_is_a_warning(ours, well, namespace):
-    well._redis.delete("binder-egress:epoch")
+def test_redis_without_an_epoch_is_a_warning(ours, well, namespace, in_redis):
+    in_redis.delete("binder-egress:epoch")
     assert states(examine(ours, well, namespace))["epoch"] == WARNING
 
 
@@ -239,29 +239,29 @@ def test_verifier_clock_too_far_behind_redis_is_a_problem(ours, well, namespace)
     assert "behind Redis in b" in text(found, "clock of the verifier")
 
 
-def test_silent_reconciler_is_reported(ours, well, namespace):
-    well._redis.delete("binder-egress:reconciler")
+def test_silent_reconciler_is_reported(ours, well, namespace, in_redis):
+    in_redis.delete("binder-egress:reconciler")
     assert states(examine(ours, well, namespace))["reconciler"] == PROBLEM
     well.heartbeat(time.time() - 20, {})
     assert states(examine(ours, well, namespace))["reconciler"] == WARNING
 
 
-def test_missing_verifier_is_a_problem(ours, well, namespace):
-    well._redis.delete("binder-egress:verifiers")
+def test_missing_verifier_is_a_problem(ours, well, namespace, in_redis):
+    in_redis.delete("binder-egress:verifiers")
     assert states(examine(ours, well, namespace))["verifier"] == PROBLEM
 
 
-def test_silent_verifier_is_forgotten(store):
+def test_silent_verifier_is_forgotten(store, in_redis):
     """Redis' clock decides, not the clock of the verifier."""
     store.report_verifier("a", {"at": time.time() - 1000})
     assert list(store.verifier_reports()) == ["a"] and store.verifier_is_there()
-    assert 0 < store._redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL_SECONDS
+    assert 0 < in_redis.ttl("binder-egress:verifiers") <= VERIFIER_TTL_SECONDS
     seen = int(time.time()) - VERIFIER_TTL_SECONDS - 1
-    store._redis.hset("binder-egress:verifiers", "a", json.dumps({"seen": seen, "report": {}}))
+    in_redis.hset("binder-egress:verifiers", "a", json.dumps({"seen": seen, "report": {}}))
     assert store.verifier_reports() == {}
     store.report_verifier("b", {"at": 1})
     assert store.verifier_reports() == {"b": {"at": 1}}
-    assert store._redis.hkeys("binder-egress:verifiers") == ["b"]
+    assert in_redis.hkeys("binder-egress:verifiers") == ["b"]
 
 
 def test_differing_verifiers_are_a_warning(ours, well, namespace):
@@ -277,11 +277,11 @@ def test_provider_state_is_reported(ours, well, namespace, known, state):
     assert states(examine(ours, well, namespace))["provider hcaptcha"] == state
 
 
-def test_wiring_of_binderhub_is_checked(ours, well, namespace):
+def test_wiring_of_binderhub_is_checked(ours, well, namespace, in_redis):
     well.note_launch(time.time(), False)
     checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == WARNING and "1 without their request" in text(checks, "wiring")
-    well._redis.delete("binder-egress:wiring")
+    in_redis.delete("binder-egress:wiring")
     assert "has told of no launch" in text(examine(ours, well, namespace), "wiring")
     well.note_launch(time.time(), False)
     checks = examine(ours, well, namespace)

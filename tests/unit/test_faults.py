@@ -217,7 +217,7 @@ def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, mon
 # -- Redis
 
 
-def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, store):
+def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, store, in_redis):
     cluster = FakeCluster()
     given = make_grant()
     cluster.add("alice")
@@ -225,7 +225,7 @@ def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, 
     store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
     store.withdraw([given.id])
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
-    store._redis.config_set("maxmemory", 1)
+    in_redis.config_set("maxmemory", 1)
     try:
         reconciler.list_pods()
         while reconciler.run_once():
@@ -233,7 +233,7 @@ def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, 
         assert cluster.labelled() == {ALICE}
         assert store.known(ALICE) is None
     finally:
-        store._redis.config_set("maxmemory", 0)
+        in_redis.config_set("maxmemory", 0)
     look(reconciler)
     assert store.known(ALICE).tier == "verified"
 

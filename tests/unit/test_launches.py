@@ -23,13 +23,13 @@ def test_launch_of_a_newer_hook_is_decided(public, internal):
     assert launch(internal, user="bob", token=get_pass(public), **newer)["tier"] == "verified"
 
 
-def test_records_of_a_newer_version_are_readable(store):
+def test_records_of_a_newer_version_are_readable(store, in_redis):
     """During a rolling upgrade two versions share a Redis. The older one must ignore fields that it does not know."""
     server = Server("alice")
     record = Record(Grant.new("verified", "valid-pass", 1), image="image:1")
     newer = json.loads(record.dumps())
     newer["later"] = newer["grant"]["later"] = "something"
-    store._redis.set("binder-egress:launch:alice/", json.dumps(newer))
-    store._redis.set("binder-egress:server:alice/", json.dumps({"uid": "u", "later": 1}))
+    in_redis.set("binder-egress:launch:alice/", json.dumps(newer))
+    in_redis.set("binder-egress:server:alice/", json.dumps({"uid": "u", "later": 1}))
     pending = store.pending(server, set())
     assert (pending.launch, pending.known) == (record, KnownServer("u"))

@@ -22,6 +22,7 @@ from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
 from verifier.records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, Tier, load
+from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 from verifier.web.app import create_services
@@ -54,9 +55,9 @@ class UnreliableStore(Store):
 class Place:
     """Reconcilers that share one cluster and one Redis, with clocks that a test sets."""
 
-    def __init__(self, store, redis_server):
+    def __init__(self, redis_server):
         self.cluster = FakeCluster()
-        self.store = UnreliableStore(store._redis)
+        self.store = UnreliableStore(connect(make_settings(redis_server)))
         self.redis_server = redis_server
         self.time = 1_000_000.0  # the wall clock
         self.steady = 0.0  # the monotonic clock, which cannot be set
@@ -92,7 +93,7 @@ class Place:
 
 @pytest.fixture
 def place(store, redis_server):
-    return Place(store, redis_server)
+    return Place(redis_server)
 
 
 @pytest.fixture
@@ -372,23 +373,23 @@ def test_renewal_that_only_redis_knows_prevents_the_stop(place, reconciler, monk
     assert not place.pod().ended
 
 
-def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler):
+def test_lagging_watch_does_not_stop_a_renewed_pod(place, reconciler, in_redis):
     add_expired_pod(place, reconciler)
     place.grant("stopped")
     place.turn(place.reconciler())
     # This reconciler has not seen the renewal, and the record in Redis has expired.
-    place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
+    in_redis.delete(f"binder-egress:unlock:{ALICE.key}")
     place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == ("stopped", False)
 
 
-def test_lagging_watch_does_not_expire_a_renewed_lease(place, reconciler):
+def test_lagging_watch_does_not_expire_a_renewed_lease(place, reconciler, in_redis):
     add_leased_pod(place, reconciler, "blocked")
     place.passes(LEASE - 1)
     again = place.grant("blocked")
     place.turn(place.reconciler())
-    place.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
+    in_redis.delete(f"binder-egress:unlock:{ALICE.key}")
     place.passes(1)
     place.turn(reconciler, fresh=False)
     assert (place.pod().grant.id, place.pod().label) == (again.id, "blocked")
@@ -453,9 +454,9 @@ def test_redis_outage_restarts_the_grace_period(place, reconciler, away):
     assert place.pod().ended
 
 
-def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler):
+def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis):
     add_expired_pod(place, reconciler)
-    place.store._redis.delete("binder-egress:verifiers")
+    in_redis.delete("binder-egress:verifiers")
     place.passes(STOP_GRACE_SECONDS)
     place.turn(reconciler)
     place.store.report_verifier("verifier", {})

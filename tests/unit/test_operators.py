@@ -404,7 +404,7 @@ def test_action_waits_for_the_reconciler_which_logs_it(reconciler, cluster, stor
     assert said["unblock"]["why"] == "asked nicely"
 
 
-def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators, store, redis_server, cluster, make):
+def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators, store, redis_server, cluster, make, in_redis):
     start(cluster, make())
     assert operators.revoke(ALICE, "eve", "mining")["state"] == "pending"
     assert "not put it on the pod yet" in operators.explain(ALICE)["because"]
@@ -414,7 +414,7 @@ def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators
 
     token = get_pass(public_client(public))
     assert public_client(public).post("/egress/servers/alice", json={"token": token}).status_code == 403
-    store._redis.delete(*store._redis.keys("binder-egress:unlock:*"), "nothing")
+    in_redis.delete(*in_redis.keys("binder-egress:unlock:*"), "nothing")
     later = make()
     list_and_converge(later)
     assert cluster.labelled() == set()
@@ -530,7 +530,7 @@ def test_revoked_server_stays_blocked_after_a_wider_block_ends(redis_server, clu
 
 
 @pytest.mark.parametrize("before", ["server", "network"])
-def test_revoked_server_stays_blocked_after_a_wipe(redis_server, cluster, store, operators, before):
+def test_revoked_server_stays_blocked_after_a_wipe(redis_server, cluster, store, operators, before, in_redis):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])
     start(cluster, reconciler)
@@ -539,7 +539,7 @@ def test_revoked_server_stays_blocked_after_a_wipe(redis_server, cluster, store,
     operators.revoke(ALICE, "mallory", "scanning")
     serve(reconciler, store)
     assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)
-    store._redis.flushall()
+    in_redis.flushall()
     now[0] += 61
     list_and_converge(reconciler)
     assert (pod(cluster).grant.rule, pod(cluster).grant.by, pod(cluster).grant.until) == (Rule.BLOCKED, "mallory", None)

@@ -105,9 +105,9 @@ def test_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, secon
 
 
 @pytest.fixture
-def old_epoch(services):
+def old_epoch(services, in_redis):
     """Make the epoch of Redis a day old."""
-    services.store._redis.set("binder-egress:epoch", time.time() - 86400)
+    in_redis.set("binder-egress:epoch", time.time() - 86400)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_pass_states_its_number_of_servers(redis_server, store):
     assert (found.servers, round(found.exp - found.iat)) == (3, 60)
 
 
-def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes):
+def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes, in_redis):
     from verifier.passes import LEEWAY_SECONDS
     from verifier.records import Grant, Record, Server
     from verifier.store.store import BUILD_LIMIT_SECONDS
@@ -177,7 +177,7 @@ def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes):
     now = time.time()
     used = make_pass(exp=now + 300.9)
     store.redeem(used, Server("a"), Record(Grant.new("verified", "valid-pass", now), image="i"), "", now, 600)
-    remembered_until = now + store._redis.ttl(f"binder-egress:pass:{used.id}")
+    remembered_until = now + in_redis.ttl(f"binder-egress:pass:{used.id}")
     assert remembered_until > used.exp + LEEWAY_SECONDS + BUILD_LIMIT_SECONDS
 
 

@@ -106,15 +106,15 @@ def test_server_is_retried_while_the_api_server_is_away(reconciler, cluster, sto
     assert cluster.labelled() == {ALICE}
 
 
-def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog):
-    store._redis.set("binder-egress:launch:alice/", "garbage")
+def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog, in_redis):
+    in_redis.set("binder-egress:launch:alice/", "garbage")
     record_launch(store, make_grant(), Server("bob"))
     cluster.add("alice")
     cluster.add("bob", "uid-2")
     list_and_converge(reconciler)
     assert (cluster.labelled(), len(reconciler.queue)) == ({Server("bob")}, 1)
     assert "fault" in caplog.text
-    store._redis.delete("binder-egress:launch:alice/")
+    in_redis.delete("binder-egress:launch:alice/")
     record_launch(store, make_grant())
     steady.now += RETRY_PAUSE_SECONDS
     converge_due(reconciler)
@@ -164,11 +164,11 @@ def test_withdrawal_is_seen_without_its_notification(make_reconciler, cluster, s
     assert cluster.labelled() == set()
 
 
-def test_unreadable_record_of_one_server_does_not_stop_the_others(reconciler, cluster, store):
+def test_unreadable_record_of_one_server_does_not_stop_the_others(reconciler, cluster, store, in_redis):
     for number, user in enumerate(("alice", "bob", "carol")):
         cluster.add(user, f"uid-{number}")
         record_launch(store, make_grant(), Server(user))
-    store._redis.set("binder-egress:launch:bob/", "no JSON")
+    in_redis.set("binder-egress:launch:bob/", "no JSON")
     list_and_converge(reconciler)
     assert cluster.labelled() == {ALICE, Server("carol")}
 

@@ -82,7 +82,7 @@ def test_fault_at_the_reports_of_detectors_keeps_no_heartbeat_from_being_sent(
     assert "fault while waiting for work" in caplog.text
 
 
-def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server):
+def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, store, redis_server, in_redis):
     cluster.add("alice", **granted(make_grant()))
     eventually(lambda: store.known(ALICE))
     cluster.down = True
@@ -92,12 +92,12 @@ def test_running_reconciler_survives_the_api_server_and_redis(running, cluster, 
     redis_server.start()
     cluster.down = False
     eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
-    store._redis.flushall()
+    in_redis.flushall()
     eventually(lambda: store.known(ALICE) and store.known(Server("bob")))
     assert cluster.labelled() == {ALICE, Server("bob")}
 
 
-def test_watch_that_only_ended_continues_without_a_list(running, cluster, store, monkeypatch):
+def test_watch_that_only_ended_continues_without_a_list(running, cluster, store, monkeypatch, in_redis):
     cluster.add("alice")
     eventually(lambda: store.known(ALICE) and store.reconciler_state()[0] is not None and not len(running.queue))
     lists = []
@@ -105,7 +105,7 @@ def test_watch_that_only_ended_continues_without_a_list(running, cluster, store,
     monkeypatch.setattr(verifier.reconciler.loop, "RESYNC_SECONDS", 0.2)
     heard = running.heard_at
     # Nothing wakes the reconciler for this: it looks at everything from time to time.
-    store._redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
+    in_redis.set("binder-egress:launch:alice/", Record(make_grant(), image="image:1").dumps())
     eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2")
     eventually(lambda: store.known(Server("bob")))

@@ -233,12 +233,12 @@ def full(redis_server):
         client.config_set("maxmemory", 0)
 
 
-def test_full_redis_grants_nothing_and_causes_no_fault(public, internal, store, full):
+def test_full_redis_grants_nothing_and_causes_no_fault(public, internal, store, full, in_redis):
     run_pod(store)
     used, fresh = get_pass(public), get_pass(public)
     launch(internal, "bob", token=used)
     solution, unlocking = solve(public), solve(public, "unlock")
-    keys = set(store._redis.keys("binder-egress:*"))
+    keys = set(in_redis.keys("binder-egress:*"))
     full()
     for token in (used, fresh, "forged", None):
         assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
@@ -247,7 +247,7 @@ def test_full_redis_grants_nothing_and_causes_no_fault(public, internal, store, 
     for token in (used, fresh):
         assert_unavailable(public.post("/egress/servers/alice", json={"token": token}))
     # Redis refuses a script at its first write, so no decision is recorded in part.
-    assert set(store._redis.keys("binder-egress:*")) == keys
+    assert set(in_redis.keys("binder-egress:*")) == keys
     assert public.get("/egress/servers/alice").status_code == 200
     assert internal.get("/metrics").status_code == 200
     assert internal.get("/readyz").status_code == 200
@@ -262,20 +262,20 @@ def test_full_redis_still_refuses_a_used_solution(public, full):
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
 
 
-def test_full_redis_grants_nothing_where_old_charges_could_go(public, store, full):
+def test_full_redis_grants_nothing_where_old_charges_could_go(public, store, full, in_redis):
     """The charges of a network that are too old to count are removed with the next one."""
     solution, key = solve(public), f"binder-egress:charges:{NETWORK}"
-    store._redis.hset(key, "1000000000", 1)
+    in_redis.hset(key, "1000000000", 1)
     full()
     assert_unavailable(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}))
-    assert store._redis.hgetall(key) == {"1000000000": "1"}
+    assert in_redis.hgetall(key) == {"1000000000": "1"}
 
 
-def test_refused_request_succeeds_once_redis_has_memory(public, internal, store, full):
+def test_refused_request_succeeds_once_redis_has_memory(public, internal, store, full, in_redis):
     token, solution = get_pass(public), solve(public)
     full()
     assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))
-    store._redis.config_set("maxmemory", 0)
+    in_redis.config_set("maxmemory", 0)
     assert launch(internal, token=token)["pass_outcome"] == "free"
     assert public.post("/egress/passes", json={"provider": "altcha", "solution": solution}).status_code == 201
 
@@ -317,10 +317,10 @@ def test_other_service_at_the_port_makes_redis_unavailable(redis_server, no_long
         services.store._redis.close()
 
 
-def test_flushed_scripts_are_loaded_again(public, internal, store):
-    store._redis.script_flush()
+def test_flushed_scripts_are_loaded_again(public, internal, store, in_redis):
+    in_redis.script_flush()
     assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
-    store._redis.script_flush()
+    in_redis.script_flush()
     assert store.heartbeat(time.time(), {}) is False
     assert store.heartbeat(time.time(), {}) is True
 

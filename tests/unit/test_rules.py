@@ -108,14 +108,14 @@ def test_other_address_is_not_in_our_own_networks(site, address):
 # -- refusals at POST passes and at an unlock
 
 
-def test_pass_request_from_our_own_networks_is_refused(site):
-    public, internal, services = site(self_networks=["198.51.100.0/24"])
+def test_pass_request_from_our_own_networks_is_refused(site, in_redis):
+    public, internal, _ = site(self_networks=["198.51.100.0/24"])
     solution = solve(public)
     refused(public.post("/egress/passes", json={"provider": "altcha", "solution": solution}), "network")
     labels = {"provider": "altcha", "purpose": "launch", "outcome": "own-network"}
     assert value(internal, "binder_egress_solutions_total", **labels) == 1
     # The refusal does not use up the solution; from another network it would belong to another client.
-    assert not services.store._redis.keys("binder-egress:solution:*")
+    assert not in_redis.keys("binder-egress:solution:*")
 
 
 def test_pass_request_from_a_blocked_network_is_refused(site, store):
@@ -144,7 +144,7 @@ def test_pass_request_from_a_blocked_network_is_refused(site, store):
     ],
 )
 @pytest.mark.parametrize("how", ["pass", "solution"])
-def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, block, rule, how):
+def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, block, rule, how, in_redis):
     public, internal, _ = site(**values)
     elsewhere, _, _ = site("203.0.113.200")
     body = {"token": get_pass(elsewhere)} if how == "pass" else {"provider": "altcha", "solution": solve(public, "unlock")}
@@ -156,7 +156,7 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
     assert "example.com" not in answer.text and "mining" not in answer.text
     assert value(internal, "binder_egress_unlocks_total", outcome=rule) == 1
     assert store.pending(Server("alice"), set()).unlock is None
-    assert not store._redis.keys("binder-egress:pass:*")
+    assert not in_redis.keys("binder-egress:pass:*")
     shown = public.get("/egress/servers/alice", headers={"Accept": "application/json"}).json
     assert (shown["tier"], shown["access"], shown["unlockable"]) == ("unverified", "none", False)
     lease = {"until", "expires_in", "on_expiry", "renewable_in"}
@@ -255,9 +255,9 @@ def test_blocks_are_counted_by_kind_while_their_server_runs(site, store):
     assert value(internal, "binder_egress_blocks", kind="server") == 0
 
 
-def test_records_of_an_older_version_are_readable(store):
+def test_records_of_an_older_version_are_readable(store, in_redis):
     """During an upgrade, Redis still has records without a client and grants without the fields of a block."""
     old = {"grant": {"id": "g", "tier": "verified", "rule": "unlock", "at": 1}, "image": None, "uid": "uid-1", "repository": "r"}
-    store._redis.set("binder-egress:unlock:alice/", json.dumps(old))
+    in_redis.set("binder-egress:unlock:alice/", json.dumps(old))
     found = store.pending(Server("alice"), set()).unlock
     assert (found.client, found.grant.by, found.grant.until) == ("", "", None)

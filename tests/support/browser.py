@@ -56,11 +56,13 @@ class Tab:
         self.posts = 0
         self.requests_fail = False
         """Set by a test whose requests fail. The browser reports each failure as an error on the console."""
-        self._origins = [urlsplit(origin)[:2] for origin in (address, also) if origin]
+        self.origins = [urlsplit(origin)[:2] for origin in (address, also) if origin]
+        """The origins that the page may send requests to, its own first."""
         self.strangers: list[str] = []
         """The addresses of `also` that the page requested."""
-        self._faults: list[str] = []
-        page.on("pageerror", lambda error: self._faults.append(f"thrown: {error}"))
+        self.faults: list[str] = []
+        """What must not have happened, in the order in which it did."""
+        page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", self._request)
         page.add_init_script(
@@ -71,13 +73,13 @@ class Tab:
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not (self.requests_fail and "Failed to load resource" in message.text):
-            self._faults.append(f"console: {message.text}")
+            self.faults.append(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
         self.posts += request.method == "POST"
-        if urlsplit(request.url)[:2] not in self._origins:
-            self._faults.append(f"request: {request.url}")
-        elif urlsplit(request.url)[:2] != self._origins[0]:
+        if urlsplit(request.url)[:2] not in self.origins:
+            self.faults.append(f"request: {request.url}")
+        elif urlsplit(request.url)[:2] != self.origins[0]:
             self.strangers.append(request.url)
 
     def picture(self, name: str, axe: bool = True) -> None:
@@ -94,4 +96,4 @@ class Tab:
 
     def check(self) -> None:
         """Assert that the page threw nothing, printed no error, and sent no request to another origin."""
-        assert self._faults == []
+        assert self.faults == []

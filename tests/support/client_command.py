@@ -54,7 +54,7 @@ class Streams(BinderHub):
 
     events = ()
 
-    def _events(self, build):
+    def events_of(self, build):
         yield from self.events
 
 

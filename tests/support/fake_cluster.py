@@ -49,12 +49,12 @@ class FakeCluster(UserPods):
             created=created,
             **values,
         )
-        return self._put("ADDED", pod)
+        return self.put("ADDED", pod)
 
     def change(self, name_or_pod: "str | Pod", **fields: Any) -> Pod:
         """Change a pod, and so its resourceVersion."""
         name = name_or_pod if isinstance(name_or_pod, str) else name_or_pod.name
-        return self._put("MODIFIED", replace(self.pods[name], **fields))
+        return self.put("MODIFIED", replace(self.pods[name], **fields))
 
     def remove(self, name_or_pod: "str | Pod") -> None:
         """Remove a pod."""
@@ -67,7 +67,8 @@ class FakeCluster(UserPods):
         with self._lock:
             return {pod.server for pod in self.pods.values() if pod.label and not pod.ended}
 
-    def _put(self, event: str, pod: Pod) -> Pod:
+    def put(self, event: str, pod: Pod) -> Pod:
+        """Write a pod, send an event of it, and return it as it is stored. `add` and `change` do that for most tests."""
         with self._lock:
             self._version += 1
             pod = replace(pod, version=str(self._version))
@@ -116,7 +117,7 @@ class FakeCluster(UserPods):
             now = self.pods.get(pod.name)
             if now is None or now.uid != pod.uid or (unchanged and now.version != pod.version):
                 raise Conflict("gone")
-            self._put("MODIFIED", replace(now, ended=True))
+            self.put("MODIFIED", replace(now, ended=True))
 
     def patch(self, pod: Pod, grant: Grant | None) -> Pod:
         between, self.before_patch = self.before_patch, None
@@ -127,10 +128,10 @@ class FakeCluster(UserPods):
             now = self.pods.get(pod.name)
             if now and self.conflicts:
                 self.conflicts -= 1
-                now = self._put("MODIFIED", now)
+                now = self.put("MODIFIED", now)
             if now is None or (now.uid, now.version) != (pod.uid, pod.version):
                 raise Conflict("the object has been modified")
             self.patches.append((pod.uid, grant))
-            return self._put(
+            return self.put(
                 "MODIFIED", replace(now, grant=grant, annotated=grant is not None, label=grant.label if grant else None)
             )

@@ -44,8 +44,9 @@ class Tab:
         self.noise = ["task queue exceeded allotted deadline"]  # xterm.js, which shows the build's log, on a slow machine
         """Patterns of console messages with which the browser reports what the test does on purpose."""
         self.requests = []
-        self._faults = []
-        page.on("pageerror", lambda error: self._faults.append(f"thrown: {error}"))
+        self.faults = []
+        """What must not have happened. A test that brings it about puts in a list that ignores it."""
+        page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", lambda request: self.requests.append(request.url))
         # Record each state of the panel. The session keeps them after the page has left for the server.
@@ -61,7 +62,7 @@ class Tab:
         preview = urlsplit(message.location.get("url", "")).hostname == PREVIEW
         noise = preview or any(re.search(pattern, message.text) for pattern in self.noise)
         if message.type in ("error", "warning") and not noise:
-            self._faults.append(f"console: {message.text}")
+            self.faults.append(f"console: {message.text}")
 
     @property
     def states(self):
@@ -100,7 +101,7 @@ class Tab:
         return self.panel.get_by_role("button", name=EN[name], exact=True)
 
     def check(self):
-        assert self._faults == [], list(self._faults)
+        assert self.faults == [], list(self.faults)
         others = {urlsplit(url).hostname for url in self.requests if not url.startswith(("data:", "blob:"))} - self.hosts
         assert not others
 

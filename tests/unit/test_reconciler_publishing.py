@@ -120,7 +120,7 @@ def test_ended_pod_is_published_until_it_is_deleted(reconciler, cluster, store):
 
 def test_youngest_pod_of_a_server_is_published(reconciler, cluster, store):
     new = cluster.add(uid="new", created=20)
-    cluster._put("ADDED", replace(new, name="another-name", uid="old", created=10))
+    cluster.put("ADDED", replace(new, name="another-name", uid="old", created=10))
     list_and_converge(reconciler)
     assert store.known(ALICE).uid == "new"
 

@@ -148,7 +148,7 @@ def test_elements_are_those_of_binderhub(both, tab):
         yield look(opened)
         hub.fails = True
         for opened in (home(hub, tab), tab()):
-            opened._faults = Ignored(CLIENT_ERRORS)
+            opened.faults = Ignored(CLIENT_ERRORS)
             if opened.requests:
                 press_launch(opened)
             else:

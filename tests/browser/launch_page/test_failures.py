@@ -151,7 +151,7 @@ def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
     opened.page.add_init_script(f"if (location.pathname.startsWith('/v2/')) {{ {blocked} }}")
     if any(name in blocked for name in needed):
         # BinderHub's page does not run in such a browser. Check only that the page's fetch works.
-        opened._faults = Ignored("is not")
+        opened.faults = Ignored("is not")
         opened.page.goto(hub.page())
         text = opened.page.evaluate(
             "fetch('/build/gh/o/cached/HEAD', { headers: { accept: 'text/event-stream' } }).then((answer) => answer.text())"
@@ -186,7 +186,7 @@ def test_launch_goes_on_where_the_csp_blocks_us(policy, hub, tab):
     opened.noise.append("Content Security Policy|violates|Refused")
     if policy == "connect-src 'none'":
         # Such a page cannot launch without us either. Only its own errors are thrown.
-        opened._faults = Ignored("Failed to fetch")
+        opened.faults = Ignored("Failed to fetch")
         opened.noise.append("Failed|Event stream error")
         opened.page.goto(hub.page())
         opened.expect_phase("failed")

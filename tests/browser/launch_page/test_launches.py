@@ -258,7 +258,7 @@ def test_launch_that_fails_is_promised_nothing(failure, solved, hub, tab):
     opened = home(hub, tab)
     opened.noise.append("503")
     # The page's client throws errors of its own.
-    opened._faults = Ignored(CLIENT_ERRORS)
+    opened.faults = Ignored(CLIENT_ERRORS)
     opened.page.wait_for_function("Boolean(window.binderEgress?.send)")
     if not solved:
         hub.gates["challenge"].close()
@@ -328,7 +328,7 @@ def test_retry_keeps_its_pass_and_another_launch_gets_another(hub, tab):
     hub.cuts = 1
     opened.noise += ["503"]
     # binderhub-client 0.5.0 says that it tries again, but does not. A person presses the button.
-    opened._faults = Ignored(CLIENT_ERRORS)
+    opened.faults = Ignored(CLIENT_ERRORS)
     for count in (1, 2, 3):
         hub.ready.close()
         press_launch(opened, "o/one")

@@ -86,7 +86,7 @@ def test_spent_budget_says_when_to_try_again(start, store, open_tab):
 def test_empty_list_of_providers_says_so(page_address, open_tab):
     body = '{"purpose": "unlock", "providers": []}'
     tab = open_tab("about:blank")
-    tab._origins.append(urlsplit(page_address)[:2])
+    tab.origins.append(urlsplit(page_address)[:2])
     tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))
     tab.page.goto(page_address)
     expect(tab.state).to_contain_text("There is no check to solve just now. Try again in a few minutes.")
@@ -109,7 +109,7 @@ def test_missing_worker_file_says_so(page_address, open_tab):
 def test_page_of_an_unknown_server_says_that_it_ended(verifier, open_tab):
     tab = open_tab("about:blank")
     tab.requests_fail = True
-    tab._origins.append(urlsplit(verifier)[:2])
+    tab.origins.append(urlsplit(verifier)[:2])
     tab.page.goto(f"{verifier}/egress/servers/nobody/")
     expect(tab.page.get_by_role("heading", name=ENDED)).to_be_visible()
     tab.picture("no-such-server")

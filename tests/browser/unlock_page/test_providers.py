@@ -107,7 +107,7 @@ def test_renewal_asks_a_third_party_only_after_a_click(double, providers, store,
 def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store, open_tab):
     tab = open_tab("about:blank", double.url)
     address = providers("hcaptcha", altcha=True)
-    tab._origins.insert(0, urlsplit(address)[:2])
+    tab.origins.insert(0, urlsplit(address)[:2])
     tab.requests_fail = True
     tab.page.route(f"{double.url}/**", lambda route: route.abort())
     tab.page.goto(address)
@@ -126,7 +126,7 @@ def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store,
 def test_script_that_never_comes_says_so(name, double, providers, open_tab):
     tab = open_tab("about:blank", double.url)
     address = providers(name)
-    tab._origins.insert(0, urlsplit(address)[:2])
+    tab.origins.insert(0, urlsplit(address)[:2])
     # A tenth of the page's limit for a provider's script, once its place is there. The verifier has all of its time.
     tab.page.add_init_script(
         """{

@@ -103,7 +103,7 @@ def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, op
     address = ranked("hcaptcha")
     lasts(store, None, "small")
     tab = open_tab("about:blank")
-    tab._origins.append(urlsplit(address)[:2])
+    tab.origins.append(urlsplit(address)[:2])
     offer = {"name": "altcha", "kind": "proof-of-work", "tier": "small", "challenge": {}}
     body = json.dumps({"purpose": "unlock", "providers": [offer]})
     tab.page.route("**/challenge?*", lambda route: route.fulfill(content_type="application/json", body=body))

@@ -159,18 +159,18 @@ class BinderHub:
         self.client = "127.0.0.1"
         self.stopping = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}{base}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
         self.stopping.set()
         for gate in (self.ready, self.bundle, *self.gates.values()):
             gate.open()
-        self._server.shutdown()
-        self._server.server_close()
+        self.server.shutdown()
+        self.server.server_close()
 
     def page(self, name: str = "cached") -> str:
         """The launch page of a repository."""
@@ -210,7 +210,8 @@ class BinderHub:
 </html>
 """.encode()
 
-    def _events(self, build: Build) -> Iterator[dict[str, Any]]:
+    def events_of(self, build: Build) -> Iterator[dict[str, Any]]:
+        """The events of a build, one after the other."""
         spec = build.spec.partition("/")[2]
         if self.refusal == 429:
             yield failed("Rate limit exceeded. Try again in 3600 seconds.", 429)
@@ -277,7 +278,7 @@ class BinderHub:
         elif not build.spec.startswith("gh/"):
             events = [{"phase": "failed", "message": f"No provider found for prefix {build.spec.partition('/')[0]}\n"}]
         else:
-            events = self._events(build)
+            events = self.events_of(build)
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **CORS}
         return headers, (f"data: {json.dumps(event)}\n\n".encode() for event in events)
 

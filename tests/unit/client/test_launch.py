@@ -27,7 +27,7 @@ def test_json_output_is_the_stream_of_binderhub_and_one_more_object(hub, run):
     code, out, _ = run("launch", SPEC, "--binder", hub.url, "--json")
     *events, last = out.splitlines()
     # Compared byte by byte; the double generates the same events again for the same build.
-    assert events == [json.dumps(event) for event in hub._events(hub.builds[0])]
+    assert events == [json.dumps(event) for event in hub.events_of(hub.builds[0])]
     url = f"{hub.url}user/user-1/?token=server-token"
     assert (code, json.loads(last)) == (0, {"binder_egress": {"url": url, "egress": True, "tier": "verified"}})
 

@@ -78,8 +78,8 @@ def tunnel(hub, tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "hub.crt", tmp_path / "hub.key")
     # Before the first connection. The handler does the handshake, not the listener.
-    hub._server.socket = context.wrap_socket(hub._server.socket, server_side=True, do_handshake_on_connect=False)
-    hub._server.handle_error = lambda *about: None  # clients that do not trust it close the connection
+    hub.server.socket = context.wrap_socket(hub.server.socket, server_side=True, do_handshake_on_connect=False)
+    hub.server.handle_error = lambda *about: None  # clients that do not trust it close the connection
     asked = []
 
     class Proxy(BaseHTTPRequestHandler):

@@ -68,7 +68,7 @@ class Visit:
     def solve(self, page: Page) -> None:
         """Wait until the launch page has its pass.
 
-        The page gives the verifier ten seconds, which is too little at times on a busy machine: it is opened again then.
+        The page gives the verifier ten seconds. On a busy machine that may be too short, so the page is opened again.
         """
         for _ in range(3):
             page.wait_for_function("!['checking', 'holding', undefined].includes(window.binderEgress?.state)")

@@ -61,7 +61,7 @@ class Tab:
         self.strangers: list[str] = []
         """The addresses of `also` that the page requested."""
         self.faults: list[str] = []
-        """What must not have happened, in the order in which it did."""
+        """Errors that must not happen, in their order."""
         page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", self._request)

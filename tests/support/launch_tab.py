@@ -45,7 +45,7 @@ class Tab:
         """Patterns of console messages with which the browser reports what the test does on purpose."""
         self.requests = []
         self.faults = []
-        """What must not have happened. A test that brings it about puts in a list that ignores it."""
+        """Errors that must not happen. A test that causes some replaces this by a list that ignores them."""
         page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", lambda request: self.requests.append(request.url))

@@ -122,7 +122,7 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
 
 
 def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operators):
-    """A stranger's program brings it about, where a detector reports it, and thousands of servers may run."""
+    """A stranger's program can cause it through a detector's report, and thousands of servers may run."""
     start(cluster, reconciler)
     start(cluster, reconciler, "bob", "uid-2")
     operators.revoke(ALICE, "eve", "mining")

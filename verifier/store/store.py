@@ -396,7 +396,7 @@ class Store:
 
     def add_block(self, block: Block, servers: Iterable[Server], replace: bool = False) -> None:
         """Add a block, and wake the reconciler: first for the servers that it is known to apply to, then for all servers, unless it
-        is the block of a single one. Programs of strangers bring about such blocks, where a detector reports them.
+        is the block of a single one. Strangers' programs can cause many of those, through a detector's reports.
 
         Args:
             block: the block.

@@ -152,7 +152,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
         used, by = presented.issued, presented.by
     else:
         used, by = issuing.from_solution(body.provider or "", body.solution or "", "unlock"), ""
-    # The same pass for the same server, once more: it could only wait for the same grant, and each wait holds one of the threads.
+    # A second request with this pass for this server could only wait for the same grant, and each wait holds a thread (D-240).
     with services().unlocks.begin((asked, used.id)) as is_first:
         if not is_first:
             return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(asked, known, blocks, now))), 202

@@ -1,4 +1,4 @@
-"""What this process is working on, so that the same request that is sent many times at once does not do it many times."""
+"""Work in progress in this process, so that a request that is sent many times at once is worked on once."""
 
 import threading
 from collections.abc import Hashable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Underway:
-    """Work that is under way. Any thread may use it."""
+    """The work that is in progress. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -14,13 +14,13 @@ class Underway:
 
     @contextmanager
     def begin(self, work: Hashable) -> Iterator[bool]:
-        """Begin a piece of work, which ends with this context.
+        """Begin a piece of work; it ends with this context.
 
         Args:
             work: its name.
 
         Yields:
-            False if it is under way already, so that the caller must not do it.
+            Whether the caller should do the work; False if somebody else is doing it.
         """
         with self._lock:
             is_first = work not in self._work

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Record, Server
 from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Announced
 
 ALICE = Server("alice")
 
@@ -36,6 +37,12 @@ def converge_due(reconciler):
 def record_launch(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):
     """Record a launch, as the verifier does: the next pod of the server gets the grant."""
     store.record_launch(server, Record(grant, image=image, repository=repository), ttl)
+
+
+def announce(store, context=True, hub_url="", server=ALICE, ttl=600):
+    """Decide a launch by the blocks that the store saw last, as the verifier does, which counts it."""
+    record = Record(make_grant("unverified", "default"), image="image:1", repository="r")
+    store.record_launch(server, record, ttl, Announced(time.time(), context, store.seen_blocks.version, hub_url))
 
 
 def record_unlock(store, grant, server=ALICE, uid="uid-1"):

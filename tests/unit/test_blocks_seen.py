@@ -5,10 +5,11 @@ import time
 import pytest
 
 from tests.support.apps import CLIENT, NETWORK, admit, get_pass, internal_client, launch, solve
+from tests.support.reconciling import announce
 from verifier.fairness import Charge
 from verifier.records import Block, Rule
 from verifier.store.connection import connect
-from verifier.store.errors import Refused
+from verifier.store.errors import BlocksChanged, Refused
 from verifier.store.store import Store
 
 REPOSITORY = "https://example.com/a/b"
@@ -100,7 +101,9 @@ def test_blocks_that_another_thread_saw_do_not_pass_for_judged(store, elsewhere)
     def judge(blocks):
         if not judged:
             elsewhere.add_block(block(), [])
-            assert store.note_launch(time.time(), True) == [block()]
+            with pytest.raises(BlocksChanged):
+                announce(store)
+            assert store.seen_blocks.blocks == [block()]
         judged.append(len(blocks))
         return refusing(blocks)
 
@@ -116,9 +119,12 @@ def test_all_blocks_are_seen(store, elsewhere, number):
     seen = []
     store.use_solution("altcha", "id", time.time() + 1, 60, lambda blocks: seen.append(len(blocks)), [])
     assert seen == [0, number]
-    assert {found.id for found in store.note_launch(time.time(), True)} == {found.id for found in store.blocks()}
+    assert {found.id for found in store.seen_blocks.blocks} == {found.id for found in store.blocks()}
     elsewhere.remove_block("b0")
-    assert len(store.note_launch(time.time(), True)) == number - 1
+    with pytest.raises(BlocksChanged):
+        announce(store)
+    assert len(store.seen_blocks.blocks) == number - 1
+    announce(store)
     store.use_solution("altcha", "other", time.time() + 1, 60, admit)
 
 
@@ -130,3 +136,21 @@ def test_launch_is_judged_by_the_blocks_of_its_moment(services, elsewhere):
             elsewhere.add_block(block(what="example.com/a/b", kind="repository"), [])
         else:
             elsewhere.remove_block("b")
+
+
+def test_launch_with_a_pass_is_judged_by_the_blocks_of_its_moment(public, services, elsewhere):
+    hub, token = internal_client(services), get_pass(public)
+    elsewhere.add_block(block(), [])
+    refused = launch(hub, token=token, client_address=CLIENT)
+    assert (refused["rule"], refused["pass_outcome"]) == ("blocked", "none")
+    elsewhere.remove_block("b")
+    assert launch(hub, token=token, client_address=CLIENT)["rule"] == "valid-pass"
+
+
+def test_launch_is_counted_once_with_its_decision(public, services, store, elsewhere):
+    hub, token = internal_client(services), get_pass(public)
+    elsewhere.add_block(block(what="192.0.2.0/24"), [])  # Not known to this process, so the launch is decided twice.
+    launch(hub)
+    launch(hub, token=token)  # It gets the pass's use.
+    launch(hub, token=token, user="other")  # It does not.
+    assert store.health()["wiring"]["launches"] == 3

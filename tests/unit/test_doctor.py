@@ -15,6 +15,7 @@ from tests.support.apps import launch
 from tests.support.fake_cluster import FakeCluster
 from tests.support.metrics import families, value
 from tests.support.network_policies import EXPECTED, OURS, egress, jupyterhub, policy
+from tests.support.reconciling import ALICE, announce
 from verifier.egress_cli import egress as command
 from verifier.gatecheck import doctor as module
 from verifier.gatecheck.check import Canary, Namespace, Watcher, canary_of, check
@@ -98,7 +99,8 @@ def well(store, namespace, redis_server, in_redis):
     in_redis.config_set("maxmemory-policy", "noeviction")
     store.heartbeat(time.time(), {})
     store.report_verifier("a", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}})
-    store.note_launch(time.time(), True)
+    announce(store)
+    in_redis.delete(f"binder-egress:launch:{ALICE.key}")  # Its pod is ready.
     store.count(f"{START_GUARD}closed")
     return store
 
@@ -278,12 +280,12 @@ def test_provider_state_is_reported(ours, well, namespace, known, state):
 
 
 def test_wiring_of_binderhub_is_checked(ours, well, namespace, in_redis):
-    well.note_launch(time.time(), False)
+    announce(well, context=False)
     checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == WARNING and "1 without their request" in text(checks, "wiring")
     in_redis.delete("binder-egress:wiring")
     assert "has told of no launch" in text(examine(ours, well, namespace), "wiring")
-    well.note_launch(time.time(), False)
+    announce(well, context=False)
     checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == PROBLEM and "badge_base_url" in text(checks, "wiring")
     well.count(WITHOUT_RECORD, 3)

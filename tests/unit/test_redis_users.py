@@ -12,7 +12,7 @@ import redis
 from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, public_client, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.ports import free_port
-from tests.support.reconciling import ALICE, converge_due, list_and_converge, make_grant
+from tests.support.reconciling import ALICE, announce, converge_due, list_and_converge, make_grant
 from verifier import api_keys
 from verifier.detections.reports import Report
 from verifier.fairness import Charge
@@ -155,7 +155,7 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
         assert following(5).server == ""
     assert reconcilers.published_addresses() == {ALICE}
     assert proxies.addresses()[1] == {ALICE.key: [pod]}
-    verifiers.note_launch(1000, context=True, hub_url="https://hub.example/")
+    announce(verifiers, hub_url="https://hub.example/")
     assert proxies.hub() == "https://hub.example/"
     proxies.publish_wanted_hosts("proxy-1", [{"host": "data.example"}])
     assert reconcilers.wanted_hosts() == [{"host": "data.example"}]
@@ -166,7 +166,7 @@ def test_proxy_reads_addresses_and_writes_what_is_wanted_and_nothing_else(server
         (proxies, lambda s: s.blocks()),
         (proxies, lambda s: s.grant(ALICE, Record(make_grant(), uid="uid-1"))),
         (proxies, lambda s: s.wake_all()),
-        (proxies, lambda s: s.note_launch(1000, context=True, hub_url="https://other.example/")),
+        (proxies, lambda s: announce(s, hub_url="https://other.example/")),
         (proxies, lambda s: s.wanted_hosts()),
         (verifiers, lambda s: s.wanted_hosts()),
         (verifiers, lambda s: s.publish_wanted_hosts("proxy-1", [])),
@@ -269,7 +269,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
         lambda s: s.note_rejection("192.0.2.1/32"),
         lambda s: s.rejections("192.0.2.1/32"),
-        lambda s: s.note_launch(now, True, "https://hub.example.org/"),
+        lambda s: announce(s, hub_url="https://hub.example.org/"),
         lambda s: s.hub(),
         lambda s: s.report_verifier("host", {}),
         lambda s: s.gatecheck(),

@@ -53,7 +53,7 @@ OTHER_NETWORK = {"client_address": "203.0.113.9"}
 def test_outcomes_of_the_script_are_all_known():
     """An outcome that code does not know would count as rejected, and its client would get no sentence."""
     script = (resources.files("verifier.store") / "lua/redeem.lua").read_text()
-    assert set(re.findall(r"return '([a-z-]+)'", script)) == REDEEMED | REJECTED_PASSES.keys()
+    assert set(re.findall(r"return {'([a-z-]+)'}", script)) == REDEEMED | REJECTED_PASSES.keys()
 
 
 def test_repeated_launch_of_a_server_keeps_its_use(public, internal, store):
@@ -352,7 +352,7 @@ def test_lost_answer_of_redis_costs_no_use(services, store, public, monkeypatch)
     script = store._redeem
 
     def twice(**kwargs):
-        assert script(**kwargs) == "free"
+        assert script(**kwargs) == ["free"]
         return script(**kwargs)
 
     monkeypatch.setattr(store, "_redeem", twice)

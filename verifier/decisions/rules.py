@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 from ..api_keys import Keys
 from ..passes import BadPass, Passes
-from ..records import NO_PASS, UNVERIFIED, Block, Grant, Record, Rule, Server
+from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
-from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Store
+from ..store.errors import BlocksChanged
+from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Announced, SeenBlocks, Store
 from .refusals import Facts, refusal
 
 REJECTED_PASSES = {
@@ -68,6 +69,10 @@ class Launch:
     def record(self, grant: Grant) -> Record:
         """A decision about this launch, as the record that waits for the pod."""
         return Record(grant, image=self.image, repository=self.repository, client=self.client)
+
+    def announced(self, seen: SeenBlocks, now: float) -> Announced:
+        """This launch, as the store counts it once it was decided by the blocks in `seen`."""
+        return Announced(now, self.context, seen.version, self.hub_url)
 
 
 def believed_time(requested_at: float | None, now: float) -> float:
@@ -125,7 +130,7 @@ class Rules:
         self._passes = passes
         self._store = store
         self._keys = keys
-        self._in_order: tuple[Callable[[Launch, list[Block], float], _Match], ...] = (
+        self._in_order: tuple[Callable[[Launch, SeenBlocks, float], _Match], ...] = (
             self._refusal,
             self._mode_allow,
             self._presented_pass,
@@ -147,31 +152,43 @@ class Rules:
         Raises:
             StoreUnavailable: nothing was granted.
         """
+        while True:
+            try:
+                return self._decide(launch, self._store.seen_blocks, now)
+            except BlocksChanged:
+                continue  # Now the store has seen the others (D-367).
+
+    def _decide(self, launch: Launch, seen: SeenBlocks, now: float) -> Decision:
+        """The same by the blocks in `seen`.
+
+        Raises:
+            BlocksChanged: there are other blocks by now.
+        """
         pass_outcome = NO_PASS
-        blocks = self._store.note_launch(now, launch.context, launch.hub_url)
         for rule in self._in_order:
-            match = rule(launch, blocks, now)
+            match = rule(launch, seen, now)
             if match.pass_outcome != NO_PASS:
                 pass_outcome = match.pass_outcome
             if match.grant is None:
                 continue
             if not match.recorded:
-                self._store.record_launch(launch.server, launch.record(match.grant), self._settings.launch_timeout)
+                record, timeout = launch.record(match.grant), self._settings.launch_timeout
+                self._store.record_launch(launch.server, record, timeout, launch.announced(seen, now))
             return Decision(match.grant, pass_outcome)
         raise AssertionError("the last rule always matches")
 
-    def _refusal(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
+    def _refusal(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """Blocked, a blocked repository, or one of our own networks: no egress. The pass is not looked at and keeps its uses."""
-        rule = refusal(Facts(launch.repository, (launch.client,)), blocks, self._settings, now)
+        rule = refusal(Facts(launch.repository, (launch.client,)), seen.blocks, self._settings, now)
         return _Match(Grant.new(UNVERIFIED, rule, now)) if rule else _Match()
 
-    def _mode_allow(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
+    def _mode_allow(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """Mode `allow`: everybody gets `allow.tier`. In other modes such grants no longer count."""
         if self._settings.mode != "allow":
             return _Match()
         return _Match(Grant.new(self._settings.allow_tier, Rule.MODE_ALLOW, now))
 
-    def _presented_pass(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
+    def _presented_pass(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """A pass gives its tier if it has a use left and, if it was issued for an API key, the key still counts."""
         if launch.token is None:
             return _Match()
@@ -185,18 +202,25 @@ class Rules:
             return _Match(pass_outcome=error.outcome)
         if presented.tier not in self._settings.tiers:
             return _Match(pass_outcome="unknown-tier")
-        timeout = self._settings.launch_timeout
-        outcome = self._store.redeem(presented, launch.server, launch.record(grant), launch.network, now, timeout)
+        outcome = self._store.redeem(
+            presented,
+            launch.server,
+            launch.record(grant),
+            launch.network,
+            now,
+            self._settings.launch_timeout,
+            announced=launch.announced(seen, now),
+        )
         if outcome not in REDEEMED:
             return _Match(pass_outcome=outcome)
         return _Match(grant, outcome, recorded=True)
 
-    def _trusted_repository(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
+    def _trusted_repository(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """A repository that the operator trusts, by its exact name."""
         tier = self._settings.trusted_repositories.get(exact(launch.repository))
         return _Match(Grant.new(tier, Rule.TRUSTED_REPOSITORY, now)) if tier else _Match()
 
-    def _authenticated(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
+    def _authenticated(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """A logged-in user: by name; else by the first listed group; else by `*`, everybody who is logged in."""
         if not launch.authenticated:
             return _Match()
@@ -205,6 +229,6 @@ class Rules:
         tier = next(filter(None, candidates), None)
         return _Match(Grant.new(tier, Rule.AUTHENTICATED, now)) if tier else _Match()
 
-    def _default(self, launch: Launch, blocks: list[Block], now: float) -> _Match:
+    def _default(self, launch: Launch, seen: SeenBlocks, now: float) -> _Match:
         """No egress."""
         return _Match(Grant.new(UNVERIFIED, Rule.DEFAULT, now))

@@ -27,6 +27,10 @@ class Refused(Exception):
         self.rule = rule
 
 
+class BlocksChanged(Exception):
+    """A launch was decided by other blocks than there are now. Nothing was written, and it is to be decided again."""
+
+
 class KeyRevoked(Exception):
     """An operator revoked the API key."""
 

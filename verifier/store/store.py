@@ -71,7 +71,7 @@ from ..records import (
     Woken,
 )
 from .connection import TIMEOUT_SECONDS
-from .errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
+from .errors import BlocksChanged, BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
 
 PREFIX = "binder-egress:"
 
@@ -138,16 +138,50 @@ Judge = Callable[[Sequence[Block]], Rule | None]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The blocks that a script last returned, and its version for exactly these. The version is empty if there are none."""
+class SeenBlocks:
+    """The blocks that a script last returned (D-368).
+
+    Attributes:
+        version: the version that the script has for exactly these; empty if there are none.
+        blocks: the blocks, the oldest first.
+    """
 
     version: str
     blocks: list[Block]
 
     @classmethod
-    def told(cls, version: str, blocks: list[str]) -> "_Seen":
+    def told(cls, version: str, blocks: list[str]) -> "SeenBlocks":
         """What a script returned: each block's id, followed by the block."""
         return cls(version, _blocks(dict(zip(blocks[::2], blocks[1::2], strict=True))))
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A launch that BinderHub's hook announced, for `Store` to count with its decision, for all replicas together.
+
+    Attributes:
+        at: Unix time in seconds.
+        context: whether the hook knew the launch request.
+        judged_by: `SeenBlocks.version` of the blocks by which it was decided.
+        hub_url: JupyterHub's address, to be remembered; empty: the previous one stays.
+    """
+
+    at: float
+    context: bool
+    judged_by: str
+    hub_url: str = ""
+
+    def for_script(self) -> dict[str, Any]:
+        """What `changed_blocks` and `count` in `common.lua` expect."""
+        return {
+            "blocks": _key("blocks"),
+            "judged_by": self.judged_by,
+            "wiring": _key("wiring"),
+            "hub": _key("hub"),
+            "now": int(self.at),
+            "without_context": 0 if self.context else 1,
+            "hub_url": self.hub_url,
+        }
 
 
 class Store:
@@ -155,6 +189,9 @@ class Store:
 
     Args:
         client: a connection with `decode_responses`.
+
+    Attributes:
+        seen_blocks: the blocks that this process last saw. If there are others by now, the script that writes a decision says so.
     """
 
     def __init__(self, client: redis.Redis):
@@ -165,7 +202,6 @@ class Store:
         def script(name: str) -> Script:
             return client.register_script(common + (folder / f"{name}.lua").read_text())
 
-        self._note_launch = script("note_launch")
         self._record_launch = script("record_launch")
         self._begin = script("begin")
         self._read_charges = script("read_charges")
@@ -174,7 +210,7 @@ class Store:
         self._redeem = script("redeem")
         self._publish_addresses = script("publish_addresses")
         self._settle = script("settle")
-        self._seen = _Seen("", [])
+        self.seen_blocks = SeenBlocks("", [])
 
     # -- for the verifier
 
@@ -214,7 +250,7 @@ class Store:
         Redis is asked only if the blocks that this process last saw refuse the client, since they may be gone. `use_solution` and
         `use_key` judge by the blocks at the time of their call (D-368).
         """
-        return judge(self._seen.blocks) and judge(self.blocks())
+        return judge(self.seen_blocks.blocks) and judge(self.blocks())
 
     def use_solution(
         self, provider: str, solution_id: str, issued_at: float, lifetime: float, judge: Judge, charges: Sequence[Charge] = ()
@@ -291,17 +327,17 @@ class Store:
 
     def _use_and_charge(self, names: list[str], request: dict[str, Any], judge: Judge) -> list[Any]:
         """What `use_and_charge.lua` returns for a client that the current blocks do not refuse."""
-        seen = self._seen  # Read once: other threads replace it.
+        seen = self.seen_blocks  # Read once: other threads replace it.
         judged_by = None if judge(seen.blocks) else seen.version
         while True:
             with _unavailable():
                 answer: list[Any] = self._use_and_charge_script(
                     keys=[_key("epoch"), *names], args=[json.dumps(request | {"blocks": _key("blocks"), "judged_by": judged_by})]
                 )
-            if answer[0] != "blocks-changed":
-                return answer
-            _, version, blocks = answer
-            seen = self._seen = _Seen.told(version, blocks)
+            try:
+                return self._unless_changed(answer)
+            except BlocksChanged:
+                seen = self.seen_blocks
             if rule := judge(seen.blocks):
                 raise Refused(rule)
             judged_by = seen.version
@@ -316,6 +352,7 @@ class Store:
         record_ttl: int,
         renewal: bool = False,
         carried: str = "",
+        announced: Announced | None = None,
     ) -> str:
         """Give a server one use of a pass, with the grant in `record`.
 
@@ -330,11 +367,15 @@ class Store:
                 move on: otherwise its owner could move it to another server, and take the tier along.
             carried: the id of the grant that the server's pod carries. A use gives its server a lease only once: not again after
                 the pod's grant has changed (D-355).
+            announced: the launch, which is counted if it gets the use; None: it is an unlock.
 
         Returns:
             `held` (this server had the use already), `free` or `moved` (another server had it, which is not up): the record is
             written. `used-up`, `lease-given` (this pass gave this server a lease before), `before-epoch` or `key-revoked`: nothing
             is written.
+
+        Raises:
+            BlocksChanged: the launch was decided by other blocks than there are now. Nothing is written.
         """
         request = {
             "iat": used.iat,
@@ -359,18 +400,46 @@ class Store:
             "wake": _key("wake"),
             "revoked": _key("revoked"),
         }
+        if announced:
+            request["announced"] = announced.for_script()
         kind = "unlock" if record.uid else "launch"
         with _unavailable():
-            outcome = self._redeem(
+            answer = self._redeem(
                 keys=[_key("epoch"), _key(f"pass:{used.id}"), _key(f"{kind}:{server.key}")],
                 args=[json.dumps(request)],
             )
-        return str(outcome)
+        return str(self._unless_changed(answer)[0])
 
-    def record_launch(self, server: Server, record: Record, ttl: int) -> None:
-        """Write down a launch that uses no pass. It replaces every earlier decision about this server."""
+    def record_launch(self, server: Server, record: Record, ttl: int, announced: Announced | None = None) -> None:
+        """Write down a launch that uses no pass. It replaces every earlier decision about this server.
+
+        Args:
+            server: the server that is about to start.
+            record: the decision.
+            ttl: seconds that the record lives.
+            announced: the launch, which is counted; None: nobody announced one.
+
+        Raises:
+            BlocksChanged: the launch was decided by other blocks than there are now. Nothing is written.
+        """
+        counted = json.dumps(announced.for_script()) if announced else ""
         with _unavailable():
-            self._record_launch(keys=[_key(f"launch:{server.key}")], args=[record.dumps(), ttl, _key("wake"), server.key])
+            answer = self._record_launch(
+                keys=[_key(f"launch:{server.key}")], args=[record.dumps(), ttl, _key("wake"), server.key, counted]
+            )
+        self._unless_changed(answer)
+
+    def _unless_changed(self, answer: list[Any]) -> list[Any]:
+        """The answer of a script that compares the blocks first.
+
+        Raises:
+            BlocksChanged: the blocks are others by now, and `seen_blocks` has them.
+        """
+        outcome, *rest = answer
+        if outcome == "blocks-changed":
+            self.seen_blocks = SeenBlocks.told(*rest)
+            raise BlocksChanged
+        return answer
 
     def known(self, server: Server) -> KnownServer | None:
         """What the reconciler published about a server, or None if it has no pod."""
@@ -594,25 +663,6 @@ class Store:
         return [json.loads(fields["row"]) for _, fields in rows]
 
     # -- for doctor and metrics
-
-    def note_launch(self, now: float, context: bool, hub_url: str = "") -> list[Block]:
-        """Count a launch that BinderHub's hook announced, for all replicas together, and get all blocks in the same round trip.
-
-        Args:
-            now: Unix time in seconds.
-            context: whether the hook knew the launch request.
-            hub_url: JupyterHub's address, to be remembered; empty: the previous one stays.
-
-        Returns:
-            The blocks, as `blocks` does.
-        """
-        seen = self._seen  # Read once: other threads replace it.
-        names = (_key("blocks"), _key("wiring"), _key("hub"))
-        with _unavailable():
-            version, *changed = self._note_launch(args=[*names, int(now), 0 if context else 1, hub_url, seen.version])
-        if changed:
-            seen = self._seen = _Seen.told(version, *changed)
-        return seen.blocks
 
     def hub(self) -> str:
         """JupyterHub's address, as BinderHub's hook last reported it; empty: no launch has been announced yet."""

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.support.egress_proxy.process import publish, running, status, until
+from tests.support.reconciling import announce
 from verifier.proxy import hosts
 from verifier.proxy.decide import Kind, decide
 from verifier.proxy.process import policy
@@ -63,17 +64,17 @@ def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store
 
     own = "HTTP/1.1 403 The hub itself is not reachable through its egress proxy"
     until(lambda: answer("jupyter.example").startswith("HTTP/1.1 403 No internet access"))
-    store.note_launch(1000, context=True, hub_url="https://JUPYTER.example:8443/hub/")
+    announce(store, hub_url="https://JUPYTER.example:8443/hub/")
     until(lambda: answer("jupyter.example") == own)
     for text in ("https://[", "/hub/"):
-        store.note_launch(1000, context=True, hub_url=text)
+        announce(store, hub_url=text)
         time.sleep(0.5)  # some looks at what is no address
-    store.note_launch(1000, context=True, hub_url="https://moved.example/")
+    announce(store, hub_url="https://moved.example/")
     until(lambda: answer("moved.example") == own)
     assert answer("jupyter.example") == own
     # What a captured verifier says costs no more than that.
     for host in ("third.example", "fourth.example"):
-        store.note_launch(1000, context=True, hub_url=f"https://{host}/")
+        announce(store, hub_url=f"https://{host}/")
         time.sleep(0.5)
         assert answer(host) != own
     assert answer("moved.example") == answer("jupyter.example") == own

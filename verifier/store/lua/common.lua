@@ -23,6 +23,29 @@ local function all_blocks(key)
   return blocks, #blocks > 0 and redis.sha1hex(table.concat(blocks, '\n')) or ''
 end
 
+-- {blocks-changed, version, blocks} if there are other blocks by now than those by which a client was judged, else nil (D-368).
+-- judged: blocks, the key of the hash of blocks; judged_by, the version of the blocks by which they do not refuse the client, null
+-- if the verifier knows none.
+local function changed_blocks(judged)
+  local blocks, version = all_blocks(judged.blocks)
+  if version ~= judged.judged_by then
+    return {'blocks-changed', version, blocks}
+  end
+end
+
+-- Count a launch that BinderHub's hook announced, for all verifiers together (D-367).
+-- launch: wiring, hub, the keys of the counts and of JupyterHub's address; now, Unix time in seconds; without_context, 1 if the
+-- hook did not know the request, else 0; hub_url, JupyterHub's address, or empty.
+local function count(launch)
+  redis.call('HINCRBY', launch.wiring, 'launches', 1)
+  redis.call('HINCRBY', launch.wiring, 'without-context', launch.without_context)
+  redis.call('HSETNX', launch.wiring, 'first', launch.now)
+  redis.call('HSET', launch.wiring, 'last', launch.now)
+  if launch.hub_url ~= '' then
+    redis.call('SET', launch.hub, launch.hub_url)
+  end
+end
+
 -- Charges are in twelve buckets and the one that is being filled, a field each: the second in which it began, and its number of
 -- charges. A bucket counts until its last charge is older than the window: no charge is dropped early or kept more than a twelfth
 -- too long (D-025).

@@ -15,18 +15,23 @@
 --   launch, known  prefixes of the keys of waiting launches, and of servers that the reconciler published
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: the seconds that they live
 --   wake, revoked  the keys of the wake list and of the hash of revoked API keys
--- Returns: held, free, moved, used-up, lease-given, before-epoch or key-revoked.
+--   announced      a launch that is counted if it gets the use (`changed_blocks`, `count`); absent: it is an unlock
+-- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {before-epoch}, {key-revoked}, or {blocks-changed, version, blocks}.
 local request = cjson.decode(ARGV[1])
+local changed = request.announced and changed_blocks(request.announced)
+if changed then
+  return changed
+end
 local time = clock()
 local now = tonumber(time)
 
 -- A wiped Redis has forgotten who used which pass: earlier passes are refused.
 if request.iat < epoch(KEYS[1], time) then
-  return 'before-epoch'
+  return {'before-epoch'}
 end
 
 if request.key ~= '' and redis.call('HEXISTS', request.revoked, request.key) == 1 then
-  return 'key-revoked'
+  return {'key-revoked'}
 end
 
 local uses = cjson.decode(redis.call('GET', KEYS[2]) or '[]')
@@ -46,30 +51,33 @@ local function take(slot, first, moves)
   redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', request.ttl)
   redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
   redis.call('RPUSH', request.wake, request.server)
+  if request.announced then
+    count(request.announced)
+  end
 end
 
 for slot, use in ipairs(uses) do
   if use.server == request.server then
     -- If the pod now carries another grant than it did then, the use has given its lease, or a later decision replaced it.
     if request.carried ~= '' and request.carried ~= use.carried then
-      return 'lease-given'
+      return {'lease-given'}
     end
     -- The same grant comes twice if the answer got lost and the client tried again.
     if use.grant ~= request.grant then
       withdraw(use)
     end
     take(slot, use.first, use.moves)
-    return 'held'
+    return {'held'}
   end
 end
 
 if #uses < request.servers then
   take(#uses + 1, now, 0)
-  return 'free'
+  return {'free'}
 end
 
 if request.renewal then
-  return 'used-up'
+  return {'used-up'}
 end
 
 -- A server that is up keeps its use: moving that would take egress from somebody who works there, while on most networks each
@@ -90,7 +98,7 @@ for slot = #uses, 1, -1 do
       and now - use.first <= request.move_window and use.moves < request.moves and not is_up(use) then
     withdraw(use)
     take(slot, use.first, use.moves + 1)
-    return 'moved'
+    return {'moved'}
   end
 end
-return 'used-up'
+return {'used-up'}

@@ -20,9 +20,9 @@ local request = cjson.decode(ARGV[1])
 local now = clock()
 local second = math.floor(tonumber(now))
 
-local blocks, version = all_blocks(request.blocks)
-if version ~= request.judged_by then
-  return {'blocks-changed', version, blocks}
+local changed = changed_blocks(request)
+if changed then
+  return changed
 end
 
 -- A wiped Redis has forgotten which solutions were used: those of earlier challenges are refused.

@@ -39,13 +39,13 @@ from .work_queue import WorkQueue
 log = logging.getLogger("binder-egress")
 
 ALIVE_FILE = Path("/tmp/alive")
-"""The reflector touches this file; the liveness probe checks its age."""
+"""The listener touches this file; the liveness probe checks its age."""
 
 READY_FILE = Path("/tmp/ready")
-"""The reflector touches this file while the API server is heard from; the readiness probe checks its age."""
+"""The listener touches this file while the API server is heard from; the readiness probe checks its age."""
 
 SILENT_AFTER_SECONDS = 2 * (WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS)
-"""Seconds without a sign of life from the API server after which the reconciler is not ready. A sign is a list, or a watch that
+"""Seconds without an answer from the API server after which the reconciler is not ready. A list counts as one, and a watch that
 lasted."""
 
 RETRY_PAUSE_SECONDS = 1.0
@@ -75,7 +75,7 @@ class Reconciler:
 
     Attributes:
         queue: the servers to converge.
-        heard_at: the time of the API server's last sign of life, in steady seconds; None before the first.
+        heard_at: the time of the API server's last answer, in steady seconds; None before the first.
     """
 
     def __init__(
@@ -189,8 +189,8 @@ class Reconciler:
             except WatchEnded as error:
                 log.debug("watch: %s", error)
                 lasted = self._steady() - began >= RETRY_PAUSE_SECONDS
-                # A watch that ends immediately and without an event may be a proxy's answer, so it is no sign of life from the API
-                # server.
+                # A watch that ends immediately and without an event may be a proxy's answer, so it does not count as one from the
+                # API server.
                 if error.version and (lasted or error.version != version):
                     self.heard_at = self._steady()
                 version = error.version

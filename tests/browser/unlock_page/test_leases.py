@@ -51,7 +51,7 @@ def test_time_left_is_shown_each_second_and_not_read_aloud(leased, open_tab):
 def test_renewal_takes_one_click(leased, store, open_tab):
     tab = open_tab(leased(290))
     expect(tab.button).to_have_text("Renew")
-    expect(tab.state).to_have_text(f"{GRANTED} The time is over soon. Renew it now to keep internet access.")
+    expect(tab.state).to_have_text(f"{GRANTED} The time is almost up. Renew it now to keep internet access.")
     tab.picture("lease-renewable")
     tab.page.evaluate(WATCH_STATE)
     with reconciler(store, lease=LEASE):
@@ -115,7 +115,7 @@ def test_end_of_the_time_is_shown_on_the_open_page(leased, store, open_tab):
     tab = open_tab(leased(8))
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     lasts(store, None, "unverified", rule="expired")
-    expect(tab.state).to_have_text(f"The time is over. {NO_ACCESS}")
+    expect(tab.state).to_have_text(f"The time is up. {NO_ACCESS}")
     expect(tab.page.get_by_role("timer")).to_be_hidden()
     expect(tab.button).to_have_text("Give it internet access")
     tab.picture("lease-over")
@@ -148,7 +148,7 @@ def test_renewal_never_begins_by_itself(leased, store, open_tab):
     expect(tab.page.get_by_role("timer")).to_have_text("Time left: 0:00")
     with reconciler(store, lease=LEASE):
         lasts(store, None, "unverified", rule="expired")
-        expect(tab.state).to_have_text(f"The time is over. {NO_ACCESS}")
+        expect(tab.state).to_have_text(f"The time is up. {NO_ACCESS}")
         tab.page.wait_for_timeout(1_500)
     assert tab.posts == 0
 

@@ -106,7 +106,7 @@ def test_page_stays_responsive_while_it_calculates(algorithm, start, store, open
 def test_silent_reconciler_leaves_the_unlock_pending(page_address, open_tab):
     tab = open_tab(page_address)
     tab.button.click()
-    expect(tab.state).to_contain_text("It takes a moment longer than usual")
+    expect(tab.state).to_contain_text("This is taking a little longer than usual")
     expect(tab.button).to_be_hidden()
     tab.picture("pending")
 

@@ -58,7 +58,7 @@ def list_hosts(as_json: bool) -> None:
 
 @hosts.command(
     "wanted",
-    help="List what unverified servers asked the proxy for and did not get, by repository, since its pods started, a day at most.",
+    help="List the hosts that the proxy refused to unverified servers, by repository, since its pods started, for a day at most.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

@@ -28,7 +28,7 @@ def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
 
     eventually(is_well, RECONCILER_SECONDS, found)
     assert found["bypass"] == [("ok", "no other NetworkPolicy opens anything for user pods")]
-    assert "launches told of" in found["wiring"][0][1]
+    assert "launches announced in" in found["wiring"][0][1]
 
 
 def test_policy_of_jupyterhub_is_found_and_opens_the_canary(stage, bypass):

@@ -284,7 +284,7 @@ def test_wiring_of_binderhub_is_checked(ours, well, namespace, in_redis):
     checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == WARNING and "1 without their request" in text(checks, "wiring")
     in_redis.delete("binder-egress:wiring")
-    assert "has told of no launch" in text(examine(ours, well, namespace), "wiring")
+    assert "has announced no launch" in text(examine(ours, well, namespace), "wiring")
     announce(well, context=False)
     checks = examine(ours, well, namespace)
     assert states(checks)["wiring"] == PROBLEM and "badge_base_url" in text(checks, "wiring")
@@ -370,7 +370,7 @@ def test_other_kinds_of_policy_are_named_and_the_canary_decides(ours, well, name
     [
         (Canary("running", {"api": False, "kubelet": True}, "c"), PROBLEM, "c reached api"),
         (Canary("missing"), WARNING, "helm upgrade"),
-        (Canary("starting", {}, "c"), WARNING, "not said anything"),
+        (Canary("starting", {}, "c"), WARNING, "reported nothing"),
     ],
 )
 def test_canary_state_is_reported(ours, well, namespace, canary, state, says):

@@ -510,7 +510,7 @@ def test_unblock_of_one_server_cannot_end_a_block_of_many(reconciler, cluster, s
     serve(reconciler, store)
     with pytest.raises(ActionRefused, match=block):
         operators.unblock("alice", "eve")
-    with pytest.raises(ActionRefused, match=f"already, by eve: {block}"):
+    with pytest.raises(ActionRefused, match=f"already blocked, by eve: {block}"):
         operators.block("repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
@@ -551,7 +551,7 @@ def test_revocation_makes_a_temporary_block_permanent(redis_server, cluster, sto
     start(cluster, reconciler)
     block = operators.block("server", "alice", "eve", "mining", until=now[0] + 60)["block"]
     serve(reconciler, store)
-    with pytest.raises(ActionRefused, match=f"already, by eve: {block}"):
+    with pytest.raises(ActionRefused, match=f"already blocked, by eve: {block}"):
         operators.block("server", "alice", "mallory", "x", until=now[0] + 600)
     operators.revoke(ALICE, "mallory", "scanning")
     assert [(found.id, found.until) for found in store.blocks()] == [(block, None)]
@@ -570,7 +570,7 @@ def test_block_known_only_from_the_pod_can_be_removed(reconciler, cluster, store
     redis_server.wipe()
     reconciler.heartbeat()
     list_and_converge(reconciler)
-    with pytest.raises(ActionRefused, match="already, by eve"):
+    with pytest.raises(ActionRefused, match="already blocked, by eve"):
         operators.block("server", "alice", "mallory", "x")
     operators.revoke(ALICE, "mallory", "scanning")
     operators.unblock("alice", "eve")

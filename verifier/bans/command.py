@@ -135,15 +135,15 @@ def _address(_: click.Context, __: click.Parameter, value: str | None) -> str | 
 @click.command("propose-bans", help="Say which repositories stand out in logs, and propose bans. FILES: JSON lines; - is a pipe.")
 @click.argument("files", nargs=-1, type=click.File(encoding="utf-8", errors="replace"))
 @click.option("--prometheus", envvar="PROMETHEUS_URL", callback=_address, help="Address of a Prometheus that knows the hub.")
-@click.option("--days", type=click.FloatRange(0.01, 366), default=7.0, show_default=True, help="Days that are judged.")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="Their end, UTC; now by default.")
+@click.option("--days", type=click.FloatRange(0.01, 366), default=7.0, show_default=True, help="How many days are judged.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="The end of these days, UTC; now by default.")
 @click.option("--except", "spared", multiple=True, callback=_patterns, help="Never propose this: host/owner/name or host/owner/*.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="How many repositories the text shows.")
-@click.option("--at", "where", default="config", show_default=True, help="Where BinderHub's configuration is in values.")
+@click.option("--at", "where", default="config", show_default=True, help="Where BinderHub's configuration is in the values.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--alert", is_flag=True, help="Print one line of JSON if there is a proposal, else nothing.")
 @click.option("--values", help="Print a patch of this values file, for git apply.")
-@click.option("--pull-request", "repository", help="Open a pull request in this private repository, where --values names a path.")
+@click.option("--pull-request", "repository", help="Open a pull request in this private repository; --values is then a path in it.")
 def propose_bans(
     files: tuple[IO[str], ...],
     prometheus: str | None,

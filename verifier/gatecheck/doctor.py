@@ -137,7 +137,7 @@ def _redis(health: dict[str, Any]) -> list[Check]:
         text = f"evicts ({policy}), so it can forget a used pass, which could be used again: set maxmemory-policy noeviction"
         redis = Check("Redis", PROBLEM, text)
     elif maxmemory and used and used > NEARLY_FULL * maxmemory:
-        text = f"nearly full, {used} of {maxmemory} bytes. A full Redis takes no grant: raise redis.maxmemory"
+        text = f"nearly full, {used} of {maxmemory} bytes. A full Redis accepts no grants: raise redis.maxmemory"
         redis = Check("Redis", WARNING, text)
     else:
         redis = Check("Redis", OK, "answers, and never evicts")
@@ -150,12 +150,12 @@ def _redis(health: dict[str, Any]) -> list[Check]:
 
 def _redis_users(settings: ReconcilerSettings) -> Check:
     if settings.redis_user_password:
-        return Check("users of Redis", OK, "verifier and reconciler have their own, which may only what each needs")
+        return Check("users of Redis", OK, "verifier and reconciler each have their own, with only the rights that it needs")
     text = (
         "verifier and reconciler share one password, or none: a verifier that is taken over can lift blocks, forge reports "
         "of detectors and have pods stopped. "
-        "With the chart's Redis add redis-verifier-password and redis-reconciler-password to secret.existingSecret; with "
-        "externalRedis it stays so"
+        "With the chart's Redis, add redis-verifier-password and redis-reconciler-password to secret.existingSecret; with "
+        "externalRedis they always share one"
     )
     return Check("users of Redis", WARNING, text)
 
@@ -228,11 +228,11 @@ def check_api_keys(reports: dict[str, dict[str, Any]], revoked: set[str], now: f
     """
     keys = {key.entry.id: key for key in reported(reports.values())}
     checks = [
-        Check("API keys", PROBLEM, f"apiKeys: {sentence}. The key does not count")
+        Check("API keys", PROBLEM, f"apiKeys: {sentence}. The key is not accepted")
         for sentence in sorted({sentence for report in reports.values() for sentence in report.get("api_keys_wrong", [])})
     ]
     if back := sorted(key.name for key in keys.values() if key.entry.id in revoked):
-        text = f"revoked, but still in the values: {', '.join(back)}. Remove them: after a wipe of Redis they would count again"
+        text = f"revoked, but still in the values: {', '.join(back)}. Remove them: after a wipe of Redis they would be valid again"
         checks.append(Check("API keys", WARNING, text))
     if expired := sorted(key.name for key in keys.values() if key.is_expired(now)):
         checks.append(Check("API keys", WARNING, f"expired: {', '.join(expired)}. Remove them from apiKeys.keys"))
@@ -242,24 +242,24 @@ def check_api_keys(reports: dict[str, dict[str, Any]], revoked: set[str], now: f
 def _wiring(wiring: dict[str, int], counters: dict[str, int], now: float) -> list[Check]:
     launches, without = wiring.get("launches", 0), wiring.get("without-context", 0)
     if not launches:
-        text = "BinderHub has told of no launch yet. If there were launches, its values lack `integration.binderhub` (see NOTES)"
+        text = "BinderHub has announced no launch yet. If there were launches, its values lack `integration.binderhub` (see NOTES)"
         state = WARNING
     elif without == launches:
         text = f"all {launches} launches came without their request: another snippet replaced BinderHub.badge_base_url after ours"
         state = PROBLEM
     else:
         since, last = _age(now - wiring["first"]), _age(now - wiring["last"])
-        text = f"{launches} launches told of in {since}, the last one {last} ago"
+        text = f"{launches} launches announced in {since}, the last one {last} ago"
         text += f"; {without} without their request" if without else ""
         state = WARNING if without else OK
     if unknown := counters.get(WITHOUT_RECORD, 0):
         reason = (
-            f"{unknown} user pods started without a word from BinderHub. This is normal for servers that were started from the hub "
+            f"{unknown} user pods started that BinderHub did not announce. This is normal for servers started from the hub "
             "itself. Otherwise the hook fails or is missing: look for `binder-egress` in BinderHub's log"
         )
         records = Check("launch records", WARNING, reason)
     else:
-        records = Check("launch records", OK, "BinderHub has told of every user pod")
+        records = Check("launch records", OK, "BinderHub has announced every user pod")
     return [Check("wiring", state, text), records]
 
 
@@ -268,13 +268,13 @@ def _public_port(namespace: Namespace, reports: dict[str, dict[str, Any]]) -> Ch
     try:
         anybody = admits_anybody(namespace.policies(), VERIFIER_LABELS, PUBLIC_PORT)
     except ApiServerUnavailable as error:
-        return Check("public port", WARNING, f"unknown who reaches it: {error}")
+        return Check("public port", WARNING, f"it is unknown who reaches it: {error}")
     if not anybody:
-        return Check("public port", OK, "only for those whom a policy names")
+        return Check("public port", OK, "open only to those that a policy names")
     if reports and all(report.get("proxies") == "networks" for report in reports.values()):
-        return Check("public port", OK, "open for pods of every namespace, but only proxies in trustedProxies are believed")
+        return Check("public port", OK, "open to pods of every namespace, but only proxies in trustedProxies are believed")
     text = (
-        "open for pods of every namespace, and they choose their client address: name your ingress controller in "
+        "open to pods of every namespace, and they choose their client address: name your ingress controller in "
         "verifier.networkPolicy.publicFrom, or the networks of your proxies in trustedProxies"
     )
     return Check("public port", WARNING, text)
@@ -334,7 +334,7 @@ def _other_kinds(namespace: Namespace, findings: Findings) -> list[Check]:
     except ApiServerUnavailable as error:
         return [Check("other policies", WARNING, f"the kinds of policy in this cluster are unknown: {error}")]
     if not groups:
-        return [Check("other policies", OK, "this cluster has no kind of policy but NetworkPolicy, as far as we know")]
+        return [Check("other policies", OK, "this cluster has no kind of policy that we know except NetworkPolicy")]
     kinds = "; ".join(f"{OTHER_KINDS[group]} ({group})" for group in groups)
     shut = findings.canary is not None and findings.canary.state == "running" and not findings.canary.open
     verdict = "The canary's packets are stopped nevertheless" if shut else "Only packets can tell: run `helm test`"
@@ -357,7 +357,7 @@ def _canary_targets(canary: Canary) -> list[Check]:
         text = f"{canary.pod} reached {', '.join(canary.open)}, which must be shut: docs/gatecheck.md says what to do"
         return [Check("canary", PROBLEM, text)]
     if canary.state == "starting":
-        return [Check("canary", WARNING, f"{canary.pod} has not said anything yet: run `kubectl describe pod {canary.pod}`")]
+        return [Check("canary", WARNING, f"{canary.pod} has reported nothing yet: run `kubectl describe pod {canary.pod}`")]
     return [Check("canary", OK, f"{canary.pod} is stopped at: {', '.join(sorted(canary.targets))}")]
 
 

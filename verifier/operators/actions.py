@@ -185,7 +185,7 @@ class Operators:
     def report(self, report: Report) -> dict[str, Any] | None:
         """Queue a detector's report, and wait for the reconciler. Returns the outcome, or None if it is not known in time."""
         if not report.source:
-            raise ActionRefused("refused", "It names no source: use --source.")
+            raise ActionRefused("refused", "The report names no source: use --source.")
         self.is_source(report.source)
         entered = self._store.add_detection(report)
         found: list[dict[str, Any]] = []
@@ -201,9 +201,7 @@ class Operators:
         known = self._known(server)
         self._tier_exists(tier)
         if rule := self._refusal(known):
-            raise ActionRefused(
-                "refused", f"The server is under the rule {rule}, which is stronger than a grant: take that away first."
-            )
+            raise ActionRefused("refused", f"The rule {rule} applies to the server, and is stronger than a grant: remove it first.")
         given = Grant(secrets.token_hex(8), tier, Rule.OPERATOR.value, int(self._clock()), by, why)
         self._store.grant(server, Record(given, uid=known.uid, repository=known.repository, client=known.client))
         self._log("grant", by, why, user=server.user, server=server.name, tier=tier, grant=given.id)
@@ -262,7 +260,7 @@ class Operators:
                 old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
             ]
         if same:
-            raise ActionRefused("refused", f"It is blocked already, by {same[0].by}: {same[0].id}. Remove that block to change it.")
+            raise ActionRefused("refused", f"It is already blocked, by {same[0].by}: {same[0].id}. Remove that block to change it.")
         new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
         servers = [server for server, known in self._store.all_known().items() if applies(new, Facts.of(known), self._clock())]
         self._store.add_block(new, servers)
@@ -331,7 +329,7 @@ class Operators:
         except ValueError as error:
             raise ActionRefused("bad-request", f"{error}.") from None
         if self._clock() >= api_keys.ends(entry.expires):
-            raise ActionRefused("bad-request", f"expires: {entry.expires} is over.")
+            raise ActionRefused("bad-request", f"expires: {entry.expires} is in the past.")
         if any(row["name"] == name for row in self.keys()):
             raise ActionRefused(
                 "refused", f"There is a key called {name}. Choose another name, or take its entry out of the values."
@@ -354,7 +352,7 @@ class Operators:
         found = [row for row in self.keys() if wanted in (row["name"], row["id"])]
         if not found and not re.fullmatch(r"[0-9a-f]{16}", wanted):
             raise ActionRefused(
-                "no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always does."
+                "no-such-key", "No verifier has a key of this name. `egress keys list` lists them; an id always works."
             )
         meant = {row["id"]: row["name"] for row in found} or {wanted: ""}
         for identity, called in meant.items():
@@ -391,7 +389,7 @@ class Operators:
 
     def _missing(self, text: str) -> str:
         if self._store.reconciler_state()[0] is None:
-            return f"No server {text!r} is known, but the reconciler is silent, so it may run all the same."
+            return f"No server {text!r} is known, but the reconciler is silent, so it may still be running."
         return f"No server {text!r} is running. Name a pod, or user or user/server as JupyterHub calls them."
 
     def _refusal(self, known: KnownServer) -> str | None:
@@ -408,7 +406,8 @@ class Operators:
         if (known.label or UNVERIFIED) != known.tier:
             return f"Its label is {known.label or 'none'}, its grant says {known.tier}: the reconciler has not caught up."
         if known.tier != UNVERIFIED:
-            watched = " In mode observe every server has the network it has without us." if self._settings.mode == "observe" else ""
+            watches = self._settings.mode == "observe"
+            watched = " In mode observe every server has the network that it would have without us." if watches else ""
             later = f" The rule {rule} would refuse it now, but does not act on running servers." if rule else ""
             who = f" by {known.by}{f': {known.why}' if known.why else ''}" if known.by else ""
             ends = f" Its lease ends at {_utc(known.until)}." if known.until is not None else ""
@@ -417,7 +416,7 @@ class Operators:
             return f"No network: the rule {rule} refuses it."
         if known.rule == Rule.EXPIRED:
             stops_at = known.until if self._settings.mode == "captcha" else None
-            ends = f" Its pod is stopped after {_utc(stops_at)}, unless somebody does." if stops_at is not None else ""
+            ends = f" Its pod is stopped after {_utc(stops_at)}, unless somebody renews the lease." if stops_at is not None else ""
             return f"No network: its lease ended at {_utc(known.at)}, and nobody has renewed it.{ends}"
         if self._settings.mode == "observe":
             return "No tier. In mode observe no policy isolates it."

@@ -3,7 +3,7 @@
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
 Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, block or key; 4 refused;
-5 written down, but not yet confirmed by the reconciler; 6 Redis does not answer.
+5 recorded, but not yet confirmed by the reconciler; 6 Redis does not answer.
 """
 
 import json
@@ -104,9 +104,7 @@ def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_
 def block(operators: Operators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
     until = time.time() + _seconds(duration) if duration else None
     done = operators.block(kind, what, by, why, until)
-    _say(
-        done, f"Blocked: {done['block']}. Running servers that it took network from, or keeps it from: {done['servers']}.", as_json
-    )
+    _say(done, f"Blocked: {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}.", as_json)
 
 
 @egress.command("unblock", help="Remove a block. BLOCK: its id, or a server that has a block of its own.")
@@ -143,13 +141,13 @@ def list_keys(operators: Operators, as_json: bool) -> None:
     show(operators.keys(), as_json, columns)
 
 
-@api_keys.command("create", help="Make an API key. It is printed once, and counts as soon as its entry is in the chart's values.")
+@api_keys.command("create", help="Make an API key. It is printed once, and takes effect when its entry is in the chart's values.")
 @click.option("--name", required=True, help="Its name: lower-case letters, digits and dashes.")
 @click.option("--tier", required=True, help="The tier of its servers.")
 @click.option("--servers-per-day", required=True, type=click.IntRange(1, MAX_SERVERS_PER_DAY), help="Servers in any 24 hours.")
-@click.option("--expires", required=True, help="The last day on which it counts, 2027-01-31, or 90d from now.")
-@click.option("--origin", "origins", multiple=True, help="Pages that may send it, https://example.org. Without it, anybody may.")
-@click.option("--repository", "repositories", multiple=True, help="host/owner/name or host/owner/*. Without it, any repository.")
+@click.option("--expires", required=True, help="The last day on which it is valid: 2027-01-31, or 90d from now.")
+@click.option("--origin", "origins", multiple=True, help="Where pages may send it from: https://example.org. Default: anywhere.")
+@click.option("--repository", "repositories", multiple=True, help="host/owner/name or host/owner/*. Default: any repository.")
 @_who
 @click.option("--why", default="", help="Its purpose, for the log.")
 @_as_json
@@ -163,7 +161,7 @@ def create_key(
         return
     click.echo("The key. It is shown this once and stored nowhere:\n")
     click.echo(f"  {made['key']}\n")
-    click.echo("Add this to the chart's values, where it is no secret. The key counts a minute or two after `helm upgrade`:\n")
+    click.echo("Add this to the chart's values; it is no secret. The key takes effect a minute or two after `helm upgrade`:\n")
     click.echo("apiKeys:\n  keys:")
     click.echo(f"    {made['name']}:")
     for name, value in made["values"]["apiKeys"]["keys"][made["name"]].items():
@@ -180,7 +178,7 @@ def create_key(
 def revoke_key(operators: Operators, key: str, servers: bool, by: str, why: str, as_json: bool) -> None:
     done = operators.revoke_key(key, by, why, servers)
     lost = f"Grants withdrawn: {done['withdrawn']}." if done["withdrawn"] else ""
-    remove = f"Now take {', '.join(done['remove'])} out of the values: with a wiped Redis it would count again."
+    remove = f"Now remove {', '.join(done['remove'])} from the values: after a wipe of Redis it would be valid again."
     _say(done, " ".join(filter(None, ["Revoked.", lost, remove if done["remove"] else ""])), as_json)
 
 
@@ -197,7 +195,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(done, ensure_ascii=False))
     elif pending:
-        click.echo("It is written down, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
+        click.echo("It is recorded, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
     else:
         click.echo(sentence)
     if pending:

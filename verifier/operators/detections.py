@@ -17,10 +17,10 @@ COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
 
 
 @click.command(
-    help="Enter lines of detectors (cryptnono, minesweeper, Falco), as if they had sent them, and say what became of each."
+    help="Enter lines of detectors (cryptnono, minesweeper, Falco) as if they had sent them, and say what became of each."
 )
 @click.option("--from", "lines", required=True, type=click.File("r", errors="replace"), help="A file of lines; -: standard input.")
-@click.option("--source", default="", help="The source in the values. Without it, as the lines say.")
+@click.option("--source", default="", help="The source in the values. Default: as the lines say.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each.")
 @click.pass_obj
 def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> None:
@@ -51,7 +51,7 @@ def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> N
     if unreadable or others:
         click.echo(f"Lines that report nothing: {others}. Lines that cannot be read: {unreadable}.", err=True)
     if pending:
-        click.echo("What is pending is written down: see `egress detections list`.", err=True)
+        click.echo("What is pending is recorded: see `egress detections list`.", err=True)
         sys.exit(PENDING)
 
 
@@ -82,7 +82,7 @@ def list_unreadable(operators: Operators, as_json: bool) -> None:
 
 
 @detections.command(
-    "create-token", help="Make a token for a source. It is printed once, and counts once its hash is in the values."
+    "create-token", help="Make a token for a source. It is printed once, and takes effect when its hash is in the values."
 )
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -92,5 +92,5 @@ def create_token(source: str, as_json: bool) -> None:
         click.echo(json.dumps({"token": token, "values": {"detections": {"sources": {source: {"tokenHash": hashed}}}}}, indent=2))
         return
     click.echo(f"The token. It is shown this once and stored nowhere:\n\n  {token}\n")
-    click.echo("Add this to the chart's values, where it is no secret. The token counts a minute or two after `helm upgrade`:\n")
+    click.echo("Add this to the chart's values; it is no secret. The token takes effect a minute or two after `helm upgrade`:\n")
     click.echo(f'detections:\n  sources:\n    {escaped(source)}:\n      tokenHash: "{hashed}"')

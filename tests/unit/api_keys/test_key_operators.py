@@ -52,7 +52,7 @@ def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store, in_
         (["--tier", "huge"], "there is none called 'huge'"),
         (["--servers-per-day", "0"], "servers-per-day"),
         (["--expires", "tomorrow"], "not a date"),
-        (["--expires", "2001-01-01"], "is over"),
+        (["--expires", "2001-01-01"], "is in the past"),
         (["--expires", "99999999d"], "expires"),
         (["--expires", "99999d"], ""),
         (["--origin", "https://a/b"], "origins"),

@@ -75,7 +75,7 @@ def test_lines_are_entered_and_each_is_answered(egress, serving, tmp_path):
 
 def test_report_that_no_reconciler_reads_is_pending(egress):
     code, out, err = egress("detect", "--from", "-", lines=killed())
-    assert (code, out) == (5, "jupyter-alice--: pending\n") and "written down" in err
+    assert (code, out) == (5, "jupyter-alice--: pending\n") and "is recorded" in err
 
 
 @pytest.mark.parametrize(("sources", "more"), [({}, []), ({"falco": {}}, ["--source", "other"])])
@@ -90,7 +90,7 @@ def test_line_of_a_source_that_is_not_in_the_values_ends_nothing(egress, store):
     lines = '{"pod": "a", "source": "other"}\n{"pod": "a"}\n' + killed()
     code, out, err = egress("detect", "--from", "-", lines=lines)
     assert (code, out) == (5, "jupyter-alice--: pending\n") and "Line 1: There is no source 'other'" in err
-    assert "Line 2: It names no source" in err
+    assert "Line 2: The report names no source" in err
 
 
 def test_line_without_an_end_is_no_fault(egress):

@@ -43,7 +43,7 @@ def proof_of_work(challenge: dict[str, Any], tier: str | None = None) -> dict[st
     if offers and tier:
         offers = [offer for offer in offers if offer.get("tier") == tier]
         if not offers:
-            raise Refused("other-tier", f"nothing that can be solved here is worth the tier {tier}, which the server has")
+            raise Refused("other-tier", f"nothing that can be solved here earns the tier {tier}, which the server has")
     for offer in offers:
         if offer.get("kind") == "proof-of-work" and isinstance(offer.get("name"), str):
             return offer

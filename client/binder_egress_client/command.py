@@ -171,7 +171,7 @@ browser_option = click.option(
 wait_option = click.option(
     "--wait",
     type=Seconds(0, 86400),
-    help=f"Seconds to wait for a person, where one is needed.  [default: {WAIT:.0f} on a terminal, else 0]",
+    help=f"Seconds to wait for a person, if one is needed.  [default: {WAIT:.0f} on a terminal, else 0]",
 )
 
 
@@ -289,13 +289,13 @@ def status(server: Server, as_json: bool) -> Exit:
     elif shown["tier"] != UNVERIFIED:
         click.echo(f"egress: {shown['tier']}{_until(shown.get('expires_in'))}")
         if shown.get("renewable_in") == 0:
-            _say(f"To renew it: binder-egress-client unlock {server.verifier}{server.path}\nor open in a browser: {server.link}")
+            _say(f"To renew it: binder-egress-client unlock {server.verifier}{server.path}\nor, in a browser: {server.link}")
         else:
             _say_renewable(shown.get("renewable_in"))
     else:
         click.echo(f"egress: none{_but(shown)}")
         if shown.get("unlockable", True):
-            _say(f"To unlock it: binder-egress-client unlock {server.verifier}{server.path}\nor open in a browser: {server.link}")
+            _say(f"To unlock it: binder-egress-client unlock {server.verifier}{server.path}\nor, in a browser: {server.link}")
     return Exit.NO_EGRESS if shown["tier"] == UNVERIFIED else Exit.DONE
 
 
@@ -403,7 +403,7 @@ def _conclude(outcome: Outcome) -> None:
             "bold yellow",
         )
         if outcome.link:
-            _say(f"To renew it, open in any browser: {outcome.link}")
+            _say(f"To renew it, open this in any browser: {outcome.link}")
     elif outcome.egress:
         renewed = "Renewed. " if outcome.renewed else ""
         _say(f"{renewed}The server has egress ({outcome.tier}){_until(outcome.expires_in)}.", "green")
@@ -413,13 +413,13 @@ def _conclude(outcome: Outcome) -> None:
             f"This hub has no egress gate that this client knows of ({outcome.why}): the server has the network that the hub gives."
         )
     elif outcome.kind == "no-answer":
-        _say(f"Whether the server has egress is not known: {outcome.why}.", "bold yellow")
+        _say(f"It is not known whether the server has egress: {outcome.why}.", "bold yellow")
         if outcome.link:
-            _say(f"Later, open in any browser: {outcome.link}")
+            _say(f"Later, open this in any browser: {outcome.link}")
     elif outcome.kind != "not-wanted":
         _say(f"The server has no egress: {outcome.why}.{_when(outcome.retry_after)}".replace("..", "."), "bold yellow")
         if outcome.link:
-            _say(f"To unlock it, open in any browser: {outcome.link}")
+            _say(f"To unlock it, open this in any browser: {outcome.link}")
 
 
 def main() -> NoReturn:

@@ -237,4 +237,4 @@ def _lines(answer: requests.Response) -> Iterator[bytes]:
         *lines, rest = (rest + chunk).split(b"\n")
         yield from (line.rstrip(b"\r") for line in lines)
         if len(rest) > MAX_LINE:
-            raise LaunchFailed("the stream is not one of events")
+            raise LaunchFailed("the response is not a stream of events")

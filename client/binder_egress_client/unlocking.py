@@ -233,7 +233,7 @@ def _is_done(shown: dict[str, Any], had: dict[str, Any] | None) -> bool:
 
 
 def _other_tier(had: dict[str, Any]) -> Refused:
-    return Refused("other-tier", f"it is not worth the tier {had['tier']}, which the server has; nothing else renews that")
+    return Refused("other-tier", f"this does not earn the tier {had['tier']}, which the server has; nothing else renews the lease")
 
 
 def _not_renewed(verifier: Verifier, server: Server, had: dict[str, Any], failed: Outcome) -> Outcome:

@@ -82,9 +82,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
         return "the connection broke"
     return {
-        "InvalidURL": "this is no address",
-        "InvalidProxyURL": "the proxy in the environment is no address",
-        "InvalidSchema": "no such kind of address or proxy is known here (for SOCKS: pip install PySocks)",
+        "InvalidURL": "this is not an address",
+        "InvalidProxyURL": "the proxy in the environment is not an address",
+        "InvalidSchema": "this kind of address or proxy is not supported (for SOCKS: pip install PySocks)",
         "TooManyRedirects": "too many redirects",
     }.get(type(error).__name__, type(error).__name__)
 
@@ -202,7 +202,7 @@ class Verifier:
                 while chunk := answer.raw.read1(65536, decode_content=True):
                     content += chunk
                     if len(content) > MAX_ANSWER or time.monotonic() > deadline:
-                        raise NoAnswer(f"the answer of {self.url} does not end")
+                        raise NoAnswer(f"the answer from {self.url} does not end")
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise NoAnswer(f"{self.url} does not answer: {reason(error)}") from None
         if answer.is_redirect:

@@ -133,7 +133,7 @@ def test_https_works_through_a_proxy(hub, tunnel, run, monkeypatch, tmp_path):
         ("http://{proxy}", "the proxy in the environment: Tunnel connection failed: 407"),
         ("http://127.0.0.1:1", "the proxy in the environment: Connection refused"),
         ("socks5h://127.0.0.1:1", "pip install PySocks"),
-        ("http://", "the proxy in the environment is no address"),
+        ("http://", "the proxy in the environment is not an address"),
     ],
 )
 def test_failing_proxy_is_named(tunnel, run, monkeypatch, address, said):

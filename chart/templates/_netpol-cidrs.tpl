@@ -106,9 +106,9 @@ more than 2,500 exceptions (D-205). Takes a dict: cidr, except (a map {CIDR: tru
 {{- end -}}
 {{- end -}}
 {{- if and (gt (len $inside) 2500) (not $closed) -}}
-{{- $found := printf "%s.cidrs: %s has %d exceptions by except and bannedAddresses" .where $cidr (len $inside) -}}
+{{- $found := printf "%s.cidrs: %s has %d exceptions from except and bannedAddresses" .where $cidr (len $inside) -}}
 {{- fail (print $found ", and 2,500 is the limit for one CIDR: join neighbouring addresses into networks, or list parts of the "
-  "CIDR instead, as 0.0.0.0/1 and 128.0.0.0/1 of 0.0.0.0/0.") -}}
+  "CIDR instead, such as 0.0.0.0/1 and 128.0.0.0/1 for 0.0.0.0/0.") -}}
 {{- end -}}
 {{ dict "closed" $closed "except" (keys $inside | sortAlpha) | toJson }}
 {{- end }}

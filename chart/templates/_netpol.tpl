@@ -28,7 +28,7 @@ the name for the message.
 {{- range include "binder-egress.enabledKeys" (index . 1) | fromJsonArray }}
 {{- $ends := splitList "-" . }}
 {{- if or (regexMatch `(^|-)0` .) (gt (last $ends | atoi) 65535) (gt (first $ends | atoi) (last $ends | atoi)) }}
-{{- fail (printf (print "%s has %q, which is no port and no range of ports: ports are 1 to 65535, and a range begins with the "
+{{- fail (printf (print "%s has %q, which is neither a port nor a range: ports are 1 to 65535, and a range begins with the "
   "lower one.") $name .) }}
 {{- end }}
 {{- end }}

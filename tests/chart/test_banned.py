@@ -140,8 +140,8 @@ def test_limit_is_2500_exceptions_of_one_cidr(helm, tmp_path):
     values["bannedAddresses"]["c"] = ["9.9.9.9"]
     refused = rendered(helm, tmp_path / "values.json", values, check=False)
     assert refused.returncode != 0
-    assert "tiers.verified.cidrs: 0.0.0.0/0 has 2501 exceptions by except and bannedAddresses" in refused.stderr
-    assert "as 0.0.0.0/1 and 128.0.0.0/1 of 0.0.0.0/0." in refused.stderr
+    assert "tiers.verified.cidrs: 0.0.0.0/0 has 2501 exceptions from except and bannedAddresses" in refused.stderr
+    assert "such as 0.0.0.0/1 and 128.0.0.0/1 for 0.0.0.0/0." in refused.stderr
 
 
 @one_helm

@@ -1,10 +1,11 @@
-"""The attacker of ci/attack: what somebody who wants pods with egress would run, against a real verifier.
+"""The attacker of ci/attack: somebody who wants pods with egress, against a real verifier.
 
 The verifier is the real process, with a real Redis, on loopback. It believes one proxy, so that the attacker chooses the client's
-address as an ingress would tell it. The reconciler is the real one, on pods in memory (`tests.support.fake_cluster`). Its settings
-are the chart's defaults but for one: a key derivation has one round in place of 2,500 where only the number of tries matters.
+address, as an ingress would report it. The reconciler is the real one, on pods in memory (`tests.support.fake_cluster`). The
+settings are the chart's defaults, with one exception: where only the number of tries matters, a key derivation has one round
+instead of 2,500.
 
-What `ci/attack --json` prints, one object:
+`ci/attack --json` prints one object:
 
 setting     what was attacked: algorithm, cost, counter_max, doubled_after, window_seconds, lifetime_seconds
 speed       cores, lanes; tries a core-second with the default key derivation: client (OpenSSL, as Python has it, and so the
@@ -12,20 +13,20 @@ speed       cores, lanes; tries a core-second with the default key derivation: c
             one consumer card, published); vector_ratio and graphics_card_ratio, both to client
 prices      an entry for each of some prices: price, tries (on average), and by speed for one solution: client_core_seconds,
             vector_core_seconds, graphics_card_seconds
-solved      solutions at the base price, with the default's 2,500 rounds: client and vector, each with passes, tries and
+solved      solutions at the base price, with the default 2,500 rounds: client and vector, each with passes, tries and
             core_seconds (of all together, measured, not computed)
-tries       of all challenges that were solved: challenges, tries, expected (half of each range, and one), and share (the mean of
-            tries by expected)
-orders      tries for a solution by the order of trying, in shares of the average that is documented, at the base price
+tries       for all solved challenges: challenges, tries, expected (half of each range, and one), and share (the mean of tries
+            divided by expected)
+orders      tries for a solution, by the order of trying, as shares of the documented average at the base price
 attackers   an entry for each attacker and way: name (1 address, 10 addresses, 1000 addresses, /64, /56, /48), in_advance
             (whether challenges were fetched while they were cheap), passes, base_works (what was spent, in multiples of the
             average work at price 1), documented (the sum of the prices that docs/fairness.md states, in the same unit), saved (a
-            share of documented), last_price, refused (solutions that came too late), tries (of the solver); by speed for all
-            passes together client_core_seconds, vector_core_seconds, graphics_card_seconds
-free        what should earn nothing: a name, with tried and got
-moves       one pass, sent again and again: launches, at_once (most servers with egress at one time), in_turn (servers that had
-            it one after the other, each gone before the next)
-steady      (--long) what so many cores at the client's speed get in a window without a pause: cores, passes
+            share of documented), last_price, refused (solutions that came too late), tries (of the solver); by speed, for all
+            passes together: client_core_seconds, vector_core_seconds, graphics_card_seconds
+free        attempts that should earn nothing: a name, with tried and got
+moves       one pass, sent many times: launches, at_once (the most servers with egress at one time), in_turn (servers that had
+            egress one after the other, each gone before the next)
+steady      (--long) the passes that some cores at the client's speed get in a window without a pause: cores, passes
 farm        servers, rounds (of renewals), grants, base_works, documented: each renewal is one solution at the price of the moment
 
 `base_works` and `tries` do not depend on how busy the machine is. Seconds follow from them by `speed` alone.
@@ -50,31 +51,31 @@ from verifier.fairness import BASE_SECONDS
 from verifier.settings import VerifierSettings, load
 
 PRICES = (1, 2, 4.3, 18, 101)
-"""Those of the table in docs/fairness.md."""
+"""The attackers of the table in docs/fairness.md."""
 
 NEEDED = {"redis_url": "redis://127.0.0.1/0", "signing_keys": "0" * 32, "api_token": "0" * 32}
-"""Settings without a default, for reading those that have one."""
+"""Values for the settings without a default, so that the others can be read."""
 
 LEASE_SECONDS = 60
-"""The shortest lease that the chart takes."""
+"""The shortest lease that the chart accepts."""
 
 SHORT_WINDOW_SECONDS = 60
-"""The shortest window of `fairness` that the chart takes."""
+"""The shortest window of `fairness` that the chart accepts."""
 
 CORES = (1, 8, 64)
-"""As many as docs/fairness.md tells of."""
+"""As in docs/fairness.md."""
 
 
 def run(passes: int, long: bool = False, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Attack, in all ways.
+    """Attack in all ways.
 
     Args:
-        passes: how many each attacker is after.
-        long: whether to try what needs minutes, too.
-        say: is told what comes next.
+        passes: how many each attacker tries to get.
+        long: whether to run also the attacks that take minutes.
+        say: called with a line about the next step.
 
     Returns:
-        The figures; the module says what each is.
+        The figures, which the module's docstring explains.
     """
     solver, chart = Solver(), load(VerifierSettings, **NEEDED)
     doubled_after = chart.fairness_doubled_after
@@ -184,7 +185,7 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    """Attack, and print what came of it."""
+    """Attack, and print the result."""
     parser = argparse.ArgumentParser(description="Attack a real verifier on loopback.")
     parser.add_argument("--long", action="store_true", help="3,000 passes for each attacker, and what needs minutes")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

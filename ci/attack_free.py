@@ -1,4 +1,4 @@
-"""What should earn nothing, or no more than was paid for, tried by ci/attack."""
+"""Attacks of ci/attack that should earn nothing, or no more than was paid for."""
 
 import base64
 import hashlib
@@ -25,19 +25,19 @@ from verifier.store.connection import connect
 from verifier.store.store import Store
 
 ADDRESS = "198.51.100.7"
-"""Where the attacker is (RFC 5737)."""
+"""The attacker's address (RFC 5737)."""
 
 REPOSITORY = "https://example.com/a/b"
 
 
 class Place:
-    """A verifier with a reconciler, and pods in memory.
+    """A verifier and a reconciler, with pods in memory.
 
     Args:
         redis_server: a Redis of its own.
         lease: seconds of a lease; 0: none.
-        behind: seconds by which the reconciler's clock is behind. A lease that it begins is so much shorter for the verifier, which
-            saves the attacker the time until it can be renewed.
+        behind: seconds by which the reconciler's clock is behind. For the verifier, a lease that begins there is shorter by that,
+            so the attacker need not wait until it can be renewed.
         cost: rounds of a key derivation.
         settings: more of the verifier's.
     """
@@ -66,19 +66,19 @@ class Place:
             self._rounds += 1
 
     def stop(self) -> None:
-        """End both."""
+        """Stop both."""
         self._over.set()
         self._thread.join()
         self._client.close()
         self._verifier.stop()
 
     def launch(self, user: str, token: str | None = None, client: str = ADDRESS) -> None:
-        """Launch: BinderHub's hook tells of it, and a pod comes."""
+        """Launch: BinderHub's hook reports it, and a pod appears."""
         self.tell(user, token, client)
         self.appear(user)
 
     def tell(self, user: str, token: str | None, client: str = ADDRESS) -> None:
-        """What BinderHub's hook does."""
+        """Report a launch, as BinderHub's hook does."""
         body = {
             "user": user, "server": "", "image": "image:1", "repository": REPOSITORY, "token": token,
             "client_address": "10.0.0.1", "forwarded_for": client, "requested_at": time.time(), "context": True,
@@ -87,17 +87,17 @@ class Place:
         assert status == 200, said
 
     def appear(self, user: str) -> None:
-        """The pod of a launch is there and ready; returns when the reconciler has published it."""
+        """Create the ready pod of a launch, and wait until the reconciler has published it."""
         self.cluster.add(user, f"uid-{user}", ready=True, repository=REPOSITORY)
         self.eventually(lambda: self.store.known(Server(user)) is not None)
 
     def go(self, user: str) -> None:
-        """The pod ends; returns when that is known."""
+        """End the pod, and wait until that is known."""
         self.cluster.remove(f"jupyter-{user}--")
         self.eventually(lambda: self.store.known(Server(user)) is None)
 
     def has_egress(self, user: str) -> bool:
-        """Whether the pod carries a tier, which its policy selects."""
+        """Whether the pod carries a tier, which the tier's policy selects."""
         return Server(user) in self.cluster.labelled()
 
     def settled(self, user: str) -> bool:
@@ -108,7 +108,7 @@ class Place:
 
     @staticmethod
     def eventually(condition: Callable[[], bool], limit: float = 60) -> None:
-        """Wait for something that must come."""
+        """Wait for something that must happen."""
         until = time.monotonic() + limit
         while not condition():
             assert time.monotonic() < until, "it did not come"
@@ -117,7 +117,7 @@ class Place:
 
 @contextmanager
 def place(**options: Any) -> Iterator[Place]:
-    """A place with a Redis of its own, and the end of both."""
+    """A place with a Redis of its own; both are stopped at the end."""
     server = RedisServer()
     server.start()
     try:
@@ -131,7 +131,7 @@ def place(**options: Any) -> Iterator[Place]:
 
 
 def get_pass(door: Door, solver: Solver, client: str = ADDRESS) -> str:
-    """A pass, for a solution at the price of the moment."""
+    """A pass, for a solution at the current price."""
     status, body = door.present(client, solver.vector(door.challenge(client)).payload)
     assert status == 201, body
     token: str = body["token"]
@@ -144,7 +144,7 @@ def count(outcomes: Sequence[bool]) -> dict[str, int]:
 
 
 def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int]]:
-    """What should earn nothing: replays, solutions for something else, changed challenges, forged passes."""
+    """Attacks that should earn nothing: replays, solutions for something else, changed challenges, forged passes."""
     door, found = at.door, {}
 
     def solved(client: str, purpose: str = "launch") -> str:
@@ -153,11 +153,11 @@ def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int
     def passed(client: str, payload: str) -> bool:
         return door.present(client, payload)[0] == 201
 
-    # Of solutions that were accepted: as they were, and written differently.
+    # Accepted solutions: unchanged, and written differently.
     used = [solved(ADDRESS) for _ in range(number)]
     assert all(passed(ADDRESS, payload) for payload in used)
     found["replays"] = count([passed(ADDRESS, other) for payload in used for other in (payload, *rewritten(payload))])
-    # One solution, many times at once: one of them is paid for.
+    # One solution, many times at once: only one is paid for.
     together = []
     with ThreadPoolExecutor(THREADS) as pool:
         for payload in [solved(ADDRESS) for _ in range(number)]:
@@ -166,7 +166,7 @@ def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int
     found["replays at once"] = count(together)
     found["for another network"] = count([passed("203.0.113.9", solved(ADDRESS)) for _ in range(number)])
     found["for another purpose"] = count([passed(ADDRESS, solved(ADDRESS, "unlock")) for _ in range(number)])
-    # What a client adds itself is left of what the ingress adds.
+    # Addresses that a client adds itself are to the left of the one that the ingress adds.
     dear = price(door.challenge(ADDRESS))
     invented = [f"203.0.113.{index}, {ADDRESS}" for index in range(number)]
     found["invented addresses"] = count([price(door.challenge(client)) < dear for client in invented])
@@ -184,13 +184,13 @@ def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int
 
 
 def price(challenge: dict[str, Any]) -> float:
-    """What a challenge asks, in multiples of the base work."""
+    """The price of a challenge, in multiples of the base work."""
     asked: float = challenge["parameters"]["data"]["price"]
     return asked
 
 
 def rewritten(payload: str) -> list[str]:
-    """The same solution, written in other ways that a lenient reader takes."""
+    """The same solution, written in other ways that a lenient reader accepts."""
     body = json.loads(base64.b64decode(payload))
     ways = [
         json.dumps(body, indent=2),
@@ -203,7 +203,7 @@ def rewritten(payload: str) -> list[str]:
 
 
 def cheapened(challenge: dict[str, Any]) -> list[str]:
-    """Solutions of a challenge that was made easier by who has to solve it, and answers that were not looked for."""
+    """Solutions of a challenge that the solver made easier, and answers without any search."""
     asked = challenge["parameters"]
 
     def written(parameters: dict[str, Any], counter: int, key: bytes) -> str:
@@ -227,7 +227,7 @@ def cheapened(challenge: dict[str, Any]) -> list[str]:
 
 
 def forged(token: str) -> list[str]:
-    """A pass that says more than it did: with the old signature, without one, with one by a guessed key; and a changed letter."""
+    """A pass that claims more than it did: with the old signature, none, or one by a guessed key; and with a changed letter."""
     guess = URLSafeSerializer(
         "guessed", salt="binder-egress pass", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
     )
@@ -239,7 +239,7 @@ def forged(token: str) -> list[str]:
 
 
 def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, int]]:
-    """Unlock somebody else's server, and try to have the same solution or pass for a server of one's own."""
+    """Unlock somebody else's server, and try to use the same solution or pass for the attacker's own server."""
     outcomes = []
     for index in range(number):
         mine, theirs = f"mine-{index}", f"theirs-{index}"
@@ -254,7 +254,7 @@ def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, in
         at.eventually(lambda theirs=theirs: at.has_egress(theirs))  # type: ignore[misc]
         at.door.unlock(mine, ADDRESS, provider="altcha", solution=solution)
         outcomes.append(at.settled(mine))
-        # A pass that the stranger's server did not need is still the attacker's: one server for one pass.
+        # If the stranger's server did not need a pass, the attacker still has it: one server for one pass.
         at.door.unlock(mine, ADDRESS, token=token)
         at.door.unlock(f"mine-{index - 1}", ADDRESS, token=token)
         outcomes.append(at.settled(mine) and not at.has_egress(theirs))
@@ -264,14 +264,14 @@ def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, in
 
 
 def moves(at: Place, solver: Solver, launches: int = 12) -> dict[str, int]:
-    """Send one pass with many launches: at the same time, and one after the other, each when the server before is gone."""
+    """Send one pass with many launches: at the same time, and one after the other, each when the previous server is gone."""
     token = get_pass(at.door, solver)
     users = [f"at-once-{index}" for index in range(launches)]
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(at.tell, users, [token] * launches))
         list(pool.map(at.appear, users))
     at_once = sum([at.settled(user) for user in users])
-    for user in users:  # And to those that are up: does one more get it?
+    for user in users:  # And with unlocks of running servers: does one more get egress?
         at.door.unlock(user, ADDRESS, token=token)
     at_once = max(at_once, sum([at.settled(user) for user in users]))
     for user in users:
@@ -286,17 +286,18 @@ def moves(at: Place, solver: Solver, launches: int = 12) -> dict[str, int]:
 
 
 def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dict[str, int]]:
-    """Have more than one lease for a pass: renew with the one that gave the lease, as long as it lives, and with two in turn.
+    """Try to get more than one lease for a pass: renew with the pass that gave the lease, as long as it is valid, and with two
+    passes in turn.
 
     Args:
         at: a place with a lease that can be renewed as soon as it has begun.
         solver: the solver.
-        number: how often, each with a launch's pass and with an unlock's.
+        number: how often, both with a launch's pass and with an unlock's.
     """
 
     def renewed(user: str, token: str) -> bool:
         before = at.store.known(Server(user))
-        # The end of a lease is a whole second: without another one on the clock a new lease would look like the old one.
+        # The end of a lease is a whole second: until the clock shows the next one, a new lease would look like the old one.
         time.sleep(2)
         at.door.unlock(user, ADDRESS, token=token)
         at.settled(user)
@@ -320,7 +321,7 @@ def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dic
 
 
 def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, rounds: int = 3) -> dict[str, Any]:
-    """Servers whose leases are renewed, as a farm of one address does it: the cheapest way, all challenges fetched in advance.
+    """Renew the leases of servers as cheaply as a farm with one address can: with all challenges fetched in advance.
 
     Args:
         at: a place with a lease that can be renewed as soon as it has begun.
@@ -348,7 +349,7 @@ def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, round
             status, body = at.door.unlock(user, client, provider="altcha", solution=used.payload)
             assert status in (200, 202), body
             assert before
-            # On a slow machine the answer comes before the grant.
+            # On a slow machine, the answer comes before the grant.
             at.eventually(lambda user=user, before=before: renewed(user, before.grant))  # type: ignore[misc]
             grants, spent = grants + 1, spent + used.price
     for user in users:

@@ -1,4 +1,4 @@
-"""Gets many passes from a verifier, for ci/attack: from many networks, by challenges that are fetched while they are cheap."""
+"""Gets many passes from a verifier, for ci/attack: from many networks, with challenges fetched while they are cheap."""
 
 import http.client
 import ipaddress
@@ -17,7 +17,7 @@ from attack_solver import Solved, Solver, average_tries, seconds
 from verifier.fairness import TOLERANCE
 
 THREADS = 8
-"""Requests at a time."""
+"""The number of requests at a time."""
 
 
 class Door:
@@ -39,8 +39,8 @@ class Door:
         Args:
             method: `GET` or `POST`.
             path: below `/egress`.
-            client: the client's address, as the ingress tells it.
-            body: becomes JSON.
+            client: the client's address, as the ingress reports it.
+            body: an object, sent as JSON.
 
         Returns:
             The status and the body.
@@ -55,7 +55,7 @@ class Door:
                 answer = self._local.connection.getresponse()
                 return answer.status, json.loads(answer.read())
             except (http.client.RemoteDisconnected, ConnectionError):
-                # It closes a connection after so many requests. Nothing that is sent here may be sent twice to advantage.
+                # The verifier closes a connection after some requests. Nothing that is sent here gains anything when sent twice.
                 if attempt == 2:
                     raise
         raise AssertionError
@@ -78,11 +78,11 @@ class Door:
 
 @dataclass(frozen=True)
 class Network:
-    """A network whose passes have one price.
+    """A network whose passes share one price.
 
     Attributes:
         doubled_after: charges after which its price has doubled.
-        address: the address from which the pass of a number is asked for.
+        address: from the number of a pass to the address that requests it.
     """
 
     doubled_after: int
@@ -91,33 +91,33 @@ class Network:
 
 @dataclass(frozen=True)
 class Attacker:
-    """Somebody with so many networks."""
+    """An attacker with some networks."""
 
     name: str
     networks: list[Network]
 
     def documented(self, passes: int) -> float:
-        """What docs/fairness.md asks for so many passes, in base works: the sum of all prices."""
+        """The price of so many passes by docs/fairness.md, in base works: the sum of all prices."""
         return sum(
             sum(1 + number / network.doubled_after for number in range(part))
             for network, part in zip(self.networks, self.shares(passes), strict=True)
         )
 
     def shares(self, passes: int) -> list[int]:
-        """How many passes each network gets: equally many, which is cheapest."""
+        """How many passes each network gets: the same number, which is cheapest."""
         each, more = divmod(passes, len(self.networks))
         return [each + (number < more) for number in range(len(self.networks))]
 
 
 def addresses(number: int, first: str, doubled_after: int) -> list[Network]:
-    """So many IPv4 addresses."""
+    """Some IPv4 addresses, each a network."""
     start = ipaddress.IPv4Address(first)
     return [Network(doubled_after, lambda _, at=str(start + index): at) for index in range(number)]
 
 
 def spread(site: str, bits: int, doubled_after: int) -> Network:
-    """An IPv6 network with `bits` bits to choose, whose /64 are used in turns, each in another /56 than the last where there are
-    several."""
+    """An IPv6 network in which `bits` bits can be chosen. Its /64s are used in turn, each in another /56 than the one before if
+    there are several."""
 
     def address(number: int) -> str:
         link = number % 2**bits
@@ -129,8 +129,8 @@ def spread(site: str, bits: int, doubled_after: int) -> Network:
 
 
 def attackers(doubled_after: int, turn: int) -> list[Attacker]:
-    """Those of docs/fairness.md. `turn` keeps their networks apart from those of another turn."""
-    first = int(ipaddress.IPv4Address("198.18.0.0")) + turn * 4096  # RFC 2544: nobody's on the internet
+    """The attackers of docs/fairness.md. `turn` keeps their networks apart from those of another turn."""
+    first = int(ipaddress.IPv4Address("198.18.0.0")) + turn * 4096  # RFC 2544: not used on the internet
     home = f"2001:db8:{turn:x}"
     return [
         Attacker("1 address", addresses(1, str(ipaddress.IPv4Address(first)), doubled_after)),
@@ -144,7 +144,7 @@ def attackers(doubled_after: int, turn: int) -> list[Attacker]:
 
 @dataclass
 class Haul:
-    """What an attacker got and spent."""
+    """What an attacker gained and spent."""
 
     passes: int = 0
     refused: int = 0
@@ -171,13 +171,12 @@ def in_turn(door: Door, solver: Solver, network: Network, passes: int) -> Haul:
 
 
 def in_advance(door: Door, solver: Solver, network: Network, passes: int) -> Haul:
-    """Fetch each challenge as early as it may be, when it is cheapest: at the time when it asks just half of the price that it will
-    be presented at."""
+    """Fetch each challenge as early as allowed, when it is cheapest: at half of the price at the time of its solution."""
     haul: Haul = Haul()
     stock: deque[tuple[str, Solved]] = deque()
     fetched = 0
     while haul.passes < passes:
-        # A challenge of the price 1 + n / d is good up to the price 2 + 2 n / d, which is that of d + 2 n earlier charges.
+        # A challenge of the price 1 + n / d is accepted up to the price 2 + 2 n / d, which is that of d + 2 n earlier charges.
         good_for = int(network.doubled_after * (TOLERANCE - 1) + TOLERANCE * haul.passes)
         while fetched < passes + haul.refused and fetched <= good_for:
             client = network.address(fetched)
@@ -215,10 +214,10 @@ def attack(door: Door, solver: Solver, attacker: Attacker, passes: int, advance:
 
 
 def never_stops(door: Door, solver: Solver, client: str, cores: int, window: int, base_seconds: float) -> int:
-    """Get passes by so many cores without a pause: how many in a window, when the price has settled.
+    """Get passes with some cores without a pause. Returns how many in a window, once the price has settled.
 
-    The window is a short one, and everything else is as much shorter: this machine solves within milliseconds, and then waits until
-    so many cores would be done.
+    The window is short, and all other times are shortened in proportion: this machine solves within milliseconds, and then waits
+    until that many cores would have finished.
 
     Args:
         door: a verifier with this window.
@@ -226,7 +225,7 @@ def never_stops(door: Door, solver: Solver, client: str, cores: int, window: int
         client: the address.
         cores: how many.
         window: seconds.
-        base_seconds: what the average work at the base price takes one core, as much shorter as the window is.
+        base_seconds: the time of one core for the average work at the base price, shortened as much as the window.
     """
     began = done = time.monotonic()
     got: list[float] = []
@@ -241,12 +240,12 @@ def never_stops(door: Door, solver: Solver, client: str, cores: int, window: int
 
 
 def really_solved(door: Door, solver: Solver, number: int, cores: int) -> dict[str, Any]:
-    """Passes at the base price with the default's rounds, with both solvers, on all cores.
+    """Get passes at the base price and the default number of rounds, with both solvers, on all cores.
 
     Args:
         door: a verifier with the default proof of work.
         solver: the solver.
-        number: how many, with vectors; a quarter of them as the client does.
+        number: how many with vectors; a quarter of that number with the client's solver.
         cores: how many at a time.
     """
 

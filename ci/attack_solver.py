@@ -32,10 +32,10 @@ class Solved:
     """A solved challenge.
 
     Attributes:
-        payload: what `POST passes` takes as the solution.
-        price: what the challenge asked, in multiples of the base work.
+        payload: the solution, as `POST passes` accepts it.
+        price: the price of the challenge, in multiples of the base work.
         tries: counters that were tried, in order from 0.
-        most: the largest answer that it could have had.
+        most: the largest possible answer.
         core_seconds: processor time that it took.
     """
 
@@ -47,7 +47,7 @@ class Solved:
 
 
 class Solver:
-    """Solves challenges of `PBKDF2/SHA-256`, by the processor's vectors or by OpenSSL."""
+    """Solves challenges of `PBKDF2/SHA-256`, with the processor's vectors or with OpenSSL."""
 
     def __init__(self) -> None:
         """Compile the solver for this machine."""
@@ -62,7 +62,7 @@ class Solver:
         self.lanes: int = self._library.lanes()
         self._lock = threading.Lock()
         self.found: list[Solved] = []
-        """All that was solved."""
+        """All solved challenges."""
 
     def vector(self, challenge: dict[str, Any]) -> Solved:
         """Solve a challenge with as many tries at once as a vector has lanes, on one core."""
@@ -86,7 +86,7 @@ class Solver:
     def _note(self, challenge: dict[str, Any], counter: int, key: bytes, core_seconds: float) -> Solved:
         price = challenge["parameters"]["data"]["price"]
         most = largest_answer(price)
-        # A range that is not what the price says would be news.
+        # The range must follow from the price.
         assert 0 <= counter <= most, (counter, most)
         payload = {"challenge": challenge, "solution": {"counter": counter, "derivedKey": key.hex()}}
         found = Solved(base64.b64encode(json.dumps(payload).encode()).decode(), price, counter + 1, most, core_seconds)
@@ -95,7 +95,7 @@ class Solver:
         return found
 
     def speed(self, rounds: int = 5) -> dict[str, Any]:
-        """Tries a core-second with the default key derivation: medians, in turns."""
+        """Tries a core-second with the default key derivation: medians, measured in turn."""
         nonce, salt, key, none = b"n" * 16, b"s" * 16, ctypes.create_string_buffer(32), b"\0" * 16
         rates: dict[str, list[float]] = {"client": [], "vector": []}
         for _ in range(rounds):
@@ -130,10 +130,10 @@ def average_tries(price: float) -> float:
 
 
 def orders(answers: Sequence[tuple[int, int]], rounds: int = 20) -> dict[str, float]:
-    """What other orders of trying would have cost for the same answers, in shares of the average that is documented.
+    """The cost of other orders of trying for the same answers, as shares of the documented average.
 
     Args:
-        answers: (answer, largest answer), of challenges of one price.
+        answers: (answer, largest answer), from challenges of one price.
         rounds: how often the answers are gone through where an order depends on chance.
     """
     dice = random.Random(7)
@@ -162,7 +162,7 @@ def orders(answers: Sequence[tuple[int, int]], rounds: int = 20) -> dict[str, fl
 
 
 def seconds(tries: float, speed: dict[str, Any]) -> dict[str, float]:
-    """What so many tries take the client's solver, one that uses vectors, and a graphics card."""
+    """How long so many tries take: the client's solver, one that uses vectors, and a graphics card."""
     return {
         "client_core_seconds": tries / speed["client"],
         "vector_core_seconds": tries / speed["vector"],

@@ -1,4 +1,4 @@
-"""The launches of ci/demo, and the tables of what came of them."""
+"""The launches of ci/demo, and the tables of their results."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def step(text: str, work: Callable[[], object]) -> object:
 
 
 def install(stage: Stage, *values: str) -> None:
-    """Install the chart and a BinderHub that is wired by the values which the chart generates."""
+    """Install the chart, and a BinderHub wired with the values that the chart generates."""
     step("helm install binder-egress", partial(stage.install_gate, *values))
     step("helm install BinderHub, with the generated values", stage.install_binderhub)
 
@@ -37,7 +37,7 @@ def launches(stage: Stage) -> list[tuple[str, str, bool]]:
     """Launch in each way.
 
     Returns:
-        For each: what was done, the user, and whether its pod should have egress.
+        For each: its heading, the user, and whether its pod should have egress.
     """
     plain = step("(a) launch without a pass", stage.launch)
     token = step("    solve a challenge", stage.get_pass)
@@ -53,7 +53,7 @@ def launches(stage: Stage) -> list[tuple[str, str, bool]]:
 
 
 def without_a_pass(visitor: demo_packages.Visitor) -> list[str]:
-    """What a server without a pass reaches through the egress proxy: a column of the second table."""
+    """A column of the second table: what a server without a pass reaches through the egress proxy."""
     installed = step("    pip install in (a), from a listed host", partial(visitor.pip, demo_packages.PACKAGES))
     refused = step("    pip install in (a), from another host", partial(visitor.pip, demo_packages.DATA, retries=1))
     console.print(f"           pip says: {refused}", highlight=False, soft_wrap=True)
@@ -62,7 +62,7 @@ def without_a_pass(visitor: demo_packages.Visitor) -> list[str]:
 
 
 def unlocked_and_revoked(visitor: demo_packages.Visitor) -> tuple[list[str], list[str]]:
-    """The same server unlocked, and revoked in the middle of a download: two columns of the second table."""
+    """Two columns of the second table: the same server unlocked, and revoked in the middle of a download."""
     installed = step("    pip install in (e)", partial(visitor.pip, demo_packages.PACKAGES))
     with visitor.download() as running:
         seconds = step("(f) revoke (e) in the middle of a download", partial(visitor.revoke, running))
@@ -73,7 +73,7 @@ def unlocked_and_revoked(visitor: demo_packages.Visitor) -> tuple[list[str], lis
 
 
 def show_packages(*columns: list[str]) -> bool:
-    """Print the second table; whether everything is as it should be."""
+    """Print the second table. Returns whether everything is as it should be."""
     table = Table(title="What each pod could reach through the egress proxy", title_justify="left")
     for heading in ("", "(a) no\npass", "(e) is (a),\nunlocked", "(f) is (e),\nrevoked"):
         table.add_column(heading, justify="center" if heading else "left")
@@ -90,7 +90,7 @@ def show_packages(*columns: list[str]) -> bool:
 
 
 def show(names: list[str], columns: list[tuple[str, dict[str, bool], bool]]) -> bool:
-    """Print the table; whether everything is as it should be.
+    """Print the table. Returns whether everything is as it should be.
 
     Args:
         names: the targets, in the order to show.
@@ -118,17 +118,17 @@ def show(names: list[str], columns: list[tuple[str, dict[str, bool], bool]]) -> 
 @click.option("--context", help="The kubeconfig's context.")
 @click.option("--keep", is_flag=True, help="Leave everything running and say what to open.")
 def main(context: str | None, keep: bool) -> None:
-    """Install, launch, look, and tell."""
+    """Run the demo: install, launch, look, and print the tables."""
     began = time.monotonic()
     stage = Stage(context, "binder-egress-demo")
-    # The package server stands in the local internet.
+    # The package server is in the local internet.
     local = bool(os.environ.get("CLUSTER_TARGETS"))
     try:
         with demo_packages.server() if local else nullcontext() as certificate:
             right, isolated = run(stage, certificate)
         if keep:
             tell(stage, isolated)
-        elif context:  # the local cluster goes as a whole
+        elif context:  # the local cluster is removed as a whole
             step("remove it all", stage.remove)
     except (Failed, requests.RequestException) as error:
         console.print(f"[bold red]failed:[/] {error}", highlight=False)
@@ -171,7 +171,7 @@ def run(stage: Stage, certificate: str | None) -> tuple[bool, str]:
 
 
 def tell(stage: Stage, user: str) -> None:
-    """Say what to open in what was left running."""
+    """Say what to open in the cluster that was left running."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)

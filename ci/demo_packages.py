@@ -1,6 +1,6 @@
-"""What a pod of ci/demo does through the egress proxy: it installs a package with pip, and downloads something.
+"""Lets a pod of ci/demo use the egress proxy: the pod installs a package with pip, and downloads something.
 
-The local internet gets one more server, with TLS, for two names: a host that is listed for everybody, and another one.
+The local internet gets one more server, with TLS and two names: a host that is listed for everybody, and one that is not.
 """
 
 import io
@@ -34,10 +34,10 @@ VALUES = (
     "--set=tiers.verified.hosts.\\*=true",
     f"--set=publicUrl={HUB}",
 )
-"""For the chart: everybody reaches the package server, and verified servers every public host."""
+"""The chart's values: every server reaches the package server, and verified servers reach every public host."""
 
 EXPECTED = {"pip install, from a listed host": ["yes", "yes", "–"], "download, from another host": ["–", "yes", "cut"]}
-"""What comes of it: for a server without a pass, the same unlocked, and revoked in the middle of the download."""
+"""The expected results: of a server without a pass, of the same server unlocked, and revoked in the middle of the download."""
 
 CERTIFICATE = "/tmp/packages.crt"
 
@@ -61,7 +61,7 @@ except OSError:
     pass
 print("ended", time.time(), flush=True)
 """
-"""In the pod: a download without an end, until it is cut."""
+"""Runs in the pod: an endless download, until it is cut."""
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -110,7 +110,7 @@ def _wheel() -> bytes:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Run the server in the local internet: its certificate, as PEM."""
+    """Run the server in the local internet. Yields its certificate as PEM."""
     with tempfile.TemporaryDirectory() as folder:
         names = f"subjectAltName=DNS:{PACKAGES},DNS:{DATA}"
         key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", "key", "-out", "crt", "-days", "1")
@@ -131,7 +131,7 @@ class Visitor:
     Args:
         stage: the cluster.
         user: the JupyterHub user.
-        certificate: the server's, which the pod is to trust.
+        certificate: the package server's, which the pod is to trust.
     """
 
     def __init__(self, stage: Stage, user: str, certificate: str):
@@ -155,7 +155,7 @@ class Visitor:
 
     @contextmanager
     def download(self) -> Iterator[subprocess.Popen[str]]:
-        """A download from the other host, which has begun; each line of it is the bytes so far."""
+        """A download from the other host, which has begun. Each line of its output is the number of bytes so far."""
         code = f"import os; os.environ['SSL_CERT_FILE'] = '{CERTIFICATE}'\n{DOWNLOAD}"
         with python_in(self.stage, self.user, code) as running:
             assert running.stdout
@@ -164,7 +164,7 @@ class Visitor:
             yield running
 
     def revoke(self, running: subprocess.Popen[str]) -> float:
-        """`egress revoke` in the middle of a download: seconds from the command to the end of the download."""
+        """Run `egress revoke` in the middle of a download. Returns the seconds from the command to the end of the download."""
         began = time.time()
         egress(self.stage, "revoke", self.user, "--why", "the demo")
         assert running.stdout

@@ -1,8 +1,8 @@
-"""What each setting costs whom: the tables of docs/economics.md and docs/install.md, and the figures of its plots.
+"""Computes what each setting costs whom: the tables of docs/economics.md and docs/install.md, and the figures of the plots.
 
 Closed forms for attackers, and the product's own curve (`verifier.fairness`) and leases (`verifier.decisions.leases`) for prices,
-farms and classes. Leases, prices and budgets are read from the chart and from chart/settings. What nobody knows is a parameter
-with a range, in `ASSUMPTIONS`.
+farms and classes. Leases, prices and budgets are read from the chart and from chart/settings. Unknown numbers are parameters with a
+range, in `ASSUMPTIONS`.
 
     ci/economics.py            writes the tables into the pages
     ci/economics.py --check    says by the exit code whether tables and plots are what is computed
@@ -42,12 +42,12 @@ OWN_TRIES = 4
 
 @dataclass(frozen=True)
 class Assumption:
-    """A number that the comparison rests on.
+    """A number on which the comparison rests.
 
     Attributes:
         name: what it is, with its unit.
-        value, low, high: what is computed with, and the range of the sensitivity table.
-        source: where it is from.
+        value, low, high: the number used, and the range of the sensitivity table.
+        source: where it comes from.
     """
 
     name: str
@@ -89,7 +89,7 @@ ASSUMPTIONS = {
     "give_up": Assumption("share of people who give up at a captcha", 0.05, 0, 0.15, "assumed; nobody publishes it"),
     "session_hours": Assumption("hours that a person uses a server", 1.5, 0.25, 6, "assumed: no public data"),
 }  # fmt: skip
-"""Written down before settings were compared. Each has a row in the sensitivity table."""
+"""The assumptions were written down before the settings were compared. Each has a row in the sensitivity table."""
 
 Numbers = dict[str, float]
 """An assumption's key → its value."""
@@ -125,7 +125,7 @@ class Setting:
         )
 
     def solutions(self, hours: float) -> int:
-        """How many solutions give a server network for so many hours, each at the end of the lease before."""
+        """How many solutions give a server network for some hours, each presented at the end of the previous lease."""
         tier, number, until = Tier(lease=self.lease_seconds), 0, 0
         while until is not None and until < hours * HOUR:
             until = leases.begin(Grant.new("verified", Rule.VALID_PASS, until), tier, until, False).until
@@ -144,16 +144,17 @@ def curve() -> Fairness:
 
 
 def base_tries() -> float:
-    """Key derivations for a solution at price 1, on average: answers are uniform from 0, and trying begins there (D-210)."""
+    """Key derivations for a solution at price 1, on average: answers are distributed uniformly from 0, where trying begins
+    (D-210)."""
     return VALUES["captcha"]["providers"]["altcha"]["counterMax"] / 2 + 1
 
 
 ADDRESSES = {"1 address": 1, "10 addresses": 10, "1,000 addresses": 1000, "a /48": 0}
-"""What a script has: IPv4 addresses, or all of an IPv6 /48."""
+"""The networks of a script: IPv4 addresses, or a whole IPv6 /48."""
 
 
 def price_after(charges: float, addresses: int) -> float:
-    """The price for somebody who has spread so many charges evenly over all networks that they have.
+    """The price for somebody who has spread so many charges evenly over all of their networks.
 
     Args:
         charges: in the window.
@@ -168,14 +169,14 @@ def price_after(charges: float, addresses: int) -> float:
 
 
 def farm_price(pods: float, hours: float, addresses: int) -> float:
-    """The price of a farm's solutions on average, by the cheaper of two ways.
+    """The average price of a farm's solutions, in the cheaper of two ways.
 
-    One is evenly over time. The other is all of them at once, with each challenge fetched when it asked for just as much as will
-    still do (`TOLERANCE`), and then none until the charges of an hour and five minutes before count no more. (With a lease of an
-    hour these are five minutes without network.)
+    One is to solve evenly over time. The other is to solve all at once, each challenge fetched when its price was just enough
+    (`TOLERANCE`), and then none until the charges of an hour and five minutes before no longer count. (With a lease of an hour,
+    this means five minutes without network.)
 
     Args:
-        pods: how many, each with one solution for every `hours`.
+        pods: how many; each needs one solution every `hours`.
         hours: the time between two solutions of a pod.
         addresses: as in `price_after`.
     """
@@ -188,7 +189,7 @@ def farm_price(pods: float, hours: float, addresses: int) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one pod-hour with egress costs an attacker.
+    """The cost of one pod-hour with egress for an attacker.
 
     Attributes:
         core_seconds: processor time, of any core.
@@ -204,7 +205,7 @@ class Cost:
 
 
 def script(setting: Setting, numbers: Numbers, addresses: int) -> Cost | None:
-    """Somebody with so many addresses, who solves on cores. None: this opens nothing."""
+    """Somebody with so many addresses, who solves on processor cores. None: that opens nothing."""
     if not setting.proof_of_work:
         return None
     hours = setting.interval_hours(numbers)
@@ -226,13 +227,13 @@ def card(setting: Setting, numbers: Numbers) -> Cost | None:
 def by_hand(setting: Setting, numbers: Numbers) -> Cost:
     """A person who launches each server, and clicks for each lease. The browser's proof of work costs them nothing."""
     checks = setting.solutions(numbers["life_hours"])
-    clicks = checks if setting.proof_of_work else 1 + checks  # where it runs by itself, the first click is the launch
+    clicks = checks if setting.proof_of_work else 1 + checks  # if it runs by itself, the first click is the launch
     an_hour = clicks / numbers["life_hours"]
     return Cost(clicks=an_hour, dollars=an_hour * numbers["hand_seconds"] / HOUR * numbers["hand_dollars"])
 
 
 def service(setting: Setting, numbers: Numbers) -> Cost | None:
-    """Somebody who pays others for each captcha. Nobody would where proof of work is asked."""
+    """Somebody who pays others for each captcha. Nobody would do so for proof of work."""
     if setting.proof_of_work:
         return None
     return Cost(dollars=numbers["solve_dollars"] / 1000 / setting.interval_hours(numbers))
@@ -260,15 +261,15 @@ def cheapest(setting: Setting, numbers: Numbers) -> float:
 
 
 def together(size: int, charged: int = 0) -> list[tuple[int, float]]:
-    """People behind one address who fetch their challenges in the same second, as the product charges them.
+    """The charges for people behind one address who fetch their challenges in the same second.
 
     Args:
         size: how many they are.
-        charged: the charges that their address has before.
+        charged: the earlier charges of their address.
 
     Returns:
-        Rounds: how many are accepted, and the work that each of them did until then, in multiples of the base work. In each round
-        all who are left solve a challenge of that moment's price; those who come too late begin again.
+        Rounds: how many people are accepted, and the work that each has done so far, in multiples of the base work. In each round
+        all who are left solve a challenge at the current price; those who are too late begin again.
     """
     fairness, network = curve(), "192.0.2.1/32"
     levels, work, rounds = fairness.levels(network), 0.0, []
@@ -283,7 +284,7 @@ def together(size: int, charged: int = 0) -> list[tuple[int, float]]:
 
 
 def in_turn(size: int) -> list[tuple[int, float]]:
-    """People behind one address who come one after the other within the window."""
+    """The same for people behind one address who come one after the other within the window."""
     fairness = curve()
     levels = fairness.levels("192.0.2.1/32")
     return [(1, fairness.price(levels, [before])) for before in range(size)]
@@ -291,14 +292,14 @@ def in_turn(size: int) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True)
 class Group:
-    """People, or programs, who mean well.
+    """A group of honest people or programs.
 
     Attributes:
         name: who they are.
-        arrivals: rounds, as `together` has them.
-        slower: times that their device is slower than a laptop; the key of an assumption, or empty.
-        workers: cores that solve.
-        person: whether somebody sits there.
+        arrivals: rounds, as `together` returns them.
+        slower: how many times slower than a laptop their device is: the key of an assumption, or empty.
+        workers: the number of cores that solve.
+        person: whether a person is waiting.
     """
 
     name: str
@@ -309,7 +310,7 @@ class Group:
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """How many people or programs there are."""
         return sum(number for number, _ in self.arrivals)
 
     def seconds(self, numbers: Numbers) -> float:
@@ -317,16 +318,16 @@ class Group:
         return base_tries() / numbers["browser_tries"] / self.workers * (numbers[self.slower] if self.slower else 1)
 
     def waits(self, numbers: Numbers) -> tuple[float, float]:
-        """Seconds until there is network, from the first challenge: of the one in the middle, and of the last."""
+        """Seconds from the first challenge until there is network: for the median person, and for the last."""
         everybody = [self.seconds(numbers) * work for number, work in self.arrivals for _ in range(number)]
         return everybody[len(everybody) // 2], everybody[-1]
 
     def renewal(self, numbers: Numbers) -> float:
-        """Seconds of the last, where all renew at the end of an hour in which all were charged."""
+        """Seconds for the last person, if all renew at the end of an hour in which all were charged."""
         return self.seconds(numbers) * together(self.size, self.size)[-1][1]
 
     def left(self) -> float:
-        """The share for whom the launch page has given up, so that they press the button of the server's page."""
+        """The share of people for whom the launch page gave up, so that they press the button on the server's page."""
         at_once = self.size > len(self.arrivals)
         return sum(number for number, _ in self.arrivals[OWN_TRIES:]) / self.size if at_once else 0.0
 
@@ -358,7 +359,7 @@ def renewals(setting: Setting, numbers: Numbers) -> int:
 
 
 def digits(number: float) -> str:
-    """A number with two digits that say something."""
+    """A number with two significant digits."""
     if number == 0:
         return "0"
     places = 1 - math.floor(math.log10(number))
@@ -382,7 +383,7 @@ def settings_of() -> list[Setting]:
 
 
 def show(cost: Cost | None, without: str) -> str:
-    """A cost, of a thousand pod-hours."""
+    """A cost as a cell: of a thousand pod-hours."""
     if cost is None:
         return without
     parts = []
@@ -396,7 +397,7 @@ def show(cost: Cost | None, without: str) -> str:
 
 
 def attackers_table() -> str:
-    """What a thousand pod-hours cost."""
+    """The table of what a thousand pod-hours cost."""
     settings = settings_of()
     nothing = "packages only"
     lines = [
@@ -415,7 +416,7 @@ def attackers_table() -> str:
 
 
 def income_range() -> tuple[float, float]:
-    """What mining earns in an hour at the worst and at the best ends of all its assumptions together."""
+    """The hourly earnings of mining at the worst and at the best ends of all its assumptions together."""
 
     def at(**ends: str) -> float:
         return income({**USUAL, **{key: getattr(ASSUMPTIONS[key], end) for key, end in ends.items()}})
@@ -425,7 +426,7 @@ def income_range() -> tuple[float, float]:
 
 
 def honest_table() -> str:
-    """What people and programs notice."""
+    """The table of what people and programs notice."""
     opened, balanced, strict = settings_of()
     lines = []
     for group in GROUPS:
@@ -446,7 +447,7 @@ def honest_table() -> str:
 
 
 def tax_table() -> str:
-    """Leases and farms."""
+    """The table of leases and farms."""
     lines = []
     for label, seconds in (("none: 6 hours", 6 * HOUR), ("4 hours", 4 * HOUR), ("1 hour", HOUR), ("20 minutes", 1200)):
         setting = Setting(label, seconds, True, True)
@@ -518,7 +519,7 @@ ELSE: dict[str, Callable[[Numbers], str]] = {
     "give_up": lambda numbers: f"without internet in *strict*: {percent(numbers['give_up'])}",
     "session_hours": lambda numbers: f"clicks for leases in *balanced*: {renewals(Setting.read('balanced'), numbers)}",
 }
-"""What an assumption changes beside the cheapest way."""
+"""What an assumption changes apart from the cheapest way."""
 
 
 def sensitivity_table() -> str:
@@ -560,7 +561,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """A page with its tables as they are computed."""
+    """A page with its tables as computed."""
 
     def table(found: re.Match[str]) -> str:
         return f"{found[1]}\n\n{TABLES[found[2]]()}\n\n<!-- end of table -->"
@@ -610,12 +611,12 @@ def series() -> dict[str, Any]:
 
 
 def checksum(figures: str) -> str:
-    """What a plot has of the figures that it was drawn from, as `--series` prints them."""
+    """The checksum that a plot carries of its figures, as `--series` prints them."""
     return hashlib.sha256(figures.strip().encode()).hexdigest()[:16]
 
 
 def counters(percentage: float) -> Iterator[str]:
-    """`counterMax` for some leases, so that one pod at price 1 pays a tax, and what people wait for it."""
+    """`counterMax` for some leases, so that one pod at price 1 pays a tax, and how long people wait for it."""
     for lease in (1200, HOUR, 4 * HOUR):
         tries = percentage / 100 * lease * USUAL["solver_tries"]
         laptop = tries / USUAL["browser_tries"] / WORKERS
@@ -623,7 +624,7 @@ def counters(percentage: float) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """What the command does; its exit code."""
+    """Run the command. Returns its exit code."""
     if arguments == ["--series"]:
         print(json.dumps(series()))
         return 0

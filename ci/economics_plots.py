@@ -1,4 +1,4 @@
-"""Draws the two plots of docs/economics.md, from the figures that `ci/economics.py --series` prints.
+"""Draws the two plots of docs/economics.md from the figures that `ci/economics.py --series` prints.
 
 economics_plots.py FOLDER    reads JSON, writes economics-attackers.svg and economics-classes.svg
 """
@@ -23,7 +23,7 @@ DASHES = ["-", "--", "-.", ":", (0, (5, 1))]
 
 
 def begin(xlabel: str, ylabel: str) -> tuple[pyplot.Figure, pyplot.Axes]:
-    """A figure with names of its axes."""
+    """A figure with named axes."""
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -38,7 +38,7 @@ def below(axes: pyplot.Axes) -> None:
 
 
 def save(figure: pyplot.Figure, path: Path, figures: str) -> None:
-    """Write a figure, without the time at which it was made, and with a checksum of what it shows."""
+    """Write a figure, without the time of its making, and with a checksum of its data."""
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
     lines = [line.rstrip() for line in path.read_text().splitlines()]
     path.write_text("\n".join([*lines, f"<!-- figures: {hashlib.sha256(figures.strip().encode()).hexdigest()[:16]} -->", ""]))

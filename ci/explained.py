@@ -1,6 +1,6 @@
-"""What the comments of chart/values.yaml say, those that begin with `# --`: for its README and for the documentation's site.
+"""Reads the comments of chart/values.yaml that begin with `# --`, for the chart's README and the documentation's site.
 
-A comment stands above its value, or behind it on the same line. A value without one has that of another:
+A comment is above its value, or after it on the same line. A value without a comment has that of another value:
 
 - of a map that it is merged from, `<<: *name`;
 - of the value with the same path below another map, where a comment above a map around it says: the rest is as in `other.map`.
@@ -19,7 +19,7 @@ ValuePath = tuple[str, ...]
 """Where a value is: the keys that lead to it."""
 
 LIKE = re.compile(r"The rest is as in `([\w.]+)`")
-"""A comment above a map: from where its values have their comments, as a path from the top, or the name of a map beside it."""
+"""In a comment above a map: the map whose comments apply, as a path from the top, or as the name of a map beside it."""
 
 
 def explained() -> dict[ValuePath, tuple[str, Any]]:

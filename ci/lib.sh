@@ -1,7 +1,7 @@
 # Shared by the scripts in ci/. Sourced, never run.
 #
-#   cache           where everything that is built is kept; BINDER_EGRESS_CACHE moves it
-#   step TEXT CMD…  run CMD, its output to a log; print TEXT and the elapsed time; on failure the log's end
+#   cache           the folder of everything that is built; BINDER_EGRESS_CACHE moves it
+#   step TEXT CMD…  run CMD with its output in a log; print TEXT and the elapsed time; on failure, the end of the log
 #   packages NAME…  install Debian packages that are missing
 #   checksum PATH…  one checksum over files and folders, for cache keys
 set -euo pipefail
@@ -17,7 +17,7 @@ step() {
   began=$(date +%s%N)
   log=$(mktemp "$logs/$(date +%H%M%S)-XXXXXX.log")
   printf '%s ▶ %s\n' "$(date +%T)" "$text" >&2
-  # Not `"$@" || code=$?`: behind || a function goes on after a command that failed.
+  # Not `"$@" || code=$?`: before ||, a function goes on after a failed command.
   set +e
   (set -e; "$@") >"$log" 2>&1
   code=$?
@@ -34,9 +34,8 @@ step() {
 
 packages() {
   dpkg -s "$@" >/dev/null 2>&1 && return
-  # One at a time: parts of ci/test run beside each other, and apt waits for no other apt that reads lists. --close, or a service
-  # that a package starts would hold the lock.
-  # shellcheck disable=SC2016  # for the shell in there
+  # One at a time: parts of ci/test run in parallel, and apt does not wait for another apt that reads lists. --close, or a service
+  # that a package starts would hold the lock. shellcheck disable=SC2016  # for the shell in there
   flock --close "$cache/packages.lock" sh -c 'apt-get -o DPkg::Lock::Timeout=300 update -q &&
     DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "$@"' sh "$@"
 }

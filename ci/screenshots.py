@@ -1,4 +1,4 @@
-"""Screenshots of what people see, in every state: a server's page, problem pages, the launch page's panel (`ci/screenshots`)."""
+"""Screenshots of the pages in every state: a server's page, problem pages, the launch page's panel (`ci/screenshots`)."""
 
 import shutil
 import sys

@@ -1,6 +1,6 @@
-"""The end of ci/test: what took how long, and what failed.
+"""The summary of ci/test: how long each part took, and which tests failed.
 
-test_summary.py FOLDER SECONDS     prints it: the folder of the results, and the seconds that all of it took
+test_summary.py FOLDER SECONDS     prints it; FOLDER has the results, SECONDS is the time of the whole run
 test_summary.py --record FOLDER    writes the seconds of each file of cluster tests into tests/cluster/seconds.json
 """
 
@@ -11,10 +11,10 @@ from collections import defaultdict
 from pathlib import Path
 
 SLOWEST = 10
-"""So many of the slowest tests are shown."""
+"""How many of the slowest tests are shown."""
 
 AGAIN = "-again"
-"""What ends the name of a part's JUnit file of the tests that ran once more."""
+"""The end of the name of a part's JUnit file with the tests that ran once more."""
 
 
 def main(folder: Path, seconds: int) -> None:
@@ -57,7 +57,7 @@ def main(folder: Path, seconds: int) -> None:
 
 
 def record(folder: Path) -> None:
-    """Write how long the files of cluster tests took: by that they are dealt out to the clusters."""
+    """Write how long the files of cluster tests took. They are divided among the clusters accordingly."""
     files = _by_file(_cases(folder / "cluster.xml"))
     seconds = {Path(file).name: round(taken) for file, taken in sorted(files.items())}
     (Path(__file__).parents[1] / "tests/cluster/seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")

@@ -1,5 +1,5 @@
-# Settings by standard input: as arguments, passwords would stand in the list of processes.
-# With a password for each process, each has a user that may only what it needs, and the one password is good for PING alone.
+# The settings come from standard input: as arguments, the passwords would be visible in the list of processes.
+# If each process has a password, each has a user with only the rights that it needs, and the shared password allows PING alone.
 set -f
 hash() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
 access="requirepass \"$REDIS_PASSWORD\""
@@ -23,7 +23,7 @@ user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $
 (+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) (+xrevrange %R~binder-egress:detected)
 user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \
 +xadd +xdel +xrange +xrevrange +publish &binder-egress:addresses %R~binder-egress:* $written"
-  # Reports of detectors are written by the receiver, and by nobody who faces strangers (D-354).
+  # Only the receiver writes detectors' reports; no process that faces strangers does (D-354).
   if [ -n "$RECEIVER_PASSWORD" ]; then
     access="$access
 user receiver on #$(hash "$RECEIVER_PASSWORD") -@all +ping +multi +exec (+xadd +expire %W~binder-egress:detections) \

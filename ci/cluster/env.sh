@@ -16,19 +16,19 @@ cgroup=/cluster-$name                            # kubelet's cgroupRoot: all our
 node_ip=172.30.0.2 internet_ip=172.30.0.1 node6=fd30::2 internet6=fd30::1
 pods=10.42.0.0/24 services=10.43.0.0/16 first_service=10.43.0.1 dns=10.43.0.10
 pods6=fd42::/64 services6=fd43::/112 first_service6=fd43::1 dns6=fd43::a
-# The internet: what is public, what only looks reachable, and what must never be.
+# The internet: addresses that are public, that only look reachable, and that must never be reachable.
 public=203.0.113.10 packages=203.0.113.20 private=10.99.0.10 metadata=169.254.169.254 outside_dns=203.0.113.53
 public6=2001:db8::10 private6=fd00:99::10 metadata6=fd00:ec2::254 outside_dns6=2001:db8::53
 
-# Clusters share the address 127.0.0.1:6443, by which kubectl and helm would share what they remember of an API server.
+# Clusters share the address 127.0.0.1:6443, so kubectl and helm would share what they cache of an API server.
 export KUBECACHEDIR=$state/kube-cache
 
 dual() { [ "$family" = dual ]; }
 both() { if dual; then echo "$1,$2"; else echo "$1"; fi; }  # both V4 V6: as a list for a flag
 
-# Process 1 of the node's PID namespace, as the machine sees it; fails if there is none. Found by what it is, not by a
-# number kept in a file: the number may be another process's by now, and an `up` that was killed left no file. Any checkout's
-# will do: they share the state.
+# Process 1 of the node's PID namespace, as the machine sees it; fails if there is none. It is found by its command, not by a number
+# kept in a file: the number may belong to another process by now, and a killed `up` left no file. It may be any checkout's, since
+# they share the state.
 init_pid() {
   local file
   for file in $(grep -lsaxzF "cluster-node=$state" /proc/[0-9]*/cmdline || true); do

@@ -22,7 +22,7 @@ def main():
     p.add_argument("--cmd", nargs=argparse.REMAINDER, default=[])
     a = p.parse_args()
 
-    def clean(t):  # same bytes from the same files
+    def clean(t):  # the same files give the same bytes
         t.uid = t.gid = 0
         t.uname = t.gname = ""
         t.mtime = 0

@@ -5,7 +5,7 @@ tools=$(<"$state/tools")
 cd "$state"
 
 exec 9</run/netns/$internet_ns   # while /run is still the machine's
-# All components use their default paths and our folders are what is there: nothing is left in the machine's.
+# All components use their default paths, at which our folders are mounted, so nothing is left in the machine's.
 mount -t tmpfs tmpfs /run
 mount --bind "$state/lib" /var/lib
 mount --bind "$state/log" /var/log
@@ -17,7 +17,7 @@ for key in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oop
 done
 mount --make-rshared /           # the kubelet wants shared mounts
 
-# keep NAME COMMAND…: run it, and again whenever it ends; its pid in a file for `restart`.
+# keep NAME COMMAND…: run it, and again whenever it ends. Its pid is in a file, for `restart`.
 keep() {
   local name=$1; shift
   while :; do
@@ -58,11 +58,11 @@ kube kubelet --config kubelet.yaml --kubeconfig pki/kubelet.kubeconfig --node-ip
 # The proxy learns the node's addresses when it starts.
 until curl -sf --cacert pki/ca.crt --cert pki/admin.crt --key pki/admin.key \
   https://127.0.0.1:6443/api/v1/nodes/node >/dev/null; do sleep 0.1; done
-# Conntrack's settings are read-only outside the machine's first network namespace; 0 is "leave alone".
+# Conntrack's settings are read-only outside the machine's first network namespace; 0 means "leave alone".
 kube kube-proxy --kubeconfig $admin --hostname-override node --cluster-cidr "$(both $pods $pods6)" --proxy-mode iptables \
   --conntrack-max-per-core 0 --conntrack-min 0 --conntrack-tcp-timeout-established 0 --conntrack-tcp-timeout-close-wait 0
-# kube-router saves the whole filter table and restores it milliseconds later: chains that the proxy made in between are
-# gone, and the proxy looks again only after 30 s. So not before its first round is done.
+# kube-router saves the whole filter table and restores it milliseconds later. Chains that the proxy made in between are gone, and
+# the proxy looks again only after 30 s. So kube-router starts after the proxy's first round.
 until curl -sf http://127.0.0.1:10256/healthz >/dev/null; do sleep 0.1; done
 keep netpol "$tools/netpol" --kubeconfig $admin --hostname-override node --service-cluster-ip-range "$(both $services $services6)" \
   --enable-ipv6="$(if dual; then echo true; else echo false; fi)" --iptables-sync-period 5m -v 1

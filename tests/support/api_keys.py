@@ -74,7 +74,7 @@ def assert_problem(answer, kind, status):
 
 
 def wrong_keys(key):
-    """Keys that are nearly right."""
+    """Keys that are almost valid."""
     other, _ = keys.create("small", 5, LATER, [], [])
     identity, secret = key.split("_")[2:]
     changed = ("0" if secret[0] != "0" else "1") + secret[1:]

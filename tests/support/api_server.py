@@ -1,4 +1,4 @@
-"""A Kubernetes API server on loopback that answers as a test says, with faults too."""
+"""A Kubernetes API server on loopback. A test decides its answers and its faults."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from kubernetes import client
 
 
 class ApiServer:
-    """An API server whose answers a test writes.
+    """An API server with a test's answers.
 
     Attributes:
         answer: called with method, path, query and body of each request; returns status and body. Bytes are sent unchanged.

@@ -1,4 +1,4 @@
-"""Redis and the verifier, as two apps and as a process, and the parts of clients, BinderHub and the reconciler."""
+"""Redis; the verifier, as two apps and as a process; and what clients, BinderHub and the reconciler do."""
 
 import json
 import os
@@ -37,7 +37,7 @@ NETWORK = f"{CLIENT}/32"
 """The network that `CLIENT` counts for."""
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Sends requests without a proxy. `urlopen` keeps the proxies that it read at its first call, and some tests set one."""
+"""Sends requests without a proxy. `urlopen` keeps the proxies that it reads at its first call, and some tests set a proxy."""
 
 # Solved within a few milliseconds: most tests are about what happens to the solution.
 QUICK = {"altcha": {"cost": 1, "counterMax": 5}}
@@ -80,7 +80,7 @@ class RedisServer:
 
     def stop(self) -> None:
         if self._process:
-            # A test may have left it frozen, and then it does not end.
+            # A test may have left it frozen, and then it would not end.
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
             self._process.wait()
@@ -104,19 +104,19 @@ servers.UNLOCK_WAIT_SECONDS = {unlock_wait_seconds}
 from verifier.cli import main
 main()
 """
-"""The program of a process that waits longer for Redis than the product's half a second: CI machines are slow."""
+"""The program of a process that waits longer for Redis than the product's half a second, because CI machines are slow."""
 
 
 PATIENT_UNLOCK_SECONDS = 15.0
-"""How long an unlock waits, in place of the product's 2 s, for a test that plays the reconciler and looks at what came of it."""
+"""How long an unlock waits, instead of the product's 2 s, in a test that plays the reconciler and checks the result."""
 
 
 class ServedProcess:
     """A process with gunicorn and real ports.
 
     Args:
-        command: its command of `binder-egress`.
-        ready: where it says that it is ready.
+        command: the command of `binder-egress` to run.
+        ready: the address at which it says that it is ready.
         unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`.
         settings: its settings, by their names.
     """
@@ -126,7 +126,7 @@ class ServedProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDER_EGRESS_")}
         for name, value in settings.items():
             environment[f"BINDER_EGRESS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
-        # A pipe would block the process when nobody reads it.
+        # A pipe that nobody reads would block the process.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._lines: list[str] = []
         program = PATIENT.format(unlock_wait_seconds=unlock_wait_seconds)
@@ -159,7 +159,7 @@ class ServedProcess:
         self._log.close()
 
     def stop(self) -> list[str]:
-        """Stop it as Kubernetes does, unless it has stopped already: the lines of its log."""
+        """Stop it as Kubernetes does, unless it has stopped already. Returns the lines of its log."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(timeout=60)
@@ -233,14 +233,14 @@ def internal_client(services: Services) -> FlaskClient:
 
 
 def another(client: FlaskClient) -> FlaskClient:
-    """Another client of the same app, for another thread. The app is not made anew: in the real process one thread makes it."""
+    """Another client of the same app, for another thread. The app is the same, because in the real process one thread makes it."""
     made = client.application.test_client()
     made.environ_base.update(client.environ_base)
     return made
 
 
 def solve(client: FlaskClient, purpose: str = "launch") -> str:
-    """Get a challenge and solve it: an ALTCHA payload."""
+    """Get a challenge and solve it. Returns an ALTCHA payload."""
     answer = client.get(f"/egress/challenge?purpose={purpose}")
     assert answer.status_code == 200, answer.text
     challenge = altcha.Challenge.from_dict(answer.json["providers"][0]["challenge"])
@@ -250,14 +250,14 @@ def solve(client: FlaskClient, purpose: str = "launch") -> str:
 
 
 def get_pass(client: FlaskClient) -> str:
-    """Solve a challenge and exchange it: a token."""
+    """Solve a challenge and exchange the solution. Returns a token."""
     answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client)})
     assert answer.status_code == 201, answer.text
     return answer.json["token"]
 
 
 def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:
-    """Tell the verifier about a launch, as BinderHub's hook does: its decision."""
+    """Report a launch to the verifier, as BinderHub's hook does. Returns the decision."""
     body = {
         "user": user,
         "server": "",

@@ -1,7 +1,7 @@
-"""A made-up week of a hub: many small repositories, and seven that are told apart or not.
+"""A made-up week of a hub: many small repositories, and seven that stand out, or should not.
 
-Four must never be proposed: a popular course, a class, a conference's tutorial, a CI. One always: a miner by script. A miner by
-hand and a user of free computers are in between.
+Four must never be proposed: a popular course, a class, a conference's tutorial, a CI. One must always be: a miner with a script. A
+miner by hand and a user of free computers are in between.
 """
 
 import json
@@ -26,10 +26,10 @@ SCRIPT, BY_HAND, FREE = "github.com/eve/fast-model", "github.com/mallory/notes",
 
 @dataclass
 class Week:
-    """What was made.
+    """The made-up data.
 
     Attributes:
-        decisions: lines of our logs.
+        decisions: lines of the verifier's logs.
         detections: lines of cryptnono.
         archive: lines of mybinder's archive, of four weeks.
         seconds: pod → processor time in seconds.
@@ -42,7 +42,7 @@ class Week:
 
 
 def week(seed: int) -> Week:
-    """A week by a seed. Shares and sizes are drawn anew each time, from wide ranges."""
+    """A week from a seed. Shares and sizes are drawn from wide ranges each time."""
     draw = random.Random(seed)
     made = Week()
     numbers = iter(range(10**9))
@@ -100,7 +100,7 @@ def week(seed: int) -> Week:
     course, school, tutorial, ci = INNOCENT
     some(course, draw.randint(300, 1500), any_time, 400, draw.uniform(0.6, 1), lambda: seconds(150), detected=mistakes)
     made.archive += [archived(course, END - draw.uniform(8, 28) * DAY) for _ in range(50)]
-    # A class behind one address; thebe pages bring no pass. Heavy, and its teacher is new here.
+    # A class behind one address; thebe pages bring no pass. It uses much processor time, and its teacher is new here.
     some(
         school,
         draw.randint(15, 120),
@@ -147,7 +147,7 @@ def week(seed: int) -> Week:
         revoked=draw.uniform(0, 0.1),
     )
     for lines in (made.decisions, made.detections, made.archive):
-        draw.shuffle(lines)  # Logs of several pods come in any order.
+        draw.shuffle(lines)  # The logs of several pods come in any order.
     return made
 
 
@@ -158,7 +158,7 @@ def decision(event: str, at: float, **fields: object) -> str:
 
 
 def detection(pod: str, at: float) -> str:
-    """A line of cryptnono's execwhacker: structlog's fields, and what crictl says of the container."""
+    """A line of cryptnono's execwhacker: structlog's fields, and what crictl says about the container."""
     labels = {"io.kubernetes.pod.name": pod, "io.kubernetes.pod.namespace": "binder"}
     line = {"pid": 7, "cmdline": "xmrig", "matched": "xmrig", "source": "execsnoop.bpf", "container_type": "cri", "labels": labels}
     time = datetime.fromtimestamp(at, UTC).isoformat()

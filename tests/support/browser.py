@@ -1,4 +1,4 @@
-"""Chromium as tests start it, and a tab that records what must not happen on a page."""
+"""Chromium as tests start it, and a tab that records everything that must not happen on a page."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,10 @@ AXE = Path(__file__).parents[2] / "frontend/node_modules/axe-core/axe.min.js"
 """axe-core, a checker of accessibility. ci/frontend installs it."""
 
 INSECURE_HOST = "hub.example.org"
-"""A host that the tests' browser resolves to loopback. Browsers take plain http for secure on localhost only."""
+"""A host that the tests' browser resolves to loopback. Browsers consider plain http secure on localhost only."""
 
 PREVIEW = "nbviewer.jupyter.org"
-"""Where BinderHub's page takes a preview of the repository from. The tests' browser finds no such host."""
+"""The host from which BinderHub's page gets a preview of the repository. The tests' browser does not find it."""
 
 FLAGS = [
     "--disable-background-networking",
@@ -41,7 +41,7 @@ def launch(playwright: Playwright, **options: Any) -> Browser:
 
 
 class Tab:
-    """A page in the browser, and a record of what must not happen on it.
+    """A page in the browser, and a record of everything that must not happen on it.
 
     Args:
         page: an empty page.
@@ -61,7 +61,7 @@ class Tab:
         self.strangers: list[str] = []
         """The addresses of `also` that the page requested."""
         self.faults: list[str] = []
-        """Errors that must not happen, in their order."""
+        """Errors that must not happen, in order."""
         page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", self._request)

@@ -23,7 +23,7 @@ def process(*arguments, **options):
 
 
 def on_a_terminal(*arguments, env=None):
-    """Run the command on a terminal: its output and its exit code."""
+    """Run the command on a terminal. Returns its output and its exit code."""
     master, slave = pty.openpty()
     running = process(
         *arguments, stdin=slave, stdout=slave, stderr=slave, env={"TERM": "xterm-256color", "COLUMNS": "100", **(env or {})}
@@ -65,7 +65,7 @@ LEASING = {"tiers": {"verified": {"lease": 60}, "small": {}}}
 
 
 def lease(store, expires_in, tier="verified"):
-    """Publish alice's server with a tier that ends in `expires_in` seconds: the Unix time of the end."""
+    """Publish alice's server with a tier that ends in `expires_in` seconds. Returns the Unix time of the end."""
     until = int(time.time()) + expires_in
     store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/a/b", until=until))
     return until

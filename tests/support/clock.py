@@ -2,7 +2,7 @@
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A clock that moves only when a test says so."""
 
     def __init__(self, now: float = 100.0) -> None:
         self.now = now

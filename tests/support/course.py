@@ -1,6 +1,6 @@
 """Third-party pages, on another origin than BinderHub, that launch servers with the clients that such pages use.
 
-Each page writes what its client tells it into `record`, and counts finished launches in `done`.
+Each page writes its client's reports into `record`, and counts finished launches in `done`.
 """
 
 import http.server
@@ -118,7 +118,7 @@ CLIENTS = {"EventSource": EVENT_SOURCE, "fetch": FETCH, "binderhub-client": CLIE
 
 
 def client_script() -> bytes:
-    """The client `@jupyterhub/binderhub-client` as a global of a page."""
+    """The client `@jupyterhub/binderhub-client` as a page's global variable."""
     source = (
         'import { BinderRepository } from "@jupyterhub/binderhub-client/client.js"; window.BinderRepository = BinderRepository;'
     )
@@ -129,7 +129,7 @@ def client_script() -> bytes:
 
 @dataclass
 class Course:
-    """A web server with such pages, on `localhost`. For browsers that is another site than 127.0.0.1.
+    """A web server with such pages, on `localhost`, which browsers consider another site than 127.0.0.1.
 
     Attributes:
         pages: the content of each path.
@@ -176,7 +176,7 @@ class Course:
         self._server.server_close()
 
     def page(self, body: str, head: str = "", name: str = "page.html") -> str:
-        """Serve a page: its address."""
+        """Serve a page. Returns its address."""
         start = (
             "<!doctype html><html lang=en><meta charset=utf-8><title>A course</title><link rel=icon href='data:,'>"
             "<script>var record = [], done = 0, states = [];"

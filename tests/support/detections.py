@@ -1,4 +1,4 @@
-"""Lines as detectors write them, with the pod that they are about, and a site that takes reports."""
+"""Lines as detectors write them, with the pod that they are about, and a site that receives reports."""
 
 import json
 from datetime import UTC, datetime

@@ -49,7 +49,7 @@ def section(document: str, heading: str, language: str = "sh") -> list[str]:
 def run_example(
     language: str, code: str, folder: Path, hub: str, repository: str = REPOSITORY, federation: str = "", **environment: str
 ) -> str:
-    """Run an example against another hub, with our client on the PATH: its output.
+    """Run an example against another hub, with our client on the PATH. Returns its output.
 
     Args:
         language: `sh` or `python`.

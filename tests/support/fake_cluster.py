@@ -1,4 +1,4 @@
-"""User pods in memory, with the API server's rules: a patch must name the uid and the resourceVersion that the pod has."""
+"""User pods in memory, with the API server's rules: a patch must name the pod's uid and resourceVersion."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ class FakeCluster(UserPods):
     """`UserPods` on a dictionary.
 
     Attributes:
-        conflicts: how many of the next patches find that the pod has just changed, and conflict.
+        conflicts: how many of the next patches conflict because the pod has just changed.
         down: whether the API server does not answer.
-        before_patch: called once, just before the next patch: a test changes the pod there, after the reconciler has read it.
-        before_delete: the same, before the next deletion.
+        before_patch: called once, just before the next patch, so that a test can change the pod after the reconciler has read it.
+        before_delete: the same before the next deletion.
         patches: (uid, grant) of every patch that succeeded.
     """
 
@@ -68,7 +68,7 @@ class FakeCluster(UserPods):
             return {pod.server for pod in self.pods.values() if pod.label and not pod.ended}
 
     def put(self, event: str, pod: Pod) -> Pod:
-        """Write a pod, send an event of it, and return it as it is stored. `add` and `change` do that for most tests."""
+        """Write a pod, send an event about it, and return it as stored. Most tests use `add` and `change`."""
         with self._lock:
             self._version += 1
             pod = replace(pod, version=str(self._version))

@@ -1,7 +1,7 @@
 """Malformed requests for a running verifier.
 
-There are two sources. schemathesis makes requests from the OpenAPI documents, valid and invalid ones. And bytes of valid requests
-are changed; these go out as raw bytes, because the HTTP parser reads them first.
+There are two sources. schemathesis makes valid and invalid requests from the OpenAPI documents. And valid requests are sent with
+changed bytes, as raw bytes, because the HTTP parser reads them first.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def keys_file(folder: Path) -> str:
 
 
 def memory(verifier: VerifierProcess) -> float:
-    """MiB of memory of the verifier and its worker."""
+    """The memory of the verifier and its worker, in MiB."""
     kib = 0
     for process in verifier.processes():
         (text,) = re.findall(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
@@ -57,7 +57,7 @@ def memory(verifier: VerifierProcess) -> float:
 
 
 def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:
-    """Send about `number` requests made from the OpenAPI documents: how often each status came."""
+    """Send about `number` requests made from the OpenAPI documents. Returns how often each status came."""
     seen: Counter[int] = Counter()
     headers = {"X-Forwarded-For": CLIENT, "Authorization": f"Bearer {API_TOKEN}"}
     schemas = (
@@ -92,7 +92,7 @@ def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:
 
 
 def corpus(verifier: VerifierProcess) -> list[tuple[str, bytes]]:
-    """Valid requests: address and bytes."""
+    """Valid requests, each as address and bytes."""
     public, internal = verifier.public, verifier.internal
     offered = requests.get(f"{public}/egress/challenge", headers={"X-Forwarded-For": CLIENT}, timeout=10).json()
     challenge = altcha.Challenge.from_dict(offered["providers"][0]["challenge"])
@@ -151,7 +151,7 @@ def changed(request: bytes, luck: random.Random) -> bytes:
 
 
 def answer(address: str, request: bytes) -> int:
-    """Send bytes and close: the status of the first answer, or 0 if the connection ends without one."""
+    """Send bytes and close. Returns the status of the first answer, or 0 if the connection ends without one."""
     parts = urlsplit(address)
     try:
         with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
@@ -168,7 +168,7 @@ def answer(address: str, request: bytes) -> int:
 
 
 def by_bytes(verifier: VerifierProcess, number: int, seed: int) -> Counter[int]:
-    """Send `number` requests with changed bytes: how often each status came. The same seed makes the same changes."""
+    """Send `number` requests with changed bytes. Returns how often each status came. The same seed makes the same changes."""
 
     def some(luck: random.Random, share: int) -> Iterator[int]:
         known = corpus(verifier)
@@ -184,6 +184,6 @@ def by_bytes(verifier: VerifierProcess, number: int, seed: int) -> Counter[int]:
 
 
 def faults(seen: Counter[int], log: list[str]) -> list[object]:
-    """The faults: statuses from 500 on and how often each came, and lines of the log from `error` on."""
+    """The faults: statuses of 500 and above with how often each came, and log lines of level `error` and above."""
     statuses = [(status, count) for status, count in seen.items() if status >= 500 and status not in REFUSALS]
     return statuses + [line for line in log if json.loads(line)["level"] in ("error", "critical")]

@@ -1,4 +1,4 @@
-"""The launch hook, chart/integration/launch_hook.py, in tests: between doubles of BinderHub's requests and of the verifier."""
+"""Runs the launch hook, chart/integration/launch_hook.py, between doubles of BinderHub's requests and of the verifier."""
 
 import asyncio
 import builtins
@@ -25,14 +25,14 @@ IMAGE = "registry.example.com/fake/repo:1a2b3c"
 ANSWER = {"tier": "verified", "rule": "valid-pass", "grant": "g1"}
 
 PRODUCT_SECONDS = 1.0
-"""What a launch may wait at most."""
+"""The longest that a launch may wait."""
 
 LIMIT_SECONDS = 1.3
-"""The same with room for what else a launch does, by a `Stopwatch`."""
+"""The same with room for the rest of a launch, measured with a `Stopwatch`."""
 
 
 class Stopwatch:
-    """Measures seconds of an event loop, without those by which it is late because the machine is busy."""
+    """Measures seconds of an event loop, without the delays of a busy machine."""
 
     def __init__(self):
         self._began = self._at = time.monotonic()
@@ -72,7 +72,7 @@ class Clock:
         self.ahead = 0.0
 
     def monotonic(self):
-        """Seconds of the real clock, plus those that the test skipped."""
+        """Seconds of the real clock, plus the seconds that the test skipped."""
         return time.monotonic() + self.ahead
 
     def time(self):
@@ -81,7 +81,7 @@ class Clock:
 
 
 class Wiring:
-    """A config object with the hook, as BinderHub has it after reading its config file."""
+    """A config object with the hook, as in BinderHub after it has read its config file."""
 
     def __init__(self, monkeypatch, api, token=API_TOKEN, before=None, limit_seconds=30.0):
         """Run the snippet.
@@ -91,8 +91,8 @@ class Wiring:
             api: the verifier's in-cluster address.
             token: the bearer token for it.
             before: called first, with the config, as an operator's earlier snippet would be.
-            limit_seconds: what a launch may wait at most. Tests that are about that have the product's; for all others a slow
-                machine may take longer.
+            limit_seconds: the longest that a launch may wait. Tests of that limit use the product's; all others leave time for a
+                slow machine.
         """
         for name, value in {"BINDER_EGRESS_API": api, "BINDER_EGRESS_API_TOKEN": token}.items():
             if value is None:
@@ -114,12 +114,12 @@ class Wiring:
         exec(compile(text.replace(product, f"    limit_seconds = {limit_seconds}\n"), SNIPPET, "exec"), self.namespace)
 
     def badge(self, handler):
-        """As BinderHub's BaseHandler.get_badge_base_url, with a function configured."""
+        """The same as BinderHub's BaseHandler.get_badge_base_url with a configured function."""
         url = self.config.BinderHub.badge_base_url(handler)
         return url if url.endswith("/") else url + "/"
 
     async def launch(self, user="fake-repo-abc", server="", image=IMAGE, repository=REPOSITORY, launcher=None):
-        """As BinderHub's Launcher.launch: the hook runs in its own task; returns its seconds."""
+        """The same as BinderHub's Launcher.launch: runs the hook in its own task. Returns its seconds."""
         watch = Stopwatch()
         result = self.config.Launcher.pre_launch_hook(launcher or object(), image, user, server, repository)
         try:
@@ -136,8 +136,8 @@ def port_of(server_socket):
 
 @contextlib.asynccontextmanager
 async def serve(*routes, **settings):
-    """A real HTTP server on the loopback address; gives its address."""
-    # No access log, where a server that plays BinderHub would write the query: the tests are about our own logs.
+    """A real HTTP server on loopback. Yields its address."""
+    # No access log, because a server that plays BinderHub would write the query into it, and the tests are about our own logs.
     settings = {"base_url": "/binder/", "log_function": lambda handler: None, **settings}
     server = HTTPServer(Application(list(routes), **settings), xheaders=True)
     sockets = bind_sockets(0, "127.0.0.1")
@@ -150,7 +150,7 @@ async def serve(*routes, **settings):
 
 
 class Verifier(RequestHandler):
-    """Plays the verifier's in-cluster port: keeps the requests, and answers by `settings["answer"]`."""
+    """Plays the verifier's in-cluster port: keeps the requests, and answers with `settings["answer"]`."""
 
     async def post(self):
         """One announced launch."""
@@ -172,7 +172,7 @@ class Build(RequestHandler):
     """Plays BuildHandler: the badge address first, then up to four launches, each with a new user name."""
 
     def get_current_user(self):
-        """As BinderHub's BaseHandler: JupyterHub's model of the user, or a word without auth_enabled."""
+        """The same as in BinderHub's BaseHandler: JupyterHub's model of the user, or a word without auth_enabled."""
         return self.settings.get("user", "anonymous")
 
     async def get(self, number):
@@ -201,16 +201,16 @@ async def get(url, client=None, headers=None, **query):
 
 
 async def slow(handler):
-    """An answer after ten seconds, when nobody waits any more."""
+    """An answer after ten seconds, when the client no longer waits."""
     await asyncio.sleep(10)
 
 
 async def garbage(handler):
-    """200, and not JSON."""
+    """Status 200 without JSON."""
     handler.write(b"\x00\xff<html>")
 
 
 async def error(handler):
-    """500, quoting the request."""
+    """Status 500, with the request in the answer."""
     handler.set_status(500)
     handler.write(handler.request.body)

@@ -25,14 +25,14 @@ def text(state, language="en", **values):
 
 
 PHASES = {"idle": [], "building": ["Building"], "launching": ["Launching"], "failed": ["Failed"]}
-"""What the last part of the page's progress bar says."""
+"""The text in the last part of the page's progress bar."""
 
 
 class Tab:
     """A launch page in the browser, and a record of what must not happen on it.
 
-    Time stands still on the page: a launch waits for its pass until it comes, or until the test lets `time` pass.
-    No request is routed through Playwright: one that the page sends while it leaves for its server would be lost on a busy machine.
+    Time stands still on the page: a launch waits for its pass until the pass comes, or until the test lets `time` pass. Playwright
+    routes no request: on a busy machine, a request that the page sends while it leaves for its server would be lost.
     """
 
     def __init__(self, page):
@@ -42,10 +42,10 @@ class Tab:
         self.text = page.locator("#binder-egress .text")
         self.hosts = {"127.0.0.1", "localhost", INSECURE_HOST, PREVIEW}
         self.noise = ["task queue exceeded allotted deadline"]  # xterm.js, which shows the build's log, on a slow machine
-        """Patterns of console messages with which the browser reports what the test does on purpose."""
+        """Patterns of console messages in which the browser reports faults that the test causes on purpose."""
         self.requests = []
         self.faults = []
-        """Errors that must not happen. A test that causes some replaces this by a list that ignores them."""
+        """Errors that must not happen. A test that causes some replaces this with a list that ignores them."""
         page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         page.on("console", self._console)
         page.on("request", lambda request: self.requests.append(request.url))
@@ -83,13 +83,13 @@ class Tab:
             until = time.monotonic() + 60
             while not any("/user/" in urlsplit(url).path for url in self.requests):
                 assert time.monotonic() < until, "the page does not leave"
-                # Requests are heard of only while the browser is asked something.
+                # Playwright hears of requests only while it talks to the browser.
                 self.page.wait_for_timeout(20)
         else:
             expect(self.page.locator("[role=progressbar] .progress-bar:last-child")).to_have_text(PHASES[phase])
 
     def painted(self):
-        """Wait until the page's script has drawn it."""
+        """Wait until the page's script has drawn the page."""
         expect(self.page.locator("#root h4").first).to_be_visible()
 
     def server(self, user):
@@ -132,7 +132,7 @@ def launch_while_solving(hub, opened):
 
 
 def end_wait(opened, seconds):
-    """Wait until the page waits for so many seconds, no more and no less, and let them pass."""
+    """Wait until the page waits for exactly so many seconds, and let them pass."""
     wait_for(lambda: opened.time.left == seconds, f"the page does not wait for {seconds} s")
     opened.time.let_pass(seconds)
 
@@ -174,11 +174,11 @@ def build_by_script(opened, spec="gh/o/cached/HEAD"):
 
 
 CLIENT_ERRORS = "EventStream|^thrown: Error$"
-"""What the client in BinderHub's page throws when a stream has ended. In the real page's bundle these errors have no name."""
+"""The errors of the client in BinderHub's page when a stream has ended. In the real page's bundle they have no name."""
 
 
 class Ignored(list):
-    """A list of faults that leaves out those with a pattern, a regular expression."""
+    """A list of faults that ignores those that match a pattern, a regular expression."""
 
     def __init__(self, pattern):
         super().__init__()
@@ -200,7 +200,7 @@ DARK_PAGE = "<script>document.documentElement.dataset.bsTheme = 'dark'</script>"
 
 
 def show_checking(hub, opened):
-    """The challenge is late, so the build goes out after a second."""
+    """The challenge is late, so the build request goes out after a second."""
     hub.gates["challenge"].close()
     launch(hub, opened)
     end_wait(opened, 1)
@@ -217,7 +217,7 @@ def show_unanswered(hub, opened):
 
 
 def show_holding(hub, opened):
-    """The build goes out after a second. Its server waits."""
+    """The build request goes out after a second. Its server waits."""
     hub.ready.open()
     launch_while_solving(hub, opened)
     end_wait(opened, 1)
@@ -249,4 +249,5 @@ PANEL_STATES = {
     "confirm_running": (launch, ("turnstile", "late")),
     "without": (show_without, ("turnstile",)),
 }
-"""State → the function that leads to it, and the providers that it needs. `late` gives a person no time before the launch goes."""
+"""State → the function that leads to it, and the providers that it needs. With `late`, the launch goes out before a person can
+solve anything."""

@@ -1,7 +1,7 @@
 """A program that looks like a miner to the rules of docs/agent.md, and only sleeps.
 
-`build` makes it of the machine's own `sleep` with words behind it, which the loader does not read: it takes no time, each has a
-sum of its own, and the loader can run it. `compiled` has the words in its code, as a real one.
+`build` makes it from the machine's own `sleep` with words appended, which the loader does not read: that takes no time, each
+program has a different sum, and it can be run. `compiled` has the words in its code, like a real miner.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ func main() {
 	time.Sleep(time.Hour)
 }
 """
-"""What is compiled."""
+"""The source of the program."""
 
 
 def build(path: Path, more: bytes = b"") -> str:
     """Write the program.
 
     Args:
-        path: where.
-        more: further bytes at its end, for another sum.
+        path: the path of the program.
+        more: more bytes at its end, for another sum.
 
     Returns:
         Its SHA-256.
@@ -52,10 +52,10 @@ def build(path: Path, more: bytes = b"") -> str:
 
 
 def compiled(path: Path) -> str:
-    """Compile the program, which needs no library: its SHA-256.
+    """Compile the program, which needs no library. Returns its SHA-256.
 
     Args:
-        path: where. The source is written beside it.
+        path: the path of the program. The source is written beside it.
     """
     source = path.with_suffix(".go")
     source.write_text(SOURCE)

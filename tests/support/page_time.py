@@ -1,6 +1,6 @@
 """Time on a page that passes only when a test says so.
 
-What a page does within a second must not depend on how many seconds the machine takes for it.
+The events of one second on a page must not depend on how many seconds the machine takes for them.
 """
 
 from playwright.sync_api import Page
@@ -24,11 +24,11 @@ STILL = """{
     }
   };
 }"""
-"""`performance.now` stands still, and so do timers of a second and more. Shorter ones are of no wait that a test is about."""
+"""`performance.now` stands still, and so do timers of a second and more. No test is about shorter waits."""
 
 
 class PageTime:
-    """The time on a page and on those that follow it in its tab. Each begins at the same moment.
+    """The time on a page and on the pages that follow it in its tab. Each page begins at the same moment.
 
     Args:
         page: the page, before it has an address.
@@ -45,9 +45,9 @@ class PageTime:
 
     @property
     def left(self) -> float:
-        """Seconds until the next one; infinite without one."""
+        """Seconds until the next timer; infinite without one."""
         return min(self.timers, default=float("inf"))
 
     def let_pass(self, seconds: float) -> None:
-        """Let time pass, and run the timers that are due then."""
+        """Let time pass, and run the timers that become due."""
         self._page.evaluate("(seconds) => passTime(seconds)", seconds)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 FIRST, LAST = 20_000, 29_999
-"""Below the ports of Kubernetes Services (from 30000) and those that Linux chooses for outgoing connections (32768 to 60999)."""
+"""They are below the ports of Kubernetes Services (from 30000) and the ports of outgoing connections in Linux (32768 to 60999)."""
 
 BLOCK = 200
 """Ports of one test process."""
@@ -23,7 +23,7 @@ _ports: Iterator[int] = iter(())
 
 
 def free_port() -> int:
-    """A port on which nobody listens. The next call gives another one.
+    """A port on which nobody listens. The next call returns another port.
 
     A port that the kernel chooses for `bind` would be free only at that moment: until the server has started, an outgoing
     connection or another test process may get the same one. So each process has a block of ports to itself, outside the range that
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 
 def _lock_block() -> tuple[IO[str], int]:
-    """Lock a block of ports until this process ends, however it ends: the lock, and the first port."""
+    """Lock a block of ports until this process ends, in whatever way. Returns the lock and the first port."""
     FOLDER.mkdir(exist_ok=True)
     for first in range(FIRST, LAST, BLOCK):
         lock = (FOLDER / str(first)).open("w")
@@ -58,7 +58,7 @@ def _lock_block() -> tuple[IO[str], int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do it: connections of an earlier server that are not quite over do not matter.
+        # The same option as servers use: lingering connections of an earlier server do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

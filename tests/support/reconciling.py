@@ -1,4 +1,4 @@
-"""The reconciler in the test's own thread, and the decisions that it reads from Redis."""
+"""Runs the reconciler in the test's own thread, and records the decisions that it reads from Redis."""
 
 import threading
 import time
@@ -71,7 +71,7 @@ class Steady:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Wait until something is so, a minute at most; not to reach Redis counts as not so."""
+    """Wait until a condition holds, a minute at most. If Redis cannot be reached, it does not hold."""
     until = time.monotonic() + 60
     while True:
         with suppress(StoreUnavailable):
@@ -83,7 +83,8 @@ def eventually(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def running(reconciler: Reconciler) -> Iterator[None]:
-    """Let a reconciler run with all of its threads, and wait for their end: one that lives on takes what the next test sends."""
+    """Let a reconciler run with all of its threads, and wait for their end: a thread that lives on takes the next test's
+    messages."""
     before = set(threading.enumerate())
     thread = threading.Thread(target=reconciler.run)
     thread.start()

@@ -1,4 +1,4 @@
-"""JupyterHub's configuration, as the snippet that adds the start guard finds and leaves it."""
+"""JupyterHub's configuration, before and after the snippet that adds the start guard."""
 
 import logging
 import textwrap
@@ -34,7 +34,7 @@ class KubeSpawner(Spawner):
 
 
 class BinderSpawner(KubeSpawner):
-    """BinderHub's subclass, with what a launch gives it."""
+    """BinderHub's subclass, with the values of a launch."""
 
     log = logging.getLogger("spawner")
     name = ""
@@ -49,7 +49,7 @@ def made_spawner(config: Config | None, guard: dict[str, Any]) -> BinderSpawner:
     """Run the snippet as the hub does.
 
     Args:
-        config: what the hub has configured before.
+        config: the hub's earlier configuration.
         guard: the guard's values.
 
     Returns:

@@ -16,7 +16,7 @@ FROM_NOW_ON = "Connections you open from now on work."
 ENDED = "This server is not running."
 
 PHONE = {"viewport": {"width": 320, "height": 600}}
-"""The narrowest screen that WCAG 1.4.10 asks for."""
+"""The narrowest screen that WCAG 1.4.10 requires."""
 
 
 def fails(tab, text):

@@ -1,6 +1,6 @@
 """Reading from the local cluster's API server without kubectl.
 
-The tests ask for pods thousands of times, and each kubectl takes a third of a second of a processor. That is where two cores went.
+The tests ask for pods thousands of times, and each kubectl takes a third of a second of processor time, which kept two cores busy.
 """
 
 import os
@@ -25,7 +25,7 @@ PATHS = {
     "secret": "api/v1/namespaces/{}/secrets",
     "service": "api/v1/namespaces/{}/services",
 }
-"""Where the API server has what the tests read most."""
+"""The API server's paths for the kinds that the tests read most."""
 
 PLURALS = {"networkpolicies": "networkpolicy", **{f"{kind}s": kind for kind in PATHS if kind != "networkpolicy"}}
 
@@ -33,11 +33,11 @@ _threads = threading.local()
 
 
 class Unavailable(Exception):
-    """The API server refused a request or did not answer it; the text says how."""
+    """The API server refused a request or did not answer. The text says which."""
 
 
 def path_of(namespace: str, args: tuple[str, ...]) -> tuple[str, dict[str, str]] | None:
-    """The path and query of `kubectl get ARGS`; None for what only kubectl knows, and outside the local cluster."""
+    """The path and query of `kubectl get ARGS`. None if only kubectl can answer, and outside the local cluster."""
     if not os.environ.get("CLUSTER_TARGETS"):
         return None
     match args:
@@ -51,16 +51,16 @@ def path_of(namespace: str, args: tuple[str, ...]) -> tuple[str, dict[str, str]]
 
 
 def ask(method: str, path: str, query: dict[str, str], body: Any = None) -> Any:
-    """One request to the API server, as the local cluster's administrator: what it answers, as JSON.
+    """Send one request to the API server, as the local cluster's administrator. Returns the answer's JSON.
 
-    An API server that is away or has too much to do for a moment is asked again. Each request may be made twice.
+    If the API server is away or too busy for a moment, it is asked again. So each request may be made twice.
     """
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
             answer = _session().request(method, f"{_server()}/{path}", params=query, json=body, timeout=ANSWER_SECONDS)
         except (requests.ConnectionError, requests.Timeout) as error:
-            # The connection of before may be one to an API server that was restarted.
+            # The earlier connection may be to an API server that was restarted.
             _threads.__dict__.pop("session", None)
             failed = str(error)
         else:
@@ -84,7 +84,7 @@ def _server() -> str:
 
 
 def _session() -> requests.Session:
-    """Each thread's own."""
+    """One for each thread."""
     if not hasattr(_threads, "session"):
         _threads.session = requests.Session()
         _threads.session.verify = _kubeconfig()["clusters"][0]["cluster"]["certificate-authority"]

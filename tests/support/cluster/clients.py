@@ -25,7 +25,7 @@ for line in answer.iter_lines():
         if json.loads(line[5:])["phase"] in ("ready", "failed"):
             break
 """
-"""As examples/binder-api.py of BinderHub does it."""
+"""The same as in examples/binder-api.py of BinderHub."""
 
 
 def client_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -70,12 +70,12 @@ def user_of(events: list[str]) -> str:
 
 
 class Outcomes(Mapping[str, list[str]]):
-    """The events of several launches, by the way in which each was made.
+    """The events of several launches, by client.
 
-    A launch that failed raises its error where its events are asked for, so that it fails the tests about it and no others.
+    A failed launch raises its error when its events are asked for, so it fails only the tests that are about it.
 
     Args:
-        ways: the way → a function that launches and returns the events. They run at the same time.
+        ways: client → a function that launches and returns the events. They run at the same time.
     """
 
     def __init__(self, ways: dict[str, Callable[[], list[str]]]) -> None:
@@ -92,16 +92,17 @@ class Outcomes(Mapping[str, list[str]]):
         return len(self._launches)
 
     def __or__(self, later: "Outcomes") -> "Outcomes":
-        """These, and those of launches that were made after them."""
+        """These, and the events of later launches."""
         both = Outcomes.__new__(Outcomes)
         both._launches = self._launches | later._launches
         return both
 
 
 def comparable(events: list[str]) -> list[dict[str, Any]]:
-    """Events without what differs between any two launches: the random end of user names, tokens, and Kubernetes' words.
+    """Events without the parts that differ between any two launches: the random end of user names, tokens, and Kubernetes'
+    messages.
 
-    Those have times in them, some come twice or not at all, and with the gate the pod has one container more.
+    These messages contain times, some come twice or not at all, and with the gate the pod has one more container.
     """
     found = []
     for text in events:

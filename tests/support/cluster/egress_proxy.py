@@ -1,4 +1,4 @@
-"""The egress proxy in the cluster: how it is installed for tests, and what a program in a pod does with it."""
+"""The egress proxy in the cluster: how tests install it, and how a program in a pod uses it."""
 
 import time
 
@@ -6,7 +6,7 @@ from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import Stage
 
 LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"
-"""Names. The local internet knows the first two; the proxy refuses the last one before it asks."""
+"""Names of hosts. The local internet knows the first two; the proxy refuses the last one without asking DNS."""
 
 VALUES = (
     "--set=proxy.enabled=true",
@@ -26,7 +26,7 @@ except urllib.error.HTTPError as error:
 except Exception as error:
     print(type(error).__name__, error)
 """
-"""In a pod: asks for an address as a program does that knows nothing of the proxy but the variables."""
+"""Runs in a pod: requests an address, like a program that knows the proxy only from the variables."""
 
 HOLD = """
 import os, socket, ssl, sys, time, urllib.parse
@@ -47,11 +47,11 @@ try:
 except Exception as error:
     print("ended", time.time(), flush=True)
 """
-"""In a pod: a tunnel that echoes until it is cut, and when that was. Its second argument is another way to the proxy."""
+"""Runs in a pod: a tunnel that echoes until it is cut, and the time of that. The second argument is another proxy address."""
 
 
 def pod_variables(stage: Stage) -> dict[str, str]:
-    """What new pods have in their variables."""
+    """The proxy's variables in new pods."""
     return stage.get("configmap", "binder-egress-proxy-variables").get("data", {})
 
 
@@ -65,13 +65,12 @@ def await_variables(stage: Stage, **more: str) -> None:
 
 
 def ask(stage: Stage, user: str, url: str) -> str:
-    """What a program in a user's pod sees of an address."""
+    """The answer that a program in a user's pod gets from an address."""
     return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", ASK, url).strip()
 
 
 def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:
-    """Ask again until the answer has a text: policies of a new pod, and what each replica of the proxy knows of it, may take a
-    moment."""
+    """Ask again until the answer contains a text. The policies of a new pod may be late, and so may each replica of the proxy."""
     end = time.monotonic() + TIER_SECONDS
     while expected not in (seen := ask(stage, user, url)) and time.monotonic() < end:
         time.sleep(1)

@@ -1,7 +1,8 @@
-"""What a failed test leaves: logs of all pods, those that ended or were replaced too, of the cluster's components, and the events.
+"""The evidence that a failed test leaves: the logs of all pods, also of those that ended or were replaced, the logs of the
+cluster's components, and the events.
 
-Kubernetes removes the log of a container with its pod. So for as long as tests run in a local cluster, each log file gets a second
-name (a hard link) beside the first, which keeps it. In another cluster there are the logs of the pods that run.
+Kubernetes removes the log of a container with its pod. So while tests run in a local cluster, each log file gets a second name (a
+hard link), which keeps it. In other clusters there are only the logs of running pods.
 """
 
 import os
@@ -17,7 +18,7 @@ EVERY_SECONDS = 0.3
 """How often new log files are looked for."""
 
 MOST_BYTES = 2_000_000
-"""Of each log file the last of it, at most so much."""
+"""The most that is kept of the end of each log file."""
 
 
 class Evidence:
@@ -51,17 +52,17 @@ class Evidence:
             shutil.rmtree(self._kept, ignore_errors=True)
 
     def begin(self) -> None:
-        """A file of tests begins: what was logged before is not about it."""
+        """Begin a file of tests: earlier log lines are not about it."""
         self._began = time.time()
         self._sizes = {file: file.stat().st_size for file in self._components()}
 
     def save(self, test: str, error: BaseException, text: str) -> None:
-        """Write down what there is, for a test that failed. A failed set-up is one failure, however many tests it fails.
+        """Save the evidence for a failed test. A failed set-up counts once, however many tests it fails.
 
         Args:
             test: its id.
-            error: how it failed.
-            text: pytest's report of that.
+            error: the kind of failure.
+            text: pytest's report about it.
         """
         if not self._results or id(error) in self._seen:
             return
@@ -92,9 +93,9 @@ class Evidence:
                 (folder / f"{namespace}_{pod}.log").write_text(log)
 
     def lines(self, namespace: str, pods: str) -> list[str]:
-        """What the pods of a namespace whose names begin so have logged, since their start and those that are gone too.
+        """The logs, from the start, of a namespace's pods whose names begin so, also of pods that are gone.
 
-        In another cluster than the local one: those that are there.
+        Outside the local cluster: of running pods only.
         """
         if not self._kept:
             names = self._kubectl("--namespace", namespace, "get", "pods", "-o", "name").split()
@@ -123,7 +124,7 @@ class Evidence:
         assert self._logs and self._kept
         for file in self._present():
             other = self._kept / file.relative_to(self._logs / "pods")
-            # A file may be gone in this moment, or another thread may have been first.
+            # A file may just have gone, or another thread may have been first.
             with suppress(FileNotFoundError, FileExistsError):
                 if not other.exists():
                     other.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ class Evidence:
     def _present(self) -> list[Path]:
         assert self._logs
         while True:
-            # A folder that goes while it is looked through is an error.
+            # A folder that disappears while it is listed causes an error.
             with suppress(FileNotFoundError):
                 return list(self._logs.glob("pods/*/*/*.log"))
 

@@ -1,7 +1,7 @@
-"""What an operator's ingress does, for a browser: one host for BinderHub, its servers and the verifier.
+"""An operator's ingress, for a browser: one host for BinderHub, its servers and the verifier.
 
 The stand-in for BinderHub has no pages, so this serves one in its place, with the header that the chart's values bring and with
-BinderHub's own client. It listens on localhost, which browsers take for a secure context without a certificate.
+BinderHub's own client. It listens on localhost, which browsers treat as a secure context without a certificate.
 """
 
 import http.client
@@ -28,17 +28,17 @@ class FrontDoor:
     """The ingress.
 
     Args:
-        stage: the installation that it leads to.
+        stage: the installation behind it.
         script: the bundle of the page that stands in for BinderHub's.
-        port: where it listens; 0 is any that is free.
+        port: the port; 0 means any free one.
 
     Attributes:
-        url: where it is.
+        url: its address.
         headers: more headers for BinderHub's pages.
-        header: what stands in their head, by key.
-        gates: requests whose path begins so wait until this is set, at most until the door is closed.
-        builds: the passes that came with build requests, in their order; None where there was none.
-        on_build: called with each build request, before it goes on.
+        header: snippets for the head of these pages, by key.
+        gates: beginning of a path → an event. Such requests wait until it is set, or until the door is closed.
+        builds: the passes of build requests, in order; None for a request without one.
+        on_build: called with each build request, before it is forwarded.
         cuts: how many build streams are still to be cut after their first event.
     """
 
@@ -63,7 +63,7 @@ class FrontDoor:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def without_verifier(self) -> None:
-        """As where the chart's Ingress is gone: BinderHub gets those requests, too."""
+        """As without the chart's Ingress: BinderHub gets those requests, too."""
         self._services.pop("egress/", None)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class FrontDoor:
                 try:
                     self.forward(next(service for prefix, service in door._services.items() if path.startswith(prefix)), path)
                 except (OSError, http.client.HTTPException):
-                    # As an ingress whose backend is away; too late if the answer has begun.
+                    # Answer as an ingress whose backend is away. If the answer has begun, it is too late for that.
                     self.close_connection = True
                     self.send_error(502)
 
@@ -113,7 +113,7 @@ class FrontDoor:
                 self.wfile.write(body)
 
             def tunnel(self, service: str) -> None:
-                """A WebSocket: what comes from one side goes to the other, until one of them ends it."""
+                """A WebSocket: bytes from each side go to the other, until one side ends it."""
                 self.close_connection = True
                 head = [f"{self.command} {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers.items())]
                 where = urlsplit(service)
@@ -148,7 +148,7 @@ class FrontDoor:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 connection = http.client.HTTPConnection(urlsplit(service).netloc, timeout=LAUNCH_SECONDS)
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
-                # What a client says of itself is replaced by what the ingress sees.
+                # The ingress replaces a client's claims about its address.
                 headers |= {"X-Forwarded-For": CLIENT, "X-Real-IP": CLIENT, "X-Forwarded-Proto": "http"}
                 connection.request(self.command, self.path, body or None, headers)
                 got = connection.getresponse()
@@ -161,7 +161,7 @@ class FrontDoor:
                     if name.lower() not in HOP_BY_HOP:
                         self.send_header(name, value)
                 if path.startswith("build/") and not got.getheader("Access-Control-Allow-Origin"):
-                    # As BinderHub with cors_allow_origin: "*"; the stand-in says nothing.
+                    # As BinderHub with cors_allow_origin: "*"; the stand-in sends no such header.
                     self.send_header("Access-Control-Allow-Origin", "*")
                 if path.startswith("v2/") or not path:
                     for name, value in door.headers.items():

@@ -11,14 +11,14 @@ BINDER_TOKEN = "token-of-a-test-binder"
 
 
 def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **more: object) -> requests.Response:
-    """Ask JupyterHub through its proxy, and again where no answer comes, or the proxy's, which does not find JupyterHub. Each
-    question may be asked twice.
+    """Send a request to JupyterHub through its proxy, and again if no answer comes, or only the proxy's because it does not find
+    JupyterHub. So each request may be sent twice.
 
     Args:
-        stage: where.
+        stage: the cluster.
         method: of the request.
         path: below `/hub/api/`.
-        token: who asks; without it nobody does.
+        token: the token of the client; empty for none.
         more: for `requests.request`.
     """
     address = f"{stage.url('proxy-public', 80)}/hub/api/{path}"
@@ -34,22 +34,22 @@ def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **m
 
 
 def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **options: str) -> str:
-    """Start a server through JupyterHub's API, as BinderHub does, but without its hook: the name of its pod.
+    """Start a server through JupyterHub's API, as BinderHub does, but without its hook. Returns the name of its pod.
 
-    It is ready for JupyterHub, too: where a pod goes that is waited for, KubeSpawner starts its reflector anew four minutes later,
-    and may find no pod of the tests that run then.
+    JupyterHub considers the server ready, too: if a pod goes while JupyterHub waits for it, KubeSpawner restarts its reflector four
+    minutes later, and may then not find the pods of other tests.
 
     Args:
-        stage: where.
+        stage: the cluster.
         user: whose server.
         image: of the pod.
         server: the name of a named server.
         options: more options of the launch, as `binder_launch_host`.
     """
-    assert ask_hub(stage, "POST", f"users/{user}").status_code in (201, 409)  # 409: there is such a user
+    assert ask_hub(stage, "POST", f"users/{user}").status_code in (201, 409)  # 409: the user exists
     options = {"image": image, "token": "secret", "repo_url": "https://example.com/a/b", **options}
     answer = ask_hub(stage, "POST", f"users/{user}/servers/{server}", json=options)
-    # 400: it starts or runs already, because the question was asked twice.
+    # 400: the server is starting or running, because the request was sent twice.
     assert answer.ok or (answer.status_code == 400 and ("pending" in answer.text or "running" in answer.text)), answer.text
     running: list[str] = []
 
@@ -78,7 +78,7 @@ def stop_by_hub(stage: Stage, user: str) -> None:
     def stopped() -> bool:
         if not ask_hub(stage, "GET", f"users/{user}").json()["servers"] and not stage.pods(user):
             return True
-        # Until a server is ready JupyterHub cannot stop it.
+        # JupyterHub cannot stop a server before it is ready.
         ask_hub(stage, "DELETE", f"users/{user}/server")
         return False
 

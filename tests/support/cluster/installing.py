@@ -1,4 +1,5 @@
-"""An operator: somebody with a checkout of this project who types what the documents say, and looks at what it leaves behind."""
+"""An operator: somebody with a checkout of this project who types the documentation's commands, and checks what they leave
+behind."""
 
 import os
 import re
@@ -34,7 +35,7 @@ PASSING = {"events", "events.events.k8s.io", "componentstatuses", "leases.coordi
 """Kinds of objects that come and go by themselves."""
 
 BINDERHUBS = re.compile(r"/(hub|proxy|binder)-[0-9a-f]+(-\w+)?$|/sh\.helm\.release\.v1\.(binder|parent)\.v\d+$|^pod/jupyter-")
-"""What upgrades of BinderHub make anew, and its users' pods."""
+"""Objects that upgrades of BinderHub replace, and its users' pods."""
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Operator:
 
     Args:
         stage: the namespace.
-        folder: where they work. It has `chart/`, and what `jupyterhub/binderhub` is here: a chart in a folder of that name.
+        folder: where they work. It has `chart/` and, in place of `jupyterhub/binderhub`, a chart in a folder of that name.
     """
 
     stage: Stage
@@ -55,18 +56,18 @@ class Operator:
         shutil.copytree(BINDERHUB, self.folder / "jupyterhub/binderhub")
 
     def check_out(self, chart: Path) -> None:
-        """Take another version of our chart."""
+        """Switch to another version of our chart."""
         shutil.rmtree(self.folder / "chart", ignore_errors=True)
         shutil.copytree(chart, self.folder / "chart")
 
     def type(self, document: str, heading: str, number: int = 0) -> str:
-        """Run a block of commands of a document as it stands there, but for the namespace: what it prints."""
+        """Run a block of commands of a document unchanged, except for the namespace. Returns the output."""
         code = section(document, heading)[number]
         self.typed.append(code)
         return self.run(code)
 
     def type_until_well(self, document: str, heading: str, number: int = 0) -> str:
-        """The same with commands that look: again while they find something, since the canary looks every 30 s."""
+        """The same for commands that check something: run them again while they find a problem. The canary looks every 30 s."""
         deadline = time.monotonic() + CANARY_SECONDS
         while True:
             try:
@@ -77,7 +78,7 @@ class Operator:
                 time.sleep(1)
 
     def run(self, code: str) -> str:
-        """Run commands in the operator's folder: what they print, errors too."""
+        """Run commands in the operator's folder. Returns their output, with errors."""
         code = re.sub(r"--namespace binder\b(?!-)", f"--namespace {self.stage.namespace}", code)
         environment = dict(os.environ)
         if self.stage.context:
@@ -93,13 +94,13 @@ class Operator:
         return done.stdout
 
     def await_binderhub(self) -> None:
-        """Wait until BinderHub is what its values say; people do not type that."""
+        """Wait until BinderHub is as its values say. People do not type this."""
         for deployment in ("hub", "proxy", "binder"):
             self.stage.rollout(f"deployment/{deployment}")
         self.stage.await_binderhub()
 
     def objects(self) -> set[str]:
-        """All objects of the namespace and of the cluster, as `kind/name`, but those of BinderHub that change anyway."""
+        """All objects of the namespace and of the cluster, as `kind/name`, except those of BinderHub that change anyway."""
         found: set[str] = set()
         for namespaced in ("true", "false"):
             kinds = self.stage.kubectl("api-resources", "--verbs=list", f"--namespaced={namespaced}", "-o", "name").split()
@@ -107,7 +108,7 @@ class Operator:
         return {name for name in found if not BINDERHUBS.search(name)}
 
     def await_left(self, before: set[str], fits: Callable[[set[str]], bool]) -> set[str]:
-        """Wait until what is there and was not before is as it should be: what that is. Pods that end take their time."""
+        """Wait until the new objects are those expected. Returns them. Ending pods take time."""
         deadline = time.monotonic() + POD_SECONDS
         while not fits(left := self.objects() - before):
             assert time.monotonic() < deadline, f"left behind: {sorted(left)}"
@@ -115,24 +116,25 @@ class Operator:
         return left
 
     def delete_as_told(self, text: str) -> set[str]:
-        """Run all `kubectl delete` commands of a text: what they deleted, as `kind/name`."""
+        """Run all `kubectl delete` commands of a text. Returns what they deleted, as `kind/name`."""
         commands = [line.strip() for line in text.splitlines() if line.strip().startswith("kubectl delete")]
         assert commands
         return {name for command in commands for name in self.run(f"{command} -o name").split() if "/" in name}
 
 
 class Load:
-    """What people do while an operator does something: launches with passes, passes for an API key, and packets. A context manager.
+    """Users' activity while an operator does something: launches with passes, passes for an API key, and packets. A context
+    manager.
 
     Args:
-        stage: where.
-        open: the user of a server with network, whose pod must get through at any time.
-        shut: the user of a server without, whose pod must never.
+        stage: the cluster.
+        open: the user of a server with network, whose pod must always get through.
+        shut: the user of a server without network, whose pod must never get through.
         key: an API key.
 
     Attributes:
-        launched: the users of launches that are done, each with a tier by its pass; their servers were stopped again.
-        passes: passes that the key got.
+        launched: the users of finished launches, each of which got a tier for its pass. Their servers were stopped again.
+        passes: the passes that the key got.
         looks: how often packets were sent from both pods.
     """
 
@@ -150,7 +152,7 @@ class Load:
         return self
 
     def await_some(self) -> None:
-        """Wait until each of them was done twice."""
+        """Wait until each activity was done twice."""
         deadline = time.monotonic() + LAUNCH_SECONDS
         while min(len(self.launched), self.passes, self.looks) < 2:
             for running in self._running:
@@ -186,7 +188,7 @@ class Load:
     def _look(self) -> None:
         public = {name: target for name, target in self.stage.targets().items() if name in ("public HTTP", "public TCP")}
         for user, reached in ((self.open, True), (self.shut, False)):
-            # Twenty seconds for what must answer: many pods start at the moment.
+            # Twenty seconds for targets that must answer, because many pods are starting.
             patience = ("--timeout", "2s", "--attempts", "10") if reached else ()
             seen = self.stage.battery_in(self.stage.pod(user)["metadata"]["name"], public, *patience)
             assert seen == dict.fromkeys(public, reached), (user, seen)
@@ -196,8 +198,9 @@ class Load:
 def await_tier(stage: Stage, user: str, token: str | None, client: str = CLIENT) -> None:
     """Wait until a server has its tier.
 
-    While verifiers are replaced on a busy machine, BinderHub's hook may get no answer in its second, and rests for 30 s after three
-    of these. Such a launch stays without a tier for good; its pass, or a solved challenge where there is none, unlocks the server.
+    While verifiers are replaced on a busy machine, BinderHub's hook may get no answer within its second, and after three such
+    requests it rests for 30 s. Such a launch stays without a tier; its pass, or a solved challenge if it has none, unlocks the
+    server.
     """
     began, said = time.monotonic(), ""
     while stage.tier(user) != "verified":

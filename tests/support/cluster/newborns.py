@@ -1,6 +1,6 @@
 """Pods that try to get out from their first instant, for the tests and the measurement of the start guard.
 
-They are not JupyterHub's, for a server is up only seconds later; their init container is taken from a pod that JupyterHub made.
+They are not JupyterHub's, because its servers are up only seconds later. Their init container is copied from a pod of JupyterHub.
 """
 
 import json
@@ -19,12 +19,12 @@ FAMILIES = ("public HTTP", "public IPv6")
 
 @dataclass
 class Newborn:
-    """What became of one pod.
+    """The result of one pod.
 
     Attributes:
-        reached: for each address, how many connections came about.
-        last: for each address, milliseconds from the first instant to the last connection that came about; -1: none.
-        said: what its start guard said; empty without one.
+        reached: for each address, the number of connections that were made.
+        last: for each address, milliseconds from the first instant to the last connection that was made; -1: none.
+        said: the output of its start guard; empty without one.
     """
 
     reached: list[int]
@@ -33,7 +33,7 @@ class Newborn:
 
 
 def guard_of(pod: dict[str, Any]) -> dict[str, Any]:
-    """The start guard of a pod of JupyterHub's, as another pod can have it."""
+    """The start guard of a JupyterHub pod, in a form for another pod."""
     (found,) = pod["spec"]["initContainers"]
     return {key: found[key] for key in ("name", "image", "command", "env", "securityContext", "resources")}
 
@@ -41,15 +41,15 @@ def guard_of(pod: dict[str, Any]) -> dict[str, Any]:
 def bear(
     stage: Stage, name: str, guard: dict[str, Any] | None, isolated: bool = True, seconds: float = 2.5, user: str = ""
 ) -> None:
-    """Start a pod that opens a connection each millisecond, over IPv4 and, where there is one, IPv6.
+    """Start a pod that opens a connection each millisecond, over IPv4 and, if the cluster has it, IPv6.
 
     Args:
-        stage: where.
+        stage: the cluster.
         name: the pod's name.
         guard: its init container, or None.
         isolated: whether the base policy selects it.
         seconds: how long it tries.
-        user: as whose server the reconciler knows it; empty: as none.
+        user: the user for whose server the reconciler takes it; empty: nobody.
     """
     targets = stage.targets()
     parts = [urlsplit(targets[family]) for family in FAMILIES if family in targets]
@@ -76,7 +76,7 @@ def bear(
 
 
 def lives(stage: Stage) -> dict[str, Newborn]:
-    """Wait until all of them are done, and remove them: name → what became of it."""
+    """Wait until all pods are done, and remove them. Returns name → result."""
     deadline = time.monotonic() + POD_SECONDS
     while True:
         pods = stage.get("pods", "-l", "newborn=yes")["items"]

@@ -1,4 +1,4 @@
-"""The node guard of docs/node-guard.yaml, put on the node and taken off again by the commands of docs/gatecheck.md."""
+"""The node guard of docs/node-guard.yaml, installed on the node and removed again with the commands of docs/gatecheck.md."""
 
 import subprocess
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def is_whole() -> bool:
 
 @contextmanager
 def node_guard() -> Iterator[None]:
-    """The guard, from when its rules are in place. After it nothing of it is left."""
+    """The guard, from the moment that its rules are in place. Afterwards nothing is left."""
     on, off = section("docs/gatecheck.md", "IPv6 link-local")
     try:
         subprocess.run(["bash", "-euc", on], cwd=TOP, check=True, timeout=COMMAND_SECONDS)

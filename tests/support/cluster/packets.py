@@ -16,13 +16,14 @@ def assert_reaches(
     always: frozenset[str] = frozenset(),
     closing: Collection[str] = (),
 ) -> dict[str, bool]:
-    """Compare what a pod reaches with what it should; no pod may reach `more`, and each reaches what `always` names.
+    """Compare what a pod reaches with what it should reach. No pod may reach `more`, and every pod reaches `always`.
 
-    What must be shut must be shut at every attempt. What must be open may take a while: on a busy machine kube-router opens a
-    tier's policy seconds after the label is there. It also closes it so late: what `closing` names was open a moment ago.
+    Targets that must be shut must be so at every attempt. Targets that must be open may take a while: on a busy machine,
+    kube-router applies a tier's policy seconds after the label is set. It also closes policies that late: the targets in `closing`
+    were open a moment ago.
 
     Returns:
-        What it reached at last.
+        What the pod reached in the end.
     """
     targets = stage.targets() | (more or {})
     deadline = time.monotonic() + TIER_SECONDS
@@ -40,7 +41,7 @@ def assert_reaches(
 
 
 def forbidden(stage: Stage) -> dict[str, str]:
-    """What no user pod may reach, whatever its tier."""
+    """The targets that no user pod may reach, whatever its tier."""
     neighbour = stage.launch("fake/bystander/repo/main").user
     found = {
         "in-cluster port of the verifier": f"http://{stage.cluster_ip('binder-egress')}:8081/healthz",
@@ -60,7 +61,7 @@ def forbidden(stage: Stage) -> dict[str, str]:
 
 
 def python_in(stage: Stage, user: str, code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A program in a user's pod, whose output is read while it runs."""
+    """A program in a user's pod. Its output can be read while it runs."""
     context = ["--context", stage.context] if stage.context else []
     command = ["kubectl", *context, "-n", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "-c", "notebook", "--"]
     return subprocess.Popen([*command, "python3", "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
@@ -78,11 +79,11 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as connection
         time.sleep(0.01)
         connection.sendall(b"E")
 """
-"""In a pod: a connection that echoes, until nothing comes back for a while. Its arguments: host, port, and how long that is."""
+"""Runs in a pod: a connection that echoes, until nothing comes back for some seconds. Arguments: host, port, those seconds."""
 
 
 def stream(stage: Stage, user: str) -> subprocess.Popen[str]:
-    """A connection from a user's pod to the internet over which a byte comes back every 10 ms. It is open."""
+    """An open connection from a user's pod to the internet, over which a byte comes back every 10 ms."""
     host, _, port = stage.targets()["public TCP"].removeprefix("tcp://").rpartition(":")
     running = python_in(stage, user, STREAM, host, port, str(STALL_SECONDS))
     assert running.stdout and running.stdout.readline() == "open\n", "no connection"

@@ -38,18 +38,18 @@ CLIENT = "198.51.100.7"
 USER_PODS = "component=singleuser-server,!binder-egress/gatecheck"
 VERIFIER = "app.kubernetes.io/component=verifier"
 OPEN = {"DNS", "public HTTP", "public TCP", "public UDP", "public IPv6"}
-"""What a verified pod reaches, of `Stage.targets()`. An unverified one reaches nothing."""
+"""The targets of `Stage.targets()` that a verified pod reaches. An unverified pod reaches none."""
 
 OURS = "app.kubernetes.io/name=binder-egress"
 STANDING_IN = "binder-egress/gatecheck"
 """Label of the canary and of the pods of `helm test`."""
 LABEL = "binder-egress/tier"
 IMAGES = "tests/images"
-"""Annotation of the namespace: a checksum of the images that its pods were started from."""
+"""Annotation of the namespace: a checksum of the images of its pods."""
 
 
-# Solved within milliseconds: these tests are about what happens to solutions, ci/demo is about solving them. The canary says a
-# result again that got lost (D-375) within CANARY_SECONDS.
+# Challenges are solved within milliseconds: these tests are about the fate of solutions, and ci/demo is about solving. Within
+# CANARY_SECONDS the canary reports again a result that got lost (D-375).
 QUICK = [
     "--set=captcha.providers.altcha.cost=1",
     "--set=captcha.providers.altcha.counterMax=5",
@@ -70,18 +70,18 @@ SINGLEUSER = {
 
 
 UNLOCKED = ((200, "granted"), (202, "pending"))
-"""What an unlock is answered; `pending` where the reconciler takes more than a moment."""
+"""The answers to an unlock; `pending` if the reconciler takes more than a moment."""
 
 FIND_VERIFIER = """
 import os, urllib.request
 if api := os.environ.get("BINDER_EGRESS_API"):
     urllib.request.urlopen(api.rstrip("/") + "/healthz", timeout=5)
 """
-"""In BinderHub's pod: asks the verifier, as the hook does."""
+"""Runs in BinderHub's pod: sends the verifier a request, as the hook does."""
 
 
 class Failed(Exception):
-    """A command or a launch failed; the text says how."""
+    """A command or a launch failed. The text says how."""
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Stage:
     # -- commands
 
     def run(self, *command: str, stdin: str | None = None, timeout: float = COMMAND_SECONDS) -> str:
-        """Run a command and return its standard output; `Failed` with all that it said if it fails."""
+        """Run a command and return its standard output. If it fails, `Failed` has all of its output."""
         try:
             done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
         except subprocess.TimeoutExpired:
@@ -162,14 +162,14 @@ class Stage:
     # -- installation
 
     def begin(self) -> None:
-        """Install both charts for tests, in a cluster that may have them from a run before (`ci/test --keep`)."""
+        """Install both charts for tests, in a cluster that may have them from an earlier run (`ci/test --keep`)."""
         self.delete_user_pods()
         left = [name for name in self._namespaces() if name.startswith(f"{self.namespace}-")]
-        if left:  # by tests that were ended
+        if left:  # left by tests that were killed
             self.kubectl("delete", "namespace", *left, f"--timeout={POD_SECONDS}s")
         self.install_gate(*QUICK)
         self.install_binderhub()
-        # The names of images stay the same when what they are made of changes.
+        # The names of images stay the same when their content changes.
         images, known = os.environ.get("CLUSTER_IMAGES", ""), self._annotation(IMAGES)
         if images and known not in (None, images):
             for deployment in self.kubectl("get", "deployments", "-o", "name").split():
@@ -188,18 +188,18 @@ class Stage:
         return self.get("namespace", self.namespace)["metadata"].get("annotations", {}).get(name)
 
     def new_namespace(self) -> None:
-        """Make the namespace anew; one of that name may still be ending."""
+        """Create the namespace. An earlier one of that name may still be ending."""
         self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", f"--timeout={POD_SECONDS}s")
         self.kubectl("create", "namespace", self.namespace)
 
     def delete_namespace(self) -> None:
-        """Remove the namespace with all that is in it, without waiting for the end of that."""
+        """Remove the namespace and everything in it, without waiting for the end."""
         self.delete_user_pods()
         self.close()
         self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
     def rollout(self, deployment: str) -> None:
-        """Wait until a Deployment is what its manifest says."""
+        """Wait until a Deployment is as its manifest says."""
         self.kubectl("rollout", "status", deployment, f"--timeout={ROLLOUT_SECONDS}s")
 
     def install_gate(self, *args: str) -> None:
@@ -211,7 +211,7 @@ class Stage:
             self.await_address("binder-egress", 8081, "/healthz")
 
     def await_settled(self) -> None:
-        """Wait until our pods are those of the manifests and no others: Helm does not wait for those of before, and they answer."""
+        """Wait until our pods are those of the manifests alone. Helm does not wait for the end of earlier pods, which answer."""
         deadline = time.monotonic() + POD_SECONDS
         while left := self._unsettled():
             if time.monotonic() > deadline:
@@ -228,25 +228,25 @@ class Stage:
         for kind in ("replicasets", "daemonsets"):
             owners |= {item["metadata"]["uid"] for item in self.get(kind, "-l", OURS)["items"] if item["spec"].get("replicas", 1)}
         for pod in (pod for label in (OURS, STANDING_IN) for pod in self.get("pods", "-l", label)["items"]):
-            # Those whose owner is gone are deleted by a controller, in its time.
+            # A controller deletes pods without an owner after a while.
             lost = {owner["uid"] for owner in pod["metadata"].get("ownerReferences", [])} - owners
             if lost or "deletionTimestamp" in pod["metadata"]:
                 found.append(pod["metadata"]["name"])
         return found
 
     def binderhub_values(self) -> str:
-        """The values for BinderHub that the chart generates, by the command that the README gives."""
+        """The values for BinderHub that the chart generates, read with the README's command."""
         (command,) = re.findall(r"^kubectl get configmap .*(?= > )", (TOP / "README.md").read_text(), re.MULTILINE)
         context = f"--context {self.context} " if self.context else ""
         command = command.replace("kubectl ", f"kubectl {context}").replace("--namespace binder", f"--namespace {self.namespace}")
         return self.run("bash", "-c", command)
 
     def install_binderhub(self, *args: str, values: str | None = None) -> None:
-        """Install the test's BinderHub as a release of its own, wired by the generated values.
+        """Install the test's BinderHub as a release of its own, wired with the generated values.
 
         Args:
             args: more for helm.
-            values: other values than the generated ones.
+            values: values in place of the generated ones.
         """
         guard = [f"--set=jupyterhub.custom.binderEgress.startGuard.timeout={GUARD_SECONDS}"] if self.patient else []
         self.helm(
@@ -257,9 +257,9 @@ class Stage:
         self.await_binderhub()
 
     def await_binderhub(self) -> None:
-        """Wait until BinderHub answers, and its hook finds the verifier, if one is there.
+        """Wait until BinderHub answers and, if there is a verifier, its hook finds it.
 
-        The hook tells of a launch once and for a second at most, and policies may know a new BinderHub later than it is ready.
+        The hook reports a launch once, and waits a second at most. Policies may apply to a new BinderHub only after it is ready.
         """
         self.await_address("binder", 80, "/versions")
         self.await_address("proxy-public", 80, "/hub/api/")
@@ -276,7 +276,7 @@ class Stage:
                 time.sleep(0.5)
 
     def remove(self) -> None:
-        """Uninstall everything, and delete the namespace, which is ours alone."""
+        """Uninstall everything, and delete the namespace, which only we use."""
         self.delete_user_pods()
         for release in ("binder", "binder-egress"):
             self.helm("uninstall", release, "--ignore-not-found", "--wait")
@@ -284,17 +284,17 @@ class Stage:
 
     @property
     def as_reconciler(self) -> str:
-        """For kubectl: act as the reconciler, the only one who may change our label and annotation."""
+        """kubectl's options to act as the reconciler, which alone may change our label and annotation."""
         return f"--as=system:serviceaccount:{self.namespace}:binder-egress-reconciler"
 
     def scale(self, component: str, replicas: int) -> None:
-        """Scale the verifier, the reconciler, the proxy or Redis, and wait until it is so."""
+        """Scale the verifier, the reconciler, the proxy or Redis, and wait until that is done."""
         deployment = f"deployment/binder-egress-{component}"
         self.kubectl("scale", deployment, f"--replicas={replicas}")
         self._await_pods(component, replicas)
 
     def restart(self, component: str) -> None:
-        """`kubectl rollout restart` of one of them, and wait until none of its pods of before is left."""
+        """Run `kubectl rollout restart` for one of them, and wait until none of its earlier pods is left."""
         self.kubectl("rollout", "restart", f"deployment/binder-egress-{component}")
         self._await_pods(component)
 
@@ -312,7 +312,7 @@ class Stage:
             self.await_address("binder-egress", 8081, "/healthz")
 
     def hurry_kubelet(self, component: str) -> None:
-        """Have a changed Secret in the pods of a component now: the kubelet looks at a pod each minute, and when it changes."""
+        """Bring a changed Secret into a component's pods now. The kubelet syncs a pod each minute, and when the pod changes."""
         self.kubectl(
             "annotate", "pod", "-l", f"app.kubernetes.io/component={component}", f"tests/changed={time.time_ns()}", "--overwrite"
         )
@@ -320,7 +320,7 @@ class Stage:
     # -- addresses
 
     def url(self, service: str, port: int) -> str:
-        """Where a Service's port is reached from here."""
+        """The address at which a Service's port can be reached from here."""
         if os.environ.get("CLUSTER_TARGETS"):
             return f"http://{self.cluster_ip(service)}:{port}"
         known = self._forwards.get((service, port))
@@ -358,7 +358,7 @@ class Stage:
         return self.url("binder-egress", 80) + "/egress"
 
     def await_address(self, service: str, port: int, path: str) -> None:
-        """Wait until a Service answers, and what stands behind it: pods may be ready before every node's packet filter knows."""
+        """Wait until a Service and the pods behind it answer: pods may be ready before every node's packet filter knows them."""
 
         def ask() -> None:
             answer = requests.get(self.url(service, port) + path, timeout=5)
@@ -385,8 +385,8 @@ class Stage:
             token: a pass.
             client: the client's address, as the ingress reports it.
             timeout: seconds.
-            at: another address that leads to BinderHub.
-            user_agent: what the request claims to be; by default, what it is.
+            at: another address of BinderHub.
+            user_agent: what the request claims to be; by default, the truth.
 
         Raises:
             Failed: the launch failed; no launch ever should.
@@ -427,7 +427,7 @@ class Stage:
                 yield json.loads(line[5:])
 
     def solve(self, purpose: str = "launch", client: str = CLIENT) -> str:
-        """Get a challenge and solve it: an ALTCHA payload."""
+        """Get a challenge and solve it. Returns an ALTCHA payload."""
         answer = requests.get(
             f"{self.verifier}/challenge", params={"purpose": purpose}, headers=_from(client), timeout=ANSWER_SECONDS
         )
@@ -446,12 +446,12 @@ class Stage:
         return answer.json()["token"]
 
     def unlock(self, user: str, client: str = CLIENT, **body: str) -> requests.Response:
-        """Unlock a running server, by a solution unless `body` says something else."""
+        """Unlock a running server, with a solution unless `body` has something else."""
         deadline = time.monotonic() + TIER_SECONDS
         while True:
             sent = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
             answer = requests.post(f"{self.verifier}/servers/{user}/", json=sent, headers=_from(client), timeout=ANSWER_SECONDS)
-            # A busy reconciler may publish a server later than it is ready.
+            # A busy reconciler may publish a server only after it is ready.
             if answer.status_code != requests.codes.not_found or time.monotonic() > deadline:
                 return answer
             time.sleep(0.5)
@@ -464,7 +464,7 @@ class Stage:
         self.await_tier(user, "verified")
 
     def hook(self) -> Callable[..., requests.Response]:
-        """`POST /api/launches` as BinderHub's hook does it: a function of the body's fields."""
+        """A function that sends `POST /api/launches` as BinderHub's hook does. Its arguments are the body's fields."""
         address, headers = self.url("binder-egress", 8081), {"Authorization": f"Bearer {self.secret('api-token')}"}
         return lambda **body: requests.post(f"{address}/api/launches", json=body, headers=headers, timeout=ANSWER_SECONDS)
 
@@ -473,12 +473,12 @@ class Stage:
         return base64.b64decode(self.get("secret", "binder-egress")["data"][key]).decode().strip()
 
     def metrics(self) -> dict[str, float]:
-        """The verifier's metrics: a sample's name with its labels → its value. Of one replica."""
+        """The metrics of one replica of the verifier: a sample's name with its labels → its value."""
         text = requests.get(f"{self.url('binder-egress', 8081)}/metrics", timeout=ANSWER_SECONDS).text
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 
-    # -- what came of it
+    # -- results
 
     def pods(self, user: str | None = None) -> list[dict[str, Any]]:
         """The user pods, or those of one user, or the one of a named server: `user/server`."""
@@ -506,7 +506,7 @@ class Stage:
         raise Failed(f"pod of {user} has tier {found}, not {tier}, after {TIER_SECONDS} s")
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
-        """What a user's pod can reach: packets sent from inside it.
+        """The targets that a user's pod reaches, by packets sent from inside it.
 
         Args:
             user: the JupyterHub user.
@@ -515,12 +515,12 @@ class Stage:
         return self.battery_in(self.pod(user)["metadata"]["name"], targets)
 
     def battery_in(self, pod: str, targets: dict[str, str], *options: str) -> dict[str, bool]:
-        """What the first container of a pod can reach; `options` are those of `probe battery`."""
+        """The targets that a pod's first container reaches. `options` are those of `probe battery`."""
         text = self.kubectl("exec", "-i", pod, "--", "probe", "battery", *options, "-", stdin=lines(targets))
         return {name: verdict["reached"] for name, verdict in json.loads(text).items()}
 
     def delete_user_pods(self) -> None:
-        """Remove all user pods, through JupyterHub's back: it notices by itself."""
+        """Remove all user pods behind JupyterHub's back, which notices by itself."""
         if asked := api.path_of(self.namespace, ("pods", "-l", USER_PODS)):
             deadline = time.monotonic() + POD_SECONDS
             while self.pods():
@@ -535,9 +535,9 @@ class Stage:
         self.kubectl("delete", "pods", "-l", USER_PODS, "--grace-period=0", "--force", "--ignore-not-found")
 
     def targets(self) -> dict[str, str]:
-        """What a user pod may be asked to reach: name → target.
+        """The targets that a user pod can try: name → target.
 
-        In another cluster than the local one, BINDER_EGRESS_TARGETS names a file like the one that ci/cluster/up writes.
+        Outside the local cluster, BINDER_EGRESS_TARGETS names a file like the one that ci/cluster/up writes.
         """
         file = os.environ.get("CLUSTER_TARGETS") or os.environ.get("BINDER_EGRESS_TARGETS")
         if not file:
@@ -562,12 +562,12 @@ class Stage:
 
 
 def restart_component(name: str) -> None:
-    """Kill a component of the local cluster; the node starts it again."""
+    """Kill a component of the local cluster. The node starts it again."""
     subprocess.run([str(TOP / "ci/cluster/restart"), name], check=True, capture_output=True, timeout=COMMAND_SECONDS)
 
 
 def signal_component(name: str, signal: str) -> None:
-    """Send a signal to a component of the local cluster: STOP makes it hang, CONT has it go on."""
+    """Send a signal to a component of the local cluster: STOP makes it hang, and CONT lets it go on."""
     script = '. "$1"; on_node kill "-$2" "$(on_node cat "$state/pid/$3")"'
     command = ["bash", "-euc", script, "-", str(TOP / "ci/cluster/env.sh"), signal, name]
     subprocess.run(command, check=True, capture_output=True, timeout=COMMAND_SECONDS)

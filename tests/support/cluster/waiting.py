@@ -1,4 +1,4 @@
-"""Waiting until something has happened, and asking again where an answer did not come."""
+"""Waits until something has happened, and repeats requests without an answer."""
 
 import time
 from collections.abc import Callable
@@ -15,13 +15,13 @@ def eventually(condition: Callable[[], object], seconds: float, what: object = "
     """Wait until a condition holds.
 
     Args:
-        condition: asked again and again. A request of it that has no answer, or whose connection is refused, is asked again too: a
-            Service without a ready pod refuses.
+        condition: called again and again, also if a request in it gets no answer or its connection is refused: a Service without a
+            ready pod refuses.
         seconds: the limit, one of patience.py.
-        what: what is wrong when it does not; a function is called then.
+        what: the fault if it does not hold; a function is called then.
 
     Raises:
-        AssertionError: it does not hold in time. The last answer that did not come is its cause.
+        AssertionError: it does not hold in time. The cause is the last failed request.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -37,7 +37,7 @@ def eventually(condition: Callable[[], object], seconds: float, what: object = "
 
 
 def patiently(call: Callable[[], Result]) -> Result:
-    """What a browser or a person does when no answer comes or a connection breaks: try again. The last error is raised."""
+    """Try again when no answer comes or a connection breaks, as a browser or a person does. The last error is raised."""
     deadline = time.monotonic() + HUB_SECONDS
     while True:
         try:

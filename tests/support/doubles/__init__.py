@@ -13,7 +13,7 @@ It contains no code of the providers. A test starts one server for all of them:
 
 Names: hcaptcha, turnstile, recaptchaV2, recaptchaV3, friendlyCaptcha, cap, mcaptcha, prosopo.
 
-A test sets how the interface of each provider answers, from the next request on:
+A test sets how the interface of each provider answers from the next request on:
 
     double.behaviour["turnstile"] = "down"
 

@@ -68,7 +68,7 @@ class Double:
         return {"siteKey": SITE_KEY, "apiUrl": f"{self.url}/{name}", "widgetUrl": f"{self.url}/{name}"}
 
     def token(self, name: str, right: bool = True, **claims: Any) -> str:
-        """A token as a widget gives it.
+        """A token, as a widget returns it.
 
         Args:
             name: the provider.
@@ -123,7 +123,7 @@ class Double:
                     return Response(status=504)
             return None
 
-        # hCaptcha, Turnstile and reCAPTCHA: the same shape, other words.
+        # hCaptcha, Turnstile and reCAPTCHA: the same structure with different words.
         @app.post("/hcaptcha/siteverify", endpoint="hcaptcha")
         @app.post("/turnstile/turnstile/v0/siteverify", endpoint="turnstile")
         @app.post("/recaptchaV2/recaptcha/api/siteverify", endpoint="recaptchaV2")
@@ -193,7 +193,7 @@ class Double:
             return jsonify(status="ok" if verified else "Benutzer nicht verifiziert", verified=verified), 200
 
         @app.get("/mcaptcha/widget/", endpoint="frame")
-        @app.get("/<name>/recaptcha/frame")  # as the policy for reCAPTCHA says
+        @app.get("/<name>/recaptcha/frame")  # as the policy for reCAPTCHA requires
         @app.get("/<name>/frame")
         def frame(name: str = "mcaptcha") -> Response:
             page = (HERE / "frame.html").read_text().replace("NAME", name)

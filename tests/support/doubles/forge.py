@@ -1,4 +1,4 @@
-"""A forge at its HTTP edge: the calls of GitHub's API that a pull request needs, for `responses`.
+"""The HTTP interface of a forge: the calls of GitHub's API that a pull request needs, for `responses`.
 
 Paths, methods, status codes and fields are those of PyGithub's recordings of the real one and of GitHub's reference.
 """
@@ -14,7 +14,7 @@ import responses
 API = "https://forge.example.org/api/v3"
 NAME = "hub/secrets"
 ANY = re.compile(r"https://forge\.example\.org(:443)?/api/v3/")
-"""Every address of it: PyGithub names the port."""
+"""Matches all of its addresses, in which PyGithub names the port."""
 
 
 class Forge:
@@ -28,8 +28,9 @@ class Forge:
         writes: method and path of each request that is not a GET, in order.
         branches: branch → commit.
         pulls: the pull requests.
-        fault: status and message that every request is answered with.
-        moved_empty: whether a branch ever had nothing that the default branch has not: the real one closes its pull request then.
+        fault: status and message of the answer to every request.
+        moved_empty: whether a branch was ever without changes against the default branch: the real one closes its pull request
+            then.
     """
 
     def __init__(self, content: bytes, private: bool = True):
@@ -120,7 +121,7 @@ class Forge:
         return self._ref(branch)
 
     def _ref(self, branch):
-        # Asked for as `git/ref/…`, its own address is `git/refs/…`.
+        # Requested as `git/ref/…`, though its own address is `git/refs/…`.
         about = {"sha": self.branches[branch], "type": "commit", "url": f"{API}/x"}
         return {"ref": f"refs/heads/{branch}", "object": about, "url": f"{API}/repos/{NAME}/git/refs/heads/{branch}"}
 

@@ -1,7 +1,7 @@
-"""The attempts at an escape through the egress proxy, as data, and what a pod does for them.
+"""The attempts at an escape through the egress proxy, as data, and the requests that a pod makes for them.
 
-The lab makes them in a network namespace, the cluster tests in user pods (D-275). They are piped there after
-`hellos`, so both need the standard library alone. `main` makes those of one kind of pod.
+The lab makes them in a network namespace, and the cluster tests in user pods (D-275). The code is piped there after `hellos`, so
+both need only the standard library. `main` makes the attempts of one kind of pod.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hel
 
 PORT = 3128
 LISTED, ANY, SIX, BLOCKED, STRANGER, TWICE, COURSE = "listed", "any", "six", "blocked", "stranger", "twice", "course"
-"""Pods: unverified with a list, of a tier with `*`, unverified with an IPv6 address, blocked, one that nobody published, one whose
-address two pods have, and unverified with more hosts for its repository."""
+"""Pods: unverified with a list, in a tier with `*`, unverified with an IPv6 address, blocked, never published, with an address that
+two pods have, and unverified with more hosts for its repository."""
 
 LAB, CLUSTER = "lab", "cluster"
 EVERYWHERE = (LAB, CLUSTER)
 
 PUBLIC, PUBLIC6, OWN, DOWN = ("203.0.113.11", "203.0.113.12"), "2001:db8::11", "203.0.113.80", "203.0.113.99"
-"""Servers on the internet: two of anybody, by IPv6 alone, the hub, and one that is switched off."""
+"""Servers on the internet: two public ones, one with IPv6 only, the hub, and one that is switched off."""
 
 DNS_PORT = 5300
 """The port of a DNS server on the first public address, in the cluster."""
@@ -58,10 +58,10 @@ NAMES = {
     "down.example": [DOWN],
     "gone.example": [],
 }
-"""Names with other addresses than the first public one. Names with `evil` have the second."""
+"""Names with another address than the first public one. Names with `evil` have the second."""
 
 ALIASES = {"cname.example": "private.example", "cname-meta.example": "meta.example", "cname-hub.example": "hub.example"}
-"""Names that DNS says to be other names (CNAME)."""
+"""Names that are aliases in DNS (CNAME)."""
 
 NAMES_OF_HUB = ("hub.example", "alias-of-hub.example", "cname-hub.example", "mapped-hub.example")
 """The hub's own name, and others with its address."""
@@ -76,7 +76,7 @@ LISTED_HOSTS = ["ok.example", "other.example", "*.suffix.example", *sorted({*NAM
 
 
 def addresses(name: str) -> list[str]:
-    """What DNS says of a name, aliases followed."""
+    """The answer of DNS for a name, with aliases followed."""
     default = "10.43.0.1" if name.endswith(".cluster.local") else PUBLIC[1] if "evil" in name else PUBLIC[0]
     return NAMES.get(ALIASES.get(name, name), [default])
 
@@ -93,7 +93,7 @@ class Pod:
 
     Attributes:
         proxy: the proxy's address.
-        address: where its connections come from; empty: the system's choice.
+        address: the source address of its connections; empty: the system's choice.
         replicas: the addresses of the proxy's own pods.
     """
 
@@ -142,7 +142,7 @@ def tunnel(
     early: bool = False,
     **how: str,
 ) -> str:
-    """CONNECT and a ClientHello. What came back: `ServerHello` if the host answered."""
+    """CONNECT and a ClientHello. Returns the answer: `ServerHello` if the host answered."""
     sent = hello_for(name) if sent is None else sent
     connection, line = open_tunnel(pod, target, sent if early else b"", **how)
     if " 200" not in line:
@@ -162,7 +162,7 @@ def tunnel(
 
 
 def https(pod: Pod, name: str, host: str = "") -> str:
-    """A whole handshake and a request: what the host saw."""
+    """A whole handshake and a request. Returns what the host saw."""
     connection, line = open_tunnel(pod, f"{name}:443")
     if " 200" not in line:
         return line
@@ -185,7 +185,7 @@ def receive(connection: socket.socket) -> str:
 
 
 def plain(pod: Pod, raw: str | bytes) -> str:
-    """Bytes to the proxy: the first line of the answer, and what hosts saw."""
+    """Bytes for the proxy. Returns the first line of the answer, and what hosts saw."""
     with connect(pod) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(raw.encode() if isinstance(raw, str) else raw)
@@ -198,7 +198,7 @@ def get(url: str, host: str = "", more: str = "", version: str = "1.1", method: 
 
 
 def rebinding(pod: Pod, wait: Callable[[], None] = lambda: time.sleep(6)) -> str:
-    """A name that has a public and a private address in turn. `wait`: until the proxy asks DNS again."""
+    """A name that has a public and a private address in turn. With `wait`, wait until the proxy asks DNS again."""
     seen = ""
     for _ in range(8):
         found = plain(pod, get("http://rebind.example/"))
@@ -210,7 +210,7 @@ def rebinding(pod: Pod, wait: Callable[[], None] = lambda: time.sleep(6)) -> str
 
 
 def direct(target: str, port: int, udp: bool = False) -> Callable[[Pod], str]:
-    """Past the proxy: a connection, or a question to a DNS server."""
+    """Bypasses the proxy: a connection, or a query to a DNS server."""
 
     def act(_: Pod) -> str:
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
@@ -229,7 +229,7 @@ def direct(target: str, port: int, udp: bool = False) -> Callable[[Pod], str]:
 
 
 def by_urllib(url: str, **no_proxy: str) -> Callable[[Pod], str]:
-    """A program that uses the variables, and one that a person has set."""
+    """A program that uses the variables, with one changed by a person."""
     code = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=3).read().decode())"
 
     def act(pod: Pod) -> str:
@@ -249,11 +249,11 @@ class Attempt:
     """One attempt.
 
     Attributes:
-        kind: what is tried, as the table in docs/guarantees.md has it.
-        name: which of those.
-        act: does it for a pod, and says what it saw.
+        kind: what is tried, as in the table of docs/guarantees.md.
+        name: the name within its kind.
+        act: makes the attempt for a pod, and returns what the pod saw.
         pod: which pod.
-        reaches: what must be in what was seen; after `!`, what must not; empty: nothing may be reached.
+        reaches: a text that the result must contain; after `!`, one that it must not contain; empty: nothing may be reached.
         where: where it is made.
     """
 
@@ -269,7 +269,7 @@ class Attempt:
         return f"{self.kind}: {self.name}"
 
     def judge(self, seen: str) -> bool:
-        """Whether what was seen is what must be. A limit, or a host that does not answer, is no refusal."""
+        """Whether the result is as it must be. A limit, or a host that does not answer, is not a refusal."""
         if self.reaches.startswith("!"):
             return self.reaches[1:] not in seen and " 429 " not in seen
         if self.reaches:
@@ -291,13 +291,13 @@ def opens(name: str, host: str = "") -> Callable[[Pod], str]:
 
 
 USE = "listed hosts, and any public host with `*`"
-"""The kind of attempts that must work, so that a refusal of another says something."""
+"""The kind of attempts that must succeed, so that a refusal of others means something."""
 
 EVIL = get("http://evil.example/")
 REBINDING = "rebinding between check and use"
 
 NOT_EVIL = "!host=evil.example"
-"""For attempts at which the listed host may be reached, and the other one must not."""
+"""For attempts that may reach the listed host, but not the other one."""
 
 OK = "ok.example:443"
 
@@ -328,7 +328,7 @@ def _use() -> list[Attempt]:
         add("body with its length", "body=hello", asks(f"{sized}hello")),
         add("body of 300 kB", "body=" + "x" * 1000, asks(large + "x" * 300_000)),
         add("hidden name with *", "ServerHello", tunnels(OK, sent=hello()), ANY),
-        # In the cluster nothing refuses a connection to nobody, so the proxy waits longer than the pod does here.
+        # In the cluster, nothing refuses a connection to an unused address, so the proxy waits longer than the pod does here.
         add("https to a host that does not answer", silent, opens("down.example"), ANY, (LAB,)),
         add("http to a host that does not answer", silent, asks(get("http://down.example/")), ANY, (LAB,)),
         add("who am I", "HTTP/1.1 200 OK", asks("GET / HTTP/1.1\r\nHost: x\r\n\r\n")),
@@ -600,12 +600,13 @@ def _open() -> list[Attempt]:
 
 
 def attempts() -> list[Attempt]:
-    """All that change nothing, so that they can be made side by side."""
+    """The attempts that change nothing, so they can be made in parallel."""
     return [*_use(), *_by_name(), *_in_tunnels(), *_by_address(), *_plain(), *_who(), *_inside(), *_past_it(), *_open()]
 
 
 def act(attempt: Attempt, on: object) -> tuple[bool, str]:
-    """Make an attempt: whether it ended as it must, and what was seen. What must work may be late on a busy machine."""
+    """Make an attempt. Returns whether it ended as it must, and what was seen. Attempts that must succeed may be late on a busy
+    machine."""
     for _ in range(3 if attempt.kind == USE or attempt.kind.startswith("**open") else 1):
         try:
             seen = attempt.act(on)
@@ -617,9 +618,9 @@ def act(attempt: Attempt, on: object) -> tuple[bool, str]:
 
 
 def main() -> None:
-    """Make attempts of this pod, which may be several in the list.
+    """Make the attempts of this pod, which may have several names in the list.
 
-    The first argument is JSON: pod → proxy's address and those of its pods. The second is how the kinds of attempts begin.
+    The first argument is JSON: pod → proxy's address and those of its pods. The second is the beginning of the kinds of attempts.
     Prints JSON: attempt → [whether it ended as it must, what was seen].
     """
     pods = {name: Pod(proxy, replicas=tuple(replicas)) for name, (proxy, replicas) in json.loads(sys.argv[1]).items()}

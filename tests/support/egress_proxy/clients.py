@@ -1,4 +1,4 @@
-"""Programs of others that use the egress proxy, as people run them: what each shows of a refusal.
+"""Other projects' programs that use the egress proxy, run as people run them: what each shows of a refusal.
 
 `seen` runs them in the lab's network namespace, by hand also with the packages of another Python.
 """
@@ -17,7 +17,7 @@ from tests.support.egress_proxy.attempts import PORT, Pod
 from tests.support.egress_proxy.internet import Internet
 
 SECONDS = 180
-"""For one run of a client; npm takes several on a busy machine."""
+"""Seconds for one run of a client. npm takes several on a busy machine."""
 
 BY_PYTHON = {
     "urllib": "import urllib.request as u, ssl; u.urlopen({url!r}, context=ssl._create_unverified_context())",
@@ -40,7 +40,7 @@ BY_PYTHON = {
     ),
     "fsspec": "import fsspec; fsspec.filesystem('http', client_kwargs={kwargs}).cat({url!r})",
 }
-"""Python packages, and `rattler`, which pixi has."""
+"""Python packages, and `rattler`, which pixi contains."""
 
 BY_PYTHON["aiohttp, trust_env"] = BY_PYTHON["aiohttp"].replace("{more}", "trust_env=True")
 BY_PYTHON["aiohttp"] = BY_PYTHON["aiohttp"].replace("{more}", "")
@@ -64,7 +64,7 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
     ],
     "Node, fetch": lambda url: ["node", "-e", f"fetch('{url}').then(a => a.text()).then(console.log)"],
 }
-"""Programs of their own."""
+"""Separate programs."""
 
 
 def command(client: str, url: str, python: str) -> list[str]:
@@ -78,7 +78,7 @@ def command(client: str, url: str, python: str) -> list[str]:
 
 
 def seen(clients: list[str], python: str = sys.executable) -> dict[str, dict[str, str | bool]]:
-    """Run clients in the lab: client → whether a listed host was reached, and what is said where one is refused."""
+    """Run clients in the lab. Returns client → whether a listed host was reached, and the client's output about a refused host."""
     return lab.in_namespace(__spec__.name, json.dumps([clients, python]))
 
 
@@ -104,7 +104,7 @@ def main() -> None:
                 return f"{done.stdout}{done.stderr}exit {done.returncode}"
 
             path = client.replace(" ", "-").replace(",", "")
-            # Some cannot be told to take the certificate of the lab.
+            # Some clients cannot be told to trust the lab's certificate.
             listed = say(f"https://ok.example/{path}/") + say(f"http://ok.example/{path}/")
             return client, {
                 "reached": any(asked.startswith(f"/{path}/") for asked in Internet.paths),

@@ -1,7 +1,7 @@
-"""The command `binder-egress proxy`, from the sources, with the hosts of groups that an image's build has found.
+"""The command `binder-egress proxy`, from the sources, with the hosts of groups that the build of an image finds.
 
-With `TEST_PUBLISH_SECONDS` it publishes what is wanted as often as that, with `TEST_HUB_SECONDS` it looks for JupyterHub's address
-as often, and with `TEST_SOURCE_PORTS` it takes the machine for one that has so many.
+`TEST_PUBLISH_SECONDS` is the time between two publications of wanted hosts, `TEST_HUB_SECONDS` that between two looks for
+JupyterHub's address, and `TEST_SOURCE_PORTS` the number of source ports that the machine seems to have.
 """
 
 import os

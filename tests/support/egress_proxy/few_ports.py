@@ -1,4 +1,4 @@
-"""The egress proxy on a machine with few source ports: unverified servers that take those toward one host, and others.
+"""The egress proxy on a machine with few source ports: unverified servers that use up those for one host, and other servers.
 
 `seen` runs it in the lab's network namespace, with real sockets, on a clock of its own.
 """
@@ -29,7 +29,7 @@ from verifier.proxy.resolve import Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 PORTS, TRIED, VERIFIED = 800, 250, 100
-"""Source ports of the machine, connections that the unverified servers try, and those of a verified one."""
+"""The machine's source ports, the connections that the unverified servers try, and those of a verified one."""
 
 HOSTS = {"ok.example": [PUBLIC[0]], "other.example": [PUBLIC[1]], "both.example": list(PUBLIC)}
 CROWD = (LISTED, COURSE)
@@ -56,7 +56,7 @@ def main() -> None:
     servers = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,), tier)] for name, tier in tiers.items()}
 
     async def beat() -> None:
-        """The reconciler is heard."""
+        """The proxy hears the reconciler."""
         proxy.identities.apply(AddressChange(AddressVersion()))
 
     async def begin() -> list["asyncio.Task[None]"]:
@@ -82,7 +82,7 @@ def main() -> None:
     found["verified"] = ask(VERIFIED, ANY)
     found["other host"] = ask(1, LISTED, host="other.example")
     found["two addresses"] = ask(1, LISTED, host="both.example")
-    # The proxy looks at its state each second.
+    # The proxy checks its state each second.
     until(lambda: metric("source_ports_taken").get('who="all"') == (PORTS // 4 + VERIFIED) / (PORTS / 2))
     found["unverified"] = metric("source_ports_taken")['who="unverified"']
     found["refusals"] = sum(value for labels, value in metric("connections_total").items() if 'rule="host-limit"' in labels)

@@ -11,12 +11,12 @@ PAGE = Path(__file__).parents[3] / "docs/guarantees.md"
 
 @dataclass(frozen=True)
 class Row:
-    """What the page says of one kind of attempts.
+    """The page's row for one kind of attempts.
 
     Attributes:
         lab: how many are made in a network namespace.
         cluster: how many from user pods.
-        reached: what they reach: `yes`, `–` or `open`.
+        reached: whether they reach anything: `yes`, `–` or `open`.
     """
 
     lab: int
@@ -25,14 +25,14 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """The table: kind of attempts → what the page says."""
+    """The table: kind of attempts → its row."""
     part = PAGE.read_text().split("## The egress proxy's battery")[1].split("\n## ")[0]
     found = re.findall(r"^\| (.+?) \| (\d+) \| (\d+) \| (\S+) \|$", part, re.MULTILINE)
     return {kind: Row(int(lab), int(cluster), reached) for kind, lab, cluster, reached in found}
 
 
 def word(attempt: Attempt) -> str:
-    """What the page says that a kind of attempts reaches."""
+    """The result of a kind of attempts, according to the page."""
     if attempt.kind.startswith("**open:**"):
         return "open"
     return "yes" if attempt.kind == USE else "–"

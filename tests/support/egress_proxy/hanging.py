@@ -1,4 +1,4 @@
-"""A Redis that accepts and does not answer, beside the egress proxy: what is open goes on, and what was known counts for a while.
+"""A Redis that accepts connections and does not answer the egress proxy: open tunnels go on, and known pods stay known for a while.
 
 `seen` runs the proxy with its feed and a real Redis in the lab's network namespace, on a clock of its own.
 """
@@ -35,11 +35,12 @@ from verifier.store.connection import connect
 from verifier.store.store import Store
 
 WAIT_SECONDS = 60
-"""For what happens at once."""
+"""Seconds for things that happen immediately."""
 
 
 def seen() -> dict[str, list[str]]:
-    """What an open tunnel and a new connection get: `before`; Redis `hangs`; it hangs for `long`; and `after`."""
+    """The answers to an open tunnel and a new connection: `before`; when Redis `hangs`; when it has hung for `long`; and
+    `after`."""
     return lab.in_namespace(__spec__.name)
 
 
@@ -83,7 +84,7 @@ def main() -> None:
     proxy, store = start_proxy(Store(connect(settings)), clock), Store(connect(settings))
 
     def tell() -> None:
-        """As the reconciler does, until it is heard."""
+        """Publish as the reconciler does, until the proxy hears it."""
         end = time.monotonic() + WAIT_SECONDS
         while not proxy.identities.of(pod.address) and time.monotonic() < end:
             store.publish_addresses(Server("alice"), [PodAddresses("uid-1", "alice", "", (pod.address,))])

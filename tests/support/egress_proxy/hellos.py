@@ -15,7 +15,7 @@ def server_name(*names: str, kind: int = 0) -> bytes:
 
 
 def encrypted_client_hello() -> bytes:
-    """As browsers send it, also where they know no key ("GREASE")."""
+    """As browsers send it, also if they know no key ("GREASE")."""
     return extension(0xFE0D, b"\0\0\x01\0\x01\x07\0\x20" + os.urandom(32) + b"\0\x90" + os.urandom(144))
 
 
@@ -23,7 +23,7 @@ def hello(*extensions: bytes, padding: int = 0, record: int = 0, after: bytes = 
     """A ClientHello.
 
     Args:
-        extensions: beside those that every server expects.
+        extensions: in addition to those that every server expects.
         padding: bytes of the extension padding.
         record: bytes of each TLS record; 0: one record for all.
         after: bytes after it in the same record.

@@ -1,4 +1,4 @@
-"""An internet for attempts at an escape: web servers that say what they were asked for, and, in the cluster, DNS."""
+"""An internet for attempts at an escape: web servers that report the requests that they got and, in the cluster, DNS."""
 
 import contextlib
 import http.server
@@ -33,11 +33,11 @@ CANARIES = (
 
 
 class Internet(http.server.BaseHTTPRequestHandler):
-    """Answers every request with what it saw."""
+    """Answers every request with a report of that request."""
 
     protocol_version = "HTTP/1.1"
     paths: ClassVar[list[str]] = []
-    """What was asked for."""
+    """The report of a request."""
 
     def do_GET(self) -> None:
         self.paths.append(self.path)
@@ -90,7 +90,7 @@ def start_internet(folder: Path, hosts: Iterable[str]) -> None:
 
 
 def answer(question: bytes, turn: "itertools.count[int]") -> bytes:
-    """The answer of a DNS server that knows `NAMES`, `ALIASES`, and one name that has another address with every question."""
+    """The answer of a DNS server that knows `NAMES`, `ALIASES`, and one name that has another address in every answer."""
     at, labels = 12, []
     while size := question[at]:
         labels.append(question[at + 1 : at + 1 + size].decode())
@@ -99,7 +99,7 @@ def answer(question: bytes, turn: "itertools.count[int]") -> bytes:
     records = []
     if name in ALIASES:
         target = b"".join(bytes([len(label)]) + label.encode() for label in ALIASES[name].split(".")) + b"\0"
-        # The addresses belong to the name that the record before them holds.
+        # The addresses belong to the name in the previous record.
         records.append((b"\xc0\x0c", 5, target))
     owner = struct.pack(">H", 0xC000 + at + 5 + 12) if records else b"\xc0\x0c"
     found = addresses(name)
@@ -114,7 +114,7 @@ def answer(question: bytes, turn: "itertools.count[int]") -> bytes:
 
 
 def serve_dns(address: str) -> None:
-    """Answer questions, until the process ends."""
+    """Answer queries until the process ends."""
     turn = itertools.count()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((address, DNS_PORT))
@@ -126,9 +126,9 @@ def serve_dns(address: str) -> None:
 def main() -> None:
     """In the network namespace of the cluster's internet: the addresses, their servers and DNS, until standard input ends.
 
-    Its lines are JSON: names with other addresses than `NAMES` has.
+    Its lines are JSON: names with other addresses than in `NAMES`.
     """
-    # The cluster's own internet has the address of metadata.
+    # The cluster's own internet has the metadata address.
     hosts = [*PUBLIC, PUBLIC6, OWN, *(address for address in CANARIES if address != METADATA)]
     made = [[f"{address}/{'128' if ':' in address else '32'}", "dev", "lo"] for address in hosts]
     try:

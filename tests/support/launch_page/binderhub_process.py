@@ -1,8 +1,8 @@
-"""The real BinderHub as a process, with doubles of what lies around it: GitHub, the registry and the builder.
+"""The real BinderHub as a process, with doubles around it: of GitHub, the registry and the builder.
 
-Run by an interpreter that has the package `binderhub`, which need not be that of the tests (`real.py`), so it imports nothing of
-theirs. Its page, templates, static files, handlers and event streams are those of the package, and so are its calls of JupyterHub.
-The launch hook is that of the chart.
+An interpreter with the package `binderhub` runs this file. It need not be the tests' interpreter (`real.py`), so the file imports
+nothing from the tests. Page, templates, static files, handlers, event streams and calls to JupyterHub are those of the package. The
+launch hook is the chart's.
 
 Each line on standard input is a command, a JSON object, and is answered by a line on standard output:
 
@@ -24,7 +24,7 @@ from binderhub.registry import FakeRegistry
 from binderhub.repoproviders import GitHubRepoProvider
 from traitlets.config import Config
 
-# What the ingress tells of the build that is being handled, in this header.
+# The ingress reports the current build in this header.
 HEADER = "X-Test-Build"
 current: ContextVar[dict] = ContextVar("current")
 
@@ -33,13 +33,13 @@ class GitHub(GitHubRepoProvider):
     """The provider for GitHub, which has every repository."""
 
     async def get_resolved_ref(self):
-        """As if GitHub had been asked."""
+        """Answers as GitHub would."""
         self.resolved_ref = "1a2b3c4d5e6f"
         return self.resolved_ref
 
 
 class Registry(FakeRegistry):
-    """A registry that has every image, except those of builds that a test lets fail."""
+    """A registry that has every image, except those whose builds a test makes fail."""
 
     async def get_image_manifest(self, image, tag):
         """The manifest; None: the image has to be built."""
@@ -47,7 +47,7 @@ class Registry(FakeRegistry):
 
 
 class Build(FakeBuild):
-    """A build that fails as repo2docker says it."""
+    """A build that fails with repo2docker's message."""
 
     def stream_logs(self):
         """Send the log."""
@@ -56,7 +56,7 @@ class Build(FakeBuild):
 
 
 def note_build(handler):
-    """BinderHub calls this setting, `badge_base_url`, in each build request: the registry and the launcher learn of the request."""
+    """The setting `badge_base_url`. BinderHub calls it in each build request, so registry and launcher learn of the request."""
     told = handler.request.headers.get(HEADER)
     if told:
         current.set(json.loads(told))
@@ -64,7 +64,7 @@ def note_build(handler):
 
 
 def start(port, base, edge, hub, token, hook, templates):
-    """Start a BinderHub: the app."""
+    """Start a BinderHub. Returns its app."""
     c = Config()
     c.BinderHub.update(
         port=port,
@@ -78,7 +78,7 @@ def start(port, base, edge, hub, token, hook, templates):
         hub_url=hub,
         hub_url_local=f"{edge}/",
         hub_api_token="token",
-        # As members of mybinder.org: they share a secret, and pages of one start builds at another.
+        # The same as for members of mybinder.org: they share a secret, and one member's pages start builds at another.
         build_token_secret="0" * 64,
         build_token_check_origin=False,
         cors_allow_origin="*",
@@ -92,14 +92,14 @@ def start(port, base, edge, hub, token, hook, templates):
     BinderHub.clear_instance()
     app = BinderHub(config=c)
     app.initialize([])
-    # Names that a test knows beforehand: of a repository, and eight random letters.
+    # Names that a test knows beforehand. The real ones are of a repository and eight random letters.
     app.launcher.unique_name_from_repo = lambda repo_url: current.get()["user"]
     app.start(run_loop=False)
     return app
 
 
 async def main():
-    """Follow commands until there are no more."""
+    """Carry out commands until the input ends."""
     apps = {}
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

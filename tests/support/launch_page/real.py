@@ -1,7 +1,7 @@
-"""The real BinderHub in the double's place, where its package is installed.
+"""The real BinderHub in the double's place, if its package is installed.
 
-It stands behind the same ingress with the same gates and faults, and beside doubles of JupyterHub's API, GitHub, the registry and
-the builder. Everything else is BinderHub's own, and the chart's launch hook tells the verifier of its launches (D-350, D-351).
+It is behind the same ingress with the same gates and faults, and beside doubles of JupyterHub's API, GitHub, the registry and the
+builder. Everything else is BinderHub's own, and the chart's launch hook reports its launches to the verifier (D-350, D-351).
 """
 
 import http.client
@@ -23,10 +23,10 @@ from tests.support.launch_page import BUNDLE, TOP, BinderHub, Build
 from tests.support.ports import free_port
 
 PYTHON = os.environ.get("BINDERHUB_PYTHON", "")
-"""The interpreter that has the package `binderhub`; empty: `python3`, if it has it."""
+"""The interpreter that has the package `binderhub`; empty: `python3`, if that has it."""
 
 REASON = "the Python package binderhub is not installed: BINDERHUB_PYTHON names an interpreter that has it (CONTRIBUTING.md)"
-"""Why tests against the real BinderHub are skipped."""
+"""The reason to skip tests against the real BinderHub."""
 
 
 @cache
@@ -34,7 +34,7 @@ def is_installed() -> bool:
     """Whether there is a real BinderHub.
 
     Raises:
-        RuntimeError: BINDERHUB_PYTHON names an interpreter that has none.
+        RuntimeError: BINDERHUB_PYTHON names an interpreter without that package.
     """
     find = "import importlib.util, sys; sys.exit(not importlib.util.find_spec('binderhub'))"
     try:
@@ -63,7 +63,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                # It reads a file binderhub_config.py where it runs.
+                # BinderHub reads a file binderhub_config.py in its working directory.
                 cwd=self._folder.name,
             )
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class Process:
             assert self._process.stdout.readline(), f"BinderHub has ended:\n{self._log.read_text()}"
 
     def stop(self) -> None:
-        """End it, with all of its BinderHubs."""
+        """End the process with all of its BinderHubs."""
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
@@ -87,7 +87,7 @@ class RealBinderHub(BinderHub):
 
     Args:
         verifier: as of the double.
-        process: where it runs.
+        process: the process in which it runs.
         base: its base_url.
         templates: a folder with templates of an operator, its template_path; empty: none.
     """
@@ -118,7 +118,7 @@ class RealBinderHub(BinderHub):
         self._edge.server_close()
 
     def _configure(self) -> None:
-        """Give BinderHub the settings as they are now."""
+        """Give BinderHub the current settings."""
         more = f"<script>Object.assign(window.pageConfig, {json.dumps(self.page_config)})</script>"
         header = ({"a-page-config": more} if self.page_config else {}) | self.header_html
         banned = [".*"] if self.refusal == 403 else []
@@ -171,14 +171,14 @@ class RealBinderHub(BinderHub):
                     if (build.cut and launching == 2) or (self.at_once and (b'"phase": "ready"' in event or b'"failed"' in event)):
                         return
         except http.client.HTTPException:
-            # BinderHub ended while it built.
+            # BinderHub ended during a build.
             return
         finally:
             connection.close()
 
     def _edge_handler(hub) -> type[BaseHTTPRequestHandler]:  # `self` is the handler's
         class Handler(BaseHTTPRequestHandler):
-            """JupyterHub's API, as far as BinderHub needs it, and what the launch hook sees of the verifier."""
+            """The part of JupyterHub's API that BinderHub needs, and the verifier as the launch hook sees it."""
 
             protocol_version = "HTTP/1.1"
 

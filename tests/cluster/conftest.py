@@ -15,17 +15,17 @@ from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.stage import SINGLEUSER, Stage
 
 SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
-"""How long each file took, as `ci/test_summary.py --record` wrote it: the longest is dealt out first."""
+"""How long each file took, as recorded by `ci/test_summary.py --record`. The longest file is started first."""
 
 
 LONG_FILES = ["test_attack.py", "test_jupyterlab.py"]
-"""What takes minutes, for `ci/test --long` and for runs of such a file by its name."""
+"""Files that take minutes, for `ci/test --long` and for runs that name such a file."""
 
 collect_ignore: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave them out where none of them is named."""
+    """Leave these files out unless one of them is named."""
     if not any(Path(argument.partition("::")[0]).name in LONG_FILES for argument in config.args):
         collect_ignore.extend(LONG_FILES)
 
@@ -35,13 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, and those whose time is not known. The order within a file stays."""
+    """Put the longest files first, and those of unknown time with them. The order within a file stays."""
     items.sort(key=lambda item: (-SECONDS.get(item.path.stem, 10_000), item.path.name))
 
 
 @pytest.fixture(scope="session")
 def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
-    """What failed tests leave in test-results/failures/."""
+    """The evidence of failed tests, in test-results/failures/."""
     results = os.environ.get("CLUSTER_RESULTS")
     with Evidence(Path(results) / "failures" if results else None, request.config.getoption("--context")) as evidence:
         request.config.stash[EVIDENCE] = evidence
@@ -61,11 +61,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def stage(request: pytest.FixtureRequest, evidence: Evidence) -> Iterator[Stage]:
-    """Everything installed as an operator would: this chart, and a BinderHub wired by the values that it generates."""
+    """Everything installed as by an operator: this chart, and a BinderHub wired with the values that it generates."""
     stage = Stage(request.config.getoption("--context"), "binder-egress-test", patient=True)
     stage.begin()
     yield stage
-    if stage.context:  # the local cluster goes as a whole, or is kept as it is
+    if stage.context:  # the local cluster is removed as a whole, or kept as it is
         stage.remove()
     stage.close()
 
@@ -112,7 +112,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def local_cluster() -> str:
-    """For tests that reach into the node: they need the cluster of ci/cluster."""
+    """For tests that act on the node: they need the cluster of ci/cluster."""
     if not os.environ.get("CLUSTER_TARGETS"):
         pytest.skip("needs the local cluster of ci/cluster, not --context")
     return os.environ["CLUSTER_NAME"]

@@ -20,10 +20,10 @@ NOTICED_SECONDS = 180
 """Two rounds of the agent, and the same again on a machine that is busy."""
 
 MINE = "import os; print('mines', flush=True); os.execv('/tmp/miner', ['/tmp/miner'])"
-"""In a pod: becomes the made-up miner."""
+"""Runs in a pod: becomes the made-up miner."""
 
 HIDE = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print('hidden', flush=True); time.sleep(3600)"
-"""In a pod: a process that its own user cannot read (PR_SET_DUMPABLE)."""
+"""Runs in a pod: a process that its own user cannot read (PR_SET_DUMPABLE)."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def agent(stage: Stage) -> Iterator[None]:
 
 
 def outcomes(stage: Stage, user: str) -> list[tuple[str, str, str]]:
-    """What became of the reports about a user's server, the latest first."""
+    """The outcomes of the reports about a user's server, the latest first."""
     return [(row["list"], row["label"], row["outcome"]) for row in egress(stage, "detections", "list") if row["user"] == user]
 
 
@@ -77,7 +77,7 @@ def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, 
             ask_until(stage, miner, f"http://{LISTED}/", "blocked by the operators")
             eventually(lambda: ("examples", "pool_client", "revoked") in outcomes(stage, miner), NOTICED_SECONDS)
 
-            # It only looks: what it reported still runs, and so does all of the neighbour's.
+            # The agent only looks: the process that it reported still runs, and so do all of the neighbour's.
             assert mining.poll() is None
             eventually(lambda: outcomes(stage, neighbour) == [("hidden", "a process hides itself", "observed")], NOTICED_SECONDS)
             assert stage.tier(neighbour) == "verified"
@@ -89,7 +89,7 @@ def test_miner_loses_its_egress_and_its_neighbour_notices_nothing(stage, agent, 
 
 
 def test_agent_has_no_rights(stage, agent, local_cluster):
-    """Its process as the node has it: the user pods' user, no capabilities, seccomp, and no way back to more."""
+    """The agent's process on the node: the user pods' user, no capabilities, seccomp, and no way to regain more."""
     status = stage.kubectl("exec", "daemonset/binder-egress-agent", "--", "cat", "/proc/self/status")
     found = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
     assert found["Uid"].split() == found["Gid"].split() == ["1000"] * 4 and found["Groups"].strip() in ("", "1000")

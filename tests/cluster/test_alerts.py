@@ -1,7 +1,7 @@
 """Each alert of the chart, brought about by a fault in the cluster.
 
-A Prometheus scrapes the verifier and evaluates the chart's rules, each `for` shortened: how long they wait is tested with promtool
-in tests/chart. For every day of faults there is a new one, which sees nothing wrong before; then, after each step, exactly the
+A Prometheus scrapes the verifier and evaluates the chart's rules with each `for` shortened; tests/chart tests the real durations
+with promtool. Every day of faults has a new Prometheus, which first sees nothing wrong and then, after each step, exactly the
 alerts of the table.
 """
 
@@ -47,20 +47,20 @@ VISITOR = {"X-Forwarded-For": "198.51.100.9"}
 
 @dataclass
 class Place:
-    """Where the faults happen.
+    """The installation in which the faults happen.
 
     Attributes:
         stage: the cluster.
         double: the captcha providers.
         folder: for files.
-        healthy: the values of an installation with nothing wrong, beside what makes challenges quick.
+        healthy: the values of an installation with nothing wrong, in addition to those that make challenges quick.
         key: an API key, good for one server a day.
         detector: the token of a detector.
-        values: what is installed.
-        unseen: whether something was changed that the reconciler looks at once a minute only.
-        looked: whether the reconciler was started anew for that.
-        running: programs in pods that go on.
-        routes: addresses to which the node has no way any more.
+        values: the installed values.
+        unseen: whether something was changed that the reconciler reads only once a minute.
+        looked: whether the reconciler was restarted for that.
+        running: programs that run in pods.
+        routes: addresses that the node can no longer reach.
     """
 
     stage: Stage
@@ -76,13 +76,13 @@ class Place:
     routes: list[str] = field(default_factory=list)
 
     def install(self, **values: Any) -> None:
-        """`helm upgrade`, with other values than before."""
+        """Run `helm upgrade` with other values than before."""
         self.values = {**self.values, **values}
         (self.folder / "values.yaml").write_text(yaml.safe_dump(self.values))
         self.stage.install_gate(*QUICK, f"--values={self.folder}/values.yaml")
 
     def look(self) -> None:
-        """Have the reconciler look at policies and the canary now: it does when it starts."""
+        """Make the reconciler read policies and the canary now, by a restart."""
         eventually(
             lambda: canary_of(self.stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]).state != "starting",
             CANARY_SECONDS,
@@ -91,7 +91,7 @@ class Place:
         self.unseen, self.looked = False, True
 
     def tidy(self) -> None:
-        """End what goes on."""
+        """End the running programs."""
         for program in self.running:
             program.kill()
         for address in self.routes:
@@ -101,7 +101,7 @@ class Place:
         self.running, self.routes = [], []
 
     def heal(self) -> None:
-        """Make everything good again, by what the alerts advise: `helm upgrade` with the same values."""
+        """Repair everything as the alerts advise: with `helm upgrade` and the same values."""
         self.tidy()
         self.stage.kubectl("delete", "networkpolicy", "of-somebody", "--ignore-not-found")
         deployments = [f"deployment/binder-egress-{component}" for component in ("verifier", "reconciler", "redis")]
@@ -116,13 +116,13 @@ class Place:
         self.stage.kubectl("patch", kind, name, "--type=json", "-p", json.dumps(operations))
 
     def present(self, provider: str) -> None:
-        """Somebody presents a solution, and gets no pass for it."""
+        """Present a solution, and get no pass for it."""
         body = {"provider": provider, "solution": self.double.token(provider)}
         answer = requests.post(f"{self.stage.verifier}/passes", json=body, headers=VISITOR, timeout=ANSWER_SECONDS)
         assert answer.status_code >= 500, answer.text
 
     def report(self, *lines: str) -> None:
-        """A detector sends lines, once the receiver has read its token."""
+        """Send a detector's lines, once the receiver has read its token."""
         headers = {"Authorization": f"Bearer {self.detector}", "Content-Type": "application/json"}
         address = f"{self.stage.url('binder-egress-receiver', 8081)}/api/detections"
 
@@ -153,13 +153,13 @@ def no_verifier(place: Place) -> None:
 
 
 def link_local_is_open(place: Place) -> None:
-    """As in every cluster of kube-router's with IPv6 on its nodes, until somebody closes it (docs/gatecheck.md)."""
+    """As in every kube-router cluster with IPv6 on its nodes, until somebody closes it (docs/gatecheck.md)."""
     place.install(gatecheck={})
     place.unseen = True
 
 
 def somebody_opens_one_address(place: Place) -> None:
-    """It is none that the canary tries."""
+    """The canary does not try this address."""
     policy = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -237,7 +237,7 @@ def a_server_is_started_without_binderhub(place: Place) -> None:
 
 
 def the_network_plugin_hangs(place: Place) -> None:
-    """Pods that run keep their policies; one that starts has none."""
+    """Running pods keep their policies; a new pod has none."""
     signal_component("netpol", "STOP")
     try:
         place.stage.launch()
@@ -264,7 +264,7 @@ while True:
         one.recv(1)
     time.sleep(1)
 """
-"""In a pod: ten tunnels, half of what the proxy allows here."""
+"""Runs in a pod: ten tunnels, half of what the proxy allows here."""
 
 KNOCK = """
 import socket, sys, time, urllib.parse, os
@@ -278,7 +278,7 @@ for _ in range(int(sys.argv[1])):
             pass
     time.sleep(0.1)
 """
-"""In a pod: so many requests through the proxy, ten a second at most."""
+"""Runs in a pod: some requests through the proxy, ten a second at most."""
 
 
 FLOOD = """
@@ -293,7 +293,7 @@ while True:
             pass
     time.sleep(0.1)
 """
-"""In a pod: two connections at a time, ten times a second at most. While the half is taken a server has one."""
+"""Runs in a pod: two connections at a time, ten times a second at most. While half of all are taken, a server may have one."""
 
 
 def pod_behind_the_proxy(place: Place, verified: bool = False) -> str:
@@ -315,7 +315,7 @@ def a_server_holds_the_half_and_another_floods(place: Place) -> None:
         program = python_in(place.stage, user, code)
         place.running.append(program)
         assert program.stdout
-        # What the second pod opened before may not have ended yet.
+        # The second pod's earlier connections may not have ended yet.
         assert any(line.strip() in ("held", "429") for line in program.stdout)
 
 
@@ -325,7 +325,7 @@ def hosts_do_not_answer(place: Place) -> None:
     for address in filter(None, (targets["public_ip"], targets["public6_ip"])):
         subprocess.run(["ip", "route", "add", "unreachable", address], check=True)
         place.routes.append(address)
-    # Each request takes some seconds, until the proxy gives the host up.
+    # Each request takes some seconds, until the proxy gives up on the host.
     place.running += [python_in(place.stage, user, KNOCK, "100000") for _ in range(4)]
 
 
@@ -347,7 +347,7 @@ OPENED: Alerts = {"BinderEgressBypass": {"policy": "of-somebody", "direction": "
 DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
     "our own processes": [
         ([no_reconciler], {"BinderEgressReconcilerGone": {}}),
-        # What the reconciler and the canary say is in Redis, and shown by the verifier.
+        # The reports of the reconciler and the canary are in Redis, and the verifier shows them.
         ([no_redis], {"BinderEgressStoreDown": {}, "BinderEgressCanarySilent": {}}),
         ([no_verifier], {"BinderEgressVerifierGone": {}, "BinderEgressCanarySilent": {}}),
     ],
@@ -357,7 +357,7 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
             {"BinderEgressProxyFull": {"who": "unverified"}, "BinderEgressProxyFlood": {}},
         )
     ],
-    # A day of its own: connections that are held end with it.
+    # A separate day: the connections that are held end with it.
     "hosts beyond the egress proxy": [([hosts_do_not_answer], {"BinderEgressProxyHostsUnreachable": {}})],
     "no egress proxy": [([no_proxy], {"BinderEgressProxyGone": {}})],
     "what is around": [
@@ -383,19 +383,19 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
             [the_canary_is_deleted, the_base_policy_is_deleted],
             {**LASTING, **OPENED, "BinderEgressBasePolicyMissing": {}, "BinderEgressCanarySilent": {}},
         ),
-        # What cannot be read cannot be judged.
+        # Policies that cannot be read cannot be judged.
         ([policies_may_not_be_read], {**LASTING, "BinderEgressPoliciesUnread": {}, "BinderEgressCanarySilent": {}}),
     ],
 }
-"""The steps of each day: faults, and all alerts that fire after them, with their own labels. What was before goes on. The last
-day comes last, for a key that is used up stays so until Redis is wiped."""
+"""The steps of each day: faults, and all alerts that fire after them, with their own labels. Earlier faults go on. The last day
+must be last, because a key that is used up stays so until Redis is wiped."""
 
 ELSEWHERE = {
     "BinderEgressDetectionsLimited",
     "BinderEgressProxyAddressesHidden",
     "BinderEgressProxyAddressesClaimedTwice",
 }
-"""Alerts whose metrics other tests bring about, and promtool judges."""
+"""Alerts whose metrics are tested elsewhere, and which promtool tests."""
 
 PROXY = {
     "proxy": {"enabled": True, "replicas": 1, "limits": {"allConnections": 20}},
@@ -404,12 +404,12 @@ PROXY = {
 }
 
 VALUES: dict[str, dict[str, Any]] = {day: PROXY for day in DAYS if "egress proxy" in day}
-"""What a day needs beside the healthy values. The other days have no egress proxy, and no rules of it."""
+"""The values that a day needs in addition to the healthy ones. The other days have no egress proxy, and no rules about it."""
 
 
 @pytest.fixture(scope="module")
 def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """An installation with nothing wrong: two remote providers, a key, and no look at IPv6 link-local, which is open here."""
+    """An installation with nothing wrong: two remote providers, a key, and no check of IPv6 link-local, which is open here."""
     if not os.environ.get("CLUSTER_TARGETS"):
         pytest.skip("needs the local cluster of ci/cluster, not --context")
     node = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())["node_ip"]
@@ -440,7 +440,7 @@ def place(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
 
 @pytest.fixture(scope="module")
 def rules(stage: Stage) -> list[dict[str, Any]]:
-    """The chart's rules, as they are."""
+    """The chart's rules, unchanged."""
     on = "--set=metrics.prometheusRule.enabled=true,proxy.enabled=true,detections.sources.cryptnono.onMatch=observe"
     text = stage.helm("template", "binder-egress", str(TOP / "chart"), on)
     (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
@@ -449,7 +449,7 @@ def rules(stage: Stage) -> list[dict[str, Any]]:
 
 
 class Prometheus:
-    """One that scrapes the pods of verifier and proxy every three seconds, and evaluates rules every second."""
+    """A Prometheus that scrapes the pods of verifier and proxy every three seconds, and evaluates rules every second."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -461,18 +461,18 @@ class Prometheus:
         return answer.json()["data"]
 
     def evaluated(self) -> bool:
-        """Whether it has scraped the verifier, and evaluated every rule without an error."""
+        """Whether Prometheus has scraped the verifier, and evaluated every rule without an error."""
         found = [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
         assert not [rule for rule in found if rule["health"] == "err"], found
         scraped = {target["health"] for target in self.ask("targets")["activeTargets"]} == {"up"}
         return bool(found) and scraped and all(rule["health"] == "ok" for rule in found)
 
     def alerts(self) -> dict[str, str]:
-        """What is pending or fires: the alert with its own labels → its state."""
+        """The pending and firing alerts: the alert with its own labels → its state."""
         return {_named(alert["labels"]): alert["state"] for alert in self.ask("alerts")["alerts"]}
 
     def ever_fired(self) -> set[str]:
-        """What has fired since it began."""
+        """The alerts that have fired since Prometheus began."""
         query = 'last_over_time(ALERTS{alertstate="firing"}[1h])'
         return {_named(found["metric"]) for found in self.ask("query", query=query)["result"]}
 
@@ -529,7 +529,7 @@ def test_faults_fire_their_alerts_and_no_other(place, rules, tmp_path, day):
     place.heal()
     if day in VALUES:
         place.install(**VALUES[day])
-        # The policies are others, and so is the canary's pod.
+        # The policies are new, and so is the canary's pod.
         place.look()
         eventually(lambda: canary(place.stage).get("kubernetes-api") == 1, CANARY_SECONDS)
     else:
@@ -551,6 +551,6 @@ def test_faults_fire_their_alerts_and_no_other(place, rules, tmp_path, day):
                 lambda expected=expected: (seen.alerts(), expected),
             )
             all_expected |= set(expected)
-        # On a busy machine the reconciler may start anew for longer than its alert waits here.
+        # On a busy machine, a restart of the reconciler may take longer than its alert waits here.
         gone = {_named({"alertname": "BinderEgressReconcilerGone"})} if place.looked else set()
         assert all_expected <= seen.ever_fired() <= all_expected | gone

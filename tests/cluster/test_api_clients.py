@@ -1,6 +1,6 @@
-"""Clients that are no browser: they launch as without us, whatever state the gate is in, and those that ask get egress.
+"""Clients other than browsers: they launch as without us, whatever the state of the gate, and those that ask get egress.
 
-tests/unit/client has what can go wrong with our own client; this has what it is for, and everybody else's clients.
+tests/unit/client tests the failures of our own client. This file tests its purpose, and other clients.
 """
 
 import json
@@ -33,7 +33,7 @@ def door(stage: Stage) -> Iterator[FrontDoor]:
 
 @pytest.fixture(scope="module")
 def federation() -> Iterator[str]:
-    """A host that sends build requests on to another one, as mybinder.org does: its address."""
+    """A host that redirects build requests to another one, as mybinder.org does. Yields its address."""
 
     class Redirects(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -56,7 +56,7 @@ def federation() -> Iterator[str]:
 
 
 def ours(hub: str) -> list[str]:
-    """The events that our client passes on. Whether there is egress is not what is asked here."""
+    """The events that our client passes on. Egress is not the question here."""
     done = client("launch", SPEC, "--binder", hub, "--json")
     assert done.returncode in (0, 3), done.stderr
     *events, last = done.stdout.splitlines()
@@ -70,7 +70,7 @@ STATES = ("gate on", "verifier gone", "mode off")
 
 @pytest.fixture(scope="module")
 def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, Outcomes]:
-    """What each client saw in each state of the gate, and without it."""
+    """The events that each client saw in each state of the gate, and without it."""
 
     def record() -> Outcomes:
         found = Outcomes(
@@ -99,13 +99,13 @@ def recorded(stage: Stage, door: FrontDoor, federation: str) -> dict[str, Outcom
         found["without us"] = record()
     finally:
         stage.install_gate(*QUICK)
-        # There are no pages in it in any case, and the examples of the documents are for this, too.
+        # It has no pages in any case, and the documentation's examples are for it, too.
         stage.install_binderhub(API_ONLY)
     return found
 
 
 def test_recording_has_events(recorded):
-    """Else two empty lists would be alike."""
+    """Otherwise two empty lists would be equal."""
     events = comparable(recorded["without us"]["curl"])
     assert events[0]["phase"] == "built"
     assert {"phase", "message", "url", "token", "image", "repo_url", "binder_launch_host"} <= events[-1].keys()
@@ -121,7 +121,7 @@ def test_events_are_those_of_binderhub_alone(recorded, way, state):
 
 @pytest.fixture(scope="module")
 def new_door(stage: Stage, recorded: dict, door: FrontDoor) -> Iterator[FrontDoor]:
-    """The verifier's Service is a new one after mode off."""
+    """After mode off, the verifier has a new Service."""
     door.close()
     new = FrontDoor(stage, b"")
     yield new
@@ -169,7 +169,7 @@ def test_terminal_unlocks_a_server_of_another_client(stage, new_door):
 
 
 def test_verifier_is_out_of_reach_from_inside_a_server(stage, new_door):
-    """docs/api-users.md says so: what is printed in the server has to be taken elsewhere."""
+    """docs/api-users.md says so: the line that is printed in the server must be used elsewhere."""
     user = user_of(curl(f"{URL}build/{SPEC}"))
     targets = {"its own page": f"{stage.verifier}/servers/{user}/", "a challenge": f"{stage.verifier}/challenge"}
     eventually(lambda: all(requests.get(address, timeout=ANSWER_SECONDS).ok for address in targets.values()), TIER_SECONDS, targets)

@@ -18,7 +18,7 @@ REPOSITORY = "example.com/owner/repo"
 
 @pytest.fixture
 def key(stage: Stage, tmp_path) -> Iterator[tuple[str, str]]:
-    """A key in the values, which the verifier has read without having been started again, and the first pass for it."""
+    """A key in the values, which the verifier has read without a restart, and the first pass for it."""
     stage.install_gate(*QUICK)
     before = pods(stage)
     made = keys(
@@ -60,13 +60,13 @@ def test_key_from_its_creation_to_its_end(stage, key):
     other = stage.launch("fake/somebody/else/main", token=passes[1]).user
     assert_reaches(stage, other, egress=False)
 
-    # That was all for today.
+    # The key has used up its servers for the day.
     answer = ask(stage, key)
     assert answer.status_code == 429 and int(answer.headers["Retry-After"]) > 3600
     row = listed(stage)
     assert (row["name"], row["state"], row["used"], row["servers_per_day"]) == ("course", "valid", 4, 4)
 
-    # Revoked: no pass, and those that were issued give nothing.
+    # Revoked: the key gets no pass, and passes that were issued for it give nothing.
     done = keys(stage, "revoke", "course", "--servers", "--why", "a test")
     assert done["remove"] == ["apiKeys.keys.course"]
     answer = ask(stage, key)

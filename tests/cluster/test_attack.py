@@ -1,6 +1,6 @@
 """An attacker of our own against the real thing: the default proof of work, the public port, launches by BinderHub, and packets.
 
-`tests/long/test_attack.py` has all that it tries. This shows that prices and uses hold with real pods as well.
+`tests/long/test_attack.py` has all of its attempts. This file shows that prices and uses hold with real pods as well.
 """
 
 import random
@@ -20,7 +20,7 @@ from attack_passes import Door, Network, in_advance
 from attack_solver import Solver
 
 PASSES = 40
-"""More than a class of 31, which pays the base price for all when it comes at once."""
+"""More than a class of 31 people, who all pay the base price if they come at the same time."""
 
 DOUBLED_AFTER = 30
 """The chart's `fairness.doubledAfter`."""
@@ -41,13 +41,13 @@ def solver() -> Solver:
 
 @pytest.fixture
 def client() -> str:
-    """An address without charges: what a run before left in Redis counts for an hour."""
+    """An address without charges: an earlier run's charges in Redis count for an hour."""
     return f"198.18.{random.randrange(256)}.{random.randrange(256)}"
 
 
 def test_passes_cost_what_is_documented(door, solver, client):
     haul = in_advance(door, solver, Network(DOUBLED_AFTER, lambda _: client), PASSES)
-    # Never less than the base price, and never less than half of the price at which a pass is had.
+    # Never less than the base price, and never less than half of the price at which a pass is issued.
     least = sum(max(1, (1 + number / DOUBLED_AFTER) / 2) for number in range(PASSES))
     assert haul.passes == PASSES and sum(found.price for found in haul.solved) >= least * 0.999
     # The mean of forty uniform numbers: five standard deviations.

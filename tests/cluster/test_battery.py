@@ -1,9 +1,9 @@
-"""The probe battery: from inside user pods in each state, everything that one may want to reach.
+"""The probe battery: everything that a user may want to reach, from inside user pods in each state.
 
-What is open and what is shut stands in a table that operators read, in docs/guarantees.md. A cell that is not as it says fails,
-in either direction. Attacks that are not packets come after it. What other tests have of those is not here: passes that are forged,
-used by many at once, or repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation
-(test_operators.py), a label set by hand (test_unlock.py, test_gatecheck.py).
+A table in docs/guarantees.md, which operators read, says what is open and what is shut. The test fails if a cell is wrong in either
+direction. After it come attacks without packets, except those of other tests: passes that are forged, used by many at once, or
+repeated by BinderHub under a new user name (test_launches.py), solving again after a revocation (test_operators.py), a label set by
+hand (test_unlock.py, test_gatecheck.py).
 """
 
 import json
@@ -41,10 +41,10 @@ from verifier.ping import CLOSED, SYSCTL
 STATES = ("unverified", "verified", "expired", "revoked", "blocked")
 
 PATIENT = ("--timeout=3s", "--attempts=2")
-"""For `probe battery`: a machine that is busy with other tests is no policy."""
+"""For `probe battery`: a slow answer of a busy machine must not look like a policy."""
 
 FRONT_DOOR = "203.0.113.77"
-"""The public address of a load balancer. Nodes lead it to its pods without asking the internet, as those of k3s do."""
+"""The public address of a load balancer. Nodes route it to its pods without using the internet, as in k3s."""
 
 RELAY = """
 import socket, socketserver, sys, threading
@@ -61,14 +61,14 @@ socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer.daemon_threads = True
 socketserver.ThreadingTCPServer((sys.argv[1], int(sys.argv[2])), Relay).serve_forever()
 """
-"""On the internet: leads a port to the node's. Arguments: address and port here, address and port there."""
+"""Runs on the internet: forwards a port to the node's. Arguments: address and port here, address and port there."""
 
 
 PAGE = (TOP / "docs/guarantees.md").read_text().split("## The battery")[1].split("\n## ")[0]
 
 
 def cells() -> dict[str, dict[str, str]]:
-    """What the page says: state → what is tried → `–`, or `open` with the number of a note."""
+    """The page's table: state → target → `–`, or `open` with the number of a note."""
     head, _, *rows = [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\|(.+)\|$", PAGE, re.MULTILINE)]
     for row in rows:
         assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²]?", cell) for cell in row[1:]), row
@@ -76,29 +76,29 @@ def cells() -> dict[str, dict[str, str]]:
 
 
 def table(tried: set[str]) -> dict[str, dict[str, bool]]:
-    """The same as what must be seen: state → what is tried → whether it is open."""
+    """The same as the expected result: state → target → whether it is open."""
     return {state: {name: found[name] != "–" for name in tried} for state, found in cells().items()}
 
 
 def rows(family: str) -> set[str]:
-    """What is tried in a cluster of this kind. One without IPv6 has no IPv6 addresses but the link-local ones, unasked for."""
+    """The targets in a cluster of this kind. A cluster without IPv6 has only link-local IPv6 addresses, which nobody configured."""
     return {name for name in cells()["unverified"] if family == "dual" or "IPv6" not in name or "link-local" in name}
 
 
 @dataclass
 class Seen:
-    """What was tried once for all tests.
+    """The results of one run for all tests.
 
     Attributes:
-        rows: what was to be tried.
-        reached: state → what is tried → whether it answered.
+        rows: the names of the targets.
+        reached: state → target → whether it answered.
         answers: the targets that answered a pod that no policy selects, or the node.
-        stranger: what the pod that no policy selects reached.
+        stranger: the targets that the pod without a policy reached.
         through_proxy: the status of a user's server, asked through the hub's proxy.
-        refused: who was asked with which token that was found in a user pod → status.
-        guarded: as `reached`, with the node guard.
-        put_back: whether the guard's rules came back after somebody had taken them away, or the whole table.
-        unguarded: what the unverified pod reached by IPv6 link-local after the node guard was gone.
+        refused: API and token that was found in a user pod → status.
+        guarded: the same as `reached`, with the node guard.
+        put_back: whether the guard's rules came back after somebody had removed them, or the whole table.
+        unguarded: the targets that the unverified pod reached by IPv6 link-local after the node guard was gone.
     """
 
     rows: set[str]
@@ -125,7 +125,7 @@ def link_local_of(listing: str, interface: str) -> str:
 
 
 def targets(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, str]:
-    """What is tried: name in the table → target of `probe battery`."""
+    """The targets: name in the table → target of `probe battery`."""
     dual = known["family"] == "dual"
     four = {who: address_of(stage, user, 4) for who, user in neighbours.items()}
     six = {who: address_of(stage, user, 6) if dual else None for who, user in neighbours.items()}
@@ -196,7 +196,7 @@ def targets(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, 
 
 @contextmanager
 def running(*command: str) -> Iterator[None]:
-    """A command that runs meanwhile."""
+    """A command that runs in the meantime."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     try:
         yield
@@ -246,7 +246,7 @@ def seen(stage: Stage) -> Seen:
         stack.callback(stage.kubectl, "delete", "--now", "-f", "-", stdin=made)
         stack.callback(lambda: [egress(stage, "unblock", each["id"]) for each in egress(stage, "blocks")])
         stage.kubectl("apply", "-f", "-", stdin=made)
-        # The first begins at once with what takes a minute.
+        # The first state begins with the step that takes a minute.
         launches = {"expired": stage.launch("fake/expired/repo/main")}
         egress(stage, "grant", launches["expired"].user, "--tier", "short", "--why", "the battery")
         with ThreadPoolExecutor(3) as pool:
@@ -279,7 +279,7 @@ def seen(stage: Stage) -> Seen:
         with ThreadPoolExecutor(len(STATES)) as pool:
 
             def all_of(states: Iterable[str]) -> dict[str, dict[str, bool]]:
-                """What the pods in some states reach, all at once."""
+                """The targets that the pods in some states reach, all tried at the same time."""
                 found = pool.map(lambda state: stage.battery_in(pods[state], tried, *PATIENT), states)
                 return dict(zip(states, found, strict=True))
 
@@ -293,7 +293,7 @@ def seen(stage: Stage) -> Seen:
                     break
 
             def await_shut(state: str) -> None:
-                """Wait until what the tier had opened is shut: the network plugin closes it a moment after the label is gone."""
+                """Wait until the targets of the tier are shut: the network plugin closes them a moment after the label is gone."""
                 opened = {name: tried[name] for name, cell in cells()["verified"].items() if name in tried and cell == "open"}
                 opened = {name: target for name, target in opened.items() if cells()[state][name] == "–"}
                 eventually(lambda: not any(stage.battery_in(pods[state], opened).values()), TIER_SECONDS, f"{state} is not shut")
@@ -318,7 +318,7 @@ def seen(stage: Stage) -> Seen:
 
 
 def comes_back(how: str) -> bool:
-    """Take the node guard's rules away by hand, by `nft flush` or `nft delete`: whether they come back."""
+    """Remove the node guard's rules by hand, with `nft flush` or `nft delete`. Returns whether they come back."""
     subprocess.run(("nft", how, *TABLE), check=True)
     with suppress(AssertionError):
         eventually(is_whole, POD_SECONDS)
@@ -326,7 +326,7 @@ def comes_back(how: str) -> bool:
 
 
 def try_tokens(stage: Stage, known: dict, user: str, token: str) -> dict[str, int]:
-    """Use every token that is found in a user pod, from a place that reaches everything: who was asked → status."""
+    """Use every token that is found in a user pod, from a place that reaches everything. Returns API and token → status."""
     pod = stage.pod(user)["metadata"]["name"]
     text = stage.kubectl("exec", pod, "--", "sh", "-c", "env; cat /var/run/secrets/*/*/* /run/secrets/*/*/* 2>/dev/null; true")
     found = {name: value for name, value in re.findall(r"^(\w*(?:TOKEN|SECRET|KEY|PASSWORD)\w*)=(.+)$", text, re.MULTILINE)}
@@ -373,7 +373,7 @@ def test_user_pod_is_reached_by_the_hubs_proxy_only(seen):
     assert seen.through_proxy == 200
     servers = {name: there for name, there in seen.stranger.items() if re.match("(un)?verified neighbour, (its|another|UDP)", name)}
     assert servers and not any(servers.values()), servers
-    # And nobody with a tier or without gets to the proxy, but over the internet.
+    # No pod, with or without a tier, reaches the proxy except over the internet.
     for state, reached in seen.reached.items():
         ways = {name for name, there in reached.items() if "hub's proxy" in name and there}
         assert ways <= ({"hub's proxy, over the internet and back"} if state == "verified" else set())
@@ -399,7 +399,7 @@ def test_node_guard_leaves_nothing_behind(seen):
 
 
 def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
-    """What closes it without access to the nodes, but for their leave."""
+    """It closes IPv6 link-local without access to the nodes, except that they must allow the sysctl."""
     (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/gatecheck.md").read_text(), re.MULTILINE | re.DOTALL)
     wanted = yaml.safe_load(found)["jupyterhub"]["singleuser"]["extraPodConfig"]["securityContext"]
     gateway = link_local_of(Path("/proc/net/if_inet6").read_text(), "cni0")
@@ -409,7 +409,7 @@ def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
     try:
         user = stage.launch(token=stage.get_pass()).user
         stage.await_tier(user, "verified")
-        # What is configured stays, and what the wiring adds is there too.
+        # Existing configuration stays, together with the wiring's addition.
         sysctls = {each["name"]: each["value"] for each in stage.pod(user)["spec"]["securityContext"]["sysctls"]}
         assert sysctls == {wanted["sysctls"][0]["name"]: "1", SYSCTL: CLOSED}
         public = {"public": stage.targets()["public HTTP"]}
@@ -433,7 +433,7 @@ for kind in kinds:
     except OSError as error:
         print(errno.errorcode[error.errno])
 """
-"""In a user pod: each way to send an echo request oneself."""
+"""Runs in a user pod: each way in which a program can send an echo request itself."""
 
 COUNTED = 'binder_egress_user_pods_with_ping_total{way="no-sysctl"}'
 
@@ -448,7 +448,7 @@ def test_user_pod_gets_no_socket_to_ping_with(stage):
 
 
 def test_ping_is_open_without_the_sysctl_and_reported(stage, local_cluster):
-    """What the sysctl is for. kube-router, as k3s has it, lets echo requests through whatever the policies say."""
+    """The purpose of the sysctl: kube-router as in k3s lets echo requests through, whatever the policies say."""
     known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())
     before = stage.metrics()[COUNTED]
     stage.install_gate(*QUICK, "--set=gatecheck.sysctls.net\\.ipv4\\.ping_group_range=false")

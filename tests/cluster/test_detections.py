@@ -1,4 +1,4 @@
-"""A report of a detector, from its token to the packets of the server that it is about, and of its neighbour; and forged ones."""
+"""A detector's report, from its token to the packets of the server that it is about and of a neighbour; and forged reports."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from tests.support.detections import deleted, killed
 
 
 class Detector:
-    """cryptnono, or what ships its log: it has a token, and sends lines."""
+    """cryptnono, or the shipper of its log: it has a token, and sends lines."""
 
     def __init__(self, stage: Stage, token: str) -> None:
         self._stage, self._token = stage, token
@@ -54,7 +54,7 @@ def detector(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def outcome(stage: Stage, user: str) -> list[str]:
-    """What became of the reports about a user's server, the latest first."""
+    """The outcomes of the reports about a user's server, the latest first."""
     return [row["outcome"] for row in egress(stage, "detections", "list") if row["user"] == user]
 
 
@@ -89,11 +89,11 @@ def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stag
             assert [row["outcome"] for row in explained["detections"]] == ["revoked", "observed"]
 
             assert stage.tier(neighbour) == "verified" and outcome(stage, neighbour) == []
-            # Nor does anybody in a pod reach what takes reports.
+            # Nor does any user pod reach the receiver.
             address = f"http://{stage.cluster_ip('binder-egress-receiver')}:8081/healthz"
             assert_reaches(stage, neighbour, egress=True, more={"receiver of reports": address})
             time.sleep(STALLED_SECONDS)  # they would have ended
-            # What docs/detections.md says, of kube-router: what is open without the proxy stays until the pod is stopped.
+            # As docs/detections.md says of kube-router: connections that bypass the proxy stay open until the pod is stopped.
             assert other.poll() is None and direct.poll() is None
         finally:
             for process in (direct, other, tunnel):
@@ -113,7 +113,7 @@ from verifier.store.store import Store
 
 Store(connect(load(VerifierSettings))).add_detection(Report("stopper", "any", "forged", 0.0, uid=sys.argv[1]))
 """
-"""In the verifier's pod, with all that it has: a report by which the reconciler would stop a pod."""
+"""Runs in the verifier's pod, with all of its credentials: enters a report that would make the reconciler stop a pod."""
 
 POST = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], data=b'{}', timeout=10)"
 
@@ -129,7 +129,7 @@ def test_captured_verifier_forges_no_report(stage, detector):
     with pytest.raises(Failed, match=r"URLError|timed out"):
         stage.kubectl(*captured, POST, address)
 
-    # The way is open for who may: such a report stops another pod, and it came after the forged one. 5: not confirmed yet.
+    # With the right credentials it works: such a report stops another pod, and it came after the forged one. 5: not confirmed yet.
     line = json.dumps({"uid": pods[other]["uid"], "source": "stopper", "list": "any", "label": "by hand"})
     command = ("exec", "-i", "deploy/binder-egress-reconciler", "--", "sh", "-c", "egress detect --from - || test $? = 5")
     stage.kubectl(*command, stdin=line + "\n")
@@ -146,7 +146,7 @@ def test_lines_are_entered_by_hand_and_unreadable_ones_are_shown(stage, detector
     command = ("exec", "-i", "deploy/binder-egress-reconciler", "--", "egress", "detect", "--from", "-")
 
     def entered(text: str, outcome: str) -> None:
-        """Enter it until what becomes of it is known: a busy reconciler may take longer than the command waits."""
+        """Enter the report until its outcome is known: a busy reconciler may take longer than the command waits."""
 
         def is_told() -> bool:
             with suppress(Failed):

@@ -1,4 +1,4 @@
-"""Every values file of chart/ci, asked of the API server: would it take all of that?"""
+"""Every values file of chart/ci, in a dry run: would the API server accept all of its objects?"""
 
 import json
 import re
@@ -17,18 +17,18 @@ MORE_KINDS = {
     "gateway.networking.k8s.io": ["HTTPRoute"],
     "monitoring.coreos.com": ["PodMonitor", "PrometheusRule", "ServiceMonitor"],
 }
-"""Kinds that a cluster has by what operators install, by group; all of version v1."""
+"""Kinds that a cluster has from operators' other installations, by group; all of version v1."""
 
 
 def definition(group: str, kind: str) -> dict:
-    """A kind with any fields at all: Helm looks whether there is one. Whether the fields are right, this cannot tell."""
+    """A kind that accepts any fields: Helm only looks whether the kind exists. This cannot show whether the fields are right."""
     singular = kind.lower()
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
             "name": f"{singular}s.{group}",
-            # The API server wants to see, for groups of Kubernetes, who approved of the definition.
+            # For Kubernetes' own groups, the API server requires a note of who approved the definition.
             "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
         },
         "spec": {
@@ -48,10 +48,10 @@ def definition(group: str, kind: str) -> dict:
 
 
 def await_kinds(stage: Stage, fits: Callable[[set[str]], bool]) -> None:
-    """Wait until the kinds that the API server lists are as they should be: it is a moment late with what was made or deleted."""
+    """Wait until the API server lists the right kinds: new and deleted kinds appear there a moment late."""
 
     def is_so() -> bool:
-        with suppress(Failed):  # of a kind that goes in this moment
+        with suppress(Failed):  # of a kind that is just being deleted
             return fits(set(stage.kubectl("api-resources", "-o", "name").split()))
         return False
 
@@ -60,7 +60,7 @@ def await_kinds(stage: Stage, fits: Callable[[set[str]], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def namespace(stage: Stage) -> Iterator[Stage]:
-    """A namespace with nothing in it, in a cluster that knows those kinds."""
+    """An empty namespace, in a cluster that knows those kinds."""
     other = Stage(stage.context, f"{stage.namespace}-dry")
     other.new_namespace()
     definitions = [definition(group, kind) for group, kinds in MORE_KINDS.items() for kind in kinds]
@@ -72,7 +72,7 @@ def namespace(stage: Stage) -> Iterator[Stage]:
     if names:
         other.kubectl("wait", "--for=condition=Established", "crd", *names, f"--timeout={POD_SECONDS}s")
         await_kinds(other, lambda listed: set(names) <= listed)
-    # A pod needs its account, which a dry run does not make. Helm takes over what says that it belongs to the release.
+    # A pod needs its account, which a dry run does not create. Helm adopts objects that are marked as the release's.
     account = "serviceaccount/binder-egress-reconciler"
     other.kubectl("create", *account.split("/"))
     other.kubectl("label", account, "app.kubernetes.io/managed-by=Helm")
@@ -88,7 +88,7 @@ def namespace(stage: Stage) -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def asked() -> set[str]:
-    """Those of the kinds above that were asked for."""
+    """Those of the kinds above that the values use."""
     return set()
 
 

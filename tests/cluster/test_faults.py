@@ -1,4 +1,4 @@
-"""The worst days: whatever fails, launches go on, and nobody gets egress without a decision."""
+"""The worst cases: whatever fails, launches go on, and nobody gets egress without a decision."""
 
 import json
 import secrets
@@ -21,20 +21,20 @@ HOOK_LIMIT = 1.0
 """Seconds that the hook may add to a launch."""
 
 NOISE = 1.0
-"""Seconds by which the same step of two launches in this cluster differs anyway."""
+"""Seconds by which the same step differs anyway between two launches in this cluster."""
 
 ATTEMPTS = 3
-"""Launches of which one must be in time: a busy machine adds to what each takes. After so many failures the hook rests."""
+"""One of this many launches must be in time, because a busy machine delays each. After as many failures the hook rests."""
 
 
 @pytest.fixture
 def usual(stage):
-    """How long the step with the hook takes when all is well: the slower of two."""
+    """How long the step with the hook takes without a fault: the slower of two launches."""
     return max(stage.launch().hook for _ in range(2))
 
 
 def launch_within(stage: Stage, seconds: float, token: str) -> Launched:
-    """Launch until the step with the hook takes less than a time: the last launch. No launch has a tier."""
+    """Launch until the step with the hook takes less than a limit. Returns the last launch. No launch has a tier."""
     took = []
     while len(took) < ATTEMPTS:
         launched = stage.launch(token=token)
@@ -46,7 +46,7 @@ def launch_within(stage: Stage, seconds: float, token: str) -> Launched:
 
 
 def forget_failures(stage: Stage) -> None:
-    """End the hook's rest after failures: a new BinderHub has none."""
+    """End the hook's rest after failures, with a new BinderHub."""
     stage.kubectl("rollout", "restart", "deployment/binder")
     stage.rollout("deployment/binder")
     stage.await_binderhub()
@@ -61,7 +61,7 @@ def test_launches_without_a_verifier_go_on_unverified(stage, usual):
     finally:
         stage.scale("verifier", 1)
         forget_failures(stage)
-    # What came while it was away can be made good.
+    # Launches during the outage can be unlocked afterwards.
     stage.unlock_well(launched.user)
 
 
@@ -70,8 +70,8 @@ stop='for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p = 1 ] || [ $p = $$ ] || kill
 eval "$stop"
 sh -c "while kill -0 $$; do sleep 0.1; done; while sleep 0.1; do $stop; done" </dev/null >/dev/null 2>&1 &
 """
-"""In the verifier's pod: its worker stops answering, its port stays open. gunicorn replaces it after half a minute, and the next
-worker would take what waits at the port; so that is stopped, too."""
+"""Runs in the verifier's pod: its worker stops answering, and its port stays open. After half a minute gunicorn would replace the
+worker, and the next one would serve the waiting requests, so gunicorn is stopped, too."""
 
 
 def test_hanging_verifier_costs_a_launch_one_second(stage, usual):
@@ -81,7 +81,7 @@ def test_hanging_verifier_costs_a_launch_one_second(stage, usual):
     try:
         launch_within(stage, usual + HOOK_LIMIT + NOISE, token)
     finally:
-        # What would end it in peace is stopped.
+        # The process that would end it gracefully is stopped.
         stage.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
         stage.restart("verifier")
         forget_failures(stage)
@@ -120,7 +120,7 @@ def test_launches_without_redis_go_on_and_nothing_is_granted(stage):
         stage.scale("redis", 1)
         stage.scale("verifier", 1)
         forget_failures(stage)
-    # It came back empty: running servers keep what they have and are known again, passes from before are refused.
+    # Redis came back empty: running servers keep what they have and are known again, and earlier passes are refused.
     assert stage.tier(verified) == "verified"
     address = f"{stage.verifier}/servers/{waiting}/"
     published = lambda: requests.get(address, timeout=ANSWER_SECONDS).status_code == 200  # noqa: E731
@@ -157,9 +157,9 @@ def test_reconciler_converges_from_pods_after_a_crash(stage):
 
 
 def launches_during(stage: Stage, disturb: Callable[[], None]) -> dict[str, str]:
-    """Launch four times with a pass, all at once, and do something meanwhile: user → pass. No launch may fail."""
+    """Launch four times at once, each with a pass, and do something meanwhile. Returns user → pass. No launch may fail."""
     tokens = [stage.get_pass() for _ in range(4)]
-    address = stage.url("binder", 80)  # The API server, which is asked for it, may be away meanwhile.
+    address = stage.url("binder", 80)  # The API server, which must be asked for it, may be away meanwhile.
     with ThreadPoolExecutor(4) as pool:
         running = [
             pool.submit(stage.launch, f"fake/owner/repo-{number}/main", token, at=address) for number, token in enumerate(tokens)
@@ -169,9 +169,9 @@ def launches_during(stage: Stage, disturb: Callable[[], None]) -> dict[str, str]
 
 
 def await_grants(stage: Stage, launched: dict[str, str]) -> None:
-    """Wait until each launch that the verifier decided has its tier, and unlock the others: user → pass.
+    """Wait until each launch that the verifier decided has its tier, and unlock the others. Returns user → pass.
 
-    BinderHub's hook has a second, and says whether it got an answer. One that got none left no grant that could be lost.
+    BinderHub's hook waits a second, and says whether it got an answer. Without an answer, there is no grant that could be lost.
     """
     said = stage.kubectl("logs", "deployment/binder")
     decided = [user for user in launched if f"binder-egress: {user}/ tier=verified" in said]
@@ -201,7 +201,7 @@ def test_rolling_verifiers_lose_no_launch_and_no_grant(stage):
             stage.rollout("deployment/binder-egress-verifier")
 
     try:
-        # Nodes of a busy machine may learn later than after two seconds that a verifier ends. Its pass is good nevertheless.
+        # The nodes of a busy machine may take more than two seconds to learn that a verifier ends. Its pass is valid nevertheless.
         for user, token in launches_during(stage, roll).items():
             await_tier(stage, user, token)
     finally:
@@ -223,7 +223,7 @@ def test_restarting_api_server_loses_no_grant(stage, local_cluster):
 
 
 def test_signing_keys_are_rotated_and_no_pass_is_rejected(stage):
-    """Accept everywhere, then sign, then drop: the oldest key first, the last one signs."""
+    """Accept everywhere, then sign, then drop. The oldest key is first, and the last one signs."""
     old, new = stage.secret("signing-keys").split()[-1], secrets.token_hex(20)
 
     def rotate_to(*keys: str) -> None:

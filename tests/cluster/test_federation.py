@@ -1,7 +1,7 @@
 """Two members of a federation, as on mybinder.org.
 
-Each has a Redis and a bearer token of its own; the signing keys are shared. In front of them is an address whose pages come from
-the first, by a proxy that answers GET only, and whose build requests are redirected to either.
+Each has its own Redis and bearer token; the signing keys are shared. In front of them is an address whose pages come from the first
+member, through a proxy that answers only GET, and whose build requests are redirected to either member.
 """
 
 import http.client
@@ -36,11 +36,11 @@ PORTS = (8711, 8712)
 
 
 class Redirector:
-    """What stands at mybinder.org.
+    """The redirector, as at mybinder.org.
 
     Attributes:
-        member: where a build request goes.
-        pinned: where those of one repository go, by its path.
+        member: the member that gets build requests.
+        pinned: a repository's path → the member that gets its build requests.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Redirector:
 
 @dataclass
 class Federation:
-    """Both members, and what stands before them."""
+    """Both members, and the redirector in front of them."""
 
     members: tuple[Stage, Stage]
     front: Redirector
@@ -95,19 +95,19 @@ class Federation:
     def set_keys(self, *keys: str) -> None:
         """Give the members signing keys, one member after the other, oldest key first."""
         for member in self.members:
-            # A page of a busy machine may need more than its usual four seconds for a solution.
+            # On a busy machine, a page may need more than its usual four seconds for a solution.
             more = (f"--set=secret.signingKeys={{{','.join(keys)}}}", f"--set=allowedOrigins={{{URL}}}", "--set=launchPage.hold=60")
             member.install_gate(*QUICK, *more)
 
     def launch(self, member: int, token: str | None, spec: str = "fake/owner/repo/main") -> str:
-        """Launch through the redirector: the user at the member that it leads to."""
+        """Launch through the redirector. Returns the user at the member that it leads to."""
         self.front.member = member
         launched = self.members[member].launch(spec, token, at=URL)
         assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
         return launched.user
 
     def browse(self, browser: Browser, repository: str, member: int) -> str:
-        """Open the page of a repository that is launched at a member, and wait: the user. Nobody clicks."""
+        """Open the page of a repository that is launched at a member, and wait. Returns the user. Nobody clicks."""
         self.front.pinned[repository] = member
         page = browser.new_page()
         page.goto(f"{URL}/v2/{repository}")
@@ -140,7 +140,7 @@ def test_pass_of_one_member_is_good_at_the_other_and_counts_at_each(federation):
     user = federation.launch(1, token)
     second.await_tier(user, "verified")
     assert_reaches(second, user, egress=True)
-    # Each counts for itself: once more at the other, and no more at either.
+    # Each member counts by itself: the pass works once more at the other member, and then at neither.
     first.await_tier(federation.launch(0, token), "verified")
     for number in (0, 1):
         user = federation.launch(number, token, "fake/owner/another/main")
@@ -166,7 +166,7 @@ def test_front_address_answers_get_only(federation):
 
 @pytest.mark.parametrize("member", [0, 1])
 def test_browser_launches_through_the_front_address(federation, member, browser):
-    """The page is at one address, the verifier that gives the pass at another, the server perhaps at a third. Nobody clicks."""
+    """The page is at one address, the verifier that issues the pass at another, the server perhaps at a third. Nobody clicks."""
     user = federation.browse(browser, f"fake/owner/repo-{member}/main", member)
     federation.members[member].await_tier(user, "verified")
     assert_reaches(federation.members[member], user, egress=True)
@@ -175,17 +175,17 @@ def test_browser_launches_through_the_front_address(federation, member, browser)
 # -- rotation of keys
 
 PASS_SECONDS = 300
-"""For which a pass is good: the chart's default, and its most."""
+"""Seconds for which a pass is valid: the chart's default, and its maximum."""
 
 LAUNCH_ROOM_SECONDS = 30
-"""From the look at the clock to the launch's request."""
+"""Seconds from the look at the clock to the launch's request."""
 
 KEYS, *STEPS = section("docs/operating.md", "Changing the signing keys")
-"""The commands of docs/operating.md: what sets `old` and `new`, and the three steps."""
+"""The commands of docs/operating.md: the lines that set `old` and `new`, and the three steps."""
 
 
 def typed(member: Stage, commands: str, **variables: str) -> str:
-    """Run commands as they stand in the document, from the top of the project, at another namespace: what they print."""
+    """Run the document's commands from the top of the project, in another namespace. Returns their output."""
     for program, option in (("kubectl", "--context"), ("helm", "--kube-context")):
         context = f" {option} {member.context}" if member.context else ""
         commands = re.sub(rf"\b{program} ", f"{program}{context} --namespace {member.namespace} ", commands)
@@ -204,7 +204,7 @@ def is_signed(token: str, key: str) -> bool:
 
 
 def pods_that_stay(member: Stage) -> set[str]:
-    """Those of a member but the verifier's and the users'."""
+    """A member's pods except the verifier's and the users'."""
     pods = member.get("pods", "-l", "component!=singleuser-server,app.kubernetes.io/component!=verifier")["items"]
     return {pod["metadata"]["uid"] for pod in pods}
 
@@ -216,10 +216,10 @@ def invalid(member: Stage) -> float:
 
 
 class Launching:
-    """Somebody who launches through the redirector for as long as this is open, with a pass of either member at the other.
+    """Somebody who keeps launching through the redirector while this is open, with a pass of each member at the other.
 
     Attributes:
-        rounds: how often that was done both ways.
+        rounds: how often that was done in both directions.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -236,7 +236,7 @@ class Launching:
         stage.kubectl("delete", "pod", stage.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
 
     def another_round(self) -> None:
-        """Wait until all launches that are under way are done, and more with passes that were issued after this was called."""
+        """Wait until all current launches are done, and also launches with passes that were issued after this call."""
         number = self.rounds
         while self.rounds < number + 2:
             if self._running.done():
@@ -245,7 +245,7 @@ class Launching:
             time.sleep(0.1)
 
     def close(self) -> None:
-        """End, and raise what went wrong."""
+        """End, and raise the first error."""
         self._stop.set()
         self._pool.shutdown()
         self._running.result()
@@ -270,7 +270,7 @@ def rejected(evidence: Evidence, member: Stage) -> list[str]:
 
 
 def test_key_rotation_under_launches_rejects_no_pass(federation, browser, evidence):
-    """As docs/operating.md has it typed: accept, sign, drop, each at one member after the other."""
+    """The commands of docs/operating.md: accept, sign, drop, each at one member after the other."""
     assert len(STEPS) == 3
     members = federation.members
     old, new = typed(members[0], f'{KEYS}\necho "$old $new"').split()
@@ -279,7 +279,7 @@ def test_key_rotation_under_launches_rejects_no_pass(federation, browser, eviden
     browsed, before = itertools.count(), [len(rejected(evidence, member)) for member in members]
 
     def step(commands: str) -> None:
-        """At both, while a browser launches."""
+        """At both members, while a browser launches."""
         with ThreadPoolExecutor(1) as pool:
             typing = pool.submit(lambda: [typed(member, commands, old=old, new=new) for member in members])
             while not typing.done():
@@ -289,7 +289,7 @@ def test_key_rotation_under_launches_rejects_no_pass(federation, browser, eviden
             typing.result()
 
     def await_signer(expected: bool) -> None:
-        """Wait until each member signs with the new key, or with the old one: a verifier of before may answer for a moment."""
+        """Wait until each member signs with the new key, or with the old one: an earlier verifier may answer for a moment."""
         eventually(lambda: [is_signed(member.get_pass(), new) for member in members] == [expected] * 2, TIER_SECONDS)
 
     launching = Launching(federation)
@@ -299,16 +299,16 @@ def test_key_rotation_under_launches_rejects_no_pass(federation, browser, eviden
         early = [member.get_pass() for member in members]
         step(STEPS[0])
         await_signer(False)
-        # Each is good at the member that did not give it, whatever that signs with.
+        # Each pass is valid at the member that did not issue it, whichever key that member signs with.
         launching.launched(0, federation.launch(0, early[1], "fake/owner/early/main"), early[1])
         late = [member.get_pass() for member in members]
         step(STEPS[1])
         await_signer(True)
-        # A busy machine may take longer for two steps than passes are good for.
+        # A busy machine may take longer for two steps than passes are valid.
         still = [(1, early[0])] if time.monotonic() - issued < PASS_SECONDS - LAUNCH_ROOM_SECONDS else []
         for count, (number, token) in enumerate([*still, (0, late[1]), (1, late[0])]):
             launching.launched(number, federation.launch(number, token, f"fake/owner/late-{count}/main"), token)
-        launching.another_round()  # for passes of the old key that are under way; the document has it in minutes
+        launching.another_round()  # for passes of the old key that are still in use; the document has the time in minutes
         step(STEPS[2])
         await_signer(True)
         launching.another_round()
@@ -317,7 +317,7 @@ def test_key_rotation_under_launches_rejects_no_pass(federation, browser, eviden
     assert next(browsed) >= len(STEPS)
     assert [rejected(evidence, member)[number:] for member, number in zip(members, before, strict=True)] == [[], []]
     assert [pods_that_stay(member) for member in members] == others
-    # What the old key signs now is refused for that reason, at both.
+    # Passes that the old key signs now are refused at both members, for that reason.
     for number, member in enumerate(members):
         refused, token = invalid(member), Passes([old]).sign(Passes.new("verified", 1, time.time(), 300))
         user = federation.launch(number, token, "fake/owner/dropped/main")

@@ -16,12 +16,12 @@ from verifier.labels import GRANT_ANNOTATION
 def test_doctor_finds_no_problem_and_says_what_it_sees(stage):
     stage.launch()
     eventually(lambda: doctor(stage)["canary"][0][0] != "warning", CANARY_SECONDS)
-    # The reports of verifiers that the file before stopped count for another minute, and may be about other keys.
+    # Reports of verifiers that the previous file stopped count for another minute, and may be about other keys.
     names = ("mode", "Redis", "epoch", "clock of Redis", "clock of the API server", "reconciler", "verifier", "keys", "policies")
     found: dict[str, list[tuple[str, str]]] = {}
 
     def is_well() -> bool:
-        """A busy machine takes so long for an answer that a clock seems wrong, or a heartbeat late."""
+        """A busy machine may take so long for an answer that a clock seems wrong, or a heartbeat late."""
         found.clear()
         found.update(doctor(stage))
         return all([state for state, _ in found[name]] == ["ok"] for name in names)
@@ -59,7 +59,7 @@ def test_missing_base_policy_is_reported(stage):
 
 @pytest.fixture
 def without_link_local(stage):
-    """An installation that does not try IPv6 link-local, which is open in this cluster: that has a test of its own."""
+    """An installation that does not try IPv6 link-local, which is open in this cluster and has its own test."""
     internet = stage.targets()["public TCP"]
     stage.install_gate(*QUICK, "--set=gatecheck.shut.link-local=false", f"--set=gatecheck.open.internet={internet}")
     yield
@@ -93,7 +93,7 @@ def test_helm_test_fails_where_nothing_can_be_told(stage, without_link_local):
 
 
 def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
-    """kube-router filters by the addresses that Kubernetes knows of a pod, which fe80:: is not."""
+    """kube-router filters by the addresses that Kubernetes knows for a pod, and fe80:: is not among them."""
     dead = [f"--set=gatecheck.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead)
     try:
@@ -170,7 +170,7 @@ def test_others_cannot_set_change_or_remove_ours(stage, kept_users, subresource,
     for user, value in ((plain, "verified"), (verified, "other"), (verified, None)):
         with pytest.raises(Failed, match=r"protect-pods[\s\S]*by binder-egress' reconciler alone"):
             patch(stage, stage.pod(user)["metadata"]["name"], {"metadata": {where: {ours: value}}}, *subresource)
-    # And not by taking off the label that makes it a user pod, in the same step.
+    # And not by removing, in the same step, the label that makes it a user pod.
     change = {"metadata": {"labels": {"component": None, LABEL: "verified"}}}
     with pytest.raises(Failed, match=r"protect-pods[\s\S]*by binder-egress' reconciler alone"):
         patch(stage, stage.pod(plain)["metadata"]["name"], change, *subresource)

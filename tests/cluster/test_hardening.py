@@ -1,4 +1,4 @@
-"""What runs, runs with as little as it can: read off the live objects."""
+"""All processes run with the fewest rights possible, as the live objects show."""
 
 import base64
 
@@ -73,13 +73,13 @@ def test_reconciler_may_do_no_more_than_it_needs(stage, verb, what, allowed):
     identity = f"--as=system:serviceaccount:{stage.namespace}:{account}"
     try:
         answer = stage.kubectl("auth", "can-i", verb, what, identity)
-    except Failed as error:  # kubectl's way to say no; whatever else fails says something else
+    except Failed as error:  # kubectl's way to say no; other failures print something else
         answer = str(error)
     assert ("yes" if allowed else "no") in answer.splitlines()
 
 
 def test_image_builds_do_not_reach_the_public_port(stage):
-    """What reaches it may tell a client's address. Every other pod does: it could be an ingress controller."""
+    """Pods that reach it may state a client's address. Every other pod reaches it, because it could be an ingress controller."""
     target = {"verifier": f"tcp://{stage.cluster_ip('binder-egress')}:80"}
     options = ("--image=localhost/user-server:1", "--image-pull-policy=IfNotPresent", "--restart=Never")
     components = ("image-builder", "dind", "binderhub-build", "other")

@@ -1,4 +1,4 @@
-"""The hint inside servers, in real pods: terminals say where the page is, and nothing that an image has is broken."""
+"""The hint inside servers, in real pods: terminals show the page's address, and nothing in an image breaks."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def hinted(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def in_terminal(stage: Stage, launched: Launched) -> str:
-    """What a terminal shows that JupyterLab opens, through the hub's proxy, until a command that is typed has run."""
+    """The output of a terminal that JupyterLab opens, through the hub's proxy, until a typed command has run."""
     server, token = f"{stage.url('proxy-public', 80)}/user/{launched.user}", launched.ready["token"]
     made = requests.post(f"{server}/api/terminals", headers={"Authorization": f"token {token}"}, timeout=HUB_ANSWER_SECONDS)
     made.raise_for_status()
@@ -59,7 +59,7 @@ def in_terminal(stage: Stage, launched: Launched) -> str:
 
 
 def in_pod(stage: Stage, pod: str, shell: str) -> str:
-    """What a shell writes in a user pod to a terminal of its own; `shell` is what starts it."""
+    """The output of a shell in a user pod on its own terminal. `shell` is the command that starts it."""
     spawn = f"import pty; pty.spawn(['sh', '-c', {shell!r}])"
     return stage.kubectl("exec", "-i", pod, "-c", "notebook", "--", "python3", "-c", spawn, stdin="exit\n")
 
@@ -70,12 +70,12 @@ def test_terminals_say_where_the_page_is(hinted):
     link = f"/egress/servers/{launched.user}/#unlock"
     shown = in_terminal(hinted, launched)
     assert (shown.count(SAID), shown.count(link)) == (1, 1), shown
-    # Other terminals start a login shell: bash, or sh where there is no bash. What people have in their own profile is read too.
+    # Other terminals start a login shell: bash, or sh if there is no bash. People's own profiles are read, too.
     own = "mkdir -p /tmp/own && echo echo their own profile >/tmp/own/.profile && HOME=/tmp/own exec"
     for shell in ("bash -l -i", "sh -l -i"):
         shown = in_pod(hinted, pod, f"{own} {shell}")
         assert (shown.count(SAID), shown.count(link), "their own profile" in shown) == (1, 1, True), shown
-    # Scripts see nothing of it, login shells or not.
+    # Scripts do not see the hint, in login shells or others.
     for command in (["bash", "-l", "-c", "echo fine"], ["sh", "-c", "echo fine"]):
         assert hinted.kubectl("exec", pod, "-c", "notebook", "--", *command).split("\n") == ["fine", ""]
 

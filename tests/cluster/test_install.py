@@ -1,6 +1,6 @@
-"""What docs/install.md tells an operator to type, typed as it stands there: from a BinderHub without us to one without us again.
+"""The commands of docs/install.md, unchanged: from a BinderHub without us to a BinderHub without us again.
 
-One story: each test begins where the one before ended. The installed chart is at first one of a release before this one.
+One story: each test begins where the previous one ended. At first, the chart of an earlier release is installed.
 """
 
 import json
@@ -31,10 +31,10 @@ OURS_OVER_BINDERHUBS = {"binder-egress-base", "binder-egress-tier-verified"}
 
 
 def release_before(folder: Path) -> Path:
-    """A chart as it may have been before this one: what it differs in makes every pod but Redis' and every policy another.
+    """A chart as an earlier release may have had it: it differs so much that every policy and every pod but Redis' is different.
 
-    There is no published release. It has the same image, by a tag of its own as a published chart has, and the same templates but
-    for that of the canary, because the story sets its interval.
+    There is no published release. This chart has the same image, with its own tag as a published chart has, and the same templates
+    except the canary's, because the story sets its interval.
     """
     shutil.copytree(TOP / "chart", folder)
     about = folder / "Chart.yaml"
@@ -50,7 +50,7 @@ def release_before(folder: Path) -> Path:
 
 
 def as_values(options: list[str]) -> dict:
-    """What options of the form `--set=a.b=1` say, as a file of values says it."""
+    """Options of the form `--set=a.b=1` as a values file."""
     values: dict = {}
     for option in options:
         name, _, value = option.removeprefix("--set=").partition("=")
@@ -63,7 +63,7 @@ def as_values(options: list[str]) -> dict:
 
 
 def replace(file: Path, old: str, new: str) -> None:
-    """Replace the first of something that is there."""
+    """Replace the first occurrence of a text that must exist."""
     text = file.read_text()
     assert old in text, old
     file.write_text(text.replace(old, new, 1))
@@ -71,12 +71,12 @@ def replace(file: Path, old: str, new: str) -> None:
 
 @dataclass
 class Story:
-    """What tests hand on.
+    """The state that tests hand on.
 
     Attributes:
-        operator: who types.
+        operator: the operator.
         before: the objects before the first command.
-        values: `your-egress-values.yaml`, as it is by now.
+        values: the current `your-egress-values.yaml`.
         key: an API key.
         open, shut: users of servers with and without network.
     """
@@ -98,7 +98,7 @@ class Story:
         (self.operator.folder / "your-egress-values.yaml").write_text(yaml.safe_dump(self.values))
 
     def launch_with(self, token: str) -> str:
-        """Launch with a pass: the user of a server that has its tier."""
+        """Launch with a pass. Returns the user of a server that has its tier."""
         user = self.stage.launch(token=token).user
         await_tier(self.stage, user, token)
         return user
@@ -107,13 +107,13 @@ class Story:
         return {item["metadata"]["name"] for item in self.stage.get("networkpolicies")["items"]}
 
     def uids(self, component: str) -> set[str]:
-        """The pods of one of our components, or the canary, but for those that end."""
+        """The pods of one of our components, or of the canary, without those that are ending."""
         label = "binder-egress/gatecheck=canary" if component == "canary" else f"app.kubernetes.io/component={component}"
         pods = self.stage.get("pods", "-l", label)["items"]
         return {pod["metadata"]["uid"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
 
     def await_network(self, user: str, egress: bool) -> None:
-        """Policies are changed when the command ends, and in force when every node has heard of it."""
+        """Policies are changed when the command ends, and take effect when every node has heard of the change."""
         deadline = time.monotonic() + TIER_SECONDS
         while True:
             try:
@@ -126,7 +126,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """A BinderHub with JupyterHub's own policy for user pods, as it is before anybody has heard of us."""
+    """A BinderHub with JupyterHub's own policy for user pods, as before our chart."""
     own = Stage(stage.context, f"{stage.namespace}-install")
     operator = Operator(own, tmp_path_factory.mktemp("operator"))
     operator.check_out(release_before(tmp_path_factory.mktemp("before") / "chart"))
@@ -139,7 +139,7 @@ def story(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 @pytest.fixture(scope="module")
 def link_local_closed() -> Iterator[None]:
-    """IPv6 link-local closed on the node, by the node guard. Tests elsewhere find it open, as it is on k3s."""
+    """IPv6 link-local closed on the node by the node guard. Other tests find it open, as on k3s."""
     with node_guard() if os.environ.get("CLUSTER_TARGETS") else nullcontext():
         yield
 
@@ -152,7 +152,7 @@ def test_observing_first(story):
     notes = story.stage.helm("get", "notes", "binder-egress")
     story.operator.type(INSTALL, "2. Wire BinderHub")
     story.operator.await_binderhub()
-    # The command that NOTES give makes the same file.
+    # The command in NOTES makes the same file.
     (command,) = re.findall(r"^ +(kubectl get configmap .*\n.*) > binder-egress.yaml$", notes, re.M)
     assert story.operator.run(command) == (story.operator.folder / "binder-egress.yaml").read_text()
 
@@ -171,7 +171,7 @@ def test_observing_first(story):
 
 
 def test_closing_the_gate(story, link_local_closed):
-    """Step 4. With an API key, which the operator made and put into the values."""
+    """Step 4, with an API key that the operator made and put into the values."""
     command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", "create", "--json")
     made = json.loads(
         story.stage.kubectl(*command, "--name=course", "--tier=verified", "--servers-per-day=500", "--expires=1d", "--why=test")
@@ -189,7 +189,7 @@ def test_closing_the_gate(story, link_local_closed):
 
 
 def under_load(story: Story, number: int) -> None:
-    """Type a block of the section on upgrades while people launch, and see that nobody lost anything."""
+    """Run a block of the section on upgrades while people launch, and check that nobody lost anything."""
     pods = {component: story.uids(component) for component in ("verifier", "reconciler", "redis", "canary")}
     secret = story.stage.get("secret", "binder-egress")["data"]
     earned, waiting = patiently(story.stage.get_pass), patiently(lambda: ask(story.stage, story.key)).json()["token"]
@@ -199,7 +199,7 @@ def under_load(story: Story, number: int) -> None:
     changed = {component for component, before in pods.items() if not before & story.uids(component)}
     assert changed == {"verifier", "reconciler", "canary"}
     assert story.stage.get("secret", "binder-egress")["data"] == secret
-    # Passes from before are good, in a launch and for a server that runs.
+    # Earlier passes are valid, with a launch and for a running server.
     late = story.launch_with(earned)
     other = story.stage.launch("fake/somebody/else/main").user
     story.stage.unlock_well(other, token=waiting)
@@ -210,7 +210,7 @@ def under_load(story: Story, number: int) -> None:
 
 
 def excepted(story: Story) -> str:
-    """What the tier's policy says of a network in which the two versions differ."""
+    """The part of the tier's policy about a network in which the two versions differ."""
     (found,) = set(re.findall(r"198\.18\.0\.0/\d+", json.dumps(story.stage.get("networkpolicy", "binder-egress-tier-verified"))))
     return found
 
@@ -233,7 +233,7 @@ def test_rolling_back_under_load(story):
 def test_emergency_and_back(story):
     story.operator.type(INSTALL, "On a bad day")
     story.await_network(story.open, False)
-    # Back, by the command of an upgrade. BinderHub's token is still good, and who had network has it again.
+    # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had network have it again.
     story.operator.type(INSTALL, UPGRADE, 0)
     story.await_network(story.open, True)
     story.launch_with(patiently(story.stage.get_pass))
@@ -246,7 +246,7 @@ def test_uninstalling_leaves_what_notes_say(story):
     story.operator.await_binderhub()
     tests = {f"pod/binder-egress-test{part}" for part in ("", "-control", "-unverified", "-tier-verified")}
     left = story.operator.await_left(story.before, lambda left: left == {"secret/binder-egress", *tests})
-    # Servers go on, and all have the network that JupyterHub's own policy leaves them.
+    # Servers go on, and all have the network that JupyterHub's own policy allows.
     pods = story.stage.pods()
     assert {pod["metadata"]["uid"] for pod in pods} == servers
     assert {pod["status"]["phase"] for pod in pods} == {"Running"}
@@ -256,10 +256,10 @@ def test_uninstalling_leaves_what_notes_say(story):
         def reached(user: str = user) -> set[str]:
             return {name for name, got in story.stage.battery(user, story.stage.targets()).items() if got}
 
-        # Ours are gone when the command ends, and out of force a moment later.
+        # Our policies are gone when the command ends, and stop taking effect a moment later.
         eventually(lambda reached=reached: reached() == theirs, TIER_SECONDS, reached)
     assert story.stage.launch().ready
-    # What NOTES say is what is in docs/install.md, and takes away all of it.
+    # NOTES have the commands of docs/install.md, and these remove everything.
     assert story.operator.delete_as_told(notes) == left
     story.operator.await_left(story.before, lambda left: not left)
     told = {line.strip().removesuffix(" --ignore-not-found") for line in notes.splitlines() if "kubectl delete" in line}
@@ -271,7 +271,7 @@ def test_uninstalling_leaves_what_notes_say(story):
 
 
 def test_policies_only(story, link_local_closed):
-    """No network for anybody, proved with packets, and taken out again."""
+    """No network for anybody, proved with packets, and then removed again."""
     story.stage.delete_user_pods()
     story.operator.type(INSTALL, "Policies only", 0)
     link_local = [] if os.environ.get("CLUSTER_TARGETS") else ["--set=gatecheck.shut.link-local=false"]

@@ -1,4 +1,4 @@
-"""A cell that fails for lack of network, and the way from there to one that works: real JupyterLab in pods, a browser, packets."""
+"""A cell that fails for lack of network, and the way to a cell that works: real JupyterLab in pods, a browser, packets."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from tests.support.cluster.waiting import eventually
 from tests.support.jupyter import Lab, notebook_of
 
 HUB_PORT = PORT + 1
-"""JupyterHub has a host of its own, as at mybinder.org's members: another origin than that of the verifier."""
+"""JupyterHub has its own host, as at mybinder.org's members: another origin than the verifier's."""
 
 CELL = """
 import socket, urllib.request
@@ -32,11 +32,11 @@ class InPod:
         self._stage, self._pod = stage, stage.pod(user)["metadata"]["name"]
 
     def answers(self) -> bool:
-        """Whether it is Jupyter that answers there, and not JupyterHub in its place."""
+        """Whether Jupyter answers there, and not JupyterHub in its place."""
         return requests.get(f"{self.origin}/api", allow_redirects=False, timeout=ANSWER_SECONDS).status_code == 200
 
     def notebook(self, *cells: str) -> str:
-        """Write a notebook with cells of code: its name."""
+        """Write a notebook with code cells. Returns its name."""
         write = ("sh", "-c", "cat >cells.ipynb")
         self._stage.kubectl("exec", "-i", self._pod, "-c", "notebook", "--", *write, stdin=notebook_of(*cells))
         return "cells.ipynb"

@@ -1,6 +1,6 @@
-"""A person launches, in a real browser: BinderHub's page with what the chart puts into it, and pods of a real kubelet.
+"""A person launches in a real browser: BinderHub's page with the chart's addition, and pods of a real kubelet.
 
-The browser tests in tests/browser have all that can happen on the page; these have what it is for.
+tests/browser has everything that can happen on the page. These tests have its purpose.
 """
 
 import re
@@ -19,12 +19,12 @@ from tests.support.doc_examples import HUB
 from tests.support.launch_page import bundle
 
 LINKS = re.findall(rf"\]\({HUB}/(v2/[^)]+)\)", (Path(__file__).parents[2] / "docs/api-users.md").read_text())
-"""The badge and the link of the documents."""
+"""The badge and the link of the documentation."""
 
 
 @pytest.fixture(scope="module")
 def _hub_behind_the_door(stage: Stage) -> None:
-    """BinderHub sends browsers to where the front door is. No other test follows that address."""
+    """BinderHub sends browsers to the front door's address. No other test follows it."""
     stage.install_binderhub(f"--set=config.BinderHub.hub_url={URL}")
 
 
@@ -47,8 +47,8 @@ def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> tuple[str, str]
     """Open the launch page and wait until it has left for the server.
 
     Returns:
-        The user that the server belongs to, and the address that the page left for. That of the page is another one soon: Jupyter
-        takes the token out of it.
+        The user of the server, and the address that the page left for. The page's own address soon changes, because Jupyter removes
+        the token from it.
     """
     with page.expect_request(lambda request: request.is_navigation_request() and request.url.startswith(f"{URL}user/")) as left:
         page.goto(f"{URL}{link}")
@@ -58,7 +58,7 @@ def launch(page: Page, link: str = "v2/fake/owner/repo/main") -> tuple[str, str]
 
 
 def unlock_address(stage: Stage, user: str) -> str:
-    """What the environment of a user's pod says."""
+    """The environment variables of a user's pod."""
     pod = stage.pod(user)["metadata"]["name"]
     return stage.kubectl("exec", pod, "-c", "notebook", "--", "sh", "-c", "echo $BINDER_EGRESS_URL").strip()
 
@@ -93,7 +93,7 @@ def test_launch_without_workers_is_unlocked_in_one_step(stage, door, page):
 
 
 def at(link: str, user: str) -> str:
-    """Where in a server a link leads to; a token follows."""
+    """The path in a server that a link leads to; a token follows."""
     (path,) = parse_qs(urlsplit(link).query)["urlpath"]
     return f"{URL}user/{user}/{path}{'&' if '?' in path else '?'}token="
 

@@ -1,7 +1,7 @@
-"""People launch in real browsers, side by side: BinderHub's own client, builds that take their time, and pods of a real kubelet.
+"""People launch in real browsers, in parallel: BinderHub's own client, builds that take time, and pods of a real kubelet.
 
-tests/browser/launch_page has all that can happen on the page. Here is what ends well only if browser, client, verifier, hub
-and reconciler agree; what each pod reaches is seen by packets.
+tests/browser/launch_page has everything that can happen on the page. These scenarios end well only if browser, client, verifier,
+hub and reconciler agree. Packets show what each pod reaches.
 """
 
 import re
@@ -23,16 +23,16 @@ from tests.support.launch_page import bundle
 
 
 class Visit:
-    """Somebody who launches, with a browser profile and a front door of their own.
+    """Somebody who launches, with their own browser profile and front door.
 
     Attributes:
-        door: leads to the BinderHub, verifier and hub that all have.
+        door: leads to the BinderHub, verifier and hub that all share.
         context: the browser profile.
-        path: of the repository, `owner/name/ref`.
-        users: whose servers they got to, in order.
-        tiers: of the pods of `users`, in the same order.
-        reached: what those pods reach, in the same order.
-        error: what went wrong.
+        path: the repository, `owner/name/ref`.
+        users: the users of the servers that they reached, in order.
+        tiers: the tiers of the pods of `users`, in the same order.
+        reached: the targets that those pods reach, in the same order.
+        error: the error, if the scenario failed.
     """
 
     def __init__(self, stage: Stage, browser: Browser, script: bytes, path: str) -> None:
@@ -46,7 +46,7 @@ class Visit:
         self.error: Exception | None = None
 
     def close_gate(self, prefix: str) -> threading.Event:
-        """Let requests wait whose path begins so; returns what ends that."""
+        """Make requests whose path begins so wait. Returns the function that ends that."""
         self.door.gates[prefix] = threading.Event()
         return self.door.gates[prefix]
 
@@ -55,8 +55,8 @@ class Visit:
         page.goto(f"{self.door.url}v2/fake/{self.path}", wait_until="commit")
 
     def open_and_solve(self, *pages: Page) -> None:
-        """Open the launch page; its own script, which launches, comes when there is a pass."""
-        # Of the page that stands in for BinderHub's, or BinderHub's own.
+        """Open the launch page. Its own script, which launches, arrives when there is a pass."""
+        # The stand-in's page, or BinderHub's own.
         scripts = [self.close_gate("stand-in.js"), self.close_gate("static/dist/bundle.js")]
         for page in pages:
             self.open(page)
@@ -83,7 +83,7 @@ class Visit:
         self.users.append(page.url.removeprefix(f"{URL}user/").partition("/")[0])
 
 
-# Each scenario yields where it waits for the cluster: meanwhile the others begin.
+# Each scenario yields when it waits for the cluster; meanwhile the others begin.
 
 
 def before(visit: Visit) -> Iterator[None]:
@@ -182,15 +182,15 @@ SCENARIOS: dict[str, tuple[Callable[[Visit], Iterator[None]], int, set[int], boo
     "a verifier that hangs": (hanging, 1, {0}, False),
     "a verifier that is blocked": (blocked, 1, {0}, False),
 }
-"""What happens → how; the number of build requests; how many different passes they carry; whether each pod has egress."""
+"""Scenario → its function; the number of build requests; the number of different passes in them; whether each pod has egress."""
 
 WAVE = 4
-"""So many at once. With more, on two cores, a server may take longer than the hub waits for it."""
+"""The number of scenarios at once. With more, on two cores, a server may take longer than the hub waits."""
 
 
 @pytest.fixture(scope="module")
 def visits(stage: Stage, browser: Browser) -> Iterator[dict[str, Visit]]:
-    """All scenarios have happened, with builds that take some seconds."""
+    """All scenarios, finished, with builds that take some seconds."""
     stage.install_binderhub(f"--set=config.BinderHub.hub_url={URL}", "--set=cached=false")
     script, visits = bundle(), {}
     servers = FrontDoor(stage, b"")
@@ -198,7 +198,7 @@ def visits(stage: Stage, browser: Browser) -> Iterator[dict[str, Visit]]:
     for wave in (names[at : at + WAVE] for at in range(0, len(names), WAVE)):
         steps = {}
         for name in wave:
-            # Of the owner `flaky` the first server of a repository fails.
+            # For the owner `flaky`, the first server of a repository fails.
             owner = f"flaky/{secrets.token_hex(2)}" if "fails" in name else "owner/"
             visits[name] = Visit(stage, browser, script, f"{owner}{name.replace(' ', '-')}/main")
             steps[name] = SCENARIOS[name][0](visits[name])
@@ -223,7 +223,7 @@ def visits(stage: Stage, browser: Browser) -> Iterator[dict[str, Visit]]:
 
 
 def look(stage: Stage, visit: Visit, egress: bool) -> None:
-    """See what the pods of a visit are given, and what they reach."""
+    """Record the tiers of a visit's pods, and what they reach."""
     try:
         for user in visit.users:
             if egress:

@@ -1,4 +1,4 @@
-"""One launch each way: BinderHub's hook, the label on the pod, and packets."""
+"""One launch of each kind: BinderHub's hook, the label on the pod, and packets."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.support.cluster.waiting import eventually
 from tests.support.doc_examples import section
 
 ATTEMPTS = 3
-"""Launches of which one must be in time."""
+"""One of this many launches must be in time."""
 
 
 def test_launch_without_a_pass_reaches_nothing(stage):
@@ -33,7 +33,7 @@ def test_launch_with_a_pass_has_its_tier(stage):
 
 
 def test_grant_is_on_the_pod_when_the_launch_is_ready(stage):
-    """The reconciler of a busy machine may be late once; what waits for anything else is late each time."""
+    """On a busy machine the reconciler may be late once. If it waited for anything else, it would be late each time."""
     for _ in range(ATTEMPTS):
         launched = stage.launch(token=stage.get_pass())
         if at_ready := stage.tier(launched.user):
@@ -123,7 +123,7 @@ def test_waiting_grant_does_not_fit_another_image(stage):
     start_by_hub(stage, user, "localhost/user-server:2")
     time.sleep(RECONCILED_SECONDS)
     assert stage.tier(user) is None
-    # The same grant, still waiting, fits the image that it was given for.
+    # The same grant, still waiting, fits the image for which it was given.
     stop_by_hub(stage, user)
     start_by_hub(stage, user, "localhost/user-server:1")
     stage.await_tier(user, "verified")
@@ -205,7 +205,7 @@ def test_launches_are_counted_by_what_their_request_claims_to_be(stage):
 
     expected = {"crawler no": 1, "client no": 1, "browser no": 1, "browser yes": 1}
     eventually(lambda: grown() == expected, TIER_SECONDS, grown)
-    # Anybody can claim anything: only the pass counts.
+    # Any client can claim anything; only the pass counts.
     stage.await_tier(users[-1], "verified")
     assert [stage.tier(user) for user in users] == [None, None, None, "verified"]
     (command,) = section("docs/bots.md", "Which repositories crawlers launch")
@@ -218,7 +218,7 @@ def test_launches_are_counted_by_what_their_request_claims_to_be(stage):
 
 
 def sent_bytes(stage, user: str) -> float:
-    """What the dashboard knows of a user pod: the bytes that it sent, by the kubelet's metrics."""
+    """The dashboard's data about a user pod: the bytes that it sent, from the kubelet's metrics."""
     pod = stage.pod(user)["metadata"]["name"]
     assert pod.startswith("jupyter-")
     node = stage.pod(user)["spec"]["nodeName"]
@@ -228,7 +228,7 @@ def sent_bytes(stage, user: str) -> float:
 
 
 def test_server_that_nobody_opened_sends_less_than_one_that_is_used(stage):
-    """The panel *Launches that nobody used*: what it takes for used is 30 kB (docs/bots.md)."""
+    """The panel *Launches that nobody used*: a server counts as used from 30 kB on (docs/bots.md)."""
     with ThreadPoolExecutor(2) as pool:
         idle, used = list(pool.map(lambda _: stage.launch(), range(2)))
     address = f"{stage.url('proxy-public', 80)}/user/{used.user}/api/spec.yaml"

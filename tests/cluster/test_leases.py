@@ -1,4 +1,4 @@
-"""Leases: what becomes of egress, of open connections and of servers when they are over, and what a renewal changes."""
+"""Leases: what happens to egress, open connections and servers when a lease ends, and what a renewal changes."""
 
 import json
 import subprocess
@@ -17,17 +17,17 @@ from tests.support.cluster.stage import OPEN, QUICK, Stage
 from tests.support.cluster.waiting import eventually
 
 LEASE = 60
-"""Seconds: the shortest that the chart takes."""
+"""Seconds: the shortest lease that the chart accepts."""
 
 LATE = 2
-"""Seconds that are cut off where times are whole seconds."""
+"""Seconds that rounding to whole seconds can cut off."""
 
 ANNOTATION = "binder-egress/grant"
 
 
 @pytest.fixture
 def leasing(stage: Stage) -> Iterator[None]:
-    """Two tiers that last a minute: `verified` is taken away then, `visit` ends the server."""
+    """Two tiers that last a minute: then `verified` is taken away, and `visit` ends the server."""
     stage.install_gate(
         *QUICK, "--set=reconciler.mayStopPods=true", f"--set=tiers.verified.lease={LEASE}",
         f"--set-json=tiers.visit={json.dumps({'cidrs': {'0.0.0.0/0': True}, 'lease': LEASE, 'onExpiry': 'stop'})}",
@@ -37,27 +37,27 @@ def leasing(stage: Stage) -> Iterator[None]:
 
 
 def page(stage: Stage, user: str) -> dict:
-    """What the page of a server says, as JSON."""
+    """The page of a server, as JSON."""
     return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
 
 
 def address(stage: Stage, user: str) -> str:
-    """What our client takes for a server: the address of its page."""
+    """Our client's argument for a server: the address of its page."""
     return f"{stage.verifier}/servers/{user}/"
 
 
 def annotated(stage: Stage, user: str) -> dict:
-    """What a pod says of its grant."""
+    """The grant that a pod carries."""
     return json.loads(stage.pod(user)["metadata"]["annotations"][ANNOTATION])
 
 
 def until(what: str, done: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     eventually(done, LEASE + TIER_SECONDS, what)
 
 
 def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
-    """A pod's labels, and who has which of them."""
+    """The labels of each pod."""
     name = stage.pod(user)["metadata"]["name"]
     found = json.loads(stage.kubectl("get", "pod", name, "-o", "json", "--show-managed-fields"))["metadata"]
     owners = [(entry["manager"], entry["fieldsV1"].get("f:metadata", {}).get("f:labels")) for entry in found["managedFields"]]
@@ -65,7 +65,7 @@ def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
 
 
 def test_leases(stage, leasing, local_cluster):
-    """One after the other these would wait for the same minutes three times."""
+    """One after the other, these tests would wait for the same minutes three times."""
     blocked, stopped, renewed, kept = (stage.launch().user for _ in range(4))
     image = stage.pod(stopped)["spec"]["containers"][0]["image"]
     began = time.monotonic()
@@ -79,7 +79,7 @@ def test_leases(stage, leasing, local_cluster):
     try:
         for user in (blocked, stopped, renewed):
             streams[user] = stream(stage, user)
-        # A page is told after the label.
+        # A page gets the news after the label.
         until("a page does not show its tier", lambda: page(stage, renewed)["tier"] == "verified")
         before, told = labels_of(stage, renewed), page(stage, renewed)
         assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE
@@ -100,12 +100,12 @@ def test_leases(stage, leasing, local_cluster):
         until("a page does not show its end", lambda: page(stage, stopped)["on_expiry"] == "stop")
         assert stage.tier(kept) == "verified", "the client did not keep it"
         time.sleep(STALLED_SECONDS)  # they would have ended
-        # What docs/leases.md says, of kube-router: what is open stays open.
+        # As docs/leases.md says of kube-router: open connections stay open.
         assert [user for user, running in streams.items() if running.poll() is not None] == []
         try:
             assert_reaches(stage, renewed, egress=True)
         except AssertionError:
-            # On a busy machine its second lease may be over, too.
+            # On a busy machine, its second lease may be over, too.
             if stage.tier(renewed):
                 raise
         stage.unlock_well(blocked)

@@ -1,4 +1,4 @@
-"""The five modes, switched by `helm upgrade` as on a bad day."""
+"""The five modes, switched with `helm upgrade` as in an emergency."""
 
 import re
 from collections.abc import Set
@@ -13,13 +13,13 @@ from tests.support.cluster.waiting import eventually
 
 @pytest.fixture
 def switch(stage):
-    """Switch the mode; back to captcha at the end."""
+    """Switch the mode, and back to captcha at the end."""
     yield lambda mode, *more: stage.install_gate(*QUICK, f"--set=mode={mode}", *more)
     stage.install_gate(*QUICK)
 
 
 def await_open(stage: Stage, user: str, tried: dict[str, str], shut: Set[str] = frozenset()) -> None:
-    """Wait until everything that is tried is open, but for what stays shut: policies that are gone may be in force for a while."""
+    """Wait until all targets are open, except those that stay shut: deleted policies may stay in force for a while."""
     reached: dict[str, bool] = {}
 
     def is_open() -> bool:
@@ -48,8 +48,7 @@ def test_observe_labels_and_blocks_nobody(stage, switch):
     plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
     stage.await_tier(verified, "verified")
     assert stage.tier(plain) is None
-    # Without our policies everything is open, and so every target of the other tests is one that can be reached. What our own pods'
-    # policies close stays closed.
+    # Without our policies everything is open, so every target of the other tests can be reached. Our own pods keep their policies.
     own = {"in-cluster port of the verifier", "Redis"}
     tried = {**stage.targets(), **forbidden(stage)}
     await_open(stage, plain, tried, own)
@@ -93,13 +92,13 @@ def test_captcha_after_allow_leaves_egress_to_those_who_solved(stage, switch):
 def test_deny_needs_one_policy(stage, switch, bypass):
     verified = stage.launch(token=stage.get_pass()).user
     stage.await_tier(verified, "verified")
-    # Link-local is open in this cluster: test_gatecheck.py has that.
+    # Link-local is open in this cluster; test_gatecheck.py tests that.
     stage.install_gate(
         "--set=mode=deny", "--set=canary.readiness=true", "--set=canary.interval=5", "--set=gatecheck.shut.link-local=false"
     )
     assert policies(stage) == {"binder-egress-base"}
     left = stage.get("deployments,statefulsets,services,secrets,roles,configmaps", "-l", OURS)["items"]
-    # The Secret stays: with a new one, BinderHub would be cut off on the way back until it restarts. Start guards read the
+    # The Secret stays: with a new one, BinderHub would be cut off after the switch back until it restarts. Start guards read the
     # ConfigMap.
     assert {(item["kind"], item["metadata"]["name"]) for item in left} == {
         ("Secret", "binder-egress"),
@@ -108,9 +107,9 @@ def test_deny_needs_one_policy(stage, switch, bypass):
     assert_reaches(stage, verified, egress=False, closing=OPEN)
     launched = stage.launch()
     assert_reaches(stage, launched.user, egress=False)
-    # Packets prove it, without a reconciler: by `helm test`, and by the readiness of the canary, for which Helm has waited.
+    # Packets prove it without a reconciler: those of `helm test`, and those of the canary, for whose readiness Helm has waited.
     (canary,) = stage.get("pods", "-l", "binder-egress/gatecheck=canary,component=singleuser-server")["items"]
-    # It is started again after its first result.
+    # The canary restarts after its first result.
     stage.kubectl("wait", "--for=condition=Ready", f"pod/{canary['metadata']['name']}", f"--timeout={CANARY_SECONDS}s")
     stage.helm("test", "binder-egress", f"--timeout={ROLLOUT_SECONDS}s")
     bypass(SINGLEUSER)
@@ -123,7 +122,7 @@ def test_deny_needs_one_policy(stage, switch, bypass):
 
 
 def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
-    """BinderHub is not restarted, and its token is still good. test_rollback.py has each mode."""
+    """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode."""
     (before,) = canaries(stage)
     switch("deny")
     # A canary that is still ending would fail the rollback, which makes one of the same name.

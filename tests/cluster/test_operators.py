@@ -1,4 +1,4 @@
-"""Operators' commands, run in the reconciler's pod, on servers that run."""
+"""Operators' commands in the reconciler's pod, on running servers."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ REPOSITORY = "https://example.com/owner/repo.git"
 
 @pytest.fixture
 def verified(stage: Stage) -> str:
-    """The user of a server that has a tier."""
+    """The user of a server with a tier."""
     user = stage.launch(token=stage.get_pass()).user
     stage.await_tier(user, "verified")
     return user
@@ -34,7 +34,7 @@ def test_servers_are_listed_and_explained(stage, verified):
     rows: dict[str, dict] = {}
 
     def shown() -> bool:
-        """Labels are there before the list has them, and the servers of the test before leave it in the end."""
+        """Labels are set before the list has them, and the previous test's servers leave it in the end."""
         rows.update({row["user"]: row for row in egress(stage, "grants")})
         return other in rows and [row["user"] for row in egress(stage, "grants", "--tier", "verified")] == [verified]
 
@@ -83,7 +83,7 @@ def test_block_on_a_pod_outlives_redis(stage, verified):
     stage.await_tier(verified, None)
     stage.restart("redis")
     deadline = time.monotonic() + RECONCILER_SECONDS
-    while True:  # until the verifier has found the new one, and knows the server again
+    while True:  # until the verifier has found the new Redis, and knows the server again
         try:
             answer = stage.unlock(verified)
             if answer.status_code not in (404, 503):
@@ -96,7 +96,7 @@ def test_block_on_a_pod_outlives_redis(stage, verified):
 
 
 def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, local_cluster):
-    """What docs/operating.md says, of kube-router: a block stops what is new. Only the end of the pod ends what is open."""
+    """As docs/operating.md says of kube-router: a block stops new connections. Only the end of the pod ends open ones."""
     running = stream(stage, verified)
     try:
         egress(stage, "revoke", verified, "--why", "a test")

@@ -1,4 +1,5 @@
-"""The other way in: a parent chart with BinderHub, one dependency entry, wired by import-values. And out again. By Helm 4."""
+"""The other way to install: a parent chart with BinderHub and one dependency entry, wired with import-values. And its removal. With
+Helm 4."""
 
 import re
 import subprocess
@@ -14,7 +15,7 @@ from tests.support.cluster.stage import QUICK, TOP, Stage
 
 @pytest.fixture(scope="module")
 def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Operator, set[str]]]:
-    """A second namespace, with an operator's parent chart in it, and the objects before it came."""
+    """A second namespace with an operator's parent chart, and the objects that existed before."""
     operator = Operator(Stage(stage.context, f"{stage.namespace}-parent", "helm4"), tmp_path_factory.mktemp("operator"))
     make_parent = TOP / "tests/cluster/binderhub-for-tests/make-parent"
     chart = subprocess.run([make_parent, tmp_path_factory.mktemp("parent")], check=True, stdout=subprocess.PIPE, text=True)
@@ -22,7 +23,7 @@ def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     other.new_namespace()
     other.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt", f"--timeout={POD_SECONDS}s")
     before = operator.objects()
-    # IPv6 link-local is open here, which test_gatecheck.py is about.
+    # IPv6 link-local is open here; test_gatecheck.py is about that.
     ours = [*QUICK, "--set=gatecheck.shut.link-local=false"]
     quick = [option.replace("--set=", "--set=binder-egress.") for option in ours]
     other.helm("install", "parent", chart.stdout.strip(), "--wait", f"--timeout={ROLLOUT_SECONDS}s", *quick)

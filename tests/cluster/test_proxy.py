@@ -36,7 +36,7 @@ def printed(stage: Stage, user: str, variable: str) -> str:
 
 
 def who(stage: Stage, user: str) -> dict[str, str]:
-    """What the proxy says of the pod that asks."""
+    """The proxy's answer about the pod that asks."""
     address = stage.cluster_ip("binder-egress-proxy")
     code = f"import urllib.request as u; print(u.build_opener(u.ProxyHandler({{}})).open('http://{address}:3128/').read().decode())"
     return json.loads(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", code))
@@ -53,12 +53,12 @@ def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):
     asked_directly = set(printed(stage, user, "NO_PROXY").split(","))
     hub = urlsplit(printed(stage, user, "JUPYTERHUB_API_URL")).hostname
     assert asked_directly == {"localhost", "127.0.0.1", "::1", stage.pod(user)["status"]["podIP"], hub}
-    # Nothing is open beside the proxy.
+    # Nothing is open except the proxy.
     assert_reaches(stage, user, egress=False)
 
 
 def test_repository_has_a_host_of_its_own(stage):
-    """It is allowed, and has no address here."""
+    """The host is allowed, and has no address here."""
     course, other = stage.launch("fake/owner/course/main").user, stage.launch().user
     ask_until(stage, course, "http://course.example/", "The host name has no address")
     ask_until(stage, other, "http://course.example/", "No internet access")
@@ -70,7 +70,7 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
     ask_until(stage, user, f"http://{LISTED}/", "200")
     ask_until(stage, user, f"http://{OTHER}/", "No internet access")
     stage.unlock_well(user)
-    # Of two replicas one may hear of it after the other.
+    # One of the two replicas may hear of it after the other.
     ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
     ask_until(stage, user, f"http://{PRIVATE}/", "private or special address")
     with python_in(stage, user, HOLD, LISTED) as held:
@@ -78,7 +78,7 @@ def test_unlock_opens_other_hosts_and_a_revocation_cuts_them(stage):
         began = time.time()
         egress(stage, "revoke", user, "--why", "a test")
         word, when = held.stdout.readline().split()
-    # Most of that is the command itself.
+    # Most of that time is the command itself.
     assert word == "ended" and float(when) - began < TIER_SECONDS
     ask_until(stage, user, f"http://{LISTED}/", "blocked by the operators")
 
@@ -95,7 +95,7 @@ def with_variables(guard: dict, **values: str) -> dict:
 
 
 def test_first_request_of_a_pod_is_served(stage):
-    """The start guard has asked before: neither the pod's addresses nor its policies are late."""
+    """The start guard has already asked, so neither the pod's addresses nor its policies are late."""
     launched = [stage.launch() for _ in range(3)]
     assert {ask(stage, launch.user, f"http://{LISTED}/") for launch in launched} == {"200"}
     for launch in launched:
@@ -104,7 +104,7 @@ def test_first_request_of_a_pod_is_served(stage):
 
 
 def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
-    """The proxy knows the second pod well, by another uid than the pod's guard is told."""
+    """The proxy knows the second pod, but with another uid than the pod's guard is told."""
     guard = with_variables(guard_of(stage.pod(stage.launch().user)), BINDER_EGRESS_START_GUARD_TIMEOUT="15")
     before = stage.metrics()
     bear(stage, "newborn-unknown", guard, seconds=1)
@@ -117,17 +117,18 @@ def test_pod_that_the_proxy_does_not_know_starts_after_the_timeout(stage):
 
 
 def give_next(address: str) -> None:
-    """Have the node's network plugin give this address to the next pod, instead of going through all others first."""
+    """Make the node's network plugin give this address to the next pod, instead of going through all others first."""
     state = Path(os.environ["CLUSTER_TARGETS"]).parent / "lib/cni/networks/pods"
     (state / "last_reserved_ip.0").write_text(str(ip_address(address) - 1))
 
 
 SEEN = "import json, sys; from verifier.pods.start_guard import ask_proxy; print(json.dumps(ask_proxy((sys.argv[1], 3128), 5)))"
-"""In a start guard's container: what the proxy says of the pod."""
+"""Runs in a start guard's container: prints the proxy's answer about the pod."""
 
 
 def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster):
-    """While nobody tells the proxy, it takes the new pod for the one before; its start guard waits, and no program of it runs."""
+    """Until the proxy hears of the new pod, it takes it for the previous one. The start guard waits meanwhile, and none of the
+    pod's programs runs."""
     user = stage.launch().user
     stage.unlock_well(user)
     ask_until(stage, user, f"http://{OTHER}/", "The host name has no address")
@@ -164,7 +165,7 @@ def test_address_that_is_used_again_is_that_of_the_new_pod(stage, local_cluster)
 
 
 def test_address_that_two_pods_have_is_served_nothing(stage):
-    """The second pod runs nowhere; somebody has written the address of the first one into its status."""
+    """The second pod does not run; somebody has written the first pod's address into its status."""
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
     address = stage.pod(user)["status"]["podIP"]
@@ -193,12 +194,12 @@ def test_address_that_two_pods_have_is_served_nothing(stage):
 
 
 HIDE = ("-p", "tcp", "--dport", "3128", "-j", "MASQUERADE")
-"""What kube-proxy does with all Services in its setting `masqueradeAll`, for that of the proxy."""
+"""The rule that kube-proxy's setting `masqueradeAll` makes for all Services, here only for the proxy's."""
 
 
 @pytest.fixture
 def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
-    """Hides the addresses of pods from the proxy on the node (`-I`), or no longer (`-D`)."""
+    """Hide the addresses of pods from the proxy on the node (`-I`), or stop that (`-D`)."""
     now = "-D"
 
     def change(how: str) -> None:
@@ -212,7 +213,7 @@ def hide(local_cluster: str) -> Iterator[Callable[[str], None]]:
 
 
 def test_network_that_hides_addresses_is_noticed(stage, hide):
-    """The proxy serves nobody then, and canary, doctor, `helm test` and start guards say so."""
+    """The proxy then serves nobody, and canary, doctor, `helm test` and start guards say so."""
     hidden = "binder_egress_proxy_addresses_hidden"
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
@@ -231,7 +232,7 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
 
 
 def test_other_pods_do_not_reach_the_proxy(stage):
-    """Not even the ports of its probes are open for user pods."""
+    """Not even the ports for its probes are open to user pods."""
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
     pods = stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]
@@ -240,7 +241,7 @@ def test_other_pods_do_not_reach_the_proxy(stage):
 
 
 def test_pods_of_the_proxy_have_many_source_ports(stage):
-    """The kernel's range is that of the values, and the proxy counts by it."""
+    """The kernel's range is that of the values, and the proxy calculates with it."""
     pods = [pod["metadata"]["name"] for pod in stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]]
     code = "print(open('/proc/sys/net/ipv4/ip_local_port_range').read())"
     for pod in pods:
@@ -258,7 +259,7 @@ def test_replica_that_goes_costs_new_connections_nothing(stage):
     while time.monotonic() < end:
         answer = ask(stage, user, f"http://{LISTED}/")
         if answer.startswith("URLError"):
-            # A busy node may learn later than after two seconds that a replica ends (D-090). Programs try again.
+            # A busy node may take more than two seconds to learn that a replica ends (D-090). Programs try again.
             answer = ask(stage, user, f"http://{LISTED}/")
         seen.add(answer)
         try:
@@ -270,7 +271,7 @@ def test_replica_that_goes_costs_new_connections_nothing(stage):
 
 
 def test_upgrade_leaves_what_the_reconciler_wrote(stage):
-    """A key that nobody writes again stays, and one that somebody took out is back when the reconciler has started anew."""
+    """A stray key stays, and a removed key is back after a restart of the reconciler."""
     change = {"data": {"address": None, "tests": "mine"}}
     stage.kubectl("patch", "configmap", "binder-egress-proxy-variables", "--type=merge", f"--patch={json.dumps(change)}")
     stage.install_gate(*QUICK, *VALUES, "--set=commonLabels.team=tests")

@@ -1,8 +1,8 @@
 """The battery of escapes through the egress proxy, from inside user pods. Its table is in docs/guarantees.md.
 
 The attempts are those of the lab (tests/support/egress_proxy), with the chart's proxy, the kubelet's pods and the cluster's DNS,
-which gets names that lie from a server on the internet. What no pod can bring about is made in the lab alone: addresses that two
-pods have or that are used again, and changes in the middle of a connection; test_proxy.py has a revocation and such an address.
+which gets lying names from a server on the internet. Only the lab has the cases that no pod can cause: addresses that two pods have
+or that are used again, and changes in the middle of a connection. test_proxy.py has a revocation and such an address.
 """
 
 import json
@@ -46,18 +46,19 @@ VALUES = (
 )
 
 DNS = f"example:53 google.internal:53 {{\n  forward . {PUBLIC[0]}:{DNS_PORT}\n}}\n"
-"""For the cluster's DNS: who knows the names of the battery. Without a cache, for one has another address with every question."""
+"""For the cluster's DNS: the server for the battery's names. There is no cache, because one name has another address in every
+answer."""
 
 PROGRAM = "".join(
     re.sub(r"^from tests\..*\n", "", (TOP / f"tests/support/egress_proxy/{name}.py").read_text(), flags=re.MULTILINE)
     for name in ("hellos", "attempts")
 )
-"""What runs in a pod."""
+"""The code that runs in a pod."""
 
 
 @contextmanager
 def internet(name: str) -> Iterator[TextIO]:
-    """Servers and names of the battery, on the internet of a cluster. Yields what takes further names."""
+    """The battery's servers and names, on the internet of a cluster. Yields a function that adds names."""
     command = ["nsenter", f"--net=/run/netns/{name}-internet", sys.executable, "-m", "tests.support.egress_proxy.internet"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TOP) as process:
         assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
@@ -85,7 +86,7 @@ def cluster_dns(stage: Stage) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
-    """What each attempt saw: attempt → [whether it ended as it must, what was seen]."""
+    """The results: attempt → [whether it ended as it must, what was seen]."""
     with internet(local_cluster) as names, cluster_dns(stage):
         stage.install_gate(*QUICK, *VALUES)
         proxy = stage.cluster_ip("binder-egress-proxy")
@@ -111,7 +112,7 @@ def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
                 name = stage.pod(users[who])["metadata"]["name"]
                 return json.loads(stage.kubectl("exec", "-i", name, "-c", "notebook", "--", *program, stdin=PROGRAM))
 
-            # What is open may take a while: policies of new pods, and what the proxy knows of them.
+            # Open targets may take a while: the policies of new pods may be late, and so may the proxy's data about them.
             end = time.monotonic() + TIER_SECONDS
             for who in (LISTED, ANY):
                 while bad := [name for name, (as_it_must, _) in run(who, USE).items() if not as_it_must]:

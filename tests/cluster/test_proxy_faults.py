@@ -1,4 +1,4 @@
-"""The egress proxy while something that it needs is away: open connections go on, and so do launches."""
+"""The egress proxy while something that it needs is away: open connections and launches go on."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from tests.support.cluster.stage import QUICK, Stage
 from verifier.proxy.identities import MAX_AGE_SECONDS
 
 BEAT_SECONDS = 10
-"""The reconciler speaks every second; a busy machine may be late with that."""
+"""The reconciler sends a message every second; on a busy machine it may be late."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def proxy(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def tunnel(stage: Stage, user: str, *way: str) -> Iterator:
-    """A tunnel from a user's pod, open; a function that says whether it still is."""
+    """An open tunnel from a user's pod. Yields a function that says whether it still is open."""
     with python_in(stage, user, HOLD, LISTED, *way) as held:
         assert held.stdout.readline() == "open\n"
         yield lambda: held.poll() is None
@@ -57,7 +57,7 @@ def test_proxy_goes_by_what_it_knew_for_half_a_minute(stage, component):
 
 
 def test_proxy_without_dns_keeps_open_connections(stage):
-    """Only the proxy's own: the cluster's names are needed for everything else."""
+    """Only the proxy's DNS: everything else needs the cluster's names."""
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
     rules = stage.get("networkpolicy", "binder-egress-proxy")["spec"]["egress"]
@@ -69,7 +69,7 @@ def test_proxy_without_dns_keeps_open_connections(stage):
             ask_until(stage, user, f"http://{LISTED}/", "502 The host name has no address")
             stage.launch()
             assert is_open()
-            # Nothing is asked for a host that is refused.
+            # No DNS query is sent for a refused host.
             assert "No internet access" in ask(stage, user, f"http://{OTHER}/")
         finally:
             give_rules(stage, rules)
@@ -78,7 +78,7 @@ def test_proxy_without_dns_keeps_open_connections(stage):
 
 
 def give_rules(stage: Stage, egress: list) -> None:
-    """Change what the policy of the proxy's pods lets out."""
+    """Change the egress that the policy of the proxy's pods allows."""
     patch = json.dumps({"spec": {"egress": egress}})
     stage.kubectl("patch", "networkpolicy", "binder-egress-proxy", "--type=merge", f"--patch={patch}")
 

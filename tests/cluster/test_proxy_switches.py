@@ -1,4 +1,4 @@
-"""The egress proxy when the mode is switched, with pods that run and have its variables."""
+"""The egress proxy when the mode is switched, with running pods that have its variables."""
 
 import subprocess
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ NAMES = """
 import os
 print(sorted(name for name in os.environ if name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "NODE_USE_ENV_PROXY")))
 """
-"""In a pod: which of the variables it has."""
+"""The proxy's variables in a pod."""
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def tunnel(stage: Stage, user: str) -> Iterator:
 
 @contextmanager
 def deletions(stage: Stage) -> Iterator[list[float]]:
-    """When pods of the proxy are deleted meanwhile, in Unix time: `deletionTimestamp`, less what it allows them."""
+    """The Unix times at which pods of the proxy are deleted meanwhile: `deletionTimestamp` without the grace period."""
     context = ["--context", stage.context] if stage.context else []
     fields = r'{.metadata.deletionTimestamp} {.metadata.deletionGracePeriodSeconds}{"\n"}'
     command = ["kubectl", *context, "-n", stage.namespace, "get", "pods", "-l", PROXY, "--watch", "-o", f"jsonpath={fields}"]
@@ -116,7 +116,7 @@ def test_observe_refuses_running_pods_nothing_and_gives_new_ones_no_variables(st
 
 
 def test_variables_can_go_before_the_proxy(stage):
-    """docs/proxy.md says how. What runs keeps the proxy."""
+    """docs/proxy.md says how. Running pods keep the proxy."""
     user = running(stage)
     stage.kubectl("delete", "configmap", "binder-egress-proxy-variables")
     assert names(stage, stage.launch().user) == "[]"
@@ -125,7 +125,7 @@ def test_variables_can_go_before_the_proxy(stage):
 
 @pytest.mark.parametrize("to", ["deny", "off", "captcha without the proxy"])
 def test_proxy_that_goes_drains_first(stage, to):
-    """What runs loses what goes by the variables, also where the network is open; new pods have none."""
+    """Running pods lose everything that uses the variables, even if their network is open. New pods have no variables."""
     user = running(stage)
     with tunnel(stage, user) as held:
         with deletions(stage) as deleted:

@@ -1,4 +1,4 @@
-"""`helm rollback` from each mode to each, by Helm 3 and 4, of a release of its own and as a dependency.
+"""`helm rollback` from each mode to each other, with Helm 3 and 4, as a release of its own and as a dependency.
 
 Objects only: no node takes the pods.
 """
@@ -48,7 +48,7 @@ class Release:
     Args:
         stage: the namespace.
         chart: the chart's folder.
-        key: the values' key of ours in it; empty: it is ours itself.
+        key: the key of our values in it; empty: the chart is ours.
     """
 
     def __init__(self, stage: Stage, chart: Path, key: str) -> None:
@@ -56,7 +56,7 @@ class Release:
         self.revisions: dict[str, int] = {}
 
     def upgrade(self, mode: str, **more: object) -> None:
-        """`helm upgrade --install` with a mode."""
+        """Run `helm upgrade --install` with a mode."""
         values = {**VALUES, "mode": mode, **more}
         stdin = json.dumps({self.key: values} if self.key else values)
         options = ("--reset-values", "--history-max=0", "--values=-")
@@ -64,17 +64,17 @@ class Release:
         self.revisions[mode] = self.revision()
 
     def roll_back(self, mode: str) -> None:
-        """`helm rollback` to the revision that was made with a mode."""
+        """Run `helm rollback` to the revision with a mode."""
         self.stage.helm("rollback", "gate", str(self.revisions[mode]), "--history-max=0")
 
     def revision(self) -> int:
-        """The revision that is there, which must have gone well."""
+        """The current revision, which must have succeeded."""
         (last,) = json.loads(self.stage.helm("history", "gate", "--max=1", "-o", "json"))
         assert last["status"] == "deployed", last
         return int(last["revision"])
 
     def objects(self) -> dict[str, object]:
-        """Our objects, without pods of Deployments: kind and name → what must not differ."""
+        """Our objects, without pods of Deployments: kind and name → the parts that must not differ."""
         found: dict[str, object] = {}
         for item in self.stage.get(KINDS, "-l", f"{OURS}")["items"]:
             if "ownerReferences" not in item["metadata"] and "deletionTimestamp" not in item["metadata"]:
@@ -84,7 +84,7 @@ class Release:
 
 @pytest.fixture
 def releases(stage: Stage, tmp_path: Path) -> Iterator[dict[str, Release]]:
-    """One of each kind, by a name; each in a namespace of its own."""
+    """One release of each kind, by name, each in its own namespace."""
     parent = tmp_path / "parent"
     shutil.copytree(TOP / "chart", parent / "charts/binder-egress")
     version = yaml.safe_load((TOP / "chart/Chart.yaml").read_text())["version"]
@@ -109,7 +109,7 @@ def test_tour_has_each_change_once():
 
 
 def roll_back_through_all(release: Release) -> None:
-    """Make a revision with each mode, and roll back from each to each."""
+    """Make a revision with each mode, and roll back from each to each other."""
     expected = {}
     for mode in reversed(MODES):
         release.upgrade(mode)
@@ -127,7 +127,7 @@ def roll_back_through_all(release: Release) -> None:
 
 
 def roll_back_from_nothing(release: Release) -> None:
-    """What docs/install.md says: Helm 3 cannot, so `mode: off` instead."""
+    """As docs/install.md says: Helm 3 cannot do this, so use `mode: off` instead."""
     release.upgrade("captcha", enabled=False)
     release.revisions["captcha"] -= 1
     assert set(release.objects()) == {"Secret/binder-egress"}

@@ -1,4 +1,4 @@
-"""The settings *balanced* and *strict* in the cluster, by their own files. *open* is how all other tests install the chart."""
+"""The settings *balanced* and *strict* in the cluster, with their own files. All other tests install the chart as *open*."""
 
 import secrets
 import time
@@ -17,17 +17,17 @@ from tests.support.cluster.stage import QUICK, TOP, Stage
 from tests.support.cluster.waiting import eventually
 
 LEASE = 90
-"""Seconds, in place of the file's hour: long enough to look at what a server reaches meanwhile."""
+"""Seconds, instead of the file's hour: long enough to see what a server reaches meanwhile."""
 
 LISTED = f"--set=unverified.hosts.{packages.PACKAGES.replace('.', chr(92) + '.')}=true"
-"""The package server of the local internet, beside the groups of the file, whose hosts nobody reaches from here."""
+"""The package server of the local internet, in addition to the file's groups, whose hosts cannot be reached from here."""
 
 CAPTCHA = (
     "--set=captcha.providers.turnstile.enabled=true",
     "--set=captcha.providers.turnstile.siteKey=0x4AAA",
     "--set=secret.captcha.turnstile=a-secret",
 )
-"""A provider that does not answer: nothing of the internet's is there."""
+"""A provider that does not answer, because the real internet is not there."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,13 +38,13 @@ def _restored(stage: Stage, local_cluster: str) -> Iterator[None]:
 
 
 def install(stage: Stage, name: str, *more: str) -> None:
-    """Install a setting by its file."""
+    """Install a setting with its file."""
     stage.install_gate(*QUICK, f"--values={TOP}/chart/settings/{name}.yaml", f"--set=publicUrl={packages.HUB}", LISTED, *more)
     await_variables(stage)
 
 
 def page(stage: Stage, user: str) -> dict[str, Any]:
-    """What the page of a server says, as JSON."""
+    """The page of a server, as JSON."""
     return requests.get(f"{stage.verifier}/servers/{user}", headers={"Accept": "application/json"}, timeout=ANSWER_SECONDS).json()
 
 
@@ -52,9 +52,9 @@ def test_balanced_gives_packages_to_everybody_and_everything_for_a_lease(stage):
     install(stage, "balanced", f"--set=tiers.verified.lease={LEASE}")
     with packages.server() as certificate:
         plain, solved = stage.launch().user, stage.launch().user
-        # Not by a pass at the launch: on a busy machine the lease could be over before the pod is ready.
+        # Not with a pass at the launch: on a busy machine, the lease could be over before the pod is ready.
         stage.unlock_well(solved)
-        # The page is told after the label.
+        # The page gets the news after the label.
         eventually(lambda: page(stage, solved)["tier"] == "verified", TIER_SECONDS, "the page does not show the tier")
         told = page(stage, solved)
         assert (told["tier"], told["on_expiry"]) == ("verified", "end") and 0 < told["expires_in"] <= LEASE

@@ -1,6 +1,6 @@
-"""BinderHub with `auth_enabled`: users of JupyterHub launch under their own names, as without us, and what gives them egress.
+"""BinderHub with `auth_enabled`: JupyterHub's users launch under their own names, as without us, and get egress in several ways.
 
-The values are those of BinderHub's documentation, and the servers JupyterHub's own, which ask the hub who comes.
+The values are those of BinderHub's documentation. The servers are JupyterHub's own, which ask the hub about each visitor.
 """
 
 import json
@@ -23,11 +23,11 @@ from tests.support.doc_examples import SIGNED_IN, examples, run_example
 AUTH = f"--values={TOP / 'tests/cluster/binderhub-for-tests/auth-enabled.yaml'}"
 PASSWORD = "a-password"
 TWICE = "--set=config.Launcher.retries=2"
-"""So that an error comes after one second and not after seven."""
+"""So that an error comes after one second, not after seven."""
 
 GATE = (
     *QUICK,
-    # Their servers ask the hub, and find it by name.
+    # Their servers ask the hub, which they find by name.
     "--set=base.allowHub=true",
     "--set=base.allowDns=true",
     "--set=rules.authenticatedUsers.dave=verified",
@@ -37,19 +37,19 @@ ALWAYS = frozenset({"hub", "DNS"})
 
 
 def hub_token(stage: Stage, user: str) -> str:
-    """A token of a user, as the page /hub/token gives one to whoever has signed in."""
+    """A user's token, as from the page /hub/token after a sign-in."""
     answer = ask_hub(stage, "POST", f"users/{user}/tokens", "", json={"auth": {"username": user, "password": PASSWORD}})
     answer.raise_for_status()
     return answer.json()["token"]
 
 
 def bearer(stage: Stage, user: str) -> str:
-    """The header that a user's script sends."""
+    """The header of a user's script."""
     return f"Authorization: token {hub_token(stage, user)}"
 
 
 def stop_servers(stage: Stage) -> None:
-    """Stop all servers as their users would: JupyterHub must know of it."""
+    """Stop all servers as their users would, so that JupyterHub knows of it."""
 
     def stopped() -> bool:
         servers = [(user["name"], server) for user in ask_hub(stage, "GET", "users").json() for server in user["servers"]]
@@ -68,7 +68,7 @@ def server_of(events: list[str]) -> str:
 
 
 def sign_in(user: str) -> requests.Session:
-    """Sign in as a browser does: BinderHub sends it to JupyterHub's form, and that sends it back."""
+    """Sign in as a browser does: BinderHub redirects it to JupyterHub's form, which redirects it back."""
     session = requests.Session()
     form = patiently(lambda: session.get(URL, timeout=HUB_ANSWER_SECONDS))
     found = re.search(r'name="_xsrf"\s+value="([^"]+)"', form.text)
@@ -81,7 +81,7 @@ def sign_in(user: str) -> requests.Session:
 
 
 def launch_as(session: requests.Session, **headers: str | None) -> list[str]:
-    """Launch with the cookies of a session: the events."""
+    """Launch with the cookies of a session. Returns the events."""
     events = []
     with session.get(f"{URL}build/{SPEC}", headers=headers, stream=True, timeout=LAUNCH_SECONDS) as answer:
         for line in answer.iter_lines():
@@ -98,7 +98,7 @@ STATES = ("mode off", "gate on", "verifier gone")
 
 @pytest.fixture(scope="module")
 def recorded(stage: Stage) -> Iterator[dict[str, Outcomes]]:
-    """What a user's clients saw in each state of the gate, and without it."""
+    """The events that a user's clients saw in each state of the gate, and without it."""
     address = f"{stage.url('binder', 80)}/build/{SPEC}"
 
     def record() -> Outcomes:
@@ -136,7 +136,7 @@ def test_recording_has_events(recorded):
     assert [event["phase"] for event in events.values()] == ["ready", "ready", "failed", "failed", "failed"]
     assert events["curl"]["url"] == f"{URL}user/alice/"
     assert events["script"]["url"] == f"{URL}user/bob/"
-    # JupyterHub takes no tokens in addresses since its version 5.
+    # JupyterHub accepts no tokens in addresses since version 5.
     for way in ("nobody", "token in the address"):
         assert (events[way]["status_code"], events[way]["message"]) == (403, "Forbidden\n")
     last = events["second server"]
@@ -151,7 +151,7 @@ def test_events_are_those_of_binderhub_alone(recorded, way, state):
 
 @pytest.fixture(scope="module")
 def door(stage: Stage, recorded: dict) -> Iterator[FrontDoor]:
-    """The gate is on, and users may have more servers than one."""
+    """The gate is on, and users may have more than one server."""
     stage.install_binderhub(AUTH, TWICE, "--set=config.Launcher.allow_named_servers=true")
     door = FrontDoor(stage, b"")
     yield door
@@ -187,7 +187,7 @@ def test_pass_gives_egress_to_one_server_and_an_unlock_to_another(stage, door):
 
 
 def test_users_named_by_the_operator_get_egress_without_a_pass(stage, door):
-    """dave by his name, by a token; carol by her group, which JupyterHub tells BinderHub when she signs in."""
+    """dave by his name, with a token; carol by her group, which JupyterHub reports to BinderHub when she signs in."""
     session, dave = sign_in("carol"), bearer(stage, "dave")
     by_group, by_name = Outcomes({"group": lambda: launch_as(session), "name": lambda: curl(f"{URL}build/{SPEC}", dave)}).values()
     for events, user in ((by_group, "carol"), (by_name, "dave")):
@@ -199,14 +199,14 @@ def test_users_named_by_the_operator_get_egress_without_a_pass(stage, door):
 
 
 def test_cookie_alone_launches_nothing(stage, door):
-    """The page's script sends the token of the cookie `_xsrf`; another page cannot. So it is without us."""
+    """The page's script sends the token of the cookie `_xsrf`; another page cannot. That is so without us, too."""
     (event,) = launch_as(sign_in("carol"), **{"X-XSRFToken": None})
     assert json.loads(event) == {"phase": "failed", "status_code": 403, "message": "Forbidden\n"}
     assert stage.pods() == []
 
 
 def test_server_started_at_jupyterhub_has_no_egress(stage, door):
-    """Whoever he is, and whatever he says of it: no launch, no decision."""
+    """Whatever the user claims: without a launch there is no decision."""
     options = {"image": "localhost/user-server:1", "repo_url": "https://example.com/owner/repo.git", "egress_grant": "verified"}
     assert ask_hub(stage, "POST", "users/dave/servers/own", hub_token(stage, "dave"), json=options).ok
 

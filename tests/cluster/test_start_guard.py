@@ -1,4 +1,4 @@
-"""The first moments of a pod: what gets out before its policies are in force, with and without the start guard."""
+"""The first moments of a pod: the packets that get out before its policies are in force, with and without the start guard."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_new_pod_reaches_nothing(stage, guard):
 
 
 def test_new_pod_without_the_guard_reaches_something(stage, local_cluster):
-    """What the guard is for; and it shows that the test above can fail."""
+    """The guard's purpose. This also shows that the test above can fail."""
     for number in range(BORN_AT_ONCE):
         bear(stage, f"newborn-{number}", None)
     assert any(any(pod.reached) for pod in lives(stage).values())
@@ -45,7 +45,7 @@ def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
     timeout_of(guard, "2")
     bear(stage, "newborn-open", guard, isolated=False)
     (pod,) = lives(stage).values()
-    # `unclear` if a connection of a busy machine took too long at the very end.
+    # `unclear` if a connection took too long at the very end, on a busy machine.
     assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)
 
 
@@ -100,7 +100,7 @@ def test_server_has_the_jupyterlab_extension(stage):
 
 
 def test_pod_starts_where_the_extension_cannot_be_copied(stage, guard):
-    # The guard of a pod that has no volume for it.
+    # The guard of a pod without a volume for it.
     bear(stage, "newborn-without-volume", guard, seconds=1)
     (pod,) = lives(stage).values()
     assert pod.said["lab"].startswith("FileNotFoundError") and pod.said["outcome"] in ("closed", "blocked")

@@ -1,4 +1,4 @@
-"""The gate of a parent chart with mybinder.org's own policy for user pods is shut while pods run, as docs/mybinder.md has it."""
+"""The gate of a parent chart with mybinder.org's own policy for user pods is shut while pods run, as in docs/mybinder.md."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ def deploy(parent: Stage, tmp_path: Path) -> Callable[..., None]:
     quick = [option.replace("--set=", "--set=binder-egress.") for option in QUICK]
 
     def deploy(own_policy: bool, **egress: Any) -> None:
-        # Port 9000 is the tests' own: what listens on the others ends a connection by itself.
+        # Port 9000 is the tests' own: servers on the other ports end a connection by themselves.
         allowed = {"enabled": True, "egress": {"tcpPorts": [80, 443, 9000], "cidr": "0.0.0.0/0"}}
         hub = {"singleuser": {"networkPolicy": {"enabled": own_policy}}}
         values = {"binderhub": {"networkPolicy": allowed, "jupyterhub": hub}, "binder-egress": egress}
@@ -70,7 +70,7 @@ def await_public(parent: Stage, user: str) -> None:
 
 
 def test_gate_closes_while_pods_run(parent, deploy):
-    """Who has solved keeps the network, over connections that are open and by new ones; all others can unlock."""
+    """Servers with a solved challenge keep the network, over open and new connections; all others can be unlocked."""
     deploy(own_policy=True, enabled=False)
     before = parent.launch().user
     await_public(parent, before)
@@ -94,7 +94,7 @@ def test_gate_closes_while_pods_run(parent, deploy):
         running.wait()
     assert doctor(parent)["bypass"] == [("ok", "no other NetworkPolicy opens anything for user pods")]
 
-    # Nothing has to be launched again, not even what is older than binder-egress here.
+    # No server has to be launched again, not even those that are older than binder-egress here.
     for user in (before, plain):
         parent.unlock_well(user)
         assert_reaches(parent, user, egress=True)

@@ -1,8 +1,8 @@
-"""A page of somebody else launches in the cluster, in a real browser: with one script tag its pod has egress, without it none.
+"""A third party's page launches in the cluster, in a real browser: its pod has egress with one script tag, and none without it.
 
-thebe and thebe-core are those that npm has. Until they say that the server is ready they have talked with it, too.
+thebe and thebe-core are npm's. Before they say that the server is ready, they have talked with it, too.
 
-tests/browser/test_third_party.py has all that can happen on such pages; these have what the tag is for.
+tests/browser/test_third_party.py has everything that can happen on such pages. These tests have the tag's purpose.
 """
 
 import json
@@ -30,8 +30,8 @@ def course() -> Iterator[Course]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _open_to_the_course(stage: Stage, course: Course) -> Iterator[FrontDoor]:
-    """BinderHub stays as it is set here; no other test follows that address or comes from another origin."""
-    # A page of a busy machine may need more than its usual four seconds for a solution.
+    """BinderHub keeps these settings, because no other test follows that address or comes from another origin."""
+    # On a busy machine, a page may need more than its usual four seconds for a solution.
     stage.install_gate(*QUICK, f"--set=allowedOrigins={{{course.origin}}}", "--set=launchPage.hold=60")
     stage.install_binderhub(
         f"--set=config.BinderHub.hub_url={URL}",
@@ -60,7 +60,7 @@ def test_page_with_the_tag_gets_egress(client, stage, course, browser):
 
 
 def told(record: list[Any]) -> list[list[str]]:
-    """What a page is told until the server is ready, without names, tokens, and Kubernetes' words, in which times are."""
+    """The events on a page until the server is ready, without names, tokens, and Kubernetes' messages, which contain times."""
     text = re.sub(r'(token(?:=|[\\": ]+))[\w-]+', r"\1TOKEN", json.dumps(record))
     text = re.sub(r"-[a-z0-9]{8}(?=/)", "-NAME", text)
     said: list[list[str]] = []
@@ -71,7 +71,7 @@ def told(record: list[Any]) -> list[list[str]]:
             said += [["line", line] for line in each[1].splitlines() if line]
         else:
             said.append(each)
-    # Of each message EventSource's page notes first that it came.
+    # For each message, EventSource's page first records that it came.
     said = [each for each in said if each[0] != "heard" and not re.search(r"\d{4}-\d\d-\d\dT\d\d:|^:", str(each[-1]))]
     ends = [number for number, each in enumerate(said, 1) if "server-ready" in each]
     return said[: ends[0]] if ends else said

@@ -1,4 +1,4 @@
-"""Unlocking a server that runs."""
+"""Unlocks a running server."""
 
 import requests
 
@@ -72,7 +72,7 @@ def test_label_taken_off_by_hand_comes_back(stage):
 
 
 def test_server_with_a_tier_gets_a_larger_one(stage):
-    """The label changes, and with it what packets reach."""
+    """The label changes, and with it the targets that packets reach."""
     stage.install_gate(*QUICK, "--set=tiers.verified.rank=1", "--set-json=tiers.small={}")
     try:
         user = stage.launch().user
@@ -94,7 +94,7 @@ def test_server_with_a_tier_gets_a_larger_one(stage):
 
 
 def await_page(stage: Stage, user: str) -> None:
-    """The reconciler of a busy machine may publish a server later than it is ready."""
+    """On a busy machine, the reconciler may publish a server only after it is ready."""
     eventually(lambda: address(stage, user).status_code == 200, TIER_SECONDS, "the server has no page")
 
 

@@ -1,4 +1,4 @@
-"""BinderHub's configuration, for the real one and for the stand-in. It ends as the one in BinderHub's chart does."""
+"""BinderHub's configuration, for the real BinderHub and for the stand-in. It ends like the configuration in BinderHub's chart."""
 
 import os
 import sys
@@ -25,16 +25,16 @@ except ImportError:
 else:
 
     class Registry(FakeRegistry):
-        """Has every image, or none."""
+        """A registry that has every image, or none."""
 
         async def get_image_manifest(self, image, tag):
-            """What is there of the image."""
+            """The manifest of an image, if the image exists."""
             return {"image": image} if values["cached"] else None
 
     c.BinderHub.registry_class = Registry
     c.BinderHub.build_class = FakeBuild
     c.BinderHub.builder_required = False
-    # Without this each repository has an image name of its own, and each would have to be put on the node.
+    # Without this, each repository has its own image name, and each image would have to be put on the node.
     binderhub.builder._safe_build_slug = lambda slug, *args, **kwargs: slug
 
 
@@ -53,11 +53,11 @@ class Example(RepoProvider):
         return self.spec
 
     def get_repo_url(self):
-        """Where the repository would be."""
+        """The address that the repository would have."""
         return f"https://example.com/{self._part(0)}/{self._part(1)}.git"
 
     async def get_resolved_ref_url(self):
-        """Where the ref would be."""
+        """The address that the ref would have."""
         return f"https://example.com/{self._part(0)}/{self._part(1)}/tree/{self._part(2)}"
 
     def get_build_slug(self):
@@ -66,7 +66,7 @@ class Example(RepoProvider):
 
 
 def provider(prefix):
-    """Under its prefix, with what the pages of the real BinderHub say of it."""
+    """The provider under its prefix, with the texts of the real BinderHub's pages."""
     shown = {
         "displayName": prefix,
         "id": prefix,
@@ -77,7 +77,7 @@ def provider(prefix):
     return type(prefix, (Example,), {"display_config": shown})
 
 
-# Clients that know GitHub alone find it, too.
+# Clients that know only GitHub find it, too.
 c.BinderHub.repo_providers = {prefix: provider(prefix) for prefix in ("fake", "gh")}
 c.BinderHub.hub_api_token = os.environ["JUPYTERHUB_API_TOKEN"]
 

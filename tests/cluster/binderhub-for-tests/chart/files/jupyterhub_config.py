@@ -48,13 +48,13 @@ for trait, key in {
 }.items():
     if singleuser.get(key) is not None:
         c.KubeSpawner[trait] = singleuser[key]
-# Each file by itself, so that what the image has beside it stays.
+# Each file is mounted separately, so that the image's files beside it stay.
 if singleuser["extraFiles"]:
     c.KubeSpawner.volumes = [{"name": "files", "secret": {"secretName": "singleuser"}}]
     c.KubeSpawner.volume_mounts = [
         {"name": "files", "mountPath": file["mountPath"], "subPath": key} for key, file in singleuser["extraFiles"].items()
     ]
-# The images are on the node already, and there is no place to pull them from.
+# The images are already on the node, and there is no registry to pull them from.
 c.KubeSpawner.image_pull_policy = "IfNotPresent"
 c.Spawner.cmd = singleuser["cmd"]
 # Until a server that was started answers. With the default of 30 s, servers on a busy machine fail, and BinderHub starts others.
@@ -62,7 +62,7 @@ c.Spawner.http_timeout = singleuser["startTimeout"]
 # For a request to the API server, which KubeSpawner gives 3 s, and for all attempts at it, by default 30 s.
 c.KubeSpawner.k8s_api_request_timeout = 15
 c.KubeSpawner.k8s_api_request_retry_timeout = 120
-# How soon the hub sees that a pod is gone. The default of 30 s would only let tests wait.
+# How soon the hub sees that a pod is gone. The default of 30 s would only make tests wait.
 c.Spawner.poll_interval = 5
 
 for section, settings in hub["config"].items():
@@ -70,9 +70,9 @@ for section, settings in hub["config"].items():
 
 
 class BinderSpawner(KubeSpawner):
-    """Image and token come with the launch; the user's server asks for that token and knows nothing of the hub.
+    """Image and token come with the launch. The user's server requires that token and knows nothing about the hub.
 
-    With `auth_enabled` it is JupyterHub's own, which asks the hub who comes.
+    With `auth_enabled` it is JupyterHub's own server, which asks the hub about each visitor.
     """
 
     auth_enabled = Bool(False, config=True)
@@ -80,13 +80,13 @@ class BinderSpawner(KubeSpawner):
     failed_once = set()  # noqa: RUF012
 
     def get_args(self):
-        """What a plain Jupyter server needs behind the hub's proxy: its address and its token."""
+        """The settings of a plain Jupyter server behind the hub's proxy: its address and its token."""
         if self.auth_enabled:
             return super().get_args()
         origin = [f"--ServerApp.allow_origin={self.cors_allow_origin}"] if self.cors_allow_origin else []
         return [
             *origin,
-            # IPv6 too, so that tests can see that nobody reaches it there.
+            # IPv6 too, so that tests can show that nobody reaches the server there.
             "--ip=*",
             f"--port={self.port}",
             f"--ServerApp.base_url={self.server.base_url}",
@@ -108,12 +108,12 @@ class BinderSpawner(KubeSpawner):
         return super().start()
 
     async def fail(self):
-        """Fail as a pod does, after the hub said that it starts: BinderHub then launches again for another user name."""
+        """Fail as a pod does, after the hub said that it starts. BinderHub then launches again for another user name."""
         await asyncio.sleep(1)
         raise web.HTTPError(500, "The first server of a repository of the owner `flaky` does not start")
 
     def get_env(self):
-        """What BinderHub tells the server about its launch."""
+        """The server's variables about its launch, from BinderHub."""
         env = super().get_env()
         if "repo_url" in self.user_options:
             env["BINDER_REPO_URL"] = self.user_options["repo_url"]
@@ -133,7 +133,7 @@ c.JupyterHub.spawner_class = BinderSpawner
 
 
 def get_config(path, default=None):
-    """What extraConfig may read values with: JupyterHub's chart has the same function."""
+    """Lets extraConfig read values: JupyterHub's chart has the same function."""
     found = values
     for part in path.split("."):
         if part not in (found or {}):

@@ -1,4 +1,4 @@
-"""Stands in for BinderHub where its Python package is not installed: the documented way of a launch, and nothing else.
+"""Stands in for BinderHub if its Python package is not installed: has the documented launch, and nothing else.
 
 Kept: the traits that configuration sets, the order of calls (badge_base_url in each build request; then, in each
 attempt: create the user, pre_launch_hook, start the server, follow its progress), attempts under new user names, the
@@ -30,13 +30,13 @@ from traitlets.config import Application, LoggingConfigurable
 
 
 class RepoProvider(LoggingConfigurable):
-    """What a build request names, `spec`, becomes a repository; configuration has the subclass."""
+    """Turns the `spec` of a build request into a repository. The configuration has the subclass."""
 
     spec = Unicode()
 
 
 class Launcher(LoggingConfigurable):
-    """Starts servers by JupyterHub's API."""
+    """Starts servers through JupyterHub's API."""
 
     hub_api_token = Unicode()
     hub_url = Unicode(help="Where users reach JupyterHub.")
@@ -49,7 +49,7 @@ class Launcher(LoggingConfigurable):
     pre_launch_hook = Callable(None, config=True, allow_none=True, help="launcher, image, user, server, repository.")
 
     async def api_request(self, path, **kwargs):
-        """Ask the hub; a failure on its side is tried again."""
+        """Send the hub a request, and again if it fails."""
         headers = {"Authorization": f"token {self.hub_api_token}"}
         delay = self.retry_delay
         for attempt in range(1, self.retries + 1):
@@ -73,7 +73,7 @@ class Launcher(LoggingConfigurable):
         return f"{prefix}-{''.join(random.choices(string.ascii_lowercase + string.digits, k=8))}"
 
     async def launch(self, image, username, server_name, repo_url, extra_args, event_callback):
-        """Create the user, call the hook, start the server and follow it; returns what the `ready` event tells."""
+        """Create the user, call the hook, start the server and follow it. Returns the data of the `ready` event."""
         user = quote(username, safe="@~")
         if self.create_user:
             app_log.info("Creating user %s for image %s", username, image)
@@ -86,7 +86,7 @@ class Launcher(LoggingConfigurable):
         if self.pre_launch_hook:
             result = self.pre_launch_hook(self, image, username, server_name, repo_url)
             if inspect.isawaitable(result):
-                # A task of its own, as in BinderHub: the hook sees a copy of the request's context.
+                # A separate task, as in BinderHub: the hook sees a copy of the request's context.
                 await asyncio.ensure_future(result)
         token = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=\n")
         data = {"image": image, "repo_url": repo_url, "token": token, **extra_args}
@@ -131,7 +131,7 @@ class BuildHandler(web.RequestHandler):
     """GET build/<provider>/<spec>: the event stream of one build and launch."""
 
     def set_default_headers(self):
-        """An event stream that no proxy keeps."""
+        """An event stream that no proxy buffers."""
         self.set_header("content-type", "text/event-stream")
         self.set_header("cache-control", "no-cache")
         if origin := self.settings["cors_allow_origin"]:
@@ -146,11 +146,11 @@ class BuildHandler(web.RequestHandler):
             raise web.Finish() from error
 
     def get_current_user(self):
-        """Whoever comes; `signed_in` says otherwise."""
+        """Any visitor, unless `signed_in` says otherwise."""
         return "anonymous"
 
     def redirect(self, *args, **kwargs):
-        """Nobody is sent anywhere to sign in: an event stream cannot follow."""
+        """Nobody is redirected to sign in, because an event stream cannot follow."""
         raise web.HTTPError(403)
 
     def send_error(self, status_code=500, **kwargs):
@@ -162,7 +162,7 @@ class BuildHandler(web.RequestHandler):
         self.finish()
 
     def prepare(self):
-        """Only event streams, and nobody who says that they crawl."""
+        """Accept only event streams, and refuse clients that say they are crawlers."""
         agent = self.request.headers.get("User-Agent", "")
         if any(re.match(pattern, agent, re.IGNORECASE) for pattern in self.settings["block_build_user_agents"]):
             raise web.HTTPError(403, "Bots not allowed")
@@ -170,7 +170,7 @@ class BuildHandler(web.RequestHandler):
             raise web.HTTPError(400, "Missing Accept header: text/event-stream")
 
     def get_badge_base_url(self):
-        """Where this BinderHub is found; a function gets the request, which is how configuration sees it."""
+        """The address of this BinderHub. If it is a function, it gets the request, which shows configuration the request."""
         url = self.settings["badge_base_url"]
         if callable(url):
             url = url(self).removesuffix("/") + "/"
@@ -178,7 +178,7 @@ class BuildHandler(web.RequestHandler):
 
     @web.authenticated
     async def get(self, prefix, spec):
-        """Build, or not, and launch."""
+        """Build if needed, and launch."""
         if prefix not in self.settings["repo_providers"]:
             return await self.emit(phase="failed", message=f"No provider found for prefix {prefix}\n")
         provider = self.settings["repo_providers"][prefix](spec=spec.rstrip("/"))
@@ -204,7 +204,7 @@ class BuildHandler(web.RequestHandler):
         await self.launch(image, repo_url, extra_args)
 
     async def launch(self, image, repo_url, extra_args):
-        """Up to `retries` attempts, each for a new user, or for the one who signed in."""
+        """Launch in up to `retries` attempts, each for a new user, or for the user who signed in."""
         await self.emit(phase="launching", message="Launching server...\n")
         launcher = self.settings["launcher"]
         delay = launcher.retry_delay
@@ -230,17 +230,17 @@ class BuildHandler(web.RequestHandler):
 
 
 class MainHandler(web.RequestHandler):
-    """GET /: in the place of BinderHub's home page, for whoever has signed in."""
+    """GET /: in place of BinderHub's home page, for users who have signed in."""
 
     @web.authenticated
     def get(self):
-        """Say who that is. Asking for the token of the cookie `_xsrf` sets it, as BinderHub's template does."""
+        """Say who the user is. Reading the token of the cookie `_xsrf` sets the cookie, as BinderHub's template does."""
         self.write({"user": self.current_user["name"], "xsrf": self.xsrf_token.decode()})
 
 
 def signed_in(handler):
-    """The handler for users of JupyterHub alone, by a token of the hub or by the cookie of a sign-in."""
-    # Only the image has this package, and only here it is needed.
+    """The handler for JupyterHub's users only, with a token of the hub or the cookie of a sign-in."""
+    # Only the image has this package, and it is needed only here.
     from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 
     class SignedIn(HubOAuthenticated, handler):
@@ -263,7 +263,7 @@ class RobotsHandler(web.RequestHandler):
     """GET robots.txt."""
 
     def get(self):
-        """Crawlers are to stay away."""
+        """Keep crawlers away."""
         self.set_header("Content-Type", "text/plain")
         self.write("User-agent: *\nDisallow: /\n")
 

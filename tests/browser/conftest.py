@@ -39,7 +39,7 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def store(redis_server: RedisServer, patient: None) -> Iterator[Store]:
-    """The store that the verifier reads: a test writes to it as the reconciler does."""
+    """The store that the verifier reads. Tests write to it as the reconciler does."""
     client = connect(make_settings(redis_server))
     yield Store(client)
     client.close()
@@ -78,7 +78,7 @@ def start(redis_server: RedisServer, patient: None, make_hub: Callable[..., Bind
         process.await_ready()
         hub = make_hub((process.public, process.internal), base=base)
         hub.process = process
-        # By the time that the server is ready, the reconciler has published its pod.
+        # When the server is ready, the reconciler has published its pod.
         hub.launched = lambda user: run_pod(Store(client), user)
         started.append(hub)
         return hub
@@ -104,7 +104,7 @@ def browser(_playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
-    """A browser with the back/forward cache, as people have it. Playwright turns the cache off by default."""
+    """A browser with the back/forward cache, as people use it. Playwright turns the cache off by default."""
     browser = launch(_playwright, ignore_default_args=["--disable-back-forward-cache"])
     yield browser
     browser.close()

@@ -1,4 +1,4 @@
-"""`ci/bench`: the parts that name modules and files of the front end, which only a run compares with what is there."""
+"""`ci/bench`: the parts that name modules and files of the front end. Only a run shows whether these exist."""
 
 import os
 import subprocess

@@ -56,7 +56,7 @@ def hub(start, _listed):
 
 
 class Tab:
-    """A page, and a record of what it throws, prints and asks for."""
+    """A page, and a record of its errors, messages and requests."""
 
     def __init__(self, page):
         self.page = page
@@ -76,12 +76,12 @@ class Tab:
         self.page.wait_for_function("(count) => done >= count", arg=before + times)
 
     def record(self):
-        """What the client told the page, without the parts that differ from launch to launch."""
+        """The client's reports to the page, without the parts that differ from launch to launch."""
         text = re.sub(r"user-\d+", "user", json.dumps(self.page.evaluate("record")))
         return re.sub(r"http://127\.0\.0\.1:\d+", "hub", text)
 
     def state(self, expected):
-        """Wait until the script reports a state: the details of that event."""
+        """Wait until the script reports a state. Returns the details of that event."""
         self.page.wait_for_function("(expected) => states.at(-1)?.state === expected", arg=expected)
         return self.page.evaluate("states.at(-1)")
 
@@ -125,7 +125,7 @@ def await_tier(store, user="user-1", tier="verified"):
 
 
 def asked(build):
-    """What BinderHub sees of a build request, without the host, which differs between doubles."""
+    """A build request as BinderHub sees it, without the host, which differs between doubles."""
     return build.spec, build.query, {name: value for name, value in build.headers.items() if name.lower() != "host"}
 
 
@@ -247,7 +247,7 @@ def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
 @pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status"])
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
 def test_launch_that_fails_is_told(client, failure, course, hub, tab):
-    """Before, the last word about it was `checking`."""
+    """Before that, the last state was `checking`."""
     hub.fails = failure == "the build"
     hub.refusal = 429 * (failure == "a banned repository")
     hub.failures = int(failure == "a status")
@@ -434,7 +434,7 @@ def test_tag_defines_one_global_name(course, hub, tab):
     assert set(opened.page.evaluate(names)) - set(before) == {"binderEgress"}
     assert opened.page.evaluate("Object.keys(binderEgress)") == ["verifier", "binderhub", "getPass", "withEgress"]
     assert opened.page.evaluate("[binderEgress.verifier, binderEgress.binderhub]") == [f"{hub.url}egress/", hub.url]
-    # Nothing is asked before a launch.
+    # Nothing is requested before a launch.
     assert hub.count("GET /egress/challenge") == 0
 
 
@@ -538,7 +538,7 @@ def test_tag_solves_other_algorithms(algorithm, course, start, store, tab):
         opened.state("granted")
 
 
-# --- where a person is needed -----------------------------------------------------------------------------------------
+# --- when a person is needed -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -608,7 +608,7 @@ def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
 
 @pytest.fixture
 def with_key(course, start, tmp_path):
-    """A BinderHub whose verifier has a key, good for two servers a day on the course's pages; and the key."""
+    """A BinderHub whose verifier has a key for two servers a day on the course's pages; and the key."""
     key, entry = keys.create("keyed", 2, "2999-12-31", [course.origin], [])
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"course": entry.model_dump()}))

@@ -16,7 +16,7 @@ def tools():
 
 @pytest.fixture(params=["helm", "helm4"], ids=["Helm 3", "Helm 4"])
 def helm(tools, request):
-    """A function that runs helm, without a cluster, and returns its output; with `check=False` the result of the command."""
+    """A function that runs helm, without a cluster, and returns its output, or with `check=False` the result of the command."""
 
     def run(*args, check=True):
         env = {**os.environ, "KUBECONFIG": "/nonexistent"}

@@ -1,4 +1,5 @@
-"""The alerts: expressions that Prometheus can read, about existing metrics, with texts for people, and when they fire.
+"""The alerts: expressions that Prometheus can read, about existing metrics, with texts for people, and the cases in which they
+fire.
 
 Prometheus' own `promtool` tries each with time series for which it must fire, and with others for which it must not.
 """
@@ -267,7 +268,7 @@ def series(seen, namespace):
 
 
 def promtool(folder, rules, tests):
-    """What Prometheus says of tests of alerts; "" if they are as expected."""
+    """Prometheus' output for tests of alerts; "" if they are as expected."""
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "binder-egress", "rules": list(rules.values())}]}))
     document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
     (folder / "tests.yaml").write_text(yaml.safe_dump(document))
@@ -296,7 +297,7 @@ def test_alert_fires_when_something_is_wrong_and_only_then(rules, tmp_path, case
         "alert_rule_test": [{"eval_time": AT, "alertname": name, "exp_alerts": [expected(rules[name], labels)]}],
     }
     quiet = {"interval": "1m", "alert_rule_test": [{"eval_time": AT, "alertname": name, "exp_alerts": []}]}
-    # Another BinderHub in the cluster, where it is the other way round, makes no difference.
+    # Another BinderHub in the cluster with the opposite state makes no difference.
     tests = [
         test | {"input_series": series(wrong, "binder") + series(well, "elsewhere")},
         quiet | {"input_series": series(well, "binder") + series(wrong, "elsewhere")},

@@ -1,4 +1,4 @@
-"""Thousands of banned addresses: none is reachable, all others are, and objects stay small enough for the tools that keep them."""
+"""Thousands of banned addresses: none is reachable, all others are, and objects stay small enough for the tools that store them."""
 
 import base64
 import gzip
@@ -22,10 +22,11 @@ LIMIT = 2500
 """Exceptions of one CIDR."""
 
 APPLIED = 262_144
-"""Bytes that all annotations of an object may have together. Argo CD and `kubectl apply` keep the whole object in one."""
+"""The most bytes in all annotations of an object together. Argo CD and `kubectl apply` store the whole object in one."""
 
 STORED = 1_048_576
-"""Bytes of a Secret or ConfigMap. Helm keeps a release in a Secret: all it rendered and the values, as gzipped JSON in base64."""
+"""The most bytes in a Secret or ConfigMap. Helm stores a release in a Secret: everything rendered and the values, as gzipped JSON
+in base64."""
 
 HALVES = {"0.0.0.0/0": False, "0.0.0.0/1": True, "128.0.0.0/1": True}
 """`cidrs` of a tier with twice the limit for IPv4, as docs/policies.md advises."""
@@ -50,7 +51,7 @@ def many():
 
 
 def rendered(helm, path, values, check=True):
-    """What Helm makes of values: its text and the objects; or, without `check`, the result of the command."""
+    """Helm's rendering of values: the text and the objects; or, without `check`, the result of the command."""
     path.write_text(json.dumps(values))
     text = helm("template", "r", CHART, "--namespace", "binder", "--values", path, check=check)
     return (text, [document for document in yaml.safe_load_all(text) if document]) if check else text
@@ -94,7 +95,7 @@ def refuses_exactly(found, four, six):
 
 
 def are_kept(text, documents, values):
-    """Assert that each object, and the release, is small enough for the tools that keep them."""
+    """Assert that each object, and the release, is small enough for the tools that store them."""
     for document in documents:
         limit = STORED if document["kind"] == "ConfigMap" else APPLIED
         assert len(json.dumps(document)) < limit, document["metadata"]["name"]
@@ -118,7 +119,7 @@ def test_two_thousand_addresses_in_two_tiers(helm, many, tmp_path):
 
 @one_helm
 def test_five_thousand_addresses_in_the_halves_of_a_cidr(helm, tmp_path):
-    """What the refusal of more than 2,500 exceptions advises."""
+    """Values as the refusal of more than 2,500 exceptions advises."""
     four = addresses(2400, last=0x7F000000) + addresses(2400, first=0x80000000)
     values = {"bannedAddresses": {"all": four}, "tiers": {"verified": {"cidrs": HALVES}}, "secret": {"existingSecret": "mine"}}
     text, documents = rendered(helm, tmp_path / "values.json", values)
@@ -130,7 +131,7 @@ def test_five_thousand_addresses_in_the_halves_of_a_cidr(helm, tmp_path):
 
 @one_helm
 def test_limit_is_2500_exceptions_of_one_cidr(helm, tmp_path):
-    """Those of `except` count too, and each address once."""
+    """Addresses in `except` count too, and each address counts once."""
     excepted = sum(":" not in cidr for cidr in VALUES["except"])
     four = addresses(LIMIT - excepted)
     values = {"bannedAddresses": {"a": four, "b": four[:100]}}
@@ -152,7 +153,7 @@ def test_builds_have_the_same_limit(helm, tmp_path):
 
 @one_helm
 def test_rendering_time_is_not_quadratic(helm, tmp_path):
-    """Of lists that are refused in the end, because shorter ones are rendered too fast to tell."""
+    """Measured with lists that are refused in the end, because shorter ones are rendered too fast to measure."""
 
     def seconds(count):
         values = {"bannedAddresses": {"all": addresses(count)}}
@@ -161,7 +162,7 @@ def test_rendering_time_is_not_quadratic(helm, tmp_path):
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
     some, most = (min(seconds(count) for _ in range(3)) for count in (3000, 12000))
-    # Four times the addresses: four times the time of processors, and not sixteen times.
+    # Four times the addresses take four times the processor time, not sixteen times.
     assert most < 6 * some, (some, most)
 
 

@@ -46,7 +46,7 @@ def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
 
 
 def test_switch_of_the_mode_leaves_the_pods_of_the_egress_proxy(render):
-    """Else their open connections would end. In mode observe they refuse no host, so that switch replaces them."""
+    """Otherwise their open connections would end. In mode observe the proxies refuse no host, so that switch replaces them."""
 
     def pods(*args):
         return render("--set=proxy.enabled=true", *args)["Deployment", "binder-egress-proxy"]["spec"]["template"]
@@ -150,7 +150,7 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
 
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_policies_are_accepted_by_the_api_server(render, values):
-    """Exceptions lie inside their CIDR; no rule is for everybody; no policy selects every pod."""
+    """Exceptions are inside their CIDR; no rule is for everybody; no policy selects every pod."""
     for (kind, name), document in render("--values", values).items():
         if kind != "NetworkPolicy":
             continue
@@ -191,7 +191,7 @@ def test_private_addresses_are_closed(render, more):
 
 
 def test_exceptions_hold_on_kube_router(render):
-    """kube-router splits ::/0 into 2000::/3 and fd00::/8, and the narrowest entry of its set wins, exception or not."""
+    """kube-router splits ::/0 into 2000::/3 and fd00::/8, and the narrowest entry of its set wins, even if it is no exception."""
     made = [ipaddress.ip_network("2000::/3"), ipaddress.ip_network("fd00::/8")]
     excepted = [ipaddress.ip_network(cidr) for cidr in VALUES["except"] if ":" in cidr]
     for network in made:
@@ -256,7 +256,7 @@ def test_settings_are_those_that_the_image_reads(render):
     other = {"redis_sentinel_password", "redis_password"}
     fields = set(VerifierSettings.model_fields) - {"captcha_secrets", *other}
     assert set(config) | set(env["verifier"]) >= {PREFIX + field.upper() for field in fields}
-    # Only the verifier's pages tell what unverified servers reach.
+    # Only the verifier's pages say what unverified servers reach.
     fields = {PREFIX + field.upper() for field in set(ReconcilerSettings.model_fields) - other - {"unverified_hosts"}}
     on = ("--set=proxy.enabled=true", detections, "--set=agent.enabled=true", "--set=agent.configMap=lists")
     with_proxy = {
@@ -459,7 +459,7 @@ def test_values_are_explained():
 
 
 def test_values_are_set_in_a_suite():
-    """A value that no suite sets could be without effect, and nobody would notice."""
+    """A value that no suite sets could have no effect, and nobody would notice."""
     found = set_in_suites()
     assert not [".".join(path) for path in LEAVES if path not in found]
 
@@ -497,7 +497,7 @@ def test_every_group_of_hosts_is_accepted(render):
     [("hub.example.org", True), ("*.intern.example.org", True), ("*", False), ("python", False), ("192.0.2.1", False)],
 )
 def test_names_of_the_hub_are_hosts_and_what_is_below_one(helm, entry, accepted):
-    """Of a group, or of any host, the proxy would refuse nothing, or everything."""
+    """With a group, or any host, here, the proxy would refuse nothing, or everything."""
     refused = json.dumps({entry: True})
     done = helm("template", "r", CHART, "--set=proxy.enabled=true", f"--set-json=proxy.refusedHosts={refused}", check=False)
     assert (done.returncode == 0) == accepted, done.stderr

@@ -16,7 +16,7 @@ DASHBOARD = json.loads((TOP / "chart/dashboards/binder-egress.json").read_text()
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']} {target['refId']}": target for panel in PANELS for target in panel["targets"]}
 SENT = "container_network_transmit_bytes_total"
-"""The one metric of somebody else's: the kubelet's."""
+"""The only metric that is not ours, but the kubelet's."""
 
 LABELS = {
     "claim", "decision", "direction", "group", "host", "instance", "key", "kind", "le", "list", "namespace", "outcome",
@@ -88,7 +88,7 @@ def test_panel_of_launches_that_nobody_used_counts_pods_that_sent_little(tmp_pat
             for title, value in expected.items()
         ],
     }
-    # Without cAdvisor's metrics nothing is shown, and not that everything is well.
+    # Without cAdvisor's metrics nothing is shown; the panel does not look as if everything were well.
     without = {"interval": "1m", "promql_expr_test": [case | {"exp_samples": []} for case in test["promql_expr_test"]]}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test, without]}))
     done = subprocess.run(["promtool", "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True)

@@ -40,7 +40,7 @@ def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
     before: list[str] = []
     for command in commands:
         name, chart, *options = shlex.split(command)
-        if "--reuse-values" in options:  # what was given before, and this
+        if "--reuse-values" in options:  # the earlier arguments, and this
             options = [*before, *(option for option in options if option != "--reuse-values")]
         before = options
         options = [str(TOP / option) if option.startswith("chart/") else option for option in options]

@@ -41,7 +41,7 @@ def stand_in(path, properties):
 
 @pytest.fixture
 def deploy(tmp_path):
-    """The imitation of the repository, with the charts that it depends on."""
+    """The imitation of the repository, with its dependencies."""
     path = tmp_path / "mybinder.org-deploy"
     shutil.copytree(TOP / "tests/chart/mybinder", path)
     charts = path / "mybinder/charts"
@@ -171,7 +171,7 @@ def test_third_diff_makes_each_member_observe(deploy, render, member, host):
     assert {"01-of-their-own", "zz-binder-egress"} == set(binderhub["extraConfig"])
     assert {"GOOGLE_APPLICATION_CREDENTIALS", "BINDER_EGRESS_API", "BINDER_EGRESS_API_TOKEN"} == set(binderhub["extraEnv"])
     snippets = binderhub["config"]["BinderHub"]["extra_header_html"]
-    # In the order of their keys: the address before what reads it.
+    # In the order of their keys: the address before the code that reads it.
     assert sorted(snippets) == ["01-of-their-own", "binder-egress-address", "zz-binder-egress"]
     assert f'content="{address}"' in snippets["binder-egress-address"]
     ours = {"zz-binder-egress-close-ping", "zz-binder-egress-start-guard"}
@@ -254,7 +254,7 @@ def test_deny_on_a_member_that_only_looks_needs_no_policy_of_others(deploy, rend
     objects = render(member, *of_deny())
     assert of_user_pods(objects) == {"binder-egress-base"} and users(objects) == {"dind", "image-builder"}
     assert seen(objects, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is False
-    # Without the last value JupyterHub's own policy is still on.
+    # Without the last value, JupyterHub's own policy is still on.
     first = render(member, *of_deny()[:2])
     assert seen(first, "jupyterhub")["singleuser"]["networkPolicy"]["enabled"] is True
 

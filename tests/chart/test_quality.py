@@ -26,7 +26,7 @@ def rendered(helm, *args):
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_topologies_render_for_the_oldest_and_the_newest_kubernetes(helm, values):
     def objects_for(version):
-        # Admission policies need 1.30, and the reconciler is told where they are missing.
+        # Admission policies need 1.30, and the reconciler is told if they are missing.
         without = [f"--set=admissionPolicies.{name}=false" for name in VALUES["admissionPolicies"]]
         _, documents = rendered(helm, "--values", values, "--kube-version", version, *without)
         return [document for document in documents if document["kind"] != "Secret"]  # new in each rendering
@@ -53,7 +53,7 @@ VALIDATING = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
     ],
 )
 def test_admission_policies_depend_on_version_and_kinds_without_a_cluster(helm, args, there):
-    """Tools that only render know no kinds, or do not say them. They say a version."""
+    """Tools that only render know no kinds, or do not report them. They report a version."""
     kinds = [document["kind"] for document in rendered(helm, *args)[1]]
     assert kinds.count("ValidatingAdmissionPolicy") == kinds.count("ValidatingAdmissionPolicyBinding") == 2 * there
 
@@ -66,7 +66,7 @@ def test_renderings_with_an_existing_secret_are_all_the_same(helm):
 
 
 def test_values_for_openshift_leave_every_id_to_the_cluster(helm, tmp_path):
-    """Its standard constraint refuses ids outside the namespace's own range. It gives each pod one of that range."""
+    """OpenShift's standard constraint refuses ids outside the namespace's own range. It gives each pod an id of that range."""
     section = (TOP / "docs/install.md").read_text().split("## OpenShift\n", 1)[1].split("\n## ", 1)[0]
     values = tmp_path / "values.yaml"
     values.write_text(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
@@ -166,7 +166,7 @@ def test_dockerfile_does_not_depend_on_the_machine_that_builds():
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_dependencies_exist_for_each_platform(platform, tmp_path):
-    """Checked by the hashes of the lock: a wheel for this platform, or one for all."""
+    """Checked with the hashes of the lock file: a wheel for this platform, or one for all."""
     wheels, package = PLATFORMS[platform]
     locked = json.loads((TOP / "frontend/package-lock.json").read_text())["packages"]
     native = {name for name in locked if "/@esbuild/" in name}

@@ -1,4 +1,4 @@
-"""What the release workflow publishes, as its scripts make it: the chart with the image pinned by digest, and the packages."""
+"""The products of the release workflow, made with its scripts: the chart with the image pinned by digest, and the packages."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The three settings: values files that each render to what their page says, alone, by an address, and below a parent chart."""
+"""The three settings: values files that each render as their page says, alone, from an address, and below a parent chart."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ CAPTCHA = (
     "--set=captcha.providers.turnstile.siteKey=0x4AAA",
     "--set=captcha.providers.turnstile.existingSecret=turnstile",
 )
-"""What an operator adds to *strict*."""
+"""The values that an operator adds to *strict*."""
 
 MORE = {"strict": CAPTCHA}
 
@@ -32,7 +32,7 @@ STABLE = (
     "--set=ingress.enabled=true",
     "--set=ingress.hosts={hub.example.org}",
 )
-"""So that two renderings are the same: the chart makes no secrets."""
+"""Makes two renderings the same: the chart creates no secrets."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def address(release):
-    """Where somebody serves them."""
+    """The address of a server that serves the files."""
     handler = partial(SimpleHTTPRequestHandler, directory=release)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -53,7 +53,7 @@ def address(release):
 
 
 def hosts_by_tier(objects):
-    """What the egress proxy opens for each tier."""
+    """The hosts that the egress proxy opens for each tier."""
     tiers = json.loads(objects["ConfigMap", "binder-egress-proxy"]["data"]["tiers.json"])
     return {name: sorted(tier["hosts"]) for name, tier in tiers.items()}
 
@@ -122,7 +122,7 @@ def test_strict_asks_for_a_captcha_or_a_login(render):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_setting_changes_what_the_chart_has(name):
-    """A misspelt name would be a value of nobody's; the schema refuses some of these only."""
+    """A misspelt name would be a value that nothing reads. The schema refuses only some of these."""
 
     def unknown(values, defaults, path=()):
         for key, value in values.items():

@@ -1,4 +1,4 @@
-"""The examples of docs/bans.md: a workflow, a manifest, commands, and what one of them prints."""
+"""The examples of docs/bans.md: a workflow, a manifest, commands, and the output of one of them."""
 
 import re
 import shlex

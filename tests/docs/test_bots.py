@@ -1,4 +1,4 @@
-"""The examples of docs/bots.md, and what it says of the classes and of the panel."""
+"""The examples of docs/bots.md, and its statements about the classes and the panel."""
 
 import json
 import os
@@ -21,7 +21,7 @@ HEADING = "What launches claim to be"
 
 
 def test_command_counts_what_crawlers_launch(tmp_path):
-    """A `kubectl` that prints lines as the verifier writes them. The cluster's tests run it with a real one."""
+    """A `kubectl` that prints lines as the verifier writes them. The cluster tests run the example with a real one."""
     (command,) = section("docs/bots.md", "Which repositories crawlers launch")
     (example,) = re.findall(r"```json\n(.*?)```", (TOP / "docs/logs.md").read_text(), re.S)
     made = [("crawler", "a/often")] * 3 + [("crawler", "b/once"), ("browser", "c/by-people"), ("none", "a/often")]

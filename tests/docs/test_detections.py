@@ -1,4 +1,4 @@
-"""The examples of docs/detections.md: values, commands, lines, and names of what there is."""
+"""The examples of docs/detections.md: values, commands, lines, and names, which all exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""docs/economics.md: its tables and sentences are what ci/economics computes from the chart and the verifier's own curve."""
+"""docs/economics.md: its tables and sentences agree with ci/economics, which uses the chart and the verifier's own curve."""
 
 import json
 import re
@@ -20,7 +20,7 @@ FAIRNESS = VALUES["fairness"]
 
 
 def economics(*arguments, top=TOP):
-    """The script as it runs anywhere: the packages of the tests, and none of those that draw."""
+    """The script as it runs anywhere, with the tests' packages and without those that draw."""
     command = [sys.executable, top / "ci/economics.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=top, env={"PYTHONPATH": str(top)})
 
@@ -52,27 +52,27 @@ def test_plot_of_other_figures_is_noticed(module, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("name", "hours", "solutions"), [("open", 6, 1), ("balanced", 6, 6), ("strict", 1.5, 2), ("strict", 1, 1)])
 def test_solutions_that_keep_a_server_open(module, name, hours, solutions):
-    """By the product's leases, and the files of the settings."""
+    """With the product's leases, and the settings' files."""
     assert module.Setting.read(name).solutions(hours) == solutions
 
 
 def test_price_of_a_farm_is_the_documented_one(module):
-    """The formulas of the page, and of docs/fairness.md, against the product's code."""
+    """Compares the formulas of the page, and of docs/fairness.md, with the product's code."""
     pods, addresses = 3000, 10
     assert module.price_after(pods, addresses) == pytest.approx(1 + pods / (30 * addresses))
-    # Of a /48 the widest network is the dearest for somebody who has all of it.
+    # For somebody with a whole /48, the widest network is the most expensive.
     assert module.price_after(2400, 0) == pytest.approx(1 + 2400 / 240)
-    # At once, with challenges fetched in advance: half of what N + N²/60K is.
+    # At once, with challenges fetched in advance: half of N + N²/60K.
     assert module.farm_price(pods, 1, addresses) == pytest.approx((1 + pods / (60 * addresses)) / 2, rel=0.05)
-    # Leases that are shorter than the window: the charges of the earlier ones still count.
+    # With leases shorter than the window, the earlier charges still count.
     assert module.farm_price(pods, 0.5, addresses) == pytest.approx((1 + 3 * pods / (60 * addresses)) / 2, rel=0.05)
-    # Over so much time that the price never rises.
+    # Over so long a time that the price never rises.
     assert module.farm_price(1, 6, 1) == 1
 
 
 @pytest.mark.parametrize("addresses", [1, 10])
 def test_farm_whose_challenges_were_fetched_in_advance_is_not_refused(module, addresses):
-    """Each challenge is as cheap as the verifier takes it, and not cheaper."""
+    """Each challenge is as cheap as the verifier accepts, and not cheaper."""
     fairness, network = Fairness(FAIRNESS["window"], FAIRNESS["doubledAfter"], FAIRNESS["budget"]), "192.0.2.1/32"
     for before in range(300):
         price = max(1.0, module.price_after(before * addresses, addresses) / TOLERANCE)
@@ -82,7 +82,7 @@ def test_farm_whose_challenges_were_fetched_in_advance_is_not_refused(module, ad
 
 @pytest.mark.parametrize("size", [1, 30, 31, 32, 100, 500])
 def test_class_is_charged_as_the_verifier_charges(module, size):
-    """One by one, as `use_solution` does: a challenge that asked for less than half of the present price comes too late."""
+    """One by one, as `use_solution` does: a challenge whose price was less than half of the current one comes too late."""
     fairness = Fairness(FAIRNESS["window"], FAIRNESS["doubledAfter"], FAIRNESS["budget"])
     network, charged, left, rounds = "192.0.2.1/32", 0, size, []
     while left:

@@ -1,4 +1,4 @@
-"""What the pages outside docs/ and the decisions name, exists; tests/chart has the same for the other pages."""
+"""Paths and commands in the decisions and in the pages outside docs/ exist; tests/chart checks the other pages."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""ci/sbom says what is installed, and ci/scan compares that with a database of known vulnerabilities that is there."""
+"""ci/sbom lists the installed packages, and ci/scan compares them with a local database of known vulnerabilities."""
 
 import json
 import re

@@ -81,7 +81,7 @@ def test_every_link_leads_somewhere(site):
 
 
 def test_nothing_is_loaded_from_elsewhere(site):
-    """Whoever reads about privacy is not told on."""
+    """Readers of the page about privacy are reported to nobody."""
     for path in site:
         assert not re.search(r'<(?:script|img|iframe)[^>]+src="https?:', path.read_text()), path
         assert not re.search(r'<link[^>]+rel="(?:stylesheet|preload|icon)"[^>]+href="https?:', path.read_text()), path

@@ -1,4 +1,4 @@
-"""The page of words has every text that a person may meet."""
+"""The page of words has every text that a person may see."""
 
 import ast
 import json
@@ -38,7 +38,7 @@ def test_text_in_english_alone_is_in_the_table(text):
 
 
 def test_every_problem_with_a_text_is_in_the_table():
-    """The sentence of each `Problem` that the verifier raises, unless it comes from elsewhere."""
+    """The sentence of each `Problem` that the verifier raises, unless the sentence comes from elsewhere."""
     told = {text for texts in words.spoken().values() for text in texts}
     for path in (TOP / "verifier/web").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

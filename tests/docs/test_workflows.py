@@ -1,4 +1,5 @@
-"""The workflows: what they call exists, what they use is pinned, and a release is checked. `ci/test lint` has actionlint."""
+"""The workflows: the scripts that they call exist, the actions that they use are pinned, and a release is checked. `ci/test lint`
+runs actionlint."""
 
 import os
 import re

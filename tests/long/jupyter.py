@@ -1,6 +1,6 @@
 """Jupyter's own traffic, with variables that name a proxy: kernels, jupyter-server-proxy, Dask, servers in the pod.
 
-A program of its own, with the real packages: `PACKAGES` in test_jupyter.py. Argument: the pod's address. Prints what worked.
+A separate program, with the real packages: `PACKAGES` in test_jupyter.py. Argument: the pod's address. Prints what worked.
 """
 
 import http.server
@@ -29,14 +29,14 @@ def free_port() -> int:
 
 
 def serve(address: str) -> int:
-    """A web server of the user: its port."""
+    """A web server of the user. Yields its port."""
     server = http.server.ThreadingHTTPServer((address, 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
 
 
 def start_jupyter(folder: str) -> str:
-    """A Jupyter server: its address."""
+    """A Jupyter server. Yields its address."""
     port = free_port()
     options = [
         f"--port={port}",
@@ -62,7 +62,7 @@ def run_in_kernel(address: str, code: str) -> str:
     headers = {"Authorization": f"token {TOKEN}"}
     kernel = requests.post(f"{address}/api/kernels", headers=headers, json={}, timeout=60).json()["id"]
     channel = f"{address.replace('http', 'ws', 1)}/api/kernels/{kernel}/channels"
-    # As a browser outside of the pod, which has no such variables.
+    # As a browser outside the pod, without such variables.
     socket = websocket.create_connection(channel, header=headers, timeout=60, http_no_proxy=["*"])
     message = {"header": {"msg_id": "1", "msg_type": "execute_request", "session": "s", "username": "", "version": "5.3"}}
     content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
@@ -77,13 +77,13 @@ def run_in_kernel(address: str, code: str) -> str:
 
 
 def dask(host: str) -> bool:
-    """Work that goes to worker processes and back, and the page of the scheduler."""
+    """Sends work to worker processes and back, and opens the page of the scheduler."""
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, host=host, dashboard_address=f"{host}:0") as cluster,
         Client(cluster) as client,
     ):
         done = client.submit(sum, [1, 2, 3]).result(timeout=60) == 6
-        # What programs in the pod ask, the proxy for the dashboard among them.
+        # The requests of programs in the pod, with that of the proxy for the dashboard.
         return done and urllib.request.urlopen(cluster.dashboard_link.replace("/status", "/health"), timeout=30).status == 200
 
 

@@ -1,6 +1,6 @@
-"""Fuzzing of every parser of untrusted text. atheris changes the text so that more and more lines of the parsers run.
+"""Fuzzes every parser of untrusted text. atheris changes the text so that more and more lines of the parsers run.
 
-A program of its own: atheris instruments modules while they are imported, and ends the process.
+A separate program: atheris instruments modules during their import, and ends the process.
 
     python tests/long/parsers.py FOLDER -max_total_time=60     FOLDER gets the texts, `SEEDS` first
 """
@@ -68,7 +68,7 @@ BODIES = [value for value in vars(bodies).values() if isinstance(value, type) an
 
 
 def a_pass(text: str) -> None:
-    """Only a text that we signed is a pass, and it reads as we signed it."""
+    """Only a text that we signed is a pass, and it is read as signed."""
     with suppress(BadPass):
         assert PASSES.read(text, 1_000_001.0) == PASS, "a forged pass"
 
@@ -111,7 +111,7 @@ def forwarded_for(text: str) -> None:
 
 
 def a_repository(text: str) -> None:
-    """The name of a name is itself, and the exact name of a trusted repository has the same name, up to case."""
+    """The name of a name is the name itself, and the exact name of a trusted repository is the same, except for case."""
     name = repositories.name(text)
     assert name is None or repositories.name(name) == name
     if exact := repositories.exact(text):
@@ -145,7 +145,7 @@ def an_answer(text: str) -> None:
 
 
 def a_hello(text: str) -> None:
-    """What names a host is a whole ClientHello."""
+    """A text that names a host is a whole ClientHello."""
     found = read_hello(text.encode("latin-1", "replace"))
     assert found.name is None or (found.is_tls and found.complete)
 
@@ -162,7 +162,7 @@ def a_request(text: str) -> None:
             if asked.path:
                 with suppress(h11.LocalProtocolError):
                     sent = h11.Connection(h11.CLIENT).send(asked.upstream_head()) or b""
-                    # As the host reads it: one request, for the host that is judged.
+                    # As the host reads it: one request, for the host that was judged.
                     again = h11.Connection(h11.SERVER)
                     again.receive_data(sent)
                     read = again.next_event()
@@ -233,7 +233,7 @@ def one(data: bytes) -> None:
 
 
 def main() -> None:
-    """Run until the time is over, or until the first fault."""
+    """Run until the time is up, or until the first fault."""
     folder = Path(sys.argv[1])
     for parser, texts in SEEDS.items():
         for number, text in enumerate(texts):

@@ -1,6 +1,6 @@
-"""What passes cost an attacker, against what docs/fairness.md says. `ci/attack` prints the figures.
+"""Compares the cost of passes for an attacker with docs/fairness.md. `ci/attack` prints the figures.
 
-Prices are compared by what challenges ask and by the number of tries, which do not depend on how busy the machine is.
+Prices are compared by the challenges' prices and by the number of tries, which do not depend on the machine's load.
 """
 
 import json
@@ -16,13 +16,13 @@ import attack
 from verifier.store.store import MOVES
 
 PASSES = 3000
-"""For how many docs/fairness.md states prices."""
+"""The numbers of passes for which docs/fairness.md states prices."""
 
 ROUNDED = 0.995
-"""A price may be this share of what is documented."""
+"""A price may be this share of the documented price."""
 
 FASTER = 1.5
-"""A compiled solver may be so many times better than documented, in times of the client on the same machine: machines differ."""
+"""A compiled solver may be better than documented by this factor, relative to the client on the same machine: machines differ."""
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/fairness.md").read_text()
 
@@ -86,10 +86,10 @@ def test_tries_of_each_price_are_as_documented(found):
 
 
 def test_compiled_solver_is_no_better_than_documented(found):
-    """In times of the client on the same machine."""
+    """Relative to the client on the same machine."""
     for *_, client, compiled in rows("charges before"):
         assert found["speed"]["vector_ratio"] < FASTER * number(client) / number(compiled), found["speed"]
-    # What was solved with the default's rounds took as long as the speed says.
+    # Solving with the default number of rounds took as long as the speed predicts.
     for name in ("client", "vector"):
         solved = found["solved"][name]
         assert solved["tries"] / solved["core_seconds"] < 1.3 * found["speed"][name], (solved, found["speed"])

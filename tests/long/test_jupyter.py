@@ -1,4 +1,4 @@
-"""Jupyter's own traffic beside the variables of the egress proxy: the real packages, and a proxy that refuses every connection."""
+"""Jupyter's own traffic with the variables of the egress proxy: the real packages, and a proxy that refuses every connection."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def python(tmp_path_factory):
 
 
 def tried(python, no_proxy):
-    """What works in a pod with these variables: a network namespace with an address and no way out."""
+    """The things that work in a pod with these variables: a network namespace with an address and no way out."""
     proxy = f"http://127.0.0.1:{free_port()}"
     variables = {name: proxy for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
     variables |= {"NO_PROXY": no_proxy, "no_proxy": no_proxy}

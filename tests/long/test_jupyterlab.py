@@ -1,4 +1,4 @@
-"""The JupyterLab extension in the oldest Jupyter that it is for, at the place where user pods have it."""
+"""The JupyterLab extension in the oldest Jupyter that it supports, at its place in user pods."""
 
 import pytest
 from playwright.sync_api import expect, sync_playwright

@@ -1,6 +1,6 @@
-"""A real package, through exactly the list that an image has: real pip, from its real index.
+"""Installs a real package through exactly the list of an image: real pip, from its real index.
 
-It is not in `ci/test unit`, whose tests need no host but this machine.
+It is not in `ci/test unit`, whose tests need no host except this machine.
 """
 
 import json
@@ -18,7 +18,7 @@ from verifier.store.connection import connect
 from verifier.store.store import Store
 
 PACKAGE = "iniconfig"
-"""A small one, pure Python."""
+"""A small package, pure Python."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def store(redis_server):
 
 
 def install(redis_server, store, folder, entry):
-    """Run pip through a proxy whose list is one entry: its exit code, what it says, and the hosts that it asked for."""
+    """Run pip through a proxy whose list has one entry. Returns its exit code, its output, and the hosts that it requested."""
     written = subprocess.run([sys.executable, build_registries.__file__], check=True, capture_output=True, text=True).stdout
     (folder / "registries.json").write_text(written)
     with running(redis_server.url, folder, [entry], TEST_REGISTRIES=str(folder / "registries.json")) as (port, admin, started):
@@ -47,7 +47,7 @@ def install(redis_server, store, folder, entry):
             return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
 
         until(ready)
-        # As somebody who has configured nothing but, perhaps, whom TLS trusts.
+        # As a user who has configured nothing except, perhaps, trusted certificates.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name == "PIP_CERT"}
         command = ["install", "--no-deps", "--no-cache-dir", "--retries=1", f"--target={folder / 'packages'}", PACKAGE]
         done = subprocess.run(
@@ -57,7 +57,7 @@ def install(redis_server, store, folder, entry):
             text=True,
             check=False,
         )
-        # It has logged every connection when it has drained.
+        # The proxy has logged every connection when it has drained.
         started.terminate()
         started.wait(30)
     lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]

@@ -1,5 +1,5 @@
-"""The real reconciler with ten thousand servers, and what else there is of twenty thousand: figures that do not depend on how busy
-the machine is.
+"""The real reconciler with ten thousand servers, and everything else with twenty thousand: figures that do not depend on the
+machine's load.
 
 `ci/bench scale` measures times.
 """
@@ -21,17 +21,17 @@ from bench_scale import scale
 SIZES = [1_000, 10_000]
 
 MEMORY = 150
-"""Most MiB of the reconciler with ten thousand servers."""
+"""The most MiB of the reconciler with ten thousand servers."""
 
 WORK = 12
-"""Most seconds of processor time for a restart with ten thousand servers. It was 5.8; the caches of a busy machine add to it."""
+"""The most seconds of processor time for a restart with ten thousand servers. It was 5.8; a busy machine's caches add to it."""
 
 IDLE = 0.03
-"""Most of a core with ten thousand servers and nothing to do. The aim is 0.02; 0.013 to 0.016 were measured."""
+"""The largest share of a core with ten thousand servers and nothing to do. The aim is 0.02; 0.013 to 0.016 were measured."""
 
 REQUESTS = 4
-"""Most requests to the API server for a launch. One is the patch. Each conflict, after another client changed the pod at the same
-time, costs two more; on a quiet machine four launches of five have one."""
+"""The most requests to the API server for a launch. One is the patch. Each conflict, after another client changed the pod at the
+same time, costs two more; on a quiet machine four launches of five have one."""
 
 
 @pytest.mark.timeout(3600)
@@ -51,7 +51,7 @@ def test_reconciler_keeps_up_with_ten_thousand_servers(record_property):
 
 
 LAUNCHES = 2
-"""Launches with a pass in an hour, for each server that runs: sessions of half an hour."""
+"""Launches with a pass in an hour, for each running server: sessions of half an hour."""
 
 PROXY = 45
 """MiB of the egress proxy at rest, with four pods (docs/proxy.md) and a little more."""
@@ -76,7 +76,7 @@ def test_values_of_the_page_suffice_for_twenty_thousand_servers(record_property)
     assert found["verifier"]["MiB after it"] < limit("verifier")
     assert PROXY + found["proxy"]["MiB more than without"] < limit("proxy")
     one, kept = found["Redis, for one"], found["Redis"]
-    # A pass is remembered for 70 minutes, a solution and what it is charged for 60, a launch without a pod for 10.
+    # A pass is remembered for 70 minutes, a solution and its charge for 60, a launch without a pod for 10.
     launch = one["pass, B"] * 70 / 60 + one["solution, and what it is charged, B"] + one["launch that waits, B"] * 10 / 60
     data = kept["most while a proxy reads all addresses, MiB"] + servers * LAUNCHES * launch / 2**20
     assert data < float(named["redis"]["maxmemory"].removesuffix("mb")) < limit("redis")

@@ -17,7 +17,7 @@ from verifier.store.store import Store
 from verifier.web.app import create_services
 from verifier.web.context import Services
 
-# The same examples in each run: a test that fails now and then says less than one that fails.
+# The same examples in each run: a test that fails now and then says less than one that always fails.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 
 
@@ -43,7 +43,7 @@ def redis_server(_redis_server: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def in_redis(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """What is in Redis, for tests about keys, times of expiry and memory."""
+    """The content of Redis, for tests about keys, expiry times and memory."""
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
         yield client
 
@@ -70,7 +70,7 @@ def settings(redis_server: RedisServer) -> VerifierSettings:
 def store(settings: VerifierSettings) -> Iterator[Store]:
     client = connect(settings)
     store = Store(client)
-    store.ping()  # as the readiness probe does before anybody is let in
+    store.ping()  # as the readiness probe does before the first client
     yield store
     client.close()
 
@@ -82,13 +82,13 @@ def services(settings: VerifierSettings, store: Store) -> Services:
 
 @pytest.fixture
 def public(services: Services) -> FlaskClient:
-    """The public app, asked by a client at `CLIENT` through one proxy."""
+    """The public app for a client at `CLIENT`, through one proxy."""
     return public_client(services)
 
 
 @pytest.fixture
 def internal(services: Services) -> FlaskClient:
-    """The in-cluster app, asked by BinderHub."""
+    """The in-cluster app for BinderHub."""
     return internal_client(services)
 
 

@@ -1,4 +1,4 @@
-"""The real BinderHub, where that package is installed, and the stand-in of the cluster tests, with the launch hook.
+"""The real BinderHub, if its package is installed, and the stand-in of the cluster tests, with the launch hook.
 
 Both must make the same calls in the same order.
 """
@@ -110,7 +110,7 @@ def standin(config):
 
 @contextlib.asynccontextmanager
 async def running(start, wiring, hub):
-    """One of the two, with the config of the launch hook; gives its address."""
+    """One of the two, with the config of the launch hook. Yields its address."""
     port = port_of(bind := bind_sockets(0, "127.0.0.1")[0])
     bind.close()
     wiring.config.BinderHub.update(port=port, base_url="/binder/", hub_url=f"{hub}/", hub_api_token="t")
@@ -130,7 +130,7 @@ both = pytest.mark.parametrize("start", [real_binderhub, standin])
 
 
 async def events_until(url, *phases, seconds=60, agent="Mozilla/5.0"):
-    """Read a build's event stream up to a phase; returns the events. BinderHub holds the stream open after the last."""
+    """Read a build's event stream up to a phase. Returns the events. BinderHub keeps the stream open after the last event."""
     events, buffer = [], b""
     reached = asyncio.get_running_loop().create_future()
 
@@ -187,12 +187,12 @@ def test_binderhub_announces_each_attempt_before_it_starts_the_server(start, mon
         for _, body in seen:
             assert body["token"] == PASS
             assert body["context"] is True
-            # BinderHub itself believes X-Real-Ip.
+            # BinderHub itself trusts X-Real-Ip.
             assert (body["client_address"], body["forwarded_for"]) == ("127.0.0.1", "198.51.100.1")
             assert body["user_agent"] == "Mozilla/5.0"
             assert body["repository"] == REPOSITORY
             assert body["image"] == events[-1]["image"]
-            # Where browsers are sent.
+            # The address to which browsers are sent.
             assert events[-1]["url"].startswith(body["hub_url"]) and body["hub_url"] == f"{hub}/"
 
     asyncio.run(main())
@@ -244,7 +244,7 @@ def knows_crawlers(start):
 @both
 @pytest.mark.filterwarnings("default")
 def test_binderhub_refuses_crawlers_and_nobody_of_ours(start, monkeypatch):
-    """Nothing of the hook comes before that: a crawler is not announced, and costs no challenge."""
+    """The hook does nothing before that: a crawler is not announced, and costs no challenge."""
     if not knows_crawlers(start):
         pytest.skip("this version of binderhub refuses no crawlers")
 

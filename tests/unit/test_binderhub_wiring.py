@@ -1,4 +1,4 @@
-"""The snippet that BinderHub runs, chart/integration/launch_hook.py: what it sends, and what it survives.
+"""The snippet that BinderHub runs, chart/integration/launch_hook.py: its requests, and the faults that it survives.
 
 The snippet is loaded as BinderHub loads it, between a server that plays BinderHub's build requests and one that plays the verifier.
 """
@@ -66,7 +66,7 @@ def test_launch_is_announced_with_its_request(monkeypatch):
             "image": IMAGE,
             "repository": REPOSITORY,
             "token": PASS,
-            # Not X-Real-Ip, which BinderHub believes.
+            # Not X-Real-Ip, which BinderHub trusts.
             "client_address": "127.0.0.1",
             "forwarded_for": "198.51.100.1",
             "groups": [],
@@ -113,7 +113,7 @@ def test_user_agent_is_announced(monkeypatch, sent, told):
         async with verifier(seen) as api, binderhub(Wiring(monkeypatch, api)) as hub:
             await get(f"{hub}/build/1", headers={"User-Agent": sent})
         assert [body["user_agent"] for _, body in seen] == [told]
-        # What the verifier takes.
+        # The form that the verifier accepts.
         assert LaunchBody.model_validate(seen[0][1]).user_agent == told
 
     asyncio.run(main())
@@ -174,7 +174,7 @@ def test_forwarded_addresses_are_announced(monkeypatch, sent, told):
     ],
 )
 def test_user_who_logged_in_is_announced_with_groups(monkeypatch, create_user, user, told):
-    """BinderHub creates users itself unless it has auth_enabled; the groups are in JupyterHub's model of the user."""
+    """BinderHub creates users itself unless it has auth_enabled. The groups are in JupyterHub's model of the user."""
 
     async def main():
         seen = []
@@ -414,7 +414,7 @@ async def unauthorized(handler):
 
 
 async def huge(handler):
-    """50 MB in one answer."""
+    """An answer of 50 MB."""
     with contextlib.suppress(StreamClosedError):
         for handler.settings["megabytes"] in range(50):
             handler.write(b"x" * 1_000_000)
@@ -430,7 +430,7 @@ async def halfway(handler):
 
 
 async def drip(handler):
-    """A byte now and then without an end: no single wait is long."""
+    """A byte now and then, without an end: no single wait is long."""
     with contextlib.suppress(StreamClosedError):
         while True:
             handler.write(b" ")
@@ -473,7 +473,7 @@ def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
 
 @contextlib.asynccontextmanager
 async def raw(talk):
-    """A TCP server with answers that no HTTP server gives; gives its address."""
+    """A TCP server with answers that no HTTP server gives. Yields its address."""
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{port_of(server.sockets[0])}"
@@ -582,7 +582,7 @@ def test_huge_answer_is_not_read(monkeypatch):
 
         async with verifier([], answer) as api:
             await Wiring(monkeypatch, api).launch()
-            # The buffers of the sockets hold a few megabytes that nobody reads.
+            # The sockets' buffers hold a few megabytes that nobody reads.
             assert await asyncio.wait_for(megabytes, 60) < 20
 
     asyncio.run(main())
@@ -616,7 +616,7 @@ def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
 
 
 def test_many_launches_are_announced_at_once(monkeypatch):
-    """No launch waits for the answer of another. BinderHub's own client would make it wait: it has ten requests at a time."""
+    """No launch waits for the answer to another. BinderHub's own client would make it wait: it sends ten requests at a time."""
 
     async def main():
         seen, tiers, all_there = [], [], asyncio.Event()

@@ -1,4 +1,4 @@
-"""A process judges clients by the blocks that it saw last, and Redis tells it when there are others (D-368)."""
+"""A process judges clients by the blocks that it saw last, and Redis tells it when they have changed (D-368)."""
 
 import time
 
@@ -32,7 +32,7 @@ def present(client, solution):
 
 
 def refusing(blocks):
-    """Judges as if each block of a network were of the client's."""
+    """Judges as if each block of a network applied to the client."""
     return Rule.BLOCKED if any(found.kind == "network" for found in blocks) else None
 
 
@@ -95,7 +95,7 @@ def test_key_is_not_charged_for_a_blocked_client(store, elsewhere):
 
 
 def test_blocks_that_another_thread_saw_do_not_pass_for_judged(store, elsewhere):
-    """A thread judges by older blocks while another one learns the newer: the solution is judged by these once more."""
+    """A thread judges by older blocks while another thread learns of newer ones: the solution is judged again by the newer."""
     judged = []
 
     def judge(blocks):

@@ -35,7 +35,7 @@ def test_contrast_is_that_of_wcag():
 
 
 def test_any_colour_can_be_read_and_seen(redis_server):
-    """Text on it has 4.5, lines of it have 3 on the card in both schemes."""
+    """Text on the colour has a contrast of 4.5, and lines in the colour have 3 on the card, in both schemes."""
     chance = random.Random(1)
     for colour in ["#000000", "#ffffff", "#767676", "#757575", *(f"#{chance.randrange(1 << 24):06X}" for _ in range(300))]:
         style = brand(redis_server, accentColor=colour).style
@@ -51,7 +51,7 @@ def test_grounds_are_those_of_the_style_sheet():
 
 
 def test_tokens_can_be_read():
-    """Each text on each ground that it may stand on, in both schemes."""
+    """Each text colour on each background that it may have, in both schemes."""
     blocks = re.findall(r"\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", (TOP / "frontend/src/tokens.css").read_text(), flags=re.S))
     light, panel_dark, page_dark = ({name: whole(value) for name, value in re.findall(r"--([\w-]+): (#\w+)", b)} for b in blocks)
     assert panel_dark.items() <= page_dark.items()
@@ -92,7 +92,7 @@ def test_policy_allows_the_logo_and_the_style_and_nothing_else(redis_server, sto
     [
         ("http://127.0.0.1:8080/logo.svg?size=2", "http://127.0.0.1:8080"),
         ("https://[2001:db8::1]:8443/logo.svg", "https://[2001:db8::1]:8443"),
-        # No address of a host, and no reason not to start.
+        # Not the address of a host, but no reason not to start, either.
         ("https://[::::]/logo.svg", "https://[::::]"),
         ("https://cdn.example.org", "https://cdn.example.org"),
         ("/", "'self'"),

@@ -310,7 +310,7 @@ def test_client_address_of_a_launch_is_not_charged(internal, store, in_redis):
     ],
 )
 def test_client_without_an_address_is_counted_and_charged(site, store, address, network, in_redis):
-    """Behind a proxy that is believed, each private address is a client of its own."""
+    """Behind a trusted proxy, each private address is a client of its own."""
     services = site()
     client = create_public_app(services).test_client()
     client.environ_base.update(REMOTE_ADDR="10.0.0.9", HTTP_X_FORWARDED_FOR=address)
@@ -329,7 +329,7 @@ def test_solution_of_a_private_client_counts_behind_another_node(site, store):
 
 
 def test_invented_addresses_share_a_price(site, store, in_redis):
-    """60 passes with 60 addresses from a sender that is no proxy."""
+    """60 passes with 60 addresses from a sender that is not a proxy."""
     services = site(trusted_proxies=["10.1.0.0/24"], launch_hold=4, fairness_budget=10)
     pod = create_public_app(services).test_client()
     pod.environ_base["REMOTE_ADDR"] = "10.9.9.9"
@@ -433,7 +433,7 @@ def test_ipv6_client_pays_the_largest_price_not_the_sum(site, store):
     ],
 )
 def test_ipv6_moves_cost_what_is_documented(name, passes, base_works):
-    """What everybody in a network pays together, in multiples of the base, who moves between as many networks as it has."""
+    """The sum of the prices in a network, in multiples of the base, for somebody who moves between all networks in it."""
     curve = Fairness(3600, 30, 0)
     addresses = {
         "one /64": lambda number: "2001:db8:1:1::/64",

@@ -1,4 +1,4 @@
-"""What launches claim to be: the classes, what is counted, and that nothing else comes of it."""
+"""Launches' claims about their client: the classes, the counts, and that they have no other effect."""
 
 import itertools
 import json

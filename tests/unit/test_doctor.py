@@ -47,7 +47,7 @@ def verifier_policy(*peers, **rule):
 
 
 class FakeNamespace:
-    """A namespace in which all is well; tests change it."""
+    """A namespace without problems, which tests change."""
 
     def __init__(self):
         self.found_policies = [*OURS, verifier_policy(INGRESS_CONTROLLER)]
@@ -95,7 +95,7 @@ def ours(redis_server):
 
 @pytest.fixture
 def well(store, namespace, redis_server, in_redis):
-    """A store in which all is well: verifier and reconciler have reported, and BinderHub has announced a launch."""
+    """A store without problems: verifier and reconciler have reported, and BinderHub has announced a launch."""
     in_redis.config_set("maxmemory-policy", "noeviction")
     store.heartbeat(time.time(), {})
     store.report_verifier("a", {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}})
@@ -410,7 +410,7 @@ def test_command_exits_with_1_if_there_is_a_problem(monkeypatch, ours, well, nam
     ).items()
 
 
-# -- what the reconciler publishes
+# -- the reconciler's publications
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ class CallCounter:
 
 
 class KillableProxy:
-    """A wrapper whose callers can die before and after each call."""
+    """A wrapper whose callers can die before or after each call."""
 
     def __init__(self, of: object, life: CallCounter) -> None:
         self._of, self._life = of, life
@@ -169,7 +169,7 @@ def test_throttling_api_server_delays_grants_but_loses_none(redis_server, store,
     until = time.monotonic() + 60
     while len(cluster.labelled()) < len(users):
         assert time.monotonic() < until
-        reconciler.run_once(wait=True)  # waits for what is tried again
+        reconciler.run_once(wait=True)  # waits for retries
     assert len(refused) == 50
 
 
@@ -195,7 +195,7 @@ def test_slow_patches_of_changing_pods_delay_grants_but_lose_none(redis_server, 
     until = time.monotonic() + 60
     while len(cluster.labelled()) < len(users):
         assert time.monotonic() < until
-        reconciler.run_once(wait=True)  # waits for what is tried again
+        reconciler.run_once(wait=True)  # waits for retries
     assert (len(began), len(cluster.patches)) == (4 * len(users), len(users))
 
 
@@ -302,7 +302,7 @@ def test_killed_replica_loses_no_pass(redis_server):
             told = [pool.submit(launch, (first, second)[number % 2], f"user-{number}", used) for number in range(60)]
             first.kill()
             tiers = [each.result() for each in told]
-        # At most one client got the grant. If the owner of the grant was not told, nobody else has it either.
+        # At most one client got the grant. If the owner of the grant was not told, nobody else has it, either.
         assert tiers.count("verified") <= 1
         assert launch(second, "somebody", used) == "unverified"
         assert launch(second, "alice", kept) == "verified"

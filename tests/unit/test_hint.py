@@ -46,7 +46,7 @@ def in_terminal(command: list[str], typed: str = "exit\n", **variables: str) -> 
 
 @pytest.fixture
 def profile(tmp_path):
-    """A file that reads the hint as a login shell's profile does."""
+    """A file that reads the hint, as a login shell's profile does."""
     script = tmp_path / "zz-binder-egress.sh"
     script.write_text(TERMINAL)
     return script
@@ -75,7 +75,7 @@ def test_terminal_hint_is_fast_and_runs_no_program(profile):
         [shutil.which("bash"), "--noprofile", "--rcfile", profile, "-i"], BINDER_EGRESS_URL=URL, PATH="/nonexistent"
     )
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of a processor, which does not count how long others have it.
+    # Processor time, which does not include other processes' time.
     assert ended.ru_utime - began.ru_utime + ended.ru_stime - began.ru_stime < 1
     assert SAID in written and "not found" not in written
 

@@ -361,7 +361,7 @@ def test_challenge_is_public_but_only_listed_origins_can_read_it(open_to):
 
 @pytest.mark.parametrize("path", POSTS)
 def test_page_of_a_federation_works_with_another_member(open_to, store, path):
-    """mybinder.org's page, a build on hub.member.example: preflight, then the request."""
+    """mybinder.org's page with a build on hub.member.example: preflight, then the request."""
     run_pod(store)
     client = open_to("https://mybinder.org", LISTED)
     client.environ_base["HTTP_HOST"] = "hub.member.example"
@@ -608,7 +608,7 @@ def test_launch_has_its_address_by_the_same_rule(redis_server, store, trusted, s
 
 
 def test_forged_forwarding_header_does_not_validate_a_solution(redis_server, store):
-    """A solution from another network, presented with the address of its maker in front."""
+    """A solution from another network, presented with its maker's address in front."""
     services = create_services(make_settings(redis_server), store)
     store.ping()
     solution = solve(public_client(services, "203.0.113.1"))

@@ -1,4 +1,4 @@
-"""What pages of JupyterHub's origin may do at the verifier: read what a server may reach, and nothing else."""
+"""At the verifier, pages of JupyterHub's origin may read what a server may reach, and do nothing else."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_hubs_origin_may_read_a_servers_state(client):
     assert answer.json["access"] == "none"
     assert allowed(answer) == {"Access-Control-Allow-Origin": HUB}
     assert "Origin" in answer.headers["Vary"]
-    # That a server does not exist is its state, too.
+    # The absence of a server is its state, too.
     answer = client.get("/egress/servers/nobody/", headers={**JSON, "Origin": HUB})
     assert (answer.status_code, allowed(answer)) == (404, {"Access-Control-Allow-Origin": HUB})
 
@@ -53,11 +53,11 @@ def test_hubs_origin_may_do_nothing_else(client):
         assert (answer.status_code, allowed(answer)) == (403, {})
 
 
-# -- by BinderHub's hook, where the operator named none (D-370)
+# -- from BinderHub's hook, if the operator named none (D-370)
 
 
 def back(client, user="alice", server=""):
-    """Where the page of a server leads back to, or None."""
+    """The address that the page of a server leads back to, or None."""
     page = client.get(f"/egress/servers/{user}/{server}", headers={"Accept": "text/html"}).text
     found = re.search(r'<a id="back"[^>]* href="([^"]+)"', page)
     return found and found[1]
@@ -103,7 +103,7 @@ def test_operators_word_wins(client, redis_server, store):
 
 
 def test_only_the_hook_names_an_origin(services, store):
-    """The in-cluster interface takes it with the hook's token; the public one has no such call."""
+    """The in-cluster interface accepts it with the hook's token; the public one has no such call."""
     run_pod(store)
     body = {"user": "alice", "image": "i", "hub_url": "https://evil.example.org/"}
     assert public_client(services).post("/egress/api/launches", json=body).status_code == 404

@@ -1,4 +1,4 @@
-"""The code that BinderHub, JupyterHub and user servers run: files in chart/integration, and as text in the chart's values."""
+"""The code that BinderHub, JupyterHub and user servers run: files in chart/integration, and texts in the chart's values."""
 
 import ast
 import shutil
@@ -24,14 +24,14 @@ ESBUILD = TOP / "frontend/node_modules/.bin/esbuild"
 
 
 def check(top):
-    """`ci/embed-integration --check` in a copy of the project: exit code and message."""
+    """Run `ci/embed-integration --check` in a copy of the project. Returns exit code and message."""
     done = subprocess.run([sys.executable, top / "ci/embed-integration", "--check"], capture_output=True, text=True)
     return done.returncode, done.stderr
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of what `ci/embed-integration` reads and writes."""
+    """A copy of the files that `ci/embed-integration` reads and writes."""
     for path in ("ci/embed-integration", "chart/values.yaml", "chart/integration"):
         target = tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def test_values_have_the_files():
 
 
 def test_each_file_has_a_place(copy):
-    """A file that is changed is missed by the check, whichever it is, and then written."""
+    """The check finds a change in any file, which is then written."""
     for file in sorted((copy / "chart/integration").iterdir()):
         if file.suffix in (".py", ".sh", ".js", ".html"):
             before = file.read_text()
@@ -57,7 +57,7 @@ def test_each_file_has_a_place(copy):
 
 
 def test_values_are_short():
-    """What an operator has to read through, without the embedded code: 750 lines, and what later parts added, each named here."""
+    """The lines that an operator has to read, without the embedded code: 750, and those that later parts added, each named here."""
     embedded = [*PYTHON.values(), PAGE, *(server["stringData"] for name, server in SERVERS.items() if "terminal" in name)]
     lines = len((TOP / "chart/values.yaml").read_text().splitlines()) - sum(text.count("\n") for text in embedded)
     later = {"proxy": 60, "JupyterLab": 5, "branding": 9, "detections": 11, "agent": 23}

@@ -22,7 +22,7 @@ PAGE = "https://hub.example.org/egress/servers/alice/"
 PLACE = "/usr/local/share/jupyter/labextensions/binder-egress"
 
 
-# -- what the start guard lays
+# -- what the start guard copies
 
 
 def environment(folder, **more):
@@ -88,7 +88,7 @@ def test_guard_that_runs_again_completes_half_a_copy(tmp_path):
 
 
 def test_file_that_cannot_be_copied_leaves_no_extension(tmp_path):
-    """`package.json` comes last, so JupyterLab does not take the half for a whole."""
+    """`package.json` comes last, so JupyterLab does not take half a copy for a whole one."""
     source, to = tmp_path / "from", tmp_path / "to"
     (source / "static/folder").mkdir(parents=True)
     (source / "package.json").write_text("{}")
@@ -125,7 +125,7 @@ OWN_VOLUME, OWN_MOUNT = {"name": "home"}, {"name": "home", "mountPath": "/home/j
 
 
 def launched(config=None, **guard):
-    """A spawner as it is when its pod is made, and the variables of its start guard."""
+    """A spawner at the creation of its pod, and the variables of its start guard."""
     c = config or Config()
     c.KubeSpawner.environment = {"BINDER_EGRESS_URL": "$(BINDER_LAUNCH_HOST)egress/servers/$(JUPYTERHUB_USER)/"}
     spawner = made_spawner(c, {**VALUES, **guard})
@@ -145,7 +145,7 @@ def test_hub_mounts_the_extension_read_only():
 
 def test_guard_is_told_the_address_as_the_server_is():
     _, variables = launched()
-    # Kubernetes fills variables in, in this order. Braces are doubled, because KubeSpawner takes single ones for fields.
+    # Kubernetes substitutes variables in this order. Braces are doubled, because KubeSpawner takes single ones for fields.
     assert list(variables)[-4:] == ["BINDER_LAUNCH_HOST", "JUPYTERHUB_USER", "JUPYTERHUB_SERVER_NAME", "BINDER_EGRESS_URL"]
     assert variables["BINDER_LAUNCH_HOST"] == "https://binder.example.org/"
     assert variables["JUPYTERHUB_USER"] == "alice-{{0}}"

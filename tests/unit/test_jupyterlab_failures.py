@@ -1,4 +1,4 @@
-"""What the JupyterLab extension takes for a lack of network: messages of programs, and messages that look similar."""
+"""The messages that the JupyterLab extension takes for a lack of network, and similar messages that it does not."""
 
 import json
 import subprocess
@@ -81,8 +81,8 @@ UNREACHED = {
     "Python, httpx, time-out, newer": "ConnectTimeout: timed out",
     "Python, aiohttp, time-out": "ConnectionTimeoutError: Connection timeout to host https://example.org/",
     "curl, time-out, newer": "curl: (28) Failed to connect to example.org port 443 after 2001 ms: Timeout was reached",
-    # By their sources. curl's library, whose words come in conda's, mamba's, R's and Julia's: lib/strerror.c (others since 8.10),
-    # lib/vdns/asyn-base.c, hostip.c and cf-dns.c, lib/cf-ip-happy.c, lib/multi.c, of curl 8.22.
+    # Taken from their sources. curl's library, whose messages appear in those of conda, mamba, R and Julia: lib/strerror.c (others
+    # since 8.10), lib/vdns/asyn-base.c, hostip.c and cf-dns.c, lib/cf-ip-happy.c, lib/multi.c, of curl 8.22.
     "curl's library, name": "Could not resolve host: example.org (Timeout while contacting DNS servers)",
     "curl's library, name, no detail": "Could not resolve: example.org:443",
     "curl's library, name, time-out": "Resolving timed out after 5000 milliseconds",
@@ -189,7 +189,7 @@ UNREACHED = {
     "Julia, Pkg, proxy": "failed to clone from https://github.com/o/r.jl: (proxy returned unexpected status: 403)",
     "in colours": "\x1b[0;31mgaierror\x1b[0m: [Errno -3] Temporary failure in \x1b[1mname\x1b[0m resolution",
 }
-"""Program → what it prints."""
+"""Program → its message."""
 
 SIMILAR = {
     "nothing": "",
@@ -216,7 +216,7 @@ SIMILAR = {
     "a kernel's time-out": "TimeoutError: Cell execution timed out",
     "words on networks": "A neural network is trained; name resolution is 4 px.",
 }
-"""What it is → text."""
+"""Description → text."""
 
 SCRIPT = """
 import { looksLikeNoNetwork, textOf } from "./frontend/lab/failures.js";
@@ -229,7 +229,7 @@ console.log(JSON.stringify(JSON.parse(text).map((one) => looksLikeNoNetwork(prin
 
 
 def judged(texts):
-    """What the extension thinks of each text, or of each list of a cell's outputs."""
+    """The extension's verdict on each text, or on each list of a cell's outputs."""
     command = ["node", "--input-type=module", "--eval", SCRIPT]
     done = subprocess.run(command, cwd=TOP, input=json.dumps(texts), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

@@ -17,7 +17,7 @@ def test_launch_with_a_pass_gets_its_tier(public, internal):
 
 
 def test_launch_of_a_newer_hook_is_decided(public, internal):
-    """A gate that was rolled back meets the hook of the version before that. What it does not know changes nothing."""
+    """After a rollback of the gate, the hook is still of the later version. Fields that the gate does not know change nothing."""
     newer = {"later": {"x": 1}, "tier": "verified"}
     assert launch(internal, user="alice", **newer)["tier"] == "unverified"
     assert launch(internal, user="bob", token=get_pass(public), **newer)["tier"] == "verified"

@@ -1,4 +1,4 @@
-"""Where the code of tests is: helpers in `tests/support`, and no test module needs another."""
+"""The place of the tests' code: helpers are in `tests/support`, and no test module needs another."""
 
 import ast
 from collections.abc import Iterator

@@ -736,7 +736,7 @@ def test_renewal_takes_no_use_from_another_server(client, store, leasing, impati
 @pytest.mark.parametrize("by", ["launch", "unlock"])
 @pytest.mark.parametrize("over", [False, True])
 def test_pass_gives_its_server_one_lease(client, store, leasing, impatient, by, over):
-    """It lives for five minutes, and a lease may be shorter: with one pass a server would have several."""
+    """A pass is valid for five minutes, and a lease may be shorter: with one pass, a server would get several."""
     token = get_pass(client)
     if by == "launch":
         given = launch(internal_client(leasing), "alice", token=token)["grant"]
@@ -789,7 +789,7 @@ def test_pass_of_a_launch_is_presented_again_when_its_server_is_ready(client, st
 
 
 def test_pass_counts_again_after_a_block_is_lifted(place, client, store, impatient):
-    """The operator took by mistake what the pass gave."""
+    """The operator revoked the pass's grant by mistake."""
     place.time = time.time()
     reconciler, operators = place.reconciler(), Operators(reconciler_settings(), place.store, lambda: place.time)
     place.cluster.add(ready=True)
@@ -808,7 +808,7 @@ def test_pass_counts_again_after_a_block_is_lifted(place, client, store, impatie
 
 
 def test_pass_counts_as_before_when_the_mode_was_allow_meanwhile(place, client, store, impatient):
-    """The lease that it gave goes on, and is over at its time. Nobody needs a pass in that mode."""
+    """The lease that it gave goes on, and ends at its time. Nobody needs a pass in that mode."""
     place.time = time.time()
     reconciler, allowing = place.reconciler(), place.reconciler(mode="allow", allow_tier="blocked")
     place.cluster.add(ready=True)
@@ -845,7 +845,7 @@ def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, sto
     assert place.pod().label == "blocked"
 
 
-# -- what clients and users are told
+# -- what clients and users see
 
 
 @pytest.mark.parametrize(

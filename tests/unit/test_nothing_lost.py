@@ -1,4 +1,4 @@
-"""Nobody can lower what a server has: every state of a server, and everything that a stranger can present for it.
+"""Nobody can reduce a server's access: every state of a server, with everything that a stranger can present for it.
 
 Each case is played twice by the real verifier and the real reconciler, with and without the stranger, until all leases are over.
 At no moment may the server have less with the stranger than without.
@@ -85,7 +85,7 @@ class Story:
         self.passes(seconds)
 
     def present(self, tier, how):
-        """A stranger presents a pass; or did so a moment ago, when the server was in another state."""
+        """A stranger presents a pass, or did so a moment ago, when the server was in another state."""
         if how == "pass":
             verifier = create_services(make_settings(self.redis_server, tiers=TIERS, may_stop_pods=True), self.store)
             token = verifier.passes.sign(Passes.new(tier, 1, self.store.use_key("k", 10**6, 60, admit), 300))
@@ -96,7 +96,7 @@ class Story:
         self.turn()
 
     def rest(self):
-        """What the server has from now on, step by step: its tier, and whether it runs."""
+        """The server's tier from now on, step by step, and whether it runs."""
         seen = []
         for _ in range(END // STEP):
             pod = self.cluster.pods["jupyter-alice--"]
@@ -111,7 +111,7 @@ STATES = [
     *((by, tier, age) for by in ("launch", "stranger") for tier in LEASED for age in (0, LEASE - STEP, LEASE)),
     *(("values without leases", tier, STEP) for tier in LEASED),
 ]
-"""Who gave the server which tier, and how many seconds ago. The lease of some is over, and their pods are about to be stopped."""
+"""The origin of the server's tier, and how many seconds ago it was given. For some the lease is over, and the pod stops soon."""
 
 
 def is_no_less(now, without):

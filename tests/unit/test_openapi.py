@@ -144,7 +144,7 @@ def test_in_cluster_app_answers_as_documented(internal_schema, path, method):
 @pytest.mark.parametrize(("path", "method"), RECEIVER)
 @pytest.mark.parametrize("token", [API_TOKEN, "wrong"])
 def test_receiver_answers_as_documented(receiver_schema, path, method, token):
-    """What it cannot read, it counts."""
+    """It counts lines that it cannot read."""
     ask(receiver_schema[path][method], GenerationMode.POSITIVE, {"Authorization": f"Bearer {token}"})
 
 

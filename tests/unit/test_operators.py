@@ -131,7 +131,7 @@ def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operato
     reconciler.take(woken)
     converge_due(reconciler)
     assert pod(cluster).grant.rule == Rule.BLOCKED
-    # A block of a repository is about servers that nobody has counted.
+    # A block of a repository is about an unknown number of servers.
     operators.block("repository", "github.com/owner/name", "eve", "mining")
     assert store.woken(0.01).everything
 
@@ -286,7 +286,7 @@ def test_mode_allow_neither_grants_nor_revokes_against_a_refusal(make, cluster, 
 
 
 def test_launch_facts_from_binderhub_take_precedence_over_the_pod(reconciler, cluster, store):
-    """With auth_enabled, users may start a server with an environment that they chose."""
+    """With auth_enabled, users may start a server with an environment of their choice."""
     record = Record(make_grant("unverified", "default"), image="image:1", repository="https://github.com/a/b", client="192.0.2.1")
     store.record_launch(ALICE, record, 600)
     cluster.add(repository="https://github.com/forged/x", client="192.0.2.2", ready=True)
@@ -607,7 +607,7 @@ def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, us
 
 
 def test_thousands_of_servers_are_asked_for_in_parts(store, operators, in_redis):
-    """Redis must answer within half a second, and nobody else is served meanwhile."""
+    """Redis must answer within half a second, and serves no other client meanwhile."""
     in_redis.mset({f"binder-egress:server:user-{number}/": KnownServer(f"uid-{number}").dumps() for number in range(2001)})
     in_redis.config_resetstat()
     assert len(operators.grants()) == 2001
@@ -729,7 +729,7 @@ def test_action_without_a_reason_is_refused(redis_server, store):
 
 @pytest.fixture
 def egress(redis_server, store):
-    """Run the command as in the reconciler's pod; returns exit code, standard output and standard error."""
+    """Run the command as in the reconciler's pod. Returns exit code, standard output and standard error."""
 
     def run(*arguments, **settings):
         environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}

@@ -1,4 +1,4 @@
-"""The words of the unlock page: the languages, what a tier is said to reach, the forms, and the QR codes."""
+"""The texts of the unlock page: the languages, the sentences about a tier's reach, the forms, and the QR codes."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def source(path):
 
 
 def test_problems_that_visitors_can_meet_have_texts():
-    """Other problems come from an attack or a fault in the page, and are told in English."""
+    """Other problems come from an attack or a fault in the page, and are shown in English."""
     worded = {key.removeprefix("error-") for key in pages.MESSAGES["en"] if key.startswith("error-")}
     met = {"solution-refused", "price-risen", "budget-spent", "too-many-rejected", "provider-misconfigured", "provider-unavailable"}
     met |= {"unavailable"}
@@ -247,7 +247,7 @@ def test_page_says_where_nothing_is_enforced(redis_server, store, mode, told):
         for headers in (HTML, CURL):
             text = re.sub(r'data-\S+="[^"]*"', "", client.get("/egress/servers/alice", headers=headers).text)
             assert text.count("This site only watches for now") == told
-            # Nothing of what it has, of an end, or of a way to more: all servers have what they have without us.
+            # Nothing about its access, an end, or a way to more: all servers have the network that they have without us.
             claims = ("has no internet access", "has internet access", "open connections", "#unlock", "Time left", "<button")
             assert any(claim in text for claim in claims) is not told, text
 

@@ -1,4 +1,4 @@
-"""Ping: how the hub closes it in user pods, who counts pods that still can, and how the probe tries."""
+"""Ping: how the hub closes it in user pods, how pods that can still ping are counted, and how the probe tries it."""
 
 import asyncio
 import socket
@@ -38,7 +38,7 @@ class BinderSpawner(KubeSpawner):
 
 
 def load(config=None, on=True):
-    """Run the snippet as the hub does; returns a spawner."""
+    """Run the snippet as the hub does. Returns a spawner."""
     c = config or Config()
     namespace = {"c": c, "get_config": lambda path, default=None: on if path == "custom.binderEgress.closePing" else default}
     exec(textwrap.dedent(SNIPPET), namespace)
@@ -86,7 +86,7 @@ def test_function_that_makes_the_context_is_kept(asynchronous, made):
 
 @pytest.mark.parametrize("key", ["securityContext", "security_context"])
 def test_context_in_extra_pod_config_is_added_to(key):
-    """KubeSpawner writes it in the place of the other."""
+    """KubeSpawner replaces the other with it."""
     c = Config()
     c.KubeSpawner.extra_pod_config = {"dnsPolicy": "None", key: {"sysctls": [OTHER]}}
     assert load(c).extra_pod_config == {"dnsPolicy": "None", key: {"sysctls": [OTHER, OURS]}}
@@ -103,7 +103,7 @@ def test_probe_pods_have_the_sysctl_of_user_pods():
     assert VALUES["gatecheck"]["sysctls"] == {SYSCTL: CLOSED}
 
 
-# -- who still can
+# -- pods that still can
 
 
 def spec(context=None, sysctls=(OURS,), **pod):
@@ -162,7 +162,7 @@ def test_older_pod_that_can_ping_is_not_counted_again(make_reconciler, cluster, 
 
 
 class Echo:
-    """A double of a socket for echo requests: the kernel here may not give one to anybody."""
+    """A double of a socket for echo requests, which the kernel here may refuse to everybody."""
 
     def __init__(self, answers):
         self.answers, self.sent = answers, b""

@@ -219,7 +219,7 @@ def test_release_without_policies_has_no_bypass():
 
 
 def test_labels_of_running_pods_replace_the_usual_labels():
-    """With two hubs in one namespace, the policy of the other hub does not select our pods."""
+    """With two hubs in one namespace, the other hub's policy does not select our pods."""
     other = policy("singleuser", egress({}, selector={"matchLabels": {"release": "other"}}))
     assert judged(other).bypasses
     running = [dict(shared_labels({"component": "singleuser-server", "release": "binder", TIER_LABEL: "verified"}))]

@@ -1,4 +1,4 @@
-"""The probe: what it reaches, what it reports, and the comparison in `helm test`."""
+"""The probe: its attempts, its reports, and the comparison in `helm test`."""
 
 import json
 import socket
@@ -111,7 +111,7 @@ def test_late_target_is_waited_for(awaited):
 
 
 def test_awaited_targets_come_first_and_the_others_are_not_waited_for():
-    """A target that must be shut never answers; what is awaited says that the tier's policy is in force."""
+    """A target that must be shut never answers. The awaited target shows that the tier's policy is in force."""
     tried = []
     answers = {"shut": [False, False], "open": [False] * 5 + [True]}
 
@@ -124,7 +124,7 @@ def test_awaited_targets_come_first_and_the_others_are_not_waited_for():
 
 
 def test_targets_are_tried_at_the_same_time():
-    """One after the other, what is shut would take its timeouts as often as there are targets."""
+    """One after the other, shut targets would each take their time-out."""
     together = threading.Barrier(7)
     assert set(probe.try_all(dict.fromkeys("abcdefg", ""), reaches=lambda _: bool(together.wait(30) + 1)).values()) == {True}
 
@@ -288,7 +288,7 @@ def test_pods_judge_their_own_result_without_a_comparison(tmp_path, monkeypatch,
         with pytest.raises(SystemExit, match=fails) as ended:
             command({}, tmp_path / "message")
         assert ended.value.code != 0
-    # The result is left in either case.
+    # The result stays in either case.
     assert json.loads((tmp_path / "message").read_text()) == {"reached": reached}
 
 

@@ -147,7 +147,7 @@ def open_slow(verifier):
 
 
 def assert_prompt(verifier):
-    """Asks both ports, among that a launch: the fastest of five answers comes before the limit that ends a slow request."""
+    """Sends requests to both ports, also a launch: the fastest of five answers comes before the limit that ends a slow request."""
     public, internal = verifier
     body = {"user": "alice", "image": "image:1", "repository": "r", "token": None, "client_address": CLIENT}
     for address, sent in (
@@ -197,7 +197,7 @@ def test_request_that_does_not_arrive_in_time_is_ended(verifier, open_slow, sent
 
 
 def test_thousand_kept_connections_delay_nobody(verifier, open_slow):
-    """Each has had its answer, and waits for a next request, as browsers' and proxies' connections do."""
+    """Each connection has had its answer and waits for another request, as those of browsers and proxies do."""
     open_slow(1100, b"GET /egress/openapi HTTP/1.1\r\nHost: x\r\n\r\n")
     assert_prompt(verifier)
 
@@ -209,7 +209,7 @@ def test_thousand_public_connections_delay_nobody(verifier, open_slow):
 
 
 def test_gunicorn_makes_no_line_of_log_for_a_request():
-    """It would make one that nobody reads: setting its log up in any way switches access logs on."""
+    """It would write one that nobody reads: any configuration of its log switches access logs on."""
     server = Server(None, [0], "info", lambda: Threads(1, internal_port=0))
     assert server.cfg.logconfig_dict
     assert server.cfg.logger_class.access_log_enabled is False

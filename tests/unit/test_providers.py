@@ -1,4 +1,4 @@
-"""Remote captcha providers: how each is asked, and what each documented answer and each failure of its service means."""
+"""Remote captcha providers: the request to each, and the meaning of each documented answer and each failure."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ RIGHT = {
     "mcaptcha": {"valid": True},
     "prosopo": {"status": "ok", "verified": True},
 }
-"""What each says to a right solution."""
+"""The answer of each provider to a right solution."""
 
 WRONG = {
     "hcaptcha": {"success": False, "error-codes": ["invalid-input-response"]},
@@ -78,7 +78,7 @@ def name(request):
     return request.param
 
 
-# -- how they are asked
+# -- requests
 
 
 def sent(call):
@@ -147,7 +147,7 @@ def test_limits_leave_time_for_our_answer():
     assert 2 * (adapter.CONNECT_SECONDS + adapter.READ_SECONDS) <= adapter.ASK_LIMIT_SECONDS < REQUEST_LIMIT_SECONDS
 
 
-# -- what their answers mean
+# -- answers
 
 CODES = [
     ("hcaptcha", 200, {"success": False, "error-codes": [code]}, outcome)

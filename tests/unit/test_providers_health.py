@@ -1,4 +1,4 @@
-"""Providers in the verifier: several at once, outages, wrong secrets, what takes their place, and what operators see of it."""
+"""Providers in the verifier: several at once, outages, wrong secrets, substitutes, and operators' view."""
 
 import json
 import logging
@@ -283,7 +283,7 @@ def test_csp_of_the_server_page_allows_offered_providers_alone(make, store, name
 
 @pytest.mark.parametrize("name", ["cap", "prosopo", "turnstile"])
 def test_colour_of_a_site_leaves_inline_styles_to_the_widgets_that_need_them(make, store, name):
-    """Beside a checksum browsers ignore 'unsafe-inline' (Content Security Policy Level 3, "Does element match source list")."""
+    """With a checksum, browsers ignore 'unsafe-inline' (Content Security Policy Level 3, "Does element match source list")."""
     run_pod(store)
     services = make(name, branding={"accentColor": "#f5a252"})
     client = public_client(services)
@@ -407,7 +407,7 @@ def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, mo
 
 @pytest.mark.parametrize("on_outage", ["proofOfWork", "allow"])
 def test_client_cannot_cause_an_outage(make, double, monkeypatch, on_outage):
-    """For example by text that a firewall takes for an attack, or that makes the provider fail."""
+    """For example with text that a firewall takes for an attack, or that makes the provider fail."""
     services = make("hcaptcha", captcha_on_outage=on_outage)
     client = public_client(services)
     answer = double.app.view_functions["hcaptcha"]
@@ -449,7 +449,7 @@ def test_provider_with_vague_answers_stays_offered_whatever_clients_send(make, d
 
     services = make("prosopo")
     client = public_client(services)
-    # As its open source answers what it cannot read.
+    # The answer of its open source to unreadable input.
     monkeypatch.setitem(double.app.view_functions, "prosopo", lambda: (jsonify(error={"code": 500}), 500))
     for _ in range(5):
         assert_problem(present(client, "prosopo", "junk"), "provider-unavailable", 503)
@@ -552,7 +552,7 @@ def test_checks_come_as_often_as_documented():
     assert (captcha_module.CHECK_TROUBLED_SECONDS, captcha_module.CHECK_UP_SECONDS) == (60, 900)
 
 
-# -- in its place
+# -- substitutes
 
 
 def names(client):
@@ -603,7 +603,7 @@ def test_replacement_counts_after_the_outage_and_at_other_replicas(make):
 
 
 def test_proof_of_work_from_elsewhere_replaces_no_provider(make):
-    """A federation member with the same keys may offer ALTCHA always; here it is for outages only."""
+    """A federation member with the same keys may always offer ALTCHA; here it is for outages only."""
     solution = solve(public_client(make("altcha")))
     assert_problem(present(public_client(make("turnstile")), "altcha", solution), "solution-refused", 403)
 

@@ -1,4 +1,4 @@
-"""Larger tiers: a server with a tier can get one of a higher rank, and cannot lose anything by it."""
+"""Larger tiers: a server with a tier can get one of a higher rank, and loses nothing by it."""
 
 import re
 import time

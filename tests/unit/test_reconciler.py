@@ -236,7 +236,7 @@ def test_unlock_replaces_the_grant_of_a_smaller_tier(make_reconciler, cluster, s
 
 
 def test_pass_for_a_server_that_has_its_tier_is_not_spent(public, internal, reconciler, cluster, store):
-    """Whoever gave it could move its use to a server of their own, and the tier would go with it."""
+    """The person who gave it could move its use to their own server, and the tier would go with it."""
     decision = launch(internal, "alice", token=get_pass(public))
     cluster.add("alice", ready=True)
     list_and_converge(reconciler)

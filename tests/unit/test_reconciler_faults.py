@@ -1,4 +1,4 @@
-"""The reconciler among faults: conflicts, two at once, Redis or the API server away."""
+"""The reconciler's faults: conflicts, two reconcilers at once, Redis or the API server away."""
 
 import contextlib
 import threading

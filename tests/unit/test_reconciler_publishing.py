@@ -64,7 +64,7 @@ def test_notified_server_is_not_forgotten_before_the_first_list(make_reconciler,
 
 
 def test_second_pod_of_a_server_is_converged_by_a_fresh_answer_of_redis(reconciler, cluster, store):
-    """Asked about together, the second would be published over by what was known before the first."""
+    """Read together, the second's state would be overwritten with the state from before the first."""
     list_and_converge(reconciler)
     cluster.add("alice", "uid-1", server="", created=1)
     reconciler.list_pods()
@@ -190,7 +190,7 @@ def test_pod_with_a_settled_launch_record_is_not_counted(reconciler, cluster, st
 
 
 def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, store):
-    """Their records may have ended before, and the count would be of restarts."""
+    """Their records may already have expired, so restarts would be counted."""
     cluster.add(created=99)
     cluster.add("bob", "uid-2", created=101)
     list_and_converge(make_reconciler(started=100))
@@ -212,7 +212,7 @@ def test_gone_pods_leave_nothing_in_memory(make_reconciler, cluster, monkeypatch
     for number in range(20):
         pod = cluster.add(f"user-{number}", f"uid-{number}")
         list_and_converge(reconciler)
-        assert len(caches[0]) == 3  # the pod, its server, and that it was counted
+        assert len(caches[0]) == 3  # the pod, its server, and the mark that it was counted
         cluster.remove(pod)
     list_and_converge(reconciler)
     assert len(caches[0]) == 0

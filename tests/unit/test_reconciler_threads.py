@@ -56,7 +56,7 @@ def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, p
     eventually(lambda: cluster.labelled() == {ALICE})
     cluster.add("bob", "uid-2", ready=True)
     eventually(lambda: store.known(Server("bob")))
-    # bob is of no known repository, so the use does not move to it; a solution of its own unlocks it.
+    # bob has no known repository, so the use does not move to bob's server; another solution unlocks it.
     assert public.post("/egress/servers/bob", json={"token": token}).status_code == 403
     answer = public.post("/egress/servers/bob", json={"provider": "altcha", "solution": solve(public, "unlock")})
     assert (answer.status_code, answer.json["state"]) == (200, "granted")
@@ -142,7 +142,7 @@ def test_resync_takes_half_of_the_time_to_the_next(make_reconciler, tmp_path, mo
 
 
 class Hasty(FakeCluster):
-    """Its watches end at once and say nothing, but for bookmarks if it has any."""
+    """Its watches end immediately without events, except bookmarks if it has any."""
 
     bookmarks = False
 

@@ -36,15 +36,15 @@ TIMEOUT_SECONDS = connection.TIMEOUT_SECONDS
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
-    """A shorter time-out than in other tests, as many tests here wait for it, and a longer one than the product's."""
+    """A time-out that is shorter than in other tests, because many tests here wait for it, and longer than the product's."""
     monkeypatch.setattr("verifier.store.connection.TIMEOUT_SECONDS", 2)
 
 
 @pytest.fixture
 def no_longer_than(monkeypatch):
-    """A context that counts how often something waits for Redis in vain, for a time-out each, and gives what it counts.
+    """A context that counts how often something waits for Redis until a time-out, and yields the count.
 
-    A limit of seconds would be one for the machine, too. A Redis that is not there refuses connections, which is no wait.
+    A limit in seconds would also test the machine. A Redis that does not run refuses connections, which takes no time.
     """
     waits = []
 

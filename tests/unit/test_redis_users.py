@@ -1,4 +1,4 @@
-"""The users of the chart's Redis: what each process may do, by the script that starts it, in a real redis-server (D-241)."""
+"""The users of the chart's Redis: the rights of each process, from the script that starts it, in a real redis-server (D-241)."""
 
 import os
 import re
@@ -42,7 +42,7 @@ class ChartRedis:
 
     def __init__(self, shared, verifier="", reconciler="", proxy="", receiver=""):
         self.port = free_port()
-        # A user for the tests alone, who may read what Redis refused to others.
+        # A user for the tests alone, which may read the commands that Redis refused to others.
         more = f"port {self.port}\nbind 127.0.0.1\nuser tests on nopass allcommands"
         script = SCRIPT.read_text().replace("port 6379", more)
         passwords = {"REDIS_PASSWORD": shared, "VERIFIER_PASSWORD": verifier, "RECONCILER_PASSWORD": reconciler}
@@ -95,7 +95,7 @@ def stores(server):
 
 
 def test_launch_unlock_and_operators_work_with_users(server, stores, monkeypatch):
-    """What people do, from a launch to the end of its pod, at the verifier and the reconciler."""
+    """Everything from a launch to the end of its pod, at the verifier and the reconciler."""
     monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
     monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     verifiers, reconcilers = stores
@@ -220,7 +220,7 @@ def test_receiver_enters_reports_and_nothing_else(server, stores, receivers):
 
 @pytest.mark.parametrize("user", ["verifier", "proxy"])
 def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user):
-    """Who captures what faces strangers cannot have a pod stopped by a report (D-354)."""
+    """Somebody who captures a process that faces strangers cannot have a pod stopped with a report (D-354)."""
     _, reconcilers = stores
     passwords = {"verifier": VERIFIER, "proxy": PROXY}
     with server.client(username=user, password=passwords[user]) as client:
@@ -341,7 +341,7 @@ def test_every_operation_of_the_store_is_in_the_list():
 
 
 def assert_nothing_was_refused(server):
-    """What Redis refused is in its log. The library introduces itself with CLIENT, and goes on without."""
+    """Refused commands are in Redis' log. The library introduces itself with CLIENT, and goes on if that is refused."""
     with server.client(username="tests", password="") as client:
         assert not [line for line in client.acl_log() if not line["object"].startswith("client")]
 

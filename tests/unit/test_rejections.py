@@ -1,4 +1,4 @@
-"""Wrong solutions of remote providers: each costs the operator a request, so a client network has only so many."""
+"""Wrong solutions of remote providers: each costs the operator a request, so a client network may send only some."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ MOST = 3
 
 @pytest.fixture
 def provider():
-    """The provider's interface: a solution that begins with `right` is right."""
+    """The provider's interface, for which a solution that begins with `right` is right."""
 
     def judge(request):
         if "response=500" in request.body:
@@ -106,7 +106,7 @@ def test_later_rejections_do_not_prolong_the_minute(site, in_redis):
 
 @pytest.mark.parametrize("solution", ["right", "500", "secret", "no solution at all", "ä"])
 def test_other_outcomes_are_not_counted(solution, site, store):
-    """Accepted solutions, a provider's or our trouble, and solutions that are not sent to a provider."""
+    """Accepted solutions, faults of a provider or ours, and solutions that are not sent to a provider."""
     client = public_client(site())
     for number in range(MOST + 2):
         assert present(client, f"{solution}-{number}").status_code != 429
@@ -130,7 +130,7 @@ def test_other_networks_are_not_held_up(site):
 
 @pytest.mark.parametrize("address", ["10.0.0.7", ""])
 def test_clients_without_an_address_are_not_counted(site, in_redis, address):
-    """They may be all clients, behind a proxy that hides them."""
+    """They may be all clients behind a proxy that hides their addresses."""
     services = site()
     client = public_client(services, address)
     client.environ_base["REMOTE_ADDR"] = "10.0.0.1"

@@ -1,4 +1,4 @@
-"""The figures of docs/guarantees.md on many servers: those that a small run can check, and what follows from them."""
+"""The figures of docs/guarantees.md about many servers: those that a small run can check, and figures that follow from them."""
 
 import re
 import sys
@@ -36,7 +36,7 @@ def test_redis_has_for_a_launch_what_the_page_says(redis_server, monkeypatch):
 
 
 def test_redis_has_for_servers_what_the_page_says(redis_server, in_redis):
-    bench_records.measured_reconciler(redis_server.url, 10, proxy=True)  # what there is once, scripts for instance
+    bench_records.measured_reconciler(redis_server.url, 10, proxy=True)  # things that exist once, such as scripts
     before = bench_records.redis_memory(in_redis)
     bench_records.measured_reconciler(redis_server.url, 1010, proxy=True)
     assert (bench_records.redis_memory(in_redis) - before) * MIB / 1000 == pytest.approx(SERVER, rel=0.2)
@@ -67,7 +67,7 @@ def measured(row: str) -> list[float]:
 
 
 def reaches(limit: float, row: list[float]) -> float:
-    """The servers with which memory reaches a limit, by what is measured with 20,000 and with 100,000."""
+    """The number of servers with which memory reaches a limit, from the measurements with 20,000 and with 100,000."""
     _, some, many = row
     return 20_000 + (limit - some) / (many - some) * 80_000
 

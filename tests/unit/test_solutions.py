@@ -1,4 +1,4 @@
-"""Solutions of ALTCHA challenges: which are accepted, and how a second use is refused."""
+"""Solutions of ALTCHA challenges: which ones are accepted, and how a second use is refused."""
 
 import base64
 import json

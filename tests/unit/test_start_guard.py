@@ -1,4 +1,4 @@
-"""The start guard: what it waits for, what it reports, and how the hub adds it to user pods."""
+"""The start guard: its waits, its reports, and how the hub adds it to user pods."""
 
 import asyncio
 import itertools
@@ -120,7 +120,7 @@ def test_guard_knows_whether_it_can_connect_at_all():
     assert not able(lambda _: False)
 
 
-# -- whom the egress proxy takes it for
+# -- the egress proxy's view of the pod
 
 PROXY = ("192.0.2.3", 3128)
 
@@ -161,7 +161,7 @@ def test_guard_waits_while_the_proxy_takes_it_for_another_pod():
 
 
 def test_guard_believes_several_answers_in_a_row():
-    """Each may come from another pod of the proxy, and one of them may be behind."""
+    """Each answer may come from another pod of the proxy, and one of those may be behind."""
     answers = iter(["mine", "mine", "mine", "mine", "of-the-address-before"] * 3 + ["mine"] * ANSWERS)
     proxy = EgressProxy(lambda _: next(answers))
     assert proxy.introduce() == "" and next(answers, None) is None
@@ -210,7 +210,7 @@ def test_default_target_is_the_kubernetes_api():
 
 
 def run(**environment):
-    """Run the guard as the init container does; returns its report and the seconds it took."""
+    """Run the guard as the init container does. Returns its report and the seconds that it took."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "verifier.pods.start_guard"],
@@ -258,7 +258,7 @@ def test_process_waits_and_succeeds_with_unreadable_targets(targets):
 
 @pytest.fixture
 def egress_proxy(request):
-    """A real egress proxy, and its thread's loop: what it is told of addresses, tests say."""
+    """A real egress proxy, and its thread's event loop. Tests tell it about addresses."""
     loop, port = asyncio.new_event_loop(), free_port()
     proxy = Proxy(Policy({}), getattr(request, "param", Limits()), Resolver(), Metrics(), identity_wait_seconds=0.2)
     listener = listen(port, "127.0.0.1")
@@ -299,7 +299,7 @@ def run_with_proxy(proxy, timeout="20"):
 
 
 def test_process_ends_once_the_proxy_knows_the_pod(egress_proxy):
-    """The address was another pod's a moment ago, as with one that is used again at once."""
+    """The address was another pod's a moment ago, as when an address is reused immediately."""
     address, publish = egress_proxy
     publish("of-the-address-before")
     threading.Timer(2, publish, ["of-the-address-before", "mine"]).start()  # claimed twice
@@ -345,13 +345,13 @@ def test_process_does_not_wait_without_policies():
 
 
 def modules(code):
-    """What a new interpreter has loaded after this code."""
+    """The modules that a new interpreter has loaded after this code."""
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {code}; print(*sys.modules)", str(TOP)]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def test_guard_loads_nothing_that_is_slow():
-    """Each of these costs every new user pod as much processor time as all that the guard needs."""
+    """Each of these modules costs every new user pod as much processor time as everything that the guard needs."""
     own = modules("import verifier.pods.start_guard") - modules("pass")
     assert own & {"importlib.metadata", "email", "zipfile", "typing", "http.client", "ssl", "asyncio", "subprocess"} == set()
 
@@ -384,7 +384,7 @@ def test_guard_needs_only_the_standard_library():
 
 
 def load(config=None, guard=None):
-    """Run the snippet as the hub does; returns the init containers of a spawner. Without the JupyterLab extension."""
+    """Run the snippet as the hub does, without the JupyterLab extension. Returns the init containers of a spawner."""
     return made_spawner(config, {**VALUES, "jupyterlab": False, **(guard or {})}).init_containers
 
 
@@ -459,7 +459,7 @@ def test_guard_image_is_that_of_this_version():
     assert VALUES["image"] == f"{values['image']['name']}:{chart['appVersion']}"
 
 
-# -- what the reconciler reads
+# -- the reconciler's reading of reports
 
 
 def pod(state=None, name="binder-egress-start-guard"):

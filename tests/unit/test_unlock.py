@@ -90,7 +90,7 @@ def test_unlock_without_a_reconciler_is_pending_after_two_seconds(public, store,
 
 
 def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, store, monkeypatch, in_redis):
-    """One stranger with one pass would keep all threads waiting, and write as many grants."""
+    """Otherwise one stranger with one pass would keep all threads waiting, and write as many grants."""
     run_pod(store)
     token, again = get_pass(public), []
 
@@ -105,7 +105,7 @@ def test_same_unlock_that_is_sent_again_meanwhile_waits_for_nothing(public, stor
     assert [(answer.status_code, answer.json["state"]) for answer in (again[0], first)] == [(202, "pending")] * 2
     assert waits.now == pytest.approx(2, abs=0.05), "the second one waited, too"
     assert in_redis.keys("binder-egress:withdrawn:*") == []
-    # It is no loss: once the first has ended, the same pass counts for its server again.
+    # Nothing is lost: once the first has ended, the same pass is valid for its server again.
     assert unlock(public, token=token).status_code == 202 and waits.now == pytest.approx(4, abs=0.1)
 
 

@@ -1,4 +1,4 @@
-"""What a pod should carry, as a table: the pod's own grant, what Redis holds, mode and tiers → the grant."""
+"""The grant that a pod should carry, as a table: the pod's own grant, the content of Redis, mode and tiers → the grant."""
 
 from dataclasses import replace
 

@@ -13,12 +13,12 @@ KEY = "0" * 40
 
 @pytest.fixture
 def answers(monkeypatch):
-    """Returns a function: every answer that a challenge may have, as often as the random source can give it."""
+    """Returns a function that gives every possible answer of a challenge, as often as the random source can give it."""
 
     def drawn(price=1, **options):
         provider = Altcha.from_options({"algorithm": "SHA-256", "cost": 1, **options}, [KEY])
         made = []
-        # The range is known from the first call; then every number of it is given once.
+        # The first call tells the range; then every number in it is given once.
         numbers = iter([0])
 
         def randbelow(bound):
@@ -46,7 +46,7 @@ def answers(monkeypatch):
 
 
 def cost(chances, order, last):
-    """The average number of tries for one solution, by somebody who tries in this order and takes a new challenge after `last`."""
+    """The average number of tries for one solution, for somebody who tries in this order and gets a new challenge after `last`."""
     found, tries = 0.0, 0.0
     for answer in order[:last]:
         tries += 1 - found
@@ -71,7 +71,7 @@ def test_answer_is_uniform_from_0(answers):
 
 @pytest.mark.parametrize(("price", "average", "most"), [(1, 2001, 4001), (2, 4001, 8001)])
 def test_honest_wait_is_bounded(answers, price, average, most):
-    """Key derivations of somebody who counts from 0, with the default options."""
+    """The key derivations of somebody who counts from 0, with the default options."""
     tries = [answer + 1 for answer in answers(price)]
     assert (sum(tries) / len(tries), max(tries)) == (average, most)
 

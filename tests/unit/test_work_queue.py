@@ -30,7 +30,7 @@ def queue(clock: Clock) -> WorkQueue[str]:
 
 
 def take(queue: WorkQueue[str], most: int = 100) -> list[str]:
-    """Takes the keys that are due."""
+    """Take the keys that are due."""
     return [key for key, _ in queue.get(most, wait=False)]
 
 

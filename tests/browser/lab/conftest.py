@@ -12,7 +12,7 @@ from tests.support.jupyter import Jupyter, Lab, virtual_environment
 
 @pytest.fixture(scope="session")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
-    """The newest Jupyter; `page_address` says of whose page it knows."""
+    """The newest Jupyter. `page_address` tells it the address of a server's page."""
     made = Jupyter(virtual_environment("newest"), tmp_path_factory.mktemp("jupyter"))
     made.start("http://127.0.0.1:9/egress/servers/alice/")
     yield made
@@ -29,7 +29,7 @@ def _verifier(_redis_server: RedisServer, jupyter: Jupyter) -> Iterator[Verifier
 
 @pytest.fixture
 def page_address(verifier: str, jupyter: Jupyter) -> str:
-    """The address of the page of the server of alice, which the extension knows."""
+    """The address of the page of alice's server, which the extension knows."""
     address = f"{verifier}/egress/servers/alice/"
     jupyter.move(address)
     return address

@@ -1,4 +1,4 @@
-"""The extension in a real JupyterLab: what it shows, and the way to internet access."""
+"""The extension in a real JupyterLab: its display, and the way to internet access."""
 
 import json
 import time
@@ -20,7 +20,8 @@ MINUTE = 60
 
 
 def violations(page, *selectors):
-    """What axe-core finds in parts of a page, by WCAG 2.1 A and AA. Its other rules are about the page as a whole, Jupyter's."""
+    """The violations that axe-core finds in parts of a page, by WCAG 2.1 A and AA. Its other rules are about the whole page, which
+    is Jupyter's."""
     page.evaluate(AXE.read_text())
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
     options = [[[selector] for selector in selectors], rules]
@@ -51,13 +52,13 @@ def test_failed_cell_leads_to_access_by_two_clicks(page_address, store, open_lab
     expect(lab.notices(EN["failed-none"])).to_have_count(0)
     if not small.is_closed():
         small.wait_for_event("close", timeout=60_000)
-    # A server with access is told nothing.
+    # A server with access shows nothing.
     lab.run(1)
     lab.page.get_by_title(EN["title"]).first.click()
     expect(lab.dialog).to_contain_text(EN["reach-network"])
     expect(lab.dialog.get_by_role("button")).to_have_count(1)
     expect(lab.notices(EN["failed-none"])).to_have_count(0)
-    # What the verifier is told of the visitor: nothing.
+    # The verifier learns nothing about the visitor.
     assert requests and all(request.method == "GET" for request in requests if request.frame == lab.page.main_frame)
     told = [request.all_headers() for request in requests if request.frame == lab.page.main_frame]
     assert not any({"cookie", "authorization", "referer"} & set(headers) for headers in told)
@@ -149,7 +150,7 @@ def ahead(lab, seconds):
 
 
 def look(lab, visibility, event=True):
-    """Let a tab take itself for `visible` or `hidden`, and mostly tell it."""
+    """Make a tab consider itself `visible` or `hidden`, and usually send the event."""
     lab.page.evaluate("(is) => Object.defineProperty(document, 'visibilityState', { value: is, configurable: true })", visibility)
     if event:
         lab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
@@ -157,7 +158,7 @@ def look(lab, visibility, event=True):
 
 @pytest.mark.timeout(400)
 def test_failed_cells_have_one_notification_until_access_grows(page_address, store, open_lab):
-    """Also where the verifier is silent in between."""
+    """Also if the verifier is silent in between."""
     run_pod(store)
     lab = open_lab(FAILING, FAILING)
     lab.run()
@@ -214,11 +215,11 @@ def test_end_of_a_lease_is_asked_about_in_a_visible_tab_alone(page_address, stor
     ahead(lab, 4 * MINUTE)
     with lab.page.expect_request(page_address):
         look(lab, "visible", event=False)
-    # The end is over, and nobody has stopped the pod yet.
+    # The end has passed, and nobody has stopped the pod yet.
     store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired", until=int(time.time()) - 1))
     before = len(asked)
     look(lab, "visible")
-    # Less and less often: with a request at each look at the clock there would be 5 s between two of them.
+    # Less and less often: with a request at each look at the clock, there would be 5 s between two requests.
     until = time.monotonic() + 60
     while not any(later - earlier > 8 for earlier, later in pairwise(asked[before:])):
         assert time.monotonic() < until, asked
@@ -227,7 +228,7 @@ def test_end_of_a_lease_is_asked_about_in_a_visible_tab_alone(page_address, stor
 
 @pytest.mark.timeout(400)
 def test_status_bar_gets_one_item(page_address, store, open_lab):
-    """JupyterLab takes no second one of that name, also where the first is not on the page."""
+    """JupyterLab accepts no second item of that name, even if the first is not on the page."""
     run_pod(store)
     lab = open_lab(FINE)
     expect(lab.item).to_have_text(EN["none"])

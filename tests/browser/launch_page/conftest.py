@@ -1,6 +1,6 @@
 """Fixtures: BinderHub with the chart's snippet, and tabs on its page.
 
-Each test runs with the double of BinderHub, and with the real one where its package is installed.
+Each test runs with the double of BinderHub, and with the real one if its package is installed.
 The verifier and its Redis are real. A test also fails if the page throws, if the console shows an error, or if the page sends a
 request to a host that the test did not name.
 """
@@ -25,7 +25,7 @@ def script():
 
 @pytest.fixture(scope="session")
 def binderhub():
-    """The process of real BinderHubs."""
+    """The process in which real BinderHubs run."""
     process = Process()
     yield process
     process.stop()

@@ -1,4 +1,4 @@
-"""Where the verifier is: below another base URL, on another host, behind a federation."""
+"""Verifiers in other places: below another base URL, on another host, behind a federation."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_verifier_on_another_host(start, make_hub, tab):
         page.verifier = elsewhere.verifier
         page.header_html["binder-egress"] = f'<meta name="binder-egress" content="{elsewhere.url}egress">'
         opened = tab()
-        # Nobody has published its pod, so the pass that is presented again has this answer, if the page is still there.
+        # Nobody has published the server's pod, so this is the answer to the repeated pass, if the page is still open.
         opened.noise.append("404")
         page.bundle.close()
         opened.page.goto(page.page(), wait_until="commit")

@@ -1,4 +1,4 @@
-"""The double of BinderHub is held to the real one. What differs on purpose is listed in CONTRIBUTING.md."""
+"""The double of BinderHub is compared with the real one. CONTRIBUTING.md lists the intended differences."""
 
 import json
 import re
@@ -46,7 +46,7 @@ ANSWERS = [
     ("POST", "build/gh/o/r/HEAD"),
     ("OPTIONS", "build/gh/o/r/HEAD"),
 ]
-"""Requests that reach BinderHub, those for a verifier that is not there too: method and path below the base URL."""
+"""Requests that reach BinderHub, also those for an absent verifier: method and path below the base URL."""
 
 
 def test_status_and_headers_are_those_of_binderhub(both):
@@ -55,7 +55,7 @@ def test_status_and_headers_are_those_of_binderhub(both):
         for method, path in ANSWERS:
             answer = requests.request(method, hub.url + path, timeout=30)
             names = ("Content-Type", "Cache-Control", "Access-Control-Allow-Origin", "Access-Control-Allow-Headers")
-            # The page, and what is as short as an error.
+            # The page, and answers that are as short as an error.
             body = "page" if 'id="root"' in answer.text else len(answer.content) if len(answer.content) < 200 else "long"
             told = None if "build/" in path or path.endswith("bundle.js") else body
             yield method, path, answer.status_code, {name: answer.headers.get(name) for name in names}, told
@@ -92,7 +92,7 @@ def test_events_are_those_of_binderhub(which, both):
 
 
 def test_page_has_the_order_of_binderhubs_template(both):
-    """Its `pageConfig` comes before our snippets, and these before the page's script, whatever others are there."""
+    """Its `pageConfig` comes before our snippets, and these before the page's script, whatever other snippets exist."""
 
     def order(hub, path):
         hub.header_html |= {"B": "<meta name=second>", "a": "<meta name=first>", "zzz": "<meta name=last>"}
@@ -121,11 +121,11 @@ ELEMENTS = {
     "preview": "iframe[data-testid=nbviewer-iframe]",
     "error": "#root h1",
 }
-"""What tests look for in the page."""
+"""The elements of the page that tests look for."""
 
 
 def test_elements_are_those_of_binderhub(both, tab):
-    """On the home page and a repository's, while it launches and when it has failed. Only the home page has a button."""
+    """On the home page and a repository's page, during a launch and after a failed one. Only the home page has a button."""
 
     def look(opened):
         found = {name for name, selector in ELEMENTS.items() if opened.page.locator(selector).count()}
@@ -165,7 +165,7 @@ def test_elements_are_those_of_binderhub(both, tab):
 
 
 def test_requests_are_those_of_binderhubs_page(both, tab):
-    """In the same order, and the build request with the same query and headers."""
+    """The requests have the same order, and the build request has the same query and headers."""
 
     def asked(hub):
         opened = tab()

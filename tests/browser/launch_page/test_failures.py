@@ -1,4 +1,4 @@
-"""Launches go on when the verifier fails, and in browsers and pages that lack something that launch.js needs."""
+"""Launches go on when the verifier fails, and in browsers and pages without something that launch.js needs."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.support.launch_tab import Ignored, end_wait, launch, launch_when_solv
 @pytest.mark.parametrize("fault", ["down", "hang", "404", "garbage", "unrouted"])
 def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
     hub.fault, hub.fault_paths = fault, paths
-    # One event at a time: the page goes on reading although nobody reads the copy of the response.
+    # One event at a time: the page goes on reading, although nobody reads the copy of the response.
     hub.at_once = fault != "hang"
     opened = tab()
     # The second is about a script that is HTML. It is not run.
@@ -31,7 +31,7 @@ def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
         launch(hub, opened)
     else:
         opened.page.goto(hub.page(), wait_until="commit")
-    # Any other launch waits for nothing, not even for a second.
+    # No other launch waits, not even for a second.
     if fault == "hang" and paths != ("",):
         end_wait(opened, 1)
     if fault == "hang" and paths == ("passes",):
@@ -42,7 +42,7 @@ def test_failing_verifier_does_not_delay_a_launch(fault, paths, hub, tab):
 
 
 def test_script_that_is_html_frees_the_copies_of_answers(hub, tab):
-    """BinderHub answers every path that it does not know with its page and status 200."""
+    """BinderHub answers every unknown path with its page and status 200."""
     hub.fault = "unrouted"
     hub.ready.close()
     opened = tab()
@@ -142,7 +142,7 @@ def test_price_that_keeps_rising_is_given_up(hub, tab):
     ],
 )
 def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
-    """No time passes, so a launch that waits for what never comes does not end.
+    """No time passes, so a launch that waits for something that never comes does not end.
 
     The page's own client needs some of these features too. Such a browser cannot launch even without us.
     """
@@ -180,7 +180,7 @@ def test_launch_goes_on_where_the_page_forbids_workers(hub, tab):
     ["script-src 'self'", "script-src 'unsafe-inline'", "connect-src 'none'", "style-src 'none'"],
 )
 def test_launch_goes_on_where_the_csp_blocks_us(policy, hub, tab):
-    # 'unsafe-inline' alone would block the page's bundle too, so that is let in by its address.
+    # 'unsafe-inline' alone would block the page's bundle too, so the policy allows the bundle's address.
     hub.headers = {"Content-Security-Policy": policy.replace("'unsafe-inline'", f"'unsafe-inline' {hub.url}static/")}
     opened = tab()
     opened.noise.append("Content Security Policy|violates|Refused")

@@ -1,4 +1,4 @@
-"""Which launch gets which pass, and when: early and late solutions, retries, tabs, going back."""
+"""Which launch gets which pass, and when: early and late solutions, retries, tabs, the back button."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_server_waits_for_the_calculation_that_its_build_did_not_wait_for(cached
     end_wait(opened, 1)
     wait_for(lambda: hub.builds, "no build")
     assert hub.builds[0].token is None
-    # Only the last event waits, where it comes alone.
+    # Only the last event waits, if it comes alone.
     opened.expect_phase("idle" if cached else "launching")
     opened.expect("checking")
     with reconciler(store, Server("user-1")):
@@ -71,7 +71,7 @@ def test_server_waits_no_longer_than_the_rest_of_the_hold(start, tab):
     hub = start(launch_hold=6)
     opened = tab()
     launch_while_solving(hub, opened)
-    # The build waits for one second of the hold only.
+    # The build request waits for only one second of the hold.
     end_wait(opened, 1)
     opened.expect("holding")
     wait_for(lambda: hub.builds, "no build")
@@ -94,7 +94,7 @@ def test_server_whose_build_took_longer_than_the_hold_waits_for_nothing(start, t
 
 
 def test_answer_that_waits_is_the_browsers_own(hub, tab):
-    """Code in the page may read it in any way. Those that do not read events from it wait for nothing."""
+    """Code in the page may read the response in any way. Code that does not read events from it waits for nothing."""
     hub.gates["passes"].close()
     hub.bundle.close()
     opened = tab()
@@ -114,7 +114,7 @@ def test_answer_that_waits_is_the_browsers_own(hub, tab):
           globalThis.texts = read();
         }"""
     )
-    # Three launches, as each begins after the server of the one before is ready.
+    # Three launches, each of which begins when the previous server is ready.
     for _ in range(3):
         end_wait(opened, 1)
     read = opened.page.evaluate("texts")
@@ -123,7 +123,7 @@ def test_answer_that_waits_is_the_browsers_own(hub, tab):
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "slow"])
 def test_pass_during_the_build_unlocks_the_server(cached, hub, store, tab):
-    """The challenge arrives later than a launch waits for it."""
+    """The challenge arrives too late for the launch."""
     hub.at_once = cached
     hub.gates["challenge"].close()
     hub.ready.close()
@@ -191,7 +191,7 @@ def test_refused_unlock_shows_no_access(hub, tab):
 
 
 def test_pass_is_presented_again_when_the_server_is_ready(hub, store, tab):
-    """BinderHub's hook rests after failures of the verifier: the pass went with the launch, and nobody looked at it."""
+    """BinderHub's hook rests after failures of the verifier: the pass went with the launch, and nobody checked it."""
     hub.rests = True
     hub.stays = True
     hub.ready.close()
@@ -207,7 +207,7 @@ def test_pass_is_presented_again_when_the_server_is_ready(hub, store, tab):
 
 
 def test_pass_that_is_presented_twice_is_spent_once(start, store, tab):
-    """A pass for two servers is good for another one after its launch."""
+    """A pass for two servers is valid for another server after its launch."""
     hub = start(pass_servers=2, unlock_wait_seconds=PATIENT_UNLOCK_SECONDS)
     opened = tab()
     launch_when_solved(hub, opened)
@@ -235,7 +235,7 @@ def test_refusal_of_a_launch_with_a_pass_is_shown(start, store, tab):
 
 
 def test_server_that_the_verifier_does_not_know_yet_keeps_its_chance(hub, tab):
-    """Its pass went with the launch, so nobody can say that it has no access."""
+    """Its pass went with the launch, so it may have access."""
     hub.launched = lambda user: None
     hub.stays = True
     opened = tab()
@@ -269,7 +269,7 @@ def test_launch_that_fails_is_promised_nothing(failure, solved, hub, tab):
     assert bool(hub.builds[0].token) == solved
     expect(opened.panel).to_have_count(0)
     assert opened.page.evaluate("binderEgress.state") == "failed"
-    # What comes late says nothing either.
+    # Late results show nothing, either.
     if not solved:
         with opened.page.expect_response("**/passes"):
             hub.gates["challenge"].open()
@@ -429,7 +429,7 @@ def test_going_back_is_a_new_launch(hub, tab):
     wait_for(lambda: len(hub.builds) == 2, "no build")
     hub.ready.open()
     opened.server("user-2")
-    # Seen where it arrives: the browser does not tell of each request that a page sends while it leaves.
+    # Seen where it arrives: the browser does not report every request that a page sends while it leaves.
     wait_for(lambda: "/egress/servers/user-2" in hub.posted, "no pass was presented")
     first, second = hub.builds
     again = json.loads(hub.posted["/egress/servers/user-2"])["token"]
@@ -438,7 +438,7 @@ def test_going_back_is_a_new_launch(hub, tab):
 
 
 def test_going_back_to_a_page_in_the_browser_cache(hub, store, kept_browser):
-    """The script of the restored page goes on: the old launch is over, and the next one is another."""
+    """The script of the restored page goes on: the old launch is over, and the next launch is a new one."""
     context = kept_browser.new_context()
     context.set_default_timeout(20_000)
     opened = Tab(context.new_page())

@@ -26,7 +26,7 @@ SCREENS = {
     "light-320": {"viewport": SIZES["-320"]},
     "dark-320-ar": {"viewport": SIZES["-320"], "locale": "ar"},
 }
-"""Those that begin with `dark` have the page's dark theme."""
+"""Names that begin with `dark` have the page's dark theme."""
 
 
 @pytest.mark.parametrize("state", PANEL_STATES)
@@ -76,8 +76,8 @@ def test_panel_is_accessible_and_moves_nothing_in_every_state(state, double, sta
 
 
 def assert_fits(opened):
-    """The page is no wider than the screen or what BinderHub's script draws, and the whole panel is on the screen."""
-    # The real page has more than 320 pixels.
+    """The page is no wider than the screen or the content of BinderHub's script, and the whole panel is on the screen."""
+    # The real page is wider than 320 pixels.
     assert opened.page.evaluate("document.documentElement.scrollWidth <= Math.max(innerWidth, root.offsetLeft + root.scrollWidth)")
     box, size = opened.panel.bounding_box(), opened.page.viewport_size
     assert box["x"] >= 0 and box["y"] >= 0
@@ -85,7 +85,7 @@ def assert_fits(opened):
 
 
 def await_room(opened):
-    """Wait until the page has room for the panel as it is: the panel grows first, and the page a moment later."""
+    """Wait until the page has room for the panel at its current size: the panel grows first, and the page a moment later."""
     opened.page.wait_for_function(
         "parseFloat(getComputedStyle(document.documentElement).scrollPaddingBottom)"
         " > document.getElementById('binder-egress').shadowRoot.querySelector('section').offsetHeight"
@@ -96,7 +96,7 @@ AXE = (TOP / "frontend/node_modules/axe-core/axe.min.js").read_text()
 
 
 def assert_accessible(opened):
-    """axe-core reports no violation outside of what BinderHub's script draws."""
+    """axe-core reports no violation outside the content of BinderHub's script."""
     opened.page.evaluate(AXE)
     # The provider's frame is a double; its accessibility is not ours. BinderHub's page has no such landmark and heading.
     rules = {rule: {"enabled": False} for rule in ("landmark-one-main", "page-has-heading-one")}
@@ -135,7 +135,7 @@ def test_person_who_goes_on_without_a_check_is_told_of_packages(double, start, t
 
 
 def test_panel_is_light_unless_the_page_says_otherwise(hub, tab):
-    """BinderHub's page has no dark theme: it is light where the system is dark."""
+    """BinderHub's page has no dark theme: it is light even if the system is dark."""
     hub.ready.close()
     opened = tab(color_scheme="dark")
     launch(hub, opened)
@@ -224,7 +224,7 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
 
 @pytest.mark.parametrize("language", MESSAGES)
 def test_panel_has_two_lines_at_most_on_a_phone(language, hub, tab):
-    """And 72 pixels, where nobody is asked for anything. Nothing of environment variables: that is behind *More*."""
+    """And 72 pixels if no person is needed. Environment variables are not mentioned: they are behind *More*."""
     messages = MESSAGES[language]
     opened = tab(locale=language, viewport=SIZES["-320"])
     opened.page.add_init_script("delete window.Worker")
@@ -285,7 +285,7 @@ def test_panel_speaks_english_for_other_languages(hub, tab):
 
 
 def has_moved(opened):
-    """Whether anything in the page moved: by the browser's count of layout shifts, or compared with the page without a panel."""
+    """Whether anything on the page moved, by the browser's count of layout shifts, or compared with the page without a panel."""
     shifts = opened.page.evaluate(
         """() => new Promise((resolve) => {
           const root = document.getElementById("root");
@@ -315,7 +315,7 @@ FORM = """<div style="max-width: 600px; margin: 0 auto">
   </form>
   <p style="height: 200px">Badges for your README</p> <button id="last" type="button">show</button>
 </div>"""
-"""What BinderHub's page has in this order: text, a form, its button, and a button at the end."""
+"""The content of BinderHub's page in order: text, a form, its button, and a button at the end."""
 
 
 @pytest.mark.parametrize("state", ["checked", "confirm"])
@@ -330,7 +330,7 @@ def test_panel_never_covers_the_form_of_the_page_once_scrolled_to(size, state, d
     if state == "confirm":
         expect(person(opened)).to_be_visible()
     await_room(opened)
-    # Beside what the page's own script draws again whenever it hears from the build.
+    # Without the elements that the page's own script redraws whenever it hears from the build.
     opened.page.evaluate("html => { root.style.display = 'none'; root.insertAdjacentHTML('beforebegin', html) }", FORM)
     for name in ("repository", "ref", "btn-launch", "last"):
         element = opened.page.locator(f"#{name}")

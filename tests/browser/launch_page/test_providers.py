@@ -33,7 +33,7 @@ def test_launch_waits_for_a_person(double, start, tab):
     launch(hub, opened)
     opened.expect("confirm")
     expect(opened.button("carry_on")).to_be_visible()
-    # A minute, where a calculation has four seconds.
+    # A minute; a calculation has four seconds.
     wait_for(lambda: 60 in opened.time.timers, "the launch does not wait for a person")
     opened.time.let_pass(59)
     opened.expect("confirm")
@@ -252,7 +252,7 @@ SIGNED_IN = ["apiToken", "cookie"]
 
 @pytest.mark.parametrize("how", SIGNED_IN)
 def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab):
-    """With auth_enabled the page holds, or can use, its user's token for the hub."""
+    """With auth_enabled, the page has, or can use, its user's token for the hub."""
     hub = start(**double.settings("turnstile"))
     hub.ready.close()
     opened = tab()

@@ -1,4 +1,4 @@
-"""The wrapper of `fetch`: it changes launches and nothing else."""
+"""The wrapper of `fetch`, which changes launches and nothing else."""
 
 import gzip
 import json

@@ -37,7 +37,7 @@ def double():
 
 @pytest.fixture
 def providers(double, start, store):
-    """A function that starts a verifier with given providers: the address of a server's page."""
+    """A function that starts a verifier with given providers, and returns the address of a server's page."""
 
     def start_with(*names, altcha=False, **options):
         settings = {**double.settings(*names, with_altcha=MODEST["altcha"] if altcha else None), **options}

@@ -14,7 +14,7 @@ from verifier.web.pages import MESSAGES
 
 @pytest.fixture
 def leased(start, store):
-    """A function that starts a verifier, and publishes a server whose tier ends in `left` seconds: the address of its page."""
+    """A function that starts a verifier, publishes a server whose tier ends in `left` seconds, and returns its page's address."""
 
     def publish(left, on_expiry="end", **fields):
         tiers = {"verified": {"internet": True, "lease": LEASE, "on_expiry": on_expiry}}

@@ -27,7 +27,7 @@ SHIFTS = """() => new Promise((resolve) => {
   }).observe({ type: "layout-shift", buffered: true });
   setTimeout(() => resolve([sum, ...nodes]), 300);
 })"""
-"""The browser's count of what moved without a click, and what it was."""
+"""The browser's count of movements without a click, and the elements that moved."""
 
 PLACES = """
 window.places = new Set();
@@ -38,7 +38,7 @@ const look = () => {
 };
 requestAnimationFrame(look);
 """
-"""Where the text below a widget was, in each frame that was painted, in pixels."""
+"""The position of the text below a widget in each painted frame, in pixels."""
 
 SCREENS = {
     "wide": {"viewport": {"width": 1280, "height": 720}},
@@ -89,7 +89,7 @@ def test_nothing_jumps_when_a_widget_comes(names, screen, double, providers, ope
 
 @pytest.fixture
 def branded(start, store):
-    """A function that starts a verifier with a branding, and publishes a server: the address of its page."""
+    """A function that starts a verifier with a branding, publishes a server, and returns the address of its page."""
 
     def publish(hub_url="", **branding):
         run_pod(store)
@@ -145,7 +145,7 @@ def test_success_says_what_to_do_next_and_leads_back(branded, store, open_tab):
 
 
 def test_way_back_closes_a_window_that_was_opened_for_the_page(page_address, store, browser):
-    """It tells nothing to who opened it, and needs no address of JupyterHub."""
+    """The page tells its opener nothing, and needs no address of JupyterHub."""
     lasts(store, None)
     context = browser.new_context()
     lab = context.new_page()
@@ -157,7 +157,7 @@ def test_way_back_closes_a_window_that_was_opened_for_the_page(page_address, sto
     with opened.value.expect_event("close"):
         back = opened.value.get_by_role("button", name="Back to your server")
         expect(back).to_be_visible()
-        # Not `click`, which fails where the window is gone before the click has been reported.
+        # Not `click`, which fails if the window is gone before the click has been reported.
         back.evaluate("(button) => { setTimeout(() => button.click()); }")
     context.close()
 

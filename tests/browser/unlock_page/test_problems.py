@@ -1,4 +1,4 @@
-"""The unlock page says in words what went wrong."""
+"""The unlock page describes problems in words."""
 
 import json
 import re

@@ -20,7 +20,8 @@ MORE = "Another short check gives your server more access. It keeps running."
 
 @pytest.fixture
 def ranked(double, providers):
-    """A function that starts a verifier where proof of work earns `small` and a provider earns `verified`: a page's address."""
+    """A function that starts a verifier, where proof of work earns `small` and a provider `verified`, and returns a page's
+    address."""
 
     def start_ranked(name, first=True, **options):
         calculation = {"altcha": {**MODEST["altcha"], "tier": "small", "order": 0 if first else 2}}

@@ -48,7 +48,7 @@ def test_front_end_chooses_languages_as_the_server_does():
 
 
 def test_qr_code_is_folded_away_and_not_on_phones(page_address, open_tab):
-    """Most people open the page on the device that they use. A phone, and a narrow window, have no use for it."""
+    """Most people open the page on the device that they use. On a phone or in a narrow window, the code is useless."""
     tab = open_tab(page_address, viewport={"width": 1280, "height": 800})
     code = tab.page.get_by_role("img", name="QR code with the address of this page")
     expect(tab.page.get_by_text("Use your phone", exact=True)).to_be_visible()

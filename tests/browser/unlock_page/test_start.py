@@ -19,7 +19,7 @@ def test_unlock_link_needs_no_click(page_address, store, open_tab):
 @pytest.mark.parametrize("go", ["link", "script", "reload"])
 @pytest.mark.parametrize("place", ["another site", "another host of the site", "a notebook of the hub"])
 def test_unlock_link_on_a_page_begins_with_a_click(place, go, page_address, browser, store):
-    """Otherwise a page, a stranger's notebook too, could let its visitors' browsers work for its own server."""
+    """Otherwise any page, also a stranger's notebook, could make its visitors' browsers work for its own server."""
     origin = page_address.partition("/egress/")[0]
     port = urlsplit(origin).port
     address = {
@@ -48,13 +48,13 @@ def test_unlock_link_on_a_page_begins_with_a_click(place, go, page_address, brow
     assert asked and not [request for request in asked if request.startswith("POST")]
     assert store.pending(Server("alice"), set()).unlock is None
     with reconciler(store):
-        page.keyboard.press("Enter")  # The button has the focus already.
+        page.keyboard.press("Enter")  # The button already has the focus.
         expect(page.locator("#state")).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
     context.close()
 
 
 def test_hidden_page_begins_nothing(page_address, store, open_tab, browser):
-    """A prerendered page is one."""
+    """A prerendered page is hidden."""
     hidden = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true})"
     context = browser.new_context()
     context.add_init_script(hidden)

@@ -59,12 +59,12 @@ def test_page_solves_every_algorithm(algorithm, start, store, open_tab):
 
 @pytest.mark.parametrize("answer", [0, 1, 2])
 def test_calculation_begins_at_0(answer, page_address, redis_server, store, open_tab, monkeypatch):
-    """In the page's two workers, whichever of them has the answer."""
+    """In the page's two workers, whichever has the answer."""
     monkeypatch.setattr("secrets.randbelow", lambda bound: answer)
     altcha = Altcha.from_options(MODEST["altcha"], make_settings(redis_server).challenge_keys)
 
     def exchange(route):
-        """Gives another challenge of the verifier's."""
+        """Replaces the challenge with another one of the verifier."""
         answer = route.fetch()
         offers = answer.json()
         offers["providers"][0]["challenge"] = altcha.challenge("unlock", "", 1)
@@ -89,7 +89,7 @@ def test_named_server_below_another_path(start, store, open_tab):
 
 @pytest.mark.parametrize("algorithm", ["PBKDF2/SHA-256", "SHA-256"])
 def test_page_stays_responsive_while_it_calculates(algorithm, start, store, open_tab):
-    """With more work than any site asks for."""
+    """With more work than any site requires."""
     options = {"altcha": {"algorithm": algorithm, "cost": 100_000, "counterMax": 1_000_000}}
     process = start(captcha_providers=options)
     run_pod(store)

@@ -81,7 +81,7 @@ JUPYTERLAB = """<!doctype html><html lang=en><title>JupyterLab</title><link rel=
 
 @pytest.fixture
 def jupyterlab(browser):
-    """A function that opens a JupyterLab on the verifier's own origin: the page."""
+    """A function that opens a JupyterLab on the verifier's own origin, and returns the page."""
     contexts = []
 
     def serve(address, origin, rel="", features=""):

@@ -1,4 +1,4 @@
-"""Pods by the text of `/proc/PID/cgroup`, in the spellings of container runtimes, drivers and versions."""
+"""Pods, read from the text of `/proc/PID/cgroup`, in the forms of container runtimes, drivers and versions."""
 
 import pytest
 
@@ -61,6 +61,6 @@ def test_process_of_no_pod_is_left_alone(text):
 
 
 def test_two_pods_are_none():
-    """Hierarchies that differ: nothing says which of them is right, and nobody is accused."""
+    """Hierarchies that differ: nothing says which one is right, so no pod is accused."""
     other = UID.replace("7", "8")
     assert pod_uid(f"4:cpu:/kubepods/pod{UID}/{BOX}\n3:pids:/kubepods/pod{other}/{BOX}\n") is None

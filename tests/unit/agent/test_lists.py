@@ -41,7 +41,7 @@ def test_folders_are_read_together_and_other_files_left_alone(tmp_path):
 
 
 def test_change_of_a_mounted_configmap_is_noticed(tmp_path):
-    """As the kubelet does it: files are links into `..data`, which is replaced as a whole."""
+    """As the kubelet does: files are links into `..data`, which is replaced as a whole."""
 
     def write(version, text):
         (tmp_path / version).mkdir()

@@ -1,4 +1,4 @@
-"""The agent as it is started: settings, metrics, and its end."""
+"""The agent as a process: settings, metrics, and its end."""
 
 import os
 import signal

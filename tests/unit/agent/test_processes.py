@@ -1,4 +1,4 @@
-"""What the agent reads of real processes."""
+"""The agent's view of real processes."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 
 @contextmanager
 def running(*command, **more):
-    """A process, once it runs its program."""
+    """A process, when it has begun to run its program."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, **more) as process:
         try:
-            # The command line comes last of what the kernel changes.
+            # The kernel changes the command line last.
             last = str(command[-1]).encode() + b"\0"
             wait(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().endswith(last))
             yield process
@@ -43,7 +43,7 @@ def wait(until):
 
 @pytest.fixture
 def look(tmp_path):
-    """Read some processes as those of one pod; returns what the agent sees."""
+    """Read some processes as those of one pod. Returns what the agent sees."""
 
     def look(*processes):
         root = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -101,7 +101,7 @@ def test_script_is_seen_with_its_interpreter(look, tmp_path):
 
 
 def test_program_behind_the_loader_is_seen(look, tmp_path):
-    """The loader runs it, so it is no program of the kernel's."""
+    """The loader runs it, so it is not a program to the kernel."""
     made = made_up_miner.build(tmp_path / "miner")
     loader = next(path for path in Path("/").glob("lib*/**/ld-linux*.so.*"))
     with running(loader, tmp_path / "miner", "60") as process:
@@ -109,7 +109,7 @@ def test_program_behind_the_loader_is_seen(look, tmp_path):
 
 
 def test_file_of_an_option_is_seen(look, tmp_path):
-    """As R has it: `--file=script.R`."""
+    """The form of R: `--file=script.R`."""
     (tmp_path / "a file").write_text("while true; do sleep 1; done")
     with running("/bin/sh", "-c", "sleep 60; true", f"--file={tmp_path / 'a file'}") as process:
         assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "a file")]
@@ -155,7 +155,7 @@ def read(inside, name):
     "name", ["/inside", "../../inside", "../../../../../inside", "/../../inside", "link", "/up", "./../jovyan//link", "chain"]
 )
 def test_file_is_found_as_the_process_would(inside, name):
-    """Links and `..` lead no further than its root, as in chroot(2)."""
+    """Links and `..` lead no further than the process's root, as in chroot(2)."""
     (inside / "root/home/jovyan/link").symlink_to("/inside")
     (inside / "root/up").symlink_to("../../../inside")
     (inside / "root/home/jovyan/chain").symlink_to("link")
@@ -171,7 +171,7 @@ def test_file_outside_is_not_opened(inside, name):
 
 
 def test_nothing_but_a_file_is_opened(inside):
-    """None of them may make the agent wait, or do anything."""
+    """None of these files may make the agent wait, or do anything."""
     work = inside / "root/home/jovyan"
     os.mkfifo(work / "fifo")
     with socket.socket(socket.AF_UNIX) as bound:
@@ -187,7 +187,7 @@ def test_nothing_but_a_file_is_opened(inside):
 
 
 def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeypatch):
-    """A stranger chooses them, and may have thousands of processes."""
+    """A stranger chooses the paths, and may have thousands of processes."""
     (tmp_path / "a").mkdir()
     long = "/".join(["a", ".."] * 120)
     command = [sys.executable, "-c", "import time; time.sleep(600)", *[f"{long}/{number}" for number in range(31)]]
@@ -212,7 +212,7 @@ print(json.dumps({p.name: [[s.unseen, len(s.files)] for s in Processes(p, pod_of
 
 @pytest.mark.skipif(os.getuid() != 0, reason="starts processes of several users")
 def test_same_user_without_capabilities_sees_its_own_kind_alone():
-    """The agent's rights: uid and gid of user pods, and nothing else. It needs no package either: this Python has none."""
+    """The agent has only the uid and gid of user pods. It also needs no package: this Python has none."""
     hide = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print(flush=True); time.sleep(600)"
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)

@@ -1,4 +1,4 @@
-"""Reports, to a made-up verifier."""
+"""The agent's reports to a made-up verifier."""
 
 import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +14,7 @@ ONE = ("7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", Match("miners", "xmrig"))
 
 
 class Verifier(HTTPServer):
-    """Takes reports."""
+    """A verifier that accepts reports."""
 
     def __init__(self):
         self.reports, self.status = [], 202
@@ -91,7 +91,7 @@ def test_many_matches_go_in_several_requests_and_few_of_one_pod(verifier, report
 
 @pytest.mark.parametrize("decoys", [POD_REPORTS, 300])
 def test_matches_of_one_list_do_not_hide_that_of_another(verifier, reporter, decoys):
-    """Of one that sorts earlier, and that the values may only observe."""
+    """A match of a list that sorts earlier, and that the values may only observe."""
     found = [("x", Match("decoys", f"{number:03}")) for number in range(decoys)] + [("x", Match("miners", "xmrig"))]
     reporter.report(found, {"x"})
     assert {line["list"] for line in verifier.reports[0]} == {"decoys", "miners"}

@@ -1,4 +1,4 @@
-"""Rounds: what is looked at, when again, and what a stranger can make of it."""
+"""Rounds: which files are examined, when they are examined again, and what a stranger can do about it."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ class Node:
 
 
 class Scans:
-    """A scanner that says what it is told to, and counts what it is asked."""
+    """A scanner with a test's answers, which counts its requests."""
 
     def __init__(self):
         self.answers, self.scanned, self.started = [], [], 0
@@ -83,7 +83,7 @@ def file(tmp_path):
 
 
 def test_made_up_miner_is_found_by_sum_and_by_rule(node, folder, tmp_path):
-    """With the real process that matches rules."""
+    """The same with the real process that matches rules."""
     digest = made_up_miner.build(tmp_path / "miner")
     (folder / "miners.sha256").write_text(f"{digest} made-up\n")
     (folder / "words.yar").write_text('rule pool { strings: $a = "stratum+tcp" condition: $a }')
@@ -102,7 +102,7 @@ def test_one_changed_byte_defeats_a_sum(node, folder, tmp_path):
 
 
 def test_file_is_read_once(node, folder, file):
-    """Also the same program in another pod is not matched again."""
+    """The same program in another pod is not matched again, either."""
     (folder / "words.yar").write_text(RULES)
     node.run(POD, file("a"))
     scans = Scans()
@@ -115,7 +115,7 @@ def test_file_is_read_once(node, folder, file):
 
 
 def test_changed_file_is_read_again(node, folder, file):
-    """Also one whose owner set the size and the time back."""
+    """This also holds for a file whose owner set its size and time back."""
     path = file("a", b"harmless")
     before = path.stat()
     node.run(POD, path)
@@ -164,7 +164,7 @@ def test_list_at_which_the_compiler_fails_keeps_no_other_out(node, folder, file)
 
 
 def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file):
-    """Nor does it keep the next one from being looked at."""
+    """The next file is examined all the same."""
     (folder / "words.yar").write_text(RULES)
     node.run(POD, file("a", b"1"))
     node.run(OTHER, file("b", b"2"))
@@ -174,7 +174,7 @@ def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file):
     done = watcher.round()
     assert done.counts["scan-crashed"] == 1 and len(done.found) == 1
     assert watcher.round().counts == {} and len(scans.scanned) == 2
-    assert scans.started == 3  # once for the lists, and anew after the crash
+    assert scans.started == 3  # once for the lists, and again after the crash
 
 
 def test_large_file_has_no_sum(node, folder, file, monkeypatch):
@@ -198,7 +198,7 @@ def test_pod_with_many_files_keeps_no_other_waiting(node, folder, file, monkeypa
 
 
 def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monkeypatch):
-    """What has waited longer comes first."""
+    """Files that have waited longer come first."""
     monkeypatch.setattr(rounds, "POD_BYTES", 0)
     (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
     miner = file("miner", b"miner")
@@ -210,7 +210,7 @@ def test_decoys_that_are_always_new_do_not_hide_a_file(node, folder, file, monke
             node.run(POD, file(f"decoy{attempt}-{number}", b"%d %d" % (attempt, number)))
         node.run(POD, miner)
         found = found or watcher.round().found
-    # One file a round: by the second it was at the latest among those of the first, which are gone but it.
+    # One file a round: in the second round, only the miner is left of the first round's files.
     assert found == [(POD, Match("a", "m"))]
 
 
@@ -230,7 +230,7 @@ def test_round_ends_in_time(node, folder, file):
 
 
 def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
-    """Each of them takes as long as a scan may, and they have waited longer."""
+    """Each of these files takes as long as a scan may, and has waited longer."""
     now = [0.0]
 
     class Slow(Scans):
@@ -248,7 +248,7 @@ def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
     node.run(OTHER, file("miner", b"needle"))
     done = watcher.round()
     assert done.found == [(OTHER, Match("words", "word"))]
-    assert done.counts["scan-timeout"] == 3  # The time that is left is still used.
+    assert done.counts["scan-timeout"] == 3  # The remaining time is still used.
 
 
 def test_pod_with_many_files_leaves_others_a_place(node, folder, file, monkeypatch):

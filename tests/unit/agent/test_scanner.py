@@ -1,4 +1,4 @@
-"""The process that matches rules: it answers, and what goes wrong in it ends nothing else."""
+"""The process that matches rules: it answers, and its faults end nothing else."""
 
 import os
 import signal
@@ -69,14 +69,14 @@ def test_only_the_beginning_of_a_large_file_is_read(tmp_path):
 
 
 def test_rule_that_takes_too_long_ends(scan, monkeypatch):
-    """One that counts for ever, on bytes of a stranger's choice."""
+    """A rule that counts for ever, on bytes of a stranger's choice."""
     pairs = "for all i in (0..filesize - 1) : (for all j in (0..filesize - 1) : (uint8(i) + uint8(j) < 1024))"
     monkeypatch.setattr(module, "ANSWER_SECONDS", 60.0)
     rules = {"slow": f"rule slow {{ condition: {pairs} }}", **PLAIN}
     with Scanner(rules) as scanner:
         with pytest.raises(ScanFailed, match="timeout"):
             scan(scanner, b"needle" * 100_000)
-        # It ended by itself, so the process is there for the next file.
+        # It ended by itself, so the process is ready for the next file.
         assert scan(scanner, b"needle") == [("slow", "slow"), ("words", "word")]
 
 
@@ -105,7 +105,7 @@ def test_rules_that_are_nonsense_do_not_end_the_agent(rules, scan):
 
 
 def test_example_rules_find_the_made_up_miner_and_its_script(tmp_path, scan):
-    """The two of docs/agent.md, which are the project's own."""
+    """The two rules of docs/agent.md, which are the project's own."""
     (rules,) = section("docs/agent.md", "YARA rules", "yara")
     made_up_miner.build(tmp_path / "miner")
     made_up_miner.compiled(tmp_path / "compiled")

@@ -1,4 +1,4 @@
-"""The file of API keys: wrong entries are named, and the others count."""
+"""The file of API keys: wrong entries are named, and the others are valid."""
 
 import json
 import logging

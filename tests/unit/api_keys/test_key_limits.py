@@ -1,4 +1,4 @@
-"""What binds an API key: its last day, origins and repositories, and its servers of a day."""
+"""The limits of an API key: its last day, origins and repositories, and its servers per day."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from verifier.api_keys import (
 from verifier.records import KnownServer, Server
 from verifier.store.errors import BudgetSpent
 
-# -- what binds a key
+# -- limits of a key
 
 
 def test_key_expires_at_the_end_of_its_last_day(site):
@@ -124,13 +124,13 @@ def test_key_from_an_own_network_is_refused_and_not_charged(make_site):
     assert "not offered from this network" in answer.json["detail"]
     assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="own-network") == 1
     assert site.metric("binder_egress_api_key_servers", key="course") == 0
-    # A pass for it that comes with a launch from there neither.
+    # A pass for the key that comes with a launch from there gives nothing either.
     token = site.ask(key, client=public_client(site.services, "203.0.113.1")).json["token"]
     assert launch(site.internal, token=token)["rule"] == "own-network"
 
 
 def test_solution_from_an_own_network_is_refused(make_site, store):
-    """A pod must get neither a pass nor an unlock from its own network, by IPv4 or IPv6."""
+    """A pod must get neither a pass nor an unlock from its own network, over IPv4 or IPv6."""
     site = make_site(self_networks=["198.51.100.0/24", "2001:db8:7::/48"])
     run_pod(store)
     for address in ("198.51.100.9", "2001:db8:7::1", "::ffff:198.51.100.9"):
@@ -143,7 +143,7 @@ def test_solution_from_an_own_network_is_refused(make_site, store):
     assert get_pass(outside)
 
 
-# -- how much
+# -- budgets
 
 
 def test_spent_key_is_told_when_to_retry(site):
@@ -187,7 +187,7 @@ def test_simultaneous_requests_do_not_exceed_the_keys_limit(site):
 @given(st.lists(st.sampled_from([0, 0, 0, 1, 3600, 7200, 40_000, 90_000]), max_size=40), st.integers(1, 6))
 @examples(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_limit_holds_in_any_24_hours(store, in_redis, waits, most):
-    """Moving the charges back stands for time that passes, in the steps that Redis counts in."""
+    """Moving the charges back stands for the passing of time, in the steps in which Redis counts."""
     in_redis.flushall()
     granted, now = [], 0
     for wait in waits:
@@ -213,7 +213,7 @@ def test_key_without_redis_earns_no_pass_and_loses_no_launch(site, redis_server)
     assert_problem(answer, "unavailable", 503)
     assert answer.headers["Retry-After"]
     body = {"user": "alice", "image": "i", "repository": "https://example.com/a/b", "token": token}
-    assert site.internal.post("/api/launches", json=body).status_code == 503  # BinderHub goes on without
+    assert site.internal.post("/api/launches", json=body).status_code == 503  # BinderHub goes on without one
 
 
 def test_wiped_redis_rejects_older_passes(site, redis_server, store):

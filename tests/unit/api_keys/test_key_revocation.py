@@ -1,4 +1,4 @@
-"""API keys that were revoked, or that the values no longer have."""
+"""API keys that were revoked, or are no longer in the values."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""API keys: what they look like, and the pass that one earns."""
+"""API keys: their form, and the pass that a key earns."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from verifier.api_keys import (
 from verifier.gatecheck import doctor
 from verifier.records import Server
 
-# -- what a key looks like
+# -- the form of a key
 
 
 def test_key_is_random_and_only_its_hash_is_stored():
@@ -75,7 +75,7 @@ def test_pass_for_a_key_unlocks_a_server(site, store):
 
 
 def test_header_is_ignored_with_a_solution(site):
-    """A proxy with password protection leaves its Authorization in all requests."""
+    """A proxy with password protection leaves its Authorization header in all requests."""
     key = site.add()
     for header in ("Basic dTpw", f"Bearer {key}", "Bearer something-else"):
         body = {"provider": "altcha", "solution": solve(site.public)}
@@ -106,7 +106,7 @@ def test_key_in_the_url_or_in_the_body_does_not_count(site):
 
 def test_key_may_expire_on_the_last_possible_day(site, run):
     key = site.add(expires="9999-12-31")
-    ends = 253402300800  # `date -d 10000-01-01`, which is no date to Python
+    ends = 253402300800  # `date -d 10000-01-01`, which is not a date for Python
     assert site.ask(key).status_code == 201
     site.internal.get("/readyz")
     (row,) = site.internal.get("/api/keys").json["keys"]
@@ -160,7 +160,7 @@ def test_origins_are_written_as_browsers_write_them(make_site, run, origin, writ
     (entry,) = values["apiKeys"]["keys"].values()
     assert entry["origins"] == [written]
     jsonschema.validate(entry, SCHEMA["definitions"]["apiKey"])
-    # In the values, where somebody may have written it by hand, too.
+    # Also in the values, where somebody may have written it by hand.
     key = site.add(origins=[written])
     site.entries["course"]["origins"] = [origin]
     site.write()

@@ -34,7 +34,7 @@ def test_wrong_keys_are_logged_up_to_a_limit_and_never_in_full(site, caplog):
         answer = site.ask(wrong)
         assert_problem(answer, "too-many-wrong-keys", 429)
         assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_WINDOW_SECONDS
-        # Neighbours behind the same address are not blocked out, and others are not counted with them.
+        # Neighbours behind the same address are not shut out, and others are not counted with them.
         assert site.ask(key).status_code == 201
         assert site.ask(wrong, client=public_client(site.services, "198.51.100.8")).status_code == 401
     logged = [record.fields for record in caplog.records if record.getMessage() == "pass" and record.fields["rule"] == "wrong-key"]

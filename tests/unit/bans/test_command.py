@@ -1,4 +1,4 @@
-"""The command as it is typed: what it prints, its exit codes, and the examples of docs/bans.md."""
+"""The command on the command line: its output, its exit codes, and the examples of docs/bans.md."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch):
-    """Type the command without a Redis; returns exit code, standard output and standard error."""
+    """Run the command without a Redis. Returns exit code, standard output and standard error."""
     from click.testing import CliRunner
 
     monkeypatch.delenv("PROMETHEUS_URL", raising=False)
@@ -72,7 +72,7 @@ def test_excepted_repository_is_not_proposed(run, files):
 
 
 def test_alert_is_one_line_that_an_alerter_matches(run, files):
-    """As mybinder's alerter does: a regular expression for the line, and fields of its JSON."""
+    """The same as mybinder's alerter: a regular expression for the line, and fields of its JSON."""
     (rule,) = yaml.safe_load(section("docs/bans.md", "An alert", "yaml")[0])["k8s-log-alerter-zulip"]["rules"].values()
     _, out, _ = run(*files, *UNTIL, "--alert")
     assert out.count("\n") == 1 and re.search(rule["regex"], out)
@@ -140,7 +140,7 @@ def test_old_lines_are_told_about(run, files):
 
 
 def test_command_needs_the_extra():
-    """Without it the other commands are there as before: in the image nothing of it is installed."""
+    """Without the extra, the other commands work as before: the image has none of its packages."""
     code = (
         "import sys\nfrom importlib import abc\n"
         "class Absent(abc.MetaPathFinder):\n"

@@ -1,4 +1,4 @@
-"""The bans in each spelling: BinderHub matches with them what is to be banned and nothing else, and a name is only a name."""
+"""The bans in each spelling: BinderHub matches with them the repositories to ban and no others, and a name is only a name."""
 
 import re
 import shlex
@@ -191,7 +191,7 @@ def test_name_writes_nothing_but_itself_where_people_read(name):
     assert set(shown(name)) <= SAFE
     for text in (found.text(5), found.markdown(), found.alert()):
         assert all(letter in string.printable and letter not in "\t\r\x0b\x0c" for letter in text)
-    # As many lines as for a harmless one: only the providers make a difference.
+    # As many lines as for a harmless name: only the providers make a difference.
     assert found.markdown().count("\n") == PLAIN.markdown().count("\n") and "\n" not in found.alert()
     assert re.fullmatch(
         r"\| `[\w.~/%-]+` \| 20 \| 90 \| detections 90 \(20 of 20 servers\) \|", found.markdown().splitlines()[-1], re.ASCII
@@ -220,7 +220,7 @@ def test_name_writes_nothing_but_itself_in_a_shell(name):
 
 @given(NAMES)
 def test_name_is_no_regular_expression(name):
-    """Each pattern bans what it is for, in the spelling of a browser, and not another owner's."""
+    """Each pattern bans its repository, in a browser's spelling, and not another owner's."""
     host, _, path = name.partition("/")
     ban = Ban(name, False, (scored(name),))
     assert is_banned(f"{quote(f'https://{host}/{path}', safe=chr(39) + '!()*')}/HEAD", [ban.specs[GIT]])

@@ -1,4 +1,4 @@
-"""A pull request with bans: one, in a private repository, brought up to date and not doubled."""
+"""A pull request with bans: there is one, in a private repository, and it is updated, not doubled."""
 
 import pytest
 import requests
@@ -40,7 +40,7 @@ def test_same_proposal_writes_nothing_more():
     run("^eve/.*")
     done, forge.writes = forge.writes, []
     assert done and run("^eve/.*") == "Pull request 1 is up to date."
-    assert forge.writes == [("POST", "/git/trees")]  # An object that nothing refers to: only the forge knows its id.
+    assert forge.writes == [("POST", "/git/trees")]  # An object without references: only the forge knows its id.
 
 
 def test_other_proposal_replaces_the_earlier_one():
@@ -49,7 +49,7 @@ def test_other_proposal_replaces_the_earlier_one():
     assert run("^mallory/.*", body="another") == "Pull request 1 is brought up to date."
     assert forge.file(BRANCH) == VALUES + b"      - '^mallory/.*'\n"
     assert [(one["number"], one["body"]) for one in forge.pulls] == [(1, "another")]
-    assert not forge.moved_empty  # It would be closed.
+    assert not forge.moved_empty  # The forge would close it.
 
 
 @pytest.mark.parametrize("content", [b"# more\n" + VALUES, VALUES], ids=["the same file", "another file"])

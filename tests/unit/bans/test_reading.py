@@ -1,4 +1,4 @@
-"""What `egress propose-bans` reads: lines of several kinds, and Prometheus."""
+"""The input of `egress propose-bans`: lines of several kinds, and Prometheus."""
 
 import json
 
@@ -88,7 +88,7 @@ FLOWKILLER = {"action": "killed", "pid": 7, "container": {"labels": {"io.kuberne
     ],
 )
 def test_detections_are_tied_to_repositories(line, pods):
-    """By the pod's name, by the reconciler's log, or by the address that the detector knows; in any order of lines."""
+    """By the pod's name, the reconciler's log, or the detector's address of the pod, with the lines in any order."""
     pod = decision("pod", AT, user="someone-x-k3", server="", pod="renamed", tier="verified", rule="valid-pass", grant="g")
     found = traffic(line, line, pod, launch("someone-x-k3"))
     assert found.repositories[REPOSITORY].detected == pods
@@ -118,7 +118,7 @@ def seen(*lines):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_what_happens_is_tied_to_the_launch_before_it(order):
-    """A user who logs in launches several repositories. Lines come in any order."""
+    """A user who logs in launches several repositories. The lines come in any order."""
     course = launch("a", AT + 100, repository=f"https://{COURSE}")
     lines = [launch("a"), detection("jupyter-a", AT + 50), revoke(AT + 60), course]
     assert seen(*lines[::order]) == {REPOSITORY: ({"a"}, {"jupyter-a"}), COURSE: (set(), set())}

@@ -1,4 +1,4 @@
-"""The score tells a miner by script from a course, a class, a tutorial and a CI, over many weeks that are drawn at random."""
+"""The score distinguishes a miner with a script from a course, a class, a tutorial and a CI, over many random weeks."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def judged(week, *sources):
 
 
 def test_traffic_alone_proposes_nothing():
-    """Nor does any part alone: a rule that is wrong hits a course, too."""
+    """Nor does any other part alone: a wrong rule hits a course, too."""
     assert sum(POINTS.values()) == 100
     assert sum(POINTS[part] for part in TRAFFIC_PARTS) < PROPOSED_FROM
     assert max(POINTS.values()) < PROPOSED_FROM

@@ -1,4 +1,4 @@
-"""Bans in a values file: what is there stays as it is, and twice is as once."""
+"""Bans in a values file: existing content stays, and adding twice is the same as adding once."""
 
 import subprocess
 

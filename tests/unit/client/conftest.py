@@ -93,7 +93,7 @@ def hub(serve, open_hub):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Returns a function that runs the command in this process; it returns exit code, standard output and standard error."""
+    """Returns a function that runs the command in this process and returns exit code, standard output and standard error."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["binder-egress-client", *arguments])

@@ -1,4 +1,4 @@
-"""The agent's reports: taken by the address of its pod, and good for the pods of its node."""
+"""The agent's reports: accepted by the address of its pod, and only about the pods of its node."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ LINE = '{"uid": "uid-1", "source": "cryptnono", "list": "miners", "label": "xmri
 
 
 def pod(address, node="node-1", phase="Running", **more):
-    """An agent's pod, as the API server tells it."""
+    """An agent's pod, as in the API server's answer."""
     status = {"phase": phase, "podIPs": [{"ip": address}, {"ip": f"fd42::{address.rsplit('.', 1)[1]}"}]}
     return {"metadata": more.pop("metadata", {}), "spec": {"nodeName": node} | more, "status": status}
 
@@ -50,7 +50,7 @@ def agents(store, monkeypatch):
 def receiver(store, *sources):
     """A client of a receiver that has these sources."""
     services = create_receiver_services(load(ReceiverSettings, detections={source: {} for source in sources}), store)
-    # A clock that stands still: what was taken does not come back while a machine is slow.
+    # A clock that stands still: on a slow machine, used-up limits would come back.
     return create_receiver_app(replace(services, allowance=Allowance(lambda: 0.0))).test_client()
 
 
@@ -71,7 +71,7 @@ def waiting(store):
 
 
 def test_report_is_taken_from_the_address_of_an_agent(send, store):
-    """Also where the port is open to both families, and IPv4 comes in IPv6's clothes."""
+    """This also holds if the port is open to both families, and IPv4 addresses come as IPv6 ones."""
     store.publish_agents({"10.42.0.7": "node-1", "fd42::7": "node-1"})
     for address in ("10.42.0.7", "::ffff:10.42.0.7", "fd42::7", "fd42:0::7"):
         assert send(address).status_code == 202
@@ -85,13 +85,13 @@ def test_report_from_another_address_is_refused(send, store, address):
 
 
 def test_address_is_that_of_the_connection(send, store):
-    """A header can say what it likes."""
+    """A header can claim anything."""
     store.publish_agents({"10.42.0.7": "node-1"})
     assert send("10.42.0.8", **{"X-Forwarded-For": "10.42.0.7", "X-Real-IP": "10.42.0.7"}).status_code == 401
 
 
 def test_agent_with_a_token_is_none(send, store):
-    """A wrong token does not become right by the address."""
+    """The address does not make a wrong token right."""
     store.publish_agents({"10.42.0.7": "node-1"})
     assert send("10.42.0.7", Authorization="Bearer x").status_code == 401
 
@@ -183,7 +183,7 @@ def test_report_counts_for_pods_of_the_agents_own_node(worker, store, cluster, u
 
 
 def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store, agents):
-    """An agent says the same again in ten minutes only."""
+    """An agent repeats a report only after ten minutes."""
     listed, api = agents(pod("10.42.0.7"))
     api.down = True
     made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)
@@ -200,7 +200,7 @@ def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store
 
 
 def test_pod_without_a_node_is_no_agents(make_reconciler, cluster, store, agents):
-    """Nor is an agent that nobody knows on the node of a pod that has none yet."""
+    """Nor is an unknown agent on the node of a pod that has no node yet."""
     listed, _ = agents()
     listed.publish()
     made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)

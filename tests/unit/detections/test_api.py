@@ -1,4 +1,4 @@
-"""`POST /api/detections`: who may send what, and what comes of it. Nothing that is sent is a fault of the service."""
+"""`POST /api/detections`: who may send what, and the results. No input causes a fault of the service."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def problem(answer):
 
 
 def test_verifier_takes_no_report(site, store):
-    """Who captures it has no right to write one, and so it has no place for them (D-354)."""
+    """Somebody who captures the verifier has no right to write a report, so the verifier has no endpoint for reports (D-354)."""
     headers = {"Authorization": f"Bearer {site.tokens['cryptnono']}"}
     assert problem(site.internal.post("/api/detections", data=killed(), headers=headers)) == (404, "not-found")
     assert "/api/detections" not in site.internal.get("/openapi.json").json["paths"]
@@ -117,7 +117,7 @@ def test_only_a_few_unreadable_lines_are_kept_and_short(site, store, in_redis):
 
 @pytest.mark.parametrize("end", ["\x85", "\u2028"])
 def test_stranger_cannot_end_a_line_of_a_detector(site, store, end):
-    """Falco does not write out all that may end a line elsewhere. In two pieces, nobody could read it."""
+    """Falco does not escape every character that may end a line elsewhere. In two pieces, the line could not be read."""
     line = falco(**{"proc.cmdline": "xmrig MARK"}).replace("MARK", end)
     assert site.send(line, source="falco").json["reports"] == 1
     assert [report.uid for report in waiting(store)] == ["uid-1"]

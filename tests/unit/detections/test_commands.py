@@ -1,4 +1,4 @@
-"""`egress detect` and `egress detections`: lines of detectors by hand, and what became of all of them."""
+"""`egress detect` and `egress detections`: detectors' lines entered by hand, and the outcomes of all."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SOURCES = {"cryptnono": {"on_match": "revoke"}, "minesweeper": {}}
 
 @pytest.fixture
 def egress(redis_server, store):
-    """Run the command as in the reconciler's pod; returns exit code, standard output and standard error."""
+    """Run the command as in the reconciler's pod. Returns exit code, standard output and standard error."""
 
     def run(*arguments, lines="", sources=SOURCES):
         environment = {name: text for name, text in os.environ.items() if not name.startswith("BINDER_EGRESS_")}

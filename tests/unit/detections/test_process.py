@@ -1,4 +1,4 @@
-"""The receiver as a process, with gunicorn, a real port and threads: what some senders do costs the others nothing."""
+"""The receiver as a process, with gunicorn, a real port and threads: no sender harms the others."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def send(receiver, body):
 
 
 def peak(receiver):
-    """The most memory that its processes had, in bytes; what they share counts for each."""
+    """The most memory that its processes had, in bytes. Shared memory counts for each process."""
     texts = [Path(f"/proc/{process}/status").read_text() for process in receiver.processes()]
     return sum(1024 * int(kilobytes) for text in texts for kilobytes in re.findall(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE))
 
@@ -72,12 +72,12 @@ def test_senders_that_do_not_go_on_hold_up_no_other(receiver, store):
 
 
 def test_flood_takes_bounded_memory(receiver):
-    """What takes most memory to read: a megabyte of empty lists in one line, from more senders than are served at a time."""
+    """The input that takes most memory: a megabyte of empty lists in one line, from more senders than are served at a time."""
     before = peak(receiver)
     body = '{"pod": [' + ",".join(["[]"] * (MAX_REPORT_BYTES // 3 - 10)) + "]}"
 
     def flood(_):
-        with suppress(OSError, HTTPException):  # A machine that is busy may be too late for the limits of a request.
+        with suppress(OSError, HTTPException):  # A busy machine may be too late for the limits of a request.
             return send(receiver, body)[0]
 
     with ThreadPoolExecutor(12) as senders:

@@ -1,4 +1,4 @@
-"""Reports are read from the lines that detectors write, and nothing else becomes one."""
+"""Reports are read from detectors' lines, and nothing else becomes a report."""
 
 import json
 
@@ -158,7 +158,7 @@ ENTRY = {"source": "a", "list_name": "l", "label": "x", "at": 1.0, "uid": "u"}
     ids=lambda changes: next(iter(changes)),
 )
 def test_entry_that_no_line_becomes_is_no_report(changes):
-    """Who captures the receiver may enter what they like."""
+    """Somebody who captures the receiver may enter anything."""
     assert Report.loads(json.dumps(ENTRY)) and Report.loads(json.dumps(ENTRY | changes)) is None
 
 

@@ -1,4 +1,4 @@
-"""What follows reports, by the reconciler: whose pod it is, what the values say, and the limits."""
+"""The reconciler's response to reports: the pod, the values, and the limits."""
 
 import json
 import logging
@@ -123,7 +123,7 @@ def test_nothing_is_taken_in_mode_observe(make_reconciler, cluster, store):
         ({"uid": "", "pod": "", "user": "alice", "server": "lab"}, "unknown-pod"),
         ({"user": "bob"}, "unknown-pod"),
         ({"server": "lab"}, "unknown-pod"),
-        ({"uid": "", "pod": "", "server": "lab"}, None),  # nobody's: it is no report
+        ({"uid": "", "pod": "", "server": "lab"}, None),  # nobody's, so it is not a report
     ],
 )
 def test_report_is_about_one_pod(worker, cluster, store, changes, outcome):
@@ -158,7 +158,7 @@ def test_wrong_rule_does_not_empty_the_hub(worker, cluster, store, internal, now
     assert outcomes.count("revoked") == ALWAYS and outcomes.count("limited") == 40 - ALWAYS
     assert len(cluster.labelled()) == 40 - ALWAYS
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="limited") == 31
-    # A miner among them is reported again, and is cut off then.
+    # A miner among them is reported again, and then cut off.
     now[0] += WINDOW_SECONDS
     assert report(worker, store, about("user-39", at=now[0])) == ["revoked"]
 

@@ -7,7 +7,7 @@ from verifier.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS, S
 
 
 def cut_off(limit, number, running, now=0.0, has_egress=True, names="a"):
-    """How many of so many servers may be cut off. Those that were run no more."""
+    """How many of these servers may be cut off. Servers that were cut off no longer run."""
     acted = 0
     for one in range(number):
         acted += limit.allows(f"{names}{one}", has_egress, running - acted, now)
@@ -49,7 +49,7 @@ def test_servers_of_an_earlier_process_count_on_both_sides():
 
 
 def test_time_in_the_future_does_not_count_for_ever():
-    """By a clock that was set back, or in a record that somebody forged."""
+    """From a clock that was set back, or in a forged record."""
     limit = ShareLimit()
     limit.remember({f"old{one}": 1e10 for one in range(ALWAYS)})
     assert limit.allows("a", True, 20, 1000.0)
@@ -59,7 +59,7 @@ def test_time_in_the_future_does_not_count_for_ever():
 
 @given(st.integers(1, 300), st.lists(st.tuples(st.integers(0, 299), st.floats(0, WINDOW_SECONDS / 2)), max_size=400))
 def test_no_more_than_the_share_is_ever_cut_off(running, reports):
-    """Whatever comes in what order: of the servers that ran at the beginning, within one window."""
+    """In any order: a share of the servers that ran at the beginning, within one window."""
     limit, acted = ShareLimit(), set()
     for one, now in sorted(reports, key=lambda report: report[1]):
         if limit.allows(str(one), True, running - len(acted), now):

@@ -20,7 +20,7 @@ def test_every_attempt_was_made(seen):
 
 
 def test_page_says_how_many_attempts_are_made_and_what_they_reach():
-    """What each attempt sees is compared with `reaches`; here the page is, with that."""
+    """The result of each attempt is compared with `reaches`. This test compares the page with `reaches`."""
     in_lab = Counter(attempt.kind for attempt in MADE.values())
     in_cluster = Counter(attempt.kind for attempt in attempts() if CLUSTER in attempt.where)
     every = {attempt.kind: attempt for attempt in (*attempts(), *lab.one_after_the_other())}

@@ -1,4 +1,4 @@
-"""Programs of others that use the egress proxy. docs/proxy.md says what they show."""
+"""Other projects' programs that use the egress proxy. docs/proxy.md says what they show."""
 
 import re
 from pathlib import Path

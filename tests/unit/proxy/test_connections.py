@@ -1,4 +1,4 @@
-"""The server of the egress proxy: what a pod with too many connections costs."""
+"""The server of the egress proxy: the costs of a pod with too many connections."""
 
 import asyncio
 import json
@@ -22,7 +22,8 @@ from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 
 def test_connections_beyond_a_limit_are_not_all_answered():
-    """Each answer waits a moment for its reader. Of those who do not read only so many wait at a time, and the log has as many."""
+    """Each answer waits a moment for its reader. Only a limited number of clients that do not read wait at a time, and the log has
+    as many lines."""
     most = int(connections.LIMIT_ANSWERS_PER_SECOND * limits.BURST_SECONDS)
 
     async def main():
@@ -73,7 +74,7 @@ def test_addresses_of_the_hub_are_those_of_whole_names():
 
 @contextmanager
 def product_logs():
-    """The product's configuration of logs, for this test alone: its handler would write into what later tests capture."""
+    """The product's logging configuration, for this test alone: its handler would write into the output of later tests."""
     configured = logs.configuration("info")
     loggers = [logging.getLogger(), *map(logging.getLogger, configured["loggers"])]
     before = [(one.level, one.propagate, one.handlers[:], one.filters[:]) for one in loggers]

@@ -105,14 +105,14 @@ WITH_REPOSITORIES = replace(
 )
 @pytest.mark.parametrize("tier", ["unverified", "course", "direct", "of another version"])
 def test_repository_adds_hosts_to_those_of_the_tier(repository, hosts, tier):
-    """Only a plain spelling of its name counts, and none that nobody can read."""
+    """Only a plain spelling of the name counts, and no unreadable one."""
 
     def reached(policy, **more):
         asked = ("ok.example", "api.example.org", "all.example.org", "evil.example")
         found = pod(tier, repository=repository, **more)
         return {host for host in asked if decide(found, host, 443, Kind.TUNNEL, policy) is None}
 
-    # What must stay closed to a tier that is unknown here, is unknown too.
+    # For a tier that is unknown here, the addresses that must stay closed are unknown, too.
     assert reached(WITH_REPOSITORIES) == reached(POLICY) | (hosts if tier != "of another version" else set())
     assert reached(WITH_REPOSITORIES, blocked=True) == set()
 
@@ -181,7 +181,7 @@ def test_public_addresses_are_kept_in_their_order():
 
 
 def test_address_that_is_connected_to_has_one_spelling():
-    """Somebody's own DNS may answer with another, and source ports are counted by address."""
+    """A stranger's DNS may answer with another address, and source ports are counted by address."""
     assert decide_address(pod(), ["::ffff:203.0.113.12", "203.0.113.12"], POLICY) == ["203.0.113.12"]
 
 

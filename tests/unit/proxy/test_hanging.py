@@ -1,4 +1,4 @@
-"""A Redis that accepts connections and does not answer, beside the egress proxy."""
+"""The egress proxy with a Redis that accepts connections and does not answer."""
 
 import pytest
 

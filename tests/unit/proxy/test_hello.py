@@ -13,7 +13,7 @@ GOOD = hello_for("ok.example")
 
 
 def of_python(name: str) -> bytes:
-    """What Python's own TLS sends."""
+    """The ClientHello of Python's own TLS."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=name)
     with pytest.raises(ssl.SSLWantReadError):
@@ -87,7 +87,7 @@ def test_every_beginning_needs_more(sent):
 
 @given(st.binary(max_size=400), st.integers(0, len(GOOD)), st.integers(0, 60))
 def test_changed_hello_names_nothing_else(noise, at, dropped):
-    """Whatever is inserted: the name is the one that a server would find, or none."""
+    """Whatever is inserted: the name is the one that a server would find, or there is none."""
     found = read_hello(GOOD[:at] + noise + GOOD[at + dropped :])
     assert found.name is None or found.name.encode() in (GOOD[:at] + noise + GOOD[at + dropped :]).lower()
 

@@ -1,4 +1,4 @@
-"""Whose address is it: ages, addresses that two pods claim, and what is missing."""
+"""The owners of addresses: ages, addresses that two pods claim, and missed changes."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ def changes():
 
 @pytest.fixture
 def identities(clock, changes):
-    """They have heard of the reconciler, and of no pod."""
+    """Identities that have heard from the reconciler, but of no pod."""
     found = Identities(changes.append, clock)
     found.load(AddressVersion(0), {})
     assert found.apply(AddressChange(AddressVersion(0)))
@@ -60,7 +60,7 @@ def test_address_that_two_pods_claim_is_nobodys(identities, changes):
     changes.clear()
     identities.apply(AddressChange(AddressVersion(2), "bob/", (pod("b"),)))
     assert identities.of("10.42.0.5") is None and identities.claimed_twice == ["10.42.0.5"]
-    # Connections that are open belong to one of them, and nobody knows to which.
+    # Open connections belong to one of the two pods, and nobody knows to which.
     assert set(changes) == {"a", "b"} and identities.still("a", "10.42.0.5") is None
     identities.apply(AddressChange(AddressVersion(3), "alice/"))
     assert identities.of("10.42.0.5").uid == "b"
@@ -99,7 +99,7 @@ def test_change_of_one_server_makes_no_other_count_again(identities, clock):
 def test_missed_change_asks_for_a_snapshot(identities, version):
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
     assert not identities.apply(AddressChange(AddressVersion(version), "bob/", (pod("b", "10.42.0.6"),)))
-    # Nothing is taken before the snapshot.
+    # No change is applied before the snapshot.
     assert not identities.apply(AddressChange(AddressVersion(2), "bob/", (pod("b", "10.42.0.6"),)))
     identities.load(AddressVersion(version), {})
     assert identities.apply(AddressChange(AddressVersion(version)))
@@ -121,7 +121,7 @@ def test_change_that_the_snapshot_has_changes_nothing(identities):
 
 
 def test_snapshot_tells_of_pods_that_others_of_their_server_replaced(identities, changes):
-    """A change was missed. Each pod has an address of its own, so that no news of the new one are news of the old one."""
+    """A change was missed. Each pod has its own address, so news about the new pod is not news about the old one."""
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod("a", "10.42.0.5"),)))
     changes.clear()
     identities.load(AddressVersion(3), {"alice/": [pod("b", "10.42.0.6")]})
@@ -175,7 +175,7 @@ def test_connection_waits_for_its_pod():
 
 
 class Asked(Identities):
-    """Counts how often somebody asks."""
+    """Counts the requests."""
 
     times = 0
 
@@ -185,7 +185,7 @@ class Asked(Identities):
 
 
 def test_connection_that_waits_looks_again_for_its_own_pod_alone():
-    """Many may wait, and changes are many."""
+    """Many clients may wait, and there are many changes."""
 
     async def wait():
         identities = Asked()
@@ -210,7 +210,7 @@ BOB = AddressChange(AddressVersion(1), "bob/", (pod("b"),))
 @pytest.mark.parametrize(
     ("before", "news"),
     [
-        # What is known counts again.
+        # The known pods count again.
         ([], lambda identities: identities.apply(BEAT)),
         # The other pod that claims the address has ended.
         ([BEAT, BOB], lambda identities: identities.apply(AddressChange(AddressVersion(2), "bob/"))),

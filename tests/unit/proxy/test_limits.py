@@ -1,4 +1,4 @@
-"""Limits: of one server, and of all unverified ones together."""
+"""The limits of one server, and of all unverified servers together."""
 
 from heapq import heappop, heappush
 
@@ -51,7 +51,7 @@ def test_server_has_its_number_of_new_connections_a_second(clock):
 
 
 def test_unverified_servers_take_half_at_most(clock):
-    """And a tenth for those that have no connection open."""
+    """And a tenth for servers without an open connection."""
     usage = Usage(Limits(all_connections=10), clock)
     assert [usage.admit("stranger", False) for _ in range(10)] == [True] * 5 + [False] * 5
     admitted = [usage.admit(f"stranger {number}", False) for number in range(20)]
@@ -72,7 +72,7 @@ def test_taken_parts_are_of_all_and_of_the_half_of_the_unverified(clock):
 
 
 def moved(usage, clock, pumps, seconds):
-    """What pumps move, by whether their server is verified: each moves a step, then waits as long as its buckets say."""
+    """The bytes that pumps move, by whether their server is verified: each moves a step, then waits as long as its buckets say."""
     turns = [(number / 100, number, server, verified) for number, (server, verified) in enumerate(pumps)]  # they begin in 10 s
     found = {True: 0, False: 0}
     began = clock.now
@@ -86,7 +86,7 @@ def moved(usage, clock, pumps, seconds):
 
 
 def test_unverified_servers_take_half_of_the_bytes_at_most(clock):
-    """A thousand of them, and one verified server."""
+    """A thousand unverified servers, and one verified server."""
     rate = 100 * STEP
     strangers = [(f"stranger {number}", False) for number in range(1000)]
     usage = Usage(Limits(all_bytes_per_second=rate), clock)

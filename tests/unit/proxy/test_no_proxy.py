@@ -1,4 +1,4 @@
-"""NO_PROXY of user pods: what clients ask directly, and what through the proxy. `docs/proxy.md` has the other variables."""
+"""NO_PROXY of user pods: the hosts that clients reach directly, not through the proxy. `docs/proxy.md` has the other variables."""
 
 import http.server
 import subprocess
@@ -18,7 +18,7 @@ VALUES = yaml.safe_load((Path(__file__).parents[3] / "chart/values.yaml").read_t
 VARIABLES = VALUES["integration"]["binderhub"]["jupyterhub"]["singleuser"]["extraEnv"]
 
 DIRECT = ("localhost", "127.0.0.1", "10.42.0.5", "hub", "[::1]", "[fd42::5]")
-"""Kernels, the pod's own address for Dask and Spark, and the hub's API (`http://hub:8081/hub/api`), which servers ask with
+"""Kernels, the pod's own address for Dask and Spark, and the hub's API (`http://hub:8081/hub/api`), which servers use with
 `auth_enabled`."""
 
 PROXIED = ("pypi.example", "10.42.0.6", "hub.example.org", "github.com")
@@ -36,7 +36,7 @@ def pod(request, monkeypatch):
 
 
 def hosts(pod):
-    """The hosts that are asked directly: of the two addresses, the pod's own."""
+    """The hosts that are reached directly: of the two addresses, only the pod's own."""
     other = "[fd42::5]" if pod == "10.42.0.5" else "10.42.0.5"
     return [host for host in DIRECT if host != other]
 
@@ -58,7 +58,7 @@ def test_requests_asks_the_pod_and_the_hub_directly(pod):
 
 
 def test_aiohttp_asks_the_pod_and_the_hub_directly(pod):
-    """With `trust_env`; without, it asks everything directly."""
+    """With `trust_env`; without it, aiohttp connects to everything directly."""
 
     def direct(host):
         try:

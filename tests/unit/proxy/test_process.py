@@ -68,11 +68,11 @@ def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store
     until(lambda: answer("jupyter.example") == own)
     for text in ("https://[", "/hub/"):
         announce(store, hub_url=text)
-        time.sleep(0.5)  # some looks at what is no address
+        time.sleep(0.5)  # some looks at text that is not an address
     announce(store, hub_url="https://moved.example/")
     until(lambda: answer("moved.example") == own)
     assert answer("jupyter.example") == own
-    # What a captured verifier says costs no more than that.
+    # Whatever a captured verifier says, it costs no more than that.
     for host in ("third.example", "fourth.example"):
         announce(store, hub_url=f"https://{host}/")
         time.sleep(0.5)
@@ -81,7 +81,7 @@ def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store
 
 
 def test_proxy_drains(process):
-    """After SIGTERM it takes no new connections, and open ones go on."""
+    """After SIGTERM the proxy accepts no new connections, and open ones go on."""
     port, admin, started = process
     with socket.create_connection(("127.0.0.1", port), 10) as held:
         time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""What the reconciler publishes for the egress proxy, and how it reaches the proxy."""
+"""The reconciler's messages for the egress proxy, and how they reach it."""
 
 import asyncio
 import threading
@@ -57,7 +57,7 @@ def test_nothing_is_published_without_a_proxy(make_reconciler, cluster, store):
 
 
 def test_tier_is_the_one_of_the_label(reconciler, cluster, store):
-    """A grant whose label is missing opens no network, and nothing at the proxy."""
+    """A grant without its label opens neither the network nor the proxy."""
     cluster.add(**ADDRESSES, **{**granted(make_grant()), "label": None})
     reconciler.list_pods()
     reconciler.heartbeat()
@@ -129,7 +129,7 @@ def test_what_an_earlier_process_left_is_gone_before_the_first_beat(reconciler, 
 
 
 def servers_of(following):
-    """The servers of the changes that wait, those between two heartbeats in a set, and a heartbeat as an empty text."""
+    """The servers of the waiting changes: a set for those between two heartbeats, and an empty text for a heartbeat."""
     found = []
     while change := following(0.5):
         if not change.server:
@@ -171,7 +171,7 @@ def test_what_could_not_be_published_is_published_before_the_next_beat(reconcile
 
 
 def test_a_first_heartbeat_publishes_many_servers_together(reconciler, cluster, store, monkeypatch):
-    """One after the other, it would be late by a minute where there are many thousands."""
+    """One after the other, they would be a minute late with many thousands of servers."""
     for number in range(250):
         cluster.add(f"user-{number}", f"uid-{number}", addresses=(f"10.42.1.{number}",))
     store.publish_addresses(Server("gone"), [PodAddresses("uid-0", "gone", "", ("10.42.0.9",), "verified")])
@@ -211,7 +211,7 @@ def test_pod_of_the_node_network_has_no_address():
 
 
 class BusyStore(Store):
-    """One in which something changes twice before each snapshot."""
+    """A Redis in which something changes twice before each snapshot."""
 
     def addresses(self):
         for tier in ("small", "verified"):
@@ -221,7 +221,7 @@ class BusyStore(Store):
 
 @pytest.fixture(params=[Store])
 def follower(settings, request):
-    """The feed on a loop of its own thread, and its identities."""
+    """The feed on the event loop of its own thread, and its identities."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -238,7 +238,7 @@ def follower(settings, request):
 
 
 class FailingStore:
-    """One that has some messages, and then no Redis any more."""
+    """A subscription that has some messages, and then no Redis any more."""
 
     def __init__(self, *changes):
         self.changes = changes
@@ -263,7 +263,7 @@ class FailingStore:
 
 
 def test_what_came_before_redis_went_away_counts():
-    """All of it, also when it came at once."""
+    """All messages, also when they came at once."""
     pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
     changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]
     changes.append(AddressChange(AddressVersion(3)))
@@ -302,7 +302,7 @@ def test_feed_pauses_after_each_failure(monkeypatch, error):
 
 
 def until(reconciler, is_so):
-    """Send heartbeats until something is so."""
+    """Send heartbeats until a condition holds."""
     began = time.monotonic()
     while not is_so():
         assert time.monotonic() - began < 60
@@ -347,7 +347,7 @@ def test_redis_that_comes_back_is_followed_again(reconciler, cluster, store, fol
     until(reconciler, lambda: follower.of("10.42.0.5"))
     redis_server.stop()
     time.sleep(0.5)
-    # What was known counts on for new connections, for a while.
+    # For a while, the known pods still count for new connections.
     assert follower.of("10.42.0.5")
     redis_server.start()
     record_unlock(store, make_grant("small"))

@@ -1,4 +1,4 @@
-"""Heads of requests: what is asked for, and what is sent on."""
+"""Heads of requests: the host that they are for, and the head that is sent on."""
 
 import h11
 import pytest

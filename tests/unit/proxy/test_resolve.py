@@ -1,4 +1,4 @@
-"""The resolver: names are asked for side by side, and nobody's late answers hold up another."""
+"""The resolver: names are looked up in parallel, and late answers for one server hold up no other."""
 
 import asyncio
 import threading
@@ -39,14 +39,14 @@ def dns(monkeypatch):
 
 
 async def begun(resolver, names):
-    """Tasks that ask for names: (name, server, whether that is verified)."""
+    """Tasks that look names up: (name, server, whether the server is verified)."""
     tasks = [asyncio.ensure_future(resolver.addresses(*one)) for one in names]
     await asyncio.sleep(0)
     return tasks
 
 
 def test_server_with_late_answers_holds_up_nobody_else(dns):
-    """Its names wait for each other; another server's is answered meanwhile."""
+    """One server's names wait for each other; another server's name is answered meanwhile."""
 
     async def main():
         resolver = Resolver(dns)
@@ -62,7 +62,7 @@ def test_server_with_late_answers_holds_up_nobody_else(dns):
 
 @pytest.mark.parametrize("verified", [True, False])
 def test_few_servers_with_late_answers_hold_up_nobody_else(dns, verified):
-    """Together they could have every thread, and each has one name at least."""
+    """Together they could take every thread, and each has at least one name."""
     crowd = [str(number) for number in range(THREADS // NAMES_OF_ONE)]
 
     async def main():

@@ -1,4 +1,4 @@
-"""A DNS server that answers late or not at all, beside the egress proxy, with the resolver of the system."""
+"""A DNS server that answers the egress proxy late or not at all, with the resolver of the system."""
 
 import pytest
 
@@ -30,11 +30,11 @@ def test_server_waits_for_a_few_names_at_a_time(seen):
 
 
 def test_connection_to_a_name_that_is_not_answered_is_told_so_in_time(seen):
-    """Those that wait for others of their server, too."""
+    """The connections that wait for others of their server get an answer, too."""
     assert seen["never"] == ["HTTP/1.1 502 The host name has no address"]
     assert seen["seconds"][0] >= TIMEOUT_SECONDS and seen["seconds"][1] < 10 * TIMEOUT_SECONDS
 
 
 def test_servers_that_wait_for_names_leave_threads_to_others(seen):
-    """Together they ask for as many names as the proxy does at a time, and more than one each."""
+    """Together they request as many names as the proxy resolves at a time, and more than one each."""
     assert seen["crowd"] == ["HTTP/1.1 200 OK"] * 2

@@ -1,4 +1,4 @@
-"""Source ports toward one address of a host: what all servers take together, and unverified ones."""
+"""Source ports for one address of a host: how many all servers may take together, and how many unverified ones."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from verifier.proxy.source_ports import ENDED_MOST, FEW, KEPT_SECONDS, SourcePor
 
 HOST, OTHER = ("203.0.113.11", 443), ("203.0.113.12", 443)
 PORTS = 4000
-"""So all servers have 2,000 for one address, and unverified ones 1,000."""
+"""So all servers have 2,000 ports for one address, and unverified ones 1,000."""
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def ports(clock):
 
 
 def opened(ports, number, server="stranger", verified=False, host=HOST):
-    """Those of so many connections that were within the limits."""
+    """The connections, of this many attempts, that were within the limits."""
     return list(filter(None, (ports.take(*host, server, verified) for _ in range(number))))
 
 
@@ -45,7 +45,7 @@ def test_other_addresses_and_ports_are_counted_by_themselves(ports):
 
 
 def test_unverified_server_with_few_has_a_place_beyond_the_quarter(ports):
-    """A tenth of the half is for such servers, so that they get their packages. They do not fill it with one server alone."""
+    """A tenth of the half is for such servers, so that they get their packages. One server alone cannot fill it."""
     opened(ports, PORTS)
     assert len(opened(ports, PORTS, "student")) == FEW
     for number in range(100):
@@ -75,7 +75,7 @@ def test_open_connection_counts_for_longer(ports, clock):
 
 
 def test_attempt_that_failed_counts_no_longer(ports):
-    """The kernel keeps no port for it."""
+    """The kernel keeps no port for such a connection."""
     for taken in opened(ports, PORTS):
         ports.give_back(taken, connected=False)
     assert len(ports) == 0

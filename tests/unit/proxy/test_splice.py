@@ -1,4 +1,4 @@
-"""A pump: what it moves, and when the limits of bytes let it begin."""
+"""A pump: the bytes that it moves, and when the byte limits let it begin."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from verifier.proxy.splice import Pump
 
 @pytest.fixture
 def ends():
-    """Two connections: what is sent at one end of the first arrives at the far end of the second, if a pump moves it."""
+    """Two connections: bytes that are sent at one end of the first arrive at the far end of the second, if a pump moves them."""
     pairs = [socket.socketpair(), socket.socketpair()]
     for one in (end for pair in pairs for end in pair):
         one.setblocking(False)
@@ -37,7 +37,7 @@ def test_splice_moves_all_and_ends(ends):
 
 
 def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
-    """Or a server would have a step for nothing with each connection that it opens."""
+    """Otherwise a server would get a free step with each connection that it opens."""
     later = []
     sender, source, target, receiver = ends
     clock = Clock()

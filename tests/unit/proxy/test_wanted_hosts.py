@@ -1,4 +1,4 @@
-"""What unverified servers asked for and did not get: counted in memory, published, and listed by `egress hosts wanted`."""
+"""Hosts that unverified servers requested and did not get: counted in memory, published, listed by `egress hosts wanted`."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def test_metrics_name_the_hosts_that_were_asked_for_most():
         )
 
     assert shown() == [(str(number), str(2 * number)) for number in range(SHOWN + 2, 2, -1)]
-    # One that is overtaken is named no more.
+    # A host that is overtaken is no longer named.
     for _ in range(20):
         wanted.note("a", "0.example")
     assert {host for host, _ in shown()} == {"0", "4", "5", "6", "7"}

@@ -167,7 +167,7 @@ HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garba
         if client in ("EventSource", "fetch") or what in ("down", "not listed", "hang later")
     ],
 )
-def test_launch_is_the_same_where_the_tag_cannot_help(what, client, course, hub, start, verifier, _verifier, tab):
+def test_launch_is_the_same_if_the_tag_cannot_help(what, client, course, hub, start, verifier, _verifier, tab):
     without = tab(course.page(CLIENTS[client]))
     without.launch(hub)
     if what == "not listed":
@@ -246,7 +246,7 @@ def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
 
 @pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status"])
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
-def test_launch_that_fails_is_told(client, failure, course, hub, tab):
+def test_failure_of_a_launch_is_reported(client, failure, course, hub, tab):
     """Before that, the last state was `checking`."""
     hub.fails = failure == "the build"
     hub.refusal = 429 * (failure == "a banned repository")
@@ -371,7 +371,7 @@ def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, t
         others.stop()
 
 
-def test_binderhub_at_another_address_than_the_verifier(course, hub, start, _listed, store, tab):
+def test_binderhub_may_be_at_another_address_than_the_verifier(course, hub, start, _listed, store, tab):
     front = start(_listed)
     opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
     opened.launch(hub)
@@ -550,7 +550,7 @@ def double():
 LINK = '<p id="egress"></p>' + CLIENTS["EventSource"]
 
 
-def test_unlock_link_is_shown_where_a_widget_is_needed(double, course, start, tab):
+def test_unlock_link_is_shown_if_a_widget_is_needed(double, course, start, tab):
     hub = start(**double.settings("turnstile"), allowed_origins=[course.origin])
     opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
     opened.launch(hub)

@@ -379,7 +379,7 @@ def test_parent_with_a_list_of_variables_fails(helm, render, parent, place):
     render("--set", "binder-egress.enabled=false", *lists, chart=parent)
 
 
-def test_parent_has_the_hint_inside_servers_only_where_it_imports_it(render, parent):
+def test_parent_has_the_hint_inside_servers_only_if_it_imports_it(render, parent):
     assert "extraFiles" not in seen(render(chart=parent), "jupyterhub")["singleuser"]
     chart = yaml.safe_load((parent / "Chart.yaml").read_text())
     chart["dependencies"][1]["import-values"].append({"child": "integration.hint", "parent": "binderhub"})

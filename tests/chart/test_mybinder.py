@@ -260,7 +260,7 @@ def test_deny_on_a_member_that_only_looks_needs_no_policy_of_others(deploy, rend
 
 
 @pytest.mark.parametrize("mode", ["allow", "deny"])
-def test_modes_for_a_bad_day(deploy, render, mode):
+def test_emergency_modes_keep_the_base_policy(deploy, render, mode):
     for number in (1, 2, 3, 4):
         apply(deploy, number)
     config = deploy / "config/bids-ovh.yaml"

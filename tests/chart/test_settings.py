@@ -58,11 +58,11 @@ def hosts_by_tier(objects):
     return {name: sorted(tier["hosts"]) for name, tier in tiers.items()}
 
 
-def test_there_are_three():
+def test_settings_are_three():
     assert SETTINGS == ["balanced", "open", "strict"]
 
 
-def test_open_is_what_the_chart_does_by_itself(render):
+def test_open_is_the_default_of_the_chart(render):
     assert render(*STABLE, f"--values={FOLDER}/open.yaml") == render(*STABLE)
 
 
@@ -95,7 +95,7 @@ def test_every_server_has_packages_and_no_host_that_takes_data(render, name):
 
 
 @pytest.mark.parametrize("name", ["balanced", "strict"])
-def test_what_was_solved_for_ends_after_an_hour_and_is_everything_until_then(render, name):
+def test_solution_opens_everything_for_an_hour(render, name):
     objects = render(*STABLE, *MORE.get(name, ()), f"--values={FOLDER}/{name}.yaml")
     tier = json.loads(objects["ConfigMap", "binder-egress"]["data"]["BINDER_EGRESS_TIERS"])["verified"]
     assert tier == {"internet": True, "lease": 3600, "on_expiry": "end"} and hosts_by_tier(objects)["verified"] == ["*"]

@@ -76,14 +76,14 @@ def test_helm_test_passes_and_shows_what_is_open_and_shut(stage, without_link_lo
     assert found["unverified", "kubelet"] == found["unverified", "verifier"] == "shut ok"
 
 
-def test_helm_test_fails_where_a_policy_opens_the_gate(stage, without_link_local, bypass):
+def test_helm_test_fails_if_a_policy_opens_the_gate(stage, without_link_local, bypass):
     bypass(SINGLEUSER)
     passed, table = helm_test(stage)
     assert not passed
     assert cells(table)["unverified", "kubernetes-api"] == "open FAILED: must be shut"
 
 
-def test_helm_test_fails_where_nothing_can_be_told(stage, without_link_local):
+def test_helm_test_fails_if_every_target_is_dead(stage, without_link_local):
     """Every target is dead: unreachable proves nothing."""
     dead = [f"--set=gatecheck.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead, "--set=gatecheck.shut.link-local=false", "--set=base.allowDns=true")

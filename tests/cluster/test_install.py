@@ -144,7 +144,7 @@ def link_local_closed() -> Iterator[None]:
         yield
 
 
-def test_observing_first(story):
+def test_documented_commands_install_in_mode_observe(story):
     """Steps 1 to 3."""
     (values,) = section(INSTALL, "1. Look first", "yaml")
     story.write_values({**yaml.safe_load(values), **as_values(QUICK)})
@@ -170,7 +170,7 @@ def test_observing_first(story):
     story.stage.delete_user_pods()
 
 
-def test_closing_the_gate(story, link_local_closed):
+def test_documented_commands_close_the_gate(story, link_local_closed):
     """Step 4, with an API key that the operator made and put into the values."""
     command = ("exec", "deploy/binder-egress-reconciler", "--", "egress", "keys", "create", "--json")
     made = json.loads(
@@ -215,7 +215,7 @@ def excepted(story: Story) -> str:
     return found
 
 
-def test_upgrading_under_load(story):
+def test_upgrade_under_load_loses_nothing(story):
     story.operator.check_out(TOP / "chart")
     wiring = story.operator.folder / "binder-egress.yaml"
     before = wiring.read_text()
@@ -225,12 +225,12 @@ def test_upgrading_under_load(story):
     assert wiring.read_text() == before, "BinderHub would have to be upgraded too"
 
 
-def test_rolling_back_under_load(story):
+def test_rollback_under_load_loses_nothing(story):
     under_load(story, 1)
     assert excepted(story) == "198.18.0.0/16"
 
 
-def test_emergency_and_back(story):
+def test_emergency_command_denies_and_an_upgrade_allows_again(story):
     story.operator.type(INSTALL, "On a bad day")
     story.await_network(story.open, False)
     # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had network have it again.
@@ -270,7 +270,7 @@ def test_uninstalling_leaves_what_notes_say(story):
     story.operator.typed.append(ours)
 
 
-def test_policies_only(story, link_local_closed):
+def test_policies_alone_shut_the_gate(story, link_local_closed):
     """No network for anybody, proved with packets, and then removed again."""
     story.stage.delete_user_pods()
     story.operator.type(INSTALL, "Policies only", 0)

@@ -235,7 +235,7 @@ def look(stage: Stage, visit: Visit, egress: bool) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_launch_with(name, visits):
+def test_scenario_ends_as_listed(name, visits):
     visit = visits[name]
     if visit.error:
         raise visit.error

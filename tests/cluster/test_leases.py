@@ -64,7 +64,7 @@ def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
     return found["labels"], [(manager, fields) for manager, fields in owners if fields]
 
 
-def test_leases(stage, leasing, local_cluster):
+def test_leases_end_and_are_renewed(stage, leasing, local_cluster):
     """One after the other, these tests would wait for the same minutes three times."""
     blocked, stopped, renewed, kept = (stage.launch().user for _ in range(4))
     image = stage.pod(stopped)["spec"]["containers"][0]["image"]

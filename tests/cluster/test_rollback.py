@@ -138,7 +138,7 @@ def roll_back_from_nothing(release: Release) -> None:
         release.roll_back("captcha")
 
 
-def test_rollback_from_each_mode_to_each(releases):
+def test_rollback_leads_from_each_mode_to_each_other(releases):
     with ThreadPoolExecutor(len(releases)) as pool:
         running = {name: pool.submit(roll_back_through_all, release) for name, release in releases.items()}
     assert {name: repr(done.exception()) for name, done in running.items() if done.exception()} == {}

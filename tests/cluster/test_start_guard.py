@@ -49,7 +49,7 @@ def test_pod_that_is_never_isolated_starts_after_the_timeout(stage, guard):
     assert pod.said["outcome"] in ("open", "unclear") and 1.5 <= pod.said["seconds"] <= POD_SECONDS and all(pod.reached)
 
 
-def test_guard_does_not_wait_where_policies_are_off(stage, guard):
+def test_guard_does_not_wait_if_policies_are_off(stage, guard):
     (source,) = [entry["valueFrom"] for entry in guard["env"] if entry["name"] == "BINDER_EGRESS_ISOLATED"]
     source["configMapKeyRef"]["name"] = "what-the-chart-removes-with-its-policies"
     bear(stage, "newborn-off", guard, isolated=False, seconds=1)
@@ -99,7 +99,7 @@ def test_server_has_the_jupyterlab_extension(stage):
     assert (found["writable"], found["bytes"] > 10_000) == (False, True)
 
 
-def test_pod_starts_where_the_extension_cannot_be_copied(stage, guard):
+def test_pod_starts_even_if_the_extension_cannot_be_copied(stage, guard):
     # The guard of a pod without a volume for it.
     bear(stage, "newborn-without-volume", guard, seconds=1)
     (pod,) = lives(stage).values()

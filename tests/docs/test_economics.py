@@ -39,7 +39,7 @@ def test_tables_are_what_is_computed():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_table_that_somebody_changed_is_written_anew(module):
+def test_changed_table_is_written_again(module):
     changed = PAGE.replace("core-seconds, $", "core-seconds, €", 1)
     assert changed != PAGE and module.filled(changed) == PAGE
 
@@ -136,7 +136,7 @@ def test_plots_have_figures_from_end_to_end(module):
         assert (TOP / "docs" / name).stat().st_size < 40_000
 
 
-def test_commands_are_ones_that_exist():
+def test_commands_exist():
     (command,) = section("docs/economics.md", "Use one")
     assert [word for word in shlex.split(command) if word.startswith("chart/")] == ["chart/", "chart/settings/balanced.yaml"]
     (found,) = re.findall(r"`ci/economics (--tax \S+)`", PAGE)

@@ -102,7 +102,7 @@ def test_script_that_never_stops_gets_no_more_than_documented(found):
         assert 0 < row["passes"] < 1.1 * number(most), row
 
 
-def test_what_should_be_free_for_nobody_is_not(found):
+def test_attacks_that_should_earn_nothing_earn_nothing(found):
     assert len(found["free"]) == 9
     for name, outcome in found["free"].items():
         assert outcome["tried"] > 0 and outcome["got"] == 0, (name, outcome)

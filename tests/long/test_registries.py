@@ -70,6 +70,6 @@ def test_pip_installs_a_package_through_the_group_python_alone(redis_server, sto
     assert asked == set(python_hosts())
 
 
-def test_pip_says_what_to_do_where_the_group_is_off(redis_server, store, tmp_path):
+def test_pip_says_what_to_do_if_the_group_is_off(redis_server, store, tmp_path):
     code, said, _ = install(redis_server, store, tmp_path, "conda")
     assert code != 0 and "403 No internet access: open https://hub.example/egress/servers/alice/" in said

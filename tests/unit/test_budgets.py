@@ -518,7 +518,7 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
 # -- one address with most launches
 
 
-def test_share_of_the_address_with_most_launches_is_told(services, internal, monkeypatch):
+def test_share_of_the_address_with_most_launches_is_shown(services, internal, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
 

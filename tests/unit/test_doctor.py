@@ -163,7 +163,7 @@ def test_public_port_that_anybody_reaches_is_a_warning(ours, well, namespace, po
     assert ("publicFrom" in text(checks, "public port")) == (state == WARNING)
 
 
-def test_public_port_may_be_open_where_proxies_are_named(ours, well, namespace):
+def test_public_port_may_be_open_if_proxies_are_named(ours, well, namespace):
     namespace.found_policies = [*OURS, verifier_policy()]
     report = {"version": "1", "at": time.time(), "signing_keys": 1, "providers": {"altcha": "up"}, "proxies": "networks"}
     well.report_verifier("a", report)
@@ -182,7 +182,7 @@ def test_mode_other_than_captcha_is_a_warning(ours, well, namespace):
         assert states(examine(ours.model_copy(update={"mode": mode}), well, namespace))["mode"] == state
 
 
-def test_what_a_tool_that_only_renders_leaves_out_is_a_warning(ours, well, namespace):
+def test_objects_that_a_rendering_tool_leaves_out_are_a_warning(ours, well, namespace):
     found = states(examine(ours, well, namespace))
     assert (found["secrets"], found["admission policies"]) == (OK, OK)
     rendered = ours.model_copy(update={"random_secrets": ["api-token"], "missing_admission_policies": ["protectPods"]})

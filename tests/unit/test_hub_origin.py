@@ -85,7 +85,7 @@ def test_origin_and_way_back_are_what_the_last_launch_said(services, store):
         "https://someone@hub.example.org/", "https://hub.example.org/\"onclick=", "https://hub.example.org/\n", "https://",
     ],
 )  # fmt: skip
-def test_what_is_no_address_changes_nothing_and_the_launch_is_decided(services, store, said):
+def test_text_that_is_no_address_changes_nothing_and_the_launch_is_decided(services, store, said):
     run_pod(store)
     internal = internal_client(services)
     launch(internal, hub_url=f"{HUB}/")
@@ -112,7 +112,7 @@ def test_only_the_hook_names_an_origin(services, store):
     assert back(public_client(services)) is None
 
 
-def test_without_redis_the_origin_is_unknown(services, store, monkeypatch):
+def test_origin_is_unknown_without_redis(services, store, monkeypatch):
     launch(internal_client(services), hub_url=f"{HUB}/")
 
     def away():
@@ -123,7 +123,7 @@ def test_without_redis_the_origin_is_unknown(services, store, monkeypatch):
     assert (answer.status_code, allowed(answer)) == (404, {})
 
 
-def test_without_a_hubs_origin_nobody_reads(services, store):
+def test_nobody_reads_without_a_hubs_origin(services, store):
     run_pod(store)
     client = public_client(services)
     for origin in (HUB, ""):

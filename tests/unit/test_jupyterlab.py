@@ -41,7 +41,7 @@ def test_guard_lays_the_extension_and_the_address(tmp_path):
         assert (tmp_path / name).read_bytes() == (BUILT / name).read_bytes()
 
 
-def test_user_may_read_what_is_laid(tmp_path):
+def test_user_may_read_the_copied_files(tmp_path):
     """The guard has another user id than the server."""
     lay_lab(environment(tmp_path))
     assert {oct(path.stat().st_mode & 0o005) for path in tmp_path.rglob("*") if path.is_dir()} == {"0o5"}
@@ -60,7 +60,7 @@ def test_jupyterlab_finds_what_it_loads(tmp_path):
     [{LAB_VARIABLE: ""}, {ISOLATED_VARIABLE: ""}, {ISOLATED_VARIABLE: "false"}],
     ids=["switched off", "no policies", "false"],
 )
-def test_nothing_is_laid_where_there_is_nothing_to_show(tmp_path, more):
+def test_nothing_is_copied_if_there_is_nothing_to_show(tmp_path, more):
     assert lay_lab(environment(tmp_path, **more)) == "off"
     assert files(tmp_path) == set()
 
@@ -143,7 +143,7 @@ def test_hub_mounts_the_extension_read_only():
     assert mount == {"name": VOLUME["name"], "mountPath": variables[LAB_VARIABLE]}
 
 
-def test_guard_is_told_the_address_as_the_server_is():
+def test_guard_gets_the_same_address_as_the_server():
     _, variables = launched()
     # Kubernetes substitutes variables in this order. Braces are doubled, because KubeSpawner takes single ones for fields.
     assert list(variables)[-4:] == ["BINDER_LAUNCH_HOST", "JUPYTERHUB_USER", "JUPYTERHUB_SERVER_NAME", "BINDER_EGRESS_URL"]
@@ -224,14 +224,14 @@ def test_no_guard_means_no_extension():
     assert (spawner.volumes, spawner.volume_mounts, spawner.init_containers, spawner.pre_spawn_hook) == ([], [], [], None)
 
 
-def test_launch_goes_on_where_the_address_is_not_known(caplog):
+def test_launch_goes_on_if_the_address_is_not_known(caplog):
     c = Config()
     spawner = made_spawner(c, VALUES)
     spawner.pre_spawn_hook(spawner)
     assert "no JupyterLab extension: KeyError: 'BINDER_EGRESS_URL'" in caplog.text
 
 
-def test_guard_is_added_where_the_extension_cannot_be(capsys):
+def test_guard_is_added_even_if_the_extension_cannot_be(capsys):
     c = Config()
     c.KubeSpawner.volumes = ()
     spawner = made_spawner(c, VALUES)

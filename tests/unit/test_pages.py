@@ -211,7 +211,7 @@ def test_blocked_server_is_promised_no_packages(redis_server, store):
     assert client.get("/egress/servers/alice").json["access"] == "none"
 
 
-def test_access_is_not_told_where_nothing_is_closed(redis_server, store):
+def test_access_is_not_shown_if_nothing_is_closed(redis_server, store):
     client = public_client(create_services(make_settings(redis_server, mode="observe", unverified_hosts=["python"]), store))
     store.publish(Server("alice"), KnownServer("uid-1"))
     assert client.get("/egress/servers/alice").json["access"] is None
@@ -240,7 +240,7 @@ def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
 
 
 @pytest.mark.parametrize(("mode", "told"), [("observe", True), ("captcha", False)])
-def test_page_says_where_nothing_is_enforced(redis_server, store, mode, told):
+def test_page_says_if_nothing_is_enforced(redis_server, store, mode, told):
     client = public_client(create_services(make_settings(redis_server, mode=mode), store))
     for known in (KnownServer("uid-1"), KnownServer("uid-1", "verified", until=int(time.time()) + 100)):
         store.publish(Server("alice"), known)
@@ -325,7 +325,7 @@ def test_the_script_gets_the_words_of_every_state(public, store):
 ADDRESS = "https://notebooks.example.org/egress/servers/jupyterlab-jupyterlab-demo-a1b2c3d4/#unlock"
 
 
-def test_a_terminal_gets_a_code_where_it_asks(public, store):
+def test_terminal_gets_a_code_on_request(public, store):
     run_pod(store)
     for path in ("?qr", "?qr=1"):
         text = public.get(f"/egress/servers/alice{path}", headers=CURL).text

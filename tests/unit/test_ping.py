@@ -200,7 +200,7 @@ def test_ping_target_is_sent_an_echo_request(monkeypatch, target, protocol, requ
     assert made == [(socket.SOCK_DGRAM, protocol)] and echo.sent[0] == request_type
 
 
-def test_ping_target_is_not_tried_where_no_echo_socket_may_be_opened(monkeypatch):
+def test_ping_target_is_not_tried_if_no_echo_socket_may_be_opened(monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 

@@ -241,7 +241,7 @@ def test_each_code_of_the_table_is_tested(name):
         (["something-new", "invalid-input-response"], "unavailable"),
     ],
 )
-def test_of_several_codes_the_least_the_clients_fault_counts(net, codes, outcome):
+def test_code_that_is_least_the_clients_fault_counts(net, codes, outcome):
     net.post(URLS["turnstile"], json={"success": False, "error-codes": codes})
     assert verify(make("turnstile"), "turnstile").outcome == outcome
 
@@ -430,7 +430,7 @@ def test_solution_of_turnstile_is_not_longer_than_documented(net):
     assert verify(make("turnstile"), "turnstile", "x" * 2049).outcome is Outcome.REJECTED
 
 
-def test_verdict_on_a_right_solution(net, name):
+def test_right_solution_gets_a_full_verdict(net, name):
     net.post(URLS[name], json=RIGHT[name])
     now = time.time()
     verdict = verify(make(name, tier="verified"), name)

@@ -305,7 +305,7 @@ def test_csp_of_a_provider_opens_no_script_or_frame_to_all(make):
     assert "'unsafe-inline'" not in services.captcha.page_csp()["script-src"]
 
 
-def test_webassembly_is_allowed_where_the_algorithm_needs_it(make, store):
+def test_webassembly_is_allowed_if_the_algorithm_needs_it(make, store):
     run_pod(store)
     hard = {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 1, "counterMax": 2}
     services = make("altcha", options={"altcha": hard})
@@ -750,5 +750,5 @@ def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
     assert max(most) == 2
 
 
-def test_outcomes():
+def test_outcomes_have_fixed_names():
     assert [outcome.value for outcome in Outcome] == ["ok", "unchecked", "rejected", "misconfigured", "unavailable"]

@@ -262,7 +262,7 @@ def test_full_redis_still_refuses_a_used_solution(public, full):
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
 
 
-def test_full_redis_grants_nothing_where_old_charges_could_go(public, store, full, in_redis):
+def test_full_redis_grants_nothing_even_if_old_charges_could_go(public, store, full, in_redis):
     """The charges of a network that are too old to count are removed with the next one."""
     solution, key = solve(public), f"binder-egress:charges:{NETWORK}"
     in_redis.hset(key, "1000000000", 1)

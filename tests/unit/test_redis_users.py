@@ -410,7 +410,7 @@ def test_reconciler_has_no_rights_beyond_its_keys(server, command):
         client.execute_command(*command.split())
 
 
-def test_shared_password_is_good_for_ping_alone_where_there_are_users(server):
+def test_shared_password_allows_ping_alone_if_there_are_users(server):
     with server.client(password=SHARED) as client:
         assert client.ping()
         with pytest.raises(redis.exceptions.NoPermissionError):

@@ -284,7 +284,7 @@ def egress_proxy(request):
 
 
 @pytest.mark.parametrize("egress_proxy", [Limits(new_per_second=1)], indirect=True)
-def test_process_ends_where_few_connections_are_allowed(egress_proxy):
+def test_process_ends_with_few_allowed_connections(egress_proxy):
     address, publish = egress_proxy
     publish("mine")
     assert run_with_proxy(address)[0]["outcome"] == "blocked"

@@ -239,7 +239,7 @@ def test_pod_carries(own, expected, fields, mode, redis, pending):
         assert found == expected
 
 
-def test_blocks_of_other_servers_are_passed_over_before_anything_is_made_of_them(monkeypatch):
+def test_blocks_of_other_servers_are_skipped_without_making_grants(monkeypatch):
     """A resync compares each of thousands of servers with all blocks."""
     others = [block("server", uid=f"uid-{number}") for number in range(2, 5)]
     facts = Facts("https://github.com/owner/name", ("198.51.100.7",), "uid-1")

@@ -10,7 +10,7 @@ from verifier.store.connection import connect
 from verifier.store.store import Store
 
 
-def test_launch_below_another_base_url(start, tab, redis_server):
+def test_launch_works_below_another_base_url(start, tab, redis_server):
     hub = start(base="/binder/")
     opened = tab()
     launch(hub, opened)
@@ -18,7 +18,7 @@ def test_launch_below_another_base_url(start, tab, redis_server):
     assert hub.builds[0].tier == "verified"
 
 
-def test_verifier_on_another_host(start, make_hub, tab):
+def test_verifier_may_be_on_another_host(start, make_hub, tab):
     """A meta element names the verifier, as in the chart's values for a separate release. Workers start across origins."""
     page = make_hub(None)
     origin = page.url.rstrip("/")

@@ -162,7 +162,7 @@ def test_launch_goes_on_in_a_browser_that_lacks_something(blocked, hub, tab):
     opened.server("user-1")
 
 
-def test_launch_goes_on_where_the_page_forbids_workers(hub, tab):
+def test_launch_goes_on_if_the_page_forbids_workers(hub, tab):
     hub.headers = {"Content-Security-Policy": "worker-src 'none'"}
     hub.ready.close()
     opened = tab()
@@ -179,7 +179,7 @@ def test_launch_goes_on_where_the_page_forbids_workers(hub, tab):
     "policy",
     ["script-src 'self'", "script-src 'unsafe-inline'", "connect-src 'none'", "style-src 'none'"],
 )
-def test_launch_goes_on_where_the_csp_blocks_us(policy, hub, tab):
+def test_launch_goes_on_if_the_csp_blocks_us(policy, hub, tab):
     # 'unsafe-inline' alone would block the page's bundle too, so the policy allows the bundle's address.
     hub.headers = {"Content-Security-Policy": policy.replace("'unsafe-inline'", f"'unsafe-inline' {hub.url}static/")}
     opened = tab()

@@ -437,7 +437,7 @@ def test_going_back_is_a_new_launch(hub, tab):
     assert second.token in (None, again)
 
 
-def test_going_back_to_a_page_in_the_browser_cache(hub, store, kept_browser):
+def test_page_from_the_browser_cache_launches_again(hub, store, kept_browser):
     """The script of the restored page goes on: the old launch is over, and the next launch is a new one."""
     context = kept_browser.new_context()
     context.set_default_timeout(20_000)

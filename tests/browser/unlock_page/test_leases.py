@@ -160,7 +160,7 @@ def test_time_left_is_shown_without_javascript(leased, open_tab):
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
-def test_time_left_in_every_language_on_a_phone(language, leased, store, open_tab):
+def test_time_left_is_shown_in_every_language_on_a_phone(language, leased, store, open_tab):
     messages = MESSAGES[language]
     tab = open_tab(leased(200, "stop"), locale=f"{language}-XX", **PHONE)
     expect(tab.page.get_by_role("timer")).to_contain_text(messages["left"].partition("{")[0].strip())

@@ -114,7 +114,7 @@ def test_larger_tier_without_a_provider_is_not_offered(ranked, double, store, op
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es", "ja", "ar"])
-def test_larger_tier_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
+def test_larger_tier_is_offered_in_every_language_on_a_phone(language, ranked, double, store, open_tab):
     messages = MESSAGES[language]
     address = ranked("recaptchaV3")
     lasts(store, None, "small")

@@ -17,7 +17,7 @@ LANGUAGES = ["en", "de", "fr", "es", "ja", "ar"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_unlock_page_in_every_language_on_a_phone(language, page_address, store, open_tab):
+def test_unlock_page_works_in_every_language_on_a_phone(language, page_address, store, open_tab):
     messages = MESSAGES[language]
     tab = open_tab(page_address, locale=f"{language}-XX" if language != "en" else "en-GB", **PHONE)
     assert tab.page.evaluate("document.documentElement.lang") == language
@@ -75,7 +75,7 @@ def test_progress_does_not_move_with_reduced_motion(start, store, open_tab):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_packages_alone_are_told_in_every_language_on_a_phone(language, start, store, open_tab):
+def test_packages_alone_are_shown_in_every_language_on_a_phone(language, start, store, open_tab):
     messages = MESSAGES[language]
     process = start(captcha_providers=MODEST, unverified_hosts=["conda", "python", "r"])
     run_pod(store)
@@ -90,7 +90,7 @@ def test_packages_alone_are_told_in_every_language_on_a_phone(language, start, s
         expect(tab.state).to_have_text(f"{messages['granted']} {messages['from-now-on']}")
 
 
-def test_limited_access_is_told_until_a_block_takes_it(start, store, open_tab):
+def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
     process = start(captcha_providers=MODEST, unverified_hosts=["python", "api.example.org"])
     run_pod(store)
     tab = open_tab(f"{process.public}/egress/servers/alice/", viewport={"width": 1280, "height": 800})

@@ -77,7 +77,7 @@ def test_calculation_begins_at_0(answer, page_address, redis_server, store, open
         expect(tab.state).to_contain_text(GRANTED)
 
 
-def test_named_server_below_another_path(start, store, open_tab):
+def test_named_server_is_unlocked_below_another_path(start, store, open_tab):
     process = start(base_path="/hub/gate")
     server = Server("zoë@example.org", "a b+c")
     store.publish(server, KnownServer("uid-1"))
@@ -149,7 +149,7 @@ def test_request_without_an_answer_is_given_up(page_address, open_tab):
     fails(tab, NO_ANSWER)
 
 
-def test_server_that_stopped_before_the_click(page_address, redis_server, _verifier, open_tab):
+def test_server_that_stopped_before_the_click_has_ended(page_address, redis_server, _verifier, open_tab):
     tab = open_tab(page_address)
     tab.requests_fail = True
     # The page also asks by itself from time to time.

@@ -26,7 +26,7 @@ TOP = Path(__file__).parents[3]
         ({"BINDER_EGRESS_AGENT_HOST": "10.0.0.1", "BINDER_EGRESS_AGENT_PORT": "x"}, "numbers"),
     ],
 )
-def test_wrong_setting_is_told(environment, word):
+def test_wrong_setting_is_reported(environment, word):
     with pytest.raises(InvalidSetting, match=word):
         Settings.load(environment)
 
@@ -40,7 +40,7 @@ def test_wrong_setting_ends_the_process_with_a_sentence():
     assert done.returncode == 2 and done.stderr.startswith("The receiver's Service is not there") and done.stderr.count("\n") == 1
 
 
-def test_process_shows_metrics_tells_what_is_broken_and_ends(tmp_path):
+def test_process_shows_metrics_reports_faults_and_ends(tmp_path):
     (tmp_path / "bad.yar").write_text("rule {")
     port = free_port()
     environment = {

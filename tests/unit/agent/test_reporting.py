@@ -81,7 +81,7 @@ def test_verifier_that_does_not_answer_costs_one_attempt():
     assert reporter.report(many, {pod for pod, _ in many}) == {"failed": LINES}
 
 
-def test_many_matches_go_in_several_requests_and_few_of_one_pod(verifier, reporter):
+def test_matches_go_in_several_requests_and_few_of_one_pod(verifier, reporter):
     many = [(f"{number:08}", Match("a", "b")) for number in range(LINES + 1)]
     assert reporter.report(many, {pod for pod, _ in many}) == {"sent": LINES + 1}
     assert [len(lines) for lines in verifier.reports] == [LINES, 1]

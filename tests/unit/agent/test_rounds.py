@@ -263,7 +263,7 @@ def test_pod_with_many_files_leaves_others_a_place(node, folder, file, monkeypat
     assert watcher.round().found == [(OTHER, Match("a", "m"))]
 
 
-def test_file_that_is_another_by_then_is_left_for_the_next_round(node, folder, file):
+def test_file_that_was_replaced_is_left_for_the_next_round(node, folder, file):
     path = file("a", b"harmless")
     key = FileKey.of(path.stat())
     node.all = lambda: [Process(POD, files=(RunFile(replace(key, inode=key.inode + 1), partial(os.open, path, os.O_RDONLY)),))]
@@ -281,7 +281,7 @@ def test_unseen_processes_are_counted_and_hidden_ones_reported(node, folder):
     assert done.found == [(POD, HIDDEN_LIST)] and done.processes == 0
 
 
-def test_memory_is_that_of_what_runs(node, folder, file):
+def test_memory_is_bounded_by_running_programs(node, folder, file):
     """Files that come and go leave nothing behind."""
     watcher = Watcher(node, [folder], Scans())
     for number in range(5):

@@ -25,14 +25,14 @@ def scan(tmp_path):
     return scan
 
 
-def test_rules_match_or_not(scan):
+def test_rules_match_their_bytes_alone(scan):
     with Scanner(PLAIN) as scanner:
         assert scanner.broken == {}
         assert scan(scanner, b"hay needle hay") == [("words", "word")]
         assert scan(scanner, b"hay") == [] and scan(scanner, b"") == []
 
 
-def test_broken_rules_are_told_and_the_rest_goes_on(scan):
+def test_broken_rules_are_reported_and_the_rest_goes_on(scan):
     rules = {
         "half": "rule bad { condition: nope }\nrule good { condition: true }",
         "syntax": "rule {",
@@ -88,7 +88,7 @@ def test_process_that_does_not_answer_is_ended(scan, monkeypatch):
             scan(scanner, b"needle")
 
 
-def test_process_that_crashes_is_told(scan):
+def test_crash_of_the_process_is_reported(scan):
     with Scanner(PLAIN) as scanner:
         os.kill(scanner.pid, signal.SIGKILL)
         with pytest.raises(ScanFailed, match="crashed"):

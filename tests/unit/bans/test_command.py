@@ -125,7 +125,7 @@ def test_wrong_usage_is_a_sentence(run, arguments, sentence):
     assert (code, out) == (2, "") and sentence in error
 
 
-def test_bytes_that_are_no_text_are_a_line_that_cannot_be_read(run):
+def test_bytes_that_are_no_text_are_an_unreadable_line(run):
     assert "1 that cannot be read." in run("-", input=b"\xff\xfe\x00{")[1]
 
 
@@ -135,7 +135,7 @@ def test_name_that_is_no_unicode_is_printed(run):
     assert "x.org/a" in run("-", *UNTIL, input=piped)[1] and json.loads(run("-", *UNTIL, "--json", input=piped)[1])["repositories"]
 
 
-def test_old_lines_are_told_about(run, files):
+def test_old_lines_are_reported(run, files):
     assert "The latest line is of 2026-11-2" in run(*files, "--until", "2027-06-01")[1]
 
 
@@ -155,7 +155,7 @@ def test_command_needs_the_extra():
     assert done.stdout == "False True\n"
 
 
-def test_image_has_nothing_of_it():
+def test_image_has_no_part_of_the_extra():
     assert "verifier/bans" in (TOP / ".dockerignore").read_text().splitlines()
     lock = (TOP / "requirements.lock").read_text().lower()
     assert not re.search(r"^(pygithub|ruamel)", lock, re.M)

@@ -71,7 +71,7 @@ def test_closed_pull_request_is_followed_by_another():
     assert run("^eve/.*") == "Pull request 2 is opened."
 
 
-def test_what_is_banned_already_needs_no_pull_request():
+def test_existing_bans_need_no_pull_request():
     forge = Forge(VALUES)
     assert run("^old/.*") == "Nothing is missing in values/config.yaml; no pull request is needed."
     assert forge.writes == []

@@ -117,7 +117,7 @@ def seen(*lines):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_what_happens_is_tied_to_the_launch_before_it(order):
+def test_event_is_tied_to_the_launch_before_it(order):
     """A user who logs in launches several repositories. The lines come in any order."""
     course = launch("a", AT + 100, repository=f"https://{COURSE}")
     lines = [launch("a"), detection("jupyter-a", AT + 50), revoke(AT + 60), course]
@@ -126,7 +126,7 @@ def test_what_happens_is_tied_to_the_launch_before_it(order):
     assert seen(*again[::order]) == {REPOSITORY: ({"a"}, {"jupyter-a"}), COURSE: ({"a"}, {"jupyter-a"})}
 
 
-def test_what_happens_before_the_first_launch_is_tied_to_nothing():
+def test_event_before_the_first_launch_is_tied_to_nothing():
     found = traffic(revoke(AT - 60), detection("jupyter-a", AT - 60), launch("a"))
     assert (found.repositories[REPOSITORY].revoked, found.repositories[REPOSITORY].detected, found.untied) == (set(), set(), 2)
 

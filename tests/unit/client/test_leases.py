@@ -103,7 +103,7 @@ def test_lease_continues_after_a_refused_key(keyed, run, store):
 
 
 @pytest.mark.parametrize("comes", [True, False])
-def test_person_renews_where_a_program_cannot(serve, open_hub, run, store, monkeypatch, comes):
+def test_person_renews_if_a_program_cannot(serve, open_hub, run, store, monkeypatch, comes):
     monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)
     hub = open_hub(serve(**HCAPTCHA, **LEASING))
     lease(store, 29)

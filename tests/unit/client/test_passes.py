@@ -63,7 +63,7 @@ def test_terminal_gets_a_qr_code_and_respects_no_color(interactive, run, store):
     assert "█" in shown and not re.search(r"\x1b\[[0-9;]*(?:3|4|9|10)[0-7][0-9;]*m", shown)
 
 
-def test_pass_command_fails_where_a_person_is_needed(interactive, run):
+def test_pass_command_fails_if_a_person_is_needed(interactive, run):
     code, out, err = run("pass", "--binder", interactive.url)
     assert (code, out) == (3, "") and "hcaptcha" in err
 

@@ -96,7 +96,7 @@ def test_agent_with_a_token_is_none(send, store):
     assert send("10.42.0.7", Authorization="Bearer x").status_code == 401
 
 
-def test_without_an_agent_in_the_values_no_address_counts(store):
+def test_address_counts_only_with_an_agent_in_the_values(store):
     store.publish_agents({"10.42.0.7": "node-1"})
     client = receiver(store, "cryptnono")
     assert client.post("/api/detections", data=LINE, environ_base={"REMOTE_ADDR": "10.42.0.7"}).status_code == 401
@@ -140,7 +140,7 @@ def test_agent_that_is_gone_is_forgotten(agents, store):
     assert made.node_of("10.42.0.7") is None and not store.is_agent("10.42.0.7")
 
 
-def test_api_server_that_is_down_changes_nothing_and_is_told_once(agents, store, caplog):
+def test_api_server_that_is_down_changes_nothing_and_is_logged_once(agents, store, caplog):
     made, api = agents(pod("10.42.0.7"))
     made.publish()
     api.down = True

@@ -57,7 +57,7 @@ def test_time_is_taken_from_what_log_shippers_write_around_a_line(around):
 @pytest.mark.parametrize("field", ["log", "message"])
 @pytest.mark.parametrize("line", [killed(), falco(), '{"pod": "jupyter-alice--", "uid": "uid-1"}'])
 @pytest.mark.parametrize("quoted", [killed(pod="jupyter-bob--", uid="uid-2"), "{x pool"])
-def test_what_a_report_quotes_does_not_replace_it(line, field, quoted):
+def test_quoted_text_does_not_replace_a_report(line, field, quoted):
     """A stranger chooses what a detector quotes."""
     assert read(json.dumps(json.loads(line) | {field: quoted}), NOW) == read(line, NOW)
 
@@ -112,7 +112,7 @@ def test_report_with_a_uid_needs_no_time():
     assert read(killed(timestamp="yesterday"), NOW).at == NOW
 
 
-def test_what_strangers_chose_is_short_and_printable():
+def test_text_of_strangers_becomes_short_and_printable():
     report = read(killed(matched="\x1b[2J\u202e" + "x" * 10_000), NOW)
     assert report.label.startswith("\\x1b[2J\\u202exxx") and report.label.isprintable()
     assert len(report.label) == reports.MAX_LABEL_CHARACTERS

@@ -84,7 +84,7 @@ def test_report_is_only_observed_by_default(worker, cluster, store, caplog):
     assert [record.getMessage() for record in caplog.records].count("detection") == 2
 
 
-def test_pod_is_stopped_where_the_values_say_so(worker, cluster, store):
+def test_pod_is_stopped_if_the_values_say_so(worker, cluster, store):
     cluster.add(**granted(make_grant()))
     cluster.add("bob", "uid-2", **granted(make_grant()))
     list_and_converge(worker)
@@ -197,7 +197,7 @@ def test_blocks_of_the_future_do_not_use_the_limit_up(worker, cluster, store):
     assert report(worker, store, about("user-0")) == ["revoked"]
 
 
-def test_what_cannot_be_read_or_handled_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch):
+def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch):
     cluster.add(**granted(make_grant()))
     list_and_converge(worker)
     in_redis.xadd("binder-egress:detections", {"report": "{"})

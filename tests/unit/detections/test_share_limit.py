@@ -35,7 +35,7 @@ def test_the_window_moves_on():
     assert cut_off(limit, 20, running=11, now=WINDOW_SECONDS, names="b") == ALWAYS
 
 
-def test_servers_without_egress_do_not_use_up_what_counts_for_those_with_it():
+def test_servers_without_egress_do_not_use_up_the_limit_of_others():
     limit = ShareLimit()
     assert cut_off(limit, 1000, running=1000, has_egress=False, names="free") == 100
     assert cut_off(limit, 20, running=40) == ALWAYS

@@ -185,7 +185,7 @@ def test_address_that_is_connected_to_has_one_spelling():
     assert decide_address(pod(), ["::ffff:203.0.113.12", "203.0.113.12"], POLICY) == ["203.0.113.12"]
 
 
-def test_name_without_address_is_told():
+def test_name_without_address_is_reported():
     refusal = decide_address(pod(), [], POLICY)
     assert isinstance(refusal, Refusal) and refusal.reason == Reason.UNRESOLVED
 

@@ -73,7 +73,7 @@ def test_snapshot_alone_is_not_fresh(clock):
     assert identities.apply(AddressChange(AddressVersion(7))) and identities.of("10.42.0.5") == pod()
 
 
-def test_what_is_too_old_counts_for_open_connections_alone(identities, clock):
+def test_old_addresses_count_for_open_connections_alone(identities, clock):
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod(),)))
     clock.now += MAX_AGE_SECONDS
     assert identities.of("10.42.0.5")
@@ -233,7 +233,7 @@ def test_connection_that_waits_hears_of_what_makes_its_pod_known(before, news):
     assert asyncio.run(wait()) == pod()
 
 
-def test_what_pods_have_in_common_is_in_memory_once():
+def test_common_fields_of_pods_are_in_memory_once():
     text = PodAddresses.dumps([PodAddresses("a", "a", "", ("10.42.0.5",), "a-tier", repository="https://example.org/a/b")])
     one, other = PodAddresses.loads(text) + PodAddresses.loads(text)
     assert one == other and one.tier is other.tier and one.repository is other.repository

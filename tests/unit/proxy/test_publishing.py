@@ -108,7 +108,7 @@ def test_gone_pod_is_forgotten(reconciler, cluster, store):
     assert published(store) == []
 
 
-def test_same_again_is_no_change(reconciler, cluster, store):
+def test_repeated_state_is_no_change(reconciler, cluster, store):
     cluster.add(**ADDRESSES)
     list_and_converge(reconciler)
     version = store.addresses()[0]
@@ -118,7 +118,7 @@ def test_same_again_is_no_change(reconciler, cluster, store):
     assert store.addresses()[0] == version and version.number == 1
 
 
-def test_what_an_earlier_process_left_is_gone_before_the_first_beat(reconciler, cluster, store):
+def test_addresses_of_an_earlier_process_are_gone_before_the_first_beat(reconciler, cluster, store):
     store.publish_addresses(Server("gone"), [PodAddresses("uid-0", "gone", "", ("10.42.0.9",), "verified")])
     cluster.add(**ADDRESSES)
     reconciler.list_pods()
@@ -141,7 +141,7 @@ def servers_of(following):
     return found
 
 
-def test_what_a_new_list_changed_is_published_before_the_next_beat(reconciler, cluster, store):
+def test_changes_by_a_new_list_are_published_before_the_next_beat(reconciler, cluster, store):
     """While the API server was away, an address may have become another pod's."""
     pod = cluster.add(**ADDRESSES)
     list_and_converge(reconciler)
@@ -155,7 +155,7 @@ def test_what_a_new_list_changed_is_published_before_the_next_beat(reconciler, c
         assert servers_of(following) == [{"alice/", "bob/"}, "", ""]
 
 
-def test_what_could_not_be_published_is_published_before_the_next_beat(reconciler, cluster, store, monkeypatch):
+def test_failed_publication_is_repeated_before_the_next_beat(reconciler, cluster, store, monkeypatch):
     cluster.add(**ADDRESSES)
     reconciler.list_pods()
     reconciler.heartbeat()
@@ -262,7 +262,7 @@ class FailingStore:
         yield following
 
 
-def test_what_came_before_redis_went_away_counts():
+def test_messages_from_before_an_outage_of_redis_count():
     """All messages, also when they came at once."""
     pods = [PodAddresses(f"uid-{number}", "alice", "", (f"10.42.0.{number}",)) for number in (1, 2, 3)]
     changes = [AddressChange(AddressVersion(number), f"{number}/", (pod,)) for number, pod in enumerate(pods, 1)]

@@ -90,7 +90,7 @@ def test_many_verified_servers_leave_the_others_their_threads(dns):
 
 
 @pytest.mark.parametrize("verified", [True, False])
-def test_name_that_waits_for_a_thread_of_the_others_is_asked_for_with_ones_own(dns, verified):
+def test_name_that_waits_for_one_group_is_resolved_at_once_for_the_other(dns, verified):
     async def main():
         resolver = Resolver(dns)
         late = await begun(resolver, [(f"{number}.late.example", str(number), not verified) for number in range(THREADS)])

@@ -29,7 +29,7 @@ def test_server_waits_for_a_few_names_at_a_time(seen):
     assert 0 < seen["names"] <= NAMES_OF_ONE
 
 
-def test_connection_to_a_name_that_is_not_answered_is_told_so_in_time(seen):
+def test_connection_to_an_unanswered_name_gets_an_answer_in_time(seen):
     """The connections that wait for others of their server get an answer, too."""
     assert seen["never"] == ["HTTP/1.1 502 The host name has no address"]
     assert seen["seconds"][0] >= TIMEOUT_SECONDS and seen["seconds"][1] < 10 * TIMEOUT_SECONDS

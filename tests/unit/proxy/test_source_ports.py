@@ -129,7 +129,7 @@ def test_unverified_server_reaches_another_host_meanwhile(seen):
     assert seen["other host"] == {"200": 1}
 
 
-def test_another_address_of_the_host_is_used_where_one_is_full(seen):
+def test_another_address_of_the_host_is_used_if_one_is_full(seen):
     assert seen["two addresses"] == {"200": 1}
 
 

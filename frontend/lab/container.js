@@ -1,17 +1,18 @@
-// What JupyterLab loads: a container of module federation, written by hand (D-300). JupyterLab hands it the modules that it shares
-// (`init`), and asks for the extension (`get`). https://webpack.js.org/concepts/module-federation/#dynamic-remote-containers
+// The file that JupyterLab loads: a container of module federation, written by hand (D-300). JupyterLab hands it the modules that
+// it shares (`init`), and requests the extension (`get`).
+// https://webpack.js.org/concepts/module-federation/#dynamic-remote-containers
 import { plugin } from "./plugin.js";
 
 const NAME = "binder-egress";
-// Beside package.json: the address of the server's page. The start guard writes it.
+// A file beside package.json: the address of the server's page. The start guard writes it.
 const ADDRESS = new URL("../address.json", document.currentScript.src);
-// What the extension uses of JupyterLab. Notebook 7 has no status bar.
+// The modules of JupyterLab that the extension uses. Notebook 7 has no status bar.
 const MODULES = ["apputils", "mainmenu", "notebook", "statusbar", "translation"].map((name) => `@jupyterlab/${name}`);
 
 let shared = {};
 
-// A module of JupyterLab, or nothing where it has none of this name. Other extensions may share copies of their own: that of the
-// application comes first, as does one that is in use.
+// A module of JupyterLab, or nothing if it has none of this name. Other extensions may share their own copies: the application's
+// copy comes first, as does one that is in use.
 async function load(name) {
   const copies = Object.values(shared[name] ?? {});
   const [best] = copies.sort((a, b) => rank(b) - rank(a));

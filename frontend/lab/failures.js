@@ -1,45 +1,45 @@
-// Whether a cell failed for lack of network, by what it printed. A guess: it only counts for a server that lacks network.
+// Guesses from a cell's output whether it failed for lack of network. The guess only counts for a server that lacks network.
 
-// Characters that are looked at, from the end.
+// How many characters are examined, from the end.
 const LIMIT_CHARACTERS = 20_000;
 
-// One for each way in which it is said. tests/unit/test_jupyterlab_failures.py has messages for all of them, and says of each
-// whether the program was run, or which file of its sources has the words.
+// One pattern for each kind of message. tests/unit/test_jupyterlab_failures.py has messages for all of them, and says for each
+// whether the program was run, or which file of its sources has the message.
 const SIGNS = [
-  // A name that is not found: the resolver's words (Python, git, pip, uv, libgit2), and those of curl's library, old and new
+  // A name that is not found: the resolver's messages (Python, git, pip, uv, libgit2), and those of curl's library, old and new
   // (R, Julia, conda, mamba): curl, lib/strerror.c, lib/vdns/asyn-base.c, hostip.c and cf-dns.c.
   /gaierror|NameResolutionError|EAI_AGAIN|ENOTFOUND|DNSError/,
   /(temporary failure|failure) (in name resolution|resolving)|name or service not known|no address associated with hostname/i,
   /(could not|couldn't|unable to|failed to) resolve (host|address|proxy)|could not resolve: [\w-]+(\.[\w-]+)+/i,
   /resolving timed out|failed to resolve '[^']+' with timeout/i,
-  // No way there.
+  // No route.
   /network is unreachable|no route to host|ENETUNREACH|EHOSTUNREACH/i,
-  // A connection that is not made, in time or at all. Some have words of their own for it:
+  // A connection that is not made, in time or at all. Some programs have their own messages:
   // pip (src/pip/_internal/exceptions/network.py), uv and others with reqwest, R (src/modules/internet/libcurl.c),
   // libgit2 (src/libgit2/streams/socket.c).
   /ConnectTimeout|NewConnectionError|ConnectionTimeoutError|ClientConnector(DNS)?Error|CondaHTTPError: HTTP 000 CONNECTION FAILED/,
   /connect(ion)? timed out|urlopen error (\[Errno \d+\] )?timed out|timeout was reached|failed to connect to \S+(:\d+| port \d+) /i,
   /\(while establishing a connection\)|cause(d by)?: operation timed out|failed to connect to \S+: operation timed out/i,
   /(could not|couldn't) connect to server|URL '[^']+': timeout of \d+ seconds was reached/i,
-  // The egress proxy refuses a host, in the words of the client or in its own. A `tunnel error` is
+  // The egress proxy refuses a host, in the client's message or in its own. A `tunnel error` is
   // uv's and rattler's (hyper-util, src/client/legacy/connect/proxy/tunnel.rs), an `unexpected status` libgit2's
   // (src/libgit2/transports/httpclient.c).
   /ProxyError|(tunnel|tunneling) (connection )?failed|HTTP code 403 from proxy|tunnel error: /i,
   /proxy returned unexpected status: 403|No internet access: open https?:|403\b.*\bNot on the list of this server: /i,
 ];
 
-// What hides the cause, in R (src/modules/internet/libcurl.c, src/library/utils/R/packages.R). It says the same of a website's own
-// answer, and then has a warning with that.
+// Messages of R that hide the cause (src/modules/internet/libcurl.c, src/library/utils/R/packages.R). R prints the same for a
+// website's own answer, and then has a warning with that.
 const HIDDEN = /cannot open (URL|the connection to) 'https?:|unable to access index for repository https?:/i;
 const ANSWERED = /: HTTP status was '\d{3} /;
 
-// A server in the pod itself has nothing to do with it.
+// A server in the pod itself needs no network.
 const LOCAL = /localhost|127\.0\.0\.\d|\[::1\]/;
 
 /**
  * Whether a text says that something was not reached.
  *
- * @param {string} text what a cell printed
+ * @param {string} text the output of a cell
  */
 export function looksLikeNoNetwork(text) {
   // Colours, as IPython writes them.
@@ -49,7 +49,7 @@ export function looksLikeNoNetwork(text) {
 }
 
 /**
- * What a cell printed, errors among it.
+ * The output of a cell, with its errors.
  *
  * @param {{length: number, get(index: number): {toJSON(): object}}} outputs the model of a cell's outputs
  * @returns {string}
@@ -59,7 +59,7 @@ export function textOf(outputs) {
   for (let index = 0; index < outputs.length; index++) {
     const { output_type: kind, text, ename, evalue, traceback } = outputs.get(index).toJSON();
     if (kind === "stream") texts.push([].concat(text ?? "").join(""));
-    // Without IPython's own lines of code, which may name an exception that is caught.
+    // Without the code lines that IPython prints, which may name an exception that is caught.
     if (kind === "error") texts.push(`${ename}: ${evalue}`, ...(traceback ?? []).join("\n").split("\n").slice(-1));
   }
   return texts.join("\n");

@@ -1,4 +1,4 @@
-// The JupyterLab extension: it shows what this server may reach, and opens the server's page where something can be done about it.
+// The JupyterLab extension: it shows what this server may reach, and opens the server's page if that can change it.
 import { chooseLanguage, direction, fill } from "../src/language.js";
 import ar from "../../verifier/web/messages/lab/ar.json";
 import de from "../../verifier/web/messages/lab/de.json";
@@ -15,13 +15,13 @@ const UNVERIFIED = "unverified";
 
 // The server's page: a small window of this size, in pixels.
 const WINDOW = "popup,width=520,height=640";
-// Milliseconds for which that window stays after it is done, so that it can be read; between two looks at the time left; and
+// Milliseconds: how long that window stays open when it is done, so that it can be read; between two looks at the time left; and
 // between two notifications of a failed cell.
 const [READ_MS, TICK_MS, QUIET_MS] = [3_000, 5_000, 600_000];
 // Seconds before the end of a lease at which a person is asked whether they are still there.
 const NEAR_END_SECONDS = 300;
 
-// Drawn in lines, 16 by 16, in the colour of the text. Each has a shape of its own: a crossed circle, a box, half a globe, a globe.
+// Line drawings, 16 by 16, in the colour of the text. Each has its own shape: a crossed circle, a box, half a globe, a globe.
 const CIRCLE = "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13";
 const ICONS = {
   none: `${CIRCLE}M3.4 3.4l9.2 9.2`,
@@ -35,7 +35,7 @@ const ICONS = {
  * Make the plugin.
  *
  * @param {string} name of the extension
- * @param {object} jupyter what it uses of JupyterLab's modules; what is missing there is left out here
+ * @param {object} jupyter the modules of JupyterLab that it uses; a feature whose module is missing is left out
  * @param {URL} file with the address of the server's page
  * @returns {object} a plugin, as JupyterLab registers it
  */
@@ -64,7 +64,7 @@ async function read(file) {
 
 function start(address, app, jupyter) {
   const { Dialog, Notification, NotebookActions, Widget, menu, palette, statusBar, translator } = jupyter;
-  // Jupyter's language where somebody chose one, which its image must have a package for; otherwise the browser's, as on the page.
+  // Jupyter's language if somebody chose one, for which the image must have a package; otherwise the browser's, as on the page.
   const chosen = translator?.languageCode;
   const languages = !chosen || /^(default|en)/.test(chosen) ? navigator.languages : [chosen];
   const lang = chooseLanguage(languages, Object.keys(MESSAGES));
@@ -74,12 +74,12 @@ function start(address, app, jupyter) {
   const plain = (key, values) => (dir === "rtl" ? `\u2067${text(key, values)}\u2069` : text(key, values));
 
   let small = null; // the small window
-  let placed = false; // whether the status bar has the item: JupyterLab takes it once
+  let placed = false; // whether the status bar has the item: JupyterLab accepts it once
   let last = null; // the last answer of the verifier
   const notices = { failed: null, ending: null, blocked: null }; // notifications that do not end by themselves
   let asked; // the end of the lease for which `ending` was shown
   let over; // the end of the lease after which the verifier was asked
-  let ranCell = false; // whether a cell failed since the server had access last
+  let ranCell = false; // whether a cell failed since the server last had access
 
   const server = follow(address, changed);
   const state = () => (server.now ? server.now.access : "unknown");
@@ -158,7 +158,8 @@ function start(address, app, jupyter) {
     if (button.accept) openPage();
   }
 
-  // The page asks for a click, since a page sent the visitor there. Only its opener may close it, so it keeps its opener (D-304).
+  // The page requires a click, since another page sent the visitor there. Only the opener may close the window, so it keeps its
+  // opener (D-304).
   function openPage() {
     dismiss();
     small = window.open(`${address}#unlock`, "binder-egress", WINDOW);
@@ -170,7 +171,7 @@ function start(address, app, jupyter) {
     server.hurry();
   }
 
-  // One of a kind: an earlier one goes.
+  // One notification of each kind: an earlier one is removed.
   function notify(kind, words, actions = []) {
     dismiss(kind);
     notices[kind] = Notification.warning(words, { autoClose: false, actions });
@@ -187,7 +188,7 @@ function start(address, app, jupyter) {
 
   function changed(now) {
     const { access } = now ?? {};
-    // Also what grew while the verifier did not answer.
+    // Also access that grew while the verifier did not answer.
     const was = last;
     last = now ?? last;
     if (access !== null) place();

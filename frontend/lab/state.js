@@ -1,29 +1,29 @@
-// What this server may reach, as the verifier says it. It is only read: all user pages of a hub share one origin, so that origin
+// What this server may reach, according to the verifier. It is only read: all user pages of a hub share one origin, so that origin
 // may do no more (D-302).
 
 // Milliseconds: longest wait for an answer; between two requests right after a change and at most; the same while nobody answers,
-// because the browser's console has a line for each; and while a person is at the server's page, for at most so long.
+// because the browser's console has a line for each; and while a person is at the server's page, for this long at most.
 const [ANSWER_MS, SOON_MS, LATE_MS, AWAY_MS] = [10_000, 3_000, 60_000, 300_000];
 const [HURRY_MS, HURRY_FOR_MS] = [1_500, 300_000];
 const SLOWER = 1.5;
 
 /**
- * A server's state, as it was told last.
+ * The last known state of a server.
  *
  * @typedef {object} Followed
  * @property {object|null|undefined} now the last answer
  * @property {() => number|null} secondsLeft until the end of the lease
- * @property {() => boolean} renewableNow whether the lease could not be renewed by the last answer, and can be by now
- * @property {() => Promise<void>} refresh asks at once
- * @property {() => Promise<void>} soon asks at once, and then as after a change
- * @property {() => void} hurry asks often until something changes
+ * @property {() => boolean} renewableNow whether a renewal was impossible at the last answer, and is possible now
+ * @property {() => Promise<void>} refresh requests the state now
+ * @property {() => Promise<void>} soon requests the state now, and then as after a change
+ * @property {() => void} hurry requests the state often until something changes
  */
 
 /**
  * Follow a server's state while the page is visible.
  *
  * @param {string} address the server's page
- * @param {(now: object|null) => void} changed called with each answer of the verifier; null where it does not answer
+ * @param {(now: object|null) => void} changed called with each answer of the verifier; null if it does not answer
  * @returns {Followed} its state
  */
 export function follow(address, changed) {
@@ -99,5 +99,5 @@ export function follow(address, changed) {
   return server;
 }
 
-/** Whether two answers say something different, apart from the time that has passed. */
+/** Whether two answers differ, apart from the time that has passed. */
 export const differ = (one, other) => one?.tier !== other?.tier || one?.access !== other?.access || one?.until !== other?.until;

@@ -87,13 +87,17 @@ class Story:
     def present(self, tier, how):
         """A stranger presents a pass, or did so a moment ago, when the server was in another state."""
         if how == "pass":
-            verifier = create_services(make_settings(self.redis_server, tiers=TIERS, may_stop_pods=True), self.store)
-            token = verifier.passes.sign(Passes.new(tier, 1, self.store.use_key("k", 10**6, 60, admit), 300))
-            answer = public_client(verifier).post("/egress/servers/alice", json={"token": token})
-            assert answer.status_code in (200, 202), answer.text
+            self.unlock(tier)
         else:
             record_unlock(self.store, make_grant(tier, how))
         self.turn()
+
+    def unlock(self, tier):
+        """Somebody presents a pass, and the reconciler has not acted yet."""
+        verifier = create_services(make_settings(self.redis_server, tiers=TIERS, may_stop_pods=True), self.store)
+        token = verifier.passes.sign(Passes.new(tier, 1, self.store.use_key("k", 10**6, 60, admit), 300))
+        answer = public_client(verifier).post("/egress/servers/alice", json={"token": token})
+        assert answer.status_code in (200, 202), answer.text
 
     def rest(self):
         """The server's tier from now on, step by step, and whether it runs."""
@@ -118,6 +122,25 @@ def is_no_less(now, without):
     (tier, runs), (other, ran) = now, without
     rank = {UNVERIFIED: -1} | {name: values.get("rank", 0) for name, values in TIERS.items()}
     return runs >= ran and (not ran or tier == other or rank[tier] > rank[other])
+
+
+@pytest.mark.parametrize("gets", TIERS)
+def test_nobody_lowers_what_a_server_is_about_to_get(redis_server, store, gets):
+    """The stranger's pass comes after the owner's, and before the reconciler acts."""
+
+    def play(*presented):
+        redis_server.wipe()
+        store.ping()
+        story = Story(redis_server, store)
+        story.begin("nobody", UNVERIFIED, 0)
+        for tier in presented:
+            story.unlock(tier)
+        story.turn()
+        return story.rest()
+
+    without = play(gets)
+    assert without[0] == (gets, True)
+    assert [tier for tier in TIERS if not all(map(is_no_less, play(gets, tier), without))] == []
 
 
 @pytest.mark.parametrize(("by", "has", "seconds"), STATES)

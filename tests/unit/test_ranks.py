@@ -160,6 +160,43 @@ def test_pass_for_a_larger_tier_counts_until_its_server_has_it(site, store):
     assert unlock(client, token=token(services)).status_code == 202
 
 
+def test_smaller_unlock_replaces_no_larger_one_that_waits(site, store, in_redis):
+    services = site()
+    client = public_client(services)
+    has(store, "unverified")
+    assert unlock(client, token=token(services, "huge")).status_code == 202
+    for tier in ("verified", "small"):
+        answer = unlock(client, token=token(services, tier))
+        assert (answer.status_code, answer.json["state"], waiting(store)) == (202, "pending", "huge")
+    assert len(in_redis.keys("binder-egress:pass:*")) == 1, "a pass that gave nothing keeps its use"
+
+
+def test_larger_unlock_replaces_a_smaller_one_that_waits(site, store):
+    services = site()
+    client = public_client(services)
+    has(store, "unverified")
+    for tier in ("small", "verified", "huge", "huge"):
+        assert unlock(client, token=token(services, tier)).status_code == 202
+        assert waiting(store) == tier
+
+
+@pytest.mark.parametrize("why", ["withdrawn", "of an earlier pod", "on the pod"])
+def test_unlock_that_waits_no_longer_keeps_no_other_out(site, store, why):
+    services = site()
+    client = public_client(services)
+    has(store, "unverified")
+    assert unlock(client, token=token(services, "huge")).status_code == 202
+    grant = store.pending(ALICE, set()).unlock.grant
+    if why == "withdrawn":
+        store.withdraw([grant.id])
+    elif why == "of an earlier pod":
+        store.publish(ALICE, KnownServer("uid-2", "unverified"))
+    else:
+        store.publish(ALICE, KnownServer("uid-1", "unverified", grant.id, rule="expired"))
+    assert unlock(client, token=token(services, "small")).status_code == 202
+    assert waiting(store) == "small"
+
+
 def test_pass_is_not_taken_from_another_server(site, store):
     services = site()
     client, passed = public_client(services), token(services)

@@ -265,6 +265,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.refusal(lambda _: Rule.BLOCKED),
         lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS, admit),
         lambda s: s.redeem(Passes.new("verified", 1, now + 1, 60), alice, record, "", now, 60),
+        lambda s: s.redeem(Passes.new("small", 1, now + 1, 60), alice, record, "", now, 60, outranking=["verified"]),
         lambda s: s.record_launch(alice, record, 60),
         lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
         lambda s: s.note_rejection("192.0.2.1/32"),

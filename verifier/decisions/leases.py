@@ -89,6 +89,22 @@ def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str
     return sorted(names, key=lambda name: (-settings.tiers[name].rank, name))
 
 
+def outranking(tier: str, settings: CommonSettings, now: float) -> list[str]:
+    """The tiers of unlocks that one with this tier must not replace while they wait for their pod: it is not larger than they are.
+
+    Args:
+        tier: a tier.
+        settings: tiers and mode.
+        now: Unix time in seconds.
+    """
+
+    def stays(other: str, lease: int) -> bool:
+        waiting = KnownServer("", other, until=int(now) + lease if lease else None)
+        return tier not in larger(waiting, settings, now)
+
+    return [other for other, found in settings.tiers.items() if other != tier and stays(other, found.lease)]
+
+
 @dataclass(frozen=True)
 class Left:
     """The time left on a lease; after its end, the time left until the pod is stopped.

@@ -86,7 +86,10 @@ BUILD_LIMIT_SECONDS = 3600
 """The longest time between a launch request and its hook, with a build in between. A pass is judged as of the request."""
 
 REDEEMED = frozenset({"held", "free", "moved"})
-"""The outcomes of `Store.redeem` that write the grant. All others reject the pass."""
+"""The outcomes of `Store.redeem` that write the grant. All others but `OUTRANKED` reject the pass."""
+
+OUTRANKED = "outranked"
+"""The outcome of `Store.redeem` for an unlock while another one waits that gives its pod more. The pass keeps its use."""
 
 UNLOCK_TTL_SECONDS = 120
 """Seconds in which the reconciler must act on an unlock. It needs less than one; if a notification is lost, it sees the server at
@@ -353,6 +356,7 @@ class Store:
         renewal: bool = False,
         carried: str = "",
         announced: Announced | None = None,
+        outranking: Sequence[str] = (),
     ) -> str:
         """Give a server one use of a pass, with the grant in `record`.
 
@@ -368,11 +372,12 @@ class Store:
             carried: the id of the grant that the server's pod carries. A use gives its server a lease only once: not again after
                 the pod's grant has changed (D-355).
             announced: the launch, which is counted if it gets the use; None: it is an unlock.
+            outranking: the tiers of unlocks that stay if they wait for the same pod (`leases.outranking`, D-384).
 
         Returns:
             `held` (this server had the use already), `free` or `moved` (another server had it, which is not up): the record is
-            written. `used-up`, `lease-given` (this pass gave this server a lease before), `before-epoch` or `key-revoked`: nothing
-            is written.
+            written. `used-up`, `lease-given` (this pass gave this server a lease before), `outranked` (such an unlock waits),
+            `before-epoch` or `key-revoked`: nothing is written.
 
         Raises:
             BlocksChanged: the launch was decided by other blocks than there are now. Nothing is written.
@@ -393,6 +398,8 @@ class Store:
             "grant": record.grant.id,
             "record": record.dumps(),
             "record_ttl": record_ttl,
+            "uid": record.uid or "",
+            "outranking": list(outranking),
             "launch": _key("launch:"),
             "known": _key("server:"),
             "withdrawn": _key("withdrawn:"),

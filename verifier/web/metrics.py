@@ -123,8 +123,8 @@ class Metrics:
         self.unlocks = Counter(
             "binder_egress_unlocks",
             "Requests to unlock a running server, or to renew its lease. pending: the reconciler had not confirmed it in time; "
-            "had-it: there was nothing to gain; lease-given: by the same pass, before; blocked, blocked-repository, own-network: "
-            "the rule that refuses egress.",
+            "had-it: there was nothing to gain; outranked: an unlock that gives more was waiting; lease-given: by the same pass, "
+            "before; blocked, blocked-repository, own-network: the rule that refuses egress.",
             ["outcome"],
             registry=self.registry,
         )

@@ -15,7 +15,7 @@ from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Serve
 from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
 from ..store.errors import StoreUnavailable
-from ..store.store import REDEEMED, UNLOCK_TTL_SECONDS
+from ..store.store import OUTRANKED, REDEEMED, UNLOCK_TTL_SECONDS
 from . import bodies, hub, issuing, pages
 from .context import asset_path, log_decision, network, own_url, services
 from .headers import SERVER_PAGE
@@ -175,7 +175,13 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass,
     """
     grant = Grant.new(used.tier, Rule.RENEWAL if used.tier == known.tier else Rule.UNLOCK, now, by)
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
-    outcome = services().store.redeem(used, server, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant)
+    outranking = leases.outranking(used.tier, services().settings, now)
+    outcome = services().store.redeem(
+        used, server, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant, outranking=outranking
+    )
+    if outcome == OUTRANKED:
+        _note(outcome, repository=known.repository)
+        return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(server, known, blocks, now))), 202
     if outcome not in REDEEMED:
         _note(outcome, repository=known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])

@@ -1,4 +1,4 @@
--- Give a server one use of a pass, and record the resulting grant, atomically (D-015, D-077, D-355).
+-- Give a server one use of a pass, and record the resulting grant, atomically (D-015, D-077, D-355, D-384).
 --
 -- KEYS: epoch, pass, record (launch or unlock) of the server
 -- ARGV: request, a JSON object:
@@ -12,11 +12,14 @@
 --   carried        the id of the grant that the pod carries, even if its lease is over; empty: it carries none
 --   server, repository, network, grant (id): those of the client's request
 --   record         the content of the record; record_ttl: the seconds that it lives
+--   uid            the pod that an unlock is for; empty: it is a launch
+--   outranking     the tiers whose unlock stays if it waits for this pod
 --   launch, known  prefixes of the keys of waiting launches, and of servers that the reconciler published
 --   withdrawn      prefix of the keys that withdraw a grant; withdrawn_ttl: the seconds that they live
 --   wake, revoked  the keys of the wake list and of the hash of revoked API keys
 --   announced      a launch that is counted if it gets the use (`changed_blocks`, `count`); absent: it is an unlock
--- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {before-epoch}, {key-revoked}, or {blocks-changed, version, blocks}.
+-- Returns {held}, {free}, {moved}, {used-up}, {lease-given}, {outranked}, {before-epoch}, {key-revoked}, or {blocks-changed,
+-- version, blocks}.
 local request = cjson.decode(ARGV[1])
 local changed = request.announced and changed_blocks(request.announced)
 if changed then
@@ -32,6 +35,27 @@ end
 
 if request.key ~= '' and redis.call('HEXISTS', request.revoked, request.key) == 1 then
   return {'key-revoked'}
+end
+
+-- An unlock that waits for this pod, and that this one must not replace: until the reconciler acts, anybody could take a larger
+-- tier away by presenting something smaller. What is withdrawn, or on the pod already, does not wait.
+local function is_outranked()
+  local text = redis.call('GET', KEYS[3])
+  local waiting = text and cjson.decode(text)
+  if not waiting or waiting.uid ~= request.uid or waiting.grant.id == request.carried
+      or redis.call('EXISTS', request.withdrawn .. waiting.grant.id) == 1 then
+    return false
+  end
+  for _, tier in ipairs(request.outranking) do
+    if waiting.grant.tier == tier then
+      return true
+    end
+  end
+  return false
+end
+
+if #request.outranking > 0 and is_outranked() then
+  return {'outranked'}
 end
 
 local uses = cjson.decode(redis.call('GET', KEYS[2]) or '[]')

@@ -19,6 +19,10 @@ TIMEOUT_SECONDS = 5.0
 NAMES = 10_000
 """The number of names that are remembered."""
 
+ADDRESSES = 16
+"""How many addresses of a name count, the first ones. Large services have up to a dozen of each kind. A stranger's DNS server may
+answer with thousands, and each would be kept in memory, judged and tried while nobody else is served (D-385)."""
+
 THREADS = 32
 """How many names are resolved at a time for verified servers, and as many again for all others. `getaddrinfo` blocks its thread."""
 
@@ -57,7 +61,7 @@ class Resolver:
         self._of_one: dict[str, set[asyncio.Future[list[str]]]] = {}
 
     async def addresses(self, name: str, server: str = "", verified: bool = True) -> list[str]:
-        """The addresses of a name; empty if it has none, or if no answer comes in time.
+        """The first `ADDRESSES` addresses of a name; empty if it has none, or if no answer comes in time.
 
         Args:
             name: the name.
@@ -82,7 +86,7 @@ class Resolver:
         return NAMES_OF_ONE if self._taken[verified] < THREADS * SHARED else 1
 
     def _begin(self, name: str, server: str, verified: bool) -> "asyncio.Future[list[str]]":
-        asking = asyncio.get_running_loop().run_in_executor(self._threads[verified], self._ask, name)
+        asking = asyncio.get_running_loop().run_in_executor(self._threads[verified], lambda: self._ask(name)[:ADDRESSES])
         self._asking[name, verified] = asking
         self._of_one.setdefault(server, set()).add(asking)
         self._taken[verified] += 1

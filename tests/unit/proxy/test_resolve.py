@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from verifier.proxy import resolve
-from verifier.proxy.resolve import NAMES_OF_ONE, THREADS, Resolver
+from verifier.proxy.resolve import ADDRESSES, NAMES_OF_ONE, THREADS, Resolver
 
 FOUND = ["192.0.2.1"]
 
@@ -110,5 +110,17 @@ def test_name_is_asked_for_once_at_a_time():
         resolver = Resolver(lambda name: asked.append(name) or FOUND)
         found = await asyncio.gather(*(resolver.addresses("ok.example", server) for server in "aabb"))
         assert found == [FOUND] * 4 and asked == ["ok.example"]
+
+    asyncio.run(main())
+
+
+def test_name_with_thousands_of_addresses_has_few():
+    """A stranger's DNS server answers with as many as fit."""
+    many = [f"198.51.{number // 256}.{number % 256}" for number in range(4000)]
+
+    async def main():
+        resolver = Resolver(lambda name: many)
+        for _ in range(2):
+            assert await resolver.addresses("many.example", "a") == many[:ADDRESSES]
 
     asyncio.run(main())

@@ -114,6 +114,9 @@ class Converger:
                 fresh = self._user_pods.read_again(pod)
                 if fresh is None:
                     return pod, pending
+                # An event or a list from before a patch may have replaced what the patch answered, and the addresses that follow
+                # come from here: a blocked pod would have its tier again at the egress proxy.
+                self._cache.update(fresh)
                 pod = fresh
                 continue
             self._cache.update(patched)

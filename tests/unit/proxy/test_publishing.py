@@ -90,6 +90,25 @@ def test_block_is_published(reconciler, cluster, store):
     assert [(pod.tier, pod.blocked) for pod in published(store)] == [("unverified", True)]
 
 
+@pytest.mark.parametrize("late", ["event", "list"])
+def test_late_news_from_before_a_block_give_nothing_back(reconciler, cluster, store, monkeypatch, late):
+    """The watch is behind, or a list took a while: the pod is blocked already."""
+    before = cluster.add(**ADDRESSES, **granted(make_grant()))
+    list_and_converge(reconciler)
+    store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+    reconciler.take(store.woken(0.1))
+    converge_due(reconciler)
+    with store.address_changes() as following:
+        if late == "event":
+            reconciler.observe("MODIFIED", before)
+        else:
+            monkeypatch.setattr(cluster, "list", lambda: ([before], "1"))
+            reconciler.list_pods()
+        converge_due(reconciler)
+        assert following(0.5) is None
+    assert [(pod.tier, pod.blocked) for pod in published(store)] == [("unverified", True)]
+
+
 @pytest.mark.parametrize("change", [{"ended": True}, {"addresses": ()}])
 def test_pod_that_ends_or_has_no_address_is_forgotten(reconciler, cluster, store, change):
     pod = cluster.add(**ADDRESSES)

@@ -35,6 +35,7 @@ from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.user_pods import Pod, UserPods
 from verifier.records import Block, Grant, KnownServer, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
+from verifier.store.errors import StoreUnavailable
 from verifier.web.app import create_services
 
 BOB = Server("bob")
@@ -160,6 +161,32 @@ def test_grants_that_a_block_cancelled_do_not_return_with_its_end(reconciler, cl
     record_unlock(store, grant := make_grant(rule="unlock"))
     list_and_converge(reconciler)
     assert pod(cluster).grant == grant
+
+
+@pytest.mark.parametrize("late", ["unlock", "withdrawal"])
+def test_what_a_block_cancels_late_does_not_return_with_its_end(reconciler, cluster, store, operators, monkeypatch, late):
+    """The verifier checks a solution while the block is put on the pod, or Redis fails just after that."""
+    cluster.add(repository=REPOSITORY)
+    list_and_converge(reconciler)
+    done = operators.block("repository", "github.com/owner/name", "eve", "mining")
+    if late == "withdrawal":
+        record_unlock(store, make_grant(rule="unlock"))
+        with monkeypatch.context() as failing:
+            failing.setattr(store, "withdraw", refuse)
+            serve(reconciler, store)
+    serve(reconciler, store)
+    assert pod(cluster).grant.rule == "blocked"
+    if late == "unlock":
+        record_unlock(store, make_grant(rule="unlock"))
+    reconciler.resync()
+    converge_due(reconciler)
+    operators.unblock(done["block"], "eve", "was a mistake")
+    serve(reconciler, store)
+    assert (pod(cluster).annotated, pod(cluster).label) == (False, None)
+
+
+def refuse(*_):
+    raise StoreUnavailable("Redis: TimeoutError")
 
 
 @pytest.mark.parametrize("mode", ["captcha", "observe", "allow"])

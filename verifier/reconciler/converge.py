@@ -85,6 +85,7 @@ class Converger:
                     lost = error
             pod, pending = self._converge_pod(pod, pending)
             if pending:
+                self._end_waiting(pod, pending)
                 self._notice(pod, pending)
                 self._publish(pod, pending)
                 self._stopper.stop(pod, pending)
@@ -123,16 +124,22 @@ class Converger:
             self._tell(pod, grant)
             if pending is None:
                 return patched, None
-            if grant and grant.is_block(self._clock()):
-                # A decision from before the block must not come back when the block ends.
-                records = (launch_of(pod, pending), unlock_of(pod, pending))
-                self._store.withdraw(record.grant.id for record in records if record)
             # A withdrawal or a block may have come after Redis was asked, and another reconciler may have taken its notification.
             pending = self._store.pending(pod.server, {grant.id} if grant else set())
             if self._wanted(patched, pending) == grant:
                 return patched, pending
             pod = patched
         raise Conflict(f"pod {pod.name} keeps changing")
+
+    def _end_waiting(self, pod: Pod, pending: Pending) -> None:
+        """Withdraw what waits for a blocked pod: a decision from before the block must not come back when the block ends (D-061).
+
+        Not only after the patch: Redis may have failed then, or the verifier was still about to write an unlock.
+        """
+        if pod.grant and pod.grant.is_block(self._clock()):
+            grants = [record.grant.id for record in (launch_of(pod, pending), unlock_of(pod, pending)) if record]
+            if waiting := set(grants) - pending.withdrawn:
+                self._store.withdraw(waiting)
 
     def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
         return wanted(pod, pending, self._settings, self._clock())

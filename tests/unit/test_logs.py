@@ -1,8 +1,12 @@
 """docs/logs.md lists each event, message and field of the logs."""
 
 import ast
+import json
+import logging
 import re
 from pathlib import Path
+
+from verifier import logs
 
 TOP = Path(__file__).parents[2]
 DOCUMENT = (TOP / "docs/logs.md").read_text()
@@ -70,6 +74,15 @@ def logged():
 
 
 EVENTS, MESSAGES, FIELDS = logged()
+
+
+def test_line_cannot_send_terminal_escapes():
+    """Strangers choose names of users and repositories, and operators read lines in a terminal, which obeys some of C1 too."""
+    made = logs.configuration("info")["formatters"]["json"]["()"]()
+    repository = "https://\x9b2J@github.com/x/\x1b[2J\u202ename"
+    line = made.format(logging.makeLogRecord({"msg": "launch", "fields": {"repository": repository}}))
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["repository"] == repository
 
 
 def test_logged_names_are_found_in_the_code():

@@ -835,9 +835,11 @@ def test_image_contains_the_command():
 
 
 def test_user_chosen_names_cannot_send_terminal_escapes(egress, store, cluster, reconciler):
-    start(cluster, reconciler, repository="https://github.com/x/\x1b[2J\u202ename")
-    out = egress("grants")[1] + egress("explain", "alice")[1]
-    assert "\x1b" not in out and "\u202e" not in out
+    start(cluster, reconciler, repository="https://\x9b2J@github.com/x/\x1b[2J\u202ename")
+    for command in (("grants",), ("explain", "alice")):
+        for json_too in ((), ("--json",)):
+            out = egress(*command, *json_too)[1]
+            assert not {"\x1b", "\x9b", "\u202e"} & set(out)
 
 
 def test_conflicting_patches_are_retried(reconciler, cluster, store, operators):

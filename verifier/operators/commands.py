@@ -63,7 +63,7 @@ def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
 def explain(operators: Operators, server: str, as_json: bool) -> None:
     found = operators.explain(operators.find(server))
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
     click.echo(_clean(found.pop("because")))
     for name, value in found.items():
@@ -157,7 +157,7 @@ def create_key(
 ) -> None:
     made = operators.create_key(origins=list(origins), repositories=list(repositories), **values)
     if as_json:
-        click.echo(json.dumps(made, ensure_ascii=False, indent=2))
+        click.echo(json.dumps(made, indent=2))
         return
     click.echo("The key. It is shown this once and stored nowhere:\n")
     click.echo(f"  {made['key']}\n")
@@ -193,7 +193,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
     """Print what was done. Exits with `PENDING` if the reconciler has not confirmed it."""
     pending = done["state"] != "done"
     if as_json:
-        click.echo(json.dumps(done, ensure_ascii=False))
+        click.echo(json.dumps(done))
     elif pending:
         click.echo("It is recorded, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
     else:
@@ -205,7 +205,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
 def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
     """Print a table as kubectl does. The output may be piped into other commands, so it does not depend on a terminal's width."""
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        click.echo(json.dumps(rows, indent=2))
         return
     lines = [[name.upper() for name in columns], *([_cell(name, row[name]) or "-" for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

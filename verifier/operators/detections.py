@@ -57,7 +57,7 @@ def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> N
 
 def _tell(row: dict[str, Any], about: str, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(row, ensure_ascii=False))
+        click.echo(json.dumps(row))
     else:
         click.echo(f"{escaped(row.get('pod') or about)}: {row['outcome']}")
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,12 @@ from urllib.error import HTTPError
 
 import altcha
 import pytest
+from flask import Flask
+from werkzeug.test import EnvironBuilder
 
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_withdrawn
 from verifier.store.store import MOVES
+from verifier.web.context import place_given_back
 from verifier.web.gunicorn import RECEIVE_SECONDS, Server, Threads
 
 
@@ -241,6 +245,41 @@ def test_public_request_has_a_time_limit():
         for pair in pairs:
             for end in pair:
                 end.close()
+
+
+def test_request_that_waits_for_somebody_else_holds_no_place():
+    """There is one place, and the first request goes on only once the second was worked on."""
+    app, go_on = Flask("places"), threading.Event()
+
+    @app.get("/waits")
+    def waits():
+        with place_given_back():
+            return "", 200 if go_on.wait(60) else 500
+
+    @app.get("/goes")
+    def goes():
+        go_on.set()
+        return ""
+
+    threads = Threads(1, internal_port=81)
+    wsgi = threads.whole_requests(app)
+
+    def send(path, sock):
+        said = []
+        environ = EnvironBuilder(path).get_environ() | {"gunicorn.socket": sock}
+        done = threads.submit(lambda _: list(wsgi(environ, lambda *head: said.append(head[0]))), Connection(sock, ("::", 80)))
+        return done, said
+
+    pair = socket.socketpair()
+    try:
+        sent = [send(path, sock) for path, sock in zip(("/waits", "/goes"), pair, strict=True)]
+        for done, _ in sent:
+            done.result(timeout=100)
+        assert [said for _, said in sent] == [["200 OK"]] * 2
+    finally:
+        threads.shutdown()
+        for end in pair:
+            end.close()
 
 
 class Connection:

@@ -18,6 +18,7 @@ from verifier.captcha import ROWS, Outcome, State
 from verifier.captcha.siteverify import CALLS_AT_A_TIME
 from verifier.settings import InvalidSettings
 from verifier.web.app import create_services
+from verifier.web.context import PLACES
 from verifier.web.problems import TYPE
 
 REMOTE = list(ROWS)
@@ -391,6 +392,26 @@ def test_outage_that_clients_meet_is_confirmed_by_the_self_check(make, double):
     double.behaviour["hcaptcha"] = "right"
     assert present(client, "hcaptcha", double.token("hcaptcha")).status_code == 201
     assert state(services, "hcaptcha") == "up"
+
+
+def test_request_that_waits_for_a_provider_holds_no_place(make, double, monkeypatch):
+    """One that calculates keeps its own: so many calculate at a time, and no more."""
+    services = make("turnstile", "altcha")
+    client, places, free = public_client(services), threading.Semaphore(0), {}
+    verify = services.captcha.verify
+
+    def watched(name, *more):
+        free[name] = places.acquire(blocking=False)
+        if free[name]:
+            places.release()
+        return verify(name, *more)
+
+    monkeypatch.setattr(services.captcha, "verify", watched)
+    for name in ("turnstile", "altcha"):
+        solution = double.token(name, action="launch") if name == "turnstile" else "wrong"
+        client.post("/egress/passes", json={"provider": name, "solution": solution}, environ_overrides={PLACES: places})
+        assert not places.acquire(blocking=False), "it has a place again"
+    assert free == {"turnstile": True, "altcha": False}
 
 
 def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, monkeypatch):

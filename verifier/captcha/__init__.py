@@ -150,6 +150,10 @@ class Captcha:
         provider = self._accepted(name)
         return provider.tier if provider else None
 
+    def is_remote(self, name: str) -> bool:
+        """Whether a remote provider checks the solutions of one of `names`."""
+        return isinstance(self._accepted(name), Remote)
+
     def _accepted(self, name: str) -> Provider | None:
         """The provider that checks the solutions of one of `names`, or None."""
         if self._stand_in and self._stand_in.name == name:

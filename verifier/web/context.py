@@ -1,5 +1,8 @@
 """Helpers for the views of both ports: the services, the network of a client, and the log of decisions."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flask import current_app, request
@@ -74,6 +77,21 @@ def asset_path(name: str) -> str:
 
 CLIENT = "binder-egress.client"
 """The name under which the WSGI environment has the request's `Client`. `REMOTE_ADDR` is its address."""
+
+
+PLACES = "binder-egress.places"
+"""The name under which the WSGI environment of a request to the public port has the semaphore of whose places it holds one."""
+
+
+@contextmanager
+def place_given_back() -> Iterator[None]:
+    """Wait for somebody else in this context: the current request holds none of the places of the public port meanwhile (D-386)."""
+    places: threading.Semaphore = request.environ.get(PLACES) or threading.Semaphore(0)
+    places.release()
+    try:
+        yield
+    finally:
+        places.acquire()
 
 
 def network() -> str:

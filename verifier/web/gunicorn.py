@@ -19,6 +19,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .. import logs
 from .bodies import MAX_BODY_BYTES
+from .context import PLACES
 
 RECEIVE_SECONDS = 2.0
 """How long a request to the public port may take to arrive: from the connection, or on a kept connection from its first byte. Most
@@ -127,6 +128,7 @@ class Threads(ThreadPoolExecutor):
             if request is None or len(body) < length <= self._max_body:
                 start_response("408 Request Timeout", [("Connection", "close"), ("Content-Length", "0")])
                 return []
+            environ[PLACES] = self._places
             with request.at_work(), self._places:
                 answer = app(environ, start_response)
                 try:

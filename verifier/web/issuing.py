@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from flask import request
@@ -14,7 +14,7 @@ from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
 from ..records import UNVERIFIED, Block, Rule
 from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
-from .context import log_decision, network, paying_network, services
+from .context import log_decision, network, paying_network, place_given_back, services
 from .problems import Problem
 
 SOLUTION_PROBLEMS = (
@@ -98,7 +98,9 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     client = network()
     _check_rejections(attempt, name, client)
     began = time.monotonic()
-    verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
+    # A remote provider may take seconds, or hang.
+    with place_given_back() if services().captcha.is_remote(name) else nullcontext():
+        verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
     services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
     if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
         with suppress(StoreUnavailable):  # The solution is rejected whether it is counted or not.
@@ -131,7 +133,7 @@ def _check_rejections(attempt: _Attempt, name: str, client: str) -> None:
         Problem: no more are passed on for a while.
     """
     most = services().settings.fairness_rejections
-    if not (client and most and name in [remote.name for remote in services().captcha.remotes]):
+    if not (client and most and services().captcha.is_remote(name)):
         return
     rejected, forgotten_in = services().store.rejections(client)
     if rejected >= most:

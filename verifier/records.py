@@ -147,11 +147,18 @@ class Grant:
     def loads(cls, text: str | None) -> "Grant | None":
         """The grant that JSON describes, or None if it describes none. An annotation may hold anything."""
         try:
-            content = json.loads(text or "")
+            return cls.read(json.loads(text or ""))
+        except (ValueError, RecursionError):
+            return None
+
+    @classmethod
+    def read(cls, content: Any) -> "Grant | None":
+        """The same for JSON that is decoded already."""
+        try:
             grant = cls(content["id"], content["tier"], content["rule"], content["at"])
             grant = replace(grant, by=content.get("by", ""), why=content.get("why", ""), until=content.get("until"))
             grant = replace(grant, may_stop=content.get("may_stop") is True)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             return None
         texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
         texts = texts and isinstance(grant.by, str) and isinstance(grant.why, str)
@@ -182,11 +189,15 @@ class Record:
 
     @classmethod
     def loads(cls, text: str | None) -> "Record | None":
-        """The record that JSON describes, or None."""
-        if text is None:
+        """The record that JSON describes, or None if it describes none (D-387)."""
+        try:
+            content = json.loads(text or "")
+            record = _read(cls, {**content, "grant": Grant.read(content["grant"])})
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        content = json.loads(text)
-        return _read(cls, {**content, "grant": _read(Grant, content["grant"])})
+        texts = all(isinstance(part, str | None) for part in (record.image, record.uid))
+        texts = texts and isinstance(record.repository, str) and isinstance(record.client, str)
+        return record if record.grant and texts else None
 
 
 @dataclass(frozen=True)
@@ -370,9 +381,15 @@ class Block:
         return json.dumps(asdict(self))
 
     @classmethod
-    def loads(cls, text: str) -> "Block":
-        """The block that JSON describes."""
-        return _read(cls, json.loads(text))
+    def loads(cls, text: str) -> "Block | None":
+        """The block that JSON describes, or None if it describes none (D-387)."""
+        try:
+            block = _read(cls, json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        texts = all(isinstance(part, str) for part in (block.id, block.what, block.by, block.why, block.uid))
+        times = type(block.at) is int and type(block.until) in (int, type(None))
+        return block if block.kind in BLOCK_KINDS and texts and times else None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,43 @@ def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operato
     # A block of a repository is about an unknown number of servers.
     operators.block("repository", "github.com/owner/name", "eve", "mining")
     assert store.woken(0.01).everything
+
+
+BLOCK = {"id": "x", "kind": "network", "what": "192.0.2.0/24", "by": "mallory", "why": "", "at": 1}
+RECORD = {"grant": asdict(make_grant()), "image": "image:1", "uid": "uid-1"}
+NO_JSON = ["", "no JSON", "[" * 100_000, "null", "[]", "{}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    NO_JSON + [json.dumps(BLOCK | wrong) for wrong in (
+        {"what": "everybody"}, {"what": 7}, {"kind": "autonomous system"}, {"kind": []}, {"at": "now"}, {"until": "never"},
+    )],
+)  # fmt: skip
+def test_unreadable_block_keeps_no_other_from_its_effect(reconciler, cluster, store, operators, in_redis, services, text):
+    """A verifier that is taken over may add blocks, and must not be able to end the others with one."""
+    start(cluster, reconciler)
+    in_redis.hset("binder-egress:blocks", "x", text)
+    operators.block("repository", "github.com/owner/*", "eve", "mining")
+    serve(reconciler, store)
+    assert (pod(cluster).label, pod(cluster).grant.rule) == (None, Rule.BLOCKED)
+    assert launch(internal_client(services), "bob", repository=REPOSITORY)["rule"] == "blocked"
+    assert launch(internal_client(services), "bob", repository="https://example.com/other")["rule"] == "default"
+
+
+@pytest.mark.parametrize("kind", ["launch", "unlock"])
+@pytest.mark.parametrize(
+    "text",
+    NO_JSON + [json.dumps(RECORD | wrong) for wrong in (
+        {"grant": None}, {"grant": RECORD["grant"] | {"tier": []}}, {"image": 7, "uid": []}, {"repository": {}}, {"client": 7},
+    )],
+)  # fmt: skip
+def test_unreadable_record_keeps_no_block_from_its_server(reconciler, cluster, store, operators, in_redis, kind, text):
+    start(cluster, reconciler)
+    in_redis.set(f"binder-egress:{kind}:{ALICE.key}", text)
+    operators.revoke(ALICE, "eve", "mining")
+    serve(reconciler, store)
+    assert (pod(cluster).label, pod(cluster).grant.rule) == (None, Rule.BLOCKED)
 
 
 def test_block_of_a_network_is_read_once_for_all_servers(monkeypatch):

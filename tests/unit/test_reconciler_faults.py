@@ -106,16 +106,23 @@ def test_server_is_retried_while_the_api_server_is_away(reconciler, cluster, sto
     assert cluster.labelled() == {ALICE}
 
 
-def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog, in_redis):
-    in_redis.set("binder-egress:launch:alice/", "garbage")
+def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog, monkeypatch):
+    patch = cluster.patch
+
+    def faulty(pod, grant):
+        if pod.server == ALICE:
+            raise RuntimeError("a fault of ours")
+        return patch(pod, grant)
+
+    record_launch(store, make_grant())
     record_launch(store, make_grant(), Server("bob"))
     cluster.add("alice")
     cluster.add("bob", "uid-2")
-    list_and_converge(reconciler)
+    with monkeypatch.context() as broken:
+        broken.setattr(cluster, "patch", faulty)
+        list_and_converge(reconciler)
     assert (cluster.labelled(), len(reconciler.queue)) == ({Server("bob")}, 1)
     assert "fault" in caplog.text
-    in_redis.delete("binder-egress:launch:alice/")
-    record_launch(store, make_grant())
     steady.now += RETRY_PAUSE_SECONDS
     converge_due(reconciler)
     assert cluster.labelled() == {ALICE, Server("bob")}

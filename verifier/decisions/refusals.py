@@ -85,10 +85,13 @@ def _is_about(block: Block, facts: Facts) -> bool:
         return block.uid == facts.uid
     if block.kind == "repository":
         return covers(block.what, facts.repository_name)
-    return any(in_networks(client, [_network(block.what)]) for client in facts.clients)
+    return any(in_networks(client, _networks(block.what)) for client in facts.clients)
 
 
 @lru_cache(10_000)
-def _network(text: str) -> IPNetwork:
-    """A blocked network. Each is kept, because a resync compares it with thousands of servers."""
-    return ipaddress.ip_network(text)
+def _networks(text: str) -> tuple[IPNetwork, ...]:
+    """A blocked network, or none (D-387). Each is kept, because a resync compares it with thousands of servers."""
+    try:
+        return (ipaddress.ip_network(text),)
+    except ValueError:
+        return ()

@@ -922,7 +922,7 @@ class Store:
 
 
 def _blocks(stored: Mapping[Any, Any]) -> list[Block]:
-    return sorted(map(Block.loads, _texts(stored).values()), key=lambda block: block.at)
+    return sorted(filter(None, map(Block.loads, _texts(stored).values())), key=lambda block: block.at)
 
 
 def _text(answer: Any) -> str | None:

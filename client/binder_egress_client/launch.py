@@ -80,6 +80,7 @@ class Launch:
         self._check = Check(Verifier(self._verifier), key) if egress and (calculate or key) else None
         self.ready: dict[str, Any] | None = None
         self.passed = False
+        self._token: str | None = None
         self._answered_by = self._build
 
     def __enter__(self) -> Self:
@@ -102,7 +103,7 @@ class Launch:
         """
         if self._check:
             self._check.wait()
-        token = self._check.token if self._check else None
+        token = self._token = self._check.token if self._check else None
         self.passed = token is not None
         address = f"{self._build}?egress_token={quote(token, safe='')}" if token else self._build
         try:
@@ -152,7 +153,7 @@ class Launch:
         return url + (f"?token={quote(str(token), safe='', errors='replace')}" if token else "")
 
     def outcome(self, *, wait: float = 0, on_link: Callable[[str, float], object] = lambda link, seconds: None) -> Outcome:
-        """Whether the server got egress. If the launch carried no pass, the server is unlocked now. Faults become outcomes.
+        """Whether the server got egress. If it did not, it is unlocked now. Faults become outcomes.
 
         Args:
             wait: seconds to wait for a person if one is needed.
@@ -180,7 +181,8 @@ class Launch:
                 server,
                 # Each pass costs one of the key's servers. A key never goes to a host that a redirect names.
                 key=self._key if not (self.passed or late) and server.verifier == self._verifier else None,
-                token=late,
+                # BinderHub may not have reported the launch. A pass that its server has used already uses up nothing more (D-221).
+                token=late or self._token,
                 calculate=self._calculate and not self._key,
                 wait=wait,
                 on_link=on_link,

@@ -176,6 +176,7 @@ def _present(
     on_link: Callable[[str, float], object],
 ) -> Outcome:
     """Try the pass, the key, a calculation and a person in turn. `had` is the verifier's answer about a server to renew."""
+    about_the_pass = ""
     if token:
         try:
             return _confirmed(verifier, server, had, verifier.unlock(server, token=token))
@@ -183,6 +184,7 @@ def _present(
             # The pass may be used up or expired.
             if refusal.kind not in ("pass-refused", "other-tier"):
                 raise
+            about_the_pass = f"{str(refusal).rstrip('.')}, and "
     if key:
         # A key's tier may be larger than the server's. The verifier compares them.
         return _confirmed(verifier, server, had, verifier.unlock(server, token=verifier.pass_for_key(key)["token"]))
@@ -192,11 +194,11 @@ def _present(
         except PersonNeeded:
             pass
     if not wait:
-        raise Refused("needs-person", "a person has to solve a check in a browser")
+        raise Refused("needs-person", f"{about_the_pass}a person has to solve a check in a browser")
     on_link(server.link, wait)
     if found := await_egress(verifier, server, wait, POLL, had):
         return found
-    raise Refused("needs-person", f"nobody {'renewed' if had else 'unlocked'} it within {wait:.0f} s")
+    raise Refused("needs-person", f"{about_the_pass}nobody {'renewed' if had else 'unlocked'} it within {wait:.0f} s")
 
 
 def _by_calculation(verifier: Verifier, server: Server, had: dict[str, Any] | None) -> dict[str, Any]:

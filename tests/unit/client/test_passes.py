@@ -122,8 +122,21 @@ def test_refused_key_is_reported_and_nothing_else_is_tried(keyed, run):
 def test_launch_uses_one_server_of_a_key(keyed, run, monkeypatch):
     """This also holds for a repository that the key does not cover, where the pass grants nothing."""
     monkeypatch.setattr("binder_egress_client.launch.LABELLED", 0.5)
-    code, _, _ = run("launch", "gh/somebody/else/HEAD", "--binder", keyed.url, "--key", keyed.key)
+    code, _, err = run("launch", "gh/somebody/else/HEAD", "--binder", keyed.url, "--key", keyed.key)
     assert (code, keyed.builds[0].tier, len(keyed.sent)) == (3, "unverified", 1)
+    assert "for a key that is for other repositories, and a person has to solve a check in a browser." in err
+
+
+@pytest.mark.parametrize("by", ["key", "calculation"])
+def test_pass_of_a_launch_that_was_not_reported_unlocks_the_server(by, keyed, hub, run, store, monkeypatch):
+    """BinderHub's hook rests after failures. Nothing more is calculated, and the key has one server less."""
+    monkeypatch.setattr("binder_egress_client.launch.LABELLED", 0.5)
+    launching = keyed if by == "key" else hub
+    launching.rests = True
+    with reconciler(store, Server("user-1")):
+        code, _, err = run("launch", SPEC, "--binder", launching.url, *(("--key", keyed.key) if by == "key" else ()))
+    assert (code, launching.builds[0].tier, launching.count("POST /egress/passes")) == (0, None, 1), err
+    assert launching.count("GET /egress/challenge") == (by == "calculation")
 
 
 def test_key_does_not_follow_a_redirect(keyed, open_hub, run):

@@ -5,23 +5,16 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
 import yaml
 from binder_egress_client.verifier import Refused as NotGiven
 from binder_egress_client.verifier import Verifier
 
 from tests.support.api_keys import DOCUMENT
-from tests.support.apps import (
-    CLIENT,
-    VerifierProcess,
-)
+from tests.support.apps import CLIENT, VerifierProcess
+from tests.support.launch_page import BinderHub
 from verifier.api_keys import (
     FORM,
     Entry,
@@ -51,69 +44,58 @@ def test_documented_commands_do_what_the_document_says(site, run):
     assert "statistics-101  revoked" in run(*listing).output
 
 
-class Builds(BaseHTTPRequestHandler):
-    """A hub that records the pass of each build, and passes other requests on to the verifier."""
-
-    verifier: str
-    tokens: ClassVar[list[str]]
-
-    def do_GET(self):
-        self.tokens += parse_qs(urlsplit(self.path).query)["egress_token"]
-        self._answer(200, b'data: {"phase": "ready"}\n\n', "text/event-stream")
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
-        headers["X-Forwarded-For"] = CLIENT
-        answer = requests.post(self.verifier + self.path, data=body, headers=headers, timeout=10)
-        self._answer(answer.status_code, answer.content, answer.headers["Content-Type"])
-
-    def _answer(self, status, content, kind):
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def hub(redis_server, tmp_path, site):
-    """The address of a hub with a real verifier that reads the file of `site`."""
+def hub(redis_server, site):
+    """A BinderHub with a real verifier that reads the file of `site`."""
     process = VerifierProcess(redis_server, api_keys_file=str(site.file), tiers={"verified": {}, "small": {}})
-    handler = type("Handler", (Builds,), {"verifier": process.public, "tokens": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.tokens
-    server.shutdown()
-    server.server_close()
+    hub = BinderHub((process.public, process.internal))
+    hub.client = CLIENT
+    yield hub
+    hub.stop()
     process.stop()
 
 
-EVENT_SOURCE = "globalThis.EventSource = class { constructor(address) { fetch(address).then(() => process.exit(0)); } };"
+EVENT_SOURCE = """globalThis.EventSource = class {
+  constructor(address) { this.read(address); }
+  async read(address) {
+    const answer = await fetch(address, { headers: { accept: "text/event-stream" } });
+    for (const line of (await answer.text()).split("\\n")) if (line.startsWith("data:")) this.onmessage?.({ data: line.slice(5) });
+    if (!this.closed) throw new Error("a browser would launch again");
+  }
+  close() { this.closed = true; }
+};"""
+"""Node.js has none."""
+
+KEYS = {"right": "", "wrong": "Copy the key as a whole.", "offline": "No pass: "}
 
 
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("language", ["sh", "python", "js"])
-def test_documented_examples_launch_with_a_pass(hub, site, language):
-    address, tokens = hub
-    key = site.add("owner")
+def test_documented_examples_launch_in_any_case(language, key, hub, site):
+    """With a pass, or with the reason why there is none."""
+    right = site.add("owner")
+    hub.fault = "down" * (key == "offline")
     code = next(block for block in blocks(language) if not block.startswith("egress "))
     command = {
         "sh": ["bash", "-euo", "pipefail", "-c", code],
         "python": [sys.executable, "-c", code],
-        "js": ["node", "--input-type=module", "-e", f"{EVENT_SOURCE}\nconst hub = process.env.HUB, key = process.env.KEY;\n{code}"],
+        "js": ["node", "--input-type=module", "-e", f"{EVENT_SOURCE}\nconst {{ HUB: hub, KEY: key }} = process.env;\n{code}"],
     }[language]
-    environment = {"PATH": os.environ["PATH"], "HUB": address, "KEY": key, "no_proxy": "*"}
+    shown = right if key != "wrong" else right[:-1] + "_"
+    environment = {"PATH": os.environ["PATH"], "HUB": hub.url.rstrip("/"), "KEY": shown, "no_proxy": "*"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    (token,) = tokens
-    assert site.services.passes.read(token, time.time()).key == FORM.fullmatch(key)[1]
+    assert (KEYS[key] in done.stderr) and ("No pass: " in done.stderr) == (key != "right")
+    (build,) = hub.builds
+    if key == "right":
+        assert site.services.passes.read(build.token, time.time()).key == FORM.fullmatch(right)[1]
+        assert build.tier == "small"
+    else:
+        assert (build.token or None, build.tier) == (None, "unverified")
 
 
 def test_client_gets_a_pass_for_a_key_or_is_told_what_is_wrong(hub, site):
-    asked, key = Verifier(f"{hub[0]}/egress/"), site.add("owner")
+    asked, key = Verifier(f"{hub.url}egress/"), site.add("owner")
     assert asked.pass_for_key(key)["servers"] == 1
     site.operators.revoke_key("owner", "eve", "leaked")
     for wrong, kind in ((key, "key-revoked"), ("another-key", "key-refused")):

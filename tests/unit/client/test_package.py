@@ -13,7 +13,8 @@ from binder_egress_client import command, solving
 from tests.support.apps import reconciler, run_pod
 from tests.support.client_command import PACKAGE
 from tests.support.doc_examples import examples, run_example
-from verifier.records import Server
+from verifier.decisions.refusals import REFUSALS
+from verifier.records import Rule, Server
 
 # -- solving
 
@@ -110,10 +111,19 @@ def test_readme_lists_all_exit_codes_and_options():
 
 
 @pytest.mark.parametrize(
-    ("language", "code"), [*examples("docs/api-users.md"), *examples("docs/leases.md"), *examples("client/README.md")]
+    ("language", "code"),
+    [*examples("docs/api-users.md"), *examples("docs/leases.md"), *examples("docs/unlock.md"), *examples("client/README.md")],
 )
 def test_documented_examples_work(hub, store, tmp_path, language, code):
     run_pod(store, "user-1")
     # The reconciler also unlocks the launched server if the machine is slow and the pass comes late.
     with reconciler(store, Server("user-1")):
         run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/user-1/")
+
+
+def test_documented_script_launches_although_the_pass_is_refused(serve, open_hub, tmp_path):
+    hub = open_hub(serve(self_networks=["127.0.0.0/8"]))
+    (code,) = [code for language, code in (each.values for each in examples("docs/api-users.md")) if language == "python"]
+    said = run_example("python", code, tmp_path, hub.url)
+    assert f"no pass: {REFUSALS[Rule.OWN_NETWORK]}\n" in said and "\nready " in said
+    assert (hub.builds[0].token, hub.builds[0].tier) == (None, "unverified")

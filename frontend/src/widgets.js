@@ -32,7 +32,10 @@ export async function mountWidget(offer, element, { signal, language, theme, onS
   if (!row) throw new WidgetError("unknown", offer.name);
   const place = document.createElement("div");
   element.replaceChildren(place);
-  const limit = AbortSignal.timeout(LOADING_SECONDS * 1000);
+  // Not AbortSignal.timeout: iOS 15 has none, and phones stay at that.
+  const late = new AbortController();
+  const limit = late.signal;
+  setTimeout(() => late.abort(), LOADING_SECONDS * 1000);
   const dark = globalThis.matchMedia?.("(prefers-color-scheme: dark)").matches;
   const what = { ...offer.challenge, language, theme: theme ?? (dark ? "dark" : "light") };
   let remove;

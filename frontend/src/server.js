@@ -9,8 +9,9 @@ import { startWorker } from "./workers.js";
 // The page's elements, by their ids. `unlock` is the button.
 const ui = Object.fromEntries(
   ["page", "look", "state", "reach", "left", "after", "next", "back", "gone", "how", "why", "way", "unlock", "progress", "widget",
-    "others", "phone"].map((id) => [id, document.getElementById(id)]),
+    "others", "phone", "late"].map((id) => [id, document.getElementById(id)]),
 );
+ui.late.remove();
 const { base } = ui.page.dataset;
 const messages = JSON.parse(ui.page.dataset.messages);
 const tiers = JSON.parse(ui.page.dataset.tiers);

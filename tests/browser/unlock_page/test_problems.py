@@ -106,6 +106,28 @@ def test_missing_worker_file_says_so(page_address, open_tab):
     fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
 
 
+@pytest.mark.parametrize("script", ["missing", "not understood"])
+def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
+    """It is missing during an upgrade of the verifier, and old browsers do not understand it."""
+    tab = open_tab("about:blank")
+    tab.requests_fail = True
+    tab.origins.append(urlsplit(page_address)[:2])
+    answer = {"status": 404} if script == "missing" else {"content_type": "text/javascript", "body": "not understood"}
+    tab.page.route("**/server-*.js", lambda route: route.fulfill(**answer))
+    tab.page.goto(page_address)
+    words = tab.page.get_by_text("Reload the page, or open it in another browser or on another device.")
+    expect(words).to_be_hidden()
+    tab.page.evaluate("document.getAnimations().forEach((one) => one.finish())")  # It takes 15 s.
+    expect(words).to_be_visible()
+    tab.picture(f"script-{script.replace(' ', '-')}")
+    assert len(tab.faults) == (script == "not understood")
+    tab.faults.clear()
+    tab.page.unroute("**/server-*.js")
+    tab.page.reload()
+    expect(tab.button).to_be_visible()
+    expect(words).to_have_count(0)
+
+
 def test_page_of_an_unknown_server_says_that_it_ended(verifier, open_tab):
     tab = open_tab("about:blank")
     tab.requests_fail = True

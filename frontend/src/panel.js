@@ -80,7 +80,10 @@ export class Panel {
     // Room at the end of the page, so that nothing that is scrolled to or focused is behind the panel.
     const room = make("div");
     // Without its style sheet it is text at the end of the page (D-314).
-    const appear = () => { section.hidden = false; };
+    const appear = () => {
+      section.hidden = false;
+      this._renderSoon();
+    };
     root.append(make("link", { rel: "stylesheet", href: sheet, onload: appear, onerror: appear }), section, room);
     new ResizeObserver(() => {
       document.documentElement.style.scrollPaddingBottom = room.style.height = `${section.offsetHeight + 16}px`;
@@ -100,10 +103,14 @@ export class Panel {
     this._closed = false;
     if (!this.host.isConnected) {
       document.body.append(this.host);
-      // Screen readers announce only changes of an existing live region.
-      setTimeout(() => this._render(), 50);
+      this._renderSoon();
     }
     return this.widget;
+  }
+
+  // Screen readers announce only changes of a live region that is there and visible.
+  _renderSoon() {
+    setTimeout(() => this._render(), 50);
   }
 
   /**
@@ -139,7 +146,7 @@ export class Panel {
     const text = fill(messages[some && state === "without" ? "none" : state],
       { access: some ?? messages.nothing, provider: provider ?? "", later: messages.later });
     // Screen readers would repeat a text if it were set again.
-    if (this.host.isConnected && this.text.textContent !== text) this.text.textContent = text;
+    if (this.host.isConnected && !this.section.hidden && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;
     const look = state === "has" ? "good" : /^(checking|holding|confirm.*|checked)$/.test(state) ? "wait" : some ? "some" : "none";
     this.host.dataset.look = look;

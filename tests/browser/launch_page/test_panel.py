@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.support.browser import ARTIFACTS, MODEST
-from tests.support.launch_page import TOP
+from tests.support.launch_page import TOP, Gate
 from tests.support.launch_tab import (
     DARK_PAGE,
     EN,
@@ -145,6 +145,37 @@ def test_panel_is_light_unless_the_page_says_otherwise(hub, tab):
     expect(opened.panel).to_have_css("background-color", "rgb(30, 30, 30)")
     opened.page.evaluate("document.documentElement.dataset.bsTheme = 'light'")
     expect(opened.panel).to_have_css("background-color", "rgb(255, 255, 255)")
+
+
+NOTE_WORDS = """{
+  globalThis.words = [];
+  const { attachShadow } = Element.prototype;
+  Element.prototype.attachShadow = function (...args) {
+    const root = attachShadow.apply(this, args);
+    new MutationObserver((changes) => {
+      for (const { target } of changes) {
+        if (target.className === "text") words.push([target.textContent, root.querySelector("section").hidden]);
+      }
+    }).observe(root, { subtree: true, childList: true });
+    return root;
+  };
+}"""
+"""Notes each text of the panel, and whether the panel is invisible when it comes."""
+
+
+def test_first_words_come_after_the_panel_is_visible(hub, tab):
+    """Screen readers do not announce what was in a live region when it appeared."""
+    hub.ready.close()
+    hub.gates |= {"static": Gate()}
+    hub.gates["static"].close()
+    opened = tab()
+    opened.page.add_init_script(NOTE_WORDS)
+    launch(hub, opened)
+    opened.page.wait_for_timeout(300)
+    assert opened.page.evaluate("words") == []
+    hub.gates["static"].open()
+    opened.expect("checked")
+    assert [hidden for _, hidden in opened.page.evaluate("words")] == [False] * len(opened.page.evaluate("words"))
 
 
 def test_panel_without_its_style_sheet_is_text_on_the_page(hub, tab):

@@ -240,7 +240,8 @@ function start(address, app, jupyter) {
   const key = `binder-egress:${address}`;
   const recently = () => {
     try {
-      return Date.now() - Number(localStorage.getItem(key)) < QUIET_MS;
+      // A clock that was ahead may have left a time to come.
+      return Math.abs(Date.now() - Number(localStorage.getItem(key))) < QUIET_MS;
     } catch {
       return false;
     }

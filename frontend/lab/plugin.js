@@ -79,6 +79,7 @@ function start(address, app, jupyter) {
   const notices = { failed: null, ending: null, blocked: null }; // notifications that do not end by themselves
   let asked; // the end of the lease for which `ending` was shown
   let over; // the end of the lease after which the verifier was asked
+  let opening = false; // whether the panel is open, or about to be
   let ranCell = false; // whether a cell failed since the server last had access
 
   const server = follow(address, changed);
@@ -138,7 +139,19 @@ function start(address, app, jupyter) {
   const label = () => text(server.now.unlockable && state() === "none" ? "give" : renewable() ? "keep" : "more");
 
   async function showPanel() {
-    await server.refresh();
+    // A second click comes while the first one waits for the verifier. JupyterLab would show two panels, one after the other.
+    if (opening) return;
+    opening = true;
+    try {
+      await server.refresh();
+      if (await choosesPage()) openPage();
+    } finally {
+      opening = false;
+    }
+  }
+
+  // Show the panel until it is closed. Returns whether somebody wants the page.
+  async function choosesPage() {
     const closed = server.now?.tier === UNVERIFIED && !useful();
     const minutes = minutesLeft();
     const expiry = minutes && text(server.now.on_expiry === "stop" ? "lease-stop" : "lease-end", { minutes });
@@ -155,7 +168,7 @@ function start(address, app, jupyter) {
     const dialog = new Dialog({ title: text("title"), body: new Widget({ node: body }), buttons });
     Object.assign(dialog.node, { lang, dir });
     const { button } = await dialog.launch();
-    if (button.accept) openPage();
+    return button.accept;
   }
 
   // The page requires a click, since another page sent the visitor there. Only the opener may close the window, so it keeps its

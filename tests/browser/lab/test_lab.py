@@ -78,9 +78,13 @@ def test_notification_comes_once_in_ten_minutes(page_address, store, open_lab):
     lab.notices(EN["failed-none"]).locator(".jp-Notification-Toast-Close").click()
     expect(lab.notices(EN["failed-none"])).to_have_count(0)
     lab.run(1)
-    lab.item.click()
+    lab.item.dblclick()
     expect(lab.dialog).to_contain_text(EN["reach-none"])
     expect(lab.notices(EN["failed-none"])).to_have_count(0)
+    lab.dialog.get_by_role("button", name=EN["close"]).click()
+    expect(lab.dialog).to_have_count(0)
+    lab.item.click()
+    expect(lab.dialog).to_be_visible()
 
 
 @pytest.mark.timeout(400)

@@ -38,6 +38,7 @@ export class Check {
   _until = 0;
   _hold = HOLD_SECONDS;
   _interactiveHold = INTERACTIVE_HOLD_SECONDS;
+  _untilToday = 0;
   _asked = performance.now();
   _instead = 0;
   _solving = new AbortController();
@@ -75,7 +76,8 @@ export class Check {
 
   /** The pass, as long as it is valid. */
   get token() {
-    return performance.now() < this._until ? this._token : null;
+    // On a computer that sleeps, only the clock of the day goes on.
+    return performance.now() < this._until && Date.now() < this._untilToday ? this._token : null;
   }
 
   /** Whether the pass has expired. */
@@ -179,12 +181,13 @@ export class Check {
       try {
         const solution = await this._solve(offer, this._solving.signal);
         if (this._over) return undefined;
-        const began = performance.now();
+        const [began, today] = [performance.now(), Date.now()];
         const got = await json(fetch(`${this.base}passes`, post({ provider: offer.name, solution })));
         if (this._over) return undefined;
         this._token = String(got.token);
         // Measured from the time of the answer, because the browser's clock may be wrong.
-        this._until = began + (Number(got.expires_in) - MARGIN_SECONDS) * 1000;
+        const lifetime = (Number(got.expires_in) - MARGIN_SECONDS) * 1000;
+        [this._until, this._untilToday] = [began + lifetime, today + lifetime];
         return this._set("passed");
       } catch (error) {
         if (this._over) return undefined;

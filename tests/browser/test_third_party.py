@@ -343,6 +343,22 @@ def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, s
     assert hub.count("POST /egress/passes") == 2
 
 
+def test_pass_that_expired_while_the_computer_slept_is_replaced(course, start, store, tab):
+    """On most systems performance.now() stands still then."""
+    hub = start(allowed_origins=[course.origin], pass_lifetime=30)
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
+    opened.page.clock.install()
+    hub.ready.close()
+    opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+    wait_for(lambda: opened.page.evaluate("passes") == 1, "no pass")
+    opened.page.evaluate("{ const now = performance.now(); performance.now = () => now; }")
+    opened.page.clock.fast_forward(60_000)
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        await_tier(store)
+    assert hub.count("POST /egress/passes") == 2
+
+
 @pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
 def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, tab):
     """The server belongs to another member, and that member's verifier unlocks it."""

@@ -23,6 +23,8 @@ const PASS_WAIT_SECONDS = 15;
 // Seconds before the next attempts of an unlock that got no answer, or whose server is unknown: the verifier learns of a server
 // shortly after its start.
 const AGAIN_SECONDS = [1, 2, 4];
+// The longest wait for the answer to an unlock, which takes 2 s at most. Browsers wait for minutes.
+const UNLOCK_SECONDS = 10;
 
 /** @type {Map<string, object>} the results of `connect`, by the verifier's address */
 const connected = new Map();
@@ -273,11 +275,13 @@ class Launch {
   async present(page, token) {
     for (const wait of [...AGAIN_SECONDS, null]) {
       try {
-        const { state, type = "", status } = await presentPass(page, token);
+        const answer = await Promise.race([presentPass(page, token), delay(UNLOCK_SECONDS)]);
+        if (!answer) throw new Error("late");
+        const { state, type = "", status } = answer;
         if (state) return state;
         if (wait === null || (status < 500 && !type.endsWith("no-such-server"))) return "none";
       } catch {
-        // There is no connection, or a proxy sent an error page.
+        // There is no connection or no answer, or a proxy sent an error page.
         if (wait === null) return "unanswered";
       }
       await delay(wait);

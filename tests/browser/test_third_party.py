@@ -619,6 +619,20 @@ def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
     assert hub.count("POST /egress/servers/user-1") == 4
 
 
+def test_unlock_without_an_answer_is_told(course, hub, tab):
+    hub.gates["servers"].close()
+    opened = tab(course.page(LINK, script_tag(hub, link="#egress")), init=STILL)
+    opened.launch(hub)
+    for tries, pause in enumerate((1, 2, 4, None), start=1):
+        # The preflight has no answer.
+        wait_for(lambda tries=tries: hub.count("OPTIONS /egress/servers/user-1") == tries, f"no {tries} requests")
+        opened.page.evaluate("passTime(10)")
+        if pause:
+            wait_for(lambda pause=pause: opened.page.evaluate("timersLeft()") == [pause], f"no pause of {pause} s")
+            opened.page.evaluate("(pause) => passTime(pause)", pause)
+    assert opened.state("unanswered")["unlock"]
+
+
 # --- with an API key --------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ export interface BinderEgress {
   readonly binderhub: string;
   /**
    * Solve a challenge and get a pass. It is valid for one launch, as the query parameter `egress_token`, for at most five minutes.
-   * Rejects if the verifier gives no pass.
+   * Rejects if the verifier gives no pass; the message ends with its reason.
    */
   getPass(): Promise<string>;
   /**

@@ -28,6 +28,8 @@ export class Check {
   provider = null;
   /** @type {string} what a server without a pass reaches */
   access;
+  /** @type {?Error} why there is no pass, if that is known */
+  error = null;
   /** Whether a person has to do something. */
   interactive = false;
   /** Whether the offer is proof of work. */
@@ -36,9 +38,9 @@ export class Check {
   others = false;
   _token = null;
   _until = 0;
+  _untilToday = 0;
   _hold = HOLD_SECONDS;
   _interactiveHold = INTERACTIVE_HOLD_SECONDS;
-  _untilToday = 0;
   _asked = performance.now();
   _instead = 0;
   _solving = new AbortController();
@@ -65,7 +67,10 @@ export class Check {
     this.means = means;
     this.changed = changed;
     /** @type {Promise<void>} settles when the check has ended, with or without a pass; never rejects */
-    this.done = this._run(asked).catch((error) => this._set(error instanceof Refusal ? "none" : "unanswered"));
+    this.done = this._run(asked).catch((error) => {
+      this.error = error;
+      this._set(error instanceof Refusal ? "none" : "unanswered");
+    });
   }
 
   /** Whether a launch should wait for this check. */
@@ -201,6 +206,7 @@ export class Check {
         if (error.type === "price-risen") this._paying = offer.name;
         if (!offers.length || error.type === "price-risen") {
           if (error instanceof Refusal || error instanceof NoAnswer) throw error;
+          this.error = error;
           return this._set("none");
         }
       }

@@ -152,10 +152,10 @@ class Gate {
     return this.key ? null : this.newCheck();
   }
 
-  /** A valid pass or null, and the state of the check that led to it. */
+  /** A valid pass or null, the state of the check that led to it or why there is none, and whether it is one for the key. */
   async pass(check) {
     const token = check ? null : await this.passForKey();
-    if (token) return { token, state: "passed" };
+    if (token) return { token, state: "passed", byKey: true };
     let last = check ?? this.newCheck();
     await last.done;
     // The pass has expired in the meantime.
@@ -163,7 +163,7 @@ class Gate {
       last = this.newCheck();
       await last.done;
     }
-    return { token: last.token, state: last.state };
+    return { token: last.token, state: last.state, error: last.error };
   }
 
   async passForKey() {
@@ -172,15 +172,16 @@ class Gate {
       const headers = { Authorization: `Bearer ${this.key}` };
       const { token } = await json(fetch(`${this.base}passes`, { method: "POST", headers }));
       return String(token);
-    } catch {
+    } catch (error) {
       // The key is spent or revoked, or there is no answer. Go on without a key.
+      warn("the key gives no pass", error.message);
       return null;
     }
   }
 
   async getPass() {
-    const { token, state } = await this.pass(this.ahead());
-    if (!token) throw new Error(`binder-egress: no pass: ${state}`);
+    const { token, state, error } = await this.pass(this.ahead());
+    if (!token) throw new Error(["binder-egress: no pass", state, error?.message].filter(Boolean).join(": "), { cause: error });
     return token;
   }
 
@@ -267,19 +268,29 @@ class Launch {
     const { check } = this;
     this.check = null;
     this.underway = false;
-    let { token, state } = await this.gate.pass(check);
+    let { token, state, byKey } = await this.gate.pass(check);
     if (token) state = await this.present(page, token);
+    if (byKey && state === "refused") {
+      // The key is for other repositories, for instance. Go on without a key.
+      ({ token, state } = await this.gate.pass(this.gate.newCheck()));
+      if (token) state = await this.present(page, token);
+    }
+    if (state === "refused") state = "none";
     this.tell(state, server, ["granted", "pending"].includes(state) ? null : page);
   }
 
+  /** Present a pass: the verifier's word; `refused` if it is about the pass, and `none` if no pass would help. */
   async present(page, token) {
     for (const wait of [...AGAIN_SECONDS, null]) {
       try {
         const answer = await Promise.race([presentPass(page, token), delay(UNLOCK_SECONDS)]);
         if (!answer) throw new Error("late");
-        const { state, type = "", status } = answer;
+        const { state, type = "", status, detail } = answer;
         if (state) return state;
-        if (wait === null || (status < 500 && !type.endsWith("no-such-server"))) return "none";
+        if (wait === null || (status < 500 && !type.endsWith("no-such-server"))) {
+          warn("the pass gives no internet access", detail);
+          return type.endsWith("pass-refused") ? "refused" : "none";
+        }
       } catch {
         // There is no connection or no answer, or a proxy sent an error page.
         if (wait === null) return "unanswered";
@@ -315,5 +326,8 @@ async function worker(name, base) {
   const { file, integrity } = WORKER_FILES[name];
   return workerOf(await (await fetch(`${base}static/${file}`, { integrity })).text());
 }
+
+// For the author of the page: on its console, since nothing here is shown to visitors.
+const warn = (what, why) => console.warn(["binder-egress", what, why].filter(Boolean).join(": "));
 
 const delay = (seconds) => new Promise((resolve) => { setTimeout(resolve, seconds * 1000); });

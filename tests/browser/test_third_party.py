@@ -21,7 +21,8 @@ from tests.support.doubles import running
 from tests.support.launch_page import TOP, BinderHub, bundle
 from tests.support.page_time import STILL
 from verifier import api_keys as keys
-from verifier.records import Server
+from verifier.decisions.refusals import REFUSALS
+from verifier.records import Rule, Server
 from verifier.store.connection import connect
 from verifier.store.store import Store
 
@@ -637,14 +638,23 @@ def test_unlock_without_an_answer_is_told(course, hub, tab):
 
 
 @pytest.fixture
-def with_key(course, start, tmp_path):
-    """A BinderHub whose verifier has a key for two servers a day on the course's pages; and the key."""
-    key, entry = keys.create("keyed", 2, "2999-12-31", [course.origin], [])
-    file = tmp_path / "keys.json"
-    file.write_text(json.dumps({"course": entry.model_dump()}))
-    tiers = {"verified": {"internet": True}, "keyed": {"internet": True}}
-    own = {"api_keys_file": str(file), "tiers": tiers, "allowed_origins": [course.origin]}
-    return start(unlock_wait_seconds=PATIENT_UNLOCK_SECONDS, **own), key
+def make_key(course, start, tmp_path):
+    """A function that gives a BinderHub whose verifier has a key for two servers a day on the course's pages; and the key."""
+
+    def make_key(*repositories):
+        key, entry = keys.create("keyed", 2, "2999-12-31", [course.origin], list(repositories))
+        file = tmp_path / "keys.json"
+        file.write_text(json.dumps({"course": entry.model_dump()}))
+        tiers = {"verified": {"internet": True}, "keyed": {"internet": True}}
+        own = {"api_keys_file": str(file), "tiers": tiers, "allowed_origins": [course.origin]}
+        return start(unlock_wait_seconds=PATIENT_UNLOCK_SECONDS, **own), key
+
+    return make_key
+
+
+@pytest.fixture
+def with_key(make_key):
+    return make_key()
 
 
 def test_key_replaces_calculation_until_it_is_spent(course, with_key, store, tab):
@@ -678,6 +688,17 @@ def test_wrong_key_counts_as_no_key(wrong, course, with_key, store, tab):
         opened.launch(hub)
         opened.state("granted")
     assert store.known(Server("user-1")).tier == "verified"
+    assert [text for text in opened.console if text.startswith("binder-egress: the key gives no pass: ")]
+
+
+def test_key_for_other_repositories_counts_as_no_key(course, make_key, store, tab):
+    hub, key = make_key("example.com/elsewhere/*")
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub, key=key)))
+    with reconciler(store, Server("user-1")):
+        opened.launch(hub)
+        opened.state("granted")
+    assert store.known(Server("user-1")).tier == "verified"
+    assert any("The pass was issued for a key that is for other repositories." in text for text in opened.console)
 
 
 # --- pages that wait --------------------------------------------------------------------------------------------------
@@ -702,6 +723,13 @@ def test_get_pass_gives_a_pass_that_a_launch_can_use(course, hub, store, tab):
         f"{hub.url}build/gh/o/cached/HEAD?egress_token={token}",
     )
     assert hub.builds[0].tier == "verified"
+
+
+def test_get_pass_says_why_there_is_none(course, start, tab):
+    hub = start(allowed_origins=[course.origin], self_networks=["127.0.0.0/8"])
+    opened = tab(course.page("", script_tag(hub)))
+    said = opened.page.evaluate("binderEgress.getPass().catch(String)")
+    assert said == f"Error: binder-egress: no pass: none: {REFUSALS[Rule.OWN_NETWORK]}"
 
 
 @pytest.mark.parametrize(

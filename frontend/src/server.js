@@ -361,7 +361,8 @@ async function unlock(name) {
       ui.how.removeAttribute("data-room");
       ui.progress.hidden = true;
       ui.unlock.disabled = false;
-      if (focused) ui.unlock.focus(); // A disabled button loses the focus.
+      // A disabled button loses the focus. If it is no longer there, the next Tab leads to what comes next.
+      if (focused) (ui.how.hidden ? ui.next : ui.unlock).focus();
       if (tier !== was) suggest(); // A still larger tier may be possible.
     }
   }

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +17,7 @@ from itsdangerous import URLSafeSerializer
 
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
 from tests.support.fake_cluster import FakeCluster
+from tests.support.waiting import eventually
 from verifier.fairness import TOLERANCE
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Server
@@ -89,12 +90,12 @@ class Place:
     def appear(self, user: str) -> None:
         """Create the ready pod of a launch, and wait until the reconciler has published it."""
         self.cluster.add(user, f"uid-{user}", ready=True, repository=REPOSITORY)
-        self.eventually(lambda: self.store.known(Server(user)) is not None)
+        eventually(lambda: self.store.known(Server(user)) is not None)
 
     def go(self, user: str) -> None:
         """End the pod, and wait until that is known."""
         self.cluster.remove(f"jupyter-{user}--")
-        self.eventually(lambda: self.store.known(Server(user)) is None)
+        eventually(lambda: self.store.known(Server(user)) is None)
 
     def has_egress(self, user: str) -> bool:
         """Whether the pod carries a tier, which the tier's policy selects."""
@@ -103,16 +104,8 @@ class Place:
     def settled(self, user: str) -> bool:
         """Whether a pod has egress, after the reconciler has gone through all pods once more."""
         seen = self._rounds
-        self.eventually(lambda: self._rounds > seen + 1)
+        eventually(lambda: self._rounds > seen + 1)
         return self.has_egress(user)
-
-    @staticmethod
-    def eventually(condition: Callable[[], bool], limit: float = 60) -> None:
-        """Wait for something that must happen."""
-        until = time.monotonic() + limit
-        while not condition():
-            assert time.monotonic() < until, "it did not come"
-            time.sleep(0.02)
 
 
 @contextmanager
@@ -251,7 +244,7 @@ def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, in
             # The first of the two is spent on the stranger's server; the second says that the server has its tier.
             at.door.unlock(theirs, "203.0.113.30", **body)
             at.door.unlock(theirs, ADDRESS, **body)
-        at.eventually(lambda theirs=theirs: at.has_egress(theirs))  # type: ignore[misc]
+        eventually(lambda theirs=theirs: at.has_egress(theirs))  # type: ignore[misc]
         at.door.unlock(mine, ADDRESS, provider="altcha", solution=solution)
         outcomes.append(at.settled(mine))
         # If the stranger's server did not need a pass, the attacker still has it: one server for one pass.
@@ -311,7 +304,7 @@ def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dic
         at.launch(user, token if index % 2 else None)
         if not index % 2:
             at.door.unlock(user, ADDRESS, token=token)
-        at.eventually(lambda user=user: at.has_egress(user))  # type: ignore[misc]
+        eventually(lambda user=user: at.has_egress(user))  # type: ignore[misc]
         outcomes.append(renewed(user, token))
         other = get_pass(at.door, solver)
         assert renewed(user, other), "another pass does not renew"
@@ -350,7 +343,7 @@ def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, round
             assert status in (200, 202), body
             assert before
             # On a slow machine, the answer comes before the grant.
-            at.eventually(lambda user=user, before=before: renewed(user, before.grant))  # type: ignore[misc]
+            eventually(lambda user=user, before=before: renewed(user, before.grant))  # type: ignore[misc]
             grants, spent = grants + 1, spent + used.price
     for user in users:
         at.go(user)

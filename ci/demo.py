@@ -130,7 +130,7 @@ def main(context: str | None, keep: bool) -> None:
             tell(stage, isolated)
         elif context:  # the local cluster is removed as a whole
             step("remove it all", stage.remove)
-    except (Failed, requests.RequestException) as error:
+    except (Failed, AssertionError, requests.RequestException) as error:
         console.print(f"[bold red]failed:[/] {error}", highlight=False)
         sys.exit(1)
     finally:

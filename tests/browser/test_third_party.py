@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from functools import partial
 
 import pytest
@@ -20,6 +19,7 @@ from tests.support.course import CLIENTS, MODULES, Course
 from tests.support.doubles import running
 from tests.support.launch_page import TOP, BinderHub, bundle
 from tests.support.page_time import STILL
+from tests.support.waiting import eventually
 from verifier import api_keys as keys
 from verifier.decisions.refusals import REFUSALS
 from verifier.records import Rule, Server
@@ -114,15 +114,8 @@ def script_tag(hub, file="third-party.js", **data):
     return f'<script src="{hub.url}egress/v1/{file}"{attributes}></script>'
 
 
-def wait_for(condition, message):
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, message
-        time.sleep(0.02)
-
-
 def await_tier(store, user="user-1", tier="verified"):
-    wait_for(lambda: store.known(Server(user)).tier == tier, f"{user} is not {tier}")
+    eventually(lambda: store.known(Server(user)).tier == tier, what=f"{user} is not {tier}")
 
 
 def asked(build):
@@ -298,7 +291,7 @@ def test_two_launches_on_one_page_both_get_egress(client, names, course, hub, st
         "(addresses) => { for (const address of addresses) launch(address); }",
         [f"{hub.url}build/gh/o/{name}/HEAD" for name in names],
     )
-    wait_for(lambda: len(hub.builds) == 2, "not launched")
+    eventually(lambda: len(hub.builds) == 2, what="not launched")
     with reconciler(store, Server("user-1")), reconciler(store, Server("user-2")):
         hub.ready.open()
         opened.page.wait_for_function("done === 2")
@@ -336,7 +329,7 @@ def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, s
     opened.page.clock.install()
     hub.ready.close()
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
-    wait_for(lambda: opened.page.evaluate("passes") == 1, "no pass")
+    eventually(lambda: opened.page.evaluate("passes") == 1, what="no pass")
     opened.page.clock.fast_forward(60_000)
     with reconciler(store, Server("user-1")):
         hub.ready.open()
@@ -351,7 +344,7 @@ def test_pass_that_expired_while_the_computer_slept_is_replaced(course, start, s
     opened.page.clock.install()
     hub.ready.close()
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
-    wait_for(lambda: opened.page.evaluate("passes") == 1, "no pass")
+    eventually(lambda: opened.page.evaluate("passes") == 1, what="no pass")
     opened.page.evaluate("{ const now = performance.now(); performance.now = () => now; }")
     opened.page.clock.fast_forward(60_000)
     with reconciler(store, Server("user-1")):
@@ -626,10 +619,10 @@ def test_unlock_without_an_answer_is_told(course, hub, tab):
     opened.launch(hub)
     for tries, pause in enumerate((1, 2, 4, None), start=1):
         # The preflight has no answer.
-        wait_for(lambda tries=tries: hub.count("OPTIONS /egress/servers/user-1") == tries, f"no {tries} requests")
+        eventually(lambda tries=tries: hub.count("OPTIONS /egress/servers/user-1") == tries, what=f"no {tries} requests")
         opened.page.evaluate("passTime(10)")
         if pause:
-            wait_for(lambda pause=pause: opened.page.evaluate("timersLeft()") == [pause], f"no pause of {pause} s")
+            eventually(lambda pause=pause: opened.page.evaluate("timersLeft()") == [pause], what=f"no pause of {pause} s")
             opened.page.evaluate("(pause) => passTime(pause)", pause)
     assert opened.state("unanswered")["unlock"]
 
@@ -880,9 +873,9 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
         opened.page.wait_for_function("Boolean(window.binderEgress)")
     with reconciler(store, Server("user-1")):
         opened.page.get_by_role("button").first.click()
-        wait_for(lambda: hub.builds, "not launched")
+        eventually(lambda: hub.builds, what="not launched")
         if "withEgress" in example:
-            wait_for(lambda: hub.builds[0].tier, "not announced")
+            eventually(lambda: hub.builds[0].tier, what="not announced")
             assert hub.builds[0].tier == "verified"
         else:
             opened.state("granted")

@@ -13,8 +13,8 @@ from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, 
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.patience import ROLLOUT_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Stage
-from tests.support.cluster.waiting import eventually
 from tests.support.doc_examples import section
+from tests.support.waiting import eventually
 
 NOTICED_SECONDS = 180
 """Two rounds of the agent, and the same again on a machine that is busy."""

@@ -32,10 +32,10 @@ from tests.support.cluster.patience import (
     TIER_SECONDS,
 )
 from tests.support.cluster.stage import QUICK, TOP, Stage, signal_component
-from tests.support.cluster.waiting import eventually
 from tests.support.detections import killed
 from tests.support.doubles import SECRET, Double, running
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 from verifier.gatecheck.check import canary_of
 from verifier.networks import FEW_LAUNCHES
 
@@ -505,14 +505,12 @@ def prometheus(stage: Stage, rules: list[dict[str, Any]], folder: Path) -> Itera
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + ALERT_SECONDS
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            try:
-                requests.get(f"http://{address}/-/ready", timeout=2).raise_for_status()
-                break
-            except requests.RequestException:
-                time.sleep(0.2)
+
+        def is_ready() -> bool:
+            assert process.poll() is None, (folder / "log").read_text()
+            return requests.get(f"http://{address}/-/ready", timeout=2).ok
+
+        eventually(is_ready, ALERT_SECONDS, (folder / "log").read_text)
         yield Prometheus(f"http://{address}")
     finally:
         process.terminate()

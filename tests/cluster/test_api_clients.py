@@ -17,8 +17,8 @@ from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, COMMAND_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
-from tests.support.cluster.waiting import eventually
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
+from tests.support.waiting import eventually
 
 API_ONLY = "--set=config.BinderHub.enable_api_only_mode=true"
 

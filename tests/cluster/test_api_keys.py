@@ -11,7 +11,7 @@ from tests.support.cluster.installing import ask
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import SECRET_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 REPOSITORY = "example.com/owner/repo"
 

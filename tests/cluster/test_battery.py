@@ -35,7 +35,7 @@ from tests.support.cluster.patience import (
     TIER_SECONDS,
 )
 from tests.support.cluster.stage import LABEL, QUICK, TOP, USER_PODS, Stage, lines
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 from verifier.ping import CLOSED, SYSCTL
 
 STATES = ("unverified", "verified", "expired", "revoked", "blocked")

@@ -14,8 +14,8 @@ from tests.support.cluster.egress_proxy import HOLD, LISTED, VALUES, ask_until, 
 from tests.support.cluster.packets import assert_reaches, python_in, stream
 from tests.support.cluster.patience import ANSWER_SECONDS, SECRET_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
-from tests.support.cluster.waiting import eventually
 from tests.support.detections import deleted, killed
+from tests.support.waiting import eventually
 
 
 class Detector:

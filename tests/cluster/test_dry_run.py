@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import TOP, Failed, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 TOPOLOGIES = sorted((TOP / "chart/ci").glob("*-values.yaml"))
 

@@ -14,7 +14,7 @@ from tests.support.cluster.installing import await_tier
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Launched, Stage, restart_component
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 from verifier.passes import Passes
 
 HOOK_LIMIT = 1.0

@@ -23,11 +23,11 @@ from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
 from tests.support.cluster.installing import await_tier
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS, TIER_SECONDS
+from tests.support.cluster.patience import ANSWER_SECONDS, HUB_SECONDS, PAGE_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, TOP, Stage
-from tests.support.cluster.waiting import eventually, patiently
 from tests.support.doc_examples import section
 from tests.support.launch_page import bundle
+from tests.support.waiting import eventually, patiently
 from verifier.passes import BadPass, Passes
 
 FRONT = 8710
@@ -257,7 +257,7 @@ class Launching:
                 repository = f"fake/owner/of-{giver}-at-{member}/main"
                 self._federation.front.pinned[repository] = member
                 client = f"198.51.100.{secrets.randbelow(250) + 1}"
-                token = patiently(lambda giver=giver, client=client: members[giver].get_pass(client))
+                token = patiently(lambda giver=giver, client=client: members[giver].get_pass(client), HUB_SECONDS)
                 launched = members[member].launch(repository, token, client, at=URL)
                 assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
                 self.launched(member, launched.user, token, client)

@@ -9,7 +9,7 @@ from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import cells, doctor, helm_test
 from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 from verifier.labels import GRANT_ANNOTATION
 
 

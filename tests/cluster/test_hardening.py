@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.cluster.patience import POD_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OURS, QUICK, Failed, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 
 def ours(stage: Stage) -> list[dict]:

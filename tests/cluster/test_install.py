@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,10 +18,10 @@ import yaml
 from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier
 from tests.support.cluster.node_guard import node_guard
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
+from tests.support.cluster.patience import HUB_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
-from tests.support.cluster.waiting import eventually, patiently
 from tests.support.doc_examples import section
+from tests.support.waiting import eventually, patiently
 
 INSTALL = "docs/install.md"
 UPGRADE = "Upgrade, and roll back"
@@ -114,14 +113,7 @@ class Story:
 
     def await_network(self, user: str, egress: bool) -> None:
         """Policies are changed when the command ends, and take effect when every node has heard of the change."""
-        deadline = time.monotonic() + TIER_SECONDS
-        while True:
-            try:
-                return assert_reaches(self.stage, user, egress)
-            except AssertionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
+        patiently(lambda: assert_reaches(self.stage, user, egress), TIER_SECONDS, (AssertionError,))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +184,8 @@ def under_load(story: Story, number: int) -> None:
     """Run a block of the section on upgrades while people launch, and check that nobody lost anything."""
     pods = {component: story.uids(component) for component in ("verifier", "reconciler", "redis", "canary")}
     secret = story.stage.get("secret", "binder-egress")["data"]
-    earned, waiting = patiently(story.stage.get_pass), patiently(lambda: ask(story.stage, story.key)).json()["token"]
+    earned = patiently(story.stage.get_pass, HUB_SECONDS)
+    waiting = patiently(lambda: ask(story.stage, story.key), HUB_SECONDS).json()["token"]
     with Load(story.stage, story.open, story.shut, story.key) as load:
         story.operator.type(INSTALL, UPGRADE, number)
         load.await_some()
@@ -236,7 +229,7 @@ def test_emergency_command_denies_and_an_upgrade_allows_again(story):
     # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had network have it again.
     story.operator.type(INSTALL, UPGRADE, 0)
     story.await_network(story.open, True)
-    story.launch_with(patiently(story.stage.get_pass))
+    story.launch_with(patiently(story.stage.get_pass, HUB_SECONDS))
 
 
 def test_uninstalling_leaves_what_notes_say(story):

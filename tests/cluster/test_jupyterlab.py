@@ -11,8 +11,8 @@ from tests.support.cluster.hub import start_by_hub
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, PAGE_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
-from tests.support.cluster.waiting import eventually
 from tests.support.jupyter import Lab, notebook_of
+from tests.support.waiting import eventually
 
 HUB_PORT = PORT + 1
 """JupyterHub has its own host, as at mybinder.org's members: another origin than the verifier's."""

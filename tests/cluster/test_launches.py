@@ -13,8 +13,8 @@ from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches, forbidden
 from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT
-from tests.support.cluster.waiting import eventually
 from tests.support.doc_examples import section
+from tests.support.waiting import eventually
 
 ATTEMPTS = 3
 """One of this many launches must be in time."""

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import requests
 
 from tests.support.cluster.commands import egress, refused
 from tests.support.cluster.packets import assert_reaches, stream
 from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS, STALLED_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, QUICK, Failed, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 REPOSITORY = "https://example.com/owner/repo.git"
 
@@ -82,17 +83,15 @@ def test_block_on_a_pod_outlives_redis(stage, verified):
     egress(stage, "block", "repository", "example.com/owner/repo", "--why", "a test")
     stage.await_tier(verified, None)
     stage.restart("redis")
-    deadline = time.monotonic() + RECONCILER_SECONDS
-    while True:  # until the verifier has found the new Redis, and knows the server again
-        try:
-            answer = stage.unlock(verified)
-            if answer.status_code not in (404, 503):
-                break
-        except Exception as error:
-            answer = error
-        assert time.monotonic() < deadline, answer
-        time.sleep(1)
-    assert (answer.status_code, stage.tier(verified)) == (403, None)
+    statuses = []
+
+    def is_found() -> bool:
+        """The verifier has found the new Redis, and knows the server again."""
+        statuses.append(stage.unlock(verified).status_code)
+        return statuses[-1] != requests.codes.unavailable
+
+    eventually(is_found, RECONCILER_SECONDS, statuses, no_answer=(requests.RequestException,))
+    assert (statuses[-1], stage.tier(verified)) == (403, None)
 
 
 def test_open_connection_stays_until_the_pod_is_stopped(stage, verified, local_cluster):

@@ -18,7 +18,7 @@ from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module", autouse=True)

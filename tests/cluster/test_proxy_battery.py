@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from tests.support.egress_proxy.attempts import (
     USE,
     attempts,
 )
+from tests.support.waiting import eventually
 
 VALUES = (
     "--set=proxy.enabled=true",
@@ -113,10 +113,11 @@ def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
                 return json.loads(stage.kubectl("exec", "-i", name, "-c", "notebook", "--", *program, stdin=PROGRAM))
 
             # Open targets may take a while: the policies of new pods may be late, and so may the proxy's data about them.
-            end = time.monotonic() + TIER_SECONDS
+            def bad(who: str) -> list[str]:
+                return [name for name, (as_it_must, _) in run(who, USE).items() if not as_it_must]
+
             for who in (LISTED, ANY):
-                while bad := [name for name, (as_it_must, _) in run(who, USE).items() if not as_it_must]:
-                    assert time.monotonic() < end, bad
+                eventually(lambda who=who: not bad(who), TIER_SECONDS, lambda who=who: bad(who))
             made = list(pool.map(run, pods))
         yield {name: result for each in made for name, result in each.items()}
         stage.delete_user_pods()

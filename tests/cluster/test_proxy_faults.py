@@ -11,6 +11,7 @@ from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, VALUES, ask,
 from tests.support.cluster.packets import python_in
 from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Stage
+from tests.support.waiting import eventually
 from verifier.proxy.identities import MAX_AGE_SECONDS
 
 BEAT_SECONDS = 10
@@ -92,8 +93,6 @@ def test_killed_pod_of_the_proxy_ends_its_connections_alone(stage):
         stage.kubectl("delete", "pod", killed["metadata"]["name"], "--grace-period=0", "--force")
         ask_until(stage, user, f"http://{LISTED}/", "200")
         stage.launch()
-        end = time.monotonic() + TIER_SECONDS
-        while through_killed() and time.monotonic() < end:
-            time.sleep(0.5)
-        assert not through_killed() and through_living()
+        eventually(lambda: not through_killed(), TIER_SECONDS, "the connection through the killed pod lives")
+        assert through_living()
     stage.rollout("deployment/binder-egress-proxy")

@@ -14,7 +14,7 @@ from tests.support.cluster.hub import start_by_hub, stop_by_hub
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 LEASE = 90
 """Seconds, instead of the file's hour: long enough to see what a server reaches meanwhile."""

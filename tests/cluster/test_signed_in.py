@@ -15,10 +15,10 @@ from tests.support.cluster.clients import SPEC, Outcomes, client, comparable, cu
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.hub import ask_hub
 from tests.support.cluster.packets import assert_reaches
-from tests.support.cluster.patience import HUB_ANSWER_SECONDS, LAUNCH_SECONDS, POD_SECONDS
+from tests.support.cluster.patience import HUB_ANSWER_SECONDS, HUB_SECONDS, LAUNCH_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
-from tests.support.cluster.waiting import eventually, patiently
 from tests.support.doc_examples import SIGNED_IN, examples, run_example
+from tests.support.waiting import eventually, patiently
 
 AUTH = f"--values={TOP / 'tests/cluster/binderhub-for-tests/auth-enabled.yaml'}"
 PASSWORD = "a-password"
@@ -70,11 +70,11 @@ def server_of(events: list[str]) -> str:
 def sign_in(user: str) -> requests.Session:
     """Sign in as a browser does: BinderHub redirects it to JupyterHub's form, which redirects it back."""
     session = requests.Session()
-    form = patiently(lambda: session.get(URL, timeout=HUB_ANSWER_SECONDS))
+    form = patiently(lambda: session.get(URL, timeout=HUB_ANSWER_SECONDS), HUB_SECONDS)
     found = re.search(r'name="_xsrf"\s+value="([^"]+)"', form.text)
     assert found, form.text
     data = {"username": user, "password": PASSWORD, "_xsrf": found[1]}
-    home = patiently(lambda: session.post(form.url, data=data, timeout=HUB_ANSWER_SECONDS)).json()
+    home = patiently(lambda: session.post(form.url, data=data, timeout=HUB_ANSWER_SECONDS), HUB_SECONDS).json()
     assert home["user"] == user
     session.headers.update({"Accept": "text/event-stream", "Sec-Fetch-Mode": "cors", "X-XSRFToken": home["xsrf"]})
     return session

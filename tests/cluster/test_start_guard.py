@@ -7,7 +7,7 @@ import pytest
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.patience import POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 BORN_AT_ONCE = 8
 

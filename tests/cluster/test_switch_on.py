@@ -14,7 +14,7 @@ from tests.support.cluster.commands import doctor
 from tests.support.cluster.packets import assert_reaches, stream
 from tests.support.cluster.patience import ROLLOUT_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

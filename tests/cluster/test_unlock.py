@@ -6,7 +6,7 @@ from tests.support.cluster.commands import egress
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, UNLOCKED, Stage
-from tests.support.cluster.waiting import eventually
+from tests.support.waiting import eventually
 
 
 def test_solution_unlocks_a_running_server(stage):

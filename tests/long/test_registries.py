@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from tests.support.apps import RedisServer, make_settings
-from tests.support.egress_proxy.process import publish, running, status, until
+from tests.support.egress_proxy.process import publish, running, status
+from tests.support.waiting import eventually
 from verifier.proxy import build_registries
 from verifier.proxy.build_registries import python_hosts
 from verifier.store.connection import connect
@@ -46,7 +47,7 @@ def install(redis_server, store, folder, entry):
             publish(store)
             return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
 
-        until(ready)
+        eventually(ready)
         # As a user who has configured nothing except, perhaps, trusted certificates.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") or name == "PIP_CERT"}
         command = ["install", "--no-deps", "--no-cache-dir", "--retries=1", f"--target={folder / 'packages'}", PACKAGE]

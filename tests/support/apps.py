@@ -19,6 +19,7 @@ import redis
 from flask.testing import FlaskClient
 
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
 from verifier.store.store import Store
@@ -63,15 +64,13 @@ class RedisServer:
         self._process = subprocess.Popen(
             [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL
         )
-        client = redis.Redis(port=self.port)
-        until = time.monotonic() + 60
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                assert time.monotonic() < until and self._process.poll() is None, "redis-server does not start"
-                time.sleep(0.02)
+        started, client = self._process, redis.Redis(port=self.port)
+
+        def answers() -> bool:
+            assert started.poll() is None, "redis-server has ended"
+            return bool(client.ping())
+
+        eventually(answers, what="redis-server does not answer", no_answer=(redis.ConnectionError,))
         client.close()
 
     def wipe(self) -> None:
@@ -135,14 +134,13 @@ class ServedProcess:
 
     def await_ready(self) -> None:
         """Wait until it is ready, as Kubernetes does before it sends requests."""
-        until = time.monotonic() + 60
-        while True:
-            try:
-                with DIRECT.open(self._ready, timeout=30):
-                    return
-            except OSError:
-                assert time.monotonic() < until and self._process.poll() is None, "it does not start"
-                time.sleep(0.05)
+
+        def is_ready() -> bool:
+            assert self._process.poll() is None, "it has ended"
+            with DIRECT.open(self._ready, timeout=30):
+                return True
+
+        eventually(is_ready, what="it does not start", no_answer=(OSError,))
 
     def processes(self) -> list[int]:
         """The ids of gunicorn's two processes, the worker first."""

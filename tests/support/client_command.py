@@ -42,13 +42,6 @@ def on_a_terminal(*arguments, env=None):
     return shown.decode(), running.wait(60)
 
 
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 class Streams(BinderHub):
     """A BinderHub whose build streams consist of the `events` that a test sets."""
 

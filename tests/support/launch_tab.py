@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
@@ -10,6 +9,7 @@ from playwright.sync_api import expect
 from tests.support.browser import INSECURE_HOST, PREVIEW
 from tests.support.launch_page import TOP
 from tests.support.page_time import PageTime
+from tests.support.waiting import eventually
 
 MESSAGES = {path.stem: json.loads(path.read_text()) for path in sorted((TOP / "verifier/web/messages/launch").glob("*.json"))}
 EN = MESSAGES["en"]
@@ -80,11 +80,12 @@ class Tab:
     def expect_phase(self, phase):
         """Expect that the page shows this phase, or that it was sent to the server: `ready`."""
         if phase == "ready":
-            until = time.monotonic() + 60
-            while not any("/user/" in urlsplit(url).path for url in self.requests):
-                assert time.monotonic() < until, "the page does not leave"
-                # Playwright hears of requests only while it talks to the browser.
-                self.page.wait_for_timeout(20)
+
+            def leaves():
+                self.page.wait_for_timeout(20)  # Playwright hears of requests only while it talks to the browser.
+                return any("/user/" in urlsplit(url).path for url in self.requests)
+
+            eventually(leaves, what="the page does not leave")
         else:
             expect(self.page.locator("[role=progressbar] .progress-bar:last-child")).to_have_text(PHASES[phase])
 
@@ -106,14 +107,6 @@ class Tab:
         assert not others
 
 
-def wait_for(condition, message):
-    """Wait for something that another thread or the page does."""
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, message
-        time.sleep(0.02)
-
-
 def launch(hub, opened):
     """Open the launch page as in production: its script is large, and arrives after launch.js."""
     hub.bundle.close()
@@ -127,13 +120,13 @@ def launch_while_solving(hub, opened):
     hub.bundle.close()
     hub.gates["passes"].close()
     opened.page.goto(hub.page(), wait_until="commit")
-    wait_for(lambda: hub.count("POST /egress/passes"), "nothing is solved")
+    eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
     hub.bundle.open()
 
 
 def end_wait(opened, seconds):
     """Wait until the page waits for exactly so many seconds, and let them pass."""
-    wait_for(lambda: opened.time.left == seconds, f"the page does not wait for {seconds} s")
+    eventually(lambda: opened.time.left == seconds, what=f"the page does not wait for {seconds} s")
     opened.time.let_pass(seconds)
 
 
@@ -204,7 +197,7 @@ def show_checking(hub, opened):
     hub.gates["challenge"].close()
     launch(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
 
 
 def show_checked(hub, opened):
@@ -221,7 +214,7 @@ def show_holding(hub, opened):
     hub.ready.open()
     launch_while_solving(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
 
 
 def show_has(hub, opened):

@@ -2,12 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Record, Server
-from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Announced
 
 ALICE = Server("alice")
@@ -68,17 +67,6 @@ class Steady:
 
     def __call__(self):
         return self.now
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds, a minute at most. If Redis cannot be reached, it does not hold."""
-    until = time.monotonic() + 60
-    while True:
-        with suppress(StoreUnavailable):
-            if condition():
-                return
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from tests.support.metrics import value
 from tests.support.reconciling import (
     ALICE,
     converge_due,
-    eventually,
     granted,
     list_and_converge,
     make_grant,
@@ -29,6 +28,7 @@ from tests.support.reconciling import (
     record_unlock,
     running,
 )
+from tests.support.waiting import eventually
 from verifier.decisions.refusals import Facts, applies
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.operators.actions import ActionRefused, Operators

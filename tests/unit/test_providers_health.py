@@ -13,6 +13,7 @@ import pytest
 from tests.support.apps import CLIENT, DIRECT, QUICK, VerifierProcess, internal_client, make_settings, public_client, run_pod, solve
 from tests.support.doubles import SECRET, SITE_KEY, running
 from tests.support.metrics import value
+from tests.support.waiting import eventually
 from verifier import captcha as captcha_module
 from verifier.captcha import ROWS, Outcome, State
 from verifier.captcha.siteverify import CALLS_AT_A_TIME
@@ -501,10 +502,7 @@ def test_self_checks_run_by_themselves_and_when_due(make, double, monkeypatch):
     assert time.monotonic() - began < 15
 
     def await_state(name, expected):
-        until = time.monotonic() + 60
-        while state(services, name) != expected:
-            assert time.monotonic() < until, (name, state(services, name))
-            time.sleep(0.01)
+        eventually(lambda: state(services, name) == expected, what=lambda: (name, state(services, name)))
 
     await_state("turnstile", "down")
     double.behaviour["turnstile"] = "misconfigured"
@@ -527,14 +525,13 @@ def test_verifier_process_checks_its_providers(redis_server, double):
     double.behaviour["turnstile"] = "misconfigured"
     process = VerifierProcess(redis_server, **double.settings("turnstile", "hcaptcha", with_altcha=QUICK["altcha"]))
     try:
-        until = time.monotonic() + 60
-        while True:
+
+        def after_a_check():
             with DIRECT.open(f"{process.internal}/metrics", timeout=60) as answer:
                 lines = answer.read().decode().splitlines()
-            if 'binder_egress_captcha_provider_misconfigured{provider="turnstile"} 1.0' in lines:
-                break
-            assert time.monotonic() < until, "no self-check"
-            time.sleep(0.05)
+            return lines if 'binder_egress_captcha_provider_misconfigured{provider="turnstile"} 1.0' in lines else []
+
+        lines = eventually(after_a_check, what="no self-check")
         assert 'binder_egress_captcha_provider_misconfigured{provider="hcaptcha"} 0.0' in lines
         with DIRECT.open(f"{process.public}/egress/challenge", timeout=60) as answer:
             assert [offer["name"] for offer in json.load(answer)["providers"]] == ["hcaptcha", "altcha"]

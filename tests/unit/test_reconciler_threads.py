@@ -8,8 +8,9 @@ import pytest
 import verifier.reconciler.loop
 from tests.support.apps import get_pass, launch, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import ALICE, converge_due, eventually, granted, list_and_converge, make_grant, record_launch
+from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch
 from tests.support.reconciling import running as reconciler_runs
+from tests.support.waiting import eventually
 from verifier.reconciler.loop import SILENT_AFTER_SECONDS, Reconciler
 from verifier.reconciler.user_pods import WatchEnded
 from verifier.records import Record, Server

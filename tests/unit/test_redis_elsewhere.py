@@ -12,6 +12,7 @@ import redis
 from tests.support.apps import make_settings
 from tests.support.certificates import certificate
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.settings import InvalidSettings, ReconcilerSettings, load
 from verifier.store.connection import connect
@@ -60,16 +61,8 @@ def settings(url: str, **more: object) -> ReconcilerSettings:
     return load(ReconcilerSettings, redis_url=url, **more)
 
 
-def wait_until(true, what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if true():
-                return
-        except (redis.RedisError, StoreUnavailable):
-            pass
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
+def wait_until(condition, what: str) -> None:
+    eventually(condition, what=what, no_answer=(redis.RedisError, StoreUnavailable))
 
 
 def answers(connection_settings: ReconcilerSettings) -> bool:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.support.waiting import eventually
 from verifier.reconciler.work_queue import WorkQueue
 
 PAUSE = 10.0
@@ -179,10 +180,10 @@ def test_two_workers_never_have_the_same_key_and_miss_no_put(real):
             last[key] = number
             real.put(key)
         time.sleep(0.0002)
-    until = time.monotonic() + 60
-    while seen != last and time.monotonic() < until:
-        time.sleep(0.01)
-    real.close()
-    for worker in workers:
-        worker.join(60)
+    try:
+        eventually(lambda: seen == last, what=lambda: (seen, last))
+    finally:
+        real.close()
+        for worker in workers:
+            worker.join(60)
     assert (twice, seen) == ([], last)

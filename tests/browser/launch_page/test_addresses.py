@@ -4,7 +4,8 @@ import pytest
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
 from tests.support.browser import MODEST
-from tests.support.launch_tab import end_wait, launch, launch_when_solved, wait_for
+from tests.support.launch_tab import end_wait, launch, launch_when_solved
+from tests.support.waiting import eventually
 from verifier.records import Server
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -62,13 +63,13 @@ def test_redirected_build_gets_its_pass_to_the_other_member(late, start, make_hu
             end_wait(opened, 1)
         else:
             launch_when_solved(page, opened)
-        wait_for(lambda: member.builds, "no build")
+        eventually(lambda: member.builds, what="no build")
         page.gates["challenge"].open()
         opened.expect("checked")
         with reconciler(store, Server("user-1")):
             member.ready.open()
             opened.server("user-1")
-            wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+            eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
         assert member.builds[0].tier == ("unverified" if late else "verified")
         assert member.count("POST /egress/servers/user-1") == 1
         assert page.count("POST /egress/servers") == 0

@@ -10,7 +10,8 @@ import requests
 from playwright.sync_api import Route, expect
 
 from tests.support.browser import INSECURE_HOST
-from tests.support.launch_tab import Ignored, end_wait, launch, launch_when_solved, launch_while_solving, wait_for
+from tests.support.launch_tab import Ignored, end_wait, launch, launch_when_solved, launch_while_solving
+from tests.support.waiting import eventually
 
 # --- the verifier fails -----------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ def test_launch_goes_on_if_the_page_forbids_workers(hub, tab):
     opened.noise.append("Content Security Policy")
     opened.page.goto(hub.page())
     opened.expect("none")
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     assert hub.builds[0].token is None
     hub.ready.open()
     opened.server("user-1")
@@ -208,7 +209,7 @@ def test_launch_goes_on_over_an_insecure_connection(hub, tab):
     opened.page.goto(hub.page().replace("127.0.0.1", INSECURE_HOST))
     assert opened.page.evaluate("isSecureContext") is False
     opened.expect("none")
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

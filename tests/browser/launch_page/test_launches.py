@@ -18,8 +18,8 @@ from tests.support.launch_tab import (
     launch_when_solved,
     launch_while_solving,
     press_launch,
-    wait_for,
 )
+from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 
 
@@ -51,7 +51,7 @@ def test_server_waits_for_the_calculation_that_its_build_did_not_wait_for(cached
     opened = tab()
     launch_while_solving(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     assert hub.builds[0].token is None
     # Only the last event waits, if it comes alone.
     opened.expect_phase("idle" if cached else "launching")
@@ -63,7 +63,7 @@ def test_server_waits_for_the_calculation_that_its_build_did_not_wait_for(cached
         opened.expect_phase("idle" if cached else "launching")
         hub.gates["passes"].open()
         opened.server("user-1")
-        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+        eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
     assert hub.count("POST /egress/servers/user-1") == 1
 
 
@@ -74,7 +74,7 @@ def test_server_waits_no_longer_than_the_rest_of_the_hold(start, tab):
     # The build request waits for only one second of the hold.
     end_wait(opened, 1)
     opened.expect("holding")
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     end_wait(opened, 5)
     opened.server("user-1")
     assert hub.count("POST /egress/servers/") == 0
@@ -86,7 +86,7 @@ def test_server_whose_build_took_longer_than_the_hold_waits_for_nothing(start, t
     opened = tab()
     launch_while_solving(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     opened.expect("checking")
     opened.time.let_pass(1)
     hub.ready.open()
@@ -99,7 +99,7 @@ def test_answer_that_waits_is_the_browsers_own(hub, tab):
     hub.bundle.close()
     opened = tab()
     opened.page.goto(hub.page(), wait_until="commit")
-    wait_for(lambda: hub.count("POST /egress/passes"), "nothing is solved")
+    eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
     opened.page.evaluate(
         """() => {
           const get = () => fetch("/build/gh/o/r/HEAD?mine=x", { headers: { accept: "text/event-stream" } });
@@ -130,7 +130,7 @@ def test_pass_during_the_build_unlocks_the_server(cached, hub, store, tab):
     opened = tab()
     launch(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "the build request waits")
+    eventually(lambda: hub.builds, what="the build request waits")
     assert hub.builds[0].token is None
     opened.expect("checking")
     hub.gates["challenge"].open()
@@ -138,7 +138,7 @@ def test_pass_during_the_build_unlocks_the_server(cached, hub, store, tab):
     with reconciler(store, Server("user-1")):
         hub.ready.open()
         opened.server("user-1")
-        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+        eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
     assert hub.builds[0].tier == "unverified"
     assert hub.count("POST /egress/servers/user-1") == 1
 
@@ -148,14 +148,14 @@ def test_build_sent_before_launch_js_is_unlocked_too(hub, store, tab):
     hub.ready.close()
     opened = tab()
     opened.page.goto(hub.page(), wait_until="commit")
-    wait_for(lambda: hub.builds, "the build request waits")
+    eventually(lambda: hub.builds, what="the build request waits")
     assert hub.builds[0].token is None
     hub.gates["launch.js"].open()
     opened.expect("checked")
     with reconciler(store, Server("user-1")):
         hub.ready.open()
         opened.server("user-1")
-        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+        eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
 
 
 def test_panel_says_that_the_unlocked_server_has_access(hub, store, tab):
@@ -165,7 +165,7 @@ def test_panel_says_that_the_unlocked_server_has_access(hub, store, tab):
     hub.stays = True
     launch(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     hub.gates["challenge"].open()
     opened.expect("checked")
     with reconciler(store, Server("user-1")):
@@ -183,7 +183,7 @@ def test_refused_unlock_shows_no_access(hub, tab):
     hub.stays = True
     launch(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     hub.gates["challenge"].open()
     opened.expect("checked")
     hub.ready.open()
@@ -197,7 +197,7 @@ def test_pass_is_presented_again_when_the_server_is_ready(hub, store, tab):
     hub.ready.close()
     opened = tab()
     launch_when_solved(hub, opened)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     assert hub.builds[0].token
     opened.expect("checked")
     with reconciler(store, Server("user-1")):
@@ -213,7 +213,7 @@ def test_pass_that_is_presented_twice_is_spent_once(start, store, tab):
     launch_when_solved(hub, opened)
     with reconciler(store, Server("user-1")):
         opened.server("user-1")
-        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not presented")
+        eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not presented")
     run_pod(store, "other", "uid-2")
     with reconciler(store, Server("other")):
         answer = requests.post(f"{hub.url}egress/servers/other/", json={"token": hub.builds[0].token}, timeout=60)
@@ -242,7 +242,7 @@ def test_server_that_the_verifier_does_not_know_yet_keeps_its_chance(hub, tab):
     opened.noise.append("404")
     launch_when_solved(hub, opened)
     opened.expect_phase("ready")
-    wait_for(lambda: hub.count("POST /egress/servers/user-1"), "not presented")
+    eventually(lambda: hub.count("POST /egress/servers/user-1"), what="not presented")
     opened.page.wait_for_timeout(500)
     opened.expect("checked")
 
@@ -302,7 +302,7 @@ def test_launch_waits_no_longer_than_the_hold_and_a_second(hold, start, tab):
     launch_while_solving(hub, opened)
     if hold:
         end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     assert hub.builds[0].token is None
     opened.expect("checking")
     hub.gates["passes"].open()
@@ -317,7 +317,7 @@ def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):
     hub.ready.close()
     press_launch(opened)
     opened.expect("checked")
-    wait_for(lambda: hub.builds[0].tier, "not announced")
+    eventually(lambda: hub.builds[0].tier, what="not announced")
     assert hub.builds[0].tier == "verified"
 
 
@@ -332,12 +332,12 @@ def test_retry_keeps_its_pass_and_another_launch_gets_another(hub, tab):
     for count in (1, 2, 3):
         hub.ready.close()
         press_launch(opened, "o/one")
-        wait_for(lambda count=count: len(hub.builds) == count, "no build")
+        eventually(lambda count=count: len(hub.builds) == count, what="no build")
         if count < 3:
             opened.expect_phase("failed")
     # The button is disabled while the page launches.
     build_by_script(opened, "gh/o/two/HEAD")
-    wait_for(lambda: len(hub.builds) == 4 and hub.builds[3].tier, "no build")
+    eventually(lambda: len(hub.builds) == 4 and hub.builds[3].tier, what="no build")
     first, second, third, other = (build.token for build in hub.builds)
     assert first and first == second == third
     assert other and other != first
@@ -375,7 +375,7 @@ def test_retried_launch_waits_only_once(start, tab):
     hub.bundle.close()
     hub.gates["passes"].close()
     opened.page.goto(hub.page(), wait_until="commit")
-    wait_for(lambda: hub.count("POST /egress/passes"), "nothing is solved")
+    eventually(lambda: hub.count("POST /egress/passes"), what="nothing is solved")
     opened.page.evaluate(
         """() => {
           const launch = async () => {
@@ -399,7 +399,7 @@ def test_same_address_is_another_launch_after_ready(hub, tab):
     press_launch(opened)
     opened.expect_phase("ready")
     build_by_script(opened)
-    wait_for(lambda: len(hub.builds) == 2, "no build")
+    eventually(lambda: len(hub.builds) == 2, what="no build")
     first, second = hub.builds
     assert first.token and second.token and first.token != second.token
 
@@ -426,11 +426,11 @@ def test_going_back_is_a_new_launch(hub, tab):
     hub.ready.close()
     opened.page.go_back(wait_until="commit")
     opened.expect("checked")
-    wait_for(lambda: len(hub.builds) == 2, "no build")
+    eventually(lambda: len(hub.builds) == 2, what="no build")
     hub.ready.open()
     opened.server("user-2")
     # Seen where it arrives: the browser does not report every request that a page sends while it leaves.
-    wait_for(lambda: "/egress/servers/user-2" in hub.posted, "no pass was presented")
+    eventually(lambda: "/egress/servers/user-2" in hub.posted, what="no pass was presented")
     first, second = hub.builds
     again = json.loads(hub.posted["/egress/servers/user-2"])["token"]
     assert first.token and again and again != first.token
@@ -446,11 +446,11 @@ def test_page_from_the_browser_cache_launches_again(hub, store, kept_browser):
     launch(hub, opened)
     opened.server("user-1")
     opened.page.go_back(wait_until="commit")
-    wait_for(lambda: opened.page.evaluate("globalThis.kept"), "the page was not kept")
+    eventually(lambda: opened.page.evaluate("globalThis.kept"), what="the page was not kept")
     expect(opened.panel).to_have_count(0)
     assert len(hub.builds) == 1, "the page launched by itself"
     build_by_script(opened)
-    wait_for(lambda: len(hub.builds) == 2 and hub.builds[1].tier, "not announced")
+    eventually(lambda: len(hub.builds) == 2 and hub.builds[1].tier, what="not announced")
     first, second = hub.builds
     assert first.token and second.token and second.token != first.token
     assert [build.tier for build in hub.builds] == ["verified"] * 2

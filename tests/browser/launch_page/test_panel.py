@@ -17,8 +17,8 @@ from tests.support.launch_tab import (
     person,
     show_without,
     text,
-    wait_for,
 )
+from tests.support.waiting import eventually
 
 SCREENS = {
     "light": {},
@@ -185,7 +185,7 @@ def test_panel_without_its_style_sheet_is_text_on_the_page(hub, tab):
     opened.page.route("**/panel-*.css", lambda route: route.abort())
     launch(hub, opened)
     opened.expect("checked")
-    wait_for(lambda: hub.builds and hub.builds[-1].token, "no launch with a pass")
+    eventually(lambda: hub.builds and hub.builds[-1].token, what="no launch with a pass")
 
 
 def test_panel_links_to_the_page_of_a_server_without_access(hub, tab):
@@ -236,7 +236,7 @@ def test_panel_hides_nothing_of_the_page_for_good(hub, tab):
     def is_behind():
         return last.bounding_box()["y"] + last.bounding_box()["height"] > opened.panel.bounding_box()["y"]
 
-    wait_for(is_behind, "it is not behind")
+    eventually(is_behind, what="it is not behind")
     # By scrolling and by keyboard the whole button comes into view, and a click hits it and nothing else.
     opened.button("why").click()
     await_room(opened)

@@ -17,8 +17,8 @@ from tests.support.launch_tab import (
     launch_when_solved,
     person,
     press_launch,
-    wait_for,
 )
+from tests.support.waiting import eventually
 from verifier.records import Server
 
 
@@ -34,7 +34,7 @@ def test_launch_waits_for_a_person(double, start, tab):
     opened.expect("confirm")
     expect(opened.button("carry_on")).to_be_visible()
     # A minute; a calculation has four seconds.
-    wait_for(lambda: 60 in opened.time.timers, "the launch does not wait for a person")
+    eventually(lambda: 60 in opened.time.timers, what="the launch does not wait for a person")
     opened.time.let_pass(59)
     opened.expect("confirm")
     assert hub.builds == []
@@ -53,7 +53,7 @@ def test_person_can_continue_without_solving(double, start, tab):
     expect(opened.page.frame_locator("#binder-egress iframe").get_by_role("button", name="I am a person")).to_be_visible()
     opened.button("carry_on").click()
     opened.expect("without")
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     assert hub.builds[0].token is None
     expect(opened.page.locator("#binder-egress iframe")).to_have_count(0)
     expect(opened.button("carry_on")).to_be_hidden()
@@ -145,14 +145,14 @@ def test_slow_person_does_not_lose_the_launch(double, start, tab, store):
     opened = tab()
     launch(hub, opened)
     end_wait(opened, 1)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     opened.expect("confirm_running")
     person(opened).click()
     opened.expect("checked")
     with reconciler(store, Server("user-1")):
         hub.ready.open()
         opened.server("user-1")
-        wait_for(lambda: store.known(Server("user-1")).tier == "verified", "not unlocked")
+        eventually(lambda: store.known(Server("user-1")).tier == "verified", what="not unlocked")
 
 
 def test_provider_that_does_not_load_gives_way_to_the_next(double, start, tab):
@@ -174,7 +174,7 @@ def test_provider_that_hangs_delays_no_longer_than_the_hold(double, start, tab):
     opened.expect("holding")
     expect(opened.button("carry_on")).to_be_visible()
     end_wait(opened, 2)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
 
 
 def test_closing_the_panel_before_the_widget_continues_without(double, start, tab):
@@ -210,7 +210,7 @@ def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab)
     launch(hub, opened)
     opened.expect("holding")
     end_wait(opened, 2)
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     opened.expect("checking")
 
 
@@ -228,7 +228,7 @@ def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):
     opened.expect("confirm")
     assert len(hub.builds) == 1
     person(opened).click()
-    wait_for(lambda: len(hub.builds) == 2, "no build")
+    eventually(lambda: len(hub.builds) == 2, what="no build")
     assert hub.builds[1].token
 
 
@@ -262,7 +262,7 @@ def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab
         hub.page_config["apiToken"] = "secret"
     launch(hub, opened)
     opened.expect("needed", provider="Cloudflare Turnstile")
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")
     assert opened.asked == {urlsplit(hub.url).netloc}
 
 
@@ -286,4 +286,4 @@ def test_launch_goes_on_without_any_provider(hub, tab):
     opened.page.route("**/egress/challenge?*", lambda route: route.fulfill(json={"purpose": "launch", "providers": []}))
     launch(hub, opened)
     opened.expect("none")
-    wait_for(lambda: hub.builds, "no build")
+    eventually(lambda: hub.builds, what="no build")

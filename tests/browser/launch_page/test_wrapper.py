@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.support.launch_page import HEADER, TOP
-from tests.support.launch_tab import wait_for
+from tests.support.waiting import eventually
 
 RECORD = """
   window.calls = [];
@@ -128,7 +128,7 @@ def test_waiting_request_can_be_aborted(hub, tab):
           globalThis.answer = fetch("/build/gh/o/r/HEAD", { signal: controller.signal });
         }"""
     )
-    wait_for(lambda: opened.time.left == 1, "the request does not wait")
+    eventually(lambda: opened.time.left == 1, what="the request does not wait")
     reason = opened.page.evaluate("controller.abort(), answer.then(() => 'answered', (error) => error.name)")
     assert reason == "AbortError"
     assert hub.builds == []

@@ -1,7 +1,6 @@
 """The ways to the unlock page: QR codes, JupyterLab, the browser's history."""
 
 import base64
-import time
 
 import pytest
 import requests
@@ -17,6 +16,7 @@ from tests.support.unlock_page import (
     TOP,
     lasts,
 )
+from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 
 JSQR = TOP / "frontend/node_modules/jsqr/dist/jsQR.js"
@@ -142,10 +142,11 @@ def test_page_is_not_shown_in_a_frame(page_address, browser, store):
     def refused():
         return len([text for text in messages if "frame-ancestors" in text])
 
-    until = time.monotonic() + 60
-    while refused() < len(sandboxes) or not all(frame.url.startswith("chrome-error:") for frame in page.frames[1:]):
-        assert time.monotonic() < until, (messages, page.frames)
+    def is_done():
         page.wait_for_timeout(50)
+        return refused() >= len(sandboxes) and all(frame.url.startswith("chrome-error:") for frame in page.frames[1:])
+
+    eventually(is_done, what=lambda: (messages, page.frames))
     page.wait_for_timeout(1_500)
     assert refused() == len(sandboxes) == len(page.frames) - 1
     assert posts == [] and store.pending(Server("alice"), set()).unlock is None

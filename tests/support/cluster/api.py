@@ -5,7 +5,6 @@ The tests ask for pods thousands of times, and each kubectl takes a third of a s
 
 import os
 import threading
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import requests
 import yaml
 
 from tests.support.cluster.patience import ANSWER_SECONDS
+from tests.support.waiting import NO_ANSWER, patiently
 
 PATHS = {
     "configmap": "api/v1/namespaces/{}/configmaps",
@@ -55,23 +55,25 @@ def ask(method: str, path: str, query: dict[str, str], body: Any = None) -> Any:
 
     If the API server is away or too busy for a moment, it is asked again. So each request may be made twice.
     """
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
+
+    def once() -> Any:
         try:
             answer = _session().request(method, f"{_server()}/{path}", params=query, json=body, timeout=ANSWER_SECONDS)
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except NO_ANSWER:
             # The earlier connection may be to an API server that was restarted.
             _threads.__dict__.pop("session", None)
-            failed = str(error)
-        else:
-            if answer.ok:
-                return answer.json()
-            failed = f"{answer.status_code} {answer.text}"
-            if answer.status_code < 500 and answer.status_code != requests.codes.too_many_requests:
-                raise Unavailable(f"{method} {path}: {failed}")
-        if time.monotonic() > deadline:
-            raise Unavailable(f"{method} {path}: {failed}")
-        time.sleep(0.2)
+            raise
+        if answer.ok:
+            return answer.json()
+        failed = f"{answer.status_code} {answer.text}"
+        if answer.status_code >= 500 or answer.status_code == requests.codes.too_many_requests:
+            raise requests.ConnectionError(failed)
+        raise Unavailable(f"{method} {path}: {failed}")
+
+    try:
+        return patiently(once, ANSWER_SECONDS)
+    except NO_ANSWER as error:
+        raise Unavailable(f"{method} {path}: {error}") from None
 
 
 @cache

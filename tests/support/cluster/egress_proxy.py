@@ -1,9 +1,8 @@
 """The egress proxy in the cluster: how tests install it, and how a program in a pod uses it."""
 
-import time
-
 from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import Stage
+from tests.support.waiting import eventually
 
 LISTED, PRIVATE, OTHER = "public.example", "private.example", "other.example"
 """Names of hosts. The local internet knows the first two; the proxy refuses the last one without asking DNS."""
@@ -57,11 +56,8 @@ def pod_variables(stage: Stage) -> dict[str, str]:
 
 def await_variables(stage: Stage, **more: str) -> None:
     """Wait until the reconciler has written them."""
-    end = time.monotonic() + TIER_SECONDS
     expected = {"address": f"http://{stage.cluster_ip('binder-egress-proxy')}:3128", "node": "1", **more}
-    while not expected.items() <= (seen := pod_variables(stage)).items() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert expected.items() <= seen.items()
+    eventually(lambda: expected.items() <= pod_variables(stage).items(), TIER_SECONDS, lambda: pod_variables(stage))
 
 
 def ask(stage: Stage, user: str, url: str) -> str:
@@ -71,8 +67,9 @@ def ask(stage: Stage, user: str, url: str) -> str:
 
 def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:
     """Ask again until the answer contains a text. The policies of a new pod may be late, and so may each replica of the proxy."""
-    end = time.monotonic() + TIER_SECONDS
-    while expected not in (seen := ask(stage, user, url)) and time.monotonic() < end:
-        time.sleep(1)
-    assert expected in seen, seen
-    return seen
+
+    def as_expected() -> str:
+        seen = ask(stage, user, url)
+        return seen if expected in seen else ""
+
+    return eventually(as_expected, TIER_SECONDS, lambda: f"{expected!r} is not in {ask(stage, user, url)!r}")

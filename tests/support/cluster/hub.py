@@ -2,9 +2,9 @@
 
 import requests
 
-from tests.support.cluster.patience import HUB_ANSWER_SECONDS, POD_SECONDS
+from tests.support.cluster.patience import HUB_ANSWER_SECONDS, HUB_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import Stage
-from tests.support.cluster.waiting import eventually, patiently
+from tests.support.waiting import eventually, patiently
 
 BINDER_TOKEN = "token-of-a-test-binder"
 """BinderHub's token for JupyterHub, from the values of the test's BinderHub."""
@@ -30,7 +30,7 @@ def ask_hub(stage: Stage, method: str, path: str, token: str = BINDER_TOKEN, **m
             raise requests.ConnectionError(f"{answer.status_code} {answer.text}")
         return answer
 
-    return patiently(ask)
+    return patiently(ask, HUB_SECONDS)
 
 
 def start_by_hub(stage: Stage, user: str, image: str, server: str = "", **options: str) -> str:

@@ -19,13 +19,14 @@ from tests.support.cluster.patience import (
     ANSWER_SECONDS,
     CANARY_SECONDS,
     COMMAND_SECONDS,
+    HUB_SECONDS,
     LAUNCH_SECONDS,
     POD_SECONDS,
     TIER_SECONDS,
 )
 from tests.support.cluster.stage import CLIENT, TOP, Failed, Stage
-from tests.support.cluster.waiting import patiently
 from tests.support.doc_examples import section
+from tests.support.waiting import eventually, patiently
 
 Result = TypeVar("Result")
 
@@ -68,14 +69,7 @@ class Operator:
 
     def type_until_well(self, document: str, heading: str, number: int = 0) -> str:
         """The same for commands that check something: run them again while they find a problem. The canary looks every 30 s."""
-        deadline = time.monotonic() + CANARY_SECONDS
-        while True:
-            try:
-                return self.type(document, heading, number)
-            except Failed:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
+        return patiently(lambda: self.type(document, heading, number), CANARY_SECONDS, (Failed,))
 
     def run(self, code: str) -> str:
         """Run commands in the operator's folder. Returns their output, with errors."""
@@ -109,10 +103,14 @@ class Operator:
 
     def await_left(self, before: set[str], fits: Callable[[set[str]], bool]) -> set[str]:
         """Wait until the new objects are those expected. Returns them. Ending pods take time."""
-        deadline = time.monotonic() + POD_SECONDS
-        while not fits(left := self.objects() - before):
-            assert time.monotonic() < deadline, f"left behind: {sorted(left)}"
-            time.sleep(1)
+        left: set[str] = set()
+
+        def is_as_it_should_be() -> bool:
+            left.clear()
+            left.update(self.objects() - before)
+            return fits(left)
+
+        eventually(is_as_it_should_be, POD_SECONDS, lambda: f"left behind: {sorted(left)}")
         return left
 
     def delete_as_told(self, text: str) -> set[str]:
@@ -153,13 +151,14 @@ class Load:
 
     def await_some(self) -> None:
         """Wait until each activity was done twice."""
-        deadline = time.monotonic() + LAUNCH_SECONDS
-        while min(len(self.launched), self.passes, self.looks) < 2:
+
+        def are_done() -> bool:
             for running in self._running:
                 if running.done():
                     running.result()
-            assert time.monotonic() < deadline, (self.launched, self.passes, self.looks)
-            time.sleep(0.2)
+            return min(len(self.launched), self.passes, self.looks) >= 2
+
+        eventually(are_done, LAUNCH_SECONDS, lambda: (self.launched, self.passes, self.looks))
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
@@ -173,14 +172,14 @@ class Load:
             task()
 
     def _launch(self, client: str) -> None:
-        token = patiently(lambda: self.stage.get_pass(client))
+        token = patiently(lambda: self.stage.get_pass(client), HUB_SECONDS)
         user = self.stage.launch(f"fake/owner/{client.replace('.', '-')}/main", token, client).user
         await_tier(self.stage, user, token, client)
         self.stage.kubectl("delete", "pod", self.stage.pod(user)["metadata"]["name"], "--wait=false")
         self.launched.append(user)
 
     def _ask(self) -> None:
-        answer = patiently(lambda: ask(self.stage, self.key))
+        answer = patiently(lambda: ask(self.stage, self.key), HUB_SECONDS)
         assert answer.status_code == 201, answer.text
         self.passes += 1
         time.sleep(1)

@@ -5,13 +5,13 @@ They are not JupyterHub's, because its servers are up only seconds later. Their 
 
 import json
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.support.cluster.patience import POD_SECONDS
 from tests.support.cluster.stage import Failed, Stage
+from tests.support.waiting import eventually
 
 FAMILIES = ("public HTTP", "public IPv6")
 """The targets of `Stage.targets()` that are tried."""
@@ -77,16 +77,16 @@ def bear(
 
 def lives(stage: Stage) -> dict[str, Newborn]:
     """Wait until all pods are done, and remove them. Returns name → result."""
-    deadline = time.monotonic() + POD_SECONDS
-    while True:
-        pods = stage.get("pods", "-l", "newborn=yes")["items"]
-        if all(pod["status"]["phase"] == "Succeeded" for pod in pods):
-            break
-        if time.monotonic() > deadline:
-            raise Failed(f"newborn pods are not done: {[(pod['metadata']['name'], pod['status']) for pod in pods]}")
-        time.sleep(0.5)
+
+    def pods() -> list[dict[str, Any]]:
+        return stage.get("pods", "-l", "newborn=yes")["items"]
+
+    def are_done() -> bool:
+        return all(pod["status"]["phase"] == "Succeeded" for pod in pods())
+
+    eventually(are_done, POD_SECONDS, lambda: [(pod["metadata"]["name"], pod["status"]) for pod in pods()])
     found = {}
-    for pod in pods:
+    for pod in pods():
         text = stage.kubectl("logs", pod["metadata"]["name"], "-c", "newborn")
         if not re.search(r"attempts=\d{2}", text):
             raise Failed(f"{pod['metadata']['name']} hardly tried: {text}")

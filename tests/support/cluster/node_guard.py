@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from tests.support.cluster.patience import COMMAND_SECONDS, POD_SECONDS
 from tests.support.cluster.stage import TOP
-from tests.support.cluster.waiting import eventually
 from tests.support.doc_examples import section
+from tests.support.waiting import eventually
 
 TABLE = ("table", "ip6", "binder-egress-node-guard")
 

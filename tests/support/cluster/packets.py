@@ -1,11 +1,11 @@
 """Which targets a user pod reaches, by packets that are sent from inside it."""
 
 import subprocess
-import time
 from collections.abc import Collection
 
 from tests.support.cluster.patience import STALL_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import OPEN, Stage
+from tests.support.waiting import eventually
 
 
 def assert_reaches(
@@ -26,18 +26,21 @@ def assert_reaches(
         What the pod reached in the end.
     """
     targets = stage.targets() | (more or {})
-    deadline = time.monotonic() + TIER_SECONDS
-    while True:
-        reached = stage.battery(user, targets)
+    reached: dict[str, bool] = {}
+    missing: list[str] = []
+    still: list[str] = []
+
+    def is_as_it_should_be() -> bool:
+        reached.update(stage.battery(user, targets))
         expected = {name: name in always or (egress and name in OPEN) for name in reached}
-        through = sorted(name for name in reached if reached[name] and not expected[name] and name not in closing)
+        missing[:] = sorted(name for name in reached if expected[name] and not reached[name])
+        still[:] = sorted(name for name in reached if reached[name] and not expected[name])
+        through = [name for name in still if name not in closing]
         assert not through, f"{user} reaches what must be shut: {', '.join(through)}"
-        missing = sorted(name for name in reached if expected[name] and not reached[name])
-        still = sorted(name for name in reached if reached[name] and not expected[name])
-        if not missing and not still:
-            return reached
-        assert time.monotonic() < deadline, f"{user} after {TIER_SECONDS} s: does not reach {missing}, still reaches {still}"
-        time.sleep(0.5)
+        return not missing and not still
+
+    eventually(is_as_it_should_be, TIER_SECONDS, lambda: f"{user} does not reach {missing}, still reaches {still}")
+    return reached
 
 
 def forbidden(stage: Stage) -> dict[str, str]:

@@ -24,12 +24,13 @@ from tests.support.cluster.patience import (
     ANSWER_SECONDS,
     COMMAND_SECONDS,
     GUARD_SECONDS,
+    HUB_SECONDS,
     LAUNCH_SECONDS,
     POD_SECONDS,
     ROLLOUT_SECONDS,
     TIER_SECONDS,
 )
-from tests.support.cluster.waiting import patiently
+from tests.support.waiting import eventually, patiently
 
 TOP = Path(__file__).parents[3]
 CLIENT = "198.51.100.7"
@@ -212,11 +213,7 @@ class Stage:
 
     def await_settled(self) -> None:
         """Wait until our pods are those of the manifests alone. Helm does not wait for the end of earlier pods, which answer."""
-        deadline = time.monotonic() + POD_SECONDS
-        while left := self._unsettled():
-            if time.monotonic() > deadline:
-                raise Failed(f"not as the manifests say after {POD_SECONDS} s: {', '.join(left)}")
-            time.sleep(0.2)
+        eventually(lambda: not self._unsettled(), POD_SECONDS, lambda: f"not as the manifests say: {', '.join(self._unsettled())}")
 
     def _unsettled(self) -> list[str]:
         found, owners = [], set()
@@ -265,15 +262,8 @@ class Stage:
         self.await_address("proxy-public", 80, "/hub/api/")
         if not any(found["status"].get("availableReplicas") for found in self.get("deployments", "-l", VERIFIER)["items"]):
             return
-        deadline = time.monotonic() + TIER_SECONDS
-        while True:
-            try:
-                self.kubectl("exec", "deployment/binder", "--", "python3", "-c", FIND_VERIFIER)
-                return
-            except Failed:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
+        ask = ("exec", "deployment/binder", "--", "python3", "-c", FIND_VERIFIER)
+        patiently(lambda: self.kubectl(*ask), TIER_SECONDS, (Failed,))
 
     def remove(self) -> None:
         """Uninstall everything, and delete the namespace, which only we use."""
@@ -300,14 +290,12 @@ class Stage:
 
     def _await_pods(self, component: str, replicas: int = 1) -> None:
         self.rollout(f"deployment/binder-egress-{component}")
-        deadline = time.monotonic() + POD_SECONDS
-        while any(
-            "deletionTimestamp" in pod["metadata"] or not replicas
-            for pod in self.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"]
-        ):
-            if time.monotonic() > deadline:
-                raise Failed(f"pods of {component} do not go")
-            time.sleep(0.2)
+
+        def are_gone() -> bool:
+            pods = self.get("pods", "-l", f"app.kubernetes.io/component={component}")["items"]
+            return not any("deletionTimestamp" in pod["metadata"] or not replicas for pod in pods)
+
+        eventually(are_gone, POD_SECONDS, f"pods of {component} do not go")
         if component == "verifier" and replicas:
             self.await_address("binder-egress", 8081, "/healthz")
 
@@ -365,7 +353,7 @@ class Stage:
             if answer.status_code >= requests.codes.server_error:
                 raise requests.ConnectionError(f"{service}: {answer.status_code} {answer.text}")
 
-        patiently(ask)
+        patiently(ask, HUB_SECONDS)
 
     # -- what people do
 
@@ -447,14 +435,18 @@ class Stage:
 
     def unlock(self, user: str, client: str = CLIENT, **body: str) -> requests.Response:
         """Unlock a running server, with a solution unless `body` has something else."""
-        deadline = time.monotonic() + TIER_SECONDS
-        while True:
-            sent = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
-            answer = requests.post(f"{self.verifier}/servers/{user}/", json=sent, headers=_from(client), timeout=ANSWER_SECONDS)
+
+        answers: list[requests.Response] = []
+
+        def is_published() -> bool:
             # A busy reconciler may publish a server only after it is ready.
-            if answer.status_code != requests.codes.not_found or time.monotonic() > deadline:
-                return answer
-            time.sleep(0.5)
+            sent = body or {"provider": "altcha", "solution": self.solve("unlock", client)}
+            address = f"{self.verifier}/servers/{user}/"
+            answers.append(requests.post(address, json=sent, headers=_from(client), timeout=ANSWER_SECONDS))
+            return answers[-1].status_code != requests.codes.not_found
+
+        eventually(is_published, TIER_SECONDS, f"the server of {user} is not published", no_answer=())
+        return answers[-1]
 
     def unlock_well(self, user: str, client: str = CLIENT, **body: str) -> None:
         """Unlock a running server, as `unlock`, and wait until its pod has the tier."""
@@ -498,12 +490,7 @@ class Stage:
 
     def await_tier(self, user: str, tier: str | None) -> None:
         """Wait until a user's pod has a tier (None: no label)."""
-        until = time.monotonic() + TIER_SECONDS
-        while (found := self.tier(user)) != tier and time.monotonic() < until:
-            time.sleep(0.1)
-        if found == tier:
-            return
-        raise Failed(f"pod of {user} has tier {found}, not {tier}, after {TIER_SECONDS} s")
+        eventually(lambda: self.tier(user) == tier, TIER_SECONDS, lambda: f"pod of {user} has tier {self.tier(user)}, not {tier}")
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
         """The targets that a user's pod reaches, by packets sent from inside it.
@@ -522,15 +509,17 @@ class Stage:
     def delete_user_pods(self) -> None:
         """Remove all user pods behind JupyterHub's back, which notices by itself."""
         if asked := api.path_of(self.namespace, ("pods", "-l", USER_PODS)):
-            deadline = time.monotonic() + POD_SECONDS
-            while self.pods():
-                if time.monotonic() > deadline:
-                    raise Failed("user pods do not go")
+
+            def are_gone() -> bool:
+                if not self.pods():
+                    return True
                 try:
                     api.ask("DELETE", *asked, {"gracePeriodSeconds": 0})
                 except api.Unavailable as error:
                     raise Failed(str(error)) from None
-                time.sleep(0.05)
+                return False
+
+            eventually(are_gone, POD_SECONDS, "user pods do not go")
             return
         self.kubectl("delete", "pods", "-l", USER_PODS, "--grace-period=0", "--force", "--ignore-not-found")
 

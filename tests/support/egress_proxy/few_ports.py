@@ -17,7 +17,7 @@ from tests.support.clock import Clock
 from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, STRANGER, Pod, get, plain
 from tests.support.egress_proxy.internet import start_internet
-from tests.support.egress_proxy.process import until
+from tests.support.waiting import eventually
 from verifier.proxy import source_ports
 from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
@@ -83,7 +83,7 @@ def main() -> None:
     found["other host"] = ask(1, LISTED, host="other.example")
     found["two addresses"] = ask(1, LISTED, host="both.example")
     # The proxy checks its state each second.
-    until(lambda: metric("source_ports_taken").get('who="all"') == (PORTS // 4 + VERIFIED) / (PORTS / 2))
+    eventually(lambda: metric("source_ports_taken").get('who="all"') == (PORTS // 4 + VERIFIED) / (PORTS / 2))
     found["unverified"] = metric("source_ports_taken")['who="unverified"']
     found["refusals"] = sum(value for labels, value in metric("connections_total").items() if 'rule="host-limit"' in labels)
     clock.now += source_ports.KEPT_SECONDS

@@ -11,7 +11,6 @@ import ssl
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from tests.support.apps import RedisServer
@@ -19,6 +18,7 @@ from tests.support.clock import Clock
 from tests.support.egress_proxy import attempts, lab
 from tests.support.egress_proxy.attempts import LISTED, PORT, PUBLIC, addresses, get, open_tunnel, plain
 from tests.support.egress_proxy.internet import start_internet
+from tests.support.waiting import eventually
 from verifier.proxy import feed
 from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
@@ -85,11 +85,13 @@ def main() -> None:
 
     def tell() -> None:
         """Publish as the reconciler does, until the proxy hears it."""
-        end = time.monotonic() + WAIT_SECONDS
-        while not proxy.identities.of(pod.address) and time.monotonic() < end:
+
+        def is_heard() -> bool:
             store.publish_addresses(Server("alice"), [PodAddresses("uid-1", "alice", "", (pod.address,))])
             store.beat_addresses()
-            time.sleep(0.1)
+            return bool(proxy.identities.of(pod.address))
+
+        eventually(is_heard, WAIT_SECONDS, "the proxy does not know the pod")
 
     def ask() -> list[str]:
         secure.sendall(b"GET / HTTP/1.1\r\nHost: ok.example\r\n\r\n")

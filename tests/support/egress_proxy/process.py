@@ -4,15 +4,15 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.apps import DIRECT
 from tests.support.egress_proxy.lab import EXCEPT
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 from verifier.records import PodAddresses, Server
 from verifier.store.store import Store
 
@@ -28,14 +28,6 @@ def status(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
     except urllib.error.URLError:
         return 0, ""
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a minute at most until a condition holds."""
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def publish(store: Store, tier: str = "unverified") -> None:
@@ -74,7 +66,7 @@ def running(redis_url: str, folder: Path, hosts: list[str], **more: str) -> Iter
             cwd=TOP,
         )
         try:
-            until(lambda: status(f"http://127.0.0.1:{admin}/healthz")[0] == 200)
+            eventually(lambda: status(f"http://127.0.0.1:{admin}/healthz")[0] == 200)
             yield port, admin, process
         finally:
             process.kill()

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.attempts import ANY, COURSE, LISTED, PORT, PUBLIC, Pod, connect, first_line, get, open_tunnel
 from tests.support.egress_proxy.internet import answer, start_internet
-from tests.support.egress_proxy.process import until
+from tests.support.waiting import eventually
 from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
@@ -130,7 +130,7 @@ def main() -> None:
     found: dict = {"before": both("ok.example")}
     with ThreadPoolExecutor(ASKED) as pool:
         waiting = [pool.submit(never, number) for number in range(ASKED)]
-        until(lambda: bool(dns.unanswered))
+        eventually(lambda: bool(dns.unanswered))
         found["meanwhile"] = both("fine.example")
         found["late"] = ask(lab.PODS[COURSE], "one.late.example")
         found["names"] = len(dns.unanswered)
@@ -138,7 +138,7 @@ def main() -> None:
     found["never"] = sorted({line for line, _ in answers})
     found["seconds"] = [min(seconds for _, seconds in answers), max(seconds for _, seconds in answers)]
     dns.awake.set()
-    until(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))
+    eventually(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))
     found["after"] = both("other.example")
     dns.awake.clear()
     for number, pod in enumerate(CROWD):
@@ -149,8 +149,8 @@ def main() -> None:
         return [name for name in dns.unanswered.copy() if b"crowd" in name]
 
     # One name of each server; some have more.
-    until(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
-    until(lambda: len(waiting()) >= THREADS * SHARED)
+    eventually(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
+    eventually(lambda: len(waiting()) >= THREADS * SHARED)
     found["crowd"] = [ask(lab.PODS[COURSE], "third.example"), ask(lab.PODS[ANY], "fourth.example")]
     print(json.dumps(found))
     sys.stdout.flush()

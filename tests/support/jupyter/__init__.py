@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +12,7 @@ from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 from tests.support.apps import DIRECT
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 from verifier.pods.start_guard import ADDRESS_VARIABLE, ISOLATED_VARIABLE, LAB_VARIABLE, lay_lab
 
 TOP = Path(__file__).parents[3]
@@ -81,15 +81,16 @@ class Jupyter:
         command = [self._environment / "bin/jupyter", "lab", *options]
         with (self._folder / "log").open("w") as log:
             self._process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=self._folder)
-        until = time.monotonic() + 180
-        while True:
-            try:
-                DIRECT.open(f"{self.origin}/api", timeout=10).close()
-                return
-            except OSError:
-                alive = time.monotonic() < until and self._process.poll() is None
-                assert alive, (self._folder / "log").read_text()[-3000:]
-                time.sleep(0.2)
+
+        def said() -> str:
+            return (self._folder / "log").read_text()[-3000:]
+
+        def answers() -> bool:
+            assert self._process and self._process.poll() is None, said()
+            DIRECT.open(f"{self.origin}/api", timeout=10).close()
+            return True
+
+        eventually(answers, 180, said, no_answer=(OSError,))
 
     def move(self, address: str) -> None:
         """Give the extension another address from now on."""

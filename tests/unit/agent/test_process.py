@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 from verifier.agent.process import LISTS, InvalidSetting, Settings
 
 TOP = Path(__file__).parents[3]
@@ -53,14 +53,12 @@ def test_process_shows_metrics_reports_faults_and_ends(tmp_path):
     }
     with subprocess.Popen([sys.executable, "-m", "verifier.agent"], env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            end, text = time.monotonic() + 60, ""
-            while "rounds_total 1" not in text:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-                try:
-                    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
-                except OSError:
-                    continue
+
+            def after_a_round():
+                text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
+                return text if "rounds_total 1" in text else ""
+
+            text = eventually(after_a_round, what="no round", no_answer=(OSError,))
             assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30).read() == b"ok\n"
             found = {family.name: {tuple(row.labels.values()): row.value for row in family.samples}
                      for family in text_string_to_metric_families(text)}  # fmt: skip

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support import made_up_miner
+from tests.support.waiting import eventually
 from verifier.agent.processes import MAX_STEPS, FileKey, Processes, open_in
 
 TOP = Path(__file__).parents[3]
@@ -28,17 +28,10 @@ def running(*command, **more):
         try:
             # The kernel changes the command line last.
             last = str(command[-1]).encode() + b"\0"
-            wait(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().endswith(last))
+            eventually(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().endswith(last))
             yield process
         finally:
             process.kill()
-
-
-def wait(until):
-    end = time.monotonic() + 60
-    while not until():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -128,7 +121,7 @@ def test_process_of_no_pod_is_not_read():
 
 def test_process_that_has_ended_is_left_out(look):
     ended = subprocess.Popen(["/bin/true"])
-    wait(lambda: "Z" in Path(f"/proc/{ended.pid}/stat").read_text().rsplit(")", 1)[1])
+    eventually(lambda: "Z" in Path(f"/proc/{ended.pid}/stat").read_text().rsplit(")", 1)[1])
     assert look(ended) == []
     ended.wait()
     assert look(ended) == []
@@ -231,7 +224,7 @@ def test_same_user_without_capabilities_sees_its_own_kind_alone():
                 if name == "hidden":
                     process.stdout.readline()
                 else:
-                    wait(lambda pid=process.pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+                    eventually(lambda pid=process.pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
                 (Path(folder) / name).mkdir()
                 (Path(folder) / name / str(process.pid)).symlink_to(f"/proc/{process.pid}")
             rights = ["--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]

@@ -10,7 +10,8 @@ import pytest
 from binder_egress_client import Launch, LaunchFailed, verifier
 
 from tests.support.apps import reconciler, run_pod
-from tests.support.client_command import SPEC, Streams, until
+from tests.support.client_command import SPEC, Streams
+from tests.support.waiting import eventually
 from verifier.records import Server
 
 
@@ -38,9 +39,9 @@ def test_late_challenge_delays_no_launch_and_unlocks_the_server(hub, run, store,
     hub.ready.close()
 
     def late():
-        until(lambda: hub.builds)
+        eventually(lambda: hub.builds)
         hub.gates["challenge"].open()
-        until(lambda: hub.count("POST /egress/passes"))
+        eventually(lambda: hub.count("POST /egress/passes"))
         hub.ready.open()
 
     helper = threading.Thread(target=late)

@@ -11,7 +11,8 @@ from binder_egress_client import NoGate, Outcome, keep, verifier
 from binder_egress_client.verifier import Server as ServerAddress
 
 from tests.support.apps import reconciler, run_pod
-from tests.support.client_command import HCAPTCHA, LEASING, SPEC, lease, until
+from tests.support.client_command import HCAPTCHA, LEASING, SPEC, lease
+from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 
 
@@ -112,7 +113,7 @@ def test_person_renews_if_a_program_cannot(serve, open_hub, run, store, monkeypa
     assert (code, json.loads(out)["kind"]) == (6, "needs-person")
 
     def person():
-        until(lambda: hub.count("GET /egress/servers/alice/") > 3)
+        eventually(lambda: hub.count("GET /egress/servers/alice/") > 3)
         lease(store, 60) if comes else store.publish(Server("alice"), KnownServer("uid-1"))
 
     helper = threading.Thread(target=person)

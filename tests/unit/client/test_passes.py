@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from tests.support.apps import internal_client, launch, reconciler, run_pod
-from tests.support.client_command import HCAPTCHA, SPEC, on_a_terminal, until
+from tests.support.client_command import HCAPTCHA, SPEC, on_a_terminal
+from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 
 # -- providers that need a person
@@ -28,7 +29,7 @@ def test_client_waits_until_a_person_has_solved(interactive, run, store, monkeyp
     monkeypatch.setattr("binder_egress_client.unlocking.POLL", 0.1)
 
     def person():
-        until(lambda: interactive.count("GET /egress/servers/user-1/") > 3)
+        eventually(lambda: interactive.count("GET /egress/servers/user-1/") > 3)
         store.publish(Server("user-1"), KnownServer("uid-user-1", "verified"))
 
     helper = threading.Thread(target=person)

@@ -15,7 +15,8 @@ from binder_egress_client.verifier import Server as ServerAddress
 
 from tests.support.apps import run_pod
 from tests.support.certificates import certificate
-from tests.support.client_command import HCAPTCHA, LEASING, SPEC, Streams, lease, on_a_terminal, process, until
+from tests.support.client_command import HCAPTCHA, LEASING, SPEC, Streams, lease, on_a_terminal, process
+from tests.support.waiting import eventually
 from verifier.records import Server
 
 # -- usage
@@ -172,7 +173,7 @@ def interrupted(condition, *arguments):
     heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     running = process(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeded)
     try:
-        until(condition)
+        eventually(condition)
         time.sleep(0.5)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)

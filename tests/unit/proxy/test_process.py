@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from tests.support.egress_proxy.process import publish, running, status, until
+from tests.support.egress_proxy.process import publish, running, status
 from tests.support.reconciling import announce
+from tests.support.waiting import eventually
 from verifier.proxy import hosts
 from verifier.proxy.decide import Kind, decide
 from verifier.proxy.process import policy
@@ -41,7 +42,7 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
         publish(store)
         return status(f"http://127.0.0.1:{admin}/readyz")[0] == 200
 
-    until(ready)
+    eventually(ready)
     head, _, body = ask(port).partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 403 No internet access: open https://hub.example/egress/servers/alice/\r\n")
     assert "Proxy-Status: binder-egress; error=http_request_denied" in head and body.startswith("No internet access")
@@ -51,7 +52,7 @@ def test_proxy_is_ready_once_the_reconciler_is_heard(process, store):
     line = 'binder_egress_proxy_connections_total{decision="refused",group="",rule="not-listed",tier="unverified"} 1.0'
     assert line in metrics
     assert status(f"http://127.0.0.1:{admin}/other")[0] == 404
-    until(store.wanted_hosts)
+    eventually(store.wanted_hosts)
     assert [(row["repository"], row["host"], row["times"]) for row in store.wanted_hosts()] == [("", "evil.example", 1)]
 
 
@@ -63,14 +64,14 @@ def test_jupyterhub_is_refused_once_a_launch_has_said_where_it_is(process, store
         return ask(port, f"{host}:443").partition("\r\n")[0]
 
     own = "HTTP/1.1 403 The hub itself is not reachable through its egress proxy"
-    until(lambda: answer("jupyter.example").startswith("HTTP/1.1 403 No internet access"))
+    eventually(lambda: answer("jupyter.example").startswith("HTTP/1.1 403 No internet access"))
     announce(store, hub_url="https://JUPYTER.example:8443/hub/")
-    until(lambda: answer("jupyter.example") == own)
+    eventually(lambda: answer("jupyter.example") == own)
     for text in ("https://[", "/hub/"):
         announce(store, hub_url=text)
         time.sleep(0.5)  # some looks at text that is not an address
     announce(store, hub_url="https://moved.example/")
-    until(lambda: answer("moved.example") == own)
+    eventually(lambda: answer("moved.example") == own)
     assert answer("jupyter.example") == own
     # Whatever a captured verifier says, it costs no more than that.
     for host in ("third.example", "fourth.example"):
@@ -86,7 +87,7 @@ def test_proxy_drains(process):
     with socket.create_connection(("127.0.0.1", port), 10) as held:
         time.sleep(0.3)
         started.send_signal(signal.SIGTERM)
-        until(lambda: status(f"http://127.0.0.1:{admin}/readyz")[0] == 503)
+        eventually(lambda: status(f"http://127.0.0.1:{admin}/readyz")[0] == 503)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), 10)
         held.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 import requests
 
-from tests.support.cluster.installing import await_tier
+from tests.support.cluster.installing import await_tier_or_unlock
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Launched, Stage, restart_component
@@ -180,7 +180,7 @@ def await_grants(stage: Stage, launched: dict[str, str]) -> None:
         if user in decided:
             stage.await_tier(user, "verified")
         else:
-            await_tier(stage, user, token)
+            await_tier_or_unlock(stage, user, token)
 
 
 def test_killed_reconciler_loses_no_grant(stage):
@@ -203,7 +203,7 @@ def test_rolling_verifiers_lose_no_launch_and_no_grant(stage):
     try:
         # The nodes of a busy machine may take more than two seconds to learn that a verifier ends. Its pass is valid nevertheless.
         for user, token in launches_during(stage, roll).items():
-            await_tier(stage, user, token)
+            await_tier_or_unlock(stage, user, token)
     finally:
         stage.scale("verifier", 1)
 

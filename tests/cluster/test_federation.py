@@ -21,7 +21,7 @@ from playwright.sync_api import Browser
 
 from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.front_door import FrontDoor
-from tests.support.cluster.installing import await_tier
+from tests.support.cluster.installing import await_tier_or_unlock
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, HUB_SECONDS, PAGE_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import CLIENT, QUICK, TOP, Stage
@@ -232,7 +232,7 @@ class Launching:
     def launched(self, member: int, user: str, token: str | None = None, client: str = CLIENT) -> None:
         """Make sure that a server has its tier, and remove it."""
         stage = self._federation.members[member]
-        await_tier(stage, user, token, client)
+        await_tier_or_unlock(stage, user, token, client)
         stage.kubectl("delete", "pod", stage.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
 
     def another_round(self) -> None:

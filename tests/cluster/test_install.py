@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier
+from tests.support.cluster.installing import BINDERHUB, Load, Operator, ask, await_tier_or_unlock
 from tests.support.cluster.node_guard import node_guard
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import HUB_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
@@ -99,7 +99,7 @@ class Story:
     def launch_with(self, token: str) -> str:
         """Launch with a pass. Returns the user of a server that has its tier."""
         user = self.stage.launch(token=token).user
-        await_tier(self.stage, user, token)
+        await_tier_or_unlock(self.stage, user, token)
         return user
 
     def policies(self) -> set[str]:

@@ -23,6 +23,9 @@ LAUNCH_SECONDS = 300
 TIER_SECONDS = 240
 """Until a pod has the tier that was decided, and until policies for it are in force."""
 
+LABEL_SECONDS = 10
+"""Until a pod has the tier that its launch brings, where it is unlocked after this."""
+
 POD_SECONDS = 240
 """Until a pod runs, is ready, is done, or is gone."""
 

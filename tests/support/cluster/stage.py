@@ -30,6 +30,7 @@ from tests.support.cluster.patience import (
     ROLLOUT_SECONDS,
     TIER_SECONDS,
 )
+from tests.support.ports import free_port
 from tests.support.waiting import eventually, patiently
 
 TOP = Path(__file__).parents[3]
@@ -314,19 +315,20 @@ class Stage:
         known = self._forwards.get((service, port))
         if known and known[1].poll() is None:
             return known[0]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            local = probe.getsockname()[1]
+        local = free_port()
         context = ["--context", self.context] if self.context else []
         process = subprocess.Popen(
             ["kubectl", *context, "-n", self.namespace, "port-forward", f"service/{service}", f"{local}:{port}"],
             stdout=subprocess.DEVNULL,
         )
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", local)) == 0:
-                    break
-            time.sleep(0.1)
+
+        def is_open() -> bool:
+            if process.poll() is not None:
+                raise requests.ConnectionError(f"the port-forward to {service} has ended")
+            with socket.create_connection(("127.0.0.1", local), timeout=1):
+                return True
+
+        eventually(is_open, ANSWER_SECONDS, f"no port-forward to {service}", no_answer=(ConnectionRefusedError,))
         self._forwards[service, port] = (f"http://127.0.0.1:{local}", process)
         return self._forwards[service, port][0]
 
@@ -387,8 +389,8 @@ class Stage:
             if event.get("phase") == "failed":
                 raise Failed(f"launch of {spec}: {json.dumps(events[-5:], indent=1)}")
             if event.get("phase") == "ready":
-                at = next(number for number, found in enumerate(events) if found.get("phase") == "launching")
-                return Launched(events, time.monotonic() - began, times[at + 1] - times[at])
+                launching = next(number for number, found in enumerate(events) if found.get("phase") == "launching")
+                return Launched(events, time.monotonic() - began, times[launching + 1] - times[launching])
         raise Failed(f"launch of {spec} ended without ready: {json.dumps(events[-5:], indent=1)}")
 
     def stream(
@@ -488,9 +490,9 @@ class Stage:
         """The tier label of a user's pod."""
         return self.pod(user)["metadata"]["labels"].get(LABEL)
 
-    def await_tier(self, user: str, tier: str | None) -> None:
+    def await_tier(self, user: str, tier: str | None, seconds: float = TIER_SECONDS) -> None:
         """Wait until a user's pod has a tier (None: no label)."""
-        eventually(lambda: self.tier(user) == tier, TIER_SECONDS, lambda: f"pod of {user} has tier {self.tier(user)}, not {tier}")
+        eventually(lambda: self.tier(user) == tier, seconds, lambda: f"pod of {user} has tier {self.tier(user)}, not {tier}")
 
     def battery(self, user: str, targets: dict[str, str]) -> dict[str, bool]:
         """The targets that a user's pod reaches, by packets sent from inside it.

@@ -37,6 +37,7 @@ from tests.support.apps import (
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.stage import TOP, Stage
 from tests.support.ports import free_port
+from tests.support.processes import children
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_services
@@ -81,7 +82,7 @@ def process(command: list[str], port: int, **environment: str) -> Iterator[list[
                 break
             except OSError:
                 time.sleep(0.05)
-        yield [started.pid, *map(int, Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split())]
+        yield [started.pid, *children(started.pid)]
     finally:
         started.terminate()
         started.wait()

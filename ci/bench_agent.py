@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from tests.support.doc_examples import section
 from tests.support.ports import free_port
+from tests.support.processes import children, memory_mib, processor_seconds, processor_seconds_of_ended_children
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -88,7 +90,8 @@ def _measure(folder: Path) -> tuple[float, float, float, float]:
         try:
             highest = 0.0
             while _rounds(port) < 1:
-                highest = max(highest, sum(map(_memory, [agent.pid, *_children(agent.pid)])))
+                with suppress(OSError):  # A child may just have ended.
+                    highest = max(highest, memory_mib(agent.pid, *children(agent.pid)))
                 time.sleep(0.02)
             while not _idle(port):
                 time.sleep(0.1)
@@ -96,7 +99,7 @@ def _measure(folder: Path) -> tuple[float, float, float, float]:
             while _rounds(port) < began + ROUNDS:
                 time.sleep(0.1)
             rest = (_seconds(agent.pid) - first) / (_rounds(port) - began)
-            return first, rest, _memory(agent.pid), highest
+            return first, rest, memory_mib(agent.pid), highest
         finally:
             agent.kill()
 
@@ -119,24 +122,7 @@ def _idle(port: int) -> bool:
 
 def _seconds(pid: int) -> float:
     """Processor seconds of a process and of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(pid: int) -> float:
-    """MiB that a process has for itself, and its share of what it has with others."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    return processor_seconds(pid) + processor_seconds_of_ended_children(pid)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from rich.table import Table
 from tests.support.apps import RedisServer, VerifierProcess
 from tests.support.cluster.stage import TOP
 from tests.support.ports import free_port
+from tests.support.processes import memory_mib, processor_seconds
 
 ROUNDS, CONNECTIONS = 5, 8
 """Rounds that count, after one that does not; and connections that stay open, on each of which one request follows the other."""
@@ -102,16 +103,6 @@ class Peer:
             for start, found in enumerate(threads.map(one, range(CONNECTIONS))):
                 answers[start::CONNECTIONS] = found
         return answers
-
-    def memory_mib(self) -> float:
-        """Proportional memory of its processes."""
-        texts = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in self.processes]
-        return sum(int(re.findall(r"^Pss: +(\d+)", text, re.M)[0]) for text in texts) / 1024
-
-
-def cpu_seconds(processes: list[int]) -> float:
-    """Processor time of processes, to the nanosecond. The clock's number is what clock_getcpuclockid(3) gives for a process."""
-    return sum(time.clock_gettime(~process << 3 | 2) for process in processes)
 
 
 # -- the peers
@@ -254,7 +245,7 @@ def rates(folder: Path, number: int) -> None:
         for peer in peers:
             peer.send([peer.issue])
         time.sleep(2)
-        idle = [peer.memory_mib() for peer in peers]
+        idle = [memory_mib(*peer.processes) for peer in peers]
         loaded = list(idle)
         found: list[list[list[float]]] = [[[], [], []] for _ in peers]
         trips = []
@@ -262,10 +253,10 @@ def rates(folder: Path, number: int) -> None:
             for index, peer in enumerate(peers):
 
                 def timed(requests: list[Request], kind: int, index: int = index, peer: Peer = peer) -> list[bytes]:
-                    began = cpu_seconds(peer.processes + store)
+                    began = processor_seconds(*peer.processes, *store)
                     answers = peer.send(requests)
-                    found[index][kind].append(len(requests) / (cpu_seconds(peer.processes + store) - began))
-                    loaded[index] = max(loaded[index], peer.memory_mib())
+                    found[index][kind].append(len(requests) / (processor_seconds(*peer.processes, *store) - began))
+                    loaded[index] = max(loaded[index], memory_mib(*peer.processes))
                     return answers
 
                 issued = timed([peer.issue] * number, 0)
@@ -276,10 +267,10 @@ def rates(folder: Path, number: int) -> None:
                 said = ", ".join(f"{values[-1]:,.0f}" for values in found[index] if values)
                 console.print(f"round {turn} of {ROUNDS}: {peer.name}: {said} per second and core")
             own = [os.getpid(), *store]
-            began = cpu_seconds(own)
+            began = processor_seconds(*own)
             for _ in range(number):
                 client.get("something")
-            trips.append(number / (cpu_seconds(own) - began))
+            trips.append(number / (processor_seconds(*own) - began))
             console.print(f"round {turn} of {ROUNDS}: one GET by redis-py: {trips[-1]:,.0f} per second and core")
     table = Table(
         "per second and core", "issue", "of bare", "verify", "of bare", "refuse", "of bare", "MiB idle", "loaded",

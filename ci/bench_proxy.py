@@ -27,6 +27,7 @@ from rich.table import Table
 
 from tests.support.apps import RedisServer
 from tests.support.egress_proxy.hellos import extension, hello, server_name
+from tests.support.processes import memory_mib, processor_seconds
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
 from verifier.store.connection import connect
@@ -288,8 +289,7 @@ class Bench:
     @property
     def cpu(self) -> float:
         """Seconds of processor time that the proxy has used."""
-        fields = Path(f"/proc/{self.proxy.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return processor_seconds(self.proxy.pid)
 
     @property
     def waited(self) -> float:
@@ -297,10 +297,9 @@ class Bench:
         return int(Path(f"/proc/{self.proxy.pid}/schedstat").read_text().split()[1]) / 1e9
 
     @property
-    def memory(self) -> int:
+    def memory(self) -> float:
         """Bytes of the proxy in memory; of pages that several processes use, its part."""
-        text = Path(f"/proc/{self.proxy.pid}/smaps_rollup").read_text()
-        return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+        return memory_mib(self.proxy.pid) * 2**20
 
     def know_many(self) -> None:
         """Publish `KNOWN` pods, and go on with `CHANGES` changes a second."""

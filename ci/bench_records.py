@@ -18,11 +18,12 @@ from typing import Any
 
 import redis
 import requests
-from bench_scale import memory, pod, processor, status
+from bench_scale import pod, status
 from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import API_TOKEN, RedisServer, VerifierProcess
+from tests.support.processes import peak_mib, processor_seconds, resident_mib
 from verifier.fairness import Charge
 from verifier.passes import Pass
 from verifier.proxy.identities import Identities
@@ -102,20 +103,20 @@ def measured_reconciler(url: str, servers: int, proxy: bool) -> dict[str, float]
     worker.heartbeat()  # The last one may be over by now, and then this one is like the first.
     seconds = spent(lambda: [(worker.heartbeat(), worker.enqueue_due()) for _ in range(20)])
     found["what it does each second, ms"] = seconds / 20 * 1000
-    return {"MiB": memory(os.getpid()), **found}
+    return {"MiB": peak_mib(os.getpid()), **found}
 
 
 def measured_proxy(url: str) -> dict[str, float]:
     """What the egress proxy keeps of the pods."""
     store = Store(connect(load(CommonSettings, redis_url=url)))
-    before = memory(os.getpid(), "VmRSS")
+    before = resident_mib(os.getpid())
     known = Identities()
 
     async def loaded() -> None:
         known.load(*store.addresses())
 
     used = spent(lambda: asyncio.run(loaded()))
-    pods, most = len(known), memory(os.getpid())
+    pods, most = len(known), peak_mib(os.getpid())
     return {"pods": pods, "MiB more than without": most - before, "all addresses at once, s": used}
 
 
@@ -209,18 +210,18 @@ def measured_verifier(server: RedisServer, servers: int) -> dict[str, float]:
 
         def took(path: str, times: int, body: dict[str, object] | None = None) -> float:
             """Milliseconds of processor time for a request."""
-            before = processor(worker)
+            before = processor_seconds(worker)
             for _ in range(times):
                 answer = session.request("POST" if body else "GET", process.internal + path, json=body, headers=bearer, timeout=120)
                 assert answer.ok, answer.text
-            return (processor(worker) - before) / times * 1000
+            return (processor_seconds(worker) - before) / times * 1000
 
         launch = {
             "user": "new", "server": "", "image": "i", "repository": "https://github.com/owner/repository", "token": None,
             "client_address": "198.51.100.7", "requested_at": time.time(), "context": True,
         }  # fmt: skip
         took("/api/launches", 100, launch)
-        found["MiB at rest"] = memory(worker)
+        found["MiB at rest"] = peak_mib(worker)
         for words in ("", f", {BLOCKED:.0%} blocked"):
             if words:
                 for number in range(round(servers * BLOCKED)):
@@ -229,7 +230,7 @@ def measured_verifier(server: RedisServer, servers: int) -> dict[str, float]:
             found[f"launch, ms{words}"] = took("/api/launches", 200, launch)
             found[f"metrics, ms{words}"] = took("/metrics", 50)
         found["list of all servers, ms"] = took("/api/grants", 1)
-        found["MiB after it"] = memory(worker)
+        found["MiB after it"] = peak_mib(worker)
     return found
 
 

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from tests.support.apps import RedisServer
 from tests.support.ports import free_port
+from tests.support.processes import peak_mib, processor_seconds
 from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load
@@ -272,18 +273,6 @@ def until(condition: Callable[[], bool], began: float, limit: float = WAITS) -> 
     return time.monotonic() - began
 
 
-def processor(process: int) -> float:
-    """Seconds of processor time that a process had."""
-    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory(process: int, which: str = "VmHWM") -> float:
-    """MiB: the most that a process had, or has (`VmRSS`)."""
-    (found,) = re.findall(rf"^{which}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
-    return int(found) / 1024
-
-
 def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log: Path) -> Figures:
     """All figures, with so many servers there."""
     client = redis.Redis.from_url(server.url, decode_responses=True)
@@ -296,7 +285,7 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
     began = time.monotonic()
     with reconciler(api, server.url, log) as process:
         wiped = until(lambda: published() == servers, began)
-        peak = memory(process)
+        peak = peak_mib(process)
         # The pods' uids, for what waits for them.
         uids = {each: known.uid for each in waiting if (known := store.known(each))}
     carried = {each: (known.grant if (known := store.known(each)) else "") for each in waiting}
@@ -305,12 +294,12 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
     began = time.monotonic()
     with reconciler(api, server.url, log) as process:
         restart = until(lambda: all((known := store.known(each)) and known.grant != carried[each] for each in waiting), began)
-        work = processor(process)
+        work = processor_seconds(process)
         time.sleep(10)
-        before, used = time.monotonic(), processor(process)
+        before, used = time.monotonic(), processor_seconds(process)
         time.sleep(STEADY)
-        steady = (processor(process) - used) / (time.monotonic() - before)
-        asked, used, before = api.requests(), processor(process), time.monotonic()
+        steady = (processor_seconds(process) - used) / (time.monotonic() - before)
+        asked, used, before = api.requests(), processor_seconds(process), time.monotonic()
         created: dict[str, float] = {}
 
         def launch(number: int) -> None:
@@ -335,8 +324,8 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
                 time.sleep(max(0.0, before + (number + 1) / RATE - time.monotonic()))
                 labelled()
         until(labelled, time.monotonic())
-        busy = (processor(process) - used) / (time.monotonic() - before)
-        peak = max(peak, memory(process))
+        busy = (processor_seconds(process) - used) / (time.monotonic() - before)
+        peak = max(peak, peak_mib(process))
     done = api.requests() - asked
     ours = {verb: (count - (LAUNCHES if verb == "POST" else 0)) / LAUNCHES for verb, count in done.items()}
     with ThreadPoolExecutor(8) as pool:

@@ -12,13 +12,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import altcha
 import redis
 from flask.testing import FlaskClient
 
 from tests.support.ports import free_port
+from tests.support.processes import children
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
 from verifier.settings import VerifierSettings, load
@@ -145,7 +145,7 @@ class ServedProcess:
     def processes(self) -> list[int]:
         """The ids of gunicorn's two processes, the worker first."""
         own = self._process.pid
-        return [*map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split()), own]
+        return [*children(own), own]
 
     def kill(self) -> None:
         """Kill it and its worker at once."""

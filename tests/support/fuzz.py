@@ -24,6 +24,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess
+from tests.support.processes import resident_mib
 
 REFUSALS = (501,)
 """The only correct status from 500 on: gunicorn's answer to an unknown transfer coding (RFC 9112, section 6.1)."""
@@ -49,11 +50,7 @@ def keys_file(folder: Path) -> str:
 
 def memory(verifier: VerifierProcess) -> float:
     """The memory of the verifier and its worker, in MiB."""
-    kib = 0
-    for process in verifier.processes():
-        (text,) = re.findall(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
-        kib += int(text)
-    return kib / 1024
+    return resident_mib(*verifier.processes())
 
 
 def by_document(verifier: VerifierProcess, number: int) -> Counter[int]:

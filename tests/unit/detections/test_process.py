@@ -1,18 +1,17 @@
 """The receiver as a process, with gunicorn, a real port and threads: no sender harms the others."""
 
 import json
-import re
 import socket
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
-from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
 
 from tests.support.apps import DIRECT, ReceiverProcess
+from tests.support.processes import peak_mib
 from verifier.web.detections import MAX_LINES, MAX_REPORT_BYTES
 from verifier.web.gunicorn import REPORT_CONNECTIONS
 
@@ -36,12 +35,6 @@ def send(receiver, body):
     except HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
-
-
-def peak(receiver):
-    """The most memory that its processes had, in bytes. Shared memory counts for each process."""
-    texts = [Path(f"/proc/{process}/status").read_text() for process in receiver.processes()]
-    return sum(1024 * int(kilobytes) for text in texts for kilobytes in re.findall(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE))
 
 
 def test_report_of_this_machine_is_entered(receiver, store):
@@ -73,7 +66,7 @@ def test_senders_that_do_not_go_on_hold_up_no_other(receiver, store):
 
 def test_flood_takes_bounded_memory(receiver):
     """The input that takes most memory: a megabyte of empty lists in one line, from more senders than are served at a time."""
-    before = peak(receiver)
+    before = peak_mib(*receiver.processes())
     body = '{"pod": [' + ",".join(["[]"] * (MAX_REPORT_BYTES // 3 - 10)) + "]}"
 
     def flood(_):
@@ -84,4 +77,4 @@ def test_flood_takes_bounded_memory(receiver):
         answers = list(senders.map(flood, range(36)))
     assert 202 in answers
     # Both processes take 50 MiB of the chart's 256, as they share much.
-    assert peak(receiver) - before < 200 << 20
+    assert peak_mib(*receiver.processes()) - before < 200

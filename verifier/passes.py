@@ -48,19 +48,28 @@ class Pass:
     key: str = ""
 
 
+def serializer(keys: list[str]) -> URLSafeSerializer:
+    """What signs the content of tokens and reads it again, whatever it is.
+
+    Args:
+        keys: the signing keys, oldest first; the last one signs, all are accepted.
+    """
+    return URLSafeSerializer(
+        keys, salt="binder-egress pass", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+    )
+
+
 class Passes:
     """Signs passes and reads tokens.
 
     The token contains `exp` itself, because the timed serializer of itsdangerous rejects a token from a clock that is 2 s ahead.
 
     Args:
-        keys: the signing keys, oldest first; the last one signs, all are accepted.
+        keys: as of `serializer`.
     """
 
     def __init__(self, keys: list[str]):
-        self._serializer = URLSafeSerializer(
-            keys, salt="binder-egress pass", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
-        )
+        self._serializer = serializer(keys)
 
     @staticmethod
     def new(tier: str, servers: int, issued_at: float, lifetime: float, key: str = "") -> Pass:

@@ -42,7 +42,7 @@ with atheris.instrument_imports(include=["verifier", "altcha", "itsdangerous"]):
     from verifier.proxy.hello import read_hello
     from verifier.proxy.hosts import normal
     from verifier.proxy.requests import Refused, WhoAmI, read_head
-    from verifier.reconciler import user_pods
+    from verifier.reconciler.user_pods import Pod
     from verifier.records import Grant
     from verifier.web import bodies
     from verifier.web.problems import Problem
@@ -130,17 +130,27 @@ def an_annotation(text: str) -> None:
 def a_guard_message(text: str) -> None:
     """The termination message of a start guard, or any other text in its place."""
     status = {"name": START_GUARD_CONTAINER, "state": {"terminated": {"message": text}}}
-    read = user_pods._guard(
-        {"spec": {"initContainers": [{"name": START_GUARD_CONTAINER}]}, "status": {"initContainerStatuses": [status]}}
+    pod = Pod.from_json(
+        {
+            "metadata": {
+                "name": "jupyter-alice",
+                "uid": "uid-1",
+                "resourceVersion": "1",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": {"hub.jupyter.org/username": "alice"},
+            },
+            "spec": {"initContainers": [{"name": START_GUARD_CONTAINER}], "containers": [{"name": "notebook", "image": "image:1"}]},
+            "status": {"initContainerStatuses": [status]},
+        }
     )
-    assert read and isinstance(read[0], str) and isinstance(read[1], float)
+    assert pod and pod.guard and isinstance(pod.guard[0], str) and isinstance(pod.guard[1], float)
 
 
 def an_answer(text: str) -> None:
     """The answer of a captcha provider, or of another server in its place."""
     for provider in PROVIDERS:
         for status in (200, 400, 503):
-            answer = provider._judge(status, text.encode(errors="replace"))
+            answer = provider.judge(status, text.encode(errors="replace"))
             assert answer.outcome is not Outcome.OK or (status == 200 and '"' in text), "a yes out of nothing"
 
 

@@ -109,9 +109,10 @@ def steady():
 def make_reconciler(redis_server, cluster, store, steady):
     """Make a reconciler, on the same cluster and Redis."""
 
-    def make(other_store=None, started=0.0, steady=steady, agents=None, **overrides):
+    def make(other_store=None, started=0.0, clock=None, steady=steady, agents=None, **overrides):
         values = {"redis_url": redis_server.url, "tiers": {"verified": {}, "small": {}}, **overrides}
-        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, lambda: started, steady, agents)
+        clock = clock or (lambda: started)
+        return Reconciler(load(ReconcilerSettings, **values), cluster, other_store or store, clock, steady, agents)
 
     return make
 

@@ -7,6 +7,7 @@ At no moment may the server have less with the stranger than without.
 import time
 
 import pytest
+import redis
 
 from tests.support.apps import admit, make_settings, public_client
 from tests.support.fake_cluster import FakeCluster
@@ -78,7 +79,8 @@ class Story:
         if by == "stranger":
             record_unlock(self.store, make_grant(tier, Rule.UNLOCK))
             self.turn()
-            self.store._redis.delete(f"binder-egress:unlock:{ALICE.key}")
+            with redis.Redis.from_url(self.redis_server.url) as client:
+                client.delete(f"binder-egress:unlock:{ALICE.key}")
         elif by == "values without leases":
             self.cluster.change("jupyter-alice--", **granted(make_grant(tier)))
             self.turn(self.make_reconciler(ALWAYS))

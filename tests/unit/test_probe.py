@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from verifier.cli import cli
 from verifier.gatecheck import check, helm_test, probe
+from verifier.pods import start_guard
 
 TOP = Path(__file__).parents[2]
 
@@ -131,7 +132,7 @@ def test_targets_are_tried_at_the_same_time():
 
 def test_pod_of_helm_test_is_told_what_it_awaits(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
+    monkeypatch.setattr(start_guard, "guard", lambda environment, seconds: {})
     monkeypatch.setattr(probe, "try_all", lambda *args: asked.append(args) or {})
     targets = json.dumps({"a": "tcp://192.0.2.1:9"})
     for more in ({}, {probe.AWAITED_VARIABLE: '["a"]', probe.PATIENCE_VARIABLE: "30"}):
@@ -145,7 +146,7 @@ def canary(tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "HEARTBEAT_FILE", tmp_path / "beat")
     monkeypatch.setattr(probe, "SHUT_FILE", tmp_path / "shut")
     waited = []
-    monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: waited.append(1))
+    monkeypatch.setattr(start_guard, "guard", lambda environment, seconds: waited.append(1))
 
     def run(**targets):
         probe.canary({probe.TARGETS_VARIABLE: json.dumps(targets), probe.INTERVAL_VARIABLE: "0.01"}, tmp_path / "message")
@@ -280,7 +281,7 @@ def test_restarted_canary_is_ready_only_after_its_first_result(canary, monkeypat
     ],
 )
 def test_pods_judge_their_own_result_without_a_comparison(tmp_path, monkeypatch, command, reached, fails):
-    monkeypatch.setattr(probe, "_wait_for_isolation", lambda environment: None)
+    monkeypatch.setattr(start_guard, "guard", lambda environment, seconds: {})
     monkeypatch.setattr(probe, "try_all", lambda *args: reached)
     if fails is None:
         command({}, tmp_path / "message")
@@ -293,7 +294,7 @@ def test_pods_judge_their_own_result_without_a_comparison(tmp_path, monkeypatch,
 
 
 def test_canary_that_cannot_connect_reports_nothing(canary, closed, monkeypatch):
-    monkeypatch.setattr(probe.start_guard, "able", lambda: False)
+    monkeypatch.setattr(start_guard, "able", lambda: False)
     with pytest.raises(SystemExit, match="cannot even connect"):
         canary(a=closed)
 

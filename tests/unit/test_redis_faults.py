@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import redis
@@ -63,6 +63,18 @@ def no_longer_than(monkeypatch):
     return no_longer_than
 
 
+@pytest.fixture
+def make_services(redis_server):
+    """Make services with a connection of their own."""
+    with ExitStack() as connections:
+
+        def make(**more):
+            settings = make_settings(redis_server, **more)
+            return create_services(settings, Store(connections.enter_context(connect(settings))))
+
+        yield make
+
+
 def assert_unavailable(answer):
     assert answer.status_code == 503, answer.text
     assert answer.content_type == "application/problem+json"
@@ -70,16 +82,15 @@ def assert_unavailable(answer):
     assert answer.headers["Retry-After"]
 
 
-def test_verifier_starts_without_redis_and_works_once_redis_is_there(redis_server):
+def test_verifier_starts_without_redis_and_works_once_redis_is_there(redis_server, make_services):
     redis_server.stop()
-    services = create_services(make_settings(redis_server))
+    services = make_services()
     internal, public = internal_client(services), public_client(services)
     assert_unavailable(internal.get("/readyz"))
     assert internal.get("/healthz").status_code == 200
     redis_server.start()
     assert internal.get("/readyz").status_code == 200
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
-    services.store._redis.close()
 
 
 def test_launch_without_redis_is_refused_at_once(public, internal, redis_server, no_longer_than):
@@ -283,22 +294,20 @@ def test_refused_request_succeeds_once_redis_has_memory(public, internal, store,
 # -- other faults of Redis
 
 
-def test_wrong_password_makes_redis_unavailable(redis_server, caplog):
+def test_wrong_password_makes_redis_unavailable(redis_server, make_services, caplog):
     with redis.Redis.from_url(redis_server.url) as client:
         client.config_set("requirepass", "right")
         try:
-            services = create_services(make_settings(redis_server, redis_password="wrong-password"))
+            services = make_services(redis_password="wrong-password")
             assert_unavailable(internal_client(services).post("/api/launches", json=LAUNCH))
-            services.store._redis.close()
-            services = create_services(make_settings(redis_server, redis_password="right"))
+            services = make_services(redis_password="right")
             assert launch(internal_client(services))["tier"] == "unverified"
-            services.store._redis.close()
         finally:
             client.config_set("requirepass", "")
     assert "wrong-password" not in caplog.text
 
 
-def test_other_service_at_the_port_makes_redis_unavailable(redis_server, no_longer_than):
+def test_other_service_at_the_port_makes_redis_unavailable(make_services, no_longer_than):
     import socket
     import threading
 
@@ -311,10 +320,9 @@ def test_other_service_at_the_port_makes_redis_unavailable(redis_server, no_long
             connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        services = create_services(make_settings(redis_server, redis_url=f"redis://127.0.0.1:{port}/0"))
+        services = make_services(redis_url=f"redis://127.0.0.1:{port}/0")
         with no_longer_than(2):
             assert_unavailable(internal_client(services).post("/api/launches", json=LAUNCH))
-        services.store._redis.close()
 
 
 def test_flushed_scripts_are_loaded_again(public, internal, store, in_redis):

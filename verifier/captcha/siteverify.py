@@ -380,12 +380,18 @@ class Remote:
                     text += byte
                     if len(text) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                         return Answer(Outcome.UNAVAILABLE, "its answer is too long, or too slow", again=True)
-                return self._judge(response.status_code, bytes(text))
+                return self.judge(response.status_code, bytes(text))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # Only the type: an error's text may repeat what was sent.
             return Answer(Outcome.UNAVAILABLE, type(error).__name__, again=True)
 
-    def _judge(self, status: int, text: bytes) -> Answer:
+    def judge(self, status: int, text: bytes) -> Answer:
+        """What an answer of the interface means.
+
+        Args:
+            status: of the answer, or of another server's in its place.
+            text: its body.
+        """
         try:
             body = json.loads(text)
         except (ValueError, RecursionError):

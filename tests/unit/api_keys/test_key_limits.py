@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tests.support.api_keys import LATER, ORIGIN, assert_problem
+from tests.support.api_keys import LATER, ORIGIN, Site, assert_problem
 from tests.support.apps import (
     CLIENT,
     admit,
@@ -20,6 +20,7 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
+from tests.support.lost_answers import LostAnswers
 from verifier import api_keys as keys
 from verifier.api_keys import (
     DAY_SECONDS,
@@ -27,6 +28,7 @@ from verifier.api_keys import (
 )
 from verifier.records import KnownServer, Server
 from verifier.store.errors import BudgetSpent
+from verifier.store.store import Store
 
 # -- limits of a key
 
@@ -223,16 +225,12 @@ def test_wiped_redis_rejects_older_passes(site, redis_server, store):
     assert launch(site.internal, token=token)["pass_outcome"] == "before-epoch"
 
 
-def test_lost_answer_is_not_charged_twice(site, store, monkeypatch):
+def test_lost_answer_is_not_charged_twice(tmp_path, redis_server):
     """redis-py repeats the call on a new connection, with the same random word."""
-    original, sent = store._use_and_charge_script, []
-
-    def twice(*, keys, args):
-        sent.append(args)
-        original(keys=keys, args=args)
-        return original(keys=keys, args=args)
-
-    monkeypatch.setattr(store, "_use_and_charge_script", twice)
-    site.get_pass(site.add())
-    assert len(sent) == 1
-    assert site.operators.keys()[0]["used"] == 1
+    with LostAnswers.from_url(redis_server.url, decode_responses=True) as client:
+        site = Site(tmp_path / "keys.json", redis_server, Store(client))
+        key = site.add()
+        client.answers.clear()
+        site.get_pass(key)
+        assert len(client.answers) == 1
+        assert site.operators.keys()[0]["used"] == 1

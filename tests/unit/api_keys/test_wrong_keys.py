@@ -54,4 +54,7 @@ def test_wrong_keys_are_forgotten_and_take_bounded_memory():
     assert counts.note("a") is None
     for number in range(2 * MAX_WRONG_KEY_NETWORKS):
         counts.note(str(number))
-    assert len(counts._counts) == MAX_WRONG_KEY_NETWORKS
+    # Of the latest networks one wrong key is known, of the one before them none.
+    kept, forgotten = str(MAX_WRONG_KEY_NETWORKS), str(MAX_WRONG_KEY_NETWORKS - 1)
+    assert [counts.note(kept) for _ in range(MAX_WRONG_KEYS)][-1] == WRONG_KEYS_WINDOW_SECONDS
+    assert [counts.note(forgotten) for _ in range(MAX_WRONG_KEYS)] == [None] * MAX_WRONG_KEYS

@@ -28,11 +28,7 @@ def now():
 
 @pytest.fixture
 def worker(make_reconciler, now):
-    made = make_reconciler(may_stop_pods=True, detections=SOURCES)
-    clock = lambda: now[0]  # noqa: E731
-    for part in (made, made._responder, made._responder._operators, made._converger, made._stopper):
-        part._clock = clock
-    return made
+    return make_reconciler(may_stop_pods=True, detections=SOURCES, clock=lambda: now[0])
 
 
 def report(worker, store, *reports):
@@ -178,9 +174,7 @@ def test_limit_outlives_the_process(worker, make_reconciler, cluster, store, now
     assert report(worker, store, *(about(f"user-{one}") for one in range(ALWAYS))) == ["revoked"] * ALWAYS
 
     def outcome_of_a_new_process():
-        again = make_reconciler(may_stop_pods=True, detections=SOURCES)
-        for part in (again, again._responder, again._responder._operators, again._converger, again._stopper):
-            part._clock = lambda: now[0]
+        again = make_reconciler(may_stop_pods=True, detections=SOURCES, clock=lambda: now[0])
         list_and_converge(again)
         return report(again, store, about("user-19"))
 
@@ -203,8 +197,8 @@ def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, i
     in_redis.xadd("binder-egress:detections", {"report": "{"})
     in_redis.xadd("binder-egress:detections", {"other": "x"})
     in_redis.xadd("binder-egress:detections", {"report": OF_ALICE.dumps().replace('"at":1000.0', '"at":1' + "0" * 400)})
-    acting = worker._responder._act
-    monkeypatch.setattr(worker._responder, "_act", lambda report, pod: 1 / 0 if report.label == "fault" else acting(report, pod))
+    add_block = store.add_block
+    monkeypatch.setattr(store, "add_block", lambda block, *more: 1 / 0 if "fault" in block.why else add_block(block, *more))
     assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == [None, "revoked"]
     assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 3
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1

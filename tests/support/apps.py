@@ -175,21 +175,14 @@ class VerifierProcess(ServedProcess):
     Args:
         redis_server: its Redis, already started.
         unlock_wait_seconds: how long an unlock waits for the reconciler before it is `pending`; by default the product's 2 s.
-        settings: settings other than the defaults below, by their names in `VerifierSettings`.
+        settings: settings besides its Redis, secrets and ports, by their names in `VerifierSettings`.
     """
 
     def __init__(self, redis_server: RedisServer, unlock_wait_seconds: float = 2.0, **settings: object) -> None:
         ports = free_port(), free_port()
         self.public, self.internal = (f"http://127.0.0.1:{port}" for port in ports)
-        values = {
-            "redis_url": redis_server.url,
-            "signing_keys": KEYS,
-            "api_token": API_TOKEN,
-            "captcha_providers": QUICK,
-            "public_port": ports[0],
-            "internal_port": ports[1],
-        }
-        super().__init__("verifier", f"{self.internal}/readyz", unlock_wait_seconds, **values | settings)
+        values = _values(redis_server) | {"public_port": ports[0], "internal_port": ports[1]} | settings
+        super().__init__("verifier", f"{self.internal}/readyz", unlock_wait_seconds, **values)
 
 
 class ReceiverProcess(ServedProcess):
@@ -208,14 +201,12 @@ class ReceiverProcess(ServedProcess):
 
 def make_settings(redis_server: RedisServer, **overrides: object) -> VerifierSettings:
     """Settings as the chart makes them, with a quick proof of work."""
-    values = {
-        "redis_url": redis_server.url,
-        "signing_keys": KEYS,
-        "api_token": API_TOKEN,
-        "captcha_providers": QUICK,
-        "tiers": {"verified": {}, "small": {}},
-    }
-    return load(VerifierSettings, **{**values, **overrides})
+    return load(VerifierSettings, **_values(redis_server) | {"tiers": {"verified": {}, "small": {}}} | overrides)
+
+
+def _values(redis_server: RedisServer) -> dict[str, object]:
+    """The settings of a verifier that have no default, and a quick proof of work."""
+    return {"redis_url": redis_server.url, "signing_keys": KEYS, "api_token": API_TOKEN, "captcha_providers": QUICK}
 
 
 def public_client(services: Services, address: str = CLIENT) -> FlaskClient:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from tests.support.egress_proxy import attempts as attempts_of_pods
 from tests.support.egress_proxy.attempts import (
@@ -315,6 +316,12 @@ def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
     return json.loads(done.stdout)
 
 
+def end(found: dict) -> NoReturn:
+    """In the namespace: print what was seen, and end the program with all of its threads."""
+    print(json.dumps(found), flush=True)
+    os._exit(0)
+
+
 def begin(folder: Path) -> Lab:
     """In the namespace: start the internet and the proxy."""
     start_internet(folder, (*PUBLIC, PUBLIC6, OWN, *CANARIES, "127.0.0.1", "::1"))
@@ -337,9 +344,7 @@ def main() -> None:
     proxy_connections.HELLO_SECONDS = 4 * WAIT_SECONDS
     for attempt in one_after_the_other():
         found[attempt.id] = act(attempt, lab)
-    print(json.dumps(found))
-    sys.stdout.flush()
-    os._exit(0)
+    end(found)
 
 
 if __name__ == "__main__":

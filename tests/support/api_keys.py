@@ -15,7 +15,6 @@ from verifier import api_keys as keys
 from verifier.gatecheck import doctor
 from verifier.operators.actions import Operators
 from verifier.web.app import create_services
-from verifier.web.problems import TYPE
 
 DOCUMENT = Path(__file__).parents[2] / "docs/api-keys.md"
 ORIGIN = "https://course.example.org"
@@ -66,11 +65,6 @@ class Site:
     def operators(self):
         assert self.internal.get("/readyz").status_code == 200  # The probe makes the verifier report its keys.
         return Operators(self.services.settings, self.store)
-
-
-def assert_problem(answer, kind, status):
-    assert (answer.status_code, answer.json["type"]) == (status, TYPE + kind), answer.text
-    assert answer.content_type == "application/problem+json"
 
 
 def wrong_keys(key):

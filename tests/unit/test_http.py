@@ -1,35 +1,18 @@
 """Answers of both ports to wrong and unusual requests."""
 
-import base64
-import hashlib
-import ipaddress
 import json
 import logging
 import re
 import time
-from dataclasses import replace
 
 import pytest
 
-from tests.support.apps import API_TOKEN, CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
-from verifier.networks import Client, client_of
+from tests.support.apps import API_TOKEN, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.public_port import POSTS, assert_problem
 from verifier.store.connection import connect
 from verifier.store.store import Store
-from verifier.web.app import create_app, create_public_app, create_services
-from verifier.web.assets import Assets
-from verifier.web.problems import TITLES, TYPE
-
-POSTS = ["/egress/passes", "/egress/servers/alice", "/egress/servers/alice/x"]
-
-
-def assert_problem(answer, kind):
-    """Check for a problem of RFC 9457 with our stable type."""
-    status, title = TITLES[kind]
-    assert answer.status_code == status, answer.text
-    assert answer.content_type == "application/problem+json"
-    assert answer.json.keys() == {"type", "title", "status", "detail"}
-    assert (answer.json["type"], answer.json["title"], answer.json["status"]) == (TYPE + kind, title, status)
-    assert answer.json["detail"]
+from verifier.web.app import create_app, create_services
+from verifier.web.problems import TITLES
 
 
 def test_types_of_problems_are_stable():
@@ -249,187 +232,6 @@ def test_base_path_can_be_changed(redis_server, store):
     assert_problem(client.get("/egress/challenge"), "not-found")
 
 
-# -- pages of other sites
-
-LISTED = "https://course.example.com"
-
-
-@pytest.fixture
-def open_to(redis_server, store):
-    """A client of a site that lists these origins."""
-
-    def make(*origins):
-        return public_client(create_services(make_settings(redis_server, allowed_origins=json.dumps(origins)), store))
-
-    return make
-
-
-@pytest.mark.parametrize("written", ["https://Course.Example.com", "https://course.example.com:443"])
-def test_origin_is_listed_in_every_spelling(open_to, written):
-    answer = open_to(written).post("/egress/passes", json={}, headers={"Origin": LISTED})
-    assert answer.status_code == 400
-    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
-
-
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "https://evil.example",
-        "null",
-        "http://",
-        "https://",
-        "localhost",
-        "file://",
-        "https://localhost.evil.example",
-        "https://evil.example/localhost",
-        "https://localhost@evil.example",
-        "https://evil.example#localhost",
-        "https://localhost:8443",
-        "http://[::1",
-        "https://course.example.com.evil.example",
-        "https://course.example.com/",
-        "http://course.example.com",
-        "*",
-        "\x7f",
-        "ö",
-    ],
-)
-@pytest.mark.parametrize("path", POSTS)
-def test_post_from_a_foreign_origin_is_refused(open_to, store, path, origin):
-    run_pod(store)
-    answer = open_to(LISTED).post(path, json={"token": "x"}, headers={"Origin": origin})
-    assert_problem(answer, "forbidden-origin")
-    assert "Access-Control-Allow-Origin" not in answer.headers
-
-
-@pytest.mark.parametrize("origin", ["http://localhost", "https://localhost", "https://LOCALHOST"])
-def test_post_from_our_own_origin_is_accepted(public, origin):
-    answer = public.post("/egress/passes", json={"provider": "altcha", "solution": solve(public)}, headers={"Origin": origin})
-    assert answer.status_code == 201
-    assert "Access-Control-Allow-Origin" not in answer.headers
-
-
-def test_public_url_is_our_own_origin(redis_server, store):
-    client = public_client(create_services(make_settings(redis_server, public_url="https://hub.example.org"), store))
-    store.ping()
-    body = {"provider": "altcha", "solution": solve(client)}
-    assert client.post("/egress/passes", json=body, headers={"Origin": "https://hub.example.org"}).status_code == 201
-
-
-def test_post_without_an_origin_is_accepted(public):
-    """curl and scripts send no Origin header."""
-    assert get_pass(public)
-
-
-@pytest.mark.parametrize(("listed", "origin"), [(LISTED, LISTED), ("*", "https://anything.example"), ("*", "null")])
-def test_listed_origin_may_post_and_read_the_answer(open_to, store, listed, origin):
-    client = open_to(listed)
-    store.ping()
-    answer = client.post("/egress/passes", json={"provider": "altcha", "solution": solve(client)}, headers={"Origin": origin})
-    assert answer.status_code == 201
-    assert answer.headers["Access-Control-Allow-Origin"] == origin
-    assert "Access-Control-Allow-Credentials" not in answer.headers
-    assert "Origin" in answer.headers["Vary"]
-
-
-def test_listed_origin_can_read_a_refusal(open_to):
-    answer = open_to(LISTED).post("/egress/passes", json={"provider": "altcha", "solution": "x"}, headers={"Origin": LISTED})
-    assert_problem(answer, "solution-refused")
-    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
-
-
-@pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), ("null", None)])
-@pytest.mark.parametrize("path", POSTS)
-def test_preflight_allows_listed_origins_only(open_to, path, origin, allowed):
-    headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    answer = open_to(LISTED).options(path, headers=headers)
-    assert answer.status_code == 204
-    assert answer.headers.get("Access-Control-Allow-Origin") == allowed
-    assert answer.headers.get("Access-Control-Allow-Headers") == (
-        allowed and ("Authorization, Content-Type" if path == "/egress/passes" else "Content-Type")
-    )
-    assert "Origin" in answer.headers["Vary"]
-
-
-def test_challenge_is_public_but_only_listed_origins_can_read_it(open_to):
-    client = open_to(LISTED)
-    for origin, allowed in ((LISTED, LISTED), ("https://evil.example", None)):
-        answer = client.get("/egress/challenge", headers={"Origin": origin})
-        assert answer.status_code == 200
-        assert answer.headers.get("Access-Control-Allow-Origin") == allowed
-
-
-@pytest.mark.parametrize("path", POSTS)
-def test_page_of_a_federation_works_with_another_member(open_to, store, path):
-    """mybinder.org's page with a build on hub.member.example: preflight, then the request."""
-    run_pod(store)
-    client = open_to("https://mybinder.org", LISTED)
-    client.environ_base["HTTP_HOST"] = "hub.member.example"
-    for origin, allowed in (("https://mybinder.org", True), (LISTED, True), ("https://mybinder.org.evil.example", False)):
-        headers = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-        preflight = client.options(path, headers=headers)
-        answer = client.post(path, json={"provider": "altcha", "solution": "x"}, headers={"Origin": origin})
-        if allowed:
-            for found in (preflight, answer):
-                assert found.headers["Access-Control-Allow-Origin"] == origin
-            assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
-            # The script can read how long to wait.
-            assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
-            assert answer.status_code in (403, 404) and "forbidden-origin" not in answer.text
-        else:
-            assert [name for name in dict(preflight.headers) if name.startswith("Access-Control")] == []
-            assert_problem(answer, "forbidden-origin")
-            assert "Access-Control-Allow-Origin" not in answer.headers
-
-
-# -- the script for launch pages
-
-SCRIPT = b"export const checksum = 'of this';"
-
-
-@pytest.fixture
-def with_script(redis_server, store, tmp_path):
-    """A client of a site with a built script for launch pages."""
-    (tmp_path / "manifest.json").write_text('{"launch.js": "launch-0123456789ab.js"}')
-    (tmp_path / "launch-0123456789ab.js").write_bytes(SCRIPT)
-    made = create_services(make_settings(redis_server, allowed_origins=json.dumps([LISTED])), store)
-    return public_client(replace(made, assets=Assets(tmp_path)))
-
-
-def test_launch_script_has_a_stable_address_and_is_revalidated(with_script):
-    answer = with_script.get("/egress/launch.js")
-    assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-    again = with_script.get("/egress/launch.js", headers={"If-None-Match": answer.headers["ETag"]})
-    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", answer.headers["ETag"])
-    assert again.headers["Cache-Control"] == "no-cache"
-    assert again.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-
-
-def test_changed_launch_script_has_another_etag(with_script, redis_server, store, tmp_path):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new/manifest.json").write_text('{"launch.js": "launch-ba9876543210.js"}')
-    (tmp_path / "new/launch-ba9876543210.js").write_text("new")
-    old = with_script.get("/egress/launch.js").headers["ETag"]
-    services = replace(create_services(make_settings(redis_server), store), assets=Assets(tmp_path / "new"))
-    answer = public_client(services).get("/egress/launch.js", headers={"If-None-Match": old})
-    assert (answer.status_code, answer.text) == (200, "new")
-
-
-@pytest.mark.parametrize(("origin", "allowed"), [(LISTED, LISTED), ("https://evil.example", None), (None, None)])
-def test_launch_script_can_be_loaded_with_integrity_by_listed_pages(with_script, origin, allowed):
-    answer = with_script.get("/egress/launch.js", headers={"Origin": origin} if origin else {})
-    assert answer.headers.get("Access-Control-Allow-Origin") == allowed
-    assert "Origin" in answer.headers["Vary"]
-
-
-def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, services):
-    answer = public.get(f"/egress/static/{services.assets.file('server.js')}")
-    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-
-
 # -- headers
 
 
@@ -475,7 +277,6 @@ def test_answers_have_security_headers(answers):
 
 # -- page of a server that does not exist
 
-
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
 
@@ -507,124 +308,6 @@ def test_post_is_answered_with_json(public):
     """A browser gets JSON too, as the script of the page reads it."""
     answer = public.post("/egress/servers/bob", json={"token": "x"}, headers={"Accept": BROWSER})
     assert_problem(answer, "no-such-server")
-
-
-# -- the address of the client
-
-
-@pytest.mark.parametrize(
-    ("proxies", "forwarded", "network"),
-    [
-        pytest.param(0, "203.0.113.1", "192.0.2.1/32", id="0: the header is not believed"),
-        pytest.param(1, "203.0.113.1", "203.0.113.1/32", id="1: the proxy's word"),
-        pytest.param(1, "198.51.100.66, 203.0.113.1", "203.0.113.1/32", id="1: what the client wrote is not believed"),
-        pytest.param(1, "x, y, z, 203.0.113.1", "203.0.113.1/32", id="1: rubbish before it"),
-        pytest.param(2, "198.51.100.66, 203.0.113.1, 10.0.0.1", "203.0.113.1/32", id="2: the outer proxy's word"),
-        pytest.param(2, "203.0.113.1, 198.51.100.2", "203.0.113.1/32", id="2: both proxies"),
-        pytest.param(2, "203.0.113.1", "192.0.2.1/32", id="2: one proxy was passed by"),
-        pytest.param(1, "", "192.0.2.1/32", id="1: no header"),
-        pytest.param(1, "rubbish", "", id="1: the proxy sent rubbish"),
-        pytest.param(1, "10.1.2.3", "", id="1: the proxy hides its clients"),
-        pytest.param(1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="1: IPv6"),
-    ],
-)
-def test_forwarding_header_is_used_only_from_trusted_proxies(redis_server, store, proxies, forwarded, network):
-    services = create_services(make_settings(redis_server, trusted_proxies=proxies), store)
-    client = create_public_app(services).test_client()
-    answer = client.get("/egress/challenge", headers={"X-Forwarded-For": forwarded}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
-    assert answer.json["providers"][0]["challenge"]["parameters"]["data"]["network"] == network
-
-
-PROXIES = ["10.1.0.0/24", "fd00:1::/64", "203.0.113.64/26"]
-
-
-@pytest.mark.parametrize(
-    ("sender", "forwarded", "expected"),
-    [
-        pytest.param("10.1.0.1", "198.51.100.1", ("198.51.100.1", True), id="a proxy's word"),
-        pytest.param("10.1.0.1", "203.0.113.9, 198.51.100.1", ("198.51.100.1", True), id="what the client wrote"),
-        pytest.param("::ffff:10.1.0.1", "198.51.100.1", ("198.51.100.1", True), id="a mapped proxy"),
-        pytest.param("fd00:1::9", "2001:db8::1, 203.0.113.70", ("2001:db8::1", True), id="two proxies"),
-        pytest.param("10.1.0.1", "198.51.100.1, 10.2.0.1, 10.1.0.2", ("10.2.0.1", True), id="an unknown proxy"),
-        pytest.param("10.1.0.1", "10.1.0.3, 10.1.0.2", ("10.1.0.3", True), id="a proxy as the client"),
-        pytest.param("10.1.0.1", "rubbish", ("rubbish", True), id="rubbish"),
-        pytest.param("10.1.0.1", "198.51.100.1,", ("", True), id="an empty entry"),
-        pytest.param("10.1.0.1", "", ("10.1.0.1", False), id="no header"),
-        pytest.param("10.1.1.1", "198.51.100.1", ("10.1.1.1", False), id="a pod's word"),
-        pytest.param("192.0.2.1", "198.51.100.1", ("192.0.2.1", False), id="a stranger's word"),
-        pytest.param("10.1.1.1", "198.51.100.1, 10.1.0.1", ("10.1.1.1", False), id="a pod that invents a proxy"),
-    ],
-)
-def test_proxies_may_be_networks(sender, forwarded, expected):
-    trusted = [ipaddress.ip_network(cidr) for cidr in PROXIES]
-    assert client_of(sender, forwarded, trusted) == Client(*expected)
-
-
-@pytest.mark.parametrize(("sender", "scheme"), [("10.1.0.1", "https"), ("10.1.1.1", "http")])
-def test_scheme_is_believed_from_proxies_only(redis_server, store, sender, scheme):
-    services = create_services(make_settings(redis_server, trusted_proxies=PROXIES), store)
-    client = create_public_app(services).test_client()
-    headers = {"X-Forwarded-For": "198.51.100.1", "X-Forwarded-Proto": "https"}
-    answer = client.get("/egress/v1/third-party.json", headers=headers, environ_base={"REMOTE_ADDR": sender})
-    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://")
-
-
-@pytest.mark.parametrize(
-    ("sent", "scheme"),
-    [
-        ("https", "https"),
-        ("HTTPS", "https"),
-        ("ftp", "http"),
-        ("https://[", "http"),
-        ("https://hub.example.org:99999", "http"),
-        ("x" * 1000, "http"),
-    ],
-)
-def test_scheme_that_is_none_counts_as_not_sent(public, sent, scheme):
-    headers = {"X-Forwarded-Proto": sent}
-    answer = public.get("/egress/v1/third-party.json", headers=headers)
-    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://localhost/")
-    # Two slashes are redirected, to an address with the scheme.
-    answer = public.get("/egress//challenge", headers=headers)
-    assert (answer.status_code, answer.headers["Location"]) == (308, f"{scheme}://localhost/egress/challenge")
-
-
-@pytest.mark.parametrize(
-    ("trusted", "sender", "forwarded", "rule"),
-    [
-        (1, "10.9.9.9", "192.0.2.7", "own-network"),
-        (1, "10.9.9.9", "192.0.2.7, 198.51.100.1", "default"),
-        (1, "192.0.2.7", None, "own-network"),
-        (0, "192.0.2.7", "198.51.100.1", "own-network"),
-        (["10.1.0.0/24"], "10.1.0.1", "198.51.100.1, 192.0.2.7", "own-network"),
-        (["10.1.0.0/24"], "192.0.2.7", "198.51.100.1", "own-network"),
-        (["10.1.0.0/24"], "10.1.0.1", "192.0.2.7, 198.51.100.1", "default"),
-    ],
-)
-def test_launch_has_its_address_by_the_same_rule(redis_server, store, trusted, sender, forwarded, rule):
-    settings = make_settings(redis_server, trusted_proxies=trusted, self_networks=["192.0.2.7/32"])
-    internal = internal_client(create_services(settings, store))
-    assert launch(internal, client_address=sender, forwarded_for=forwarded)["rule"] == rule
-
-
-def test_forged_forwarding_header_does_not_validate_a_solution(redis_server, store):
-    """A solution from another network, presented with its maker's address in front."""
-    services = create_services(make_settings(redis_server), store)
-    store.ping()
-    solution = solve(public_client(services, "203.0.113.1"))
-    answer = public_client(services, "203.0.113.1, 198.51.100.9").post(
-        "/egress/passes", json={"provider": "altcha", "solution": solution}
-    )
-    assert_problem(answer, "solution-refused")
-
-
-@pytest.mark.parametrize("header", ["Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Prefix", "CF-Connecting-IP"])
-def test_other_forwarding_headers_are_ignored(public, store, header):
-    run_pod(store)
-    answer = public.get("/egress/servers/alice", headers={header: "evil.example", "Accept": "text/plain"})
-    assert "http://localhost/egress/" in answer.text
-    data = public.get("/egress/challenge", headers={header: "203.0.113.5"}).json["providers"][0]["challenge"]["parameters"]["data"]
-    assert data["network"] == f"{CLIENT}/32"
 
 
 # -- the bearer token
@@ -778,77 +461,3 @@ def test_log_entry_is_one_line_of_json():
     line = formatter.format(record)
     assert len(line.split("\n")) == 1
     assert json.loads(line)["user"] == 'x\n"\u2028'
-
-
-# -- the script for third-party pages
-
-
-@pytest.fixture
-def for_third_parties(redis_server, store, tmp_path):
-    """A client of a site with built scripts for third-party pages."""
-    manifest = {
-        "third-party.js": "third-party-0123456789ab.js",
-        "third-party.mjs": "third-party-ba9876543210.mjs",
-        "x.js": "x-1.js",
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    for file in manifest.values():
-        (tmp_path / file).write_bytes(SCRIPT)
-    settings = make_settings(redis_server, allowed_origins=json.dumps([LISTED]), public_url="https://hub.example.org")
-    return public_client(replace(create_services(settings, store), assets=Assets(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("file", "kept"),
-    [
-        ("third-party.js", "no-cache"),
-        ("third-party.mjs", "no-cache"),
-        ("third-party-0123456789ab.js", "public, max-age=31536000, immutable"),
-        ("third-party-ba9876543210.mjs", "public, max-age=31536000, immutable"),
-    ],
-)
-def test_third_party_script_is_stable_or_immutable(for_third_parties, file, kept):
-    answer = for_third_parties.get(f"/egress/v1/{file}", headers={"Origin": LISTED})
-    assert (answer.status_code, answer.data, answer.content_type) == (200, SCRIPT, "text/javascript; charset=utf-8")
-    assert answer.headers["Cache-Control"] == kept
-    assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-    assert answer.headers["Access-Control-Allow-Origin"] == LISTED
-    again = for_third_parties.get(f"/egress/v1/{file}", headers={"If-None-Match": answer.headers["ETag"]})
-    assert (again.status_code, again.data, again.headers["Cache-Control"]) == (304, b"", kept)
-    assert "Access-Control-Allow-Origin" not in again.headers
-
-
-@pytest.mark.parametrize(
-    "file", ["third-party-000000000000.js", "x.js", "x-1.js", "manifest.json", "..%2fmanifest.json", "third-party"]
-)
-def test_third_party_folder_has_nothing_else(for_third_parties, file):
-    answer = for_third_parties.get(f"/egress/v1/{file}")
-    assert_problem(answer, "not-found")
-    assert answer.headers["Cache-Control"] == "no-store"
-
-
-def test_list_of_third_party_scripts_has_their_integrity(for_third_parties):
-    listed = for_third_parties.get("/egress/v1/third-party.json")
-    integrity = f"sha384-{base64.b64encode(hashlib.sha384(SCRIPT).digest()).decode()}"
-    address = "https://hub.example.org/egress/v1/third-party-0123456789ab.js"
-    assert listed.json == {
-        "tag": f'<script async src="{address}" integrity="{integrity}" crossorigin="anonymous"></script>',
-        "scripts": {
-            "third-party.js": {"address": address, "integrity": integrity},
-            "third-party.mjs": {
-                "address": "https://hub.example.org/egress/v1/third-party-ba9876543210.mjs",
-                "integrity": integrity,
-            },
-        },
-    }
-    assert listed.headers["Cache-Control"] == "no-store"
-
-
-@pytest.mark.parametrize("origin", ["https://anything.example", "null"])
-def test_asterisk_allows_every_origin_without_credentials(open_to, origin):
-    client = open_to("*")
-    answer = client.get("/egress/challenge", headers={"Origin": origin})
-    assert answer.headers["Access-Control-Allow-Origin"] == origin
-    assert "Access-Control-Allow-Credentials" not in answer.headers
-    body = {"provider": "altcha", "solution": solve(client)}
-    assert client.post("/egress/passes", json=body, headers={"Origin": origin}).status_code == 201

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tests.support.api_keys import LATER, ORIGIN, Site, assert_problem
+from tests.support.api_keys import LATER, ORIGIN, Site
 from tests.support.apps import (
     CLIENT,
     admit,
@@ -21,6 +21,7 @@ from tests.support.apps import (
     solve,
 )
 from tests.support.lost_answers import LostAnswers
+from tests.support.public_port import assert_problem
 from verifier import api_keys as keys
 from verifier.api_keys import (
     DAY_SECONDS,

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from tests.support.api_keys import CREATE, LATER, ORIGIN, assert_problem, checked, good_entry, wrong_keys
+from tests.support.api_keys import CREATE, LATER, ORIGIN, checked, good_entry, wrong_keys
 from tests.support.apps import admit
+from tests.support.public_port import assert_problem
 from tests.support.reconciling import ALICE
 from verifier.api_keys import (
     DAY_SECONDS,

@@ -4,13 +4,14 @@ import time
 
 import pytest
 
-from tests.support.api_keys import Site, assert_problem
+from tests.support.api_keys import Site
 from tests.support.apps import (
     get_pass,
     launch,
     run_pod,
 )
 from tests.support.fake_cluster import FakeCluster
+from tests.support.public_port import assert_problem
 from tests.support.reconciling import ALICE, converge_due, list_and_converge
 from verifier.api_keys import (
     FORM,

@@ -8,13 +8,14 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.support.api_keys import CREATE, DOCUMENT, LATER, ORIGIN, assert_problem, checked
+from tests.support.api_keys import CREATE, DOCUMENT, LATER, ORIGIN, checked
 from tests.support.apps import (
     launch,
     reconciler,
     run_pod,
     solve,
 )
+from tests.support.public_port import assert_problem
 from verifier import api_keys as keys
 from verifier.api_keys import (
     FORM,

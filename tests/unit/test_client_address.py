@@ -1,0 +1,125 @@
+"""The client's address: which forwarding headers count, and from whom."""
+
+import ipaddress
+
+import pytest
+
+from tests.support.apps import CLIENT, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.public_port import assert_problem
+from verifier.networks import Client, client_of
+from verifier.web.app import create_public_app, create_services
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "network"),
+    [
+        pytest.param(0, "203.0.113.1", "192.0.2.1/32", id="0: the header is not believed"),
+        pytest.param(1, "203.0.113.1", "203.0.113.1/32", id="1: the proxy's word"),
+        pytest.param(1, "198.51.100.66, 203.0.113.1", "203.0.113.1/32", id="1: what the client wrote is not believed"),
+        pytest.param(1, "x, y, z, 203.0.113.1", "203.0.113.1/32", id="1: rubbish before it"),
+        pytest.param(2, "198.51.100.66, 203.0.113.1, 10.0.0.1", "203.0.113.1/32", id="2: the outer proxy's word"),
+        pytest.param(2, "203.0.113.1, 198.51.100.2", "203.0.113.1/32", id="2: both proxies"),
+        pytest.param(2, "203.0.113.1", "192.0.2.1/32", id="2: one proxy was passed by"),
+        pytest.param(1, "", "192.0.2.1/32", id="1: no header"),
+        pytest.param(1, "rubbish", "", id="1: the proxy sent rubbish"),
+        pytest.param(1, "10.1.2.3", "", id="1: the proxy hides its clients"),
+        pytest.param(1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="1: IPv6"),
+    ],
+)
+def test_forwarding_header_is_used_only_from_trusted_proxies(redis_server, store, proxies, forwarded, network):
+    services = create_services(make_settings(redis_server, trusted_proxies=proxies), store)
+    client = create_public_app(services).test_client()
+    answer = client.get("/egress/challenge", headers={"X-Forwarded-For": forwarded}, environ_base={"REMOTE_ADDR": "192.0.2.1"})
+    assert answer.json["providers"][0]["challenge"]["parameters"]["data"]["network"] == network
+
+
+PROXIES = ["10.1.0.0/24", "fd00:1::/64", "203.0.113.64/26"]
+
+
+@pytest.mark.parametrize(
+    ("sender", "forwarded", "expected"),
+    [
+        pytest.param("10.1.0.1", "198.51.100.1", ("198.51.100.1", True), id="a proxy's word"),
+        pytest.param("10.1.0.1", "203.0.113.9, 198.51.100.1", ("198.51.100.1", True), id="what the client wrote"),
+        pytest.param("::ffff:10.1.0.1", "198.51.100.1", ("198.51.100.1", True), id="a mapped proxy"),
+        pytest.param("fd00:1::9", "2001:db8::1, 203.0.113.70", ("2001:db8::1", True), id="two proxies"),
+        pytest.param("10.1.0.1", "198.51.100.1, 10.2.0.1, 10.1.0.2", ("10.2.0.1", True), id="an unknown proxy"),
+        pytest.param("10.1.0.1", "10.1.0.3, 10.1.0.2", ("10.1.0.3", True), id="a proxy as the client"),
+        pytest.param("10.1.0.1", "rubbish", ("rubbish", True), id="rubbish"),
+        pytest.param("10.1.0.1", "198.51.100.1,", ("", True), id="an empty entry"),
+        pytest.param("10.1.0.1", "", ("10.1.0.1", False), id="no header"),
+        pytest.param("10.1.1.1", "198.51.100.1", ("10.1.1.1", False), id="a pod's word"),
+        pytest.param("192.0.2.1", "198.51.100.1", ("192.0.2.1", False), id="a stranger's word"),
+        pytest.param("10.1.1.1", "198.51.100.1, 10.1.0.1", ("10.1.1.1", False), id="a pod that invents a proxy"),
+    ],
+)
+def test_proxies_may_be_networks(sender, forwarded, expected):
+    trusted = [ipaddress.ip_network(cidr) for cidr in PROXIES]
+    assert client_of(sender, forwarded, trusted) == Client(*expected)
+
+
+@pytest.mark.parametrize(("sender", "scheme"), [("10.1.0.1", "https"), ("10.1.1.1", "http")])
+def test_scheme_is_believed_from_proxies_only(redis_server, store, sender, scheme):
+    services = create_services(make_settings(redis_server, trusted_proxies=PROXIES), store)
+    client = create_public_app(services).test_client()
+    headers = {"X-Forwarded-For": "198.51.100.1", "X-Forwarded-Proto": "https"}
+    answer = client.get("/egress/v1/third-party.json", headers=headers, environ_base={"REMOTE_ADDR": sender})
+    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://")
+
+
+@pytest.mark.parametrize(
+    ("sent", "scheme"),
+    [
+        ("https", "https"),
+        ("HTTPS", "https"),
+        ("ftp", "http"),
+        ("https://[", "http"),
+        ("https://hub.example.org:99999", "http"),
+        ("x" * 1000, "http"),
+    ],
+)
+def test_scheme_that_is_none_counts_as_not_sent(public, sent, scheme):
+    headers = {"X-Forwarded-Proto": sent}
+    answer = public.get("/egress/v1/third-party.json", headers=headers)
+    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://localhost/")
+    # Two slashes are redirected, to an address with the scheme.
+    answer = public.get("/egress//challenge", headers=headers)
+    assert (answer.status_code, answer.headers["Location"]) == (308, f"{scheme}://localhost/egress/challenge")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "sender", "forwarded", "rule"),
+    [
+        (1, "10.9.9.9", "192.0.2.7", "own-network"),
+        (1, "10.9.9.9", "192.0.2.7, 198.51.100.1", "default"),
+        (1, "192.0.2.7", None, "own-network"),
+        (0, "192.0.2.7", "198.51.100.1", "own-network"),
+        (["10.1.0.0/24"], "10.1.0.1", "198.51.100.1, 192.0.2.7", "own-network"),
+        (["10.1.0.0/24"], "192.0.2.7", "198.51.100.1", "own-network"),
+        (["10.1.0.0/24"], "10.1.0.1", "192.0.2.7, 198.51.100.1", "default"),
+    ],
+)
+def test_launch_has_its_address_by_the_same_rule(redis_server, store, trusted, sender, forwarded, rule):
+    settings = make_settings(redis_server, trusted_proxies=trusted, self_networks=["192.0.2.7/32"])
+    internal = internal_client(create_services(settings, store))
+    assert launch(internal, client_address=sender, forwarded_for=forwarded)["rule"] == rule
+
+
+def test_forged_forwarding_header_does_not_validate_a_solution(redis_server, store):
+    """A solution from another network, presented with its maker's address in front."""
+    services = create_services(make_settings(redis_server), store)
+    store.ping()
+    solution = solve(public_client(services, "203.0.113.1"))
+    answer = public_client(services, "203.0.113.1, 198.51.100.9").post(
+        "/egress/passes", json={"provider": "altcha", "solution": solution}
+    )
+    assert_problem(answer, "solution-refused")
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Prefix", "CF-Connecting-IP"])
+def test_other_forwarding_headers_are_ignored(public, store, header):
+    run_pod(store)
+    answer = public.get("/egress/servers/alice", headers={header: "evil.example", "Accept": "text/plain"})
+    assert "http://localhost/egress/" in answer.text
+    data = public.get("/egress/challenge", headers={header: "203.0.113.5"}).json["providers"][0]["challenge"]["parameters"]["data"]
+    assert data["network"] == f"{CLIENT}/32"

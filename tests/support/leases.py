@@ -1,0 +1,85 @@
+"""Reconcilers with tiers that have leases, and clocks that a test sets."""
+
+from dataclasses import replace
+
+from tests.support.apps import make_settings
+from tests.support.fake_cluster import FakeCluster
+from verifier.reconciler.loop import Reconciler
+from verifier.records import Grant, Record, Server
+from verifier.settings import ReconcilerSettings, load
+from verifier.store.connection import connect
+from verifier.store.errors import StoreUnavailable
+from verifier.store.store import Store
+
+ALICE = Server("alice")
+
+LEASE = 600
+
+TIERS = {
+    "verified": {},
+    "blocked": {"lease": LEASE, "on_expiry": "end"},
+    "stopped": {"lease": LEASE, "on_expiry": "stop"},
+}
+
+
+def reconciler_settings(**settings):
+    return load(ReconcilerSettings, **{"tiers": TIERS, "may_stop_pods": True, **settings})
+
+
+class UnreliableStore(Store):
+    """A store whose Redis does not answer while `gone` is set."""
+
+    gone = False
+
+    def pending_all(self, asked):
+        if self.gone:
+            raise StoreUnavailable("gone")
+        return super().pending_all(asked)
+
+
+class Place:
+    """Reconcilers that share one cluster and one Redis, with clocks that a test sets."""
+
+    def __init__(self, redis_server):
+        self.cluster = FakeCluster()
+        self.store = UnreliableStore(connect(make_settings(redis_server)))
+        self.redis_server = redis_server
+        self.time = 1_000_000.0  # the wall clock
+        self.steady = 0.0  # the monotonic clock, which cannot be set
+        self.store.report_verifier("verifier", {})
+
+    def reconciler(self, ahead=0.0, **settings):
+        made = Reconciler(reconciler_settings(**settings), self.cluster, self.store, lambda: self.time + ahead, lambda: self.steady)
+        made.heartbeat()
+        return made
+
+    def passes(self, seconds):
+        """Advance both clocks, in seconds."""
+        self.time += seconds
+        self.steady += seconds
+
+    def turn(self, reconciler, fresh=True):
+        """List the pods (if `fresh`; otherwise use the cache), then do all work that is due."""
+        if fresh:
+            reconciler.list_pods()
+        reconciler.enqueue_due()
+        while reconciler.run_once():
+            pass
+
+    def pod(self, name="jupyter-alice--"):
+        return self.cluster.pods[name]
+
+    def grant(self, tier, user="alice", uid="uid-1", rule="unlock"):
+        """Record a grant or a renewal as the verifier does."""
+        given = Grant.new(tier, rule, self.time)
+        self.store.grant(Server(user), Record(given, uid=uid, repository="r"))
+        return given
+
+
+def add_leased_pod(place, reconciler, tier, user="alice", uid="uid-1"):
+    """Add a pod that was launched with a tier: its lease has just begun, and its launch is settled."""
+    given = Grant.new(tier, "valid-pass", place.time)
+    place.store.record_launch(Server(user), Record(given, image="image:1", repository="r"), 3600)
+    place.cluster.add(user, uid, ready=True, repository="r")
+    place.turn(reconciler)
+    return replace(given, may_stop=place.pod(f"jupyter-{user}--").grant.may_stop)

@@ -1,0 +1,333 @@
+"""What renews a lease at the verifier, and what clients and users are told of it."""
+
+import itertools
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import verifier.web.servers
+from tests.support.apps import get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
+from tests.support.leases import ALICE, LEASE, TIERS, reconciler_settings
+from verifier.decisions import leases
+from verifier.decisions.leases import Left
+from verifier.decisions.rules import REJECTED_PASSES
+from verifier.operators.actions import Operators
+from verifier.records import UNVERIFIED, Block, KnownServer, Rule
+from verifier.web.app import create_services
+from verifier.web.problems import TYPE
+
+
+@pytest.fixture
+def leasing(redis_server, store):
+    """Services of a verifier whose proof of work grants a tier with a lease."""
+    quick = {"cost": 1, "counterMax": 5, "tier": "blocked"}
+    return create_services(make_settings(redis_server, tiers=TIERS, captcha_providers={"altcha": quick}, may_stop_pods=True), store)
+
+
+@pytest.fixture
+def client(leasing):
+    return public_client(leasing)
+
+
+def publish_lease(store, tier, left, **fields):
+    """Publish a server as the reconciler does; its lease ends in `left` seconds."""
+    values = {"grant": "old", "rule": "unlock", "until": int(time.time()) + left, "repository": "https://example.com/a/b"}
+    store.publish(ALICE, KnownServer("uid-1", tier, **{**values, **fields}))
+
+
+def post(client, **body):
+    return client.post("/egress/servers/alice/", json=body)
+
+
+def waiting(store):
+    pending = store.pending(ALICE, set())
+    return pending.unlock and pending.unlock.grant
+
+
+def json_status(client):
+    answer = client.get("/egress/servers/alice", headers={"Accept": "application/json"})
+    return {name: answer.json[name] for name in ("tier", "until", "expires_in", "on_expiry", "unlockable", "renewable_in")}
+
+
+# -- renewal
+
+
+def test_json_status_is_of_one_moment(client, store, monkeypatch):
+    """The parts of one answer agree at the end of a lease, however long the verifier takes for them."""
+    publish_lease(store, "blocked", LEASE)
+    began = int(time.time())
+    monkeypatch.setattr("verifier.web.servers.time", SimpleNamespace(time=itertools.count(began, LEASE).__next__))
+    found = json_status(client)
+    assert found["until"] - found["expires_in"] == began
+
+
+@pytest.mark.parametrize("by", ["pass", "solution"])
+def test_pass_or_solution_renews_a_lease(client, store, impatient, by):
+    publish_lease(store, "blocked", LEASE // 2 - 5)
+    body = {"token": get_pass(client)} if by == "pass" else {"provider": "altcha", "solution": solve(client, "unlock")}
+    answer = post(client, **body)
+    assert (answer.status_code, answer.json["state"]) == (202, "pending")
+    assert (waiting(store).tier, waiting(store).rule) == ("blocked", "renewal")
+
+
+def test_lease_in_its_first_half_is_not_renewed_and_nothing_is_spent(client, store, impatient):
+    publish_lease(store, "blocked", LEASE // 2 + 30)
+    token, solution = get_pass(client), solve(client, "unlock")
+    for body in ({"token": token}, {"provider": "altcha", "solution": solution}):
+        answer = post(client, **body)
+        assert (answer.status_code, answer.json["state"], answer.json["renewable_in"] > 0) == (200, "granted", True)
+    assert waiting(store) is None
+    publish_lease(store, "blocked", 30)
+    assert post(client, token=token).status_code == 202
+    assert post(client, provider="altcha", solution=solution).status_code == 202
+
+
+def test_pass_for_another_tier_does_not_renew_and_is_not_spent(client, store, services, impatient):
+    publish_lease(store, "stopped", 10)
+    solution = solve(client, "unlock")
+    for body in ({"token": get_pass(client)}, {"provider": "altcha", "solution": solution}):
+        answer = post(client, **body)
+        assert (answer.status_code, answer.json["tier"]) == (200, "stopped")
+    assert waiting(store) is None
+    publish_lease(store, "blocked", 10)
+    assert post(client, provider="altcha", solution=solution).status_code == 202
+
+
+@pytest.mark.parametrize("body", [{"token": "x"}, {"provider": "altcha", "solution": "x"}, {"provider": "none", "solution": "x"}])
+def test_rejected_pass_or_solution_renews_nothing(client, store, body):
+    publish_lease(store, "blocked", 10)
+    assert post(client, **body).status_code in (200, 400, 403)
+    assert waiting(store) is None
+
+
+def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, redis_server, impatient):
+    publish_lease(store, "blocked", 10)
+    store.add_block(Block("block", "repository", "example.com/a/*", "eve", "w", 0), [])
+    answer = post(client, token=get_pass(client))
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "blocked")
+    assert waiting(store) is None
+    assert json_status(client)["renewable_in"] is None
+    text = client.get("/egress/servers/alice", headers={"Accept": "text/plain"}).text
+    assert "Time left" in text and "enew" not in text
+
+
+def test_renewal_for_another_user_cannot_be_taken_back(client, internal, store, leasing, impatient):
+    """If the renewal spent a use and that use moved on, the server would lose its tier."""
+    publish_lease(store, "blocked", 10)
+    token = get_pass(client)
+    assert post(client, token=token).status_code == 202
+    renewal = waiting(store)
+    assert launch(internal, "mallory", token=token)["pass_outcome"] in ("used-up", "unknown-tier")
+    assert launch(internal_client(leasing), "mallory", token=token)["pass_outcome"] == "used-up"
+    assert not is_withdrawn(store, renewal.id)
+
+
+def test_renewal_takes_no_use_from_another_server(client, store, leasing, impatient):
+    token = get_pass(client)
+    first = launch(internal_client(leasing), "bob", token=token)
+    publish_lease(store, "blocked", 10)
+    answer = post(client, token=token)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert not is_withdrawn(store, first["grant"])
+
+
+@pytest.mark.parametrize("by", ["launch", "unlock"])
+@pytest.mark.parametrize("over", [False, True])
+def test_pass_gives_its_server_one_lease(client, store, leasing, impatient, by, over):
+    """A pass is valid for five minutes, and a lease may be shorter: with one pass, a server would get several."""
+    token = get_pass(client)
+    if by == "launch":
+        given = launch(internal_client(leasing), "alice", token=token)["grant"]
+    else:
+        publish_lease(store, UNVERIFIED, 0, grant="", rule="", until=None)
+        assert post(client, token=token).status_code == 202
+        given = waiting(store).id
+    before = waiting(store)
+    ended = {"tier": UNVERIFIED, "rule": "expired", "until": None}
+    publish_lease(store, **{"tier": "blocked", "left": 10, "grant": given, **(ended if over else {})})
+    answer = post(client, token=token)
+    assert (answer.status_code, answer.json["type"]) == (403, TYPE + "pass-refused")
+    assert answer.json["detail"] == REJECTED_PASSES["lease-given"]
+    assert waiting(store) == before and not is_withdrawn(store, given)
+    assert post(client, token=get_pass(client)).status_code == 202, "another pass does"
+
+
+def test_two_passes_in_turn_give_a_lease_each(client, store, impatient):
+    """The pod then carries a grant that is not the one of the first pass, which may not count again for that reason."""
+    publish_lease(store, UNVERIFIED, 0, grant="", rule="", until=None)
+    tokens = [get_pass(client) for _ in range(2)]
+    for token in tokens:
+        assert post(client, token=token).status_code == 202
+        publish_lease(store, "blocked", 10, grant=waiting(store).id)
+    before = waiting(store)
+    over = {"tier": UNVERIFIED, "rule": "expired", "until": None}
+    for now in ({"tier": "blocked"}, over):
+        publish_lease(store, **{"left": 10, "grant": before.id, **now})
+        for token in tokens:
+            assert (post(client, token=token).status_code, waiting(store)) == (403, before)
+
+
+def test_pass_whose_answer_was_lost_renews(client, store, impatient):
+    """The client asks again before the reconciler has seen the renewal."""
+    publish_lease(store, "blocked", 10)
+    token = get_pass(client)
+    assert [post(client, token=token).status_code for _ in range(2)] == [202, 202]
+    assert waiting(store).rule == "renewal"
+
+
+def test_pass_of_a_launch_is_presented_again_when_its_server_is_ready(client, store, leasing, impatient):
+    """BinderHub's page does so, perhaps before the reconciler has seen the launch, and perhaps twice."""
+    token = get_pass(client)
+    first = launch(internal_client(leasing), "alice", token=token)["grant"]
+    publish_lease(store, UNVERIFIED, 0, grant="", rule="", until=None)
+    assert [post(client, token=token).status_code for _ in range(2)] == [202, 202]
+    assert is_withdrawn(store, first) and not is_withdrawn(store, waiting(store).id)
+    publish_lease(store, "blocked", LEASE, grant=waiting(store).id)
+    assert post(client, token=token).json["state"] == "granted"
+
+
+def test_pass_counts_again_after_a_block_is_lifted(place, client, store, impatient):
+    """The operator revoked the pass's grant by mistake."""
+    place.time = time.time()
+    reconciler, operators = place.reconciler(), Operators(reconciler_settings(), place.store, lambda: place.time)
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    token = get_pass(client)
+    assert post(client, token=token).status_code == 202
+    place.turn(reconciler)
+    operators.revoke(ALICE, "eve", "looked like a miner")
+    place.turn(reconciler)
+    assert (place.pod().label, post(client, token=token).json["type"]) == (None, TYPE + "blocked")
+    operators.unblock("alice", "eve")
+    place.turn(reconciler)
+    assert post(client, token=token).status_code == 202
+    place.turn(reconciler)
+    assert place.pod().label == "blocked"
+
+
+def test_pass_counts_as_before_when_the_mode_was_allow_meanwhile(place, client, store, impatient):
+    """The lease that it gave goes on, and ends at its time. Nobody needs a pass in that mode."""
+    place.time = time.time()
+    reconciler, allowing = place.reconciler(), place.reconciler(mode="allow", allow_tier="blocked")
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    token = get_pass(client)
+    assert post(client, token=token).status_code == 202
+    for running in (reconciler, allowing, reconciler):
+        place.turn(running)
+        assert place.pod().grant.id == waiting(store).id
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert place.pod().label is None
+    assert post(client, token=token).status_code == 403
+
+
+def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, store, impatient):
+    """Verifier and reconciler together: a lease is renewed, expires, and the server is unlocked again."""
+    place.time = time.time()
+    reconciler = place.reconciler()
+    place.cluster.add(ready=True)
+    place.turn(reconciler)
+    post(client, token=get_pass(client))
+    place.turn(reconciler)
+    assert json_status(client) | {"until": 0, "expires_in": 0, "renewable_in": 0} == {
+        "tier": "blocked", "until": 0, "expires_in": 0, "on_expiry": "end", "unlockable": False, "renewable_in": 0
+    }  # fmt: skip
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert json_status(client) == {
+        "tier": "unverified", "until": None, "expires_in": None, "on_expiry": None, "unlockable": True, "renewable_in": None
+    }  # fmt: skip
+    post(client, token=get_pass(client))
+    place.turn(reconciler)
+    assert place.pod().label == "blocked"
+
+
+# -- what clients and users see
+
+
+@pytest.mark.parametrize(
+    ("tier", "left", "fields", "told"),
+    [
+        ("verified", 0, {"until": None}, (None, None, False, None)),
+        ("blocked", LEASE, {}, (LEASE, "end", False, LEASE // 2)),
+        ("blocked", 100, {}, (100, "end", False, 0)),
+        ("stopped", 100, {"may_stop": True}, (100, "stop", False, 0)),
+        ("stopped", 100, {}, (100, "end", False, 0)),
+        ("stopped", -5, {"may_stop": True}, (0, "stop", False, 0)),
+        ("unverified", 100, {"rule": Rule.EXPIRED}, (100, "stop", True, None)),
+        ("unverified", 0, {"rule": Rule.EXPIRED, "until": None}, (None, None, True, None)),
+        ("unverified", 100, {"rule": Rule.BLOCKED}, (None, None, False, None)),
+        # The values no longer have the lease or the tier.
+        ("verified", 100, {}, (100, "end", False, 0)),
+        ("gone", 100, {}, (100, "end", False, None)),
+    ],
+)
+def test_json_status_describes_the_lease(client, store, tier, left, fields, told):
+    publish_lease(store, tier, left, **fields)
+    found = json_status(client)
+    seconds, *rest = told
+    if seconds is None:
+        assert (found["until"], found["expires_in"]) == (None, None)
+    else:
+        assert abs(found["until"] - time.time() - left) < 5 and abs(found["expires_in"] - seconds) < 5
+    assert [found["on_expiry"], found["unlockable"]] == rest[:2]
+    assert found["renewable_in"] == rest[2] or abs(found["renewable_in"] - rest[2]) < 5
+
+
+@pytest.mark.parametrize(
+    ("tier", "left", "rule", "texts", "never"),
+    [
+        (
+            "blocked",
+            3725,
+            "unlock",
+            ["Time left: 1:02:0", " UTC. After that your server loses", "in the second half"],
+            "any browser",
+        ),
+        (
+            "blocked",
+            100,
+            "unlock",
+            ["Time left: 1:", "To renew the time, open this page", "/egress/servers/alice/\n"],
+            "second half",
+        ),
+        ("stopped", 100, "valid-pass", ["two minutes later it is stopped"], "keeps running"),
+        ("stopped", 100, "unlock", ["keeps running"], "is stopped"),
+        ("unverified", 100, Rule.EXPIRED, ["The time is up. Your server will be stopped in 1:", "#unlock"], "Time left"),
+    ],
+)
+def test_text_status_has_the_time_left_and_how_to_renew(client, store, tier, left, rule, texts, never):
+    publish_lease(store, tier, left, rule=rule, may_stop=rule == "valid-pass")
+    text = client.get("/egress/servers/alice", headers={"Accept": "*/*"}).text
+    for part in texts:
+        assert part in text, text
+    assert never not in text
+
+
+def test_page_has_the_time_left(client, store):
+    publish_lease(store, "stopped", 100, may_stop=True)
+    text = client.get("/egress/servers/alice", headers={"Accept": "text/html"}).text
+    assert "two minutes later it is stopped" in text and "&#34;on_expiry&#34;: &#34;stop&#34;" in text
+    for word in ("example.com/a/b", "uid-1", "old"):
+        assert word not in text
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59, "0:59"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")])
+def test_remaining_time_is_shown_as_on_a_clock(seconds, shown):
+    assert verifier.web.pages.clock(seconds) == shown
+
+
+def test_left_is_never_negative(leasing):
+    left = leases.left(KnownServer("u", "blocked", until=1), leasing.settings, 10)
+    assert left == Left(until=1, expires_in=0, on_expiry="end", renewable_in=0)
+
+
+def test_mode_observe_announces_no_stop_of_a_pod(leasing):
+    known = KnownServer("u", rule=Rule.EXPIRED, until=1_000_000)
+    for mode, told in (("captcha", True), ("observe", False)):
+        settings = leasing.settings.model_copy(update={"mode": mode})
+        assert (leases.left(known, settings, 10) is not None) is told
+        because = Operators(settings, leasing.store)._because(ALICE, known)
+        assert ("Its pod is stopped after" in because) is told

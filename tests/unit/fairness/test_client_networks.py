@@ -1,0 +1,340 @@
+"""Which networks are charged for a client, and what is told of clients whose network nobody knows."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from tests.support.apps import NETWORK, admit, get_pass, internal_client, launch, public_client, run_pod, solve
+from tests.support.charges import charge, charges, present, price, public_client_of, unlock
+from tests.support.metrics import value
+from tests.support.public_port import assert_problem
+from verifier.fairness import BASE_SECONDS, Charge, Fairness
+from verifier.networks import FEW_LAUNCHES, QUIET_SECONDS, SHARED, SHARES_SECONDS, client_network
+from verifier.web.app import create_public_app
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+# -- who is charged, when
+
+
+def test_pass_is_charged_once_with_its_solution(public, internal, store, in_redis):
+    run_pod(store)
+    token = get_pass(public)
+    assert charges(store, in_redis) == {NETWORK: 1}
+    launch(internal, token=token)
+    unlock(public, token=token)
+    assert charges(store, in_redis) == {NETWORK: 1}
+
+
+def test_unlock_by_solution_is_charged(public, store, in_redis):
+    run_pod(store)
+    assert unlock(public, provider="altcha", solution=solve(public, "unlock")).status_code == 202
+    assert charges(store, in_redis) == {NETWORK: 1}
+
+
+def test_rejected_solution_is_not_charged(public, store, in_redis):
+    solution = solve(public)
+    present(public, "rubbish")
+    present(public_client_of(public, "203.0.113.1"), solution)
+    unlock(public, provider="altcha", solution=solution)  # unknown server
+    assert charges(store, in_redis) == {}
+    assert present(public, solution).status_code == 201
+    assert present(public, solution).status_code == 403
+    assert charges(store, in_redis) == {NETWORK: 1}
+
+
+def test_challenges_are_not_charged(public, store, in_redis):
+    for _ in range(50):
+        price(public)
+    assert charges(store, in_redis) == {}
+    assert price(public) == 1
+
+
+def test_networks_are_charged_separately(public, store):
+    charge(store, times=30)
+    assert price(public) == 2
+    assert price(public_client_of(public, "198.51.100.8")) == 1
+    assert price(public_client_of(public, "2001:db8::1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "network"),
+    [
+        (0, "203.0.113.1", "192.0.2.1/32"),
+        (0, "203.0.113.1, 203.0.113.2", "192.0.2.1/32"),
+        (1, "203.0.113.2", "203.0.113.2/32"),
+        (1, "203.0.113.1, 203.0.113.2", "203.0.113.2/32"),
+        (1, "10.0.0.1, 203.0.113.2", "203.0.113.2/32"),
+        (2, "203.0.113.1, 203.0.113.2, 10.0.0.9", "203.0.113.2/32"),
+        (2, "rubbish, 203.0.113.2, 198.51.100.1", "203.0.113.2/32"),
+    ],
+)
+def test_forged_header_neither_lowers_the_price_nor_charges_others(site, store, proxies, forwarded, network, in_redis):
+    services = site(trusted_proxies=proxies)
+    client = create_public_app(services).test_client()
+    client.environ_base["REMOTE_ADDR"] = "192.0.2.1"
+    charge(store, network, times=30)
+    for forged in (
+        {},
+        {"X-Real-IP": "203.0.113.99"},
+        {"Forwarded": "for=203.0.113.99"},
+        {"CF-Connecting-IP": "203.0.113.99"},
+        {"True-Client-IP": "203.0.113.99"},
+        {"X-Client-IP": "203.0.113.99"},
+        {"X-Forwarded": "203.0.113.99"},
+    ):
+        client.environ_base.update({f"HTTP_{name.upper().replace('-', '_')}": sent for name, sent in forged.items()})
+        client.environ_base["HTTP_X_FORWARDED_FOR"] = forwarded
+        assert price(client) >= 2
+        assert present(client, solve(client)).status_code == 201
+    assert charges(store, in_redis) == {network: 37}
+
+
+def test_client_address_of_a_launch_is_not_charged(internal, store, in_redis):
+    launch(internal, client_address="203.0.113.1")
+    assert charges(store, in_redis) == {}
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.1.2.3", "10.1.2.3/32"),
+        ("192.168.1.1", "192.168.1.1/32"),
+        ("100.64.0.1", "100.64.0.1/32"),
+        ("127.0.0.1", "127.0.0.1/32"),
+        ("fd00::1", "fd00::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("rubbish", SHARED),
+        ("", SHARED),
+    ],
+)
+def test_client_without_an_address_is_counted_and_charged(site, store, address, network, in_redis):
+    """Behind a trusted proxy, each private address is a client of its own."""
+    services = site()
+    client = create_public_app(services).test_client()
+    client.environ_base.update(REMOTE_ADDR="10.0.0.9", HTTP_X_FORWARDED_FOR=address)
+    for before in range(3):
+        assert price(client) == 1 + before / 30
+        assert present(client, solve(client)).status_code == 201
+    assert charges(store, in_redis)[network] == 3
+    assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
+
+
+def test_solution_of_a_private_client_counts_behind_another_node(site, store):
+    """Where nodes hide the clients, one client's requests come from several addresses."""
+    client = public_client(site(), "10.0.0.1")
+    solution = solve(client)
+    assert present(public_client_of(client, "10.0.0.2"), solution).status_code == 201
+
+
+def test_invented_addresses_share_a_price(site, store, in_redis):
+    """60 passes with 60 addresses from a sender that is not a proxy."""
+    services = site(trusted_proxies=["10.1.0.0/24"], launch_hold=4, fairness_budget=10)
+    pod = create_public_app(services).test_client()
+    pod.environ_base["REMOTE_ADDR"] = "10.9.9.9"
+    prices = []
+    for number in range(60):
+        pod.environ_base["HTTP_X_FORWARDED_FOR"] = f"198.51.100.{number}"
+        prices.append(price(pod))
+        get_pass(pod)
+    assert prices == [pytest.approx(1 + number / 30) for number in range(60)]
+    # Nobody else pays.
+    assert charges(store, in_redis) == {SHARED: 60}
+
+
+@pytest.mark.parametrize(("hold", "cap"), [(4, 4 / BASE_SECONDS), (60, 60 / BASE_SECONDS), (1, 1), (0, 1)])
+def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap):
+    services = site(launch_hold=hold, fairness_budget=10)
+    client = create_public_app(services).test_client()
+    client.environ_base["REMOTE_ADDR"] = "10.0.0.9"
+    early = solve(client)
+    for _ in range(30):
+        store.use_solution("altcha", f"{time.time_ns()}", time.time() + 1, 60, admit, [Charge(SHARED, 3600, None, 0)] * 100)
+    assert price(client) == pytest.approx(cap)
+    assert present(client, solve(client)).status_code == 201
+    # A challenge of the base price is too cheap if twice the price is below the cap.
+    assert present(client, early).status_code == (403 if cap > 2 else 201)
+
+
+def test_direct_client_without_a_proxy_has_its_own_price(site, store, in_redis):
+    client = create_public_app(site(trusted_proxies=["10.1.0.0/24"])).test_client()
+    client.environ_base.update(REMOTE_ADDR="203.0.113.5", HTTP_X_FORWARDED_FOR="198.51.100.1")
+    get_pass(client)
+    assert charges(store, in_redis) == {"203.0.113.5/32": 1}
+
+
+def test_client_with_an_address_is_not_counted_as_hidden(services, public):
+    get_pass(public)
+    assert value(internal_client(services), "binder_egress_clients_without_address_total") == 0
+
+
+@pytest.mark.parametrize("mapped", ["::ffff:198.51.100.7", "::ffff:c633:6407"])
+def test_ipv4_mapped_address_is_the_same_client(public, store, mapped, in_redis):
+    get_pass(public_client_of(public, mapped))
+    assert charges(store, in_redis) == {NETWORK: 1}
+
+
+@pytest.mark.parametrize(
+    ("address", "ipv4", "ipv6", "network"),
+    [
+        ("198.51.100.7", 32, 64, "198.51.100.7/32"),
+        ("198.51.100.7", 24, 64, "198.51.100.0/24"),
+        ("::ffff:198.51.100.7", 24, 56, "198.51.100.0/24"),
+        ("2001:db8:1:2:3::4", 24, 64, "2001:db8:1:2::/64"),
+        ("2001:db8:1:234::4", 24, 56, "2001:db8:1:200::/56"),
+        ("2001:db8:1:2::4", 24, 48, "2001:db8:1::/48"),
+    ],
+)
+def test_client_network_has_the_prefix_of_the_settings(site, store, address, ipv4, ipv6, network, in_redis):
+    assert client_network(address, ipv4, ipv6) == network
+    client = public_client(site(client_ipv4_prefix=ipv4, client_ipv6_prefix=ipv6), address)
+    data = client.get("/egress/challenge").json["providers"][0]["challenge"]["parameters"]["data"]
+    assert data["network"] == network
+    get_pass(client)
+    assert charges(store, in_redis)[network] == 1
+
+
+@pytest.mark.parametrize(("prefix", "expected"), [(24, "moved"), (32, "used-up")])
+def test_use_moves_within_the_client_network(site, prefix, expected):
+    services = site(client_ipv4_prefix=prefix)
+    token = get_pass(public_client(services))
+    internal = internal_client(services)
+    launch(internal, "a", token=token, client_address="198.51.100.7")
+    assert launch(internal, "b", token=token, client_address="198.51.100.8")["pass_outcome"] == expected
+
+
+# -- IPv6, where one customer has many networks
+
+
+def test_ipv6_networks_around_a_client_raise_its_price(site, store):
+    client = public_client(site(), "2001:db8:1:200::1")
+    for number in range(1, 21):
+        get_pass(public_client_of(client, f"2001:db8:1:2{number:02x}::1"))
+    assert price(client) == pytest.approx(1 + 20 / 60)
+    assert price(public_client_of(client, "2001:db8:1:9900::1")) == pytest.approx(1 + 20 / 240)
+    assert price(public_client_of(client, "2001:db8:2::1")) == 1
+
+
+def test_ipv6_client_pays_the_largest_price_not_the_sum(site, store):
+    client = public_client(site(), "2001:db8::1")
+    for _ in range(30):
+        get_pass(client)
+    assert price(client) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "base_works"),
+    [
+        ("one /64", 3000, 152_950),
+        ("one /56", 3000, 77_975),
+        ("one /48", 3000, 21_743),
+        ("campus", 500, 1020),
+    ],
+)
+def test_ipv6_moves_cost_what_is_documented(name, passes, base_works):
+    """The sum of the prices in a network, in multiples of the base, for somebody who moves between all networks in it."""
+    curve = Fairness(3600, 30, 0)
+    addresses = {
+        "one /64": lambda number: "2001:db8:1:1::/64",
+        "one /56": lambda number: f"2001:db8:1:{number % 256:x}::/64",
+        "one /48": lambda number: f"2001:db8:1:{number * 257 % 65536:x}::/64",
+        "campus": lambda number: f"2001:db8:1:{number * 257 % 65536:x}::/64",
+    }[name]
+    had = Counter()
+    paid = 0
+    for number in range(passes):
+        levels = curve.levels(addresses(number))
+        paid += curve.price(levels, [had[level.network] for level in levels])
+        had.update(level.network for level in levels)
+    assert round(paid) == pytest.approx(base_works, abs=1)
+
+
+def test_ipv6_challenge_is_too_cheap_when_its_neighbours_took_many(site, store):
+    client = public_client(site(), "2001:db8::1")
+    cheap = solve(client)
+    charge(store, "2001:db8::/56", times=61)
+    assert_problem(present(client, cheap), "price-risen", 403)
+
+
+@pytest.mark.parametrize(("network", "most"), [("2001:db8::/64", 2), ("2001:db8::/56", 4), ("2001:db8::/48", 16)])
+def test_ipv6_budget_holds_for_networks_around_a_client(site, store, network, most):
+    client = public_client(site(fairness_budget=2), "2001:db8::1")
+    charge(store, network, times=most - 1)
+    assert present(client, solve(client)).status_code == 201
+    assert_problem(present(client, solve(client)), "budget-spent", 429)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        (64, {"2001:db8:1:200::/64": 1, "2001:db8:1:200::/56": 2, "2001:db8:1::/48": 8}),
+        (60, {"2001:db8:1:200::/60": 1, "2001:db8:1:200::/56": 2, "2001:db8:1::/48": 8}),
+        (56, {"2001:db8:1:200::/56": 1, "2001:db8:1::/48": 8}),
+        (48, {"2001:db8:1::/48": 1}),
+        (32, {"2001:db8::/32": 1}),
+    ],
+)
+def test_ipv6_levels_are_wider_than_the_client_network(prefix, expected):
+    levels = Fairness(3600, 30, 0).levels(client_network("2001:db8:1:200::1", 32, prefix))
+    assert {level.network: level.flatter for level in levels} == expected
+
+
+@pytest.mark.parametrize("network", [NETWORK, "198.51.0.0/16", SHARED])
+def test_ipv4_has_one_level(network):
+    assert [level.network for level in Fairness(3600, 30, 0).levels(network)] == [network]
+
+
+def warnings(caplog):
+    return [record for record in caplog.records if record.name == "verifier.networks"]
+
+
+def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
+    private, shown = public_client(services, "10.0.0.1"), public_client(services)
+    for _ in range(5):
+        get_pass(private)
+    (warning,) = warnings(caplog)
+    assert warning.levelname == "WARNING"
+    assert "trustedProxies" in warning.getMessage()
+    now[0] += QUIET_SECONDS - 1
+    price(private)
+    assert len(warnings(caplog)) == 1
+    now[0] += 2
+    price(private)
+    assert len(warnings(caplog)) == 2
+    # One client with an address in the last hour shows that not all are hidden.
+    now[0] += QUIET_SECONDS - 10
+    price(shown)
+    now[0] += 60
+    price(private)
+    assert len(warnings(caplog)) == 2
+    now[0] += QUIET_SECONDS
+    price(private)
+    assert len(warnings(caplog)) == 3
+
+
+# -- one address with most launches
+
+
+def test_share_of_the_address_with_most_launches_is_shown(services, internal, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
+
+    def share():
+        return value(internal, "binder_egress_launches_largest_share")
+
+    for number in range(FEW_LAUNCHES - 1):
+        launch(internal, f"a{number}", client_address="10.0.0.1", forwarded_for="203.0.113.1")
+    assert share() == 0
+    launch(internal, "none", client_address=None)
+    assert share() == 0
+    launch(internal, "b", client_address="10.0.0.1", forwarded_for="203.0.113.2")
+    assert share() == (FEW_LAUNCHES - 1) / FEW_LAUNCHES
+    # A private address is one, too: a proxy may hide the clients.
+    for number in range(2 * FEW_LAUNCHES):
+        launch(internal, f"c{number}", client_address="10.0.0.1")
+    assert share() == 2 / 3
+    now[0] += SHARES_SECONDS + 1
+    assert share() == 0

@@ -1,0 +1,365 @@
+"""Providers in the verifier, several at once: what is offered, which solutions count, the policy of pages, and settings."""
+
+import json
+import re
+import threading
+import time
+
+import altcha
+import pytest
+
+from tests.support.apps import CLIENT, internal_client, make_settings, public_client, run_pod, solve
+from tests.support.doubles import SECRET, SITE_KEY
+from tests.support.metrics import value
+from tests.support.offers import REMOTE, offers, present, remote, state
+from tests.support.public_port import assert_problem
+from verifier.captcha import Outcome, State
+from verifier.settings import InvalidSettings
+from verifier.web.app import create_services
+
+# -- solutions
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_solution_gives_a_pass_once(make, double, name):
+    services = make(name)
+    client = public_client(services)
+    token = double.token(name, action="launch")
+    answer = present(client, name, token)
+    assert (answer.status_code, answer.json["tier"]) == (201, "verified")
+    assert_problem(present(client, name, token), "solution-refused", 403)
+    assert_problem(present(client, name, double.token(name, right=False)), "solution-refused", 403)
+    assert [fields.get("remoteip", fields.get("ip")) for _, fields in double.calls] == [None] * 3
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_solution_is_accepted_once_even_if_the_provider_forgets(make, double, name):
+    services = make(name)
+    client = public_client(services)
+    token = double.token(name, action="launch")
+    assert present(client, name, token).status_code == 201
+    double.used_tokens.clear()
+    answer = present(client, name, token)
+    assert_problem(answer, "solution-refused", 403)
+    assert "has been used" in answer.json["detail"]
+    assert (
+        value(internal_client(services), "binder_egress_solutions_total", provider=name, purpose="launch", outcome="replayed") == 1
+    )
+
+
+def test_solution_from_before_a_wipe_is_refused_if_its_time_is_known(make, double, redis_server, store):
+    client = public_client(make("turnstile", "cap"))
+    old = double.token("turnstile", action="launch", time=time.time() - 5)
+    redis_server.wipe()
+    store.ping()
+    assert "may have been" in present(client, "turnstile", old).json["detail"]
+
+
+@pytest.mark.parametrize("name", ["cap", "mcaptcha", "prosopo"])
+def test_solution_without_a_time_is_remembered_by_its_provider(make, double, redis_server, store, name):
+    client = public_client(make(name))
+    token = double.token(name)
+    assert present(client, name, token).status_code == 201
+    redis_server.wipe()
+    store.ping()
+    assert_problem(present(client, name, token), "solution-refused", 403)
+
+
+def test_solution_unlocks_a_server(make, double, store, monkeypatch):
+    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+    run_pod(store)
+    client = public_client(make("turnstile"))
+    for action, status in (("launch", 403), ("unlock", 202)):
+        body = {"provider": "turnstile", "solution": double.token("turnstile", action=action)}
+        assert client.post("/egress/servers/alice", json=body).status_code == status
+
+
+def test_sent_address_is_the_clients(make, double):
+    client = public_client(make("hcaptcha", options={"hcaptcha": {"sendAddress": True}}))
+    present(client, "hcaptcha", double.token("hcaptcha"))
+    assert double.calls[0][1]["remoteip"] == CLIENT
+
+
+def test_each_provider_has_its_tier(make, double):
+    client = public_client(make("hcaptcha", "altcha", options={"altcha": {"tier": "small"}}))
+    assert [(offer["name"], offer["tier"]) for offer in offers(client)] == [("hcaptcha", "verified"), ("altcha", "small")]
+    assert present(client, "hcaptcha", double.token("hcaptcha")).json["tier"] == "verified"
+
+
+def test_disabled_provider_is_not_accepted(make, double):
+    client = public_client(make("hcaptcha", captcha_on_outage="deny"))
+    for name in ("turnstile", "altcha", "nobody"):
+        answer = present(client, name, "x")
+        assert_problem(answer, "bad-request", 400)
+        assert answer.json["detail"] == "provider: this site has hcaptcha."
+
+
+# -- offers
+
+
+def test_offers_come_in_the_operators_order(make):
+    for names in (["cap", "altcha", "hcaptcha"], ["hcaptcha", "cap", "altcha"], ["altcha", "hcaptcha", "cap"]):
+        assert [offer["name"] for offer in offers(public_client(make(*names)))] == names
+
+
+def test_equal_orders_go_by_name(make):
+    names = ["turnstile", "altcha", "hcaptcha"]
+    services = make(*names, options={name: {"order": 7} for name in names})
+    assert [offer["name"] for offer in offers(public_client(services))] == sorted(names)
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_offer_has_the_data_for_the_widget(make, double, name):
+    (offer,) = offers(public_client(make(name)))
+    challenge = offer["challenge"]
+    assert offer["kind"] == ("automatic" if name == "recaptchaV3" else "interactive")
+    assert (challenge.pop("site_key"), challenge.pop("action")) == (SITE_KEY, "launch")
+    assert challenge.pop("script").startswith(f"{double.url}/{name}/")
+    base = f"{double.url}/{name}"
+    more = {"friendlyCaptcha": {"endpoint": base}, "cap": {"endpoint": f"{base}/{SITE_KEY}/"}}
+    assert challenge == more.get(name, {})
+    assert SECRET not in json.dumps(offer)
+
+
+SCRIPTS = {
+    "hcaptcha": "https://js.hcaptcha.com/1/api.js",
+    "turnstile": "https://challenges.cloudflare.com/turnstile/v0/api.js",
+    "recaptchaV2": "https://www.google.com/recaptcha/api.js",
+    "recaptchaV3": "https://www.google.com/recaptcha/api.js",
+    "friendlyCaptcha": "https://cdn.jsdelivr.net/npm/@friendlycaptcha/sdk@1.0.2/site.min.js",
+    "cap": "https://cap.example.org/assets/widget.js",
+    "mcaptcha": "https://cap.example.org/widget/",
+    "prosopo": "https://js.prosopo.io/js/procaptcha.bundle.js",
+}
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_script_address_is_that_of_the_provider_or_a_value(make, name):
+    own = {"apiUrl": "https://cap.example.org" if name in ("cap", "mcaptcha") else "", "widgetUrl": ""}
+    (offer,) = offers(public_client(make(name, options={name: own})))
+    assert offer["challenge"]["script"] == SCRIPTS[name]
+
+
+def test_offers_are_as_the_openapi_document_says(make):
+    import jsonschema
+
+    client = public_client(make(*REMOTE, "altcha"))
+    document = client.get("/egress/openapi.json").json
+    schema = document["paths"]["/challenge"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    schema = schema | {"components": document["components"]}
+    answer = client.get("/egress/challenge").json
+    jsonschema.validate(answer, schema)
+    assert len(answer["providers"]) == len(REMOTE) + 1
+    answer["providers"][0]["kind"] = "proof-of-work"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(answer, schema)
+
+
+# -- the policy of pages
+
+
+def policy(answer):
+    return {part.split()[0]: part.split()[1:] for part in answer.headers["Content-Security-Policy"].split("; ")}
+
+
+PLAIN = {
+    "default-src": ["'none'"],
+    "script-src": ["'self'"],
+    "style-src": ["'self'"],
+    "connect-src": ["'self'"],
+    "worker-src": ["'self'"],
+    "base-uri": ["'none'"],
+    "form-action": ["'none'"],
+    "frame-ancestors": ["'none'"],
+}
+
+
+def page(client):
+    answer = client.get("/egress/servers/alice", headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    return answer
+
+
+def test_csp_is_plain_with_proof_of_work_alone(make, store):
+    run_pod(store)
+    assert policy(page(public_client(make("altcha")))) == PLAIN
+
+
+POLICIES = {
+    "hcaptcha": {
+        directive: ["https://hcaptcha.com", "https://*.hcaptcha.com", "https://js.hcaptcha.com"]
+        for directive in ("script-src", "frame-src", "style-src", "connect-src")
+    },
+    "turnstile": {directive: ["https://challenges.cloudflare.com"] for directive in ("script-src", "frame-src")},
+    "recaptchaV2": {
+        "script-src": ["https://www.google.com/recaptcha/", "https://www.gstatic.com/recaptcha/"],
+        "frame-src": ["https://www.google.com/recaptcha/", "https://recaptcha.google.com/recaptcha/"],
+    },
+    "mcaptcha": {"frame-src": ["https://cap.example.org"]},
+    "cap": {
+        "script-src": ["https://cap.example.org/c/assets/", "'wasm-unsafe-eval'"],
+        "connect-src": ["https://cap.example.org", "https://cdn.jsdelivr.net/npm/@cap.js/"],
+        "worker-src": ["blob:"],
+        "style-src": ["'unsafe-inline'"],
+    },
+    "friendlyCaptcha": {
+        "script-src": ["https://cdn.jsdelivr.net/npm/@friendlycaptcha/"],
+        "frame-src": ["https://global.frcapi.com", "https://*.frcapi.com"],
+        "connect-src": ["https://global.frcapi.com", "https://*.frcapi.com"],
+    },
+}
+
+POLICIES["recaptchaV3"] = POLICIES["recaptchaV2"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_csp_of_the_server_page_allows_offered_providers_alone(make, store, name):
+    run_pod(store)
+    own = {"apiUrl": {"cap": "https://cap.example.org/c", "mcaptcha": "https://cap.example.org"}.get(name, ""), "widgetUrl": ""}
+    services = make(name, options={name: own})
+    client = public_client(services)
+    expected = {directive: [*PLAIN.get(directive, []), *POLICIES[name].get(directive, [])] for directive in PLAIN | POLICIES[name]}
+    assert policy(page(client)) == expected
+    for path in ("/egress/challenge", "/egress/openapi.json", "/egress/servers/alice", "/egress/nothing"):
+        assert policy(client.get(path, headers={"Accept": "application/json"})) == PLAIN
+    remote(services, name).state = State.DOWN
+    assert policy(page(client)) == PLAIN
+
+
+@pytest.mark.parametrize("name", ["cap", "prosopo", "turnstile"])
+def test_colour_of_a_site_leaves_inline_styles_to_the_widgets_that_need_them(make, store, name):
+    """With a checksum, browsers ignore 'unsafe-inline' (Content Security Policy Level 3, "Does element match source list")."""
+    run_pod(store)
+    services = make(name, branding={"accentColor": "#f5a252"})
+    client = public_client(services)
+    checksum = services.brand.csp["style-src"]
+    inline = ["'unsafe-inline'"] if name != "turnstile" else checksum
+    assert policy(page(client))["style-src"] == ["'self'", *inline]
+    # The widget is not on the page of an error, nor on any while its provider is down.
+    missing = client.get("/egress/servers/bob", headers={"Accept": "text/html"})
+    assert policy(missing)["style-src"] == ["'self'", *checksum]
+    remote(services, name).state = State.DOWN
+    assert policy(page(client))["style-src"] == ["'self'", *checksum]
+
+
+def test_csp_of_a_provider_opens_no_script_or_frame_to_all(make):
+    services = make(*REMOTE, options={name: {"widgetUrl": ""} for name in REMOTE})
+    sources = [source for listed in services.captcha.page_csp().values() for source in listed]
+    assert not {"*", "https:", "http:", "'unsafe-eval'"} & set(sources)
+    assert [source for source in sources if source.startswith("https://cdn.jsdelivr.net") and source.count("/") < 4] == []
+    assert "'unsafe-inline'" not in services.captcha.page_csp()["script-src"]
+
+
+def test_webassembly_is_allowed_if_the_algorithm_needs_it(make, store):
+    run_pod(store)
+    hard = {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 1, "counterMax": 2}
+    services = make("altcha", options={"altcha": hard})
+    client = public_client(services)
+    assert policy(page(client))["script-src"] == ["'self'", "'wasm-unsafe-eval'"]
+    worker = client.get(f"/egress/static/{services.assets.file('worker-scrypt.js')}")
+    assert policy(worker)["script-src"] == ["'self'", "'wasm-unsafe-eval'"]
+    assert policy(client.get("/egress/challenge")) == PLAIN
+
+
+# -- settings
+
+
+def test_secrets_come_from_a_variable_for_each_provider(redis_server, double, monkeypatch):
+    monkeypatch.setenv("BINDER_EGRESS_CAPTCHA_SECRET_RECAPTCHAV3", f"{SECRET}\n")
+    settings = make_settings(redis_server, captcha_providers={"recaptchaV3": double.options("recaptchaV3")})
+    assert SECRET not in repr(settings)
+    services = create_services(settings)
+    remote(services, "recaptchaV3").check()
+    assert state(services, "recaptchaV3") == "up"
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"captcha_secrets": {}}, "captcha.providers.turnstile: there is no secret"),
+        ({"captcha_proof_of_work": {"tier": "gold"}}, "captcha.providers.altcha.tier: "),
+        ({"captcha_proof_of_work": {"cost": 0}}, "captcha.providers.altcha.cost: "),
+        (
+            {"captcha_providers": {"turnstile": {"siteKey": "1x00000000000000000000AA"}}},
+            "captcha.providers.turnstile: these are public",
+        ),
+    ],
+)
+def test_wrong_options_are_named_at_the_start(make, changed, named):
+    with pytest.raises(InvalidSettings) as caught:
+        make("turnstile", **changed)
+    assert str(caught.value).startswith(named)
+
+
+def test_unused_options_are_not_read(make):
+    make("turnstile", captcha_on_outage="deny", captcha_proof_of_work={"tier": "gold"})
+    make("altcha", captcha_proof_of_work={"tier": "gold"})
+
+
+# -- ALTCHA
+
+HARD = [
+    {"algorithm": "SCRYPT", "cost": 16, "memoryCost": 2, "parallelism": 2},
+    {"algorithm": "ARGON2ID", "cost": 1, "memoryCost": 32, "parallelism": 2},
+]
+
+
+@pytest.mark.parametrize("options", [*HARD, {"algorithm": "SHA-256", "cost": 3}, {"algorithm": "PBKDF2/SHA-512", "cost": 3}])
+def test_each_algorithm_is_solved_and_accepted(make, options):
+    client = public_client(make("altcha", options={"altcha": options}))
+    parameters = offers(client)[0]["challenge"]["parameters"]
+    hard = options["algorithm"] in ("SCRYPT", "ARGON2ID")
+    assert (parameters["algorithm"], parameters["cost"]) == (options["algorithm"], options["cost"])
+    assert ("memoryCost" in parameters, "parallelism" in parameters) == (hard, hard)
+    solution = solve(client)
+    assert present(client, "altcha", solution).status_code == 201
+    assert_problem(present(client, "altcha", solution), "solution-refused", 403)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"algorithm": "SCRYPT", "cost": 5000}, "cost must be a power of 2 for SCRYPT"),
+        ({"algorithm": "SCRYPT", "cost": 65536, "memoryCost": 8}, "cost x memoryCost x parallelism must be at most 262144"),
+        ({"algorithm": "ARGON2ID", "cost": 5000, "memoryCost": 1024}, "cost must be at most 10 for ARGON2ID"),
+        ({"algorithm": "ARGON2ID", "cost": 1, "memoryCost": 8, "parallelism": 2}, "memoryCost must be at least 8 x parallelism"),
+        ({"memoryCost": 32769}, "Input should be less than or equal to 32768"),
+    ],
+)
+def test_unaffordable_cost_is_refused(make, options, sentence):
+    with pytest.raises(InvalidSettings, match=re.escape(sentence)) as caught:
+        make("altcha", options={"altcha": options})
+    assert str(caught.value).startswith("captcha.providers.altcha")
+
+
+def test_argon2id_without_its_package_is_refused_by_name(make, monkeypatch):
+    monkeypatch.setattr("verifier.captcha.altcha.find_spec", lambda name: None)
+    with pytest.raises(InvalidSettings, match=r"captcha\.providers\.altcha: algorithm ARGON2ID needs .*argon2-cffi"):
+        make("altcha", options={"altcha": HARD[1]})
+
+
+def test_few_hard_derivations_run_at_a_time(make, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    services = make("altcha", options={"altcha": HARD[0]})
+    running_now, most = [], []
+    # Each waits for another one, so two have to run at a time.
+    pairs = threading.Barrier(2, timeout=60)
+    real = altcha.create_challenge
+
+    def slow(*args, **kwargs):
+        running_now.append(1)
+        pairs.wait()
+        most.append(len(running_now))
+        time.sleep(0.02)
+        running_now.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(altcha, "create_challenge", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: services.captcha.offers("launch", "198.51.100.7/32", 1), range(16)))
+    assert max(most) == 2
+
+
+def test_outcomes_have_fixed_names():
+    assert [outcome.value for outcome in Outcome] == ["ok", "unchecked", "rejected", "misconfigured", "unavailable"]

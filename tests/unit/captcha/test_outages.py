@@ -1,0 +1,359 @@
+"""Providers in trouble: how the verifier notices, what takes their place, and what operators see of it."""
+
+import json
+import logging
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tests.support.apps import DIRECT, QUICK, VerifierProcess, internal_client, public_client, solve
+from tests.support.doubles import SECRET, SITE_KEY
+from tests.support.metrics import value
+from tests.support.offers import REMOTE, names, present, remote, state
+from tests.support.public_port import assert_problem
+from tests.support.waiting import eventually
+from verifier import captcha as captcha_module
+from verifier.captcha import State
+from verifier.captcha.siteverify import CALLS_AT_A_TIME
+from verifier.web.context import PLACES
+
+# -- outages
+
+
+@pytest.mark.parametrize("name", REMOTE)
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [("right", "up"), ("down", "down"), ("limited", "down"), ("rubbish", "down"), ("misconfigured", "misconfigured")],
+)
+def test_self_check_tells_trouble_from_a_wrong_secret(make, double, name, behaviour, expected):
+    services = make(name)
+    double.behaviour[name] = behaviour
+    remote(services, name).check()
+    # Prosopo says the same of a wrong solution, whatever the secret.
+    assert state(services, name) == ("up" if (name, behaviour) == ("prosopo", "misconfigured") else expected)
+    internal = internal_client(services)
+    current = state(services, name)
+    assert value(internal, "binder_egress_captcha_provider_up", provider=name) == (current != "down")
+    assert value(internal, "binder_egress_captcha_provider_misconfigured", provider=name) == (current == "misconfigured")
+    double.behaviour[name] = "right"
+    remote(services, name).check()
+    assert state(services, name) == "up"
+
+
+def test_provider_that_accepts_anything_is_distrusted(make, double, monkeypatch):
+    services = make("turnstile")
+    monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
+    client = public_client(services)
+    remote(services, "turnstile").check()
+    assert state(services, "turnstile") == "misconfigured"
+    # A solution without an offer is not accepted either, and does not end the misconfiguration.
+    assert_problem(present(client, "turnstile", "made-up"), "provider-misconfigured", 503)
+    assert state(services, "turnstile") == "misconfigured"
+    monkeypatch.undo()
+    remote(services, "turnstile").check()
+    assert state(services, "turnstile") == "up"
+    assert present(client, "turnstile", double.token("turnstile", action="launch")).status_code == 201
+
+
+def test_provider_with_vague_answers_that_accepts_anything_is_distrusted(make, double, monkeypatch):
+    services = make("prosopo")
+    monkeypatch.setattr(type(double), "_judge", lambda *_: {"time": time.time(), "host": "h"})
+    remote(services, "prosopo").check()
+    assert state(services, "prosopo") == "misconfigured"
+
+
+def test_log_names_the_change_and_no_secret(make, double, caplog):
+    caplog.set_level(logging.INFO)
+    services = make("turnstile")
+    for behaviour in ("misconfigured", "down", "right"):
+        double.behaviour["turnstile"] = behaviour
+        remote(services, "turnstile").check()
+        remote(services, "turnstile").check()  # nothing new, no line
+    first, second, third = (record.getMessage() for record in caplog.records if record.name.startswith("verifier"))
+    assert "invalid-input-secret" in first and "secret.captcha.turnstile" in first
+    assert "HTTP 503" in second and "verifier.networkPolicy.captchaProviders" in second
+    assert third == "captcha.providers.turnstile answers, and is offered again"
+    assert SECRET not in caplog.text
+
+
+def test_outage_that_clients_meet_is_confirmed_by_the_self_check(make, double):
+    services = make("hcaptcha", "turnstile")
+    client = public_client(services)
+    hcaptcha = remote(services, "hcaptcha")
+    double.behaviour["hcaptcha"] = "down"
+    assert_problem(present(client, "hcaptcha", double.token("hcaptcha")), "provider-unavailable", 503)
+    assert state(services, "hcaptcha") == "up" and hcaptcha.check_due.is_set()
+    hcaptcha.check()
+    assert state(services, "hcaptcha") == "down"
+    double.behaviour["hcaptcha"] = "right"
+    assert present(client, "hcaptcha", double.token("hcaptcha")).status_code == 201
+    assert state(services, "hcaptcha") == "up"
+
+
+def test_request_that_waits_for_a_provider_holds_no_place(make, double, monkeypatch):
+    """One that calculates keeps its own: so many calculate at a time, and no more."""
+    services = make("turnstile", "altcha")
+    client, places, free = public_client(services), threading.Semaphore(0), {}
+    verify = services.captcha.verify
+
+    def watched(name, *more):
+        free[name] = places.acquire(blocking=False)
+        if free[name]:
+            places.release()
+        return verify(name, *more)
+
+    monkeypatch.setattr(services.captcha, "verify", watched)
+    for name in ("turnstile", "altcha"):
+        solution = double.token(name, action="launch") if name == "turnstile" else "wrong"
+        client.post("/egress/passes", json={"provider": name, "solution": solution}, environ_overrides={PLACES: places})
+        assert not places.acquire(blocking=False), "it has a place again"
+    assert free == {"turnstile": True, "altcha": False}
+
+
+def test_hanging_calls_of_clients_do_not_hold_up_the_self_check(make, double, monkeypatch):
+    monkeypatch.setattr("verifier.captcha.siteverify.ASK_LIMIT_SECONDS", 2)
+    turnstile = remote(make("turnstile"), "turnstile")
+    end = threading.Event()
+    for _ in range(CALLS_AT_A_TIME):
+        turnstile.pool.submit(end.wait, 20)
+    double.behaviour["turnstile"] = "down"
+    turnstile.check()
+    end.set()
+    assert turnstile.state is State.DOWN
+
+
+@pytest.mark.parametrize("on_outage", ["proofOfWork", "allow"])
+def test_client_cannot_cause_an_outage(make, double, monkeypatch, on_outage):
+    """For example with text that a firewall takes for an attack, or that makes the provider fail."""
+    services = make("hcaptcha", captcha_on_outage=on_outage)
+    client = public_client(services)
+    answer = double.app.view_functions["hcaptcha"]
+
+    def firewall():
+        from flask import request
+
+        return ("<h1>Blocked</h1>", 403) if "<script>" in request.form["response"] else answer()
+
+    monkeypatch.setitem(double.app.view_functions, "hcaptcha", firewall)
+    for number in range(5):
+        assert_problem(present(client, "hcaptcha", f"<script>{number}"), "provider-unavailable", 503)
+    assert names(client) == [("hcaptcha", "verified", "interactive")]
+    remote(services, "hcaptcha").check()
+    assert names(client) == [("hcaptcha", "verified", "interactive")]
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_wrong_solutions_do_not_stop_offers(make, double, name):
+    services = make(name)
+    client = public_client(services)
+    for number in range(5):
+        present(client, name, f"{SITE_KEY}:junk:{number}" if name == "cap" else f"junk-{number}")
+    assert state(services, name) == "up"
+
+
+def test_client_cannot_cause_a_misconfiguration_but_a_self_check(make, double):
+    services = make("turnstile")
+    client = public_client(services)
+    double.behaviour["turnstile"] = "misconfigured"
+    for _ in range(5):
+        assert_problem(present(client, "turnstile", double.token("turnstile")), "provider-misconfigured", 503)
+    assert state(services, "turnstile") == "up"
+    assert remote(services, "turnstile").check_due.is_set()
+
+
+def test_provider_with_vague_answers_stays_offered_whatever_clients_send(make, double, monkeypatch):
+    from flask import jsonify
+
+    services = make("prosopo")
+    client = public_client(services)
+    # The answer of its open source to unreadable input.
+    monkeypatch.setitem(double.app.view_functions, "prosopo", lambda: (jsonify(error={"code": 500}), 500))
+    for _ in range(5):
+        assert_problem(present(client, "prosopo", "junk"), "provider-unavailable", 503)
+    assert state(services, "prosopo") == "up"
+    remote(services, "prosopo").check()
+    assert state(services, "prosopo") == "up"
+
+
+def test_only_an_accepted_solution_ends_a_misconfiguration(make, double):
+    services = make("turnstile")
+    client = public_client(services)
+    remote(services, "turnstile").state = State.MISCONFIGURED
+    present(client, "turnstile", double.token("turnstile", right=False))
+    assert state(services, "turnstile") == "misconfigured"
+    present(client, "turnstile", double.token("turnstile", action="launch"))
+    assert state(services, "turnstile") == "up"
+
+
+def test_self_checks_run_by_themselves_and_when_due(make, double, monkeypatch):
+    monkeypatch.setattr(captcha_module, "CHECK_GAP_SECONDS", 0.01)
+    monkeypatch.setattr(captcha_module, "CHECK_TROUBLED_SECONDS", 0.05)
+    services = make("turnstile", "hcaptcha")
+    double.behaviour["turnstile"] = "down"
+    double.behaviour["hcaptcha"] = "hanging"
+    began = time.monotonic()
+    services.captcha.start()
+    # A provider that hangs does so for 20 s.
+    assert time.monotonic() - began < 15
+
+    def await_state(name, expected):
+        eventually(lambda: state(services, name) == expected, what=lambda: (name, state(services, name)))
+
+    await_state("turnstile", "down")
+    double.behaviour["turnstile"] = "misconfigured"
+    await_state("turnstile", "misconfigured")
+    double.behaviour["turnstile"] = "right"
+    await_state("turnstile", "up")
+    # Up: the next would be in a quarter of an hour.
+    calls = len(double.calls)
+    time.sleep(0.2)
+    assert [name for name, _ in double.calls[calls:]].count("turnstile") == 0
+    double.behaviour["turnstile"] = "misconfigured"
+    remote(services, "turnstile").check_due.set()
+    await_state("turnstile", "misconfigured")
+    double.behaviour["hcaptcha"] = double.behaviour["turnstile"] = "right"
+    await_state("hcaptcha", "up")
+
+
+def test_verifier_process_checks_its_providers(redis_server, double):
+    """Threads do not survive gunicorn's fork, so this is about the real process."""
+    double.behaviour["turnstile"] = "misconfigured"
+    process = VerifierProcess(redis_server, **double.settings("turnstile", "hcaptcha", with_altcha=QUICK["altcha"]))
+    try:
+
+        def after_a_check():
+            with DIRECT.open(f"{process.internal}/metrics", timeout=60) as answer:
+                lines = answer.read().decode().splitlines()
+            return lines if 'binder_egress_captcha_provider_misconfigured{provider="turnstile"} 1.0' in lines else []
+
+        lines = eventually(after_a_check, what="no self-check")
+        assert 'binder_egress_captcha_provider_misconfigured{provider="hcaptcha"} 0.0' in lines
+        with DIRECT.open(f"{process.public}/egress/challenge", timeout=60) as answer:
+            assert [offer["name"] for offer in json.load(answer)["providers"]] == ["hcaptcha", "altcha"]
+    finally:
+        log = process.stop()
+    (line,) = [json.loads(line) for line in log if "captcha.providers" in line]
+    assert line["level"] == "error" and "captcha.providers.turnstile is set up wrong" in line["message"]
+    assert SECRET not in "\n".join(log)
+
+
+def test_proxy_of_the_environment_is_used(make, double, monkeypatch):
+    """`verifier.extraEnv` in the chart."""
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"valid": true}')
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        client = public_client(make("mcaptcha", options={"mcaptcha": {"apiUrl": "http://captcha.example.org"}}))
+        assert present(client, "mcaptcha", "token").status_code == 201
+        proxy.shutdown()
+    assert asked == ["http://captcha.example.org/api/v1/pow/siteverify"]
+
+
+def test_checks_come_as_often_as_documented():
+    assert (captcha_module.CHECK_TROUBLED_SECONDS, captcha_module.CHECK_UP_SECONDS) == (60, 900)
+
+
+# -- substitutes
+
+STAND_IN = ("altcha", "small", "proof-of-work")
+
+
+@pytest.mark.parametrize("trouble", [State.DOWN, State.MISCONFIGURED])
+@pytest.mark.parametrize(("on_outage", "in_place"), [("deny", []), ("proofOfWork", [STAND_IN]), ("allow", [STAND_IN])])
+def test_proof_of_work_replaces_a_provider_in_trouble(make, on_outage, in_place, trouble):
+    services = make("turnstile", captcha_on_outage=on_outage)
+    client, internal = public_client(services), internal_client(services)
+    assert names(client) == [("turnstile", "verified", "interactive")]
+    assert value(internal, "binder_egress_captcha_stand_in") == 0
+    remote(services, "turnstile").state = trouble
+    assert names(client) == in_place
+    assert value(internal, "binder_egress_captcha_stand_in") == len(in_place)
+    if in_place:
+        answer = present(client, "altcha", solve(client))
+        assert (answer.status_code, answer.json["tier"]) == (201, "small")
+
+
+def test_proof_of_work_replaces_several_providers_once(make):
+    services = make("turnstile", "cap", "hcaptcha")
+    client = public_client(services)
+    remote(services, "cap").state = remote(services, "turnstile").state = State.DOWN
+    assert [name for name, *_ in names(client)] == ["altcha", "hcaptcha"]
+
+
+def test_enabled_proof_of_work_is_not_offered_twice(make):
+    services = make("turnstile", "altcha")
+    client = public_client(services)
+    remote(services, "turnstile").state = State.DOWN
+    assert names(client) == [("altcha", "verified", "proof-of-work")]
+    assert value(internal_client(services), "binder_egress_captcha_stand_in") == 0
+
+
+def test_replacement_counts_after_the_outage_and_at_other_replicas(make):
+    services, other = make("turnstile"), make("turnstile")
+    client = public_client(services)
+    remote(services, "turnstile").state = State.DOWN
+    solutions = [solve(client), solve(client)]
+    remote(services, "turnstile").state = State.UP
+    assert present(client, "altcha", solutions[0]).status_code == 201
+    assert present(public_client(other), "altcha", solutions[1]).status_code == 201
+
+
+def test_proof_of_work_from_elsewhere_replaces_no_provider(make):
+    """A federation member with the same keys may always offer ALTCHA; here it is for outages only."""
+    solution = solve(public_client(make("altcha")))
+    assert_problem(present(public_client(make("turnstile")), "altcha", solution), "solution-refused", 403)
+
+
+def test_unchecked_solution_does_not_count_without_an_outage(make, double):
+    services = make("turnstile", captcha_on_outage="allow")
+    client = public_client(services)
+    double.behaviour["turnstile"] = "down"
+    for _ in range(2):
+        assert_problem(present(client, "turnstile", double.token("turnstile", action="launch")), "provider-unavailable", 503)
+
+
+@pytest.mark.parametrize("on_outage", ["deny", "proofOfWork", "allow"])
+def test_unchecked_solution_counts_only_if_the_operator_chose_that(make, double, on_outage):
+    services = make("turnstile", captcha_on_outage=on_outage, pass_servers=3)
+    client, internal = public_client(services), internal_client(services)
+    double.behaviour["turnstile"] = "down"
+    remote(services, "turnstile").check()
+    token = double.token("turnstile", action="launch")
+    answer = present(client, "turnstile", token)
+    labels = {"provider": "turnstile", "purpose": "launch"}
+    if on_outage == "allow":
+        assert (answer.status_code, answer.json["tier"], answer.json["servers"]) == (201, "verified", 3)
+        assert value(internal, "binder_egress_solutions_total", outcome="unchecked", **labels) == 1
+        assert value(internal, "binder_egress_solutions_total", outcome="ok", **labels) == 0
+        assert_problem(present(client, "turnstile", token), "solution-refused", 403)
+    else:
+        assert_problem(answer, "provider-unavailable", 503)
+        assert value(internal, "binder_egress_solutions_total", outcome="unavailable", **labels) == 1
+
+
+def test_misconfigured_provider_accepts_nothing_unchecked(make, double):
+    services = make("turnstile", captcha_on_outage="allow")
+    client = public_client(services)
+    double.behaviour["turnstile"] = "misconfigured"
+    remote(services, "turnstile").check()
+    assert_problem(present(client, "turnstile", double.token("turnstile", action="launch")), "provider-misconfigured", 503)
+
+
+def test_rejected_solution_is_rejected_during_an_outage(make, double):
+    services = make("turnstile", captcha_on_outage="allow")
+    remote(services, "turnstile").state = State.DOWN
+    assert_problem(present(public_client(services), "turnstile", double.token("turnstile", right=False)), "solution-refused", 403)

@@ -1,0 +1,403 @@
+"""The snippet that BinderHub runs, chart/integration/launch_hook.py: what it survives, and how long a launch waits at most."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+import types
+
+import pytest
+from tornado.iostream import StreamClosedError
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from tests.support.launch_hook import (
+    API_TOKEN,
+    LIMIT_SECONDS,
+    PASS,
+    PRODUCT_SECONDS,
+    Wiring,
+    binderhub,
+    error,
+    garbage,
+    get,
+    good,
+    no_secret_in_any_log,
+    port_of,
+    slow,
+    verifier,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_any_log(caplog):
+    yield from no_secret_in_any_log(caplog)
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+async def other_json(handler):
+    """200, and JSON of another shape."""
+    handler.write("[1, 2]")
+
+
+async def echo(handler):
+    """200, and the request's body, which has the pass."""
+    handler.write(handler.request.body)
+
+
+async def unauthorized(handler):
+    """The bearer token is wrong."""
+    handler.set_status(401, f"wrong token {API_TOKEN}")
+
+
+async def huge(handler):
+    """An answer of 50 MB."""
+    with contextlib.suppress(StreamClosedError):
+        for handler.settings["megabytes"] in range(50):
+            handler.write(b"x" * 1_000_000)
+            await handler.flush()
+
+
+async def halfway(handler):
+    """The head and half a body, then silence."""
+    handler.set_header("Content-Length", "100")
+    handler.write(b'{"tier": "ver')
+    await handler.flush()
+    await asyncio.sleep(10)
+
+
+async def drip(handler):
+    """A byte now and then, without an end: no single wait is long."""
+    with contextlib.suppress(StreamClosedError):
+        while True:
+            handler.write(b" ")
+            await handler.flush()
+            await asyncio.sleep(0.05)
+
+
+async def elsewhere(handler):
+    """A redirect, which would carry the bearer token to another place."""
+    handler.redirect("/elsewhere", status=307)
+
+
+FAULTS = [slow, garbage, other_json, echo, error, unauthorized, huge, halfway, drip, elsewhere]
+
+
+@pytest.mark.parametrize("answer", FAULTS)
+def test_launch_survives_every_answer_of_the_verifier_without_delay(monkeypatch, answer):
+    async def main():
+        seen = []
+        async with verifier(seen, answer) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
+            reply = await get(f"{hub}/build/1", egress_token=PASS)
+        assert len(seen) == 1
+        assert max(reply["seconds"]) < LIMIT_SECONDS
+
+    asyncio.run(main())
+
+
+def test_attempts_of_one_request_wait_one_second_together(monkeypatch):
+    async def main():
+        seen = []
+        async with verifier(seen, slow) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
+            reply = await get(f"{hub}/build/1", egress_token=PASS, attempts=4)
+            assert sum(reply["seconds"]) < LIMIT_SECONDS
+            assert len(seen) == 1
+            await get(f"{hub}/build/2", egress_token=PASS)
+            assert len(seen) == 2, "the next request has a second of its own"
+
+    asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def raw(talk):
+    """A TCP server with answers that no HTTP server gives. Yields its address."""
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{port_of(server.sockets[0])}"
+    finally:
+        server.close()
+
+
+async def no_head(reader, writer):
+    """Accepts and says nothing."""
+    await reader.read(1)
+    await asyncio.sleep(3)
+    writer.close()
+
+
+async def no_http(reader, writer):
+    """Another protocol, quoting the request."""
+    writer.write(await reader.read(65536) * 3)
+    writer.close()
+
+
+async def endless_head(reader, writer):
+    """Headers without an end."""
+    with contextlib.suppress(OSError):
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        for n in range(20000):
+            writer.write(b"X-%d: %s\r\n" % (n, b"y" * 100))
+            await writer.drain()
+    writer.close()
+
+
+async def closes(reader, writer):
+    """Hangs up."""
+    writer.close()
+
+
+@pytest.mark.parametrize("talk", [no_head, no_http, endless_head, closes])
+def test_launch_survives_every_connection_without_delay(monkeypatch, talk):
+    async def main():
+        async with raw(talk) as api, binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
+            reply = await get(f"{hub}/build/1", egress_token=PASS)
+        assert max(reply["seconds"]) < LIMIT_SECONDS
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "api",
+    [
+        "http://127.0.0.1:9",  # refused
+        "http://192.0.2.1",  # no answer, or no route
+        "http://binder-egress.invalid:8081",  # no such name
+        "binder-egress:8081",  # forgot http://
+        "ftp://binder-egress",
+        "http://[::1",
+        "http://:0",
+        "http://\u00e4\u20ac:port",
+    ],
+)
+def test_launch_survives_every_address_without_delay(monkeypatch, api):
+    async def main():
+        async with binderhub(Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)) as hub:
+            reply = await get(f"{hub}/build/1", egress_token=PASS)
+        assert max(reply["seconds"]) < LIMIT_SECONDS
+
+    asyncio.run(main())
+
+
+def test_launch_survives_an_api_token_that_is_not_a_header(monkeypatch):
+    async def main():
+        async with verifier([]) as api:
+            wiring = Wiring(monkeypatch, api, token=f"{API_TOKEN}\r\nX: y", limit_seconds=PRODUCT_SECONDS)
+            assert await wiring.launch() < LIMIT_SECONDS
+
+    asyncio.run(main())
+
+
+def test_launch_is_not_delayed_by_a_name_server_that_hangs(monkeypatch):
+    real, threads = socket.getaddrinfo, []
+
+    def hang(host, *args, **kwargs):
+        if host == "binder-egress":
+            threads.append(threading.current_thread())
+            time.sleep(2)
+            raise socket.gaierror("timed out")
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+
+    async def main():
+        async with binderhub(Wiring(monkeypatch, "http://binder-egress:8081", limit_seconds=PRODUCT_SECONDS)) as hub:
+            replies = await asyncio.gather(*(get(f"{hub}/build/{n}") for n in range(3)))
+        assert max(second for reply in replies for second in reply["seconds"]) < LIMIT_SECONDS
+        # The look-up waits in a thread, so BinderHub goes on.
+        assert threads and threading.current_thread() not in threads
+
+    asyncio.run(main())
+
+
+def test_huge_answer_is_not_read(monkeypatch):
+    async def main():
+        megabytes = asyncio.get_running_loop().create_future()
+
+        async def answer(handler):
+            await huge(handler)
+            megabytes.set_result(handler.settings["megabytes"])
+
+        async with verifier([], answer) as api:
+            await Wiring(monkeypatch, api).launch()
+            # The sockets' buffers hold a few megabytes that nobody reads.
+            assert await asyncio.wait_for(megabytes, 60) < 20
+
+    asyncio.run(main())
+
+
+def test_launch_is_not_delayed_by_a_client_without_a_limit(monkeypatch):
+    """The hook keeps the limit of a second itself, beside the limits of the client."""
+    monkeypatch.setattr(SimpleAsyncHTTPClient, "fetch", lambda *args, **kwargs: asyncio.Future())
+
+    async def main():
+        assert await Wiring(monkeypatch, "http://127.0.0.1:9", limit_seconds=PRODUCT_SECONDS).launch() < LIMIT_SECONDS
+
+    asyncio.run(main())
+
+
+def test_connection_to_a_hanging_verifier_is_closed(monkeypatch):
+    async def main():
+        closed = asyncio.Event()
+
+        async def talk(reader, writer):
+            while await reader.read(65536):
+                pass
+            closed.set()
+            writer.close()
+
+        async with raw(talk) as api:
+            await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS).launch()
+            await asyncio.wait_for(closed.wait(), 60)
+
+    asyncio.run(main())
+
+
+def test_many_launches_are_announced_at_once(monkeypatch):
+    """No launch waits for the answer to another. BinderHub's own client would make it wait: it sends ten requests at a time."""
+
+    async def main():
+        seen, tiers, all_there = [], [], asyncio.Event()
+
+        async def when_all_are_there(handler):
+            if len(seen) == 30:
+                all_there.set()
+            await all_there.wait()
+            await good(handler)
+            tiers.append("verified")
+
+        async with verifier(seen, when_all_are_there) as api:
+            wiring = Wiring(monkeypatch, api)
+            await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(30)))
+        assert len(tiers) == 30
+
+    asyncio.run(main())
+
+
+def test_forty_launches_with_a_hanging_verifier_wait_no_longer_than_one(monkeypatch):
+    async def main():
+        async with verifier([], slow) as api:
+            wiring = Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS)
+            seconds = await asyncio.gather(*(wiring.launch(user=f"u{n}") for n in range(40)))
+        assert max(seconds) < LIMIT_SECONDS
+
+    asyncio.run(main())
+
+
+def test_handler_that_cannot_be_read_gets_its_address(monkeypatch):
+    """Only our own errors are caught. The address comes from the earlier setting."""
+
+    async def main():
+        seen = []
+        async with verifier(seen) as api:
+            wiring = Wiring(monkeypatch, api, before=lambda c: c.BinderHub.update(badge_base_url="https://badges.example/"))
+            assert wiring.badge(types.SimpleNamespace()) == "https://badges.example/"
+            await wiring.launch()
+        assert seen[0][1]["context"] is False
+
+    asyncio.run(main())
+
+
+def test_cancelled_launch_stays_cancelled(monkeypatch):
+    async def main():
+        async with verifier([], slow) as api:
+            task = asyncio.ensure_future(Wiring(monkeypatch, api).launch())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+
+# --- the pause after repeated failures --------------------------------------------------------------------------------
+
+
+def test_three_failures_in_a_row_stop_calls_for_half_a_minute(monkeypatch, caplog):
+    async def main():
+        seen, answers = [], [error] * 4 + [good] * 10
+
+        async def answer(handler):
+            await answers.pop(0)(handler)
+
+        async with verifier(seen, answer) as api:
+            wiring = Wiring(monkeypatch, api)
+            for _ in range(3):
+                await wiring.launch()
+            assert len(seen) == 3
+            for _ in range(20):
+                assert await wiring.launch() < 0.1
+            assert len(seen) == 3
+            wiring.clock.ahead += 29
+            await wiring.launch()
+            assert len(seen) == 3
+            # The pause is over: one call, which fails again, and the next pause begins at once.
+            wiring.clock.ahead += 2
+            await wiring.launch()
+            await wiring.launch()
+            assert len(seen) == 4
+            wiring.clock.ahead += 31
+            for _ in range(5):
+                await wiring.launch()
+            assert len(seen) == 9
+
+    asyncio.run(main())
+    assert sum("no calls for 30 s" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_success_ends_the_count_of_failures(monkeypatch):
+    async def main():
+        seen, answers = [], [error, error, good, error, error, good]
+
+        async def answer(handler):
+            await answers.pop(0)(handler)
+
+        async with verifier(seen, answer) as api:
+            wiring = Wiring(monkeypatch, api)
+            for _ in range(6):
+                await wiring.launch()
+        assert len(seen) == 6
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_refused_launches_do_not_stop_calls_for_others(monkeypatch, status):
+    """A visitor may be able to cause these, so they must not turn egress off for everybody."""
+
+    async def refuse(handler):
+        handler.set_status(status)
+
+    async def main():
+        seen = []
+        async with verifier(seen, refuse) as api:
+            wiring = Wiring(monkeypatch, api)
+            for _ in range(8):
+                await wiring.launch()
+        assert len(seen) == 8
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("answer", [garbage, other_json, unauthorized, elsewhere])
+def test_answers_of_a_broken_verifier_count_as_failures(monkeypatch, answer):
+    async def main():
+        seen = []
+        async with verifier(seen, answer) as api:
+            wiring = Wiring(monkeypatch, api)
+            for _ in range(6):
+                await wiring.launch()
+        assert len(seen) == 3
+
+    asyncio.run(main())
+
+
+def test_log_has_one_line_for_each_launch(monkeypatch, caplog):
+    async def main():
+        async with verifier([]) as api, binderhub(Wiring(monkeypatch, api)) as hub:
+            await get(f"{hub}/build/1", egress_token=PASS)
+
+    asyncio.run(main())
+    lines = [record.getMessage() for record in caplog.records if "binder-egress" in record.getMessage()]
+    assert lines == ["binder-egress: fake-repo-1-0/ tier=verified rule=valid-pass"]

@@ -18,8 +18,8 @@ A test sets how the interface of each provider answers from the next request on:
     double.behaviour["turnstile"] = "down"
 
 `right` (the default; a token counts once), `down` (503), `limited` (429), `hanging` (no answer for 20 s), `misconfigured` (as for a
-wrong secret), `rejecting` (every token is refused), `rubbish` (200, HTML). `double.calls` is a list of (provider, fields) of all
-calls.
+wrong secret), `rejecting` (every token is refused), `accepting` (none is), `rubbish` (200, HTML). `double.calls` is a list of
+(provider, fields) of all calls.
 
 The scripts define the documented names of the real ones: `hcaptcha.render/reset/remove`,
 `turnstile.render/reset/remove`, `grecaptcha.render/reset/execute/ready`, `frcaptcha.createWidget(…)` with the events

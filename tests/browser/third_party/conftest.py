@@ -1,0 +1,59 @@
+"""Fixtures: third-party pages in Chromium, on another origin, with the real clients.
+
+Verifier and Redis are real, BinderHub is a double (`launch_page`).
+"""
+
+import pytest
+
+from tests.support.apps import PATIENT_UNLOCK_SECONDS, VerifierProcess
+from tests.support.browser import MODEST
+from tests.support.course import Course
+from tests.support.third_party import Tab
+
+
+@pytest.fixture(scope="session")
+def course():
+    made = Course()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _clean(course):
+    course.pages.clear()
+    course.headers.clear()
+
+
+@pytest.fixture(scope="session")
+def _listed(_redis_server, course):
+    """A verifier that lists the course's origin."""
+    _redis_server.start()
+    process = VerifierProcess(_redis_server, PATIENT_UNLOCK_SECONDS, captcha_providers=MODEST, allowed_origins=[course.origin])
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def hub(start, _listed):
+    return start(_listed)
+
+
+@pytest.fixture
+def tab(browser):
+    """A function that opens an address in a new context. The test fails if a page throws."""
+    tabs = []
+
+    def tab(address, init=None, **options):
+        context = browser.new_context(**options)
+        context.set_default_timeout(60_000)
+        opened = Tab(context.new_page())
+        tabs.append(opened)
+        if init:
+            opened.page.add_init_script(init)
+        opened.page.goto(address)
+        return opened
+
+    yield tab
+    for one in tabs:
+        one.page.context.close()
+        assert one.thrown == []

@@ -1,0 +1,381 @@
+"""Third-party pages with the script tag: launches go out as without the tag, and servers get egress."""
+
+import pytest
+
+from tests.support.apps import RedisServer, VerifierProcess, make_settings, reconciler, run_pod
+from tests.support.browser import MODEST
+from tests.support.course import CLIENTS
+from tests.support.launch_page import BinderHub, bundle
+from tests.support.third_party import asked, await_tier, script_tag
+from tests.support.waiting import eventually
+from verifier.records import Server
+from verifier.store.connection import connect
+from verifier.store.store import Store
+
+# --- the same launches, with egress -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_launch_is_the_same_with_the_tag_and_gets_egress(client, course, hub, store, tab):
+    without = tab(course.page(CLIENTS[client]))
+    without.launch(hub)
+    with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
+    with reconciler(store, Server("user-2")):
+        with_it.launch(hub)
+        said = with_it.state("granted")
+    first, second = hub.builds
+    assert asked(first) == asked(second) and second.token is None
+    assert with_it.record() == without.record() and "ready" in with_it.record()
+    assert store.known(Server("user-1")).tier == "unverified"
+    assert store.known(Server("user-2")).tier == "verified"
+    assert said == {
+        "state": "granted",
+        "build": f"{hub.url}build/gh/o/cached/HEAD",
+        "server": f"{hub.url}user/user-2/",
+        "unlock": None,
+    }
+    assert [each["state"] for each in with_it.page.evaluate("states")] == ["checking", "granted"]
+    assert with_it.console == without.console
+
+
+HELPLESS = ["down", "hang", "404", "garbage", "not listed", "hang later", "garbage later"]
+
+
+@pytest.mark.parametrize(
+    ("what", "client"),
+    [
+        (what, client)
+        for what in HELPLESS
+        for client in CLIENTS
+        if client in ("EventSource", "fetch") or what in ("down", "not listed", "hang later")
+    ],
+)
+def test_launch_is_the_same_if_the_tag_cannot_help(what, client, course, hub, start, verifier, _verifier, tab):
+    without = tab(course.page(CLIENTS[client]))
+    without.launch(hub)
+    if what == "not listed":
+        hub = start(_verifier)
+    else:
+        hub.fault, _, later = what.partition(" ")
+        # Later: the script arrives, and the verifier fails afterwards.
+        hub.fault_paths = ("challenge",) if later else ("",)
+    tag = script_tag(hub).replace("<script ", "<script async ")
+    with_it = tab(course.page(CLIENTS[client], tag) if what != "hang" else "about:blank")
+    if what == "hang":
+        with_it.page.goto(course.page(CLIENTS[client], tag), wait_until="commit")
+        with_it.page.wait_for_function("typeof launch === 'function' && document.scripts.length > 2")
+        with_it.page.wait_for_timeout(1000)
+    before = hub.count("GET /build/")
+    with_it.launch(hub)
+    assert hub.count("GET /build/") == before + 1
+    if what == "garbage":
+        # The script is HTML. The browser reports that, as for any script of the page.
+        with_it.thrown = [text for text in with_it.thrown if "Unexpected token '<'" not in text]
+    assert with_it.record() == without.record()
+    assert hub.builds[-1].token is None
+    assert hub.count("POST /egress/") == 0
+
+
+LACKING = [
+    "delete window.Proxy",
+    "delete window.Worker; delete crypto.subtle; Object.defineProperty(crypto, 'subtle', { value: undefined })",
+    "delete window.CustomEvent",
+    "window.URL = undefined",
+    "delete AbortSignal.prototype.throwIfAborted",
+    "Response.prototype.clone = () => { throw new TypeError('no') }",
+    "delete window.AbortController; delete window.TextDecoder",
+    "delete navigator.hardwareConcurrency; delete window.performance",
+]
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+@pytest.mark.parametrize("lacking", LACKING)
+def test_launch_is_the_same_in_a_browser_that_lacks_something(lacking, client, course, hub, tab):
+    without = tab(course.page(CLIENTS[client]), init=lacking)
+    without.launch(hub)
+    with_it = tab(course.page(CLIENTS[client], script_tag(hub)), init=lacking)
+    with_it.launch(hub)
+    assert with_it.record() == without.record()
+    assert asked(hub.builds[0]) == asked(hub.builds[1])
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+@pytest.mark.parametrize("broken", ["window.URL", "window.JSON.parse", "dispatchEvent"])
+def test_errors_of_the_script_do_not_reach_the_page(broken, client, course, hub, tab):
+    records = []
+    for head in ("", script_tag(hub)):
+        opened = tab(course.page(CLIENTS[client].replace("JSON.parse(event.data)", "parse(event.data)"), head))
+        opened.page.evaluate(f"window.parse = JSON.parse; {broken} = function () {{ throw new Error('broken'); }}; null")
+        opened.launch(hub)
+        opened.page.wait_for_timeout(300)
+        records.append(opened.record())
+    assert records[0] == records[1]
+    assert asked(hub.builds[0]) == asked(hub.builds[1])
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch", "binderhub-client"])
+def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
+    hub.fails = True
+    without = tab(course.page(CLIENTS[client]))
+    without.launch(hub)
+    with_it = tab(course.page(CLIENTS[client], script_tag(hub)))
+    with_it.launch(hub)
+    assert with_it.record() == without.record() and "failed" in with_it.record()
+    # binderhub-client throws an error of its own.
+    assert with_it.thrown == without.thrown
+    for opened in (with_it, without):
+        opened.thrown.clear()
+
+
+@pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status"])
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+def test_failure_of_a_launch_is_reported(client, failure, course, hub, tab):
+    """Before that, the last state was `checking`."""
+    hub.fails = failure == "the build"
+    hub.refusal = 429 * (failure == "a banned repository")
+    hub.failures = int(failure == "a status")
+    opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+    opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+    said = opened.state("failed")
+    assert (said["server"], said["unlock"]) == (None, None)
+    opened.page.wait_for_timeout(500)
+    assert opened.state("failed")
+    opened.thrown.clear()
+
+
+def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):
+    records = []
+    for head in ("", script_tag(hub)):
+        hub.cuts = 1
+        opened = tab(course.page(CLIENTS["EventSource"], head))
+        with reconciler(store, Server("user-4")):
+            opened.launch(hub)
+            if head:
+                opened.state("granted")
+        records.append(opened.record())
+    assert records[0] == records[1] and '"error", 0' in records[1]
+    assert [build.token for build in hub.builds] == [None] * 4
+    assert store.known(Server("user-4")).tier == "verified"
+    assert hub.count("POST /egress/passes") == 1
+
+
+def test_stream_left_open_launches_again_and_both_get_egress(course, hub, store, tab):
+    page = """<script>
+      function launch(address) { new EventSource(address).onmessage = ({ data }) => { done += data.includes('"ready"'); }; }
+    </script>"""
+    opened = tab(course.page(page, script_tag(hub)))
+    with reconciler(store, Server("user-1")), reconciler(store, Server("user-2")):
+        opened.launch(hub, times=2)
+        await_tier(store, "user-1")
+        await_tier(store, "user-2")
+    opened.page.evaluate("location.href = 'about:blank'")
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("one", "one")], ids=["different", "the same"])
+@pytest.mark.parametrize("client", ["EventSource", "fetch"])
+def test_two_launches_on_one_page_both_get_egress(client, names, course, hub, store, tab):
+    opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+    hub.ready.close()
+    opened.page.evaluate(
+        "(addresses) => { for (const address of addresses) launch(address); }",
+        [f"{hub.url}build/gh/o/{name}/HEAD" for name in names],
+    )
+    eventually(lambda: len(hub.builds) == 2, what="not launched")
+    with reconciler(store, Server("user-1")), reconciler(store, Server("user-2")):
+        hub.ready.open()
+        opened.page.wait_for_function("done === 2")
+        await_tier(store, "user-1")
+        await_tier(store, "user-2")
+
+
+def test_challenge_slower_than_the_build_still_unlocks(course, hub, store, tab):
+    hub.gates["challenge"].close()
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)))
+    opened.launch(hub)
+    assert hub.count("POST /egress/") == 0
+    with reconciler(store, Server("user-1")):
+        hub.gates["challenge"].open()
+        await_tier(store)
+
+
+NOTE_PASSES = """{
+  globalThis.passes = 0;
+  const { json } = Response.prototype;
+  Response.prototype.json = async function () {
+    const body = await json.call(this);
+    passes += this.url.endsWith("/passes");
+    return body;
+  };
+}"""
+"""Counts the passes that the page has got. The answer alone is not enough: until it is read, the page waits with a limit."""
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["before launching", "after launching"])
+def test_build_longer_than_a_pass_lives_gets_a_new_pass(cached, course, start, store, tab):
+    hub = start(allowed_origins=[course.origin], pass_lifetime=30)
+    hub.at_once = cached
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
+    opened.page.clock.install()
+    hub.ready.close()
+    opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+    eventually(lambda: opened.page.evaluate("passes") == 1, what="no pass")
+    opened.page.clock.fast_forward(60_000)
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        await_tier(store)
+    assert hub.count("POST /egress/passes") == 2
+
+
+def test_pass_that_expired_while_the_computer_slept_is_replaced(course, start, store, tab):
+    """On most systems performance.now() stands still then."""
+    hub = start(allowed_origins=[course.origin], pass_lifetime=30)
+    opened = tab(course.page(CLIENTS["EventSource"], script_tag(hub)), init=NOTE_PASSES)
+    opened.page.clock.install()
+    hub.ready.close()
+    opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+    eventually(lambda: opened.page.evaluate("passes") == 1, what="no pass")
+    opened.page.evaluate("{ const now = performance.now(); performance.now = () => now; }")
+    opened.page.clock.fast_forward(60_000)
+    with reconciler(store, Server("user-1")):
+        hub.ready.open()
+        await_tier(store)
+    assert hub.count("POST /egress/passes") == 2
+
+
+@pytest.mark.parametrize("client", ["EventSource", "fetch", "thebe-core"])
+def test_redirected_build_is_unlocked_at_the_other_member(client, course, hub, tab):
+    """The server belongs to another member, and that member's verifier unlocks it."""
+    others = RedisServer()
+    others.start()
+    process = VerifierProcess(others, captcha_providers=MODEST, allowed_origins=[course.origin])
+    member = BinderHub((process.public, process.internal), b"")
+    connection = connect(make_settings(others))
+    store = Store(connection)
+    member.launched = lambda user: run_pod(store, user)
+    hub.redirect = member.url
+    try:
+        without = tab(course.page(CLIENTS[client]))
+        without.launch(hub)
+        opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+        with reconciler(store, Server("user-2")):
+            opened.launch(hub)
+            await_tier(store, "user-2")
+        assert opened.record() == without.record()
+        assert member.count("POST /egress/servers/user-2") == 1
+        assert hub.count("POST /egress/servers") == 0 and member.count("POST /egress/passes") == 0
+    finally:
+        member.stop()
+        connection.close()
+        process.stop()
+        others.stop()
+
+
+def test_binderhub_may_be_at_another_address_than_the_verifier(course, hub, start, _listed, store, tab):
+    front = start(_listed)
+    opened = tab(course.page(CLIENTS["fetch"], script_tag(hub, binderhub=front.url)))
+    opened.launch(hub)
+    assert opened.page.evaluate("states") == []
+    front.redirect = hub.url
+    with reconciler(store, Server("user-2")):
+        opened.launch(front)
+        await_tier(store, "user-2")
+
+
+def test_other_requests_pass_through_untouched(course, hub, start, _listed, tab):
+    other = start(_listed)
+    opened = tab(course.page("", script_tag(hub)))
+    results = opened.page.evaluate(
+        """async ({ hub, other }) => {
+          const results = {};
+          const text = async (...args) => (await fetch(...args)).text();
+          const source = (address) => new Promise((resolve) => {
+            const made = new EventSource(address);
+            made.addEventListener("message", ({ data }) => { if (data.includes('"ready"')) { made.close(); resolve(data); } });
+          });
+          results.other = (await text(`${other}build/gh/o/r/HEAD`)).includes("phase");
+          results.otherSource = Boolean(await source(`${other}build/gh/o/r/HEAD`));
+          results.post = (await text(`${hub}build/gh/o/r/HEAD`, { method: "POST" })).includes("phase");
+          results.token = (await text(`${hub}build/gh/o/r/HEAD?egress_token=mine`)).includes("phase");
+          results.only = Boolean(await source(`${hub}build/gh/o/r/HEAD?build_only=true`));
+          results.data = (await text("data:,x")) === "x";
+          results.request = (await text(new Request(location.href))).includes("course");
+          results.url = (await text(new URL(location.href))).includes("course");
+          for (const [name, call] of Object.entries({
+            empty: () => fetch(), bad: () => fetch("http://"), illegal: () => fetch.call({}, "/"), called: () => EventSource("/"),
+            nothing: () => new EventSource(), wrong: () => new EventSource("http://["),
+          })) {
+            results[name] = await (async () => call())().then(() => "no error", (error) => error.name);
+          }
+          results.statics = [EventSource.CONNECTING, EventSource.OPEN, EventSource.CLOSED, EventSource.name, EventSource.length];
+          class Mine extends EventSource {}
+          const mine = new Mine("data:,");
+          results.sub = [mine instanceof Mine, mine instanceof EventSource, Object.getPrototypeOf(mine) === Mine.prototype];
+          mine.close();
+          results.global = [Object.keys(window).includes("EventSource"), String(fetch).includes("[native code]")];
+          return results;
+        }""",
+        {"hub": hub.url, "other": other.url},
+    )
+    assert results == {
+        "other": True, "otherSource": True, "post": True, "token": True, "only": True, "data": True, "request": True, "url": True,
+        "empty": "TypeError", "bad": "TypeError", "illegal": "TypeError", "called": "TypeError", "nothing": "TypeError",
+        "wrong": "SyntaxError", "statics": [0, 1, 2, "EventSource", 1], "sub": [True, True, True], "global": [False, True],
+    }  # fmt: skip
+    assert opened.page.evaluate("states") == []
+    assert hub.count("GET /egress/challenge") == 0
+
+
+def test_tag_defines_one_global_name(course, hub, tab):
+    names = "Object.getOwnPropertyNames(window)"
+    page = course.page("", "", "without.html")
+    before = tab(page).page.evaluate(names)
+    opened = tab(course.page("", script_tag(hub)))
+    assert set(opened.page.evaluate(names)) - set(before) == {"binderEgress"}
+    assert opened.page.evaluate("Object.keys(binderEgress)") == ["verifier", "binderhub", "getPass", "withEgress"]
+    assert opened.page.evaluate("[binderEgress.verifier, binderEgress.binderhub]") == [f"{hub.url}egress/", hub.url]
+    # Nothing is requested before a launch.
+    assert hub.count("GET /egress/challenge") == 0
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+PULLED = (
+    "git-pull%3Frepo%3Dhttps%253A%252F%252Fgithub.com%252Fo%252Fcontent%26urlpath%3Dlab%252Ftree%252Fa%2520b.ipynb%26branch%3Dmain"
+)
+"""A link of nbgitpuller's link generator: an address in an address in an address."""
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("", "?token=server-token"),
+        (
+            f"?urlpath={PULLED}",
+            "git-pull?repo=https%3A%2F%2Fgithub.com%2Fo%2Fcontent&urlpath=lab%2Ftree%2Fa+b.ipynb&branch=main&token=server-token",
+        ),
+        ("?urlpath=%2Frstudio%2F", "rstudio/?token=server-token"),
+        ("?labpath=a%20b.ipynb", "doc/tree/a%20b.ipynb?token=server-token"),
+        ("?filepath=a.ipynb", "tree/a.ipynb?token=server-token"),
+    ],
+    ids=["badge", "nbgitpuller", "urlpath", "labpath", "filepath"],
+)
+def test_link_or_badge_leads_to_the_same_place(query, path, course, hub, tab):
+    """The link opens the launch page, whose own script sends the pass."""
+    hub.script = bundle()
+    link = f"<a href='{hub.page()}{query}'><img alt='launch binder' src='data:,'></a>"
+    ends = []
+    for header in ({}, hub.header_html):
+        hub.header_html = header
+        opened = tab(course.page(link))
+        # As in production, where the page's own script is large and comes last.
+        hub.bundle.close()
+        opened.page.get_by_role("link").click(no_wait_after=True)
+        if header:
+            opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
+        hub.bundle.open()
+        opened.page.wait_for_url("**/user/**")
+        ends.append(opened.page.url)
+    without, with_us = hub.builds
+    assert ends == [f"{hub.url}user/user-1/{path}", f"{hub.url}user/user-2/{path}"]
+    assert (without.tier, with_us.tier) == ("unverified", "verified")
+    assert with_us.query.pop("egress_token") and with_us.query == without.query

@@ -63,8 +63,8 @@ def test_tables_in_the_readme_are_what_the_demo_shows():
 
 def test_steps_of_changing_the_signing_keys_match_the_table(helm):
     keys = {"new": "n" * 40, "old": "o" * 40}
-    table = re.findall(r"^\| (?:accept|sign|drop) \| ([a-z, ]+) \|", (TOP / "docs/operating.md").read_text(), re.MULTILINE)
-    _, *steps = section("docs/operating.md", "Changing the signing keys")
+    table = re.findall(r"^\| (?:accept|sign|drop) \| ([a-z, ]+) \|", (TOP / "docs/maintenance.md").read_text(), re.MULTILINE)
+    _, *steps = section("docs/maintenance.md", "Changing the signing keys")
     assert len(steps) == len(table) == 3
     for row, step in zip(table, steps, strict=True):
         for name, key in keys.items():
@@ -75,6 +75,14 @@ def test_steps_of_changing_the_signing_keys_match_the_table(helm):
         rendered = yaml.safe_load_all(helm("template", name, str(TOP / chart), *options))
         (secret,) = [one for one in rendered if one and one["kind"] == "Secret" and "signing-keys" in one["data"]]
         assert base64.b64decode(secret["data"]["signing-keys"]).decode().split() == [keys[word] for word in row.split(", ")]
+
+
+def test_secret_of_your_own_is_made_as_notes_say():
+    (command,) = section("chart/README.md", "Secrets")
+    notes = (TOP / "chart/templates/NOTES.txt").read_text()
+    notes = notes.replace("{{ $name }}", "binder-egress").replace("{{ $where }}", "--namespace binder")
+    (told,) = re.findall(r"^ +(kubectl create secret .*?)^\{\{", notes, re.MULTILINE | re.DOTALL)
+    assert command.split() == told.split()
 
 
 def test_values_for_many_servers_are_accepted(helm, tmp_path):

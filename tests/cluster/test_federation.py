@@ -180,8 +180,8 @@ PASS_SECONDS = 300
 LAUNCH_ROOM_SECONDS = 30
 """Seconds from the look at the clock to the launch's request."""
 
-KEYS, *STEPS = section("docs/operating.md", "Changing the signing keys")
-"""The commands of docs/operating.md: the lines that set `old` and `new`, and the three steps."""
+KEYS, *STEPS = section("docs/maintenance.md", "Changing the signing keys")
+"""The commands of docs/maintenance.md: the lines that set `old` and `new`, and the three steps."""
 
 
 def typed(member: Stage, commands: str, **variables: str) -> str:
@@ -270,7 +270,7 @@ def rejected(evidence: Evidence, member: Stage) -> list[str]:
 
 
 def test_key_rotation_under_launches_rejects_no_pass(federation, browser, evidence):
-    """The commands of docs/operating.md: accept, sign, drop, each at one member after the other."""
+    """The commands of docs/maintenance.md: accept, sign, drop, each at one member after the other."""
     assert len(STEPS) == 3
     members = federation.members
     old, new = typed(members[0], f'{KEYS}\necho "$old $new"').split()

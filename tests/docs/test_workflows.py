@@ -32,6 +32,7 @@ def test_a_release_is_refused_while_a_file_has_another_version():
     assert set(places) == {
         "chart/Chart.yaml",
         "chart/values.yaml",
+        "docs/mybinder.md",
         "docs/node-guard.yaml",
         "pyproject.toml",
         "client/pyproject.toml",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import urlsplit
 
 from .. import api_keys, logs
 from ..decisions.refusals import Facts, applies, refusal
@@ -87,10 +88,14 @@ class Operators:
         ]
 
     def find(self, text: str) -> Server:
-        """The server that an operator names: `user`, `user/server`, or the name of its pod."""
-        user, _, server = text.partition("/")
-        if self._store.known(Server(user, server)):
-            return Server(user, server)
+        """The server that an operator names: `user`, `user/server`, the name of its pod, or the address of its page."""
+        if text.startswith(("https://", "http://")):
+            named = Server.from_key(urlsplit(text).path.partition("/servers/")[2].rstrip("/"))
+        else:
+            user, _, server = text.partition("/")
+            named = Server(user, server)
+        if self._store.known(named):
+            return named
         for candidate, known in self._store.all_known().items():
             if known.pod == text:
                 return candidate
@@ -390,7 +395,7 @@ class Operators:
     def _missing(self, text: str) -> str:
         if self._store.reconciler_state()[0] is None:
             return f"No server {text!r} is known, but the reconciler is silent, so it may still be running."
-        return f"No server {text!r} is running. Name a pod, or user or user/server as JupyterHub calls them."
+        return f"No server {text!r} is running. Name a pod, user or user/server as JupyterHub calls them, or a server's page."
 
     def _refusal(self, known: KnownServer) -> str | None:
         now = self._clock()

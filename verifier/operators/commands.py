@@ -56,7 +56,7 @@ def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
     show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
 
 
-@egress.command(help="Say why a server has egress, or has none. SERVER: user, user/server, or the name of its pod.")
+@egress.command(help="Say why a server has egress, or has none. SERVER: user, user/server, its pod, or the address of its page.")
 @click.argument("server")
 @_as_json
 @click.pass_obj

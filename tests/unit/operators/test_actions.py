@@ -240,6 +240,8 @@ def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators
     list_and_converge(reconciler)
     assert operators.find("alice/lab") == operators.find("jupyter-alice--lab") == Server("alice", "lab")
     assert operators.find("bob") == operators.find("bob/") == BOB
+    assert operators.find("https://hub.example.org/binder/egress/servers/bob/#unlock") == BOB
+    assert operators.find("http://hub.example.org/egress/servers/alice/lab?qr") == Server("alice", "lab")
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_secrets_are_changed_as_told(story):
         story.operator.await_binderhub()
         story.stage.await_settled()
         assert {key for key, value in secret().items() if value != before[key]} == changes
-        user = story.launch_with(patiently(story.stage.get_pass))
+        user = story.launch_with(patiently(story.stage.get_pass, HUB_SECONDS))
         story.stage.kubectl("delete", "pod", story.stage.pod(user)["metadata"]["name"], "--wait=false")
     assert_reaches(story.stage, story.open, egress=True)
 

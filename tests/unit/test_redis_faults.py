@@ -169,8 +169,8 @@ def test_unlock_recorded_before_an_outage_is_pending(public, store, redis_server
     token = get_pass(public)
     redeem = Store.redeem
 
-    def redeem_and_go(*args):
-        outcome = redeem(*args)
+    def redeem_and_go(*args, **kwargs):
+        outcome = redeem(*args, **kwargs)
         redis_server.stop()
         return outcome
 

@@ -356,9 +356,9 @@ def test_json_names_the_state_of_the_server(public, store):
 @pytest.mark.parametrize(
     ("block", "tier", "access"),
     [
-        (("client", f"{CLIENT}/32"), "unverified", "packages"),
-        (("client", f"{CLIENT}/32"), "verified", "network"),
-        (("client", "203.0.113.9/32"), "unverified", "none"),
+        (("network", f"{CLIENT}/32"), "unverified", "packages"),
+        (("network", f"{CLIENT}/32"), "verified", "network"),
+        (("network", "203.0.113.9/32"), "unverified", "none"),
         (("repository", "example.com/a/*"), "unverified", "none"),
         (("server", "alice/"), "unverified", "none"),
     ],

@@ -49,7 +49,7 @@ class Pass:
 
 
 def serializer(keys: list[str]) -> URLSafeSerializer:
-    """What signs the content of tokens and reads it again, whatever it is.
+    """The serializer that signs the content of tokens, and reads it again.
 
     Args:
         keys: the signing keys, oldest first; the last one signs, all are accepted.
@@ -65,7 +65,7 @@ class Passes:
     The token contains `exp` itself, because the timed serializer of itsdangerous rejects a token from a clock that is 2 s ahead.
 
     Args:
-        keys: as of `serializer`.
+        keys: the signing keys, as for `serializer`.
     """
 
     def __init__(self, keys: list[str]):

@@ -389,8 +389,8 @@ class Remote:
         """What an answer of the interface means.
 
         Args:
-            status: of the answer, or of another server's in its place.
-            text: its body.
+            status: the HTTP status. A proxy may have answered instead of the provider.
+            text: the body.
         """
         try:
             body = json.loads(text)

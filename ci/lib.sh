@@ -35,7 +35,8 @@ step() {
 packages() {
   dpkg -s "$@" >/dev/null 2>&1 && return
   # One at a time: parts of ci/test run in parallel, and apt does not wait for another apt that reads lists. --close, or a service
-  # that a package starts would hold the lock. shellcheck disable=SC2016  # for the shell in there
+  # that a package starts would hold the lock.
+  # shellcheck disable=SC2016  # for the shell in there
   flock --close "$cache/packages.lock" sh -c 'apt-get -o DPkg::Lock::Timeout=300 update -q &&
     DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "$@"' sh "$@"
 }

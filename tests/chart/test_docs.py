@@ -77,7 +77,7 @@ def test_steps_of_changing_the_signing_keys_match_the_table(helm):
         assert base64.b64decode(secret["data"]["signing-keys"]).decode().split() == [keys[word] for word in row.split(", ")]
 
 
-def test_secret_of_your_own_is_made_as_notes_say():
+def test_command_for_an_own_secret_is_that_of_the_notes():
     (command,) = section("chart/README.md", "Secrets")
     notes = (TOP / "chart/templates/NOTES.txt").read_text()
     notes = notes.replace("{{ $name }}", "binder-egress").replace("{{ $where }}", "--namespace binder")

@@ -227,7 +227,7 @@ def test_rollback_under_load_loses_nothing(story):
     assert excepted(story) == "198.18.0.0/16"
 
 
-def test_secrets_are_changed_as_told(story):
+def test_documented_commands_change_the_secrets(story):
     """The bearer token, and Redis' passwords. Nothing else changes, and people launch with network afterwards."""
 
     def secret() -> dict[str, str]:

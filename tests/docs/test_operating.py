@@ -1,4 +1,4 @@
-"""What docs/operating.md quotes, the commands say."""
+"""The answers that docs/operating.md quotes are those of the commands."""
 
 import re
 from pathlib import Path

@@ -25,14 +25,17 @@ def charges(store, in_redis):
 
 
 def price(client, purpose="launch"):
+    """The price of a new challenge, in multiples of the base work."""
     return client.get(f"/egress/challenge?purpose={purpose}").json["providers"][0]["challenge"]["parameters"]["data"]["price"]
 
 
 def present(client, solution, **options):
+    """Exchange a solution for a pass. Returns the answer."""
     return client.post("/egress/passes", json={"provider": "altcha", "solution": solution}, **options)
 
 
 def unlock(client, **body):
+    """Send an unlock of Alice's server. Returns the answer."""
     return client.post("/egress/servers/alice", json=body)
 
 
@@ -45,11 +48,13 @@ class Clock:
         self.key = f"binder-egress:charges:{NETWORK}"
 
     def charged(self, ago):
+        """Add one charge, that many seconds ago."""
         at = int(time.time()) - ago
         self.in_redis.hincrby(self.key, str(at - at % self.width), 1)
 
 
 def public_client_of(client, address):
+    """A client of the same app with another address."""
     other = another(client)
     other.environ_base["HTTP_X_FORWARDED_FOR"] = address
     return other

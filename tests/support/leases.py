@@ -11,9 +11,8 @@ from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 
-ALICE = Server("alice")
-
 LEASE = 600
+"""Seconds of each lease."""
 
 TIERS = {
     "verified": {},
@@ -23,6 +22,7 @@ TIERS = {
 
 
 def reconciler_settings(**settings):
+    """Settings with `TIERS`, of a reconciler that may stop pods."""
     return load(ReconcilerSettings, **{"tiers": TIERS, "may_stop_pods": True, **settings})
 
 
@@ -49,6 +49,7 @@ class Place:
         self.store.report_verifier("verifier", {})
 
     def reconciler(self, ahead=0.0, **settings):
+        """Start a reconciler whose wall clock is that many seconds ahead."""
         made = Reconciler(reconciler_settings(**settings), self.cluster, self.store, lambda: self.time + ahead, lambda: self.steady)
         made.heartbeat()
         return made
@@ -67,6 +68,7 @@ class Place:
             pass
 
     def pod(self, name="jupyter-alice--"):
+        """A pod as it is in the cluster."""
         return self.cluster.pods[name]
 
     def grant(self, tier, user="alice", uid="uid-1", rule="unlock"):

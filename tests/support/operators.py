@@ -9,6 +9,7 @@ REPOSITORY = "https://github.com/owner/name"
 
 
 def pod(cluster, name="jupyter-alice--"):
+    """A pod as it is in the cluster."""
     return cluster.pods[name]
 
 

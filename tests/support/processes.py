@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def children(process: int) -> list[int]:
-    """The processes that a process of one thread has started, and that are there."""
+    """The child processes that the main thread of a process has started, and that still exist."""
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
@@ -33,7 +33,7 @@ def resident_mib(*processes: int) -> float:
 
 
 def peak_mib(*processes: int) -> float:
-    """The most that `resident_mib` has been of each process (`VmHWM`)."""
+    """The highest `resident_mib` of each process so far, added up (`VmHWM`)."""
     return sum(_kib(process, "status", "VmHWM") for process in processes) / 1024
 
 

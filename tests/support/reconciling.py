@@ -39,7 +39,7 @@ def record_launch(store, grant, server=ALICE, image="image:1", repository="r", t
 
 
 def announce(store, context=True, hub_url="", server=ALICE, ttl=600):
-    """Decide a launch by the blocks that the store saw last, as the verifier does, which counts it."""
+    """Record a launch that was decided by the blocks that the store saw last, and count it, as the verifier does."""
     record = Record(make_grant("unverified", "default"), image="image:1", repository="r")
     store.record_launch(server, record, ttl, Announced(time.time(), context, store.seen_blocks.version, hub_url))
 

@@ -1,4 +1,4 @@
-"""A third-party page in the browser, and what its launches become."""
+"""A third-party page in the browser, its script tag, and the results of its launches."""
 
 import json
 import re

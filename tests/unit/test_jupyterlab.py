@@ -66,7 +66,7 @@ def test_nothing_is_copied_if_there_is_nothing_to_show(tmp_path, more):
 
 
 @pytest.mark.parametrize("address", ["", "$(BINDER_LAUNCH_HOST)egress/servers/alice/", "egress/servers/alice/", "javascript:1"])
-def test_nothing_is_laid_without_an_address(tmp_path, address):
+def test_nothing_is_copied_without_an_address(tmp_path, address):
     assert "is no address" in lay_lab(environment(tmp_path, **{ADDRESS_VARIABLE: address}))
     assert files(tmp_path) == set()
 

@@ -104,12 +104,12 @@ def test_documented_fields_are_the_logged_ones():
 
 
 def test_documented_lines_of_binderhub_and_the_hub_are_the_logged_ones():
-    """Those of chart/integration, which BinderHub and the hub run."""
+    """The lines of chart/integration, which BinderHub and the hub run."""
     said, filled = set(), r"%\.?\d*[sd]|\{.*?\}"
     for source in (TOP / "chart/integration").glob("*.py"):
         for line in re.findall(r'"binder-egress: (.*?)"[,)\n]', source.read_text()):
             said.add(re.sub(filled, "…", line))
-    # What is filled in says which of three it is.
+    # launch_hook.py fills the last place with one text, which begins with "not announced".
     said = {re.sub(r"…/… …", "…/… not announced, …", line) for line in said}
     shown = section("BinderHub and the hub")
     assert len(said) > 8 and shown == said

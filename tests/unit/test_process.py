@@ -193,7 +193,8 @@ def test_body_may_arrive_after_its_headers(verifier, open_slow):
     ("sent", "answer"), [(SLOW["in a body"], b"HTTP/1.1 408 "), (SLOW["in headers"], b"")], ids=["body", "headers"]
 )
 def test_request_that_does_not_arrive_in_time_is_ended(verifier, open_slow, sent, answer):
-    began = time.monotonic()  # before the verifier sees the connection, which on a busy machine is earlier than this test goes on
+    # Taken before the connection opens: on a busy machine, the verifier's time may begin long before this test goes on.
+    began = time.monotonic()
     (connection,) = open_slow(1, sent)
     assert connection.recv(4096)[:13] == answer
     # Any other limit is at least ten seconds.

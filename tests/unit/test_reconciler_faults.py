@@ -1,4 +1,4 @@
-"""The reconciler's faults: conflicts, two reconcilers at once, Redis or the API server away."""
+"""The reconciler during faults: conflicts, two reconcilers at once, Redis or the API server away."""
 
 import contextlib
 import threading

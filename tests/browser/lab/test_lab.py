@@ -199,7 +199,7 @@ def test_question_goes_with_the_lease(page_address, store, open_lab):
 
 
 @pytest.mark.timeout(400)
-def test_end_of_a_lease_is_announced_in_a_visible_tab_alone(page_address, store, open_lab):
+def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, store, open_lab):
     server = Server("alice")
     store.publish(server, KnownServer("uid-1", "verified", "g1", until=int(time.time()) + 15 * MINUTE))
     lab = open_lab(FINE)

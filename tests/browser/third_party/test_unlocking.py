@@ -141,7 +141,7 @@ def test_unlock_link_is_shown_for_an_unknown_server(course, hub, tab):
     assert hub.count("POST /egress/servers/user-1") == 4
 
 
-def test_unlock_without_an_answer_is_told(course, hub, tab):
+def test_unlock_without_an_answer_is_reported(course, hub, tab):
     hub.gates["servers"].close()
     opened = tab(course.page(LINK, script_tag(hub, link="#egress")), init=STILL)
     opened.launch(hub)

@@ -99,9 +99,7 @@ def branded(start, store):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    ("accent", "written"), [("#f5a252", "rgb(0, 0, 0)"), ("#003366", "rgb(255, 255, 255)"), ("#fff8e0", "rgb(0, 0, 0)")]
-)
+@pytest.mark.parametrize(("accent", "written"), ACCENTS.items())
 def test_page_has_name_logo_and_colour_of_the_site(accent, written, scheme, branded, open_tab):
     tab = open_tab(branded(**BRANDING | {"accentColor": accent}), color_scheme=scheme)
     expect(tab.page.get_by_role("link", name="Example Hub")).to_have_attribute("href", "/")

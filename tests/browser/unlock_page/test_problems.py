@@ -108,7 +108,7 @@ def test_missing_worker_file_says_so(page_address, open_tab):
 
 @pytest.mark.parametrize("script", ["missing", "not understood"])
 def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
-    """It is missing during an upgrade of the verifier, and old browsers do not understand it."""
+    """The script is missing during an upgrade of the verifier, and old browsers do not understand it."""
     tab = open_tab("about:blank")
     tab.requests_fail = True
     tab.origins.append(urlsplit(page_address)[:2])
@@ -117,7 +117,7 @@ def test_page_whose_script_does_not_run_says_so(script, page_address, open_tab):
     tab.page.goto(page_address)
     words = tab.page.get_by_text("Reload the page, or open it in another browser or on another device.")
     expect(words).to_be_hidden()
-    tab.page.evaluate("document.getAnimations().forEach((one) => one.finish())")  # It takes 15 s.
+    tab.page.evaluate("document.getAnimations().forEach((one) => one.finish())")  # They would come after 15 s.
     expect(words).to_be_visible()
     tab.picture(f"script-{script.replace(' ', '-')}")
     assert len(tab.faults) == (script == "not understood")

@@ -22,7 +22,7 @@ def test_widget_takes_one_click(name, double, providers, store, open_tab):
     assert tab.posts == 1 + 2 * (name == "cap")
 
 
-def test_widget_in_a_browser_without_abortsignal_timeout(double, providers, store, open_tab):
+def test_widget_works_in_a_browser_without_abortsignal_timeout(double, providers, store, open_tab):
     """On iOS 15, for instance."""
     tab = open_tab("about:blank", double.url)
     address = providers("turnstile")

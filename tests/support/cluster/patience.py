@@ -24,7 +24,7 @@ TIER_SECONDS = 240
 """Until a pod has the tier that was decided, and until policies for it are in force."""
 
 LABEL_SECONDS = 10
-"""Until a pod has the tier that its launch brings, where it is unlocked after this."""
+"""Until a pod has the tier that its launch brings. A server that has none by then is unlocked."""
 
 POD_SECONDS = 240
 """Until a pod runs, is ready, is done, or is gone."""

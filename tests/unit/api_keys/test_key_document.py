@@ -64,9 +64,10 @@ EVENT_SOURCE = """globalThis.EventSource = class {
   }
   close() { this.closed = true; }
 };"""
-"""Node.js has none."""
+"""Node.js has no EventSource."""
 
 KEYS = {"right": "", "wrong": "Copy the key as a whole.", "offline": "No pass: "}
+"""Case → a text that the example prints then."""
 
 
 @pytest.mark.parametrize("key", KEYS)

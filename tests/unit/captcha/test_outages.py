@@ -93,7 +93,7 @@ def test_outage_that_clients_meet_is_confirmed_by_the_self_check(make, double):
 
 
 def test_request_that_waits_for_a_provider_holds_no_place(make, double, monkeypatch):
-    """One that calculates keeps its own: so many calculate at a time, and no more."""
+    """A request that makes the verifier calculate keeps its place, so the places limit how many calculate at a time."""
     services = make("turnstile", "altcha")
     client, places, free = public_client(services), threading.Semaphore(0), {}
     verify = services.captcha.verify

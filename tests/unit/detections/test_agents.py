@@ -50,7 +50,7 @@ def agents(store, monkeypatch):
 def receiver(store, *sources):
     """A client of a receiver that has these sources."""
     services = create_receiver_services(load(ReceiverSettings, detections={source: {} for source in sources}), store)
-    # A clock that stands still: on a slow machine, used-up limits would come back.
+    # This clock stands still. Otherwise used-up limits would come back on a slow machine.
     return create_receiver_app(replace(services, allowance=Allowance(lambda: 0.0))).test_client()
 
 

@@ -1,4 +1,4 @@
-"""`egress detect` and `egress detections`: detectors' lines entered by hand, and the outcomes of all."""
+"""`egress detect` and `egress detections`: detectors' lines entered by hand, and the outcomes of all reports."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which networks are charged for a client, and what is told of clients whose network nobody knows."""
+"""Which networks are charged for a client, and the warnings and metrics about clients behind one address."""
 
 import time
 from collections import Counter

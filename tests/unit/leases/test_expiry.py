@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from prometheus_client import generate_latest
 
-from tests.support.leases import ALICE, LEASE, add_leased_pod, reconciler_settings
+from tests.support.leases import LEASE, add_leased_pod, reconciler_settings
+from tests.support.reconciling import ALICE
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.kubernetes_api import ApiServerUnavailable

@@ -8,7 +8,8 @@ import pytest
 
 import verifier.web.servers
 from tests.support.apps import get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
-from tests.support.leases import ALICE, LEASE, TIERS, reconciler_settings
+from tests.support.leases import LEASE, TIERS, reconciler_settings
+from tests.support.reconciling import ALICE
 from verifier.decisions import leases
 from verifier.decisions.leases import Left
 from verifier.decisions.rules import REJECTED_PASSES

@@ -234,7 +234,7 @@ def test_block_known_only_from_the_pod_can_be_removed(reconciler, cluster, store
     assert store.blocks() == []
 
 
-def test_servers_are_found_by_user_server_and_pod(reconciler, cluster, operators):
+def test_servers_are_found_by_user_server_pod_and_address(reconciler, cluster, operators):
     cluster.add("alice", "uid-1", server="lab")
     cluster.add("bob", "uid-2")
     list_and_converge(reconciler)

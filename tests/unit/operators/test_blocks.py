@@ -132,7 +132,7 @@ def test_grants_that_a_block_cancelled_do_not_return_with_its_end(reconciler, cl
 
 
 @pytest.mark.parametrize("late", ["unlock", "withdrawal"])
-def test_what_a_block_cancels_late_does_not_return_with_its_end(reconciler, cluster, store, operators, monkeypatch, late):
+def test_grants_that_a_block_cancels_late_do_not_return_with_its_end(reconciler, cluster, store, operators, monkeypatch, late):
     """The verifier checks a solution while the block is put on the pod, or Redis fails just after that."""
     cluster.add(repository=REPOSITORY)
     list_and_converge(reconciler)

@@ -92,7 +92,7 @@ def test_block_is_published(reconciler, cluster, store):
 
 
 @pytest.mark.parametrize("late", ["event", "list"])
-def test_late_news_from_before_a_block_give_nothing_back(reconciler, cluster, store, monkeypatch, late):
+def test_late_news_from_before_a_block_gives_nothing_back(reconciler, cluster, store, monkeypatch, late):
     """The watch is behind, or a list took a while: the pod is blocked already."""
     before = cluster.add(**ADDRESSES, **granted(make_grant()))
     list_and_converge(reconciler)

@@ -114,7 +114,7 @@ def test_name_is_asked_for_once_at_a_time():
     asyncio.run(main())
 
 
-def test_name_with_thousands_of_addresses_has_few():
+def test_name_with_thousands_of_addresses_keeps_the_first_sixteen():
     """A stranger's DNS server answers with as many as fit."""
     many = [f"198.51.{number // 256}.{number % 256}" for number in range(4000)]
 

@@ -90,7 +90,11 @@ class Operators:
     def find(self, text: str) -> Server:
         """The server that an operator names: `user`, `user/server`, the name of its pod, or the address of its page."""
         if text.startswith(("https://", "http://")):
-            named = Server.from_key(urlsplit(text).path.partition("/servers/")[2].rstrip("/"))
+            try:
+                path = urlsplit(text).path
+            except ValueError:  # `https://[`, for instance
+                path = ""
+            named = Server.from_key(path.partition("/servers/")[2].rstrip("/"))
         else:
             user, _, server = text.partition("/")
             named = Server(user, server)

@@ -242,6 +242,8 @@ def test_servers_are_found_by_user_server_pod_and_address(reconciler, cluster, o
     assert operators.find("bob") == operators.find("bob/") == BOB
     assert operators.find("https://hub.example.org/binder/egress/servers/bob/#unlock") == BOB
     assert operators.find("http://hub.example.org/egress/servers/alice/lab?qr") == Server("alice", "lab")
+    with pytest.raises(ActionRefused):
+        operators.find("https://[hub.example.org/egress/servers/bob/")
 
 
 @pytest.mark.parametrize(

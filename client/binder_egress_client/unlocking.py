@@ -184,7 +184,7 @@ def _present(
             # The pass may be used up or expired.
             if refusal.kind not in ("pass-refused", "other-tier"):
                 raise
-            about_the_pass = f"{str(refusal).rstrip('.')}, and "
+            about_the_pass = f"{str(refusal).rstrip('.')}; "
     if key:
         # A key's tier may be larger than the server's. The verifier compares them.
         return _confirmed(verifier, server, had, verifier.unlock(server, token=verifier.pass_for_key(key)["token"]))

@@ -125,7 +125,7 @@ def test_launch_uses_one_server_of_a_key(keyed, run, monkeypatch):
     monkeypatch.setattr("binder_egress_client.launch.LABELLED", 0.5)
     code, _, err = run("launch", "gh/somebody/else/HEAD", "--binder", keyed.url, "--key", keyed.key)
     assert (code, keyed.builds[0].tier, len(keyed.sent)) == (3, "unverified", 1)
-    assert "for a key that is for other repositories, and a person has to solve a check in a browser." in err
+    assert "for a key that is for other repositories; a person has to solve a check in a browser." in err
 
 
 @pytest.mark.parametrize("by", ["key", "calculation"])

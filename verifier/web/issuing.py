@@ -101,7 +101,8 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     # A remote provider may take seconds, or hang.
     with place_given_back() if services().captcha.is_remote(name) else nullcontext():
         verdict = services().captcha.verify(name, solution, purpose, client, request.remote_addr or "")
-    services().metrics.verify_seconds.labels(name, verdict.outcome).observe(time.monotonic() - began)
+        took = time.monotonic() - began
+    services().metrics.verify_seconds.labels(name, verdict.outcome).observe(took)
     if verdict.asked and client and verdict.outcome is Outcome.REJECTED:
         with suppress(StoreUnavailable):  # The solution is rejected whether it is counted or not.
             services().store.note_rejection(client)

@@ -51,7 +51,7 @@ from verifier.fairness import BASE_SECONDS
 from verifier.settings import VerifierSettings, load
 
 PRICES = (1, 2, 4.3, 18, 101)
-"""The attackers of the table in docs/fairness.md."""
+"""The prices of the table in docs/fairness.md."""
 
 NEEDED = {"redis_url": "redis://127.0.0.1/0", "signing_keys": "0" * 32, "api_token": "0" * 32}
 """Values for the settings without a default, so that the others can be read."""

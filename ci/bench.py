@@ -48,7 +48,7 @@ GUNICORN = ("-m", "gunicorn", "--worker-class=gthread", "--threads=32", "--keep-
 """The class of the verifier's worker, and its threads."""
 
 ROUNDS, REQUESTS = 9, 100
-"""How often each request has its turn, and how many of it make one. The median of an odd number of turns is one that was seen."""
+"""The turns of each request, and the requests in a turn. With an odd number of turns, the median is a measured value."""
 
 BARE = """
 import redis

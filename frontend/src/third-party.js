@@ -152,7 +152,7 @@ class Gate {
     return this.key ? null : this.newCheck();
   }
 
-  /** A valid pass or null, the state of the check that led to it or why there is none, and whether it is one for the key. */
+  /** A valid pass or null, the state of the check, the error if there is no pass, and whether the key gave the pass. */
   async pass(check) {
     const token = check ? null : await this.passForKey();
     if (token) return { token, state: "passed", byKey: true };
@@ -279,7 +279,7 @@ class Launch {
     this.tell(state, server, ["granted", "pending"].includes(state) ? null : page);
   }
 
-  /** Present a pass: the verifier's word; `refused` if it is about the pass, and `none` if no pass would help. */
+  /** Present a pass: the verifier's state, `refused` if this pass is at fault, `none` if no pass would help, or `unanswered`. */
   async present(page, token) {
     for (const wait of [...AGAIN_SECONDS, null]) {
       try {

@@ -32,7 +32,7 @@ export async function mountWidget(offer, element, { signal, language, theme, onS
   if (!row) throw new WidgetError("unknown", offer.name);
   const place = document.createElement("div");
   element.replaceChildren(place);
-  // Not AbortSignal.timeout: iOS 15 has none, and phones stay at that.
+  // Not AbortSignal.timeout: iOS 15 lacks it, and some phones get no newer version.
   const late = new AbortController();
   const limit = late.signal;
   setTimeout(() => late.abort(), LOADING_SECONDS * 1000);

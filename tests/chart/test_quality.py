@@ -59,7 +59,7 @@ def test_admission_policies_depend_on_version_and_kinds_without_a_cluster(helm, 
 
 
 def test_renderings_with_an_existing_secret_are_all_the_same(helm):
-    """Tools that only render (Argo CD, Flux) compare renderings: nothing may be random, and nothing looked up."""
+    """Tools that only render (Argo CD) compare renderings: nothing may be random, and nothing looked up."""
     first, documents = rendered(helm, "--set", "secret.existingSecret=mine")
     assert rendered(helm, "--set", "secret.existingSecret=mine")[0] == first
     assert ("Secret", "binder-egress") not in {(document["kind"], document["metadata"]["name"]) for document in documents}

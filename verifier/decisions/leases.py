@@ -90,7 +90,7 @@ def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str
 
 
 def outranking(tier: str, settings: CommonSettings, now: float) -> list[str]:
-    """The tiers of unlocks that one with this tier must not replace while they wait for their pod: it is not larger than they are.
+    """The tiers whose waiting unlocks an unlock with this tier must not replace, because it is not larger.
 
     Args:
         tier: a tier.

@@ -313,7 +313,7 @@ class Operators:
         by: str,
         why: str,
     ) -> dict[str, Any]:
-        """Make an API key. The key counts as soon as its entry is in the chart's values. The key itself is not stored.
+        """Make an API key. The key takes effect when its entry is in the chart's values. The key itself is not stored.
 
         Args:
             name: its name.

@@ -28,7 +28,7 @@ class Refused(Exception):
 
 
 class BlocksChanged(Exception):
-    """A launch was decided by other blocks than there are now. Nothing was written, and it is to be decided again."""
+    """The blocks have changed since a launch was decided. Nothing was written; decide it again."""
 
 
 class KeyRevoked(Exception):

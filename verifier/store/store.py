@@ -380,7 +380,7 @@ class Store:
             `before-epoch` or `key-revoked`: nothing is written.
 
         Raises:
-            BlocksChanged: the launch was decided by other blocks than there are now. Nothing is written.
+            BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
         """
         request = {
             "iat": used.iat,
@@ -427,7 +427,7 @@ class Store:
             announced: the launch, which is counted; None: nobody announced one.
 
         Raises:
-            BlocksChanged: the launch was decided by other blocks than there are now. Nothing is written.
+            BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
         """
         counted = json.dumps(announced.for_script()) if announced else ""
         with _unavailable():
@@ -440,7 +440,7 @@ class Store:
         """The answer of a script that compares the blocks first.
 
         Raises:
-            BlocksChanged: the blocks are others by now, and `seen_blocks` has them.
+            BlocksChanged: the blocks have changed, and `seen_blocks` has the new ones.
         """
         outcome, *rest = answer
         if outcome == "blocks-changed":

@@ -112,7 +112,8 @@ class RevocationBody(_Action):
 
 
 class BlockBody(_Action):
-    """`POST /api/blocks`: block a server (`user`, `user/server` or a pod), a repository (or `…/*`), or a client network (CIDR)."""
+    """`POST /api/blocks`: block a server (`user`, `user/server`, a pod, or the address of its page), a repository (or `…/*`), or a
+    client network (CIDR)."""
 
     kind: Literal["server", "repository", "network"]
     what: Annotated[str, Field(min_length=1, max_length=2048)]

@@ -85,7 +85,7 @@ PLACES = "binder-egress.places"
 
 @contextmanager
 def place_given_back() -> Iterator[None]:
-    """Wait for somebody else in this context: the current request holds none of the places of the public port meanwhile (D-386)."""
+    """A context for waiting for somebody else: in it, the current request holds no place of the public port (D-386)."""
     places: threading.Semaphore = request.environ.get(PLACES) or threading.Semaphore(0)
     places.release()
     try:

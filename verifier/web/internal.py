@@ -58,7 +58,7 @@ def _for_operators(
     """Declare an operation for operators. If it changes something, its result may be pending."""
     answers = {200: json_of("Done", model)}
     if "state" in model.model_fields:
-        answers[202] = json_of("Written down; the reconciler has not confirmed it yet", model)
+        answers[202] = json_of("Recorded; the reconciler has not confirmed it yet", model)
     types = ["unauthorized", "unavailable", *problems]
     return operation(id, summary, answers=answers, problems=types, body=body, parameters=parameters, security=BEARER)
 

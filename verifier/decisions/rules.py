@@ -156,13 +156,13 @@ class Rules:
             try:
                 return self._decide(launch, self._store.seen_blocks, now)
             except BlocksChanged:
-                continue  # Now the store has seen the others (D-367).
+                continue  # The store has the new blocks now (D-367).
 
     def _decide(self, launch: Launch, seen: SeenBlocks, now: float) -> Decision:
-        """The same by the blocks in `seen`.
+        """Decide a launch by the blocks in `seen`, and write the decision down.
 
         Raises:
-            BlocksChanged: there are other blocks by now.
+            BlocksChanged: the blocks have changed since.
         """
         pass_outcome = NO_PASS
         for rule in self._in_order:

@@ -80,7 +80,7 @@ CLIENT = "binder-egress.client"
 
 
 PLACES = "binder-egress.places"
-"""The name under which the WSGI environment of a request to the public port has the semaphore of whose places it holds one."""
+"""The name under which the WSGI environment of a request to the public port has the semaphore that its place belongs to."""
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from tests.support.processes import peak_mib, processor_seconds
 from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load
-from verifier.store import store as store_module
+from verifier.store import decisions
 from verifier.store.connection import connect
 from verifier.store.store import Store
 
@@ -338,7 +338,7 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
 
 def scale(kubeall: str, sizes: list[int]) -> list[Figures]:
     """Measure with more and more servers."""
-    store_module.UNLOCK_TTL_SECONDS = WAITS
+    decisions.UNLOCK_TTL_SECONDS = WAITS
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer()

@@ -16,8 +16,8 @@ from verifier.detections.reporters import KEPT_UNREADABLE, REPORTS_PER_MINUTE
 from verifier.detections.reports import MAX_LABEL_CHARACTERS, MAX_LIST_CHARACTERS, read
 from verifier.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS
 from verifier.egress_cli import egress
+from verifier.store.detections import KEPT_DETECTIONS, MAX_REPORTS
 from verifier.store.reconciler_counters import DETECTION_OUTCOMES
-from verifier.store.store import KEPT_DETECTIONS, MAX_REPORTS
 from verifier.web.bodies import ReportBody
 from verifier.web.detections import MAX_LINES
 

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "ci"))
 import attack
 
-from verifier.store.store import MOVES
+from verifier.store.redeeming import MOVES
 
 PASSES = 3000
 """The numbers of passes for which docs/fairness.md states prices."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Record, Server
-from verifier.store.store import Announced
+from verifier.store.announcements import Announced
 
 ALICE = Server("alice")
 

@@ -27,7 +27,8 @@ from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import START_GUARD, WITHOUT_RECORD
-from verifier.store.store import VERIFIER_TTL_SECONDS, Store
+from verifier.store.store import Store
+from verifier.store.verifiers import VERIFIER_TTL_SECONDS
 
 CANARY = {"api": True, "kubelet": True}
 

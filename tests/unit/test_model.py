@@ -29,7 +29,9 @@ from verifier.reconciler.loop import Reconciler
 from verifier.records import UNVERIFIED, Block, Grant, Record, Rule, Server
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
-from verifier.store.store import MOVES, UNLOCK_TTL_SECONDS, Store
+from verifier.store.decisions import UNLOCK_TTL_SECONDS
+from verifier.store.redeeming import MOVES
+from verifier.store.store import Store
 
 # Few values of each kind, so that they collide. The most common one comes first and more than once.
 USERS = st.sampled_from("abc")

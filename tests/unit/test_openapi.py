@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 import verifier.operators.actions
-import verifier.store.store
+import verifier.store.connection
 import verifier.web.servers
 from tests.support.apps import API_TOKEN, CLIENT, make_settings
 from verifier.records import KnownServer, Server

@@ -172,7 +172,7 @@ def test_pass_states_its_number_of_servers(redis_server, store):
 def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes, in_redis):
     from verifier.passes import LEEWAY_SECONDS
     from verifier.records import Grant, Record, Server
-    from verifier.store.store import BUILD_LIMIT_SECONDS
+    from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 
     now = time.time()
     used = make_pass(exp=now + 300.9)

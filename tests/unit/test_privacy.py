@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from verifier.captcha.providers import ROWS
-from verifier.store import store
+from verifier.store import keys
 
 TOP = Path(__file__).parents[2]
+STORE = sorted(Path(keys.__file__).parent.glob("[a-z]*.py"))
 DOCUMENT = (TOP / "docs/privacy.md").read_text()
 VALUES = yaml.safe_load((TOP / "chart/values.yaml").read_text())
 STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
@@ -18,7 +19,7 @@ STATED = re.findall(r"(\d+) (?:s|bits)\s\(`([\w.]+)`\)", DOCUMENT)
 
 def actual(name):
     """Returns the constant of the code or the value of the chart that has this name."""
-    for module in ("store.store", "store.connection", "passes", "fairness", "captcha.siteverify"):
+    for module in (*(f"store.{path.stem}" for path in STORE), "passes", "fairness", "captcha.siteverify"):
         if hasattr(found := import_module(f"verifier.{module}"), name):
             return getattr(found, name)
     node = VALUES
@@ -43,13 +44,13 @@ def listed_keys():
 
 
 def test_redis_keys_are_listed():
-    source = Path(store.__file__).read_text()
-    kinds = set(re.findall(r'_key\(f?"([a-z]+)', source))
+    source = "".join(path.read_text() for path in STORE)
+    kinds = set(re.findall(r'\bredis_key\(f?"([a-z]+)', source))
     # Kinds that the code takes from a variable.
     kinds |= {"launch", "unlock", "server", "stop", "lifted", "withdrawn"}
     assert listed_keys() == kinds
     assert kinds == {
-        key.split(":")[0] for row in re.findall(r"^\| (`.+?) \|", store.__doc__, re.M) for key in re.findall(r"`(.+?)`", row)
+        key.split(":")[0] for row in re.findall(r"^\| (`.+?) \|", keys.__doc__, re.M) for key in re.findall(r"`(.+?)`", row)
     }
 
 

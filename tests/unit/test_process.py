@@ -15,7 +15,7 @@ from flask import Flask
 from werkzeug.test import EnvironBuilder
 
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_withdrawn
-from verifier.store.store import MOVES
+from verifier.store.redeeming import MOVES
 from verifier.web.context import place_given_back
 from verifier.web.gunicorn import RECEIVE_SECONDS, Server, Threads
 

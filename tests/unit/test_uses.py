@@ -24,7 +24,8 @@ from tests.support.lost_answers import LostAnswers
 from verifier.decisions.rules import REJECTED_PASSES
 from verifier.passes import Passes
 from verifier.records import KnownServer, Record, Server
-from verifier.store.store import MOVE_WINDOW_SECONDS, MOVES, OUTRANKED, REDEEMED, Store
+from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, OUTRANKED, REDEEMED
+from verifier.store.store import Store
 from verifier.web.app import create_services
 
 

@@ -23,8 +23,11 @@ from ..passes import BadPass, Passes
 from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
+from ..store.announcements import Announced
+from ..store.blocks import SeenBlocks
 from ..store.errors import BlocksChanged
-from ..store.store import BUILD_LIMIT_SECONDS, REDEEMED, Announced, SeenBlocks, Store
+from ..store.redeeming import BUILD_LIMIT_SECONDS, REDEEMED
+from ..store.store import Store
 from .refusals import Facts, refusal
 
 REJECTED_PASSES = {

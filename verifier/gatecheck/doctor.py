@@ -20,7 +20,8 @@ from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
-from ..store.store import VERIFIER_TTL_SECONDS, Store
+from ..store.store import Store
+from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import GATECHECK_LABEL, Canary, Findings, Namespace, check
 from .netpol import OTHER_KINDS, Labels, admits_anybody
 

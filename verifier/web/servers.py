@@ -14,8 +14,9 @@ from ..passes import BadPass, Pass
 from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
 from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
+from ..store.decisions import UNLOCK_TTL_SECONDS
 from ..store.errors import StoreUnavailable
-from ..store.store import OUTRANKED, REDEEMED, UNLOCK_TTL_SECONDS
+from ..store.redeeming import OUTRANKED, REDEEMED
 from . import bodies, hub, issuing, pages
 from .context import asset_path, log_decision, network, own_url, services
 from .headers import SERVER_PAGE

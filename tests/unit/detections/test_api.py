@@ -152,7 +152,7 @@ def test_allowance_comes_back():
 
 
 def test_reports_that_nobody_reads_are_bounded(site, store, in_redis, monkeypatch):
-    monkeypatch.setattr("verifier.store.store.MAX_REPORTS", 5)
+    monkeypatch.setattr("verifier.store.detections.MAX_REPORTS", 5)
     site.send(*(killed(uid=f"uid-{number}") for number in range(9)))
     assert [report.uid for report in waiting(store)] == [f"uid-{number}" for number in range(4, 9)]
     assert 0 < in_redis.ttl("binder-egress:detections") <= 3600

@@ -125,7 +125,7 @@ def test_simultaneous_solutions_never_overdraw_the_budget(store, in_redis, budge
 
 def test_lost_answer_is_not_charged_again(store, monkeypatch, in_redis):
     """The Redis client repeats a call on a dead connection. A random word marks the repeat as the same call."""
-    monkeypatch.setattr("verifier.store.store.secrets.token_hex", lambda _: "the same word")
+    monkeypatch.setattr("verifier.store.issuing.secrets.token_hex", lambda _: "the same word")
     for _ in range(2):
         store.use_solution("altcha", "x", time.time() + 1, 60, admit, [Charge(NETWORK, 3600, None, 1)])
     assert charges(store, in_redis) == {NETWORK: 1}

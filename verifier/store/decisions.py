@@ -1,0 +1,122 @@
+"""The decisions that wait for a pod: launches, unlocks and stops, and which grants are withdrawn."""
+
+import json
+from collections.abc import Iterable, Mapping
+
+import redis
+
+from ..records import Grant, KnownServer, Pending, Record, Server
+from .announcements import Announced
+from .base import as_text, unavailable
+from .blocks import Blocks, load_blocks
+from .keys import WITHDRAWN_TTL_SECONDS, redis_key
+
+UNLOCK_TTL_SECONDS = 120
+"""Seconds in which the reconciler must act on an unlock. It needs less than one; if a notification is lost, it sees the server at
+its next resync, which is up to 90 s later. Long before they are over, the client has been told `pending`."""
+
+STOP_TTL_SECONDS = 3600
+"""Seconds in which the reconciler must stop a pod, even if the API server is down for a while. No later pod has the same uid."""
+
+
+class Decisions(Blocks):
+    """The decisions that wait for a pod. The reconciler reads them as `Pending`."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._record_launch = self._script("record_launch")
+        self._settle = self._script("settle")
+
+    def record_launch(self, server: Server, record: Record, ttl: int, announced: Announced | None = None) -> None:
+        """Write down a launch that uses no pass. It replaces every earlier decision about this server.
+
+        Args:
+            server: the server that is about to start.
+            record: the decision.
+            ttl: seconds that the record lives.
+            announced: the launch, which is counted; None: nobody announced one.
+
+        Raises:
+            BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
+        """
+        counted = json.dumps(announced.for_script()) if announced else ""
+        with unavailable():
+            answer = self._record_launch(
+                keys=[redis_key(f"launch:{server.key}")], args=[record.dumps(), ttl, redis_key("wake"), server.key, counted]
+            )
+        self._unless_changed(answer)
+
+    def grant(self, server: Server, record: Record) -> None:
+        """Give a running server a grant that needs no pass."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(redis_key(f"unlock:{server.key}"), record.dumps(), ex=UNLOCK_TTL_SECONDS)
+            pipe.rpush(redis_key("wake"), server.key)
+            pipe.execute()
+
+    def ask_to_stop(self, server: Server, uid: str) -> None:
+        """Ask the reconciler to stop a pod."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
+            pipe.rpush(redis_key("wake"), server.key)
+            pipe.execute()
+
+    def pending(self, server: Server, grants: set[str]) -> Pending:
+        """The decisions about a server, and which of them and of `grants` are withdrawn."""
+        return self.pending_all({server: grants})[server]
+
+    def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:
+        """The decisions about many servers, in two round trips."""
+        kinds = ("launch", "unlock", "server", "stop")
+        found: dict[Server, Pending] = {}
+        grants: dict[Server, list[str]] = {}
+        with unavailable():
+            # No transaction: a full Redis refuses transactions, even for reading.
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.mget([redis_key(f"{kind}:{server.key}") for server in asked for kind in kinds])
+            pipe.hgetall(redis_key("blocks"))
+            texts, blocks = pipe.execute()
+            for at, (server, has) in enumerate(asked.items()):
+                launch, unlock, known, stop = texts[at * len(kinds) : (at + 1) * len(kinds)]
+                pending = Pending(Record.loads(launch), Record.loads(unlock), KnownServer.loads(known), stop=stop or "")
+                found[server] = pending
+                grants[server] = sorted(has | {record.grant.id for record in (pending.launch, pending.unlock) if record})
+            names = [redis_key(f"{mark}:{grant}") for has in grants.values() for mark in ("withdrawn", "lifted") for grant in has]
+            marks = iter(self._redis.mget(names) if names else [])
+        sorted_blocks = load_blocks(blocks)
+        for server, asked_for in grants.items():
+            found[server].blocks = sorted_blocks
+            found[server].withdrawn = {grant for grant in asked_for if next(marks)}
+            found[server].lifted = {grant for grant in asked_for if next(marks)}
+        return found
+
+    def waiting(self) -> list[Grant]:
+        """The grants that wait for their pod. Unlocks that the pod already carries are left out."""
+        with unavailable():
+            launches, unlocks = (list(self._redis.scan_iter(redis_key(f"{kind}:*"), count=1000)) for kind in ("launch", "unlock"))
+            servers = [redis_key("server:") + name.removeprefix(redis_key("unlock:")) for name in unlocks]
+            names = launches + unlocks + servers
+            texts = self._redis.mget(names) if names else []
+        records = [Record.loads(as_text(text)) for text in texts[: len(names) - len(servers)]]
+        known = [KnownServer.loads(as_text(text)) for text in texts[len(records) :]]
+        carried = [None] * len(launches) + [server and server.grant for server in known]
+        return [record.grant for record, grant in zip(records, carried, strict=True) if record and record.grant.id != grant]
+
+    def withdraw(self, grants: Iterable[str]) -> None:
+        """Withdraw grants: they no longer count."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            for grant in grants:
+                pipe.set(redis_key(f"withdrawn:{grant}"), 1, ex=WITHDRAWN_TTL_SECONDS)
+            pipe.execute()
+
+    def settle(self, server: Server, launch: Record) -> None:
+        """Forget the launch of a server whose pod is ready. A later pod of that name needs a new launch.
+
+        Args:
+            server: the server.
+            launch: the launch that was read; one written since then stays.
+        """
+        with unavailable():
+            self._settle(keys=[redis_key(f"launch:{server.key}")], args=[launch.grant.id])

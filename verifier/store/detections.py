@@ -1,0 +1,102 @@
+"""Detectors' reports and what became of them, the lines that detectors sent, and the agents."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..detections.reports import Report
+from .base import Operations, as_numbers, as_text, unavailable
+from .keys import redis_key
+
+MAX_REPORTS = 1000
+"""The most reports that wait for the reconciler, about 1 MB. It reads them three times a second. One more evicts the oldest."""
+
+REPORT_TTL_SECONDS = 3600
+"""Seconds after the last report for which reports wait for a reconciler that is not running."""
+
+KEPT_DETECTIONS = 200
+"""The number of detections that `egress detections` and `egress explain` can show."""
+
+DETECTED_TTL_SECONDS = 86400
+"""Seconds after the last detection for which they are kept."""
+
+AGENTS_TTL_SECONDS = 300
+"""Seconds for which the addresses of agents count. The reconciler publishes them twice a minute."""
+
+
+class Detections(Operations):
+    """Detectors' reports, from the receiver to the reconciler and on to operators."""
+
+    def add_detection(self, report: Report) -> str:
+        """Queue a detector's report for the reconciler. Returns its id."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.xadd(redis_key("detections"), {"report": report.dumps()}, maxlen=MAX_REPORTS, approximate=False)
+            pipe.expire(redis_key("detections"), REPORT_TTL_SECONDS)
+            return str(pipe.execute()[0])
+
+    def waiting_detections(self, most: int) -> list[tuple[str, Report | None]]:
+        """The oldest reports that wait, by id; None for an entry that this version cannot read as a report."""
+        with unavailable():
+            rows: Any = self._redis.xrange(redis_key("detections"), count=most)
+        return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
+
+    def answer_detections(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
+        """Forget reports, by id, and keep their outcomes."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            for row in detected:
+                pipe.xadd(redis_key("detected"), {"row": json.dumps(row)}, maxlen=KEPT_DETECTIONS, approximate=False)
+            if detected:
+                pipe.expire(redis_key("detected"), DETECTED_TTL_SECONDS)
+            pipe.xdel(redis_key("detections"), *reports)
+            pipe.execute()
+
+    def detected(self) -> list[dict[str, Any]]:
+        """The outcomes of the last reports, the latest first."""
+        with unavailable():
+            rows: Any = self._redis.xrevrange(redis_key("detected"), count=KEPT_DETECTIONS)
+        return [json.loads(fields["row"]) for _, fields in rows]
+
+    def count_lines(self, source: str, counts: Mapping[str, int]) -> None:
+        """Count lines that a source sent, by outcome. The source `""` means an unknown one."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            for outcome, number in counts.items():
+                if number:
+                    pipe.hincrby(redis_key("lines"), f"{source}:{outcome}", number)
+            pipe.execute()
+
+    def lines(self) -> dict[tuple[str, str], int]:
+        """The number of lines that detectors sent, by source and outcome."""
+        with unavailable():
+            found = as_numbers(self._redis.hgetall(redis_key("lines")))
+        return {(source, outcome): number for name, number in found.items() for source, _, outcome in [name.partition(":")]}
+
+    def keep_unreadable(self, rows: list[dict[str, Any]]) -> None:
+        """Keep the last lines that could not be read (`UnreadableLines.all`), in place of the earlier ones."""
+        with unavailable():
+            self._redis.set(redis_key("unreadable"), json.dumps(rows), ex=DETECTED_TTL_SECONDS)
+
+    def unreadable(self) -> list[dict[str, Any]]:
+        """The last lines that could not be read."""
+        with unavailable():
+            text = as_text(self._redis.get(redis_key("unreadable")))
+        rows: list[dict[str, Any]] = json.loads(text) if text else []
+        return rows
+
+    def publish_agents(self, nodes: dict[str, str]) -> None:
+        """Publish the agents: address → node. This replaces those published before."""
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.delete(redis_key("agents"))
+            for address, node in nodes.items():
+                pipe.hset(redis_key("agents"), address, node)
+            if nodes:
+                pipe.expire(redis_key("agents"), AGENTS_TTL_SECONDS)
+            pipe.execute()
+
+    def is_agent(self, address: str) -> bool:
+        """Whether an address is an agent's."""
+        with unavailable():
+            return bool(address and self._redis.hexists(redis_key("agents"), address))

@@ -1,0 +1,57 @@
+"""How an installation is doing: what the gate check found, and what `doctor` checks of Redis."""
+
+import json
+from typing import Any
+
+import redis
+
+from .base import as_numbers, unavailable
+from .keys import redis_key
+from .revoked_keys import RevokedKeys
+from .verifiers import Verifiers
+
+GATECHECK_TTL_SECONDS = 600
+"""Seconds for which findings count. New ones come every minute."""
+
+
+class Health(RevokedKeys, Verifiers):
+    """How an installation is doing, for `doctor` and the metrics."""
+
+    def publish_gatecheck(self, found: str) -> None:
+        """Publish the findings of the gate check, as JSON."""
+        with unavailable():
+            self._redis.set(redis_key("gatecheck"), found, ex=GATECHECK_TTL_SECONDS)
+
+    def gatecheck(self) -> dict[str, Any] | None:
+        """The latest findings of the gate check (`gatecheck.check.Findings`), or None."""
+        with unavailable():
+            text = self._redis.get(redis_key("gatecheck"))
+        findings: dict[str, Any] | None = json.loads(text) if text else None
+        return findings
+
+    def health(self) -> dict[str, Any]:
+        """What `doctor` checks of Redis.
+
+        Returns:
+            `wiring` (its numbers), `verifiers` (host → report), `revoked_keys` (ids), `epoch` (Unix seconds, or None), `now`
+            (Redis' clock, Unix seconds), and from Redis' own information `maxmemory_policy`, `maxmemory` and `used_memory` (bytes),
+            each None if Redis does not reveal it.
+        """
+        with unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(redis_key("wiring"))
+            pipe.get(redis_key("epoch"))
+            pipe.time()
+            wiring, epoch, (seconds, micro) = pipe.execute()
+            try:
+                memory = self._redis.info("memory")
+            except redis.ResponseError:  # Not every operator's own Redis allows this command.
+                memory = {}
+        return {
+            "wiring": as_numbers(wiring),
+            "verifiers": self.verifier_reports(),
+            "revoked_keys": set(self.revoked_keys()),
+            "epoch": float(epoch) if epoch else None,
+            "now": seconds + micro / 1e6,
+            **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},
+        }

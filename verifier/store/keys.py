@@ -1,0 +1,56 @@
+"""The keys in Redis: what the processes keep there, and for how long.
+
+| key | holds | kept |
+|---|---|---|
+| `epoch` | when this Redis first saw a verifier; older passes and challenges are rejected | for ever |
+| `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
+| `charges:<network>` | a hash: the passes that a network got, by time | `fairness.window` after the last |
+| `charges:key:<id>` | the same for an API key | a day after the last |
+| `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
+| `revoked` | a hash: API keys that operators revoked, by id | for ever |
+| `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
+| `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
+| `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
+| `stop:<server>` | the uid of a pod that must be stopped | `STOP_TTL_SECONDS` |
+| `blocks` | a hash: the operators' blocks, by id | until removed or ended; that of a server as long as its pod, a week at most |
+| `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
+| `withdrawn:<grant>` | a grant that no longer counts | `WITHDRAWN_TTL_SECONDS` |
+| `wake` | a list: servers to reconcile | until read |
+| `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
+| `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
+| `detected` | a stream: the outcomes of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
+| `lines` | a hash: the number of lines that detectors sent, by source and outcome | for ever |
+| `unreadable` | the last lines of each source that the receiver could not read | `DETECTED_TTL_SECONDS` after the last |
+| `agents` | a hash: the addresses of agents, and the nodes that they are on | `AGENTS_TTL_SECONDS` |
+| `addresses` | a hash: the addresses of each server's pods, for the egress proxy; a channel has its changes | with the pod |
+| `changes` | the number of changes to `addresses`, and when counting began | for ever |
+| `wanted:<proxy>` | the hosts that servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
+| `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
+| `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
+| `hub` | JupyterHub's address, as BinderHub's hook last reported it | for ever |
+| `wiring` | a hash: numbers of announced launches and of those without context; times of the first and the last | for ever |
+| `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
+| `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
+| `counters`, `tiers` | hashes: the reconciler's counters, for the verifier's metrics | for ever |
+
+All keys begin with `binder-egress:`. The chart's Redis lets each process write only what `chart/files/redis.sh` allows (D-241).
+A lifetime is a constant of the file whose operations set it, or of this file if several do.
+Scripts do not declare keys that the verifier may only read or only write: Redis requires both rights on declared keys.
+
+Nothing here needs to survive. When Redis is wiped, passes become invalid, waiting grants are lost, client networks are charged
+from zero, and blocks of repositories and networks are gone. Running servers keep what their annotation says, including a block. A
+revoked API key that is still in the values counts again; `egress doctor` says so.
+"""
+
+PREFIX = "binder-egress:"
+
+EVERYTHING = "*"
+"""On the wake list: reconcile all servers. It cannot be a server: `Server.key` has a slash."""
+
+WITHDRAWN_TTL_SECONDS = 7 * 86400
+"""Seconds that a withdrawal is remembered: far longer than the culler lets a pod live (6 h on mybinder.org)."""
+
+
+def redis_key(name: str) -> str:
+    """A key of the table, as Redis has it."""
+    return PREFIX + name

@@ -1,0 +1,83 @@
+"""What the reconciler is told, and its heartbeat and counters."""
+
+import json
+from typing import Any
+
+from ..records import Server, Woken
+from .base import Operations, as_numbers, unavailable
+from .keys import EVERYTHING, redis_key
+
+HEARTBEAT_TTL_SECONDS = 30
+"""Seconds without a heartbeat after which the reconciler counts as gone. One comes every second."""
+
+
+class ReconcilerState(Operations):
+    """What the reconciler is told, and what it says of itself."""
+
+    def wake_all(self) -> None:
+        """Have the reconciler reconcile all servers."""
+        with unavailable():
+            self._redis.rpush(redis_key("wake"), EVERYTHING)
+
+    def log(self, action: dict[str, Any]) -> None:
+        """Have the reconciler log an operator's action. What a command logs itself only reaches the operator's terminal."""
+        with unavailable():
+            self._redis.rpush(redis_key("actions"), json.dumps(action))
+
+    def woken(self, wait: float) -> Woken:
+        """Wait for the lists `wake` and `actions`.
+
+        Args:
+            wait: seconds, less than the connection's time-out.
+
+        Returns:
+            Their content; nothing if the time is up first.
+        """
+        lists: dict[str, list[str]] = {redis_key("actions"): [], redis_key("wake"): []}
+        with unavailable():
+            first = self._redis.blpop(list(lists), timeout=wait)
+            if first:
+                name, text = map(str, first)
+                lists[name].append(text)
+                for name, texts in lists.items():
+                    texts += map(str, self._redis.lpop(name, 1000) or [])
+        actions, woken = lists.values()
+        servers = {Server.from_key(text) for text in woken if text != EVERYTHING}
+        return Woken(servers, EVERYTHING in woken, [json.loads(text) for text in actions])
+
+    def heartbeat(self, now: float, tiers: dict[str, int], counts: dict[str, int] | None = None) -> bool:
+        """Write the reconciler's heartbeat.
+
+        Args:
+            now: Unix time in seconds.
+            tiers: the number of pods by tier.
+            counts: what to add to the counters, as `count` does.
+
+        Returns:
+            Whether the last heartbeat was still there: False after a wipe, and after `HEARTBEAT_TTL_SECONDS` without one.
+        """
+        with unavailable():
+            pipe = self._redis.pipeline()
+            pipe.set(redis_key("reconciler"), now, ex=HEARTBEAT_TTL_SECONDS, get=True)
+            self._begin(keys=[redis_key("epoch")], client=pipe)
+            pipe.delete(redis_key("tiers"))
+            if tiers:
+                pipe.hset(redis_key("tiers"), mapping=dict(tiers.items()))
+            for name, number in (counts or {}).items():
+                pipe.hincrby(redis_key("counters"), name, number)
+            return pipe.execute()[0] is not None
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to one of the counters that the verifier's metrics show."""
+        with unavailable():
+            self._redis.hincrby(redis_key("counters"), name, number)
+
+    def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
+        """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""
+        with unavailable():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.get(redis_key("reconciler"))
+            pipe.hgetall(redis_key("counters"))
+            pipe.hgetall(redis_key("tiers"))
+            seen, counters, tiers = pipe.execute()
+        return (float(seen) if seen else None), as_numbers(counters), as_numbers(tiers)

@@ -1,0 +1,109 @@
+"""The uses of a pass: which server holds each, and when one moves to another server."""
+
+import json
+from collections.abc import Sequence
+
+import redis
+
+from ..passes import LEEWAY_SECONDS, Pass
+from ..records import Record, Server
+from .announcements import Announced
+from .base import unavailable
+from .blocks import Blocks
+from .keys import WITHDRAWN_TTL_SECONDS, redis_key
+
+MOVE_WINDOW_SECONDS = 600
+"""Seconds after it was first given during which a use of a pass may move to another server of the same repository and client
+network."""
+
+MOVES = 8
+"""How many times one use of a pass may move: BinderHub tries a launch 4 times, and a browser may send the same URL twice."""
+
+BUILD_LIMIT_SECONDS = 3600
+"""The longest time between a launch request and its hook, with a build in between. A pass is judged as of the request."""
+
+REDEEMED = frozenset({"held", "free", "moved"})
+"""The outcomes of `Store.redeem` that write the grant. All others but `OUTRANKED` reject the pass."""
+
+OUTRANKED = "outranked"
+"""The outcome of `Store.redeem` for an unlock while another one waits that gives its pod more. The pass keeps its use."""
+
+
+class Redeeming(Blocks):
+    """The uses of passes."""
+
+    def __init__(self, client: redis.Redis):
+        super().__init__(client)
+        self._redeem = self._script("redeem")
+
+    def redeem(
+        self,
+        used: Pass,
+        server: Server,
+        record: Record,
+        network: str,
+        now: float,
+        record_ttl: int,
+        renewal: bool = False,
+        carried: str = "",
+        announced: Announced | None = None,
+        outranking: Sequence[str] = (),
+    ) -> str:
+        """Give a server one use of a pass, with the grant in `record`.
+
+        Args:
+            used: the pass.
+            server: the server that asks.
+            record: a launch (no uid) or an unlock (with uid).
+            network: the client's network.
+            now: Unix time in seconds.
+            record_ttl: seconds that the record lives.
+            renewal: the server has this tier already, or a smaller one. The use is then not taken from another server, and cannot
+                move on: otherwise its owner could move it to another server, and take the tier along.
+            carried: the id of the grant that the server's pod carries. A use gives its server a lease only once: not again after
+                the pod's grant has changed (D-355).
+            announced: the launch, which is counted if it gets the use; None: it is an unlock.
+            outranking: the tiers of unlocks that stay if they wait for the same pod (`leases.outranking`, D-384).
+
+        Returns:
+            `held` (this server had the use already), `free` or `moved` (another server had it, which is not up): the record is
+            written. `used-up`, `lease-given` (this pass gave this server a lease before), `outranked` (such an unlock waits),
+            `before-epoch` or `key-revoked`: nothing is written.
+
+        Raises:
+            BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
+        """
+        request = {
+            "iat": used.iat,
+            "key": used.key,
+            # The leeway counts twice: once for a pass that is presented late, once for the clock of another replica.
+            "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY_SECONDS + BUILD_LIMIT_SECONDS,
+            "servers": used.servers,
+            "move_window": MOVE_WINDOW_SECONDS,
+            "moves": MOVES,
+            "renewal": renewal,
+            "carried": carried,
+            "server": server.key,
+            "repository": record.repository,
+            "network": network,
+            "grant": record.grant.id,
+            "record": record.dumps(),
+            "record_ttl": record_ttl,
+            "uid": record.uid or "",
+            "outranking": list(outranking),
+            "launch": redis_key("launch:"),
+            "known": redis_key("server:"),
+            "withdrawn": redis_key("withdrawn:"),
+            "withdrawn_ttl": WITHDRAWN_TTL_SECONDS,
+            "wake": redis_key("wake"),
+            "revoked": redis_key("revoked"),
+        }
+        if announced:
+            request["announced"] = announced.for_script()
+        kind = "unlock" if record.uid else "launch"
+        with unavailable():
+            answer = self._redeem(
+                keys=[redis_key("epoch"), redis_key(f"pass:{used.id}"), redis_key(f"{kind}:{server.key}")],
+                args=[json.dumps(request)],
+            )
+        return str(self._unless_changed(answer)[0])

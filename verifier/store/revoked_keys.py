@@ -1,0 +1,21 @@
+"""The API keys that operators revoked."""
+
+from ..records import RevokedKey
+from .base import Operations, as_texts, unavailable
+from .keys import redis_key
+
+
+class RevokedKeys(Operations):
+    """The API keys that operators revoked."""
+
+    def revoke_key(self, revoked: RevokedKey) -> None:
+        """Revoke an API key, and with it the passes that were issued for it."""
+        with unavailable():
+            # The verifier may add revocations, but neither change nor remove them.
+            self._redis.hsetnx(redis_key("revoked"), revoked.id, revoked.dumps())
+
+    def revoked_keys(self) -> dict[str, RevokedKey]:
+        """The API keys that operators revoked, by id."""
+        with unavailable():
+            found = self._redis.hgetall(redis_key("revoked"))
+        return {key: RevokedKey.loads(text) for key, text in as_texts(found).items()}

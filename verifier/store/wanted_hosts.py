@@ -1,0 +1,26 @@
+"""The hosts that servers asked the egress proxy for and did not get."""
+
+import json
+from typing import Any
+
+from .base import Operations, as_text, unavailable
+from .keys import redis_key
+
+WANTED_TTL_SECONDS = 300
+"""Seconds for which the table of one proxy counts. A new one comes every minute."""
+
+
+class WantedHosts(Operations):
+    """The hosts that servers asked the egress proxy for and did not get, by the pod of the proxy."""
+
+    def publish_wanted_hosts(self, proxy: str, rows: list[dict[str, Any]]) -> None:
+        """Publish which hosts servers asked one proxy for and did not get."""
+        with unavailable():
+            self._redis.set(redis_key(f"wanted:{proxy}"), json.dumps(rows), ex=WANTED_TTL_SECONDS)
+
+    def wanted_hosts(self) -> list[dict[str, Any]]:
+        """The rows of all proxies: `repository`, `host`, `times`, and `last` in Unix time."""
+        with unavailable():
+            keys = list(self._redis.scan_iter(redis_key("wanted:*"), count=1000))
+            texts = self._redis.mget(keys) if keys else []
+        return [row for text in map(as_text, texts) if text for row in json.loads(text)]

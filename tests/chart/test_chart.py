@@ -30,6 +30,22 @@ def test_topology_has_what_its_mode_needs(render, values):
     assert (("NetworkPolicy", "binder-egress-base") in objects) == (mode in ("captcha", "allow", "deny"))
 
 
+def test_deny_leaves_what_the_comment_of_mode_says(render):
+    on = ("builds", "proxy", "agent", "ingress", "verifier.pdb", "metrics.prometheusRule", "metrics.grafanaDashboard")
+    switches = ",".join(f"{name}.enabled=true" for name in on)
+    objects = render("--set", f"mode=deny,canary.readiness=true,agent.configMap=lists,ingress.hosts={{hub.example.org}},{switches}")
+    stays = [key for key, found in objects.items() if "helm.sh/hook" not in found["metadata"].get("annotations", {})]
+    assert {(kind, re.sub("-[0-9a-f]{8}$", "", name)) for kind, name in stays} == {
+        ("NetworkPolicy", "binder-egress-base"),
+        ("NetworkPolicy", "binder-egress-builds"),
+        ("ConfigMap", "binder-egress-start-guard"),
+        ("Secret", "binder-egress"),
+        ("Pod", "binder-egress-canary"),
+    }
+    comment, _ = explained()["mode",]
+    assert "Only policies, the start guard's ConfigMap, the Secret, and the canary with `readiness` remain." in comment
+
+
 def test_rotation_of_signing_keys_restarts_the_verifier_and_not_redis(render):
     """Redis has the used passes in memory: after a restart it would refuse the passes that a rotation is meant to keep."""
 

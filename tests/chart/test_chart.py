@@ -216,6 +216,14 @@ def test_exceptions_hold_on_kube_router(render):
     assert list(ipaddress.collapse_addresses(halves)) == [made[1]]
 
 
+def test_comment_of_the_monitors_names_each_component_with_a_pod_monitor(render):
+    objects = render("--set", "metrics.serviceMonitor.enabled=true,proxy.enabled=true,agent.enabled=true,agent.configMap=lists")
+    names = {name.removeprefix("binder-egress-") for kind, name in objects if kind == "PodMonitor"}
+    comment, _ = explained()["metrics", "serviceMonitor", "enabled"]
+    (said,) = re.findall("a PodMonitor each for the (.*) if they are enabled", comment)
+    assert {part.removeprefix("egress ") for part in said.split(" and the ")} == names == {"proxy", "agent"}
+
+
 @pytest.mark.parametrize("name", ["reconciler", "receiver"])
 def test_reconciler_and_receiver_see_no_secret_but_redis_password(render, name):
     objects = render("--set=agent.enabled=true", "--set=agent.configMap=lists")

@@ -85,6 +85,14 @@ def test_command_for_an_own_secret_is_that_of_the_notes():
     assert command.split() == told.split()
 
 
+def test_pods_of_helm_test_are_deleted_in_one_release_only():
+    """The namespace may have others."""
+    texts = [document.read_text() for document in [*DOCUMENTS, TOP / "chart/templates/NOTES.txt"]]
+    commands = re.findall(r"^ *(kubectl delete .*app\.kubernetes\.io/component=.*)", "\n".join(texts), re.MULTILINE)
+    assert len(commands) >= 2
+    assert not [command for command in commands if "app.kubernetes.io/instance=" not in command]
+
+
 def test_values_for_many_servers_are_accepted(helm, tmp_path):
     (text,) = section("docs/guarantees.md", "Values for 20,000 servers", "yaml")
     (tmp_path / "values.yaml").write_text(text)

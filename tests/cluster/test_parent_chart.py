@@ -11,6 +11,7 @@ from tests.support.cluster.installing import Operator
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import POD_SECONDS, ROLLOUT_SECONDS
 from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.doc_examples import section
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,16 @@ def test_helm_test_of_the_parent_is_ours(parent):
     assert re.search(r"unverified +kubernetes-api +shut +ok", said) and "FAILED" not in said, said
 
 
-def test_uninstalling_leaves_what_the_charts_page_says(parent):
+def test_uninstalling_leaves_what_the_pages_say(parent):
     operator, before = parent
     servers = {pod["metadata"]["uid"] for pod in operator.stage.pods()}
     operator.stage.helm("uninstall", "parent", "--wait")
     tests = {f"pod/binder-egress-test{part}" for part in ("", "-control", "-unverified", "-tier-verified")}
     operator.await_left(before, lambda left: left == {"secret/binder-egress", *tests})
     assert {pod["metadata"]["uid"] for pod in operator.stage.pods()} == servers, "user pods go on"
-    operator.type("chart/README.md", "Taking it out")
+    ours = "instance=binder-egress"
+    assert f"the parent's release takes the place of `{ours}`" in (TOP / "chart/README.md").read_text()
+    commands = section("docs/install.md", "Take it out")[1]
+    assert ours in commands
+    operator.run(commands.replace(ours, "instance=parent"))
     operator.await_left(before, lambda left: not left)

@@ -224,6 +224,22 @@ def test_comment_of_the_monitors_names_each_component_with_a_pod_monitor(render)
     assert {part.removeprefix("egress ") for part in said.split(" and the ")} == names == {"proxy", "agent"}
 
 
+@pytest.mark.parametrize(
+    ("stops", "said"),
+    [
+        ('tiers={"verified": {"lease": 600, "onExpiry": "stop"}}', "tiers with `onExpiry: stop`"),
+        ('detections={"sources": {"falco": {"onMatch": "stop"}}}', "`detections.sources` with `stop`"),
+        ('detections={"sources": {"falco": {"lists": {"miners": "stop"}}}}', "`detections.sources` with `stop`"),
+    ],
+)
+def test_comment_of_the_right_to_stop_pods_names_what_needs_it(helm, stops, said):
+    refused = helm("template", "r", CHART, "--set-json", stops, check=False)
+    assert refused.returncode != 0 and "reconciler.mayStopPods: true" in refused.stderr
+    helm("template", "r", CHART, "--set-json", stops, "--set", "reconciler.mayStopPods=true")
+    comment, _ = explained()["reconciler", "mayStopPods"]
+    assert said in comment.replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", ["reconciler", "receiver"])
 def test_reconciler_and_receiver_see_no_secret_but_redis_password(render, name):
     objects = render("--set=agent.enabled=true", "--set=agent.configMap=lists")

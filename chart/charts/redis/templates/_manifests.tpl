@@ -1,7 +1,7 @@
 {{- /*
 redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps nothing on disk. Takes a dict:
   name                                  the name of the objects
-  labels, deploymentLabels, matchLabels, podLabels   YAML text
+  labels, matchLabels, podLabels        YAML text
   clients                               labels of the pods that may connect, each as YAML text
   podAnnotations                        a map
   secretName                            Secret with redis-password, and redis-<process>-password for each process
@@ -11,7 +11,7 @@ redis.manifests: Deployment, Service and NetworkPolicy of a Redis that keeps not
   podSecurityContext, securityContext   YAML text
   accountName                           its ServiceAccount; empty for the namespace's default
   scheduling                            fields of the pod's spec, YAML text
-  values                                pull policy, maxmemory, resources, deploymentAnnotations
+  values                                pull policy, maxmemory, resources
 */}}
 {{- define "redis.manifests" -}}
 apiVersion: apps/v1
@@ -19,11 +19,7 @@ kind: Deployment
 metadata:
   name: {{ .name }}
   labels:
-    {{- .deploymentLabels | nindent 4 }}
-  {{- with .values.deploymentAnnotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+    {{- .labels | nindent 4 }}
 spec:
   replicas: 1
   selector:

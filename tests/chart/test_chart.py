@@ -525,6 +525,16 @@ def test_values_and_schema_agree():
     compare(VALUES, schema, ())
 
 
+def test_schema_has_each_object_and_array_that_fits_on_one_line():
+    lines = (CHART / "values.schema.json").read_text().splitlines()
+    for first, line in enumerate(lines):
+        if line.endswith(("{", "[")):
+            end = line[: len(line) - len(line.lstrip())] + {"{": "}", "[": "]"}[line[-1]]
+            last = next(number for number in range(first, len(lines)) if lines[number].startswith(end))
+            whole = line + " ".join(each.strip() for each in lines[first + 1 : last]) + lines[last].strip()
+            assert len(whole) > 132, f"line {first + 1}: {whole}"
+
+
 def test_every_group_of_hosts_is_accepted(render):
     """The schema has their names in a pattern of its own."""
     pattern = json.loads((CHART / "values.schema.json").read_text())["definitions"]["hosts"]["patternProperties"]

@@ -156,8 +156,11 @@ class Lab:
                 self.cells.nth(number).locator(".cm-content").click(timeout=5_000)
                 self.page.keyboard.press("Control+Enter")
                 expect(prompt).not_to_have_text(before, timeout=5_000)
-                break
-        expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=90_000)
+            # Jupyter may connect to the kernel once more, and then forgets that the cell was running: `[*]:` is `[ ]:` again.
+            expect(prompt).to_have_text(re.compile(r"\[[\d ]+\]:"), timeout=90_000)
+            if prompt.inner_text() not in (before, "[ ]:"):
+                return
+        raise AssertionError(f"the cell has not run: {prompt.inner_text()}")
 
     def notices(self, text: str) -> Locator:
         """The notifications with a text."""

@@ -85,7 +85,7 @@ def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequ
 
 
 @lru_cache(REMEMBERED)
-def charged_network(client: Client, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> str:
+def charged_network(client: Client, ipv4_prefix: int, ipv6_prefix: int) -> str:
     """The network that pays for a client's passes.
 
     Args:

@@ -96,11 +96,6 @@ class Watcher:
         self._waiting: dict[FileKey, int] = {}  # the round since which it has waited
         self._number = 0
 
-    @property
-    def known_files(self) -> int:
-        """The number of files that are remembered."""
-        return len(self._known) + len(self._waiting)
-
     def round(self) -> Round:
         """Do one round."""
         self._number += 1

@@ -185,22 +185,13 @@ class Watcher:
         namespace: the release's namespace.
         store: Redis.
         label_sets: returns the labels of the running user pods, each set once.
-        clock: Unix time in seconds.
     """
 
-    def __init__(
-        self,
-        settings: ReconcilerSettings,
-        namespace: Namespace,
-        store: Store,
-        label_sets: Callable[[], list[LabelSet]],
-        clock: Callable[[], float] = time.time,
-    ):
+    def __init__(self, settings: ReconcilerSettings, namespace: Namespace, store: Store, label_sets: Callable[[], list[LabelSet]]):
         self._settings = settings
         self._namespace = namespace
         self._store = store
         self._label_sets = label_sets
-        self._clock = clock
         self._last: dict[str, object] = {}  # the last finding logged about each topic
 
     def run(self, stop: threading.Event) -> None:
@@ -214,7 +205,7 @@ class Watcher:
 
     def run_once(self) -> Findings:
         """Check once, publish the findings, and log what changed since the last check."""
-        findings = check(self._settings, self._namespace, self._label_sets(), self._clock())
+        findings = check(self._settings, self._namespace, self._label_sets(), time.time())
         self._report(findings)
         try:
             self._store.publish_gatecheck(findings.dumps())

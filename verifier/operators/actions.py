@@ -109,7 +109,7 @@ class Operators:
         """Why a server has egress, or has none."""
         known = self._known(server)
         pending = self._store.pending(server, set())
-        because = self._because(server, known)
+        because = self._because(known)
         blocks = [block for block in pending.blocks if applies(block, Facts.of(known), self._clock())]
         return self._row(server, known) | {
             "because": because,
@@ -405,7 +405,7 @@ class Operators:
         now = self._clock()
         return Rule.BLOCKED if known.is_blocked(now) else refusal(Facts.of(known), self._store.blocks(), self._settings, now)
 
-    def _because(self, server: Server, known: KnownServer) -> str:
+    def _because(self, known: KnownServer) -> str:
         """One sentence for an operator."""
         rule = self._refusal(known)
         if rule == Rule.BLOCKED and not known.is_blocked(self._clock()):

@@ -1,7 +1,6 @@
 """Publishes for the egress proxy which pod has which address, and what it may reach."""
 
 import threading
-import time
 from collections.abc import Callable
 
 from ..records import UNVERIFIED, PodAddresses, Server
@@ -25,7 +24,7 @@ class AddressBook:
         clock: Unix time in seconds.
     """
 
-    def __init__(self, cache: PodCache, store: Store, clock: Callable[[], float] = time.time):
+    def __init__(self, cache: PodCache, store: Store, clock: Callable[[], float]):
         self._cache, self._store, self._clock = cache, store, clock
         # Two threads publish, and the state that was read last must be written last.
         self._lock = threading.Lock()

@@ -1,7 +1,6 @@
 """Converges one server: its pods get the grant that they should carry, and the result is published for the verifier."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 from .. import logs
@@ -43,7 +42,7 @@ class Converger:
         store: Store,
         tally: Tally,
         stopper: Stopper,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ):
         self._settings = settings
         self._user_pods = user_pods
@@ -55,13 +54,13 @@ class Converger:
         self.started = clock()
         """Unix time in seconds. Older pods were counted by an earlier process."""
 
-    def converge(self, server: Server, first: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
+    def converge(self, server: Server, first: Pending | None, lost: StoreUnavailable | None) -> None:
         """Make the pods of a server carry the grant that they should, publish it, and stop the pods that must be stopped.
 
         Args:
             server: the server.
             first: the answer of Redis about it a moment ago, for its first pod; None: Redis is asked.
-            lost: Redis did not answer a moment ago, so it is not asked.
+            lost: the error of Redis, if it did not answer a moment ago; it is then not asked.
 
         Raises:
             Conflict: a pod keeps changing; try again.

@@ -7,7 +7,6 @@ Decisions: D-321, D-322, D-324, D-325, D-354.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,8 +50,8 @@ class Responder:
         cache: PodCache,
         store: Store,
         tally: Tally,
-        agents: Agents | None = None,
-        clock: Callable[[], float] = time.time,
+        agents: Agents | None,
+        clock: Callable[[], float],
     ):
         self._settings = settings
         self._cache = cache

@@ -4,7 +4,6 @@ No other part of the package deletes a pod.
 """
 
 import threading
-import time
 from collections.abc import Callable
 
 from .. import logs
@@ -35,8 +34,8 @@ class Stopper:
         user_pods: UserPods,
         cache: PodCache,
         store: Store,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
+        steady: Callable[[], float],
     ):
         self._settings = settings
         self._user_pods = user_pods

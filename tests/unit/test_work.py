@@ -6,7 +6,8 @@ from collections import Counter
 import altcha
 import pytest
 
-from verifier.captcha.altcha import Altcha
+from tests.support.charts import VALUES
+from verifier.captcha.altcha import Altcha, Options
 
 KEY = "0" * 40
 
@@ -81,3 +82,9 @@ def test_answer_fits_its_four_bytes_at_any_price(answers, price, monkeypatch):
     monkeypatch.setattr("secrets.randbelow", lambda bound: bound - 1)
     challenge = Altcha.from_options({"cost": 1}, [KEY]).challenge("launch", "198.51.100.7/32", price)
     assert challenge["parameters"]["keyPrefix"]
+
+
+def test_defaults_are_those_of_the_chart():
+    """Measurements of the default work do not read the chart."""
+    of_chart = VALUES["captcha"]["providers"]["altcha"]
+    assert Options().model_dump() == {name: value for name, value in of_chart.items() if name != "enabled"}

@@ -52,7 +52,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     tier: str = "verified"
-    order: int = Field(50, ge=0, le=1000)
+    order: int = Field(100, ge=0, le=1000)
     algorithm: Literal[
         "PBKDF2/SHA-256", "PBKDF2/SHA-384", "PBKDF2/SHA-512", "SHA-256", "SHA-384", "SHA-512", "SCRYPT", "ARGON2ID"
     ] = "PBKDF2/SHA-256"

@@ -30,6 +30,15 @@ ADDRESS = "198.51.100.7"
 
 REPOSITORY = "https://example.com/a/b"
 
+TRIES = 20
+"""How often each attack that should earn nothing is tried."""
+
+UNLOCKS, LAUNCHES, RENEWALS = 5, 12, 4
+"""Servers of others that are unlocked; launches with one pass; and leases that are to be renewed, of launches and of unlocks."""
+
+SERVERS, ROUNDS = 20, 3
+"""Servers of a farm, and how often the lease of each is renewed."""
+
 
 class Place:
     """A verifier and a reconciler, with pods in memory.
@@ -136,7 +145,7 @@ def count(outcomes: Sequence[bool]) -> dict[str, int]:
     return {"tried": len(outcomes), "got": sum(outcomes)}
 
 
-def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int]]:
+def free(at: Place, solver: Solver) -> dict[str, dict[str, int]]:
     """Attacks that should earn nothing: replays, solutions for something else, changed challenges, forged passes."""
     door, found = at.door, {}
 
@@ -147,27 +156,27 @@ def free(at: Place, solver: Solver, number: int = 20) -> dict[str, dict[str, int
         return door.present(client, payload)[0] == 201
 
     # Accepted solutions: unchanged, and written differently.
-    used = [solved(ADDRESS) for _ in range(number)]
+    used = [solved(ADDRESS) for _ in range(TRIES)]
     assert all(passed(ADDRESS, payload) for payload in used)
     found["replays"] = count([passed(ADDRESS, other) for payload in used for other in (payload, *rewritten(payload))])
     # One solution, many times at once: only one is paid for.
     together = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for payload in [solved(ADDRESS) for _ in range(number)]:
+        for payload in [solved(ADDRESS) for _ in range(TRIES)]:
             got = list(pool.map(passed, [ADDRESS] * THREADS, [payload] * THREADS))
             together += sorted(got)[:-1]
     found["replays at once"] = count(together)
-    found["for another network"] = count([passed("203.0.113.9", solved(ADDRESS)) for _ in range(number)])
-    found["for another purpose"] = count([passed(ADDRESS, solved(ADDRESS, "unlock")) for _ in range(number)])
+    found["for another network"] = count([passed("203.0.113.9", solved(ADDRESS)) for _ in range(TRIES)])
+    found["for another purpose"] = count([passed(ADDRESS, solved(ADDRESS, "unlock")) for _ in range(TRIES)])
     # Addresses that a client adds itself are to the left of the one that the ingress adds.
     dear = price(door.challenge(ADDRESS))
-    invented = [f"203.0.113.{index}, {ADDRESS}" for index in range(number)]
+    invented = [f"203.0.113.{index}, {ADDRESS}" for index in range(TRIES)]
     found["invented addresses"] = count([price(door.challenge(client)) < dear for client in invented])
     found["changed challenges"] = count(
-        [passed(ADDRESS, other) for _ in range(number) for other in cheapened(door.challenge(ADDRESS))]
+        [passed(ADDRESS, other) for _ in range(TRIES) for other in cheapened(door.challenge(ADDRESS))]
     )
     at.launch("forger")
-    tokens = [other for _ in range(number) for other in forged(get_pass(door, solver, "203.0.113.20"))]
+    tokens = [other for _ in range(TRIES) for other in forged(get_pass(door, solver, "203.0.113.20"))]
     outcomes = []
     for token in tokens:
         door.unlock("forger", ADDRESS, token=token)
@@ -229,10 +238,10 @@ def forged(token: str) -> list[str]:
     return [more + dot + signature, more, f"{more}.", other, token[:-2] + ("A" if token[-2] != "A" else "B") + token[-1]]
 
 
-def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, int]]:
+def others(at: Place, solver: Solver) -> dict[str, dict[str, int]]:
     """Unlock somebody else's server, and try to use the same solution or pass for the attacker's own server."""
     outcomes = []
-    for index in range(number):
+    for index in range(UNLOCKS):
         mine, theirs = f"mine-{index}", f"theirs-{index}"
         for user in (mine, theirs):
             at.launch(user)
@@ -254,12 +263,12 @@ def others(at: Place, solver: Solver, number: int = 5) -> dict[str, dict[str, in
     return {"unlocks of others": count(outcomes)}
 
 
-def moves(at: Place, solver: Solver, launches: int = 12) -> dict[str, int]:
+def moves(at: Place, solver: Solver) -> dict[str, int]:
     """Send one pass with many launches: at the same time, and one after the other, each when the previous server is gone."""
     token = get_pass(at.door, solver)
-    users = [f"at-once-{index}" for index in range(launches)]
+    users = [f"at-once-{index}" for index in range(LAUNCHES)]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(at.tell, users, [token] * launches))
+        list(pool.map(at.tell, users, [token] * LAUNCHES))
         list(pool.map(at.appear, users))
     at_once = sum([at.settled(user) for user in users])
     for user in users:  # And with unlocks of running servers: does one more get egress?
@@ -268,22 +277,21 @@ def moves(at: Place, solver: Solver, launches: int = 12) -> dict[str, int]:
     for user in users:
         at.go(user)
     token, in_turn = get_pass(at.door, solver), 0
-    for index in range(launches):
+    for index in range(LAUNCHES):
         user = f"in-turn-{index}"
         at.launch(user, token)
         in_turn += at.settled(user)
         at.go(user)
-    return {"launches": launches, "at_once": at_once, "in_turn": in_turn}
+    return {"launches": LAUNCHES, "at_once": at_once, "in_turn": in_turn}
 
 
-def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dict[str, int]]:
+def second_renewals(at: Place, solver: Solver) -> dict[str, dict[str, int]]:
     """Try to get more than one lease for a pass: renew with the pass that gave the lease, as long as it is valid, and with two
     passes in turn.
 
     Args:
         at: a place with a lease that can be renewed as soon as it has begun.
         solver: the solver.
-        number: how often, both with a launch's pass and with an unlock's.
     """
 
     def renewed(user: str, token: str) -> bool:
@@ -297,7 +305,7 @@ def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dic
         return after.until > before.until
 
     outcomes = []
-    for index in range(number):
+    for index in range(RENEWALS):
         user, token = f"tenant-{index}", get_pass(at.door, solver)
         at.launch(user, token if index % 2 else None)
         if not index % 2:
@@ -311,18 +319,16 @@ def second_renewals(at: Place, solver: Solver, number: int = 4) -> dict[str, dic
     return {"second leases for a pass": count(outcomes)}
 
 
-def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, rounds: int = 3) -> dict[str, Any]:
+def farm(at: Place, solver: Solver, doubled_after: int) -> dict[str, Any]:
     """Renew the leases of servers as cheaply as a farm with one address can: with all challenges fetched in advance.
 
     Args:
         at: a place with a lease that can be renewed as soon as it has begun.
         solver: the solver.
         doubled_after: charges after which the price has doubled.
-        servers: how many.
-        rounds: renewals of each.
     """
     client, grants, spent = "203.0.113.50", 0, 0.0
-    users = [f"farm-{index}" for index in range(servers)]
+    users = [f"farm-{index}" for index in range(SERVERS)]
 
     def renewed(user: str, before: str) -> bool:
         known = at.store.known(Server(user))
@@ -331,9 +337,9 @@ def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, round
     for user in users:
         at.launch(user)
     stock: deque[Solved] = deque()
-    for _ in range(rounds + 1):
+    for _ in range(ROUNDS + 1):
         for user in users:
-            while len(stock) + grants <= int(doubled_after * (TOLERANCE - 1) + TOLERANCE * grants) and len(stock) < 2 * servers:
+            while len(stock) + grants <= int(doubled_after * (TOLERANCE - 1) + TOLERANCE * grants) and len(stock) < 2 * SERVERS:
                 stock.append(solver.vector(at.door.challenge(client, "unlock")))
             used = stock.popleft()
             before = at.store.known(Server(user))
@@ -346,4 +352,4 @@ def farm(at: Place, solver: Solver, doubled_after: int, servers: int = 20, round
     for user in users:
         at.go(user)
     documented = sum(1 + number / doubled_after for number in range(grants))
-    return {"servers": servers, "rounds": rounds, "grants": grants, "base_works": spent, "documented": documented}
+    return {"servers": SERVERS, "rounds": ROUNDS, "grants": grants, "base_works": spent, "documented": documented}

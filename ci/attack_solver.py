@@ -26,6 +26,12 @@ DEFAULTS = Options()
 CARD_ROUNDS_PER_SECOND = 9e9
 """Rounds of PBKDF2-HMAC-SHA-256 a second of one consumer graphics card (tobtu.com/minimum-password-settings)."""
 
+SPEED_ROUNDS = 5
+"""How often each speed is measured."""
+
+RANDOM_ORDERS = 20
+"""How often the same answers are looked for at random."""
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -94,11 +100,11 @@ class Solver:
             self.found.append(found)
         return found
 
-    def speed(self, rounds: int = 5) -> dict[str, Any]:
+    def speed(self) -> dict[str, Any]:
         """Tries a core-second with the default key derivation: medians, measured in turn."""
         nonce, salt, key, none = b"n" * 16, b"s" * 16, ctypes.create_string_buffer(32), b"\0" * 16
         rates: dict[str, list[float]] = {"client": [], "vector": []}
-        for _ in range(rounds):
+        for _ in range(SPEED_ROUNDS):
             began = time.thread_time()
             for number in range(200):
                 hashlib.pbkdf2_hmac("sha256", nonce + number.to_bytes(4, "big"), salt, DEFAULTS.cost, 32)
@@ -129,12 +135,11 @@ def average_tries(price: float) -> float:
     return largest_answer(price) / 2 + 1
 
 
-def orders(answers: Sequence[tuple[int, int]], rounds: int = 20) -> dict[str, float]:
+def orders(answers: Sequence[tuple[int, int]]) -> dict[str, float]:
     """The cost of other orders of trying for the same answers, as shares of the documented average.
 
     Args:
         answers: (answer, largest answer), from challenges of one price.
-        rounds: how often the answers are gone through where an order depends on chance.
     """
     dice = random.Random(7)
     documented = sum(most / 2 + 1 for _, most in answers) / len(answers)
@@ -154,7 +159,7 @@ def orders(answers: Sequence[tuple[int, int]], rounds: int = 20) -> dict[str, fl
         "from 0": mean(lambda answer, most: answer + 1),
         "from the end": mean(lambda answer, most: most - answer + 1),
         "from the middle": mean(lambda answer, most: (answer - most // 2) % (most + 1) + 1),
-        "at random": mean(lambda answer, most: dice.randrange(most + 1) + 1, rounds),
+        "at random": mean(lambda answer, most: dice.randrange(most + 1) + 1, RANDOM_ORDERS),
         "half, then another challenge": giving_up(0.5),
         "a tenth, then another challenge": giving_up(0.1),
     }

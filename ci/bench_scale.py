@@ -265,10 +265,10 @@ def reconciler(api: ApiServer, redis_url: str, log: Path) -> Iterator[int]:
         process.wait()
 
 
-def until(condition: Callable[[], bool], began: float, limit: float = WAITS) -> float:
+def until(condition: Callable[[], bool], began: float) -> float:
     """Seconds from `began` until something is so."""
     while not condition():
-        assert time.monotonic() - began < limit, f"not within {limit} s"
+        assert time.monotonic() - began < WAITS, f"not within {WAITS} s"
         time.sleep(0.05)
     return time.monotonic() - began
 

@@ -236,9 +236,10 @@ def income(numbers: Numbers) -> float:
     return numbers["hashes"] / numbers["network_hashes"] * 720 * 0.6 / 24 * numbers["coin_dollars"]
 
 
-def tax(setting: Setting, numbers: Numbers, addresses: int = 1) -> float:
-    """The share of a pod's processor that it gives if pods solve for themselves, in a farm; 0 where proof of work opens nothing."""
-    found = script(setting, numbers, addresses)
+def tax(setting: Setting, numbers: Numbers) -> float:
+    """The share of a pod's processor that it gives if pods solve for themselves, in a farm with one address; 0 where proof of work
+    opens nothing."""
+    found = script(setting, numbers, 1)
     return found.core_seconds / HOUR if found else 0.0
 
 

@@ -130,10 +130,10 @@ def end_wait(opened, seconds):
     opened.time.let_pass(seconds)
 
 
-def launch_when_solved(hub, opened, page=None):
+def launch_when_solved(hub, opened):
     """Open the launch page. Its script arrives when there is a pass."""
     hub.bundle.close()
-    opened.page.goto(page or hub.page(), wait_until="commit")
+    opened.page.goto(hub.page(), wait_until="commit")
     opened.page.wait_for_function("window.binderEgress?.state === 'checked'")
     hub.bundle.open()
 

@@ -38,15 +38,15 @@ def record_launch(store, grant, server=ALICE, image="image:1", repository="r", t
     store.record_launch(server, Record(grant, image=image, repository=repository), ttl)
 
 
-def announce(store, context=True, hub_url="", server=ALICE, ttl=600):
+def announce(store, context=True, hub_url=""):
     """Record a launch that was decided by the blocks that the store saw last, and count it, as the verifier does."""
     record = Record(make_grant("unverified", "default"), image="image:1", repository="r")
-    store.record_launch(server, record, ttl, Announced(time.time(), context, store.seen_blocks.version, hub_url))
+    store.record_launch(ALICE, record, 600, Announced(time.time(), context, store.seen_blocks.version, hub_url))
 
 
-def record_unlock(store, grant, server=ALICE, uid="uid-1"):
+def record_unlock(store, grant, uid="uid-1"):
     """Record an unlock, as the verifier does: the pod with this uid gets the grant."""
-    store.grant(server, Record(grant, uid=uid, repository="r"))
+    store.grant(ALICE, Record(grant, uid=uid, repository="r"))
 
 
 def withdraw(store, grant):

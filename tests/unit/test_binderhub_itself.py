@@ -129,7 +129,7 @@ async def running(start, wiring, hub):
 both = pytest.mark.parametrize("start", [real_binderhub, standin])
 
 
-async def events_until(url, *phases, seconds=60, agent="Mozilla/5.0"):
+async def events_until(url, *phases, agent="Mozilla/5.0"):
     """Read a build's event stream up to a phase. Returns the events. BinderHub keeps the stream open after the last event."""
     events, buffer = [], b""
     reached = asyncio.get_running_loop().create_future()
@@ -143,9 +143,9 @@ async def events_until(url, *phases, seconds=60, agent="Mozilla/5.0"):
 
     headers = {"Accept": "text/event-stream", "X-Real-Ip": "203.0.113.9", "X-Forwarded-For": "198.51.100.1"}
     headers["User-Agent"] = agent
-    request = HTTPRequest(url, headers=headers, streaming_callback=chunk, request_timeout=seconds)
+    request = HTTPRequest(url, headers=headers, streaming_callback=chunk, request_timeout=60)
     fetching = asyncio.ensure_future(SimpleAsyncHTTPClient(force_instance=True).fetch(request))
-    await asyncio.wait({fetching, reached}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({fetching, reached}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
     fetching.cancel()
     with contextlib.suppress(asyncio.CancelledError, HTTPClientError):
         await fetching

@@ -56,9 +56,9 @@ def test_hubs_origin_may_do_nothing_else(client):
 # -- from BinderHub's hook, if the operator named none (D-370)
 
 
-def back(client, user="alice", server=""):
-    """The address that the page of a server leads back to, or None."""
-    page = client.get(f"/egress/servers/{user}/{server}", headers={"Accept": "text/html"}).text
+def back(client, user="alice"):
+    """The address that the page of a user's server leads back to, or None."""
+    page = client.get(f"/egress/servers/{user}/", headers={"Accept": "text/html"}).text
     found = re.search(r'<a id="back"[^>]* href="([^"]+)"', page)
     return found and found[1]
 

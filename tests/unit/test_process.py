@@ -96,8 +96,8 @@ def raw(address, request):
 POST = b"POST /egress/passes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-def chunks(body, size=4096):
-    parts = [body[at : at + size] for at in range(0, len(body), size)] + [b""]
+def chunks(body):
+    parts = [body[at : at + 4096] for at in range(0, len(body), 4096)] + [b""]
     return POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
 
 

@@ -450,9 +450,9 @@ class Stage:
         eventually(is_published, TIER_SECONDS, f"the server of {user} is not published", no_answer=())
         return answers[-1]
 
-    def unlock_well(self, user: str, client: str = CLIENT, **body: str) -> None:
+    def unlock_well(self, user: str, **body: str) -> None:
         """Unlock a running server, as `unlock`, and wait until its pod has the tier."""
-        answer = self.unlock(user, client, **body)
+        answer = self.unlock(user, **body)
         if (answer.status_code, answer.json().get("state")) not in UNLOCKED:
             raise Failed(answer.text)
         self.await_tier(user, "verified")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,14 @@ CONNECT_SECONDS = 10.0
 
 IDLE_SECONDS = 3600.0
 """Seconds without a byte after which a connection ends."""
+
+POD_BUFFER_BYTES = 128 * 1024
+"""The buffer for bytes that a pod has not taken yet; Linux makes it twice as large. A pod is near, so more would only hold memory:
+without a limit, Linux lets it grow to 4 MiB."""
+
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+"""The most bytes that may wait in the kernel for clients and hosts that do not take them, for all servers together: a quarter of
+the memory that the chart gives the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
 
 LINGER_SECONDS = 1.0
 """Seconds that a client has for reading a refusal before the connection closes."""
@@ -95,6 +104,10 @@ class Flow:
     def moved(self) -> int:
         """Bytes moved so far, in both directions."""
         return self.sent + sum(pump.moved for pump in self.pumps)
+
+    def waiting(self, since: float) -> int:
+        """Bytes in the kernel, of directions that have waited since before a time, in monotonic seconds."""
+        return sum(pump.waiting for pump in self.pumps if pump.waits_since is not None and pump.waits_since < since)
 
 
 class Proxy:
@@ -170,6 +183,7 @@ class Proxy:
             self._usage.forget_idle()
             self._source_ports.forget_ended()
             self._metrics.state(self.identities, self._usage, self._source_ports, self.wanted)
+            self._cut_waiting()
             if self._clock() - self._looked_up >= OWN_NAMES_SECONDS:
                 self._looked_up = self._clock()
                 for name in self._policy.own_names:
@@ -201,6 +215,7 @@ class Proxy:
         admitted = False
         try:
             flow.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            flow.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, POD_BUFFER_BYTES)
             admitted = self._usage.admit(who, verified)
             if not admitted:
                 flow.pod = known
@@ -421,6 +436,24 @@ class Proxy:
                     flow.task.cancel()
             else:
                 flow.pod = pod
+
+    def _cut_waiting(self) -> None:
+        """Cut connections of those servers for which the most bytes wait, until `MOST_WAITING_BYTES` are left."""
+        since = time.monotonic() - TICK_SECONDS
+        waiting = {uid: [(bytes_, flow) for flow in flows if (bytes_ := flow.waiting(since))] for uid, flows in self._flows.items()}
+        held = {uid: sum(bytes_ for bytes_, _ in found) for uid, found in waiting.items()}
+        total = sum(held.values())
+        while total > MOST_WAITING_BYTES:
+            most = max(held, key=lambda uid: held[uid])
+            bytes_, flow = waiting[most].pop()
+            held[most] -= bytes_
+            total -= bytes_
+            flow.cut = Reason.NOT_TAKEN
+            for one in (flow.client, flow.upstream[0] if flow.upstream else flow.client):
+                # The kernel would try to deliver the bytes for minutes.
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if flow.task:
+                flow.task.cancel()
 
     def _no_longer(self, flow: Flow, pod: PodAddresses | None) -> Reason | None:
         """The reason why a connection must end; None if it may go on."""

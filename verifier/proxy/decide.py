@@ -45,6 +45,7 @@ class Reason(StrEnum):
     LIMIT = "limit"
     HOST_LIMIT = "host-limit"  # too many connections to one address of the host, from all servers
     UNREACHABLE = "unreachable"
+    NOT_TAKEN = "not-taken"  # cut: too many bytes wait for this server, or for hosts that it sends to
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@ import contextlib
 import fcntl
 import os
 import socket
+import sys
+import termios
+import time
+from collections.abc import Callable
 
 from .limits import Bucket
 
@@ -16,8 +20,18 @@ SHORTEST_PAUSE_SECONDS = 0.01
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
+LEAST_FREE = 1 / 4
+"""The free share of the target's buffer below which a pump waits. Linux calls a TCP socket writable when a third is free
+(`sk_stream_is_writeable`), so the wait ends in time."""
+
+LEAST_BYTES = 4096
+"""The bytes that are moved when the kernel calls the target writable, whatever its buffer says."""
+
+SPARED = 1 / 8
+"""The share of the target's buffer that a step leaves free, because the kernel's own records of the bytes count too."""
+
 _spare: list[tuple[int, int]] = []
-"""Empty pipes for the next step. A pump holds one only while there are bytes in it, so an idle tunnel costs only its two
+"""Empty pipes for the next step. A pump holds one only while there are bytes in it, so a tunnel that waits costs only its two
 sockets."""
 
 
@@ -30,6 +44,12 @@ def _pipe() -> tuple[int, int]:
     return read, write
 
 
+def _queued(number: int, which: int) -> int:
+    """The bytes in a buffer of a socket: received ones (`FIONREAD`), or those sent that the other side has not confirmed
+    (`TIOCOUTQ`)."""
+    return int.from_bytes(fcntl.ioctl(number, which, bytes(4)), sys.byteorder)
+
+
 def take(buckets: list[Bucket], number: int) -> float:
     """Take bytes from buckets. Returns the seconds to wait before the next ones; 0 if the wait is not worth a timer."""
     pause = max(bucket.take(number) for bucket in buckets)
@@ -39,12 +59,16 @@ def take(buckets: list[Bucket], number: int) -> float:
 class Pump:
     """One direction of a connection.
 
+    It takes from the source only what the target has room for. Linux gives the pipes of one user 64 MiB together, and after that
+    new pipes of 8 KiB, so pipes that hold bytes for a target that does not take them would slow everybody down.
+
     Args:
         source, target: non-blocking sockets on which nothing else waits for this direction.
         buckets: the buckets from which the bytes are taken.
 
     Attributes:
         moved: bytes moved so far.
+        waits_since: when the pump began to wait for its target, in monotonic seconds; None: it does not wait.
         ended: done when the source has ended and the target has everything; it has an `OSError` if the connection broke.
     """
 
@@ -57,6 +81,7 @@ class Pump:
         self._inside = 0
         self._timer: asyncio.TimerHandle | None = None
         self.moved = 0
+        self.waits_since: float | None = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._source, self._read)
         # A server that opens a new connection for every few bytes waits for the debt of the earlier ones.
@@ -72,13 +97,32 @@ class Pump:
             os.close(self._held[0])
             os.close(self._held[1])
             self._held = None
-        if not self.ended.done():
-            self.ended.cancel()
+        # Also if it is done: if the other pump failed first, nobody asks for this one's failure, and asyncio would log that.
+        self.ended.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait in the kernel for the target to take them. Both sockets must be open."""
+        return self._inside + _queued(self._source, termios.FIONREAD) + _queued(self._target, termios.TIOCOUTQ)
+
+    def _room(self) -> int:
+        """Bytes that the next step may move; 0: the target must take some first."""
+        size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        free = size - _queued(self._target, termios.TIOCOUTQ)
+        return 0 if free < size * LEAST_FREE else min(PIPE_BYTES, int(free - size * SPARED))
 
     def _read(self) -> None:
+        self._step(0)
+
+    def _step(self, least: int) -> None:
+        """Move what the target has room for, and at least so many bytes."""
         try:
+            room = max(least, self._room())
+            if not room:
+                self._wait(self._go_on)
+                return
             self._held = self._held or _pipe()
-            number = os.splice(self._source, self._held[1], PIPE_BYTES, flags=_FLAGS)
+            number = os.splice(self._source, self._held[1], room, flags=_FLAGS)
         except BlockingIOError:
             self._release()
             return
@@ -95,14 +139,29 @@ class Pump:
         if self._write():
             self._rest(number)
         elif not self.ended.done():
-            self._loop.remove_reader(self._source)
-            self._loop.add_writer(self._target, self._drain, number)
+            self._wait(self._drain, number)
+
+    def _wait(self, then: Callable[..., None], *arguments: int) -> None:
+        """Call a method when the target accepts bytes again."""
+        self.waits_since = time.monotonic()
+        self._loop.remove_reader(self._source)
+        self._loop.add_writer(self._target, then, *arguments)
+
+    def _resume(self) -> None:
+        self.waits_since = None
+        self._loop.remove_writer(self._target)
+        self._loop.add_reader(self._source, self._read)
+
+    def _go_on(self) -> None:
+        """Continue after a wait for room."""
+        self._resume()
+        # A few bytes in any case: the buffer of a connection that was reset stays full, but writing to it fails.
+        self._step(LEAST_BYTES)
 
     def _drain(self, number: int) -> None:
-        """Continue when the target accepts bytes again."""
+        """Continue with what is left in the pipe."""
         if self._write():
-            self._loop.remove_writer(self._target)
-            self._loop.add_reader(self._source, self._read)
+            self._resume()
             self._rest(number)
 
     def _write(self) -> bool:

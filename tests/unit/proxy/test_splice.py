@@ -1,7 +1,10 @@
 """A pump: the bytes that it moves, and when the byte limits let it begin."""
 
 import asyncio
+import contextlib
+import gc
 import socket
+import struct
 
 import pytest
 
@@ -59,3 +62,79 @@ def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
         return early, seconds, arrived
 
     assert asyncio.run(main()) == (0, pytest.approx(0.5), b"some bytes")
+
+
+@pytest.fixture
+def tcp_ends():
+    """The same with TCP, which has resets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pairs = [(socket.create_connection(listener.getsockname()), listener.accept()[0]) for _ in range(2)]
+    for one in (end for pair in pairs for end in pair):
+        one.setblocking(False)
+    (sender, source), (target, receiver) = pairs
+    yield sender, source, target, receiver
+    for one in (sender, source, target, receiver):
+        one.close()
+
+
+async def fill(pump: Pump, sender: socket.socket) -> None:
+    """Send until the pump waits for its target."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(60):
+        while pump.waits_since is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(loop.sock_sendall(sender, bytes(1 << 20)), 1)
+
+
+def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
+    sender, source, target, receiver = tcp_ends
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        pump = Pump(source, target, [Bucket(0)])
+        await fill(pump, sender)
+        held, came = pump.waiting, 0
+        async with asyncio.timeout(60):
+            while came <= held:
+                came += len(await loop.sock_recv(receiver, 1 << 20))
+        pump.stop()
+        return held
+
+    assert asyncio.run(main()) > 0
+
+
+def test_pump_that_waits_ends_with_its_target(tcp_ends):
+    """The buffer of a connection that was reset stays full. Waiting for room would never end, and would take a whole processor."""
+    sender, source, target, receiver = tcp_ends
+
+    async def main():
+        pump = Pump(source, target, [Bucket(0)])
+        await fill(pump, sender)
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        receiver.close()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            await asyncio.wait_for(pump.ended, 60)
+        pump.stop()
+
+    asyncio.run(main())
+
+
+def test_failure_of_a_stopped_pump_is_no_error_of_the_loop(ends):
+    """If both pumps of a connection fail at once, only one failure is looked at."""
+    sender, source, target, receiver = ends
+    errors = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["message"]))
+        receiver.close()
+        sender.sendall(b"some bytes")
+        pump = Pump(source, target, [Bucket(0)])
+        async with asyncio.timeout(60):
+            while not pump.ended.done():
+                await asyncio.sleep(0.01)
+        pump.stop()
+        del pump
+        gc.collect()
+
+    asyncio.run(main())
+    assert errors == []

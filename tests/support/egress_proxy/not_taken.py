@@ -1,0 +1,145 @@
+"""Downloads that a server asks for and does not read, through the egress proxy, and other servers meanwhile.
+
+`seen` runs the proxy in the lab's network namespace, with real sockets.
+"""
+
+import asyncio
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from tests.support.egress_proxy import lab
+from tests.support.egress_proxy.attempts import ANY, LISTED, PORT, PUBLIC, Pod, get
+from tests.support.waiting import eventually
+from verifier.proxy import connections
+from verifier.proxy.connections import Proxy
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.hosts import HostList
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import Resolver
+from verifier.records import AddressChange, AddressVersion, PodAddresses
+
+NOT_READ = 40
+"""Downloads that the first server asks for and does not read."""
+
+MOST_WAITING_BYTES = 8 * 1024 * 1024
+"""The limit in this test: a fraction of what these downloads would hold."""
+
+HOSTS = {"endless.example": [PUBLIC[0]]}
+
+
+def seen() -> dict:
+    """What the proxy did.
+
+    Returns:
+        `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
+        after that. `earlier`, `later`: the bytes of two downloads of another server. `errors`: of its loop.
+    """
+    return lab.in_namespace(__spec__.name)
+
+
+def serve_for_ever(listener: socket.socket) -> None:
+    """A host whose answers do not end."""
+
+    def send(client: socket.socket) -> None:
+        try:
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while True:
+                client.sendall(bytes(1 << 20))
+        except OSError:
+            client.close()
+
+    while True:
+        threading.Thread(target=send, args=[listener.accept()[0]], daemon=True).start()
+
+
+def ask(pod: Pod, host: str = "endless.example") -> socket.socket:
+    """A download that nobody reads yet."""
+    client = socket.socket()
+    client.bind((pod.address, 0))
+    client.settimeout(lab.WAIT_SECONDS)
+    client.connect((pod.proxy, PORT))
+    client.sendall(get(f"http://{host}/").encode())
+    return client
+
+
+def read(client: socket.socket, number: int) -> int:
+    """Read that many bytes. Returns how many came."""
+    came = 0
+    while came < number and (more := client.recv(1 << 20)):
+        came += len(more)
+    return came
+
+
+def pipes() -> int:
+    """The pipes of this process."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    return sum(link.startswith("pipe:") for link in found)
+
+
+def main() -> None:
+    """In the namespace: download, do not read, and print what was seen."""
+    connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES  # type: ignore[misc]
+    metrics, errors, loop = Metrics(), [], asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(str(context["message"])))
+    policy = Policy({"unverified": TierHosts(HostList(list(HOSTS))), "full": TierHosts(HostList(["*"]))})
+    proxy = Proxy(policy, Limits(new_per_second=1000), Resolver(HOSTS.__getitem__), metrics)
+    tiers = {LISTED: "unverified", ANY: "full"}
+    servers = {f"{name}/": [PodAddresses(name, name, "", (lab.PODS[name].address,), tier)] for name, tier in tiers.items()}
+
+    async def beat() -> None:
+        while True:
+            proxy.identities.apply(AddressChange(AddressVersion()))
+            await asyncio.sleep(1)
+
+    async def begin() -> list["asyncio.Task[None]"]:
+        proxy.identities.load(AddressVersion(), servers)
+        return [asyncio.create_task(task) for task in (beat(), proxy.serve(listen(PORT)), proxy.watch())]
+
+    kept = loop.run_until_complete(begin())
+    endless = socket.create_server((PUBLIC[0], 80), backlog=100)
+    threading.Thread(target=serve_for_ever, args=[endless], daemon=True).start()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+
+    def cut() -> dict[str, float]:
+        line = r'^binder_egress_proxy_connections_total{decision="cut".*rule="not-taken",tier="(.*)"} (\S+)$'
+        return {tier: float(number) for tier, number in re.findall(line, metrics.text().decode(), re.MULTILINE)}
+
+    before = pipes()
+    earlier = ask(lab.PODS[ANY])
+    crowd = [ask(lab.PODS[LISTED]) for _ in range(NOT_READ)]
+    eventually(lambda: cut().get("unverified", 0) > 0, lab.WAIT_SECONDS, "no connection was cut")
+    # A few more looks, so that it does not go on for ever, either.
+    eventually(lambda: proxy.open > 1 and settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
+    found: dict = {"pipes": pipes() - before, "cut": cut()}
+    found["earlier"] = read(earlier, 10_000_000)
+    found["later"] = read(ask(lab.PODS[ANY]), 10_000_000)
+    found["left"] = proxy.open
+    for client in (earlier, *crowd):
+        client.close()
+    eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
+    found["errors"] = errors
+    assert not any(task.done() for task in kept)
+    lab.end(found)
+
+
+def settled(cut: Callable[[], dict[str, float]]) -> bool:
+    """Whether nothing was cut for two looks of the proxy."""
+    before = cut()
+    time.sleep(2.5)
+    return cut() == before
+
+
+if __name__ == "__main__":
+    main()

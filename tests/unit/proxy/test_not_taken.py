@@ -1,0 +1,32 @@
+"""The egress proxy and a server that does not read what it asked for: what it costs others, and when its connections are cut."""
+
+import pytest
+
+from tests.support.egress_proxy import not_taken
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return not_taken.seen()
+
+
+def test_downloads_that_wait_hold_no_pipes(seen):
+    """The kernel gives one user 64 MiB of pipes. One is for the download that the proxy moves just now."""
+    assert seen["pipes"] <= 1
+
+
+def test_server_with_the_most_waiting_bytes_loses_connections(seen):
+    assert set(seen["cut"]) == {"unverified"}
+
+
+def test_connections_are_cut_only_until_the_limit_is_kept(seen):
+    assert 2 < seen["left"] < not_taken.NOT_READ
+
+
+@pytest.mark.parametrize("download", ["earlier", "later"])
+def test_download_of_another_server_goes_on(seen, download):
+    assert seen[download] >= 10_000_000
+
+
+def test_failures_of_cut_connections_are_not_errors_of_the_loop(seen):
+    assert seen["errors"] == []

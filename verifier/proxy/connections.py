@@ -40,6 +40,9 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 3600.0
 """Seconds without a byte after which a connection ends."""
 
+LEFT_SECONDS = 60.0
+"""Seconds without a byte after which it ends if the client has ended its side: nothing else says that the client is gone."""
+
 POD_BUFFER_BYTES = 128 * 1024
 """The buffer for bytes that a pod has not taken yet; Linux makes it twice as large. A pod is near, so more would only hold memory:
 without a limit, Linux lets it grow to 4 MiB."""
@@ -349,13 +352,14 @@ class Proxy:
             await self._send(flow, upstream, buckets)
         flow.pumps.append(Pump(upstream, flow.client, buckets))
         waiting = {pump.ended for pump in flow.pumps}
-        moved = -1
+        moved, quiet_seconds = flow.moved, 0.0
         while waiting:
-            done, waiting = await asyncio.wait(waiting, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-            if not done and moved == flow.moved:
-                raise TimeoutError
+            done, waiting = await asyncio.wait(waiting, timeout=LEFT_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
             for pump in done:
                 pump.result()
+            quiet_seconds = 0.0 if done or moved != flow.moved else quiet_seconds + LEFT_SECONDS
+            if quiet_seconds >= IDLE_SECONDS or (quiet_seconds and _has_ended(flow.client)):
+                raise TimeoutError
             moved = flow.moved
 
     async def _send(self, flow: Flow, upstream: socket.socket, buckets: list[Bucket]) -> None:
@@ -512,6 +516,16 @@ class Proxy:
             bytes=flow.moved,
             milliseconds=round((time.monotonic() - flow.began) * 1000),
         )
+
+
+def _has_ended(client: socket.socket) -> bool:
+    """Whether a client has ended its side of a connection, or the connection is broken."""
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

@@ -30,7 +30,7 @@ NOT_READ = 40
 MOST_WAITING_BYTES = 8 * 1024 * 1024
 """The limit in this test: a fraction of what these downloads would hold."""
 
-HOSTS = {"endless.example": [PUBLIC[0]]}
+HOSTS = {"endless.example": [PUBLIC[0]], "silent.example": [PUBLIC[1]]}
 
 
 def seen() -> dict:
@@ -38,7 +38,8 @@ def seen() -> dict:
 
     Returns:
         `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
-        after that. `earlier`, `later`: the bytes of two downloads of another server. `errors`: of its loop.
+        after that. `earlier`, `later`: the bytes of two downloads of another server. `silent`: the connections to a host that does
+        not answer, while their client is there. `errors`: of its loop.
     """
     return lab.in_namespace(__spec__.name)
 
@@ -91,6 +92,7 @@ def pipes() -> int:
 def main() -> None:
     """In the namespace: download, do not read, and print what was seen."""
     connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES  # type: ignore[misc]
+    connections.LEFT_SECONDS = 0.5
     metrics, errors, loop = Metrics(), [], asyncio.new_event_loop()
     loop.set_exception_handler(lambda _, context: errors.append(str(context["message"])))
     policy = Policy({"unverified": TierHosts(HostList(list(HOSTS))), "full": TierHosts(HostList(["*"]))})
@@ -108,7 +110,7 @@ def main() -> None:
         return [asyncio.create_task(task) for task in (beat(), proxy.serve(listen(PORT)), proxy.watch())]
 
     kept = loop.run_until_complete(begin())
-    endless = socket.create_server((PUBLIC[0], 80), backlog=100)
+    endless, silent = (socket.create_server((address, 80), backlog=100) for address in PUBLIC)
     threading.Thread(target=serve_for_ever, args=[endless], daemon=True).start()
     threading.Thread(target=loop.run_forever, daemon=True).start()
 
@@ -129,6 +131,13 @@ def main() -> None:
     for client in (earlier, *crowd):
         client.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
+    unanswered = ask(lab.PODS[ANY], "silent.example")
+    host, _ = silent.accept()
+    host.recv(65536)
+    time.sleep(3 * connections.LEFT_SECONDS)
+    found["silent"] = proxy.open
+    unanswered.close()
+    eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "a request whose client has left goes on")
     found["errors"] = errors
     assert not any(task.done() for task in kept)
     lab.end(found)

@@ -28,5 +28,10 @@ def test_download_of_another_server_goes_on(seen, download):
     assert seen[download] >= 10_000_000
 
 
+def test_client_that_waits_for_a_silent_host_keeps_its_connection(seen):
+    """After its client has left, it ends within a minute, for which the program itself waits."""
+    assert seen["silent"] == 1
+
+
 def test_failures_of_cut_connections_are_not_errors_of_the_loop(seen):
     assert seen["errors"] == []

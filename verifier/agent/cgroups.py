@@ -22,7 +22,8 @@ def pod_uid(text: str) -> str | None:
         The uid with dashes. None: no pod, or the hierarchies of version 1 name several.
     """
     found = set()
-    for line in text.splitlines():
+    # Not `splitlines`: the name of a cgroup may contain any other character that ends a line in Unicode.
+    for line in text.split("\n"):
         path = line.split(":", 2)[-1]
         for part in path.split("/"):
             if match := _POD.search(part):

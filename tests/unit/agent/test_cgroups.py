@@ -64,3 +64,10 @@ def test_two_pods_are_none():
     """Hierarchies that differ: nothing says which one is right, so no pod is accused."""
     other = UID.replace("7", "8")
     assert pod_uid(f"4:cpu:/kubepods/pod{UID}/{BOX}\n3:pids:/kubepods/pod{other}/{BOX}\n") is None
+
+
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_cgroup_that_a_pod_named_begins_no_line(end):
+    """Only a slash and a newline cannot be in the name of a cgroup (kernel/cgroup/cgroup.c, cgroup_mkdir)."""
+    other = UID.replace("7", "8")
+    assert pod_uid(f"0::/kubepods/pod{UID}/{BOX}/a{end}0::/kubepods/pod{other}\n") == UID

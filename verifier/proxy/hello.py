@@ -9,7 +9,7 @@ from dataclasses import dataclass
 MAX_HELLO_BYTES = 16384
 """The longest ClientHello that is read. Browsers with post-quantum keys send 2 kB; one TLS record may have 16 KiB."""
 
-MAX_RECORDS = 64
+MAX_RECORDS = 4
 """The most records in a ClientHello. Clients send one or two, and each arriving byte means reading all of them again."""
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
@@ -93,7 +93,7 @@ def read_hello(received: bytes) -> Hello:
             # Nothing may follow in the same record: a server could read another message there.
             return Hello(True, _name(message[4:end]) if len(message) == end else None, True)
         at += 5 + length
-    return Hello(True)
+    return Hello(at <= len(received))  # The last record may still be arriving.
 
 
 def _name(body: bytes) -> str | None:

@@ -1,6 +1,7 @@
 """The ClientHello: its one name, or nothing."""
 
 import ssl
+import struct
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,19 @@ def test_other_bytes_are_no_hello(sent):
 def test_every_beginning_needs_more(sent):
     for length in range(len(sent)):
         assert read_hello(sent[:length]) == Hello(False), length
+
+
+def in_records(first):
+    """A ClientHello in records of one byte, `first` of them, and one record for the rest."""
+    head = b"".join(b"\x16\x03\x01\0\x01" + GOOD[at : at + 1] for at in range(5, 5 + first))
+    return head + b"\x16\x03\x01" + struct.pack(">H", len(GOOD) - 5 - first) + GOOD[5 + first :]
+
+
+def test_fifth_record_of_a_hello_is_not_read():
+    """Each byte that arrives means reading all records again: with 63 of them, a pod's bytes held up the proxy."""
+    assert read_hello(in_records(3)) == Hello(True, "ok.example", True)
+    assert read_hello(in_records(3)[:-1]) == Hello(False)
+    assert read_hello(in_records(4)) == read_hello(in_records(4)[:-1]) == Hello(True)
 
 
 @given(st.binary(max_size=400), st.integers(0, len(GOOD)), st.integers(0, 60))

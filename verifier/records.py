@@ -20,6 +20,9 @@ UNVERIFIED = "unverified"
 NO_PASS = "none"
 """The outcome of a pass if none was presented, or if an earlier rule decided."""
 
+BY_DETECTOR = "detector "
+"""The beginning of `by` if a detector's report led to a block, and no operator. The name of the source follows."""
+
 
 class Rule(StrEnum):
     """What decided about a server. It is on every grant, and in logs and metrics.

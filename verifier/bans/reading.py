@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from .. import repositories
-from ..records import UNVERIFIED
+from ..records import BY_DETECTOR, UNVERIFIED
 
 DAY_SECONDS = 86400.0
 
@@ -48,7 +48,7 @@ class Repository:
         archived: launches in the archive.
         counted: launches according to Prometheus.
         detected: pods in which something was detected.
-        revoked: users whose server lost its tier to an operator.
+        revoked: users whose server lost its tier to an operator, not to a detector.
         seconds: the processor time of its pods, each in seconds.
     """
 
@@ -215,7 +215,7 @@ class Traffic:
             self._pods[_text(line, "pod")] = user
         elif event == "unlock" and _text(line, "tier") != UNVERIFIED:
             self._unlocked.add((user, server, at))
-        elif event == "revoke":
+        elif event == "revoke" and not _text(line, "by").startswith(BY_DETECTOR):  # a detection, which counts by itself
             self._revoked.add((user, server, at))
 
     def _detection(self, line: dict[str, Any], at: float | None) -> str:

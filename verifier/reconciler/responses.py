@@ -14,7 +14,7 @@ from .. import logs
 from ..detections.reports import AGENT, Report
 from ..detections.share_limit import ShareLimit, in_window
 from ..operators.actions import Operators
-from ..records import KnownServer
+from ..records import BY_DETECTOR, KnownServer
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import Tally, detection_counter
@@ -27,9 +27,6 @@ log = logging.getLogger("binder-egress")
 
 REPORTS_AT_ONCE = 100
 """The number of reports that are read together."""
-
-BY = "detector "
-"""The beginning of `by` in a block that follows from a report."""
 
 
 class Responder:
@@ -116,7 +113,7 @@ class Responder:
             return "repeated"
         if not self._limited().allows(pod.uid, known.has_egress, self._running(known.has_egress), now):
             return "limited"
-        self._operators.cut_off(pod.server, known, f"{BY}{report.source}", report.reason, follows == "stop")
+        self._operators.cut_off(pod.server, known, f"{BY_DETECTOR}{report.source}", report.reason, follows == "stop")
         return "stopped" if follows == "stop" else "revoked"
 
     def _follows(self, report: Report) -> OnMatch:
@@ -159,9 +156,9 @@ class Responder:
         if self._limit is None:
             now = self._clock()
             blocks = [block for block in self._store.blocks() if block.kind == "server" and in_window(block.at, now)]
-            acted = {block.uid: float(block.at) for block in blocks if block.by.startswith(BY)}
+            acted = {block.uid: float(block.at) for block in blocks if block.by.startswith(BY_DETECTOR)}
             for pod in self._cache.all():  # Redis may have been wiped.
-                if pod.grant and pod.grant.by.startswith(BY) and in_window(pod.grant.at, now):
+                if pod.grant and pod.grant.by.startswith(BY_DETECTOR) and in_window(pod.grant.at, now):
                     acted.setdefault(pod.uid, float(pod.grant.at))
             self._limit = ShareLimit()
             self._limit.remember(acted)

@@ -105,11 +105,17 @@ def test_revocations_are_tied_to_repositories():
     assert traffic(revoke, revoke, launch("a"), launch("b")).repositories[REPOSITORY].revoked == {"a"}
 
 
+def test_revocation_by_a_detector_is_no_operators():
+    """The reconciler writes the same line for both."""
+    found = traffic(launch("a"), launch("b"), revoke(AT, "a", by="detector cryptnono"), revoke(AT, "b", by="detective"))
+    assert (found.repositories[REPOSITORY].revoked, found.untied) == ({"b"}, 0)
+
+
 COURSE = "github.com/org/course"
 
 
-def revoke(at, user="a", server=""):
-    return decision("revoke", at, user=user, server=server, by="eve", why="x", stop=False, block="b")
+def revoke(at, user="a", server="", by="eve"):
+    return decision("revoke", at, user=user, server=server, by=by, why="x", stop=False, block="b")
 
 
 def seen(*lines):

@@ -55,6 +55,10 @@ def test_wrong_rule_that_hits_every_server_of_a_course_does_not_propose_it(seed)
     week = made.week(seed)
     course = [pod for pod in week.seconds if pod.startswith("jupyter-popular-2dcourse")]
     week.detections += [made.detection(pod, made.END - 60) for pod in course]
+    # With `onMatch: revoke`, the reconciler revokes them all.
+    cut_off = {"by": "detector cryptnono", "why": "execwhacker: xmrig", "server": "", "stop": False, "block": "b"}
+    users = [pod.removeprefix("jupyter-").replace("-2d", "-") for pod in course]
+    week.decisions += [made.decision("revoke", made.END - 59, user=user, **cut_off) for user in users]
     found, _ = judged(week, *ALWAYS, "seconds")
     assert found[made.INNOCENT[0]].parts["detections"].points == POINTS["detections"]
     assert not found[made.INNOCENT[0]].proposed

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from .reading import Traffic, by_owner, owner
+from .reading import Traffic, by_owner, hydroshare_id, is_doi, may_be_data_set, owner
 from .score import Score
 
 NETWORK_LAUNCHES = 10
@@ -58,16 +58,13 @@ class Ban:
 
         BinderHub applies `re.match(…, re.IGNORECASE)` to the specification as the client sent it, still percent-encoded. Every
         provider that reaches the repository gets one: a repository on GitHub can also be reached by the provider for any Git
-        address.
+        address, and what looks like a data set of a CKAN may be a Git repository.
         """
         host, _, path = self.name.partition("/")
-        parts = path.split("/")
-        if self.name.startswith("10."):
+        if is_doi(self.name):
             return dict.fromkeys(DOIS, f"^{_escaped(self.name, '(?:/|%2F)')}$")
-        if host == "hydroshare.org":
-            return {"HydroshareProvider": f"^.*{re.escape(parts[-1])}"}
-        if "dataset" in parts[:-1]:
-            return {"CKANProvider": f"^.*{_escaped(host)}.*(?:%2F|/){_escaped(parts[-1])}(?:%2F|/|$)"}
+        if resource := hydroshare_id(self.name):
+            return {"HydroshareProvider": f"^.*{resource}"}  # BinderHub looks for an id anywhere in the text.
         # A URL in one piece: a scheme or a user before the host, perhaps a port after it.
         url = f"^[^/]*(?:%2F|%40|@)(?:www\\.)?{_escaped(host)}(?:(?:%3A|:)\\d+)?(?:%2F|%3A|:)+{_escaped(path, '(?:%2F)+')}"
         git = f"{url}%2F.*" if self.whole else f"{url}(?:\\.git)?(?:%2F)*(?:/.*)?$"
@@ -78,6 +75,8 @@ class Ban:
         elif host == "gitlab.com":
             spec = f"^{_escaped(path, '(?:%2F)+')}"
             found["GitLabRepoProvider"] = f"{spec}%2F.*" if self.whole else f"{spec}(?:\\.git)?/.*"
+        elif may_be_data_set(self.name):
+            found["CKANProvider"] = f"^.*{_escaped(host)}.*(?:%2F|/){_escaped(path.rpartition('/')[2])}(?:%2F|/|$)"
         return found
 
     @property

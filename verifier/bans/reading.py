@@ -33,7 +33,8 @@ DETECTIONS = frozenset({"killed", "delete"})
 _name = lru_cache(maxsize=65536)(repositories.name)
 
 _HOSTS = {"GitHub": "github.com", "Gist": "gist.github.com", "GitLab": "gitlab.com"}
-_HYDROSHARE = "hydroshare.org/resource"
+_DOI = re.compile(r"10\.[0-9]{4,9}/")
+_HYDROSHARE, _HYDROSHARE_ID = "hydroshare.org/resource/", re.compile(r".*([0-9a-f]{32})")
 
 
 @dataclass
@@ -68,10 +69,28 @@ class Repository:
         return max(len(self.servers), self.archived, round(self.counted))
 
 
+def is_doi(name: str) -> bool:
+    """Whether a name is a DOI. A host's name may begin with `10.`, too."""
+    return _DOI.match(name) is not None
+
+
+def hydroshare_id(name: str) -> str:
+    """The id of a resource at HydroShare, by which BinderHub knows it; `""` for any other name."""
+    found = _HYDROSHARE_ID.fullmatch(name)
+    return found[1] if found and name == _HYDROSHARE + found[1] else ""
+
+
+def may_be_data_set(name: str) -> bool:
+    """Whether a name may be a data set of a CKAN, which may run on any host and below any path. A Git repository may have such a
+    name, too, on any host but those that are known to have repositories only."""
+    host, *path = name.split("/")
+    return "dataset" in path[:-1] and host not in _HOSTS.values()
+
+
 def owner(name: str) -> str:
     """The owner of a repository: `host/owner`. For a DOI or a data set the owner is unknown, so it is its own owner."""
     parts = name.split("/")
-    if len(parts) < 3 or name.startswith(("10.", f"{_HYDROSHARE}/")) or "dataset" in parts[1:-1]:
+    if len(parts) < 3 or is_doi(name) or name.startswith(_HYDROSHARE) or may_be_data_set(name):
         return name
     return "/".join(parts[:2])
 
@@ -283,7 +302,8 @@ def _archived_url(line: dict[str, Any]) -> str:
     if provider == "Git":
         return unquote(spec.partition("/")[0])
     if provider == "Hydroshare":
-        return f"https://{_HYDROSHARE}/{spec.rpartition('/')[2]}"
+        resource = _HYDROSHARE_ID.match(spec)
+        return f"https://{_HYDROSHARE}{resource[1]}" if resource else ""
     return unquote(spec) if provider in ("CKAN", "Zenodo", "Figshare", "Dataverse") else ""
 
 

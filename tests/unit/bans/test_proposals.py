@@ -37,6 +37,9 @@ def specs(name, whole=False):
 GITHUB, GIT, GITLAB, GIST = "GitHubRepoProvider", "GitRepoProvider", "GitLabRepoProvider", "GistRepoProvider"
 
 
+HYDROSHARE = "8f7c2f0341ef4180b0dbe97f59130756"
+
+
 def url(text):
     return quote(text, safe="")
 
@@ -97,11 +100,11 @@ def url(text):
         ),
         ("10.7910/dvn/7r", False, "DataverseProvider", ["10.7910/DVN/7R"], ["10.7910/DVN/7RX", "10.7910/DVN"]),
         (
-            "hydroshare.org/resource/8f7c",
+            f"hydroshare.org/resource/{HYDROSHARE}",
             False,
             "HydroshareProvider",
-            ["8f7c", url("https://www.hydroshare.org/resource/8f7c")],
-            ["8f7d"],
+            [HYDROSHARE, url(f"https://www.hydroshare.org/resource/{HYDROSHARE}/")],
+            [HYDROSHARE.replace("7", "8"), "7" + HYDROSHARE[1:]],
         ),
         (
             "demo.ckan.org/dataset/sample",
@@ -113,6 +116,18 @@ def url(text):
             ],
             [url("https://demo.ckan.org/dataset/sample2"), url("https://good.org/dataset/sample")],
         ),
+        (
+            "data.example.org/en/dataset/sample",
+            False,
+            "CKANProvider",
+            [url("https://data.example.org/en/dataset/sample")],
+            [url("https://data.example.org/en/dataset/other")],
+        ),
+        ("git.example.org/dataset/a", False, GIT, [f"{url('https://git.example.org/dataset/a.git')}/x"], ["dataset%2Fa/x"]),
+        ("gitlab.com/eve/dataset/a", False, GITLAB, ["eve%2Fdataset%2Fa/HEAD"], ["eve%2Fdataset%2Fab/HEAD"]),
+        ("github.com/dataset/a", False, GITHUB, ["dataset/a/HEAD"], ["dataset/ab/HEAD"]),
+        ("10.evil.example/eve/a", False, GIT, [f"{url('https://10.evil.example/eve/a')}/x"], ["10.evil.example/eve/a"]),
+        ("hydroshare.org/x/a", False, GIT, [f"{url('https://hydroshare.org/x/a')}/x"], [HYDROSHARE, "a"]),
         (
             "git.example.org/a(b)/c'd!",
             False,
@@ -131,6 +146,9 @@ def test_banned_specs_match_as_binderhub_matches(name, whole, provider, yes, no)
 def test_all_providers_that_reach_a_repository_have_a_pattern():
     assert set(specs("github.com/eve/a")) == {GITHUB, GIT} and set(specs("gitlab.com/eve/a")) == {GITLAB, GIT}
     assert set(specs("gist.github.com/eve/a")) == {GIST, GIT} and set(specs("codeberg.org/eve/a")) == {GIT}
+    assert set(specs("github.com/dataset/a")) == {GITHUB, GIT} and set(specs("gitlab.com/eve/dataset/a")) == {GITLAB, GIT}
+    assert set(specs("demo.ckan.org/dataset/a")) == {"CKANProvider", GIT} and set(specs("hydroshare.org/x/a")) == {GIT}
+    assert set(specs("10.evil.example/eve/a")) == {GIT} and GIT not in specs("10.5281/zenodo.32")
 
 
 def test_owner_is_banned_only_if_all_of_its_repositories_are_proposed():

@@ -12,6 +12,7 @@ from tests.support.ban_traffic import DAY, END, archived, decision, detection
 from verifier.bans.reading import Traffic, ask, owner
 
 REPOSITORY = "github.com/someone/x"
+HYDROSHARE = "8f7c2f0341ef4180b0dbe97f59130756"
 AT = END - DAY
 
 
@@ -57,7 +58,12 @@ def test_archive_is_read_in_all_versions(version):
         ("Git", "git%40codeberg.org%3Asomeone%2Fx/HEAD", "codeberg.org/someone/x"),
         ("Zenodo", "10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
         ("Dataverse", "10.7910/DVN/7RVV9N", "10.7910/dvn/7rvv9n"),
-        ("Hydroshare", "8f7c2f0341ef4180b0dbe97f59130756", "hydroshare.org/resource/8f7c2f0341ef4180b0dbe97f59130756"),
+        ("Hydroshare", HYDROSHARE, f"hydroshare.org/resource/{HYDROSHARE}"),
+        (
+            "Hydroshare",
+            f"https%3A%2F%2Fwww.hydroshare.org%2Fresource%2F{HYDROSHARE}%2F",
+            f"hydroshare.org/resource/{HYDROSHARE}",
+        ),
         ("CKAN", "https%3A%2F%2Fdemo.ckan.org%2Fdataset%2Fsample", "demo.ckan.org/dataset/sample"),
     ],
 )
@@ -161,9 +167,33 @@ def test_owner_is_known_since_before_the_period():
     assert list(found.repositories) == [REPOSITORY]
 
 
-@pytest.mark.parametrize("name", ["10.7910/dvn/7rvv9n", "hydroshare.org/resource/8f7c", "demo.ckan.org/dataset/sample", "x.org/y"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "10.7910/dvn/7rvv9n",
+        f"hydroshare.org/resource/{HYDROSHARE}",
+        "hydroshare.org/resource/no-id",
+        "demo.ckan.org/dataset/sample",
+        "data.example.org/en/dataset/sample",
+        "x.org/y",
+    ],
+)
 def test_data_sets_have_no_owner(name):
     assert owner(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("10.evil.example/eve/miner", "10.evil.example/eve"),
+        ("10.0.0.1/eve/miner", "10.0.0.1/eve"),
+        ("gitlab.com/eve/dataset/miner", "gitlab.com/eve"),
+        ("github.com/dataset/miner", "github.com/dataset"),
+        ("hydroshare.org/eve/miner", "hydroshare.org/eve"),
+    ],
+)
+def test_name_that_looks_like_a_data_sets_does_not_hide_the_owner(name, whose):
+    assert owner(name) == whose
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,15 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # no dots: those are in host names
 _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,})/?", re.ASCII | re.IGNORECASE)
 
 
+def cut(url: str) -> str:
+    """A URL that may be of any length, cut if it is too long for a name: `name` returns None for it, as before, and `exact` `""`.
+
+    No two URLs that are cut are trusted or blocked differently, so it does not matter that different ones may become equal.
+    """
+    # The last character is none of those that a URL that is trusted may have.
+    return url if len(url) <= MAX_URL_CHARACTERS else f"{url[:MAX_URL_CHARACTERS]}…"
+
+
 def name(url: str) -> str | None:
     """The name by which a repository is blocked: `host/owner/name`, or a bare DOI.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, exact, name, strict
+from verifier.repositories import CASELESS, MAX_DECODINGS, MAX_URL_CHARACTERS, covers, cut, exact, name, strict, within
 
 
 def matches(pattern, url):
@@ -105,6 +105,36 @@ def test_host_in_another_script_has_its_ascii_form():
 def test_url_without_a_name_is_covered_by_every_pattern(url):
     assert name(url) is None
     assert covers("github.com/owner/*", name(url)) and covers("10.5281/zenodo.3242074", name(url))
+
+
+LONG = "https://github.com/owner/" + "a" * 3000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        LONG,
+        LONG + "/",
+        LONG + "?x",
+        LONG.replace("https", "ssh"),
+        "https://github.com/owner/name?" + "x" * 3000,
+        "https://github.com/owner/name" + "/" * 3000,
+        "https://github.com/" + "%61" * 3000,
+        "https://github.com/owner/" + "a" * (MAX_URL_CHARACTERS - 24),
+        "x" * 60_000,
+    ],
+)
+def test_cut_url_is_blocked_as_the_whole_one_and_never_trusted(url):
+    """So all URLs that are cut have the same rights, also those that become equal."""
+    assert len(url) > MAX_URL_CHARACTERS and len(cut(url)) == MAX_URL_CHARACTERS + 1
+    assert name(cut(url)) is None and name(url) is None
+    assert exact(cut(url)) == "" and not within("github.com/owner/*", cut(url))
+
+
+def test_url_that_has_a_name_is_not_cut():
+    url = "https://github.com/owner/" + "a" * (MAX_URL_CHARACTERS - 25)
+    assert cut(url) == url and len(url) == MAX_URL_CHARACTERS
+    assert name(url) == exact(url) == url.removeprefix("https://")
 
 
 def test_decoding_of_a_name_takes_a_bounded_number_of_rounds(monkeypatch):

@@ -12,6 +12,7 @@ from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.reconciler.user_pods import PODS_PER_PAGE, Conflict, Gone, Pod, UserPods, WatchEnded
 from verifier.records import Grant, Server
+from verifier.repositories import MAX_URL_CHARACTERS
 
 
 def pod_json(name: str = "jupyter-alice", version: int = 1, uid: str = "uid-1", **labels: str) -> dict:
@@ -246,6 +247,13 @@ def test_pod_is_read_from_json():
         "jupyter-alice", "uid-1", "7", Server("alice", "lab"), "image:1", grant, True, "verified", 1735787045.0, True, False,
         guard=("absent", 0.0), shared_labels=frozenset({("app", "x")}), ping="no-sysctl",
     )  # fmt: skip
+
+
+def test_url_of_a_repository_is_cut_where_the_pod_is_read():
+    """Strangers choose it, and it goes into Redis and to the proxy, once for each server."""
+    body = from_kubespawner()
+    body["spec"]["containers"][0]["env"] = [{"name": "BINDER_REPO_URL", "value": "https://github.com/owner/" + "x" * 60_000}]
+    assert len(Pod.from_json(body).repository) == MAX_URL_CHARACTERS + 1
 
 
 @pytest.mark.parametrize("text", GARBAGE, ids=lambda text: text[:30])

@@ -508,7 +508,7 @@ class Proxy:
             "proxy",
             user=pod.user if pod else "",
             server=pod.server if pod else "",
-            repository=pod.repository if pod else "",
+            repository=pod.repository[:200] if pod else "",
             host=quote(flow.asked.host, safe="[]:*")[:253] if flow.asked else "",
             port=flow.asked.port if flow.asked else 0,
             decision=decision,

@@ -19,6 +19,7 @@ from ..kubernetes_api import REQUEST_TIMEOUT_SECONDS, ApiServerUnavailable
 from ..labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL, LabelSet, shared_labels
 from ..ping import way_to_ping
 from ..records import Grant, Server
+from ..repositories import cut
 from ..store.reconciler_counters import START_GUARD_OUTCOMES
 
 PODS_PER_PAGE = 200
@@ -68,7 +69,8 @@ class Pod:
         guard: the outcome of its start guard (`start_guard.guard`), and the seconds that the guard took. The outcome is `absent`
             without a guard, and `failed` if the guard left no message. None: the guard has not ended yet.
         shared_labels: its labels, without values that are its own (`labels.shared_labels`).
-        repository: the repository that was launched, from the environment that BinderHub sets; empty if unknown.
+        repository: the repository that was launched, from the environment that BinderHub sets, cut to a limited length
+            (`repositories.cut`); empty if unknown.
         client: the address of the client that launched it, from the same place; BinderHub has set it since March 2026.
         ping: how the user's code in it can ping (`ping.way_to_ping`); empty if it cannot.
         addresses: its own addresses, IPv4 and IPv6; none if it is on its node's network.
@@ -123,7 +125,7 @@ class Pod:
             ended="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
             guard=_guard(body),
             shared_labels=_one_copy(shared_labels(labels)),
-            repository=environment.get("BINDER_REPO_URL", ""),
+            repository=cut(environment.get("BINDER_REPO_URL", "")),
             client=environment.get("BINDER_CLIENT_IP", ""),
             ping=way_to_ping(body["spec"]),
             addresses=() if body["spec"].get("hostNetwork") else tuple(found["ip"] for found in status.get("podIPs") or []),

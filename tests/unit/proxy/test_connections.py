@@ -89,8 +89,8 @@ def product_logs():
 
 def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
     """Metrics and logs: connections to listed hosts that have no address, and one beyond the limit."""
-    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False, "https://github.com/org/course")
-    course = {"github.com/org/course": HostList(["api.example.org"])}
+    pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False, "https://github.com/org/" + "course" * 100)
+    course = {"github.com/org/*": HostList(["api.example.org"])}
     policy = Policy({"small": TierHosts(HostList(["julia"]))}, repositories=course)
 
     async def main():
@@ -123,6 +123,7 @@ def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
         ("unresolved", "alice"),
         ("limit", "alice"),
     ]
+    assert {line["repository"] for line in lines} == {pod.repository[:200]}  # a stranger's text, in each line
 
 
 def test_metrics_have_stable_names_and_types_and_help():

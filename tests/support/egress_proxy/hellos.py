@@ -10,7 +10,7 @@ def extension(kind: int, body: bytes) -> bytes:
 
 def server_name(*names: str, kind: int = 0) -> bytes:
     """The extension server_name (RFC 6066)."""
-    listed = b"".join(struct.pack(">BH", kind, len(name)) + name.encode() for name in names)
+    listed = b"".join(struct.pack(">BH", kind, len(name)) + name for name in map(str.encode, names))
     return extension(0, struct.pack(">H", len(listed)) + listed)
 
 

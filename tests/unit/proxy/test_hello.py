@@ -22,6 +22,12 @@ def of_python(name: str) -> bytes:
     return outgoing.read()
 
 
+def longer(sent: bytes, more: bytes) -> bytes:
+    """A ClientHello in one record, with more bytes in it after its extensions."""
+    message = sent[9:] + more
+    return sent[:3] + (len(message) + 4).to_bytes(2, "big") + sent[5:6] + len(message).to_bytes(3, "big") + message
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -53,6 +59,7 @@ def test_name_is_read(sent):
         hello(extension(0, server_name("ok.example")[4:] + b"x")),
         hello(server_name("ok.example"), extension(43, b""), extension(43, b"")),
         hello(server_name("ök.example")),
+        longer(GOOD, b"\0"),  # bytes after the extensions
         hello(server_name("ok.example"), after=GOOD[5:]),  # two messages in one record
     ],
     ids=lambda _: "bytes",  # they are random
@@ -67,6 +74,7 @@ def test_unclear_name_is_none(sent):
         b"GET / HTTP/1.1\r\n\r\n",
         b"SSH-2.0-x\r\n",
         b"\x16\x02\x01\0\x05hello",
+        GOOD[:1] + b"\x02" + GOOD[2:],
         b"\x80\x2e\x01\0\x02" + bytes(50),  # SSL 2
         b"\x17\x03\x03\0\x01x",
         b"\x16\x03\x03\0\0",  # an empty record

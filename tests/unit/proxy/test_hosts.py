@@ -22,7 +22,10 @@ from verifier.proxy.hosts import GROUPS, HostList, UnknownEntry, normal
         ("api.example.org.", "api.example.org"),
         ("a_b.example.org", "a_b.example.org"),
         ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("ｂücher。example", "xn--bcher-kva.example"),
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("a." * 123 + "example", "a." * 123 + "example"),  # 253 characters
     ],
 )
 def test_name_has_one_spelling(given_name, name):
@@ -55,7 +58,7 @@ def test_name_has_one_spelling(given_name, name):
         "evil.example/ok.example",
         "ok.example@evil.example",
         "a" * 64 + ".example",
-        "a." * 130 + "example",
+        "a." * 123 + "examples",
         "①②.example\n",
         "a.example\n",
     ],
@@ -71,6 +74,11 @@ def test_list_has_groups_names_and_suffixes():
     for host in ("data.example", "evildata.example", "example.org", "api.example.org.evil.example", "cloud.r-project.org"):
         assert host not in found, host
     assert found and not found.any and not HostList([])
+
+
+@pytest.mark.parametrize("entry", ["api.example.org", "*.example.org", "*", "julia"])
+def test_list_with_a_single_entry_is_not_empty(entry):
+    assert HostList([entry])
 
 
 def test_host_has_the_group_for_which_it_is_listed():

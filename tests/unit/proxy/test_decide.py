@@ -145,6 +145,14 @@ def test_refusal_says_what_to_do():
     assert refusal and refusal.sentence == "Not on the list of this server: evil.example"
 
 
+def test_refusal_is_one_line_of_ascii_whatever_the_names_of_user_and_server():
+    """It is the reason phrase of the answer, and the names are in its address."""
+    asks = PodAddresses("uid-1", "zoë/é\r\n", "a/b ü", ("10.42.0.5",), "unverified")
+    refusal = decide(asks, "evil.example", 443, Kind.TUNNEL, POLICY)
+    assert refusal
+    assert refusal.sentence.endswith("/egress/servers/zo%C3%AB%2F%C3%A9%0D%0A/a%2Fb%20%C3%BC")
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -166,12 +174,13 @@ def test_refusal_says_what_to_do():
         "203.0.113.99",
         "::ffff:203.0.113.99",
         "2001:db8:0::99",
+        "203.0.113.199",
         "nonsense",
     ],
 )
 def test_closed_address_is_refused_alone_and_beside_a_public_one(address):
     for addresses in ([address], ["203.0.113.11", address], [address, "203.0.113.11"]):
-        refusal = decide_address(pod("verified"), addresses, POLICY, ["203.0.113.99", "2001:db8::99"])
+        refusal = decide_address(pod("verified"), addresses, POLICY, ["203.0.113.99", "2001:db8:0::99", "::ffff:203.0.113.199"])
         assert isinstance(refusal, Refusal), addresses
         assert refusal.reason == (Reason.OWN_NAME if address.endswith("99") else Reason.ADDRESS)
 

@@ -213,6 +213,19 @@ def test_base_policy_that_does_not_isolate_counts_as_missing(change):
     assert found.base_missing
 
 
+def test_base_policy_that_misses_some_user_pods_counts_as_missing():
+    ours = [policy("binder-egress-base", {**BASE, "podSelector": {"matchLabels": {"release": "binder"}}}), OURS[1]]
+    selected, missed = ({**USER_PODS, "release": release} for release in ("binder", "other"))
+    assert not judged(ours=ours, pods=[selected]).base_missing
+    assert judged(ours=ours, pods=[selected, missed]).base_missing
+
+
+def test_altered_policy_of_a_tier_is_not_somebody_elses():
+    opened = policy("binder-egress-tier-verified", {**OURS[1]["spec"], "egress": [{}], "ingress": [{}]})
+    found = judged(ours=[OURS[0], opened])
+    assert (found.altered, found.by_tier) == (["binder-egress-tier-verified"], [])
+
+
 def test_release_without_policies_has_no_bypass():
     found = judge([policy("other", egress({}))], {}, PODS)
     assert (found.bypasses, found.missing, found.base_missing) == ([], [], False)

@@ -145,6 +145,19 @@ def test_decoding_of_a_name_takes_a_bounded_number_of_rounds(monkeypatch):
     assert len(rounds) <= MAX_DECODINGS + 1 and max(rounds) <= MAX_URL_CHARACTERS
 
 
+def test_url_gets_a_name_up_to_the_limits_of_length_and_encoding():
+    longest = "https://github.com/owner/name?".ljust(MAX_URL_CHARACTERS, "x")
+    assert name(longest) == "github.com/owner/name" and name(longest + "x") is None
+    once = "https://github.com/owner/%6eame"
+    assert name(once.replace("%", "%" + "25" * (MAX_DECODINGS - 1))) == "github.com/owner/name"
+    assert name(once.replace("%", "%" + "25" * MAX_DECODINGS)) is None
+
+
+def test_number_after_a_colon_is_an_owner_without_a_scheme_and_a_port_with_one():
+    assert name("git@github.com:2024/name.git") == name("github.com:2024/name") == "github.com/2024/name"
+    assert name("ssh://git@github.com:2024/owner/name") == "github.com/owner/name"
+
+
 def test_pattern_of_an_owner_blocks_all_repositories_of_that_owner_only():
     assert matches("github.com/owner/*", "https://github.com/OWNER/anything.git")
     assert not matches("github.com/owner/*", "https://github.com/owner2/anything")
@@ -163,9 +176,11 @@ def test_pattern_of_a_host_blocks_all_repositories_of_that_host_only():
     [
         ("https://gist.github.com/user/0123abc.git", "gist.github.com/user/0123abc"),
         ("https://gitlab.com/group/sub/sub2/name.git", "gitlab.com/group/sub/sub2/name"),
+        ("https://git\u00ad_lab.example.org/a/b", "git_lab.example.org/a/b"),
         ("https://git.example.org:8443/~me/Thing", "git.example.org/~me/thing"),
         ("10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),  # BinderHub's providers of archives have this as URL
         ("https://doi.org/10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
+        ("https://dx.doi.org/10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
         ("https://www.hydroshare.org/resource/b8f6/", "hydroshare.org/resource/b8f6"),
         ("10.7910/DVN/TJCLKP", "10.7910/dvn/tjclkp"),
     ],
@@ -201,6 +216,8 @@ def test_plain_url_has_an_exact_name(url, found):
         "https://evil.example/https://github.com/owner/name", "https://ｇithub.com/owner/name", "https://github.com/owner/naｍe",
         "https://github.com/owner", "https://github.com", "https:///owner/name", "10.5281/zenodo.3242074", "",
         "https://github.com/owner/name/*", "https://github.com/owner/name//", "https://github.com/owner/na me",
+        # Without regard to case, these are an s and a k.
+        "https://github.com/owner/\u017fname", "https://github.com/owner/\u212aname", "https://\u212aaggle.com/owner/name",
     ],
 )  # fmt: skip
 def test_other_forms_of_a_url_cannot_be_trusted(url):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
 from tests.support.apps import KEYS, get_pass, launch, make_settings, run_pod
-from verifier.passes import BadPass, Pass, Passes, serializer
+from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
 
 OLD, NEW = KEYS.splitlines()
 
@@ -76,6 +76,33 @@ def test_last_key_signs(passes):
     assert Passes([NEW]).read(token, time.time())
 
 
+TOKENS = {
+    ".eJyrVspMUbJSSszTBdI6SiWZqUVAbllqUWZaZipIpDi1CMgrVrIy0lHKTCxRsjI0MDDQM9BRSq0oAHKMQZxaAPLCFEc"
+    ".v-jK2dyH3Rx9K-c2uole0lChmOqNZKrfjBFO4EPVl-Y": Pass("an-id", "verified", 2, 1000.0, 1300.0),
+    ".eJwly1sKgDAMRNG9zHeV1PrsbqpGCIJIW0QR927Er-EM3BsywyNsha5BFo7Kg6Mswt-TOKoSfGUgIcNbIirJgM9d4X6sfGlGtnJ103b9EMZp5gXPCzkvGuA"
+    ".kjCRXbF4uG_kO3v6xxw2KIiq0TY1wy4JR8iBc3W_zJE": Pass("an-id", "verified", 2, 1000.0, 1300.0, "0123456789abcdef"),
+}
+"""Tokens as members of a federation send them to each other, and as an earlier version signed them."""
+
+
+@pytest.mark.parametrize("token", TOKENS, ids=["solution", "API key"])
+def test_token_of_another_version_is_read(passes, token):
+    assert passes.read(token, 1100) == TOKENS[token]
+
+
+def test_token_for_a_solution_has_no_field_for_a_key(passes):
+    """A member of a federation whose version does not know the field would reject it."""
+    assert "key" not in serializer([NEW]).loads(passes.sign(make_pass()))
+    assert serializer([NEW]).loads(passes.sign(make_pass(key="0123456789abcdef")))["key"] == "0123456789abcdef"
+
+
+def test_signed_token_that_is_too_long_is_refused(passes):
+    long = passes.sign(make_pass(tier="".join(map(str, range(1000)))))
+    assert len(long) > MAX_TOKEN_CHARACTERS
+    with pytest.raises(BadPass, match="too long"):
+        passes.read(long, time.time())
+
+
 @pytest.mark.parametrize("key", ["removed-key-0123456789abcdef0123456789", OLD + "x", OLD[:-1], "a" * 32])
 def test_token_signed_by_an_unlisted_key_is_refused(internal, key):
     assert outcome(internal, Passes([key]).sign(make_pass())) == "invalid"
@@ -102,6 +129,16 @@ def test_pass_from_a_clock_up_to_a_minute_ahead_is_accepted(internal, passes, se
 @pytest.mark.parametrize(("seconds", "expected"), [(5, "free"), (55, "free"), (65, "expired"), (7200, "expired")])
 def test_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, seconds, expected):
     assert outcome(internal, passes.sign(make_pass(iat=time.time() - 400, exp=time.time() - seconds))) == expected
+
+
+def test_leeway_of_a_minute_is_reached_to_the_second(passes):
+    issued = Pass("an-id", "verified", 1, 1000.0, 1300.0)
+    token = passes.sign(issued)
+    for within in (issued.iat - LEEWAY_SECONDS, issued.exp + LEEWAY_SECONDS):
+        assert passes.read(token, within) == issued
+    for without in (issued.iat - LEEWAY_SECONDS - 0.1, issued.exp + LEEWAY_SECONDS + 0.1):
+        with pytest.raises(BadPass):
+            passes.read(token, without)
 
 
 @pytest.fixture
@@ -170,7 +207,6 @@ def test_pass_states_its_number_of_servers(redis_server, store):
 
 
 def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes, in_redis):
-    from verifier.passes import LEEWAY_SECONDS
     from verifier.records import Grant, Record, Server
     from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 

@@ -143,7 +143,7 @@ def test_invented_addresses_share_a_price(site, store, in_redis):
     assert charges(store, in_redis) == {SHARED: 60}
 
 
-@pytest.mark.parametrize(("hold", "cap"), [(4, 4 / BASE_SECONDS), (60, 60 / BASE_SECONDS), (1, 1), (0, 1)])
+@pytest.mark.parametrize(("hold", "cap"), [(4, 4 / BASE_SECONDS), (60, 60 / BASE_SECONDS), (2, 2 / BASE_SECONDS), (1, 1), (0, 1)])
 def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap):
     services = site(launch_hold=hold, fairness_budget=10)
     client = create_public_app(services).test_client()

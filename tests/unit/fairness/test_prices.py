@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import altcha
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -61,6 +61,7 @@ def test_price_is_at_least_1_and_rises_with_each_charge(had, more, doubled_after
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10**5), st.integers(1, 10**4))
+@example(10, 40, 30)  # twice the price, minus a rounding error
 def test_challenge_is_too_cheap_once_the_price_more_than_doubled(then, more, doubled_after):
     curve = Fairness(3600, doubled_after, 0)
     (charge,) = curve.charges(NETWORK, curve.price(curve.levels(NETWORK), [then]))

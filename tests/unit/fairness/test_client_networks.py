@@ -143,6 +143,25 @@ def test_invented_addresses_share_a_price(site, store, in_redis):
     assert charges(store, in_redis) == {SHARED: 60}
 
 
+@pytest.mark.parametrize(
+    ("before", "first", "last", "after"),
+    [
+        ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0"),
+        ("172.15.255.255", "172.16.0.0", "172.31.255.255", "172.32.0.0"),
+        ("192.167.255.255", "192.168.0.0", "192.168.255.255", "192.169.0.0"),
+        ("100.63.255.255", "100.64.0.0", "100.127.255.255", "100.128.0.0"),
+        ("126.255.255.255", "127.0.0.0", "127.255.255.255", "128.0.0.0"),
+        ("169.253.255.255", "169.254.0.0", "169.254.255.255", "169.255.0.0"),
+        ("::2", "::1", "::1", "::2"),
+        ("fbff::1", "fc00::", "fdff::ffff", "fe00::1"),
+        ("fe7f::1", "fe80::", "febf::ffff", "fec0::1"),
+    ],
+)
+def test_private_network_has_no_clients_and_its_neighbours_have(before, first, last, after):
+    assert client_network(first) == client_network(last) == ""
+    assert client_network(before) and client_network(after)
+
+
 @pytest.mark.parametrize(("hold", "cap"), [(4, 4 / BASE_SECONDS), (60, 60 / BASE_SECONDS), (2, 2 / BASE_SECONDS), (1, 1), (0, 1)])
 def test_shared_price_ends_at_what_a_launch_page_can_pay(site, store, hold, cap):
     services = site(launch_hold=hold, fairness_budget=10)

@@ -7,10 +7,22 @@ from dataclasses import replace
 import pytest
 
 import verifier.web.servers
-from tests.support.apps import CLIENT, QUICK, admit, is_withdrawn, launch, make_settings, public_client, reconciler, run_pod, solve
+from tests.support.apps import (
+    CLIENT,
+    QUICK,
+    admit,
+    internal_client,
+    is_withdrawn,
+    launch,
+    make_settings,
+    public_client,
+    reconciler,
+    run_pod,
+    solve,
+)
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import ALICE, granted, list_and_converge, make_grant, record_unlock
-from verifier.decisions.leases import larger
+from verifier.decisions.leases import larger, outranking
 from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Block, Grant, KnownServer, Rule, Server
@@ -96,6 +108,13 @@ def test_unknown_tier_has_no_larger_one(redis_server, tier):
     assert larger(KnownServer("u", tier), make_settings(redis_server, tiers=TIERS), 0) == []
 
 
+def test_unlock_replaces_one_that_waits_if_it_is_larger_in_every_respect(redis_server):
+    tiers = {"endless": {}, "leased": {"rank": 1, "lease": 600}, "more": {"rank": 2, "lease": 600}}
+    settings = make_settings(redis_server, tiers=tiers, allow_tier="endless")
+    kept = {tier: outranking(tier, settings, 1000.7) for tier in tiers}
+    assert kept == {"endless": ["leased", "more"], "leased": ["endless", "more"], "more": ["endless"]}
+
+
 # -- unlocks to a larger tier
 
 
@@ -129,6 +148,18 @@ def test_token_is_read_once_per_request(site, store, monkeypatch):
     has(store)
     assert unlock(public_client(services), token=token(services)).status_code == 202
     assert len(times) == 1
+
+
+@pytest.mark.parametrize(("server", "outcome"), [("mallory", "used-up"), ("alice", "held")])
+def test_pass_for_a_larger_tier_stays_with_its_server_when_that_is_gone(site, store, server, outcome):
+    """It has given its time to that server, so it does not move like the pass of an attempt that failed."""
+    services = site()
+    passed = token(services)
+    has(store)
+    assert unlock(public_client(services), token=passed).status_code == 202
+    store.forget(ALICE)
+    internal = internal_client(services)
+    assert launch(internal, server, token=passed, client_address=CLIENT)["pass_outcome"] == outcome
 
 
 def test_pass_for_a_larger_tier_is_used_up_for_its_server(site, store):

@@ -100,6 +100,15 @@ def test_running_server_keeps_its_use(public, internal, store):
     assert waiting(store, "b") is None
 
 
+def test_running_server_keeps_its_use_while_another_launch_of_it_waits(public, internal, store):
+    token = get_pass(public)
+    first = launch(internal, "a", token=token)
+    store.publish(Server("a"), KnownServer("uid-a"))
+    launch(internal, "a")
+    assert launch(internal, "b", token=token)["pass_outcome"] == "used-up"
+    assert not is_withdrawn(store, first["grant"])
+
+
 @pytest.mark.parametrize("state", ["not ready yet", "gone"])
 def test_server_that_is_not_running_loses_its_use(public, internal, store, state):
     """BinderHub retries a launch if the server did not come up."""

@@ -152,6 +152,9 @@ ROWS = [
         grant("stopped", "unlock", "unlock", NOW + LEASE, True), unlock=unlock("stopped")),
     row("unlock of a pod that has lost a tier that stops no pod", grant("unverified", rule="expired", may_stop=True),
         grant("stopped", "unlock", "unlock", NOW + LEASE), unlock=unlock("stopped")),
+    row("unlock of a pod whose grant, which stops it, is withdrawn", grant("stopped", until=NOW + 1, may_stop=True),
+        grant("stopped", "unlock", "unlock", NOW + LEASE), unlock=unlock("stopped"), withdrawn={"own"}),
+    row("unlock of the same tier, which has no lease", OWN, grant("verified", "unlock", "unlock"), unlock=unlock("verified")),
     row("unlock of a larger tier", OWN, grant("large", "unlock", "unlock"), unlock=unlock("large")),
     row(
         "unlock of a larger tier with a lease that ends no earlier",

@@ -144,6 +144,7 @@ def test_shared_password_of_redis_is_a_warning(ours, well, namespace):
     [
         ([], WARNING),
         ([verifier_policy()], WARNING),
+        ([policy("deny-egress", {"podSelector": {}, "policyTypes": ["Egress"]})], WARNING),
         ([verifier_policy({"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": "b"}}})], WARNING),
         ([verifier_policy({"ipBlock": {"cidr": "0.0.0.0/0"}})], WARNING),
         ([verifier_policy({"namespaceSelector": {}}, ports=[])], WARNING),

@@ -223,6 +223,23 @@ def test_rule_for_all_logged_in_users_comes_last(site):
     assert launch(internal, "carol", authenticated=True, groups=["staff"])["tier"] == "verified"
 
 
+@pytest.mark.parametrize("groups", [["staff", "students"], ["students", "staff"]])
+def test_first_group_of_the_settings_decides_not_that_of_the_user(site, groups):
+    _, internal, _ = site(authenticated_groups={"staff": "verified", "students": "small"})
+    assert launch(internal, authenticated=True, groups=groups)["tier"] == "verified"
+
+
+def test_trusted_repository_precedes_a_logged_in_user(site):
+    _, internal, _ = site(trusted_repositories={"example.com/a/b": "small"}, authenticated_users={"*": "verified"})
+    assert decided(launch(internal, authenticated=True)) == ("small", "trusted-repository")
+
+
+def test_mode_allow_precedes_a_valid_pass_which_keeps_its_use(site):
+    public, internal, _ = site(mode="allow", allow_tier="small")
+    decision = launch(internal, token=get_pass(public))
+    assert (*decided(decision), decision["pass_outcome"]) == ("small", "mode-allow", "none")
+
+
 def test_mode_observe_counts_the_decision_of_each_rule(site):
     _, internal, _ = site(
         mode="observe", blocked_repositories=["example.com/x/*"], trusted_repositories={"example.com/a/b": "small"}

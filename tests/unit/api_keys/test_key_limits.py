@@ -1,5 +1,6 @@
 """The limits of an API key: its last day, origins and repositories, and its servers per day."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -53,6 +54,14 @@ def test_pass_of_an_expired_key_counts_by_its_time_of_presentation(site):
     entry = Entry(**site.entries["course"])
     assert keys.Key("course", entry).is_expired(keys.ends(str(yesterday)))
     assert not keys.Key("course", entry).is_expired(keys.ends(str(yesterday)) - 1)
+
+
+def test_key_that_expires_during_a_build_counts_for_that_launch(site, monkeypatch):
+    token = site.get_pass(site.add())
+    now = time.time()
+    monkeypatch.setattr(keys, "ends", lambda expires: now - 10)
+    assert launch(site.internal, token=token)["pass_outcome"] == "key-expired"
+    assert launch(site.internal, token=token, requested_at=now - 30)["rule"] == "api-client"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.apps import KEYS, another, get_pass, make_settings, public_client, solve
+from verifier.passes import LEEWAY_SECONDS
 from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
@@ -36,6 +37,13 @@ def closed(payload, **options):
     """Makes a solution from its JSON."""
     text = payload if isinstance(payload, str) else json.dumps(payload, **options)
     return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def test_used_solution_is_remembered_until_its_challenge_expires(public, in_redis):
+    get_pass(public)
+    (key,) = in_redis.keys("binder-egress:solution:altcha:*")
+    lifetime = 600  # of a challenge, by default
+    assert lifetime < in_redis.ttl(key) <= lifetime + LEEWAY_SECONDS
 
 
 def test_solution_gives_a_pass_for_one_server(public):

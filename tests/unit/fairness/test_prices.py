@@ -110,6 +110,15 @@ def test_charge_counts_for_the_window_and_a_twelfth_at_most(store, in_redis, win
     assert found <= counted(store, NETWORK, window) <= found + 1
 
 
+def test_charges_of_one_bucket_are_kept_as_one_number(store, in_redis):
+    """A network that is charged each second takes no more memory than one that is charged each minute."""
+    for _ in range(3):
+        charge(store, window=3600)
+    found = in_redis.hgetall(f"binder-egress:charges:{NETWORK}")
+    assert all(int(began) % (3600 // 12) == 0 for began in found)
+    assert sum(map(int, found.values())) == 3
+
+
 def test_charge_counts_at_once(store):
     for number in range(1, 40):
         charge(store)

@@ -43,6 +43,16 @@ def test_key_expires_at_the_end_of_its_last_day(site):
     assert site.metric("binder_egress_api_key_requests_total", key="over", outcome="expired") == 1
 
 
+def test_last_day_of_a_key_is_a_day_in_utc_wherever_the_verifier_runs(monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        assert keys.ends("2026-07-31") == datetime(2026, 8, 1, tzinfo=UTC).timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_pass_of_an_expired_key_counts_by_its_time_of_presentation(site):
     key = site.add()
     token = site.get_pass(key)

@@ -94,6 +94,22 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
     assert store.known(ALICE).is_blocked(time.time()) is False
 
 
+def test_revocation_leaves_the_servers_of_another_key(site, store, redis_server):
+    cluster = FakeCluster()
+    worker = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, tiers={"small": {}, "verified": {}}), cluster, store)
+    other = site.add("other")
+    site.add()
+    launch(site.internal, "alice", token=site.get_pass(other), image="image:1")
+    cluster.add("alice", "uid-1", image="image:1", ready=True)
+    list_and_converge(worker)
+    launch(site.internal, "bob", token=site.get_pass(other), image="image:1")
+    done = site.operators.revoke_key("course", "eve", "leaked", servers=True)
+    assert (done["state"], done["withdrawn"]) == ("done", 0)
+    cluster.add("bob", "uid-2", image="image:1")
+    list_and_converge(worker)
+    assert cluster.labelled() == {ALICE, Server("bob")}
+
+
 def test_revocation_leaves_a_server_that_was_unlocked_a_moment_ago(site, store, redis_server):
     """The grant of the unlock stays in Redis for a while."""
     cluster = FakeCluster()

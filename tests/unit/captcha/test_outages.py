@@ -57,6 +57,15 @@ def test_provider_that_accepts_anything_is_distrusted(make, double):
     assert present(client, "turnstile", double.token("turnstile", action="launch")).status_code == 201
 
 
+def test_outage_does_not_restore_trust_in_a_provider_that_accepts_anything(make, double):
+    services = make("turnstile")
+    for behaviour in ("accepting", "down"):
+        double.behaviour["turnstile"] = behaviour
+        remote(services, "turnstile").check()
+    double.behaviour["turnstile"] = "accepting"
+    assert_problem(present(public_client(services), "turnstile", "made-up"), "provider-misconfigured", 503)
+
+
 def test_provider_with_vague_answers_that_accepts_anything_is_distrusted(make, double):
     services = make("prosopo")
     double.behaviour["prosopo"] = "accepting"
@@ -175,6 +184,14 @@ def test_provider_with_vague_answers_stays_offered_whatever_clients_send(make, d
     assert state(services, "prosopo") == "up"
     remote(services, "prosopo").check()
     assert state(services, "prosopo") == "up"
+
+
+def test_rejected_solution_ends_an_outage(make, double):
+    """The provider answers again."""
+    services = make("turnstile")
+    remote(services, "turnstile").state = State.DOWN
+    present(public_client(services), "turnstile", double.token("turnstile", right=False))
+    assert state(services, "turnstile") == "up"
 
 
 def test_only_an_accepted_solution_ends_a_misconfiguration(make, double):

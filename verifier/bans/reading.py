@@ -33,7 +33,7 @@ DETECTIONS = frozenset({"killed", "delete"})
 _name = lru_cache(maxsize=65536)(repositories.name)
 
 _HOSTS = {"GitHub": "github.com", "Gist": "gist.github.com", "GitLab": "gitlab.com"}
-_DOI = re.compile(r"10\.[0-9]{4,9}/")
+_DOI = re.compile(r"10\.[0-9]{4,9}(?:\.[0-9]+)*/")
 _HYDROSHARE, _HYDROSHARE_ID = "hydroshare.org/resource/", re.compile(r".*([0-9a-f]{32})")
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import select
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +25,7 @@ from .metrics import Metrics
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
 from .source_ports import SourcePort, SourcePorts
-from .splice import Pump, take
+from .splice import Pump, queued, take
 from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
@@ -41,15 +43,18 @@ IDLE_SECONDS = 3600.0
 """Seconds without a byte after which a connection ends."""
 
 LEFT_SECONDS = 60.0
-"""Seconds without a byte after which it ends if the client has ended its side: nothing else says that the client is gone."""
+"""Seconds without a byte after which a connection ends whose client has ended its side, or does not take the last bytes."""
+
+PIECE_SECONDS = 60.0
+"""Time limit for a host to take a piece of a plain request, of `READ_BYTES` at most, in seconds."""
 
 POD_BUFFER_BYTES = 128 * 1024
 """The buffer for bytes that a pod has not taken yet; Linux makes it twice as large. A pod is near, so more would only hold memory:
 without a limit, Linux lets it grow to 4 MiB."""
 
-MOST_WAITING_BYTES = 64 * 1024 * 1024
-"""The most bytes that may wait in the kernel for clients and hosts that do not take them, for all servers together: a quarter of
-the memory that the chart gives the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
+MOST_WAITING_BYTES = 128 * 1024 * 1024
+"""The most bytes that may wait in the kernel until clients and hosts take them, for all servers together: half of the memory that
+the chart gives the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
 
 LINGER_SECONDS = 1.0
 """Seconds that a client has for reading a refusal before the connection closes."""
@@ -67,6 +72,9 @@ OWN_NAMES_SECONDS = 30.0
 
 TICK_SECONDS = 1.0
 """Seconds between two searches for connections that are idle or over."""
+
+TCP_CLOSE = 7
+"""The state of a connection that is over (Linux, `tcp_states.h`)."""
 
 NAME = "binder-egress"
 """The proxy's name in `Proxy-Status`."""
@@ -108,9 +116,26 @@ class Flow:
         """Bytes moved so far, in both directions."""
         return self.sent + sum(pump.moved for pump in self.pumps)
 
-    def waiting(self, since: float) -> int:
-        """Bytes in the kernel, of directions that have waited since before a time, in monotonic seconds."""
-        return sum(pump.waiting for pump in self.pumps if pump.waits_since is not None and pump.waits_since < since)
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Its sockets."""
+        return [self.client, self.upstream[0]] if self.upstream else [self.client]
+
+    @property
+    def unconfirmed(self) -> int:
+        """Bytes that were sent, and that the other side has not confirmed."""
+        return sum(queued(one.fileno(), termios.TIOCOUTQ) for one in self.sockets if not _is_closed(one))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were received, and that the other side has not confirmed."""
+        unread = sum(queued(one.fileno(), termios.FIONREAD) for one in self.sockets)
+        return unread + self.unconfirmed + sum(len(pump.left) for pump in self.pumps)
+
+    def reset(self) -> None:
+        """Have the kernel drop what is not delivered when the sockets are closed. Otherwise it would try for minutes."""
+        for one in self.sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Proxy:
@@ -181,12 +206,19 @@ class Proxy:
 
     async def watch(self) -> None:
         """Do what connections do not do themselves, until cancelled: handle idle ones, vanished pods, the hub's own addresses."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_up_own_names())
+            while True:
+                self.identities.forget_missing()
+                self._usage.forget_idle()
+                self._source_ports.forget_ended()
+                self._metrics.state(self.identities, self._usage, self._source_ports, self.wanted)
+                self._cut_waiting()
+                await asyncio.sleep(TICK_SECONDS)
+
+    async def _look_up_own_names(self) -> None:
+        """Look up the hub's own names, in a task of its own, for an answer may take seconds."""
         while True:
-            self.identities.forget_missing()
-            self._usage.forget_idle()
-            self._source_ports.forget_ended()
-            self._metrics.state(self.identities, self._usage, self._source_ports, self.wanted)
-            self._cut_waiting()
             if self._clock() - self._looked_up >= OWN_NAMES_SECONDS:
                 self._looked_up = self._clock()
                 for name in self._policy.own_names:
@@ -244,6 +276,8 @@ class Proxy:
             log.exception("fault in a connection")
             end = "fault"
         finally:
+            if flow.upstream and end != "ended":
+                flow.reset()
             self._close(flow)
             if admitted:
                 self._usage.release(who, verified)
@@ -361,6 +395,18 @@ class Proxy:
             if quiet_seconds >= IDLE_SECONDS or (quiet_seconds and _has_ended(flow.client)):
                 raise TimeoutError
             moved = flow.moved
+        await self._deliver(flow)
+
+    async def _deliver(self, flow: Flow) -> None:
+        """Wait until both sides have taken the last bytes. After an earlier end the kernel would keep them for minutes, and nothing
+        would count them."""
+        pause, quiet_seconds, before = 0.005, 0.0, -1
+        while left := flow.unconfirmed:
+            quiet_seconds = quiet_seconds + pause if left == before else 0.0
+            if quiet_seconds >= LEFT_SECONDS:
+                raise TimeoutError
+            before, pause = left, min(2 * pause, TICK_SECONDS)
+            await asyncio.sleep(pause)
 
     async def _send(self, flow: Flow, upstream: socket.socket, buckets: list[Bucket]) -> None:
         """Send a plain request with its body."""
@@ -369,7 +415,8 @@ class Proxy:
 
         async def send(event: h11.Event) -> None:
             content = ours.send(event) or b""
-            await loop.sock_sendall(upstream, content)
+            async with asyncio.timeout(PIECE_SECONDS):
+                await loop.sock_sendall(upstream, content)
             flow.sent += len(content)
             if pause := take(buckets, len(content)):
                 await asyncio.sleep(pause)
@@ -443,19 +490,15 @@ class Proxy:
 
     def _cut_waiting(self) -> None:
         """Cut connections of those servers for which the most bytes wait, until `MOST_WAITING_BYTES` are left."""
-        since = time.monotonic() - TICK_SECONDS
-        waiting = {uid: [(bytes_, flow) for flow in flows if (bytes_ := flow.waiting(since))] for uid, flows in self._flows.items()}
-        held = {uid: sum(bytes_ for bytes_, _ in found) for uid, found in waiting.items()}
+        waiting = {uid: [(flow.waiting, flow) for flow in flows if not flow.cut] for uid, flows in self._flows.items()}
+        held = {uid: sum(number for number, _ in found) for uid, found in waiting.items()}
         total = sum(held.values())
         while total > MOST_WAITING_BYTES:
             most = max(held, key=lambda uid: held[uid])
-            bytes_, flow = waiting[most].pop()
-            held[most] -= bytes_
-            total -= bytes_
+            number, flow = waiting[most].pop()
+            held[most] -= number
+            total -= number
             flow.cut = Reason.NOT_TAKEN
-            for one in (flow.client, flow.upstream[0] if flow.upstream else flow.client):
-                # The kernel would try to deliver the bytes for minutes.
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if flow.task:
                 flow.task.cancel()
 
@@ -518,14 +561,16 @@ class Proxy:
         )
 
 
+def _is_closed(one: socket.socket) -> bool:
+    """Whether a connection is over, for example because it was reset. What it had to send counts as unconfirmed for ever."""
+    return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+
+
 def _has_ended(client: socket.socket) -> bool:
     """Whether a client has ended its side of a connection, or the connection is broken."""
-    try:
-        return not client.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import termios
-import time
 from collections.abc import Callable
 
 from .limits import Bucket
@@ -44,7 +43,7 @@ def _pipe() -> tuple[int, int]:
     return read, write
 
 
-def _queued(number: int, which: int) -> int:
+def queued(number: int, which: int) -> int:
     """The bytes in a buffer of a socket: received ones (`FIONREAD`), or those sent that the other side has not confirmed
     (`TIOCOUTQ`)."""
     return int.from_bytes(fcntl.ioctl(number, which, bytes(4)), sys.byteorder)
@@ -59,8 +58,8 @@ def take(buckets: list[Bucket], number: int) -> float:
 class Pump:
     """One direction of a connection.
 
-    It takes from the source only what the target has room for. Linux gives the pipes of one user 64 MiB together, and after that
-    new pipes of 8 KiB, so pipes that hold bytes for a target that does not take them would slow everybody down.
+    It takes from the source only what the target has room for, and holds no pipe while it waits. Linux gives the pipes of one user
+    64 MiB together, and after that new pipes of 8 KiB, so pipes that hold bytes which nobody takes would slow everybody down.
 
     Args:
         source, target: non-blocking sockets on which nothing else waits for this direction.
@@ -68,7 +67,7 @@ class Pump:
 
     Attributes:
         moved: bytes moved so far.
-        waits_since: when the pump began to wait for its target, in monotonic seconds; None: it does not wait.
+        left: bytes that it took from the source and could not give to the target yet.
         ended: done when the source has ended and the target has everything; it has an `OSError` if the connection broke.
     """
 
@@ -81,7 +80,7 @@ class Pump:
         self._inside = 0
         self._timer: asyncio.TimerHandle | None = None
         self.moved = 0
-        self.waits_since: float | None = None
+        self.left = b""
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._source, self._read)
         # A server that opens a new connection for every few bytes waits for the debt of the earlier ones.
@@ -100,15 +99,10 @@ class Pump:
         # Also if it is done: if the other pump failed first, nobody asks for this one's failure, and asyncio would log that.
         self.ended.cancel()
 
-    @property
-    def waiting(self) -> int:
-        """Bytes that wait in the kernel for the target to take them. Both sockets must be open."""
-        return self._inside + _queued(self._source, termios.FIONREAD) + _queued(self._target, termios.TIOCOUTQ)
-
     def _room(self) -> int:
         """Bytes that the next step may move; 0: the target must take some first."""
         size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        free = size - _queued(self._target, termios.TIOCOUTQ)
+        free = size - queued(self._target, termios.TIOCOUTQ)
         return 0 if free < size * LEAST_FREE else min(PIPE_BYTES, int(free - size * SPARED))
 
     def _read(self) -> None:
@@ -143,12 +137,10 @@ class Pump:
 
     def _wait(self, then: Callable[..., None], *arguments: int) -> None:
         """Call a method when the target accepts bytes again."""
-        self.waits_since = time.monotonic()
         self._loop.remove_reader(self._source)
         self._loop.add_writer(self._target, then, *arguments)
 
     def _resume(self) -> None:
-        self.waits_since = None
         self._loop.remove_writer(self._target)
         self._loop.add_reader(self._source, self._read)
 
@@ -159,23 +151,32 @@ class Pump:
         self._step(LEAST_BYTES)
 
     def _drain(self, number: int) -> None:
-        """Continue with what is left in the pipe."""
-        if self._write():
+        """Continue with what is left of a step."""
+        try:
+            self.left = self.left[self._socket.send(self.left) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not self.left:
             self._resume()
             self._rest(number)
 
     def _write(self) -> bool:
-        """Empty the pipe into the target. Returns whether it is empty."""
+        """Empty the pipe into the target. Returns whether the target took everything."""
         try:
             while self._inside and self._held:
                 self._inside -= os.splice(self._held[0], self._target, self._inside, flags=_FLAGS)
         except BlockingIOError:
-            return False
+            # There was less room than it seemed: small packets take more of the buffer than they have bytes.
+            assert self._held
+            self.left, self._inside = os.read(self._held[0], self._inside), 0
         except OSError as error:
             self._end(error)
             return False
         self._release()
-        return True
+        return not self.left
 
     def _rest(self, number: int) -> None:
         """Wait as long as the limits of bytes require."""

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from tests.support.egress_proxy import lab
 from tests.support.egress_proxy.attempts import ANY, LISTED, PORT, PUBLIC, Pod, get
@@ -30,6 +31,12 @@ NOT_READ = 40
 MOST_WAITING_BYTES = 8 * 1024 * 1024
 """The limit in this test: a fraction of what these downloads would hold."""
 
+SHORT = 100
+"""Downloads that it does not read either, of hosts that have sent all they have."""
+
+SHORT_BYTES = 120_000
+"""The bytes of such a download: the buffer toward the pod has room for them."""
+
 HOSTS = {"endless.example": [PUBLIC[0]], "silent.example": [PUBLIC[1]]}
 
 
@@ -38,36 +45,51 @@ def seen() -> dict:
 
     Returns:
         `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
-        after that. `earlier`, `later`: the bytes of two downloads of another server. `silent`: the connections to a host that does
-        not answer, while their client is there. `errors`: of its loop.
+        after that. `earlier`, `later`: the bytes of two downloads of another server. `short`: the connections that are left of
+        short downloads. `upload`: how a body ended that its host did not read. `silent`: the connections to a host that does not
+        answer, while their client is there. `errors`: of its loop.
     """
     return lab.in_namespace(__spec__.name)
 
 
-def serve_for_ever(listener: socket.socket) -> None:
-    """A host whose answers do not end."""
+def serve(listener: socket.socket) -> None:
+    """A host whose answers do not end, but for those to `/short`."""
 
     def send(client: socket.socket) -> None:
-        try:
-            client.recv(65536)
+        with client, suppress(OSError):
+            asked = client.recv(65536)
             client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-            while True:
+            if b"/short" in asked:
+                client.sendall(bytes(SHORT_BYTES))
+            while b"/short" not in asked:
                 client.sendall(bytes(1 << 20))
-        except OSError:
-            client.close()
 
     while True:
         threading.Thread(target=send, args=[listener.accept()[0]], daemon=True).start()
 
 
-def ask(pod: Pod, host: str = "endless.example") -> socket.socket:
-    """A download that nobody reads yet."""
+def ask(pod: Pod, url: str = "http://endless.example/", buffer: int = 0) -> socket.socket:
+    """A download that nobody reads yet, by a client with a receive buffer of that size, or with the usual one."""
     client = socket.socket()
+    if buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     client.bind((pod.address, 0))
     client.settimeout(lab.WAIT_SECONDS)
     client.connect((pod.proxy, PORT))
-    client.sendall(get(f"http://{host}/").encode())
+    client.sendall(get(url).encode())
     return client
+
+
+def upload(pod: Pod) -> str:
+    """Send a plain request with a long body to a host that does not read it. Returns what ended it."""
+    client = socket.create_connection((pod.proxy, PORT), lab.WAIT_SECONDS, (pod.address, 0))
+    body = bytes(4 * MOST_WAITING_BYTES)
+    head = f"POST http://silent.example/ HTTP/1.1\r\nHost: silent.example\r\nContent-Length: {len(body)}\r\n\r\n"
+    try:
+        client.sendall(head.encode() + body)
+        return client.recv(100).decode()
+    except OSError as error:
+        return type(error).__name__
 
 
 def read(client: socket.socket, number: int) -> int:
@@ -91,8 +113,6 @@ def pipes() -> int:
 
 def main() -> None:
     """In the namespace: download, do not read, and print what was seen."""
-    connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES  # type: ignore[misc]
-    connections.LEFT_SECONDS = 0.5
     metrics, errors, loop = Metrics(), [], asyncio.new_event_loop()
     loop.set_exception_handler(lambda _, context: errors.append(str(context["message"])))
     policy = Policy({"unverified": TierHosts(HostList(list(HOSTS))), "full": TierHosts(HostList(["*"]))})
@@ -111,7 +131,7 @@ def main() -> None:
 
     kept = loop.run_until_complete(begin())
     endless, silent = (socket.create_server((address, 80), backlog=100) for address in PUBLIC)
-    threading.Thread(target=serve_for_ever, args=[endless], daemon=True).start()
+    threading.Thread(target=serve, args=[endless], daemon=True).start()
     threading.Thread(target=loop.run_forever, daemon=True).start()
 
     def cut() -> dict[str, float]:
@@ -120,18 +140,33 @@ def main() -> None:
 
     before = pipes()
     earlier = ask(lab.PODS[ANY])
-    crowd = [ask(lab.PODS[LISTED]) for _ in range(NOT_READ)]
+    # A small buffer makes small packets, which take more of the proxy's buffer than they have bytes.
+    crowd = [ask(lab.PODS[LISTED], buffer=4096 * (number % 2)) for number in range(NOT_READ)]
+    for client in crowd:
+        client.recv(1, socket.MSG_PEEK)
+    eventually(lambda: settled(pipes), lab.WAIT_SECONDS, "downloads that nobody reads go on")
+    found: dict = {"pipes": pipes() - before}
+    connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES  # type: ignore[misc]
     eventually(lambda: cut().get("unverified", 0) > 0, lab.WAIT_SECONDS, "no connection was cut")
     # A few more looks, so that it does not go on for ever, either.
-    eventually(lambda: proxy.open > 1 and settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
-    found: dict = {"pipes": pipes() - before, "cut": cut()}
+    eventually(lambda: settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
+    found |= {"cut": cut(), "left": proxy.open}
     found["earlier"] = read(earlier, 10_000_000)
     found["later"] = read(ask(lab.PODS[ANY]), 10_000_000)
-    found["left"] = proxy.open
     for client in (earlier, *crowd):
         client.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
-    unanswered = ask(lab.PODS[ANY], "silent.example")
+    crowd = [ask(lab.PODS[LISTED], "http://endless.example/short", buffer=4096) for _ in range(SHORT)]
+    eventually(lambda: settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
+    found["short"] = proxy.open
+    for client in crowd:
+        client.close()
+    eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
+    connections.LEFT_SECONDS = 0.5
+    connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4
+    found["upload"] = upload(lab.PODS[LISTED])
+    silent.accept()[0].close()
+    unanswered = ask(lab.PODS[ANY], "http://silent.example/")
     host, _ = silent.accept()
     host.recv(65536)
     time.sleep(3 * connections.LEFT_SECONDS)
@@ -143,11 +178,11 @@ def main() -> None:
     lab.end(found)
 
 
-def settled(cut: Callable[[], dict[str, float]]) -> bool:
-    """Whether nothing was cut for two looks of the proxy."""
-    before = cut()
+def settled(look: Callable[[], object]) -> bool:
+    """Whether what is seen has not changed for two looks of the proxy."""
+    before = look()
     time.sleep(2.5)
-    return cut() == before
+    return look() == before
 
 
 if __name__ == "__main__":

@@ -28,8 +28,17 @@ def test_download_of_another_server_goes_on(seen, download):
     assert seen[download] >= 10_000_000
 
 
+def test_short_downloads_count_until_they_are_read(seen):
+    """Their hosts have ended, and the kernel has all of their bytes."""
+    assert 10 < seen["short"] < not_taken.SHORT
+
+
+def test_upload_that_its_host_does_not_read_is_cut(seen):
+    assert seen["upload"] in ("ConnectionResetError", "BrokenPipeError")
+
+
 def test_client_that_waits_for_a_silent_host_keeps_its_connection(seen):
-    """After its client has left, it ends within a minute, for which the program itself waits."""
+    """After its client has left, it ends after a quiet minute, for which the program itself waits."""
     assert seen["silent"] == 1
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import random
 import socket
 import struct
 
@@ -66,41 +67,50 @@ def test_new_connection_waits_for_the_debt_of_those_before(ends, monkeypatch):
 
 @pytest.fixture
 def tcp_ends():
-    """The same with TCP, which has resets."""
+    """The same with TCP, which has resets. The receiver takes little at a time."""
+    receiver = socket.socket()
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        pairs = [(socket.create_connection(listener.getsockname()), listener.accept()[0]) for _ in range(2)]
-    for one in (end for pair in pairs for end in pair):
+        receiver.connect(listener.getsockname())
+        target, _ = listener.accept()
+        sender = socket.create_connection(listener.getsockname())
+        source, _ = listener.accept()
+    target.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    for one in (sender, source, target, receiver):
         one.setblocking(False)
-    (sender, source), (target, receiver) = pairs
     yield sender, source, target, receiver
     for one in (sender, source, target, receiver):
         one.close()
 
 
-async def fill(pump: Pump, sender: socket.socket) -> None:
-    """Send until the pump waits for its target."""
+async def fill(sender: socket.socket) -> None:
+    """Send until nothing more is taken."""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(60):
-        while pump.waits_since is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(loop.sock_sendall(sender, bytes(1 << 20)), 1)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            await asyncio.wait_for(loop.sock_sendall(sender, bytes(1 << 16)), 1)
 
 
 def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
     sender, source, target, receiver = tcp_ends
+    sent = random.Random(1).randbytes(2_000_000)
 
     async def main():
         loop = asyncio.get_running_loop()
         pump = Pump(source, target, [Bucket(0)])
-        await fill(pump, sender)
-        held, came = pump.waiting, 0
+        sending = loop.create_task(loop.sock_sendall(sender, sent))
+        await asyncio.sleep(1)
+        held, came = pump.moved, b""
         async with asyncio.timeout(60):
-            while came <= held:
-                came += len(await loop.sock_recv(receiver, 1 << 20))
+            while len(came) < len(sent):
+                came += await loop.sock_recv(receiver, 1 << 20)
+        await sending
         pump.stop()
-        return held
+        return held, came
 
-    assert asyncio.run(main()) > 0
+    held, came = asyncio.run(main())
+    assert 0 < held < len(sent)
+    assert came == sent
 
 
 def test_pump_that_waits_ends_with_its_target(tcp_ends):
@@ -109,7 +119,7 @@ def test_pump_that_waits_ends_with_its_target(tcp_ends):
 
     async def main():
         pump = Pump(source, target, [Bucket(0)])
-        await fill(pump, sender)
+        await fill(sender)
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         receiver.close()
         with pytest.raises((BrokenPipeError, ConnectionResetError)):

@@ -276,7 +276,7 @@ class Proxy:
             log.exception("fault in a connection")
             end = "fault"
         finally:
-            if flow.upstream and end != "ended":
+            if flow.cut or end == TimeoutError.__name__:
                 flow.reset()
             self._close(flow)
             if admitted:
@@ -387,14 +387,19 @@ class Proxy:
         flow.pumps.append(Pump(upstream, flow.client, buckets))
         waiting = {pump.ended for pump in flow.pumps}
         moved, quiet_seconds = flow.moved, 0.0
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, timeout=LEFT_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-            for pump in done:
-                pump.result()
-            quiet_seconds = 0.0 if done or moved != flow.moved else quiet_seconds + LEFT_SECONDS
-            if quiet_seconds >= IDLE_SECONDS or (quiet_seconds and _has_ended(flow.client)):
-                raise TimeoutError
-            moved = flow.moved
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, timeout=LEFT_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+                for pump in done:
+                    pump.result()
+                quiet_seconds = 0.0 if done or moved != flow.moved else quiet_seconds + LEFT_SECONDS
+                if quiet_seconds >= IDLE_SECONDS or (quiet_seconds and _has_ended(flow.client)):
+                    raise TimeoutError
+                moved = flow.moved
+        except ConnectionError:
+            # Many hosts reset a connection once they have sent everything, and the client is still to get it.
+            await self._deliver(flow)
+            raise
         await self._deliver(flow)
 
     async def _deliver(self, flow: Flow) -> None:

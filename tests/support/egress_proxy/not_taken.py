@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ SHORT = 100
 SHORT_BYTES = 120_000
 """The bytes of such a download: the buffer toward the pod has room for them."""
 
-HOSTS = {"endless.example": [PUBLIC[0]], "silent.example": [PUBLIC[1]]}
+HOSTS = {"host.example": [PUBLIC[0]], "silent.example": [PUBLIC[1]]}
 
 
 def seen() -> dict:
@@ -46,29 +47,33 @@ def seen() -> dict:
     Returns:
         `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
         after that. `earlier`, `later`: the bytes of two downloads of another server. `short`: the connections that are left of
-        short downloads. `upload`: how a body ended that its host did not read. `silent`: the connections to a host that does not
-        answer, while their client is there. `errors`: of its loop.
+        short downloads. `reset`: the bytes of one whose host resets the connection before they are read. `upload`: how a body
+        ended that its host did not read. `silent`: the connections to a host that does not answer, while their client is there.
+        `errors`: of its loop.
     """
     return lab.in_namespace(__spec__.name)
 
 
 def serve(listener: socket.socket) -> None:
-    """A host whose answers do not end, but for those to `/short`."""
+    """A host whose answers do not end, but for those to `/short`, and to `/reset`, after which it resets the connection."""
 
     def send(client: socket.socket) -> None:
         with client, suppress(OSError):
             asked = client.recv(65536)
             client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-            if b"/short" in asked:
-                client.sendall(bytes(SHORT_BYTES))
-            while b"/short" not in asked:
-                client.sendall(bytes(1 << 20))
+            if b"/endless" in asked:
+                while True:
+                    client.sendall(bytes(1 << 20))
+            client.sendall(bytes(SHORT_BYTES))
+            if b"/reset" in asked:
+                time.sleep(1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     while True:
         threading.Thread(target=send, args=[listener.accept()[0]], daemon=True).start()
 
 
-def ask(pod: Pod, url: str = "http://endless.example/", buffer: int = 0) -> socket.socket:
+def ask(pod: Pod, url: str = "http://host.example/endless", buffer: int = 0) -> socket.socket:
     """A download that nobody reads yet, by a client with a receive buffer of that size, or with the usual one."""
     client = socket.socket()
     if buffer:
@@ -93,10 +98,11 @@ def upload(pod: Pod) -> str:
 
 
 def read(client: socket.socket, number: int) -> int:
-    """Read that many bytes. Returns how many came."""
+    """Read that many bytes. Returns how many came before the end."""
     came = 0
-    while came < number and (more := client.recv(1 << 20)):
-        came += len(more)
+    with suppress(ConnectionResetError):
+        while came < number and (more := client.recv(1 << 20)):
+            came += len(more)
     return came
 
 
@@ -156,12 +162,15 @@ def main() -> None:
     for client in (earlier, *crowd):
         client.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
-    crowd = [ask(lab.PODS[LISTED], "http://endless.example/short", buffer=4096) for _ in range(SHORT)]
+    crowd = [ask(lab.PODS[LISTED], "http://host.example/short", buffer=4096) for _ in range(SHORT)]
     eventually(lambda: settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
     found["short"] = proxy.open
     for client in crowd:
         client.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
+    late = ask(lab.PODS[ANY], "http://host.example/reset", buffer=4096)
+    time.sleep(2)
+    found["reset"] = read(late, SHORT_BYTES)
     connections.LEFT_SECONDS = 0.5
     connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4
     found["upload"] = upload(lab.PODS[LISTED])

@@ -33,6 +33,10 @@ def test_short_downloads_count_until_they_are_read(seen):
     assert 10 < seen["short"] < not_taken.SHORT
 
 
+def test_client_gets_everything_from_a_host_that_resets_the_connection_at_the_end(seen):
+    assert seen["reset"] >= not_taken.SHORT_BYTES
+
+
 def test_upload_that_its_host_does_not_read_is_cut(seen):
     assert seen["upload"] in ("ConnectionResetError", "BrokenPipeError")
 

@@ -6,7 +6,6 @@ import logging
 import select
 import socket
 import struct
-import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,12 +19,12 @@ from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decid
 from .hello import read_hello
 from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
-from .limits import Bucket, Limits, Usage
+from .limits import UNVERIFIED_SHARE, Bucket, Limits, Usage
 from .metrics import Metrics
 from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
 from .resolve import Resolver
 from .source_ports import SourcePort, SourcePorts
-from .splice import Pump, queued, take
+from .splice import Pump, take
 from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
@@ -43,7 +42,7 @@ IDLE_SECONDS = 3600.0
 """Seconds without a byte after which a connection ends."""
 
 LEFT_SECONDS = 60.0
-"""Seconds without a byte after which a connection ends whose client has ended its side, or does not take the last bytes."""
+"""Seconds without a byte after which a connection ends whose client has ended its side."""
 
 PIECE_SECONDS = 60.0
 """Time limit for a host to take a piece of a plain request, of `READ_BYTES` at most, in seconds."""
@@ -53,8 +52,11 @@ POD_BUFFER_BYTES = 128 * 1024
 without a limit, Linux lets it grow to 4 MiB."""
 
 MOST_WAITING_BYTES = 128 * 1024 * 1024
-"""The most bytes that may wait in the kernel until clients and hosts take them, for all servers together: half of the memory that
-the chart gives the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
+"""The most memory that the kernel may take for bytes that wait in sockets, for all servers together: half of what the chart gives
+the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
+
+LAST_BYTES = 4096
+"""The memory of a socket for its last packet, or for the end of the connection. For so little nobody waits."""
 
 LINGER_SECONDS = 1.0
 """Seconds that a client has for reading a refusal before the connection closes."""
@@ -73,8 +75,8 @@ OWN_NAMES_SECONDS = 30.0
 TICK_SECONDS = 1.0
 """Seconds between two searches for connections that are idle or over."""
 
-TCP_CLOSE = 7
-"""The state of a connection that is over (Linux, `tcp_states.h`)."""
+SO_MEMINFO = 55
+"""The socket option that returns the memory of a socket (Linux since 4.12, `sock_diag.h`)."""
 
 NAME = "binder-egress"
 """The proxy's name in `Proxy-Status`."""
@@ -122,15 +124,14 @@ class Flow:
         return [self.client, self.upstream[0]] if self.upstream else [self.client]
 
     @property
-    def unconfirmed(self) -> int:
-        """Bytes that were sent, and that the other side has not confirmed."""
-        return sum(queued(one.fileno(), termios.TIOCOUTQ) for one in self.sockets if not _is_closed(one))
+    def sending(self) -> int:
+        """Memory for bytes that were sent, and that the other side has not confirmed."""
+        return sum(_memory(one)[1] for one in self.sockets)
 
     @property
     def waiting(self) -> int:
-        """Bytes that were received, and that the other side has not confirmed."""
-        unread = sum(queued(one.fileno(), termios.FIONREAD) for one in self.sockets)
-        return unread + self.unconfirmed + sum(len(pump.left) for pump in self.pumps)
+        """Memory for all bytes that were received, and that the other side has not confirmed."""
+        return sum(sum(_memory(one)) for one in self.sockets) + sum(len(pump.left) for pump in self.pumps)
 
     def reset(self) -> None:
         """Have the kernel drop what is not delivered when the sockets are closed. Otherwise it would try for minutes."""
@@ -380,35 +381,39 @@ class Proxy:
         assert flow.asked and flow.upstream and flow.pod
         upstream = flow.upstream[0]
         buckets = self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED)
-        if flow.asked.kind is Kind.TUNNEL:
-            flow.pumps.append(Pump(flow.client, upstream, buckets))
-        else:
-            await self._send(flow, upstream, buckets)
-        flow.pumps.append(Pump(upstream, flow.client, buckets))
-        waiting = {pump.ended for pump in flow.pumps}
-        moved, quiet_seconds = flow.moved, 0.0
         try:
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, timeout=LEFT_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-                for pump in done:
-                    pump.result()
-                quiet_seconds = 0.0 if done or moved != flow.moved else quiet_seconds + LEFT_SECONDS
-                if quiet_seconds >= IDLE_SECONDS or (quiet_seconds and _has_ended(flow.client)):
-                    raise TimeoutError
-                moved = flow.moved
-        except ConnectionError:
+            if flow.asked.kind is Kind.TUNNEL:
+                flow.pumps.append(Pump(flow.client, upstream, buckets))
+            else:
+                await self._send(flow, upstream, buckets)
+            flow.pumps.append(Pump(upstream, flow.client, buckets))
+            await self._until_ended(flow)
+        except (ConnectionError, h11.ProtocolError):
             # Many hosts reset a connection once they have sent everything, and the client is still to get it.
             await self._deliver(flow)
             raise
         await self._deliver(flow)
 
+    async def _until_ended(self, flow: Flow) -> None:
+        """Wait until all pumps have ended, or nothing has moved for too long."""
+        waiting = {pump.ended for pump in flow.pumps}
+        moved, quiet_seconds = flow.moved, 0.0
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=LEFT_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+            for pump in done:
+                pump.result()
+            quiet_seconds = 0.0 if done or moved != flow.moved else quiet_seconds + LEFT_SECONDS
+            if quiet_seconds and quiet_seconds >= _patience(flow.client):
+                raise TimeoutError
+            moved = flow.moved
+
     async def _deliver(self, flow: Flow) -> None:
         """Wait until both sides have taken the last bytes. After an earlier end the kernel would keep them for minutes, and nothing
         would count them."""
         pause, quiet_seconds, before = 0.005, 0.0, -1
-        while left := flow.unconfirmed:
+        while (left := flow.sending) > LAST_BYTES:
             quiet_seconds = quiet_seconds + pause if left == before else 0.0
-            if quiet_seconds >= LEFT_SECONDS:
+            if quiet_seconds >= _patience(flow.client):
                 raise TimeoutError
             before, pause = left, min(2 * pause, TICK_SECONDS)
             await asyncio.sleep(pause)
@@ -494,18 +499,25 @@ class Proxy:
                 flow.pod = pod
 
     def _cut_waiting(self) -> None:
-        """Cut connections of those servers for which the most bytes wait, until `MOST_WAITING_BYTES` are left."""
-        waiting = {uid: [(flow.waiting, flow) for flow in flows if not flow.cut] for uid, flows in self._flows.items()}
-        held = {uid: sum(number for number, _ in found) for uid, found in waiting.items()}
-        total = sum(held.values())
-        while total > MOST_WAITING_BYTES:
-            most = max(held, key=lambda uid: held[uid])
-            number, flow = waiting[most].pop()
-            held[most] -= number
-            total -= number
-            flow.cut = Reason.NOT_TAKEN
-            if flow.task:
-                flow.task.cancel()
+        """Cut connections while too much memory waits: of unverified servers beyond their share, then of all beyond the limit. Each
+        is the largest connection of the server that has the most."""
+        waiting: dict[str, list[tuple[int, Flow]]] = {}
+        unverified: dict[str, list[tuple[int, Flow]]] = {}
+        for uid, flows in self._flows.items():
+            found = waiting[uid] = sorted(((flow.waiting, flow) for flow in flows if not flow.cut), key=lambda one: one[0])
+            if all(flow.pod and flow.pod.tier == UNVERIFIED for flow in flows):
+                unverified[uid] = found
+        for servers, most in ((unverified, MOST_WAITING_BYTES * UNVERIFIED_SHARE), (waiting, MOST_WAITING_BYTES)):
+            held = {uid: sum(number for number, _ in found) for uid, found in servers.items()}
+            total = sum(held.values())
+            while total > most:
+                greediest = max(held, key=lambda uid: held[uid])
+                number, flow = servers[greediest].pop()
+                held[greediest] -= number
+                total -= number
+                flow.cut = Reason.NOT_TAKEN
+                if flow.task:
+                    flow.task.cancel()
 
     def _no_longer(self, flow: Flow, pod: PodAddresses | None) -> Reason | None:
         """The reason why a connection must end; None if it may go on."""
@@ -566,16 +578,20 @@ class Proxy:
         )
 
 
-def _is_closed(one: socket.socket) -> bool:
-    """Whether a connection is over, for example because it was reset. What it had to send counts as unconfirmed for ever."""
-    return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+def _memory(one: socket.socket) -> tuple[int, int]:
+    """The bytes of memory that the kernel takes for what a socket has received, and for what it has sent and is not confirmed."""
+    try:
+        numbers = struct.unpack("9I", one.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+    except OSError:  # Where the option is unknown, nothing counts.
+        return 0, 0
+    return numbers[0], numbers[5]
 
 
-def _has_ended(client: socket.socket) -> bool:
-    """Whether a client has ended its side of a connection, or the connection is broken."""
+def _patience(client: socket.socket) -> float:
+    """Seconds for which a connection may be quiet: fewer if the client has ended its side, or the connection is broken."""
     poll = select.poll()
     poll.register(client, select.POLLRDHUP)
-    return bool(poll.poll(0))
+    return LEFT_SECONDS if poll.poll(0) else IDLE_SECONDS
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

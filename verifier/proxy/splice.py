@@ -43,12 +43,6 @@ def _pipe() -> tuple[int, int]:
     return read, write
 
 
-def queued(number: int, which: int) -> int:
-    """The bytes in a buffer of a socket: received ones (`FIONREAD`), or those sent that the other side has not confirmed
-    (`TIOCOUTQ`)."""
-    return int.from_bytes(fcntl.ioctl(number, which, bytes(4)), sys.byteorder)
-
-
 def take(buckets: list[Bucket], number: int) -> float:
     """Take bytes from buckets. Returns the seconds to wait before the next ones; 0 if the wait is not worth a timer."""
     pause = max(bucket.take(number) for bucket in buckets)
@@ -102,7 +96,8 @@ class Pump:
     def _room(self) -> int:
         """Bytes that the next step may move; 0: the target must take some first."""
         size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        free = size - queued(self._target, termios.TIOCOUTQ)
+        unconfirmed = int.from_bytes(fcntl.ioctl(self._target, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        free = size - unconfirmed
         return 0 if free < size * LEAST_FREE else min(PIPE_BYTES, int(free - size * SPARED))
 
     def _read(self) -> None:
@@ -171,7 +166,8 @@ class Pump:
         except BlockingIOError:
             # There was less room than it seemed: small packets take more of the buffer than they have bytes.
             assert self._held
-            self.left, self._inside = os.read(self._held[0], self._inside), 0
+            self.left = os.read(self._held[0], self._inside)
+            self._inside -= len(self.left)
         except OSError as error:
             self._end(error)
             return False

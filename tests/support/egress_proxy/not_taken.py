@@ -46,10 +46,11 @@ def seen() -> dict:
 
     Returns:
         `pipes`: that it held for downloads that nobody read. `cut`: how many of these it cut, by tier. `left`: the connections
-        after that. `earlier`, `later`: the bytes of two downloads of another server. `short`: the connections that are left of
-        short downloads. `reset`: the bytes of one whose host resets the connection before they are read. `upload`: how a body
-        ended that its host did not read. `silent`: the connections to a host that does not answer, while their client is there.
-        `errors`: of its loop.
+        after that. `idle`: whether the same server's idle connection was open then. `earlier`, `later`: the bytes of two downloads
+        of another server. `short`: the connections that are left of short downloads. `reset`: the bytes of one whose host resets
+        the connection before they are read. `paused`: those of one that is read later. `broken`: the connections of a body that
+        breaks off, whose host does not read. `upload`: how one ended that is too long. `silent`: the connections to a host that
+        does not answer, while their client is there. `errors`: of its loop.
     """
     return lab.in_namespace(__spec__.name)
 
@@ -85,14 +86,18 @@ def ask(pod: Pod, url: str = "http://host.example/endless", buffer: int = 0) -> 
     return client
 
 
-def upload(pod: Pod) -> str:
-    """Send a plain request with a long body to a host that does not read it. Returns what ended it."""
+def post(pod: Pod, header: str, body: bytes) -> socket.socket:
+    """Send a plain request with a body, to a host that does not read it."""
     client = socket.create_connection((pod.proxy, PORT), lab.WAIT_SECONDS, (pod.address, 0))
+    client.sendall(f"POST http://silent.example/ HTTP/1.1\r\nHost: silent.example\r\n{header}\r\n\r\n".encode() + body)
+    return client
+
+
+def upload(pod: Pod) -> str:
+    """Send more than may wait. Returns what ended it."""
     body = bytes(4 * MOST_WAITING_BYTES)
-    head = f"POST http://silent.example/ HTTP/1.1\r\nHost: silent.example\r\nContent-Length: {len(body)}\r\n\r\n"
     try:
-        client.sendall(head.encode() + body)
-        return client.recv(100).decode()
+        return post(pod, f"Content-Length: {len(body)}", body).recv(100).decode()
     except OSError as error:
         return type(error).__name__
 
@@ -104,6 +109,17 @@ def read(client: socket.socket, number: int) -> int:
         while came < number and (more := client.recv(1 << 20)):
             came += len(more)
     return came
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether a connection on which nothing came is open."""
+    client.setblocking(False)
+    try:
+        return bool(client.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
 
 
 def pipes() -> int:
@@ -144,6 +160,8 @@ def main() -> None:
         line = r'^binder_egress_proxy_connections_total{decision="cut".*rule="not-taken",tier="(.*)"} (\S+)$'
         return {tier: float(number) for tier, number in re.findall(line, metrics.text().decode(), re.MULTILINE)}
 
+    idle = ask(lab.PODS[LISTED], "http://silent.example/")
+    idle_host, _ = silent.accept()
     before = pipes()
     earlier = ask(lab.PODS[ANY])
     # A small buffer makes small packets, which take more of the proxy's buffer than they have bytes.
@@ -156,7 +174,9 @@ def main() -> None:
     eventually(lambda: cut().get("unverified", 0) > 0, lab.WAIT_SECONDS, "no connection was cut")
     # A few more looks, so that it does not go on for ever, either.
     eventually(lambda: settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
-    found |= {"cut": cut(), "left": proxy.open}
+    found |= {"cut": cut(), "left": proxy.open, "idle": is_open(idle)}
+    idle.close()
+    idle_host.close()
     found["earlier"] = read(earlier, 10_000_000)
     found["later"] = read(ask(lab.PODS[ANY]), 10_000_000)
     for client in (earlier, *crowd):
@@ -173,6 +193,18 @@ def main() -> None:
     found["reset"] = read(late, SHORT_BYTES)
     connections.LEFT_SECONDS = 0.5
     connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4
+    late = ask(lab.PODS[ANY], "http://host.example/short", buffer=4096)
+    time.sleep(4 * connections.LEFT_SECONDS)
+    found["paused"] = read(late, SHORT_BYTES)
+    late.close()
+    eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
+    broken = post(
+        lab.PODS[LISTED], "Transfer-Encoding: chunked", b"%x\r\n" % 1_000_000 + bytes(1_000_000) + b"\r\nnot a number\r\n"
+    )
+    settled(lambda: proxy.open)
+    found["broken"] = proxy.open
+    silent.accept()[0].close()
+    broken.close()
     found["upload"] = upload(lab.PODS[LISTED])
     silent.accept()[0].close()
     unanswered = ask(lab.PODS[ANY], "http://silent.example/")

@@ -23,6 +23,10 @@ def test_connections_are_cut_only_until_the_limit_is_kept(seen):
     assert 2 < seen["left"] < not_taken.NOT_READ
 
 
+def test_idle_connection_of_that_server_is_not_cut(seen):
+    assert seen["idle"]
+
+
 @pytest.mark.parametrize("download", ["earlier", "later"])
 def test_download_of_another_server_goes_on(seen, download):
     assert seen[download] >= 10_000_000
@@ -37,8 +41,17 @@ def test_client_gets_everything_from_a_host_that_resets_the_connection_at_the_en
     assert seen["reset"] >= not_taken.SHORT_BYTES
 
 
+def test_paused_download_goes_on_later(seen):
+    """Its host has ended, and a minute passes, for which the program itself waits."""
+    assert seen["paused"] >= not_taken.SHORT_BYTES
+
+
 def test_upload_that_its_host_does_not_read_is_cut(seen):
     assert seen["upload"] in ("ConnectionResetError", "BrokenPipeError")
+
+
+def test_body_that_breaks_off_counts_until_its_host_has_read_it(seen):
+    assert seen["broken"] == 1
 
 
 def test_client_that_waits_for_a_silent_host_keeps_its_connection(seen):

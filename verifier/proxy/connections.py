@@ -403,7 +403,7 @@ class Proxy:
             for pump in done:
                 pump.result()
             quiet_seconds = 0.0 if done or moved != flow.moved else quiet_seconds + LEFT_SECONDS
-            if quiet_seconds and quiet_seconds >= _patience(flow.client):
+            if quiet_seconds >= _patience(flow.client):
                 raise TimeoutError
             moved = flow.moved
 

@@ -49,8 +49,9 @@ def seen() -> dict:
         after that. `idle`: whether the same server's idle connection was open then. `earlier`, `later`: the bytes of two downloads
         of another server. `short`: the connections that are left of short downloads. `reset`: the bytes of one whose host resets
         the connection before they are read. `paused`: those of one that is read later. `broken`: the connections of a body that
-        breaks off, whose host does not read. `upload`: how one ended that is too long. `silent`: the connections to a host that
-        does not answer, while their client is there. `errors`: of its loop.
+        breaks off, whose host does not read. `upload`: how one ended that is too long, and `stuck`: the same
+        without that limit. `silent`: the connections to a host that does not answer, while their client is there. `errors`: of its
+        loop.
     """
     return lab.in_namespace(__spec__.name)
 
@@ -206,6 +207,9 @@ def main() -> None:
     silent.accept()[0].close()
     broken.close()
     found["upload"] = upload(lab.PODS[LISTED])
+    silent.accept()[0].close()
+    connections.MOST_WAITING_BYTES, connections.PIECE_SECONDS = 100 * MOST_WAITING_BYTES, 0.5
+    found["stuck"] = upload(lab.PODS[ANY])
     silent.accept()[0].close()
     unanswered = ask(lab.PODS[ANY], "http://silent.example/")
     host, _ = silent.accept()

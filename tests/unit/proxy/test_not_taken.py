@@ -50,6 +50,11 @@ def test_upload_that_its_host_does_not_read_is_cut(seen):
     assert seen["upload"] in ("ConnectionResetError", "BrokenPipeError")
 
 
+def test_upload_ends_if_its_host_takes_nothing_for_a_minute(seen):
+    """The program waits for half a second. The client would give up after twenty, with another error."""
+    assert seen["stuck"] in ("ConnectionResetError", "BrokenPipeError")
+
+
 def test_body_that_breaks_off_counts_until_its_host_has_read_it(seen):
     assert seen["broken"] == 1
 

@@ -6,8 +6,8 @@
 | `blocked-repository` | `rules.blockedRepositories` |
 | `own-network` | a client in `rules.selfNetworks` |
 
-They are checked at a launch (`rules`), at an unlock (`web`), and by the reconciler in mode `allow`. Blocks also act on running
-servers.
+They are checked at a launch (`rules`), at an unlock and when a pass is issued (`web`), before an operator's grant (`operators`),
+and by the reconciler in mode `allow`. Blocks also act on running servers.
 
 Decisions: D-056, D-057, D-058.
 """

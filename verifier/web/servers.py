@@ -146,7 +146,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     presented = _read_pass(body.token, known.repository, now) if body.token and useful != [] else None
     if useful is not None and _presented_tier(body, presented) not in useful:
         # A pass for a smaller tier would take egress away, and anybody who knows the address could send such a pass.
-        # A pass for the same tier would waste a use, and its owner could later move that use to another server.
+        # A pass for the same tier would waste a use (D-022).
         _note("had-it", known.tier, repository=known.repository)
         return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks, now))), 200
     if presented:

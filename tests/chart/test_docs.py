@@ -63,8 +63,10 @@ def test_steps_of_changing_the_signing_keys_match_the_table(helm):
         assert base64.b64decode(secret["data"]["signing-keys"]).decode().split() == [keys[word] for word in row.split(", ")]
 
 
-def test_command_for_an_own_secret_is_that_of_the_notes():
+def test_command_for_an_own_secret_has_the_keys_of_the_chart_and_is_that_of_the_notes(helm):
     (command,) = section("chart/README.md", "Secrets")
+    secret = by_name(helm("template", "binder-egress", str(TOP / "chart")))["Secret", "binder-egress"]
+    assert set(re.findall(r"--from-literal=([\w-]+)=", command)) == set(secret["data"])
     notes = (TOP / "chart/templates/NOTES.txt").read_text()
     notes = notes.replace("{{ $name }}", "binder-egress").replace("{{ $where }}", "--namespace binder")
     (told,) = re.findall(r"^ +(kubectl create secret .*?)^\{\{", notes, re.MULTILINE | re.DOTALL)

@@ -83,12 +83,15 @@ def _say(text: str, style: str = "") -> None:
 
 
 class Address(TextType):
-    """An http or https address without query, fragment or password."""
+    """An http or https address without query or fragment."""
 
     name = "url"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+        except ValueError:  # such as "http://[::1"
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             self.fail(f"{value!r} is not an address like https://hub.example.org", param, ctx)
         return value
@@ -170,6 +173,7 @@ browser_option = click.option(
 )
 wait_option = click.option(
     "--wait",
+    metavar="SECONDS",
     type=Seconds(0, 86400),
     help=f"Seconds to wait for a person, if one is needed.  [default: {WAIT:.0f} on a terminal, else 0]",
 )

@@ -82,7 +82,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
         return "the connection broke"
     return {
+        "ConnectionError": "the connection broke",
         "InvalidURL": "this is not an address",
+        "LocationParseError": "this is not an address",
         "InvalidProxyURL": "the proxy in the environment is not an address",
         "InvalidSchema": "this kind of address or proxy is not supported (for SOCKS: pip install PySocks)",
         "TooManyRedirects": "too many redirects",

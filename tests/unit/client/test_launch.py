@@ -276,6 +276,19 @@ def test_missing_hub_is_a_failed_launch(run, monkeypatch):
     assert json.loads(out)["binder_egress"]["kind"] == "launch-failed"
 
 
+def test_connection_that_is_closed_without_an_answer_is_a_failed_launch(run):
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+
+        def hang_up():
+            connection, _ = hub.accept()
+            connection.recv(65536)
+            connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        code, _, err = run("launch", SPEC, "--no-egress", "--binder", f"http://127.0.0.1:{hub.getsockname()[1]}")
+    assert code == 1 and "the connection broke" in err
+
+
 def test_error_of_a_launch_does_not_show_the_pass(hub, run, monkeypatch):
     """The address of the request contains the pass, and exceptions contain the address."""
     monkeypatch.setattr("binder_egress_client.launch.SILENCE", 0.5)

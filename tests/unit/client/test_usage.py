@@ -30,6 +30,7 @@ from verifier.records import Server
         ["launch", "https://hub.example.org/v2/gh/o/r/HEAD"],
         ["launch", SPEC, "--binder", "hub.example.org"],
         ["launch", SPEC, "--binder", "ftp://hub.example.org"],
+        ["launch", SPEC, "--binder", "http://[::1"],
         ["launch", SPEC, "--wait", "-1"],
         ["unlock", "https://hub.example.org/user/alice/"],
         ["status", "servers/alice/"],
@@ -42,6 +43,11 @@ from verifier.records import Server
 def test_wrong_usage_exits_with_2(run, arguments):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "") and "Error: " in err and "secret" not in err
+
+
+def test_impossible_host_is_no_address(run):
+    code, out, err = run("status", "http://hub..example.org/egress/servers/alice/")
+    assert (code, out) == (4, "") and "this is not an address" in err
 
 
 @pytest.mark.parametrize(

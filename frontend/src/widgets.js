@@ -2,10 +2,10 @@
 //
 // A provider's script is loaded only to show its widget, from the address in the verifier's offer.
 
-// The longest wait for a provider's script, in seconds. Solving has no limit except `signal`.
+// The longest wait for a provider's script, and for a check without a click, in seconds. A person has no limit except `signal`.
 const LOADING_SECONDS = 15;
 
-/** An unusable widget. `reason` is `script` (it did not load), `widget` (it reports an error) or `unknown` (no such provider). */
+/** An unusable widget. `reason`: `script` (missing or silent), `widget` (it reports an error), `unknown` (no such provider). */
 export class WidgetError extends Error {
   constructor(reason, detail) {
     super(`${reason}: ${detail}`);
@@ -126,7 +126,9 @@ const ROWS = {
     title: "reCAPTCHA",
     query: ({ site_key: render, language }) => ({ render, hl: language }),
     ready: () => globalThis.grecaptcha?.execute && globalThis.grecaptcha,
-    show(place, what, on, api) {
+    show(place, what, on, api, limit) {
+      // It may never settle if the script's own requests are blocked. No person is waited for, so a time limit fits.
+      limit.addEventListener("abort", on.absent);
       api.execute(what.site_key, { action: what.action }).then(on.solved, on.failed);
     },
   },

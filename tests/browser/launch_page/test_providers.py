@@ -197,8 +197,8 @@ def test_provider_without_a_click_gives_a_pass(double, start, tab):
 
 
 def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab):
-    """The provider's script never finishes, as when its own requests are blocked."""
-    hub = start(**double.settings("recaptchaV3"), launch_hold=2)
+    """The provider's script never finishes, as when its own requests are blocked. After its time the next way is tried."""
+    hub = start(**double.settings("recaptchaV3", with_altcha=MODEST["altcha"]), launch_hold=2)
     hub.ready.close()
     opened = tab()
     opened.page.route(
@@ -212,6 +212,9 @@ def test_provider_without_a_click_is_held_like_a_calculation(double, start, tab)
     end_wait(opened, 2)
     eventually(lambda: hub.builds, what="no build")
     opened.expect("checking")
+    opened.time.let_pass(13)
+    opened.expect("checked")
+    assert presented(double) == []
 
 
 def test_next_launch_asks_again_after_the_panel_was_closed(double, start, tab):

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from tests.support.apps import reconciler
 from tests.support.browser import MODEST
 from tests.support.unlock_page import FAILED, FROM_NOW_ON, GRANTED, LEASE, NO_ACCESS, PHONE, lasts, press
+from tests.support.waiting import eventually
 
 INTERACTIVE = ["hcaptcha", "turnstile", "recaptchaV2", "friendlyCaptcha", "cap", "mcaptcha", "prosopo"]
 
@@ -134,22 +135,49 @@ def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store,
         expect(tab.state).to_contain_text(FROM_NOW_ON)
 
 
+LIMITS = """{
+  const real = setTimeout;
+  const isWidget = () => Boolean(document.querySelector("#widget > *"));
+  globalThis.limits = [];
+  setTimeout = (call, ms, ...args) => (ms === 15_000 && isWidget() ? limits.push(call) && 0 : real(call, ms, ...args));
+}"""
+"""The page's limits for a provider, once its place is there: each passes when the test calls it. The verifier has its own time."""
+
+
+def open_with_limits(address, double, open_tab):
+    tab = open_tab("about:blank", double.url)
+    tab.origins.insert(0, urlsplit(address)[:2])
+    tab.page.add_init_script(LIMITS)
+    return tab
+
+
+def end_limit(tab):
+    eventually(lambda: tab.page.evaluate("limits.length"), what="no limit")
+    tab.page.evaluate("limits.shift()()")
+
+
 @pytest.mark.parametrize("name", ["turnstile", "mcaptcha"])
 def test_script_that_never_comes_says_so(name, double, providers, open_tab):
-    tab = open_tab("about:blank", double.url)
     address = providers(name)
-    tab.origins.insert(0, urlsplit(address)[:2])
-    # A tenth of the page's limit for a provider's script, once its place is there. The verifier has all of its time.
-    tab.page.add_init_script(
-        """{
-          const real = setTimeout;
-          const isWidget = () => Boolean(document.querySelector("#widget > *"));
-          setTimeout = (call, ms, ...args) => real(call, ms === 15_000 && isWidget() ? ms / 10 : ms, ...args);
-        }"""
-    )
+    tab = open_with_limits(address, double, open_tab)
     tab.page.route(f"{double.url}/**", lambda route: None)
     tab.page.goto(address)
+    end_limit(tab)
     expect(tab.state).to_contain_text("did not load.")
+
+
+def test_widget_without_a_click_that_never_answers_says_so(double, providers, open_tab):
+    """As when requests of the provider's script are blocked, but not the script."""
+    address = providers("recaptchaV3")
+    tab = open_with_limits(address, double, open_tab)
+    never = "window.grecaptcha = { execute: () => new Promise(() => {}) }"
+    tab.page.route("**/recaptcha/api.js*", lambda route: route.fulfill(content_type="text/javascript", body=never))
+    tab.page.goto(address)
+    tab.button.click()
+    expect(tab.state).to_contain_text("reCAPTCHA is loading.")
+    end_limit(tab)
+    expect(tab.state).to_contain_text("did not load.")
+    expect(tab.button).to_be_enabled()
 
 
 def test_provider_that_is_down_says_so(double, providers, open_tab):

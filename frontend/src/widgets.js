@@ -214,17 +214,13 @@ function load(address, query, module, limit) {
   if (!loaded.has(url.href)) {
     const script = document.createElement("script");
     loaded.set(url.href, new Promise((resolve, reject) => {
-      const fail = () => {
-        loaded.delete(url.href);
-        script.remove();
-        reject(new WidgetError("script", url.origin));
-      };
-      script.addEventListener("load", () => {
-        limit.removeEventListener("abort", fail);
-        resolve();
-      });
-      script.addEventListener("error", fail);
-      limit.addEventListener("abort", fail);
+      script.addEventListener("load", resolve);
+      script.addEventListener("error", reject);
+      limit.addEventListener("abort", reject);
+    }).catch(() => {
+      loaded.delete(url.href);
+      script.remove();
+      throw new WidgetError("script", url.origin);
     }));
     if (module) script.type = "module";
     script.async = true;

@@ -180,6 +180,22 @@ def test_widget_without_a_click_that_never_answers_says_so(double, providers, op
     expect(tab.button).to_be_enabled()
 
 
+def test_script_that_loads_at_the_second_try_is_loaded_once(double, providers, open_tab):
+    address = providers("hcaptcha")
+    tab = open_with_limits(address, double, open_tab)
+    tab.requests_fail = True
+    tab.page.route(f"{double.url}/**", lambda route: route.abort(), times=1)
+    tab.page.goto(address)
+    expect(tab.state).to_contain_text("did not load.")
+    tab.button.click()
+    press(tab, "Break")
+    # The limit of the first try passes late.
+    end_limit(tab)
+    tab.button.click()
+    expect(tab.page.locator("#widget iframe")).to_be_visible()
+    expect(tab.page.locator("head script[src*=hcaptcha]")).to_have_count(1)
+
+
 def test_provider_that_is_down_says_so(double, providers, open_tab):
     tab = open_tab(providers("hcaptcha", altcha=True), double.url)
     tab.requests_fail = True

@@ -21,13 +21,16 @@ export async function solve(challenge, startWorker, signal) {
       controller,
       concurrency: Math.min(WORKERS, navigator.hardwareConcurrency || 1),
       createWorker: async (algorithm) => {
-        started.push(await startWorker(algorithm));
-        return started.at(-1);
+        const worker = await startWorker(algorithm);
+        started.push(worker);
+        // It was stopped while the worker was fetched.
+        if (signal?.aborted) worker.terminate();
+        return worker;
       },
       timeout: 0,
     }));
   } finally {
-    // The library ends its workers, except when starting one of them fails.
+    // The library ends its workers, except when starting one of them fails, or when one does not answer.
     for (const worker of started) worker.terminate();
   }
 }
@@ -52,15 +55,16 @@ async function finish(challenge, signal, work) {
   if (!globalThis.crypto?.subtle) throw new Error("insecure context");
   const controller = new AbortController();
   signal?.throwIfAborted();
-  const stop = () => controller.abort();
-  signal?.addEventListener("abort", stop);
   try {
-    const solution = await work(controller);
-    signal?.throwIfAborted();
+    const solution = await new Promise((resolve, reject) => {
+      // A worker whose file does not arrive would never hear of it.
+      signal?.addEventListener("abort", () => reject(signal.reason));
+      work(controller).then(resolve, reject);
+    });
     if (!solution) throw new Error("not solved");
     return btoa(JSON.stringify({ challenge, solution }));
   } finally {
-    signal?.removeEventListener("abort", stop);
+    controller.abort();
   }
 }
 

@@ -80,6 +80,23 @@ def test_another_way_gives_a_pass(double, start, tab):
     assert presented(double) == []
 
 
+def test_another_way_replaces_a_calculation_that_does_not_begin(double, start, tab):
+    """The worker's file does not arrive."""
+    hub = start(
+        captcha_providers={"altcha": {"order": 0} | MODEST["altcha"], "turnstile": {"order": 1} | double.options("turnstile")},
+        captcha_secret_turnstile=double.settings("turnstile")["captcha_secret_turnstile"],
+    )
+    opened = tab()
+    opened.page.route("**/worker-*", lambda route: None)
+    launch(hub, opened)
+    opened.expect("holding")
+    opened.button("another").click()
+    opened.expect("confirm")
+    person(opened).click()
+    opened.server("user-1")
+    assert hub.builds[0].tier == "verified"
+
+
 def test_risen_price_is_paid_with_the_chosen_provider(double, start, tab):
     hub = start(**double.settings("turnstile", with_altcha=MODEST["altcha"]))
     problem = json.dumps({"type": "https://example.org/problems#price-risen", "detail": "x"})

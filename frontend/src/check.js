@@ -24,8 +24,6 @@ export class Check {
    *   the person declined
    */
   state = "asking";
-  /** @type {?string} the display name of the provider that is needed */
-  provider = null;
   /** @type {string} what a server without a pass reaches */
   access;
   /** @type {?Error} why there is no pass, if that is known */
@@ -166,16 +164,11 @@ export class Check {
   }
 
   async _solveOne(providers) {
-    const { load, suits, widgets } = this.means;
+    const { suits, widgets } = this.means;
     const offers = providers.filter((offer) => (offer.kind === "proof-of-work" || widgets) && (suits?.(offer) ?? true));
     // A provider whose price has risen stays first: the person has already begun with it.
     offers.sort((one, other) => (other.name === this._paying) - (one.name === this._paying));
-    if (!offers.length) {
-      if (!providers.length) return this._set("none");
-      this.provider = providers[0].name;
-      await load?.().then(({ title }) => { this.provider = title(this.provider); }, () => {});
-      return this._set("needed");
-    }
+    if (!offers.length) return this._set(providers.length ? "needed" : "none");
     while (offers.length && !this._over) {
       const offer = offers[0];
       this.interactive = offer.kind === "interactive";

@@ -245,7 +245,6 @@ function show(launch) {
     panel?.show({
       state,
       access: check?.access,
-      provider: check?.provider,
       busy: state === "checking" || state === "holding",
       carryOn: asks && (check.others || check.interactive),
       another: asks && check.others,

@@ -119,7 +119,6 @@ export class Panel {
    * @param {object} what
    * @param {string} what.state the key of a message
    * @param {string} [what.access] what a server without a pass reaches: "packages", "hosts"; by default nothing
-   * @param {?string} [what.provider] the display name of the provider in the message
    * @param {boolean} [what.busy] whether the page is calculating
    * @param {boolean} [what.carryOn] whether to offer to continue without internet access
    * @param {boolean} [what.another] whether to offer another way
@@ -140,11 +139,11 @@ export class Panel {
   }
 
   _render() {
-    const { state, access, provider, busy, carryOn, another, asks, page } = this._shown;
+    const { state, access, busy, carryOn, another, asks, page } = this._shown;
     const messages = this._messages;
     const some = { packages: messages.packages, hosts: messages.hosts }[access];
     const text = fill(messages[some && state === "without" ? "none" : state],
-      { access: some ?? messages.nothing, provider: provider ?? "", later: messages.later });
+      { access: some ?? messages.nothing, later: messages.later });
     // Screen readers would repeat a text if it were set again.
     if (this.host.isConnected && !this.section.hidden && this.text.textContent !== text) this.text.textContent = text;
     this.host.dataset.state = state;

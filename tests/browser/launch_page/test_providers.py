@@ -281,7 +281,7 @@ def test_signed_in_user_loads_nothing_from_third_parties(how, double, start, tab
     else:
         hub.page_config["apiToken"] = "secret"
     launch(hub, opened)
-    opened.expect("needed", provider="Cloudflare Turnstile")
+    opened.expect("needed")
     eventually(lambda: hub.builds, what="no build")
     assert opened.asked == {urlsplit(hub.url).netloc}
 

@@ -55,8 +55,8 @@ export class Check {
    * @param {object} means the page's ways to solve a challenge
    * @param {(challenge: object, signal: AbortSignal) => Promise<string>} means.solve solves proof of work
    * @param {() => Promise<object>} [means.load] loads widgets.js
-   * @param {?object} [means.widgets] where to show third-party widgets: `{place: () => Promise<HTMLElement>,
-   *   language, theme}`; null if the page must load nothing from third parties
+   * @param {?object} [means.widgets] where and how to show third-party widgets: `{place: () => Promise<HTMLElement>,
+   *   language: string, theme: () => string}`; null if the page must load nothing from third parties
    * @param {(offer: object) => boolean} [means.suits] whether an offer is good enough; by default every offer is
    * @param {() => void} changed called after each change
    */

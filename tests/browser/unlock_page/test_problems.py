@@ -96,14 +96,14 @@ def test_empty_list_of_providers_says_so(page_address, open_tab):
 def test_browser_without_workers_says_so(page_address, open_tab):
     tab = open_tab(page_address)
     tab.page.evaluate("delete globalThis.Worker")
-    fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
+    fails(tab, "The calculation does not start here. Reload the page, or open it in another browser or on a phone.")
 
 
 def test_missing_worker_file_says_so(page_address, open_tab):
     """As during an upgrade of the verifier: files of the new version have other names."""
     tab = open_tab(page_address)
     tab.page.route("**/worker-*", lambda route: route.fulfill(status=404))
-    fails(tab, "This browser does not let the page calculate. Open it in another browser or on a phone.")
+    fails(tab, "The calculation does not start here. Reload the page, or open it in another browser or on a phone.")
 
 
 @pytest.mark.parametrize("script", ["missing", "not understood"])

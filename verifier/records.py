@@ -1,8 +1,8 @@
 """The vocabulary: what verifier, reconciler and operators tell each other, through Redis and through a pod's annotation.
 
 A record is written as JSON by its `dumps` and read by its `loads`, if it has them: some are written by a script of the store, and
-some are never written. A field that a newer version added is left out when it is read: during an upgrade both versions use the
-same Redis.
+some are never written, or never read. A field that a newer version added is left out when it is read: during an upgrade both
+versions use the same Redis.
 """
 
 import json
@@ -397,7 +397,7 @@ class Block:
 
 @dataclass(frozen=True)
 class RevokedKey:
-    """An API key that an operator revoked.
+    """An API key that an operator revoked. Only its id is read again; the rest is for people who look into Redis.
 
     Attributes:
         id: the key's id.
@@ -416,11 +416,6 @@ class RevokedKey:
     def dumps(self) -> str:
         """This as JSON."""
         return json.dumps(asdict(self))
-
-    @classmethod
-    def loads(cls, text: str) -> "RevokedKey":
-        """The key that JSON describes."""
-        return _read(cls, json.loads(text))
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Health(RevokedKeys, Verifiers):
         return {
             "wiring": as_numbers(wiring),
             "verifiers": self.verifier_reports(),
-            "revoked_keys": set(self.revoked_keys()),
+            "revoked_keys": self.revoked_keys(),
             "epoch": float(epoch) if epoch else None,
             "now": seconds + micro / 1e6,
             **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},

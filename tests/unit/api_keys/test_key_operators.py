@@ -90,15 +90,27 @@ def test_keys_are_listed_with_their_use(site, run):
 
 
 @pytest.mark.parametrize("how", ["name", "id", "key"])
-def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, how):
+def test_revoke_takes_a_name_an_id_or_the_key_itself(site, run, in_redis, how):
     key = site.add()
     what = {"name": "course", "id": FORM.fullmatch(key)[1], "key": key}[how]
     done = run("revoke", what, "--why", "leaked", "--as", "eve")
     assert done.exit_code == 0, done.output
     assert "apiKeys.keys.course" in done.output
     assert_problem(site.ask(key), "key-revoked", 403)
-    (revoked,) = site.store.revoked_keys().values()
-    assert (revoked.name, revoked.by, revoked.why) == ("course", "eve", "leaked")
+    (revoked,) = map(json.loads, in_redis.hvals("binder-egress:revoked"))
+    assert (revoked["name"], revoked["by"], revoked["why"]) == ("course", "eve", "leaked")
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"id": 7}', "[" * 10_000])
+def test_revocation_counts_whatever_its_entry_says(site, run, in_redis, text):
+    """A verifier that is taken over may add any text."""
+    key = site.add()
+    in_redis.hset("binder-egress:revoked", FORM.fullmatch(key)[1], text)
+    assert_problem(site.ask(key), "key-revoked", 403)
+    (row,) = json.loads(run("list", "--json").stdout)
+    assert (row["name"], row["state"]) == ("course", "revoked")
+    assert site.metric("binder_egress_api_key_servers", key="course") == 0
+    assert [state for state, said in checked(site) if said.startswith("revoked, but still in the values: course")] == ["warning"]
 
 
 def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store):

@@ -85,8 +85,16 @@ def _own_names(entries: list[str]) -> frozenset[str]:
 
 
 def run(settings: ProxySettings, policy: Policy, store: Store) -> None:
-    """Work until SIGTERM, and then until the open connections have ended, for `proxy_drain_seconds` at most."""
-    asyncio.run(_run(settings, policy, store))
+    """Work until SIGTERM, and then until the open connections have ended, for `proxy_drain_seconds` at most.
+
+    Raises:
+        SystemExit: one of the tasks failed, and the fault is in the log. Kubernetes starts the process again (D-372).
+    """
+    try:
+        asyncio.run(_run(settings, policy, store))
+    except Exception:
+        log.exception("fault in the egress proxy")
+        raise SystemExit(1) from None
 
 
 async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
@@ -113,21 +121,21 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
     feed.start()
     # The listener is passed on as it is, so that `accept` returns sockets, not streams.
     listener = listen(settings.proxy_port)
-    serving = [asyncio.create_task(proxy.serve(listener)), asyncio.create_task(proxy.watch())]
     admin = await asyncio.start_server(
         lambda reader, writer: _admin(reader, writer, proxy, metrics, stopped), None, settings.proxy_admin_port
     )
-    serving.append(asyncio.create_task(_publish(proxy.wanted, store)))
-    serving.append(asyncio.create_task(_refuse_hub(proxy, store)))
-    log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
-    await stopped.wait()
-    serving[0].cancel()
-    listener.close()
-    await proxy.drain(settings.proxy_drain_seconds)
-    await asyncio.to_thread(feed.stop)
-    admin.close()
-    for task in serving[1:]:
-        task.cancel()
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(proxy.serve(listener))
+        others = [tasks.create_task(work) for work in (proxy.watch(), _publish(proxy.wanted, store), _refuse_hub(proxy, store))]
+        log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
+        await stopped.wait()
+        serving.cancel()
+        listener.close()
+        await proxy.drain(settings.proxy_drain_seconds)
+        await asyncio.to_thread(feed.stop)
+        admin.close()
+        for task in others:
+            task.cancel()
 
 
 async def _publish(wanted: WantedHosts, store: Store) -> None:

@@ -1,15 +1,25 @@
 """The command `binder-egress proxy`, from the sources, with the hosts of groups that the build of an image finds.
 
 `TEST_PUBLISH_SECONDS` is the time between two publications of wanted hosts, `TEST_HUB_SECONDS` that between two looks for
-JupyterHub's address, and `TEST_SOURCE_PORTS` the number of source ports that the machine seems to have.
+JupyterHub's address, and `TEST_SOURCE_PORTS` the number of source ports that the machine seems to have. `TEST_FAULT` is the name of
+a task, and the file whose appearance makes the task fail.
 """
 
+import asyncio
 import os
 import sys
 from pathlib import Path
 
 from verifier.cli import main
-from verifier.proxy import hosts, process
+from verifier.proxy import connections, hosts, process
+
+
+async def fail(*_: object) -> None:
+    """A task that fails once the test asks for it."""
+    while not Path(os.environ["TEST_FAULT"].split()[1]).exists():
+        await asyncio.sleep(0.05)
+    raise RuntimeError("the test asks for it")
+
 
 if __name__ == "__main__":
     hosts.REGISTRIES = Path(os.environ.get("TEST_REGISTRIES", hosts.REGISTRIES))
@@ -17,5 +27,8 @@ if __name__ == "__main__":
     process.HUB_SECONDS = float(os.environ.get("TEST_HUB_SECONDS", process.HUB_SECONDS))
     if ports := os.environ.get("TEST_SOURCE_PORTS"):
         process.source_ports = lambda: int(ports)
+    if fault := os.environ.get("TEST_FAULT"):
+        task = fault.split()[0]
+        setattr(connections.Proxy if hasattr(connections.Proxy, task) else process, task, fail)
     sys.argv[1:] = ["proxy"]
     main()

@@ -95,6 +95,19 @@ def test_proxy_drains(process):
     assert started.wait(30) == 0
 
 
+@pytest.mark.parametrize("task", ["serve", "watch", "_look_up_own_names", "_publish", "_refuse_hub"])
+def test_fault_in_a_task_ends_the_process_with_an_error(redis_server, tmp_path, task):
+    """Kubernetes starts it again. It would otherwise go on without cuts, or without refusing the hub's own names."""
+    file = tmp_path / "fault"
+    with running(redis_server.url, tmp_path, ["ok.example"], TEST_FAULT=f"{task} {file}") as (_, _, started):
+        assert started.poll() is None
+        file.touch()
+        assert started.wait(30) == 1
+    (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if "fault" in line]
+    assert (line["level"], line["message"]) == ("error", "fault in the egress proxy")
+    assert "RuntimeError: the test asks for it" in line["exception"]
+
+
 def settings(**tiers):
     return load(ProxySettings, proxy_tiers=tiers)
 

@@ -5,10 +5,9 @@ import json
 import logging
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from urllib.parse import quote
 
 import h11
@@ -16,14 +15,15 @@ import h11
 from .. import logs
 from ..records import UNVERIFIED, PodAddresses
 from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decide_hello, group
+from .flow import Flow
 from .hello import read_hello
 from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
 from .limits import UNVERIFIED_SHARE, Bucket, Limits, Usage
 from .metrics import Metrics
-from .requests import READ_BYTES, Asked, Refused, WhoAmI, read_request
+from .requests import READ_BYTES, Refused, WhoAmI, read_request
 from .resolve import Resolver
-from .source_ports import SourcePort, SourcePorts
+from .source_ports import SourcePorts
 from .splice import Pump, take
 from .wanted_hosts import WantedHosts
 
@@ -75,68 +75,8 @@ OWN_NAMES_SECONDS = 30.0
 TICK_SECONDS = 1.0
 """Seconds between two searches for connections that are idle or over."""
 
-SO_MEMINFO = 55
-"""The socket option that returns the memory of a socket (Linux since 4.12, `sock_diag.h`)."""
-
 NAME = "binder-egress"
 """The proxy's name in `Proxy-Status`."""
-
-
-@dataclass(eq=False)
-class Flow:
-    """A connection of a pod.
-
-    Attributes:
-        address: the address that it comes from.
-        client: its socket.
-        task: the task that serves it.
-        began: when it began, in monotonic seconds.
-        pod: the pod that opened it, once that is known.
-        asked: the request, once that is known.
-        server_name: what the ClientHello named: (name, whether it was a ClientHello); None before it came.
-        upstream: the socket to the host, and the host's address.
-        source_port: the source port that this socket uses.
-        pumps: the pumps that move its bytes.
-        cut: the reason why it was cut; empty if it was not.
-    """
-
-    address: str
-    client: socket.socket
-    task: "asyncio.Task[None] | None" = None
-    began: float = field(default_factory=time.monotonic)
-    pod: PodAddresses | None = None
-    asked: Asked | None = None
-    server_name: tuple[str | None, bool] | None = None
-    upstream: tuple[socket.socket, str] | None = None
-    source_port: SourcePort | None = None
-    pumps: list[Pump] = field(default_factory=list)
-    sent: int = 0
-    cut: str = ""
-
-    @property
-    def moved(self) -> int:
-        """Bytes moved so far, in both directions."""
-        return self.sent + sum(pump.moved for pump in self.pumps)
-
-    @property
-    def sockets(self) -> list[socket.socket]:
-        """Its sockets."""
-        return [self.client, self.upstream[0]] if self.upstream else [self.client]
-
-    @property
-    def sending(self) -> int:
-        """Memory for bytes that were sent, and that the other side has not confirmed."""
-        return sum(_memory(one)[1] for one in self.sockets)
-
-    @property
-    def waiting(self) -> int:
-        """Memory for all bytes that were received, and that the other side has not confirmed."""
-        return sum(sum(_memory(one)) for one in self.sockets) + sum(len(pump.left) for pump in self.pumps)
-
-    def reset(self) -> None:
-        """Have the kernel drop what is not delivered when the sockets are closed. Otherwise it would try for minutes."""
-        for one in self.sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Proxy:
@@ -492,9 +432,7 @@ class Proxy:
         for flow in list(self._flows.get(uid, ())):
             pod = self.identities.still(uid, flow.address)
             if why := self._no_longer(flow, pod):
-                flow.cut = why
-                if flow.task:
-                    flow.task.cancel()
+                flow.end(why)
             else:
                 flow.pod = pod
 
@@ -515,9 +453,7 @@ class Proxy:
                 number, flow = servers[greediest].pop()
                 held[greediest] -= number
                 total -= number
-                flow.cut = Reason.NOT_TAKEN
-                if flow.task:
-                    flow.task.cancel()
+                flow.end(Reason.NOT_TAKEN)
 
     def _no_longer(self, flow: Flow, pod: PodAddresses | None) -> Reason | None:
         """The reason why a connection must end; None if it may go on."""
@@ -576,15 +512,6 @@ class Proxy:
             bytes=flow.moved,
             milliseconds=round((time.monotonic() - flow.began) * 1000),
         )
-
-
-def _memory(one: socket.socket) -> tuple[int, int]:
-    """The bytes of memory that the kernel takes for what a socket has received, and for what it has sent and is not confirmed."""
-    try:
-        numbers = struct.unpack("9I", one.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
-    except OSError:  # Where the option is unknown, nothing counts.
-        return 0, 0
-    return numbers[0], numbers[5]
 
 
 def _patience(client: socket.socket) -> float:

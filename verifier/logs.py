@@ -51,7 +51,7 @@ def decision(event: str, **fields: object) -> None:
     """Log one decision.
 
     Args:
-        event: `launch`, `pass`, `solution` (a rejected one), `unlock` or `pod`.
+        event: one of the events in docs/logs.md, such as `launch`.
         fields: user, server, repository, client network, tier, rule, and whatever else explains it. Never a token or a solution.
     """
     logging.getLogger("binder-egress").info(event, extra={"fields": fields})

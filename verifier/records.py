@@ -1,4 +1,4 @@
-"""The vocabulary: what verifier, reconciler and operators tell each other, through Redis and through a pod's annotation.
+"""The vocabulary: what the processes and the operators tell each other, through Redis and through a pod's annotation.
 
 A record is written as JSON by its `dumps` and read by its `loads`, if it has them: some are written by a script of the store, and
 some are never written, or never read. A field that a newer version added is left out when it is read: during an upgrade both

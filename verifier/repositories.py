@@ -23,11 +23,11 @@ _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,
 
 
 def cut(url: str) -> str:
-    """A URL that may be of any length, cut if it is too long for a name: `name` returns None for it, as before, and `exact` `""`.
+    """A URL, cut if it is too long to have a name. `name` returns None for a URL that was cut, and `exact` returns `""`.
 
-    No two URLs that are cut are trusted or blocked differently, so it does not matter that different ones may become equal.
+    All URLs that are cut are therefore blocked and trusted alike, so it does not matter if two of them become equal.
     """
-    # The last character is none of those that a URL that is trusted may have.
+    # No URL with this character at its end has an exact name.
     return url if len(url) <= MAX_URL_CHARACTERS else f"{url[:MAX_URL_CHARACTERS]}…"
 
 

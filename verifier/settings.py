@@ -135,7 +135,7 @@ class Tier(BaseModel):
         description: the operator's words by language; empty: the page's own words.
         direct: whether its policy opens anything; if not, the egress proxy is the only way out.
         internet: whether it opens the internet, or only some addresses; None if that is unknown.
-        hosts: which hosts behind the egress proxy pages name: all groups, and some hosts; empty if it opens the internet.
+        hosts: the hosts behind the egress proxy that pages name: all groups, and some hosts; empty if it opens the internet.
         ports: the ports that it opens, as people read them (`443`, `6000-6010`, `53/UDP`); empty: all ports.
         lease: seconds after which a grant ends unless it is renewed; 0: it never ends.
         on_expiry: what happens then: `end` takes the tier away, `stop` also stops the server.
@@ -303,7 +303,7 @@ class CommonSettings(BaseSettings):
     unverified_hosts: Annotated[list[str], NoDecode, BeforeValidator(_json)] = Field(
         [], json_schema_extra=_value("unverified.hosts")
     )
-    """Which of the hosts that a server without a tier reaches through the egress proxy pages name (`Tier.hosts`)."""
+    """The hosts that pages name for a server without a tier, which reaches them through the egress proxy (`Tier.hosts`)."""
     allow_tier: str = Field("verified", json_schema_extra=_value("allow.tier"))
     blocked_repositories: Annotated[list[str], NoDecode, BeforeValidator(_json), AfterValidator(_blocked)] = Field(
         [], json_schema_extra=_value("rules.blockedRepositories")

@@ -55,7 +55,7 @@ class Launch:
         calculate: whether proof of work may be done.
 
     Attributes:
-        ready: BinderHub's last event, once there is one.
+        ready: BinderHub's event that the server is ready; None until it comes.
         passed: whether a pass went with the launch.
     """
 

@@ -274,6 +274,7 @@ def await_egress(
 
     Raises:
         Refused: the server has ended.
+        NoGate: there is no verifier.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -134,7 +134,7 @@ class Server(NamedTuple):
 
 
 class Verifier:
-    """The verifier of a hub.
+    """The verifier of a hub. Every method may raise `NoGate`, `NoAnswer` and `Refused`.
 
     Args:
         url: its address, which usually ends in "/egress/".
@@ -145,11 +145,7 @@ class Verifier:
         self._session = new_session()
 
     def challenge(self, purpose: str) -> dict[str, Any]:
-        """Ask for challenges, for the purpose `launch` (they earn a pass) or `unlock`.
-
-        Raises:
-            NoGate: there is no verifier.
-        """
+        """Ask for challenges, for the purpose `launch` (they earn a pass) or `unlock`."""
         answer = self._ask("GET", f"challenge?purpose={purpose}")
         if not isinstance(answer.get("providers"), list):
             raise NoAnswer(f"{self.url} answers, but not as a verifier does")

@@ -1,1 +1,1 @@
-"""Decisions: which tier a launch gets (`rules`), and how long a grant lasts (`leases`)."""
+"""Decisions: which tier a launch gets (`rules`), who gets none (`refusals`), and how long a grant lasts (`leases`)."""

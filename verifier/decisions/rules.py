@@ -2,7 +2,7 @@
 
 | rule | matches | gives |
 |---|---|---|
-| `blocked` | an operator's block of the server, its repository, or the client's network | nothing |
+| `blocked` | an operator's block of the repository, or of the client's network | nothing |
 | `blocked-repository` | `rules.blockedRepositories` | nothing |
 | `own-network` | a client in `rules.selfNetworks` | nothing |
 | `mode-allow` | `mode: allow` | `allow.tier` |
@@ -96,7 +96,7 @@ class Decision:
 
     Attributes:
         grant: the tier, and the rule that decided.
-        pass_outcome: the outcome of the pass: `none`, or an outcome of `BadPass` or `Store.redeem`.
+        pass_outcome: the outcome of the pass: `none`, `unknown-tier`, or an outcome of `BadPass` or `Store.redeem`.
     """
 
     grant: Grant

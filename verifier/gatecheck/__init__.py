@@ -1,1 +1,1 @@
-"""Is the gate shut? Other NetworkPolicies (`netpol`), packets (`probe`), what both mean (`check`), and `doctor`."""
+"""Is the gate shut? Other NetworkPolicies (`netpol`), packets (`probe`), what both mean (`check`, `helm_test`), and `doctor`."""

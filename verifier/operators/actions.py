@@ -1,7 +1,7 @@
 """The operators' actions, for the command `egress` and for the in-cluster interface.
 
-Neither has Kubernetes credentials. An action writes to Redis, the reconciler carries it out
-(`reconciler.wanted`), and the action waits for the reconciler's confirmation.
+They do not use the Kubernetes API. An action writes to Redis, the reconciler carries it out (`reconciler.wanted`), and the action
+waits for the reconciler's confirmation.
 """
 
 import ipaddress

@@ -56,7 +56,7 @@ MOST_WAITING_BYTES = 128 * 1024 * 1024
 the proxy. Beyond that, connections of the server with the most are cut (D-344)."""
 
 LAST_BYTES = 4096
-"""The memory of a socket for its last packet, or for the end of the connection. For so little nobody waits."""
+"""The memory of unconfirmed bytes up to which a connection closes without waiting: that of its last packet, or of its end."""
 
 LINGER_SECONDS = 1.0
 """Seconds that a client has for reading a refusal before the connection closes."""
@@ -73,7 +73,7 @@ OWN_NAMES_SECONDS = 30.0
 """Seconds between two lookups of the hub's own names."""
 
 TICK_SECONDS = 1.0
-"""Seconds between two searches for connections that are idle or over."""
+"""Seconds between two rounds of `Proxy.watch`."""
 
 NAME = "binder-egress"
 """The proxy's name in `Proxy-Status`."""
@@ -146,7 +146,8 @@ class Proxy:
             flow.task.add_done_callback(self._tasks.discard)
 
     async def watch(self) -> None:
-        """Do what connections do not do themselves, until cancelled: handle idle ones, vanished pods, the hub's own addresses."""
+        """Do what connections do not do themselves, until cancelled: forget what is over, record the metrics, cut connections
+        while too much memory waits, and look up the hub's own names."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_up_own_names())
             while True:
@@ -158,7 +159,7 @@ class Proxy:
                 await asyncio.sleep(TICK_SECONDS)
 
     async def _look_up_own_names(self) -> None:
-        """Look up the hub's own names, in a task of its own, for an answer may take seconds."""
+        """Look up the hub's own names again and again. It is a separate task, because an answer may take seconds."""
         while True:
             if self._clock() - self._looked_up >= OWN_NAMES_SECONDS:
                 self._looked_up = self._clock()
@@ -348,8 +349,8 @@ class Proxy:
             moved = flow.moved
 
     async def _deliver(self, flow: Flow) -> None:
-        """Wait until both sides have taken the last bytes. After an earlier end the kernel would keep them for minutes, and nothing
-        would count them."""
+        """Wait until both sides have taken the last bytes. If the connection ended earlier, the kernel would keep them for minutes,
+        and nothing would count them."""
         pause, quiet_seconds, before = 0.005, 0.0, -1
         while (left := flow.sending) > LAST_BYTES:
             quiet_seconds = quiet_seconds + pause if left == before else 0.0

@@ -28,7 +28,7 @@ PORTS = {Kind.TUNNEL: 443, Kind.PLAIN: 80}
 
 
 class Reason(StrEnum):
-    """Why a connection is refused, as in logs and metrics."""
+    """Why a connection is refused or cut, as in logs and metrics."""
 
     UNKNOWN = "unknown"  # the proxy does not know which pod has the address
     BLOCKED = "blocked"  # an operator's block
@@ -86,9 +86,9 @@ class Policy:
 
     Attributes:
         tiers: by tier, including `unverified`.
-        repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may also reach.
         own_names: the hub's own names, which nobody reaches through the proxy: hosts, and `*.` suffixes.
         page: the address of the servers' pages, up to the user's name; empty: unknown.
+        repositories: pattern (`repositories.strict`) → the hosts that servers of these repositories may also reach.
     """
 
     tiers: dict[str, TierHosts]
@@ -99,9 +99,9 @@ class Policy:
 
 
 def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
-    """The lists that apply to a pod: that of its tier, and those of its repository (D-260).
+    """The lists that apply to a pod: that of its tier, and those of its repository (D-260). Empty lists are left out.
 
-    None if the tier is unknown, as during a roll-out: what it must not reach is then unknown, too.
+    There are none if the tier is unknown, as during a roll-out: what it must not reach is then unknown, too.
     """
     if pod.tier not in policy.tiers:
         return []

@@ -161,7 +161,12 @@ async def _refuse_hub(proxy: Proxy, store: Store) -> None:
 
 
 def listen(port: int, address: str | None = None) -> socket.socket:
-    """A socket that listens on a port, IPv4 and IPv6, or only IPv4 if the machine has no IPv6."""
+    """A socket that listens on a port, IPv4 and IPv6, or only IPv4 if the machine has no IPv6.
+
+    Args:
+        port: the port; 0: any free one.
+        address: the one IPv4 address to listen on, for tests; None: all addresses.
+    """
     if address is None and socket.has_dualstack_ipv6():
         return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
     return socket.create_server((address or "0.0.0.0", port), backlog=BACKLOG)

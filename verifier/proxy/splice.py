@@ -15,7 +15,7 @@ PIPE_BYTES = 256 * 1024
 """The most bytes that one step moves. Linux allows unprivileged processes pipes of up to 1 MiB."""
 
 SHORTEST_PAUSE_SECONDS = 0.01
-"""The longest pause for the limit of bytes that is not worth a timer."""
+"""The shortest pause for the limits of bytes, in seconds. A shorter one is not worth a timer."""
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -104,7 +104,7 @@ class Pump:
         self._step(0)
 
     def _step(self, least: int) -> None:
-        """Move what the target has room for, and at least so many bytes."""
+        """Move what the target has room for, but no fewer than the given bytes."""
         try:
             room = max(least, self._room())
             if not room:

@@ -114,8 +114,8 @@ class Converger:
                 fresh = self._user_pods.read_again(pod)
                 if fresh is None:
                     return pod, pending
-                # An event or a list from before a patch may have replaced what the patch answered, and the addresses that follow
-                # come from here: a blocked pod would have its tier again at the egress proxy.
+                # The cache may hold the pod as it was before a patch, from an event or a list that was on its way. Addresses are
+                # published from the cache, so the egress proxy would give a blocked pod its tier again.
                 self._cache.update(fresh)
                 pod = fresh
                 continue

@@ -140,8 +140,8 @@ class Reconciler:
         except StoreUnavailable as error:
             lost = error
         except Exception:
-            # The record of one of the servers cannot be read. Redis is then asked about each of them alone, so that the others go
-            # on.
+            # What Redis holds about one of the servers cannot be read. It is then asked about each of them alone, so that the
+            # others go on.
             log.exception("fault while asking Redis")
         for server, due in batch:
             try:

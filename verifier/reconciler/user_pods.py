@@ -1,4 +1,4 @@
-"""User pods in the Kubernetes API: list, watch, read, patch and delete them. The reconciler touches nothing else in the cluster.
+"""User pods in the Kubernetes API: list, watch, read, patch and delete them. No other part of the package changes a pod.
 
 Only the few fields of a pod that the reconciler needs are kept: there are thousands of pods.
 """
@@ -188,7 +188,7 @@ class UserPods:
     def watch(self, version: str) -> Iterator[tuple[str, Pod]]:
         """The events of user pods after a resourceVersion.
 
-        Returns:
+        Yields:
             `ADDED`, `MODIFIED` or `DELETED`, and the pod.
 
         Raises:

@@ -1,1 +1,1 @@
-"""What verifier and reconciler keep in Redis."""
+"""What the processes keep in Redis."""

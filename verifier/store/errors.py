@@ -28,7 +28,7 @@ class Refused(Exception):
 
 
 class BlocksChanged(Exception):
-    """The blocks have changed since a launch was decided. Nothing was written; decide it again."""
+    """The blocks have changed since a client was judged by them. Nothing was written; judge it again."""
 
 
 class KeyRevoked(Exception):

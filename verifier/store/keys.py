@@ -2,10 +2,10 @@
 
 | key | holds | kept |
 |---|---|---|
-| `epoch` | when this Redis first saw a verifier; older passes and challenges are rejected | for ever |
+| `epoch` | when this Redis was first used; older passes and challenges are rejected | for ever |
 | `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
-| `charges:<network>` | a hash: the passes that a network got, by time | `fairness.window` after the last |
-| `charges:key:<id>` | the same for an API key | a day after the last |
+| `charges:<network>` | a hash: the passes that a network got, by time | `fairness.window` after the last, and a twelfth of that |
+| `charges:key:<id>` | the same for an API key | a day after the last, and two hours |
 | `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
 | `revoked` | a hash: API keys that operators revoked, by id | for ever |
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |

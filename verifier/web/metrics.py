@@ -42,7 +42,7 @@ class Metrics:
     Args:
         store: where the reconciler's counters are.
         captcha: the providers.
-        settings: for counting the operators' blocks.
+        settings: for the operators' blocks and keys, and the sources of reports.
     """
 
     def __init__(self, store: Store, captcha: Captcha, settings: VerifierSettings):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 UNVERIFIED = "unverified"
-"""The tier that pods are born with. It has no policy of its own and is never written to a pod."""
+"""The tier of servers without egress. It has no policy of its own, and no pod has it as a label."""
 
 NO_PASS = "none"
 """The outcome of a pass if none was presented, or if an earlier rule decided."""
@@ -205,7 +205,8 @@ class Record:
 
 @dataclass(frozen=True)
 class KnownServer:
-    """What the reconciler publishes about a server, for the verifier and for operators. Only `tier` and `until` are public.
+    """What the reconciler publishes about a server, for the verifier and for operators. A server's page never
+    shows its repository, its client's address, or a reason.
 
     Attributes:
         uid: the pod.

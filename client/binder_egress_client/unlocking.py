@@ -22,7 +22,7 @@ POLL = 2.0
 """Seconds between two requests for the status of a server that a person unlocks."""
 
 LOOK = 60.0
-"""The most seconds between two requests for the status of a server that is kept: it may have ended, and computers sleep."""
+"""The most seconds between two requests for the status of a server that is kept: it may end, and this computer may be suspended."""
 
 RETRY = 30.0
 """Seconds until a failed renewal is tried again, if the verifier does not say when."""

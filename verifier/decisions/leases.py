@@ -1,8 +1,8 @@
 """Leases: how long a grant of a tier lasts (`tiers.<name>.lease`), and what happens at its end (`onExpiry`).
 
 The reconciler dates a grant when it writes it on the pod, by its own clock. From then on the annotation says when the lease ends.
-When the lease ends, the reconciler replaces the grant with one without egress that has the same id and the rule `expired`. The
-pass or key that gave the tier cannot give it again, whatever else still remembers the grant, and whichever way clocks are set.
+When the lease ends, the reconciler replaces the grant with one without egress that has the same id and the rule `expired`. So the
+pass or key that gave the tier cannot give it again, even if Redis still holds the grant or a clock is set back.
 
 Decisions: D-071, D-072, D-075, D-076.
 """

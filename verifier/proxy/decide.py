@@ -1,4 +1,4 @@
-"""The decision: from a pod, a host, a port and a kind of request to an allowance or a refusal. It knows no proxy engine (D-250).
+"""The decision whether a pod may reach a host. It is a function of pod, host, port and kind of request, for any engine (D-250).
 
 A connection is judged twice: `decide` judges the name before anything is resolved, and `decide_address` the address that the name
 has. The proxy connects to exactly the address that was judged.

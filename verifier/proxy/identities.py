@@ -1,4 +1,4 @@
-"""Which pod has an address? What the reconciler published about the pods, by address.
+"""The pods by their addresses, as the reconciler published them.
 
 Nothing here waits for Redis: the feed (`feed`) calls `load` and `apply`, and connections ask `of`, all on the event loop.
 """

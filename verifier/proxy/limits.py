@@ -1,4 +1,4 @@
-"""Limits on what one server, and all unverified servers together, may use, so that nobody takes anything from anybody else."""
+"""Limits on what one server, and all unverified servers together, may use, so that enough is left for the others."""
 
 import time
 from collections import Counter

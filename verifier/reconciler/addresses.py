@@ -56,7 +56,7 @@ class AddressBook:
         self._is_complete = False
 
     def beat(self) -> None:
-        """Confirm to the proxy that the published addresses count, after publishing all servers if they may not. Raises as
+        """Publish all servers if the published addresses may be outdated, and then confirm to the proxy that these count. Raises as
         `publish`.
         """
         if not self._cache.is_listed:

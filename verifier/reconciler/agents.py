@@ -43,7 +43,7 @@ class Agents:
         return self._nodes is not None
 
     def node_of(self, address: str) -> str | None:
-        """The node of the agent with an address; None: no agent has it. Comes from the pods, not from the published addresses."""
+        """The node of the agent with an address, from the list of the pods; None: no agent has it."""
         return (self._nodes or {}).get(address)
 
     def publish(self) -> None:

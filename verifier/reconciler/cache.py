@@ -47,18 +47,18 @@ class PodCache:
             return before | set(self._uids)
 
     def put(self, pod: Pod) -> None:
-        """A pod appeared or changed."""
+        """Add a pod, or replace it by its new state."""
         with self._lock:
             self._add(pod)
 
     def update(self, pod: Pod) -> None:
-        """A pod changed. If it was removed in the meantime, it stays removed."""
+        """Replace a pod by its new state. If it was removed in the meantime, it stays removed."""
         with self._lock:
             if pod.uid in self._pods:
                 self._add(pod)
 
     def remove(self, uid: str) -> None:
-        """A pod is gone."""
+        """Remove a pod that is gone."""
         with self._lock:
             self._remove(uid)
             self._noted.pop(uid, None)

@@ -114,10 +114,11 @@ class Stopper:
 
 
 class StopGrace:
-    """When the grace began of each pod whose lease is over. Within it, an unlock saves the pod. Any thread may call all methods.
+    """The time at which the grace of each pod whose lease is over began. An unlock within the grace saves the pod. Any thread may
+    call all methods.
 
-    It uses this process' own time, so neither a clock that is set forward nor a restart shortens the grace. It begins again after
-    Redis or all verifiers were down.
+    The time is this process' own, so neither a clock that is set forward nor a restart shortens the grace. The grace begins again
+    after Redis or all verifiers were down.
     """
 
     def __init__(self) -> None:

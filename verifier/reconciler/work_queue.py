@@ -70,7 +70,7 @@ class WorkQueue(Generic[Key]):
             return []
 
     def done(self, key: Key) -> None:
-        """The work on a key has ended, successfully or not."""
+        """Note that the work on a key has ended, successfully or not."""
         with self._changed:
             self._active.discard(key)
             if key in self._due:

@@ -51,8 +51,8 @@ class Blocks(Operations):
             return load_blocks(self._redis.hgetall(redis_key("blocks")))
 
     def add_block(self, block: Block, servers: Iterable[Server], replace: bool = False) -> None:
-        """Add a block, and wake the reconciler: first for the servers that it is known to apply to, then for all servers, unless it
-        is the block of a single one. Strangers' programs can cause many of those, through a detector's reports.
+        """Add a block, and wake the reconciler: first for the servers that it is known to apply to, and then for all servers. The
+        block of a server wakes it for that one alone: strangers' programs can cause many, through a detector's reports.
 
         Args:
             block: the block.

@@ -34,7 +34,7 @@ class Decisions(Blocks):
             server: the server that is about to start.
             record: the decision.
             ttl: seconds that the record lives.
-            announced: the launch, which is counted; None: nobody announced one.
+            announced: the launch, which is counted; None: it is not counted.
 
         Raises:
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_INTERNAL_BODY_BYTES = 1 << 20
-"""BinderHub passes on a client's token as it is, however long it may be, and must get an answer."""
+"""The longest body on the in-cluster port, in bytes. BinderHub passes on a client's token of any length, and must get an answer."""
 
 
 SCHEMES = ("http", "https")

@@ -80,12 +80,12 @@ CLIENT = "binder-egress.client"
 
 
 PLACES = "binder-egress.places"
-"""The name under which the WSGI environment of a request to the public port has the semaphore that its place belongs to."""
+"""The name under which the WSGI environment of a request to the public port has the semaphore of the port's places."""
 
 
 @contextmanager
 def place_given_back() -> Iterator[None]:
-    """A context for waiting for somebody else: in it, the current request holds no place of the public port (D-386)."""
+    """A context in which the current request holds no place of the public port, because it waits for a captcha provider (D-386)."""
     places: threading.Semaphore = request.environ.get(PLACES) or threading.Semaphore(0)
     places.release()
     try:

@@ -153,7 +153,7 @@ def alive() -> Response:
 
 
 @detections.get("/readyz")
-@operation("ready", "Whether it can enter reports", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
+@operation("ready", "Whether it can queue reports", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
     """Whether it can queue reports: Redis answers, and lets its user do so."""
     # PING would succeed even with a password that allows nothing else.

@@ -72,7 +72,7 @@ class Metrics:
         self.launch_shares = LaunchShares()
         largest = Gauge(
             "binder_egress_launches_largest_share",
-            f"The share of the last hour's launches that came from one address, of the address with most, 0 to 1. 0 for less than "
+            f"The share of the last hour's launches that came from one address, of the address with most, 0 to 1. 0 for fewer than "
             f"{FEW_LAUNCHES} launches. As this replica saw them.",
             registry=self.registry,
         )

@@ -47,7 +47,7 @@ servers = Blueprint("servers", __name__)
     problem_pages=True,
 )
 def show_server(user: str, server: str) -> Response:
-    """What a server may reach, as a page, as text or as JSON. Never the server's repository, its address or a reason."""
+    """What a server may reach, as a page, as text or as JSON. Never the server's repository, its client's address or a reason."""
     asked = Server(user, server)
     known, blocks = _known(asked)
     now = time.time()

@@ -50,13 +50,13 @@ def reconciler() -> None:
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
     worker = Reconciler(settings, user_pods, Store(connect(settings)), agents=agents)
     if agents:
-        threading.Thread(target=agents.run, args=[threading.Event()], name="agents", daemon=True).start()
+        threading.Thread(target=agents.run, name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
     watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), worker.label_sets)
-    threading.Thread(target=watcher.run, args=[threading.Event()], name="gatecheck", daemon=True).start()
+    threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
     if settings.proxy_service:
         variables = ProxyVariables(settings.namespace, settings.proxy_service)
-        threading.Thread(target=variables.run, args=[threading.Event()], name="proxy-variables", daemon=True).start()
+        threading.Thread(target=variables.run, name="proxy-variables", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     signal.signal(signal.SIGINT, lambda *_: worker.stop())
     worker.run()

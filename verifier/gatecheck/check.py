@@ -6,7 +6,6 @@ changed. `doctor` uses the same functions.
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -194,14 +193,14 @@ class Watcher:
         self._label_sets = label_sets
         self._last: dict[str, object] = {}  # the last finding logged about each topic
 
-    def run(self, stop: threading.Event) -> None:
-        """Check every `PERIOD_SECONDS` until `stop`. A fault here does not stop the reconciler."""
-        while not stop.is_set():
+    def run(self) -> None:
+        """Check every `PERIOD_SECONDS`, for ever. A fault here does not stop the reconciler."""
+        while True:
             try:
                 self.run_once()
             except Exception:
                 log.exception("fault in the gate check")
-            stop.wait(PERIOD_SECONDS)
+            time.sleep(PERIOD_SECONDS)
 
     def run_once(self) -> Findings:
         """Check once, publish the findings, and log what changed since the last check."""

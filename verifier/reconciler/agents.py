@@ -1,7 +1,7 @@
 """The agents: which address is on which node. An agent's reports count only for pods on its own node (D-335)."""
 
 import logging
-import threading
+import time
 from collections.abc import Mapping
 
 from kubernetes import client
@@ -65,10 +65,10 @@ class Agents:
         self._nodes = nodes
         self._store.publish_agents(nodes)
 
-    def run(self, stopped: threading.Event) -> None:
-        """Publish again and again until `stopped`."""
-        while not stopped.wait(self.attempt()):
-            pass
+    def run(self) -> None:
+        """Publish again and again, for ever."""
+        while True:
+            time.sleep(self.attempt())
 
     def attempt(self) -> float:
         """Publish once, and log a failure if it is new. Returns the seconds until the next attempt."""

@@ -2,7 +2,7 @@
 address that Kubernetes chooses for a Service (D-255)."""
 
 import logging
-import threading
+import time
 
 from kubernetes import client
 
@@ -52,10 +52,10 @@ class ProxyVariables:
             _content_type="application/merge-patch+json",
         )
 
-    def run(self, stopped: threading.Event) -> None:
-        """Write the keys again and again until `stopped`. No launch waits for it."""
-        while not stopped.wait(self.attempt()):
-            pass
+    def run(self) -> None:
+        """Write the keys again and again, for ever. No launch waits for it."""
+        while True:
+            time.sleep(self.attempt())
 
     def attempt(self) -> float:
         """Write the keys once, and log a failure if it is new. Returns the seconds until the next attempt."""

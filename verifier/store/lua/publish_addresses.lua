@@ -1,11 +1,7 @@
 -- Publish the addresses of a server's pods, if they changed. The version has the number of changes, so that a reader notices if it
 -- missed one, and the time at which counting began, so that it notices if Redis was wiped.
 -- KEYS: addresses, changes   ARGV: the channel, the server or '', its pods as JSON or '' for none
-local version = redis.call('GET', KEYS[2])
-if not version then
-  local t = redis.call('TIME')
-  version = t[1] .. '.' .. t[2] .. '-0'
-end
+local version = redis.call('GET', KEYS[2]) or clock() .. '-0'
 local began, number = string.match(version, '^(.*)-(%d+)$')
 if ARGV[2] ~= '' then
   if (redis.call('HGET', KEYS[1], ARGV[2]) or '') == ARGV[3] then

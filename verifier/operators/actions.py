@@ -183,7 +183,7 @@ class Operators:
 
     # -- acting
 
-    def is_source(self, source: str) -> None:
+    def check_source(self, source: str) -> None:
         """Return if the values have this source of reports; for an empty name, if they have any."""
         known = self._settings.detections
         if not (source in known if source else known):
@@ -195,7 +195,7 @@ class Operators:
         """Queue a detector's report, and wait for the reconciler. Returns the outcome, or None if it is not known in time."""
         if not report.source:
             raise ActionRefused("refused", "The report names no source: use --source.")
-        self.is_source(report.source)
+        self.check_source(report.source)
         entered = self._store.add_detection(report)
         found: list[dict[str, Any]] = []
 
@@ -270,7 +270,7 @@ class Operators:
             ]
         if same:
             raise ActionRefused("refused", f"It is already blocked, by {same[0].by}: {same[0].id}. Remove that block to change it.")
-        new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), _seconds(until), uid)
+        new = Block(secrets.token_hex(8), kind, what, by, why, int(self._clock()), None if until is None else int(until), uid)
         servers = [server for server, known in self._store.all_known().items() if applies(new, Facts.of(known), self._clock())]
         self._store.add_block(new, servers)
         self._log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
@@ -499,10 +499,6 @@ def _pattern(text: str) -> str:
 
 def _utc(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _seconds(until: float | None) -> int | None:
-    return None if until is None else int(until)
 
 
 def _waiting(kind: str, record: Record) -> dict[str, Any]:

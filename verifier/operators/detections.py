@@ -25,7 +25,7 @@ COLUMNS = ["at", "source", "list", "label", "outcome", "pod", "user", "server"]
 @click.pass_obj
 def detect(operators: Operators, lines: TextIO, source: str, as_json: bool) -> None:
     lines.reconfigure(newline="\n")  # type: ignore[attr-defined]  # Nothing else ends a line (D-320).
-    operators.is_source(source)
+    operators.check_source(source)
     pending = unreadable = others = 0
     number = 0
     while line := lines.readline(MAX_LINE_CHARACTERS + 2):

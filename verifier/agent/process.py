@@ -69,7 +69,9 @@ class Settings:
             )
         level = environment.get("BINDER_EGRESS_LOG_LEVEL", "info")
         if level not in ("debug", "info", "warning", "error"):
-            raise InvalidSetting(f"logLevel is none: {level!r} (environment variable BINDER_EGRESS_LOG_LEVEL).")
+            raise InvalidSetting(
+                f"logLevel: {level!r} is not debug, info, warning or error (environment variable BINDER_EGRESS_LOG_LEVEL)."
+            )
         try:
             port = int(environment.get("BINDER_EGRESS_AGENT_PORT", "8081"))
             admin = int(environment.get("BINDER_EGRESS_AGENT_ADMIN_PORT", str(ADMIN_PORT)))

@@ -143,7 +143,7 @@ def _redis(health: dict[str, Any]) -> list[Check]:
     else:
         redis = Check("Redis", OK, "answers, and never evicts")
     if health["epoch"] is None:
-        epoch = Check("epoch", WARNING, "none yet: no verifier has used this Redis since its start")
+        epoch = Check("epoch", WARNING, "none yet: neither verifier nor reconciler has used this Redis since its start")
     else:
         epoch = Check("epoch", OK, f"began {_age(health['now'] - health['epoch'])} ago: older passes are refused")
     return [redis, epoch]

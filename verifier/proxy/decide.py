@@ -95,7 +95,10 @@ class Policy:
     own_names: frozenset[str] = frozenset()
     page: str = ""
     repositories: dict[str, HostList] = field(default_factory=dict)
-    nothing: TierHosts = field(default_factory=lambda: TierHosts(HostList(())))
+
+
+_NOTHING = TierHosts(HostList(()))
+"""What a tier may reach that is not in the policy."""
 
 
 def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:
@@ -134,7 +137,7 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
         return Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
     if pod.blocked:
         return Refusal(Reason.BLOCKED, 403, "This server is blocked by the operators of this hub")
-    tier = policy.tiers.get(pod.tier, policy.nothing)
+    tier = policy.tiers.get(pod.tier, _NOTHING)
     name = normal(host)
     if name is None:
         return Refusal(Reason.NOT_A_NAME, 403, "Use a host name: addresses are refused")
@@ -183,7 +186,7 @@ def decide_address(
     found = list(dict.fromkeys(map(same, addresses)))
     if not found:
         return Refusal(Reason.UNRESOLVED, 502, "The host name has no address", "dns_error")
-    tier, own = policy.tiers.get(pod.tier, policy.nothing), frozenset(map(same, own_addresses))
+    tier, own = policy.tiers.get(pod.tier, _NOTHING), frozenset(map(same, own_addresses))
     for address in found:
         ip = parse_address(address)
         if address in own:

@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .. import logs
@@ -327,6 +327,6 @@ class Reconciler:
         self._redis_is_lost = True
         self._stopper.restart_grace()
 
-    def _enqueue(self, servers: "set[Server] | list[Server]") -> None:
+    def _enqueue(self, servers: Iterable[Server]) -> None:
         for server in servers:
             self.queue.put(server)

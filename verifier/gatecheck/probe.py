@@ -281,6 +281,9 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
 
     A silent proxy is reported with its last known result. Otherwise a proxy that comes and goes would end the canary so often
     that its kubelet restarts it with ever longer delays, and nobody would test the gate.
+
+    Raises:
+        SystemExit: this container cannot connect to itself, so every target would look shut.
     """
     before = SEEN_FILE.read_text() if SEEN_FILE.exists() else ""
     if not before:
@@ -307,7 +310,7 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
 
 
 def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> dict[str, bool | None]:
-    """Try all targets once, for `helm test`, and return the result."""
+    """Try all targets once, for `helm test`, and return the result. Raises as `canary`."""
     if not start_guard.able():
         raise SystemExit("this container cannot even connect to itself")
     _wait_for_isolation(environment)

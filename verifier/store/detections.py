@@ -21,7 +21,7 @@ DETECTED_TTL_SECONDS = 86400
 """Seconds after the last detection for which they are kept."""
 
 AGENTS_TTL_SECONDS = 300
-"""Seconds for which the addresses of agents count. The reconciler publishes them twice a minute."""
+"""Seconds for which the addresses of agents count. The reconciler publishes them three times a minute."""
 
 
 class Detections(Operations):

@@ -4,6 +4,7 @@
 |---|---|---|
 | `epoch` | when this Redis was first used; older passes and challenges are rejected | for ever |
 | `solution:<provider>:<id>` | a solution that was used | until its challenge has expired |
+| `solution:key:<word>` | a request for a pass with an API key, which counts once even if it comes twice | `LEEWAY_SECONDS` |
 | `charges:<network>` | a hash: the passes that a network got, by time | `fairness.window` after the last, and a twelfth of that |
 | `charges:key:<id>` | the same for an API key | a day after the last, and two hours |
 | `rejected:<network>` | the number of rejected solutions of a client network | `REJECTIONS_WINDOW_SECONDS` after the first |
@@ -17,7 +18,7 @@
 | `withdrawn:<grant>` | a grant that no longer counts | `WITHDRAWN_TTL_SECONDS` |
 | `wake` | a list: servers to reconcile | until read |
 | `actions` | a list: actions of the command `egress`, for the reconciler's log | until read |
-| `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, `REPORT_TTL_SECONDS` at most |
+| `detections` | a stream: detectors' reports, `MAX_REPORTS` at most | until read, or `REPORT_TTL_SECONDS` after the last |
 | `detected` | a stream: the outcomes of the last `KEPT_DETECTIONS` of them | `DETECTED_TTL_SECONDS` after the last |
 | `lines` | a hash: the number of lines that detectors sent, by source and outcome | for ever |
 | `unreadable` | the last lines of each source that the receiver could not read | `DETECTED_TTL_SECONDS` after the last |

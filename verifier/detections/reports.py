@@ -244,7 +244,7 @@ def _plain(content: dict[str, Any], at: float | None, received: float) -> Report
     """Our own kind. Without a time, it was seen just now."""
     source = _word(content.get("source", ""))
     if source and not _SOURCE.fullmatch(source):
-        raise Unreadable("Its source is not the name of one.")
+        raise Unreadable("Its source is not the name of a source.")
     if "time" in content and _time(content["time"]) is None:
         raise Unreadable("Its time is not one such as 2026-11-25T10:03:12Z.")
     named = _word(content.get("server", ""))
@@ -282,7 +282,7 @@ def _word(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Unreadable("It has something else than a name.")
+        raise Unreadable("One of its names is not a text.")
     return value
 
 

@@ -32,17 +32,19 @@ class Metrics:
         )
         self._open = Gauge(f"{prefix}_open_connections", "Open connections.", ["who"], registry=self._registry)
         self._taken = Gauge(
-            f"{prefix}_connections_taken", "Open connections, as a part of those that may be.", ["who"], registry=self._registry
+            f"{prefix}_connections_taken", "Open connections, as a share of their limit.", ["who"], registry=self._registry
         )
         self._ports_taken = Gauge(
             f"{prefix}_source_ports_taken",
-            "Source ports toward the address with the most connections, as a part of those that may be.",
+            "Source ports in use for the address with the most connections, as a share of their limit.",
             ["who"],
             registry=self._registry,
         )
         self._pods = Gauge(f"{prefix}_pods", "Pods whose addresses are known.", registry=self._registry)
         self._twice = Gauge(f"{prefix}_addresses_claimed_twice", "Addresses that two pods claim.", registry=self._registry)
-        self._fresh = Gauge(f"{prefix}_knows_pods", "1 if the reconciler was heard from lately.", registry=self._registry)
+        self._fresh = Gauge(
+            f"{prefix}_knows_pods", "1 if the reconciler was heard from in the last 30 s, else 0.", registry=self._registry
+        )
         self._wanted = Gauge(
             f"{prefix}_wanted_hosts",
             "Times that unverified servers asked for a host that is not on their list; the hosts that were asked for most.",

@@ -72,8 +72,8 @@ class Metrics:
         self.launch_shares = LaunchShares()
         largest = Gauge(
             "binder_egress_launches_largest_share",
-            f"The share of the last hour's launches that came from one address, of the address with most, 0 to 1. 0 for fewer than "
-            f"{FEW_LAUNCHES} launches. As this replica saw them.",
+            f"The largest share of the last hour's launches that came from one address, 0 to 1; 0 for fewer than {FEW_LAUNCHES} "
+            "launches. As this replica saw them.",
             registry=self.registry,
         )
         largest.set_function(self.launch_shares.largest)

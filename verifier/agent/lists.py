@@ -19,7 +19,7 @@ class Match:
     """A match of a file.
 
     Attributes:
-        list_name: the list, that is the name of its file without the ending.
+        list_name: the name of the list: that of its file, without the ending.
         label: the label of the sum, or the name of the rule.
     """
 

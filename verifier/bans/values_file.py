@@ -142,7 +142,7 @@ def _put(values: Any, path: list[str], content: Any) -> None:
 
 @contextmanager
 def _comment_behind(node: Any) -> Iterator[None]:
-    """While a list or map grows, keep the comment after its last line at its end: mostly it is about what follows."""
+    """While a list or map grows, keep the comment after its last line at its end: usually it is about what follows."""
     before = _last(node)
     tokens: Any = before and before[0].ca.items.get(before[1])
     token: Any = tokens and tokens[before[2]]

@@ -91,7 +91,7 @@ class Report:
 
     @property
     def about(self) -> str:
-        """The pod or server that it names, as far as it does."""
+        """The pod or the server that it names; empty if it names none."""
         return self.pod or (self.user and "/".join(filter(None, (self.user, self.server)))) or self.uid
 
     def dumps(self) -> str:

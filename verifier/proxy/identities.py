@@ -160,7 +160,7 @@ class Identities:
         self._wake(addresses)
 
     def _wake(self, addresses: Iterable[str]) -> None:
-        """Wake only those who wait for one of these addresses: many may wait, and changes are many."""
+        """Wake only those who wait for one of these addresses: many may wait, and changes are frequent."""
         for address in addresses:
             if waiting := self._waiting.pop(address, None):
                 waiting.set()

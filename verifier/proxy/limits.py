@@ -9,14 +9,14 @@ UNVERIFIED_SHARE = 0.5
 """The share of all connections, and of all bytes, that unverified and unknown servers may use together."""
 
 FIRST_SHARE = 0.1
-"""The additional share of all connections for those of them that have none open: a few servers that hold the half above cannot keep
-the start guards of all new pods from getting an answer."""
+"""An additional share of all connections, for unverified and unknown servers that have none open. Otherwise a few servers that hold
+the half above would keep the start guards of all new pods from getting an answer."""
 
 DEFAULT_PORTS = 28_232
 """The number of source ports of a machine on which nobody set another range: Linux's default, 32768 to 60999."""
 
 BURST_SECONDS = 2.0
-"""The burst after a pause, as the seconds of its rate that a server may use in one go."""
+"""The largest burst after a pause: what the rate allows in this many seconds."""
 
 
 class Bucket:

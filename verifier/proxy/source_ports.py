@@ -19,7 +19,7 @@ USED_SHARE = 0.5
 """The share of the source ports that is used for one address of a host: up to there the kernel finds one without a long search."""
 
 FEW = 20
-"""An unverified server with fewer connections to one address in a minute counts as one that has hardly any."""
+"""An unverified server with fewer connections to one address in a minute may use `FIRST_SHARE` too."""
 
 KEPT_SECONDS = 60.0
 """Seconds for which the kernel keeps the port of a connection that has ended: `TCP_TIMEWAIT_LEN` in `include/net/tcp.h`."""
@@ -56,7 +56,7 @@ class SourcePorts:
     """Counts the source ports for each address of a host: those of open connections, and of connections that ended recently.
 
     All servers together may use half of the machine's ports, and unverified ones half of that. Another tenth is for unverified
-    servers that have few, as with connections (`limits`): those who use up the half do not keep others from their packages.
+    servers that use few, as with connections (`limits`): those that use up the half do not keep others from their packages.
 
     Args:
         ports: the number of source ports of this machine.

@@ -13,7 +13,7 @@ from .errors import BlocksChanged
 from .keys import EVERYTHING, WITHDRAWN_TTL_SECONDS, redis_key
 
 Judge = Callable[[Sequence[Block]], Rule | None]
-"""The rule by which blocks refuse a client, or None."""
+"""A function from blocks to the rule by which they refuse a client, or None."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SeenBlocks:
 
     @classmethod
     def told(cls, version: str, blocks: list[str]) -> "SeenBlocks":
-        """What a script returned: each block's id, followed by the block."""
+        """The blocks that a script returned: each block's id, followed by the block."""
         return cls(version, load_blocks(dict(zip(blocks[::2], blocks[1::2], strict=True))))
 
 

@@ -5,11 +5,12 @@ import itertools
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -323,6 +324,27 @@ def test_process_succeeds_when_the_proxy_is_away():
     with closed_port() as proxy:
         seen, _ = run_with_proxy(f"http://{proxy}", "5")
     assert seen["outcome"] == "unknown_to_proxy"
+
+
+@pytest.mark.parametrize("answer", [(b"HTTP/1.1 200 OK\r\nX: ", b"a"), (b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536)])
+def test_proxy_that_answers_without_an_end_holds_up_no_launch(answer):
+    """As one does that an intruder has taken over: a byte at a time, or more than the guard's memory holds."""
+    first, more = answer
+
+    class Answers(socketserver.BaseRequestHandler):
+        def handle(self):
+            end = time.monotonic() + 20
+            with suppress(OSError):
+                self.request.sendall(first)
+                while time.monotonic() < end:
+                    self.request.sendall(more)
+                    time.sleep(0.1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        seen, _ = run_with_proxy("http://127.0.0.1:{1}".format(*server.server_address), "2")
+        server.shutdown()
+    assert (seen["outcome"], seen["seconds"] < 5) == ("unknown_to_proxy", True)
 
 
 def test_process_does_not_ask_before_the_pod_is_isolated(egress_proxy):

@@ -63,6 +63,19 @@ def test_pod_that_is_gone_before_its_patch_is_no_fault(reconciler, cluster, stor
     assert store.known(ALICE) is None
 
 
+def test_launch_outlives_a_pod_that_the_watch_still_shows(reconciler, cluster, store):
+    """The same server was launched before, and its pod is gone. The new pod, of the same image, is still to come."""
+    pod = cluster.add(ready=True)
+    list_and_converge(reconciler)
+    cluster.remove(pod)
+    record_launch(store, make_grant())
+    reconciler.take(store.woken(0.1))
+    converge_due(reconciler)
+    cluster.add(uid="uid-2")
+    list_and_converge(reconciler)
+    assert cluster.labelled() == {ALICE}
+
+
 def test_pod_that_ends_before_its_patch_gets_no_grant(reconciler, cluster, store):
     record_launch(store, make_grant())
     pod = cluster.add()

@@ -98,7 +98,8 @@ class Converger:
         the pod is read again, and after a patch Redis is asked again, because decisions may have come in between.
 
         Returns:
-            The pod as it is now, and the last answer of Redis; None: Redis was not asked.
+            The pod as it is now, and the last answer of Redis; None: Redis was not asked, or the pod is ending, and what Redis
+            holds is for a later pod of this server.
         """
         for _ in range(MAX_ATTEMPTS):
             grant = self._wanted(pod, pending)
@@ -113,7 +114,7 @@ class Converger:
             except Conflict:
                 fresh = self._user_pods.read_again(pod)
                 if fresh is None:
-                    return pod, pending
+                    return pod, None
                 # The cache may hold the pod as it was before a patch, from an event or a list that was on its way. Addresses are
                 # published from the cache, so the egress proxy would give a blocked pod its tier again.
                 self._cache.update(fresh)

@@ -20,28 +20,36 @@ class PodCache:
         self._uids: dict[Server, set[str]] = {}
         self._noted: dict[str, set[str]] = {}  # topics by uid, of `note`
         self._listed = False
+        self._updated: set[str] = set()  # uids: `update` since the last list began
 
     def __len__(self) -> int:
         """The number of entries of any kind."""
         with self._lock:
-            return len(self._pods) + len(self._uids) + len(self._noted)
+            return len(self._pods) + len(self._uids) + len(self._noted) + len(self._updated)
 
     @property
     def is_listed(self) -> bool:
         """Whether the pods were listed at least once. Before that, there may be pods that are not here."""
         return self._listed
 
+    def begin_list(self) -> None:
+        """A list begins: what `update` learns from now on may be newer than its result."""
+        with self._lock:
+            self._updated.clear()
+
     def replace(self, pods: Iterable[Pod]) -> set[Server]:
-        """Replace all pods by the result of a list.
+        """Replace all pods by the result of a list, except those whose `update` since it began is newer.
 
         Returns:
             The servers of the old and the new pods.
         """
         with self._lock:
-            before = set(self._uids)
+            before, updated = set(self._uids), {uid: self._pods[uid] for uid in self._updated & self._pods.keys()}
             self._pods, self._uids = {}, {}
             for pod in pods:
-                self._add(pod)
+                known = updated.get(pod.uid)
+                # Only of these, because a list after a restore of etcd has lower versions.
+                self._add(known if known and int(known.version) > int(pod.version) else pod)
             self._noted = {uid: topics for uid, topics in self._noted.items() if uid in self._pods}
             self._listed = True
             return before | set(self._uids)
@@ -56,12 +64,14 @@ class PodCache:
         with self._lock:
             if pod.uid in self._pods:
                 self._add(pod)
+                self._updated.add(pod.uid)
 
     def remove(self, uid: str) -> None:
         """Remove a pod that is gone."""
         with self._lock:
             self._remove(uid)
             self._noted.pop(uid, None)
+            self._updated.discard(uid)
 
     def note(self, uid: str, topic: str) -> bool:
         """Note a topic about a pod. Returns True the first time in the pod's life."""

@@ -214,6 +214,7 @@ class Reconciler:
         Raises:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
+        self._cache.begin_list()
         pods, version = self._user_pods.list()
         servers = self._cache.replace(pods)
         if self._addresses:

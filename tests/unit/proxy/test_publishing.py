@@ -110,6 +110,42 @@ def test_late_news_from_before_a_block_gives_nothing_back(reconciler, cluster, s
     assert [(pod.tier, pod.blocked) for pod in published(store)] == [("unverified", True)]
 
 
+def test_list_that_a_block_overtakes_gives_nothing_back(reconciler, cluster, store, monkeypatch):
+    """The pod is blocked while the answers to the list arrive, and the heartbeat publishes before the pod has its turn again."""
+    cluster.add(**ADDRESSES, **granted(make_grant()))
+    list_and_converge(reconciler)
+    listed = cluster.list()
+
+    def overtaken():
+        store.add_block(Block("b", "server", ALICE.key, "op", "", int(time.time()), uid="uid-1"), [ALICE])
+        reconciler.take(store.woken(0.1))
+        converge_due(reconciler)
+        return listed
+
+    monkeypatch.setattr(cluster, "list", overtaken)
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    assert [(pod.tier, pod.blocked) for pod in published(store)] == [("unverified", True)]
+
+
+def test_list_that_is_newer_than_a_patch_counts(reconciler, cluster, store, monkeypatch):
+    """The pod got its address after the patch and before the list's snapshot, and no event says so again."""
+    pod = cluster.add()
+    list_and_converge(reconciler)
+    listed = cluster.list
+
+    def late():
+        record_launch(store, make_grant())
+        reconciler.take(store.woken(0.1))
+        converge_due(reconciler)
+        cluster.change(pod, **ADDRESSES)
+        return listed()
+
+    monkeypatch.setattr(cluster, "list", late)
+    list_and_converge(reconciler)
+    assert [(pod.tier, pod.addresses) for pod in published(store)] == [("verified", ADDRESSES["addresses"])]
+
+
 @pytest.mark.parametrize("change", [{"ended": True}, {"addresses": ()}])
 def test_pod_that_ends_or_has_no_address_is_forgotten(reconciler, cluster, store, change):
     pod = cluster.add(**ADDRESSES)

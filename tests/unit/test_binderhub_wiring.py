@@ -48,6 +48,7 @@ def test_launch_is_announced_with_its_request(monkeypatch):
         [(headers, body)] = seen
         assert headers["Authorization"] == f"Bearer {API_TOKEN}"
         assert headers["Content-Type"] == "application/json"
+        assert "Accept-Encoding" not in headers  # a compressed answer is not unpacked, however long it would be
         # The arrival counts, not the end of the build.
         assert before - 0.1 <= body.pop("requested_at") <= began[0] + 0.1
         assert body == {

@@ -210,10 +210,14 @@ def test_gone_pods_leave_nothing_in_memory(make_reconciler, cluster, monkeypatch
     monkeypatch.setattr(verifier.reconciler.loop, "PodCache", lambda: caches.append(PodCache()) or caches[-1])
     reconciler = make_reconciler()
     for number in range(20):
-        pod = cluster.add(f"user-{number}", f"uid-{number}")
+        pod = cluster.add(f"user-{number}", f"uid-{number}", label="forged")
         list_and_converge(reconciler)
-        assert len(caches[0]) == 3  # the pod, its server, and the mark that it was counted
+        assert len(caches[0]) == 4  # the pod, its server, and the marks that it was counted and patched
         cluster.remove(pod)
+        if number % 2:
+            reconciler.observe("DELETED", pod)
+            converge_due(reconciler)
+            assert len(caches[0]) == 0
     list_and_converge(reconciler)
     assert len(caches[0]) == 0
 

@@ -218,9 +218,14 @@ def add_expired_pod(place, reconciler):
 
 @pytest.mark.parametrize(
     ("mode", "ended"),
-    [({"mode": "captcha"}, True), ({"mode": "observe"}, False), ({"mode": "allow", "allow_tier": "stopped"}, False)],
+    [
+        ({"mode": "captcha"}, True),
+        ({"mode": "observe"}, False),
+        ({"mode": "allow", "allow_tier": "stopped"}, False),
+        ({"mode": "captcha", "may_stop_pods": False, "tiers": {"verified": {}}}, False),
+    ],
 )
-def test_pod_with_an_earlier_expiry_is_stopped_only_in_mode_captcha(place, reconciler, mode, ended):
+def test_pod_with_an_earlier_expiry_is_stopped_only_if_pods_still_may_be(place, reconciler, mode, ended):
     """Mode `observe` is the way to go back, so it does not stop pods whose lease ended in mode `captcha`."""
     add_expired_pod(place, reconciler)
     later = place.reconciler(**mode)
@@ -322,6 +327,8 @@ def test_lease_without_redis_ends_egress_but_stops_no_pod(place, reconciler):
     place.passes(100 * STOP_GRACE_SECONDS)
     place.turn(reconciler)
     assert not place.pod().ended
+    reconciler.enqueue_due()
+    assert len(reconciler.queue) == 0  # thousands of pods would otherwise be tried each second
     place.store.gone = False
     reconciler.heartbeat()
     place.turn(reconciler)
@@ -331,6 +338,28 @@ def test_lease_without_redis_ends_egress_but_stops_no_pod(place, reconciler):
     place.passes(1)
     place.turn(reconciler)
     assert place.pod().ended
+
+
+def test_pod_that_has_ended_is_never_due(place, reconciler):
+    add_leased_pod(place, reconciler, "stopped")
+    place.cluster.change("jupyter-alice--", ended=True)
+    place.turn(reconciler)
+    place.passes(LEASE)
+    reconciler.enqueue_due()
+    assert len(reconciler.queue) == 0
+
+
+def test_grace_of_a_gone_pod_is_forgotten(place, reconciler):
+    """It would stay in memory; and a pod that is back, after a list without it, has the whole grace again."""
+    add_expired_pod(place, reconciler)
+    place.passes(STOP_GRACE_SECONDS - 1)
+    pod = place.cluster.pods.pop("jupyter-alice--")
+    place.turn(reconciler)
+    place.cluster.pods[pod.name] = pod
+    place.turn(reconciler)
+    place.passes(1)
+    place.turn(reconciler)
+    assert not place.pod().ended
 
 
 @pytest.mark.parametrize("away", ["down", "wiped"])

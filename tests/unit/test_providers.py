@@ -412,6 +412,18 @@ def test_hanging_provider_has_a_limit_of_calls(net, monkeypatch):
     assert len(net.calls) == adapter.CALLS_AT_A_TIME
 
 
+def test_provider_that_was_not_asked_is_not_checked(net, monkeypatch):
+    """That too many calls are under way says nothing about the provider."""
+    monkeypatch.setattr(adapter, "ASK_LIMIT_SECONDS", 0.1)
+    captcha, release = make("hcaptcha"), threading.Event()
+    (remote,) = captcha.remotes
+    for _ in range(adapter.CALLS_AT_A_TIME):
+        remote.pool.submit(release.wait, 100)
+    outcome = verify(captcha, "hcaptcha").outcome
+    release.set()
+    assert (outcome, remote.state, remote.check_due.is_set()) == (Outcome.UNAVAILABLE, State.UP, False)
+
+
 # -- solutions
 
 

@@ -259,6 +259,7 @@ FAILURES = {
     "502": {"status": 502, "body": "<html>"},
     "503": {"status": 503, "body": ""},
     "429": {"status": 429, "body": "slow down"},
+    "429 in JSON": {"status": 429, "json": {"success": False}},
     "429 with JSON": {"status": 429, "json": {"success": True, "valid": True, "verified": True}},
     "500 that says yes": {"status": 500, "json": {"success": True, "valid": True, "verified": True}},
     "a redirect": {
@@ -323,7 +324,7 @@ def test_answer_of_another_shape_is_not_understood(net, body):
     assert verify(make("hcaptcha"), "hcaptcha").outcome is Outcome.UNAVAILABLE
 
 
-@pytest.mark.parametrize(("failure", "times"), [("refused", 2), ("503", 2), ("429", 1), ("no JSON", 2)])
+@pytest.mark.parametrize(("failure", "times"), [("refused", 2), ("503", 2), ("429", 1), ("429 in JSON", 1), ("no JSON", 2)])
 def test_turnstile_is_asked_twice_with_one_key(net, failure, times):
     net.post(URLS["turnstile"], **FAILURES[failure])
     verify(make("turnstile"), "turnstile")

@@ -7,7 +7,17 @@ import time
 import pytest
 
 from tests.support.apps import get_pass, launch
-from tests.support.reconciling import ALICE, granted, known, list_and_converge, make_grant, record_launch, record_unlock, withdraw
+from tests.support.reconciling import (
+    ALICE,
+    converge_due,
+    granted,
+    known,
+    list_and_converge,
+    make_grant,
+    record_launch,
+    record_unlock,
+    withdraw,
+)
 from verifier.records import Grant, Record, Server, Woken
 
 
@@ -19,6 +29,16 @@ def test_waiting_grant_is_applied_to_its_pod(reconciler, cluster, store):
     now = cluster.pods[pod.name]
     assert (now.grant, now.label) == (grant, "verified")
     assert store.known(ALICE) == known("uid-1", grant, repository="r")
+
+
+def test_launch_that_is_decided_after_its_pod_appeared_counts(reconciler, cluster, store):
+    """BinderHub waits a second for the decision, and no event follows it."""
+    cluster.add()
+    list_and_converge(reconciler)
+    record_launch(store, make_grant())
+    reconciler.take(store.woken(0.1))
+    converge_due(reconciler)
+    assert cluster.labelled() == {ALICE}
 
 
 def test_pod_of_a_refused_launch_gets_no_grant(reconciler, cluster, store):

@@ -610,9 +610,19 @@ def test_public_test_keys_are_refused_unless_allowed(net, caplog, monkeypatch, n
     monkeypatch.setattr("verifier.captcha.keep_checking", lambda provider: None)
     captcha.start()
     assert f"captcha.providers.{name}: public test keys; anybody gets through" in caplog.text
-    # The answers to test keys name a host of the provider's.
+    # The answers to test keys name a host of the provider's, and no purpose.
     body = RIGHT[name] | ({"hostname": "testkey.google.com"} if "hostname" in RIGHT[name] else {})
+    body.pop("action", None)
     net.post(URLS[name], json=body)
     assert verify(captcha, name).accepted
+    captcha.remotes[0].check()
+    assert captcha.remotes[0].state is State.UP
+
+
+def test_self_check_of_test_keys_proves_nothing(net):
+    """hCaptcha says this about every solution but the one of its test keys."""
+    (secret,) = ROWS["hcaptcha"].test_secrets
+    captcha = make("hcaptcha", {"secrets": {"HCAPTCHA": secret}, "allow_test_keys": True})
+    net.post(URLS["hcaptcha"], json={"success": False, "error-codes": ["not-using-dummy-passcode"]})
     captcha.remotes[0].check()
     assert captcha.remotes[0].state is State.UP

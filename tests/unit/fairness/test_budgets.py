@@ -83,6 +83,19 @@ def test_retry_after_is_the_time_until_budget_is_left(store, in_redis):
     assert 3600 - 5 <= wait(1) <= 3900
 
 
+def test_retry_after_is_that_of_the_network_that_waits_longest(store, in_redis):
+    """An IPv6 client's own network and the wider ones around it may all have used their budgets."""
+    Clock(in_redis, 3600).charged(0)
+    wider = Clock(in_redis, 3600)
+    wider.key = "binder-egress:charges:wider"
+    wider.charged(3000)
+    for networks in ((NETWORK, "wider"), ("wider", NETWORK)):
+        with pytest.raises(BudgetSpent) as spent:
+            spending = [Charge(network, 3600, None, 1) for network in networks]
+            store.use_solution("altcha", "x", time.time() + 1, 60, admit, spending)
+        assert spent.value.retry_after >= 3600 - 5
+
+
 def test_fifty_simultaneous_solutions_do_not_exceed_the_budget(site, store, in_redis):
     client = public_client(site(fairness_budget=20, fairness_doubled_after=0))
     solutions = [solve(client) for _ in range(50)]

@@ -207,9 +207,10 @@ def test_volume_of_the_operator_at_that_place_wins(path, name, capsys):
     assert "no JupyterLab extension" in capsys.readouterr().out
 
 
-def test_volume_beside_that_place_does_not_matter():
+@pytest.mark.parametrize("name", ["mountPath", "mount_path"])
+def test_volume_beside_that_place_does_not_matter(name):
     c = Config()
-    c.KubeSpawner.volume_mounts = [{"name": "tools", "mountPath": "/usr/local/share/jup"}]
+    c.KubeSpawner.volume_mounts = [{"name": "tools", name: "/usr/local/share/jup"}]
     assert launched(c)[0].volume_mounts[-1] == MOUNT
 
 

@@ -4,6 +4,7 @@ import json
 
 from tests.support.apps import get_pass, launch
 from verifier.records import Grant, KnownServer, Record, Server
+from verifier.store.announcements import Announced
 
 
 def test_launch_without_a_pass_gets_no_egress(internal):
@@ -33,3 +34,12 @@ def test_records_of_a_newer_version_are_readable(store, in_redis):
     in_redis.set("binder-egress:server:alice/", json.dumps({"uid": "u", "later": 1}))
     pending = store.pending(server, set())
     assert (pending.launch, pending.known) == (record, KnownServer("u"))
+
+
+def test_times_of_the_first_and_the_last_launch_are_kept(store):
+    """`doctor` names them."""
+    for at in (100, 200):
+        record = Record(Grant.new("unverified", "default", at), image="image:1")
+        store.record_launch(Server("alice"), record, 600, Announced(at, True, store.seen_blocks.version))
+    wiring = store.health()["wiring"]
+    assert (wiring["first"], wiring["last"]) == (100, 200)

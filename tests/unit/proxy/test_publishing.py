@@ -174,6 +174,16 @@ def test_repeated_state_is_no_change(reconciler, cluster, store):
     assert store.addresses()[0] == version and version.number == 1
 
 
+def test_same_number_of_changes_after_a_wipe_is_another_version(reconciler, cluster, store, redis_server):
+    cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    before, _ = store.addresses()
+    redis_server.wipe()
+    list_and_converge(reconciler)
+    after, _ = store.addresses()
+    assert (after.number, after == before) == (before.number, False)
+
+
 def test_addresses_of_an_earlier_process_are_gone_before_the_first_beat(reconciler, cluster, store):
     store.publish_addresses(Server("gone"), [PodAddresses("uid-0", "gone", "", ("10.42.0.9",), "verified")])
     cluster.add(**ADDRESSES)

@@ -10,6 +10,7 @@ from tests.support.cluster.commands import cells, doctor, helm_test
 from tests.support.cluster.patience import CANARY_SECONDS, RECONCILED_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import LABEL, QUICK, SINGLEUSER, Failed, Stage
 from tests.support.waiting import eventually
+from verifier.gatecheck.check import canary_of
 from verifier.labels import GRANT_ANNOTATION
 
 
@@ -41,6 +42,13 @@ def test_policy_of_jupyterhub_is_found_and_opens_the_canary(stage, bypass):
     eventually(lambda: canary(stage).get("kubernetes-api") == 0, CANARY_SECONDS)
     assert "kubernetes-api" in doctor(stage)["canary"][0][1]
     stage.kubectl("delete", "networkpolicy", "singleuser")
+
+    def says_shut() -> bool:
+        return canary_of(stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]).targets.get("kubernetes-api", False)
+
+    # The reconciler has found the policy within its minute. It also looks when it starts.
+    eventually(says_shut, CANARY_SECONDS)
+    stage.restart("reconciler")
     eventually(lambda: name not in stage.metrics(), RECONCILER_SECONDS)
     eventually(lambda: canary(stage).get("kubernetes-api") == 1, CANARY_SECONDS)
 
@@ -50,6 +58,7 @@ def test_missing_base_policy_is_reported(stage):
     stage.kubectl("delete", "networkpolicy", "binder-egress-base")
     try:
         assert doctor(stage)["policies"][0][0] == "problem"
+        stage.restart("reconciler")  # It looks when it starts, and then once a minute.
         eventually(lambda: stage.metrics().get("binder_egress_base_policy_missing") == 1, RECONCILER_SECONDS)
     finally:
         del saved["metadata"]["resourceVersion"], saved["metadata"]["uid"]
@@ -57,13 +66,18 @@ def test_missing_base_policy_is_reported(stage):
     assert doctor(stage)["policies"][0][0] == "ok"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _restored(stage):
+    """The tests that send packets do not need the usual installation, and none restores it for the next one."""
+    yield
+    stage.install_gate(*QUICK)
+
+
 @pytest.fixture
 def without_link_local(stage):
     """An installation that does not try IPv6 link-local, which is open in this cluster and has its own test."""
     internet = stage.targets()["public TCP"]
     stage.install_gate(*QUICK, "--set=gatecheck.shut.link-local=false", f"--set=gatecheck.open.internet={internet}")
-    yield
-    stage.install_gate(*QUICK)
 
 
 def test_helm_test_passes_and_shows_what_is_open_and_shut(stage, without_link_local):
@@ -83,7 +97,7 @@ def test_helm_test_fails_if_a_policy_opens_the_gate(stage, without_link_local, b
     assert cells(table)["unverified", "kubernetes-api"] == "open FAILED: must be shut"
 
 
-def test_helm_test_fails_if_every_target_is_dead(stage, without_link_local):
+def test_helm_test_fails_if_every_target_is_dead(stage):
     """Every target is dead: unreachable proves nothing."""
     dead = [f"--set=gatecheck.shut.{name}=tcp://192.0.2.250:9" for name in ("kubernetes-api", "kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead, "--set=gatecheck.shut.link-local=false", "--set=base.allowDns=true")
@@ -96,19 +110,16 @@ def test_link_local_is_seen_and_a_sysctl_closes_it(stage, local_cluster):
     """kube-router filters by the addresses that Kubernetes knows for a pod, and fe80:: is not among them."""
     dead = [f"--set=gatecheck.shut.{name}=false" for name in ("kubelet", "hub", "verifier")]
     stage.install_gate(*QUICK, *dead)
-    try:
-        passed, table = helm_test(stage)
-        assert not passed
-        found = cells(table)
-        assert found["unverified", "link-local"] == found["verified", "link-local"] == "open FAILED: must be shut"
-        eventually(lambda: canary(stage).get("link-local") == 0, CANARY_SECONDS)
-        assert "link-local" in doctor(stage)["canary"][0][1]
-        stage.install_gate(*QUICK, *dead, "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
-        passed, table = helm_test(stage)
-        assert passed, table
-        assert cells(table)["unverified", "link-local"] == "– cannot try"
-    finally:
-        stage.install_gate(*QUICK)
+    passed, table = helm_test(stage)
+    assert not passed
+    found = cells(table)
+    assert found["unverified", "link-local"] == found["verified", "link-local"] == "open FAILED: must be shut"
+    eventually(lambda: canary(stage).get("link-local") == 0, CANARY_SECONDS)
+    assert "link-local" in doctor(stage)["canary"][0][1]
+    stage.install_gate(*QUICK, *dead, "--set-string=gatecheck.sysctls.net\\.ipv6\\.conf\\.all\\.disable_ipv6=1")
+    passed, table = helm_test(stage)
+    assert passed, table
+    assert cells(table)["unverified", "link-local"] == "– cannot try"
 
 
 def test_canary_is_not_counted_as_a_user_pod(stage):

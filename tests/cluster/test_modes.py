@@ -11,9 +11,9 @@ from tests.support.cluster.stage import OPEN, OURS, QUICK, SINGLEUSER, Failed, S
 from tests.support.waiting import eventually
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def switch(stage):
-    """Switch the mode, and back to captcha at the end."""
+    """Switch the mode. The next test begins in it; after the last test it is captcha again."""
     yield lambda mode, *more: stage.install_gate(*QUICK, f"--set=mode={mode}", *more)
     stage.install_gate(*QUICK)
 
@@ -38,6 +38,35 @@ def canaries(stage: Stage) -> set[str]:
     return {item["metadata"]["name"] for item in stage.get("pods", "-l", "binder-egress/gatecheck=canary")["items"]}
 
 
+def test_allow_gives_everybody_the_tier_and_captcha_leaves_it_to_those_who_solved(stage, switch):
+    before, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
+    stage.await_tier(verified, "verified")
+    assert stage.tier(before) is None
+    switch("allow")
+    stage.await_tier(before, "verified")
+    plain = stage.launch().user
+    stage.await_tier(plain, "verified")
+    assert_reaches(stage, plain, egress=True)
+    switch("captcha")
+    for user in (before, plain):
+        stage.await_tier(user, None)
+    assert stage.tier(verified) == "verified"
+    assert_reaches(stage, plain, egress=False, closing=OPEN)
+
+
+def test_allow_works_without_redis_and_verifier(stage, switch):
+    switch("allow")
+    try:
+        for component in ("verifier", "redis"):
+            stage.scale(component, 0)
+        launched = stage.launch()
+        stage.await_tier(launched.user, "verified")
+        assert_reaches(stage, launched.user, egress=True)
+    finally:
+        for component in ("redis", "verifier"):
+            stage.scale(component, 1)
+
+
 def test_observe_labels_and_blocks_nobody(stage, switch):
     # JupyterHub's own policy is off here, so nothing would isolate user pods any more.
     with pytest.raises(Failed, match="no other policy isolates user pods"):
@@ -54,42 +83,8 @@ def test_observe_labels_and_blocks_nobody(stage, switch):
     await_open(stage, plain, tried, own)
 
 
-def test_allow_gives_everybody_the_tier(stage, switch):
-    before = stage.launch().user
-    assert stage.tier(before) is None
-    switch("allow")
-    stage.await_tier(before, "verified")
-    launched = stage.launch()
-    stage.await_tier(launched.user, "verified")
-    assert_reaches(stage, launched.user, egress=True)
-
-
-def test_allow_works_without_redis_and_verifier(stage, switch):
-    switch("allow")
-    try:
-        for component in ("verifier", "redis"):
-            stage.scale(component, 0)
-        launched = stage.launch()
-        stage.await_tier(launched.user, "verified")
-        assert_reaches(stage, launched.user, egress=True)
-    finally:
-        for component in ("redis", "verifier"):
-            stage.scale(component, 1)
-
-
-def test_captcha_after_allow_leaves_egress_to_those_who_solved(stage, switch):
-    verified = stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
-    switch("allow")
-    plain = stage.launch().user
-    stage.await_tier(plain, "verified")
-    switch("captcha")
-    stage.await_tier(plain, None)
-    assert stage.tier(verified) == "verified"
-    assert_reaches(stage, plain, egress=False, closing=OPEN)
-
-
 def test_deny_needs_one_policy(stage, switch, bypass):
+    switch("captcha")
     verified = stage.launch(token=stage.get_pass()).user
     stage.await_tier(verified, "verified")
     # Link-local is open in this cluster; test_gatecheck.py tests that.
@@ -121,8 +116,15 @@ def test_deny_needs_one_policy(stage, switch, bypass):
     stage.kubectl("delete", "pods", "-l", "binder-egress/gatecheck=test")
 
 
+def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
+    switch("off")
+    assert policies(stage) == set()
+    await_open(stage, stage.launch().user, stage.targets())
+
+
 def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     """BinderHub is not restarted, and its token is still valid. test_rollback.py tests each mode."""
+    switch("captcha")
     (before,) = canaries(stage)
     switch("deny")
     # A canary that is still ending would fail the rollback, which makes one of the same name.
@@ -133,12 +135,6 @@ def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     verified = stage.launch(token=stage.get_pass()).user
     stage.await_tier(verified, "verified")
     assert_reaches(stage, verified, egress=True)
-
-
-def test_off_leaves_nothing_behind_and_launches_go_on(stage, switch):
-    switch("off")
-    assert policies(stage) == set()
-    await_open(stage, stage.launch().user, stage.targets())
 
 
 def test_wrong_value_is_refused_with_a_sentence(stage):

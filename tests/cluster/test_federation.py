@@ -216,18 +216,14 @@ def invalid(member: Stage) -> float:
 
 
 class Launching:
-    """Somebody who keeps launching through the redirector while this is open, with a pass of each member at the other.
-
-    Attributes:
-        rounds: how often that was done in both directions.
-    """
+    """Two people who keep launching through the redirector while this is open, each with passes of one member at the other."""
 
     def __init__(self, federation: Federation) -> None:
-        self.rounds = 0
+        self._done = [0, 0]
         self._federation = federation
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self._running = self._pool.submit(self._run)
+        self._pool = ThreadPoolExecutor(2)
+        self._running = [self._pool.submit(self._run, giver) for giver in (0, 1)]
 
     def launched(self, member: int, user: str, token: str | None = None, client: str = CLIENT) -> None:
         """Make sure that a server has its tier, and remove it."""
@@ -236,32 +232,33 @@ class Launching:
         stage.kubectl("delete", "pod", stage.pod(user)["metadata"]["name"], "--grace-period=0", "--force")
 
     def another_round(self) -> None:
-        """Wait until all current launches are done, and also launches with passes that were issued after this call."""
-        number = self.rounds
-        while self.rounds < number + 2:
-            if self._running.done():
-                self._running.result()
-                raise AssertionError("nobody launches any more")
+        """Wait until both current launches are done, and also launches with passes that were issued after this call."""
+        before = list(self._done)
+        while any(done < number + 2 for done, number in zip(self._done, before, strict=True)):
+            for running in self._running:
+                if running.done():
+                    running.result()
+                    raise AssertionError("somebody launches no more")
             time.sleep(0.1)
 
     def close(self) -> None:
         """End, and raise the first error."""
         self._stop.set()
         self._pool.shutdown()
-        self._running.result()
+        for running in self._running:
+            running.result()
 
-    def _run(self) -> None:
-        members = self._federation.members
+    def _run(self, giver: int) -> None:
+        members, member = self._federation.members, 1 - giver
+        repository = f"fake/owner/of-{giver}-at-{member}/main"
+        self._federation.front.pinned[repository] = member
         while not self._stop.is_set():
-            for giver, member in ((0, 1), (1, 0)):
-                repository = f"fake/owner/of-{giver}-at-{member}/main"
-                self._federation.front.pinned[repository] = member
-                client = f"198.51.100.{secrets.randbelow(250) + 1}"
-                token = patiently(lambda giver=giver, client=client: members[giver].get_pass(client), HUB_SECONDS)
-                launched = members[member].launch(repository, token, client, at=URL)
-                assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
-                self.launched(member, launched.user, token, client)
-            self.rounds += 1
+            client = f"198.51.100.{secrets.randbelow(250) + 1}"
+            token = patiently(lambda client=client: members[giver].get_pass(client), HUB_SECONDS)
+            launched = members[member].launch(repository, token, client, at=URL)
+            assert launched.ready["url"].startswith(f"http://localhost:{PORTS[member]}/")
+            self.launched(member, launched.user, token, client)
+            self._done[giver] += 1
 
 
 def rejected(evidence: Evidence, member: Stage) -> list[str]:

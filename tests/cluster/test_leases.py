@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -66,13 +67,15 @@ def labels_of(stage: Stage, user: str) -> tuple[dict, list]:
 
 def test_leases_end_and_are_renewed(stage, leasing, local_cluster):
     """One after the other, these tests would wait for the same minutes three times."""
-    blocked, stopped, renewed, kept = (stage.launch().user for _ in range(4))
+    with ThreadPoolExecutor(4) as pool:
+        blocked, stopped, renewed, kept = (launched.user for launched in pool.map(lambda _: stage.launch(), range(4)))
     image = stage.pod(stopped)["spec"]["containers"][0]["image"]
     began = time.monotonic()
     keeping = client_process("unlock", address(stage, kept), "--keep", "150", "--json", stdout=subprocess.PIPE)
+    # First the one that is to be stopped, which takes longest.
+    egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
     for user in (blocked, renewed):
         stage.unlock_well(user)
-    egress(stage, "grant", stopped, "--tier", "visit", "--why", "a test")
     for user, tier in ((stopped, "visit"), (kept, "verified")):
         stage.await_tier(user, tier)
     streams = {}

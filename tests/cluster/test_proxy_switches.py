@@ -20,7 +20,9 @@ from tests.support.cluster.egress_proxy import (
 from tests.support.cluster.packets import python_in
 from tests.support.cluster.stage import QUICK, Failed, Stage
 
-DRAIN_SECONDS = 15
+DRAIN_SECONDS = 6
+"""Longer than the two seconds for which a pod of the proxy waits before it drains."""
+
 PROXY = "app.kubernetes.io/component=proxy"
 
 NAMES = """

@@ -49,11 +49,16 @@ class Release:
         stage: the namespace.
         chart: the chart's folder.
         key: the key of our values in it; empty: the chart is ours.
+
+    Attributes:
+        revisions: mode → the revision with it.
+        made: how many revisions there are.
     """
 
     def __init__(self, stage: Stage, chart: Path, key: str) -> None:
         self.stage, self.chart, self.key = stage, chart, key
         self.revisions: dict[str, int] = {}
+        self.made = 0
 
     def upgrade(self, mode: str, **more: object) -> None:
         """Run `helm upgrade --install` with a mode."""
@@ -61,17 +66,19 @@ class Release:
         stdin = json.dumps({self.key: values} if self.key else values)
         options = ("--reset-values", "--history-max=0", "--values=-")
         self.stage.helm("upgrade", "--install", "gate", str(self.chart), *options, stdin=stdin)
+        self.made += 1
         self.revisions[mode] = self.revision()
 
     def roll_back(self, mode: str) -> None:
         """Run `helm rollback` to the revision with a mode."""
         self.stage.helm("rollback", "gate", str(self.revisions[mode]), "--history-max=0")
+        self.made += 1
 
     def revision(self) -> int:
-        """The current revision, which must have succeeded."""
-        (last,) = json.loads(self.stage.helm("history", "gate", "--max=1", "-o", "json"))
-        assert last["status"] == "deployed", last
-        return int(last["revision"])
+        """The current revision, which must have succeeded, by Helm's own labels: `helm history` would unpack every revision."""
+        (deployed,) = self.stage.get("secrets", "-l", "owner=helm,name=gate,status=deployed")["items"]
+        assert deployed["metadata"]["labels"]["version"] == str(self.made), deployed["metadata"]["labels"]
+        return self.made
 
     def objects(self) -> dict[str, object]:
         """Our objects, without pods of Deployments: kind and name → the parts that must not differ."""

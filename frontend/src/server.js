@@ -309,7 +309,7 @@ async function solution(one, signal) {
   const provider = title(one.name);
   // A widget already has its room if it is expected; more words would move it.
   if (one.kind !== "interactive") say(has(), text("widget-loading", { provider }));
-  const onShown = () => say(has(), one.kind === "interactive" && text("widget-ready"));
+  const onShown = () => { if (one.kind === "interactive") say(has(), text("widget-ready")); };
   try {
     return await mountWidget(one, ui.widget, { signal, language, onShown });
   } catch (error) {

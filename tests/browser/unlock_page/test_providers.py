@@ -170,10 +170,11 @@ def test_widget_without_a_click_that_never_answers_says_so(double, providers, op
     """As when requests of the provider's script are blocked, but not the script."""
     address = providers("recaptchaV3")
     tab = open_with_limits(address, double, open_tab)
-    never = "window.grecaptcha = { execute: () => new Promise(() => {}) }"
+    never = "window.grecaptcha = { execute: () => { globalThis.executed = true; return new Promise(() => {}) } }"
     tab.page.route("**/recaptcha/api.js*", lambda route: route.fulfill(content_type="text/javascript", body=never))
     tab.page.goto(address)
     tab.button.click()
+    eventually(lambda: tab.page.evaluate("globalThis.executed"), what="not executed")
     expect(tab.state).to_contain_text("reCAPTCHA is loading.")
     end_limit(tab)
     expect(tab.state).to_contain_text("did not load.")

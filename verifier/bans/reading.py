@@ -239,7 +239,9 @@ class Traffic:
 
     def _detection(self, line: dict[str, Any], at: float | None) -> str:
         places = [line, *(value for value in line.values() if isinstance(value, dict))]
-        labels = [found for place in places if isinstance(found := place.get("labels"), dict)]
+        # Docker's labels are those of the image, which the author of a build chooses (D-373).
+        found_by_kubelet = [place for place in places if place.get("container_type") == "cri"]
+        labels = [found for place in found_by_kubelet if isinstance(found := place.get("labels"), dict)]
         pod = _text(line, "pod") or next(filter(None, (_text(found, "io.kubernetes.pod.name") for found in labels)), "")
         url = next(filter(None, (_text(place, "BINDER_REF_URL") for place in places)), "")
         # Without the pod's name, all lines for a repository count as one detection.

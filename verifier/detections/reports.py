@@ -12,7 +12,7 @@ The formats of the first two are from cryptnono ff81fd9 (`scripts/execwhacker.py
 mybinder.org-deploy 95860db (`mybinder/files/minesweeper/minesweeper.py`), that of Falco from its documentation of `json_output`.
 Strangers choose parts of all of them: command lines, names of executables, names of users.
 
-Decisions: D-320, D-321.
+Decisions: D-320, D-321, D-373.
 """
 
 import json
@@ -200,8 +200,10 @@ def _strange(report: Report) -> str:
 def _killed(content: dict[str, Any], at: float | None, received: float) -> Report | None:
     """cryptnono killed a process. It asks the container runtime about the process; the container's labels name the pod."""
     container = content.get("container")
-    labels = (container if isinstance(container, dict) else content).get("labels")
-    if not isinstance(labels, dict) or "io.kubernetes.pod.name" not in labels:
+    container = container if isinstance(container, dict) else content
+    labels = container.get("labels")
+    # Docker's labels are those of the image, which the author of a build chooses (D-373).
+    if container.get("container_type") != "cri" or not isinstance(labels, dict) or "io.kubernetes.pod.name" not in labels:
         raise Unreadable("cryptnono did not find the pod (it needs containerdHostPath), or it was a build's.")
     if "matched" in content:
         list_name, label = "execwhacker", content["matched"]

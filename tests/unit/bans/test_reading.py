@@ -78,7 +78,9 @@ def test_sources_that_see_the_same_launches_are_not_added_up():
 
 
 MINESWEEPER = {"action": "delete", "pod": "jupyter-b", "env": {"BINDER_REF_URL": f"https://{REPOSITORY}/tree/{'a' * 40}"}}
-FLOWKILLER = {"action": "killed", "pid": 7, "container": {"labels": {"io.kubernetes.pod.name": "jupyter-someone-2dx-2dk3"}}}
+CONTAINER = {"container_type": "cri", "labels": {"io.kubernetes.pod.name": "jupyter-someone-2dx-2dk3"}}
+FLOWKILLER = {"action": "killed", "pid": 7, "container": CONTAINER}
+BUILD = {"action": "killed", "pid": 7, "matched": "xmrig", **CONTAINER, "container_type": "docker"}  # the labels of its Dockerfile
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,7 @@ FLOWKILLER = {"action": "killed", "pid": 7, "container": {"labels": {"io.kuberne
         (detection("jupyter-someone-x-k3---1a2b3c4d", AT), {"jupyter-someone-x-k3---1a2b3c4d"}),
         (detection("renamed", AT), {"renamed"}),
         (json.dumps(FLOWKILLER), {"jupyter-someone-2dx-2dk3"}),
+        (json.dumps(BUILD), set()),
         (json.dumps(MINESWEEPER), {"jupyter-b"}),
         (detection("jupyter-of-nobody", AT), set()),
         (detection("jupyter-someone-2dx-2dk3", AT - 9 * DAY), set()),

@@ -179,7 +179,8 @@ def revoke_key(operators: Operators, key: str, servers: bool, by: str, why: str,
     done = operators.revoke_key(key, by, why, servers)
     lost = f"Grants withdrawn: {done['withdrawn']}." if done["withdrawn"] else ""
     remove = f"Now remove {', '.join(done['remove'])} from the values: after a wipe of Redis it would be valid again."
-    _say(done, " ".join(filter(None, ["Revoked.", lost, remove if done["remove"] else ""])), as_json)
+    slip = "The id is revoked, but no verifier has a key with it: is it the right one?"
+    _say(done, " ".join(filter(None, ["Revoked." if done["remove"] else slip, lost, remove if done["remove"] else ""])), as_json)
 
 
 def _seconds(duration: str) -> float:

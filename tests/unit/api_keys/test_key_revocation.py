@@ -42,6 +42,13 @@ def test_revoked_key_and_its_passes_get_nothing(site, store):
     assert site.ask(site.add("other")).status_code == 201
 
 
+def test_revoked_id_that_no_verifier_knows_may_be_a_slip(site, run):
+    identity = FORM.fullmatch(site.add())[1]
+    said = {given: run("revoke", given, "--as", "eve", "--why", "leaked").output for given in (identity[::-1], identity)}
+    assert "no verifier has a key with it: is it the right one?" in said[identity[::-1]]
+    assert "Now remove apiKeys.keys.course" in said[identity] and "right one" not in said[identity]
+
+
 def test_held_use_is_not_given_again_after_revocation(site):
     key = site.add()
     token = site.get_pass(key)

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,10 +28,28 @@ from .actions import ActionRefused, Operators
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
 
+
+def _limit(most: int) -> Callable[[click.Context, click.Parameter, str], str]:
+    """The limit of a text that becomes part of a pod's annotation. The in-cluster interface has the same (`web.bodies`)."""
+
+    def check(_: click.Context, __: click.Parameter, text: str) -> str:
+        if not text.strip() or len(text) > most:
+            raise click.BadParameter(f"say it in 1 to {most} characters.")
+        return text
+
+    return check
+
+
 _who = click.option(
-    "--as", "by", default="operator", envvar="BINDER_EGRESS_OPERATOR", show_default=True, help="Who you are, for the log."
+    "--as",
+    "by",
+    callback=_limit(255),
+    default="operator",
+    envvar="BINDER_EGRESS_OPERATOR",
+    show_default=True,
+    help="Who you are, for the log.",
 )
-_why = click.option("--why", required=True, help="Why, for the log.")
+_why = click.option("--why", callback=_limit(1000), required=True, help="Why, for the log.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -442,6 +442,8 @@ def test_commands_perform_their_actions(egress, reconciler, cluster, store):
         (["block", "planet", "earth", "--why", "w"], 2, "planet"),
         (["block", "network", "x", "--why", "w"], 2, "no CIDR"),
         (["block", "network", "192.0.2.1", "--for", "long", "--why", "w"], 2, "90m, 12h or 7d"),
+        (["revoke", "alice", "--why", " "], 2, "1 to 1000 characters"),
+        (["revoke", "alice", "--why", "w" * 1001], 2, "1 to 1000 characters"),
         (["revoke", "alice", "--why", "w"], 5, "not confirmed it yet"),
     ],
 )

@@ -26,6 +26,9 @@ from ..store.store import Store
 CONFIRMATION_WAIT_SECONDS = 2.0
 """Seconds for which an action waits for the reconciler's confirmation before it answers `pending`."""
 
+WIDEST_BLOCK = {4: 8, 6: 16}
+"""The shortest prefix of a network that an operator may block, by the version of IP."""
+
 
 class ActionRefused(Exception):
     """An action that was refused. `kind` is a problem type: `no-such-server`, `no-such-block`, `no-such-key`, `refused` or
@@ -264,7 +267,7 @@ class Operators:
             what, uid, own = server.key, known.uid, self.own_block(server, known)
             same = [own] if own else []
         else:
-            what = str(_network(what)) if kind == "network" else _pattern(what)
+            what = str(_clients(what)) if kind == "network" else _pattern(what)
             same = [
                 old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
             ]
@@ -275,7 +278,7 @@ class Operators:
         self._store.add_block(new, servers)
         self._log("block", by, why, kind=kind, what=what, until=until, block=new.id, servers=len(servers))
         done = self._await(servers, new.id)
-        return {"state": "done" if done else "pending", "block": new.id, "servers": len(servers)}
+        return {"state": "done" if done else "pending", "block": new.id, "what": _block(new)["what"], "servers": len(servers)}
 
     def unblock(self, block: str, by: str, why: str = "") -> dict[str, Any]:
         """Remove a block. Its servers then have no egress, but can be unlocked. The tier that they had before does not come back.
@@ -490,9 +493,20 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ActionRefused("bad-request", f"network: {text!r} is no address and no CIDR.") from None
 
 
+def _clients(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network that may be blocked. What a wrong prefix (`/2` for `/24`) takes from everybody does not come back."""
+    network = _network(text)
+    if network.prefixlen < (widest := WIDEST_BLOCK[network.version]):
+        raise ActionRefused("bad-request", f"network: {network} is wider than a /{widest}. `mode: deny` closes the gate for all.")
+    return network
+
+
 def _pattern(text: str) -> str:
     pattern = name(text)
-    if pattern is None or not PATTERN.fullmatch(pattern):
+    host, *path = (pattern or "").split("/")
+    # `owner/name`, an owner without `/*`, and the address of a page (`…/tree/main`) are no repository, and would cover none.
+    no_repository = len(path) != 2 and path != ["*"] if host == "github.com" else len(path) < 2 and "." not in host
+    if pattern is None or no_repository or not PATTERN.fullmatch(pattern):
         raise ActionRefused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
     return pattern
 

@@ -123,7 +123,12 @@ def revoke(operators: Operators, server: str, stop: bool, by: str, why: str, as_
 def block(operators: Operators, kind: str, what: str, duration: str, by: str, why: str, as_json: bool) -> None:
     until = time.time() + _seconds(duration) if duration else None
     done = operators.block(kind, what, by, why, until)
-    _say(done, f"Blocked: {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}.", as_json)
+    _say(
+        done,
+        f"Blocked: {done['what']}, as {done['block']}. Running servers that lost network, or are kept from it: {done['servers']}.",
+        as_json,
+        f"recorded as {done['block']} (running servers that it applies to: {done['servers']})",
+    )
 
 
 @egress.command("unblock", help="Remove a block. BLOCK: its id, or a server that has a block of its own.")
@@ -209,13 +214,13 @@ def _seconds(duration: str) -> float:
     return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
-def _say(done: dict[str, Any], sentence: str, as_json: bool) -> None:
+def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "recorded") -> None:
     """Print what was done. Exits with `PENDING` if the reconciler has not confirmed it."""
     pending = done["state"] != "done"
     if as_json:
         click.echo(json.dumps(done))
     elif pending:
-        click.echo("It is recorded, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
+        click.echo(f"It is {recorded}, but the reconciler has not confirmed it yet: see `egress explain`.", err=True)
     else:
         click.echo(sentence)
     if pending:

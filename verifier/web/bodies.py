@@ -384,6 +384,7 @@ class BlockAnswer(BaseModel):
 
     state: _State
     block: str
+    what: str
     servers: int
 
 

@@ -52,6 +52,7 @@ def test_action_waits_for_the_reconciler_which_logs_it(reconciler, cluster, stor
         assert operators.block("repository", "github.com/x/y", "eve", "w") | {"block": ""} == {
             "state": "done",
             "block": "",
+            "what": "github.com/x/y",
             "servers": 0,
         }
         eventually(logged)
@@ -429,6 +430,7 @@ def test_commands_perform_their_actions(egress, reconciler, cluster, store):
         until = json.loads(egress("blocks", "--json")[1])[0]["until"]
         assert code == 0 and json.loads(out)["servers"] == 1 and 11.9 * 3600 < until - time.time() <= 12 * 3600
         assert cluster.labelled() == set()
+        assert "Blocked: 192.0.2.0/24, as " in egress("block", "network", "192.0.2.7/24", "--why", "mining")[1]
 
 
 @pytest.mark.parametrize(
@@ -442,9 +444,15 @@ def test_commands_perform_their_actions(egress, reconciler, cluster, store):
         (["block", "planet", "earth", "--why", "w"], 2, "planet"),
         (["block", "network", "x", "--why", "w"], 2, "no CIDR"),
         (["block", "network", "192.0.2.1", "--for", "long", "--why", "w"], 2, "90m, 12h or 7d"),
+        (["block", "network", "198.51.100.0/2", "--why", "w"], 2, "192.0.0.0/2 is wider than a /8"),
+        (["block", "network", "::/0", "--why", "w"], 2, "::/0 is wider than a /16"),
+        (["block", "repository", "owner/name", "--why", "w"], 2, "is not host/owner/name"),
+        (["block", "repository", "github.com/owner", "--why", "w"], 2, "is not host/owner/name"),
+        (["block", "repository", "https://github.com/owner/name/tree/main", "--why", "w"], 2, "is not host/owner/name"),
         (["revoke", "alice", "--why", " "], 2, "1 to 1000 characters"),
         (["revoke", "alice", "--why", "w" * 1001], 2, "1 to 1000 characters"),
         (["revoke", "alice", "--why", "w"], 5, "not confirmed it yet"),
+        (["block", "server", "alice", "--why", "w"], 5, "servers that it applies to: 1"),
     ],
 )
 def test_failed_command_has_a_nonzero_exit_code(egress, store, cluster, reconciler, arguments, code, says):

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from .. import repositories
+from ..detections.reports import PREFIX
 from ..records import BY_DETECTOR, UNVERIFIED
 
 DAY_SECONDS = 86400.0
@@ -142,12 +143,14 @@ class Traffic:
         for text in lines:
             if not text.strip():
                 continue
+            prefix = PREFIX.match(text)
             try:
-                line = json.loads(text)
+                line = json.loads(text[prefix.end() :] if prefix else text)
             except (ValueError, RecursionError):
                 self.lines["broken"] += 1
                 continue
-            self.lines[self._take(line) if isinstance(line, dict) else "other"] += 1
+            stamp = (prefix and prefix["at"]) or ""
+            self.lines[self._take(line, stamp) if isinstance(line, dict) else "other"] += 1
 
     def settle(self) -> None:
         """Tie detections and revocations to repositories. Must be called once, after everything was read."""
@@ -187,8 +190,8 @@ class Traffic:
 
     # -- lines
 
-    def _take(self, line: dict[str, Any]) -> str:
-        """Process a line, and return its kind."""
+    def _take(self, line: dict[str, Any], stamp: str) -> str:
+        """Process a line, and return its kind. `stamp` is the time that `kubectl logs` wrote before it, or `""`."""
         if line.get("schema") == LAUNCH_SCHEMA:
             kind = "archive"
         elif _text(line, "action") in DETECTIONS:
@@ -197,7 +200,7 @@ class Traffic:
             kind = "decision"
         else:
             return "other"
-        at = _time(_text(line, "time") or _text(line, "timestamp"))
+        at = _time(_text(line, "time") or _text(line, "timestamp") or stamp)
         if kind == "detection":
             return self._detection(line, at) if at is None or self.since <= at <= self.until else "outside"
         if at is None:

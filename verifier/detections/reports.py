@@ -48,9 +48,9 @@ _POD = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' rule for names of
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # as the names of sources in the values
 
-# What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log contains the logs of pods, each
-# line after spaces, and the files of a container runtime have long lines in pieces, which may begin anywhere (D-320).
-_PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
+PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
+"""What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log contains the logs of pods, each
+line after spaces, and the files of a container runtime have long lines in pieces, which may begin anywhere (D-320)."""
 
 
 class Unreadable(Exception):
@@ -130,7 +130,7 @@ def read(line: str, received: float) -> Report | None:
     """
     if len(line) > MAX_LINE_CHARACTERS:
         raise Unreadable(f"It is longer than {MAX_LINE_CHARACTERS} characters.")
-    prefix = _PREFIX.match(line)
+    prefix = PREFIX.match(line)
     if not prefix:
         raise Unreadable("It does not begin with a JSON object.")
     content = _object(line[prefix.end() :])

@@ -92,6 +92,8 @@ BUILD = {"action": "killed", "pid": 7, "matched": "xmrig", **CONTAINER, "contain
         (json.dumps(FLOWKILLER), {"jupyter-someone-2dx-2dk3"}),
         (json.dumps(BUILD), set()),
         (json.dumps(MINESWEEPER), {"jupyter-b"}),
+        ("[pod/minesweeper-x7/minesweeper] 2026-11-25T00:00:00.5Z " + json.dumps(MINESWEEPER), {"jupyter-b"}),
+        ("2026-01-25T00:00:00.5Z " + json.dumps(MINESWEEPER), set()),
         (detection("jupyter-of-nobody", AT), set()),
         (detection("jupyter-someone-2dx-2dk3", AT - 9 * DAY), set()),
     ],

@@ -231,8 +231,8 @@ def _deleted(content: dict[str, Any], at: float | None, received: float) -> Repo
 def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Report | None:
     """An alert of Falco. Unknown values are null or `<NA>`."""
     told = {name: value for name, value in content["output_fields"].items() if value not in (None, "", "<NA>")}
-    if told.get("container.id") == "host":
-        return None
+    if told.get("container.id") == "host" or str(content["rule"]).startswith("Falco internal:"):
+        return None  # about the node, or about Falco, which tells of events that it missed
     if not ({"k8s.pod.name", "k8s.pod.uid"} & set(told)):
         raise Unreadable("The rule's output has neither k8s.pod.uid nor k8s.pod.name.")
     label = told.get("proc.exepath") or told.get("proc.name")

@@ -67,8 +67,10 @@ def test_other_lines_of_detectors_are_no_report(line):
     assert read(line, NOW) is None
 
 
-def test_alert_about_the_node_itself_is_no_report():
+def test_alert_about_the_node_or_about_falco_itself_is_no_report():
     assert read(falco(**{"container.id": "host", "k8s.pod.name": None, "k8s.pod.uid": None}), NOW) is None
+    drops = {"rule": "Falco internal: syscall event drop", "output_fields": {"ebpf_enabled": "1", "n_drops": "815508"}}
+    assert read(json.dumps(json.loads(falco()) | drops), NOW) is None
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ class _Reconciler(Collector):
         for tier, number in sorted(tiers.items()):
             pods.add_metric([tier], number)
         yield pods
-        blocks = GaugeMetricFamily("binder_egress_blocks", "Operators' blocks, by what they block.", labels=["kind"])
+        blocks = GaugeMetricFamily("binder_egress_blocks", "Blocks, operators' and detections', by kind.", labels=["kind"])
         for what, number in blocked.items():
             blocks.add_metric([what], number)
         yield blocks

@@ -85,6 +85,8 @@ def explain(operators: Operators, server: str, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(_clean(found.pop("because")))
+    if found["reconciler_seen"] is None:
+        click.echo("The reconciler is silent, so this may be old.")
     for name, value in found.items():
         if value not in ("", None, []):
             click.echo(f"  {name}: {_cell(name, value)}")

@@ -470,6 +470,13 @@ def test_command_reports_missing_redis_and_wrong_settings(egress, redis_server):
     assert code == 6 and error.startswith("Redis: ")
 
 
+def test_explanation_says_if_the_reconciler_is_silent(egress, store, cluster, reconciler):
+    start(cluster, reconciler)
+    assert "\nThe reconciler is silent, so this may be old.\n" in egress("explain", "alice")[1]
+    reconciler.heartbeat()
+    assert "silent" not in egress("explain", "alice")[1]
+
+
 def test_image_contains_the_command():
     scripts = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts["egress"] == "verifier.egress_cli:main"

@@ -44,9 +44,11 @@ AGENT = "agent"
 FUTURE_SECONDS = 60
 """Seconds by which the clock of a detector may be ahead."""
 
+SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+"""The name of a source, as in the values."""
+
 _POD = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' rule for names of pods, a little wider
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
-_SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # as the names of sources in the values
 
 PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
 """What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log contains the logs of pods, each
@@ -179,7 +181,7 @@ def _strange(report: Report) -> str:
         (report.pod, _POD, "pod"),
         (report.namespace, _POD, "namespace"),
         (report.uid, _UID, "uid"),
-        (report.source, _SOURCE, "source"),
+        (report.source, SOURCE, "source"),
     ):
         if text and not form.fullmatch(text):
             return what
@@ -245,7 +247,7 @@ def _by_falco(content: dict[str, Any], at: float | None, received: float) -> Rep
 def _plain(content: dict[str, Any], at: float | None, received: float) -> Report | None:
     """Our own kind. Without a time, it was seen just now."""
     source = _word(content.get("source", ""))
-    if source and not _SOURCE.fullmatch(source):
+    if source and not SOURCE.fullmatch(source):
         raise Unreadable("Its source is not the name of a source.")
     if "time" in content and _time(content["time"]) is None:
         raise Unreadable("Its time is not one such as 2026-11-25T10:03:12Z.")

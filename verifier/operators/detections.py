@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import click
 
 from ..detections import reporters
-from ..detections.reports import MAX_LINE_CHARACTERS, Unreadable, escaped, read
+from ..detections.reports import AGENT, MAX_LINE_CHARACTERS, SOURCE, Unreadable, escaped, read
 from .actions import ActionRefused, Operators
 from .commands import PENDING, show
 
@@ -87,10 +87,12 @@ def list_unreadable(operators: Operators, as_json: bool) -> None:
 @click.argument("source")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create_token(source: str, as_json: bool) -> None:
+    if not SOURCE.fullmatch(source) or source == AGENT:
+        raise ActionRefused("bad-request", "source: only lower-case letters, digits and dashes, 40 at most; agents have no token.")
     token, hashed = reporters.create()
     if as_json:
         click.echo(json.dumps({"token": token, "values": {"detections": {"sources": {source: {"tokenHash": hashed}}}}}, indent=2))
         return
     click.echo(f"The token. It is shown this once and stored nowhere:\n\n  {token}\n")
     click.echo("Add this to the chart's values; it is no secret. The token takes effect a minute or two after `helm upgrade`:\n")
-    click.echo(f'detections:\n  sources:\n    {escaped(source)}:\n      tokenHash: "{hashed}"')
+    click.echo(f'detections:\n  sources:\n    {source}:\n      tokenHash: "{hashed}"')

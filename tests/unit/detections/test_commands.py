@@ -112,3 +112,9 @@ def test_created_token_is_good_with_its_hash(egress, tmp_path):
     assert Reporters(str(file), ["falco"]).find(made["token"]) == "falco"
     code, out, _ = egress("detections", "create-token", "falco")
     assert code == 0 and "binder_egress_reporter_" in out and "tokenHash:" in out
+
+
+@pytest.mark.parametrize("source", ["Falco", "falco/x", "", "x" * 41, "agent"])
+def test_no_token_is_made_for_a_source_that_the_values_cannot_have(egress, source):
+    code, out, err = egress("detections", "create-token", source)
+    assert (code, out) == (2, "") and "source: " in err

@@ -487,10 +487,13 @@ def _carried(server: Server, known: KnownServer) -> Block:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """The network that a text names. IPv4 within IPv6 counts as IPv4, as it does for clients (`networks.parse_address`)."""
     try:
-        return ipaddress.ip_network(text.strip(), strict=False)
+        found = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise ActionRefused("bad-request", f"network: {text!r} is no address and no CIDR.") from None
+    inner = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
+    return ipaddress.ip_network((inner, found.prefixlen - 96)) if inner and found.prefixlen >= 96 else found
 
 
 def _clients(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -21,7 +21,7 @@ from verifier.store.errors import StoreUnavailable
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [("server", "alice"), ("repository", "github.com/Owner/*"), ("network", "198.51.100.0/24")],
+    [("server", "alice"), ("repository", "github.com/Owner/*"), ("network", "198.51.100.0/24"), ("network", "::ffff:198.51.100.7")],
 )
 def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster, store, operators, redis_server, make, kind, what):
     start(cluster, reconciler)

@@ -457,13 +457,20 @@ class Operators:
             found = self._store.known_of(servers).values()
             return all(known.grant == grant or known.is_blocked(self._clock()) for known in found)
 
-        return self._until(done)
+        return self._confirmed(done)
 
     def _await_end(self, grants: set[str]) -> bool:
         """Whether no pod carries one of these grants any more, within `CONFIRMATION_WAIT_SECONDS`."""
         # Listed once: there may be thousands of servers, and this checks twenty times a second.
         carry = [server for server, known in self._store.all_known().items() if known.grant in grants]
-        return self._until(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
+        return self._confirmed(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
+
+    def _confirmed(self, done: Callable[[], bool]) -> bool:
+        """As `_until`. Ctrl-C ends the wait, and cannot end what is recorded already."""
+        try:
+            return self._until(done)
+        except KeyboardInterrupt:
+            return False
 
     @staticmethod
     def _until(done: Callable[[], bool]) -> bool:

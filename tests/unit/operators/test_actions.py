@@ -318,6 +318,21 @@ def test_expired_blocks_are_deleted_at_a_resync(operators, reconciler, store, mo
     assert [block.what for block in store.blocks()] == ["192.0.2.2/32"]
 
 
+def test_interrupted_wait_is_no_interrupted_action(operators, reconciler, cluster, store, monkeypatch):
+    """Somebody notices a slip, presses Ctrl-C, and must not believe that nothing was done."""
+    start(cluster, reconciler)
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 60)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verifier.operators.actions.time.sleep", interrupt)
+    done = operators.block("repository", "github.com/owner/*", "eve", "mining")
+    assert (done["state"], [block.id for block in store.blocks()]) == ("pending", [done["block"]])
+    serve(reconciler, store)
+    assert operators.unblock(done["block"], "eve")["state"] == "pending"
+
+
 # -- the in-cluster interface
 
 

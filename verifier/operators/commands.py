@@ -142,7 +142,7 @@ def block(operators: Operators, kind: str, what: str, duration: str, by: str, wh
 def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) -> None:
     _say(
         operators.unblock(block, by, why),
-        "The block is removed. What it took away does not come back; servers can be unlocked.",
+        "The block is removed. What it took away does not come back; servers that nothing else blocks can be unlocked.",
         as_json,
     )
 

@@ -27,7 +27,7 @@ from verifier.passes import Passes
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Block, Grant, KnownServer, Rule, Server
 from verifier.settings import ReconcilerSettings, load
-from verifier.web.app import create_internal_app, create_services
+from verifier.web.app import create_services
 from verifier.web.problems import TYPE
 
 TIERS = {"small": {"internet": False}, "verified": {"internet": True, "rank": 1}, "huge": {"rank": 2}, "other": {}}
@@ -151,30 +151,16 @@ def test_token_is_read_once_per_request(site, store, monkeypatch):
 
 
 @pytest.mark.parametrize(("server", "outcome"), [("mallory", "used-up"), ("alice", "held")])
-def test_pass_for_a_larger_tier_stays_with_its_server_when_that_is_gone(site, store, server, outcome):
-    """It has given its time to that server, so it does not move like the pass of an attempt that failed."""
+def test_use_for_a_larger_tier_stays_with_its_server_when_that_is_gone(site, store, server, outcome):
+    """It has given its time to that server, so it does not move like the use of an attempt that failed."""
     services = site()
     passed = token(services)
     has(store)
     assert unlock(public_client(services), token=passed).status_code == 202
-    store.forget(ALICE)
-    internal = internal_client(services)
-    assert launch(internal, server, token=passed, client_address=CLIENT)["pass_outcome"] == outcome
-
-
-def test_pass_for_a_larger_tier_is_used_up_for_its_server(site, store):
-    """Otherwise its owner could move the use to another server, and this one would lose its tier."""
-    services = site()
-    client, passed = public_client(services), token(services)
-    has(store)
-    assert unlock(client, token=passed).status_code == 202
     grant = store.pending(ALICE, set()).unlock.grant
-    assert grant.tier == "verified"
-    internal = create_internal_app(services).test_client()
-    internal.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {services.settings.api_token.get_secret_value()}"
-    run_pod(store, "mallory", "uid-2")
-    assert launch(internal, "mallory", token=passed, client_address=CLIENT)["pass_outcome"] == "used-up"
-    assert not is_withdrawn(store, grant.id)
+    store.forget(ALICE)
+    assert launch(internal_client(services), server, token=passed)["pass_outcome"] == outcome
+    assert is_withdrawn(store, grant.id) is (outcome == "held")
 
 
 def test_pass_for_a_larger_tier_counts_until_its_server_has_it(site, store):

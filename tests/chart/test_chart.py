@@ -107,7 +107,7 @@ def test_secret_and_pods_of_helm_test_alone_outlive_an_uninstallation(render, va
 @pytest.mark.parametrize("values", TOPOLOGIES, ids=lambda path: path.name)
 def test_pods_are_hardened(render, values):
     for (kind, name), document in render("--values", values).items():
-        if kind not in ("Deployment", "Pod"):
+        if kind not in ("Deployment", "DaemonSet", "Pod"):
             continue
         pod = document["spec"] if kind == "Pod" else document["spec"]["template"]["spec"]
         # binder-egress-test reads the results of the other pods of `helm test`.
@@ -115,11 +115,11 @@ def test_pods_are_hardened(render, values):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        # Only hashes of API keys and the operator's volumes are mounted: no files of the node, no Kubernetes token.
+        assert {"hostNetwork", "hostPID", "hostIPC"} & set(pod) == ({"hostPID"} if name == "binder-egress-agent" else set())
+        # Only hashes of keys, hosts and the operator's volumes are mounted: no files of the node, no Kubernetes token.
         mounted = {volume["name"]: volume for volume in pod.get("volumes", []) if "emptyDir" not in volume}
         assert ("api-keys" in mounted) == (name == "binder-egress-verifier")
-        assert set(mounted) <= {"api-keys", "redis-ca", "corporate-ca", "policies"}
+        assert set(mounted) <= {"api-keys", "reporters", "tiers", "redis-ca", "corporate-ca", "policies", "configmap"}
         assert all({"configMap", "secret"} & set(volume) for volume in mounted.values())
         for container in pod.get("initContainers", []) + pod["containers"]:
             context = container["securityContext"]
@@ -160,7 +160,7 @@ def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(render, va
     assert len(objects) == len(plain)
     for (kind, name), document in objects.items():
         assert document["metadata"]["labels"].pop(LABEL) == "hub", (kind, name)
-        if kind == "Deployment":
+        if kind in ("Deployment", "DaemonSet"):
             assert document["spec"]["template"]["metadata"]["labels"].pop(LABEL) == "hub", name
         if kind != "ConfigMap":
             assert LABEL not in json.dumps(document), (kind, name)

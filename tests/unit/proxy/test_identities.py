@@ -161,6 +161,8 @@ def test_change_of_addresses_ends_connections_from_the_old_one(identities):
     identities.apply(AddressChange(AddressVersion(1), "alice/", (pod("a", "10.42.0.5"),)))
     identities.apply(AddressChange(AddressVersion(2), "alice/", (pod("a", "10.42.0.6"),)))
     assert identities.still("a", "10.42.0.5") is None and identities.still("a", "10.42.0.6")
+    identities.apply(AddressChange(AddressVersion(3), "bob/", (pod("b", "10.42.0.5"),)))
+    assert identities.still("a", "10.42.0.5") is None
 
 
 def test_connection_waits_for_its_pod():

@@ -36,7 +36,7 @@ def refusing(blocks):
     return Rule.BLOCKED if any(found.kind == "network" for found in blocks) else None
 
 
-def test_new_block_counts_at_once_and_costs_the_client_nothing(public, store, elsewhere, in_redis):
+def test_new_block_counts_at_once_and_costs_the_client_nothing(public, store, elsewhere):
     get_pass(public)  # This process has seen that there are no blocks.
     solution = solve(public)
     before = store.charges([NETWORK], 3600)

@@ -419,7 +419,7 @@ def watcher(ours, namespace, store):
     return Watcher(ours, namespace, store, lambda: [])
 
 
-def test_findings_become_metrics(watcher, namespace, store, internal):
+def test_findings_become_metrics(watcher, namespace, internal):
     namespace.found_policies.append(jupyterhub({}, ingress=[{}]))
     namespace.found_canary = Canary("running", {"api": False, "kubelet": True}, "c")
     watcher.run_once()

@@ -155,7 +155,7 @@ def test_start_guard_outcomes_are_shown(internal, store):
     assert value(internal, "binder_egress_start_guard_seconds_total") == 10.5
 
 
-def test_start_guard_outcomes_are_shown_from_the_start(internal, store):
+def test_start_guard_outcomes_are_shown_from_the_start(internal):
     """Prometheus sees no increase in a counter that appears with 1; the alert would miss the first pod without isolation."""
     page = (Path(__file__).parents[2] / "docs/start-guard.md").read_text()
     outcomes = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

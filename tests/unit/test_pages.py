@@ -294,7 +294,7 @@ def test_page_without_redis_says_so(public, redis_server):
     assert "The service cannot decide just now. Try again in a few seconds." in answer.text
 
 
-def test_unlock_answers_json_whatever_the_client_accepts(public, store):
+def test_unlock_answers_json_whatever_the_client_accepts(public):
     answer = public.post("/egress/servers/nobody", json={"token": "x"}, headers=HTML)
     assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
 

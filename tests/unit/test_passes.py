@@ -206,7 +206,7 @@ def test_pass_states_its_number_of_servers(redis_server, store):
     assert (found.servers, round(found.exp - found.iat)) == (3, 60)
 
 
-def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, passes, in_redis):
+def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, in_redis):
     from verifier.records import Grant, Record, Server
     from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 

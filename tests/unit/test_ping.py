@@ -139,7 +139,7 @@ def test_pod_can_ping_without_the_sysctl_or_with_privileges(body, way):
     assert way_to_ping(body) == way
 
 
-def test_pods_that_can_ping_are_counted_once(reconciler, cluster, store, internal):
+def test_pods_that_can_ping_are_counted_once(reconciler, cluster, internal):
     def shown():
         found = families(internal)["binder_egress_user_pods_with_ping"].samples
         return {sample.labels["way"]: sample.value for sample in found if sample.name.endswith("_total")}

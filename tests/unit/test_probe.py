@@ -156,7 +156,7 @@ def canary(tmp_path, monkeypatch):
     return run
 
 
-def test_canary_ends_when_its_result_changes(canary, listener, closed, tmp_path, monkeypatch):
+def test_canary_ends_when_its_result_changes(canary, closed, monkeypatch):
     assert canary(a=closed) == {"a": False}  # the first result counts as a change
     # The canary repeats its tries until the result changes.
     looks = []

@@ -181,7 +181,7 @@ def test_slow_public_clients_delay_nobody(verifier, open_slow, sent):
         assert_prompt(verifier)
 
 
-def test_body_may_arrive_after_its_headers(verifier, open_slow):
+def test_body_may_arrive_after_its_headers(open_slow):
     body = b'{"provider": "altcha", "solution": "x"}'
     (connection,) = open_slow(1, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body[:1])
     time.sleep(1)
@@ -192,7 +192,7 @@ def test_body_may_arrive_after_its_headers(verifier, open_slow):
 @pytest.mark.parametrize(
     ("sent", "answer"), [(SLOW["in a body"], b"HTTP/1.1 408 "), (SLOW["in headers"], b"")], ids=["body", "headers"]
 )
-def test_request_that_does_not_arrive_in_time_is_ended(verifier, open_slow, sent, answer):
+def test_request_that_does_not_arrive_in_time_is_ended(open_slow, sent, answer):
     # Taken before the connection opens: on a busy machine, the verifier's time may begin long before this test goes on.
     began = time.monotonic()
     (connection,) = open_slow(1, sent)

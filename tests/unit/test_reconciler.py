@@ -190,7 +190,7 @@ def test_grant_that_is_withdrawn_during_its_patch_is_taken_back(reconciler, clus
     assert store.known(ALICE).tier == "unverified"
 
 
-def test_moved_use_takes_its_tier_along(public, internal, reconciler, cluster, store):
+def test_moved_use_takes_its_tier_along(public, internal, reconciler, cluster):
     token = get_pass(public)
     launch(internal, "alice", token=token)
     cluster.add("alice")
@@ -202,7 +202,7 @@ def test_moved_use_takes_its_tier_along(public, internal, reconciler, cluster, s
     assert cluster.labelled() == {Server("bob")}
 
 
-def test_use_that_moves_during_its_patch_is_taken_back(public, internal, reconciler, cluster, store):
+def test_use_that_moves_during_its_patch_is_taken_back(public, internal, reconciler, cluster):
     token = get_pass(public)
     launch(internal, "alice", token=token)
     cluster.add("alice")
@@ -219,7 +219,7 @@ def test_move_notifies_the_reconciler_of_both_servers(public, internal, store):
     assert store.woken(0.01) == Woken({ALICE, Server("bob")})
 
 
-def test_withdrawal_of_one_pass_leaves_the_grant_of_another(public, internal, reconciler, cluster, store):
+def test_withdrawal_of_one_pass_leaves_the_grant_of_another(public, internal, reconciler, cluster):
     first, second = get_pass(public), get_pass(public)
     launch(internal, "alice", token=first)
     cluster.add("alice")

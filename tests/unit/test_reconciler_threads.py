@@ -68,7 +68,7 @@ def test_running_reconciler_grants_unlocks_moves_and_forgets(running, cluster, p
     assert verifier.reconciler.loop.ALIVE_FILE.exists()
 
 
-def test_fault_in_handling_reports_stops_no_heartbeat(make_reconciler, store, tmp_path, monkeypatch, caplog):
+def test_fault_in_handling_reports_stops_no_heartbeat(make_reconciler, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
     monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", tmp_path / "ready")
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)

@@ -136,7 +136,7 @@ def test_verifier_works_after_an_outage_without_a_restart(public, internal, redi
     assert launch(internal, token=get_pass(public))["pass_outcome"] == "free"
 
 
-def test_dead_connection_fails_no_request_once_redis_is_back(public, internal, redis_server):
+def test_dead_connection_fails_no_request_once_redis_is_back(internal, redis_server):
     launch(internal)
     redis_server.stop()
     redis_server.start()
@@ -206,7 +206,7 @@ def test_hanging_redis_times_out_within_the_second_of_the_hook(public, internal,
     assert internal.get("/readyz").status_code == 200
 
 
-def test_redis_is_used_again_after_a_slow_period(public, internal, store, redis_server, no_longer_than):
+def test_redis_is_used_again_after_a_slow_period(internal, redis_server, no_longer_than):
     redis_server.freeze()
     with no_longer_than(1):
         assert_unavailable(internal.post("/api/launches", json=LAUNCH))
@@ -273,7 +273,7 @@ def test_full_redis_still_refuses_a_used_solution(public, full):
     assert (answer.status_code, answer.json["type"]) == (403, TYPE + "solution-refused")
 
 
-def test_full_redis_grants_nothing_even_if_old_charges_could_go(public, store, full, in_redis):
+def test_full_redis_grants_nothing_even_if_old_charges_could_go(public, full, in_redis):
     """The charges of a network that are too old to count are removed with the next one."""
     solution, key = solve(public), f"binder-egress:charges:{NETWORK}"
     in_redis.hset(key, "1000000000", 1)
@@ -282,7 +282,7 @@ def test_full_redis_grants_nothing_even_if_old_charges_could_go(public, store, f
     assert in_redis.hgetall(key) == {"1000000000": "1"}
 
 
-def test_refused_request_succeeds_once_redis_has_memory(public, internal, store, full, in_redis):
+def test_refused_request_succeeds_once_redis_has_memory(public, internal, full, in_redis):
     token, solution = get_pass(public), solve(public)
     full()
     assert_unavailable(internal.post("/api/launches", json=LAUNCH | {"token": token}))

@@ -241,7 +241,7 @@ def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user
     assert reconcilers.waiting_detections(9) == []
 
 
-def test_users_without_the_receivers_password_enter_no_report(redis_server):
+def test_users_without_the_receivers_password_enter_no_report():
     """A Secret of the operator that has two of the three: the receiver is not ready, and says so."""
     server = ChartRedis(SHARED, VERIFIER, RECONCILER)
     try:

@@ -138,7 +138,7 @@ def test_clients_without_an_address_are_not_counted(site, in_redis, address):
     assert in_redis.keys("binder-egress:rejected:*") == []
 
 
-def test_limit_of_zero_is_none(site, store):
+def test_limit_of_zero_is_none(site):
     assert refusals(public_client(site(fairness_rejections=0)), 40) == ["solution-refused"] * 40
 
 

@@ -311,7 +311,7 @@ def test_pass_and_solution_are_not_interchangeable(public, internal):
     assert launch(internal, token=solve(public))["pass_outcome"] == "invalid"
 
 
-def test_solution_from_before_a_wipe_is_refused(public, store, redis_server):
+def test_solution_from_before_a_wipe_is_refused(public, redis_server):
     solution = solve(public)
     redis_server.wipe()
     assert_refused(present(public, solution), "may have been")

@@ -78,7 +78,7 @@ def test_honest_wait_is_bounded(answers, price, average, most):
 
 
 @pytest.mark.parametrize("price", [1e9, 1e300])
-def test_answer_fits_its_four_bytes_at_any_price(answers, price, monkeypatch):
+def test_answer_fits_its_four_bytes_at_any_price(price, monkeypatch):
     monkeypatch.setattr("secrets.randbelow", lambda bound: bound - 1)
     challenge = Altcha.from_options({"cost": 1}, [KEY]).challenge("launch", "198.51.100.7/32", price)
     assert challenge["parameters"]["keyPrefix"]

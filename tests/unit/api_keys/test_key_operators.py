@@ -35,7 +35,7 @@ def test_create_prints_a_key_and_its_entry_for_the_values(site, run):
     assert site.services.api_keys.find(found[0]).name == "course"
 
 
-def test_create_keeps_the_key_nowhere_and_logs_who_made_it(site, run, store, in_redis):
+def test_create_keeps_the_key_nowhere_and_logs_who_made_it(run, store, in_redis):
     done = run(*CREATE, "--as", "eve", "--why", "a course", "--json")
     key = json.loads(done.stdout)["key"]
     (action,) = store.woken(0.01).actions
@@ -113,7 +113,7 @@ def test_revocation_counts_whatever_its_entry_says(site, run, in_redis, text):
     assert [state for state, said in checked(site) if said.startswith("revoked, but still in the values: course")] == ["warning"]
 
 
-def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(site, run, store):
+def test_revoke_says_when_there_is_no_such_key_but_takes_any_id(run, store):
     assert isinstance(run("revoke", "nothing", "--why", "x").exception, ActionRefused)
     assert run("revoke", "0123456789abcdef", "--why", "x").exit_code == 0
     with pytest.raises(KeyRevoked):
@@ -166,7 +166,7 @@ def test_doctor_tells_of_keys_that_are_revoked_expired_or_wrong(site):
     assert "no tier 'huge'" in found[0][1] and "course" in found[1][1] and "over" in found[2][1]
 
 
-def test_scrape_neither_scans_redis_nor_asks_for_each_key(site, store, monkeypatch, in_redis):
+def test_scrape_neither_scans_redis_nor_asks_for_each_key(site, store, in_redis):
     for number in range(20):
         site.add(f"key-{number}")
     site.internal.get("/readyz")

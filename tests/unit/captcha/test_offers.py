@@ -86,7 +86,7 @@ def test_each_provider_has_its_tier(make, double):
     assert present(client, "hcaptcha", double.token("hcaptcha")).json["tier"] == "verified"
 
 
-def test_disabled_provider_is_not_accepted(make, double):
+def test_disabled_provider_is_not_accepted(make):
     client = public_client(make("hcaptcha", captcha_on_outage="deny"))
     for name in ("turnstile", "altcha", "nobody"):
         answer = present(client, name, "x")

@@ -154,7 +154,7 @@ def test_client_cannot_cause_an_outage(make, double, monkeypatch, on_outage):
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_wrong_solutions_do_not_stop_offers(make, double, name):
+def test_wrong_solutions_do_not_stop_offers(make, name):
     services = make(name)
     client = public_client(services)
     for number in range(5):
@@ -256,7 +256,7 @@ def test_verifier_process_checks_its_providers(redis_server, double):
     assert SECRET not in "\n".join(log)
 
 
-def test_proxy_of_the_environment_is_used(make, double, monkeypatch):
+def test_proxy_of_the_environment_is_used(make, monkeypatch):
     """`verifier.extraEnv` in the chart."""
     asked = []
 

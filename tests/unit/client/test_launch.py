@@ -268,7 +268,7 @@ def test_busy_hub_or_cut_stream_is_a_failed_launch(hub, run):
     assert run("launch", SPEC, "--binder", hub.url)[0] == 1
 
 
-def test_missing_hub_is_a_failed_launch(run, monkeypatch):
+def test_missing_hub_is_a_failed_launch(run):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         code, out, err = run("launch", SPEC, "--binder", f"http://127.0.0.1:{nobody.getsockname()[1]}", "--json")
@@ -298,7 +298,7 @@ def test_error_of_a_launch_does_not_show_the_pass(hub, run, monkeypatch):
     assert hub.builds[0].token and hub.builds[0].token not in out + err
 
 
-def test_federation_redirect_keeps_the_pass_and_asks_the_member(serve, open_hub, run, store):
+def test_federation_redirect_keeps_the_pass_and_asks_the_member(serve, open_hub, run):
     addresses = serve()
     prime, member = open_hub(addresses), open_hub(addresses)
     prime.redirect = member.url.replace("127.0.0.1", "localhost")

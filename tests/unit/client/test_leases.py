@@ -66,7 +66,7 @@ def test_solution_for_another_tier_is_not_sent(serve, open_hub, run, store):
 
 
 @pytest.mark.parametrize("tier", ["verified", "small"])
-def test_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, monkeypatch, tier):
+def test_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, tier):
     keyed.verifier = keyed.start(tiers={"verified": {"lease": 60}, "small": {"lease": 60}})
     until = int(time.time()) + 20
     store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/gh/o/cached", until=until))

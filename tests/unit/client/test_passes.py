@@ -54,7 +54,7 @@ def test_option_in_browser_asks_a_person(hub, run, store):
     assert (code, hub.count("GET /egress/challenge"), hub.builds[0].token) == (3, 0, None)
 
 
-def test_terminal_gets_a_qr_code_and_respects_no_color(interactive, run, store):
+def test_terminal_gets_a_qr_code_and_respects_no_color(interactive, store):
     run_pod(store)
     arguments = ("unlock", f"{interactive.url}egress/servers/alice/", "--wait", "1")
     shown, code = on_a_terminal(*arguments)

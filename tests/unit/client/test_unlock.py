@@ -89,7 +89,7 @@ def test_status_shows_the_end_of_egress(hub, run, store):
 
 
 @pytest.mark.parametrize("which", ["status", "unlock"])
-def test_unknown_server_and_failed_verifier_have_own_exit_codes(hub, run, store, which, monkeypatch):
+def test_unknown_server_and_failed_verifier_have_own_exit_codes(hub, run, store, which):
     assert run(which, f"{hub.url}egress/servers/nobody/")[0] == 5
     run_pod(store)
     address = f"{hub.url}egress/servers/alice/"

@@ -85,7 +85,7 @@ def test_source_that_is_not_in_the_values_is_refused(egress, store, sources, mor
     assert store.waiting_detections(1) == []
 
 
-def test_line_of_a_source_that_is_not_in_the_values_ends_nothing(egress, store):
+def test_line_of_a_source_that_is_not_in_the_values_ends_nothing(egress):
     """A stranger may have written it into a detector's log."""
     lines = '{"pod": "a", "source": "other"}\n{"pod": "a"}\n' + killed()
     code, out, err = egress("detect", "--from", "-", lines=lines)

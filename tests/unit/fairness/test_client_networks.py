@@ -121,7 +121,7 @@ def test_client_without_an_address_is_counted_and_charged(site, store, address, 
     assert value(internal_client(services), "binder_egress_clients_without_address_total") == 9
 
 
-def test_solution_of_a_private_client_counts_behind_another_node(site, store):
+def test_solution_of_a_private_client_counts_behind_another_node(site):
     """Where nodes hide the clients, one client's requests come from several addresses."""
     client = public_client(site(), "10.0.0.1")
     solution = solve(client)
@@ -226,7 +226,7 @@ def test_use_moves_within_the_client_network(site, prefix, expected):
 # -- IPv6, where one customer has many networks
 
 
-def test_ipv6_networks_around_a_client_raise_its_price(site, store):
+def test_ipv6_networks_around_a_client_raise_its_price(site):
     client = public_client(site(), "2001:db8:1:200::1")
     for number in range(1, 21):
         get_pass(public_client_of(client, f"2001:db8:1:2{number:02x}::1"))
@@ -235,7 +235,7 @@ def test_ipv6_networks_around_a_client_raise_its_price(site, store):
     assert price(public_client_of(client, "2001:db8:2::1")) == 1
 
 
-def test_ipv6_client_pays_the_largest_price_not_the_sum(site, store):
+def test_ipv6_client_pays_the_largest_price_not_the_sum(site):
     client = public_client(site(), "2001:db8::1")
     for _ in range(30):
         get_pass(client)
@@ -337,7 +337,7 @@ def test_warning_about_hidden_clients_comes_once_an_hour(services, caplog, monke
 # -- one address with most launches
 
 
-def test_share_of_the_address_with_most_launches_is_shown(services, internal, monkeypatch):
+def test_share_of_the_address_with_most_launches_is_shown(internal, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("verifier.networks.time.monotonic", lambda: now[0])
 

@@ -84,7 +84,7 @@ def test_lease_in_its_first_half_is_not_renewed_and_nothing_is_spent(client, sto
     assert post(client, provider="altcha", solution=solution).status_code == 202
 
 
-def test_pass_for_another_tier_does_not_renew_and_is_not_spent(client, store, services, impatient):
+def test_pass_for_another_tier_does_not_renew_and_is_not_spent(client, store, impatient):
     publish_lease(store, "stopped", 10)
     solution = solve(client, "unlock")
     for body in ({"token": get_pass(client)}, {"provider": "altcha", "solution": solution}):
@@ -102,7 +102,7 @@ def test_rejected_pass_or_solution_renews_nothing(client, store, body):
     assert waiting(store) is None
 
 
-def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, redis_server, impatient):
+def test_renewal_of_a_blocked_or_refused_server_is_refused(client, store, impatient):
     publish_lease(store, "blocked", 10)
     store.add_block(Block("block", "repository", "example.com/a/*", "eve", "w", 0), [])
     answer = post(client, token=get_pass(client))
@@ -188,7 +188,7 @@ def test_pass_of_a_launch_is_presented_again_when_its_server_is_ready(client, st
     assert post(client, token=token).json["state"] == "granted"
 
 
-def test_pass_counts_again_after_a_block_is_lifted(place, client, store, impatient):
+def test_pass_counts_again_after_a_block_is_lifted(place, client, impatient):
     """The operator revoked the pass's grant by mistake."""
     place.time = time.time()
     reconciler, operators = place.reconciler(), Operators(reconciler_settings(), place.store, lambda: place.time)
@@ -224,7 +224,7 @@ def test_pass_counts_as_before_when_the_mode_was_allow_meanwhile(place, client, 
     assert post(client, token=token).status_code == 403
 
 
-def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, store, impatient):
+def test_lease_is_renewed_then_expires_then_is_unlocked_again(place, client, impatient):
     """Verifier and reconciler together: a lease is renewed, expires, and the server is unlocked again."""
     place.time = time.time()
     reconciler = place.reconciler()

@@ -266,7 +266,7 @@ def test_grants_are_listed_and_filtered(reconciler, cluster, operators, only, us
     assert {row["user"] for row in operators.grants(**only)} == users
 
 
-def test_thousands_of_servers_are_asked_for_in_parts(store, operators, in_redis):
+def test_thousands_of_servers_are_asked_for_in_parts(operators, in_redis):
     """Redis must answer within half a second, and serves no other client meanwhile."""
     in_redis.mset({f"binder-egress:server:user-{number}/": KnownServer(f"uid-{number}").dumps() for number in range(2001)})
     in_redis.config_resetstat()
@@ -373,7 +373,7 @@ def test_http_can_neither_lift_a_block_nor_stop_a_pod(reconciler, cluster, store
     assert {(found.by, found.until is None) for found in store.blocks()} == {("mallory", False), ("eve", True)}
 
 
-def test_http_action_is_logged_by_the_verifier(reconciler, cluster, store, redis_server, caplog):
+def test_http_action_is_logged_by_the_verifier(store, redis_server, caplog):
     internal = internal_client(create_services(make_settings(redis_server), store))
     with caplog.at_level(logging.INFO):
         assert internal.post("/api/blocks", json={"kind": "network", "what": "192.0.2.1", "by": "eve", "why": "w"}).json["block"]
@@ -420,7 +420,7 @@ def egress(redis_server, store):
     return run
 
 
-def test_commands_perform_their_actions(egress, reconciler, cluster, store):
+def test_commands_perform_their_actions(egress, reconciler, cluster):
     start(cluster, reconciler)
     with running(reconciler):
         code, out, _ = egress("grants")
@@ -470,7 +470,7 @@ def test_commands_perform_their_actions(egress, reconciler, cluster, store):
         (["block", "server", "alice", "--why", "w"], 5, "servers that it applies to: 1"),
     ],
 )
-def test_failed_command_has_a_nonzero_exit_code(egress, store, cluster, reconciler, arguments, code, says):
+def test_failed_command_has_a_nonzero_exit_code(egress, cluster, reconciler, arguments, code, says):
     if "alice" in arguments:
         start(cluster, reconciler)
     found, out, error = egress(*arguments)
@@ -498,7 +498,7 @@ def test_image_contains_the_command():
     assert {"grants", "doctor", "keys"} <= set(verifier.egress_cli.egress.commands)
 
 
-def test_user_chosen_names_cannot_send_terminal_escapes(egress, store, cluster, reconciler):
+def test_user_chosen_names_cannot_send_terminal_escapes(egress, cluster, reconciler):
     start(cluster, reconciler, repository="https://\x9b2J@github.com/x/\x1b[2J\u202ename")
     for command in (("grants",), ("explain", "alice")):
         for json_too in ((), ("--json",)):

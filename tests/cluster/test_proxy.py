@@ -231,8 +231,7 @@ def test_network_that_hides_addresses_is_noticed(stage, hide):
     ask_until(stage, user, f"http://{LISTED}/", "200")
 
 
-def test_other_pods_do_not_reach_the_proxy(stage):
-    """Not even the ports for its probes are open to user pods."""
+def test_user_pods_do_not_reach_the_ports_of_the_proxys_probes(stage):
     user = stage.launch().user
     ask_until(stage, user, f"http://{LISTED}/", "200")
     pods = stage.get("pods", "-l", "app.kubernetes.io/component=proxy")["items"]

@@ -241,8 +241,8 @@ def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user
     assert reconcilers.waiting_detections(9) == []
 
 
-def test_users_without_the_receivers_password_enter_no_report():
-    """A Secret of the operator that has two of the three: the receiver is not ready, and says so."""
+def test_receiver_that_redis_does_not_know_is_not_ready():
+    """An operator's own Secret may lack its password."""
     server = ChartRedis(SHARED, VERIFIER, RECONCILER)
     try:
         settings = server.settings(ReceiverSettings, redis_password=SHARED, detections={"falco": {}})

@@ -94,8 +94,7 @@ def prepare(store: Store) -> FakeCluster:
     return cluster
 
 
-def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, store, impatient):
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     right = {ALICE, Server("carol")}
     for steps in itertools.count():
@@ -205,8 +204,7 @@ def test_slow_patches_of_changing_pods_delay_grants_but_lose_none(redis_server, 
     assert (len(began), len(cluster.patches)) == (4 * len(users), len(users))
 
 
-def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, impatient):
     settings = load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS)
     cluster = FakeCluster()
     cluster.add()

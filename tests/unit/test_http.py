@@ -236,9 +236,8 @@ def test_base_path_can_be_changed(redis_server, store):
 
 
 @pytest.fixture
-def answers(public, services, store, monkeypatch):
+def answers(public, services, store, impatient):
     """One answer of each endpoint and each error."""
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     run_pod(store)
     page = {"Accept": "text/html"}
     return {
@@ -375,8 +374,7 @@ def logged(caplog):
     return "\n".join(f"{record.getMessage()} {record.exc_text} {vars(record)}" for record in caplog.records)
 
 
-def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, monkeypatch, redis_server):
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+def test_tokens_and_solutions_are_never_logged(public, internal, store, caplog, impatient, redis_server):
     caplog.set_level(logging.DEBUG)
     run_pod(store)
     solution, unlocking = solve(public), solve(public, "unlock")

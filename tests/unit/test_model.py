@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-import verifier.operators.actions
 from tests.support.apps import admit, make_settings
 from tests.support.fake_cluster import FakeCluster
 from verifier.api_keys import Keys
@@ -412,8 +411,7 @@ class Machine(RuleBasedStateMachine):
             assert len({use.server for use in used.uses}) == len(used.uses) <= used.signed.servers
 
 
-def test_labels_follow_from_uses_after_any_sequence_of_steps(redis_server, monkeypatch):
-    monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
+def test_labels_follow_from_uses_after_any_sequence_of_steps(redis_server, impatient):
     Machine.redis_server = redis_server
     run_state_machine_as_test(
         Machine,

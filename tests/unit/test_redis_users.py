@@ -94,10 +94,8 @@ def stores(server):
     reconciler.close()
 
 
-def test_launch_unlock_and_operators_work_with_users(server, stores, monkeypatch):
+def test_launch_unlock_and_operators_work_with_users(server, stores, impatient):
     """Everything from a launch to the end of its pod, at the verifier and the reconciler."""
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
     verifiers, reconcilers = stores
     settings = server.settings(VerifierSettings)
     services = create_services(settings, verifiers)

@@ -65,8 +65,7 @@ def test_solution_without_a_time_is_remembered_by_its_provider(make, double, red
     assert_problem(present(client, name, token), "solution-refused", 403)
 
 
-def test_solution_unlocks_a_server(make, double, store, monkeypatch):
-    monkeypatch.setattr("verifier.web.servers.UNLOCK_WAIT_SECONDS", 0)
+def test_solution_unlocks_a_server(make, double, store, impatient):
     run_pod(store)
     client = public_client(make("turnstile"))
     for action, status in (("launch", 403), ("unlock", 202)):

@@ -63,8 +63,7 @@ def test_grant_on_the_pod_keeps_its_end(place, reconciler):
     assert place.cluster.labelled() == set(), "the same launch must not give it a second time"
 
 
-def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, monkeypatch):
-    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 0)
+def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, impatient):
     place.cluster.add()
     place.turn(reconciler)
     operators = Operators(reconciler_settings(), place.store, lambda: place.time)

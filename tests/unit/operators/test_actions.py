@@ -77,8 +77,7 @@ def test_action_without_a_reconciler_is_pending_and_takes_effect_later(operators
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_stop_deletes_the_pod_only_if_that_is_allowed(make, cluster, store, redis_server, allowed, monkeypatch):
-    monkeypatch.setattr(verifier.operators.actions, "CONFIRMATION_WAIT_SECONDS", 0)
+def test_stop_deletes_the_pod_only_if_that_is_allowed(make, cluster, store, redis_server, allowed, impatient):
     reconciler = make(may_stop_pods=allowed)
     start(cluster, reconciler)
     operators = Operators(make_settings(redis_server, may_stop_pods=allowed), store)

@@ -380,12 +380,10 @@ def slow_server():
 
 
 def test_dripping_answer_times_out(slow_server, monkeypatch):
-    monkeypatch.setattr(adapter, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(adapter, "READ_SECONDS", 0.3)
-    began = time.monotonic()
+    """The whole answer takes 25 s, and would be good. Only the limit of a single call ends it."""
+    monkeypatch.setattr(adapter, "READ_SECONDS", 2)
+    monkeypatch.setattr(adapter, "ASK_LIMIT_SECONDS", 60)
     assert verify(make("mcaptcha", apiUrl=slow_server), "mcaptcha").outcome is Outcome.UNAVAILABLE
-    # The whole answer takes 25 s.
-    assert time.monotonic() - began < 20
 
 
 def test_hanging_provider_has_a_limit_of_calls(net, monkeypatch):

@@ -1,9 +1,11 @@
 """The products of the release workflow, made with its scripts: the chart with the image pinned by digest, and the packages."""
 
+import json
 import os
 import re
 import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,25 @@ def test_packages_are_built(tmp_path):
         "python/binder_egress_client-V-py3-none-any.whl",
         "npm/binder-egress-pages-V.tgz",
     }
+
+
+@pytest.mark.parametrize(("version", "tag"), [("9.9.9", "latest"), ("9.9.9-rc.1", "next")])
+def test_npm_package_is_published_from_its_file(tmp_path, version, tag):
+    """The workflow's own commands, with a small package and without a registry."""
+    jobs = yaml.safe_load((TOP / ".github/workflows/release.yml").read_text())["jobs"]
+    about, packages = tmp_path / "frontend/pages/package.json", tmp_path / "npm"
+    about.parent.mkdir(parents=True)
+    about.write_text(json.dumps({"name": "binder-egress-pages", "version": version}))
+    packages.mkdir()
+    subprocess.run([TOP / "ci/frontend"], check=True)  # installs npm where there is none
+    settings = {"dry_run": "true", "registry": "http://127.0.0.1:9", "fetch_retries": "0"}
+    environment = {**os.environ, **{f"npm_config_{key}": value for key, value in settings.items()}}
+    environment |= {"GITHUB_REPOSITORY": "example/egress", "GITHUB_REF_NAME": version}
+    run = partial(subprocess.run, env=environment, check=True, capture_output=True, text=True)
+    (before,) = (step for step in jobs["packages"]["steps"] if "working-directory" in step)
+    run(["bash", "-e", "-c", before["run"]], cwd=tmp_path / before["working-directory"])
+    # npm refuses provenance of another repository than this one.
+    assert json.loads(about.read_text())["repository"]["url"] == "git+https://github.com/example/egress.git"
+    run(["npm", "pack", "--no-dry-run", "--pack-destination", packages], cwd=about.parent)
+    published = run(["bash", "-e", "-c", jobs["npm-package"]["steps"][-1]["run"]], cwd=tmp_path)
+    assert f"+ binder-egress-pages@{version}" in published.stdout and f" with tag {tag} " in published.stderr

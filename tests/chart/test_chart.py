@@ -563,8 +563,8 @@ def test_lock_is_valid_and_linked(helm):
 
 
 def test_package_has_the_chart_and_nothing_else(helm, tmp_path):
-    helm("package", CHART, "--destination", tmp_path)
-    with tarfile.open(tmp_path / "binder-egress-0.1.0.tgz") as package:
+    helm("package", CHART, "--version", "1.2.3", "--destination", tmp_path)
+    with tarfile.open(tmp_path / "binder-egress-1.2.3.tgz") as package:
         names = package.getnames()
     assert "binder-egress/charts/redis/templates/_manifests.tpl" in names
     left_out = tuple(f"binder-egress/{folder}/" for folder in ("tests", "ci", "integration"))

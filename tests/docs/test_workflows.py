@@ -31,7 +31,12 @@ def test_a_release_is_refused_while_a_file_has_another_version():
     places = re.findall(r"^(\S+?)[:,]", refused.stderr, re.MULTILINE)
     assert set(places) == {
         "chart/Chart.yaml",
+        "chart/README.md",
         "chart/values.yaml",
+        "CONTRIBUTING.md",
+        "docs/agent.md",
+        "docs/bans.md",
+        "docs/install.md",
         "docs/mybinder.md",
         "docs/node-guard.yaml",
         "pyproject.toml",

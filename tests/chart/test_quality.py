@@ -145,7 +145,7 @@ def test_paths_and_values_for_chartpress_exist():
     (chart,) = yaml.safe_load((TOP / "chartpress.yaml").read_text())["charts"]
     assert chart["chartPath"] == "chart" and chart["name"] == yaml.safe_load((CHART / "Chart.yaml").read_text())["name"]
     for name, image in chart["images"].items():
-        for path in chart["paths"] + image["paths"] + [image["dockerfilePath"]]:
+        for path in image["paths"] + [image["dockerfilePath"]]:
             assert (TOP / path).exists(), path
         for path in [image["valuesPath"]] if isinstance(image["valuesPath"], str) else image["valuesPath"]:
             found = VALUES

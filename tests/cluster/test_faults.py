@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 import requests
 
-from tests.support.cluster.installing import await_tier_or_unlock
+from tests.support.cluster.installing import await_tier_or_unlock, forget_failures
 from tests.support.cluster.packets import assert_reaches
 from tests.support.cluster.patience import ANSWER_SECONDS, POD_SECONDS, RECONCILER_SECONDS
 from tests.support.cluster.stage import Failed, Launched, Stage, restart_component
@@ -41,13 +41,6 @@ def launch_within(stage: Stage, seconds: float, token: str) -> Launched:
         if launched.hook < seconds:
             return launched
     raise AssertionError(f"{took} s, not {seconds} s")
-
-
-def forget_failures(stage: Stage) -> None:
-    """End the hook's rest after failures, with a new BinderHub."""
-    stage.kubectl("rollout", "restart", "deployment/binder")
-    stage.rollout("deployment/binder")
-    stage.await_binderhub()
 
 
 def test_launches_without_a_verifier_go_on_unverified(stage, usual):

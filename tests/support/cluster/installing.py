@@ -195,6 +195,13 @@ class Load:
         self.looks += 1
 
 
+def forget_failures(stage: Stage) -> None:
+    """End the hook's rest after failures, with a new BinderHub."""
+    stage.kubectl("rollout", "restart", "deployment/binder")
+    stage.rollout("deployment/binder")
+    stage.await_binderhub()
+
+
 def await_tier_or_unlock(stage: Stage, user: str, token: str | None, client: str = CLIENT) -> None:
     """Wait until a server has the tier that its launch brings; unlock one that stays without.
 

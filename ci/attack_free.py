@@ -301,8 +301,8 @@ def second_renewals(at: Place, solver: Solver) -> dict[str, dict[str, int]]:
         at.door.unlock(user, ADDRESS, token=token)
         at.settled(user)
         after = at.store.known(Server(user))
-        assert before and before.until and after and after.until
-        return after.until > before.until
+        assert before and before.grant.until and after and after.grant.until
+        return after.grant.until > before.grant.until
 
     outcomes = []
     for index in range(RENEWALS):
@@ -332,7 +332,7 @@ def farm(at: Place, solver: Solver, doubled_after: int) -> dict[str, Any]:
 
     def renewed(user: str, before: str) -> bool:
         known = at.store.known(Server(user))
-        return known is not None and known.has_egress and known.grant != before
+        return known is not None and known.grant.gives_egress and known.grant.id != before
 
     for user in users:
         at.launch(user)
@@ -347,7 +347,7 @@ def farm(at: Place, solver: Solver, doubled_after: int) -> dict[str, Any]:
             assert status in (200, 202), body
             assert before
             # On a slow machine, the answer comes before the grant.
-            eventually(lambda user=user, before=before: renewed(user, before.grant))  # type: ignore[misc]
+            eventually(lambda user=user, before=before: renewed(user, before.grant.id))  # type: ignore[misc]
             grants, spent = grants + 1, spent + used.price
     for user in users:
         at.go(user)

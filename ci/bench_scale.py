@@ -288,12 +288,12 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
         peak = peak_mib(process)
         # The pods' uids, for what waits for them.
         uids = {each: known.uid for each in waiting if (known := store.known(each))}
-    carried = {each: (known.grant if (known := store.known(each)) else "") for each in waiting}
+    carried = {each: (known.grant.id if (known := store.known(each)) else "") for each in waiting}
     for each in waiting:
         store.grant(each, Record(Grant.new("verified", "solution", time.time()), uid=uids[each]))
     began = time.monotonic()
     with reconciler(api, server.url, log) as process:
-        restart = until(lambda: all((known := store.known(each)) and known.grant != carried[each] for each in waiting), began)
+        restart = until(lambda: all((known := store.known(each)) and known.grant.id != carried[each] for each in waiting), began)
         work = processor_seconds(process)
         time.sleep(10)
         before, used = time.monotonic(), processor_seconds(process)

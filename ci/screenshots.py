@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
+from tests.support.apps import RedisServer, VerifierProcess, carried, make_settings, run_pod
 from tests.support.browser import ARTIFACTS, MODEST, launch
 from tests.support.doubles import running
 from tests.support.launch_page import BinderHub, bundle
@@ -49,7 +49,8 @@ FOR_DOCS = {
 
 def publish(store: Store, tier: str = "unverified", left: int | None = None, **fields: Any) -> None:
     """Publish the server, as the reconciler does."""
-    store.publish(Server("alice"), KnownServer("uid-1", tier, until=None if left is None else int(time.time()) + left, **fields))
+    until = None if left is None else int(time.time()) + left
+    store.publish(Server("alice"), KnownServer("uid-1", carried(tier, until=until, **fields)))
 
 
 def calculate(page: Page) -> None:

@@ -168,6 +168,10 @@ class Grant:
         return grant if texts and type(grant.at) is int and type(grant.until) in (int, type(None)) else None
 
 
+NO_GRANT = Grant("", UNVERIFIED, "", 0)
+"""What is published of a pod that carries no grant."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A decision that waits in Redis for its pod.
@@ -210,67 +214,39 @@ class KnownServer:
 
     Attributes:
         uid: the pod.
-        tier: its tier; `unverified` if it has none.
-        grant: the id of the grant that the pod carries; empty if it carries none.
+        grant: the grant that the pod carries; `NO_GRANT` if it carries none.
         repository: the repository that was launched; empty if unknown.
         client: the address of the client that launched it; empty if unknown.
         pod: the pod's name.
         label: the value of its tier label; empty if it has none.
-        rule, at, by, why, until, may_stop: of the grant.
     """
 
     uid: str
-    tier: str = UNVERIFIED
-    grant: str = ""
+    grant: Grant = NO_GRANT
     repository: str = ""
     client: str = ""
     pod: str = ""
     label: str = ""
-    rule: str = ""
-    at: int = 0
-    by: str = ""
-    why: str = ""
-    until: int | None = None
-    may_stop: bool = False
-
-    @classmethod
-    def carrying(
-        cls, grant: Grant | None, uid: str, *, repository: str = "", client: str = "", pod: str = "", label: str = ""
-    ) -> "KnownServer":
-        """A server whose pod carries a grant.
-
-        Args:
-            grant: the grant; None: the pod carries none.
-            uid, repository, client, pod, label: the fields of those names.
-        """
-        known = cls(uid, repository=repository, client=client, pod=pod, label=label)
-        if grant is None:
-            return known
-        of_grant = asdict(grant)
-        return replace(known, grant=of_grant.pop("id"), **of_grant)
 
     @property
-    def carried(self) -> Grant:
-        """The grant that the pod carries; without an id if it carries none."""
-        return Grant(self.grant, self.tier, self.rule, self.at, self.by, self.why, self.until, self.may_stop)
-
-    @property
-    def has_egress(self) -> bool:
-        """Whether it has a tier."""
-        return self.tier != UNVERIFIED
-
-    def is_blocked(self, now: float) -> bool:
-        """Whether the pod carries a block that is in force at a Unix time in seconds."""
-        return self.carried.is_block(now)
+    def tier(self) -> str:
+        """Its tier; `unverified` if it has none."""
+        return self.grant.tier
 
     def dumps(self) -> str:
-        """This as JSON."""
-        return json.dumps(asdict(self))
+        """This as JSON, with the fields of the grant beside the others; `grant` is its id."""
+        of_grant = asdict(self.grant)
+        tier, identity = of_grant.pop("tier"), of_grant.pop("id")
+        return json.dumps({"uid": self.uid, "tier": tier, **vars(self), "grant": identity, **of_grant})
 
     @classmethod
     def loads(cls, text: str | None) -> "KnownServer | None":
         """The server that JSON describes, or None."""
-        return _read(cls, json.loads(text)) if text else None
+        if not text:
+            return None
+        content = json.loads(text)
+        grant = _read(Grant, {**vars(NO_GRANT), **content, "id": content.get("grant", NO_GRANT.id)})
+        return _read(cls, {**content, "grant": grant})
 
 
 @dataclass(frozen=True, slots=True)

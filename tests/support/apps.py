@@ -12,6 +12,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import altcha
 import redis
@@ -20,7 +22,7 @@ from flask.testing import FlaskClient
 from tests.support.ports import free_port
 from tests.support.processes import children
 from tests.support.waiting import eventually
-from verifier.records import KnownServer, Server
+from verifier.records import NO_GRANT, UNVERIFIED, Grant, KnownServer, Server
 from verifier.settings import VerifierSettings, load
 from verifier.store.store import Store
 from verifier.web.app import create_internal_app, create_public_app
@@ -263,6 +265,11 @@ def launch(client: FlaskClient, user: str = "alice", **fields: object) -> dict:
     return answer.json
 
 
+def carried(tier: str = UNVERIFIED, identity: str = "", **fields: Any) -> Grant:
+    """The grant that a pod carries, with no more fields than a test is about."""
+    return replace(NO_GRANT, tier=tier, id=identity, **fields)
+
+
 def run_pod(store: Store, user: str = "alice", uid: str = "uid-1") -> Server:
     """Publish a running server, as the reconciler does."""
     server = Server(user)
@@ -284,11 +291,12 @@ def reconciler(store: Store, server: Server | None = None, delay: float = 0.0, l
     def work() -> None:
         while not done.wait(0.01):
             pending = store.pending(server, set())
-            if pending.unlock and pending.known.grant != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
+            if pending.unlock and pending.known.grant.id != pending.unlock.grant.id and pending.unlock.uid == pending.known.uid:
                 done.wait(delay)
                 known, grant = pending.known, pending.unlock.grant
-                values = {"until": int(time.time()) + lease if lease else None, "may_stop": known.may_stop}
-                store.publish(server, KnownServer(known.uid, grant.tier, grant.id, known.repository, **values))
+                until = int(time.time()) + lease if lease else None
+                new = carried(grant.tier, grant.id, until=until, may_stop=known.grant.may_stop)
+                store.publish(server, KnownServer(known.uid, new, known.repository))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support.apps import carried
 from tests.support.launch_page import BinderHub
 from verifier.records import KnownServer, Server
 
@@ -60,5 +61,5 @@ LEASING = {"tiers": {"verified": {"lease": 60}, "small": {}}}
 def lease(store, expires_in, tier="verified"):
     """Publish alice's server with a tier that ends in `expires_in` seconds. Returns the Unix time of the end."""
     until = int(time.time()) + expires_in
-    store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/a/b", until=until))
+    store.publish(Server("alice"), KnownServer("uid-1", carried(tier, "grant-1", until=until), "https://example.com/a/b"))
     return until

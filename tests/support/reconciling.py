@@ -56,7 +56,7 @@ def withdraw(store, grant):
 def known(uid, grant=None, pod="jupyter-alice--", **fields):
     """The published state of a pod that carries a grant."""
     if grant:
-        fields |= {"tier": grant.tier, "grant": grant.id, "label": grant.label, "rule": grant.rule, "at": grant.at}
+        fields |= {"grant": grant, "label": grant.label}
     return KnownServer(uid, pod=pod, **fields)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from tests.support.apps import carried
 from verifier.records import KnownServer, Server
 
 TOP = Path(__file__).parents[2]
@@ -38,7 +39,8 @@ LEASE = 600
 
 
 def lasts(store, left, tier="verified", **fields):
-    store.publish(Server("alice"), KnownServer("uid-1", tier, until=None if left is None else int(time.time()) + left, **fields))
+    until = None if left is None else int(time.time()) + left
+    store.publish(Server("alice"), KnownServer("uid-1", carried(tier, until=until, **fields)))
 
 
 def press(tab, name):

@@ -12,7 +12,7 @@ import altcha
 import pytest
 import requests
 
-from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, run_pod, solve
+from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, carried, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import converge_due
 from tests.support.waiting import eventually
@@ -83,7 +83,8 @@ def prepare(store: Store) -> FakeCluster:
         given = make_grant()
         has = {"grant": given, "annotated": True, "label": "verified"} if user in ("bob", "dave") else {}
         cluster.add(user, f"uid-{number}", **has, **({"label": "verified"} if user == "erin" else {}))
-        store.publish(Server(user), KnownServer(f"uid-{number}", pod=f"jupyter-{user}--", grant=given.id if has else ""))
+        carries = carried(identity=given.id if has else "")
+        store.publish(Server(user), KnownServer(f"uid-{number}", carries, pod=f"jupyter-{user}--"))
         if user == "bob":
             store.withdraw([given.id])
     store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
@@ -112,7 +113,7 @@ def test_reconciler_killed_at_any_step_is_recovered_by_the_next(redis_server, st
         look(Reconciler(settings, cluster, store))
         assert cluster.labelled() == right, f"after {steps} steps"
         for pod in cluster.pods.values():
-            assert store.known(pod.server).grant == (pod.grant.id if pod.grant else "")
+            assert store.known(pod.server).grant.id == (pod.grant.id if pod.grant else "")
         assert store.known(Server("gone")) is None
         if survived:
             break

@@ -221,8 +221,8 @@ class Machine(RuleBasedStateMachine):
         renewal = known.tier != UNVERIFIED
         grant = Grant.new("verified", "renewal" if renewal else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
-        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal, known.grant)
-        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal, known.grant)
+        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal, known.grant.id)
+        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal, known.grant.id)
         assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "lease-given", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 
@@ -403,7 +403,7 @@ class Machine(RuleBasedStateMachine):
         for pod in self.cluster.pods.values():
             if not pod.ended:
                 known = self.store.known(pod.server)
-                assert (known.uid, known.grant) == (pod.uid, pod.grant.id if pod.grant else "")
+                assert (known.uid, known.grant.id) == (pod.uid, pod.grant.id if pod.grant else "")
 
     @invariant()
     def passes_are_held_by_at_most_their_number_of_servers(self):

@@ -10,7 +10,7 @@ import segno
 from werkzeug.datastructures import LanguageAccept
 from werkzeug.http import parse_accept_header
 
-from tests.support.apps import make_settings, public_client, run_pod
+from tests.support.apps import carried, make_settings, public_client, run_pod
 from tests.support.languages import CHOICES
 from verifier.proxy import hosts
 from verifier.records import KnownServer, Server
@@ -171,7 +171,7 @@ def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, stor
     assert f">{state}</p>" in page and f">{reached.replace(chr(39), '&#39;')}</p>" in page and f'data-access="{access}"' in page
     answer = client.get("/egress/servers/alice").json
     assert (answer["access"], answer["tier"], answer["unlockable"]) == (access, "unverified", True)
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert client.get("/egress/servers/alice").json["access"] == "network"
     assert client.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
 
@@ -196,7 +196,7 @@ def test_page_says_that_a_repository_has_more_hosts_and_not_which(redis_server, 
 def test_page_of_a_tier_that_has_the_egress_proxy_alone_says_so(redis_server, store):
     tiers = {"verified": {"direct": False, "internet": False, "hosts": ["conda", "python"]}}
     client = public_client(create_services(make_settings(redis_server, tiers=tiers), store))
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     text = client.get("/egress/servers/alice", headers=CURL).text
     assert text == f"Packages only: your server has no other internet access. {REACHED}\n"
     assert client.get("/egress/servers/alice").json["access"] == "packages"
@@ -204,7 +204,7 @@ def test_page_of_a_tier_that_has_the_egress_proxy_alone_says_so(redis_server, st
 
 def test_blocked_server_is_promised_no_packages(redis_server, store):
     client = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
-    store.publish(Server("alice"), KnownServer("uid-1", rule="blocked"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked")))
     for headers in (HTML, CURL):
         text = client.get("/egress/servers/alice", headers=headers).text
         assert "Your server has no internet access." in text and "cannot open connections" in text and "ackages" not in text
@@ -225,14 +225,14 @@ def test_the_operators_words_come_in_the_visitors_language_or_in_english():
 def test_the_page_has_them_as_text(redis_server, store):
     settings = make_settings(redis_server, tiers={"verified": {"description": {"en": "<b>PyPI</b> & CRAN."}}})
     client = public_client(create_services(settings, store))
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert "&lt;b&gt;PyPI&lt;/b&gt; &amp; CRAN." in client.get("/egress/servers/alice", headers=HTML).text
     assert "<b>" not in client.get("/egress/servers/alice", headers=HTML).text
     assert "<b>PyPI</b> & CRAN." in client.get("/egress/servers/alice", headers=CURL).text
 
 
 def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
-    store.publish(Server("alice"), KnownServer("uid-1", "gone"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("gone")))
     for headers in (HTML, CURL):
         answer = public.get("/egress/servers/alice", headers=headers)
         assert answer.status_code == 200
@@ -242,7 +242,7 @@ def test_a_tier_that_the_site_no_longer_has_gets_no_words(public, store):
 @pytest.mark.parametrize(("mode", "told"), [("observe", True), ("captcha", False)])
 def test_page_says_if_nothing_is_enforced(redis_server, store, mode, told):
     client = public_client(create_services(make_settings(redis_server, mode=mode), store))
-    for known in (KnownServer("uid-1"), KnownServer("uid-1", "verified", until=int(time.time()) + 100)):
+    for known in (KnownServer("uid-1"), KnownServer("uid-1", carried("verified", until=int(time.time()) + 100))):
         store.publish(Server("alice"), known)
         for headers in (HTML, CURL):
             text = re.sub(r'data-\S+="[^"]*"', "", client.get("/egress/servers/alice", headers=headers).text)
@@ -271,7 +271,7 @@ def test_curl_gets_text_with_the_link_that_begins_at_once(public, store):
     assert lines[0] == "Your server has no internet access. Programs in it cannot open connections to the internet."
     assert "  http://localhost/egress/servers/alice/#unlock" in lines
     assert "\x1b" not in answer.text and "█" not in answer.text
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert public.get("/egress/servers/alice", headers=CURL).text == "Your server has internet access.\n"
 
 
@@ -331,7 +331,7 @@ def test_terminal_gets_a_code_on_request(public, store):
         text = public.get(f"/egress/servers/alice{path}", headers=CURL).text
         assert pages.terminal_qr("http://localhost/egress/servers/alice/#unlock") in text
     assert "\x1b" not in public.get("/egress/servers/alice?qr=0", headers=CURL).text
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     assert "\x1b" not in public.get("/egress/servers/alice?qr=1", headers=CURL).text
 
 

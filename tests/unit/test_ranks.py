@@ -11,6 +11,7 @@ from tests.support.apps import (
     CLIENT,
     QUICK,
     admit,
+    carried,
     internal_client,
     is_withdrawn,
     launch,
@@ -50,7 +51,7 @@ def site(redis_server, store):
 
 
 def has(store, tier="small", **fields):
-    store.publish(ALICE, KnownServer("uid-1", tier, "its-grant", "https://example.com/a/b", **fields))
+    store.publish(ALICE, KnownServer("uid-1", carried(tier, "its-grant", **fields), "https://example.com/a/b"))
 
 
 def unlock(client, **body):
@@ -92,20 +93,20 @@ def waiting(store):
 def test_larger_tier_is_larger_in_every_respect(redis_server, has, until, gets, is_larger):
     tiers = {"has": has, "gets": gets}
     settings = make_settings(redis_server, tiers=tiers, allow_tier="has", may_stop_pods=True)
-    known = KnownServer("uid-1", "has", "g", until=None if until is None else 1000 + until)
-    assert larger(known, settings, 1000.7) == (["gets"] if is_larger else [])
+    until = None if until is None else 1000 + until
+    assert larger("has", until, settings, 1000.7) == (["gets"] if is_larger else [])
 
 
 def test_largest_tier_comes_first(redis_server):
     settings = make_settings(redis_server, tiers=TIERS)
-    assert larger(KnownServer("u", "small"), settings, 0) == ["huge", "verified"]
-    assert larger(KnownServer("u", "verified"), settings, 0) == ["huge"]
-    assert larger(KnownServer("u", "huge"), settings, 0) == []
+    assert larger("small", None, settings, 0) == ["huge", "verified"]
+    assert larger("verified", None, settings, 0) == ["huge"]
+    assert larger("huge", None, settings, 0) == []
 
 
 @pytest.mark.parametrize("tier", ["unverified", "gone"])
 def test_unknown_tier_has_no_larger_one(redis_server, tier):
-    assert larger(KnownServer("u", tier), make_settings(redis_server, tiers=TIERS), 0) == []
+    assert larger(tier, None, make_settings(redis_server, tiers=TIERS), 0) == []
 
 
 def test_unlock_replaces_one_that_waits_if_it_is_larger_in_every_respect(redis_server):
@@ -171,7 +172,7 @@ def test_pass_for_a_larger_tier_counts_until_its_server_has_it(site, store):
     assert [unlock(client, token=passed).status_code for _ in range(2)] == [202, 202]
     grant = store.pending(ALICE, set()).unlock.grant
     for now in ({"tier": "verified", "until": soon}, {"tier": "unverified", "rule": Rule.EXPIRED}):
-        store.publish(ALICE, replace(KnownServer("uid-1", grant=grant.id), **now))
+        store.publish(ALICE, KnownServer("uid-1", carried(identity=grant.id, **now)))
         unlock(client, token=passed)
         assert store.pending(ALICE, set()).unlock.grant == grant
     assert unlock(client, token=token(services)).status_code == 202
@@ -207,9 +208,9 @@ def test_unlock_that_waits_no_longer_keeps_no_other_out(site, store, why):
     if why == "withdrawn":
         store.withdraw([grant.id])
     elif why == "of an earlier pod":
-        store.publish(ALICE, KnownServer("uid-2", "unverified"))
+        store.publish(ALICE, KnownServer("uid-2", carried("unverified")))
     else:
-        store.publish(ALICE, KnownServer("uid-1", "unverified", grant.id, rule="expired"))
+        store.publish(ALICE, KnownServer("uid-1", carried("unverified", grant.id, rule="expired")))
     assert unlock(client, token=token(services, "small")).status_code == 202
     assert waiting(store) == "small"
 
@@ -256,7 +257,7 @@ def test_refused_server_gets_no_larger_tier(site, store, why):
 
 def test_revoked_server_gets_no_tier(site, store):
     services = site()
-    store.publish(ALICE, KnownServer("uid-1", "unverified", "l", rule=Rule.BLOCKED))
+    store.publish(ALICE, KnownServer("uid-1", carried("unverified", "l", rule=Rule.BLOCKED)))
     assert unlock(public_client(services), token=token(services)).status_code == 403
 
 

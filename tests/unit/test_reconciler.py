@@ -236,7 +236,7 @@ def test_unlock_is_applied_to_its_pod(reconciler, cluster, store):
     pod = cluster.add(ready=True)
     list_and_converge(reconciler)
     assert cluster.pods[pod.name].label == "small"
-    assert store.known(ALICE).grant == grant.id
+    assert store.known(ALICE).grant.id == grant.id
 
 
 @pytest.mark.parametrize("uid", ["uid-0", "uid-11", ""])

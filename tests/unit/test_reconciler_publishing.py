@@ -3,11 +3,55 @@
 import time
 from dataclasses import replace
 
+import pytest
+
 import verifier.reconciler.loop
+from tests.support.apps import carried
 from tests.support.reconciling import ALICE, converge_due, granted, known, list_and_converge, make_grant, record_launch
 from verifier.reconciler.cache import PodCache
-from verifier.records import KnownServer, Server
+from verifier.records import Grant, KnownServer, Rule, Server
 from verifier.store.reconciler_counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
+
+FULL = Grant("g", "verified", Rule.OPERATOR, 1000, "eve", "a course", 2000, True)
+
+
+@pytest.mark.parametrize(
+    ("server", "text"),
+    [
+        pytest.param(
+            KnownServer("uid-1", FULL, "https://example.com/a/b", "192.0.2.1", "jupyter-alice--", "verified"),
+            '{"uid": "uid-1", "tier": "verified", "grant": "g", "repository": "https://example.com/a/b", "client": "192.0.2.1", '
+            '"pod": "jupyter-alice--", "label": "verified", "rule": "operator", "at": 1000, "by": "eve", "why": "a course", '
+            '"until": 2000, "may_stop": true}',
+            id="a grant",
+        ),
+        pytest.param(
+            KnownServer("uid-1", label="foreign"),
+            '{"uid": "uid-1", "tier": "unverified", "grant": "", "repository": "", "client": "", "pod": "", "label": "foreign", '
+            '"rule": "", "at": 0, "by": "", "why": "", "until": null, "may_stop": false}',
+            id="no grant",
+        ),
+    ],
+)
+def test_published_text_stays_the_same(store, in_redis, server, text):
+    """During an upgrade, each version reads what the other one wrote."""
+    store.publish(ALICE, server)
+    assert in_redis.get("binder-egress:server:alice/") == text
+    assert store.known(ALICE) == server
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        pytest.param('{"uid": "uid-1"}', KnownServer("uid-1"), id="an older one without a grant"),
+        pytest.param('{"uid": "uid-1", "tier": "verified"}', KnownServer("uid-1", carried("verified")), id="a tier alone"),
+        pytest.param('{"grant": "g", "uid": "uid-1"}', KnownServer("uid-1", carried(identity="g")), id="an id alone"),
+        pytest.param('{"uid": "uid-1", "id": "x", "later": 1}', KnownServer("uid-1"), id="a newer one"),
+    ],
+)
+def test_text_of_another_version_is_read(store, in_redis, text, server):
+    in_redis.set("binder-egress:server:alice/", text)
+    assert store.known(ALICE) == server
 
 
 def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_reconciler, cluster, store, redis_server):
@@ -37,7 +81,7 @@ def test_wiped_redis_gets_every_pod_again(make_reconciler, cluster, store, redis
 
 
 def test_gone_pods_of_an_earlier_process_are_forgotten(make_reconciler, cluster, store):
-    store.publish(Server("gone"), KnownServer("uid-0", "verified"))
+    store.publish(Server("gone"), KnownServer("uid-0", carried("verified")))
     cluster.add("alice")
     reconciler = make_reconciler()
     list_and_converge(reconciler)
@@ -48,7 +92,7 @@ def test_gone_pods_of_an_earlier_process_are_forgotten(make_reconciler, cluster,
 
 
 def test_no_server_is_forgotten_before_the_first_list(make_reconciler, store):
-    store.publish(ALICE, KnownServer("uid-1", "verified"))
+    store.publish(ALICE, KnownServer("uid-1", carried("verified")))
     reconciler = make_reconciler()
     assert not reconciler.touch_probe_files()
     assert store.known(ALICE)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.apps import CLIENT, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
+from tests.support.apps import CLIENT, carried, get_pass, internal_client, launch, make_settings, public_client, run_pod, solve
 from tests.support.metrics import value
 from verifier.operators.actions import Operators
 from verifier.records import Block, KnownServer, Server
@@ -140,7 +140,7 @@ def test_pass_request_from_a_blocked_network_is_refused(site, store):
         ({"client": "203.0.113.9"}, {}, ("network", "203.0.113.9/32"), "blocked"),
         ({}, {}, ("network", "198.51.100.7/32"), "blocked"),
         ({}, {}, ("server", "alice/", None, "uid-1"), "blocked"),
-        ({"rule": "blocked", "grant": "g"}, {}, None, "blocked"),  # on the pod only; Redis has lost it
+        ({"grant": carried(identity="g", rule="blocked")}, {}, None, "blocked"),  # on the pod only; Redis has lost it
     ],
 )
 @pytest.mark.parametrize("how", ["pass", "solution"])

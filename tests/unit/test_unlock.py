@@ -10,6 +10,7 @@ import pytest
 from tests.support.apps import (
     CLIENT,
     KEYS,
+    carried,
     get_pass,
     is_withdrawn,
     launch,
@@ -71,7 +72,7 @@ def test_unlock_waits_for_a_slow_reconciler(public, store, monkeypatch):
 
     def confirm():
         grant = store.pending(Server("alice"), set()).unlock.grant
-        store.publish(Server("alice"), KnownServer("uid-1", grant.tier, grant.id))
+        store.publish(Server("alice"), KnownServer("uid-1", grant))
 
     waits = Waits(1.5, confirm)
     monkeypatch.setattr("verifier.web.servers.time", waits)
@@ -198,7 +199,7 @@ def test_tier_of_a_server_is_not_replaced_by_another(redis_server, store, impati
     """Neither a stranger who knows the address nor a late pass of the launch page can replace the tier."""
     small = make_settings(redis_server, captcha_providers={"altcha": {"cost": 1, "counterMax": 5, "tier": "small"}})
     public = public_client(create_services(small, store))
-    store.publish(Server("alice"), KnownServer("uid-1", tier="verified", grant="g"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g")))
     solution = solve(public, "unlock")
     for body in ({"token": get_pass(public)}, {"provider": "altcha", "solution": solution}):
         answer = unlock(public, **body)
@@ -280,11 +281,11 @@ def test_default_server_has_two_equal_addresses(public, store, impatient):
 
 
 def test_named_server_has_its_own_page(public, store):
-    store.publish(Server("alice", "lab 2/ü"), KnownServer("uid-2", tier="verified"))
+    store.publish(Server("alice", "lab 2/ü"), KnownServer("uid-2", carried("verified")))
     found = public.get("/egress/servers/alice/lab%202%2F%C3%BC", headers={"Accept": "application/json"})
     # An encoded slash reaches the app decoded, so such a server has no page; JupyterHub makes no such names.
     assert found.status_code == 404
-    store.publish(Server("alice", "lab 2 ü"), KnownServer("uid-2", tier="verified"))
+    store.publish(Server("alice", "lab 2 ü"), KnownServer("uid-2", carried("verified")))
     found = public.get("/egress/servers/alice/lab%202%20%C3%BC", headers={"Accept": "application/json"})
     assert (found.status_code, found.json["server"], found.json["tier"]) == (200, "lab 2 ü", "verified")
 
@@ -322,8 +323,8 @@ def test_page_has_the_format_that_the_client_accepts(public, store, accept, kind
 @pytest.mark.parametrize("accept", ["text/plain", "text/html", "application/json"])
 @pytest.mark.parametrize("tier", ["unverified", "verified"])
 def test_page_reveals_nothing_about_the_launch(public, store, accept, tier):
-    grant = "a-grant-id" if tier == "verified" else ""
-    store.publish(Server("alice"), KnownServer("uid-1", tier, grant, "https://example.com/a/b"))
+    grant = carried(tier, "a-grant-id" if tier == "verified" else "")
+    store.publish(Server("alice"), KnownServer("uid-1", grant, "https://example.com/a/b"))
     answer = public.get("/egress/servers/alice", headers={"Accept": accept})
     assert not [word for word in (*SECRET_WORDS, "a-grant-id") if word in answer.text]
 
@@ -366,10 +367,8 @@ def test_json_names_the_state_of_the_server(public, store):
 )
 def test_access_is_that_of_the_server_whatever_keeps_its_viewer_from_an_unlock(redis_server, store, block, tier, access):
     """The server was launched by another client, and has a lease if it has a tier."""
-    lasting = {"until": int(time.time()) + 600} if tier == "verified" else {}
-    store.publish(
-        Server("alice"), KnownServer("uid-1", tier, repository="https://example.com/a/b", client="203.0.113.9", **lasting)
-    )
+    grant = carried(tier, until=int(time.time()) + 600 if tier == "verified" else None)
+    store.publish(Server("alice"), KnownServer("uid-1", grant, "https://example.com/a/b", "203.0.113.9"))
     store.add_block(Block("block", *block, "eve", "w", 0, uid="uid-1"), [])
     public = public_client(create_services(make_settings(redis_server, unverified_hosts=["python"]), store))
 
@@ -411,7 +410,7 @@ def test_server_name_is_escaped_in_every_format(public, store):
 
 @pytest.mark.parametrize("tier", ["unverified", "verified"])
 def test_html_page_has_no_inline_script_and_loads_only_own_files(public, store, tier):
-    store.publish(Server("alice"), KnownServer("uid-1", tier))
+    store.publish(Server("alice"), KnownServer("uid-1", carried(tier)))
     answer = public.get("/egress/servers/alice", headers={"Accept": "text/html"})
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "script-src 'self'" in policy and "frame-ancestors 'none'" in policy

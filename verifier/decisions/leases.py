@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..passes import LEEWAY_SECONDS
-from ..records import UNVERIFIED, Grant, KnownServer, Rule
+from ..records import UNVERIFIED, Grant, Rule
 from ..settings import CommonSettings, Tier
 
 STOP_GRACE_SECONDS = 120
@@ -64,28 +64,29 @@ def tier_stops(tier: Tier, settings: CommonSettings) -> bool:
     return tier.on_expiry == "stop" and settings.mode == "captcha"
 
 
-def larger(known: KnownServer, settings: CommonSettings, now: float) -> list[str]:
+def larger(tier: str, until: int | None, settings: CommonSettings, now: float) -> list[str]:
     """The tiers that a server may get in place of its own, the largest first.
 
     Anybody may ask for them, so they must be better in every respect: a higher rank, an end that is not earlier, and no stop unless
     the current tier has one too.
 
     Args:
-        known: the server.
+        tier: its own tier.
+        until: Unix time in seconds of the end of its lease; None: it has no lease.
         settings: tiers and mode.
         now: Unix time in seconds.
     """
-    own = settings.tiers.get(known.tier)
+    own = settings.tiers.get(tier)
     if own is None:
         return []
 
-    def lasts(tier: Tier) -> bool:
-        if not tier.lease:
+    def lasts(other: Tier) -> bool:
+        if not other.lease:
             return True
-        enough = known.until is not None and int(now) + tier.lease >= known.until
-        return enough and (tier_stops(own, settings) or not tier_stops(tier, settings))
+        enough = until is not None and int(now) + other.lease >= until
+        return enough and (tier_stops(own, settings) or not tier_stops(other, settings))
 
-    names = [name for name, tier in settings.tiers.items() if tier.rank > own.rank and lasts(tier)]
+    names = [name for name, other in settings.tiers.items() if other.rank > own.rank and lasts(other)]
     return sorted(names, key=lambda name: (-settings.tiers[name].rank, name))
 
 
@@ -99,8 +100,7 @@ def outranking(tier: str, settings: CommonSettings, now: float) -> list[str]:
     """
 
     def stays(other: str, lease: int) -> bool:
-        waiting = KnownServer("", other, until=int(now) + lease if lease else None)
-        return tier not in larger(waiting, settings, now)
+        return tier not in larger(other, int(now) + lease if lease else None, settings, now)
 
     return [other for other, found in settings.tiers.items() if other != tier and stays(other, found.lease)]
 
@@ -123,21 +123,21 @@ class Left:
     renewable_in: int | None
 
 
-def left(known: KnownServer, settings: CommonSettings, now: float, refused: bool = False) -> Left | None:
+def left(grant: Grant, settings: CommonSettings, now: float, refused: bool = False) -> Left | None:
     """The time left on a server's lease, or None without a lease. The end of a block is never revealed.
 
     Args:
-        known: the server.
+        grant: the grant that its pod carries.
         settings: tiers and mode.
         now: Unix time in seconds.
         refused: whether a refusal applies to the server, so that its lease cannot be renewed.
     """
-    ended = known.rule == Rule.EXPIRED
-    if known.until is None or known.rule == Rule.BLOCKED or (ended and settings.mode != "captcha"):
+    ended = grant.rule == Rule.EXPIRED
+    if grant.until is None or grant.rule == Rule.BLOCKED or (ended and settings.mode != "captcha"):
         return None
-    expires_in = max(0, known.until - int(now))
-    tier = settings.tiers.get(known.tier)
+    expires_in = max(0, grant.until - int(now))
+    tier = settings.tiers.get(grant.tier)
     if tier is None:
-        return Left(known.until, expires_in, "stop" if ended else "end", None)
+        return Left(grant.until, expires_in, "stop" if ended else "end", None)
     renewable_in = None if refused else max(0, expires_in - tier.lease // 2) if tier.lease else 0
-    return Left(known.until, expires_in, "stop" if known.may_stop and tier_stops(tier, settings) else "end", renewable_in)
+    return Left(grant.until, expires_in, "stop" if grant.may_stop and tier_stops(tier, settings) else "end", renewable_in)

@@ -133,8 +133,8 @@ class Operators:
         now, known = self._clock(), self._store.all_known()
         found = {block.id: _block(block) for block in self._store.blocks() if self._stands(block, now, known)}
         for server, has in known.items():
-            if has.is_blocked(now) and has.grant not in found:
-                found[has.grant] = _block(_carried(server, has)) | {"only_on_pods": True}
+            if has.grant.is_block(now) and has.grant.id not in found:
+                found[has.grant.id] = _block(_carried(server, has)) | {"only_on_pods": True}
         return list(found.values())
 
     def counts(self) -> dict[str, int]:
@@ -180,7 +180,7 @@ class Operators:
         for block in blocks:
             if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
                 return block
-        if known.is_blocked(now) and known.grant not in {block.id for block in blocks}:
+        if known.grant.is_block(now) and known.grant.id not in {block.id for block in blocks}:
             return _carried(server, known)
         return None
 
@@ -296,7 +296,7 @@ class Operators:
                 raise ActionRefused(
                     "no-such-block", f"There is no block {block!r}, and no such server. `egress blocks` lists them."
                 ) from None
-            block = self._known(server).grant
+            block = self._known(server).grant.id
             if block not in standing:
                 raise ActionRefused("no-such-block", f"{server.user}/{server.name} is not blocked.")
             if standing[block]["kind"] != "server":
@@ -373,8 +373,8 @@ class Operators:
         # From now on Redis grants nothing for it, so this list is complete.
         grants = {grant.id for grant in self._store.waiting() if api_keys.gave(meant, grant.by)}
         if servers:
-            has = [known for known in self._store.all_known().values() if known.tier != UNVERIFIED]
-            grants |= {known.grant for known in has if api_keys.gave(meant, known.by)}
+            has = [known.grant for known in self._store.all_known().values() if known.grant.gives_egress]
+            grants |= {grant.id for grant in has if api_keys.gave(meant, grant.by)}
         if grants:
             self._store.withdraw(grants)
             self._store.wake_all()
@@ -406,39 +406,40 @@ class Operators:
 
     def _refusal(self, known: KnownServer) -> str | None:
         now = self._clock()
-        return Rule.BLOCKED if known.is_blocked(now) else refusal(Facts.of(known), self._store.blocks(), self._settings, now)
+        return Rule.BLOCKED if known.grant.is_block(now) else refusal(Facts.of(known), self._store.blocks(), self._settings, now)
 
     def _because(self, known: KnownServer) -> str:
         """One sentence for an operator."""
-        rule = self._refusal(known)
-        if rule == Rule.BLOCKED and not known.is_blocked(self._clock()):
+        rule, grant = self._refusal(known), known.grant
+        if rule == Rule.BLOCKED and not grant.is_block(self._clock()):
             return "A block applies to it, but the reconciler has not put it on the pod yet."
-        if known.is_blocked(self._clock()):
-            return f"No network: blocked by {known.by or 'an operator'}: {known.why or 'no reason given'}."
-        if (known.label or UNVERIFIED) != known.tier:
-            return f"Its label is {known.label or 'none'}, its grant says {known.tier}: the reconciler has not caught up."
-        if known.tier != UNVERIFIED:
+        if grant.is_block(self._clock()):
+            return f"No network: blocked by {grant.by or 'an operator'}: {grant.why or 'no reason given'}."
+        if (known.label or UNVERIFIED) != grant.tier:
+            return f"Its label is {known.label or 'none'}, its grant says {grant.tier}: the reconciler has not caught up."
+        if grant.gives_egress:
             watches = self._settings.mode == "observe"
             watched = " In mode observe every server has the network that it would have without us." if watches else ""
             later = f" The rule {rule} would refuse it now, but does not act on running servers." if rule else ""
-            who = f" by {known.by}{f': {known.why}' if known.why else ''}" if known.by else ""
-            ends = f" Its lease ends at {_utc(known.until)}." if known.until is not None else ""
-            return f"Network of the tier {known.tier}, by the rule {known.rule}{who}.{ends}{later}{watched}"
+            who = f" by {grant.by}{f': {grant.why}' if grant.why else ''}" if grant.by else ""
+            ends = f" Its lease ends at {_utc(grant.until)}." if grant.until is not None else ""
+            return f"Network of the tier {grant.tier}, by the rule {grant.rule}{who}.{ends}{later}{watched}"
         if rule:
             return f"No network: the rule {rule} refuses it."
-        if known.rule == Rule.EXPIRED:
-            stops_at = known.until if self._settings.mode == "captcha" else None
+        if grant.rule == Rule.EXPIRED:
+            stops_at = grant.until if self._settings.mode == "captcha" else None
             ends = f" Its pod is stopped after {_utc(stops_at)}, unless somebody renews the lease." if stops_at is not None else ""
-            return f"No network: its lease ended at {_utc(known.at)}, and nobody has renewed it.{ends}"
+            return f"No network: its lease ended at {_utc(grant.at)}, and nobody has renewed it.{ends}"
         if self._settings.mode == "observe":
             return "No tier. In mode observe no policy isolates it."
         return "No network: it was launched without a pass, and nobody has unlocked it."
 
     def _row(self, server: Server, known: KnownServer) -> dict[str, Any]:
+        grant = known.grant
         return {
-            "user": server.user, "server": server.name, "pod": known.pod, "tier": known.tier, "rule": known.rule,
-            "blocked": known.is_blocked(self._clock()), "at": known.at or None, "until": known.until, "by": known.by,
-            "why": known.why, "grant": known.grant, "repository": known.repository, "client": known.client,
+            "user": server.user, "server": server.name, "pod": known.pod, "tier": grant.tier, "rule": grant.rule,
+            "blocked": grant.is_block(self._clock()), "at": grant.at or None, "until": grant.until, "by": grant.by,
+            "why": grant.why, "grant": grant.id, "repository": known.repository, "client": known.client,
         }  # fmt: skip
 
     def _stands(self, block: Block, now: float, known: dict[Server, KnownServer]) -> bool:
@@ -455,15 +456,15 @@ class Operators:
 
         def done() -> bool:
             found = self._store.known_of(servers).values()
-            return all(known.grant == grant or known.is_blocked(self._clock()) for known in found)
+            return all(known.grant.id == grant or known.grant.is_block(self._clock()) for known in found)
 
         return self._confirmed(done)
 
     def _await_end(self, grants: set[str]) -> bool:
         """Whether no pod carries one of these grants any more, within `CONFIRMATION_WAIT_SECONDS`."""
         # Listed once: there may be thousands of servers, and this checks twenty times a second.
-        carry = [server for server, known in self._store.all_known().items() if known.grant in grants]
-        return self._confirmed(lambda: not any(known.grant in grants for known in self._store.known_of(carry).values()))
+        carry = [server for server, known in self._store.all_known().items() if known.grant.id in grants]
+        return self._confirmed(lambda: not any(known.grant.id in grants for known in self._store.known_of(carry).values()))
 
     def _confirmed(self, done: Callable[[], bool]) -> bool:
         """As `_until`. Ctrl-C ends the wait, and cannot end what is recorded already."""
@@ -490,7 +491,8 @@ class Operators:
 
 def _carried(server: Server, known: KnownServer) -> Block:
     """The block that a pod carries."""
-    return Block(known.grant, "server", server.key, known.by, known.why, known.at, known.until, known.uid)
+    grant = known.grant
+    return Block(grant.id, "server", server.key, grant.by, grant.why, grant.at, grant.until, known.uid)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

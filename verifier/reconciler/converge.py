@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from .. import logs
 from ..decisions import leases
-from ..records import UNVERIFIED, Grant, KnownServer, Pending, Record, Server
+from ..records import NO_GRANT, UNVERIFIED, Grant, KnownServer, Pending, Record, Server
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import EXPIRIES, GRANTS, NOT_ISOLATED, PING, START_GUARD, START_GUARD_TIME, WITHOUT_RECORD, Tally
@@ -161,8 +161,8 @@ class Converger:
     def _publish(self, pod: Pod, pending: Pending) -> None:
         """Publish a pod, and settle its launch once it is ready."""
         facts = facts_of(pod, pending)
-        known = KnownServer.carrying(
-            pod.grant, pod.uid, repository=facts.repository, client=facts.clients[0], pod=pod.name, label=pod.label or ""
+        known = KnownServer(
+            pod.uid, pod.grant or NO_GRANT, facts.repository, client=facts.clients[0], pod=pod.name, label=pod.label or ""
         )
         if known != pending.known:
             self._store.publish(pod.server, known)

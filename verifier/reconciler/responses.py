@@ -14,7 +14,7 @@ from .. import logs
 from ..detections.reports import AGENT, Report
 from ..detections.share_limit import ShareLimit, in_window
 from ..operators.actions import Operators
-from ..records import BY_DETECTOR, KnownServer
+from ..records import BY_DETECTOR, NO_GRANT, KnownServer
 from ..settings import OnMatch, ReconcilerSettings
 from ..store.errors import StoreUnavailable
 from ..store.reconciler_counters import Tally, detection_counter
@@ -107,11 +107,12 @@ class Responder:
         if follows == "observe":
             return "observed"
         now = self._clock()
-        known = KnownServer.carrying(pod.grant, pod.uid)
+        known = KnownServer(pod.uid, pod.grant or NO_GRANT)
         own = self._operators.own_block(pod.server, known)
         if own and own.until is None and follows != "stop":
             return "repeated"
-        if not self._limited().allows(pod.uid, known.has_egress, self._running(known.has_egress), now):
+        has_egress = known.grant.gives_egress
+        if not self._limited().allows(pod.uid, has_egress, self._running(has_egress), now):
             return "limited"
         self._operators.cut_off(pod.server, known, f"{BY_DETECTOR}{report.source}", report.reason, follows == "stop")
         return "stopped" if follows == "stop" else "revoked"

@@ -4,7 +4,7 @@ import math
 
 from ..decisions import leases
 from ..decisions.refusals import Facts, applies, refusal
-from ..records import Grant, KnownServer, Pending, Record, Rule
+from ..records import Grant, Pending, Record, Rule
 from ..settings import ReconcilerSettings
 from .user_pods import Pod
 
@@ -83,7 +83,7 @@ def _is_less(unlock: Grant, kept: Grant, settings: ReconcilerSettings, now: floa
         return False
     if unlock.tier == kept.tier:
         return kept.until is None and settings.tiers[kept.tier].lease > 0
-    return unlock.tier not in leases.larger(KnownServer("", kept.tier, until=kept.until), settings, now)
+    return unlock.tier not in leases.larger(kept.tier, kept.until, settings, now)
 
 
 def grant_stops(grant: Grant | None, settings: ReconcilerSettings) -> bool:

@@ -100,7 +100,7 @@ class Decisions(Blocks):
             texts = self._redis.mget(names) if names else []
         records = [Record.loads(as_text(text)) for text in texts[: len(names) - len(servers)]]
         known = [KnownServer.loads(as_text(text)) for text in texts[len(records) :]]
-        carried = [None] * len(launches) + [server and server.grant for server in known]
+        carried = [None] * len(launches) + [server and server.grant.id for server in known]
         return [record.grant for record, grant in zip(records, carried, strict=True) if record and record.grant.id != grant]
 
     def withdraw(self, grants: Iterable[str]) -> None:

@@ -52,7 +52,7 @@ def show_server(user: str, server: str) -> Response:
     known, blocks = _known(asked)
     now = time.time()
     larger = _larger(known, now)
-    asks = known.tier == UNVERIFIED or known.until is not None or bool(larger)
+    asks = known.tier == UNVERIFIED or known.grant.until is not None or bool(larger)
     refused = asks and _server_refusal(known, blocks, now) is not None
     media_type = _media_type()
     if media_type == "application/json":
@@ -73,7 +73,7 @@ def show_server(user: str, server: str) -> Response:
         widget=kinds[:1] == ["interactive"],
         observed=settings.mode == "observe",
         closed=refused and known.tier == UNVERIFIED,
-        left=leases.left(known, settings, now, refused),
+        left=leases.left(known.grant, settings, now, refused),
         larger=[] if refused else larger,
         from_nowhere=request.headers.get("Sec-Fetch-Site") == "none",
         qr=request.args.get("qr", "0") != "0",
@@ -178,7 +178,7 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass,
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outranking = leases.outranking(used.tier, services().settings, now)
     outcome = services().store.redeem(
-        used, server, record, network(), now, UNLOCK_TTL_SECONDS, known.has_egress, known.grant, outranking=outranking
+        used, server, record, network(), now, UNLOCK_TTL_SECONDS, known.grant.gives_egress, known.grant.id, outranking=outranking
     )
     if outcome == OUTRANKED:
         _note(outcome, repository=known.repository)
@@ -210,11 +210,11 @@ def _note(outcome: str, tier: str = UNVERIFIED, **more: str) -> None:
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
     """The tiers from which a server would gain: larger ones, and its own once it is renewable. None: any, as it has no tier."""
-    if not known.has_egress:
+    if known.tier == UNVERIFIED:
         return None
-    left = leases.left(known, services().settings, now)
+    left = leases.left(known.grant, services().settings, now)
     own = [known.tier] if left and left.renewable_in == 0 else []
-    return leases.larger(known, services().settings, now) + own
+    return leases.larger(known.tier, known.grant.until, services().settings, now) + own
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _await_grant(server: Server, grant: Grant) -> KnownServer | None:
             known = services().store.known(server)
         except StoreUnavailable:
             return None  # The grant is stored; whether it reaches the pod is not known.
-        if known and known.grant == grant.id:
+        if known and known.grant.id == grant.id:
             services().metrics.unlock_seconds.observe(time.monotonic() - began)
             return known
         if time.monotonic() - began > UNLOCK_WAIT_SECONDS:
@@ -282,7 +282,7 @@ def _known(server: Server) -> tuple[KnownServer, list[Block]]:
 
 def _server_refusal(known: KnownServer, blocks: list[Block], now: float) -> Rule | None:
     """The rule that keeps a running server from the egress that the current client requests, or None."""
-    if known.is_blocked(now):
+    if known.grant.is_block(now):
         return Rule.BLOCKED
     return refusal(Facts.of(known, request.remote_addr or ""), blocks, services().settings, now)
 
@@ -290,7 +290,8 @@ def _server_refusal(known: KnownServer, blocks: list[Block], now: float) -> Rule
 def _larger(known: KnownServer, now: float) -> list[str]:
     """The tiers that a captcha provider's solution could give a server instead of its own."""
     offered = {services().captcha.tier_of(name) for name in services().captcha.names}
-    return [tier for tier in leases.larger(known, services().settings, now) if tier in offered]
+    larger = leases.larger(known.tier, known.grant.until, services().settings, now)
+    return [tier for tier in larger if tier in offered]
 
 
 def _access(known: KnownServer, blocks: list[Block], now: float) -> Access | None:
@@ -302,7 +303,7 @@ def _access(known: KnownServer, blocks: list[Block], now: float) -> Access | Non
     if settings.mode == "observe":
         return None
     facts = Facts.of(known)
-    if known.is_blocked(now) or any(applies(block, facts, now) for block in blocks):
+    if known.grant.is_block(now) or any(applies(block, facts, now) for block in blocks):
         return "none"
     tier = _tiers(known).get(known.tier)
     return tier.access if tier else None
@@ -328,7 +329,7 @@ def _description(server: Server, known: KnownServer, blocks: list[Block], now: f
         now: Unix time in seconds.
         refused: whether the client that asks would be refused an unlock.
     """
-    left = leases.left(known, services().settings, now, refused)
+    left = leases.left(known.grant, services().settings, now, refused)
     return {
         "user": server.user,
         "server": server.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler, run_pod
+from tests.support.apps import carried, reconciler, run_pod
 from tests.support.browser import ARTIFACTS, AXE
 from tests.support.jupyter import FAILING, FINE
 from tests.support.waiting import eventually
@@ -127,11 +127,11 @@ def test_panel_speaks_the_browsers_language(page_address, store, open_lab, langu
 def test_lease_is_kept_by_the_same_window(page_address, store, open_lab):
     server = Server("alice")
     now = int(time.time())
-    store.publish(server, KnownServer("uid-1", "verified", "g1", until=now + 12 * MINUTE - 20))
+    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=now + 12 * MINUTE - 20)))
     lab = open_lab(FINE)
     expect(lab.item).to_contain_text(" min left")
     expect(lab.notices(EN["keep"])).to_have_count(0)
-    store.publish(server, KnownServer("uid-1", "verified", "g1", until=now + 4 * MINUTE))
+    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=now + 4 * MINUTE)))
     lab.item.click()
     expect(lab.dialog).to_contain_text("Your server keeps running.")
     lab.dialog.get_by_role("button", name=EN["close"]).click()
@@ -179,7 +179,7 @@ def test_failed_cells_have_one_notification_until_access_grows(page_address, sto
     lab.page.route(page_address, lambda route: route.abort())
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["unknown"])
-    store.publish(Server("alice"), KnownServer("uid-1", "verified", "g1"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", "g1")))
     lab.page.unroute(page_address)
     look(lab, "visible")
     expect(lab.notices(EN["run-again"])).to_be_visible()
@@ -189,10 +189,10 @@ def test_failed_cells_have_one_notification_until_access_grows(page_address, sto
 @pytest.mark.timeout(400)
 def test_question_goes_with_the_lease(page_address, store, open_lab):
     server = Server("alice")
-    store.publish(server, KnownServer("uid-1", "verified", "g1", until=int(time.time()) + 4 * MINUTE))
+    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=int(time.time()) + 4 * MINUTE)))
     lab = open_lab(FINE)
     expect(lab.notices("Are you still there?")).to_be_visible()
-    store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired"))
+    store.publish(server, KnownServer("uid-1", carried("unverified", "g1", rule="expired")))
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["none"])
     expect(lab.notices("Are you still there?")).to_have_count(0)
@@ -201,7 +201,7 @@ def test_question_goes_with_the_lease(page_address, store, open_lab):
 @pytest.mark.timeout(400)
 def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, store, open_lab):
     server = Server("alice")
-    store.publish(server, KnownServer("uid-1", "verified", "g1", until=int(time.time()) + 15 * MINUTE))
+    store.publish(server, KnownServer("uid-1", carried("verified", "g1", until=int(time.time()) + 15 * MINUTE)))
     lab = open_lab(FINE)
     expect(lab.item).to_contain_text(" min left")
     asked = []
@@ -215,7 +215,7 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     with lab.page.expect_request(page_address):
         look(lab, "visible", event=False)
     # The pod is about to be stopped, and nothing can be renewed.
-    store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired", until=int(time.time()) + 200))
+    store.publish(server, KnownServer("uid-1", carried("unverified", "g1", rule="expired", until=int(time.time()) + 200)))
     look(lab, "visible")
     expect(lab.item).to_have_text(EN["none"])
     look(lab, "hidden")
@@ -223,7 +223,7 @@ def test_tab_asks_about_the_end_of_a_lease_only_while_visible(page_address, stor
     with lab.page.expect_request(page_address):
         look(lab, "visible", event=False)
     # The end has passed, and nobody has stopped the pod yet.
-    store.publish(server, KnownServer("uid-1", "unverified", "g1", rule="expired", until=int(time.time()) - 1))
+    store.publish(server, KnownServer("uid-1", carried("unverified", "g1", rule="expired", until=int(time.time()) - 1)))
     before = len(asked)
     look(lab, "visible")
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import reconciler, run_pod
+from tests.support.apps import carried, reconciler, run_pod
 from tests.support.browser import MODEST
 from tests.support.languages import CHOICES
 from tests.support.unlock_page import NO_ACCESS, NO_ANSWER, PHONE, TOP
@@ -100,6 +100,6 @@ def test_limited_access_is_shown_until_a_block_ends_it(start, store, open_tab):
     tab.page.route("**/challenge?*", lambda route: route.abort())
     tab.button.click()
     expect(tab.state).to_have_text(f"Your server has no more access than before. {NO_ANSWER}")
-    store.publish(Server("alice"), KnownServer("uid-1", rule="blocked"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried(rule="blocked")))
     expect(tab.state).to_have_text(NO_ACCESS)
     expect(tab.page.locator("#reach")).to_have_text("Programs in it cannot open connections to the internet.")

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.apps import make_settings, reconciler, run_pod
+from tests.support.apps import carried, make_settings, reconciler, run_pod
 from tests.support.browser import INSECURE_HOST, MODEST
 from tests.support.unlock_page import ENDED, FAILED, FROM_NOW_ON, GRANTED, NO_ACCESS, NO_ANSWER, PHONE, fails
 from verifier.captcha.altcha import Altcha
@@ -204,7 +204,7 @@ def test_narrow_screen_in_both_color_schemes(scheme, color, page_address, store,
 def test_unlock_in_another_tab_is_shown(page_address, store, open_tab):
     tab = open_tab(page_address)
     expect(tab.button).to_be_visible()
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
     expect(tab.button).to_be_hidden()
     assert tab.posts == 0
@@ -217,7 +217,7 @@ def test_unlock_in_another_tab_ends_the_calculation(start, store, open_tab):
     tab = open_tab(f"{process.public}/egress/servers/alice/")
     tab.button.click()
     expect(tab.state).to_contain_text("Calculating")
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
     expect(tab.page.get_by_role("progressbar")).to_be_hidden()
     expect(tab.button).to_be_hidden()
@@ -225,7 +225,7 @@ def test_unlock_in_another_tab_ends_the_calculation(start, store, open_tab):
 
 
 def test_revoked_access_can_be_unlocked_again(page_address, store, open_tab):
-    store.publish(Server("alice"), KnownServer("uid-1", "verified"))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified")))
     tab = open_tab(page_address)
     expect(tab.state).to_have_text(GRANTED)
     run_pod(store)

@@ -148,8 +148,8 @@ def test_operators_have_the_same_over_http(site):
 def test_explain_says_by_which_key_a_server_has_network(site, store):
     key = site.add()
     by = site.services.api_keys.find(key).label
-    grant = Grant.new("small", "api-client", time.time())
-    store.publish(ALICE, KnownServer("u", "small", grant.id, label="small", rule="api-client", by=by))
+    grant = Grant.new("small", "api-client", time.time(), by)
+    store.publish(ALICE, KnownServer("u", grant, label="small"))
     assert site.operators.explain(ALICE)["because"] == f"Network of the tier small, by the rule api-client by {by}."
 
 

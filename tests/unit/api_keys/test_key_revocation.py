@@ -5,11 +5,7 @@ import time
 import pytest
 
 from tests.support.api_keys import Site
-from tests.support.apps import (
-    get_pass,
-    launch,
-    run_pod,
-)
+from tests.support.apps import carried, get_pass, launch, run_pod
 from tests.support.fake_cluster import FakeCluster
 from tests.support.public_port import assert_problem
 from tests.support.reconciling import ALICE, converge_due, list_and_converge
@@ -65,8 +61,8 @@ def test_lease_is_renewed_by_a_pass_for_a_key_of_the_repository(make_site, store
     for_good, for_other, for_late = (site.get_pass(key) for _ in range(3))
 
     def renew(token, repository):
-        fields = {"label": "small", "rule": "api-client", "until": int(time.time()) + 60, "repository": repository}
-        store.publish(ALICE, KnownServer("uid-1", "small", "old", **fields))
+        grant = carried("small", "old", rule="api-client", until=int(time.time()) + 60)
+        store.publish(ALICE, KnownServer("uid-1", grant, repository, label="small"))
         return site.public.post("/egress/servers/alice", json={"token": token})
 
     assert renew(for_good, "https://example.com/a/b").status_code == 202
@@ -98,7 +94,7 @@ def test_revocation_reaches_waiting_and_if_asked_running_servers(site, store, re
     list_and_converge(worker)
     converge_due(worker)
     assert cluster.labelled() == {Server("carol")} | (set() if servers else {ALICE})
-    assert store.known(ALICE).is_blocked(time.time()) is False
+    assert store.known(ALICE).grant.is_block(time.time()) is False
 
 
 def test_revocation_leaves_the_servers_of_another_key(site, store, redis_server):

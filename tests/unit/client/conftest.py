@@ -10,7 +10,7 @@ from binder_egress_client import command
 from flask import request
 from werkzeug.serving import make_server
 
-from tests.support.apps import make_settings
+from tests.support.apps import carried, make_settings
 from tests.support.client_command import HCAPTCHA
 from tests.support.launch_page import BinderHub
 from verifier import api_keys as keys
@@ -73,9 +73,8 @@ def open_hub(store):
 
         def appear(user):
             build = hub.builds[-1]
-            store.publish(
-                Server(user), KnownServer(f"uid-{user}", build.tier or "unverified", repository=f"https://example.com/{build.spec}")
-            )
+            grant = carried(build.tier or "unverified")
+            store.publish(Server(user), KnownServer(f"uid-{user}", grant, f"https://example.com/{build.spec}"))
 
         hub.launched = appear
         hubs.append(hub)

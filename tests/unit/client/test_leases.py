@@ -10,7 +10,7 @@ import pytest
 from binder_egress_client import NoGate, Outcome, keep, verifier
 from binder_egress_client.verifier import Server as ServerAddress
 
-from tests.support.apps import reconciler, run_pod
+from tests.support.apps import carried, reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, LEASING, SPEC, lease
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
@@ -48,7 +48,7 @@ def test_time_of_the_next_renewal_is_shown_in_the_first_half(leasing, run, store
 
 def test_launch_shows_how_long_egress_lasts(leasing, run, store):
     leasing.launched = lambda user: store.publish(
-        Server(user), KnownServer("uid-1", leasing.builds[-1].tier, until=int(time.time()) + 60)
+        Server(user), KnownServer("uid-1", carried(leasing.builds[-1].tier, until=int(time.time()) + 60))
     )
     code, out, err = run("launch", SPEC, "--binder", leasing.url, "--json")
     said = json.loads(out.splitlines()[-1])["binder_egress"]
@@ -62,20 +62,20 @@ def test_solution_for_another_tier_is_not_sent(serve, open_hub, run, store):
     said = json.loads(out)
     assert (code, said["egress"], said["tier"], said["renewed"], said["kind"]) == (6, True, "small", False, "other-tier")
     assert "could not be renewed" in err and said["link"] and not hub.count("POST ")
-    assert store.known(Server("alice")).until == until
+    assert store.known(Server("alice")).grant.until == until
 
 
 @pytest.mark.parametrize("tier", ["verified", "small"])
 def test_lease_is_renewed_by_a_key_for_the_same_tier(keyed, run, store, tier):
     keyed.verifier = keyed.start(tiers={"verified": {"lease": 60}, "small": {"lease": 60}})
     until = int(time.time()) + 20
-    store.publish(Server("alice"), KnownServer("uid-1", tier, "grant-1", "https://example.com/gh/o/cached", until=until))
+    store.publish(Server("alice"), KnownServer("uid-1", carried(tier, "grant-1", until=until), "https://example.com/gh/o/cached"))
     with reconciler(store, lease=60):
         code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key, "--json")
     good = tier == "verified"
     said = json.loads(out)
     assert (code, said["renewed"], said.get("kind")) == ((0, True, None) if good else (6, False, "other-tier")), err
-    assert (store.known(Server("alice")).until > until) == good
+    assert (store.known(Server("alice")).grant.until > until) == good
 
 
 @pytest.mark.parametrize("option", ["--keep", "--wait"])
@@ -88,7 +88,9 @@ def test_key_for_a_higher_tier_replaces_a_lease(keyed, run, store):
     lease = {"lease": 60}
     keyed.verifier = keyed.start(tiers={"verified": lease | {"rank": 1}, "small": lease})
     until = int(time.time()) + 20
-    store.publish(Server("alice"), KnownServer("uid-1", "small", "grant-1", "https://example.com/gh/o/cached", until=until))
+    store.publish(
+        Server("alice"), KnownServer("uid-1", carried("small", "grant-1", until=until), "https://example.com/gh/o/cached")
+    )
     with reconciler(store, lease=60):
         code, out, err = run("unlock", f"{keyed.url}egress/servers/alice/", "--key", keyed.key, "--json")
     assert (code, json.loads(out)["tier"]) == (0, "verified"), err

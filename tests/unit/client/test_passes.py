@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.support.apps import internal_client, launch, reconciler, run_pod
+from tests.support.apps import carried, internal_client, launch, reconciler, run_pod
 from tests.support.client_command import HCAPTCHA, SPEC, on_a_terminal
 from tests.support.waiting import eventually
 from verifier.records import KnownServer, Server
@@ -30,7 +30,7 @@ def test_client_waits_until_a_person_has_solved(interactive, run, store, monkeyp
 
     def person():
         eventually(lambda: interactive.count("GET /egress/servers/user-1/") > 3)
-        store.publish(Server("user-1"), KnownServer("uid-user-1", "verified"))
+        store.publish(Server("user-1"), KnownServer("uid-user-1", carried("verified")))
 
     helper = threading.Thread(target=person)
     helper.start()

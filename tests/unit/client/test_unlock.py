@@ -7,7 +7,7 @@ import time
 import pytest
 from binder_egress_client import verifier
 
-from tests.support.apps import CLIENT, admit, reconciler, run_pod
+from tests.support.apps import CLIENT, admit, carried, reconciler, run_pod
 from tests.support.client_command import SPEC
 from verifier.fairness import Charge
 from verifier.records import KnownServer, Server
@@ -81,7 +81,7 @@ def test_status_says_what_the_egress_proxy_gives(serve, open_hub, run, store, li
 
 
 def test_status_shows_the_end_of_egress(hub, run, store):
-    store.publish(Server("alice"), KnownServer("uid-1", "verified", until=int(time.time()) + 7200))
+    store.publish(Server("alice"), KnownServer("uid-1", carried("verified", until=int(time.time()) + 7200)))
     code, out, _ = run("status", f"{hub.url}egress/servers/alice/")
     assert code == 0
     said = re.fullmatch(r"egress: verified, until (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\n", out)

@@ -25,7 +25,7 @@ from verifier.web.app import create_services
 def test_pod_annotation_has_the_end_of_the_lease(place, reconciler, tier):
     given = add_leased_pod(place, reconciler, tier)
     assert place.pod().grant == replace(given, until=1_000_000 + LEASE)
-    assert place.store.known(ALICE).until == 1_000_000 + LEASE
+    assert place.store.known(ALICE).grant.until == 1_000_000 + LEASE
     assert place.pod().label == tier
 
 
@@ -100,7 +100,7 @@ def test_expired_server_is_unverified_and_can_be_unlocked_again(place, reconcile
     assert place.pod().label is None
     assert place.pod().grant == replace(given, tier="unverified", rule=Rule.EXPIRED, at=1_000_000 + LEASE, until=None)
     known = place.store.known(ALICE)
-    assert (known.tier, known.label, known.until) == ("unverified", "", None)
+    assert (known.tier, known.label, known.grant.until) == ("unverified", "", None)
     (line,) = [record.fields for record in caplog.records if record.getMessage() == "pod"]
     assert (line["user"], line["tier"], line["rule"], line["grant"]) == ("alice", "unverified", Rule.EXPIRED, given.id)
     place.passes(10 * STOP_GRACE_SECONDS)
@@ -117,7 +117,7 @@ def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, 
     place.passes(LEASE)
     place.turn(reconciler, fresh=False)
     assert (place.pod().label, place.pod().ended) == (None, False)
-    assert place.store.known(ALICE).until == place.time + STOP_GRACE_SECONDS
+    assert place.store.known(ALICE).grant.until == place.time + STOP_GRACE_SECONDS
     place.passes(STOP_GRACE_SECONDS - 1)
     place.turn(reconciler)
     assert not place.pod().ended

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import verifier.web.servers
-from tests.support.apps import get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
+from tests.support.apps import carried, get_pass, internal_client, is_withdrawn, launch, make_settings, public_client, solve
 from tests.support.leases import LEASE, TIERS, reconciler_settings
 from tests.support.reconciling import ALICE
 from verifier.decisions import leases
@@ -31,10 +31,10 @@ def client(leasing):
     return public_client(leasing)
 
 
-def publish_lease(store, tier, left, **fields):
+def publish_lease(store, tier, left, grant="old", **fields):
     """Publish a server as the reconciler does; its lease ends in `left` seconds."""
-    values = {"grant": "old", "rule": "unlock", "until": int(time.time()) + left, "repository": "https://example.com/a/b"}
-    store.publish(ALICE, KnownServer("uid-1", tier, **{**values, **fields}))
+    values = {"rule": "unlock", "until": int(time.time()) + left}
+    store.publish(ALICE, KnownServer("uid-1", carried(tier, grant, **{**values, **fields}), "https://example.com/a/b"))
 
 
 def post(client, **body):
@@ -321,15 +321,15 @@ def test_remaining_time_is_shown_as_on_a_clock(seconds, shown):
 
 
 def test_left_is_never_negative(leasing):
-    left = leases.left(KnownServer("u", "blocked", until=1), leasing.settings, 10)
+    left = leases.left(carried("blocked", until=1), leasing.settings, 10)
     assert left == Left(until=1, expires_in=0, on_expiry="end", renewable_in=0)
 
 
 def test_mode_observe_announces_no_stop_of_a_pod(leasing):
-    known = KnownServer("u", rule=Rule.EXPIRED, until=1_000_000)
-    leasing.store.publish(ALICE, known)
+    grant = carried(rule=Rule.EXPIRED, until=1_000_000)
+    leasing.store.publish(ALICE, KnownServer("u", grant))
     for mode, told in (("captcha", True), ("observe", False)):
         settings = leasing.settings.model_copy(update={"mode": mode})
-        assert (leases.left(known, settings, 10) is not None) is told
+        assert (leases.left(grant, settings, 10) is not None) is told
         said = Operators(settings, leasing.store).explain(ALICE)["because"]
         assert ("Its pod is stopped after" in said) is told

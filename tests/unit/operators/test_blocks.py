@@ -37,7 +37,7 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     another = make()
     list_and_converge(another)
     assert pod(cluster).grant == grant and cluster.labelled() == {BOB}
-    assert store.known(ALICE).is_blocked(time.time())
+    assert store.known(ALICE).grant.is_block(time.time())
     record_unlock(store, make_grant(rule="unlock"))
     record_launch(store, make_grant())
     list_and_converge(another)
@@ -48,7 +48,7 @@ def test_block_removes_the_tier_at_once_until_it_is_removed(reconciler, cluster,
     serve(another, store)
     list_and_converge(another)
     assert (pod(cluster).annotated, pod(cluster).label) == (False, None) or pod(cluster).grant.rule in ("unlock", "valid-pass")
-    assert not store.known(ALICE).is_blocked(time.time())
+    assert not store.known(ALICE).grant.is_block(time.time())
 
 
 def test_block_of_one_server_queues_no_other(reconciler, cluster, store, operators):

@@ -94,6 +94,9 @@ class Address(TextType):
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             self.fail(f"{value!r} is not an address like https://hub.example.org", param, ctx)
+        if "@" in parts.netloc:
+            # Messages and links show the address.
+            self.fail("leave user and password out of the address; they are read from ~/.netrc", param, ctx)
         return value
 
 

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 import requests
-import urllib3
 
 from .check import Check, PersonNeeded
 from .solving import Unsolvable
 from .unlocking import APPEARS, UNVERIFIED, Outcome, unlock
-from .verifier import NoAnswer, NoGate, Refused, Server, Verifier, new_session, reason
+from .verifier import UNREACHABLE, NoAnswer, NoGate, Refused, Server, Verifier, new_session, reason
 
 SILENCE = 120.0
 """Seconds of silence after which the stream of a build counts as broken. BinderHub sends a comment every 25 s."""
@@ -119,7 +118,7 @@ class Launch:
                 if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                     raise LaunchFailed(f"{self._hub} does not answer as a BinderHub does")
                 yield from self._events(answer)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except UNREACHABLE as error:
             raise LaunchFailed(f"the connection to {self._hub} failed: {reason(error)}") from None
 
     def _events(self, answer: requests.Response) -> Iterator[Event]:

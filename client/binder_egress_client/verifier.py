@@ -21,6 +21,9 @@ MAX_ANSWER = 256 * 1024
 TIMES = ("until", "expires_in", "renewable_in")
 """Fields about a server's lease: a Unix time in seconds, and two numbers of seconds from now."""
 
+UNREACHABLE = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
+"""Errors of a request that failed. ValueError is what `requests` raises if it is redirected to `http://[::1`."""
+
 USER_AGENT = f"binder-egress-client/{__version__}"
 
 
@@ -85,6 +88,8 @@ def reason(error: BaseException) -> str:
         "ConnectionError": "the connection broke",
         "InvalidURL": "this is not an address",
         "LocationParseError": "this is not an address",
+        "UnicodeDecodeError": "it redirects to something that is not an address",
+        "ValueError": "it redirects to something that is not an address",
         "InvalidProxyURL": "the proxy in the environment is not an address",
         "InvalidSchema": "this kind of address or proxy is not supported (for SOCKS: pip install PySocks)",
         "TooManyRedirects": "too many redirects",
@@ -201,7 +206,7 @@ class Verifier:
                     content += chunk
                     if len(content) > MAX_ANSWER or time.monotonic() > deadline:
                         raise NoAnswer(f"the answer from {self.url} does not end")
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except UNREACHABLE as error:
             raise NoAnswer(f"{self.url} does not answer: {reason(error)}") from None
         if answer.is_redirect:
             raise NoAnswer(f"{self.url} redirects elsewhere; give the address that it leads to")

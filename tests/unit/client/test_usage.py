@@ -31,6 +31,7 @@ from verifier.records import Server
         ["launch", SPEC, "--binder", "hub.example.org"],
         ["launch", SPEC, "--binder", "ftp://hub.example.org"],
         ["launch", SPEC, "--binder", "http://[::1"],
+        ["launch", SPEC, "--binder", "https://ada:secret@hub.example.org"],
         ["launch", SPEC, "--wait", "-1"],
         ["unlock", "https://hub.example.org/user/alice/"],
         ["status", "servers/alice/"],
@@ -48,6 +49,22 @@ def test_wrong_usage_exits_with_2(run, arguments):
 def test_impossible_host_is_no_address(run):
     code, out, err = run("status", "http://hub..example.org/egress/servers/alice/")
     assert (code, out) == (4, "") and "this is not an address" in err
+
+
+@pytest.mark.parametrize("arguments", [("launch", SPEC, "--no-egress", "--binder", "{}"), ("status", "{}/egress/servers/alice/")])
+def test_redirect_to_no_address_is_an_error_in_words(run, arguments):
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", "http://[::1")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        code, out, err = run(*(argument.format(f"http://127.0.0.1:{server.server_port}") for argument in arguments))
+        server.shutdown()
+    assert (code, out) == (1 if arguments[0] == "launch" else 4, "")
+    assert "it redirects to something that is not an address" in err
 
 
 @pytest.mark.parametrize(

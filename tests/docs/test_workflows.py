@@ -3,6 +3,7 @@ runs actionlint."""
 
 import os
 import re
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -54,4 +55,23 @@ def test_all_files_have_one_version():
     if not checked.returncode:
         images = {"image": "verifier", "agent": "agent", "node-guard": "node-guard"}
         told = [f"version={version}", *(f"{key}=docker.io/binder-egress/{name}" for key, name in images.items())]
-        assert checked.stdout.splitlines() == [*told, "redis=docker.io/library/redis:7.2-bookworm"]
+        assert checked.stdout.splitlines() == [*told, "redis=docker.io/library/redis:7.2-bookworm", "registry=docker.io"]
+
+
+@pytest.mark.parametrize(
+    ("image", "registry"),
+    [
+        ("docker.io/binder-egress/verifier", "docker.io"),
+        ("registry.example.org/hub/verifier", "registry.example.org"),
+        ("localhost:5000/verifier", "localhost:5000"),
+        ("binder-egress/verifier", "docker.io"),
+        ("verifier", "docker.io"),
+    ],
+)
+def test_login_is_at_the_registry_of_the_images(image, registry):
+    check = runpy.run_path(str(TOP / "ci/release-check"))
+    assert check["registry"](image) == registry
+    release = (TOP / ".github/workflows/release.yml").read_text()
+    (login,) = re.findall(r"uses: docker/login-action@.*\n +with:\n +registry: (.*)", release)
+    assert login == "${{ needs.check.outputs.registry }}"
+    assert "      registry: ${{ steps.check.outputs.registry }}\n" in release

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from kubernetes import client
 
 from tests.support.api_server import ApiServer
 from verifier.kubernetes_api import ApiServerUnavailable
@@ -22,7 +21,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def variables(api: ApiServer) -> ProxyVariables:
-    return ProxyVariables("binder", "gate-proxy", client.CoreV1Api(api.client))
+    return ProxyVariables("binder", "gate-proxy", api.client)
 
 
 @pytest.mark.parametrize(

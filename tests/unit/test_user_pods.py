@@ -1,10 +1,11 @@
 """User pods: read from JSON, and listed, watched, patched and deleted against an API server that fails in many ways."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
-from kubernetes import client
 
 from tests.support.api_server import ApiServer
 from tests.support.reconciling import make_grant
@@ -38,7 +39,7 @@ def api() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def cluster(api: ApiServer) -> UserPods:
-    return UserPods("binder", {"component": "singleuser-server"}, client.CoreV1Api(api.client))
+    return UserPods("binder", {"component": "singleuser-server"}, api.client)
 
 
 def lines(*events: tuple[str, dict]) -> bytes:
@@ -56,6 +57,20 @@ def watch(cluster: UserPods, version: str = "5") -> tuple[list[tuple[str, str]],
 
 def bookmark(version: int) -> tuple[str, dict]:
     return "BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}}
+
+
+def test_client_loads_no_models_of_kubernetes(api):
+    """They take most of a second of processor time, and 24 MiB. A new process, because other tests may have loaded them."""
+    program = (
+        "import sys; from kubernetes import client; import verifier.reconciler.loop;"
+        "from verifier.gatecheck.check import Namespace;"
+        "from verifier.reconciler.user_pods import UserPods; from verifier.reconciler.proxy_variables import ProxyVariables;"
+        f"api = client.ApiClient(client.Configuration(host={api.url!r}));"
+        "UserPods('binder', {}, api).list(); Namespace('binder', api).policies();"
+        "print([name for name in sys.modules if name.startswith(('kubernetes.client.models.', 'kubernetes.client.api.'))])"
+    )
+    api.answer = lambda *_: (200, {"metadata": {"resourceVersion": "9"}, "items": []})
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_list_is_read_in_pages(cluster, api):

@@ -65,19 +65,17 @@ class Namespace:
     """
 
     def __init__(self, namespace: str, api: client.ApiClient | None = None):
-        api = api or kubernetes_api.in_cluster_client()
+        self._api = api or kubernetes_api.in_cluster_client()
         self._namespace = namespace
-        self._core = client.CoreV1Api(api)
-        self._networking = client.NetworkingV1Api(api)
-        self._apis = client.ApisApi(api)
 
     def policies(self) -> list[dict[str, Any]]:
         """All NetworkPolicies."""
-        return list(kubernetes_api.read(self._networking.list_namespaced_network_policy, self._namespace)["items"])
+        path = f"/apis/networking.k8s.io/v1/namespaces/{self._namespace}/networkpolicies"
+        return list(kubernetes_api.read(self._api, "GET", path)["items"])
 
     def other_kinds(self) -> list[str]:
         """The API groups of this cluster whose policies cannot be judged (`OTHER_KINDS`)."""
-        return sorted({group["name"] for group in kubernetes_api.read(self._apis.get_api_versions)["groups"]} & set(OTHER_KINDS))
+        return sorted({group["name"] for group in kubernetes_api.read(self._api, "GET", "/apis/")["groups"]} & set(OTHER_KINDS))
 
     def pods(self, selector: str, most: int = 100) -> list[dict[str, Any]]:
         """The pods that a label selector matches.
@@ -86,8 +84,8 @@ class Namespace:
             selector: the label selector.
             most: the maximum number of pods.
         """
-        page = kubernetes_api.read(self._core.list_namespaced_pod, self._namespace, label_selector=selector, limit=most)
-        return list(page["items"])
+        query = {"labelSelector": selector, "limit": most}
+        return list(kubernetes_api.read(self._api, "GET", f"/api/v1/namespaces/{self._namespace}/pods", query=query)["items"])
 
     def canary(self) -> Canary:
         """The canary."""
@@ -95,7 +93,7 @@ class Namespace:
 
     def clock(self) -> float:
         """How far the API server's clock is ahead of ours, in whole seconds."""
-        answer = kubernetes_api.call(self._apis.get_api_versions)
+        answer = kubernetes_api.call(self._api, "GET", "/apis/")
         try:
             return parsedate_to_datetime(answer.headers["Date"]).timestamp() - int(time.time())
         except (KeyError, TypeError, ValueError):

@@ -30,9 +30,9 @@ class Agents:
         api: the client; by default one with this pod's ServiceAccount.
     """
 
-    def __init__(self, namespace: str, labels: Mapping[str, str], store: Store, api: client.CoreV1Api | None = None):
-        self._api = api or client.CoreV1Api(kubernetes_api.in_cluster_client())
-        self._namespace, self._store = namespace, store
+    def __init__(self, namespace: str, labels: Mapping[str, str], store: Store, api: client.ApiClient | None = None):
+        self._api = api or kubernetes_api.in_cluster_client()
+        self._path, self._store = f"/api/v1/namespaces/{namespace}/pods", store
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
         self._nodes: dict[str, str] | None = None
         self._said = ""
@@ -53,7 +53,7 @@ class Agents:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
             StoreUnavailable: Redis does not answer.
         """
-        found = kubernetes_api.read(self._api.list_namespaced_pod, self._namespace, label_selector=self._selector)["items"]
+        found = kubernetes_api.read(self._api, "GET", self._path, query={"labelSelector": self._selector})["items"]
         nodes = {
             address["ip"]: pod["spec"]["nodeName"]
             for pod in found

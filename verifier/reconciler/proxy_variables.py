@@ -31,9 +31,9 @@ class ProxyVariables:
         api: the client; by default one with this pod's ServiceAccount.
     """
 
-    def __init__(self, namespace: str, service: str, api: client.CoreV1Api | None = None):
-        self._api = api or client.CoreV1Api(kubernetes_api.in_cluster_client())
-        self._namespace, self._service = namespace, service
+    def __init__(self, namespace: str, service: str, api: client.ApiClient | None = None):
+        self._api = api or kubernetes_api.in_cluster_client()
+        self._path, self._service = f"/api/v1/namespaces/{namespace}", service
         self._said = ""
 
     def write(self) -> None:
@@ -42,14 +42,14 @@ class ProxyVariables:
         Raises:
             ApiServerUnavailable: the API server does not answer or refuses, or there is no Service or no ConfigMap.
         """
-        spec = kubernetes_api.read(self._api.read_namespaced_service, self._service, self._namespace)["spec"]
+        spec = kubernetes_api.read(self._api, "GET", f"{self._path}/services/{self._service}")["spec"]
         host = f"[{spec['clusterIP']}]" if ":" in spec["clusterIP"] else spec["clusterIP"]
         kubernetes_api.read(
-            self._api.patch_namespaced_config_map,
-            f"{self._service}-variables",
-            self._namespace,
+            self._api,
+            "PATCH",
+            f"{self._path}/configmaps/{self._service}-variables",
             body={"data": {"address": f"http://{host}:{PORT}", "node": "1"}},
-            _content_type="application/merge-patch+json",
+            content_type=kubernetes_api.MERGE_PATCH,
         )
 
     def run(self) -> None:

@@ -165,9 +165,9 @@ class UserPods:
         api: the client; by default one with this pod's ServiceAccount.
     """
 
-    def __init__(self, namespace: str, labels: dict[str, str], api: client.CoreV1Api | None = None):
-        self._api = api or client.CoreV1Api(kubernetes_api.in_cluster_client())
-        self._namespace = namespace
+    def __init__(self, namespace: str, labels: dict[str, str], api: client.ApiClient | None = None):
+        self._api = api or kubernetes_api.in_cluster_client()
+        self._path = f"/api/v1/namespaces/{namespace}/pods"
         self._selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
     def list(self) -> tuple[list[Pod], str]:
@@ -179,11 +179,12 @@ class UserPods:
         pods: list[Pod] = []
         following: dict[str, str] = {}
         while True:
-            page = self._call(self._api.list_namespaced_pod, label_selector=self._selector, limit=PODS_PER_PAGE, **following)
+            query = {"labelSelector": self._selector, "limit": PODS_PER_PAGE, **following}
+            page = kubernetes_api.read(self._api, "GET", self._path, query=query)
             pods += filter(None, map(Pod.from_json, page["items"]))
             if not page["metadata"].get("continue"):
                 return pods, page["metadata"]["resourceVersion"]
-            following = {"_continue": page["metadata"]["continue"]}
+            following = {"continue": page["metadata"]["continue"]}
 
     def watch(self, version: str) -> Iterator[tuple[str, Pod]]:
         """The events of user pods after a resourceVersion.
@@ -196,16 +197,19 @@ class UserPods:
                 without one.
         """
         try:
-            answer: Any = self._api.list_namespaced_pod(
-                self._namespace,
-                label_selector=self._selector,
-                resource_version=version,
-                watch=True,
-                # If user pods have no events for a long time, bookmarks keep the version recent enough to continue from.
-                allow_watch_bookmarks=True,
-                timeout_seconds=WATCH_SECONDS,
-                _request_timeout=(REQUEST_TIMEOUT_SECONDS, WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS),
-                _preload_content=False,
+            answer = kubernetes_api.call(
+                self._api,
+                "GET",
+                self._path,
+                {
+                    "labelSelector": self._selector,
+                    "resourceVersion": version,
+                    "watch": True,
+                    # If user pods have no events for a long time, bookmarks keep the version recent enough to continue from.
+                    "allowWatchBookmarks": True,
+                    "timeoutSeconds": WATCH_SECONDS,
+                },
+                silence_seconds=WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS,
             )
             rest = b""
             for chunk in answer.stream(amt=None):
@@ -217,6 +221,8 @@ class UserPods:
                     version = event["object"]["metadata"]["resourceVersion"]
                     if pod := Pod.from_json(event["object"]):  # a bookmark is not a pod
                         yield event["type"], pod
+        except ApiServerUnavailable as error:
+            raise WatchEnded(str(error)) from None
         except kubernetes_api.FAILURES as error:
             raise WatchEnded(f"{type(error).__name__}: {error}") from None
         raise WatchEnded("renewed", version)
@@ -228,7 +234,7 @@ class UserPods:
             ApiServerUnavailable: the API server does not answer, or refuses the request.
         """
         try:
-            body = self._call(self._api.read_namespaced_pod, name)
+            body = self._read("GET", name)
         except Gone:
             return None
         return Pod.from_json(body)
@@ -269,12 +275,7 @@ class UserPods:
         }
         if label != pod.label:
             metadata["labels"] = {TIER_LABEL: label}
-        body = self._call(
-            self._api.patch_namespaced_pod,
-            pod.name,
-            body={"metadata": metadata},
-            _content_type="application/merge-patch+json",
-        )
+        body = self._read("PATCH", pod.name, {"metadata": metadata}, kubernetes_api.MERGE_PATCH)
         return Pod.from_json(body) or pod
 
     def delete(self, pod: Pod, unchanged: bool = False) -> None:
@@ -289,11 +290,11 @@ class UserPods:
             ApiServerUnavailable: the API server does not answer, or refuses the request (`reconciler.mayStopPods`).
         """
         preconditions = {"uid": pod.uid} | ({"resourceVersion": pod.version} if unchanged else {})
-        self._call(self._api.delete_namespaced_pod, pod.name, body={"preconditions": preconditions})
+        self._read("DELETE", pod.name, {"preconditions": preconditions})
 
-    def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+    def _read(self, method: str, name: str, body: Any = None, content_type: str = "application/json") -> Any:
         try:
-            return kubernetes_api.read(method, *args, self._namespace, **kwargs)
+            return kubernetes_api.read(self._api, method, f"{self._path}/{name}", body=body, content_type=content_type)
         except ApiServerUnavailable as error:
             if error.status == 404:
                 raise Gone(str(error)) from None

@@ -28,8 +28,8 @@ class API:
     def __init__(self, *pods):
         self.pods, self.down, self.asked = list(pods), False, []
 
-    def list_namespaced_pod(self, namespace, label_selector, **more):
-        self.asked.append((namespace, label_selector))
+    def list(self, method, path, query):
+        self.asked.append((method, path, query["labelSelector"]))
         if self.down:
             raise ApiServerUnavailable("down")
         return self.pods
@@ -38,7 +38,7 @@ class API:
 @pytest.fixture
 def agents(store, monkeypatch):
     """Make the agents of an API."""
-    monkeypatch.setattr("verifier.kubernetes_api.read", lambda method, *args, **more: {"items": method(*args, **more)})
+    monkeypatch.setattr("verifier.kubernetes_api.read", lambda api, *args, **more: {"items": api.list(*args, **more)})
 
     def make(*pods):
         api = API(*pods)
@@ -129,7 +129,7 @@ def test_agents_are_published_with_both_addresses(agents, store):
     assert [made.node_of(f"10.42.{number}.7") for number in range(6)] == ["node-1", "node-2", None, None, None, None]
     assert made.node_of("fd42::7") == "node-2"
     assert [store.is_agent(f"10.42.{number}.7") for number in range(6)] == [True, True, False, False, False, False]
-    assert not store.is_agent("") and api.asked == [("binder", "app=x,component=agent")]
+    assert not store.is_agent("") and api.asked == [("GET", "/api/v1/namespaces/binder/pods", "app=x,component=agent")]
 
 
 def test_agent_that_is_gone_is_forgotten(agents, store):

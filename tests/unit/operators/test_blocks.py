@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
+from tests.support.api_server import ApiServer
 from tests.support.apps import internal_client, launch
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
 from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
@@ -336,29 +337,23 @@ def test_block_in_an_annotation_is_read_as_it_was_written():
     assert grant.label is None
 
 
-class Recorder:
-    """A double of the Kubernetes client's API that records calls."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __getattr__(self, name):
-        def call(*args, **kwargs):
-            self.calls.append((name, args, kwargs))
-            found = {"metadata": {"name": "p", "uid": "u", "annotations": {}}}
-            return type("Answer", (), {"data": json.dumps(found)})()
-
-        return call
-
-
 def test_block_patch_removes_the_label_and_deletion_names_the_uid():
-    api = Recorder()
-    cluster = UserPods("ns", {"a": "b"}, api)
+    sent = []
+
+    def answer(method, path, query, body):
+        sent.append((method, path, body))
+        return 200, {"metadata": {"name": "p", "uid": "u", "annotations": {}}}
+
+    api = ApiServer()
+    api.answer = answer
+    cluster = UserPods("ns", {"a": "b"}, api.client)
     subject = Pod("p", "u", "7", ALICE, "i", None, False, "verified", 0, True, False)
     block = Block("x", "server", "alice/", "eve", "mining", 1, None, "u").grant
     cluster.patch(subject, block)
     cluster.delete(subject)
-    (_, _, patched), (name, args, deleted) = api.calls
-    assert patched["body"]["metadata"]["labels"] == {TIER_LABEL: None}
-    assert Grant.loads(patched["body"]["metadata"]["annotations"][GRANT_ANNOTATION]) == block
-    assert (name, args, deleted["body"]) == ("delete_namespaced_pod", ("p", "ns"), {"preconditions": {"uid": "u"}})
+    api.close()
+    (*patch, patched), deletion = sent
+    assert patch == ["PATCH", "/api/v1/namespaces/ns/pods/p"]
+    assert patched["metadata"]["labels"] == {TIER_LABEL: None}
+    assert Grant.loads(patched["metadata"]["annotations"][GRANT_ANNOTATION]) == block
+    assert deletion == ("DELETE", "/api/v1/namespaces/ns/pods/p", {"preconditions": {"uid": "u"}})

@@ -1,15 +1,25 @@
 """JupyterHub as JupyterHub's and BinderHub's charts configure it, as far as pods, labels and launches go."""
 
 import asyncio
+import inspect
 import os
 import sys
 
 import yaml
+from jupyterhub.utils import exponential_backoff
 from kubespawner import KubeSpawner
 from tornado import web
 from traitlets import Bool, Unicode
 
 c = get_config()  # noqa: F821
+
+# Between two looks at a pod that starts, JupyterHub waits up to five seconds, so that a server is found a second or two after it is
+# ready. Here it looks several times a second.
+exponential_backoff.__defaults__ = tuple(
+    0.3 if parameter.name == "max_wait" else parameter.default
+    for parameter in inspect.signature(exponential_backoff).parameters.values()
+    if parameter.default is not parameter.empty
+)
 
 with open("/etc/jupyterhub/values.yaml") as file:
     values = yaml.safe_load(file)

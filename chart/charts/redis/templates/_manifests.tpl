@@ -84,6 +84,13 @@ spec:
             - name: redis
               containerPort: 6379
               protocol: TCP
+          # Redis starts within a second. Without this, a readiness probe that comes too early would delay it by five.
+          startupProbe:
+            tcpSocket:
+              port: redis
+            periodSeconds: 1
+            timeoutSeconds: 3
+            failureThreshold: 120
           livenessProbe:
             tcpSocket:
               port: redis

@@ -351,7 +351,7 @@ class Stage:
         """Wait until a Service and the pods behind it answer: pods may be ready before every node's packet filter knows them."""
 
         def ask() -> None:
-            # One second to connect: while a node learns of a Service's first pod, it sends a connection nowhere, for ever.
+            # One second to connect: a connection opened while a node learns of a Service's first pod may never be answered.
             answer = requests.get(self.url(service, port) + path, timeout=(1, 5))
             if answer.status_code >= requests.codes.server_error:
                 raise requests.ConnectionError(f"{service}: {answer.status_code} {answer.text}")

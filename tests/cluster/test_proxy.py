@@ -19,6 +19,7 @@ from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
 from tests.support.cluster.stage import QUICK, Failed, Stage
 from tests.support.waiting import eventually
+from verifier.proxy.resolve import TRIES, TRY_SECONDS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,6 +248,12 @@ def test_pods_of_the_proxy_have_many_source_ports(stage):
         assert stage.kubectl("exec", pod, "--", "python3", "-c", code).split() == ["10000", "65535"]
         assert '"source_ports": 55536' in stage.kubectl("logs", pod)
     assert len(pods) == 2
+
+
+def test_pods_of_the_proxy_ask_dns_again_after_a_second(stage):
+    resolv_conf = stage.kubectl("exec", "deployment/binder-egress-proxy", "--", "cat", "/etc/resolv.conf")
+    options = next(line.split()[1:] for line in resolv_conf.splitlines() if line.startswith("options"))
+    assert {f"timeout:{TRY_SECONDS}", f"attempts:{TRIES}"} <= set(options)
 
 
 def test_replica_that_goes_costs_new_connections_nothing(stage):

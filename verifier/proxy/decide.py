@@ -38,7 +38,8 @@ class Reason(StrEnum):
     PORT = "port"
     OWN_NAME = "own-name"  # a name of this hub, or what it resolves to
     ADDRESS = "address"  # the host has a private, special or banned address
-    UNRESOLVED = "unresolved"
+    UNRESOLVED = "unresolved"  # the host name has no address
+    UNANSWERED = "unanswered"  # DNS gives no answer
     NOT_TLS = "not-tls"
     SERVER_NAME = "server-name"  # the ClientHello names another host or none
     REQUEST = "request"  # not well-formed
@@ -169,13 +170,13 @@ def _no_access(pod: PodAddresses, policy: Policy) -> str:
 
 
 def decide_address(
-    pod: PodAddresses, addresses: Iterable[str], policy: Policy, own_addresses: Iterable[str] = ()
+    pod: PodAddresses, addresses: Iterable[str] | None, policy: Policy, own_addresses: Iterable[str] = ()
 ) -> Refusal | list[str]:
     """Judge the addresses of a name.
 
     Args:
         pod: the pod that asks.
-        addresses: all addresses of the name.
+        addresses: all addresses of the name; None if DNS gave no answer.
         policy: the rules for all connections.
         own_addresses: the addresses of the hub's own names.
 
@@ -183,6 +184,8 @@ def decide_address(
         The addresses to connect to, normalized and in their original order. A refusal if any of them is closed: a name with both a
         public and a private address is no accident.
     """
+    if addresses is None:
+        return Refusal(Reason.UNANSWERED, 504, "DNS does not answer, try again", "dns_timeout")
     found = list(dict.fromkeys(map(same, addresses)))
     if not found:
         return Refusal(Reason.UNRESOLVED, 502, "The host name has no address", "dns_error")

@@ -11,10 +11,15 @@ KEPT_SECONDS = 5.0
 TTL."""
 
 FAILED_SECONDS = 1.0
-"""The same for a name without an address."""
+"""The same for a name without an address, and for one that DNS gave no answer about."""
 
 TIMEOUT_SECONDS = 5.0
 """Seconds for which a connection waits for an answer."""
+
+TRY_SECONDS = 1
+TRIES = 4
+"""How long the system's resolver waits for an answer before it asks again, and how often it asks. The chart's pod has them in its
+`resolv.conf`: with the five seconds that are usual, one lost packet would cost the connection."""
 
 NAMES = 10_000
 """The number of names that are remembered."""
@@ -33,12 +38,16 @@ SHARED = 0.5
 """If more than this share of the threads is in use, a server gets only one, so that a few servers cannot hold all (D-349)."""
 
 
-def _ask(name: str) -> list[str]:
+NO_ADDRESS = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
+"""The errors of `getaddrinfo` that are answers: no such name, or none of its addresses has a family that the proxy has."""
+
+
+def _ask(name: str) -> list[str] | None:
     try:
         # The dot at the end keeps the resolver from trying the cluster's search domains.
         found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    except OSError:
-        return []
+    except OSError as error:
+        return [] if error.errno in NO_ADDRESS else None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -46,22 +55,22 @@ class Resolver:
     """Resolves names, each once at a time.
 
     Args:
-        ask: returns the addresses of a name; it may block.
+        ask: returns the addresses of a name, or None if DNS gives no answer; it may block.
         clock: monotonic time in seconds.
     """
 
-    def __init__(self, ask: Callable[[str], list[str]] = _ask, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, ask: Callable[[str], list[str] | None] = _ask, clock: Callable[[], float] = time.monotonic):
         self._ask = ask
         self._clock = clock
         self._threads = {verified: ThreadPoolExecutor(THREADS, thread_name_prefix="resolver") for verified in (True, False)}
         self._taken = {True: 0, False: 0}  # threads of each kind in use, and names that wait for one
-        self._known: dict[str, tuple[float, list[str]]] = {}
+        self._known: dict[str, tuple[float, list[str] | None]] = {}
         # The key includes whether there is a tier, so that nobody with one waits for a thread of those without.
-        self._asking: dict[tuple[str, bool], asyncio.Future[list[str]]] = {}
-        self._of_one: dict[str, set[asyncio.Future[list[str]]]] = {}
+        self._asking: dict[tuple[str, bool], asyncio.Future[list[str] | None]] = {}
+        self._of_one: dict[str, set[asyncio.Future[list[str] | None]]] = {}
 
-    async def addresses(self, name: str, server: str = "", verified: bool = True) -> list[str]:
-        """The first `ADDRESSES` addresses of a name; empty if it has none, or if no answer comes in time.
+    async def addresses(self, name: str, server: str = "", verified: bool = True) -> list[str] | None:
+        """The first `ADDRESSES` addresses of a name; empty if it has none, None if DNS gives no answer in time.
 
         Args:
             name: the name.
@@ -80,20 +89,24 @@ class Resolver:
                     await asyncio.wait(own, return_when=asyncio.FIRST_COMPLETED)
                 return await asyncio.shield(self._asking.get((name, verified)) or self._begin(name, server, verified))
         except TimeoutError:
-            return []
+            return None
 
     def _most_of_one(self, verified: bool) -> int:
         return NAMES_OF_ONE if self._taken[verified] < THREADS * SHARED else 1
 
-    def _begin(self, name: str, server: str, verified: bool) -> "asyncio.Future[list[str]]":
-        asking = asyncio.get_running_loop().run_in_executor(self._threads[verified], lambda: self._ask(name)[:ADDRESSES])
+    def _begin(self, name: str, server: str, verified: bool) -> "asyncio.Future[list[str] | None]":
+        asking = asyncio.get_running_loop().run_in_executor(self._threads[verified], lambda: self._first(name))
         self._asking[name, verified] = asking
         self._of_one.setdefault(server, set()).add(asking)
         self._taken[verified] += 1
         asking.add_done_callback(lambda done: self._take(name, server, verified, done))
         return asking
 
-    def _take(self, name: str, server: str, verified: bool, done: "asyncio.Future[list[str]]") -> None:
+    def _first(self, name: str) -> list[str] | None:
+        found = self._ask(name)
+        return found and found[:ADDRESSES]
+
+    def _take(self, name: str, server: str, verified: bool, done: "asyncio.Future[list[str] | None]") -> None:
         del self._asking[name, verified]
         self._taken[verified] -= 1
         self._of_one[server].discard(done)

@@ -45,7 +45,7 @@ from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
-from verifier.proxy.resolve import Resolver
+from verifier.proxy.resolve import TRIES, TRY_SECONDS, Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 TOP = Path(__file__).parents[3]
@@ -163,7 +163,8 @@ def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
     Args:
         module: the program.
         arguments: its arguments.
-        resolver: the address of its DNS server; empty: the machine's, which does not exist there.
+        resolver: the address of its DNS server; empty: the machine's, which does not exist there. It is asked as the chart's pod
+            asks.
     """
     inside = ["ip link set lo up"]
     pods = (pod.address for pod in (CUT, *PODS.values()))
@@ -171,7 +172,7 @@ def in_namespace(module: str, *arguments: str, resolver: str = "") -> dict:
         inside.append(f"ip address add {address}/{'128 nodad' if ':' in address else '32'} dev lo")
     with tempfile.NamedTemporaryFile("w") as resolv_conf:
         if resolver:
-            resolv_conf.write(f"nameserver {resolver}\n")
+            resolv_conf.write(f"nameserver {resolver}\noptions timeout:{TRY_SECONDS} attempts:{TRIES}\n")
             resolv_conf.flush()
             inside.append(f"mount --bind {resolv_conf.name} /etc/resolv.conf")
         inside.append(f"exec {shlex.join([sys.executable, '-m', module, *arguments])}")

@@ -29,8 +29,11 @@ from verifier.records import AddressChange, AddressVersion, PodAddresses
 SERVER = "10.42.255.1"
 """The address of the DNS server, which is also the proxy's."""
 
-LATE_SECONDS, WAIT_SECONDS = 1.0, 60
+LATE_SECONDS, WAIT_SECONDS = 1.5, 60
 """Seconds until a late answer, and seconds that a client waits."""
+
+SERVER_FAILURE = 2
+"""The response code of a DNS server that cannot answer (RFC 1035, section 4.1.1), in the fourth byte of its answer."""
 
 ASKED = THREADS + 8
 """Connections of one server to hosts whose names are never answered: more than the proxy resolves at a time."""
@@ -45,18 +48,21 @@ def seen() -> dict:
     `before`, `meanwhile`, `after`: an open tunnel, and another pod's connection to a new name, before some names are left
     unanswered, during that time, and after they are answered again. `late`: the other pod's connection to a name that is answered
     late, during that time. `never`: the answers to connections to the unanswered names; `seconds`: the shortest and the longest of
-    their waits; `names`: how many names the DNS server was asked for. `crowd`: the answers to an unverified and to another verified
-    server while verified servers wait for unanswered names.
+    their waits; `names`: how many names the DNS server was asked for. `lost`: the other pod's connection to a name whose first
+    questions are lost, and its seconds. `failed`: its connection to a name for which DNS fails. `crowd`: the answers to an
+    unverified and to another verified server while verified servers wait for unanswered names.
     """
     return lab.in_namespace(__spec__.name, resolver=SERVER)
 
 
 class Dns:
-    """A DNS server. Names with `never` are not answered before `awake` is set, those with `late` after a while."""
+    """A DNS server. Names with `never` are not answered before `awake` is set, those with `late` after a while, and those with
+    `lost` when they are asked for again. It fails for names with `failed`."""
 
     def __init__(self) -> None:
         self.awake = threading.Event()
         self.unanswered: set[bytes] = set()
+        self._lost: set[bytes] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((SERVER, 53))
         threading.Thread(target=self._serve, daemon=True).start()
@@ -68,14 +74,22 @@ class Dns:
             if b"never" in question and not self.awake.is_set():
                 self.unanswered.add(question[12:-4])
                 continue
+            # The first two bytes are the number of the question.
+            if b"lost" in question and question[2:] not in self._lost:
+                self._lost.add(question[2:])
+                continue
+            reply = answer(question, turn)
+            if b"failed" in question:
+                reply = reply[:3] + bytes([reply[3] | SERVER_FAILURE]) + reply[4:]
             late = LATE_SECONDS if b"late" in question else 0
-            threading.Timer(late, self._socket.sendto, (answer(question, turn), client)).start()
+            threading.Timer(late, self._socket.sendto, (reply, client)).start()
 
 
 def start_proxy() -> None:
     """The proxy on the event loop of a thread, and the pods that it knows."""
     loop = asyncio.new_event_loop()
-    hosts = HostList(["ok.example", "fine.example", "other.example", "third.example", "*.late.example", "*.never.example"])
+    names = ["ok.example", "fine.example", "other.example", "third.example"]
+    hosts = HostList([*names, *(f"*.{kind}.example" for kind in ("late", "never", "lost", "failed"))])
     policy = Policy({"unverified": TierHosts(hosts), "full": TierHosts(HostList(["*"]))})
     proxy = Proxy(policy, Limits(new_per_second=1000), Resolver(), Metrics())
     known = [(lab.PODS[LISTED], "unverified"), (lab.PODS[COURSE], "unverified")]
@@ -133,6 +147,9 @@ def main() -> None:
         found["names"] = len(dns.unanswered)
         answers = [one.result() for one in waiting]
     found["never"] = sorted({line for line, _ in answers})
+    began = time.monotonic()
+    found["lost"] = [ask(lab.PODS[COURSE], "one.lost.example"), time.monotonic() - began]
+    found["failed"] = ask(lab.PODS[COURSE], "one.failed.example")
     found["seconds"] = [min(seconds for _, seconds in answers), max(seconds for _, seconds in answers)]
     dns.awake.set()
     eventually(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))

@@ -199,6 +199,11 @@ def test_name_without_address_is_reported():
     assert isinstance(refusal, Refusal) and refusal.reason == Reason.UNRESOLVED
 
 
+def test_name_that_dns_does_not_answer_is_reported():
+    refusal = decide_address(pod(), None, POLICY)
+    assert isinstance(refusal, Refusal) and (refusal.reason, refusal.status) == (Reason.UNANSWERED, 504)
+
+
 @pytest.mark.parametrize(
     ("tier", "name", "is_tls", "expected"),
     [

@@ -1,5 +1,6 @@
 """Redis away, full, slow or wiped: no grant without a decision, no hanging request, and no restart needed afterwards."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
+from tests.support.waiting import eventually
 from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store import connection
 from verifier.store.connection import connect
@@ -91,6 +93,37 @@ def test_verifier_starts_without_redis_and_works_once_redis_is_there(redis_serve
     redis_server.start()
     assert internal.get("/readyz").status_code == 200
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
+
+
+def test_dns_failure_costs_a_ready_verifier_no_launch(redis_server, monkeypatch):
+    """Not even if it serves as many requests as it can on both ports, and each needs a connection to Redis."""
+    name, answers, look_up = "redis.example", True, socket.getaddrinfo
+
+    def dns(host, *args, **kwargs):
+        if host != name:
+            return look_up(host, *args, **kwargs)
+        if not answers:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return look_up("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", dns)
+    threads = 4
+    settings = make_settings(redis_server, redis_url=f"redis://{name}:{redis_server.port}/0", threads=threads)
+    with connect(settings) as client, ThreadPoolExecutor(2 * threads) as pool:
+        internal = internal_client(create_services(settings, Store(client)))
+        assert internal.get("/readyz").status_code == 200
+        answers = False
+        redis_server.freeze()
+        launches = [pool.submit(another(internal).post, "/api/launches", json=LAUNCH) for _ in range(2 * threads)]
+
+        def waiting():
+            """The requests that have a connection, or have ended without one."""
+            used = next(count for count, what in client.connection_pool.get_connection_count() if "used" in what.values())
+            return used + sum(launch.done() for launch in launches)
+
+        eventually(lambda: waiting() == 2 * threads)
+        redis_server.thaw()
+        assert [launch.result().status_code for launch in launches] == [200] * len(launches)
 
 
 def test_launch_without_redis_is_refused_at_once(public, internal, redis_server, no_longer_than):

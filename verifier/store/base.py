@@ -35,6 +35,20 @@ class Operations:
         with unavailable():
             self._begin(keys=[redis_key("epoch")])
 
+    def open_connections(self, number: int) -> None:
+        """Open connections until there are so many. Requests that come later need not ask DNS for Redis' address (D-377)."""
+        pool = self._redis.connection_pool
+        if sum(count for count, _ in pool.get_connection_count()) >= number:
+            return
+        opened: list[redis.Connection] = []
+        try:
+            with unavailable():
+                while len(opened) < number:
+                    opened.append(pool.get_connection())
+        finally:
+            for connection in opened:
+                pool.release(connection)
+
 
 @contextmanager
 def unavailable() -> Iterator[None]:

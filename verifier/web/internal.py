@@ -178,9 +178,12 @@ def _report() -> dict[str, object]:
 @operation("ready", "Whether it can decide", answers={200: json_of("Yes", bodies.StatusAnswer)}, problems=["unavailable"])
 def ready() -> Response:
     """Whether it can decide: Redis answers."""
-    services().store.ping()
+    store = services().store
+    store.ping()
+    with suppress(StoreUnavailable):  # One connection is enough to be ready: a Redis elsewhere may have a limit of its own.
+        store.open_connections(2 * services().settings.threads)  # Each port serves so many requests at a time.
     with suppress(StoreUnavailable):  # A full Redis can still be read, and that is enough to be ready.
-        services().store.report_verifier(socket.gethostname(), _report())
+        store.report_verifier(socket.gethostname(), _report())
     return jsonify(status="ok")
 
 

@@ -23,7 +23,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from rich.table import Table
 
 from tests.support.apps import KEYS, RedisServer, VerifierProcess, make_settings, run_pod
-from tests.support.browser import FLAGS
+from tests.support.browser import CHROMIUM
+from tests.support.browser import launch as start_browser
 from tests.support.doubles import SECRET, Double
 from tests.support.launch_page import HEADER, TOP, BinderHub, Gate, bundle
 from verifier.captcha import ROWS, Outcome, Remote
@@ -68,9 +69,9 @@ def running_verifier() -> Iterator[tuple[VerifierProcess, Store]]:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser of the tests."""
+    """Chromium as people use it."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
+        browser = start_browser(playwright, CHROMIUM)
         yield browser
         browser.close()
 

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from tests.support.apps import RedisServer, VerifierProcess, make_settings, run_pod
-from tests.support.browser import ARTIFACTS, MODEST, Tab, launch
+from tests.support.browser import ARTIFACTS, CHROMIUM, MODEST, Tab, launch
 from tests.support.launch_page import BinderHub
 from verifier.store.connection import connect
 from verifier.store.store import Store
@@ -105,7 +105,7 @@ def browser(_playwright: Playwright) -> Iterator[Browser]:
 @pytest.fixture
 def kept_browser(_playwright: Playwright) -> Iterator[Browser]:
     """A browser with the back/forward cache, as people use it. Playwright turns the cache off by default."""
-    browser = launch(_playwright, ignore_default_args=["--disable-back-forward-cache"])
+    browser = launch(_playwright, CHROMIUM, ignore_default_args=["--disable-back-forward-cache"])
     yield browser
     browser.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.browser import FLAGS
+from tests.support.browser import launch
 from tests.support.cluster.evidence import Evidence
 from tests.support.cluster.stage import SINGLEUSER, Stage
 
@@ -105,7 +105,7 @@ def bypass(stage: Stage) -> Iterator[Callable[[dict], str]]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS, chromium_sandbox=os.getuid() != 0)
+        browser = launch(playwright)
         yield browser
         browser.close()
 

@@ -1,5 +1,5 @@
 # The settings come from standard input: as arguments, the passwords would be visible in the list of processes.
-# If each process has a password, each has a user with only the rights that it needs, and the shared password allows PING alone.
+# If each process has a password, each has a user with only the rights that it needs, and the shared password allows nothing.
 set -f
 hash() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
 access="requirepass \"$REDIS_PASSWORD\""
@@ -18,7 +18,7 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
     counters tiers gatecheck addresses changes detections detected agents; do
     written="$written ~binder-egress:$key"
   done
-  access="user default on #$(hash "$REDIS_PASSWORD") -@all +ping
+  access="user default off
 user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $read (+rpush %W~binder-egress:wake) \
 (+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) (+xrevrange %R~binder-egress:detected)
 user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \

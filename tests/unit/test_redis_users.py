@@ -49,7 +49,7 @@ class ChartRedis:
         passwords |= {"PROXY_PASSWORD": proxy, "RECEIVER_PASSWORD": receiver}
         environment = {"PATH": os.environ["PATH"], "MAXMEMORY": "32mb", **passwords}
         self._process = subprocess.Popen(["sh", "-c", script], env=environment, stdout=subprocess.DEVNULL)
-        client = self.client(password=shared)
+        client = self.client(username="tests", password="")
         while True:
             try:
                 client.ping()
@@ -409,12 +409,8 @@ def test_reconciler_has_no_rights_beyond_its_keys(server, command):
         client.execute_command(*command.split())
 
 
-def test_shared_password_allows_ping_alone_if_there_are_users(server):
-    with server.client(password=SHARED) as client:
-        assert client.ping()
-        with pytest.raises(redis.exceptions.NoPermissionError):
-            client.get(f"{PREFIX}epoch")
-    for access in ({}, {"password": "wrong"}, {"username": "verifier", "password": RECONCILER}):
+def test_no_other_password_is_accepted_if_there_are_users(server):
+    for access in ({}, {"password": SHARED}, {"password": "wrong"}, {"username": "verifier", "password": RECONCILER}):
         with server.client(**access) as client, pytest.raises(redis.exceptions.AuthenticationError):
             client.ping()
 

@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -325,7 +326,8 @@ def test_interrupted_wait_is_no_interrupted_action(operators, reconciler, cluste
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("verifier.operators.actions.time.sleep", interrupt)
+    # Not `time.sleep` itself, which the reconciler uses, too.
+    monkeypatch.setattr("verifier.operators.actions.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
     done = operators.block("repository", "github.com/owner/*", "eve", "mining")
     assert (done["state"], [block.id for block in store.blocks()]) == ("pending", [done["block"]])
     serve(reconciler, store)

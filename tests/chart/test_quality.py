@@ -137,7 +137,8 @@ def test_readme_has_the_values_of_values_yaml():
 
 def test_table_has_the_comments():
     text = (CHART / "README.md").read_text()
-    assert "| `verifier.threads` | `32` | Requests that one pod serves at a time on each port. Each has a" in text
+    row = "| `verifier.threads` | `32` | Requests that one pod serves at a time on each port. Each has a connection to Redis. |"
+    assert row in text
     assert "| `except` | see values.yaml | Addresses that no tier reaches" in text
 
 

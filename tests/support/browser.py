@@ -20,8 +20,8 @@ PREVIEW = "nbviewer.jupyter.org"
 
 CHROMIUM = "/usr/bin/chromium"
 HEADLESS_SHELL = "/usr/bin/chromium-headless-shell"
-"""Chromium, and the same engine without what surrounds it on a desktop, which Playwright's own builds are, too. A new tab there
-takes a fifth of the processor time. Of what these tests look at, it lacks the back/forward cache."""
+"""Chromium, and its engine alone. A new tab in the shell takes a fifth of the processor time. It has no back/forward cache
+(D-378)."""
 
 FLAGS = [
     "--disable-background-networking",

@@ -102,16 +102,16 @@ class ModelPass:
     uses: list[Use] = field(default_factory=list)
     void: bool = False
 
-    def redeem(self, server, repository, network, grant, is_up, renewal=False, carried=""):
+    def redeem(self, server, repository, network, grant, is_up, has_tier=False, carried=""):
         """Returns the outcome that the store must give."""
-        outcome = self._redeem(server, repository, network, grant, is_up, renewal, carried)
-        if renewal and outcome not in REJECTED_PASSES:
+        outcome = self._redeem(server, repository, network, grant, is_up, has_tier, carried)
+        if has_tier and outcome not in REJECTED_PASSES:
             for use in self.uses:
                 if use.grant == grant:
                     use.moves = MOVES
         return outcome
 
-    def _redeem(self, server, repository, network, grant, is_up, renewal, carried):
+    def _redeem(self, server, repository, network, grant, is_up, has_tier, carried):
         if self.void:
             return "before-epoch"
         for use in self.uses:
@@ -123,7 +123,7 @@ class ModelPass:
         if len(self.uses) < self.signed.servers:
             self.uses.append(Use(server, repository, network, grant, carried))
             return "free"
-        for use in [] if renewal else reversed(self.uses):
+        for use in [] if has_tier else reversed(self.uses):
             if (use.repository, use.network) == (repository, network) and use.moves < MOVES and not is_up(use):
                 use.server, use.grant, use.carried = server, grant, carried
                 use.moves += 1
@@ -218,11 +218,13 @@ class Machine(RuleBasedStateMachine):
         known = self.store.known(server)
         if known is None:
             return
-        renewal = known.tier != UNVERIFIED
-        grant = Grant.new("verified", "renewal" if renewal else "unlock", now)
+        has_tier = known.tier != UNVERIFIED
+        grant = Grant.new("verified", "renewal" if has_tier else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
-        outcome = self.store.redeem(used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, renewal, known.grant.id)
-        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, renewal, known.grant.id)
+        outcome = self.store.redeem(
+            used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, has_tier=has_tier, carried=known.grant.id
+        )
+        assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, has_tier, known.grant.id)
         assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "lease-given", "before-epoch"))
         self.purpose[grant.id] = (server, "uid", known.uid)
 

@@ -44,7 +44,8 @@ class Redeeming(Blocks):
         network: str,
         now: float,
         record_ttl: int,
-        renewal: bool = False,
+        *,
+        has_tier: bool = False,
         carried: str = "",
         announced: Announced | None = None,
         outranking: Sequence[str] = (),
@@ -58,8 +59,8 @@ class Redeeming(Blocks):
             network: the client's network.
             now: Unix time in seconds.
             record_ttl: seconds that the record lives.
-            renewal: the server has this tier already, or a smaller one. The use is then not taken from another server, and does not
-                move on, even when this server is gone: it has given this server time (D-077).
+            has_tier: the server has this tier already, or a smaller one. The use is then not taken from another server, and does
+                not move on, even when this server is gone: it has given this server time (D-077).
             carried: the id of the grant that the server's pod carries. A use gives its server a lease only once: not again after
                 the pod's grant has changed (D-355).
             announced: the launch, which is counted if it gets the use; None: it is an unlock.
@@ -81,7 +82,7 @@ class Redeeming(Blocks):
             "servers": used.servers,
             "move_window": MOVE_WINDOW_SECONDS,
             "moves": MOVES,
-            "renewal": renewal,
+            "has_tier": has_tier,
             "carried": carried,
             "server": server.key,
             "repository": record.repository,

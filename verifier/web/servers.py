@@ -178,7 +178,15 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass,
     record = Record(grant, uid=known.uid, repository=known.repository, client=known.client)
     outranking = leases.outranking(used.tier, services().settings, now)
     outcome = services().store.redeem(
-        used, server, record, network(), now, UNLOCK_TTL_SECONDS, known.grant.gives_egress, known.grant.id, outranking=outranking
+        used,
+        server,
+        record,
+        network(),
+        now,
+        UNLOCK_TTL_SECONDS,
+        has_tier=known.grant.gives_egress,
+        carried=known.grant.id,
+        outranking=outranking,
     )
     if outcome == OUTRANKED:
         _note(outcome, repository=known.repository)

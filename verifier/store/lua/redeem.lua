@@ -8,7 +8,7 @@
 --   servers        how many servers may hold a use
 --   move_window    seconds after it was first given during which a use may move
 --   moves          how many times a use may move
---   renewal        whether the server has this tier or a smaller one: then no use moves to it or away from it
+--   has_tier       whether the server has this tier or a smaller one: then no use moves to it or away from it
 --   carried        the id of the grant that the pod carries, even if its lease is over; empty: it carries none
 --   server, repository, network, grant (id): those of the client's request
 --   record         the content of the record; record_ttl: the seconds that it lives
@@ -67,7 +67,7 @@ local function withdraw(use)
 end
 
 local function take(slot, first, moves)
-  if request.renewal then
+  if request.has_tier then
     moves = request.moves
   end
   uses[slot] = {server = request.server, repository = request.repository, network = request.network,
@@ -100,7 +100,7 @@ if #uses < request.servers then
   return {'free'}
 end
 
-if request.renewal then
+if request.has_tier then
   return {'used-up'}
 end
 

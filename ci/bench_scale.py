@@ -31,6 +31,7 @@ from verifier.labels import GRANT_ANNOTATION, START_GUARD_CONTAINER, TIER_LABEL
 from verifier.records import Grant, Record, Server
 from verifier.settings import CommonSettings, load
 from verifier.store import decisions
+from verifier.store.announcements import Announced
 from verifier.store.connection import connect
 from verifier.store.store import Store
 
@@ -305,7 +306,8 @@ def measure(api: ApiServer, server: RedisServer, store: Store, servers: int, log
         def launch(number: int) -> None:
             name = f"owner-repository-{number:06}"
             image = pod(number)["spec"]["containers"][0]["image"]
-            store.record_launch(Server(name), Record(Grant.new("verified", "valid-pass", time.time()), image), 300)
+            record, now = Record(Grant.new("verified", "valid-pass", time.time()), image), time.time()
+            store.record_launch(Server(name), record, 300, Announced(now, True, store.seen_blocks.version))
             created[name] = time.monotonic()
             make(api, number)
 

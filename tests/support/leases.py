@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from tests.support.apps import make_settings
 from tests.support.fake_cluster import FakeCluster
+from tests.support.reconciling import record_decision
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, Record, Server
 from verifier.settings import ReconcilerSettings, load
@@ -81,7 +82,7 @@ class Place:
 def add_leased_pod(place, reconciler, tier, user="alice", uid="uid-1"):
     """Add a pod that was launched with a tier: its lease has just begun, and its launch is settled."""
     given = Grant.new(tier, "valid-pass", place.time)
-    place.store.record_launch(Server(user), Record(given, image="image:1", repository="r"), 3600)
+    record_decision(place.store, Server(user), Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add(user, uid, ready=True, repository="r")
     place.turn(reconciler)
     return replace(given, may_stop=place.pod(f"jupyter-{user}--").grant.may_stop)

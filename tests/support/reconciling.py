@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Record, Server
 from verifier.store.announcements import Announced
+from verifier.store.errors import BlocksChanged
 
 ALICE = Server("alice")
 
@@ -35,7 +36,16 @@ def converge_due(reconciler):
 
 def record_launch(store, grant, server=ALICE, image="image:1", repository="r", ttl=600):
     """Record a launch, as the verifier does: the next pod of the server gets the grant."""
-    store.record_launch(server, Record(grant, image=image, repository=repository), ttl)
+    record_decision(store, server, Record(grant, image=image, repository=repository), ttl)
+
+
+def record_decision(store, server, record, ttl=600):
+    """Record a decision about a launch, by the blocks of this moment."""
+    while True:
+        try:
+            return store.record_launch(server, record, ttl, Announced(time.time(), True, store.seen_blocks.version))
+        except BlocksChanged:
+            continue  # The store has the new blocks now.
 
 
 def announce(store, context=True, hub_url=""):

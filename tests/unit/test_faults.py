@@ -14,7 +14,7 @@ import requests
 
 from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, carried, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
-from tests.support.reconciling import converge_due
+from tests.support.reconciling import converge_due, record_decision
 from tests.support.waiting import eventually
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
@@ -87,8 +87,8 @@ def prepare(store: Store) -> FakeCluster:
         store.publish(Server(user), KnownServer(f"uid-{number}", carries, pod=f"jupyter-{user}--"))
         if user == "bob":
             store.withdraw([given.id])
-    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
-    store.record_launch(Server("frank"), Record(make_grant(), image="image:2"), 600)
+    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
+    record_decision(store, Server("frank"), Record(make_grant(), image="image:2"), 600)
     store.grant(Server("carol"), Record(make_grant(), uid="uid-2"))
     Operators(load(ReconcilerSettings, **SETTINGS), store).revoke(Server("dave"), "eve", "mining")
     store.publish(Server("gone"), KnownServer("uid-of-before"))
@@ -140,7 +140,7 @@ def test_patch_with_a_lost_answer_is_not_repeated(redis_server, store, monkeypat
     monkeypatch.setattr("verifier.reconciler.loop.RETRY_PAUSE_SECONDS", 0.05)
     cluster = Slow()
     cluster.add()
-    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
     cluster.lost = 1
     look(reconciler)
@@ -167,7 +167,7 @@ def test_throttling_api_server_delays_grants_but_loses_none(redis_server, store,
     users = [f"user-{number}" for number in range(20)]
     for number, user in enumerate(users):
         cluster.add(user, f"uid-{number}")
-        store.record_launch(Server(user), Record(make_grant(), image="image:1"), 600)
+        record_decision(store, Server(user), Record(make_grant(), image="image:1"), 600)
 
     def throttled(pod, grant):
         if len(refused) < 50:
@@ -189,7 +189,7 @@ def test_slow_patches_of_changing_pods_delay_grants_but_lose_none(redis_server, 
     users = [f"user-{number}" for number in range(10)]
     for number, user in enumerate(users):
         cluster.add(user, f"uid-{number}")
-        store.record_launch(Server(user), Record(make_grant(), image="image:1"), 600)
+        record_decision(store, Server(user), Record(make_grant(), image="image:1"), 600)
 
     def slow(pod, grant):
         began.append(pod.name)
@@ -210,7 +210,7 @@ def test_slow_patch_overtaken_by_a_revocation_is_undone(redis_server, store, imp
     cluster = FakeCluster()
     cluster.add()
     store.publish(ALICE, KnownServer("uid-1", pod="jupyter-alice--"))
-    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
     # The revocation comes while the patch is on its way. The API server applies the patch, as the pod has not changed.
     cluster.before_patch = lambda: Operators(settings, store).revoke(ALICE, "eve", "mining")
     reconciler = Reconciler(settings, cluster, store)
@@ -227,7 +227,7 @@ def test_full_redis_does_not_stop_labels_from_following_decisions(redis_server, 
     given = make_grant()
     cluster.add("alice")
     cluster.add("bob", "uid-2", grant=given, annotated=True, label="verified")
-    store.record_launch(ALICE, Record(make_grant(), image="image:1"), 600)
+    record_decision(store, ALICE, Record(make_grant(), image="image:1"), 600)
     store.withdraw([given.id])
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url, **SETTINGS), cluster, store)
     in_redis.config_set("maxmemory", 1)

@@ -14,6 +14,7 @@ from tests.support.reconciling import (
     known,
     list_and_converge,
     make_grant,
+    record_decision,
     record_launch,
     record_unlock,
     withdraw,
@@ -303,7 +304,7 @@ def test_grant_of_mode_allow_ends_with_the_mode(make_reconciler, cluster, store,
 
 def test_newer_launch_is_not_settled_with_an_older_one(store):
     first, second = (Record(make_grant(), image="image:1") for _ in range(2))
-    store.record_launch(ALICE, second, 60)
+    record_decision(store, ALICE, second, 60)
     store.settle(ALICE, first)
     assert store.pending(ALICE, set()).launch == second
     store.settle(ALICE, second)

@@ -20,6 +20,7 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
+from tests.support.reconciling import record_decision
 from tests.support.waiting import eventually
 from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store import connection
@@ -377,7 +378,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
         store.ping,
         lambda: store.use_solution("altcha", "id", now, 60, admit),
         lambda: store.redeem(Passes.new("verified", 1, now, 60), server, record, "", now, 60),
-        lambda: store.record_launch(server, record, 60),
+        lambda: record_decision(store, server, record),
         lambda: store.known(server),
         store.reconciler_state,
         lambda: store.pending(server, set()),

@@ -12,7 +12,7 @@ import redis
 from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, public_client, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.ports import free_port
-from tests.support.reconciling import ALICE, announce, converge_due, list_and_converge, make_grant
+from tests.support.reconciling import ALICE, announce, converge_due, list_and_converge, make_grant, record_decision
 from verifier import api_keys
 from verifier.detections.reports import Report
 from verifier.fairness import Charge
@@ -264,7 +264,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.use_key("0" * 16, 9, api_keys.DAY_SECONDS, admit),
         lambda s: s.redeem(Passes.new("verified", 1, now + 1, 60), alice, record, "", now, 60),
         lambda s: s.redeem(Passes.new("small", 1, now + 1, 60), alice, record, "", now, 60, outranking=["verified"]),
-        lambda s: s.record_launch(alice, record, 60),
+        lambda s: record_decision(s, alice, record),
         lambda s: s.charges(["192.0.2.1/32", "192.0.2.0/24"], 60),
         lambda s: s.note_rejection("192.0.2.1/32"),
         lambda s: s.rejections("192.0.2.1/32"),

@@ -27,19 +27,19 @@ class Decisions(Blocks):
         self._record_launch = self._script("record_launch")
         self._settle = self._script("settle")
 
-    def record_launch(self, server: Server, record: Record, ttl: int, announced: Announced | None = None) -> None:
-        """Write down a launch that uses no pass. It replaces every earlier decision about this server.
+    def record_launch(self, server: Server, record: Record, ttl: int, announced: Announced) -> None:
+        """Write down a launch that uses no pass, and count it. It replaces every earlier decision about this server.
 
         Args:
             server: the server that is about to start.
             record: the decision.
             ttl: seconds that the record lives.
-            announced: the launch, which is counted; None: it is not counted.
+            announced: the launch, as BinderHub's hook announced it.
 
         Raises:
             BlocksChanged: the blocks have changed since the launch was decided. Nothing is written.
         """
-        counted = json.dumps(announced.for_script()) if announced else ""
+        counted = json.dumps(announced.for_script())
         with unavailable():
             answer = self._record_launch(
                 keys=[redis_key(f"launch:{server.key}")], args=[record.dumps(), ttl, redis_key("wake"), server.key, counted]

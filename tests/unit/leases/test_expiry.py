@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from tests.support.leases import LEASE, add_leased_pod, reconciler_settings
-from tests.support.reconciling import ALICE
+from tests.support.reconciling import ALICE, record_decision
 from verifier.decisions import leases
 from verifier.decisions.leases import STOP_GRACE_SECONDS
 from verifier.kubernetes_api import ApiServerUnavailable
@@ -39,7 +39,7 @@ def test_grant_of_a_tier_without_a_lease_never_ends(place, reconciler):
 def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
     """A pod may come minutes after the decision, and that time does not count. The time in which it starts does."""
     given = Grant.new("blocked", "valid-pass", place.time)
-    place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
+    record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.passes(300)
     place.cluster.add()
     place.turn(reconciler)
@@ -49,7 +49,7 @@ def test_lease_of_a_launch_begins_with_its_pod(place, reconciler):
 def test_grant_on_the_pod_keeps_its_end(place, reconciler):
     """The record of an unlock stays for a while, and that of a launch until the pod is ready."""
     given = Grant.new("blocked", "valid-pass", place.time)
-    place.store.record_launch(ALICE, Record(given, image="image:1", repository="r"), 3600)
+    record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
     place.cluster.add()
     place.turn(reconciler)
     for _ in range(3):

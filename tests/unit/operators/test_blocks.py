@@ -10,7 +10,16 @@ import pytest
 from tests.support.api_server import ApiServer
 from tests.support.apps import internal_client, launch
 from tests.support.operators import BOB, REPOSITORY, pod, serve, start
-from tests.support.reconciling import ALICE, converge_due, granted, list_and_converge, make_grant, record_launch, record_unlock
+from tests.support.reconciling import (
+    ALICE,
+    converge_due,
+    granted,
+    list_and_converge,
+    make_grant,
+    record_decision,
+    record_launch,
+    record_unlock,
+)
 from verifier.decisions.refusals import Facts, applies
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
 from verifier.reconciler.loop import Reconciler
@@ -284,7 +293,7 @@ def test_mode_allow_neither_grants_nor_revokes_against_a_refusal(make, cluster, 
 def test_launch_facts_from_binderhub_take_precedence_over_the_pod(reconciler, cluster, store):
     """With auth_enabled, users may start a server with an environment of their choice."""
     record = Record(make_grant("unverified", "default"), image="image:1", repository="https://github.com/a/b", client="192.0.2.1")
-    store.record_launch(ALICE, record, 600)
+    record_decision(store, ALICE, record, 600)
     cluster.add(repository="https://github.com/forged/x", client="192.0.2.2", ready=True)
     list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch is None  # settled and recorded

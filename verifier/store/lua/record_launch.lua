@@ -1,15 +1,13 @@
 -- Record a decision about a launch, wake the reconciler, and count the launch.
 -- KEYS: record   ARGV: the record, the seconds that it lives, the key of the wake list, the server, and the announced launch
--- (`changed_blocks`, `count`) as JSON, or empty
+-- (`changed_blocks`, `count`) as JSON
 -- Returns {blocks-changed, version, blocks}, and has written nothing then, or {recorded}.
-local launch = ARGV[5] ~= '' and cjson.decode(ARGV[5])
-local changed = launch and changed_blocks(launch)
+local launch = cjson.decode(ARGV[5])
+local changed = changed_blocks(launch)
 if changed then
   return changed
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 redis.call('RPUSH', ARGV[3], ARGV[4])
-if launch then
-  count(launch)
-end
+count(launch)
 return {'recorded'}

@@ -167,8 +167,8 @@ def settings_table() -> str:
                 str(renewals(setting, USUAL) + (not setting.proof_of_work)),
             ]
         )
-    head = ["setting", "every server has", "everything is opened by", "1,000 pod-hours cost a script"]
-    share, wait = "cheapest way, as a share of what mining earns", "wait of a slow phone, of the last in 100"
+    head = ["setting", "every server has", "everything is opened by", "what 1,000 pod-hours cost a script"]
+    share, wait = "cheapest way, as a share of what mining earns", "wait of a slow phone, and of the last of 100 people"
     return rows([*head, share, wait, "clicks in 1.5 hours"], lines)
 
 

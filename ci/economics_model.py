@@ -165,7 +165,7 @@ def farm_price(pods: float, hours: float, addresses: int) -> float:
 
     One is to solve evenly over time. The other is to solve all at once, each challenge fetched when its price was just enough
     (`TOLERANCE`), and then none until the charges of an hour and five minutes before no longer count. (With a lease of an hour,
-    this means five minutes without network.)
+    this means five minutes without egress.)
 
     Args:
         pods: how many; each needs one solution every `hours`.

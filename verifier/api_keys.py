@@ -67,7 +67,7 @@ def _pattern(text: str) -> str:
 
 def _origin(text: str) -> str:
     if text == "*":
-        raise ValueError("'*' would be every origin: leave origins away for that")
+        raise ValueError("'*' would be every origin: leave origins out for that")
     return origin(text)
 
 

@@ -1,4 +1,4 @@
-"""Clients: their address as believed proxies report it, and the network that one client plausibly holds.
+"""Clients: their address as trusted proxies report it, and the network that one client plausibly holds.
 
 Decisions: D-021, D-212.
 """
@@ -29,7 +29,7 @@ REMEMBERED = 256
 """The number of addresses whose networks are remembered: one request needs its client's network several times."""
 
 SHARED = "shared"
-"""The one client network of all senders that have no address on the internet and that no believed proxy vouches for."""
+"""The one client network of all senders that have no address on the internet and that no trusted proxy vouches for."""
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -57,7 +57,7 @@ class Client:
 
     Attributes:
         address: the client's address, as text; not a valid address if a proxy sent rubbish.
-        believed: whether a believed proxy reported the address. If not, it is the sender's.
+        believed: whether a trusted proxy reported the address. If not, it is the sender's.
     """
 
     address: str
@@ -94,7 +94,7 @@ def charged_network(client: Client, ipv4_prefix: int, ipv6_prefix: int) -> str:
         ipv6_prefix: the number of leading bits of an IPv6 address that count.
 
     Returns:
-        The client's network. It may be private if a believed proxy reported it: people on an intranet have no other. Everybody
+        The client's network. It may be private if a trusted proxy reported it: people on an intranet have no other. Everybody
         else without an address on the internet is `SHARED`.
     """
     ip = parse_address(client.address)

@@ -1,5 +1,5 @@
 # binder-egress: announces each launch to the verifier, which decides whether the new pod may use the network. It
-# fails no launch and delays none by more than a second: without a decision the pod starts without network, and its
+# fails no launch and delays none by more than a second: without a decision the pod starts without egress, and its
 # user can unlock it later. It does nothing unless BINDER_EGRESS_API and BINDER_EGRESS_API_TOKEN are set.
 def _binder_egress(c):
     # ci/embed-integration writes this file into chart/values.yaml, without comments such as this one.
@@ -124,7 +124,7 @@ def _binder_egress(c):
             state["failures"] += code not in (400, 413, 422)
             if state["failures"] >= rest_after:
                 state["rest_until"] = time.monotonic() + rest_seconds
-                text = "binder-egress: the verifier fails, no calls for %d s: launches have no network"
+                text = "binder-egress: the verifier fails, no calls for %d s: launches have no egress"
                 app_log.error(text, rest_seconds)
         finally:
             seen["left"] -= time.monotonic() - began

@@ -97,4 +97,4 @@ def test_agent_has_no_rights(stage, agent, local_cluster):
     assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
     told = stage.kubectl("logs", "daemonset/binder-egress-agent").splitlines()
     lists = next(line for line in map(json.loads, told) if line["message"] == "lists")
-    assert (lists["sums"], lists["rules"]) == (0, ["examples"])
+    assert (lists["hashes"], lists["rules"]) == (0, ["examples"])

@@ -51,7 +51,7 @@ def listed(stage):
 
 
 def test_key_from_its_creation_to_its_end(stage, key):
-    # Launched with a pass for it, a server has network; of another repository it has none.
+    # Launched with a pass for it, a server has egress; of another repository it has none.
     key, first = key
     passes = [first, *(ask(stage, key).json()["token"] for _ in range(3))]
     user = stage.launch(token=passes[0]).user

@@ -248,7 +248,7 @@ def test_documented_commands_change_the_secrets(story):
 def test_emergency_command_denies_and_an_upgrade_allows_again(story):
     story.operator.type(INSTALL, "On a bad day")
     story.await_network(story.open, False)
-    # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had network have it again.
+    # Back, with the command of an upgrade. BinderHub's token is still valid, and servers that had egress have it again.
     story.operator.type(INSTALL, UPGRADE, 0)
     story.await_network(story.open, True)
     story.launch_with(patiently(story.stage.get_pass, HUB_SECONDS))

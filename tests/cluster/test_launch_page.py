@@ -87,7 +87,7 @@ def test_launch_without_workers_is_unlocked_in_one_step(stage, door, page):
 
     page.goto(unlock_address(stage, user))
     page.locator("#unlock").click()
-    expect(page.get_by_text("Connections you open from now on work")).to_be_visible()
+    expect(page.get_by_text("New connections work from now on")).to_be_visible()
     assert stage.tier(user) == "verified"
     assert_reaches(stage, user, egress=True)
 

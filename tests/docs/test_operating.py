@@ -9,7 +9,7 @@ TOP = Path(__file__).parents[2]
 def test_answers_of_explain_are_those_in_the_code():
     """The parts of each answer that are not filled in."""
     page = (TOP / "docs/operating.md").read_text()
-    (table,) = re.findall(r"^## Somebody has no network\n.*?(^\| .*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(r"^## Somebody has no egress\n.*?(^\| .*?)\n\n", page, re.MULTILINE | re.DOTALL)
     answers = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
     assert len(answers) > 5
     code = (TOP / "verifier/operators/actions.py").read_text()

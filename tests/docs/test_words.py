@@ -24,7 +24,7 @@ def test_every_text_of_a_catalogue_is_in_the_table(language):
 @pytest.mark.parametrize(
     "text",
     [
-        "The operators of this site blocked it.",
+        "The operators of this site have blocked this.",
         "Your network sent too many wrong solutions",
         "The pass has expired. Solve a challenge to get a new one.",
         "No internet access: open the address in BINDER_EGRESS_URL",

@@ -13,7 +13,7 @@ TOP = Path(__file__).parents[2]
 NO_ACCESS = "Your server has no internet access."
 GRANTED = "Your server has internet access."
 FAILED = "Your server has no internet access yet."
-FROM_NOW_ON = "Connections you open from now on work."
+FROM_NOW_ON = "New connections work from now on."
 ENDED = "This server is not running."
 
 PHONE = {"viewport": {"width": 320, "height": 600}}

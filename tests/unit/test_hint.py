@@ -191,7 +191,7 @@ def test_startup_file_does_nothing_outside_ipython():
 
 
 def test_files_do_not_use_the_network():
-    """An unverified server has no network, so a request would make its user wait."""
+    """An unverified server has no egress, so a request would make its user wait."""
     assert not [
         word
         for word in ("curl", "wget", "connect(", "urlopen", "getaddrinfo", "/dev/tcp")

@@ -235,7 +235,7 @@ def judged(texts):
     return json.loads(done.stdout)
 
 
-def test_programs_without_network_are_recognized():
+def test_programs_without_network_are_recognised():
     assert [name for name, found in zip(UNREACHED, judged(list(UNREACHED.values())), strict=True) if not found] == []
 
 

@@ -102,21 +102,21 @@ def test_page_is_in_the_language_of_the_visitor(public, store, language, accept)
         ({"direct": False, "internet": False}, "Programs in it cannot open connections to the internet."),
         (
             {"direct": False, "internet": False, "hosts": ["conda", "python", "r", "api.example.org"]},
-            "Programs in it can reach through this site's proxy: conda, Python, R packages, api.example.org.",
+            "Through this site's proxy, programs in it can reach: conda, Python, R packages, api.example.org.",
         ),
         (
             {"direct": False, "internet": False, "hosts": ["data", "git", "new", *("a.org", "b.org", "c.org", "d.org")]},
-            "Programs in it can reach through this site's proxy: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts that "
-            "the operators of this site chose.",
+            "Through this site's proxy, programs in it can reach: Zenodo, OSF, figshare, Dataverse, GitHub, GitLab, new, hosts "
+            "that the operators of this site chose.",
         ),
         (
             {"direct": False, "internet": False, "hosts": ["*", "python"]},
-            "Programs in it can reach through this site's proxy: every public host, by HTTP and HTTPS.",
+            "Through this site's proxy, programs in it can reach: every public host, by HTTP and HTTPS.",
         ),
         (
             {"internet": False, "hosts": ["python"]},
             "Programs in it can open connections to some addresses only, which the operators of this site chose. "
-            "Programs in it can reach through this site's proxy: Python packages.",
+            "Through this site's proxy, programs in it can reach: Python packages.",
         ),
         ({"internet": True, "description": {"en": "PyPI & CRAN.", "de": "Nur PyPI."}}, "PyPI & CRAN."),
         ({"internet": True, "description": {"de": "Nur PyPI."}}, "Nur PyPI."),
@@ -147,7 +147,7 @@ def test_every_group_of_hosts_has_a_name():
     assert set(pages.PACKAGE_NAMES) == PACKAGES and not PACKAGES & set(pages.OTHER_GROUPS)
 
 
-REACHED = "Programs in it can reach through this site's proxy: conda, Python packages."
+REACHED = "Through this site's proxy, programs in it can reach: conda, Python packages."
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ REACHED = "Programs in it can reach through this site's proxy: conda, Python pac
         (
             ["python", "api.example.org"],
             "Your server has limited internet access.",
-            "Programs in it can reach through this site's proxy: Python packages, api.example.org.",
+            "Through this site's proxy, programs in it can reach: Python packages, api.example.org.",
             "hosts",
         ),
         ([], "Your server has no internet access.", "Programs in it cannot open connections to the internet.", "none"),
@@ -184,7 +184,7 @@ def test_page_says_that_a_repository_has_more_hosts_and_not_which(redis_server, 
     text = client.get("/egress/servers/alice", headers=CURL).text
     found = "Python packages, " if listed else ""
     assert text.startswith(
-        "Your server has limited internet access. Programs in it can reach through this site's proxy: "
+        "Your server has limited internet access. Through this site's proxy, programs in it can reach: "
         f"{found}hosts that the operators of this site chose.\n"
     )
     assert client.get("/egress/servers/alice").json["access"] == "hosts"

@@ -1,4 +1,4 @@
-"""The operator's lists: files of SHA-256 sums, and of YARA rules, in folders that a ConfigMap or a Secret fills."""
+"""The operator's lists: files of SHA-256 hashes, and of YARA rules, in folders that a ConfigMap or a Secret fills."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ MAX_LIST_BYTES = 4 << 20
 """The largest file that is read. A ConfigMap or a Secret holds 1 MiB at most."""
 
 HASHES, RULES = ".sha256", (".yar", ".yara")
-"""The endings of file names: lists of sums, and YARA rules. Other files are ignored."""
+"""The endings of file names: lists of hashes, and YARA rules. Other files are ignored."""
 
 _LINE = re.compile(r"(?P<sum>[0-9A-Fa-f]{64})(?:\s+\*?(?P<label>.*))?")
 
@@ -20,7 +20,7 @@ class Match:
 
     Attributes:
         list_name: the name of the list: that of its file, without the ending.
-        label: the label of the sum, or the name of the rule.
+        label: the label of the hash, or the name of the rule.
     """
 
     list_name: str
@@ -56,7 +56,7 @@ def signature(folders: Iterable[Path]) -> tuple[object, ...]:
 def read(folders: Iterable[Path]) -> Lists:
     """Read all lists. A problem with one does not keep the others out.
 
-    A line of sums is what `sha256sum` writes: the sum, spaces and a label. Empty lines and those that begin with `#` are skipped.
+    A line of hashes is what `sha256sum` writes: the hash, spaces and a label. Empty lines and comments (`#`) are skipped.
     """
     lists = Lists()
     for file in _files(folders):

@@ -19,8 +19,8 @@ _HELP = {
     "waiting_files": ("gauge", "New files that are left for the next round."),
     "files_total": (
         "counter",
-        "Files by what became of them. hashed, scanned: compared with sums, with rules; large: too large for a sum; gone: ended or "
-        "changed meanwhile; scan-timeout, scan-crashed, scan-failed: not compared with rules.",
+        "Files by what became of them. hashed, scanned: compared with hashes, with rules; large: too large for a hash; gone: ended "
+        "or changed meanwhile; scan-timeout, scan-crashed, scan-failed: not compared with rules.",
     ),
     "read_bytes_total": ("counter", "Bytes of files that were read."),
     "reports_total": ("counter", "Reports. failed: the receiver did not take them; they are sent again."),

@@ -22,7 +22,7 @@ from .processes import HIDDEN, FileKey, Processes, RunFile
 from .scanner import SCAN_BYTES, ScanFailed, Scanner
 
 HASHED_BYTES = 128 << 20
-"""The largest file whose sum is computed, in bytes. YARA sees the beginning of larger files."""
+"""The largest file whose hash is computed, in bytes. YARA sees the beginning of larger files."""
 
 POD_BYTES = 64 << 20
 """How many bytes of a pod's new files are read in a round. The file that reaches this limit is still read."""
@@ -57,7 +57,7 @@ class Round:
         processes: the number of processes that could be read.
         unseen: the number that could not be read, by reason (`processes.HIDDEN`, …).
         waiting: the number of new files that are left for the next round.
-        counts: the number of files that were `hashed` and `scanned`, are too `large` for a sum or `gone`; the number of failed
+        counts: the number of files that were `hashed` and `scanned`, are too `large` for a hash or `gone`; the number of failed
             scans, by the word in `ScanFailed`; and the `bytes` that were read.
     """
 
@@ -90,7 +90,7 @@ class Watcher:
         self._signature: object = None
         self.lists = Lists()
         """The lists in force, with their problems."""
-        # The matches of each file, by its key; and by its sum, for the same program in another pod.
+        # The matches of each file, by its key; and by its hash, for the same program in another pod.
         self._known: dict[FileKey, list[Match]] = {}
         self._by_sum: dict[str, list[Match]] = {}
         self._waiting: dict[FileKey, int] = {}  # the round since which it has waited
@@ -148,7 +148,7 @@ class Watcher:
                 problems = [f"cannot be compiled: {error}"]
             for problem in problems:
                 self.lists.note(name, problem)
-        told = {"sums": len(self.lists.hashes), "rules": sorted(self.lists.rules)}
+        told = {"hashes": len(self.lists.hashes), "rules": sorted(self.lists.rules)}
         log.info("lists", extra={"fields": told})
         for name, problems in self.lists.broken.items():
             for problem in problems[:20]:
@@ -220,7 +220,7 @@ class Watcher:
                 matches += [Match(name, rule) for name, rule in scanner[0].scan(file)]
                 done.counts["scanned"] += 1
             except ScanFailed as error:
-                # A file that broke the scanner is not tried again: it is remembered, with the matches of its sum.
+                # A file that broke the scanner is not tried again: it is remembered, with the matches of its hash.
                 while scanner:
                     scanner.pop().close()
                 done.counts[f"scan-{error}"] += 1

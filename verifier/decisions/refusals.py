@@ -23,8 +23,8 @@ from ..repositories import covers, name
 from ..settings import CommonSettings
 
 REFUSALS = {
-    Rule.BLOCKED: "The operators of this site blocked it.",
-    Rule.BLOCKED_REPOSITORY: "The operators of this site blocked it.",
+    Rule.BLOCKED: "The operators of this site have blocked this.",
+    Rule.BLOCKED_REPOSITORY: "The operators of this site have blocked this.",
     Rule.OWN_NETWORK: "Egress is not offered from this network.",
 }
 """The rules that refuse, each with the one sentence that the client gets."""

@@ -34,7 +34,7 @@ REJECTED_PASSES = {
     "used-up": "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
     "lease-given": "The pass has given this server its time already. Solve a challenge to get a new one.",
     "key-revoked": "The operators of this site revoked the key that the pass was issued for.",
-    "before-epoch": "The pass was issued before this service lost its memory. Solve a challenge to get a new one.",
+    "before-epoch": "The pass was issued before this service was reset. Solve a challenge to get a new one.",
 }
 """The outcomes of `Store.redeem` that reject a pass, each with a sentence for the client."""
 

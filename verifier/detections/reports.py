@@ -38,7 +38,7 @@ MAX_SENDER_CHARACTERS = 64
 """The longest address that is accepted. An IPv6 address has 45 characters at most, and a zone may follow."""
 
 AGENT = "agent"
-"""The source of our own agent's reports. It is recognized by its address instead of a token, and counts for pods on its own node
+"""The source of our own agent's reports. It is recognised by its address instead of a token, and counts for pods on its own node
 (D-335)."""
 
 FUTURE_SECONDS = 60
@@ -270,7 +270,7 @@ _KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], _Reader], ...] = (
     (lambda content: "rule" in content and isinstance(content.get("output_fields"), dict), _by_falco),
     (lambda content: "action" not in content and bool({"pod", "server", "uid"} & set(content)), _plain),
 )
-"""How to recognize each kind, and the function that reads it. The first match counts."""
+"""How to recognise each kind, and the function that reads it. The first match counts."""
 
 
 def _kind(content: dict[str, Any]) -> _Reader | None:

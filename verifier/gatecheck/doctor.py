@@ -190,7 +190,7 @@ def _verifiers(reports: dict[str, dict[str, Any]], now: float) -> list[Check]:
     else:
         checks.append(Check("verifier", OK, f"{len(reports)} ready"))
     keys = max(report.get("signing_keys", 0) for report in reports.values())
-    more = "" if keys == 1 else ": the last one signs. Remove the older ones 10 minutes after a rotation"
+    more = "" if keys == 1 else ": the last one signs. Remove the older ones after a rotation (docs/maintenance.md)"
     checks.append(Check("keys", OK, f"{keys} signing key{'s' if keys != 1 else ''}{more}"))
     early = [host for host, report in sorted(reports.items()) if report.get("at", now) - now >= CLOCK_WARNING_SECONDS]
     if early:
@@ -380,7 +380,7 @@ def _ping(pods: list[dict[str, Any]], findings: Findings) -> Check:
         return Check("ping", OK, "closed in every user pod" if pods else "no user pod runs")
     numbers = f"open in {ways.total()} of {len(pods)} user pods"
     if findings.canary is not None and findings.canary.targets.get("ping"):
-        return Check("ping", OK, f"{numbers}, but the network stops the canary's")
+        return Check("ping", OK, f"{numbers}, but the network stops the canary's pings")
     advice = {
         "no-sysctl": "without the sysctl: is BinderHub wired with its present values, and closePing on?",
         "privileges": "may be root or gain privileges: set singleuser.uid, and singleuser.allowPrivilegeEscalation to false",

@@ -1,6 +1,6 @@
 """The probe: tries, from inside a pod, targets that must be open and targets that must be shut. The canary and `helm test` run it.
 
-A pod without network cannot report to anybody, so the result goes into the container's termination message, and Kubernetes shows
+A pod without egress cannot report to anybody, so the result goes into the container's termination message, and Kubernetes shows
 it in the pod's status. The canary ends after each change in its result, and occasionally without one, and the kubelet starts it
 again.
 

@@ -344,7 +344,7 @@ class Operators:
             raise ActionRefused("bad-request", f"expires: {entry.expires} is in the past.")
         if any(row["name"] == name for row in self.keys()):
             raise ActionRefused(
-                "refused", f"There is a key called {name}. Choose another name, or take its entry out of the values."
+                "refused", f"There is already a key called {name}. Choose another name, or take its entry out of the values."
             )
         self._log("create-key", by, why, key=name, id=entry.id, tier=tier)
         values = entry.model_dump(exclude_defaults=True)

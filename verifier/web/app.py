@@ -92,12 +92,12 @@ def create_public_app(services: Services) -> Flask:
     headers.register(app)
     show_problems_as_pages(app)
     _register_public(app, services.settings.base_path)
-    app.wsgi_app = _BelievedProxies(app.wsgi_app, services.settings.trusted_proxies)  # type: ignore[method-assign]
+    app.wsgi_app = _TrustedProxies(app.wsgi_app, services.settings.trusted_proxies)  # type: ignore[method-assign]
     return app
 
 
-class _BelievedProxies:
-    """Gives each request of a WSGI app the client's address and scheme, as believed proxies report them.
+class _TrustedProxies:
+    """Gives each request of a WSGI app the client's address and scheme, as trusted proxies report them.
 
     werkzeug's own `ProxyFix` only counts proxies, and does not check who the sender is.
     """

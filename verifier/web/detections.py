@@ -89,7 +89,7 @@ def _services() -> Services:
     security=[{"bearer": []}],
     description="The body is one JSON object, or up to 100 of them, one a line, of any content type: lines from cryptnono, "
     "minesweeper or Falco, or objects in the format described here. The token is that of a source in `detections.sources`; Basic "
-    "authentication with the token as the password works, too. Our own agent has no token: it is recognized by its address.",
+    "authentication with the token as the password works, too. Our own agent has no token: it is recognised by its address.",
 )
 def report_detections() -> tuple[Response, int]:
     """Read a detector's lines, and queue its reports for the reconciler."""

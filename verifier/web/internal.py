@@ -87,9 +87,9 @@ def list_grants() -> Response:
 
 @internal.get("/api/servers/<user>", defaults={"server": ""}, strict_slashes=False)
 @internal.get("/api/servers/<user>/<server>")
-@_for_operators("explainServer", "Say why a server has network, or not", bodies.Explanation, "no-such-server")
+@_for_operators("explainServer", "Say why a server has egress, or has none", bodies.Explanation, "no-such-server")
 def explain_server(user: str, server: str) -> Response:
-    """Why a server has network, or has none."""
+    """Why a server has egress, or has none."""
     return jsonify(_operators().explain(Server(user, server)))
 
 

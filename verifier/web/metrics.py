@@ -223,7 +223,7 @@ class _Reconciler(Collector):
             "binder_egress_start_guards",
             "User pods by what their start guard saw. closed: the network was open, then blocked; blocked: blocked from the start; "
             "off: there is no policy to wait for; absent: there is no guard; unknown_to_proxy: the egress proxy does not serve it. "
-            "open, unclear, unable, failed, mistaken_by_proxy: the pod may have had network that nobody granted.",
+            "open, unclear, unable, failed, mistaken_by_proxy: the pod may have had egress that nobody granted.",
             labels=["outcome"],
         )
         for outcome in START_GUARD_OUTCOMES:
@@ -352,7 +352,7 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     yield shut
     hidden = GaugeMetricFamily(
         "binder_egress_proxy_addresses_hidden",
-        "1 if the egress proxy sees another address than the canary's, and so serves nobody; 0 if it sees that; no sample if that "
+        "1 if the egress proxy sees a wrong address for the canary, and so serves nobody; 0 if it sees its own; no sample if that "
         "is not known.",
     )
     if (seen := (canary or {}).get("proxy")) in ("shown", "hidden"):

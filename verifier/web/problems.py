@@ -93,7 +93,7 @@ def register(app: Flask) -> None:
     @app.errorhandler(StoreUnavailable)
     def _store(error: StoreUnavailable) -> Response:
         logging.getLogger(__name__).error("%s", error)
-        return response("unavailable", "The service's memory does not answer. Try again in a few seconds.")
+        return response("unavailable", "The service cannot reach its database. Try again in a few seconds.")
 
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response | WSGIResponse:

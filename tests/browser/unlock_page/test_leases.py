@@ -36,7 +36,7 @@ def test_time_left_is_shown_each_second_and_not_read_aloud(leased, open_tab):
     tab = open_tab(leased(3_700))
     left = tab.page.get_by_role("timer")
     expect(left).to_have_text(re.compile(r"^Time left: 1:01:\d\d$"))
-    expect(tab.page.locator("#after")).to_contain_text("until you give it some again")
+    expect(tab.page.locator("#after")).to_contain_text("until you give it access again")
     expect(tab.page.locator("#after")).to_contain_text("in the second half")
     expect(tab.button).to_be_hidden()
     assert left.evaluate("element => element.closest('[aria-live]')") is None
@@ -56,7 +56,7 @@ def test_renewal_takes_one_click(leased, store, open_tab):
     tab.page.evaluate(WATCH_STATE)
     with reconciler(store, lease=LEASE):
         tab.button.click()
-        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
     assert "Solved. The time is being renewed." in tab.page.evaluate("said")
     expect(tab.page.get_by_role("timer")).to_have_text(re.compile(r"^Time left: (10:00|9:\d\d)$"))
     expect(tab.button).to_be_hidden()
@@ -77,7 +77,7 @@ def test_renewal_is_possible_from_the_second_half_on(leased, store, open_tab):
     expect(tab.button).to_be_focused()
     with reconciler(store, lease=LEASE):
         tab.page.keyboard.press("Enter")
-        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
 
 
 def test_pending_renewal_is_shown_as_accepted(leased, store, open_tab):
@@ -85,7 +85,7 @@ def test_pending_renewal_is_shown_as_accepted(leased, store, open_tab):
     tab.button.click()
     expect(tab.state).to_contain_text("Accepted.")
     with reconciler(store, lease=LEASE):
-        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
     assert tab.posts == 1
 
 
@@ -95,7 +95,7 @@ def test_failed_renewal_says_so_and_can_be_tried_again(leased, store, open_tab):
     tab.requests_fail = True
     tab.page.route("**/challenge?*", lambda route: route.abort())
     tab.button.click()
-    expect(tab.state).to_have_text(f"The time is not renewed yet. {NO_ANSWER}")
+    expect(tab.state).to_have_text(f"The time has not been renewed yet. {NO_ANSWER}")
     tab.page.unroute("**/challenge?*")
     with reconciler(store, lease=LEASE):
         tab.button.click()
@@ -106,7 +106,7 @@ def test_renewal_in_another_tab_is_shown(leased, store, open_tab):
     tab = open_tab(leased(100))
     expect(tab.button).to_be_visible()
     lasts(store, LEASE)
-    expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+    expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
     expect(tab.button).to_be_hidden()
     assert tab.posts == 0
 

@@ -134,13 +134,13 @@ def test_success_says_what_to_do_next_and_leads_back(branded, store, open_tab):
     with reconciler(store):
         tab.button.click()
         expect(tab.state).to_have_text(f"{GRANTED} {FROM_NOW_ON}")
-    expect(tab.page.get_by_text("run again what failed")).to_be_visible()
+    expect(tab.page.get_by_text("retry whatever failed")).to_be_visible()
     expect(back).to_have_attribute("href", "https://hub.example.org/jupyter/user/alice/")
     tab.picture("back")
     tab.page.keyboard.press("Tab")
     expect(back).to_be_focused()
     phone = open_tab(address, is_mobile=True, has_touch=True, **PHONE)
-    expect(phone.page.get_by_text("run again what failed")).to_be_visible()
+    expect(phone.page.get_by_text("retry whatever failed")).to_be_visible()
     expect(phone.page.get_by_role("link", name="Back to your server")).to_be_hidden()
 
 

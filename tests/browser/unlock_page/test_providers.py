@@ -114,7 +114,7 @@ def test_renewal_asks_a_third_party_only_after_a_click(double, providers, store,
     tab.button.click()
     with reconciler(store, lease=LEASE):
         press(tab, "I am a person")
-        expect(tab.state).to_have_text(f"{GRANTED} The time is renewed.")
+        expect(tab.state).to_have_text(f"{GRANTED} The time has been renewed.")
 
 
 def test_blocked_script_says_so_and_can_be_tried_again(double, providers, store, open_tab):

@@ -128,7 +128,7 @@ class Load:
     Args:
         stage: the cluster.
         open: the user of a server with network, whose pod must always get through.
-        shut: the user of a server without network, whose pod must never get through.
+        shut: the user of a server without egress, whose pod must never get through.
         key: an API key.
 
     Attributes:

@@ -71,7 +71,7 @@ def test_create_refuses_a_useless_key(run, change, said):
 
 def test_name_is_for_one_key(site, run):
     site.add()
-    assert "There is a key called course" in str(run(*CREATE).exception)
+    assert "There is already a key called course" in str(run(*CREATE).exception)
 
 
 def test_keys_are_listed_with_their_use(site, run):

@@ -127,6 +127,11 @@ SEEN = {
         {"binder_egress_store_up{pod='a'}": "1x60", "binder_egress_store_up{pod='b'}": "0x60"},
         {"binder_egress_store_up{pod='a'}": "1x60", "binder_egress_store_up{pod='b'}": "1 0 1x60"},
     ),
+    "BinderEgressRedisNearlyFull": (
+        {},
+        {"binder_egress_redis_memory_used_ratio{}": "0.95x60"},
+        {"binder_egress_redis_memory_used_ratio{}": "0.85x60"},
+    ),
     "BinderEgressVerifierGone": ({"namespace": "binder"}, {}, {"binder_egress_store_up{}": "0x60"}),
     "BinderEgressWiringLost": (
         {},

@@ -42,6 +42,7 @@ NAMES = {
     "binder_egress_policies_wrong": "gauge",
     "binder_egress_canary_shut": "gauge",
     "binder_egress_proxy_addresses_hidden": "gauge",
+    "binder_egress_redis_memory_used_ratio": "gauge",
 }
 """Name and type of every metric of the verifier."""
 

@@ -446,6 +446,19 @@ def test_hidden_addresses_become_a_metric_and_a_log_line(watcher, namespace, int
     assert len(logged) == (seen == "hidden")
 
 
+@pytest.mark.parametrize("share", [0.95, 0.5])
+def test_memory_of_redis_becomes_a_metric_and_a_log_line(watcher, internal, in_redis, caplog, share):
+    in_redis.config_set("maxmemory", int(in_redis.info("memory")["used_memory"] / share))
+    try:
+        watcher.run_once()
+    finally:
+        in_redis.config_set("maxmemory", 0)
+    assert (value(internal, "binder_egress_redis_memory_used_ratio") > 0.9) is (share > 0.9)
+    assert [record.levelname for record in caplog.records if "nearly full" in record.getMessage()] == ["ERROR"] * (share > 0.9)
+    watcher.run_once()
+    assert families(internal)["binder_egress_redis_memory_used_ratio"].samples == []  # It has no limit.
+
+
 def test_unknown_findings_have_no_sample(watcher, namespace, internal):
     namespace.unreadable = True
     watcher.run_once()
@@ -474,7 +487,7 @@ def test_findings_are_logged_once_and_when_they_end(watcher, namespace, caplog):
 
 def test_watcher_without_redis_logs_and_continues(ours, namespace, caplog):
     class Down:
-        def publish_gatecheck(self, found):
+        def memory_used(self):
             raise StoreUnavailable("down")
 
     namespace.found_policies = []

@@ -1,7 +1,7 @@
 """The gate check: is the gate shut? The reconciler runs it every minute alongside its own work.
 
-It judges the namespace's NetworkPolicies and reads the canary. It publishes the findings in Redis for the metrics, and logs what
-changed. `doctor` uses the same functions.
+It judges the namespace's NetworkPolicies, reads the canary, and looks whether Redis is nearly full. It publishes the findings in
+Redis for the metrics, and logs what changed. `doctor` uses the same functions.
 """
 
 import json
@@ -19,6 +19,7 @@ from ..kubernetes_api import ApiServerUnavailable
 from ..labels import LabelSet
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
+from ..store.health import NEARLY_FULL
 from ..store.store import Store
 from .netpol import OTHER_KINDS, Judgement, Labels, judge, usual_labels
 
@@ -139,12 +140,14 @@ class Findings:
         judgement: the judgement of the NetworkPolicies; None if they could not be read.
         canary: the canary; None if it could not be read, or if there should be none.
         unread: the part that could not be read (`policies` or `canary`), and the reason.
+        redis_used: the share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it.
     """
 
     at: float
     judgement: Judgement | None = None
     canary: Canary | None = None
     unread: dict[str, str] = field(default_factory=dict)
+    redis_used: float | None = None
 
     def dumps(self) -> str:
         """The findings as JSON, for Redis."""
@@ -203,11 +206,12 @@ class Watcher:
     def run_once(self) -> Findings:
         """Check once, publish the findings, and log what changed since the last check."""
         findings = check(self._settings, self._namespace, self._label_sets(), time.time())
-        self._report(findings)
         try:
+            findings.redis_used = self._store.memory_used()
             self._store.publish_gatecheck(findings.dumps())
         except StoreUnavailable as error:
             log.warning("%s", error)
+        self._report(findings)
         return findings
 
     def _report(self, findings: Findings) -> None:
@@ -229,6 +233,8 @@ class Watcher:
                 "hidden", canary.proxy == "hidden", "the network hides pods from the egress proxy, which serves nobody"
             )
             self._log_change("canary", canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
+        if findings.redis_used is not None:
+            self._log_change("redis", findings.redis_used > NEARLY_FULL, "Redis is nearly full: a full one accepts no grants")
 
     def _log_change(self, topic: str, finding: object, text: str, **fields: object) -> None:
         """Log a finding once, and once more when it ends. A false value means that there is no finding."""

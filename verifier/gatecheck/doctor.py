@@ -19,6 +19,7 @@ from ..ping import way_to_ping
 from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
+from ..store.health import NEARLY_FULL
 from ..store.reconciler_counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.store import Store
 from ..store.verifiers import VERIFIER_TTL_SECONDS
@@ -30,9 +31,6 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 CLOCK_WARNING_SECONDS, CLOCK_PROBLEM_SECONDS = 3, 30
 """How far two clocks must differ for a warning, and for a problem. Passes are judged with a leeway of 60 s; the API server reports
 whole seconds."""
-
-NEARLY_FULL = 0.9
-"""The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
 
 RECONCILER_LATE_SECONDS = 15
 """The age of the reconciler's heartbeat that is a warning. It sends one every second."""

@@ -13,6 +13,9 @@ from .verifiers import Verifiers
 GATECHECK_TTL_SECONDS = 600
 """Seconds for which findings count. New ones come every minute."""
 
+NEARLY_FULL = 0.9
+"""The share of Redis' memory above which it is nearly full. A full Redis accepts no grants."""
+
 
 class Health(RevokedKeys, Verifiers):
     """How an installation is doing, for `doctor` and the metrics."""
@@ -43,15 +46,24 @@ class Health(RevokedKeys, Verifiers):
             pipe.get(redis_key("epoch"))
             pipe.time()
             wiring, epoch, (seconds, micro) = pipe.execute()
-            try:
-                memory = self._redis.info("memory")
-            except redis.ResponseError:  # Not every operator's own Redis allows this command.
-                memory = {}
         return {
             "wiring": as_numbers(wiring),
             "verifiers": self.verifier_reports(),
             "revoked_keys": self.revoked_keys(),
             "epoch": float(epoch) if epoch else None,
             "now": seconds + micro / 1e6,
-            **{name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")},
+            **self._memory(),
         }
+
+    def memory_used(self) -> float | None:
+        """The share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it."""
+        memory = self._memory()
+        return memory["used_memory"] / memory["maxmemory"] if memory["used_memory"] and memory["maxmemory"] else None
+
+    def _memory(self) -> dict[str, Any]:
+        with unavailable():
+            try:
+                memory = self._redis.info("memory")
+            except redis.ResponseError:  # Not every operator's own Redis allows this command.
+                memory = {}
+        return {name: memory.get(name) for name in ("maxmemory_policy", "maxmemory", "used_memory")}

@@ -313,7 +313,7 @@ def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
-    """The reconciler's findings about policies and the canary. Unknown values have no sample."""
+    """The reconciler's findings about policies, the canary and Redis' memory. Unknown values have no sample."""
     judged, canary = findings.get("judgement"), findings.get("canary")
     at = GaugeMetricFamily(
         "binder_egress_policies_read_timestamp_seconds",
@@ -358,3 +358,11 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     if (seen := (canary or {}).get("proxy")) in ("shown", "hidden"):
         hidden.add_metric([], seen == "hidden")
     yield hidden
+    used = GaugeMetricFamily(
+        "binder_egress_redis_memory_used_ratio",
+        "The share of its memory that Redis uses, 0 to 1. A full Redis accepts no grants. No sample if it has no limit, or does "
+        "not reveal it.",
+    )
+    if (share := findings.get("redis_used")) is not None:
+        used.add_metric([], share)
+    yield used

@@ -90,6 +90,23 @@ def _ascii_host(host: str) -> str | None:
 _JOINERS = {0x200C: None, 0x200D: None}
 
 
+BLOCK_PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
+"""The form of a pattern of blocked repositories: `host/owner/name`, a DOI, or everything below a path, as in `host/owner/*`."""
+
+
+def block_pattern(text: str) -> str | None:
+    """The `name` of a pattern of blocked repositories; None: it is no such pattern, or would cover no repository.
+
+    `owner/name`, an owner without `/*` and the address of a page (`…/tree/main`) would cover none.
+    """
+    pattern = name(text)
+    if pattern is None or not BLOCK_PATTERN.fullmatch(pattern):
+        return None
+    host, *path = pattern.split("/")
+    covers_some = len(path) == 2 or path == ["*"] if host == "github.com" else len(path) > 1 or "." in host
+    return pattern if covers_some else None
+
+
 def covers(pattern: str, repository: str | None) -> bool:
     """Whether a pattern covers a repository.
 

@@ -27,8 +27,7 @@ from redis.connection import parse_url
 from .networks import IPNetwork
 from .origins import origin, origin_of
 from .records import UNVERIFIED
-from .repositories import exact, strict
-from .repositories import name as repository_name
+from .repositories import BLOCK_PATTERN, block_pattern, exact, strict
 from .validation import details
 
 PREFIX = "BINDER_EGRESS_"
@@ -250,11 +249,14 @@ def _trusted(repositories: dict[str, str]) -> dict[str, str]:
 
 def _blocked(patterns: list[str]) -> list[str]:
     """The names of the patterns, made only once: each request compares its repository's name with them."""
-    names = [repository_name(pattern) for pattern in patterns]
-    for pattern, name in zip(patterns, names, strict=True):
-        if not name or not PATTERN.fullmatch(pattern):
-            raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*")
-    return [name for name in names if name]
+    names = []
+    for pattern in patterns:
+        name = block_pattern(pattern)
+        # As in the chart, a value is written without https://.
+        if name is None or not BLOCK_PATTERN.fullmatch(pattern):
+            raise ValueError(f"{pattern!r} is not host/owner/name, or one that ends in /*, or covers no repository")
+        names.append(name)
+    return names
 
 
 def _strict(repositories: dict[str, Any]) -> dict[str, Any]:
@@ -265,9 +267,6 @@ def _strict(repositories: dict[str, Any]) -> dict[str, Any]:
 def _strict_patterns(patterns: list[str]) -> list[str]:
     return list(_strict(dict.fromkeys(patterns)))
 
-
-PATTERN = re.compile(r"[^\s/*:?#]+(/[^\s/*?#]+)*(/[^\s/*?#]+|/\*)")
-"""A pattern of blocked repositories: `host/owner/name`, a DOI, or everything below a path, as in `host/owner/*`."""
 
 _Tiers = Annotated[dict[str, str], NoDecode, BeforeValidator(_json)]
 

@@ -19,8 +19,8 @@ from ..decisions.refusals import Facts, applies, refusal
 from ..detections.reports import Report
 from ..networks import in_networks
 from ..records import BLOCK_KINDS, UNVERIFIED, Block, Grant, KnownServer, Record, RevokedKey, Rule, Server
-from ..repositories import covers, name
-from ..settings import PATTERN, CommonSettings
+from ..repositories import block_pattern, covers, name
+from ..settings import CommonSettings
 from ..store.store import Store
 
 CONFIRMATION_WAIT_SECONDS = 2.0
@@ -267,7 +267,7 @@ class Operators:
             what, uid, own = server.key, known.uid, self.own_block(server, known)
             same = [own] if own else []
         else:
-            what = str(_clients(what)) if kind == "network" else _pattern(what)
+            what = str(_clients(what)) if kind == "network" else _repositories(what)
             same = [
                 old for old in self._store.blocks() if (old.kind, old.what) == (kind, what) and old.grant.is_block(self._clock())
             ]
@@ -513,12 +513,17 @@ def _clients(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     return network
 
 
+def _repositories(text: str) -> str:
+    """Repositories that may be blocked. A star for an owner (`github.com/*`) would take egress from nearly every server."""
+    pattern = _pattern(text)
+    if pattern == "github.com/*":
+        raise ActionRefused("bad-request", f"repository: {pattern} is nearly everything. `mode: deny` closes the gate for all.")
+    return pattern
+
+
 def _pattern(text: str) -> str:
-    pattern = name(text)
-    host, *path = (pattern or "").split("/")
-    # `owner/name`, an owner without `/*`, and the address of a page (`…/tree/main`) are no repository, and would cover none.
-    no_repository = len(path) != 2 and path != ["*"] if host == "github.com" else len(path) < 2 and "." not in host
-    if pattern is None or no_repository or not PATTERN.fullmatch(pattern):
+    pattern = block_pattern(text)
+    if pattern is None:
         raise ActionRefused("bad-request", f"repository: {text!r} is not host/owner/name, or host/owner/*.")
     return pattern
 

@@ -137,6 +137,7 @@ def test_stop_waits_for_an_api_server_that_is_away(make, cluster, store, in_redi
         (lambda o: o.block("repository", "*", "e", "w"), "bad-request"),
         (lambda o: o.block("repository", "name", "e", "w"), "bad-request"),
         (lambda o: o.block("repository", "github.com/*/name", "e", "w"), "bad-request"),
+        (lambda o: o.block("repository", "https://GitHub.com/*", "e", "w"), "bad-request"),
         (lambda o: o.block("network", "github.com", "e", "w"), "bad-request"),
         (lambda o: o.grants(network="x"), "bad-request"),
     ],

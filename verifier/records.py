@@ -1,6 +1,6 @@
 """The vocabulary: what the processes and the operators tell each other, through Redis and through a pod's annotation.
 
-A record is written as JSON by its `dumps` and read by its `loads`, if it has them: some are written by a script of the store, and
+A message is written as JSON by its `dumps` and read by its `loads`, if it has them: some are written by a script of the store, and
 some are never written, or never read. A field that a newer version added is left out when it is read: during an upgrade both
 versions use the same Redis.
 """
@@ -27,7 +27,8 @@ BY_DETECTOR = "detector "
 class Rule(StrEnum):
     """What decided about a server. It is on every grant, and in logs and metrics.
 
-    The first group refuses egress, the second grants it at a launch, the third acts on a running server.
+    The rules of the first group give no egress, and those of the second give it at a launch (`mode-allow` also to pods that run
+    already). Those of the third act on a running server.
     """
 
     BLOCKED = "blocked"  # by an operator: this server, its repository, or the client's network
@@ -47,7 +48,7 @@ class Rule(StrEnum):
     EXPIRED = "expired"  # the lease is over
 
 
-_Record = TypeVar("_Record")
+_Message = TypeVar("_Message")
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Grant:
         tier: the tier; `unverified` means none.
         rule: the rule that decided, usually a `Rule`. Another version may have written another word.
         at: Unix time in seconds of the decision.
-        by: the operator or the API key behind the decision; empty for other rules.
-        why: the operator's reason.
+        by: the operator, the API key or the detector (`BY_DETECTOR`) behind the decision; empty for other rules.
+        why: the operator's or the detector's reason.
         until: Unix time in seconds, as the table says.
         may_stop: whether the end of its lease may stop the pod (D-220). Only the reconciler sets it.
     """
@@ -215,7 +216,7 @@ class KnownServer:
     Attributes:
         uid: the pod.
         grant: the grant that the pod carries; `NO_GRANT` if it carries none.
-        repository: the repository that was launched; empty if unknown.
+        repository: the repository that was launched, as BinderHub announced it, or else as the pod says; empty if unknown.
         client: the address of the client that launched it; empty if unknown.
         pod: the pod's name.
         label: the value of its tier label; empty if it has none.
@@ -259,7 +260,7 @@ class PodAddresses:
         addresses: its addresses, IPv4 and IPv6.
         tier: its tier; `unverified` if it has none.
         blocked: whether it carries a block.
-        repository: the repository that was launched; empty if unknown.
+        repository: the repository that was launched, as the pod says (`BINDER_REPO_URL`); empty if unknown.
     """
 
     uid: str
@@ -329,14 +330,14 @@ BLOCK_KINDS = ("server", "repository", "network")
 
 @dataclass(frozen=True)
 class Block:
-    """An operator's block: no server that it applies to gets egress, or keeps it.
+    """A block by an operator, or after a detector's report: no server that it applies to gets egress, or keeps it.
 
     Attributes:
         id: random; also the id of the grant that it puts on pods.
         kind: one of `BLOCK_KINDS`.
         what: the key of a server, a pattern for repositories, or a CIDR of clients.
-        by: the operator.
-        why: the operator's reason.
+        by: the operator, or the detector (`BY_DETECTOR`).
+        why: the reason.
         at: Unix time in seconds.
         until: Unix time in seconds of its end; None: it has none.
         uid: the server's pod, for a block of a server: a later pod of the same name is somebody else's.
@@ -433,6 +434,6 @@ class Pending:
     stop: str = ""
 
 
-def _read(record: type[_Record], content: dict[str, Any]) -> _Record:
-    """A record made from the fields that it knows. Others are left out."""
-    return record(**{part.name: content[part.name] for part in fields(record) if part.name in content})  # type: ignore[arg-type]
+def _read(message: type[_Message], content: dict[str, Any]) -> _Message:
+    """A message made from the fields that it knows. Others are left out."""
+    return message(**{part.name: content[part.name] for part in fields(message) if part.name in content})  # type: ignore[arg-type]

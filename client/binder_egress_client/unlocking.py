@@ -96,11 +96,11 @@ def unlock(
         if shown["tier"] != UNVERIFIED:
             had = shown
             if had.get("expires_in") is not None and had.get("renewable_in") is None:
-                raise Refused("closed", "the operators of this hub do not renew it")
+                raise Refused("closed", "the operators of this site do not renew it")
             if had.get("renewable_in") != 0:
                 return Outcome.of(had)
         elif not shown.get("unlockable", True):
-            raise Refused("closed", "the operators of this hub do not give this server egress")
+            raise Refused("closed", "the operators of this site do not give this server egress")
         return _present(verifier, server, had, key, token, calculate, wait, on_link)
     except Refused as refusal:
         link = None if refusal.kind in ("no-such-server", "blocked", "closed") else server.link

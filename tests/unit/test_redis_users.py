@@ -194,14 +194,14 @@ def test_receiver_enters_reports_and_nothing_else(server, stores, receivers):
     answer = app.post("/api/detections", data=body, environ_base={"REMOTE_ADDR": "10.42.0.7"})
     assert (answer.status_code, answer.json["reports"], len(answer.json["unreadable"])) == (202, 1, 1)
     assert app.post("/api/detections", data=body, environ_base={"REMOTE_ADDR": "10.42.0.8"}).status_code == 401
-    ((entered, report),) = reconcilers.waiting_detections(9)
+    ((entered, report),) = reconcilers.waiting_reports(9)
     assert (report.source, report.uid, report.sender) == ("agent", "uid-1", "10.42.0.7")
     assert verifiers.lines() == {("agent", "report"): 1, ("agent", "unreadable"): 1, ("", "wrong-token"): 1}
     assert [row["line"] for row in reconcilers.unreadable()] == ["nonsense"]
     assert_nothing_was_refused(server)
     for call in (
-        lambda s: s.waiting_detections(9),
-        lambda s: s.answer_detections([entered], []),
+        lambda s: s.waiting_reports(9),
+        lambda s: s.answer_reports([entered], []),
         lambda s: s.detected(),
         lambda s: s.unreadable(),
         lambda s: s.publish_agents({}),
@@ -223,7 +223,7 @@ def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user
     passwords = {"verifier": VERIFIER, "proxy": PROXY}
     with server.client(username=user, password=passwords[user]) as client:
         with pytest.raises(StoreUnavailable, match="NoPermission"):
-            Store(client).add_detection(REPORT)
+            Store(client).add_report(REPORT)
         for command in (
             ["XADD", f"{PREFIX}detections", "*", "report", REPORT.dumps()],
             ["XADD", f"{PREFIX}detections", "NOMKSTREAM", "*", "report", REPORT.dumps()],
@@ -236,7 +236,7 @@ def test_report_is_entered_by_receiver_and_reconciler_alone(server, stores, user
         ):
             with pytest.raises((redis.exceptions.NoPermissionError, redis.exceptions.AuthenticationError)):
                 client.execute_command(*command)
-    assert reconcilers.waiting_detections(9) == []
+    assert reconcilers.waiting_reports(9) == []
 
 
 def test_receiver_that_redis_does_not_know_is_not_ready():
@@ -276,7 +276,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
     ):
         call(verifiers)
     for call in (
-        lambda s: s.add_detection(REPORT),
+        lambda s: s.add_report(REPORT),
         lambda s: s.is_agent("10.42.0.7"),
         lambda s: s.count_lines("falco", {"report": 1, "other": 0}),
         lambda s: s.keep_unreadable([]),
@@ -303,9 +303,9 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.beat_addresses(),
         lambda s: s.published_addresses(),
         lambda s: s.publish_agents({"10.42.0.7": "node-1"}),
-        lambda s: s.add_detection(REPORT),
-        lambda s: s.waiting_detections(9),
-        lambda s: s.answer_detections([s.waiting_detections(9)[0][0]], [{"outcome": "revoked"}]),
+        lambda s: s.add_report(REPORT),
+        lambda s: s.waiting_reports(9),
+        lambda s: s.answer_reports([s.waiting_reports(9)[0][0]], [{"outcome": "revoked"}]),
         lambda s: s.unreadable(),
     ):
         call(reconcilers)

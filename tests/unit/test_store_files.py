@@ -16,4 +16,11 @@ def test_no_method_is_defined_for_two_subjects():
 
 def test_table_has_the_file_of_every_subject():
     files = [Path(getsourcefile(subject)).name for subject in Store.__bases__]
-    assert sorted(re.findall(r"\| `(\w+\.py)` \|$", Store.__doc__, re.MULTILINE)) == sorted(files)
+    assert sorted(re.findall(r"\| `(\w+\.py)` \|", Store.__doc__)) == sorted(files)
+
+
+def test_table_has_every_script():
+    folder = Path(getsourcefile(Store)).with_name("lua")
+    column = re.findall(r"\| `\w+\.py` \|(.*)\|$", Store.__doc__, re.MULTILINE)
+    scripts = {path.stem for path in folder.iterdir()} - {"common"}
+    assert sorted(re.findall(r"`(\w+)`", " ".join(column))) == sorted(scripts)

@@ -84,7 +84,7 @@ def believed_time(requested_at: float | None, now: float) -> float:
     A time further back than `BUILD_LIMIT_SECONDS` is not believed: the uses of a pass are remembered only that long.
 
     Args:
-        requested_at: Unix time in seconds that BinderHub's hook reported; None: it knows none, and it is now.
+        requested_at: Unix time in seconds that BinderHub's hook announced; None: it knows none, and it is now.
         now: Unix time in seconds.
     """
     return now if requested_at is None else min(now, max(now - BUILD_LIMIT_SECONDS, requested_at))

@@ -199,7 +199,7 @@ class Operators:
         if not report.source:
             raise ActionRefused("refused", "The report names no source: use --source.")
         self.check_source(report.source)
-        entered = self._store.add_detection(report)
+        entered = self._store.add_report(report)
         found: list[dict[str, Any]] = []
 
         def done() -> bool:

@@ -1,7 +1,8 @@
 """The decision whether a pod may reach a host. It is a function of pod, host, port and kind of request, for any engine (D-250).
 
 A connection is judged twice: `decide` judges the name before anything is resolved, and `decide_address` the address that the name
-has. The proxy connects to exactly the address that was judged.
+has. The proxy connects to exactly the address that was judged, so a name whose address changes in between (DNS rebinding) gains
+nothing.
 """
 
 from collections.abc import Iterable
@@ -137,7 +138,7 @@ def decide(pod: PodAddresses | None, host: str, port: int, kind: Kind, policy: P
     if pod is None:
         return Refusal(Reason.UNKNOWN, 503, "The egress proxy does not know this server yet, try again", "proxy_internal_error")
     if pod.blocked:
-        return Refusal(Reason.BLOCKED, 403, "This server is blocked by the operators of this hub")
+        return Refusal(Reason.BLOCKED, 403, "This server is blocked by the operators of this site")
     tier = policy.tiers.get(pod.tier, _NOTHING)
     name = normal(host)
     if name is None:

@@ -32,7 +32,7 @@ PUBLISH_SECONDS = 60.0
 """Seconds between two tables of hosts that were requested and refused."""
 
 HUB_SECONDS = 10.0
-"""Seconds between two checks of the JupyterHub address that BinderHub's hook reported."""
+"""Seconds between two checks of the JupyterHub address that BinderHub's hook announced."""
 
 MAX_HUB_NAMES = 2
 """The most names that are accepted from there: JupyterHub's host, and the one after a move. Each is looked up again and again."""
@@ -148,7 +148,7 @@ async def _publish(wanted: WantedHosts, store: Store) -> None:
 
 
 async def _refuse_hub(proxy: Proxy, store: Store) -> None:
-    """Refuse JupyterHub's host as soon as BinderHub's hook has reported it (D-342)."""
+    """Refuse JupyterHub's host as soon as BinderHub's hook has announced it (D-342)."""
     names: set[str] = set()
     while True:
         # The text comes from the verifier: if it is not an address with a host, it adds nothing.

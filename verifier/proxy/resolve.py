@@ -1,4 +1,7 @@
-"""Addresses of host names, from the system's resolver. User pods have no DNS: the proxy resolves for them."""
+"""Addresses of host names, from the system's resolver. User pods have no DNS: the proxy resolves for them.
+
+`decide.decide_address` judges the addresses, also against DNS rebinding.
+"""
 
 import asyncio
 import socket

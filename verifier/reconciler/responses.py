@@ -68,7 +68,7 @@ class Responder:
         """
         if not self._cache.is_listed or (self._agents and not self._agents.is_listed):
             return
-        waiting = self._store.waiting_detections(REPORTS_AT_ONCE)
+        waiting = self._store.waiting_reports(REPORTS_AT_ONCE)
         if not waiting:
             return
         rows = []
@@ -86,7 +86,7 @@ class Responder:
                 self._count(report.source, report.list_name, "failed")
                 continue
             rows.append(row)
-        self._store.answer_detections([identity for identity, _ in waiting], rows)
+        self._store.answer_reports([identity for identity, _ in waiting], rows)
 
     def _answer(self, report: Report) -> dict[str, Any]:
         """Act on one report. Returns the row that operators see."""

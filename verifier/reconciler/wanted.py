@@ -107,7 +107,7 @@ def launch_of(pod: Pod, pending: Pending | None) -> Record | None:
 def facts_of(pod: Pod, pending: Pending | None) -> Facts:
     """The facts on which a refusal of this pod is decided.
 
-    BinderHub's report of the launch counts first, even after the launch is settled; then the environment of the pod.
+    BinderHub's announcement of the launch counts first, even after the launch is settled; then the environment of the pod.
     """
     launch = launch_of(pod, pending)
     known = pending.known if pending and pending.known and pending.known.uid == pod.uid else None

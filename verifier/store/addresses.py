@@ -53,21 +53,21 @@ class Addresses(Operations):
 
     def publish_addresses(self, server: Server, pods: Iterable[PodAddresses]) -> None:
         """Publish the addresses of a server's pods for the egress proxy; without pods, forget them."""
-        self._announce(server.key, pods, self._redis)
+        self._publish(server.key, pods, self._redis)
 
     def publish_many_addresses(self, pods: Mapping[Server, Iterable[PodAddresses]]) -> None:
         """The same for many servers, in two round trips."""
         with unavailable():
             pipe = self._redis.pipeline(transaction=False)
             for server, listed in pods.items():
-                self._announce(server.key, listed, pipe)
+                self._publish(server.key, listed, pipe)
             pipe.execute()
 
     def beat_addresses(self) -> None:
         """Confirm to the egress proxy that the published addresses are still current."""
-        self._announce("", (), self._redis)
+        self._publish("", (), self._redis)
 
-    def _announce(self, server: str, pods: Iterable[PodAddresses], client: redis.Redis) -> None:
+    def _publish(self, server: str, pods: Iterable[PodAddresses], client: redis.Redis) -> None:
         listed = list(pods)
         text = PodAddresses.dumps(listed) if listed else ""
         with unavailable():

@@ -40,6 +40,6 @@ class Announcements(Operations):
     """What announced launches leave in Redis. Their numbers are part of `Store.health`."""
 
     def hub(self) -> str:
-        """JupyterHub's address, as BinderHub's hook last reported it; empty: no launch has been announced yet."""
+        """JupyterHub's address, as BinderHub's hook last announced it; empty: no launch has been announced yet."""
         with unavailable():
             return as_text(self._redis.get(redis_key("hub"))) or ""

@@ -27,7 +27,7 @@ AGENTS_TTL_SECONDS = 300
 class Detections(Operations):
     """Detectors' reports, from the receiver to the reconciler and on to operators."""
 
-    def add_detection(self, report: Report) -> str:
+    def add_report(self, report: Report) -> str:
         """Queue a detector's report for the reconciler. Returns its id."""
         with unavailable():
             pipe = self._redis.pipeline()
@@ -35,13 +35,13 @@ class Detections(Operations):
             pipe.expire(redis_key("detections"), REPORT_TTL_SECONDS)
             return str(pipe.execute()[0])
 
-    def waiting_detections(self, most: int) -> list[tuple[str, Report | None]]:
+    def waiting_reports(self, most: int) -> list[tuple[str, Report | None]]:
         """The oldest reports that wait, by id; None for an entry that this version cannot read as a report."""
         with unavailable():
             rows: Any = self._redis.xrange(redis_key("detections"), count=most)
         return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
 
-    def answer_detections(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
+    def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
         """Forget reports, by id, and keep their outcomes."""
         with unavailable():
             pipe = self._redis.pipeline()

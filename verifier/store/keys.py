@@ -28,11 +28,12 @@
 | `wanted:<proxy>` | the hosts that servers asked one pod of the egress proxy for and did not get | `WANTED_TTL_SECONDS` |
 | `server:<server>` | what the reconciler knows of a server | as long as the pod exists |
 | `reconciler` | the time of the reconciler's last heartbeat | `HEARTBEAT_TTL_SECONDS` |
-| `hub` | JupyterHub's address, as BinderHub's hook last reported it | for ever |
+| `hub` | JupyterHub's address, as BinderHub's hook last announced it | for ever |
 | `wiring` | a hash: numbers of announced launches and of those without context; times of the first and the last | for ever |
 | `verifiers` | a hash: each verifier's report, by host: providers, API keys, clock | `VERIFIER_TTL_SECONDS` after the last |
 | `gatecheck` | the reconciler's findings about policies and the canary | `GATECHECK_TTL_SECONDS` |
-| `counters`, `tiers` | hashes: the reconciler's counters, for the verifier's metrics | for ever |
+| `counters` | a hash: the reconciler's counters, for the verifier's metrics | for ever |
+| `tiers` | a hash: the number of pods by tier, for the same | until the next heartbeat |
 
 All keys begin with `binder-egress:`. The chart's Redis lets each process write only what `chart/files/redis.sh` allows (D-241).
 A lifetime is a constant of the file whose operations set it, or of this file if several do.

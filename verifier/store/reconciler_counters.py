@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 WITHOUT_RECORD = "pods-without-launch-record"
-"""Pods of launches that BinderHub did not report to the verifier."""
+"""Pods of launches that BinderHub did not announce to the verifier."""
 
 START_GUARD = "start-guard:"
 """The prefix of counters of pods, `start-guard:<outcome>`."""

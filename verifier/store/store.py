@@ -34,23 +34,24 @@ class Store(
 
     Each subject has a file, and a class there:
 
-    | subject | file |
-    |---|---|
-    | what a client pays for a pass: used solutions, charges, rejections | `issuing.py` |
-    | the uses of a pass | `redeeming.py` |
-    | launches that BinderHub's hook announces, and JupyterHub's address | `announcements.py` |
-    | decisions that wait for a pod: launches, unlocks, stops; withdrawn grants | `decisions.py` |
-    | the operators' blocks | `blocks.py` |
-    | API keys that operators revoked | `revoked_keys.py` |
-    | what the reconciler publishes about servers | `servers.py` |
-    | addresses of pods, for the egress proxy | `addresses.py` |
-    | hosts that servers asked the egress proxy for and did not get | `wanted_hosts.py` |
-    | detectors' reports and lines, and the agents | `detections.py` |
-    | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` |
-    | the verifiers' reports about themselves | `verifiers.py` |
-    | the gate check's findings, and what `doctor` checks of Redis | `health.py` |
+    | subject | file | scripts in `lua/` |
+    |---|---|---|
+    | what a pass costs a client: used solutions, charges, rejections | `issuing.py` | `use_and_charge`, `read_charges`, `reject` |
+    | the uses of a pass | `redeeming.py` | `redeem` |
+    | launches that BinderHub's hook announces, and JupyterHub's address | `announcements.py` | |
+    | decisions that wait for a pod: launches, unlocks, stops; withdrawn grants | `decisions.py` | `record_launch`, `settle` |
+    | the operators' blocks | `blocks.py` | |
+    | API keys that operators revoked | `revoked_keys.py` | |
+    | what the reconciler publishes about servers | `servers.py` | |
+    | addresses of pods, for the egress proxy | `addresses.py` | `publish_addresses` |
+    | hosts that servers asked the egress proxy for and did not get | `wanted_hosts.py` | |
+    | detectors' reports and lines, and the agents | `detections.py` | |
+    | the reconciler: waking it, its log, its heartbeat and counters | `reconciler.py` | `begin`, the first use of a Redis |
+    | the verifiers' reports about themselves | `verifiers.py` | |
+    | the gate check's findings, and what `doctor` checks of Redis | `health.py` | |
 
-    `keys.py` lists the keys, `base.py` has what all subjects share, `ping` among it, and `lua/` has the scripts.
+    `keys.py` lists the keys, and `base.py` has what all subjects share, `ping` among it. What a script must do at once, such as
+    reading and changing a pass' uses, is in Lua, because Redis runs a script without anything in between.
 
     Args:
         client: a connection with `decode_responses`.

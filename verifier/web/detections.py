@@ -123,7 +123,7 @@ def report_detections() -> tuple[Response, int]:
         else:
             others += 1
     for report in reports:
-        services.store.add_detection(replace(report, source=source, sender=sender))  # A line can claim anything.
+        services.store.add_report(replace(report, source=source, sender=sender))  # A line can claim anything.
     if wrong:
         services.store.keep_unreadable(services.unreadable.all())
     services.store.count_lines(source, {"report": len(reports), "other": others, "unreadable": len(wrong)})

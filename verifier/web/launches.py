@@ -1,4 +1,4 @@
-"""Launches: BinderHub's hook reports each one, and gets the decision."""
+"""Launches: BinderHub's hook announces each one, and gets the decision."""
 
 import time
 

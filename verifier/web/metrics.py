@@ -49,7 +49,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.launches = Counter(
             "binder_egress_launches",
-            "Launches that BinderHub reported, by the tier and the rule that decided, and by what became of the pass (none: there "
+            "Launches that BinderHub announced, by the tier and the rule that decided, and by what became of the pass (none: there "
             "was none, or an earlier rule decided). In mode observe: what would be decided.",
             ["tier", "rule", "pass_outcome"],
             registry=self.registry,
@@ -215,7 +215,7 @@ class _Reconciler(Collector):
         yield grants
         without = CounterMetricFamily(
             "binder_egress_user_pods_without_launch_record",
-            "User pods whose launch was not reported. On an anonymous BinderHub this means that the hook's wiring is lost.",
+            "User pods whose launch was not announced. On an anonymous BinderHub this means that the hook's wiring is lost.",
         )
         without.add_metric([], counters.get(WITHOUT_RECORD, 0))
         yield without

@@ -67,7 +67,7 @@ def send(store):
 
 
 def waiting(store):
-    return [report for _, report in store.waiting_detections(1000)]
+    return [report for _, report in store.waiting_reports(1000)]
 
 
 def test_report_is_taken_from_the_address_of_an_agent(send, store):
@@ -173,7 +173,7 @@ def worker(make_reconciler, cluster, agents):
     ],
 )
 def test_report_counts_for_pods_of_the_agents_own_node(worker, store, cluster, uid, sender, list_name, outcome):
-    store.add_detection(Report("agent", list_name, "xmrig", 1.0, uid=uid, sender=sender))
+    store.add_report(Report("agent", list_name, "xmrig", 1.0, uid=uid, sender=sender))
     worker.respond()
     assert [row["outcome"] for row in store.detected()] == [outcome]
     worker.take(store.woken(0.01))
@@ -189,7 +189,7 @@ def test_reports_wait_until_the_agents_are_known(make_reconciler, cluster, store
     made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)
     cluster.add("alice", "uid-1", node="node-1", **granted(make_grant()))
     list_and_converge(made)
-    store.add_detection(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
+    store.add_report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
     listed.attempt()
     made.respond()
     assert store.detected() == []
@@ -206,6 +206,6 @@ def test_pod_without_a_node_is_no_agents(make_reconciler, cluster, store, agents
     made = make_reconciler(detections={"agent": {"on_match": "revoke"}}, agents=listed)
     cluster.add("alice", "uid-1", **granted(make_grant()))
     list_and_converge(made)
-    store.add_detection(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
+    store.add_report(Report("agent", "miners", "xmrig", 1.0, uid="uid-1", sender="10.42.0.7"))
     made.respond()
     assert [row["outcome"] for row in store.detected()] == ["other-node"]

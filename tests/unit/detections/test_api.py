@@ -19,7 +19,7 @@ def site(redis_server, store, tmp_path):
 
 
 def waiting(store):
-    return [report for _, report in store.waiting_detections(1000)]
+    return [report for _, report in store.waiting_reports(1000)]
 
 
 def problem(answer):

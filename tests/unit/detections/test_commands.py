@@ -82,7 +82,7 @@ def test_report_that_no_reconciler_reads_is_pending(egress):
 def test_source_that_is_not_in_the_values_is_refused(egress, store, sources, more):
     code, _, err = egress("detect", "--from", "-", *more, lines=killed(), sources=sources)
     assert code == 4 and "in detections.sources" in err
-    assert store.waiting_detections(1) == []
+    assert store.waiting_reports(1) == []
 
 
 def test_line_of_a_source_that_is_not_in_the_values_ends_nothing(egress):

@@ -39,14 +39,14 @@ def send(receiver, body):
 
 def test_report_of_this_machine_is_entered(receiver, store):
     assert send(receiver, LINE)[0] == 202
-    assert [(report.uid, report.sender) for _, report in store.waiting_detections(9)] == [("uid-1", "127.0.0.1")]
+    assert [(report.uid, report.sender) for _, report in store.waiting_reports(9)] == [("uid-1", "127.0.0.1")]
 
 
 def test_longest_request_is_read(receiver, store):
     padded = LINE.replace("xmrig", "x" * (MAX_REPORT_BYTES // MAX_LINES - len(LINE)))
     status, answer = send(receiver, "\n".join([padded] * MAX_LINES))
     assert (status, answer["reports"]) == (202, MAX_LINES)
-    assert len(store.waiting_detections(1000)) == MAX_LINES
+    assert len(store.waiting_reports(1000)) == MAX_LINES
 
 
 def test_senders_that_do_not_go_on_hold_up_no_other(receiver, store):
@@ -58,7 +58,7 @@ def test_senders_that_do_not_go_on_hold_up_no_other(receiver, store):
             connection.sendall(begun)
             slow.append(connection)
         assert send(receiver, LINE)[0] == 202
-        assert len(store.waiting_detections(9)) == 1
+        assert len(store.waiting_reports(9)) == 1
     finally:
         for connection in slow:
             connection.close()

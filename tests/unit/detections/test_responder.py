@@ -33,13 +33,13 @@ def worker(make_reconciler, now):
 
 def report(worker, store, *reports):
     """Enter reports, and let the reconciler act. Returns the outcomes."""
-    entered = [store.add_detection(one) for one in reports]
+    entered = [store.add_report(one) for one in reports]
     worker.respond()
     worker.take(store.woken(0.01))
     converge_due(worker)
     worker.heartbeat()
     outcomes = {row["report"]: row["outcome"] for row in store.detected()}
-    assert store.waiting_detections(1) == []
+    assert store.waiting_reports(1) == []
     return [outcomes.get(identity) for identity in entered]
 
 
@@ -138,12 +138,12 @@ def test_pod_that_ends_is_left_alone(worker, cluster, store):
 
 def test_reports_wait_until_the_pods_are_known(worker, cluster, store):
     cluster.add(**granted(make_grant()))
-    store.add_detection(OF_ALICE)
+    store.add_report(OF_ALICE)
     worker.respond()
-    assert len(store.waiting_detections(9)) == 1
+    assert len(store.waiting_reports(9)) == 1
     list_and_converge(worker)
     worker.respond()
-    assert store.waiting_detections(9) == [] and [row["outcome"] for row in store.detected()] == ["revoked"]
+    assert store.waiting_reports(9) == [] and [row["outcome"] for row in store.detected()] == ["revoked"]
 
 
 def test_wrong_rule_does_not_empty_the_hub(worker, cluster, store, internal, now, caplog):
@@ -213,13 +213,13 @@ def test_report_that_is_read_twice_is_followed_once(worker, cluster, store, monk
         raise StoreUnavailable("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "answer_detections", fail)
-        store.add_detection(OF_ALICE)
+        patch.setattr(store, "answer_reports", fail)
+        store.add_report(OF_ALICE)
         with pytest.raises(StoreUnavailable):
             worker.respond()
     worker.respond()
     assert [row["outcome"] for row in store.detected()] == ["repeated"]
-    assert len(store.blocks()) == 1 and store.waiting_detections(1) == []
+    assert len(store.blocks()) == 1 and store.waiting_reports(1) == []
 
 
 def test_source_that_is_no_longer_in_the_values_is_only_observed(worker, cluster, store):

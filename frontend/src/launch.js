@@ -6,7 +6,7 @@ import { Check } from "./check.js";
 import { delayReady, readEvents } from "./events.js";
 import { Panel } from "./panel.js";
 import { solve } from "./solve.js";
-import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
+import { presentPass, unlockPage, verifierOf, withPass } from "./pass.js";
 import { startWorker } from "./workers.js";
 
 /** The object that the wrapper and this file share. docs/launch-page.md lists what pages may read. */

@@ -12,7 +12,7 @@ import { Check } from "./check.js";
 import { readEvent, readEvents } from "./events.js";
 import { chooseLanguage, direction } from "./language.js";
 import { family, solve, solveInPage } from "./solve.js";
-import { presentPass, unlockPage, verifierOf, withPass } from "./unlock.js";
+import { presentPass, unlockPage, verifierOf, withPass } from "./pass.js";
 import { json } from "./verifier.js";
 import { workerOf } from "./workers.js";
 

@@ -132,6 +132,14 @@ SEEN = {
         {"binder_egress_redis_memory_used_ratio{}": "0.95x60"},
         {"binder_egress_redis_memory_used_ratio{}": "0.85x60"},
     ),
+    "BinderEgressAgentReportsFail": (
+        {},
+        {"binder_egress_agent_reports_total{outcome='failed'}": "0+1x60"},
+        {
+            "binder_egress_agent_reports_total{outcome='failed'}": "0 0 1x60",
+            "binder_egress_agent_reports_total{outcome='sent'}": "0+1x60",
+        },
+    ),
     "BinderEgressVerifierGone": ({"namespace": "binder"}, {}, {"binder_egress_store_up{}": "0x60"}),
     "BinderEgressWiringLost": (
         {},
@@ -228,7 +236,8 @@ AT = "30m"
 
 @pytest.fixture
 def rules(helm):
-    on = ("--set", "metrics.prometheusRule.enabled=true,proxy.enabled=true,detections.sources.falco.onMatch=observe")
+    agent = "agent.enabled=true,agent.configMap=lists,detections.sources.falco.onMatch=observe"
+    on = ("--set", f"metrics.prometheusRule.enabled=true,proxy.enabled=true,{agent}")
     text = helm("template", "r", TOP / "chart", "--namespace", "binder", *on)
     (found,) = [document for document in yaml.safe_load_all(text) if document and document["kind"] == "PrometheusRule"]
     (group,) = found["spec"]["groups"]

@@ -393,6 +393,7 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
 must be last, because a key that is used up stays so until Redis is wiped."""
 
 ELSEWHERE = {
+    "BinderEgressAgentReportsFail",
     "BinderEgressRedisNearlyFull",
     "BinderEgressDetectionsLimited",
     "BinderEgressProxyAddressesHidden",

@@ -62,6 +62,10 @@ PROXY_NAMES = {
 """The same of the egress proxy."""
 
 
+AGENT_NAMES = {"binder_egress_agent_reports": "counter"}
+"""The same of the agent, as far as alerts use them."""
+
+
 def families(internal: FlaskClient) -> dict[str, Metric]:
     """The metrics at `/metrics` of the in-cluster app, by name."""
     answer = internal.get("/metrics")
@@ -74,7 +78,7 @@ def families(internal: FlaskClient) -> dict[str, Metric]:
 def samples() -> set[str]:
     """The names of samples, for queries in alerts and dashboards."""
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
-    return {name + suffix for name, metric_type in (NAMES | PROXY_NAMES).items() for suffix in suffixes[metric_type]}
+    return {name + suffix for name, metric_type in (NAMES | PROXY_NAMES | AGENT_NAMES).items() for suffix in suffixes[metric_type]}
 
 
 def value(internal: FlaskClient, name: str, **labels: str) -> float:

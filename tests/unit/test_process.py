@@ -1,6 +1,7 @@
 """The command as a process, with gunicorn, two real ports and threads."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -18,6 +19,20 @@ from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_wi
 from verifier.store.redeeming import MOVES
 from verifier.web.context import place_given_back
 from verifier.web.gunicorn import RECEIVE_SECONDS, Server, Threads
+
+WITHOUT_IPV6 = """
+import errno, os, socket
+
+init = socket.socket.__init__
+
+def refuse(self, family=-1, *others, **named):
+    if family == socket.AF_INET6:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    init(self, family, *others, **named)
+
+socket.socket.__init__ = refuse
+"""
+"""A `sitecustomize` with which a process sees what it sees on a node that was booted with `ipv6.disable=1`."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +71,19 @@ def get_pass(public):
     status, text = ask(f"{public}/egress/passes", {"provider": "altcha", "solution": solution})
     assert status == 201
     return json.loads(text)["token"]
+
+
+def test_verifier_serves_where_the_kernel_has_no_ipv6(_redis_server, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_IPV6)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    process = VerifierProcess(_redis_server)
+    assert ask(f"{process.public}/egress/challenge")[0] == 200
+    process.stop()
+
+
+def test_verifier_serves_both_families_where_the_kernel_has_them(verifier):
+    public = verifier[0].replace("127.0.0.1", "[::1]") if socket.has_dualstack_ipv6() else verifier[0]
+    assert ask(f"{public}/egress/challenge")[0] == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"Host": "HOST"}, {"X-Forwarded-Port": "PORT", "X-Forwarded-Host": "HOST"}])

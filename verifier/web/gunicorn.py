@@ -243,7 +243,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     Args:
         app: the WSGI application.
-        ports: the TCP ports, on all addresses.
+        ports: the TCP ports, on all addresses: IPv4 and IPv6, or only IPv4 if the machine has no IPv6.
         log_level: the lowest level that it logs.
         make_threads: makes its threads, called in the worker.
         begin: called when the worker starts.
@@ -266,8 +266,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def load_config(self) -> None:
         """Give gunicorn its settings."""
+        # A kernel without IPv6 refuses the socket, and gunicorn would end.
+        every = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
         options = {
-            "bind": [f"[::]:{port}" for port in self._ports],
+            "bind": [f"{every}:{port}" for port in self._ports],
             "worker_class": Worker,
             "worker_tmp_dir": "/tmp",
             "control_socket_disable": True,

@@ -206,6 +206,8 @@ class Proxy:
             await self._move(flow)
         except Refused as error:
             refusal = error.refusal
+            # Their frames would hold the request until the client has read the refusal.
+            error.__traceback__ = error.__context__ = None
             await self._refuse(flow, refusal)
         except WhoAmI:
             await self._who_am_i(flow)
@@ -261,8 +263,7 @@ class Proxy:
         self._metrics.connected.observe(self._clock() - began)
         early = b""
         if asked.kind is Kind.TUNNEL:
-            asked.connection.next_event()  # PAUSED: what follows is not HTTP
-            early = asked.connection.trailing_data[0]
+            early, asked.early = asked.early, b""
             await loop.sock_sendall(flow.client, b"HTTP/1.1 200 Connection established\r\n\r\n")
             early = await self._read_hello(flow, early)
         # The pod may have changed since the addresses were judged.
@@ -361,7 +362,7 @@ class Proxy:
 
     async def _send(self, flow: Flow, upstream: socket.socket, buckets: list[Bucket]) -> None:
         """Send a plain request with its body."""
-        assert flow.asked
+        assert flow.asked and flow.asked.connection
         loop, theirs, ours = asyncio.get_running_loop(), flow.asked.connection, h11.Connection(h11.CLIENT)
 
         async def send(event: h11.Event) -> None:
@@ -421,8 +422,8 @@ class Proxy:
                 await loop.sock_sendall(flow.client, out)
                 flow.client.shutdown(socket.SHUT_WR)
                 dropped = 0
-                while dropped < LINGER_BYTES and (more := await loop.sock_recv(flow.client, READ_BYTES)):
-                    dropped += len(more)
+                while dropped < LINGER_BYTES and (more := len(await loop.sock_recv(flow.client, READ_BYTES))):
+                    dropped += more
         except (OSError, TimeoutError):
             pass
 

@@ -11,10 +11,15 @@ from .decide import PORTS, Kind, Reason, Refusal
 from .hosts import normal
 
 MAX_HEAD_BYTES = 16384
-"""The longest head of a request, in bytes. Clients send some hundred; cookies may have a few thousand."""
+"""The longest head of a request, and the most that is read before the host is connected (D-389), in bytes. Clients send some
+hundred; cookies may have a few thousand."""
+
+MAX_HEADERS = 100
+"""The most headers of a request: Apache's default limit (`LimitRequestFields`). Clients send some ten. Each takes more than a
+hundred bytes of memory, however short it is (D-389)."""
 
 READ_BYTES = 65536
-"""The most bytes in one read."""
+"""The most bytes in one read of what follows the head."""
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^\[\]:@/\\?#\s]+)(?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(r"(?i:http)://([^/?#]*)([/?][^#]*)?")
@@ -48,16 +53,18 @@ class Asked:
 
     Attributes:
         host, port, kind: what the request is for.
-        head: the head as `h11` read it.
-        connection: the state of `h11`, which holds any bytes after the head.
+        early: what came into a tunnel with the head.
+        head: the head of a plain request as `h11` read it.
+        connection: the state of `h11` for a plain request, which holds any bytes after the head.
         path: path and query of a plain request.
     """
 
     host: str
     port: int
     kind: Kind
-    head: h11.Request
-    connection: h11.Connection
+    early: bytes = b""
+    head: h11.Request | None = None
+    connection: h11.Connection | None = None
     path: bytes = b""
 
     def upstream_head(self) -> h11.Request:
@@ -66,6 +73,7 @@ class Asked:
         Raises:
             h11.ProtocolError: it cannot be sent.
         """
+        assert self.head
         named = b",".join(value for name, value in self.head.headers if name == b"connection")
         dropped = _HOP | {name.strip().lower() for name in named.split(b",")} - {b"content-length", b"transfer-encoding"}
         kept = [(name, value) for name, value in self.head.headers if name not in dropped]
@@ -93,9 +101,12 @@ async def read_request(client: socket.socket) -> Asked | None:
     """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     loop = asyncio.get_running_loop()
+    left = MAX_HEAD_BYTES + 1  # With the last one, `h11` refuses a head that is not complete.
     try:
         while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(await loop.sock_recv(client, READ_BYTES))
+            received = await loop.sock_recv(client, left)
+            left -= len(received)
+            connection.receive_data(received)
     except h11.RemoteProtocolError as error:
         raise Refused(
             Refusal(Reason.REQUEST, error.error_status_hint, "The request is not well-formed", "http_request_error")
@@ -108,9 +119,12 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
     target = head.target.decode("ascii")
     if head.http_version not in (b"1.0", b"1.1"):
         raise bad("The egress proxy speaks HTTP/1.1")
+    if len(head.headers) > MAX_HEADERS:
+        raise Refused(Refusal(Reason.REQUEST, 431, "The request has too many headers", "http_request_error"))
     if head.method == b"CONNECT":
         host, port = _authority(target, None)
-        return Asked(host, port, Kind.TUNNEL, head, connection)
+        # What follows is not HTTP.
+        return Asked(host, port, Kind.TUNNEL, early=connection.trailing_data[0])
     if head.method == b"GET" and target == "/":
         raise WhoAmI
     found = _ABSOLUTE.fullmatch(target)
@@ -126,7 +140,9 @@ def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
     if len(set(framing)) > 1:
         raise bad("Content-Length and Transfer-Encoding exclude each other")
     path = (found[2] or "/").encode()
-    return Asked(normal(host) or host, port, Kind.PLAIN, head, connection, b"/" + path if path.startswith(b"?") else path)
+    if path.startswith(b"?"):
+        path = b"/" + path
+    return Asked(normal(host) or host, port, Kind.PLAIN, head=head, connection=connection, path=path)
 
 
 def _authority(text: str, default_port: int | None) -> tuple[str, int]:

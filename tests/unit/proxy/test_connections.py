@@ -4,14 +4,16 @@ import asyncio
 import json
 import logging.config
 import socket
+import tracemalloc
 from contextlib import contextmanager
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
-from verifier.proxy import connections, limits
+from verifier.proxy import connections, limits, requests
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
@@ -70,6 +72,73 @@ def test_addresses_of_the_hub_are_those_of_whole_names():
 
     asyncio.run(main())
     assert set(asked) <= {"hub.example.org", "jupyter.example.org", "last.example.org"}
+
+
+def head(method, header, number):
+    """A request with a number of equal headers."""
+    return f"{method} HTTP/1.1\r\nHost: a.example\r\n".encode() + f"{header}\r\n".encode() * number + b"\r\n"
+
+
+TUNNEL, PLAIN = "CONNECT a.example:443", "POST http://a.example/"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        pytest.param(head(TUNNEL, "", 0) + b"x" * 100_000, b"", id="early bytes"),
+        pytest.param(head(PLAIN, "Content-Length: 100000", 1) + b"x" * 100_000, b"", id="body"),
+        pytest.param(head(TUNNEL, "ab:", 3_000), b"HTTP/1.1 431", id="many headers"),
+        pytest.param(head(PLAIN, "ab:", 3_000), b"HTTP/1.1 431", id="many headers of a plain request"),
+        pytest.param(head("GET /", "ab:", 3_000), b"HTTP/1.1 431", id="many headers for the proxy's own page"),
+        pytest.param(head(TUNNEL, "a" * 160 + ":", 99), b"", id="long names of headers"),
+        pytest.param(head(PLAIN, "a" * 160 + ":", 99), b"", id="long names of headers of a plain request"),
+        pytest.param(head(TUNNEL, "a:" + "a" * 40_000, 1), b"HTTP/1.1 431", id="long head"),
+        pytest.param(head(TUNNEL, "a:" + "a" * 16_400, 1)[:-1], b"HTTP/1.1 431", id="long head without an end"),
+    ],
+)
+def test_connection_that_waits_keeps_little(sent, answer, monkeypatch):
+    """What a client has sent stays in the proxy's memory while a host is looked up, or until the client has read a refusal."""
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 60.0)
+    asked, number = [], 50
+
+    class Unanswered(Resolver):
+        async def addresses(self, name, server="", verified=True):
+            asked.append(name)
+            await asyncio.Event().wait()
+
+    async def main():
+        policy = Policy({"small": TierHosts(HostList(["a.example"]), frozenset({80, 443}))})
+        proxy = connections.Proxy(policy, Limits(new_per_second=100), Unanswered(), Metrics())
+        pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "small", False)
+        proxy.identities.load(AddressVersion(), {"alice/": [pod]})
+        proxy.identities.apply(AddressChange(AddressVersion()))
+        port, loop = free_port(), asyncio.get_running_loop()
+        listener = listen(port, "127.0.0.1")
+        serving = asyncio.create_task(proxy.serve(listener))
+        clients = []
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(number):
+            client = socket.create_connection(("127.0.0.1", port))
+            clients.append(client)
+            client.setblocking(False)
+            client.send(sent)
+            if answer:
+                assert await asyncio.wait_for(loop.sock_recv(client, len(answer)), 60) == answer
+        async with asyncio.timeout(60):
+            while not answer and len(asked) < number:
+                await asyncio.sleep(0.01)
+        kept = (tracemalloc.get_traced_memory()[0] - before) / number
+        tracemalloc.stop()
+        serving.cancel()
+        listener.close()
+        for client in clients:
+            client.close()
+        await proxy.drain(0)
+        return kept
+
+    # `h11` keeps each name twice, as it came and in lower case.
+    assert asyncio.run(main()) <= 4 * requests.MAX_HEAD_BYTES
 
 
 @contextmanager

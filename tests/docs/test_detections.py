@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from verifier.detections.reporters import KEPT_UNREADABLE, REPORTS_PER_MINUTE
 from verifier.detections.reports import MAX_LABEL_CHARACTERS, MAX_LIST_CHARACTERS, read
 from verifier.detections.share_limit import ALWAYS, MAX_SHARE, WINDOW_SECONDS
 from verifier.egress_cli import egress
+from verifier.operators.commands import show
 from verifier.store.detections import KEPT_DETECTIONS, MAX_REPORTS
 from verifier.store.reconciler_counters import DETECTION_OUTCOMES
 from verifier.web.bodies import ReportBody
@@ -65,6 +67,21 @@ def test_own_line_is_a_report():
     assert read(line, 1000.0).reason == "disk: a chain of 40 GB"
     fields = {name for row in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", PAGE, re.M) for name in re.findall(r"`(\w+)`", row)}
     assert set(ReportBody.model_fields) | {"source"} <= fields
+
+
+@pytest.mark.parametrize("longest", ["detector cryptnono", "detector minesweeper"])
+def test_blocks_of_one_entry_are_removed(longest, tmp_path, capsys):
+    """The columns of the table are as wide as their longest cells."""
+    (command,) = section("docs/detections.md", "What follows")
+    wrong = {"kind": "server", "at": 0, "until": None, "by": "detector cryptnono", "why": "execwhacker: pip"}
+    others = {"by": longest}, {"why": "execwhacker: pip2"}, {"why": "other: execwhacker: pip"}
+    rows = [wrong | {"id": "alice", "what": "alice"}, wrong | {"id": "bob/b", "what": "bob/b"}]
+    rows += [wrong | {"id": f"other-{number}", "what": "x", "why": "xmrig"} | other for number, other in enumerate(others)]
+    show(rows, False, ["id", "kind", "what", "at", "until", "by", "why"])
+    (tmp_path / "table").write_text(capsys.readouterr().out)
+    blocks = f"egress() {{ if [ $1 = blocks ]; then cat {tmp_path}/table; else echo $2; fi; }}"
+    removed = subprocess.run(["sh", "-c", f"{blocks}\n{command}"], capture_output=True, text=True, check=True).stdout.split()
+    assert removed == ["alice", "bob/b"]
 
 
 def test_falco_settings_give_the_fields_that_are_read():

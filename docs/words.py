@@ -25,7 +25,7 @@ SPOKEN: dict[str, tuple[list[str], dict[str, int | str], set[str]]] = {
             "verifier/passes.py",
             "verifier/api_keys.py",
             "verifier/decisions/re*.py",
-            "verifier/decisions/rules.py",
+            "verifier/decisions/presented.py",
         ],
         {"Problem": 1, "BadPass": 1, "BadKey": 1},
         {"TITLES", "REFUSALS", "REJECTED_PASSES"},

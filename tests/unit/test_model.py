@@ -20,8 +20,9 @@ from tests.support.apps import admit, make_settings
 from tests.support.fake_cluster import FakeCluster
 from verifier.api_keys import Keys
 from verifier.decisions.leases import STOP_GRACE_SECONDS
+from verifier.decisions.presented import REJECTED_PASSES, Judge
 from verifier.decisions.refusals import Facts, applies
-from verifier.decisions.rules import REJECTED_PASSES, Launch, Rules
+from verifier.decisions.rules import Launch, Rules
 from verifier.operators.actions import ActionRefused, Operators
 from verifier.passes import LEEWAY_SECONDS, Pass, Passes
 from verifier.reconciler.loop import Reconciler
@@ -142,7 +143,7 @@ class Machine(RuleBasedStateMachine):
         self.store = Store(self.client)
         self.store.ping()
         self.passes = Passes(made.plain_signing_keys)
-        self.rules = Rules(made, self.passes, self.store, Keys("", []))
+        self.rules = Rules(made, Judge(made, self.passes, Keys("", [])), self.store)
         self.store.report_verifier("verifier", {})
         self.cluster = Pods(self.store)
         self.ahead = 0.0  # seconds by which the clocks of the reconcilers, and so the leases, are ahead

@@ -1,5 +1,6 @@
 """Passes: which tokens a launch may present."""
 
+import logging
 import time
 from dataclasses import asdict, replace
 
@@ -189,6 +190,16 @@ def test_pass_for_an_unknown_tier_unlocks_nothing(public, passes, store):
     run_pod(store)
     answer = public.post("/egress/servers/alice", json={"token": passes.sign(make_pass(tier="gold"))})
     assert (answer.status_code, answer.json["detail"]) == (403, "The pass is for a tier that this site does not have.")
+
+
+@pytest.mark.parametrize(("tier", "rule"), [("gold", "unknown-tier"), (None, "invalid")])
+def test_refused_unlock_is_logged_with_the_repository(public, passes, store, caplog, tier, rule):
+    run_pod(store)
+    token = passes.sign(make_pass(tier=tier)) if tier else "rubbish"
+    with caplog.at_level(logging.INFO):
+        public.post("/egress/servers/alice", json={"token": token})
+    (fields,) = [record.fields for record in caplog.records if record.getMessage() == "unlock"]
+    assert (fields["rule"], fields["repository"]) == (rule, "https://example.com/a/b")
 
 
 def test_empty_token_counts_as_none(internal):

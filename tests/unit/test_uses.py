@@ -22,7 +22,7 @@ from tests.support.apps import (
     run_pod,
 )
 from tests.support.lost_answers import LostAnswers
-from verifier.decisions.rules import REJECTED_PASSES
+from verifier.decisions.presented import REJECTED_PASSES
 from verifier.passes import Passes
 from verifier.records import KnownServer, Record, Server
 from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, OUTRANKED, REDEEMED

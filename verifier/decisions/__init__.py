@@ -1,1 +1,2 @@
-"""Decisions: which tier a launch gets (`rules`), who gets none (`refusals`), and how long a grant lasts (`leases`)."""
+"""Decisions: which tier a launch gets (`rules`), which pass counts (`presented`), who gets none (`refusals`), and how long a grant
+lasts (`leases`)."""

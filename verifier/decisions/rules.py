@@ -18,8 +18,7 @@ The first three are the refusals (`refusals`). An unlock checks them again; its 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..api_keys import Keys
-from ..passes import BadPass, Passes
+from ..passes import BadPass
 from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
@@ -28,15 +27,8 @@ from ..store.blocks import SeenBlocks
 from ..store.errors import BlocksChanged
 from ..store.redeeming import BUILD_LIMIT_SECONDS, REDEEMED
 from ..store.store import Store
+from .presented import Judge
 from .refusals import Facts, refusal
-
-REJECTED_PASSES = {
-    "used-up": "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
-    "lease-given": "The pass has given this server its time already. Solve a challenge to get a new one.",
-    "key-revoked": "The operators of this site revoked the key that the pass was issued for.",
-    "before-epoch": "The pass was issued before this service was reset. Solve a challenge to get a new one.",
-}
-"""The outcomes of `Store.redeem` that reject a pass, each with a sentence for the client."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ class Decision:
 
     Attributes:
         grant: the tier, and the rule that decided.
-        pass_outcome: the outcome of the pass: `none`, `unknown-tier`, or an outcome of `BadPass` or `Store.redeem`.
+        pass_outcome: the outcome of the pass: `none`, or an outcome of `BadPass` or `Store.redeem`.
     """
 
     grant: Grant
@@ -123,16 +115,14 @@ class Rules:
 
     Args:
         settings: mode, tiers, and the operator's lists.
-        passes: reads tokens.
+        judge: judges presented passes.
         store: where blocks, uses and decisions are kept.
-        keys: the API keys of this site.
     """
 
-    def __init__(self, settings: VerifierSettings, passes: Passes, store: Store, keys: Keys):
+    def __init__(self, settings: VerifierSettings, judge: Judge, store: Store):
         self._settings = settings
-        self._passes = passes
+        self._judge = judge
         self._store = store
-        self._keys = keys
         self._in_order: tuple[Callable[[Launch, SeenBlocks, float], _Match], ...] = (
             self._refusal,
             self._mode_allow,
@@ -196,17 +186,13 @@ class Rules:
         if launch.token is None:
             return _Match()
         try:
-            presented = self._passes.read(launch.token, launch.requested_at)
-            grant = Grant.new(presented.tier, Rule.VALID_PASS, now)
-            if presented.key:
-                key = self._keys.accept(presented.key, launch.repository, launch.requested_at)
-                grant = Grant.new(presented.tier, Rule.API_CLIENT, now, by=key.label)
+            presented = self._judge.judge(launch.token, launch.repository, launch.requested_at)
         except BadPass as error:
             return _Match(pass_outcome=error.outcome)
-        if presented.tier not in self._settings.tiers:
-            return _Match(pass_outcome="unknown-tier")
+        used = presented.issued
+        grant = Grant.new(used.tier, Rule.API_CLIENT if used.key else Rule.VALID_PASS, now, by=presented.by)
         outcome = self._store.redeem(
-            presented,
+            used,
             launch.server,
             launch.record(grant),
             launch.network,

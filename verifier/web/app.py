@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
+from ..decisions.presented import Judge
 from ..decisions.rules import Rules
 from ..fairness import Fairness
 from ..networks import HiddenClients, IPNetwork, client_of
@@ -68,13 +69,15 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
     store = store or Store(connect(settings))
     passes = Passes(settings.plain_signing_keys)
     api_keys = Keys(settings.api_keys_file, settings.tiers)
+    judge = Judge(settings, passes, api_keys)
     return Services(
         settings=settings,
         store=store,
         passes=passes,
         api_keys=api_keys,
         wrong_keys=WrongKeys(),
-        rules=Rules(settings, passes, store, api_keys),
+        judge=judge,
+        rules=Rules(settings, judge, store),
         captcha=configured,
         metrics=Metrics(store, configured, settings),
         assets=Assets(),

@@ -10,6 +10,7 @@ from flask import current_app, request
 from .. import logs
 from ..api_keys import Keys, WrongKeys
 from ..captcha import Captcha
+from ..decisions.presented import Judge
 from ..decisions.rules import Rules
 from ..fairness import Fairness
 from ..networks import Client, HiddenClients, charged_network, client_network
@@ -32,6 +33,7 @@ class Services:
         passes: signs passes, and reads tokens.
         api_keys: the API keys of this site.
         wrong_keys: counts wrong API keys by client network.
+        judge: judges presented passes.
         rules: decides launches.
         captcha: the captcha providers.
         metrics: the Prometheus metrics.
@@ -47,6 +49,7 @@ class Services:
     passes: Passes
     api_keys: Keys
     wrong_keys: WrongKeys
+    judge: Judge
     rules: Rules
     captcha: Captcha
     metrics: Metrics

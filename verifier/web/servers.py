@@ -1,15 +1,14 @@
 """The public page of a server: it shows what a running server may reach, and unlocks it. `pages` renders it and has its texts."""
 
 import time
-from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, make_response, request
 
 from ..decisions import leases
+from ..decisions.presented import REJECTED_PASSES, Presented
 from ..decisions.refusals import REFUSALS, Facts, applies, refusal
-from ..decisions.rules import REJECTED_PASSES
 from ..passes import BadPass, Pass
 from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
 from ..repositories import covers, exact
@@ -139,7 +138,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     known, blocks = _known(asked)
     now = time.time()
     if rule := _server_refusal(known, blocks, now):
-        _note(rule, repository=known.repository)
+        _note(rule, known.repository)
         raise Problem("blocked", REFUSALS[rule])
     useful = _useful_tiers(known, now)
     # A token that is of no use is not even read: what is wrong with it does not matter.
@@ -147,7 +146,7 @@ def unlock_server(user: str, server: str) -> tuple[Response, int]:
     if useful is not None and _presented_tier(body, presented) not in useful:
         # A pass for a smaller tier would take egress away, and anybody who knows the address could send such a pass.
         # A pass for the same tier would waste a use (D-022).
-        _note("had-it", known.tier, repository=known.repository)
+        _note("had-it", known.repository, known.tier)
         return bodies.answer(bodies.UnlockAnswer(state="granted", **_description(asked, known, blocks, now))), 200
     if presented:
         used, by = presented.issued, presented.by
@@ -189,10 +188,10 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass,
         outranking=outranking,
     )
     if outcome == OUTRANKED:
-        _note(outcome, repository=known.repository)
+        _note(outcome, known.repository)
         return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(server, known, blocks, now))), 202
     if outcome not in REDEEMED:
-        _note(outcome, repository=known.repository)
+        _note(outcome, known.repository)
         raise Problem("pass-refused", REJECTED_PASSES[outcome])
     more = {"by": by} if by else {}
     log_decision("unlock", grant.tier, grant.rule, repository=known.repository, pass_outcome=outcome, grant=grant.id, **more)
@@ -204,16 +203,16 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass,
     return bodies.answer(bodies.UnlockAnswer(state=state, **description)), 200 if seen else 202
 
 
-def _note(outcome: str, tier: str = UNVERIFIED, **more: str) -> None:
+def _note(outcome: str, repository: str, tier: str = UNVERIFIED) -> None:
     """Count and log an unlock that gives nothing.
 
     Args:
         outcome: the reason, as metric and log name it.
+        repository: the URL of the server's repository.
         tier: the tier that the server has.
-        more: further fields of the log.
     """
     services().metrics.unlocks.labels(outcome).inc()
-    log_decision("unlock", tier, outcome, **more)
+    log_decision("unlock", tier, outcome, repository=repository)
 
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
@@ -225,37 +224,22 @@ def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:
     return leases.larger(known.tier, known.grant.until, services().settings, now) + own
 
 
-@dataclass(frozen=True)
-class _Presented:
-    """A pass that may count for a server, and the `by` of its grants: the label of an API key, or empty."""
-
-    issued: Pass
-    by: str
-
-
-def _presented_tier(body: bodies.UnlockBody, presented: _Presented | None) -> str | None:
+def _presented_tier(body: bodies.UnlockBody, presented: Presented | None) -> str | None:
     """The tier that a client requests with a pass or a solution; None for a provider that this site does not have."""
     return presented.issued.tier if presented else services().captcha.tier_of(body.provider or "")
 
 
-def _read_pass(token: str, repository: str, now: float) -> _Presented:
+def _read_pass(token: str, repository: str, now: float) -> Presented:
     """Read a token as a pass that may count for a server of a repository.
 
     Raises:
         Problem: the token is not a pass, or the pass does not count for this server.
     """
-    by = ""
     try:
-        found = services().passes.read(token, now)
-        if found.key:
-            by = services().api_keys.accept(found.key, repository, now).label
+        return services().judge.judge(token, repository, now)
     except BadPass as error:
-        _note(error.outcome)
+        _note(error.outcome, repository)
         raise Problem("pass-refused", str(error)) from None
-    if found.tier not in services().settings.tiers:
-        _note("unknown-tier")
-        raise Problem("pass-refused", "The pass is for a tier that this site does not have.")
-    return _Presented(found, by)
 
 
 def _await_grant(server: Server, grant: Grant) -> KnownServer | None:

@@ -12,7 +12,7 @@ from tests.support.leases import LEASE, TIERS, reconciler_settings
 from tests.support.reconciling import ALICE
 from verifier.decisions import leases
 from verifier.decisions.leases import Left
-from verifier.decisions.rules import REJECTED_PASSES
+from verifier.decisions.presented import REJECTED_PASSES
 from verifier.operators.actions import Operators
 from verifier.records import UNVERIFIED, Block, KnownServer, Rule
 from verifier.web.app import create_services

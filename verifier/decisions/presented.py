@@ -1,0 +1,61 @@
+"""Presented passes: whether a pass counts here, for a launch or for a running server."""
+
+from dataclasses import dataclass
+
+from ..api_keys import Keys
+from ..passes import BadPass, Pass, Passes
+from ..settings import VerifierSettings
+
+REJECTED_PASSES = {
+    "used-up": "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
+    "lease-given": "The pass has given this server its time already. Solve a challenge to get a new one.",
+    "key-revoked": "The operators of this site revoked the key that the pass was issued for.",
+    "before-epoch": "The pass was issued before this service was reset. Solve a challenge to get a new one.",
+}
+"""The outcomes of `Store.redeem` that reject a pass, each with a sentence for the client."""
+
+
+@dataclass(frozen=True)
+class Presented:
+    """A pass that counts here, if it has a use left.
+
+    Attributes:
+        issued: the pass.
+        by: the `by` of its grants: the label of an API key; empty for a solution.
+    """
+
+    issued: Pass
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges presented passes.
+
+    Attributes:
+        settings: the tiers.
+        passes: reads tokens.
+        keys: the API keys of this site.
+    """
+
+    settings: VerifierSettings
+    passes: Passes
+    keys: Keys
+
+    def judge(self, token: str, repository: str, presented_at: float) -> Presented:
+        """The pass that a client presents.
+
+        Args:
+            token: the text that the client sent.
+            repository: URL of the repository of the server that it is for.
+            presented_at: Unix time in seconds at which the client sent it, perhaps before a build.
+
+        Raises:
+            BadPass: the token is not a pass, or the pass does not count for this server.
+        """
+        issued, by = self.passes.read(token, presented_at), ""
+        if issued.key:
+            by = self.keys.accept(issued.key, repository, presented_at).label
+        if issued.tier not in self.settings.tiers:
+            raise BadPass("unknown-tier", "The pass is for a tier that this site does not have.")
+        return Presented(issued, by)

@@ -37,6 +37,9 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 MAX_SERVERS_PER_DAY = 1_000_000
 """The highest `serversPerDay` of a key."""
 
+SERVERS_PER_PASS = 1
+"""The number of servers that a key's pass is good for. With more, `serversPerDay` would not count servers (D-035)."""
+
 DAY_SECONDS = 86400
 """The window of `serversPerDay`, in seconds. It is any 24 hours, not a calendar day, so there is no rush at midnight."""
 

@@ -3,12 +3,13 @@
 A pass names a tier, a number of servers, and the time until which it may be presented. It is signed, not stored. The servers that
 used it are in Redis: `store/lua/redeem.lua` decides who gets a use on a retry (D-015).
 
-Decisions: D-016, D-017.
+Decisions: D-016, D-017, D-393.
 """
 
 import hashlib
+import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
@@ -83,12 +84,13 @@ class Passes:
             del said["key"]  # so that a member of a federation with an older version accepts it
         return self._serializer.dumps(said)
 
-    def read(self, token: str, presented_at: float) -> Pass:
+    def read(self, token: str, presented_at: float, lifetime: float = math.inf) -> Pass:
         """Read a token.
 
         Args:
             token: the text that the client sent.
             presented_at: Unix time in seconds at which the client sent it, perhaps before a build.
+            lifetime: the most seconds from `iat` for which a pass counts, whoever issued it.
 
         Returns:
             The pass. It may have no uses left.
@@ -102,6 +104,7 @@ class Passes:
             found = Pass(**self._serializer.loads(token))
         except (BadSignature, TypeError, ValueError):  # ValueError: characters that cannot be encoded
             raise BadPass("invalid", "This is not a pass of this service. Solve a challenge to get one.") from None
+        found = replace(found, exp=min(found.iat + lifetime, found.exp))
         if presented_at > found.exp + LEEWAY_SECONDS:
             raise BadPass("expired", "The pass has expired. Solve a challenge to get a new one.")
         if found.iat > presented_at + LEEWAY_SECONDS:

@@ -138,7 +138,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.redis_server.wipe()
-        made = make_settings(self.redis_server)
+        made = make_settings(self.redis_server, pass_servers=2)
         self.client = connect(made)
         self.store = Store(self.client)
         self.store.ping()

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
-from tests.support.apps import KEYS, get_pass, launch, make_settings, run_pod
+from tests.support.apps import KEYS, get_pass, internal_client, launch, make_settings, run_pod
 from verifier.passes import LEEWAY_SECONDS, MAX_TOKEN_CHARACTERS, BadPass, Pass, Passes, serializer
+from verifier.web.app import create_services
 
 OLD, NEW = KEYS.splitlines()
 
@@ -129,7 +130,8 @@ def test_pass_from_a_clock_up_to_a_minute_ahead_is_accepted(internal, passes, se
 
 @pytest.mark.parametrize(("seconds", "expected"), [(5, "free"), (55, "free"), (65, "expired"), (7200, "expired")])
 def test_pass_expires_with_a_minute_of_leeway(internal, passes, old_epoch, seconds, expected):
-    assert outcome(internal, passes.sign(make_pass(iat=time.time() - 400, exp=time.time() - seconds))) == expected
+    exp = time.time() - seconds
+    assert outcome(internal, passes.sign(make_pass(iat=exp - 300, exp=exp))) == expected
 
 
 def test_leeway_of_a_minute_is_reached_to_the_second(passes):
@@ -140,6 +142,31 @@ def test_leeway_of_a_minute_is_reached_to_the_second(passes):
     for without in (issued.iat - LEEWAY_SECONDS - 0.1, issued.exp + LEEWAY_SECONDS + 0.1):
         with pytest.raises(BadPass):
             passes.read(token, without)
+
+
+@pytest.mark.parametrize(("age", "expected"), [(100, "free"), (350, "free"), (370, "expired")])
+def test_pass_of_a_member_with_a_longer_lifetime_counts_for_the_sites_own(internal, passes, old_epoch, age, expected):
+    iat = time.time() - age
+    assert outcome(internal, passes.sign(make_pass(iat=iat, exp=iat + 86400))) == expected
+
+
+def test_pass_of_a_member_with_a_shorter_lifetime_counts_for_that(internal, passes, old_epoch):
+    iat = time.time() - 200
+    assert outcome(internal, passes.sign(make_pass(iat=iat, exp=iat + 60))) == "expired"
+
+
+def test_uses_of_a_pass_with_a_longer_lifetime_are_remembered_no_longer(internal, passes, in_redis):
+    used = make_pass(exp=time.time() + 10 * 86400)
+    assert outcome(internal, passes.sign(used)) == "free"
+    assert in_redis.ttl(f"binder-egress:pass:{used.id}") < 86400
+
+
+def test_pass_of_a_member_with_more_servers_counts_for_as_many_as_the_sites_own(redis_server, store, passes):
+    internal = internal_client(create_services(make_settings(redis_server, pass_servers=2), store))
+    token = passes.sign(make_pass(servers=5))
+    assert [outcome(internal, token, user=user, repository=user) for user in "abc"] == ["free", "free", "used-up"]
+    token = passes.sign(make_pass(servers=1))
+    assert [outcome(internal, token, user=user, repository=user) for user in "ab"] == ["free", "used-up"]
 
 
 @pytest.fixture
@@ -208,7 +235,6 @@ def test_empty_token_counts_as_none(internal):
 
 def test_pass_states_its_number_of_servers(redis_server, store):
     from tests.support.apps import public_client
-    from verifier.web.app import create_services
 
     services = create_services(make_settings(redis_server, pass_servers=3, pass_lifetime=60), store)
     store.ping()

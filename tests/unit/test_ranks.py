@@ -144,7 +144,7 @@ def test_token_is_read_once_per_request(site, store, monkeypatch):
     """If a token were read twice, it could expire in between."""
     times = []
     read = Passes.read
-    monkeypatch.setattr(Passes, "read", lambda passes, token, at: times.append(at) or read(passes, token, at))
+    monkeypatch.setattr(Passes, "read", lambda passes, token, at, *more: times.append(at) or read(passes, token, at, *more))
     services = site()
     has(store)
     assert unlock(public_client(services), token=token(services)).status_code == 202

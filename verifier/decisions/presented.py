@@ -1,8 +1,8 @@
 """Presented passes: whether a pass counts here, for a launch or for a running server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..api_keys import Keys
+from ..api_keys import SERVERS_PER_PASS, Keys
 from ..passes import BadPass, Pass, Passes
 from ..settings import VerifierSettings
 
@@ -33,7 +33,7 @@ class Judge:
     """Judges presented passes.
 
     Attributes:
-        settings: the tiers.
+        settings: the tiers, and the most that a pass of a member of the federation is worth here.
         passes: reads tokens.
         keys: the API keys of this site.
     """
@@ -43,7 +43,7 @@ class Judge:
     keys: Keys
 
     def judge(self, token: str, repository: str, presented_at: float) -> Presented:
-        """The pass that a client presents.
+        """The pass that a client presents, with no more servers and no later end than one that this site issues (D-393).
 
         Args:
             token: the text that the client sent.
@@ -53,9 +53,13 @@ class Judge:
         Raises:
             BadPass: the token is not a pass, or the pass does not count for this server.
         """
-        issued, by = self.passes.read(token, presented_at), ""
+        issued, by, most_servers = (
+            self.passes.read(token, presented_at, self.settings.pass_lifetime),
+            "",
+            self.settings.pass_servers,
+        )
         if issued.key:
-            by = self.keys.accept(issued.key, repository, presented_at).label
+            by, most_servers = self.keys.accept(issued.key, repository, presented_at).label, SERVERS_PER_PASS
         if issued.tier not in self.settings.tiers:
             raise BadPass("unknown-tier", "The pass is for a tier that this site does not have.")
-        return Presented(issued, by)
+        return Presented(replace(issued, servers=min(issued.servers, most_servers)), by)

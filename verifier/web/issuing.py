@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import request
 from prometheus_client import Counter
 
-from ..api_keys import DAY_SECONDS
+from ..api_keys import DAY_SECONDS, SERVERS_PER_PASS
 from ..captcha import Outcome
 from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
@@ -180,7 +180,7 @@ def from_api_key() -> Pass:
         raise attempt.failed("spent", "key-spent", detail, error.retry_after) from None
     attempt.count("issued")
     log_decision("pass", key.entry.tier, "issued", key=key.name)
-    return Passes.new(key.entry.tier, 1, issued_at, services().settings.pass_lifetime, key.entry.id)
+    return Passes.new(key.entry.tier, SERVERS_PER_PASS, issued_at, services().settings.pass_lifetime, key.entry.id)
 
 
 def client_refusal(blocks: Iterable[Block]) -> Rule | None:

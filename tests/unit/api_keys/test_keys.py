@@ -21,6 +21,7 @@ from verifier.api_keys import (
     FORM,
 )
 from verifier.gatecheck import doctor
+from verifier.passes import Passes
 from verifier.records import Server
 
 # -- the form of a key
@@ -64,6 +65,13 @@ def test_key_earns_a_pass_for_one_server_of_its_tier(make_site, options):
     assert (second["tier"], second["rule"], second["pass_outcome"]) == ("unverified", "default", "used-up")
     assert site.metric("binder_egress_api_key_requests_total", key="course", outcome="issued") == 1
     assert site.metric("binder_egress_launches_total", tier="small", rule="api-client", pass_outcome="free") == 1
+
+
+def test_pass_for_a_key_that_says_more_servers_counts_for_one(make_site):
+    site = make_site(pass_servers=3)
+    id = FORM.fullmatch(site.add())[1]
+    token = site.services.passes.sign(Passes.new("small", 3, time.time(), 300, id))
+    assert [launch(site.internal, user, token=token, repository=user)["pass_outcome"] for user in "ab"] == ["free", "used-up"]
 
 
 def test_pass_for_a_key_unlocks_a_server(site, store):

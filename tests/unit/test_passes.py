@@ -192,11 +192,14 @@ def test_pass_is_judged_by_the_time_of_the_launch_request(internal, passes, old_
     assert outcome(internal, token, requested_at=max(0, now - requested)) == expected
 
 
+@pytest.mark.parametrize("seconds", [-1e9, -600, -65, 65, 600])
+def test_new_pass_counts_whatever_the_clock_of_binderhub_says(internal, public, seconds):
+    assert outcome(internal, get_pass(public), requested_at=time.time() + seconds) == "free"
+
+
 @pytest.mark.parametrize("requested_at", [0, 0.0, 1e11, None, 1])
-def test_new_pass_is_rejected_from_an_older_request(internal, public, requested_at):
-    # A request from an hour ago cannot carry a pass issued now. A request from the future counts as one of now.
-    expected = "invalid" if requested_at in (0, 1) else "free"
-    assert outcome(internal, get_pass(public), requested_at=requested_at) == expected
+def test_new_pass_counts_at_any_time_that_a_hook_may_send(internal, public, requested_at):
+    assert outcome(internal, get_pass(public), requested_at=requested_at) == "free"
 
 
 def test_request_from_the_future_does_not_validate_a_future_pass(internal, passes):

@@ -42,22 +42,20 @@ class Judge:
     passes: Passes
     keys: Keys
 
-    def judge(self, token: str, repository: str, presented_at: float) -> Presented:
+    def judge(self, token: str, repository: str, presented_at: float, now: float) -> Presented:
         """The pass that a client presents, with no more servers and no later end than one that this site issues (D-393).
 
         Args:
             token: the text that the client sent.
             repository: URL of the repository of the server that it is for.
             presented_at: Unix time in seconds at which the client sent it, perhaps before a build.
+            now: Unix time in seconds.
 
         Raises:
             BadPass: the token is not a pass, or the pass does not count for this server.
         """
-        issued, by, most_servers = (
-            self.passes.read(token, presented_at, self.settings.pass_lifetime),
-            "",
-            self.settings.pass_servers,
-        )
+        issued = self.passes.read(token, presented_at, self.settings.pass_lifetime, now)
+        by, most_servers = "", self.settings.pass_servers
         if issued.key:
             by, most_servers = self.keys.accept(issued.key, repository, presented_at).label, SERVERS_PER_PASS
         if issued.tier not in self.settings.tiers:

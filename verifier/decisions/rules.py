@@ -186,7 +186,7 @@ class Rules:
         if launch.token is None:
             return _Match()
         try:
-            presented = self._judge.judge(launch.token, launch.repository, launch.requested_at)
+            presented = self._judge.judge(launch.token, launch.repository, launch.requested_at, now)
         except BadPass as error:
             return _Match(pass_outcome=error.outcome)
         used = presented.issued

@@ -236,7 +236,7 @@ def _read_pass(token: str, repository: str, now: float) -> Presented:
         Problem: the token is not a pass, or the pass does not count for this server.
     """
     try:
-        return services().judge.judge(token, repository, now)
+        return services().judge.judge(token, repository, now, now)
     except BadPass as error:
         _note(error.outcome, repository)
         raise Problem("pass-refused", str(error)) from None

@@ -14,7 +14,6 @@ import re
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -23,6 +22,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from .logs import Counts
 from .origins import origin
 from .passes import BadPass
 from .repositories import strict, within
@@ -285,18 +285,9 @@ class WrongKeys:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()  # network → end of its window, number of wrong keys
+        self._counts = Counts(WRONG_KEYS_WINDOW_SECONDS, MAX_WRONG_KEY_NETWORKS, clock)
 
     def note(self, network: str) -> int | None:
         """Count one more wrong key. Returns None, or after too many, the seconds until they are forgotten."""
-        with self._lock:
-            now = self._clock()
-            over, number = self._counts.pop(network, (0.0, 0))
-            if over <= now:
-                over, number = now + WRONG_KEYS_WINDOW_SECONDS, 0
-            self._counts[network] = over, number + 1
-            if len(self._counts) > MAX_WRONG_KEY_NETWORKS:
-                self._counts.popitem(last=False)
-            return max(1, round(over - now)) if number >= MAX_WRONG_KEYS else None
+        number, seconds = self._counts.note(network)
+        return max(1, round(seconds)) if number > MAX_WRONG_KEYS else None

@@ -3,8 +3,25 @@
 import json
 import logging
 import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from typing import Any
+
+MAX_LINES = 30
+"""Lines about one kind of refusal of one client network, or of one server, in `LINES_WINDOW_SECONDS`: enough to see what it tries.
+A line has about 340 bytes."""
+
+LINES_WINDOW_SECONDS = 600
+"""Seconds after the first of these lines until they are forgotten."""
+
+MAX_COUNTED = 10_000
+"""Client networks, or servers, that are counted at a time, about 2 MB."""
+
+
+log = logging.getLogger("binder-egress")
 
 
 class _JSONFormatter(logging.Formatter):
@@ -54,4 +71,57 @@ def decision(event: str, **fields: object) -> None:
         event: one of the events in docs/logs.md, such as `launch`.
         fields: user, server, repository, client network, tier, rule, and whatever else explains it. Never a token or a solution.
     """
-    logging.getLogger("binder-egress").info(event, extra={"fields": fields})
+    log.info(event, extra={"fields": fields})
+
+
+class Counts:
+    """Counts what strangers do, each for itself, in a window of time. The memory is bounded: the one who was quiet longest is
+    forgotten first.
+
+    Args:
+        seconds: the window, which begins with the first that is counted.
+        most: how many strangers are counted at a time.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, seconds: float, most: int = MAX_COUNTED, clock: Callable[[], float] = time.monotonic):
+        self._seconds, self._most, self._clock = seconds, most, clock
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()  # who → end of the window, number
+
+    def note(self, who: Hashable) -> tuple[int, float]:
+        """Count one more. Returns the number in the window, and the seconds until they are forgotten."""
+        with self._lock:
+            now = self._clock()
+            over, number = self._counts.pop(who, (0.0, 0))
+            if over <= now:
+                over, number = now + self._seconds, 0
+            self._counts[who] = over, number + 1
+            if len(self._counts) > self._most:
+                self._counts.popitem(last=False)
+            return number + 1, over - now
+
+
+class Refusals:
+    """Logs refusals that anybody can cause without end, up to a limit for each who causes them (D-392).
+
+    Args:
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._counts = Counts(LINES_WINDOW_SECONDS, clock=clock)
+
+    def decision(self, event: str, who: Hashable, **fields: object) -> None:
+        """Log one decision, as `decision` does, or that further ones are not logged, or nothing.
+
+        Args:
+            event: the event.
+            who: whose lines of this event are limited.
+            fields: as for `decision`.
+        """
+        number, seconds = self._counts.note((event, who))
+        if number <= MAX_LINES:
+            decision(event, **fields)
+        elif number == MAX_LINES + 1:
+            log.info("%s: further lines of this kind are not logged for %d s", event, round(seconds), extra={"fields": fields})

@@ -6,11 +6,13 @@ import logging
 import re
 from pathlib import Path
 
+from tests.support.apps import get_pass, internal_client, public_client, run_pod
+from tests.support.metrics import value
 from verifier import logs
 
 TOP = Path(__file__).parents[2]
 DOCUMENT = (TOP / "docs/logs.md").read_text()
-SOURCES = sorted(path for path in TOP.glob("verifier/**/*.py") if path.name not in ("logs.py", "start_guard.py", "probe.py"))
+SOURCES = sorted(path for path in TOP.glob("verifier/**/*.py") if path.name not in ("start_guard.py", "probe.py"))
 LEVELS = ("info", "warning", "error", "exception")
 
 
@@ -55,7 +57,7 @@ def logged():
     """Returns the events, messages and fields that the code logs."""
     events, messages, fields = set(), set(), {"user", "server"}  # log_decision adds the path's arguments
     for function, calls in functions():
-        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "_log", "_Attempt")]
+        deciding = [call for call in calls if name(call) in ("decision", "log_decision", "log_refusal", "_log", "_Attempt")]
         telling = [call for call in calls if is_logging(call) or name(call) == "_log_change"]
         events.update(text(call.args[0]) for call in deciding if call.args)
         messages.update(text(call.args[2] if name(call) == "_log_change" else call.args[0]) for call in telling)
@@ -113,3 +115,52 @@ def test_documented_lines_of_binderhub_and_the_hub_are_the_logged_ones():
     said = {re.sub(r"…/… …", "…/… not announced, …", line) for line in said}
     shown = section("BinderHub and the hub")
     assert len(said) > 8 and shown == said
+
+
+# -- refusals that anybody can cause
+
+
+def messages(caplog, event):
+    """Returns how many lines an event has, and the lines which say that further ones are not logged."""
+    found = [record.getMessage() for record in caplog.records]
+    return found.count(event), [line for line in found if line.startswith(f"{event}: ")]
+
+
+def test_refusals_are_logged_up_to_a_limit_for_each(caplog):
+    now = [1000.0]
+    refusals = logs.Refusals(lambda: now[0])
+    with caplog.at_level(logging.INFO):
+        for _ in range(3 * logs.MAX_LINES):
+            refusals.decision("unlock", "a", rule="invalid")
+        assert messages(caplog, "unlock") == (logs.MAX_LINES, ["unlock: further lines of this kind are not logged for 600 s"])
+        assert caplog.records[-1].fields == {"rule": "invalid"}
+        refusals.decision("unlock", "b")
+        refusals.decision("solution", "a")
+        now[0] += logs.LINES_WINDOW_SECONDS
+        refusals.decision("unlock", "a")
+    assert (messages(caplog, "unlock")[0], messages(caplog, "solution")[0]) == (logs.MAX_LINES + 2, 1)
+
+
+def test_rubbish_of_one_network_is_logged_up_to_a_limit_and_counted_always(services, store, caplog):
+    run_pod(store)
+    client, more = public_client(services), 3
+    with caplog.at_level(logging.INFO):
+        for _ in range(logs.MAX_LINES + more):
+            assert client.post("/egress/servers/alice", json={"token": "rubbish"}).status_code == 403
+            assert client.post("/egress/passes", json={"provider": "altcha", "solution": "rubbish"}).status_code == 403
+        for event in ("unlock", "solution"):
+            assert (messages(caplog, event)[0], len(messages(caplog, event)[1])) == (logs.MAX_LINES, 1)
+        public_client(services, "203.0.113.8").post("/egress/servers/alice", json={"token": "rubbish"})
+        # What is given out is logged whatever its network sent before.
+        get_pass(client)
+    assert messages(caplog, "unlock")[0] == logs.MAX_LINES + 1 and messages(caplog, "pass")[0] == 1
+    labels = {"provider": "altcha", "purpose": "launch", "outcome": "rejected"}
+    assert value(internal_client(services), "binder_egress_solutions_total", **labels) == logs.MAX_LINES + more
+
+
+def test_error_of_redis_is_logged_once_in_some_seconds(internal, redis_server, caplog):
+    redis_server.stop()
+    for _ in range(5):
+        answer = internal.post("/api/launches", json={"user": "alice", "image": "image:1"})
+        assert answer.status_code == 503
+    assert len([record for record in caplog.records if record.name == "verifier.web.problems"]) == 1

@@ -110,6 +110,7 @@ class Proxy:
         self._usage = Usage(limits, clock)
         self._source_ports = SourcePorts(limits.source_ports, clock)
         self._limit_answers = Bucket(LIMIT_ANSWERS_PER_SECOND, clock)
+        self._refusals = logs.Refusals(clock)
         self._resolver = resolver
         self._metrics = metrics
         self._log_connections = log_connections
@@ -502,18 +503,22 @@ class Proxy:
         if decision == "allowed" and not self._log_connections:
             return
         pod = flow.pod
-        logs.decision(
-            "proxy",
-            user=pod.user if pod else "",
-            server=pod.server if pod else "",
-            repository=pod.repository[:200] if pod else "",
-            host=quote(flow.asked.host, safe="[]:*")[:253] if flow.asked else "",
-            port=flow.asked.port if flow.asked else 0,
-            decision=decision,
-            rule=why or end,
-            bytes=flow.moved,
-            milliseconds=round((time.monotonic() - flow.began) * 1000),
-        )
+        fields = {
+            "user": pod.user if pod else "",
+            "server": pod.server if pod else "",
+            "repository": pod.repository[:200] if pod else "",
+            "host": quote(flow.asked.host, safe="[]:*")[:253] if flow.asked else "",
+            "port": flow.asked.port if flow.asked else 0,
+            "decision": decision,
+            "rule": why or end,
+            "bytes": flow.moved,
+            "milliseconds": round((time.monotonic() - flow.began) * 1000),
+        }
+        if refusal:
+            # Each rule for itself, so that many lines of one do not hide those of another.
+            self._refusals.decision("proxy", (pod.uid if pod else flow.address, why), **fields)
+        else:
+            logs.decision("proxy", **fields)
 
 
 def _patience(client: socket.socket) -> float:

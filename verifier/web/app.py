@@ -11,6 +11,7 @@ from ..api_keys import Keys, WrongKeys
 from ..decisions.presented import Judge
 from ..decisions.rules import Rules
 from ..fairness import Fairness
+from ..logs import Refusals
 from ..networks import HiddenClients, IPNetwork, client_of
 from ..passes import Passes
 from ..settings import InvalidSettings, VerifierSettings
@@ -83,6 +84,7 @@ def create_services(settings: VerifierSettings, store: Store | None = None) -> S
         assets=Assets(),
         brand=Brand.of(settings),
         fairness=Fairness.from_settings(settings),
+        refusals=Refusals(),
         hidden_clients=HiddenClients(),
         unlocks=Underway(),
     )

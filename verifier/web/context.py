@@ -40,6 +40,7 @@ class Services:
         assets: the built files of the front end.
         brand: the site's look.
         fairness: the prices and budgets of client networks.
+        refusals: logs the refusals of strangers, up to a limit for each client network.
         hidden_clients: warns when a proxy hides the clients' addresses.
         unlocks: the unlocks that are under way, by server and pass.
     """
@@ -56,6 +57,7 @@ class Services:
     assets: Assets
     brand: Brand
     fairness: Fairness
+    refusals: logs.Refusals
     hidden_clients: HiddenClients
     unlocks: Underway
 
@@ -124,3 +126,9 @@ def log_decision(event: str, tier: str, rule: str, **more: object) -> None:
     """Log a decision about the current client, and about the server in the request's path if there is one."""
     path = request.view_args or {}
     logs.decision(event, **path, client_network=logged_network(request.remote_addr), tier=tier, rule=rule, **more)
+
+
+def log_refusal(event: str, tier: str, rule: str, **more: object) -> None:
+    """Log a refusal as `log_decision` does, up to a limit for each client network."""
+    path, client_network = request.view_args or {}, logged_network(request.remote_addr)
+    services().refusals.decision(event, client_network, **path, client_network=client_network, tier=tier, rule=rule, **more)

@@ -14,7 +14,7 @@ from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
 from ..records import UNVERIFIED, Block, Rule
 from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
-from .context import log_decision, network, paying_network, place_given_back, services
+from .context import log_decision, log_refusal, network, paying_network, place_given_back, services
 from .problems import Problem
 
 SOLUTION_PROBLEMS = (
@@ -70,7 +70,7 @@ class _Attempt:
     def failed(self, outcome: str, problem_type: str, detail: str, retry_after: int | None = None) -> Problem:
         """Count and log the outcome. Returns the problem to raise, with these arguments of `Problem`."""
         self.count(outcome)
-        log_decision(self.event, UNVERIFIED, outcome, **self.labels)
+        log_refusal(self.event, UNVERIFIED, outcome, **self.labels)
         return Problem(problem_type, detail, retry_after)
 
     def blocked(self, rule: Rule) -> Problem:

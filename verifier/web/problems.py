@@ -7,6 +7,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WSGIResponse
 
+from ..logs import Counts
 from ..store.errors import StoreUnavailable
 
 TYPE = "https://binder-egress.readthedocs.io/problems#"
@@ -47,6 +48,10 @@ TITLES = {
 _BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "not-json"}
 
 
+STORE_ERROR_SECONDS = 5.0
+"""Seconds in which the same error of Redis is logged once: every request meets it, and strangers choose how many there are."""
+
+
 class Problem(Exception):
     """An error for the client.
 
@@ -85,6 +90,7 @@ def response(problem_type: str, detail: str, status: int | None = None, retry_af
 
 def register(app: Flask) -> None:
     """Answer every error of an app with a problem."""
+    store_errors = Counts(STORE_ERROR_SECONDS)
 
     @app.errorhandler(Problem)
     def _problem(error: Problem) -> Response:
@@ -92,7 +98,8 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(StoreUnavailable)
     def _store(error: StoreUnavailable) -> Response:
-        logging.getLogger(__name__).error("%s", error)
+        if store_errors.note(str(error))[0] == 1:
+            logging.getLogger(__name__).error("%s", error)
         return response("unavailable", "The service cannot reach its database. Try again in a few seconds.")
 
     @app.errorhandler(HTTPException)

@@ -17,7 +17,7 @@ from ..store.decisions import UNLOCK_TTL_SECONDS
 from ..store.errors import StoreUnavailable
 from ..store.redeeming import OUTRANKED, REDEEMED
 from . import bodies, hub, issuing, pages
-from .context import asset_path, log_decision, network, own_url, services
+from .context import asset_path, log_decision, log_refusal, network, own_url, services
 from .headers import SERVER_PAGE
 from .openapi import Answer, json_of, operation
 from .problems import Problem
@@ -212,7 +212,7 @@ def _note(outcome: str, repository: str, tier: str = UNVERIFIED) -> None:
         tier: the tier that the server has.
     """
     services().metrics.unlocks.labels(outcome).inc()
-    log_decision("unlock", tier, outcome, repository=repository)
+    log_refusal("unlock", tier, outcome, repository=repository)
 
 
 def _useful_tiers(known: KnownServer, now: float) -> list[str] | None:

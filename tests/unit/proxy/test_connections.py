@@ -5,7 +5,9 @@ import json
 import logging.config
 import socket
 import tracemalloc
+from collections import Counter
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,7 +16,8 @@ from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
 from verifier.proxy import connections, limits, requests
-from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.decide import Policy, Reason, Refusal, TierHosts
+from verifier.proxy.flow import Flow
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
@@ -193,6 +196,36 @@ def test_listed_host_counts_for_its_group_and_a_flood_for_its_server(capsys):
         ("limit", "alice"),
     ]
     assert {line["repository"] for line in lines} == {pod.repository[:200]}  # a stranger's text, in each line
+
+
+def test_refusals_of_a_server_are_logged_up_to_a_limit_for_each_rule_and_what_went_out_always(caplog):
+    metrics = Metrics()
+    proxy = connections.Proxy(Policy({}), Limits(), Resolver(), metrics, log_connections=True)
+    pods = [PodAddresses(f"uid-{user}", user, "", ("127.0.0.1",), "small", False, "") for user in ("alice", "bob")]
+    most = logs.MAX_LINES
+
+    def note(pod, reason=None, cut=""):
+        flow = Flow("127.0.0.1", socket.socket(), pod=pod, asked=SimpleNamespace(host="a.example.org", port=443), cut=cut)
+        proxy._note(flow, Refusal(reason, 403, "") if reason else None, "ended")
+        flow.client.close()
+
+    with caplog.at_level(logging.INFO):
+        for pod, reason, cut in [(pods[0], Reason.NOT_LISTED, ""), (pods[0], None, ""), (pods[0], None, Reason.NOT_TAKEN)]:
+            for _ in range(2 * most):
+                note(pod, reason, cut)
+        note(pods[0], Reason.LIMIT)
+        note(pods[1], Reason.NOT_LISTED)
+    told = Counter((record.getMessage(), record.fields["user"], record.fields["rule"]) for record in caplog.records)
+    assert told == {
+        ("proxy", "alice", "not-listed"): most,
+        ("proxy: further lines of this kind are not logged for 600 s", "alice", "not-listed"): 1,
+        ("proxy", "alice", "ended"): 2 * most,
+        ("proxy", "alice", "not-taken"): 2 * most,
+        ("proxy", "alice", "limit"): 1,
+        ("proxy", "bob", "not-listed"): 1,
+    }
+    refused = 'decision="refused",group="",rule="not-listed",tier="small"'
+    assert f"binder_egress_proxy_connections_total{{{refused}}} {2 * most + 1}.0" in metrics.text().decode()
 
 
 def test_metrics_have_stable_names_and_types_and_help():

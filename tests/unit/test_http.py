@@ -124,7 +124,7 @@ LAUNCH = {"user": "alice", "image": "image:1"}
         {"server": "x" * 256},
         {"image": None},
         {"image": "x" * 2049},
-        {"repository": "x" * 2049},
+        {"repository": 1},
         {"token": 1},
         {"client_address": ["x"]},
         {"requested_at": "now"},

@@ -4,6 +4,7 @@ import json
 
 from tests.support.apps import get_pass, launch
 from verifier.records import Grant, KnownServer, Record, Server
+from verifier.repositories import cut
 from verifier.store.announcements import Announced
 
 
@@ -22,6 +23,13 @@ def test_launch_of_a_newer_hook_is_decided(public, internal):
     newer = {"later": {"x": 1}, "tier": "verified"}
     assert launch(internal, user="alice", **newer)["tier"] == "unverified"
     assert launch(internal, user="bob", token=get_pass(public), **newer)["tier"] == "verified"
+
+
+def test_repository_of_any_length_is_recorded_and_cut_as_that_of_its_pod(internal, store):
+    """A stranger chooses the URL. Without a record, the pod would count as one whose launch was not reported."""
+    url = "https://github.com/owner/name?" + "x" * 10_000
+    assert launch(internal, repository=url)["rule"] == "default"
+    assert store.pending(Server("alice"), set()).launch.repository == cut(url) != url
 
 
 def test_records_of_a_newer_version_are_readable(store, in_redis):

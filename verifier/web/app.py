@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_INTERNAL_BODY_BYTES = 1 << 20
-"""The longest body on the in-cluster port, in bytes. BinderHub passes on a client's token of any length, and must get an answer."""
+"""The longest body on the in-cluster port, in bytes. A launch must get an answer, and may name 1,000 groups of 255 characters."""
 
 
 SCHEMES = ("http", "https")

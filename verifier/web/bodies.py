@@ -3,8 +3,9 @@
 from typing import Annotated, Any, Literal, TypeVar
 
 from flask import Response, request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..repositories import cut
 from ..settings import Access
 from ..validation import sentences
 from .problems import Problem
@@ -59,7 +60,8 @@ class LaunchBody(_Body):
     """`POST /api/launches`: a launch that BinderHub is about to make.
 
     Unknown fields are ignored: BinderHub is upgraded and rolled back on its own schedule, and the hook of a newer version
-    would otherwise get no decision.
+    would otherwise get no decision. Texts that a visitor chooses have no limit here, or the hook cuts them: a launch whose body
+    is refused leaves its pod without a record, as lost wiring does.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -67,12 +69,12 @@ class LaunchBody(_Body):
     user: _Name
     server: Annotated[str, Field(max_length=255)] = ""
     image: _Text
-    repository: _Text = ""
-    token: str | None = None
+    repository: Annotated[str, AfterValidator(cut), Field(description="its URL; a longer one is cut, as that of its pod is")] = ""
+    token: Annotated[str, Field(description="the pass; of any length, because a launch always gets an answer")] | None = None
     client_address: Annotated[str, Field(max_length=255, description="the address that connected to BinderHub")] | None = None
     forwarded_for: Annotated[str, Field(max_length=2048, description="the request's X-Forwarded-For")] | None = None
     requested_at: _Moment | None = None
-    context: bool = True
+    context: Annotated[bool, Field(description="whether the hook saw the launch request")] = True
     authenticated: bool = False
     groups: Annotated[list[Annotated[str, Field(max_length=255)]], Field(max_length=1000)] = []
     user_agent: Annotated[str, Field(max_length=512, description="the request's User-Agent, which is not kept")] | None = None

@@ -29,7 +29,7 @@ launches = Blueprint("launches", __name__)
     problems=["unauthorized", "unavailable"],
 )
 def decide_launch() -> Response:
-    """Decide a launch that BinderHub is about to make, and keep its grant, if it gets one, until the pod exists."""
+    """Decide a launch that BinderHub is about to make, and record the decision until the pod is ready, or the launch times out."""
     check_bearer_token()
     body = bodies.read(bodies.LaunchBody)
     now = time.time()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from sys import intern
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import quote, unquote
 
 UNVERIFIED = "unverified"
@@ -324,7 +324,10 @@ class AddressChange:
         return cls(version, content["server"], tuple(PodAddresses.loads(content["pods"] or "[]")))
 
 
-BLOCK_KINDS = ("server", "repository", "network")
+BlockKind = Literal["server", "repository", "network"]
+"""A kind of a block."""
+
+BLOCK_KINDS = get_args(BlockKind)
 """The kinds of a block."""
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from flask import Response, request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..api_keys import MAX_SERVERS_PER_DAY
+from ..records import BlockKind
 from ..repositories import cut
 from ..settings import Access
 from ..validation import sentences
@@ -117,7 +119,7 @@ class BlockBody(_Action):
     """`POST /api/blocks`: block a server (`user`, `user/server`, a pod, or the address of its page), a repository (or `…/*`), or a
     client network (CIDR)."""
 
-    kind: Literal["server", "repository", "network"]
+    kind: BlockKind
     what: Annotated[str, Field(min_length=1, max_length=2048)]
     until: _Moment | None = None
 
@@ -129,7 +131,7 @@ class KeyBody(_Body):
     why: Annotated[str, Field(max_length=1000)] = ""
     name: Annotated[str, Field(min_length=1, max_length=40)]
     tier: _Name
-    servers_per_day: Annotated[int, Field(ge=1, le=1_000_000)]
+    servers_per_day: Annotated[int, Field(ge=1, le=MAX_SERVERS_PER_DAY)]
     expires: Annotated[str, Field(min_length=1, max_length=10, description="the last day (2027-01-31), or days from now (90d)")]
     origins: Annotated[list[_Name], Field(max_length=100)] = []
     repositories: Annotated[list[_Name], Field(max_length=100)] = []
@@ -337,7 +339,7 @@ class BlockRow(BaseModel):
     """An operator's block."""
 
     id: str
-    kind: Literal["server", "repository", "network"]
+    kind: BlockKind
     what: str
     by: str
     why: str

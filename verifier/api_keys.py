@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from .logs import Counts
 from .origins import origin
 from .passes import BadPass
+from .records import PassOutcome
 from .repositories import strict, within
 from .validation import sentences
 
@@ -217,12 +218,12 @@ class Keys:
         """
         found = self.all().get(key)
         if found is None:
-            raise BadPass("key-unknown", "The pass was issued for a key that this site does not have.")
+            raise BadPass(PassOutcome.KEY_UNKNOWN, "The pass was issued for a key that this site does not have.")
         if found.is_expired(at):
-            raise BadPass("key-expired", "The key that the pass was issued for has expired.")
+            raise BadPass(PassOutcome.KEY_EXPIRED, "The key that the pass was issued for has expired.")
         patterns = found.entry.repositories
         if patterns and not any(within(pattern, repository) for pattern in patterns):
-            raise BadPass("other-repository", "The pass was issued for a key that is for other repositories.")
+            raise BadPass(PassOutcome.OTHER_REPOSITORY, "The pass was issued for a key that is for other repositories.")
         return found
 
     def _read(self) -> tuple[dict[str, Key], list[str]]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
+from .records import PassOutcome
+
 LEEWAY_SECONDS = 60
 """Seconds by which the clocks of two members of a federation, or of client and server, may differ."""
 
@@ -21,9 +23,9 @@ MAX_TOKEN_CHARACTERS = 1024
 
 
 class BadPass(Exception):
-    """A token that is not a valid pass. `outcome` is one word for logs and metrics."""
+    """A token that is not a pass that counts here."""
 
-    def __init__(self, outcome: str, detail: str):
+    def __init__(self, outcome: PassOutcome, detail: str):
         super().__init__(detail)
         self.outcome = outcome
 
@@ -100,14 +102,14 @@ class Passes:
             BadPass: it is not signed by one of the keys, has expired, or was issued more than `LEEWAY_SECONDS` in the future.
         """
         if len(token) > MAX_TOKEN_CHARACTERS:
-            raise BadPass("invalid", "This is not a pass: it is too long.")
+            raise BadPass(PassOutcome.INVALID, "This is not a pass: it is too long.")
         try:
             found = Pass(**self._serializer.loads(token))
         except (BadSignature, TypeError, ValueError):  # ValueError: characters that cannot be encoded
-            raise BadPass("invalid", "This is not a pass of this service. Solve a challenge to get one.") from None
+            raise BadPass(PassOutcome.INVALID, "This is not a pass of this service. Solve a challenge to get one.") from None
         found = replace(found, exp=min(found.iat + lifetime, found.exp))
         if presented_at > found.exp + LEEWAY_SECONDS:
-            raise BadPass("expired", "The pass has expired. Solve a challenge to get a new one.")
+            raise BadPass(PassOutcome.EXPIRED, "The pass has expired. Solve a challenge to get a new one.")
         if found.iat > (presented_at if now is None else now) + LEEWAY_SECONDS:  # not BinderHub's clock (D-016)
-            raise BadPass("invalid", "The pass was issued in the future: check the clocks of this service.")
+            raise BadPass(PassOutcome.INVALID, "The pass was issued in the future: check the clocks of this service.")
         return found

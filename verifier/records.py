@@ -17,9 +17,6 @@ from urllib.parse import quote, unquote
 UNVERIFIED = "unverified"
 """The tier of servers without egress. It has no policy of its own, and no pod has it as a label."""
 
-NO_PASS = "none"
-"""The outcome of a pass if none was presented, or if an earlier rule decided."""
-
 BY_DETECTOR = "detector "
 """The beginning of `by` if a detector's report led to a block, and no operator. The name of the source follows."""
 
@@ -46,6 +43,32 @@ class Rule(StrEnum):
     RENEWAL = "renewal"
     OPERATOR = "operator"
     EXPIRED = "expired"  # the lease is over
+
+
+class PassOutcome(StrEnum):
+    """What became of a pass. It is in logs, in metrics, and in the answer to BinderHub's hook.
+
+    The first group gives its tier, the second is no pass that counts here, the third has no use left for this server.
+    """
+
+    HELD = "held"  # this server had the use already
+    FREE = "free"
+    MOVED = "moved"  # another server had it, which is not up
+
+    INVALID = "invalid"
+    EXPIRED = "expired"
+    UNKNOWN_TIER = "unknown-tier"
+    KEY_UNKNOWN = "key-unknown"
+    KEY_EXPIRED = "key-expired"
+    OTHER_REPOSITORY = "other-repository"  # the key that it was issued for is for others
+
+    USED_UP = "used-up"
+    LEASE_GIVEN = "lease-given"  # it gave this server a lease before
+    KEY_REVOKED = "key-revoked"
+    BEFORE_EPOCH = "before-epoch"
+
+    OUTRANKED = "outranked"  # an unlock that gives more waits for this server; the pass keeps its use
+    NONE = "none"  # none was presented, or an earlier rule decided
 
 
 _Message = TypeVar("_Message")

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.support.apps import get_pass, internal_client, public_client, run_pod
 from tests.support.metrics import value
 from verifier import logs
+from verifier.records import PassOutcome
 
 TOP = Path(__file__).parents[2]
 DOCUMENT = (TOP / "docs/logs.md").read_text()
@@ -95,6 +96,11 @@ def test_logged_names_are_found_in_the_code():
 
 def test_documented_events_are_the_logged_ones():
     assert section("Decisions") == EVENTS
+
+
+def test_documented_outcomes_of_a_pass_are_those_of_the_code():
+    (outcomes,) = re.findall(r"^\| `pass_outcome` \|(.*)", DOCUMENT, re.MULTILINE)
+    assert set(re.findall(r"`([a-z-]+)`", outcomes)) | {"lease-given", "outranked"} == set(PassOutcome)
 
 
 def test_documented_messages_are_the_logged_ones():

@@ -24,8 +24,8 @@ from tests.support.apps import (
 from tests.support.lost_answers import LostAnswers
 from verifier.decisions.presented import REJECTED_PASSES
 from verifier.passes import Passes
-from verifier.records import KnownServer, Record, Server
-from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, OUTRANKED, REDEEMED
+from verifier.records import KnownServer, PassOutcome, Record, Server
+from verifier.store.redeeming import MOVE_WINDOW_SECONDS, MOVES, REDEEMED
 from verifier.store.store import Store
 from verifier.web.app import create_services
 
@@ -56,7 +56,7 @@ OTHER_NETWORK = {"client_address": "203.0.113.9"}
 def test_outcomes_of_the_script_are_all_known():
     """An outcome that code does not know would count as rejected, and its client would get no sentence."""
     script = (resources.files("verifier.store") / "lua/redeem.lua").read_text()
-    assert set(re.findall(r"return {'([a-z-]+)'}", script)) == REDEEMED | {OUTRANKED} | REJECTED_PASSES.keys()
+    assert set(re.findall(r"return {'([a-z-]+)'}", script)) == REDEEMED | {PassOutcome.OUTRANKED} | REJECTED_PASSES.keys()
 
 
 def test_repeated_launch_of_a_server_keeps_its_use(public, internal, store):

@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 
 from ..api_keys import SERVERS_PER_PASS, Keys
 from ..passes import BadPass, Pass, Passes
+from ..records import PassOutcome
 from ..settings import VerifierSettings
 
 REJECTED_PASSES = {
-    "used-up": "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
-    "lease-given": "The pass has given this server its time already. Solve a challenge to get a new one.",
-    "key-revoked": "The operators of this site revoked the key that the pass was issued for.",
-    "before-epoch": "The pass was issued before this service was reset. Solve a challenge to get a new one.",
+    PassOutcome.USED_UP: "The pass has been used for as many servers as it is good for. Solve a challenge to get a new one.",
+    PassOutcome.LEASE_GIVEN: "The pass has given this server its time already. Solve a challenge to get a new one.",
+    PassOutcome.KEY_REVOKED: "The operators of this site revoked the key that the pass was issued for.",
+    PassOutcome.BEFORE_EPOCH: "The pass was issued before this service was reset. Solve a challenge to get a new one.",
 }
 """The outcomes of `Store.redeem` that reject a pass, each with a sentence for the client."""
 
@@ -59,5 +60,5 @@ class Judge:
         if issued.key:
             by, most_servers = self.keys.accept(issued.key, repository, presented_at).label, SERVERS_PER_PASS
         if issued.tier not in self.settings.tiers:
-            raise BadPass("unknown-tier", "The pass is for a tier that this site does not have.")
+            raise BadPass(PassOutcome.UNKNOWN_TIER, "The pass is for a tier that this site does not have.")
         return Presented(replace(issued, servers=min(issued.servers, most_servers)), by)

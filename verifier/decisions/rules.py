@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..passes import BadPass
-from ..records import NO_PASS, UNVERIFIED, Grant, Record, Rule, Server
+from ..records import UNVERIFIED, Grant, PassOutcome, Record, Rule, Server
 from ..repositories import exact
 from ..settings import VerifierSettings
 from ..store.announcements import Announced
@@ -88,11 +88,11 @@ class Decision:
 
     Attributes:
         grant: the tier, and the rule that decided.
-        pass_outcome: the outcome of the pass: `none`, or an outcome of `BadPass` or `Store.redeem`.
+        pass_outcome: the outcome of the pass.
     """
 
     grant: Grant
-    pass_outcome: str = NO_PASS
+    pass_outcome: PassOutcome = PassOutcome.NONE
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Match:
     """
 
     grant: Grant | None = None
-    pass_outcome: str = NO_PASS
+    pass_outcome: PassOutcome = PassOutcome.NONE
     recorded: bool = False
 
 
@@ -157,10 +157,10 @@ class Rules:
         Raises:
             BlocksChanged: the blocks have changed since.
         """
-        pass_outcome = NO_PASS
+        pass_outcome = PassOutcome.NONE
         for rule in self._in_order:
             match = rule(launch, seen, now)
-            if match.pass_outcome != NO_PASS:
+            if match.pass_outcome != PassOutcome.NONE:
                 pass_outcome = match.pass_outcome
             if match.grant is None:
                 continue

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import redis
 
 from ..passes import LEEWAY_SECONDS, Pass
-from ..records import Record, Server
+from ..records import PassOutcome, Record, Server
 from .announcements import Announced
 from .base import unavailable
 from .blocks import Blocks
@@ -22,11 +22,8 @@ MOVES = 8
 BUILD_LIMIT_SECONDS = 3600
 """The longest time between a launch request and its hook, with a build in between. A pass is judged as of the request."""
 
-REDEEMED = frozenset({"held", "free", "moved"})
+REDEEMED = frozenset({PassOutcome.HELD, PassOutcome.FREE, PassOutcome.MOVED})
 """The outcomes of `Store.redeem` that write the grant. All others but `OUTRANKED` reject the pass."""
-
-OUTRANKED = "outranked"
-"""The outcome of `Store.redeem` for an unlock while another one waits that gives its pod more. The pass keeps its use."""
 
 
 class Redeeming(Blocks):
@@ -49,7 +46,7 @@ class Redeeming(Blocks):
         carried: str = "",
         announced: Announced | None = None,
         outranking: Sequence[str] = (),
-    ) -> str:
+    ) -> PassOutcome:
         """Give a server one use of a pass, with the grant in `record`.
 
         Args:
@@ -107,4 +104,4 @@ class Redeeming(Blocks):
                 keys=[redis_key("epoch"), redis_key(f"pass:{used.id}"), redis_key(f"{kind}:{server.key}")],
                 args=[json.dumps(request)],
             )
-        return str(self._unless_changed(answer)[0])
+        return PassOutcome(self._unless_changed(answer)[0])

@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from .. import logs
 from ..decisions.rules import Launch, believed_time
 from ..networks import client_network, client_of
-from ..records import UNVERIFIED, Server
+from ..records import UNVERIFIED, PassOutcome, Server
 from ..settings import is_page_address
 from ..store.errors import StoreUnavailable
 from . import bodies
@@ -44,7 +44,7 @@ def decide_launch() -> Response:
     try:
         decision = services().rules.decide(launch, now)
     except StoreUnavailable:
-        metrics.launches.labels(UNVERIFIED, "store-unavailable", "none").inc()
+        metrics.launches.labels(UNVERIFIED, "store-unavailable", PassOutcome.NONE).inc()
         _log(body, launch, UNVERIFIED, "store-unavailable")
         raise
     grant = decision.grant

@@ -10,12 +10,12 @@ from ..decisions import leases
 from ..decisions.presented import REJECTED_PASSES, Presented
 from ..decisions.refusals import REFUSALS, Facts, applies, refusal
 from ..passes import BadPass, Pass
-from ..records import UNVERIFIED, Block, Grant, KnownServer, Record, Rule, Server
+from ..records import UNVERIFIED, Block, Grant, KnownServer, PassOutcome, Record, Rule, Server
 from ..repositories import covers, exact
 from ..settings import MORE_HOSTS, Access, Tier
 from ..store.decisions import UNLOCK_TTL_SECONDS
 from ..store.errors import StoreUnavailable
-from ..store.redeeming import OUTRANKED, REDEEMED
+from ..store.redeeming import REDEEMED
 from . import bodies, hub, issuing, pages
 from .context import asset_path, log_decision, log_refusal, network, own_url, services
 from .headers import SERVER_PAGE
@@ -187,7 +187,7 @@ def _unlock(server: Server, known: KnownServer, blocks: list[Block], used: Pass,
         carried=known.grant.id,
         outranking=outranking,
     )
-    if outcome == OUTRANKED:
+    if outcome == PassOutcome.OUTRANKED:
         _note(outcome, known.repository)
         return bodies.answer(bodies.UnlockAnswer(state="pending", **_description(server, known, blocks, now))), 202
     if outcome not in REDEEMED:

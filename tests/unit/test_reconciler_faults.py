@@ -20,6 +20,7 @@ from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
 from verifier.reconciler.user_pods import Conflict
 from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
+from verifier.store.reconciler_counters import lag_counters
 
 
 def test_conflict_makes_the_pod_be_read_again(reconciler, cluster, store):
@@ -117,6 +118,21 @@ def test_server_is_retried_while_the_api_server_is_away(reconciler, cluster, sto
     steady.now += RETRY_PAUSE_SECONDS
     converge_due(reconciler)
     assert cluster.labelled() == {ALICE}
+
+
+def test_lag_of_a_server_is_its_whole_wait(reconciler, cluster, store, steady):
+    record_launch(store, make_grant())
+    cluster.add()
+    reconciler.list_pods()
+    cluster.down = True
+    for _ in range(40):
+        converge_due(reconciler)
+        steady.now += RETRY_PAUSE_SECONDS
+    cluster.down = False
+    converge_due(reconciler)
+    reconciler.heartbeat()
+    counters = store.reconciler_state()[1]
+    assert {name: number for name, number in counters.items() if name.startswith("lag")} == lag_counters(40 * RETRY_PAUSE_SECONDS)
 
 
 def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store, steady, caplog, monkeypatch):

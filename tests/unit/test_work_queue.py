@@ -81,38 +81,46 @@ def test_key_in_work_is_not_handed_out_before_it_is_done(queue, clock):
     assert take(queue) == []
 
 
-def test_retry_is_due_after_the_pause(queue, clock):
+def test_retry_is_due_after_the_pause_and_keeps_the_first_date(queue, clock):
     queue.put("a")
-    take(queue)
-    queue.retry("a")
+    for attempt in range(1, 4):
+        assert queue.get(100, wait=False) == [("a", 0.0)]
+        queue.retry("a", 0.0)
+        queue.done("a")
+        clock.now = attempt * PAUSE - 0.1
+        assert (take(queue), len(queue)) == ([], 1)
+        clock.now = attempt * PAUSE
+    assert queue.get(100, wait=False) == [("a", 0.0)]
     queue.done("a")
-    clock.now = PAUSE - 0.1
-    assert (take(queue), len(queue)) == ([], 1)
-    clock.now = PAUSE
-    assert queue.get(100, wait=False) == [("a", PAUSE)]
+    queue.put("a")
+    assert queue.get(100, wait=False) == [("a", clock.now)], "the wait ended when the work was done"
 
 
 def test_put_during_the_pause_makes_the_retry_due_at_once(queue, clock):
-    queue.retry("a")
+    queue.retry("a", -1.0)
     clock.now = 1
     queue.put("a")
-    assert take(queue) == ["a"]
+    assert queue.get(100, wait=False) == [("a", -1.0)]
     queue.done("a")
     clock.now = 2 * PAUSE
     assert take(queue) == [], "one put and one retry are one piece of work"
 
 
-def test_retry_of_a_queued_key_changes_nothing(queue):
+def test_retry_of_a_key_that_was_put_meanwhile_keeps_the_first_date(queue, clock):
     queue.put("a")
-    queue.retry("a")
+    take(queue)
+    clock.now = 1
+    queue.put("a")
+    queue.retry("a", 0.0)
+    queue.done("a")
     assert queue.get(100, wait=False) == [("a", 0.0)]
 
 
 def test_outdated_entry_of_a_key_in_work_is_not_handed_out(queue, clock):
-    queue.retry("a")
+    queue.retry("a", 0.0)
     queue.put("a")
     take(queue)
-    queue.retry("a")  # due at the same time as the retry before
+    queue.retry("a", 0.0)  # due at the same time as the retry before
     clock.now = PAUSE
     assert take(queue) == []
     queue.done("a")
@@ -137,7 +145,7 @@ def test_get_waits_until_a_key_is_due_or_the_queue_is_closed(real, act):
     waiting.start()
     time.sleep(0.05)
     assert handed_out == []
-    {"put": lambda: real.put("a"), "retry": lambda: real.retry("a"), "close": real.close}[act]()
+    {"put": lambda: real.put("a"), "retry": lambda: real.retry("a", 0.0), "close": real.close}[act]()
     waiting.join(60)
     assert [[key for key, _ in batch] for batch in handed_out] == [[] if act == "close" else ["a"]]
 

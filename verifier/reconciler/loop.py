@@ -156,7 +156,7 @@ class Reconciler:
             self._tally.add(lag_counters(self._steady() - due))
         except (Conflict, ApiServerUnavailable) as error:
             log.warning("will try again: %s", error, extra={"fields": {"user": server.user, "server": server.name}})
-            self.queue.retry(server)
+            self.queue.retry(server, due)
         except StoreUnavailable:
             # No retry: one a second for each of thousands of pods would not help. The next heartbeat that finds Redis queues them
             # all.
@@ -164,7 +164,7 @@ class Reconciler:
         except Exception:
             # One server must not stop the others. Its pod stays as it is.
             log.exception("fault", extra={"fields": {"user": server.user, "server": server.name}})
-            self.queue.retry(server)
+            self.queue.retry(server, due)
 
     def reconcile(self, server: Server, pending: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
         """Converge one server, as `Converger.converge` does, and publish its addresses."""

@@ -20,6 +20,7 @@ class WorkQueue(Generic[Key]):
     - A key that is handed out is not handed out again before `done`. A key that is put in the meantime is queued again, because its
       work may have begun before the change that it was put for.
     - `retry` queues a key after a pause, and so may `put`. Another `put` before then makes it due immediately.
+    - A key whose work is retried keeps its time: it waits from the moment at which it was first due until its work succeeds.
     - Keys are handed out in the order in which they become due.
     - After `close` nothing is handed out.
 
@@ -33,6 +34,7 @@ class WorkQueue(Generic[Key]):
         self._clock = clock
         self._changed = threading.Condition()
         self._due: dict[Key, float] = {}  # for each queued key
+        self._first_due: dict[Key, float] = {}  # for each queued key that is to be retried
         self._heap: list[tuple[float, int, Key]] = []  # by time; an entry that differs from `_due` is out of date
         self._order = itertools.count()  # among keys that are due at the same time
         self._active: set[Key] = set()  # handed out and not done
@@ -47,9 +49,16 @@ class WorkQueue(Generic[Key]):
         """Queue a key that becomes due after the given seconds."""
         self._queue(key, self._clock() + pause_seconds)
 
-    def retry(self, key: Key) -> None:
-        """Queue a key after the pause."""
-        self._queue(key, self._clock() + self._retry_pause_seconds)
+    def retry(self, key: Key, first_due: float) -> None:
+        """Queue a key after the pause.
+
+        Args:
+            key: the key, which is handed out.
+            first_due: its time, as `get` returned it.
+        """
+        with self._changed:
+            self._first_due[key] = first_due
+            self._queue(key, self._clock() + self._retry_pause_seconds)
 
     def get(self, most: int, wait: bool = True) -> list[tuple[Key, float]]:
         """Hand out the keys that are due. Call `done` for each.
@@ -59,7 +68,8 @@ class WorkQueue(Generic[Key]):
             wait: whether to wait until a key is due or the queue is closed.
 
         Returns:
-            Each key, and the clock's time when it became due. Empty after `close`, and without `wait` if no key is due.
+            Each key, and the clock's time when it became due, or was first due if it is retried. Empty after `close`, and without
+            `wait` if no key is due.
         """
         with self._changed:
             while not self._closed:
@@ -102,7 +112,7 @@ class WorkQueue(Generic[Key]):
             if self._due.get(key) == due and key not in self._active:
                 del self._due[key]
                 self._active.add(key)
-                batch.append((key, due))
+                batch.append((key, self._first_due.pop(key, due)))
         return batch
 
     def _seconds_to_next(self) -> float | None:

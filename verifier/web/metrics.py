@@ -291,8 +291,8 @@ def _lag(counters: dict[str, int]) -> Metric:
         buckets.append((bucket, total))
     return HistogramMetricFamily(
         "binder_egress_reconciler_lag_seconds",
-        "Time from the reconciler's first event about a server until its pod carries the decision. If it grows, launches start "
-        "without the network that was granted, and unlocks answer pending.",
+        "Time from the reconciler's first event about a server until its pod carries the decision, with all attempts that failed. "
+        "If it grows, launches start without the network that was granted, and unlocks answer pending.",
         buckets=buckets,
         sum_value=counters.get(LAG_TIME, 0) / 1000,
     )

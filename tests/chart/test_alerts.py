@@ -122,6 +122,20 @@ SEEN = {
         {"binder_egress_reconciler_last_seen_timestamp_seconds{}": "0+60x20 0x40"},
         {"binder_egress_reconciler_last_seen_timestamp_seconds{}": "0+60x60"},
     ),
+    "BinderEgressReconcilerFailing": (
+        {},
+        # One server, of which each attempt waits for 10 s.
+        {
+            "binder_egress_reconciler_failures_total{pod='a'}": "0x10 0+5x50",
+            "binder_egress_reconciler_failures_total{pod='b'}": "0x10 0+5x50",
+        },
+        {"binder_egress_reconciler_failures_total{}": "0+1x60"},
+    ),
+    "BinderEgressReconcilerFailing (everything failed for three minutes)": (
+        {},
+        {"binder_egress_reconciler_failures_total{}": "0x14 0+500x46"},
+        {"binder_egress_reconciler_failures_total{}": "0x24 500 1000 1500x40"},
+    ),
     "BinderEgressStoreDown": (
         {},
         {"binder_egress_store_up{pod='a'}": "1x60", "binder_egress_store_up{pod='b'}": "0x60"},

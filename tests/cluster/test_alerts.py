@@ -329,6 +329,12 @@ def hosts_do_not_answer(place: Place) -> None:
     place.running += [python_in(place.stage, user, KNOCK, "100000") for _ in range(4)]
 
 
+def pods_may_not_be_patched(place: Place) -> None:
+    user = place.stage.launch().user
+    place.patch("role", "binder-egress-reconciler", {"op": "replace", "path": "/rules/0/verbs", "value": ["get", "list", "watch"]})
+    egress(place.stage, "grant", user, "--tier", "verified", "--why", "a test")
+
+
 Fault = Callable[[Place], None]
 Alerts = dict[str, dict[str, str]]
 
@@ -343,6 +349,7 @@ LASTING: Alerts = {
     "BinderEgressDetected": {"source": "cryptnono", "list": "execwhacker"},
     "BinderEgressReportsUnreadable": {"source": "cryptnono"},
 }
+UNREACHABLE: Alerts = {"BinderEgressProxyHostsUnreachable": {}}
 GONE: Alerts = {"BinderEgressProxyGone": {}}
 OPENED: Alerts = {"BinderEgressBypass": {"policy": "of-somebody", "direction": "egress"}, "BinderEgressPolicyAltered": {}}
 DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
@@ -353,7 +360,10 @@ DAYS: dict[str, list[tuple[list[Fault], Alerts]]] = {
         )
     ],
     # A separate day: the connections that are held end with it.
-    "hosts beyond the egress proxy": [([hosts_do_not_answer], {"BinderEgressProxyHostsUnreachable": {}})],
+    "hosts beyond the egress proxy, and the API server": [
+        ([hosts_do_not_answer], UNREACHABLE),
+        ([pods_may_not_be_patched], {**UNREACHABLE, "BinderEgressReconcilerFailing": {}}),
+    ],
     # The proxy goes first: what the others need is a reason for its alert, too.
     "our own processes, and the egress proxy": [
         ([no_proxy], GONE),

@@ -26,6 +26,7 @@ NAMES = {
     "binder_egress_store_up": "gauge",
     "binder_egress_reconciler_last_seen_timestamp_seconds": "gauge",
     "binder_egress_reconciler_lag_seconds": "histogram",
+    "binder_egress_reconciler_failures": "counter",
     "binder_egress_grants": "counter",
     "binder_egress_user_pods_without_launch_record": "counter",
     "binder_egress_user_pods": "gauge",

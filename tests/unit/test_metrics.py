@@ -10,7 +10,14 @@ from tests.support.apps import get_pass, internal_client, launch, make_settings,
 from tests.support.metrics import NAMES, families, value
 from verifier.passes import Passes
 from verifier.store.connection import connect
-from verifier.store.reconciler_counters import DETECTION_OUTCOMES, LAG_BUCKETS, START_GUARD, START_GUARD_TIME, lag_counters
+from verifier.store.reconciler_counters import (
+    DETECTION_OUTCOMES,
+    FAILURES,
+    LAG_BUCKETS,
+    START_GUARD,
+    START_GUARD_TIME,
+    lag_counters,
+)
 from verifier.store.store import Store
 from verifier.web.app import create_services
 
@@ -112,6 +119,12 @@ def test_reports_of_the_reconciler_are_shown(internal, store):
     assert value(internal, "binder_egress_user_pods", tier="verified") == 2
     assert value(internal, "binder_egress_user_pods", tier="unverified") == 3
     assert value(internal, "binder_egress_user_pods_without_launch_record_total") == 2
+
+
+def test_failures_of_the_reconciler_are_shown_from_the_start(internal, store):
+    assert families(internal)["binder_egress_reconciler_failures"].samples[0].value == 0
+    store.heartbeat(1, {}, {FAILURES: 3})
+    assert value(internal, "binder_egress_reconciler_failures_total") == 3
 
 
 def test_passes_and_the_time_of_checking_solutions_are_shown(public, internal):

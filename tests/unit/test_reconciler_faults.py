@@ -1,6 +1,7 @@
 """The reconciler during faults: conflicts, two reconcilers at once, Redis or the API server away."""
 
 import contextlib
+import logging
 import threading
 
 import pytest
@@ -20,7 +21,7 @@ from verifier.reconciler.loop import RETRY_PAUSE_SECONDS
 from verifier.reconciler.user_pods import Conflict
 from verifier.records import Server
 from verifier.store.errors import StoreUnavailable
-from verifier.store.reconciler_counters import lag_counters
+from verifier.store.reconciler_counters import FAILURES, lag_counters
 
 
 def test_conflict_makes_the_pod_be_read_again(reconciler, cluster, store):
@@ -120,6 +121,45 @@ def test_server_is_retried_while_the_api_server_is_away(reconciler, cluster, sto
     assert cluster.labelled() == {ALICE}
 
 
+def refused(pod, grant):
+    raise ApiServerUnavailable("403 Forbidden", 403)
+
+
+def test_refused_patches_are_counted_and_become_an_error(reconciler, cluster, store, steady, caplog, monkeypatch):
+    servers = [ALICE, Server("bob")]
+    for number, server in enumerate(servers):
+        record_launch(store, make_grant(), server)
+        cluster.add(server.user, f"uid-{number}")
+    reconciler.list_pods()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(cluster, "patch", refused)
+        for _ in range(150):
+            converge_due(reconciler)
+            steady.now += RETRY_PAUSE_SECONDS
+    reconciler.heartbeat()
+    assert store.reconciler_state()[1][FAILURES] == 150 * len(servers)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == [
+        ("WARNING", "will try again: 403 Forbidden"),
+        ("ERROR", "a server waits for 60 s, as each attempt fails: 403 Forbidden"),
+        ("ERROR", "a server waits for 120 s, as each attempt fails: 403 Forbidden"),
+    ]
+    converge_due(reconciler)
+    assert cluster.labelled() == set(servers)
+
+
+def test_conflicts_are_no_failures(reconciler, cluster, store, steady, caplog):
+    record_launch(store, make_grant())
+    cluster.add()
+    cluster.conflicts = 7
+    list_and_converge(reconciler)
+    steady.now += RETRY_PAUSE_SECONDS
+    converge_due(reconciler)
+    reconciler.heartbeat()
+    assert (cluster.labelled(), FAILURES in store.reconciler_state()[1]) == ({ALICE}, False)
+    assert [record.levelname for record in caplog.records if "will try again" in record.getMessage()] == ["WARNING"]
+
+
 def test_lag_of_a_server_is_its_whole_wait(reconciler, cluster, store, steady):
     record_launch(store, make_grant())
     cluster.add()
@@ -152,6 +192,8 @@ def test_fault_of_one_server_does_not_stop_the_others(reconciler, cluster, store
         list_and_converge(reconciler)
     assert (cluster.labelled(), len(reconciler.queue)) == ({Server("bob")}, 1)
     assert "fault" in caplog.text
+    reconciler.heartbeat()
+    assert store.reconciler_state()[1][FAILURES] == 1
     steady.now += RETRY_PAUSE_SECONDS
     converge_due(reconciler)
     assert cluster.labelled() == {ALICE, Server("bob")}

@@ -25,7 +25,7 @@ from ..labels import LabelSet
 from ..records import UNVERIFIED, Pending, Server, Woken
 from ..settings import ReconcilerSettings
 from ..store.errors import StoreUnavailable
-from ..store.reconciler_counters import Tally, lag_counters
+from ..store.reconciler_counters import FAILURES, Tally, lag_counters
 from ..store.store import Store
 from .addresses import AddressBook
 from .agents import Agents
@@ -50,6 +50,13 @@ lasted."""
 
 RETRY_PAUSE_SECONDS = 1.0
 """Seconds between attempts while the API server or Redis is down, and between heartbeats."""
+
+LATE_SECONDS = 60.0
+"""Seconds of failed attempts on a server after which the next one is an error in the log, and no longer a warning. A rollout or an
+overload of the API server is over sooner."""
+
+SAY_SECONDS = 60.0
+"""Seconds between two lines about failed attempts, of each level: while the API server is down, every server fails each second."""
 
 NOTIFICATION_WAIT_SECONDS = 0.3
 """Seconds that the listener waits for notifications before it looks at the clock."""
@@ -99,6 +106,7 @@ class Reconciler:
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = Responder(settings, self._cache, store, self._tally, agents, clock) if settings.detections else None
+        self._said: dict[int, float] = {}  # when failed attempts were last logged, by level, steady seconds
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat, as an earlier process may have published outdated data
 
@@ -155,7 +163,9 @@ class Reconciler:
             self.reconcile(server, pending, lost)
             self._tally.add(lag_counters(self._steady() - due))
         except (Conflict, ApiServerUnavailable) as error:
-            log.warning("will try again: %s", error, extra={"fields": {"user": server.user, "server": server.name}})
+            self._say_failed(server, error, due)
+            if not isinstance(error, Conflict):
+                self._tally.add({FAILURES: 1})
             self.queue.retry(server, due)
         except StoreUnavailable:
             # No retry: one a second for each of thousands of pods would not help. The next heartbeat that finds Redis queues them
@@ -164,7 +174,20 @@ class Reconciler:
         except Exception:
             # One server must not stop the others. Its pod stays as it is.
             log.exception("fault", extra={"fields": {"user": server.user, "server": server.name}})
+            self._tally.add({FAILURES: 1})
             self.queue.retry(server, due)
+
+    def _say_failed(self, server: Server, error: Exception, due: float) -> None:
+        """Log a failed attempt on a server, unless one was logged less than `SAY_SECONDS` ago at the same level."""
+        now, fields = self._steady(), {"user": server.user, "server": server.name}
+        level = logging.ERROR if now - due >= LATE_SECONDS else logging.WARNING
+        if now - self._said.get(level, -math.inf) < SAY_SECONDS:
+            return
+        self._said[level] = now
+        if level == logging.ERROR:
+            log.error("a server waits for %d s, as each attempt fails: %s", now - due, error, extra={"fields": fields})
+        else:
+            log.warning("will try again: %s", error, extra={"fields": fields})
 
     def reconcile(self, server: Server, pending: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
         """Converge one server, as `Converger.converge` does, and publish its addresses."""

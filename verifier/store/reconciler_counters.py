@@ -27,6 +27,10 @@ PING = "ping:"
 GRANTS = "grants:"
 """The prefix of counters of grants written on pods, `grants:<tier>:<rule>`."""
 
+FAILURES = "failures"
+"""Attempts on a server that the API server refused or did not answer, or that met a fault. Conflicts do not count: a pod changes
+several times while it starts, so they are normal."""
+
 LAG = "lag:"
 """The prefix of counters of how long servers waited for the reconciler, `lag:<bucket>`. A bucket does not include smaller ones."""
 

@@ -20,6 +20,7 @@ from ..store.reconciler_counters import (
     DETECTION_OUTCOMES,
     DETECTIONS,
     EXPIRIES,
+    FAILURES,
     GRANTS,
     LAG,
     LAG_BUCKETS,
@@ -204,6 +205,13 @@ class _Reconciler(Collector):
         alive.add_metric([], seen or 0)
         yield alive
         yield _lag(counters)
+        failures = CounterMetricFamily(
+            "binder_egress_reconciler_failures",
+            "The reconciler's attempts on servers that the API server refused or did not answer, or that met a fault. Each is "
+            "repeated after a second. While they go on, decisions do not reach those servers' pods.",
+        )
+        failures.add_metric([], counters.get(FAILURES, 0))
+        yield failures
         grants = CounterMetricFamily(
             "binder_egress_grants",
             "Grants that the reconciler wrote on user pods, by tier and by the rule that decided. A pod's next grant counts again.",

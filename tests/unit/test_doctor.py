@@ -25,7 +25,7 @@ from verifier.ping import CLOSED, SYSCTL
 from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
-from verifier.store.reconciler_counters import START_GUARD, WITHOUT_RECORD
+from verifier.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
 from verifier.store.store import Store
 from verifier.store.verifiers import VERIFIER_TTL_SECONDS
 
@@ -247,6 +247,17 @@ def test_silent_reconciler_is_reported(ours, well, namespace, in_redis):
     assert states(examine(ours, well, namespace))["reconciler"] == PROBLEM
     well.heartbeat(time.time() - 20, {})
     assert states(examine(ours, well, namespace))["reconciler"] == WARNING
+
+
+def test_failed_attempts_of_the_reconciler_are_a_warning_for_a_minute(ours, well, namespace):
+    now = time.time()
+    well.heartbeat(now - 90, {}, {FAILURES: 2})
+    well.heartbeat(now, {}, {WITHOUT_RECORD: 1})
+    assert states(examine(ours, well, namespace))["reconciler"] == OK
+    well.heartbeat(now, {}, {FAILURES: 3})
+    found = examine(ours, well, namespace)
+    assert states(found)["reconciler"] == WARNING
+    assert "5 did so far" in text(found, "reconciler")
 
 
 def test_missing_verifier_is_a_problem(ours, well, namespace, in_redis):

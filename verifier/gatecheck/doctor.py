@@ -20,7 +20,7 @@ from ..settings import ReconcilerSettings, load
 from ..store.connection import connect
 from ..store.errors import StoreUnavailable
 from ..store.health import NEARLY_FULL
-from ..store.reconciler_counters import NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
+from ..store.reconciler_counters import FAILED_AT, FAILURES, NOT_ISOLATED, START_GUARD, WITHOUT_RECORD
 from ..store.store import Store
 from ..store.verifiers import VERIFIER_TTL_SECONDS
 from .check import GATECHECK_LABEL, Canary, Findings, Namespace, check
@@ -34,6 +34,9 @@ whole seconds."""
 
 RECONCILER_LATE_SECONDS = 15
 """The age of the reconciler's heartbeat that is a warning. It sends one every second."""
+
+RECONCILER_FAILED_SECONDS = 60
+"""The age of the reconciler's last failed attempt below which it is a warning. A server that fails is tried every second."""
 
 PUBLIC_PORT = 8080
 """The port of the verifier's pods that faces the internet."""
@@ -84,7 +87,7 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks += _redis(health)
         checks.append(_redis_users(settings))
         checks.append(_clock("clock of Redis", health["now"] - now()))
-        checks.append(_reconciler(heartbeat, now()))
+        checks.append(_reconciler(heartbeat, counters, now()))
         checks += _verifiers(health["verifiers"], health["now"])
         checks += check_api_keys(health["verifiers"], health["revoked_keys"], now())
         checks += _wiring(health["wiring"], counters, now())
@@ -168,12 +171,20 @@ def _clock(name: str, ahead: float) -> Check:
     return Check(name, state, f"{difference:.0f} s {direction} ours: check the time synchronisation of the nodes")
 
 
-def _reconciler(heartbeat: float | None, now: float) -> Check:
+def _reconciler(heartbeat: float | None, counters: dict[str, int], now: float) -> Check:
     if heartbeat is None:
         text = "silent: no new grant reaches a pod. Read its log; it needs the API server and Redis"
         return Check("reconciler", PROBLEM, text)
     age = max(0.0, now - heartbeat)
-    return Check("reconciler", OK if age < RECONCILER_LATE_SECONDS else WARNING, f"last heartbeat {age:.0f} s ago")
+    text = f"last heartbeat {age:.0f} s ago"
+    failed = now - counters.get(FAILED_AT, 0)
+    if failed < RECONCILER_FAILED_SECONDS:
+        text += (
+            f"; an attempt on a server failed {max(0.0, failed):.0f} s ago, {counters.get(FAILURES, 0)} did so far. If they go on, "
+            "decisions do not reach pods: its log has the API server's answer"
+        )
+        return Check("reconciler", WARNING, text)
+    return Check("reconciler", OK if age < RECONCILER_LATE_SECONDS else WARNING, text)
 
 
 def _verifiers(reports: dict[str, dict[str, Any]], now: float) -> list[Check]:

@@ -6,6 +6,7 @@ from typing import Any
 from ..records import Server, Woken
 from .base import Operations, as_numbers, unavailable
 from .keys import EVERYTHING, redis_key
+from .reconciler_counters import FAILED_AT, FAILURES
 
 HEARTBEAT_TTL_SECONDS = 30
 """Seconds without a heartbeat after which the reconciler counts as gone. One comes every second."""
@@ -65,6 +66,8 @@ class ReconcilerState(Operations):
                 pipe.hset(redis_key("tiers"), mapping=dict(tiers.items()))
             for name, number in (counts or {}).items():
                 pipe.hincrby(redis_key("counters"), name, number)
+            if counts and FAILURES in counts:
+                pipe.hset(redis_key("counters"), FAILED_AT, int(now))
             return pipe.execute()[0] is not None
 
     def count(self, name: str, number: int = 1) -> None:

@@ -31,6 +31,9 @@ FAILURES = "failures"
 """Attempts on a server that the API server refused or did not answer, or that met a fault. Conflicts do not count: a pod changes
 several times while it starts, so they are normal."""
 
+FAILED_AT = "failed-at"
+"""When such an attempt was last written down, in Unix seconds."""
+
 LAG = "lag:"
 """The prefix of counters of how long servers waited for the reconciler, `lag:<bucket>`. A bucket does not include smaller ones."""
 

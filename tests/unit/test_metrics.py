@@ -112,9 +112,7 @@ def test_duration_of_an_unlock_is_measured(public, internal, store, monkeypatch)
 
 def test_reports_of_the_reconciler_are_shown(internal, store):
     assert value(internal, "binder_egress_reconciler_last_seen_timestamp_seconds") == 0
-    store.heartbeat(1234.5, {"verified": 2, "unverified": 3})
-    store.count("pods-without-launch-record")
-    store.count("pods-without-launch-record")
+    store.heartbeat(1234.5, {"verified": 2, "unverified": 3}, {"pods-without-launch-record": 2})
     assert value(internal, "binder_egress_reconciler_last_seen_timestamp_seconds") == 1234.5
     assert value(internal, "binder_egress_user_pods", tier="verified") == 2
     assert value(internal, "binder_egress_user_pods", tier="unverified") == 3
@@ -160,9 +158,7 @@ def test_grants_are_shown_by_tier_and_rule(internal, store):
 
 
 def test_start_guard_outcomes_are_shown(internal, store):
-    for outcome in ("closed", "closed", "open"):
-        store.count(START_GUARD + outcome)
-    store.count(START_GUARD_TIME, 10_500)
+    store.heartbeat(1, {}, {f"{START_GUARD}closed": 2, f"{START_GUARD}open": 1, START_GUARD_TIME: 10_500})
     assert value(internal, "binder_egress_start_guards_total", outcome="closed") == 2
     assert value(internal, "binder_egress_start_guards_total", outcome="open") == 1
     assert value(internal, "binder_egress_start_guard_seconds_total") == 10.5

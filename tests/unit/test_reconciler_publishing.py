@@ -10,6 +10,7 @@ from tests.support.apps import carried
 from tests.support.reconciling import ALICE, converge_due, granted, known, list_and_converge, make_grant, record_launch
 from verifier.reconciler.cache import PodCache
 from verifier.records import Grant, KnownServer, Rule, Server
+from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import START_GUARD, START_GUARD_TIME, WITHOUT_RECORD
 
 FULL = Grant("g", "verified", Rule.OPERATOR, 1000, "eve", "a course", 2000, True)
@@ -65,7 +66,7 @@ def test_restart_with_an_empty_redis_publishes_every_pod_and_patches_none(make_r
     assert cluster.patches == []
     assert store.known(ALICE) == known("uid-1", grant)
     assert store.known(Server("bob")) == known("uid-2", pod="jupyter-bob--")
-    assert store.reconciler_state()[1] == {}
+    assert without_record(reconciler, store) == 0
 
 
 def test_wiped_redis_gets_every_pod_again(make_reconciler, cluster, store, redis_server):
@@ -169,13 +170,15 @@ def test_youngest_pod_of_a_server_is_published(reconciler, cluster, store):
     assert store.known(ALICE).uid == "new"
 
 
-def without_record(store):
+def without_record(reconciler, store):
+    reconciler.heartbeat()
     return store.reconciler_state()[1].get(WITHOUT_RECORD, 0)
 
 
 def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
     pod = cluster.add(created=5)
     list_and_converge(reconciler)
+    reconciler.heartbeat()
     assert START_GUARD_TIME not in store.reconciler_state()[1]  # not done yet
     cluster.change(pod, guard=("closed", 0.25))
     cluster.add("bob", "uid-2", created=5, guard=("open", 10.0))
@@ -183,6 +186,7 @@ def test_start_guard_is_counted_once(reconciler, cluster, store, caplog):
     cluster.add("dan", "uid-4", created=5, guard=("unknown_to_proxy", 10.0))
     for _ in range(3):
         list_and_converge(reconciler)
+    reconciler.heartbeat()
     counters = store.reconciler_state()[1]
     outcomes = ("closed", "open", "absent", "mistaken_by_proxy", "unknown_to_proxy")
     assert [counters.get(START_GUARD + outcome) for outcome in outcomes] == [1, 1, None, 1, 1]
@@ -208,9 +212,21 @@ def test_heartbeat_counts_grants_and_waits(reconciler, cluster, store):
     assert cluster.pods["jupyter-a--"].label == "verified"
 
 
+def test_counts_wait_for_a_heartbeat_that_reaches_redis(reconciler, cluster, store, redis_server):
+    cluster.add(created=5)
+    list_and_converge(reconciler)
+    redis_server.stop()
+    with pytest.raises(StoreUnavailable):
+        reconciler.heartbeat()
+    redis_server.start()
+    assert without_record(reconciler, store) == 1
+
+
 def test_start_guard_of_an_older_pod_is_not_counted_again(make_reconciler, cluster, store):
     cluster.add(created=5, guard=("closed", 0.25))
-    list_and_converge(make_reconciler(started=6))
+    reconciler = make_reconciler(started=6)
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
     assert START_GUARD_TIME not in store.reconciler_state()[1]
 
 
@@ -220,7 +236,7 @@ def test_pod_without_launch_record_is_counted_once(reconciler, cluster, store, c
         list_and_converge(reconciler)
     cluster.change(pod, ready=True)
     list_and_converge(reconciler)
-    assert without_record(store) == 1
+    assert without_record(reconciler, store) == 1
     assert len([record for record in caplog.records if "without launch record" in record.getMessage()]) == 1
 
 
@@ -230,15 +246,16 @@ def test_pod_with_a_settled_launch_record_is_not_counted(reconciler, cluster, st
     for _ in range(3):
         list_and_converge(reconciler)
     assert store.pending(ALICE, set()).launch is None
-    assert without_record(store) == 0
+    assert without_record(reconciler, store) == 0
 
 
 def test_pod_from_before_the_start_is_not_counted(make_reconciler, cluster, store):
     """Their records may already have expired, so restarts would be counted."""
     cluster.add(created=99)
     cluster.add("bob", "uid-2", created=101)
-    list_and_converge(make_reconciler(started=100))
-    assert without_record(store) == 1
+    reconciler = make_reconciler(started=100)
+    list_and_converge(reconciler)
+    assert without_record(reconciler, store) == 1
 
 
 def test_new_pod_of_the_same_server_is_counted_again(reconciler, cluster, store):
@@ -246,7 +263,7 @@ def test_new_pod_of_the_same_server_is_counted_again(reconciler, cluster, store)
     list_and_converge(reconciler)
     cluster.add(uid="uid-2", created=6)
     list_and_converge(reconciler)
-    assert without_record(store) == 2
+    assert without_record(reconciler, store) == 2
 
 
 def test_gone_pods_leave_nothing_in_memory(make_reconciler, cluster, monkeypatch):

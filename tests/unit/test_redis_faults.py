@@ -400,8 +400,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
         lambda: store.log({"event": "revoke"}),
         store.all_known,
         lambda: store.known_of([server]),
-        lambda: store.count("x"),
-        lambda: store.heartbeat(now, {"verified": 1}),
+        lambda: store.heartbeat(now, {"verified": 1}, {"x": 1}),
         lambda: store.woken(0.1),
     ):
         with pytest.raises(StoreUnavailable), no_longer_than(1):

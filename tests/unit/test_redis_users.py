@@ -210,7 +210,7 @@ def test_receiver_enters_reports_and_nothing_else(server, stores, receivers):
         lambda s: s.blocks(),
         lambda s: s.known(ALICE),
         lambda s: s.wake_all(),
-        lambda s: s.count("x"),
+        lambda s: s.heartbeat(0, {}, {"x": 1}),
     ):
         with pytest.raises(StoreUnavailable, match="NoPermission"):
             call(receivers)
@@ -285,7 +285,6 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
     for call in (
         lambda s: s.heartbeat(now, {"verified": 1}, {"x": 1}),
         lambda s: s.publish(alice, KnownServer("uid-1")),
-        lambda s: s.count("x"),
         lambda s: s.publish_gatecheck("{}"),
         lambda s: s.verifier_is_there(),
         lambda s: s.settle(alice, record),

@@ -175,7 +175,7 @@ class Converger:
         if self._cache.note(pod.uid, "launch"):
             self._notice_launch(pod, pending.launch)
             if pod.ping and pod.created >= self.started:
-                self._store.count(f"{PING}{pod.ping}")
+                self._tally.add({f"{PING}{pod.ping}": 1})
         if pod.guard and self._cache.note(pod.uid, "start guard"):
             self._notice_guard(pod, *pod.guard)
 
@@ -183,7 +183,7 @@ class Converger:
         fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "image": pod.image}
         if launch is None:
             if pod.created >= self.started:
-                self._store.count(WITHOUT_RECORD)
+                self._tally.add({WITHOUT_RECORD: 1})
                 log.warning("pod without launch record", extra={"fields": fields})
         elif launch.image != pod.image:
             log.warning("waiting grant is for another image", extra={"fields": {**fields, "granted_image": launch.image}})
@@ -191,8 +191,7 @@ class Converger:
     def _notice_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
         if pod.created < self.started:
             return
-        self._store.count(f"{START_GUARD}{outcome}")
-        self._store.count(START_GUARD_TIME, round(seconds * 1000))
+        self._tally.add({f"{START_GUARD}{outcome}": 1, START_GUARD_TIME: round(seconds * 1000)})
         if outcome in NOT_ISOLATED:
             fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "outcome": outcome, "seconds": seconds}
             log.warning("pod started without proof of its isolation", extra={"fields": fields})

@@ -335,7 +335,12 @@ class Reconciler:
         """
         pods = self._cache.all()
         tiers = Counter(pod.grant.tier if pod.grant else UNVERIFIED for pod in pods if not pod.ended)
-        knows = self._store.heartbeat(self._clock(), dict(tiers), self._tally.take()) and not self._redis_is_lost
+        counts = self._tally.take()
+        try:
+            knows = self._store.heartbeat(self._clock(), dict(tiers), counts) and not self._redis_is_lost
+        except StoreUnavailable:
+            self._tally.add(counts)
+            raise
         if self._addresses:
             if not knows:
                 self._addresses.invalidate()

@@ -52,7 +52,7 @@ class ReconcilerState(Operations):
         Args:
             now: Unix time in seconds.
             tiers: the number of pods by tier.
-            counts: what to add to the counters, as `count` does.
+            counts: what to add to the counters that the verifier's metrics show.
 
         Returns:
             Whether the last heartbeat was still there: False after a wipe, and after `HEARTBEAT_TTL_SECONDS` without one.
@@ -69,11 +69,6 @@ class ReconcilerState(Operations):
             if counts and FAILURES in counts:
                 pipe.hset(redis_key("counters"), FAILED_AT, int(now))
             return pipe.execute()[0] is not None
-
-    def count(self, name: str, number: int = 1) -> None:
-        """Add to one of the counters that the verifier's metrics show."""
-        with unavailable():
-            self._redis.hincrby(redis_key("counters"), name, number)
 
     def reconciler_state(self) -> tuple[float | None, dict[str, int], dict[str, int]]:
         """The time of the reconciler's last heartbeat (Unix seconds, or None), its counters, and its pods by tier."""

@@ -72,7 +72,7 @@ def lag_counters(seconds: float) -> dict[str, int]:
 
 
 class Tally:
-    """Counts that wait for the next heartbeat. Any thread may call both methods."""
+    """Counts that wait for the next heartbeat (D-095). Any thread may call both methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

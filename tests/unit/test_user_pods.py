@@ -289,3 +289,9 @@ def test_pod_not_made_by_kubespawner_is_ignored():
 def test_pod_has_ended_by_its_phase_or_deletion(change, ended):
     assert Pod.from_json(from_kubespawner() | change).ended == ended
     assert Pod.from_json(from_kubespawner(deletionTimestamp="2025-01-02T03:04:05Z")).ended
+
+
+def test_pod_is_starting_until_its_containers_run():
+    unready = [{"type": "Ready", "status": "False"}]
+    for phase, starting in (("Pending", True), ("Running", False)):
+        assert Pod.from_json(from_kubespawner() | {"status": {"phase": phase, "conditions": unready}}).starting == starting

@@ -69,10 +69,11 @@ class Stopper:
     def _stop_expired(self, pod: Pod) -> None:
         """Delete a pod whose lease is over, if the lease was not renewed within the grace (`StopGrace`).
 
-        Only in mode `captcha`: in other modes nobody loses a server, whatever an earlier mode left on the pod.
+        Only in mode `captcha`: in other modes nobody loses a server, whatever an earlier mode left on the pod. The grace of a pod
+        begins when it has started, at the earliest (D-073).
         """
         grant = pod.grant
-        if grant is None or not grant.is_ended_lease or grant.until is None:
+        if grant is None or not grant.is_ended_lease or grant.until is None or pod.starting:
             return
         if not self._grace.is_over(grant.id, self._steady()):
             return
@@ -98,15 +99,15 @@ class Stopper:
         now, steady = self._clock(), self._steady()
         # This runs every second on thousands of pods, so no object is made for a pod whose grant has no end.
         pods = self._cache.all()
-        ending = [(pod.server, pod.grant) for pod in pods if pod.grant and pod.grant.until is not None and not pod.ended]
+        ending = [(pod, pod.grant) for pod in pods if pod.grant and pod.grant.until is not None and not pod.ended]
         self._grace.keep({grant.id for _, grant in ending})
 
-        def is_due(grant: Grant) -> bool:
+        def is_due(pod: Pod, grant: Grant) -> bool:
             if grant.is_ended_lease:
-                return not redis_is_lost and self._grace.is_due(grant.id, steady)
+                return not redis_is_lost and not pod.starting and self._grace.is_due(grant.id, steady)
             return grant.is_expired(now)
 
-        return [server for server, grant in ending if is_due(grant)]
+        return [pod.server for pod, grant in ending if is_due(pod, grant)]
 
     def restart_grace(self) -> None:
         """Restart the grace of all pods whose lease is over, because nobody could renew."""

@@ -75,6 +75,7 @@ class Pod:
         ping: how the user's code in it can ping (`ping.way_to_ping`); empty if it cannot.
         addresses: its own addresses, IPv4 and IPv6; none if it is on its node's network.
         node: the name of its node; empty until it has one.
+        starting: whether its containers have yet to start: it waits for a node, its image or its start guard.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Pod:
     ping: str = ""
     addresses: tuple[str, ...] = ()
     node: str = ""
+    starting: bool = False
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "Pod | None":
@@ -131,6 +133,8 @@ class Pod:
             addresses=() if body["spec"].get("hostNetwork") else tuple(found["ip"] for found in status.get("podIPs") or []),
             # The same object for all pods on a node.
             node=sys.intern(body["spec"].get("nodeName", "")),
+            # Not `ready`: a container could make itself unready, and keep its pod that way.
+            starting=status.get("phase") == "Pending",
         )
 
 

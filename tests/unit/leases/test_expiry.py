@@ -128,6 +128,31 @@ def test_stopped_server_loses_network_first_and_then_its_pod(place, reconciler, 
     assert [record.fields["rule"] for record in caplog.records if record.getMessage() == "stop"] == [Rule.EXPIRED]
 
 
+def test_pod_that_has_not_started_is_not_stopped(place, reconciler):
+    """Its image may take longer than its lease. It has the whole grace from its start."""
+    given = Grant.new("stopped", "valid-pass", place.time)
+    record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
+    place.cluster.add(starting=True)
+    place.turn(reconciler)
+    place.passes(LEASE)
+    place.turn(reconciler)
+    assert (place.pod().label, place.pod().grant.rule) == (None, Rule.EXPIRED)
+    for _ in range(3):
+        place.passes(STOP_GRACE_SECONDS)
+        reconciler.enqueue_due()
+        assert len(reconciler.queue) == 0, "nothing is due before it has started"
+        place.turn(reconciler)
+    assert not place.pod().ended
+    place.cluster.change("jupyter-alice--", starting=False)
+    place.turn(reconciler)
+    place.passes(STOP_GRACE_SECONDS - 1)
+    place.turn(reconciler)
+    assert not place.pod().ended
+    place.passes(1)
+    place.turn(reconciler, fresh=False)
+    assert place.pod().ended
+
+
 def test_unlocked_server_is_not_stopped(place, reconciler):
     """Anybody may unlock a server. Without that it would have run on."""
     place.cluster.add(ready=True)

@@ -48,18 +48,18 @@ def reconciler() -> None:
     logging.config.dictConfig(logs.configuration(settings.log_level))
     agents = Agents(settings.namespace, settings.agent_labels, Store(connect(settings))) if settings.agent_labels else None
     user_pods = UserPods(settings.namespace, settings.user_pod_labels)
-    worker = Reconciler(settings, user_pods, Store(connect(settings)), agents=agents)
+    process = Reconciler(settings, user_pods, Store(connect(settings)), agents=agents)
     if agents:
         threading.Thread(target=agents.run, name="agents", daemon=True).start()
     # The gate check has its own connection and thread, so that it never slows down the reconciler.
-    watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), worker.label_sets)
+    watcher = Watcher(settings, Namespace(settings.namespace), Store(connect(settings)), process.label_sets)
     threading.Thread(target=watcher.run, name="gatecheck", daemon=True).start()
     if settings.proxy_service:
         variables = ProxyVariables(settings.namespace, settings.proxy_service)
         threading.Thread(target=variables.run, name="proxy-variables", daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    signal.signal(signal.SIGINT, lambda *_: worker.stop())
-    worker.run()
+    signal.signal(signal.SIGTERM, lambda *_: process.stop())
+    signal.signal(signal.SIGINT, lambda *_: process.stop())
+    process.run()
 
 
 @cli.command(help="Run the receiver: reports of detectors come in at its port.")

@@ -41,7 +41,8 @@ def test_reconciler_without_the_api_server_is_alive_but_not_ready(make_reconcile
 def running(make_reconciler, cluster, redis_server, tmp_path, monkeypatch):
     """A reconciler that runs, with a store of its own."""
     monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
-    monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
+    for name in ("RETRY_PAUSE_SECONDS", "HEARTBEAT_SECONDS", "DUE_CHECK_SECONDS", "SHORT_WATCH_SECONDS"):
+        monkeypatch.setattr(verifier.reconciler.loop, name, 0.05)
     client = connect(load(ReconcilerSettings, redis_url=redis_server.url))
     made = make_reconciler(Store(client), steady=time.monotonic)
     with reconciler_runs(made):
@@ -72,6 +73,7 @@ def test_fault_in_handling_reports_stops_no_heartbeat(make_reconciler, tmp_path,
     monkeypatch.setattr(verifier.reconciler.loop, "ALIVE_FILE", tmp_path / "alive")
     monkeypatch.setattr(verifier.reconciler.loop, "READY_FILE", tmp_path / "ready")
     monkeypatch.setattr(verifier.reconciler.loop, "RETRY_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(verifier.reconciler.loop, "HEARTBEAT_SECONDS", 0.05)
     made = make_reconciler(steady=time.monotonic)
     monkeypatch.setattr(made, "respond", lambda: 1 / 0)
     beats = []

@@ -8,6 +8,9 @@ Three threads:
   heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute, every server.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).
 
+The process has up to three more, which `cli.reconciler` starts: the gate check, the list of agents, and the variables of the egress
+proxy. None of them keeps these three waiting.
+
 All that the process remembers can be rebuilt from the pods, so it may die at any point and start again.
 """
 
@@ -49,7 +52,17 @@ SILENT_AFTER_SECONDS = 2 * (WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS)
 lasted."""
 
 RETRY_PAUSE_SECONDS = 1.0
-"""Seconds between attempts while the API server or Redis is down, and between heartbeats."""
+"""Seconds between attempts while the API server or Redis is down."""
+
+HEARTBEAT_SECONDS = 1.0
+"""Seconds between heartbeats, many of which fit into `HEARTBEAT_TTL_SECONDS` and into the time that the egress proxy waits for one.
+They also carry the counts for the metrics (D-095)."""
+
+DUE_CHECK_SECONDS = 1.0
+"""Seconds between two looks for servers whose lease, block or grace is over, so how late its end may be."""
+
+SHORT_WATCH_SECONDS = 1.0
+"""A watch that ends sooner is followed by a pause. Without an event it does not count as an answer of the API server (D-099)."""
 
 LATE_SECONDS = 60.0
 """Seconds of failed attempts on a server after which the next one is an error in the log, and no longer a warning. A rollout or an
@@ -211,7 +224,7 @@ class Reconciler:
                     self.observe(event, pod)
             except WatchEnded as error:
                 log.debug("watch: %s", error)
-                lasted = self._steady() - began >= RETRY_PAUSE_SECONDS
+                lasted = self._steady() - began >= SHORT_WATCH_SECONDS
                 # A watch that ends immediately and without an event may be a proxy's answer, so it does not count as one from the
                 # API server.
                 if error.version and (lasted or error.version != version):
@@ -262,7 +275,7 @@ class Reconciler:
         resync = self._steady()
         while not self._stopped.is_set():
             try:
-                if self._steady() - checked >= RETRY_PAUSE_SECONDS:
+                if self._steady() - checked >= DUE_CHECK_SECONDS:
                     checked = self._steady()
                     self.enqueue_due()
                 if self._steady() - resync >= RESYNC_SECONDS:
@@ -270,7 +283,7 @@ class Reconciler:
                     self.resync(RESYNC_SECONDS / 2)
                     self.forget_blocks()
                 self.take(self._store.woken(NOTIFICATION_WAIT_SECONDS))
-                if self._steady() - heartbeat >= RETRY_PAUSE_SECONDS:
+                if self._steady() - heartbeat >= HEARTBEAT_SECONDS:
                     heartbeat = self._steady()
                     if self.touch_probe_files():
                         self.heartbeat()

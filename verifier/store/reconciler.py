@@ -9,7 +9,8 @@ from .keys import EVERYTHING, redis_key
 from .reconciler_counters import FAILED_AT, FAILURES
 
 HEARTBEAT_TTL_SECONDS = 30
-"""Seconds without a heartbeat after which the reconciler counts as gone. One comes every second."""
+"""Seconds without a heartbeat after which the reconciler counts as gone. One comes every second
+(`reconciler.loop.HEARTBEAT_SECONDS`)."""
 
 
 class ReconcilerState(Operations):

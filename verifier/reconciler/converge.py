@@ -85,7 +85,7 @@ class Converger:
             pod, pending = self._converge_pod(pod, pending)
             if pending:
                 self._end_waiting(pod, pending)
-                self._notice(pod, pending)
+                self._log_and_count_start(pod, pending)
                 self._publish(pod, pending)
                 self._stopper.stop(pod, pending)
         if lost:
@@ -121,7 +121,7 @@ class Converger:
                 pod = fresh
                 continue
             self._cache.update(patched)
-            self._tell(pod, grant)
+            self._log_and_count_grant(pod, grant)
             if pending is None:
                 return patched, None
             # A withdrawal or a block may have come after Redis was asked, and another reconciler may have taken its notification.
@@ -144,19 +144,24 @@ class Converger:
     def _wanted(self, pod: Pod, pending: Pending | None) -> Grant | None:
         return wanted(pod, pending, self._settings, self._clock())
 
-    def _tell(self, pod: Pod, grant: Grant | None) -> None:
-        """Log and count that a pod got a grant instead of the one that it has here, or lost that."""
+    def _log_and_count_grant(self, before: Pod, grant: Grant | None) -> None:
+        """Log and count what a patch did.
+
+        Args:
+            before: the pod as it was before the patch.
+            grant: the grant that it carries now; None: none any more.
+        """
         fields: dict[str, object] = {"tier": UNVERIFIED, "rule": "withdrawn", "grant": ""}
         if grant:
             fields = {"tier": grant.tier, "rule": grant.rule, "grant": grant.id}
             fields |= {"by": grant.by, "why": grant.why} if grant.by else {}
-        logs.decision("pod", user=pod.server.user, server=pod.server.name, pod=pod.name, **fields)
-        if grant and leases.ends_now(grant, pod.grant):
-            self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(pod.grant, self._settings) else 'end'}": 1})
-        if grant and grant.gives_egress and not (pod.grant and pod.grant.id == grant.id):
+        logs.decision("pod", user=before.server.user, server=before.server.name, pod=before.name, **fields)
+        if grant and leases.ends_now(grant, before.grant):
+            self._tally.add({f"{EXPIRIES}{'stop' if grant_stops(before.grant, self._settings) else 'end'}": 1})
+        if grant and grant.gives_egress and not (before.grant and before.grant.id == grant.id):
             self._tally.add({f"{GRANTS}{grant.tier}:{grant.rule}": 1})
 
-    # -- published, counted
+    # -- published, logged, counted
 
     def _publish(self, pod: Pod, pending: Pending) -> None:
         """Publish a pod, and settle its launch once it is ready."""
@@ -170,16 +175,16 @@ class Converger:
         if pod.ready and launch:
             self._store.settle(pod.server, launch)
 
-    def _notice(self, pod: Pod, pending: Pending) -> None:
-        """Count and log, once for each pod, a launch without a record, a way to ping and the outcome of the start guard."""
+    def _log_and_count_start(self, pod: Pod, pending: Pending) -> None:
+        """Log and count, once for each pod, a launch without a record, a way to ping and the outcome of the start guard."""
         if self._cache.note(pod.uid, "launch"):
-            self._notice_launch(pod, pending.launch)
+            self._log_and_count_launch(pod, pending.launch)
             if pod.ping and pod.created >= self.started:
                 self._tally.add({f"{PING}{pod.ping}": 1})
         if pod.guard and self._cache.note(pod.uid, "start guard"):
-            self._notice_guard(pod, *pod.guard)
+            self._log_and_count_guard(pod, *pod.guard)
 
-    def _notice_launch(self, pod: Pod, launch: Record | None) -> None:
+    def _log_and_count_launch(self, pod: Pod, launch: Record | None) -> None:
         fields = {"pod": pod.name, "user": pod.server.user, "server": pod.server.name, "image": pod.image}
         if launch is None:
             if pod.created >= self.started:
@@ -188,7 +193,7 @@ class Converger:
         elif launch.image != pod.image:
             log.warning("waiting grant is for another image", extra={"fields": {**fields, "granted_image": launch.image}})
 
-    def _notice_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
+    def _log_and_count_guard(self, pod: Pod, outcome: str, seconds: float) -> None:
         if pod.created < self.started:
             return
         self._tally.add({f"{START_GUARD}{outcome}": 1, START_GUARD_TIME: round(seconds * 1000)})

@@ -26,6 +26,9 @@ from ..store.store import Store
 CONFIRMATION_WAIT_SECONDS = 2.0
 """Seconds for which an action waits for the reconciler's confirmation before it answers `pending`."""
 
+CONFIRMATION_POLL_SECONDS = 0.05
+"""Seconds between two questions to Redis for that confirmation. An unlock has its own (`web.servers.UNLOCK_POLL_SECONDS`)."""
+
 WIDEST_BLOCK = {4: 8, 6: 16}
 """The shortest prefix of a network that an operator may block, by the version of IP."""
 
@@ -404,7 +407,7 @@ class Operators:
             return f"No server {text!r} is known, but the reconciler is silent, so it may still be running."
         return f"No server {text!r} is running. Name a pod, user or user/server as JupyterHub calls them, or a server's page."
 
-    def _refusal(self, known: KnownServer) -> str | None:
+    def _refusal(self, known: KnownServer) -> Rule | None:
         now = self._clock()
         return Rule.BLOCKED if known.grant.is_block(now) else refusal(Facts.of(known), self._store.blocks(), self._settings, now)
 
@@ -479,7 +482,7 @@ class Operators:
         while not done():
             if time.monotonic() > ends:
                 return False
-            time.sleep(0.05)
+            time.sleep(CONFIRMATION_POLL_SECONDS)
         return True
 
     def _log(self, event: str, by: str, why: str, **fields: object) -> None:

@@ -9,7 +9,7 @@ from words import words_page
 
 from ci.explained import explained
 from verifier.web.app import internal_document, public_document
-from verifier.web.detections import receiver_document
+from verifier.web.receiver import receiver_document
 
 
 def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]) -> str:

@@ -3,7 +3,7 @@
 All processes come from this package. The *verifier* (`web`) checks captcha solutions, issues passes and decides tiers; it faces the
 internet and holds no Kubernetes credentials. The *reconciler* (`reconciler`) is the only one that may patch pods. They meet in
 Redis (`store`). Optional processes are the egress *proxy*, the *agent*, and the *receiver* of detectors' reports
-(`web.detections`).
+(`web.receiver`).
 """
 
 __version__: str

@@ -65,8 +65,8 @@ def reconciler() -> None:
 @cli.command(help="Run the receiver: reports of detectors come in at its port.")
 def receiver() -> None:
     # Not at the top, as above.
-    from .web.detections import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
     from .web.gunicorn import REPORT_CONNECTIONS, REPORT_RECEIVE_SECONDS, REPORTS_AT_A_TIME, Server, Threads
+    from .web.receiver import MAX_REPORT_BYTES, create_receiver_app, create_receiver_services
 
     settings = load(ReceiverSettings)
     app = create_receiver_app(create_receiver_services(settings, Store(connect(settings))))

@@ -21,7 +21,7 @@ from verifier.operators.commands import show
 from verifier.store.detections import KEPT_DETECTIONS, MAX_REPORTS
 from verifier.store.reconciler_counters import DETECTION_OUTCOMES
 from verifier.web.bodies import ReportBody
-from verifier.web.detections import MAX_LINES
+from verifier.web.receiver import MAX_LINES
 
 TOP = Path(__file__).parents[2]
 PAGE = (TOP / "docs/detections.md").read_text()

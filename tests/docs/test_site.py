@@ -115,7 +115,7 @@ def test_the_reference_of_values_has_text_and_default(site):
 
 def test_the_reference_of_http_has_every_call(site):
     from verifier.web.app import internal_document, public_document
-    from verifier.web.detections import receiver_document
+    from verifier.web.receiver import receiver_document
 
     text = site[SITE / "generated/http.html"].text
     for document in (public_document("/egress/"), internal_document(), receiver_document()):

@@ -7,7 +7,7 @@ from tests.support.apps import internal_client, make_settings
 from verifier.detections import reporters
 from verifier.settings import ReceiverSettings, load
 from verifier.web.app import create_services
-from verifier.web.detections import create_receiver_app, create_receiver_services
+from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 NAMESPACE = "default"
 

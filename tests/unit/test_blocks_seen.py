@@ -9,7 +9,7 @@ from tests.support.reconciling import announce
 from verifier.fairness import Charge
 from verifier.records import Block, Rule
 from verifier.store.connection import connect
-from verifier.store.errors import BlocksChanged, Refused
+from verifier.store.errors import BlocksChanged, ClientRefused
 from verifier.store.store import Store
 
 REPOSITORY = "https://example.com/a/b"
@@ -88,7 +88,7 @@ def test_wiped_redis_has_no_blocks(public, elsewhere, redis_server, store):
 def test_key_is_not_charged_for_a_blocked_client(store, elsewhere):
     elsewhere.add_block(block(), [])
     for _ in range(2):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ClientRefused) as refused:
             store.use_key("k", 5, 60, refusing)
         assert refused.value.rule is Rule.BLOCKED
     assert store.charges(["key:k"], 60) == [0]
@@ -107,7 +107,7 @@ def test_blocks_that_another_thread_saw_do_not_pass_for_judged(store, elsewhere)
         judged.append(len(blocks))
         return refusing(blocks)
 
-    with pytest.raises(Refused):
+    with pytest.raises(ClientRefused):
         store.use_solution("altcha", "id", time.time() + 1, 60, judge, [Charge(NETWORK, 60, None, 0)])
     assert judged == [0, 1] and store.charges([NETWORK], 60) == [0]
 

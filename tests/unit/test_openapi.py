@@ -26,8 +26,8 @@ from verifier.settings import ReceiverSettings, load
 from verifier.store.connection import connect
 from verifier.store.store import Store
 from verifier.web.app import create_internal_app, create_public_app, create_services, internal_document, public_document
-from verifier.web.detections import create_receiver_app, create_receiver_services, receiver_document
 from verifier.web.problems import TITLES
+from verifier.web.receiver import create_receiver_app, create_receiver_services, receiver_document
 
 CHECKS = [
     not_a_server_error,

@@ -25,7 +25,7 @@ from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.store import Store
 from verifier.web.app import create_services
-from verifier.web.detections import create_receiver_app, create_receiver_services
+from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 SCRIPT = Path(__file__).parents[2] / "chart/files/redis.sh"
 

@@ -15,7 +15,7 @@ class PriceRisen(Exception):
     """A challenge took less work than its network must do by now. The solution is not used up."""
 
 
-class Refused(Exception):
+class ClientRefused(Exception):
     """Blocks that this process did not know yet refuse the client. The solution is not used up.
 
     Args:

@@ -12,7 +12,7 @@ from ..passes import LEEWAY_SECONDS
 from ..records import Rule
 from .base import unavailable
 from .blocks import Blocks, Judge
-from .errors import BlocksChanged, BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed
+from .errors import BlocksChanged, BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed
 from .keys import redis_key
 
 
@@ -77,7 +77,7 @@ class Issuing(Blocks):
             Unix time in seconds by Redis' clock.
 
         Raises:
-            Refused: a block refuses the client.
+            ClientRefused: a block refuses the client.
             Replayed: the solution was used before, or may have been used before Redis was wiped.
             PriceRisen: a network has so many charges by now that the challenge was too cheap.
             BudgetSpent: a network has used its budget.
@@ -113,7 +113,7 @@ class Issuing(Blocks):
             Unix time in seconds by Redis' clock.
 
         Raises:
-            Refused: a block refuses the client.
+            ClientRefused: a block refuses the client.
             KeyRevoked: an operator revoked it.
             BudgetSpent: it has used its budget.
         """
@@ -148,5 +148,5 @@ class Issuing(Blocks):
             except BlocksChanged:
                 seen = self.seen_blocks
             if rule := judge(seen.blocks):
-                raise Refused(rule)
+                raise ClientRefused(rule)
             judged_by = seen.version

@@ -13,7 +13,7 @@ from ..captcha import Outcome
 from ..decisions.refusals import REFUSALS, Facts, refusal
 from ..passes import Pass, Passes
 from ..records import UNVERIFIED, Block, Rule
-from ..store.errors import BudgetSpent, KeyRevoked, PriceRisen, Refused, Replayed, StoreUnavailable
+from ..store.errors import BudgetSpent, ClientRefused, KeyRevoked, PriceRisen, Replayed, StoreUnavailable
 from .context import log_decision, log_refusal, network, paying_network, place_given_back, services
 from .problems import Problem
 
@@ -112,7 +112,7 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
     lifetime = verdict.expires_at - time.time()
     try:
         issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, client_refusal, charges)
-    except Refused as error:
+    except ClientRefused as error:
         raise attempt.blocked(error.rule) from None
     except Replayed as error:
         detail = "This solution has been used, or may have been. Ask for a new challenge."
@@ -171,7 +171,7 @@ def from_api_key() -> Pass:
         raise attempt.failed("other-origin", "key-elsewhere", "The key is for pages of certain origins only.")
     try:
         issued_at = services().store.use_key(key.entry.id, key.entry.serversPerDay, DAY_SECONDS, client_refusal)
-    except Refused as error:
+    except ClientRefused as error:
         raise attempt.blocked(error.rule) from None
     except KeyRevoked:
         raise attempt.failed("revoked", "key-revoked", "Ask the operators of this site for another one.") from None

@@ -11,7 +11,7 @@ from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.reconciler.agents import Agents
 from verifier.records import Server
 from verifier.settings import ReceiverSettings, load
-from verifier.web.detections import create_receiver_app, create_receiver_services
+from verifier.web.receiver import create_receiver_app, create_receiver_services
 
 LINE = '{"uid": "uid-1", "source": "cryptnono", "list": "miners", "label": "xmrig"}'
 

@@ -9,8 +9,8 @@ from tests.support.apps import API_TOKEN
 from tests.support.detections import Site, deleted, falco, killed
 from tests.support.metrics import value
 from verifier.detections.reporters import REPORTS_PER_MINUTE, Allowance, presented
-from verifier.web.detections import MAX_LINES
 from verifier.web.problems import TYPE
+from verifier.web.receiver import MAX_LINES
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.apps import DIRECT, ReceiverProcess
 from tests.support.processes import peak_mib
-from verifier.web.detections import MAX_LINES, MAX_REPORT_BYTES
 from verifier.web.gunicorn import REPORT_CONNECTIONS
+from verifier.web.receiver import MAX_LINES, MAX_REPORT_BYTES
 
 LINE = '{"uid": "uid-1", "list": "miners", "label": "xmrig"}'
 

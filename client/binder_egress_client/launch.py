@@ -135,6 +135,9 @@ class Launch:
             if phase in ("failed", "failure"):
                 raise LaunchFailed(str(data.get("message") or "the build failed").strip())
             if phase == "ready":
+                # With `build_only` there is no address.
+                if not isinstance(data.get("url") or "", str):
+                    raise LaunchFailed(f"{self._hub} gives an address that is not a text")
                 self.ready = data
                 return
         raise LaunchFailed("the stream ended before the server was ready")
@@ -146,9 +149,7 @@ class Launch:
             return None
         token = self.ready.get("token")
         # Terminals show the address, and scripts split it at white space.
-        url = "".join(
-            one if one.isprintable() and not one.isspace() else quote(one, errors="replace") for one in str(self.ready["url"])
-        )
+        url = "".join(one if one.isprintable() and not one.isspace() else quote(one, errors="replace") for one in self.ready["url"])
         return url + (f"?token={quote(str(token), safe='', errors='replace')}" if token else "")
 
     def outcome(self, *, wait: float = 0, on_link: Callable[[str, float], object] = lambda link, seconds: None) -> Outcome:

@@ -176,7 +176,8 @@ class Verifier:
     def _pass(self, body: dict[str, str], auth: AuthBase | None = None) -> dict[str, Any]:
         answer = self._ask("POST", "passes", body, auth)
         token = answer.get("token")
-        if not isinstance(token, str) or not re.fullmatch("[!-~]+", token) or not isinstance(answer.get("expires_in"), int | float):
+        lasts = answer.get("expires_in")
+        if not isinstance(token, str) or not re.fullmatch("[!-~]+", token) or lasts is None or not _is_time(lasts):
             raise NoAnswer(f"{self.url} answers, but without a pass")
         return answer
 
@@ -228,4 +229,5 @@ class Verifier:
         if answer.status_code >= 500:
             raise NoAnswer(f"{self.url} cannot decide: {detail}")
         wait = answer.headers.get("Retry-After", "")
-        raise Refused(str(found["type"]).rpartition("#")[2], detail, int(wait) if wait.isdecimal() else None)
+        # A longer number is no plausible time, as in `_is_time`.
+        raise Refused(str(found["type"]).rpartition("#")[2], detail, int(wait) if re.fullmatch("[0-9]{1,11}", wait) else None)

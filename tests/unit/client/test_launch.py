@@ -101,6 +101,8 @@ def test_server_may_become_known_to_the_verifier_later(hub, run):
         ([{"phase": "fetching", "message": "a"}, {"phase": "failure", "message": "RUN: exit 1"}], "RUN: exit 1"),
         ([{"phase": "building", "message": "a"}], "ended before the server was ready"),
         (["a string"], "no BinderHub sends"),
+        ([{"phase": "ready", "url": 5}], "not a text"),
+        ([{"phase": "ready", "url": ["http://h/user/a/"]}], "not a text"),
         ([], "ended before"),
     ],
 )
@@ -225,6 +227,9 @@ def test_server_address_cannot_control_a_terminal(say, run, as_json):
         ("pass", {"token": "\x9b2J", "expires_in": 60}),
         ("pass", {"token": "a b", "expires_in": 60}),
         ("pass", {"token": "", "expires_in": 60}),
+        ("pass", {"token": "a"}),
+        ("pass", {"token": "a", "expires_in": True}),
+        ("pass", {"token": "a", "expires_in": 10**400}),
     ],
 )
 def test_impossible_answer_of_a_verifier_is_not_shown(say, run, command, answer):
@@ -233,6 +238,22 @@ def test_impossible_answer_of_a_verifier_is_not_shown(say, run, command, answer)
     arguments = ("--binder", url, "--key", "key") if command == "pass" else (f"{url}/egress/servers/alice/",)
     code, out, err = run(command, *arguments)
     assert (code, out) == (4, "") and "Traceback" not in err and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", err)
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_impossible_time_to_wait_is_ignored(run, digits):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(429)
+            self.send_header("Retry-After", "9" * digits)
+            self.end_headers()
+            self.wfile.write(b'{"type": "problems#budget-spent", "detail": "Enough."}')
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        code, out, err = run("status", f"http://127.0.0.1:{server.server_port}/egress/servers/alice/")
+        server.shutdown()
+    assert (code, out) == (3, "") and "Enough." in err and "Try again" not in err
 
 
 @pytest.mark.parametrize("spec", ["gh/o/whole/HEAD", "gh/o/cut/HEAD"])

@@ -37,12 +37,15 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @lru_cache(REMEMBERED)
 def parse_address(text: str | None) -> IPAddress | None:
-    """An address; an IPv4-mapped IPv6 address as IPv4. None if the text is no address."""
+    """An address without a zone (`%eth0`); an IPv4-mapped IPv6 address as IPv4. None if the text is no address."""
     try:
         ip = ipaddress.ip_address((text or "").strip())
     except ValueError:
         return None
-    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    # A zone is the name of a sender's own interface. An address with each of several zones would count as several clients.
+    return ip.ipv4_mapped or ipaddress.IPv6Address(int(ip))
 
 
 def in_networks(text: str | None, networks: Iterable[IPNetwork]) -> bool:

@@ -203,6 +203,7 @@ def test_ipv4_mapped_address_is_the_same_client(public, store, mapped, in_redis)
         ("2001:db8:1:2:3::4", 24, 64, "2001:db8:1:2::/64"),
         ("2001:db8:1:234::4", 24, 56, "2001:db8:1:200::/56"),
         ("2001:db8:1:2::4", 24, 48, "2001:db8:1::/48"),
+        ("2001:db8:1:2::%eth0", 24, 64, "2001:db8:1:2::/64"),
     ],
 )
 def test_client_network_has_the_prefix_of_the_settings(site, store, address, ipv4, ipv6, network, in_redis):

@@ -274,6 +274,12 @@ def test_unlock_needs_either_a_token_or_a_solution(public, store, body):
     assert (answer.status_code, answer.json["type"]) == (400, TYPE + "bad-request")
 
 
+def test_answer_to_an_empty_token_is_about_the_token(public, store):
+    run_pod(store)
+    answer = unlock(public, token="")
+    assert (answer.status_code, answer.json["detail"][:7]) == (400, "token: ")
+
+
 def test_default_server_has_two_equal_addresses(public, store, impatient):
     run_pod(store)
     assert public.get("/egress/servers/alice/").status_code == 200

@@ -47,7 +47,7 @@ class PassBody(_Body):
 class UnlockBody(_Body):
     """`POST servers/…`: a pass, or a solution."""
 
-    token: _Token | None = None
+    token: Annotated[_Token, Field(min_length=1)] | None = None
     provider: _Name | None = None
     solution: _Token | None = None
 

@@ -8,13 +8,15 @@ import tomllib
 
 import altcha
 import pytest
+import redis
 from binder_egress_client import command, solving
 
 from tests.support.apps import reconciler, run_pod
-from tests.support.client_command import PACKAGE
+from tests.support.client_command import HCAPTCHA, PACKAGE
 from tests.support.doc_examples import examples, run_example
 from verifier.decisions.refusals import REFUSALS
 from verifier.records import Rule, Server
+from verifier.web.app import create_public_app
 
 # -- solving
 
@@ -119,6 +121,38 @@ def test_documented_examples_work(hub, store, tmp_path, language, code):
     # The reconciler also unlocks the launched server if the machine is slow and the pass comes late.
     with reconciler(store, Server("user-1")):
         run_example(language, code, tmp_path, hub.url, BINDER_EGRESS_URL=f"{hub.url}egress/servers/user-1/")
+
+
+WITH_PASS = [each for each in examples("docs/api-users.md") if "egress_token" in each.values[1]]
+"""The examples that get a pass before they launch."""
+
+
+@pytest.mark.parametrize(("language", "code"), WITH_PASS)
+@pytest.mark.parametrize("fault", ["404", "unrouted", "down", "unavailable", "needs a person", "nothing to solve"])
+def test_documented_launch_goes_on_without_a_pass(serve, open_hub, tmp_path, fault, language, code):
+    def unavailable(services):
+        app = create_public_app(services)
+
+        @app.before_request
+        def fail():
+            raise redis.ConnectionError
+
+        return app
+
+    def nothing(services):
+        app = create_public_app(services)
+        app.before_request(lambda: {"providers": []})
+        return app
+
+    hub = open_hub(
+        serve(
+            public_app={"unavailable": unavailable, "nothing to solve": nothing}.get(fault, create_public_app),
+            **(HCAPTCHA if fault == "needs a person" else {}),
+        )
+    )
+    hub.fault = fault if fault in ("404", "unrouted", "down") else ""
+    run_example(language, code, tmp_path, hub.url)
+    assert [build.token for build in hub.builds] == [None]
 
 
 def test_documented_script_launches_although_the_pass_is_refused(serve, open_hub, tmp_path):

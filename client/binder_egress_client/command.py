@@ -231,12 +231,15 @@ def launch(
                     json.dumps({"binder_egress": {"url": None, "egress": False, "kind": "launch-failed", "why": str(error)}})
                 )
             return Exit.LAUNCH_FAILED
+        if started.address and not as_json:
+            # The outcome may take minutes, and a script that is interrupted then needs the address of its running server.
+            status.stop()
+            click.echo(started.address)
+            status.start()
         status.update("Checking whether the server has egress")
         outcome = started.outcome(wait=_seconds(wait), on_link=_show_link(status.stop))
     if as_json:
         click.echo(json.dumps({"binder_egress": {"url": started.address, **_described(outcome)}}))
-    elif started.address:
-        click.echo(started.address)
     _conclude(outcome)
     return Exit.NO_EGRESS if outcome.egress is False or outcome.kind == "no-answer" else Exit.DONE
 

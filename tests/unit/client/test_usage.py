@@ -218,6 +218,20 @@ def test_ctrl_c_leaves_nothing_behind(serve, open_hub, busy):
     assert code == 130 and "Traceback" not in err
 
 
+def test_address_is_printed_before_the_outcome_is_known(serve, open_hub):
+    hub = open_hub(serve(launch_hold=0, **NEVER))
+    running = process("launch", SPEC, "--binder", hub.url, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        # The request for the status follows the address; the calculation never ends.
+        eventually(lambda: hub.count("GET /egress/servers/user-1/"))
+        assert select.select([running.stdout], [], [], 20)[0], "no address"
+        assert running.stdout.readline() == f"{hub.url}user/user-1/?token=server-token\n"
+        assert running.poll() is None
+    finally:
+        running.kill()
+        running.communicate()
+
+
 @pytest.mark.parametrize("during", ["calculation", "person", "keeping"])
 def test_ctrl_c_ends_an_unlock(serve, open_hub, store, during):
     settings = {"calculation": NEVER, "person": HCAPTCHA, "keeping": {}}[during]

@@ -9,9 +9,12 @@ Decisions: D-016, D-017, D-393.
 import hashlib
 import math
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
-from itsdangerous import BadSignature, URLSafeSerializer
+from itsdangerous import BadData, URLSafeSerializer
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from .records import PassOutcome
 
@@ -30,12 +33,12 @@ class BadPass(Exception):
         self.outcome = outcome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False, extra="forbid", strict=True))
 class Pass:
-    """The content of a token.
+    """The content of a token. Types are checked, because another member of a federation may have signed anything.
 
     Attributes:
-        id: random; it names the pass in Redis.
+        id: random URL-safe text; it names the pass in Redis.
         tier: the tier of its servers.
         servers: the number of servers that may hold a use of it.
         iat: Unix time in seconds when it was issued, by Redis' clock.
@@ -43,7 +46,7 @@ class Pass:
         key: the id of the API key that it was issued for; empty for a solution.
     """
 
-    id: str
+    id: Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$")]
     tier: str
     servers: int
     iat: float
@@ -105,7 +108,7 @@ class Passes:
             raise BadPass(PassOutcome.INVALID, "This is not a pass: it is too long.")
         try:
             found = Pass(**self._serializer.loads(token))
-        except (BadSignature, TypeError, ValueError):  # ValueError: characters that cannot be encoded
+        except (BadData, TypeError, ValueError):  # ValueError: characters that cannot be encoded, or a field of another type
             raise BadPass(PassOutcome.INVALID, "This is not a pass of this service. Solve a challenge to get one.") from None
         found = replace(found, exp=min(found.iat + lifetime, found.exp))
         if presented_at > found.exp + LEEWAY_SECONDS:

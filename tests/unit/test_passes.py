@@ -1,7 +1,10 @@
 """Passes: which tokens a launch may present."""
 
+import base64
 import logging
+import math
 import time
+import zlib
 from dataclasses import asdict, replace
 
 import pytest
@@ -118,6 +121,46 @@ def test_text_signed_for_another_purpose_is_refused(internal):
 @pytest.mark.parametrize("content", [None, [], {}, "text", 1, {"id": "x"}, asdict(make_pass()) | {"more": 1}])
 def test_signed_token_of_another_shape_is_refused(internal, content):
     assert outcome(internal, serializer([NEW]).dumps(content)) == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", 1),
+        ("id", ""),
+        ("id", "a:b"),
+        ("tier", None),
+        ("tier", ["verified"]),
+        ("servers", "1"),
+        ("servers", 1.5),
+        ("iat", "1000"),
+        ("iat", math.nan),
+        ("iat", None),
+        ("exp", []),
+        ("exp", math.nan),
+        ("exp", math.inf),
+        ("key", 1),
+    ],
+)
+def test_signed_token_with_a_field_of_another_type_is_refused(internal, field, value):
+    """A member of a federation signs with its own program."""
+    assert outcome(internal, serializer([NEW]).dumps(asdict(make_pass()) | {field: value})) == "invalid"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("{", id="cut"),
+        pytest.param("[" * 100_000, id="nested"),
+        pytest.param("\udc8a", id="bytes that are not UTF-8"),
+        pytest.param(r'{"id": "\ud800", "tier": "verified", "servers": 1, "iat": 0, "exp": 9e9}', id="half a character"),
+    ],
+)
+def test_signed_text_that_no_verifier_writes_is_refused(internal, text):
+    signer = serializer([NEW]).make_signer("binder-egress pass")
+    body = base64.urlsafe_b64encode(zlib.compress(text.encode(errors="surrogateescape"))).rstrip(b"=")
+    assert outcome(internal, signer.sign(b"." + body).decode()) == "invalid"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -146,6 +147,21 @@ def test_refused_patches_are_counted_and_become_an_error(reconciler, cluster, st
     ]
     converge_due(reconciler)
     assert cluster.labelled() == set(servers)
+
+
+def test_fault_that_lasts_is_logged_once_a_minute(reconciler, cluster, store, steady, caplog, monkeypatch):
+    record_launch(store, make_grant())
+    cluster.add()
+    reconciler.list_pods()
+    for target, name in ((cluster, "patch"), (store, "pending_all")):
+        monkeypatch.setattr(target, name, Mock(side_effect=RuntimeError("a fault of ours")))
+    for _ in range(90):
+        converge_due(reconciler)
+        steady.now += RETRY_PAUSE_SECONDS
+    said = [record.getMessage() for record in caplog.records]
+    assert (said.count("fault"), said.count("fault while asking Redis")) == (2, 2)
+    reconciler.heartbeat()
+    assert store.reconciler_state()[1][FAILURES] == 90
 
 
 def test_conflicts_are_no_failures(reconciler, cluster, store, steady, caplog):

@@ -69,7 +69,7 @@ LATE_SECONDS = 60.0
 overload of the API server is over sooner."""
 
 SAY_SECONDS = 60.0
-"""Seconds between two lines about failed attempts, of each level: while the API server is down, every server fails each second."""
+"""Seconds between two lines about failed attempts, of each kind: while the API server is down, every server fails each second."""
 
 NOTIFICATION_WAIT_SECONDS = 0.3
 """Seconds that the listener waits for notifications before it looks at the clock."""
@@ -119,7 +119,7 @@ class Reconciler:
         self._converger = Converger(settings, user_pods, self._cache, store, self._tally, self._stopper, clock)
         self._addresses = AddressBook(self._cache, store, clock) if settings.proxy else None
         self._responder = Responder(settings, self._cache, store, self._tally, agents, clock) if settings.detections else None
-        self._said: dict[int, float] = {}  # when failed attempts were last logged, by level, steady seconds
+        self._said: dict[int | str, float] = {}  # when each kind of line about failed attempts was last logged, steady seconds
         self._stopped = threading.Event()
         self._redis_is_lost = True  # until the first heartbeat, as an earlier process may have published outdated data
 
@@ -163,7 +163,8 @@ class Reconciler:
         except Exception:
             # What Redis holds about one of the servers cannot be read. It is then asked about each of them alone, so that the
             # others go on.
-            log.exception("fault while asking Redis")
+            if self._may_say("fault while asking Redis"):
+                log.exception("fault while asking Redis")
         for server, due in batch:
             try:
                 self._work_on(server, pending.get(server), lost, due)
@@ -186,21 +187,28 @@ class Reconciler:
             self._lose_redis()
         except Exception:
             # One server must not stop the others. Its pod stays as it is.
-            log.exception("fault", extra={"fields": {"user": server.user, "server": server.name}})
+            if self._may_say("fault"):
+                log.exception("fault", extra={"fields": {"user": server.user, "server": server.name}})
             self._tally.add({FAILURES: 1})
             self.queue.retry(server, due)
 
     def _say_failed(self, server: Server, error: Exception, due: float) -> None:
-        """Log a failed attempt on a server, unless one was logged less than `SAY_SECONDS` ago at the same level."""
-        now, fields = self._steady(), {"user": server.user, "server": server.name}
-        level = logging.ERROR if now - due >= LATE_SECONDS else logging.WARNING
-        if now - self._said.get(level, -math.inf) < SAY_SECONDS:
+        waits, fields = self._steady() - due, {"user": server.user, "server": server.name}
+        level = logging.ERROR if waits >= LATE_SECONDS else logging.WARNING
+        if not self._may_say(level):
             return
-        self._said[level] = now
         if level == logging.ERROR:
-            log.error("a server waits for %d s, as each attempt fails: %s", now - due, error, extra={"fields": fields})
+            log.error("a server waits for %d s, as each attempt fails: %s", waits, error, extra={"fields": fields})
         else:
             log.warning("will try again: %s", error, extra={"fields": fields})
+
+    def _may_say(self, kind: int | str) -> bool:
+        """Whether a line of this kind may be logged, which is so once in `SAY_SECONDS`."""
+        now = self._steady()
+        if now - self._said.get(kind, -math.inf) < SAY_SECONDS:
+            return False
+        self._said[kind] = now
+        return True
 
     def reconcile(self, server: Server, pending: Pending | None = None, lost: StoreUnavailable | None = None) -> None:
         """Converge one server, as `Converger.converge` does, and publish its addresses."""

@@ -17,6 +17,9 @@ from urllib.parse import quote, unquote
 UNVERIFIED = "unverified"
 """The tier of servers without egress. It has no policy of its own, and no pod has it as a label."""
 
+MAX_TIME = 10**11
+"""The latest Unix time in seconds that counts as one, in the year 5138. For most later ones Python has no date."""
+
 BY_DETECTOR = "detector "
 """The beginning of `by` if a detector's report led to a block, and no operator. The name of the source follows."""
 
@@ -189,7 +192,7 @@ class Grant:
             return None
         texts = all(isinstance(part, str) and part.isascii() for part in (grant.id, grant.tier, grant.rule))
         texts = texts and isinstance(grant.by, str) and isinstance(grant.why, str)
-        return grant if texts and type(grant.at) is int and type(grant.until) in (int, type(None)) else None
+        return grant if texts and _are_times(grant.at, grant.until) else None
 
 
 NO_GRANT = Grant("", UNVERIFIED, "", 0)
@@ -395,8 +398,7 @@ class Block:
         except (ValueError, TypeError, RecursionError):
             return None
         texts = all(isinstance(part, str) for part in (block.id, block.what, block.by, block.why, block.uid))
-        times = type(block.at) is int and type(block.until) in (int, type(None))
-        return block if block.kind in BLOCK_KINDS and texts and times else None
+        return block if block.kind in BLOCK_KINDS and texts and _are_times(block.at, block.until) else None
 
 
 @dataclass(frozen=True)
@@ -458,6 +460,11 @@ class Pending:
     lifted: set[str] = field(default_factory=set)
     blocks: list[Block] = field(default_factory=list)
     stop: str = ""
+
+
+def _are_times(at: Any, until: Any) -> bool:
+    """Whether these can be the time of a decision and that of its end."""
+    return all(type(moment) is int and 0 <= moment <= MAX_TIME for moment in (at, 0 if until is None else until))
 
 
 def _read(message: type[_Message], content: dict[str, Any]) -> _Message:

@@ -6,7 +6,7 @@ from flask import Response, request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..api_keys import MAX_SERVERS_PER_DAY
-from ..records import BlockKind
+from ..records import MAX_TIME, BlockKind
 from ..repositories import cut
 from ..settings import Access
 from ..validation import sentences
@@ -20,7 +20,7 @@ Sent = TypeVar("Sent", bound=BaseModel)
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 _Text = Annotated[str, Field(max_length=2048)]
 _Token = Annotated[str, Field(max_length=8192)]
-_Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+_Moment = Annotated[float, Field(ge=0, le=MAX_TIME, allow_inf_nan=False)]
 """Unix time in seconds."""
 
 

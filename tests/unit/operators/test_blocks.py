@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -338,6 +338,18 @@ def test_launch_facts_are_read_from_the_pod():
 )
 def test_annotation_with_a_malformed_block_is_not_a_grant(text):
     assert Grant.loads(text) is None
+
+
+@pytest.mark.parametrize("field", ["at", "until"])
+@pytest.mark.parametrize("moment", [-1, 10**11 + 1, 10**30])
+def test_time_for_which_no_date_exists_makes_a_decision_unreadable(field, moment):
+    """Otherwise `egress grants` would end without a table for any server."""
+    grant, block = Grant("g", "verified", "default", 1), Block("x", "server", "alice/", "", "", 1)
+    assert Grant.loads(replace(grant, **{field: moment}).dumps()) is None
+    assert Record.loads(Record(replace(grant, **{field: moment})).dumps()) is None
+    assert Block.loads(replace(block, **{field: moment}).dumps()) is None
+    assert Grant.loads(replace(grant, **{field: 10**11}).dumps())
+    assert Block.loads(replace(block, **{field: 10**11}).dumps())
 
 
 def test_block_in_an_annotation_is_read_as_it_was_written():

@@ -7,6 +7,7 @@ import pytest
 from tests.support.apps import internal_client, launch, make_settings, public_client, run_pod
 from verifier.settings import InvalidSettings
 from verifier.store.errors import StoreUnavailable
+from verifier.store.keys import redis_key
 from verifier.web.app import create_services
 
 HUB = "https://hub.example.org"
@@ -91,6 +92,15 @@ def test_text_that_is_no_address_changes_nothing_and_the_launch_is_decided(servi
     launch(internal, hub_url=f"{HUB}/")
     assert launch(internal, hub_url=said)["tier"] == "unverified"
     assert back(public_client(services)) == f"{HUB}/user/alice/"
+
+
+@pytest.mark.parametrize("said", ["null", "javascript:alert(1)//", "https://someone@hub.example.org/"])
+def test_text_in_redis_that_is_no_address_counts_as_none(services, store, in_redis, said):
+    run_pod(store)
+    in_redis.set(redis_key("hub"), said)
+    client = public_client(services)
+    answer = client.get("/egress/servers/alice/", headers={**JSON, "Origin": HUB})
+    assert (answer.status_code, allowed(answer), back(client)) == (200, {}, None)
 
 
 def test_operators_word_wins(client, redis_server, store):

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from ..origins import origin_of
 from ..records import Server
+from ..settings import is_page_address
 from ..store.errors import StoreUnavailable
 from .context import services
 
@@ -30,6 +31,7 @@ def server_url(server: Server) -> str:
 
 def _said() -> str:
     try:
-        return services().store.hub()
+        found = services().store.hub()
     except StoreUnavailable:
         return ""
+    return found if is_page_address(found) else ""  # An intruder in another verifier may have written anything.

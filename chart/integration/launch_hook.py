@@ -120,8 +120,9 @@ def _binder_egress(c):
             # Only the type of the error: its text could quote the request, and with it the pass.
             code = getattr(error, "code", "")
             app_log.warning("binder-egress: %s/%s: %s(%s)", username, server_name, type(error).__name__, code)
-            # These three concern a single launch, and a visitor may be able to cause them. Other launches go on.
-            state["failures"] += code not in (400, 413, 422)
+            # These concern a single launch, and a visitor may be able to cause them, 500 by a fault of the verifier.
+            # Other launches go on.
+            state["failures"] += code not in (400, 413, 422, 500)
             if state["failures"] >= rest_after:
                 state["rest_until"] = time.monotonic() + rest_seconds
                 text = "binder-egress: the verifier fails, no calls for %d s: launches have no egress"

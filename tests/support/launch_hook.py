@@ -211,6 +211,6 @@ async def garbage(handler):
 
 
 async def error(handler):
-    """Status 500, with the request in the answer."""
-    handler.set_status(500)
+    """Status 503, as without Redis, with the request in the answer."""
+    handler.set_status(503)
     handler.write(handler.request.body)

@@ -362,7 +362,7 @@ def test_success_ends_the_count_of_failures(monkeypatch):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("status", [400, 413, 422, 500])
 def test_refused_launches_do_not_stop_calls_for_others(monkeypatch, status):
     """A visitor may be able to cause these, so they must not turn egress off for everybody."""
 

@@ -118,24 +118,26 @@ async def _run(settings: ProxySettings, policy: Policy, store: Store) -> None:
     feed = Feed(store, proxy.identities, loop)
     # A full collection stops the event loop. It takes a tenth of the time without the imported objects, which stay anyway.
     gc.freeze()
-    feed.start()
     # The listener is passed on as it is, so that `accept` returns sockets, not streams.
     listener = listen(settings.proxy_port)
     admin = await asyncio.start_server(
         lambda reader, writer: _admin(reader, writer, proxy, metrics, stopped), None, settings.proxy_admin_port
     )
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(proxy.serve(listener))
-        others = [tasks.create_task(work) for work in (proxy.watch(), _publish(proxy.wanted, store), _refuse_hub(proxy, store))]
-        log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
-        await stopped.wait()
-        serving.cancel()
-        listener.close()
-        await proxy.drain(settings.proxy_drain_seconds)
+    feed.start()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(proxy.serve(listener))
+            others = [tasks.create_task(work) for work in (proxy.watch(), _publish(proxy.wanted, store), _refuse_hub(proxy, store))]
+            log.info("egress proxy", extra={"fields": {"port": settings.proxy_port, "source_ports": limits.source_ports}})
+            await stopped.wait()
+            serving.cancel()
+            listener.close()
+            await proxy.drain(settings.proxy_drain_seconds)
+            admin.close()
+            for task in others:
+                task.cancel()
+    finally:  # Its thread calls the loop, and would log another fault if that were closed.
         await asyncio.to_thread(feed.stop)
-        admin.close()
-        for task in others:
-            task.cancel()
 
 
 async def _publish(wanted: WantedHosts, store: Store) -> None:

@@ -3,15 +3,18 @@
 import json
 import signal
 import socket
+import threading
 import time
 
 import pytest
 
 from tests.support.egress_proxy.process import publish, running, status
+from tests.support.ports import free_port
 from tests.support.reconciling import announce
 from tests.support.waiting import eventually
 from verifier.proxy import hosts
-from verifier.proxy.decide import Kind, decide
+from verifier.proxy import process as process_module
+from verifier.proxy.decide import Kind, Policy, decide
 from verifier.proxy.process import policy
 from verifier.records import PodAddresses
 from verifier.settings import InvalidSettings, ProxySettings, load
@@ -106,6 +109,18 @@ def test_fault_in_a_task_ends_the_process_with_an_error(redis_server, tmp_path, 
     (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if "fault" in line]
     assert (line["level"], line["message"]) == ("error", "fault in the egress proxy")
     assert "RuntimeError: the test asks for it" in line["exception"]
+
+
+def test_feed_ends_before_its_event_loop_also_after_a_fault(store, monkeypatch):
+    """It would otherwise log that the loop is closed, as a second fault."""
+
+    async def fail(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(process_module, "_publish", fail)
+    with pytest.raises(SystemExit):
+        process_module.run(load(ProxySettings, proxy_port=free_port(), proxy_admin_port=0), Policy({}), store)
+    assert "feed" not in [thread.name for thread in threading.enumerate()]
 
 
 def settings(**tiers):

@@ -65,6 +65,12 @@ def test_unverified_servers_take_half_at_most(clock):
     assert usage.unverified == 0 and usage.connections == 4
 
 
+def test_unverified_servers_get_nothing_if_verified_ones_have_it_all(clock):
+    usage = Usage(Limits(all_connections=10), clock)
+    assert all(usage.admit("verified", True) for _ in range(10))
+    assert not usage.admit("stranger", False)
+
+
 def test_taken_parts_are_of_all_and_of_the_half_of_the_unverified(clock):
     usage = Usage(Limits(all_connections=10), clock)
     assert [usage.admit("a", False), usage.admit("b", False), usage.admit("c", True)] == [True] * 3

@@ -221,6 +221,17 @@ def test_changes_by_a_new_list_are_published_before_the_next_beat(reconciler, cl
         assert servers_of(following) == [{"alice/", "bob/"}, "", ""]
 
 
+def test_wiped_redis_has_all_pods_before_the_next_beat(reconciler, cluster, store, redis_server):
+    """The beat would otherwise confirm that there are none."""
+    cluster.add(**ADDRESSES)
+    reconciler.list_pods()
+    reconciler.heartbeat()
+    redis_server.wipe()
+    with store.address_changes() as following:
+        reconciler.heartbeat()
+        assert servers_of(following) == [{"alice/"}, ""]
+
+
 def test_failed_publication_is_repeated_before_the_next_beat(reconciler, cluster, store, monkeypatch):
     cluster.add(**ADDRESSES)
     reconciler.list_pods()

@@ -56,12 +56,14 @@ def test_connections_beyond_a_limit_are_not_all_answered():
     asyncio.run(main())
 
 
-def test_addresses_of_the_hub_are_those_of_whole_names():
+def test_addresses_of_the_hub_are_those_of_whole_names_and_of_an_announced_one_at_once():
+    """The clock stands still. Until an announced name has been looked up, an alias of it is open."""
     asked = []
 
     async def main():
         policy = Policy({}, frozenset({"hub.example.org", "*.intern.example.org"}))
-        proxy = connections.Proxy(policy, Limits(), Resolver(lambda name: asked.append(name) or ["192.0.2.1"]), Metrics())
+        resolver = Resolver(lambda name: asked.append(name) or ["192.0.2.1"])
+        proxy = connections.Proxy(policy, Limits(), resolver, Metrics(), clock=lambda: 100.0)
         proxy.refuse("jupyter.example.org")
         watching = asyncio.create_task(proxy.watch())
         async with asyncio.timeout(60):

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.clock import Clock
 from tests.support.metrics import PROXY_NAMES
 from tests.support.ports import free_port
 from verifier import logs
 from verifier.proxy import connections, limits, requests
-from verifier.proxy.decide import Policy, Reason, Refusal, TierHosts
+from verifier.proxy.decide import Kind, Policy, Reason, Refusal, TierHosts
 from verifier.proxy.flow import Flow
 from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
@@ -77,6 +78,34 @@ def test_addresses_of_the_hub_are_those_of_whole_names_and_of_an_announced_one_a
 
     asyncio.run(main())
     assert set(asked) <= {"hub.example.org", "jupyter.example.org", "last.example.org"}
+
+
+@pytest.mark.parametrize("failure", [None, []], ids=["no answer", "no address"])
+def test_hub_that_dns_does_not_find_for_a_while_keeps_its_addresses(failure, monkeypatch):
+    """Meanwhile another name with its address is refused, too. This address would be refused anyway, but for another reason."""
+    monkeypatch.setattr(connections, "TICK_SECONDS", 0.001)
+    clock, lookups = Clock(), Counter()
+
+    def ask(name):
+        lookups[name] += 1
+        return failure if name == "hub.example" and lookups[name] > 1 else ["127.0.0.1"]
+
+    async def main():
+        policy = Policy({"any": TierHosts(HostList(["*"]))}, frozenset({"hub.example"}))
+        proxy = connections.Proxy(policy, Limits(), Resolver(ask, clock), Metrics(), clock=clock)
+        watching = asyncio.create_task(proxy.watch())
+        async with asyncio.timeout(60):
+            while lookups["hub.example"] < 3:  # the third begins after the second has ended
+                await asyncio.sleep(0.001)
+                clock.now += connections.OWN_NAMES_SECONDS
+        watching.cancel()
+        pod = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
+        with socket.socket() as client, pytest.raises(requests.Refused) as refused:
+            asked = requests.Asked("alias.example", 443, Kind.TUNNEL)
+            await proxy._connect(Flow("127.0.0.1", client, pod=pod, asked=asked))
+        assert refused.value.refusal.reason == Reason.OWN_NAME
+
+    asyncio.run(main())
 
 
 def head(method, header, number):

@@ -1,0 +1,136 @@
+"""The server of the egress proxy: a change of a pod counts for the connections that it has already."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_name
+from tests.support.ports import free_port
+from verifier.networks import NetworkSet
+from verifier.proxy import connections
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.flow import Flow
+from verifier.proxy.hosts import HostList
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import Resolver
+from verifier.records import UNVERIFIED, AddressChange, AddressVersion, PodAddresses
+
+HOST = "203.0.113.1"
+"""The address of `a.example`."""
+
+ANY, CLOSED = "any", "closed"
+"""Tiers: one that reaches every host, and one that reaches every name but not that address. Unverified servers have `a.example`."""
+
+POLICY = Policy(
+    {
+        ANY: TierHosts(HostList(["*"])),
+        CLOSED: TierHosts(HostList(["*"]), closed=NetworkSet([ipaddress.ip_network(HOST)])),
+        UNVERIFIED: TierHosts(HostList(["a.example"])),
+    }
+)
+
+NAMED, UNNAMED = hello_for("a.example"), hello()
+ENCRYPTED = hello(server_name("a.example"), encrypted_client_hello())
+
+
+def publish(proxy, tier):
+    """Publish the pod with a tier."""
+    proxy.identities.load(AddressVersion(), {"alice/": [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)]})
+    proxy.identities.apply(AddressChange(AddressVersion()))
+
+
+@asynccontextmanager
+async def tunnel(monkeypatch, first_bytes, tier, tier_when_connected):
+    """The pod opens a tunnel to `a.example` in one tier, and has another one when the host is connected. Yields the proxy, what the
+    host got, a reader of the pod's side and a writer of the host's side."""
+    proxy = connections.Proxy(
+        POLICY,
+        Limits(all_bytes_per_second=1_000_000),
+        Resolver(lambda name: [HOST]),
+        Metrics(),
+        log_connections=True,
+        clock=lambda: 100.0,
+    )
+    upstream, host = socket.socketpair()
+    upstream.setblocking(False)
+
+    async def connected(address, port, seconds):
+        publish(proxy, tier_when_connected)
+        return upstream
+
+    monkeypatch.setattr(connections, "_connected", connected)
+    publish(proxy, tier)
+    port = free_port()
+    listener = listen(port, "127.0.0.1")
+    serving = asyncio.create_task(proxy.serve(listener))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    host_reader, host_writer = await asyncio.open_connection(sock=host)
+    try:
+        async with asyncio.timeout(60):
+            writer.write(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n" + first_bytes)
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+            yield proxy, await host_reader.read(len(first_bytes)), reader, host_writer
+    finally:
+        serving.cancel()
+        listener.close()
+        writer.close()
+        host_writer.close()
+        await proxy.drain(60)
+
+
+@pytest.fixture
+def ends(caplog):
+    """Returns how connections ended."""
+    caplog.set_level(logging.INFO)
+    return lambda: [(record.fields["decision"], record.fields["rule"]) for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("first_bytes", "tier", "end"),
+    [
+        pytest.param(NAMED, UNVERIFIED, ("allowed", "ended"), id="allowed"),
+        pytest.param(NAMED, CLOSED, ("cut", "address"), id="closed address"),
+        pytest.param(UNNAMED, UNVERIFIED, ("cut", "server-name"), id="no name"),
+        pytest.param(ENCRYPTED, UNVERIFIED, ("cut", "server-name"), id="encrypted name"),
+    ],
+)
+def test_open_tunnel_is_cut_if_the_new_tier_refuses_its_address_or_its_clienthello(first_bytes, tier, end, monkeypatch, ends):
+    async def main():
+        async with tunnel(monkeypatch, first_bytes, ANY, ANY) as (proxy, came, *_):
+            assert came == first_bytes
+            publish(proxy, tier)
+
+    asyncio.run(main())
+    assert ends() == [end]
+
+
+def test_host_gets_nothing_if_the_tier_that_the_pod_got_meanwhile_closes_its_address(monkeypatch, ends):
+    async def main():
+        async with tunnel(monkeypatch, NAMED, ANY, CLOSED) as (_, came, *_):
+            assert not came
+
+    asyncio.run(main())
+    assert ends() == [("refused", "address")]
+
+
+@pytest.mark.parametrize(("before", "now"), [(ANY, UNVERIFIED), (UNVERIFIED, ANY)])
+def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, monkeypatch, ends):
+    monkeypatch.setattr(Flow, "waiting", 3)
+    monkeypatch.setattr(connections, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
+
+    async def main():
+        async with tunnel(monkeypatch, NAMED, before, now) as (proxy, _, reader, host_writer):
+            host_writer.write(b"x")
+            await reader.readexactly(1)
+            *_, of_unverified = proxy._usage.bytes("uid-2", verified=False)
+            assert of_unverified.is_full == (now != UNVERIFIED)
+            proxy._cut_waiting()
+
+    asyncio.run(main())
+    assert ends() == [("cut", "not-taken") if now == UNVERIFIED else ("allowed", "ended")]

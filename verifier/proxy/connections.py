@@ -323,7 +323,7 @@ class Proxy:
         """Move bytes until both directions have ended; for a plain request, until the answer has ended."""
         assert flow.asked and flow.upstream and flow.pod
         upstream = flow.upstream[0]
-        buckets = self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED)
+        buckets = flow.buckets = self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED)
         try:
             if flow.asked.kind is Kind.TUNNEL:
                 flow.pumps.append(Pump(flow.client, upstream, buckets))
@@ -436,8 +436,9 @@ class Proxy:
             pod = self.identities.still(uid, flow.address)
             if why := self._no_longer(flow, pod):
                 flow.end(why)
-            else:
+            elif pod:
                 flow.pod = pod
+                flow.buckets[:] = self._usage.bytes(uid, pod.tier != UNVERIFIED)
 
     def _cut_waiting(self) -> None:
         """Cut connections while too much memory waits: of unverified servers beyond their share, then of all beyond the limit. Each

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..records import PodAddresses
 from .decide import Reason
+from .limits import Bucket
 from .requests import Asked
 from .source_ports import SourcePort
 from .splice import Pump
@@ -30,6 +31,7 @@ class Flow:
         server_name: the name in the ClientHello, and whether it was a ClientHello; None before it came.
         upstream: the socket to the host, and the host's address; None before it is connected.
         source_port: the source port that this socket uses.
+        buckets: the buckets that its bytes are taken from. The pumps have the same list, so a change of it counts for them.
         pumps: the pumps that move its bytes.
         sent: bytes that the host was sent without a pump.
         cut: the reason why it was cut; empty if it was not.
@@ -44,6 +46,7 @@ class Flow:
     server_name: tuple[str | None, bool] | None = None
     upstream: tuple[socket.socket, str] | None = None
     source_port: SourcePort | None = None
+    buckets: list[Bucket] = field(default_factory=list)
     pumps: list[Pump] = field(default_factory=list)
     sent: int = 0
     cut: str = ""

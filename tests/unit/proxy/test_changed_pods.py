@@ -15,7 +15,7 @@ from verifier.proxy import connections
 from verifier.proxy.decide import Policy, TierHosts
 from verifier.proxy.flow import Flow
 from verifier.proxy.hosts import HostList
-from verifier.proxy.limits import Limits
+from verifier.proxy.limits import Limits, Usage
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
 from verifier.proxy.resolve import Resolver
@@ -49,14 +49,7 @@ def publish(proxy, tier):
 async def tunnel(monkeypatch, first_bytes, tier, tier_when_connected):
     """The pod opens a tunnel to `a.example` in one tier, and has another one when the host is connected. Yields the proxy, what the
     host got, a reader of the pod's side and a writer of the host's side."""
-    proxy = connections.Proxy(
-        POLICY,
-        Limits(all_bytes_per_second=1_000_000),
-        Resolver(lambda name: [HOST]),
-        Metrics(),
-        log_connections=True,
-        clock=lambda: 100.0,
-    )
+    proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: [HOST]), Metrics(), log_connections=True)
     upstream, host = socket.socketpair()
     upstream.setblocking(False)
 
@@ -119,18 +112,26 @@ def test_host_gets_nothing_if_the_tier_that_the_pod_got_meanwhile_closes_its_add
     assert ends() == [("refused", "address")]
 
 
+@pytest.mark.parametrize("when", ["while the host is connected", "while the tunnel is open"])
 @pytest.mark.parametrize(("before", "now"), [(ANY, UNVERIFIED), (UNVERIFIED, ANY)])
-def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, monkeypatch, ends):
+def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, when, monkeypatch, ends):
+    usage = Usage(Limits(all_bytes_per_second=1_000_000), lambda: 100.0)
+    monkeypatch.setattr(connections, "Usage", lambda *_: usage)
     monkeypatch.setattr(Flow, "waiting", 3)
     monkeypatch.setattr(connections, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
 
     async def main():
-        async with tunnel(monkeypatch, NAMED, before, now) as (proxy, _, reader, host_writer):
+        tier_when_connected = before if when == "while the tunnel is open" else now
+        async with tunnel(monkeypatch, NAMED, before, tier_when_connected) as (proxy, _, reader, host_writer):
+            if when == "while the tunnel is open":
+                publish(proxy, now)
             host_writer.write(b"x")
             await reader.readexactly(1)
-            *_, of_unverified = proxy._usage.bytes("uid-2", verified=False)
+            *_, of_unverified = usage.bytes("uid-2", verified=False)
             assert of_unverified.is_full == (now != UNVERIFIED)
-            proxy._cut_waiting()
+            watching = asyncio.create_task(proxy.watch())
+            await asyncio.sleep(0)  # the first round
+            watching.cancel()
 
     asyncio.run(main())
     assert ends() == [("cut", "not-taken") if now == UNVERIFIED else ("allowed", "ended")]

@@ -406,6 +406,17 @@ def test_redis_outage_restarts_the_grace_period(place, reconciler, away):
     assert place.pod().ended
 
 
+def test_redis_outage_restarts_the_grace_before_the_heartbeat_that_ends_it(place, reconciler):
+    """Something may happen to the pod first, as soon as Redis answers."""
+    add_expired_pod(place, reconciler)
+    place.passes(STOP_GRACE_SECONDS)
+    place.store.gone = True
+    place.turn(reconciler)
+    place.store.gone = False
+    place.turn(reconciler)
+    assert not place.pod().ended
+
+
 def test_pod_is_not_stopped_while_no_verifier_runs(place, reconciler, in_redis):
     add_expired_pod(place, reconciler)
     in_redis.delete("binder-egress:verifiers")

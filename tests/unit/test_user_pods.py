@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -164,6 +165,13 @@ def test_throttled_or_refused_patch_is_not_a_conflict(cluster, api, status):
 def test_read_of_a_pod_that_is_gone_is_none(cluster, api):
     api.answer = lambda *_: (404, {})
     assert cluster.read("jupyter-alice") is None
+
+
+def test_another_pod_of_the_same_name_is_not_the_one_that_was_read(cluster, api):
+    api.answer = lambda *_: (200, pod_json())
+    pod = cluster.read("jupyter-alice")
+    assert cluster.read_again(pod) == pod
+    assert cluster.read_again(replace(pod, uid="uid-0")) is None
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, Gone), (409, Conflict)])

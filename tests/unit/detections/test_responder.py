@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,14 @@ def test_report_is_about_one_pod(worker, cluster, store, changes, outcome):
     assert cluster.labelled() == ({Server("bob")} if outcome == "revoked" else {ALICE, Server("bob")})
 
 
+def test_report_without_a_pod_is_about_the_one_that_runs(worker, cluster, store):
+    pod = cluster.add(created=500.0, **granted(make_grant()))
+    cluster.pods["earlier"] = replace(pod, name="earlier", uid="uid-0", created=600.0, ended=True)
+    list_and_converge(worker)
+    assert report(worker, store, replace(OF_ALICE, uid="", pod="", user="alice")) == ["revoked"]
+    assert cluster.labelled() == set()
+
+
 def test_pod_that_ends_is_left_alone(worker, cluster, store):
     cluster.add(**granted(make_grant()) | {"ended": True})
     list_and_converge(worker)
@@ -244,6 +253,14 @@ def test_operators_block_is_not_replaced(worker, cluster, store, operators):
     operators.revoke(ALICE, "eve", "mining")
     assert report(worker, store, OF_ALICE) == ["repeated"]
     assert [block.by for block in store.blocks()] == ["eve"]
+
+
+def test_block_that_would_end_is_followed_by_one_that_does_not(worker, cluster, store, operators):
+    cluster.add(**granted(make_grant()))
+    list_and_converge(worker)
+    operators.block("server", "alice", "eve", "mining", until=time.time() + 60)
+    assert report(worker, store, OF_ALICE) == ["revoked"]
+    assert None in [block.until for block in store.blocks()]
 
 
 @pytest.fixture

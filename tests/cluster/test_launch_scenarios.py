@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
 from tests.support.cluster.front_door import URL, FrontDoor
 from tests.support.cluster.packets import assert_reaches
@@ -81,6 +81,22 @@ class Visit:
         """Wait until the page has left for the server."""
         page.wait_for_url(f"{URL}user/**", wait_until="commit")
         self.users.append(page.url.removeprefix(f"{URL}user/").partition("/")[0])
+
+    def seen(self) -> str:
+        """What its pages show at this moment, for the report of a failure."""
+        pages = [f"{len(self.door.builds)} build requests, {time.time():.0f}"]
+        for page in self.context.pages:
+            try:
+                pages.append(str(page.wait_for_function(SEEN, timeout=5000).json_value()))
+            except Error as error:
+                pages.append(str(error))
+        return "\n".join(pages)
+
+
+SEEN = """() => [
+  document.readyState, window.binderEgress?.state, `clock ${Date.now() / 1000}`, location.href,
+  ...performance.getEntriesByType("resource").map(({ name }) => name),
+].join(" ")"""
 
 
 # Each scenario yields when it waits for the cluster; meanwhile the others begin.
@@ -209,6 +225,7 @@ def visits(stage: Stage, browser: Browser) -> Iterator[dict[str, Visit]]:
                 except StopIteration:
                     del steps[name]
                 except Exception as error:
+                    error.add_note(visits[name].seen())
                     visits[name].error = error
                     del steps[name]
         with ThreadPoolExecutor(WAVE) as pool:

@@ -4,14 +4,16 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.browser import launch
+from tests.support.browser import HEADLESS_SHELL, launch
 from tests.support.cluster.evidence import Evidence
+from tests.support.cluster.quiet_network import quiet_network
 from tests.support.cluster.stage import SINGLEUSER, Stage
 
 SECONDS = json.loads((Path(__file__).parent / "seconds.json").read_text())
@@ -103,9 +105,14 @@ def bypass(stage: Stage) -> Iterator[Callable[[dict], str]]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
+def browser(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if not stage.context:
+            network = stack.enter_context(quiet_network())
+            script = network.program(tmp_path_factory.mktemp("browser"), HEADLESS_SHELL)
+            options = {"program": script, "proxy": network.proxy}
+        browser = launch(stack.enter_context(sync_playwright()), **options)
         yield browser
         browser.close()
 

@@ -23,7 +23,7 @@ from verifier.proxy.hosts import HostList
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
 from verifier.proxy.process import listen
-from verifier.proxy.resolve import THREADS, Resolver
+from verifier.proxy.resolve import NAMES_OF_ONE, SHARED, THREADS, Resolver
 from verifier.records import AddressChange, AddressVersion, PodAddresses
 
 SERVER = "10.42.255.1"
@@ -38,7 +38,10 @@ SERVER_FAILURE = 2
 ASKED = THREADS + 8
 """Connections of one server to hosts whose names are never answered: more than the proxy resolves at a time."""
 
-CROWD = [Pod(lab.PROXY, f"127.0.1.{number}") for number in range(1, 1 + 2 * THREADS)]
+CROWD = [Pod(lab.PROXY, f"127.0.1.{number}") for number in range(1, 1 + THREADS // NAMES_OF_ONE)]
+"""Verified servers that together request as many names as the proxy resolves at a time."""
+
+STRANGERS = [Pod(lab.PROXY, f"127.0.2.{number}") for number in range(1, 1 + 2 * THREADS)]
 """Unverified servers that request one name each: together twice as many as the proxy resolves at a time, so that a name behind them
 would not be answered in time."""
 
@@ -50,8 +53,9 @@ def seen() -> dict:
     unanswered, during that time, and after they are answered again. `late`: the other pod's connection to a name that is answered
     late, during that time. `never`: the answers to connections to the unanswered names; `seconds`: the shortest and the longest of
     their waits; `names`: how many names the DNS server was asked for. `lost`: the other pod's connection to a name whose first
-    questions are lost, and its seconds. `failed`: its connection to a name for which DNS fails. `crowd`: the answer to a
-    verified server while many unverified servers wait for unanswered names.
+    questions are lost, and its seconds. `failed`: its connection to a name for which DNS fails. `crowd`: the answers to an
+    unverified and to another verified server while verified servers wait for unanswered names.
+    `strangers`: the answer to that verified server while many unverified servers wait for such names.
     """
     return lab.in_namespace(__spec__.name, resolver=SERVER)
 
@@ -93,8 +97,8 @@ def start_proxy() -> None:
     hosts = HostList([*names, *(f"*.{kind}.example" for kind in ("late", "never", "lost", "failed"))])
     policy = Policy({"unverified": TierHosts(hosts), "full": TierHosts(HostList(["*"]))})
     proxy = Proxy(policy, Limits(new_per_second=1000), Resolver(), Metrics())
-    known = [(pod, "unverified") for pod in (lab.PODS[LISTED], lab.PODS[COURSE], *CROWD)]
-    known.append((lab.PODS[ANY], "full"))
+    known = [(pod, "unverified") for pod in (lab.PODS[LISTED], lab.PODS[COURSE], *STRANGERS)]
+    known += [(pod, "full") for pod in (lab.PODS[ANY], *CROWD)]
     pods = {f"{pod.address}/": [PodAddresses(pod.address, pod.address, "", (pod.address,), tier)] for pod, tier in known}
 
     async def beat() -> None:
@@ -156,11 +160,25 @@ def main() -> None:
     eventually(lambda: " 200 " in ask(lab.PODS[LISTED], "0.never.example"))
     found["after"] = both("other.example")
     dns.awake.clear()
-    dns.unanswered.clear()
+    waits = [connect(pod) for pod in STRANGERS]
+    for number, connection in enumerate(waits):
+        connection.sendall(get(f"http://{number}.strangers.never.example/").encode())
+    eventually(lambda: sum(b"strangers" in name for name in dns.unanswered.copy()) >= THREADS)
+    found["strangers"] = ask(lab.PODS[ANY], "fifth.example")
+    dns.awake.set()
+    eventually(lambda: " 200 " in ask(lab.PODS[LISTED], "1.never.example"))
+    dns.awake.clear()
     for number, pod in enumerate(CROWD):
-        threading.Thread(target=ask, args=[pod, f"{number}.crowd.never.example"], daemon=True).start()
-    eventually(lambda: len(dns.unanswered) >= THREADS)
-    found["crowd"] = ask(lab.PODS[ANY], "third.example")
+        for turn in range(NAMES_OF_ONE):
+            threading.Thread(target=ask, args=[pod, f"{turn}.{number}.crowd.never.example"], daemon=True).start()
+
+    def waiting() -> list[bytes]:
+        return [name for name in dns.unanswered.copy() if b"crowd" in name]
+
+    # One name of each server; some have more.
+    eventually(lambda: len({name.split(b"\x05crowd")[0][-1:] for name in waiting()}) == len(CROWD))
+    eventually(lambda: len(waiting()) >= THREADS * SHARED)
+    found["crowd"] = [ask(lab.PODS[COURSE], "third.example"), ask(lab.PODS[ANY], "fourth.example")]
     lab.end(found)
 
 

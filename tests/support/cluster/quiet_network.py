@@ -61,9 +61,10 @@ def quiet_network() -> Iterator[QuietNetwork]:
             server.socket.close()
             server.socket = listener
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield QuietNetwork(namespace, {"server": f"socks5://127.0.0.1:{PORT}", "bypass": "<-loopback>"})
-            server.shutdown()
-        holder.stdin.close()
+            try:
+                yield QuietNetwork(namespace, {"server": f"socks5://127.0.0.1:{PORT}", "bypass": "<-loopback>"})
+            finally:
+                server.shutdown()
 
 
 def _listen(namespace: Path) -> socket.socket:

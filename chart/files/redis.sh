@@ -19,7 +19,7 @@ if [ -n "$VERIFIER_PASSWORD" ] && [ -n "$RECONCILER_PASSWORD" ]; then
     written="$written ~binder-egress:$key"
   done
   access="user default off
-user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx $own $read (+rpush %W~binder-egress:wake) \
+user verifier on #$(hash "$VERIFIER_PASSWORD") $common +ttl +incr +hsetnx +info $own $read (+rpush %W~binder-egress:wake) \
 (+hsetnx %W~binder-egress:blocks %W~binder-egress:revoked) (+xrevrange %R~binder-egress:detected)
 user reconciler on #$(hash "$RECONCILER_PASSWORD") $common +del +hsetnx +rpush +lpop +blpop +info +hget +hkeys \
 +xadd +xdel +xrange +xrevrange +publish &binder-egress:addresses %R~binder-egress:* $written"

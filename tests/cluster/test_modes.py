@@ -1,5 +1,6 @@
 """The five modes, switched with `helm upgrade` as in an emergency."""
 
+import json
 import re
 from collections.abc import Set
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.support.cluster.packets import assert_reaches, forbidden
 from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, ROLLOUT_SECONDS, TIER_SECONDS
-from tests.support.cluster.stage import OPEN, OURS, QUICK, SINGLEUSER, Failed, Stage
+from tests.support.cluster.stage import OPEN, OURS, QUICK, SINGLEUSER, TOP, Failed, Stage
 from tests.support.waiting import eventually
 
 
@@ -83,10 +84,27 @@ def test_observe_labels_and_blocks_nobody(stage, switch):
     await_open(stage, plain, tried, own)
 
 
-def test_deny_needs_one_policy(stage, switch, bypass):
+def documented(stage: Stage, script: str) -> str:
+    """What commands of the documentation print. They name the namespace `binder`."""
+    kubectl = f"kubectl --context {stage.context}" if stage.context else "kubectl"
+    script = script.replace("kubectl ", f"{kubectl} ").replace("--namespace binder ", f"--namespace {stage.namespace} ")
+    return stage.run("sh", "-euc", script)
+
+
+def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
     switch("captcha")
     verified = stage.launch(token=stage.get_pass()).user
     stage.await_tier(verified, "verified")
+    # As docs/operating.md says, what ends with `deny` can be saved, and the servers that had a tier are still known.
+    page = (TOP / "docs/operating.md").read_text()
+    ((save, find),) = re.findall(
+        r"^   ```sh\n(   egress=.*?)^   ```\n.*?In `mode: deny`.*?`(kubectl .*?)`", page, re.MULTILINE | re.DOTALL
+    )
+    documented(stage, f"cd {tmp_path}\n{save}")
+    assert verified in {row["user"] for row in json.loads((tmp_path / "grants.json").read_text())}
+    assert json.loads((tmp_path / "blocks.json").read_text()) == []
+    for component in ("verifier", "reconciler"):
+        assert verified in (tmp_path / f"{component}.log").read_text()
     # Link-local is open in this cluster; test_gatecheck.py tests that.
     stage.install_gate(
         "--set=mode=deny", "--set=canary.readiness=true", "--set=canary.interval=5", "--set=gatecheck.shut.link-local=false"
@@ -102,6 +120,7 @@ def test_deny_needs_one_policy(stage, switch, bypass):
     assert_reaches(stage, verified, egress=False, closing=OPEN)
     launched = stage.launch()
     assert_reaches(stage, launched.user, egress=False)
+    assert [line.split()[0] for line in documented(stage, find).splitlines()[1:]] == [stage.pod(verified)["metadata"]["name"]]
     # Packets prove it without a reconciler: those of `helm test`, and those of the canary, for whose readiness Helm has waited.
     (canary,) = stage.get("pods", "-l", "binder-egress/gatecheck=canary,component=singleuser-server")["items"]
     # The canary restarts after its first result.

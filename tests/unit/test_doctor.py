@@ -207,10 +207,12 @@ def test_redis_that_evicts_keys_is_a_problem(ours, well, namespace, in_redis):
     assert states(checks)["Redis"] == PROBLEM and "noeviction" in text(checks, "Redis")
 
 
-def test_nearly_full_redis_is_reported(ours, well, namespace, in_redis):
-    in_redis.config_set("maxmemory", in_redis.info("memory")["used_memory"] + 1000)
+@pytest.mark.parametrize(("share", "state"), [(0.95, WARNING), (1.5, PROBLEM)])
+def test_full_redis_is_a_problem_and_a_nearly_full_one_a_warning(ours, well, namespace, in_redis, share, state):
+    in_redis.config_set("maxmemory", int(in_redis.info("memory")["used_memory"] / share))
     try:
-        assert "nearly full" in text(examine(ours, well, namespace), "Redis")
+        checks = examine(ours, well, namespace)
+        assert states(checks)["Redis"] == state and "Raise redis.maxmemory; this empties the chart's Redis" in text(checks, "Redis")
     finally:
         in_redis.config_set("maxmemory", 0)
 
@@ -461,11 +463,10 @@ def test_memory_of_redis_becomes_a_metric_and_a_log_line(watcher, internal, in_r
     in_redis.config_set("maxmemory", int(in_redis.info("memory")["used_memory"] / share))
     try:
         watcher.run_once()
+        assert (value(internal, "binder_egress_redis_memory_used_ratio") > 0.9) is (share > 0.9)
     finally:
         in_redis.config_set("maxmemory", 0)
-    assert (value(internal, "binder_egress_redis_memory_used_ratio") > 0.9) is (share > 0.9)
     assert [record.levelname for record in caplog.records if "nearly full" in record.getMessage()] == ["ERROR"] * (share > 0.9)
-    watcher.run_once()
     assert families(internal)["binder_egress_redis_memory_used_ratio"].samples == []  # It has no limit.
 
 

@@ -20,6 +20,7 @@ from tests.support.apps import (
     run_pod,
     solve,
 )
+from tests.support.metrics import value
 from tests.support.reconciling import record_decision
 from tests.support.waiting import eventually
 from verifier.records import Block, Grant, KnownServer, Record, Server
@@ -296,6 +297,14 @@ def test_full_redis_grants_nothing_and_causes_no_fault(public, internal, store, 
     assert public.get("/egress/servers/alice").status_code == 200
     assert internal.get("/metrics").status_code == 200
     assert internal.get("/readyz").status_code == 200
+
+
+def test_full_redis_says_so_although_nobody_can_report_it(internal, store, full, in_redis):
+    full()
+    in_redis.delete("binder-egress:gatecheck")  # It expires, and what the reconciler finds is refused.
+    with pytest.raises(StoreUnavailable):
+        store.publish_gatecheck("{}")
+    assert value(internal, "binder_egress_redis_memory_used_ratio") >= 1
 
 
 def test_full_redis_still_refuses_a_used_solution(public, full):

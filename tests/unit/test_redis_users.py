@@ -11,6 +11,7 @@ import redis
 
 from tests.support.apps import admit, get_pass, internal_client, launch, make_settings, public_client, solve
 from tests.support.fake_cluster import FakeCluster
+from tests.support.metrics import value
 from tests.support.ports import free_port
 from tests.support.reconciling import ALICE, announce, converge_due, list_and_converge, make_grant, record_decision
 from verifier import api_keys
@@ -109,6 +110,7 @@ def test_launch_unlock_and_operators_work_with_users(server, stores, impatient):
         converge_due(worker)
 
     assert internal.get("/readyz").status_code == 200
+    assert value(internal, "binder_egress_redis_memory_used_ratio") > 0
     assert launch(internal, token=get_pass(public))["tier"] == "verified"
     cluster.add(repository="https://github.com/owner/name")
     list_and_converge(worker)

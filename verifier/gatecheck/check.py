@@ -1,7 +1,7 @@
 """The gate check: is the gate shut? The reconciler runs it every minute alongside its own work.
 
-It judges the namespace's NetworkPolicies, reads the canary, and looks whether Redis is nearly full. It publishes the findings in
-Redis for the metrics, and logs what changed. `doctor` uses the same functions.
+It judges the namespace's NetworkPolicies and reads the canary, publishes the findings in Redis for the metrics, and logs what
+changed and whether Redis is nearly full. `doctor` uses the same functions.
 """
 
 import json
@@ -140,14 +140,12 @@ class Findings:
         judgement: the judgement of the NetworkPolicies; None if they could not be read.
         canary: the canary; None if it could not be read, or if there should be none.
         unread: the part that could not be read (`policies` or `canary`), and the reason.
-        redis_used: the share of its memory that Redis uses, 0 to 1; None if it has no limit, or does not reveal it.
     """
 
     at: float
     judgement: Judgement | None = None
     canary: Canary | None = None
     unread: dict[str, str] = field(default_factory=dict)
-    redis_used: float | None = None
 
     def dumps(self) -> str:
         """The findings as JSON, for Redis."""
@@ -207,7 +205,8 @@ class Watcher:
         """Check once, publish the findings, and log what changed since the last check."""
         findings = check(self._settings, self._namespace, self._label_sets(), time.time())
         try:
-            findings.redis_used = self._store.memory_used()
+            # Before the findings are published: a full Redis refuses them.
+            self._report_memory(self._store.memory_used())
             self._store.publish_gatecheck(findings.dumps())
         except StoreUnavailable as error:
             log.warning("%s", error)
@@ -233,8 +232,10 @@ class Watcher:
                 "hidden", canary.proxy == "hidden", "the network hides pods from the egress proxy, which serves nobody"
             )
             self._log_change("canary", canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
-        if findings.redis_used is not None:
-            self._log_change("redis", findings.redis_used > NEARLY_FULL, "Redis is nearly full: a full one accepts no grants")
+
+    def _report_memory(self, used: float | None) -> None:
+        if used is not None:
+            self._log_change("redis", used > NEARLY_FULL, "Redis is nearly full: a full one accepts no grants")
 
     def _log_change(self, topic: str, finding: object, text: str, **fields: object) -> None:
         """Log a finding once, and once more when it ends. A false value means that there is no finding."""

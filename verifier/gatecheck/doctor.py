@@ -139,8 +139,11 @@ def _redis(health: dict[str, Any]) -> list[Check]:
         text = f"evicts ({policy}), so it can forget a used pass, which could be used again: set maxmemory-policy noeviction"
         redis = Check("Redis", PROBLEM, text)
     elif maxmemory and used and used > NEARLY_FULL * maxmemory:
-        text = f"nearly full, {used} of {maxmemory} bytes. A full Redis accepts no grants: raise redis.maxmemory"
-        redis = Check("Redis", WARNING, text)
+        text = (
+            f"{used} of {maxmemory} bytes are used. A full Redis accepts no grants, no blocks and no reports, so reconciler and "
+            "verifiers look silent. Raise redis.maxmemory; this empties the chart's Redis: save first what docs/operating.md names"
+        )
+        redis = Check("Redis", PROBLEM if used >= maxmemory else WARNING, text)
     else:
         redis = Check("Redis", OK, "answers, and never evicts")
     if health["epoch"] is None:

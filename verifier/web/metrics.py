@@ -192,6 +192,7 @@ class _Reconciler(Collector):
             blocked = self._operators.counts()
             keys = self._operators.keys()
             lines = self._store.lines()
+            memory = self._store.memory_used()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -289,6 +290,7 @@ class _Reconciler(Collector):
         yield blocks
         yield from _keys(keys)
         yield from _gatecheck(gatecheck or {})
+        yield _memory(memory)
 
 
 def _lag(counters: dict[str, int]) -> Metric:
@@ -321,7 +323,7 @@ def _keys(keys: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
-    """The reconciler's findings about policies, the canary and Redis' memory. Unknown values have no sample."""
+    """The reconciler's findings about policies and the canary. Unknown values have no sample."""
     judged, canary = findings.get("judgement"), findings.get("canary")
     at = GaugeMetricFamily(
         "binder_egress_policies_read_timestamp_seconds",
@@ -366,11 +368,15 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
     if (seen := (canary or {}).get("proxy")) in ("shown", "hidden"):
         hidden.add_metric([], seen == "hidden")
     yield hidden
+
+
+def _memory(share: float | None) -> Metric:
+    """The share of its memory that Redis uses. It is asked at each scrape: what the reconciler publishes, a full Redis refuses."""
     used = GaugeMetricFamily(
         "binder_egress_redis_memory_used_ratio",
         "The share of its memory that Redis uses, 0 to 1. A full Redis accepts no grants. No sample if it has no limit, or does "
         "not reveal it.",
     )
-    if (share := findings.get("redis_used")) is not None:
+    if share is not None:
         used.add_metric([], share)
-    yield used
+    return used

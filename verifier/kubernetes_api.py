@@ -38,7 +38,13 @@ class ApiServerUnavailable(Exception):
 def in_cluster_client() -> client.ApiClient:
     """A client with the rights of this pod's ServiceAccount."""
     config.load_incluster_config()  # type: ignore[no-untyped-call]
-    return client.ApiClient()
+    return client_for(client.Configuration.get_default_copy())
+
+
+def client_for(configuration: client.Configuration) -> client.ApiClient:
+    """A client that tries each request once. By default urllib3 tries all but patches four times, each with the whole time-out."""
+    configuration.retries = False
+    return client.ApiClient(configuration)
 
 
 def call(

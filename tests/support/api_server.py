@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from kubernetes import client
 
+from verifier.kubernetes_api import client_for
+
 
 class ApiServer:
     """An API server with a test's answers.
@@ -56,4 +58,4 @@ class ApiServer:
     @property
     def client(self) -> client.ApiClient:
         """A client of this server."""
-        return client.ApiClient(client.Configuration(host=self.url))
+        return client_for(client.Configuration(host=self.url))

@@ -273,7 +273,18 @@ class Reconciler:
             self._cache.remove(pod.uid)
         else:
             self._cache.put(pod)
+        if event == "DELETED" or pod.ended:
+            self._withdraw_addresses(pod.server)
         self.queue.put(pod.server)
+
+    def _withdraw_addresses(self, server: Server) -> None:
+        """Publish at once that a pod has ended: its address may soon be another pod's, and the worker may be busy for longer, while
+        heartbeats go on and confirm what is published."""
+        if self._addresses:
+            try:
+                self._addresses.publish(server)
+            except StoreUnavailable:
+                self._addresses.invalidate()
 
     # -- the listener
 

@@ -164,6 +164,37 @@ def test_gone_pod_is_forgotten(reconciler, cluster, store):
     assert published(store) == []
 
 
+@pytest.mark.parametrize("end", ["gone", "ended"])
+def test_address_of_an_ended_pod_does_not_wait_for_the_worker(reconciler, cluster, store, end):
+    """Heartbeats go on meanwhile, and another pod may have the address."""
+    pod = cluster.add(**ADDRESSES, **granted(make_grant()))
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    if end == "gone":
+        cluster.remove(pod)
+        reconciler.observe("DELETED", pod)
+    else:
+        reconciler.observe("MODIFIED", cluster.change(pod, ended=True))
+    reconciler.heartbeat()
+    assert published(store) == []
+
+
+def test_address_that_could_not_be_withdrawn_is_gone_before_the_next_beat(reconciler, cluster, store, monkeypatch):
+    def fail(*_):
+        raise StoreUnavailable("no Redis")
+
+    pod = cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    cluster.remove(pod)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(store, "publish_addresses", fail)
+        reconciler.observe("DELETED", pod)
+    with store.address_changes() as following:
+        reconciler.heartbeat()
+        assert servers_of(following) == [{"alice/"}, ""]
+
+
 def test_repeated_state_is_no_change(reconciler, cluster, store):
     cluster.add(**ADDRESSES)
     list_and_converge(reconciler)

@@ -30,7 +30,8 @@ def name(call):
 
 
 def text(node):
-    """Returns a constant text, with … in place of filled-in parts; None for anything else."""
+    """Returns a constant text, with … in place of filled-in parts; None for anything else. No text is formatted before."""
+    assert not isinstance(node, ast.JoinedStr), ast.unparse(node)
     found = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return re.sub(r"%[sd]", "…", node.value) if found else None
 

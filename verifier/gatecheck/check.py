@@ -214,9 +214,10 @@ class Watcher:
         return findings
 
     def _report(self, findings: Findings) -> None:
-        for part in ("policies", "canary"):
-            reason = findings.unread.get(part)
-            self._log_change(f"unread {part}", reason, f"cannot read {part}, so faults in it go unseen", reason=reason)
+        reason = findings.unread.get("policies")
+        self._log_change("unread policies", reason, "policies cannot be read, so nobody sees what they open", reason=reason)
+        reason = findings.unread.get("canary")
+        self._log_change("unread canary", reason, "the canary cannot be read, so nobody sees what it reaches", reason=reason)
         if (judgement := findings.judgement) is not None:
             missing, altered, by_tier = judgement.missing, judgement.altered, judgement.by_tier
             bypasses = [asdict(bypass) for bypass in judgement.bypasses]

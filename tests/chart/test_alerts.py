@@ -51,13 +51,23 @@ SEEN = {
         {"binder_egress_detections_total{source='falco',list='miners',outcome='limited'}": "0x20 1x40"},
         {"binder_egress_detections_total{source='falco',list='miners',outcome='revoked'}": "0+1x60"},
     ),
-    "BinderEgressReportsUnreadable": (
-        {"source": "cryptnono"},
+    "BinderEgressReportsLost": (
+        {"source": "cryptnono", "outcome": "unreadable"},
         {
             "binder_egress_detection_reports_total{source='cryptnono',outcome='unreadable',pod='a'}": "0x10 1x50",
             "binder_egress_detection_reports_total{source='cryptnono',outcome='unreadable',pod='b'}": "0x10 1x50",
         },
         {"binder_egress_detection_reports_total{source='cryptnono',outcome='report'}": "0+1x60"},
+    ),
+    "BinderEgressReportsLost (a token that no source has)": (
+        {"outcome": "wrong-token"},
+        {"binder_egress_detection_reports_total{source='',outcome='wrong-token'}": "0x10 1x50"},
+        {"binder_egress_detection_reports_total{source='cryptnono',outcome='other'}": "0+1x60"},
+    ),
+    "BinderEgressReportsLost (more than are accepted)": (
+        {"source": "falco", "outcome": "too-many"},
+        {"binder_egress_detection_reports_total{source='falco',outcome='too-many'}": "0x10 1x50"},
+        {"binder_egress_detection_reports_total{source='falco',outcome='report'}": "0+1x60"},
     ),
     "BinderEgressApiKeyEnds": (
         {"key": "course"},
@@ -308,7 +318,7 @@ def expected(rule, labels):
     """The alert as Prometheus sends it."""
 
     def fill(text):
-        return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels[found[1]], text)
+        return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels.get(found[1], ""), text)
 
     return {
         "exp_labels": labels | rule["labels"],

@@ -347,7 +347,7 @@ LASTING: Alerts = {
     "BinderEgressApiKeySpent": {"key": "spent"},
     "BinderEgressApiKeyEnds": {"key": "ends"},
     "BinderEgressDetected": {"source": "cryptnono", "list": "execwhacker"},
-    "BinderEgressReportsUnreadable": {"source": "cryptnono"},
+    "BinderEgressReportsLost": {"source": "cryptnono", "outcome": "unreadable"},
 }
 UNREACHABLE: Alerts = {"BinderEgressProxyHostsUnreachable": {}}
 GONE: Alerts = {"BinderEgressProxyGone": {}}

@@ -22,7 +22,7 @@ from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.ping import CLOSED, SYSCTL
-from verifier.settings import ReconcilerSettings, load
+from verifier.settings import ReconcilerSettings, Source, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
@@ -199,6 +199,31 @@ def test_other_checks_run_without_redis(ours, namespace, redis_server):
     client.close()
     assert states(checks)["Redis"] == PROBLEM
     assert states(checks)["policies"] == OK
+
+
+def pod_that_is(*ready):
+    return [
+        {"metadata": {"labels": {}}, "spec": {"containers": [{}]}, "status": {"conditions": [{"type": "Ready", "status": each}]}}
+        for each in ready
+    ]
+
+
+@pytest.mark.parametrize("name", ["pods of the egress proxy", "pod of the receiver"])
+def test_components_that_are_not_ready_are_a_problem(ours, well, namespace, name):
+    ours = ours.model_copy(update={"proxy": True, "detections": {"falco": Source()}})
+    namespace.found_pods = pod_that_is("True", "False")
+    checks = examine(ours, well, namespace)
+    assert (states(checks)[name], text(checks, name)) == (OK, "1 of 2 ready")
+    namespace.found_pods = pod_that_is("False")
+    assert states(examine(ours, well, namespace))[name] == PROBLEM
+    namespace.found_pods = []
+    assert states(examine(ours, well, namespace)).get(name) == (PROBLEM if "proxy" in name else None)
+    namespace.unreadable = True
+    assert states(examine(ours, well, namespace))[name] == WARNING
+
+
+def test_components_that_are_off_have_no_line(ours, well, namespace):
+    assert not {"pods of the egress proxy", "pod of the receiver"} & set(states(examine(ours, well, namespace)))
 
 
 def test_redis_that_evicts_keys_is_a_problem(ours, well, namespace, in_redis):

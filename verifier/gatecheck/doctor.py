@@ -97,7 +97,26 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks.append(_clock("clock of the API server", namespace.clock()))
     except ApiServerUnavailable as error:
         checks.append(Check("clock of the API server", WARNING, f"unknown: {error}"))
+    if settings.proxy:
+        text = "programs that use its variables fail, in pods with a tier too"
+        checks += _pods(namespace, "proxy", "pods of the egress proxy", text, expected=True)
+    if settings.detections:
+        # Without tokens and without the agent, reports come from `egress detect` alone, and there is no receiver.
+        checks += _pods(namespace, "receiver", "pod of the receiver", "reports of detectors and agents are lost", expected=False)
     return checks + _gate(settings, namespace, now())
+
+
+def _pods(namespace: Namespace, component: str, name: str, otherwise: str, expected: bool) -> list[Check]:
+    """The line about the pods of a component. `otherwise` is what follows if none is ready."""
+    try:
+        pods = namespace.pods(f"app.kubernetes.io/component={component}")
+    except ApiServerUnavailable as error:
+        return [Check(name, WARNING, f"unknown: {error}")]
+    states = [{item["type"]: item["status"] for item in pod["status"].get("conditions") or []} for pod in pods]
+    ready = sum(state.get("Ready") == "True" for state in states)
+    if ready:
+        return [Check(name, OK, f"{ready} of {len(pods)} ready")]
+    return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods")] if pods or expected else []
 
 
 def _mode(settings: ReconcilerSettings) -> Check:
@@ -383,7 +402,7 @@ def _seen_by_proxy(seen: str) -> list[Check]:
         return [Check("egress proxy", PROBLEM, text)]
     if seen == "silent":
         return [Check("egress proxy", WARNING, "has not answered the canary yet: look at its pods")]
-    return [Check("egress proxy", OK, "sees the canary's own address")] if seen else []
+    return [Check("egress proxy", OK, "saw the canary's own address when it last answered")] if seen else []
 
 
 def _ping(pods: list[dict[str, Any]], findings: Findings) -> Check:

@@ -106,3 +106,12 @@ def test_numbers_are_those_of_the_code():
     assert f"what matched, {MAX_LIST_CHARACTERS} and {MAX_LABEL_CHARACTERS} characters" in PAGE
     assert f"the last {KEPT_DETECTIONS} reports" in PAGE and f"At most {MAX_REPORTS:,} reports wait" in PAGE
     assert KEPT_UNREADABLE == 3 and "the last three lines of each source" in PAGE
+
+
+def test_pipe_follows_the_detector_on_every_node():
+    """kubectl refuses to follow more than five pods of a selector if it is not told how many it may."""
+    (pipe,) = section("docs/detections.md", "cryptnono")
+    words = shlex.split(pipe.split("|")[0])
+    assert "--selector" in words and "--follow" in words
+    (most,) = (word.partition("=")[2] for word in words if word.startswith("--max-log-requests="))
+    assert int(most) >= 1000

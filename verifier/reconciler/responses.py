@@ -72,26 +72,20 @@ class Responder:
         if not waiting:
             return
         rows = []
+        unreadable = 0
         for identity, report in waiting:
             if report is None:
                 self._count("", "", "failed")
-                continue
-            try:
-                row = self._answer(report) | {"report": identity}
-            except StoreUnavailable:
-                raise
-            except Exception:
-                # One report must not hold up the others.
-                log.exception("fault while acting on a detection")
-                self._count(report.source, report.list_name, "failed")
-                continue
-            rows.append(row)
+                unreadable += 1
+            else:
+                rows.append(self._answer(report) | {"report": identity})
+        if unreadable:
+            log.warning("reports that this version cannot read, of which nothing follows: %d", unreadable)
         self._store.answer_reports([identity for identity, _ in waiting], rows)
 
     def _answer(self, report: Report) -> dict[str, Any]:
         """Act on one report. Returns the row that operators see."""
-        found = self._pod(report)
-        pod, outcome = (None, found) if isinstance(found, str) else (found, self._act(report, found))
+        pod, outcome = self._outcome(report)
         self._count(report.source, report.list_name, outcome)
         where = {"user": report.user, "server": report.server, "pod": report.pod}
         if pod:
@@ -100,6 +94,18 @@ class Responder:
         if pod is None or outcome in ("revoked", "stopped") or self._is_first(pod, report, outcome):
             logs.decision("detection", **where, **fields)
         return {"at": report.at, **fields, **where, "uid": pod.uid if pod else report.uid}
+
+    def _outcome(self, report: Report) -> tuple[Pod | None, str]:
+        """Act on one report. Returns the pod that it is about, if there is one, and what became of the report."""
+        try:
+            found = self._pod(report)
+            return (None, found) if isinstance(found, str) else (found, self._act(report, found))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # One report must not hold up the others.
+            log.exception("fault while acting on a detection")
+            return None, "failed"
 
     def _act(self, report: Report, pod: Pod) -> str:
         """Do what follows from a report about a running pod."""

@@ -200,7 +200,7 @@ def test_blocks_of_the_future_do_not_use_the_limit_up(worker, cluster, store):
     assert report(worker, store, about("user-0")) == ["revoked"]
 
 
-def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch):
+def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, in_redis, internal, monkeypatch, caplog):
     cluster.add(**granted(make_grant()))
     list_and_converge(worker)
     in_redis.xadd("binder-egress:detections", {"report": "{"})
@@ -208,7 +208,9 @@ def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, i
     in_redis.xadd("binder-egress:detections", {"report": OF_ALICE.dumps().replace('"at":1000.0', '"at":1' + "0" * 400)})
     add_block = store.add_block
     monkeypatch.setattr(store, "add_block", lambda block, *more: 1 / 0 if "fault" in block.why else add_block(block, *more))
-    assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == [None, "revoked"]
+    assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == ["failed", "revoked"]
+    assert "reports that this version cannot read, of which nothing follows: 3" in caplog.messages
+    assert [row["uid"] for row in store.detected() if row["outcome"] == "failed"] == ["uid-1"]
     assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 3
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1
 

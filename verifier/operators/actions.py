@@ -130,6 +130,10 @@ class Operators:
             "reconciler_seen": self._store.reconciler_state()[0],
         }
 
+    def reconciler_is_silent(self) -> bool:
+        """Whether the reconciler is silent, so that what is known about servers may be old, or lost in a wipe of Redis."""
+        return self._store.reconciler_state()[0] is None
+
     def blocks(self) -> list[dict[str, Any]]:
         """All blocks of repositories, networks and running servers. Includes those that Redis has forgotten but pods still
         carry."""
@@ -403,7 +407,7 @@ class Operators:
         return known
 
     def _missing(self, text: str) -> str:
-        if self._store.reconciler_state()[0] is None:
+        if self.reconciler_is_silent():
             return f"No server {text!r} is known, but the reconciler is silent, so it may still be running."
         return f"No server {text!r} is running. Name a pod, user or user/server as JupyterHub calls them, or a server's page."
 

@@ -28,6 +28,9 @@ from .actions import ActionRefused, Operators
 EXIT_CODES = {"bad-request": 2, "no-such-server": 3, "no-such-block": 3, "no-such-key": 3, "refused": 4}
 PENDING, UNAVAILABLE = 5, 6
 
+SILENT = "The reconciler is silent, so this may be old."
+"""What is said beside a list or an explanation that no reconciler keeps up to date."""
+
 
 def _limit(most: int) -> Callable[[click.Context, click.Parameter, str], str]:
     """The limit of a text that becomes part of a pod's annotation. The in-cluster interface has the same (`web.bodies`)."""
@@ -73,6 +76,7 @@ def grants(operators: Operators, /, as_json: bool, **only: str) -> None:
     for row in found:
         row["tier"] = row["tier"] + (" (blocked)" if row["blocked"] and not as_json else "")
     show(found, as_json, ["user", "server", "tier", "rule", "at", "until", "by", "client", "repository"])
+    _say_if_silent(operators)
 
 
 @egress.command(help="Say why a server has egress, or has none. SERVER: user, user/server, its pod, or the address of its page.")
@@ -86,7 +90,7 @@ def explain(operators: Operators, server: str, as_json: bool) -> None:
         return
     click.echo(_clean(found.pop("because")))
     if found["reconciler_seen"] is None:
-        click.echo("The reconciler is silent, so this may be old.")
+        click.echo(SILENT)
     for name, value in found.items():
         if value not in ("", None, []):
             click.echo(f"  {name}: {_cell(name, value)}")
@@ -152,6 +156,7 @@ def unblock(operators: Operators, block: str, by: str, why: str, as_json: bool) 
 @click.pass_obj
 def blocks(operators: Operators, as_json: bool) -> None:
     show(operators.blocks(), as_json, ["id", "kind", "what", "at", "until", "by", "why"])
+    _say_if_silent(operators)
 
 
 @egress.group("keys", help="Make, list and revoke the API keys of courses and services.")
@@ -227,6 +232,12 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "re
         click.echo(sentence)
     if pending:
         sys.exit(PENDING)
+
+
+def _say_if_silent(operators: Operators) -> None:
+    """Print `SILENT` if it is so. It is no part of the output: after a wipe of Redis even an empty list may be wrong."""
+    if operators.reconciler_is_silent():
+        click.echo(SILENT, err=True)
 
 
 def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:

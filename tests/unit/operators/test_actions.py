@@ -487,11 +487,15 @@ def test_command_reports_missing_redis_and_wrong_settings(egress, redis_server):
     assert code == 6 and error.startswith("Redis: ")
 
 
-def test_explanation_says_if_the_reconciler_is_silent(egress, store, cluster, reconciler):
+def test_commands_say_if_the_reconciler_is_silent(egress, store, cluster, reconciler):
     start(cluster, reconciler)
-    assert "\nThe reconciler is silent, so this may be old.\n" in egress("explain", "alice")[1]
-    reconciler.heartbeat()
-    assert "silent" not in egress("explain", "alice")[1]
+    silent = "The reconciler is silent, so this may be old.\n"
+    assert f"\n{silent}" in egress("explain", "alice")[1]
+    assert egress("grants")[2] == silent
+    assert egress("blocks", "--json") == (0, "[]\n", silent)
+    for command in (("explain", "alice"), ("grants",)):
+        reconciler.heartbeat()
+        assert "silent" not in "".join(egress(*command)[1:])
 
 
 def test_image_contains_the_command():

@@ -94,6 +94,11 @@ class Server:
         """The server as one word, for keys in Redis."""
         return f"{quote(self.user, safe='')}/{quote(self.name, safe='')}"
 
+    @property
+    def title(self) -> str:
+        """The server as operators write it: `user`, or `user/server`."""
+        return f"{self.user}/{self.name}" if self.name else self.user
+
     @classmethod
     def from_key(cls, key: str) -> "Server":
         """The server that a key names."""

@@ -303,9 +303,13 @@ class Operators:
                 raise ActionRefused(
                     "no-such-block", f"There is no block {block!r}, and no such server. `egress blocks` lists them."
                 ) from None
-            block = self._known(server).grant.id
+            known = self._known(server)
+            own = self.own_block(server, known)
+            # A block may not be on the pod yet.
+            applying = [own] if own else [found for found in self._store.blocks() if applies(found, Facts.of(known), self._clock())]
+            block = next((found.id for found in applying), known.grant.id)
             if block not in standing:
-                raise ActionRefused("no-such-block", f"{server.user}/{server.name} is not blocked.")
+                raise ActionRefused("no-such-block", f"{server.title} is not blocked.")
             if standing[block]["kind"] != "server":
                 raise ActionRefused("refused", f"The server shares its block with others: remove {block}.")
         self._store.remove_block(block)
@@ -403,7 +407,7 @@ class Operators:
     def _known(self, server: Server) -> KnownServer:
         known = self._store.known(server)
         if known is None:
-            raise ActionRefused("no-such-server", self._missing(f"{server.user}/{server.name}"))
+            raise ActionRefused("no-such-server", self._missing(server.title))
         return known
 
     def _missing(self, text: str) -> str:
@@ -544,10 +548,7 @@ def _waiting(kind: str, record: Record) -> dict[str, Any]:
 
 
 def _block(block: Block) -> dict[str, Any]:
-    what = block.what
-    if block.kind == "server":
-        server = Server.from_key(block.what)
-        what = f"{server.user}/{server.name}" if server.name else server.user
+    what = Server.from_key(block.what).title if block.kind == "server" else block.what
     return {
         "id": block.id,
         "kind": block.kind,

@@ -171,6 +171,24 @@ def test_unblock_of_one_server_cannot_end_a_block_of_many(reconciler, cluster, s
         operators.block("repository", "https://github.com/OWNER/*", "mallory", "x")
 
 
+def test_block_that_no_pod_carries_yet_is_found_by_its_server(reconciler, cluster, store, operators):
+    start(cluster, reconciler)
+    block = operators.block("server", "alice", "eve", "mining")["block"]
+    assert operators.unblock("alice", "eve")["block"] == block
+    assert store.blocks() == []
+    block = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
+    with pytest.raises(ActionRefused, match=f"shares its block with others: remove {block}"):
+        operators.unblock("alice", "eve")
+
+
+def test_server_without_a_name_is_called_by_its_user(reconciler, cluster, operators):
+    start(cluster, reconciler)
+    with pytest.raises(ActionRefused, match=r"^alice is not blocked\."):
+        operators.unblock("alice", "eve")
+    with pytest.raises(ActionRefused, match=r"^No server 'nobody' is known"):
+        operators.explain(Server("nobody"))
+
+
 def test_revoked_server_stays_blocked_after_a_wider_block_ends(redis_server, cluster, store, operators):
     now = [time.time()]
     reconciler = Reconciler(load(ReconcilerSettings, redis_url=redis_server.url), cluster, store, clock=lambda: now[0])

@@ -405,6 +405,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
         lambda: store.forget_ended_blocks(now),
         lambda: store.grant(server, record),
         lambda: store.ask_to_stop(server, "uid-1"),
+        lambda: store.forget_stop(server, "uid-1"),
         lambda: store.withdraw(["x"]),
         lambda: store.log({"event": "revoke"}),
         store.all_known,

@@ -296,6 +296,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
         lambda s: s.forget_ended_blocks(now),
         lambda s: s.remove_block("x"),
         lambda s: s.ask_to_stop(alice, "uid-1"),
+        lambda s: s.forget_stop(alice, "uid-1"),
         lambda s: s.log({"event": "revoke"}),
         lambda s: s.woken(0.1),
         lambda s: s.forget(alice),

@@ -116,6 +116,8 @@ class Operators:
         known = self._known(server)
         pending = self._store.pending(server, set())
         because = self._because(known)
+        if pending.stop == known.uid:
+            because += " Its pod is to be stopped, but the API server has not accepted that yet: see the reconciler's log."
         blocks = [block for block in pending.blocks if applies(block, Facts.of(known), self._clock())]
         return self._row(server, known) | {
             "because": because,
@@ -233,7 +235,7 @@ class Operators:
                 "refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values."
             )
         own = self.cut_off(server, self._known(server), by, why, stop)
-        return self._answer(self._await([server], own.id), server)
+        return self._answer(self._await([server], own.id, stop), server)
 
     def cut_off(self, server: Server, known: KnownServer, by: str, why: str, stop: bool = False) -> Block:
         """Do what `revoke` does, without checks and without waiting. Returns the block that the server then has.
@@ -462,12 +464,15 @@ class Operators:
         known = self._store.known(server)
         return {"state": "done" if done else "pending"} | (self._row(server, known) if known else {"user": server.user})
 
-    def _await(self, servers: list[Server], grant: str) -> bool:
-        """Whether, within `CONFIRMATION_WAIT_SECONDS`, each pod carries this grant or a block of its own, or is gone."""
+    def _await(self, servers: list[Server], grant: str, stop: bool = False) -> bool:
+        """Whether, within `CONFIRMATION_WAIT_SECONDS`, each pod carries this grant or a block of its own, or is gone. With `stop`,
+        the API server has to have accepted the deletion of each, too (D-390)."""
 
         def done() -> bool:
-            found = self._store.known_of(servers).values()
-            return all(known.grant.id == grant or known.grant.is_block(self._clock()) for known in found)
+            found = self._store.known_of(servers)
+            if not all(known.grant.id == grant or known.grant.is_block(self._clock()) for known in found.values()):
+                return False
+            return not stop or all(self._store.pending(server, set()).stop != known.uid for server, known in found.items())
 
         return self._confirmed(done)
 

@@ -70,6 +70,8 @@ class Converger:
         pods = self._cache.of(server)
         running = [pod for pod in pods if not pod.ended]
         if not running:
+            if first and first.stop in {pod.uid for pod in pods}:
+                self._store.forget_stop(server, first.stop)
             # Before the first list the server may have a pod that is not known yet.
             if not pods and self._cache.is_listed:
                 self._store.forget(server)

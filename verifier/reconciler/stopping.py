@@ -65,6 +65,7 @@ class Stopper:
         if self._settings.may_stop_pods:
             self._user_pods.delete(pod)
             logs.decision("stop", user=pod.server.user, server=pod.server.name, pod=pod.name)
+            self._store.forget_stop(pod.server, pod.uid)
 
     def _stop_expired(self, pod: Pod) -> None:
         """Delete a pod whose lease is over, if the lease was not renewed within the grace (`StopGrace`).

@@ -26,6 +26,7 @@ class Decisions(Blocks):
         super().__init__(client)
         self._record_launch = self._script("record_launch")
         self._settle = self._script("settle")
+        self._forget_stop = self._script("forget_stop")
 
     def record_launch(self, server: Server, record: Record, ttl: int, announced: Announced) -> None:
         """Write down a launch that uses no pass, and count it. It replaces every earlier decision about this server.
@@ -61,6 +62,11 @@ class Decisions(Blocks):
             pipe.set(redis_key(f"stop:{server.key}"), uid, ex=STOP_TTL_SECONDS)
             pipe.rpush(redis_key("wake"), server.key)
             pipe.execute()
+
+    def forget_stop(self, server: Server, uid: str) -> None:
+        """Forget that a pod must be stopped: it is being deleted, or has ended. The stop of a later pod stays (D-390)."""
+        with unavailable():
+            self._forget_stop(keys=[redis_key(f"stop:{server.key}")], args=[uid])
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
         """The decisions about a server, and which of them and of `grants` are withdrawn."""

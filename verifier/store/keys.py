@@ -12,7 +12,7 @@
 | `pass:<id>` | the uses of a pass: which server holds each | until nobody can present the pass |
 | `launch:<server>` | the latest decision about a launch, with or without egress | the launch timeout, or until the pod is ready |
 | `unlock:<server>` | a grant for a running pod | `UNLOCK_TTL_SECONDS` |
-| `stop:<server>` | the uid of a pod that must be stopped | `STOP_TTL_SECONDS` |
+| `stop:<server>` | the uid of a pod that must be stopped | until it is deleted, or `STOP_TTL_SECONDS` |
 | `blocks` | a hash: the operators' blocks, by id | until removed or ended; that of a server as long as its pod, a week at most |
 | `lifted:<block>` | a block that an operator removed, which pods may carry | `WITHDRAWN_TTL_SECONDS` |
 | `withdrawn:<grant>` | a grant that no longer counts | `WITHDRAWN_TTL_SECONDS` |

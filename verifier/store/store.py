@@ -39,7 +39,7 @@ class Store(
     | what a pass costs a client: used solutions, charges, rejections | `issuing.py` | `use_and_charge`, `read_charges`, `reject` |
     | the uses of a pass | `redeeming.py` | `redeem` |
     | launches that BinderHub's hook announces, and JupyterHub's address | `announcements.py` | |
-    | decisions that wait for a pod: launches, unlocks, stops; withdrawn grants | `decisions.py` | `record_launch`, `settle` |
+    | what waits for a pod: launches, unlocks, stops; withdrawn grants | `decisions.py` | `record_launch`, `settle`, `forget_stop` |
     | the operators' blocks | `blocks.py` | |
     | API keys that operators revoked | `revoked_keys.py` | |
     | what the reconciler publishes about servers | `servers.py` | |

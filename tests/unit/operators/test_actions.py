@@ -122,6 +122,46 @@ def test_stop_waits_for_an_api_server_that_is_away(make, cluster, store, in_redi
     assert pod(cluster).ended
 
 
+def test_stop_is_confirmed_once_the_pod_is_deleted(make, cluster, store, operators):
+    """The block that the pod carries already says nothing about that."""
+    reconciler = make(may_stop_pods=True)
+    start(cluster, reconciler)
+    operators.revoke(ALICE, "eve", "mining")
+    serve(reconciler, store)
+    assert operators.revoke(ALICE, "eve", "mining")["state"] == "done"
+    assert operators.revoke(ALICE, "eve", "mining", stop=True)["state"] == "pending"
+    assert "Its pod is to be stopped" in operators.explain(ALICE)["because"]
+    cluster.down = True
+    serve(reconciler, store)
+    assert store.pending(ALICE, set()).stop == "uid-1"
+    cluster.down = False
+    list_and_converge(reconciler)
+    assert pod(cluster).ended and store.pending(ALICE, set()).stop == ""
+    assert "Its pod is to be stopped" not in operators.explain(ALICE)["because"]
+    # Asked again while the pod takes its time to end.
+    operators.revoke(ALICE, "eve", "mining", stop=True)
+    list_and_converge(reconciler)
+    assert store.pending(ALICE, set()).stop == ""
+
+
+def test_confirmed_stop_is_done(make, cluster, store, redis_server, monkeypatch):
+    monkeypatch.setattr("verifier.operators.actions.CONFIRMATION_WAIT_SECONDS", 60)
+    cluster.add(**granted(make_grant()))
+    with running(make(may_stop_pods=True)):
+        eventually(lambda: store.known(ALICE))
+        done = Operators(make_settings(redis_server, may_stop_pods=True), store).revoke(ALICE, "eve", "mining", stop=True)
+    assert done["state"] == "done" and pod(cluster).ended
+
+
+def test_stop_of_a_later_pod_outlives_the_end_of_an_earlier_one(make, cluster, store):
+    reconciler = make(may_stop_pods=True)
+    start(cluster, reconciler)
+    store.ask_to_stop(ALICE, "uid-1")
+    cluster.before_delete = lambda: store.ask_to_stop(ALICE, "uid-2")
+    list_and_converge(reconciler)
+    assert pod(cluster).ended and store.pending(ALICE, set()).stop == "uid-2"
+
+
 @pytest.mark.parametrize(
     ("act", "kind"),
     [

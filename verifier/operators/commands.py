@@ -3,7 +3,7 @@
     kubectl exec deploy/binder-egress-reconciler -- egress --help
 
 Exit codes: 0 done; 1 `doctor` found a problem; 2 wrong usage or settings; 3 no such server, block or key; 4 refused;
-5 recorded, but not yet confirmed by the reconciler; 6 Redis does not answer.
+5 recorded, but not yet confirmed by the reconciler; 6 Redis does not answer, and an action may be done in part (D-391).
 """
 
 import json
@@ -275,4 +275,6 @@ def main() -> None:
     else:
         return
     click.echo(_clean(sentence), err=True)
+    if code == UNAVAILABLE:
+        click.echo("If this was an action, it may be done in part: see `egress blocks` and `egress explain`.", err=True)
     sys.exit(code)

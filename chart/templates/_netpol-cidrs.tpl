@@ -25,21 +25,32 @@ length}. IPv4 has 4 groups of 8 bits, IPv6 8 groups of 16 bits. Takes the CIDR.
 {{- end }}
 
 {{- /*
+binder-egress.cidr.overlap: "true" if one of two CIDRs lies inside the other or they are the same, however they are written, else
+nothing. Takes a list of both.
+*/}}
+{{- define "binder-egress.cidr.overlap" -}}
+{{- $one := include "binder-egress.cidr.groups" (index . 0) | fromJson -}}
+{{- $other := include "binder-egress.cidr.groups" (index . 1) | fromJson -}}
+{{- $overlap := eq $one.width $other.width -}}
+{{- if $overlap -}}
+{{- $prefix := min $one.prefix $other.prefix -}}
+{{- range $i, $group := $other.list -}}
+{{- /* Only the bits of each group that the shorter prefix covers count. The others are shifted out. */ -}}
+{{- $bits := sub $prefix (mul $i $other.width) | max 0 | min $other.width | int -}}
+{{- $shift := index (list 1 2 4 8 16 32 64 128 256 512 1024 2048 4096 8192 16384 32768 65536) (sub $other.width $bits | int) -}}
+{{- if ne (div (index $one.list $i) $shift) (div $group $shift) }}{{ $overlap = false }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $overlap }}true{{ end -}}
+{{- end }}
+
+{{- /*
 binder-egress.cidr.inside: "true" if a CIDR lies inside another and is smaller, else nothing. Takes (list inner outer).
 */}}
 {{- define "binder-egress.cidr.inside" -}}
-{{- $inner := include "binder-egress.cidr.groups" (index . 0) | fromJson -}}
-{{- $outer := include "binder-egress.cidr.groups" (index . 1) | fromJson -}}
-{{- $inside := and (eq $inner.width $outer.width) (gt $inner.prefix $outer.prefix) -}}
-{{- if $inside -}}
-{{- range $i, $group := $outer.list -}}
-{{- /* Only the bits of each group that the outer prefix covers count. The others are shifted out. */ -}}
-{{- $bits := sub $outer.prefix (mul $i $outer.width) | max 0 | min $outer.width | int -}}
-{{- $shift := index (list 1 2 4 8 16 32 64 128 256 512 1024 2048 4096 8192 16384 32768 65536) (sub $outer.width $bits | int) -}}
-{{- if ne (div (index $inner.list $i) $shift) (div $group $shift) }}{{ $inside = false }}{{ end -}}
-{{- end -}}
-{{- end -}}
-{{- if $inside }}true{{ end -}}
+{{- $prefixes := list -}}
+{{- range . }}{{ $prefixes = splitList "/" . | last | int64 | append $prefixes }}{{ end -}}
+{{- if gt (first $prefixes) (last $prefixes) }}{{ include "binder-egress.cidr.overlap" . }}{{ end -}}
 {{- end }}
 
 {{- /*
@@ -81,8 +92,10 @@ more than 2,500 exceptions (D-205). Takes a dict: cidr, except (a map {CIDR: tru
 {{- $powers := list (int64 1) -}}
 {{- range until 32 }}{{ $powers = append $powers (last $powers | mul 2) }}{{ end -}}
 {{- $prefix := int64 $outer.prefix -}}
-{{- $start := int64 $outer.start -}}
-{{- $end := add $start (sub 32 $prefix | max 0 | int | index $powers) -}}
+{{- $size := sub 32 $prefix | max 0 | int | index $powers -}}
+{{- /* Without the bits behind the prefix, which the API server ignores: 198.51.100.7/24 begins at 198.51.100.0. */ -}}
+{{- $start := div (int64 $outer.start) $size | mul $size -}}
+{{- $end := add $start $size -}}
 {{- $inside := dict -}}
 {{- range include "binder-egress.enabledKeys" .except | fromJsonArray -}}
 {{- if include "binder-egress.cidr.inside" (list . $cidr) }}{{ $_ := set $inside . true }}{{ end -}}
@@ -100,8 +113,9 @@ more than 2,500 exceptions (D-205). Takes a dict: cidr, except (a map {CIDR: tru
 {{- if eq (div $at $shift) (div $start $shift) }}{{ $closed = true }}{{ end -}}
 {{- else if eq $at $start -}}
 {{- /* Two IPv6 networks with the same first 32 bits. */ -}}
-{{- if include "binder-egress.cidr.inside" (list .cidr $cidr) }}{{ $_ := set $inside .cidr true }}
-{{- else if or (eq .cidr $cidr) (include "binder-egress.cidr.inside" (list $cidr .cidr)) }}{{ $closed = true }}{{ end -}}
+{{- if include "binder-egress.cidr.overlap" (list .cidr $cidr) -}}
+{{- if gt $bits $prefix }}{{ $_ := set $inside .cidr true }}{{ else }}{{ $closed = true }}{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -65,7 +65,7 @@ def blocks(documents, tier):
         if spec.get("podSelector", {}).get("matchLabels", {}).get("binder-egress/tier") == tier:
             for rule in spec["egress"]:
                 for block in [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]:
-                    network = ipaddress.ip_network(block["cidr"])
+                    network = ipaddress.ip_network(block["cidr"], strict=False)
                     except_ = [ipaddress.ip_network(cidr, strict=False) for cidr in block.get("except", [])]
                     assert all(inner.subnet_of(network) and inner != network for inner in except_), "the API server refuses that"
                     found.append((network, except_))
@@ -207,6 +207,18 @@ NARROW = [
     ("203.0.113.0/24", "203.0.112.0/23", None),
     ("203.0.113.0/24", "0.0.0.0/0", None),
     ("203.0.113.7/32", "203.0.113.6/32", []),
+    # Bits behind the prefix, and other spellings of IPv6.
+    ("198.51.100.7/24", "198.51.100.3", ["198.51.100.3/32"]),
+    ("198.51.100.7/24", "198.51.101.3", []),
+    ("198.51.100.7/24", "198.51.100.0/24", None),
+    ("198.51.100.0/24", "198.51.100.7/24", None),
+    ("198.51.100.0/24", "198.51.100.7/25", ["198.51.100.0/25"]),
+    ("198.51.100.9/32", "198.51.100.7/24", None),
+    ("2001:db8:7::1/30", "2001:db8::/32", ["2001:db8::/32"]),
+    ("2001:DB8:2::/48", "2001:db8:2::/48", None),
+    ("2001:db8:1::/48", "2001:db8:1:0::/48", None),
+    ("2001:db8:1::/48", "2001:0db8:0001::9/48", None),
+    ("2001:db8:1::5/48", "2001:DB8:1:2::/64", ["2001:db8:1:2::/64"]),
 ]
 
 

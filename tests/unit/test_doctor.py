@@ -408,6 +408,7 @@ def test_other_kinds_of_policy_are_named_and_the_canary_decides(ours, well, name
     [
         (Canary("running", {"api": False, "kubelet": True}, "c"), PROBLEM, "c reached api"),
         (Canary("missing"), WARNING, "helm upgrade"),
+        (Canary("ended", {}, "c"), WARNING, "run `kubectl delete pod c`, then `helm upgrade`"),
         (Canary("starting", {}, "c"), WARNING, "reported nothing"),
     ],
 )
@@ -579,7 +580,8 @@ SAID = {"terminated": {"message": '{"reached": {"a": true, "b": false, "c": null
         ([canary_pod({"waiting": {"reason": "ImagePullBackOff"}}, SAID)], "starting", {}),
         ([canary_pod()], "starting", {}),
         ([canary_pod(last={"terminated": {"message": "Killed", "exitCode": 137}})], "starting", {}),
-        ([canary_pod(last=SAID, phase="Failed")], "missing", {}),
+        ([canary_pod(last=SAID, phase="Failed")], "ended", {}),
+        ([canary_pod(last=SAID, phase="Failed"), canary_pod()], "starting", {}),
         ([canary_pod(containerStatuses=None)], "starting", {}),
     ],
 )

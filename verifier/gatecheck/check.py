@@ -40,7 +40,8 @@ class Canary:
     """The canary's state, and its last results.
 
     Attributes:
-        state: `running`, `missing` (there is no such pod), or `starting` (no result yet, or the pod is not running).
+        state: `running`, `missing` (there is no such pod), `ended` (for good, which Helm does not repair), or `starting` (no result
+            yet, or the pod is not running).
         targets: each target that it could try → whether it was shut.
         pod: the pod's name.
         proxy: what the egress proxy sees of it (`probe.seen_by_proxy`); empty without a proxy.
@@ -107,15 +108,14 @@ def canary_of(pods: list[dict[str, Any]]) -> Canary:
     Args:
         pods: the pods with the canary's label, as JSON.
     """
-    alive = [
-        pod
-        for pod in pods
-        if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") not in ("Succeeded", "Failed")
-    ]
-    if not alive:
+    there = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    alive = [pod for pod in there if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+    if not there:
         return Canary("missing")
-    pod = max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    pod = max(alive or there, key=lambda pod: pod["metadata"]["creationTimestamp"])
     name = pod["metadata"]["name"]
+    if not alive:
+        return Canary("ended", {}, name)
     for status in pod["status"].get("containerStatuses") or []:
         # After each change the container is not running for a moment, and for longer after many changes.
         between = status.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
@@ -233,6 +233,8 @@ class Watcher:
                 "hidden", canary.proxy == "hidden", "the network hides pods from the egress proxy, which serves nobody"
             )
             self._log_change("canary", canary.state == "missing", "there is no canary: `helm upgrade` makes a new one")
+            ended = canary.pod if canary.state == "ended" else ""
+            self._log_change("ended", ended, "the canary has ended: delete its pod, then `helm upgrade` makes a new one", pod=ended)
 
     def _report_memory(self, used: float | None) -> None:
         if used is not None:

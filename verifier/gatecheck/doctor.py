@@ -381,6 +381,9 @@ def _canary(settings: ReconcilerSettings, findings: Findings) -> list[Check]:
         return [Check("canary", WARNING, f"cannot be read: {findings.unread['canary']}")]
     if canary.state == "missing":
         return [Check("canary", WARNING, "gone, perhaps with its node: `helm upgrade` with the same values makes a new one")]
+    if canary.state == "ended":
+        repair = f"run `kubectl delete pod {canary.pod}`, then `helm upgrade` with the same values makes a new one"
+        return [Check("canary", WARNING, f"{canary.pod} has ended, perhaps evicted from its node: {repair}")]
     return [*_canary_targets(canary), *_seen_by_proxy(canary.proxy)]
 
 

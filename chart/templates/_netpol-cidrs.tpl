@@ -84,7 +84,7 @@ binder-egress.cidr.entry: a CIDR with numbers for comparison, as JSON {"cidr", "
 {{- /*
 binder-egress.cidr.exceptions: the closed parts of a CIDR, as JSON {"closed": all of it is banned, "except": [CIDR, …]}. Refuses
 more than 2,500 exceptions (D-205). Takes a dict: cidr, except (a map {CIDR: true|false}), banned (as binder-egress.banned), where
-(the value with the CIDR, for the refusal).
+(the value with the CIDR, for the refusal; empty if no value has it, and then there is no limit).
 */}}
 {{- define "binder-egress.cidr.exceptions" -}}
 {{- $cidr := .cidr -}}
@@ -119,7 +119,7 @@ more than 2,500 exceptions (D-205). Takes a dict: cidr, except (a map {CIDR: tru
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (gt (len $inside) 2500) (not $closed) -}}
+{{- if and .where (gt (len $inside) 2500) (not $closed) -}}
 {{- $found := printf "%s.cidrs: %s has %d exceptions from except and bannedAddresses" .where $cidr (len $inside) -}}
 {{- fail (print $found ", and 2,500 is the limit for one CIDR: join neighbouring addresses into networks, or list parts of the "
   "CIDR instead, such as 0.0.0.0/1 and 128.0.0.0/1 for 0.0.0.0/0.") -}}

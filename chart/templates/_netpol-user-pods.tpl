@@ -72,7 +72,7 @@ egress: []
 
 {{- /*
 binder-egress.policies.egress: the spec of the policy of a tier, or of `builds`, as JSON. Takes a dict: root, selector (podSelector,
-as a map), values (of the tier), where (the name of that value, for refusals), types (policyTypes).
+as a map), values (of the tier), where (the name of that value, for refusals; empty if there is none), types (policyTypes).
 */}}
 {{- define "binder-egress.policies.egress" -}}
 {{- $root := .root -}}

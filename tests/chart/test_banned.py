@@ -58,11 +58,12 @@ def rendered(helm, path, values, check=True):
 
 
 def blocks(documents, tier):
-    """The ipBlocks of all policies of a tier, as (network, its exceptions)."""
+    """The ipBlocks of all policies of a tier, or of one of our components, as (network, its exceptions)."""
     found = []
     for document in documents:
         spec = document["spec"] if document["kind"] == "NetworkPolicy" else {}
-        if spec.get("podSelector", {}).get("matchLabels", {}).get("binder-egress/tier") == tier:
+        labels = spec.get("podSelector", {}).get("matchLabels", {})
+        if tier in (labels.get("binder-egress/tier"), labels.get("app.kubernetes.io/component")):
             for rule in spec["egress"]:
                 for block in [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]:
                     network = ipaddress.ip_network(block["cidr"], strict=False)
@@ -119,13 +120,14 @@ def test_two_thousand_addresses_in_two_tiers(helm, many, tmp_path):
 
 @one_helm
 def test_five_thousand_addresses_in_the_halves_of_a_cidr(helm, tmp_path):
-    """Values as the refusal of more than 2,500 exceptions advises."""
+    """Values as the refusal of more than 2,500 exceptions advises. The policy of the proxy, which has no values, has all, too."""
     four = addresses(2400, last=0x7F000000) + addresses(2400, first=0x80000000)
     values = {"bannedAddresses": {"all": four}, "tiers": {"verified": {"cidrs": HALVES}}, "secret": {"existingSecret": "mine"}}
-    text, documents = rendered(helm, tmp_path / "values.json", values)
+    text, documents = rendered(helm, tmp_path / "values.json", {**values, "proxy": {"enabled": True}})
     found = blocks(documents, "verified")
     assert [str(network) for network, _ in found] == ["0.0.0.0/1", "128.0.0.0/1", "2000::/3"]
     refuses_exactly(found, sorted(four), [])
+    refuses_exactly(blocks(documents, "proxy"), sorted(four), [])
     are_kept(text, documents, values)
 
 

@@ -72,6 +72,21 @@ def test_switch_of_the_mode_leaves_the_pods_of_the_egress_proxy(render):
         assert pods() != pods("--set", change)
 
 
+def test_list_that_no_variable_can_hold_is_refused(helm, tmp_path):
+    """As JSON, a repository of these is 31 bytes long, with its quotes and a comma."""
+
+    def render(count):
+        blocked = {f"github.com/owner/name-{number:06}": True for number in range(count)}
+        (tmp_path / "values.json").write_text(json.dumps({"rules": {"blockedRepositories": blocked}}))
+        return helm("template", "r", CHART, "--values", tmp_path / "values.json", check=False)
+
+    # The list has one comma less than entries and two brackets; the variable's name has 34 letters, and `=` and a zero follow.
+    most = (131_072 - 34 - 2 - 1) // 31
+    assert render(most).returncode == 0
+    refused = render(most + 1)
+    assert refused.returncode != 0 and "the variable BINDER_EGRESS_BLOCKED_REPOSITORIES 1310" in refused.stderr
+
+
 def test_upgrade_replaces_redis_only_if_redis_changes(render, tmp_path):
     """Redis has the used passes in memory, so its pod may contain neither the version nor other settings."""
 

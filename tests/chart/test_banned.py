@@ -245,3 +245,12 @@ def test_policies_that_no_configmap_can_hold_are_refused(helm, tmp_path):
     many = [{"ipBlock": {"cidr": f"11.{a}.{b}.0/24"}} for a in range(130) for b in range(256)]
     refused = rendered(helm, tmp_path / "values.json", {"base": {"egress": {"many": {"to": many}}}}, check=False)
     assert refused.returncode != 0 and "put fewer addresses into bannedAddresses" in refused.stderr
+
+
+@one_helm
+def test_tiers_of_the_proxy_that_no_configmap_can_hold_are_refused(helm, tmp_path):
+    many = {f"2001:db8:1111:2222:3333:4444:5555:{number:04x}/128": True for number in range(23_000)}
+    closed = {"cidrs": {"0.0.0.0/0": False, "2000::/3": False}, "except": many}
+    values = {"proxy": {"enabled": True}, "tiers": {"verified": closed}}
+    refused = rendered(helm, tmp_path / "values.json", values, check=False)
+    assert refused.returncode != 0 and "through the egress proxy is 10" in refused.stderr

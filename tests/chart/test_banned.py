@@ -22,7 +22,8 @@ LIMIT = 2500
 """Exceptions of one CIDR."""
 
 APPLIED = 262_144
-"""The most bytes in all annotations of an object together. Argo CD and `kubectl apply` store the whole object in one."""
+"""The most bytes in all annotations of an object together. Argo CD and `kubectl apply` store the whole object in one, unless they
+apply on the server's side, as docs/policies.md advises for ConfigMaps with this many addresses."""
 
 STORED = 1_048_576
 """The most bytes in a Secret or ConfigMap. Helm stores a release in a Secret: everything rendered and the values, as gzipped JSON

@@ -399,8 +399,9 @@ def test_other_kinds_of_policy_are_named_and_the_canary_decides(ours, well, name
     namespace.groups = ["cilium.io"]
     checks = examine(ours, well, namespace)
     assert states(checks)["other policies"] == OK and "CiliumNetworkPolicy" in text(checks, "other policies")
-    namespace.found_canary = Canary("starting")
-    assert states(examine(ours, well, namespace))["other policies"] == WARNING
+    for knows_nothing in (Canary("starting"), Canary("running", {}, "c")):
+        namespace.found_canary = knows_nothing
+        assert states(examine(ours, well, namespace))["other policies"] == WARNING
 
 
 @pytest.mark.parametrize(
@@ -410,6 +411,7 @@ def test_other_kinds_of_policy_are_named_and_the_canary_decides(ours, well, name
         (Canary("missing"), WARNING, "helm upgrade"),
         (Canary("ended", {}, "c"), WARNING, "run `kubectl delete pod c`, then `helm upgrade`"),
         (Canary("starting", {}, "c"), WARNING, "reported nothing"),
+        (Canary("running", {}, "c"), WARNING, "can try none of its targets"),
     ],
 )
 def test_canary_state_is_reported(ours, well, namespace, canary, state, says):

@@ -368,7 +368,8 @@ def _other_kinds(namespace: Namespace, findings: Findings) -> list[Check]:
     if not groups:
         return [Check("other policies", OK, "this cluster has no kind of policy that we know except NetworkPolicy")]
     kinds = "; ".join(f"{OTHER_KINDS[group]} ({group})" for group in groups)
-    shut = findings.canary is not None and findings.canary.state == "running" and not findings.canary.open
+    canary = findings.canary
+    shut = canary is not None and canary.state == "running" and bool(canary.targets) and not canary.open
     verdict = "The canary's packets are stopped nevertheless" if shut else "Only packets can tell: run `helm test`"
     return [Check("other policies", OK if shut else WARNING, f"cannot be judged: {kinds}. {verdict}")]
 
@@ -393,6 +394,8 @@ def _canary_targets(canary: Canary) -> list[Check]:
         return [Check("canary", PROBLEM, text)]
     if canary.state == "starting":
         return [Check("canary", WARNING, f"{canary.pod} has reported nothing yet: run `kubectl describe pod {canary.pod}`")]
+    if not canary.targets:
+        return [Check("canary", WARNING, f"{canary.pod} can try none of its targets, so it proves nothing: see gatecheck.shut")]
     return [Check("canary", OK, f"{canary.pod} is stopped at: {', '.join(sorted(canary.targets))}")]
 
 

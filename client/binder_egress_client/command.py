@@ -21,7 +21,7 @@ from . import __version__
 from .check import PersonNeeded, earn
 from .launch import Launch, LaunchFailed
 from .solving import Unsolvable
-from .unlocking import UNVERIFIED, Outcome
+from .unlocking import UNVERIFIED, Outcome, only_watches
 from .unlocking import keep as keep_server
 from .unlocking import unlock as unlock_server
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
@@ -279,7 +279,8 @@ def unlock(server: Server, key: str | None, in_browser: bool, wait: float | None
             _tell(outcome, as_json)
     if outcome.egress:
         return Exit.NOT_RENEWED if outcome.renewed is False else Exit.DONE
-    return {"no-answer": Exit.NO_ANSWER, "no-such-server": Exit.NO_SERVER}.get(outcome.kind, Exit.NO_EGRESS)
+    codes = {"no-answer": Exit.NO_ANSWER, "no-such-server": Exit.NO_SERVER, "no-gate": Exit.DONE}
+    return codes.get(outcome.kind, Exit.NO_EGRESS)
 
 
 def _tell(outcome: Outcome, as_json: bool) -> None:
@@ -296,6 +297,8 @@ def status(server: Server, as_json: bool) -> Exit:
     shown = _or_end(lambda: Verifier(server.verifier).show(server))
     if as_json:
         click.echo(json.dumps(shown))
+    elif only_watches(shown):
+        click.echo("egress: what the hub gives; this site only watches")
     elif shown["tier"] != UNVERIFIED:
         click.echo(f"egress: {shown['tier']}{_until(shown.get('expires_in'))}")
         if shown.get("renewable_in") == 0:
@@ -306,7 +309,7 @@ def status(server: Server, as_json: bool) -> Exit:
         click.echo(f"egress: none{_but(shown)}")
         if shown.get("unlockable", True):
             _say(f"To unlock it: binder-egress-client unlock {server.verifier}{server.path}\nor, in a browser: {server.link}")
-    return Exit.NO_EGRESS if shown["tier"] == UNVERIFIED else Exit.DONE
+    return Exit.NO_EGRESS if shown["tier"] == UNVERIFIED and not only_watches(shown) else Exit.DONE
 
 
 @cli.command("pass")

@@ -12,7 +12,7 @@ import requests
 
 from .check import Check, PersonNeeded
 from .solving import Unsolvable
-from .unlocking import APPEARS, UNVERIFIED, Outcome, unlock
+from .unlocking import APPEARS, UNVERIFIED, WATCHED, Outcome, only_watches, unlock
 from .verifier import UNREACHABLE, NoAnswer, NoGate, Refused, Server, Verifier, new_session, reason
 
 SILENCE = 120.0
@@ -210,7 +210,7 @@ class Launch:
                 if shown["tier"] != UNVERIFIED:
                     return Outcome.of(shown)
                 if not self.passed or not shown.get("unlockable", True) or waited > LABELLED:
-                    return None
+                    return WATCHED if only_watches(shown) else None
             except Refused as refusal:
                 if refusal.kind != "no-such-server" or waited > APPEARS:
                     raise

@@ -36,11 +36,11 @@ class Outcome:
     """Whether a server has egress.
 
     Attributes:
-        egress: whether it has egress; None if not known: there is no gate, or no answer.
+        egress: whether it has egress; None if not known: there is no gate, the site only watches, or there is no answer.
         tier: the tier of the server.
         why: a sentence for people; empty if the server has egress.
-        kind: the same as one word: the verifier's problem (`budget-spent`), or `no-gate`, `no-answer`, `closed`, `needs-person`,
-            `other-tier`, `pending`, `unsolvable`, `not-wanted`.
+        kind: the same as one word: the verifier's problem (`budget-spent`), or `no-gate` (also if the site only watches),
+            `no-answer`, `closed`, `needs-person`, `other-tier`, `pending`, `unsolvable`, `not-wanted`.
         link: where a person can unlock it, or renew its lease.
         retry_after: seconds after which it makes sense to try again.
         expires_in: seconds until the lease is over; None without a lease.
@@ -63,6 +63,15 @@ class Outcome:
     def of(cls, shown: dict[str, Any], renewed: bool | None = None) -> Self:
         """The outcome for a server with a tier, from the verifier's answer."""
         return cls(True, shown["tier"], expires_in=shown.get("expires_in"), renewable_in=shown.get("renewable_in"), renewed=renewed)
+
+
+def only_watches(shown: dict[str, Any]) -> bool:
+    """Whether the verifier's answer about a server says that its site closes nothing (mode `observe`, D-399)."""
+    return shown["tier"] == UNVERIFIED and shown.get("access", "") is None
+
+
+WATCHED = Outcome(None, UNVERIFIED, why="this site only watches, and closes nothing", kind="no-gate")
+"""The outcome for a server without a tier on such a site."""
 
 
 def unlock(
@@ -99,6 +108,8 @@ def unlock(
                 raise Refused("closed", "the operators of this site do not renew it")
             if had.get("renewable_in") != 0:
                 return Outcome.of(had)
+        elif only_watches(shown):
+            return WATCHED
         elif not shown.get("unlockable", True):
             raise Refused("closed", "the operators of this site do not give this server egress")
         return _present(verifier, server, had, key, token, calculate, wait, on_link)

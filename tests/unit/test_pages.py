@@ -211,10 +211,11 @@ def test_blocked_server_is_promised_no_packages(redis_server, store):
     assert client.get("/egress/servers/alice").json["access"] == "none"
 
 
-def test_access_is_not_shown_if_nothing_is_closed(redis_server, store):
+@pytest.mark.parametrize("path", ["/egress/servers/alice", "/egress/challenge"])
+def test_access_is_not_shown_if_nothing_is_closed(redis_server, store, path):
     client = public_client(create_services(make_settings(redis_server, mode="observe", unverified_hosts=["python"]), store))
     store.publish(Server("alice"), KnownServer("uid-1"))
-    assert client.get("/egress/servers/alice").json["access"] is None
+    assert client.get(path).json["access"] is None
 
 
 def test_the_operators_words_come_in_the_visitors_language_or_in_english():

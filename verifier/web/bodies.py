@@ -220,7 +220,10 @@ class ChallengeAnswer(BaseModel):
     """`GET challenge`."""
 
     purpose: str
-    access: Annotated[Access, Field(description="what a server without a pass reaches, in the words of `GET servers/…`")]
+    access: Annotated[
+        Access | None,
+        Field(description="what a server without a pass reaches, in the words of `GET servers/…`; null: this site closes nothing"),
+    ]
     hold: Annotated[int, Field(ge=0, le=60, description="seconds for which a launch may wait for a solution that needs no click")]
     interactive_hold: Annotated[int, Field(ge=0, le=60, description="seconds for which it may wait for one that does")]
     providers: Annotated[

@@ -60,7 +60,7 @@ def challenge() -> Response:
         bodies.ChallengeAnswer.model_validate(
             {
                 "purpose": purpose,
-                "access": settings.unverified.access,
+                "access": None if settings.mode == "observe" else settings.unverified.access,
                 "hold": 0 if in_vain else settings.launch_hold,
                 "interactive_hold": settings.launch_interactive_hold,
                 "providers": offers,

@@ -8,7 +8,7 @@ import pytest
 from binder_egress_client import verifier
 
 from tests.support.apps import CLIENT, admit, carried, reconciler, run_pod
-from tests.support.client_command import SPEC
+from tests.support.client_command import HCAPTCHA, SPEC
 from verifier.fairness import Charge
 from verifier.records import KnownServer, Server
 
@@ -78,6 +78,16 @@ def test_status_says_what_the_egress_proxy_gives(serve, open_hub, run, store, li
     run_pod(store)
     code, out, err = run("status", f"{hub.url}egress/servers/alice/")
     assert (code, out) == (3, f"egress: none but {said}\n") and "To unlock it" in err
+
+
+def test_server_of_a_site_that_only_watches_is_not_without_egress(serve, open_hub, run, store):
+    hub = open_hub(serve(mode="observe", **HCAPTCHA))
+    run_pod(store)
+    address = f"{hub.url}egress/servers/alice/"
+    for arguments in (("status", address), ("unlock", address), ("launch", SPEC, "--binder", hub.url)):
+        code, out, err = run(*arguments)
+        assert (code, "only watches" in out + err, "#unlock" in err) == (0, True, False), (arguments, out, err)
+    assert not hub.count("POST /egress/servers/")
 
 
 def test_status_shows_the_end_of_egress(hub, run, store):

@@ -96,6 +96,7 @@ ROWS = {
         life=300,  # 120 by default; not confirmed
         solved_at=("challenge_ts",),
         hostname=("hostname",),
+        hostname_may_lack=True,  # D-400
         csp={
             "script-src": _HCAPTCHA_SOURCES,
             "frame-src": _HCAPTCHA_SOURCES,

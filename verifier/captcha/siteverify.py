@@ -41,6 +41,9 @@ CALLS_AT_A_TIME = 16
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer that is read. Real ones have some hundred bytes."""
 
+NO_HOSTNAME = "not-provided"
+"""What hCaptcha may send instead of a host while a site has unusually many challenges (https://docs.hcaptcha.com/)."""
+
 DAY_SECONDS = 86400
 
 ACCEPTS_ANYTHING = "it accepts a solution that is none"
@@ -80,7 +83,7 @@ class Row:
         retry_field: the field that makes a second try of the same solution safe; empty: there is no second try.
         solved_at: the path in an answer to the time of the solution: RFC 3339 text, or Unix time in seconds.
         hostname: the path in an answer to the host on whose page it was solved.
-        hostname_may_lack: whether that host may be missing or empty.
+        hostname_may_lack: whether that host may be missing, empty or `NO_HOSTNAME`.
         action: whether an answer repeats the widget's action, which is our purpose.
         score: whether an answer has a score between 0 (a bot) and 1.
         extra: more fields of the challenge for the widget; `{api}` and `{widget}` are the addresses, `{site_key}` the key.
@@ -327,7 +330,7 @@ class Remote:
             host = _at(body, self._row.hostname)
             # Some providers send an origin instead of a host.
             known = isinstance(host, str) and host.rpartition("://")[2].partition(":")[0] in self._hostnames
-            if not known and not (self._row.hostname_may_lack and not host):
+            if not known and not (self._row.hostname_may_lack and (not host or host == NO_HOSTNAME)):
                 return "on another site's page"
         if self._row.action and body.get("action") != purpose:
             return "for another purpose"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
 
@@ -177,6 +177,9 @@ class Launch:
                 refused = self._check.error
                 if not late and isinstance(refused, Refused) and (self._key or refused.kind in FINAL):
                     raise refused
+                if isinstance(refused, NoAnswer) and self._key and server.verifier != self._verifier:
+                    # The verifier was asked at an address that redirects, for example, and the key must not go to another one.
+                    raise refused
             return unlock(
                 server,
                 # Each pass costs one of the key's servers. A key never goes to a host that a redirect names.
@@ -219,9 +222,8 @@ class Launch:
     def _verifier_that_answered(self) -> str:
         """The address of the verifier at the hub that built: federations redirect build requests to a member."""
         asked, answered = (address.partition("/build/")[0] + "/" for address in (self._build, self._answered_by))
-        if asked == answered:
-            return self._verifier
-        return answered + urlsplit(self._verifier).path.rstrip("/").rpartition("/")[2] + "/"
+        # One that is not below the hub was named (`--egress`), and no redirect says anything about it.
+        return answered + self._verifier.removeprefix(asked) if self._verifier.startswith(asked) else self._verifier
 
 
 def _printable(text: str) -> str:

@@ -352,6 +352,23 @@ def test_verifier_address_can_be_given(serve, open_hub, run):
     assert (code, hub.count("GET /egress/")) == (0, 0)
 
 
+def test_given_verifier_address_outlives_a_redirect(serve, open_hub, run):
+    addresses = serve()
+    prime, member = open_hub(addresses), open_hub(addresses)
+    prime.redirect = member.url.replace("127.0.0.1", "localhost")
+    code, _, err = run("launch", SPEC, "--binder", prime.url, "--egress", f"{addresses[0]}/egress")
+    assert (code, [build.tier for build in member.builds]) == (0, ["verified"]), err
+    assert (prime.count("GET /egress/"), member.count("GET /egress/")) == (0, 0)
+
+
+def test_error_of_a_key_is_told_at_the_hub_that_a_redirect_names(keyed, open_hub, run):
+    prime = open_hub(keyed.verifier)
+    prime.fault = "garbage"
+    prime.redirect = keyed.url.replace("127.0.0.1", "localhost")
+    code, _, err = run("launch", SPEC, "--binder", prime.url, "--key", keyed.key)
+    assert code == 3 and "not as a verifier does" in err and "person" not in err, err
+
+
 def test_refused_repository_is_not_unlocked(serve, open_hub, run):
     hub = open_hub(serve(blocked_repositories=["example.com/gh/*"]))
     code, _, err = run("launch", SPEC, "--binder", hub.url)

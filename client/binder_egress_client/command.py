@@ -356,7 +356,8 @@ def _seconds(wait: float | None) -> float:
     """Seconds to wait for a person: none by default if standard error is not a terminal, since nobody would read the link there."""
     if wait is not None:
         return wait
-    return WAIT if err.is_terminal else 0
+    # Not `err.is_terminal`, which is also true if FORCE_COLOR is set, as in CI.
+    return WAIT if sys.stderr.isatty() else 0
 
 
 def _progress(event: dict[str, Any]) -> None:
@@ -371,7 +372,7 @@ def _show_link(before: Callable[[], object]) -> Callable[[str, float], None]:
     def show(link: str, seconds: float) -> None:
         before()
         _say(f"A person has to solve a check. Open this in any browser, on any device (waiting {seconds:.0f} s):\n\n  {link}\n")
-        if err.is_terminal:
+        if sys.stderr.isatty():
             code = io.StringIO()
             segno.make_qr(link, error="l", boost_error=False).terminal(code, border=2, compact=True)
             if max(map(len, code.getvalue().splitlines())) <= err.width:

@@ -7,10 +7,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from binder_egress_client import Launch, LaunchFailed, verifier
+from binder_egress_client import Launch, LaunchFailed, command, verifier
+from rich.console import Console
 
 from tests.support.apps import reconciler, run_pod
-from tests.support.client_command import SPEC, Streams
+from tests.support.client_command import HCAPTCHA, SPEC, Streams
 from tests.support.waiting import eventually
 from verifier.records import Server
 
@@ -367,6 +368,15 @@ def test_error_of_a_key_is_told_at_the_hub_that_a_redirect_names(keyed, open_hub
     prime.redirect = keyed.url.replace("127.0.0.1", "localhost")
     code, _, err = run("launch", SPEC, "--binder", prime.url, "--key", keyed.key)
     assert code == 3 and "not as a verifier does" in err and "person" not in err, err
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_colours_in_ci_are_no_reason_to_wait_for_a_person(serve, open_hub, run, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(command, "err", Console(stderr=True, highlight=False, soft_wrap=True))
+    monkeypatch.setattr(command, "WAIT", 1)
+    code, _, err = run("launch", SPEC, "--binder", open_hub(serve(**HCAPTCHA)).url)
+    assert code == 3 and "#unlock" in err and "waiting" not in err, err
 
 
 def test_refused_repository_is_not_unlocked(serve, open_hub, run):

@@ -5,6 +5,7 @@ Decisions: D-021, D-212.
 
 import ipaddress
 import logging
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -67,15 +68,27 @@ class Client:
     believed: bool
 
 
+_WITH_PORT = re.compile(r"\[([^]]*)\](?::[0-9]+)?|([^:]*):[0-9]+")
+"""An address with a port, as Azure's Application Gateway writes it, or an IPv6 address in brackets."""
+
+
+def _without_port(entry: str) -> str:
+    found = _WITH_PORT.fullmatch(entry)
+    return found[1] or found[2] or "" if found else entry
+
+
 def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequence[IPNetwork]) -> Client:
     """The client of a request (`trustedProxies`).
 
     Args:
         sender: the address that the connection came from.
-        forwarded_for: `X-Forwarded-For`. Each proxy adds the address that it saw on the right side; clients can forge the left.
+        forwarded_for: `X-Forwarded-For`. Each proxy adds the address that it saw on the right side, some with a port; clients can
+            forge the left.
         trusted: the number of proxies, the last of which is the sender; or the networks of all proxies.
     """
-    entries = [entry.strip() for entry in forwarded_for.split(",")] if forwarded_for and forwarded_for.strip() else []
+    entries = (
+        [_without_port(entry.strip()) for entry in forwarded_for.split(",")] if forwarded_for and forwarded_for.strip() else []
+    )
     if isinstance(trusted, int):
         believed = 0 < trusted <= len(entries)
         return Client(entries[-trusted] if believed else sender or "", believed)

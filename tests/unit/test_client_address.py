@@ -24,6 +24,10 @@ from verifier.web.app import create_public_app, create_services
         pytest.param(1, "rubbish", "", id="1: the proxy sent rubbish"),
         pytest.param(1, "10.1.2.3", "", id="1: the proxy hides its clients"),
         pytest.param(1, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", id="1: IPv6"),
+        pytest.param(1, "198.51.100.66:1, 203.0.113.1:51234", "203.0.113.1/32", id="1: a port"),
+        pytest.param(1, "[2001:db8:1:2:3:4:5:6]:51234", "2001:db8:1:2::/64", id="1: IPv6 and a port"),
+        pytest.param(1, "[2001:db8:1:2:3:4:5:6]", "2001:db8:1:2::/64", id="1: IPv6 in brackets"),
+        pytest.param(1, "[]:80", "", id="1: a port alone"),
     ],
 )
 def test_forwarding_header_is_used_only_from_trusted_proxies(redis_server, store, proxies, forwarded, network):
@@ -45,6 +49,7 @@ PROXIES = ["10.1.0.0/24", "fd00:1::/64", "203.0.113.64/26"]
         pytest.param("fd00:1::9", "2001:db8::1, 203.0.113.70", ("2001:db8::1", True), id="two proxies"),
         pytest.param("10.1.0.1", "198.51.100.1, 10.2.0.1, 10.1.0.2", ("10.2.0.1", True), id="an unknown proxy"),
         pytest.param("10.1.0.1", "10.1.0.3, 10.1.0.2", ("10.1.0.3", True), id="a proxy as the client"),
+        pytest.param("10.1.0.1", "198.51.100.1:443, 10.1.0.2:443", ("198.51.100.1", True), id="ports"),
         pytest.param("10.1.0.1", "rubbish", ("rubbish", True), id="rubbish"),
         pytest.param("10.1.0.1", "198.51.100.1,", ("", True), id="an empty entry"),
         pytest.param("10.1.0.1", "", ("10.1.0.1", False), id="no header"),

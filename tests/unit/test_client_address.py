@@ -63,6 +63,27 @@ def test_proxies_may_be_networks(sender, forwarded, expected):
     assert client_of(sender, forwarded, trusted) == Client(*expected)
 
 
+@pytest.mark.parametrize(
+    ("proxies", "told", "scheme"),
+    [
+        (0, "https", "http"),
+        (1, "http, https", "https"),
+        (2, "https", "https"),
+        (2, "https, http", "https"),
+        (2, "http, https, http", "https"),
+        (2, "https, http, http", "http"),
+        (2, "https,", "https"),
+    ],
+)
+def test_scheme_is_that_of_the_outermost_proxy(redis_server, store, proxies, told, scheme):
+    """Many proxies replace the header, so it may have fewer values than there are proxies."""
+    client = create_public_app(create_services(make_settings(redis_server, trusted_proxies=proxies), store)).test_client()
+    answer = client.get(
+        "/egress/v1/third-party.json", headers={"X-Forwarded-For": "203.0.113.1, 10.0.0.1", "X-Forwarded-Proto": told}
+    )
+    assert answer.json["scripts"]["third-party.js"]["address"].startswith(f"{scheme}://")
+
+
 @pytest.mark.parametrize(("sender", "scheme"), [("10.1.0.1", "https"), ("10.1.1.1", "http")])
 def test_scheme_is_believed_from_proxies_only(redis_server, store, sender, scheme):
     services = create_services(make_settings(redis_server, trusted_proxies=PROXIES), store)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .. import captcha
 from ..api_keys import Keys, WrongKeys
@@ -104,22 +103,21 @@ def create_public_app(services: Services) -> Flask:
 class _TrustedProxies:
     """Gives each request of a WSGI app the client's address and scheme, as trusted proxies report them.
 
-    werkzeug's own `ProxyFix` only counts proxies, and does not check who the sender is.
+    werkzeug's own `ProxyFix` only counts proxies, does not check who the sender is, and takes no scheme from a header with fewer
+    values than there are proxies. Many proxies replace `X-Forwarded-Proto` instead of adding a value.
     """
 
     def __init__(self, app: "WSGIApplication", trusted: int | list[IPNetwork]):
         self._app, self._trusted = app, trusted
-        self._with_scheme = ProxyFix(self._with_known_scheme, x_for=0, x_proto=trusted if isinstance(trusted, int) else 1)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         client = client_of(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR"), self._trusted)
         environ |= {"REMOTE_ADDR": client.address, CLIENT: client}
-        return (self._with_scheme if client.believed or isinstance(self._trusted, int) else self._app)(environ, start_response)
-
-    def _with_known_scheme(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Continue with the reported scheme. Any other than `SCHEMES` is ignored, because addresses are made with it."""
-        told = environ["wsgi.url_scheme"].lower()
-        environ["wsgi.url_scheme"] = told if told in SCHEMES else environ["werkzeug.proxy_fix.orig"]["wsgi.url_scheme"]
+        proxies = self._trusted if isinstance(self._trusted, int) else int(client.believed)
+        told = [value.strip().lower() for value in environ.get("HTTP_X_FORWARDED_PROTO", "").split(",") if value.strip()]
+        # Addresses are made with the scheme.
+        if proxies and told and (scheme := told[-min(proxies, len(told))]) in SCHEMES:
+            environ["wsgi.url_scheme"] = scheme
         return self._app(environ, start_response)
 
 

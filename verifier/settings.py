@@ -388,7 +388,8 @@ class VerifierSettings(CommonSettings):
     )
     captcha_on_outage: Literal["deny", "proofOfWork", "allow"] = Field("proofOfWork", json_schema_extra=_value("captcha.onOutage"))
     captcha_allow_test_keys: bool = Field(False, json_schema_extra=_value("captcha.allowTestKeys"))
-    captcha_hostnames: Annotated[frozenset[str], NoDecode, BeforeValidator(_json)] = Field(
+    # As browsers, and therefore providers, write hosts.
+    captcha_hostnames: Annotated[frozenset[Annotated[str, AfterValidator(str.lower)]], NoDecode, BeforeValidator(_json)] = Field(
         frozenset(), json_schema_extra=_value("captcha.hostnames")
     )
     captcha_secrets: dict[str, SecretStr] = Field(

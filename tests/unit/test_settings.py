@@ -46,6 +46,11 @@ def test_defaults_are_complete_except_for_the_secrets(environment):
     assert load(ReconcilerSettings).user_pod_labels == {"component": "singleuser-server"}
 
 
+def test_hosts_of_captchas_are_in_lower_case_as_browsers_write_them(environment):
+    environment(CAPTCHA_HOSTNAMES='["Hub.Example.org"]')
+    assert load(VerifierSettings).captcha_hostnames == {"hub.example.org"}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [

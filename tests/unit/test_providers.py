@@ -14,6 +14,7 @@ import responses
 from tests.support.apps import CLIENT
 from verifier.captcha import ROWS, Captcha, Outcome, State
 from verifier.captcha import siteverify as adapter
+from verifier.logs import MAX_LINES
 from verifier.web.gunicorn import REQUEST_LIMIT_SECONDS
 
 SITE_KEY, SECRET = "site-key-0123", "very-secret-0123"
@@ -244,6 +245,30 @@ def test_each_code_of_the_table_is_tested(name):
 def test_code_that_is_least_the_clients_fault_counts(net, codes, outcome):
     net.post(URLS["turnstile"], json={"success": False, "error-codes": codes})
     assert verify(make("turnstile"), "turnstile").outcome == outcome
+
+
+def test_token_of_another_cap_site_is_refused_without_a_question(net):
+    """Cap answers such a token as it answers an unknown site key."""
+    net.post(URLS["cap"], json={"success": False, "error": "Invalid site key or secret"}, status=404)
+    for solution in (
+        "x:y:z",
+        f"{SITE_KEY}x:y:z",
+        f"x{SITE_KEY}:y:z",
+        f"{SITE_KEY.replace('-', '_')}:y:z",
+        f"{SITE_KEY}:y",
+        f"{SITE_KEY}:y:",
+    ):
+        verdict = verify(make("cap"), "cap", solution)
+        assert (verdict.outcome, verdict.asked) == (Outcome.REJECTED, False), solution
+    assert not net.calls
+
+
+def test_refused_keys_that_anybody_can_cause_are_logged_up_to_a_limit(net, caplog):
+    net.post(URLS["hcaptcha"], json={"success": False, "error-codes": ["sitekey-secret-mismatch"]})
+    captcha = make("hcaptcha")
+    for number in range(MAX_LINES + 10):
+        assert verify(captcha, "hcaptcha", f"token-{number}").outcome is Outcome.MISCONFIGURED
+    assert caplog.text.count("a solution was answered with: sitekey-secret-mismatch") == MAX_LINES
 
 
 # -- transport

@@ -135,7 +135,7 @@ ROWS = {
             }
         ),
         test_secrets=frozenset(f"{first}x0000000000000000000000000000000AA" for first in "123"),
-        shape=lambda solution: len(solution) <= 2048,
+        shape=lambda solution, site_key: len(solution) <= 2048,
     ),
     # https://developers.google.com/recaptcha/docs/verify
     "recaptchaV2": _RECAPTCHA,
@@ -197,8 +197,8 @@ ROWS = {
             "style-src": ("'unsafe-inline'",),
         },
         wrong_solution="{site_key}:binder-egress:self-check",
-        # Cap's service fails if a solution does not have three parts.
-        shape=lambda solution: bool(re.fullmatch("[^:]+:[^:]+:[^:]+", solution)),
+        # The tokens of Cap Standalone 3.0.4 and later, which answers any other text as if our keys were wrong.
+        shape=lambda solution, site_key: bool(re.fullmatch(f"{re.escape(site_key)}:[^:]+:[^:]+", solution)),
     ),
     # https://mcaptcha.org/docs/
     "mcaptcha": Row(

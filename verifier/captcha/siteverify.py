@@ -25,6 +25,7 @@ import requests
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..logs import LINES_WINDOW_SECONDS, MAX_LINES, Counts
 from ..validation import sentences
 from .base import Outcome, Verdict
 
@@ -92,7 +93,7 @@ class Row:
         test_site_keys: public keys for which every solution is right.
         test_secrets: their secrets.
         wrong_solution: the solution that the self-check presents.
-        shape: whether a text can be a solution at all.
+        shape: whether a text can be a solution for a site key at all.
         tells: whether the answer to a wrong solution proves that the secret is right.
     """
 
@@ -119,7 +120,7 @@ class Row:
     test_site_keys: frozenset[str] = frozenset()
     test_secrets: frozenset[str] = frozenset()
     wrong_solution: str = "binder-egress-self-check"
-    shape: Callable[[str], bool] = lambda solution: True
+    shape: Callable[[str, str], bool] = lambda solution, site_key: True
     tells: bool = True
 
 
@@ -189,6 +190,7 @@ class Remote:
         self._widget = (options.widgetUrl or row.widget or self._api).rstrip("/")
         self._accepts_anything = False
         self._lock = threading.Lock()
+        self._warned = Counts(LINES_WINDOW_SECONDS)
         # The time limits of the library requests are for each read. Waiting for a pool's result limits the whole call, however slow
         # the provider.
         self.pool = ThreadPoolExecutor(CALLS_AT_A_TIME, thread_name_prefix=name)
@@ -259,7 +261,8 @@ class Remote:
             issued_at=now,
             tier=self.tier,
         )
-        if not (solution.isascii() and solution.isprintable()) or " " in solution or not solution or not self._row.shape(solution):
+        written = solution.isascii() and solution.isprintable() and solution and " " not in solution
+        if not (written and self._row.shape(solution, self._options.siteKey)):
             return replace(verdict, outcome=Outcome.REJECTED, detail=f"This is no solution of {self._row.title}.")
         verdict = replace(verdict, asked=True)
         answer = self._ask(self.pool, solution, address)
@@ -290,7 +293,8 @@ class Remote:
         if answer.outcome is Outcome.OK or (answer.outcome is Outcome.REJECTED and self.state is State.DOWN):
             self._move(State.UP, answer.reason)
         elif answer.outcome is not Outcome.REJECTED and not answer.busy:
-            if answer.outcome is Outcome.MISCONFIGURED:
+            # Anybody who has a solution for another site can cause some of these lines (D-392).
+            if answer.outcome is Outcome.MISCONFIGURED and self._warned.note(answer.reason)[0] <= MAX_LINES:
                 log.warning("captcha.providers.%s: a solution was answered with: %s", self.name, answer.reason)
             self.check_due.set()
 

@@ -111,7 +111,8 @@ class ServerAddress(ServerType):
         try:
             return Server.of_unlock_address(value)
         except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+            # Not the value, which may have a password.
+            self.fail(str(error), param, ctx)
 
 
 class Seconds(click.FloatRange):

@@ -115,7 +115,11 @@ class Server(NamedTuple):
             ValueError: the text is not such an address.
         """
         parts = urlsplit(address)
-        found = re.fullmatch(r"(.*/)(servers/[^/]+/(?:[^/]+/?)?|servers/[^/]+)", parts.path)
+        if "@" in parts.netloc:
+            # The link shows the address.
+            raise ValueError("leave user and password out of the address")
+        # Unlike that of a default server, the address of a named one has no slash at its end.
+        found = re.fullmatch(r"(.*/)(servers/[^/]+(?:/[^/]+|/)?)/?", parts.path)
         if parts.scheme not in ("http", "https") or not parts.netloc or not found:
             raise ValueError("it must look like https://hub.example.org/egress/servers/NAME/")
         return cls(f"{parts.scheme}://{parts.netloc}{found[1]}", found[2])

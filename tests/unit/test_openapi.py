@@ -211,7 +211,8 @@ def test_document_is_valid_openapi(apps, which):
 def test_every_route_is_in_its_document(apps, which):
     app = apps[which][0]
     document = described_by(*apps[which]).json
-    base = document["servers"][0]["url"].rstrip("/")
+    url = document["servers"][0]["url"]
+    base = "" if url == "/" else url
     described = {
         (base + path.replace("{", "<").replace("}", ">"), method.upper())
         for path, operations in document["paths"].items()
@@ -230,7 +231,8 @@ def test_every_route_is_in_its_document(apps, which):
 def test_document_has_the_base_path_as_server(_redis_server):
     made = create_services(make_settings(_redis_server, base_path="/a/b/"))
     document = create_public_app(made).test_client().get("/a/b/openapi.json").json
-    assert document["servers"] == [{"url": "/a/b/"}]
+    # The paths begin with a slash.
+    assert document["servers"] == [{"url": "/a/b"}]
 
 
 def test_described_errors_are_problem_types(apps):

@@ -155,7 +155,7 @@ def document(interface: Interface, app: Flask, base_path: str) -> dict[str, Any]
     return {
         "openapi": "3.1.0",
         "info": {"title": interface.title, "version": __version__},
-        "servers": [{"url": base_path}],
+        "servers": [{"url": base_path.rstrip("/") or "/"}],
         "paths": paths,
         "components": {"schemas": schemas.components, "securitySchemes": dict(interface.security_schemes)},
     }

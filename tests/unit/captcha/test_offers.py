@@ -191,7 +191,11 @@ POLICIES = {
     },
     "turnstile": {directive: ["https://challenges.cloudflare.com"] for directive in ("script-src", "frame-src")},
     "recaptchaV2": {
-        "script-src": ["https://www.google.com/recaptcha/", "https://www.gstatic.com/recaptcha/"],
+        "script-src": [
+            "https://www.google.com/recaptcha/",
+            "https://www.gstatic.com/recaptcha/",
+            "https://www.gstatic.cn/recaptcha/",
+        ],
         "frame-src": ["https://www.google.com/recaptcha/", "https://recaptcha.google.com/recaptcha/"],
     },
     "mcaptcha": {"frame-src": ["https://cap.example.org"]},

@@ -13,7 +13,7 @@ from requests.auth import AuthBase
 from . import __version__
 
 PATIENCE = 10.0
-"""The most seconds for one answer from the verifier."""
+"""The most seconds to connect to the verifier, between two parts of its answer, and for all of the answer's body."""
 
 MAX_ANSWER = 256 * 1024
 """The most bytes in an answer. Usual answers have a few hundred, challenges one or two thousand."""

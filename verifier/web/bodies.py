@@ -13,7 +13,8 @@ from ..validation import sentences
 from .problems import Problem
 
 MAX_BODY_BYTES = 16 * 1024
-"""The longest body that is read, in bytes. The longest that anybody needs to send is a solution of one or two kilobytes."""
+"""The longest body that is read, in bytes: a solution or a pass of 8,192 characters (`_Token`), and its JSON. Most solutions have
+one or two kilobytes."""
 
 Sent = TypeVar("Sent", bound=BaseModel)
 

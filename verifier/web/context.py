@@ -70,7 +70,7 @@ def services() -> Services:
 
 
 def own_url() -> str:
-    """The address of the public interface, as clients see it, ending in `/`."""
+    """The address of the public interface, ending in `/`: that of `publicUrl`, else the one that the request names."""
     host = services().settings.public_url or f"{request.scheme}://{request.host}"
     return host + services().settings.base_path
 

@@ -24,7 +24,7 @@ export class Check {
    *   the person declined
    */
   state = "asking";
-  /** @type {string} what a server without a pass reaches */
+  /** @type {?string} what a server without a pass reaches; null: the site closes nothing */
   access;
   /** @type {?Error} why there is no pass, if that is known */
   error = null;

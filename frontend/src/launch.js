@@ -232,15 +232,15 @@ async function ready(launch, server, verifier) {
 
 function show(launch) {
   current = launch;
-  if (launch.failed) {
-    ours.state = "failed";
+  const { check } = launch;
+  const state = launch.failed ? "failed" : check ? stateOf(launch) : "checking";
+  ours.state = state;
+  // Where nothing is closed, a server without a pass has internet access (D-399).
+  if (launch.failed || (check?.access === null && ["none", "needed", "without"].includes(state))) {
     panel?.host.remove();
     return;
   }
-  const { check } = launch;
-  const state = check ? stateOf(launch) : "checking";
   const asks = Boolean(check?.running) && !launch.ended;
-  ours.state = state;
   try {
     panel?.show({
       state,

@@ -134,6 +134,17 @@ def test_person_who_goes_on_without_a_check_is_told_of_packages(double, start, t
     expect(opened.text).to_have_text(text("none", access=EN["packages"]))
 
 
+def test_panel_disappears_without_a_pass_if_the_site_only_watches(double, start, tab):
+    """Nothing is closed there, so that the server has no internet access would be wrong."""
+    settings = double.settings("turnstile", with_altcha=MODEST["altcha"])
+    hub = start(mode="observe", **settings)
+    hub.ready.close()
+    opened = tab()
+    show_without(hub, opened)
+    eventually(lambda: hub.builds)
+    expect(opened.panel).to_have_count(0)
+
+
 def test_panel_is_light_unless_the_page_says_otherwise(hub, tab):
     """BinderHub's page has no dark theme: it is light even if the system is dark."""
     hub.ready.close()

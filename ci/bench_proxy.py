@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.support.apps import RedisServer
-from tests.support.egress_proxy.hellos import extension, hello, server_name
+from tests.support.egress_proxy.hellos import extension, hello, server_hello, server_name
 from tests.support.processes import memory_mib, processor_seconds
 from verifier.records import PodAddresses, Server
 from verifier.settings import CommonSettings, load
@@ -47,6 +47,9 @@ HOSTS = {**{f"ok-{number}.example": f"203.0.113.{number}" for number in range(11
 They are many because a closed connection keeps its source port for a minute, and the proxy gives one address half of the ports."""
 
 LISTED = [name for name in HOSTS if name != OTHER]
+
+ANSWER = server_hello()
+"""A host's answer to a ClientHello. The proxy ends a tunnel to a host that does not answer with TLS."""
 
 DOWNLOAD_BYTES = 2_000_000_000
 """Bytes of all downloads of one measurement together."""
@@ -92,7 +95,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 class Internet(asyncio.Protocol):
-    """A host: reads a ClientHello, sends as many bytes as it says, and one more."""
+    """A host: reads a ClientHello, answers it, and sends as many bytes as it says."""
 
     chunk = memoryview(bytes(1 << 18))
 
@@ -103,7 +106,8 @@ class Internet(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.left < 0:
             found = re.search(rb"BYTES=(\d+);", data)
-            self.left = 1 + (int(found[1]) if found else 0)
+            self.transport.write(ANSWER)
+            self.left = int(found[1]) if found else 0
             self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -173,9 +177,9 @@ async def begin(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> sock
 
 async def once(pod: str, direct: bool, bytes_: int = 0, host: str = "") -> float:
     """One connection: the seconds until everything that was asked for has come."""
-    loop, began, buffer = asyncio.get_running_loop(), time.perf_counter(), bytearray(1 << 18 if bytes_ else 16)
+    loop, began, buffer = asyncio.get_running_loop(), time.perf_counter(), bytearray(1 << 18 if bytes_ else len(ANSWER))
     with await begin(pod, direct, bytes_, host) as connection:
-        left = bytes_ + 1
+        left = bytes_ + len(ANSWER)
         while left:
             if not (came := await loop.sock_recv_into(connection, buffer)):
                 raise ConnectionError

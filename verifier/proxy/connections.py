@@ -16,7 +16,7 @@ from .. import logs
 from ..records import UNVERIFIED, PodAddresses
 from .decide import Kind, Policy, Reason, Refusal, decide, decide_address, decide_hello, group
 from .flow import Flow
-from .hello import read_hello
+from .hello import HEADER_BYTES, MAX_HELLO_BYTES, read_answer, read_hello
 from .hosts import normal
 from .identities import WAIT_SECONDS, Identities, same
 from .limits import UNVERIFIED_SHARE, Bucket, Limits, Usage
@@ -33,7 +33,11 @@ HEAD_SECONDS = 10.0
 """Time limit for the head of a request, in seconds."""
 
 HELLO_SECONDS = 10.0
-"""Time limit for the ClientHello after the answer to CONNECT, in seconds."""
+"""Time limit for the ClientHello after the answer to CONNECT, and for another one that the host asks for, in seconds."""
+
+ANSWER_SECONDS = 60.0
+"""Time limit for a host to answer a ClientHello, in seconds. It is that of a connection whose client has ended its side, because
+the proxy does not notice such an end meanwhile (D-403)."""
 
 CONNECT_SECONDS = 10.0
 """Time limit for connecting to the host, for all of its addresses together, in seconds."""
@@ -249,7 +253,7 @@ class Proxy:
         self._flows.setdefault(flow.pod.uid, set()).add(flow)
 
     async def _connect(self, flow: Flow) -> None:
-        """Resolve the name, judge its addresses, connect to one of them, and read the ClientHello."""
+        """Resolve the name, judge its addresses, connect to one of them, and let the hellos through."""
         pod, asked, loop = flow.pod, flow.asked, asyncio.get_running_loop()
         assert pod and asked
         began = self._clock()
@@ -262,33 +266,76 @@ class Proxy:
         began = self._clock()
         flow.upstream = await self._open(flow, judged, asked.port)
         self._metrics.connected.observe(self._clock() - began)
-        early = b""
         if asked.kind is Kind.TUNNEL:
-            early, asked.early = asked.early, b""
             await loop.sock_sendall(flow.client, b"HTTP/1.1 200 Connection established\r\n\r\n")
-            early = await self._read_hello(flow, early)
-        # The pod may have changed since the addresses were judged.
+        # The pod may have changed since the addresses were judged. From now on, a change finds them here.
         if why := self._no_longer(flow, flow.pod):
             raise Refused(Refusal(why, 0, ""))
-        if early:
-            await loop.sock_sendall(flow.upstream[0], early)
-            flow.sent += len(early)
+        if asked.kind is Kind.TUNNEL:
+            await self._pass_hellos(flow)
 
-    async def _read_hello(self, flow: Flow, received: bytes) -> bytes:
-        """Read the ClientHello, and end the tunnel if it is not for the host. Returns all bytes received."""
+    async def _pass_hellos(self, flow: Flow) -> None:
+        """Pass the ClientHello on, and a second one if the host asks for it (HelloRetryRequest). Both are judged, so the host gets
+        nothing else until it has answered (D-403)."""
+        assert flow.asked and flow.upstream
+        host, answer = flow.upstream[0], b""
+        sent, flow.asked.early = flow.asked.early, b""
+        for _ in range(2):
+            end, sent = await self._read_hello(flow, sent)
+            await self._pass(flow, host, sent[:end])
+            sent = sent[end:]
+            retried, answer = await self._pass_answer(flow, answer)
+            if not retried:
+                if sent:
+                    await self._pass(flow, host, sent)
+                return
+        # A host asks once at most (RFC 8446, section 4.1.4).
+        raise Refused(Refusal(Reason.NOT_TLS, 0, ""))
+
+    async def _read_hello(self, flow: Flow, received: bytes) -> tuple[int, bytes]:
+        """Read the ClientHello, or the second one, and end the tunnel if it is not for the host. Returns where it ends in all bytes
+        received, and these."""
         assert flow.pod and flow.asked
-        loop = asyncio.get_running_loop()
+        loop, before = asyncio.get_running_loop(), flow.server_name
         async with asyncio.timeout(HELLO_SECONDS):
-            while not (hello := read_hello(received)).complete:
-                more = await loop.sock_recv(flow.client, READ_BYTES)
+            while not (hello := read_hello(received, again=bool(before))).complete:
+                # No more than a hello may have, because what follows it stays in memory until the host answers (D-403).
+                more = await loop.sock_recv(flow.client, MAX_HELLO_BYTES + HEADER_BYTES - len(received))
                 if not more:
                     raise ConnectionError
                 received += more
         flow.server_name = hello.name, hello.is_tls
-        if reason := decide_hello(flow.pod, flow.asked.host, hello.name, hello.is_tls, self._policy):
+        reason = decide_hello(flow.pod, flow.asked.host, hello.name, hello.is_tls, self._policy)
+        if not reason and before and before != flow.server_name:
+            reason = Reason.SERVER_NAME  # Where both are allowed, one names the host, the other none.
+        if reason:
             # TLS has no message for this. The client sees a closed connection, and operators see the reason.
             raise Refused(Refusal(reason, 0, ""))
-        return received
+        return hello.end, received
+
+    async def _pass_answer(self, flow: Flow, received: bytes) -> tuple[bool, bytes]:
+        """Pass on what the host sends, until that is known to be a HelloRetryRequest or none. Returns which, and what came after
+        it."""
+        assert flow.upstream
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while not (answer := read_answer(received)).complete:
+                more = await loop.sock_recv(flow.upstream[0], READ_BYTES)
+                if not more:
+                    return False, b""  # A host that has ended its side answers nothing any more. The pumps end the other side.
+                await self._pass(flow, flow.client, more)
+                received += more
+        if not answer.is_tls:
+            raise Refused(Refusal(Reason.NOT_TLS, 0, ""))
+        return bool(answer.retry_end), received[answer.retry_end :]
+
+    async def _pass(self, flow: Flow, target: socket.socket, content: bytes) -> None:
+        """Send bytes to one side before the pumps move them."""
+        assert flow.pod
+        await asyncio.get_running_loop().sock_sendall(target, content)
+        flow.sent += len(content)
+        # The pumps wait as long as the limits of bytes require.
+        take(self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED), len(content))
 
     async def _open(self, flow: Flow, addresses: list[str], port: int) -> tuple[socket.socket, str]:
         """Connect to the first address that answers, among those that may have more connections."""

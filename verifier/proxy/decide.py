@@ -41,8 +41,8 @@ class Reason(StrEnum):
     ADDRESS = "address"  # the host has a private, special or banned address
     UNRESOLVED = "unresolved"  # the host name has no address
     UNANSWERED = "unanswered"  # DNS gives no answer
-    NOT_TLS = "not-tls"
-    SERVER_NAME = "server-name"  # the ClientHello names another host or none
+    NOT_TLS = "not-tls"  # the client or the host does not begin as TLS does
+    SERVER_NAME = "server-name"  # a ClientHello names another host or none
     REQUEST = "request"  # not well-formed
     LIMIT = "limit"
     HOST_LIMIT = "host-limit"  # too many connections to one address of the host, from all servers

@@ -28,12 +28,12 @@ class Flow:
         began: when it began, in monotonic seconds.
         pod: the pod that opened it, once that is known.
         asked: the request, once that is known.
-        server_name: the name in the ClientHello, and whether it was a ClientHello; None before it came.
+        server_name: the name in the ClientHello, and whether it was a ClientHello; None before it came. A second one has the same.
         upstream: the socket to the host, and the host's address; None before it is connected.
         source_port: the source port that this socket uses.
         buckets: the buckets that its bytes are taken from. The pumps have the same list, so a change of it counts for them.
         pumps: the pumps that move its bytes.
-        sent: bytes that the host was sent without a pump.
+        sent: bytes that were moved without a pump.
         cut: the reason why it was cut; empty if it was not.
     """
 

@@ -1,35 +1,66 @@
-"""The TLS ClientHello (RFC 8446, section 4.1.2): which host it names.
+"""The beginning of TLS (RFC 8446, section 4.1): which host a ClientHello names, and whether the host asks for a second one.
 
-A tunnel is opened for one host. Anything that could name another one or hide it counts as no name at all: two names, an extension
-that comes twice, Encrypted Client Hello (extension 0xfe0d), lengths that do not fit.
+A tunnel is opened for one host. Anything in a ClientHello that could name another one or hide it counts as no name at all: two
+names, an extension that comes twice, Encrypted Client Hello (extension 0xfe0d), lengths that do not fit. A second ClientHello,
+after a HelloRetryRequest, names a host again, and servers go by that name, so it is read and judged as well (D-403).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_HELLO_BYTES = 16384
-"""The longest ClientHello that is read. Browsers with post-quantum keys send 2 kB; one TLS record may have 16 KiB."""
+"""The longest ClientHello that is read, and the longest HelloRetryRequest, with all that comes before. Browsers with post-quantum
+keys send 2 kB; one TLS record may have 16 KiB."""
 
 MAX_RECORDS = 4
-"""The most records in a ClientHello. Clients send one or two, and each arriving byte means reading all of them again."""
+"""The most records that are read of one side. Clients send one or two, and each arriving byte means reading all of them again."""
 
-_HANDSHAKE, _CLIENT_HELLO = 22, 1
+HEADER_BYTES = 5
+"""The bytes of a record before its content: kind, version and length (RFC 8446, section 5.1)."""
+
+_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = 20, 21, 22, 23
+_CLIENT_HELLO, _SERVER_HELLO = 1, 2
 _SERVER_NAME, _ENCRYPTED_CLIENT_HELLO = 0, 0xFE0D
 _HOST_NAME = 0
+_FATAL = b"\x02"
+
+_RANDOM = slice(6, 38)
+"""Where a ServerHello has its random: after the message's kind and length, and legacy_version."""
+
+_RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+"""The random of a ServerHello that is a HelloRetryRequest (RFC 8446, section 4.1.3)."""
 
 
 @dataclass(frozen=True)
 class Hello:
-    """The result of reading.
+    """The result of reading what a client sent.
 
     Attributes:
         complete: whether the result is final; False: more bytes are needed.
         name: the one host that it names, in lower case; None if it names none, or more than one may be meant.
         is_tls: whether it is a ClientHello at all.
+        end: where its last record ends in the received bytes, if it is a ClientHello.
     """
 
     complete: bool
     name: str | None = None
     is_tls: bool = False
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of reading a host's answer to a ClientHello.
+
+    Attributes:
+        complete: whether the result is final; False: more bytes are needed.
+        is_tls: whether a TLS server answers like this.
+        retry_end: where a HelloRetryRequest ends in the received bytes; 0: the host does not ask for a second ClientHello.
+    """
+
+    complete: bool
+    is_tls: bool = False
+    retry_end: int = 0
 
 
 class _Malformed(Exception):
@@ -67,33 +98,87 @@ class _Reader:
             raise _Malformed
 
 
-def read_hello(received: bytes) -> Hello:
-    """Read the first bytes that a client sent into a tunnel.
+def read_hello(received: bytes, again: bool = False) -> Hello:
+    """Read the first bytes that a client sent into a tunnel, or those that follow a HelloRetryRequest.
+
+    Args:
+        received: all bytes so far.
+        again: whether it is the second ClientHello. A ChangeCipherSpec may come before it, and the early data that the client sent
+            before it knew of the HelloRetryRequest; servers skip both (RFC 8446, sections 4.2.10 and D.4).
+    """
+    message = b""
+    try:
+        for kind, content, end in _records(received):
+            if again and not message and kind in (_CHANGE_CIPHER_SPEC, _APPLICATION_DATA):
+                continue
+            message += content
+            if kind != _HANDSHAKE or message[:1] not in (b"", bytes([_CLIENT_HELLO])) or end > MAX_HELLO_BYTES:
+                return Hello(True)
+            size = _size(message)
+            if len(message) >= size and len(received) >= end:
+                # Nothing may follow in the same record: a server could read another message there.
+                return Hello(True, _name(message[4:size]) if len(message) == size else None, True, end)
+    except _Malformed:
+        return Hello(True)
+    return Hello(False)
+
+
+def read_answer(received: bytes) -> Answer:
+    """Read the first bytes that a host sent after a ClientHello.
 
     Args:
         received: all bytes so far.
     """
-    if len(received) > MAX_HELLO_BYTES:
-        return Hello(True)
     message = b""
+    try:
+        for kind, content, end in _records(received):
+            if kind == _ALERT and content[:1] == _FATAL:
+                return Answer(True, True)  # Nothing comes after it.
+            # Servers warn before a ServerHello that they do not know a name, and send a ChangeCipherSpec after a HelloRetryRequest.
+            if not message and kind in (_ALERT, _CHANGE_CIPHER_SPEC):
+                continue
+            message += content
+            if kind != _HANDSHAKE or message[:1] not in (b"", bytes([_SERVER_HELLO])):
+                return Answer(True)
+            if len(message) < _RANDOM.stop:
+                continue
+            if message[_RANDOM] != _RETRY:
+                return Answer(True, True)
+            size = _size(message)
+            if len(message) > size or end > MAX_HELLO_BYTES:
+                return Answer(True)
+            if len(message) == size and len(received) >= end:
+                return Answer(True, True, end)
+    except _Malformed:
+        return Answer(True)
+    return Answer(False)
+
+
+def _records(received: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """The records, of which the last one may still be arriving: the kind, the content so far, and where the record ends.
+
+    Raises:
+        _Malformed: they are not TLS, or too many or too long to be a hello.
+    """
     at = 0
     for _ in range(MAX_RECORDS):
         if at >= len(received):
-            return Hello(False)
-        if received[at] != _HANDSHAKE or received[at + 1 : at + 2] not in (b"", b"\x03"):
-            return Hello(True)
-        length = int.from_bytes(received[at + 3 : at + 5], "big")
-        if at + 5 <= len(received) and not length:
-            return Hello(True)  # An empty record of this kind is forbidden (RFC 8446, section 5.1).
-        message += received[at + 5 : at + 5 + length]
-        if message[:1] not in (b"", bytes([_CLIENT_HELLO])):
-            return Hello(True)
-        end = 4 + int.from_bytes(message[1:4], "big")
-        if len(message) >= 4 and len(message) >= end:
-            # Nothing may follow in the same record: a server could read another message there.
-            return Hello(True, _name(message[4:end]) if len(message) == end else None, True)
-        at += 5 + length
-    return Hello(at <= len(received))  # The last record may still be arriving.
+            return
+        kind, content = received[at], at + HEADER_BYTES
+        end = content + int.from_bytes(received[at + 3 : content], "big")
+        if received[at + 1 : at + 2] not in (b"", b"\x03") or (kind != _HANDSHAKE and end > MAX_HELLO_BYTES):
+            raise _Malformed
+        if end == content <= len(received):
+            raise _Malformed  # An empty record of these kinds is forbidden, or useless (RFC 8446, section 5.1).
+        yield kind, received[content:end], end
+        at = end
+    if at <= len(received):
+        raise _Malformed
+
+
+def _size(message: bytes) -> int:
+    """The bytes of a handshake message, as its beginning says."""
+    return 4 + int.from_bytes(message[1:4], "big")
 
 
 def _name(body: bytes) -> str | None:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_name
+from tests.support.clock import Clock
+from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_hello, server_name
 from tests.support.ports import free_port
 from verifier.networks import NetworkSet
 from verifier.proxy import connections
@@ -115,7 +116,8 @@ def test_host_gets_nothing_if_the_tier_that_the_pod_got_meanwhile_closes_its_add
 @pytest.mark.parametrize("when", ["while the host is connected", "while the tunnel is open"])
 @pytest.mark.parametrize(("before", "now"), [(ANY, UNVERIFIED), (UNVERIFIED, ANY)])
 def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_has_now(before, now, when, monkeypatch, ends):
-    usage = Usage(Limits(all_bytes_per_second=1_000_000), lambda: 100.0)
+    clock, answer = Clock(), server_hello()
+    usage = Usage(Limits(all_bytes_per_second=1_000_000), clock)
     monkeypatch.setattr(connections, "Usage", lambda *_: usage)
     monkeypatch.setattr(Flow, "waiting", 3)
     monkeypatch.setattr(connections, "MOST_WAITING_BYTES", 4)  # for unverified servers 2
@@ -123,6 +125,12 @@ def test_bytes_that_move_and_wait_in_a_tunnel_count_for_the_tier_that_its_pod_ha
     async def main():
         tier_when_connected = before if when == "while the tunnel is open" else now
         async with tunnel(monkeypatch, NAMED, before, tier_when_connected) as (proxy, _, reader, host_writer):
+            host_writer.write(answer)
+            await reader.readexactly(len(answer))
+            _, of_all, _ = usage.bytes("uid-2", verified=False)
+            assert not of_all.is_full  # The hellos count, too.
+            clock.now += 1
+            assert of_all.is_full
             if when == "while the tunnel is open":
                 publish(proxy, now)
             host_writer.write(b"x")

@@ -1,4 +1,4 @@
-"""The ClientHello: its one name, or nothing."""
+"""The ClientHello: its one name, or nothing. The host's answer: whether it asks for a second one."""
 
 import ssl
 import struct
@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.egress_proxy.hellos import encrypted_client_hello, extension, hello, hello_for, server_name
-from verifier.proxy.hello import MAX_HELLO_BYTES, Hello, read_hello
+from tests.support.egress_proxy.hellos import (
+    CHANGE_CIPHER_SPEC,
+    RETRY,
+    encrypted_client_hello,
+    extension,
+    hello,
+    hello_for,
+    server_hello,
+    server_name,
+)
+from verifier.proxy.hello import MAX_HELLO_BYTES, Answer, Hello, read_answer, read_hello
 
 GOOD = hello_for("ok.example")
+EARLY_DATA = b"\x17\x03\x03\0\x05early"
 
 
 def of_python(name: str) -> bytes:
@@ -36,12 +46,13 @@ def longer(sent: bytes, more: bytes) -> bytes:
         hello_for("OK.example"),
         hello(server_name("ok.example"), padding=9000),
         hello(server_name("ok.example"), record=60),
-        GOOD + b"\x14\x03\x03\0\x01\x01",  # a record after it
     ],
     ids=lambda _: "bytes",  # they are random
 )
-def test_name_is_read(sent):
-    assert read_hello(sent) == Hello(True, "ok.example", True)
+@pytest.mark.parametrize("after", [b"", CHANGE_CIPHER_SPEC, bytes(MAX_HELLO_BYTES)], ids=len)
+def test_name_is_read(sent, after):
+    """Whatever comes after the ClientHello."""
+    assert read_hello(sent + after) == Hello(True, "ok.example", True, len(sent))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +76,7 @@ def test_name_is_read(sent):
     ids=lambda _: "bytes",  # they are random
 )
 def test_unclear_name_is_none(sent):
-    assert read_hello(sent) == Hello(True, None, True)
+    assert read_hello(sent) == Hello(True, None, True, len(sent))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,11 @@ def test_other_bytes_are_no_hello(sent):
     assert read_hello(sent) == Hello(True)
 
 
-@pytest.mark.parametrize("sent", [GOOD, hello(server_name("ok.example"), record=60)], ids=["one record", "many"])
+@pytest.mark.parametrize(
+    "sent",
+    [GOOD, hello(server_name("ok.example"), record=60), hello(server_name("ok.example"), after=GOOD[5:])],
+    ids=["one record", "many", "two messages"],
+)
 def test_every_beginning_needs_more(sent):
     for length in range(len(sent)):
         assert read_hello(sent[:length]) == Hello(False), length
@@ -102,9 +117,77 @@ def in_records(first):
 
 def test_fifth_record_of_a_hello_is_not_read():
     """Each byte that arrives means reading all records again: with 63 of them, a pod's bytes held up the proxy."""
-    assert read_hello(in_records(3)) == Hello(True, "ok.example", True)
+    assert read_hello(in_records(3)) == Hello(True, "ok.example", True, len(in_records(3)))
     assert read_hello(in_records(3)[:-1]) == Hello(False)
     assert read_hello(in_records(4)) == read_hello(in_records(4)[:-1]) == Hello(True)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b"", CHANGE_CIPHER_SPEC, EARLY_DATA, CHANGE_CIPHER_SPEC + 2 * EARLY_DATA],
+    ids=["nothing", "compatible", "early", "all"],
+)
+def test_second_hello_is_read_after_what_servers_skip(before):
+    assert read_hello(before + GOOD, again=True) == Hello(True, "ok.example", True, len(before + GOOD))
+    for length in range(len(before + GOOD)):
+        assert read_hello((before + GOOD)[:length], again=True) == Hello(False), length
+    assert before == b"" or read_hello(before + GOOD) == Hello(True)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x15\x03\x03\0\x02\x02\x28",  # an alert
+        4 * EARLY_DATA + GOOD,
+        b"\x17\x03\x03\x40\0",  # a longer record than is kept
+        b"\x16\x03\x01\0\x01\x01" + EARLY_DATA + GOOD,
+        EARLY_DATA + b"GET /",
+    ],
+)
+def test_other_bytes_are_no_second_hello(sent):
+    assert read_hello(sent, again=True) == Hello(True)
+
+
+ASKS = server_hello(RETRY)
+WARNING, FATAL = b"\x15\x03\x03\0\x02\x01\x70", b"\x15\x03\x03\0\x02\x02\x70"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (ASKS, Answer(True, True, len(ASKS))),
+        (ASKS + CHANGE_CIPHER_SPEC, Answer(True, True, len(ASKS))),
+        (CHANGE_CIPHER_SPEC + ASKS, Answer(True, True, len(CHANGE_CIPHER_SPEC + ASKS))),
+        (WARNING + ASKS, Answer(True, True, len(WARNING + ASKS))),
+        (server_hello(RETRY, record=30), Answer(True, True, len(server_hello(RETRY, record=30)))),
+        (server_hello(), Answer(True, True)),
+        (server_hello()[:43], Answer(True, True)),
+        (server_hello(after=bytes(9000)), Answer(True, True)),
+        (WARNING + server_hello(), Answer(True, True)),
+        (FATAL, Answer(True, True)),
+        (WARNING + FATAL, Answer(True, True)),
+        (server_hello(RETRY, after=b"\0"), Answer(True)),
+        (server_hello(RETRY, after=bytes(MAX_HELLO_BYTES))[:60], Answer(True)),
+        (server_hello(RETRY, record=1), Answer(True)),
+        (4 * WARNING + ASKS, Answer(True)),
+        (b"\x15\x03\x03\x40\0", Answer(True)),
+        (b"\x16\x03\x03\0\x04\0\0\0\0", Answer(True)),  # a HelloRequest
+        (b"\x16\x03\x03\0\x01\x02" + WARNING + ASKS, Answer(True)),
+        (EARLY_DATA, Answer(True)),
+        (b"HTTP/1.1 400 Bad Request\r\n", Answer(True)),
+        (b"SSH-2.0-x\r\n", Answer(True)),
+        (b"\0", Answer(True)),
+    ],
+    ids=lambda _: "bytes",  # they are random
+)
+def test_answer_asks_for_a_second_hello_or_not(sent, answer):
+    assert read_answer(sent) == answer
+
+
+@pytest.mark.parametrize("sent", [ASKS, WARNING + server_hello(RETRY, record=30)], ids=["one record", "many"])
+def test_every_beginning_of_a_hello_retry_request_needs_more(sent):
+    for length in range(len(sent)):
+        assert read_answer(sent[:length]) == Answer(False), length
 
 
 @given(st.binary(max_size=400), st.integers(0, len(GOOD)), st.integers(0, 60))
@@ -119,3 +202,6 @@ def test_noise_is_no_fault(noise):
     read_hello(noise)
     read_hello(b"\x16\x03\x01" + noise)
     read_hello(GOOD[:43] + noise)
+    read_hello(noise, again=True)
+    read_answer(noise)
+    assert not read_answer(server_hello()[:43] + noise).retry_end

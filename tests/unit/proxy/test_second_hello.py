@@ -1,0 +1,295 @@
+"""The server of the egress proxy: the beginning of a tunnel, until the host has answered the ClientHello (D-403)."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from tests.support.certificates import certificate
+from tests.support.egress_proxy.hellos import CHANGE_CIPHER_SPEC, RETRY, hello_1_3, hello_for, server_hello
+from tests.support.ports import free_port
+from verifier.proxy import connections
+from verifier.proxy.decide import Policy, TierHosts
+from verifier.proxy.hello import MAX_HELLO_BYTES
+from verifier.proxy.hosts import HostList
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
+from verifier.proxy.resolve import Resolver
+from verifier.records import UNVERIFIED, AddressChange, AddressVersion, PodAddresses
+
+ANY = "any"
+POLICY = Policy({UNVERIFIED: TierHosts(HostList(["a.example"])), ANY: TierHosts(HostList(["*"]))})
+
+NO_KEY, WITH_KEY, OTHER = hello_1_3("a.example", has_key=False), hello_1_3("a.example"), hello_1_3("b.example")
+NO_NAME = hello_1_3(has_key=False), hello_1_3()
+EARLY_DATA = b"\x17\x03\x03\0\x05early"
+ASKS, ANSWERS = server_hello(RETRY), server_hello()
+WARNING, ALERT = b"\x15\x03\x03\0\x02\x01\x70", b"\x15\x03\x03\0\x02\x02\x28"
+
+ENDED, OTHER_NAME, NOT_TLS = ("allowed", "ended"), ("refused", "server-name"), ("refused", "not-tls")
+
+
+@asynccontextmanager
+async def tunnel(monkeypatch, tier=UNVERIFIED):
+    """A pod has an open tunnel to `a.example`. Yields the sockets of both ends."""
+    proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: ["203.0.113.1"]), Metrics(), log_connections=True)
+    proxy.identities.load(AddressVersion(), {"alice/": [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)]})
+    proxy.identities.apply(AddressChange(AddressVersion()))
+    upstream, host = socket.socketpair()
+    upstream.setblocking(False)
+    host.settimeout(60)
+
+    async def connected(address, port, seconds):
+        return upstream
+
+    monkeypatch.setattr(connections, "_connected", connected)
+    port = free_port()
+    listener = listen(port, "127.0.0.1")
+    serving = asyncio.create_task(proxy.serve(listener))
+    pod = socket.create_connection(("127.0.0.1", port), 60)
+    try:
+        async with asyncio.timeout(120):
+            pod.sendall(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += await asyncio.to_thread(pod.recv, 1)
+            assert b" 200 " in head
+            yield pod, host
+    finally:
+        pod.close()
+        host.close()
+        await proxy.drain(60)
+        serving.cancel()
+        listener.close()
+
+
+@pytest.fixture
+def ends(caplog):
+    """Returns how connections ended."""
+    caplog.set_level(logging.INFO)
+    return lambda: [(record.fields["decision"], record.fields["rule"]) for record in caplog.records]
+
+
+# -- hosts with OpenSSL
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pem")
+    certificate(folder, "host")
+    return folder / "host.crt", folder / "host.key"
+
+
+@pytest.fixture
+def server(pem):
+    """A host that answers what it gets in TLS, and the names in its ClientHellos."""
+    context, names = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), []
+    context.load_cert_chain(*pem)
+    context.sni_callback = lambda connection, name, _: names.append(name)
+
+    def serve(host):
+        with suppress(OSError), context.wrap_socket(host, server_side=True) as secure:
+            secure.sendall(secure.recv(100))
+
+    return context, names, serve
+
+
+def spoken(pod):
+    """What a host answers to Python's TLS."""
+    with ssl._create_unverified_context().wrap_socket(pod, server_hostname="a.example") as secure:
+        secure.sendall(b"hello")
+        return secure.version(), secure.recv(100)
+
+
+@pytest.mark.parametrize(
+    ("curve", "newest", "hellos"),
+    [
+        pytest.param("prime256v1", ssl.TLSVersion.TLSv1_2, 1, id="TLS 1.2"),
+        pytest.param("X25519", ssl.TLSVersion.TLSv1_3, 1, id="a key that the client sends"),
+        pytest.param("secp521r1", ssl.TLSVersion.TLSv1_3, 2, id="a key that the client sends only if asked"),
+    ],
+)
+def test_honest_client_reaches_a_host_of_any_kind(curve, newest, hellos, server, monkeypatch, ends):
+    context, names, serve = server
+    context.set_ecdh_curve(curve)
+    context.maximum_version = newest
+
+    async def main():
+        async with tunnel(monkeypatch) as (pod, host):
+            return (await asyncio.gather(asyncio.to_thread(spoken, pod), asyncio.to_thread(serve, host)))[0]
+
+    assert asyncio.run(main()) == (newest.name.replace("_", "."), b"hello")
+    assert names == ["a.example"] * hellos
+    assert ends() == [ENDED]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "when asked"])
+def test_second_hello_for_another_host_does_not_reach_an_openssl_host(at_once, server, monkeypatch, ends):
+    _, names, serve = server
+
+    def escape(pod):
+        pod.sendall(NO_KEY + (OTHER if at_once else b""))
+        seen = pod.recv(4096)
+        assert RETRY in seen
+        if not at_once:
+            pod.sendall(OTHER)
+        while len(seen) < 300 and (more := pod.recv(4096)):
+            seen += more
+        return seen
+
+    async def main():
+        async with tunnel(monkeypatch) as (pod, host):
+            serving = asyncio.create_task(asyncio.to_thread(serve, host))
+            seen = await asyncio.to_thread(escape, pod)
+            await serving
+            return seen
+
+    assert len(asyncio.run(main())) < 300  # no certificate
+    assert names == ["a.example"]
+    assert ends() == [OTHER_NAME]
+
+
+# -- hosts that answer a set text
+
+
+def received(one, length):
+    """That many bytes, or those until the end."""
+    found = b""
+    while len(found) < length and (more := one.recv(length - len(found))):
+        found += more
+    return found
+
+
+def exchange(monkeypatch, turns, tier=UNVERIFIED, is_open=True):
+    """In turns, the pod sends bytes, and the host answers, in pieces if it has a list of them. The host ends a tunnel that is open
+    then. Returns what each got that the other sent, until the host had no answer, and what each got in the end."""
+
+    async def main():
+        async with tunnel(monkeypatch, tier) as (pod, host):
+            got = []
+            for sent, answer in turns:
+                await asyncio.to_thread(pod.sendall, sent)
+                if not answer:
+                    break
+                got.append(await asyncio.to_thread(received, host, len(sent)))
+                pieces = answer if isinstance(answer, list) else [answer]
+                for piece in pieces:
+                    await asyncio.to_thread(host.sendall, piece)
+                    await asyncio.sleep(0.002 * (len(pieces) > 1))
+                got.append(await asyncio.to_thread(received, pod, len(b"".join(pieces))))
+            if is_open:
+                host.shutdown(socket.SHUT_WR)
+            end = await asyncio.to_thread(received, pod, 1)
+            pod.close()
+            return got, end, await asyncio.to_thread(received, host, 1 << 20)
+
+    return asyncio.run(main())
+
+
+def through(*turns):
+    """What both sides get if everything is passed on."""
+    return [part for sent, answer in turns for part in (sent, b"".join(answer) if isinstance(answer, list) else answer)], b"", b""
+
+
+@pytest.mark.parametrize(
+    ("turns", "tier"),
+    [
+        pytest.param([(hello_for("a.example"), ANSWERS), (b"more", b"more")], UNVERIFIED, id="no question"),
+        pytest.param([(NO_KEY, ASKS), (WITH_KEY, ANSWERS), (b"more", b"more")], UNVERIFIED, id="question"),
+        pytest.param([(NO_KEY, ASKS + CHANGE_CIPHER_SPEC), (CHANGE_CIPHER_SPEC + WITH_KEY, ANSWERS)], UNVERIFIED, id="compatible"),
+        pytest.param([(NO_KEY, [bytes([one]) for one in ASKS]), (WITH_KEY, ANSWERS)], UNVERIFIED, id="question in pieces"),
+        pytest.param([(NO_KEY, server_hello(RETRY, record=30)), (WITH_KEY, ANSWERS)], UNVERIFIED, id="question in records"),
+        pytest.param([(NO_KEY, [ANSWERS[:20], ANSWERS[20:]])], UNVERIFIED, id="answer in pieces"),
+        pytest.param([(NO_KEY, WARNING + ANSWERS), (b"more", b"more")], UNVERIFIED, id="warning"),
+        pytest.param([(NO_KEY, WARNING + ASKS), (WITH_KEY, ANSWERS)], UNVERIFIED, id="warning before a question"),
+        pytest.param([(NO_KEY, ALERT), (b"more", b"more")], UNVERIFIED, id="alert"),
+        pytest.param([(NO_KEY, ASKS), (EARLY_DATA + WITH_KEY, ANSWERS)], UNVERIFIED, id="early data before a second hello"),
+        pytest.param([(NO_NAME[0], ASKS), (NO_NAME[1], ANSWERS)], ANY, id="no name"),
+    ],
+)
+def test_hellos_for_one_host_are_passed_on(turns, tier, monkeypatch, ends):
+    assert exchange(monkeypatch, turns, tier) == through(*turns)
+    assert ends() == [ENDED]
+
+
+@pytest.mark.parametrize(
+    ("turns", "end", "tier"),
+    [
+        pytest.param([(NO_KEY, ASKS), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="another name"),
+        pytest.param([(NO_KEY, ASKS), (NO_NAME[1], b"")], OTHER_NAME, UNVERIFIED, id="no name"),
+        pytest.param([(NO_KEY, ASKS), (NO_NAME[1], b"")], OTHER_NAME, ANY, id="no name any more"),
+        pytest.param([(NO_NAME[0], ASKS), (WITH_KEY, b"")], OTHER_NAME, ANY, id="a name at last"),
+        pytest.param([(NO_KEY, WARNING + ASKS), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="after a warning"),
+        pytest.param([(NO_KEY, server_hello(RETRY, record=30)), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="asked in records"),
+        pytest.param([(NO_KEY, [ASKS[:30], ASKS[30:]]), (OTHER, b"")], OTHER_NAME, UNVERIFIED, id="asked in pieces"),
+        pytest.param([(NO_KEY, ASKS), (EARLY_DATA + OTHER, b"")], OTHER_NAME, UNVERIFIED, id="after early data"),
+        pytest.param([(NO_KEY, ASKS), (4 * EARLY_DATA + WITH_KEY, b"")], NOT_TLS, UNVERIFIED, id="more early data"),
+        pytest.param([(NO_KEY, ASKS), (b"GET / HTTP/1.1\r\n\r\n", b"")], NOT_TLS, UNVERIFIED, id="no hello"),
+        pytest.param([(NO_KEY, ASKS), (WITH_KEY, ASKS)], NOT_TLS, UNVERIFIED, id="second question"),
+        pytest.param([(NO_KEY, b"HTTP/1.1 400 Bad Request\r\n")], NOT_TLS, UNVERIFIED, id="host without TLS"),
+        pytest.param([(NO_KEY, server_hello(RETRY, after=b"\0"))], NOT_TLS, UNVERIFIED, id="unclear question"),
+    ],
+)  # fmt: skip
+def test_other_hellos_end_the_tunnel(turns, end, tier, monkeypatch, ends):
+    got, *rest = exchange(monkeypatch, turns, tier, is_open=False)
+    passed_on, *_ = through(*(turn for turn in turns if turn[1]))
+    assert (got, rest) == (passed_on, [b"", b""])
+    assert ends() == [end]
+
+
+@pytest.mark.parametrize("early", [CHANGE_CIPHER_SPEC + EARLY_DATA, bytes(2 * MAX_HELLO_BYTES)], ids=["early data", "much"])
+def test_host_gets_what_follows_the_hello_once_it_has_answered(early, monkeypatch, ends):
+    async def main():
+        async with tunnel(monkeypatch) as (pod, host):
+            await asyncio.to_thread(pod.sendall, WITH_KEY + early)
+            assert await asyncio.to_thread(received, host, len(WITH_KEY)) == WITH_KEY
+            await asyncio.sleep(0.05)
+            host.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                host.recv(1)
+            host.settimeout(60)
+            host.sendall(ANSWERS)
+            assert await asyncio.to_thread(received, host, len(early)) == early
+            assert await asyncio.to_thread(received, pod, len(ANSWERS)) == ANSWERS
+
+    asyncio.run(main())
+    assert ends() == [ENDED]
+
+
+@pytest.mark.parametrize("answer", [b"", ALERT, ASKS[:20]], ids=["nothing", "alert", "half an answer"])
+def test_host_that_closes_at_once_closes_the_tunnel(answer, monkeypatch, ends):
+    assert exchange(monkeypatch, [(WITH_KEY, answer)]) == (through((WITH_KEY, answer)) if answer else ([], b"", WITH_KEY))
+    assert ends() == [ENDED]
+
+
+@pytest.mark.parametrize("answer", [b"", WARNING, ASKS[:20]], ids=["nothing", "warning", "half an answer"])
+def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkeypatch, ends):
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.1)
+
+    async def main():
+        async with tunnel(monkeypatch) as (pod, host):
+            pod.sendall(WITH_KEY)
+            host.sendall(answer)
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(received, pod, 1000) in (answer, b"")
+
+    asyncio.run(main())
+    assert ends() == [("allowed", "TimeoutError")]
+
+
+def test_second_hello_has_a_time_limit(monkeypatch, ends):
+    async def main():
+        async with tunnel(monkeypatch) as (pod, host):
+            pod.sendall(NO_KEY)
+            await asyncio.to_thread(received, host, len(NO_KEY))
+            monkeypatch.setattr(connections, "HELLO_SECONDS", 0.1)
+            host.sendall(ASKS)
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(received, pod, 1000) in (ASKS, b"")
+
+    asyncio.run(main())
+    assert ends() == [("allowed", "TimeoutError")]

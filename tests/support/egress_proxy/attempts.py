@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.egress_proxy.hellos import encrypted_client_hello, hello, hello_for, server_name
+from tests.support.egress_proxy.hellos import RETRY, encrypted_client_hello, hello, hello_1_3, hello_for, server_name
 
 PORT = 3128
 LISTED, ANY, SIX, BLOCKED, STRANGER, TWICE, COURSE = "listed", "any", "six", "blocked", "stranger", "twice", "course"
@@ -159,6 +159,28 @@ def tunnel(
     finally:
         connection.close()
     return "ServerHello" if answer[:1] == b"\x16" else "closed" if not answer else f"REACHED? {answer[:60]!r}"
+
+
+def asked_again(pod: Pod, target: str, name: str, other: str, at_once: bool = False) -> str:
+    """CONNECT, a ClientHello for which the host asks for another one (HelloRetryRequest), and that. Returns both answers."""
+    first, second = hello_1_3(name, has_key=False), hello_1_3(other)
+    connection, line = open_tunnel(pod, target)
+    if " 200" not in line:
+        return line
+    with connection:
+        connection.sendall(first + second if at_once else first)
+        answer = b""
+        while RETRY not in answer:
+            if not (more := connection.recv(4096)):
+                return f"no HelloRetryRequest: {answer!r}"
+            answer += more
+        if not at_once:
+            connection.sendall(second)
+        answer = answer[answer.index(RETRY) :]
+        # The host also sends a ChangeCipherSpec, before or after.
+        while len(answer) < 300 and (more := connection.recv(4096)):
+            answer += more
+    return f"HelloRetryRequest, {'closed' if len(answer) < 300 else 'ServerHello'}"
 
 
 def https(pod: Pod, name: str, host: str = "") -> str:
@@ -321,6 +343,7 @@ def _use() -> list[Attempt]:
         add("ClientHello of 9 kB", "ServerHello", tunnels(OK, sent=long, pieces=1400)),
         add("ClientHello in records of 60 bytes", "ServerHello", tunnels(OK, sent=cut)),
         add("ClientHello with the CONNECT", "ServerHello", tunnels(OK, "ok.example", early=True)),
+        add("second ClientHello", "HelloRetryRequest, ServerHello", lambda pod: asked_again(pod, OK, "ok.example", "ok.example")),
         add("name in capitals in the ClientHello", "ServerHello", tunnels(OK, "OK.Example")),
         add("host in capitals", "ServerHello", tunnels("OK.Example:443", "ok.example")),
         add("host with a dot at the end", "ServerHello", tunnels("ok.example.:443", "ok.example")),
@@ -389,6 +412,7 @@ def _by_name() -> list[Attempt]:
 def _in_tunnels() -> list[Attempt]:
     named, other, two = "another name in the ClientHello, two, or none", "another protocol in a tunnel", "HTTP/2 prior knowledge"
     ok, evil = server_name("ok.example"), server_name("evil.example")
+    closed = "HelloRetryRequest, closed"
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     found = [
         Attempt(named, "another host", tunnels(OK, "evil.example")),
@@ -403,7 +427,11 @@ def _in_tunnels() -> list[Attempt]:
         Attempt(named, "in pieces of 5 bytes", tunnels(OK, "evil.example", pieces=5, pause=0.002)),
         Attempt(named, "with the CONNECT", tunnels(OK, "evil.example", early=True)),
         Attempt(named, "in HTTP/1.0", tunnels(OK, "evil.example", version="1.0")),
-        Attempt(named, "in a second ClientHello", tunnels(OK, sent=hello(ok, after=hello_for("evil.example")[5:]))),
+        Attempt(named, "in a second ClientHello of one record", tunnels(OK, sent=hello(ok, after=hello_for("evil.example")[5:]))),
+        *(
+            Attempt(named, what, lambda pod, one=at_once: asked_again(pod, OK, "ok.example", "evil.example", one), reaches=closed)
+            for what, at_once in (("in a second ClientHello, when asked", False), ("in a second ClientHello, unasked", True))
+        ),
         Attempt(other, "ClientHello of a byte in 0.2 s", tunnels(OK, "ok.example", pieces=1, pause=0.2)),
         Attempt(two, "to the proxy", asks(preface)),
         Attempt(two, "to the proxy, then a request", asks(preface + EVIL.encode())),

@@ -1,0 +1,43 @@
+"""The event loop of the egress proxy: a pod that always has more for it leaves others their turns."""
+
+import asyncio
+import socket
+
+from verifier.proxy.connections import PIECES_A_TURN, Proxy
+from verifier.proxy.decide import Policy
+from verifier.proxy.flow import Flow
+from verifier.proxy.limits import Bucket, Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.requests import read_request
+from verifier.proxy.resolve import Resolver
+
+CHUNKS = 100
+"""Chunks of a body. The buffers of two sockets have room for all of them, so nothing has to wait."""
+
+
+def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
+    (pod, client), (upstream, host) = socket.socketpair(), socket.socketpair()
+    for one in (client, upstream):
+        one.setblocking(False)
+    head = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    pod.sendall(head + b"1\r\nx\r\n" * CHUNKS + b"0\r\n\r\n")
+    turns = 0
+
+    async def other():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main():
+        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+        flow = Flow("127.0.0.1", client, asked=await read_request(client))
+        others = asyncio.create_task(other())
+        await asyncio.wait_for(proxy._send(flow, upstream, [Bucket(0)]), 60)
+        others.cancel()
+
+    asyncio.run(main())
+    assert host.recv(65536).count(b"x") >= CHUNKS
+    assert turns >= CHUNKS // PIECES_A_TURN
+    for one in (pod, client, upstream, host):
+        one.close()

@@ -1,6 +1,7 @@
 """The connections of pods: each is accepted and judged, and its bytes are moved until it ends or is cut."""
 
 import asyncio
+import itertools
 import json
 import logging
 import select
@@ -28,6 +29,9 @@ from .splice import Pump, take
 from .wanted_hosts import WantedHosts
 
 log = logging.getLogger("binder-egress")
+
+ACCEPTED_A_TURN = 10
+"""Connections that are accepted before other tasks get a turn. One would let a few busy tunnels keep new connections waiting."""
 
 HEAD_SECONDS = 10.0
 """Time limit for the head of a request, in seconds."""
@@ -142,7 +146,9 @@ class Proxy:
         """Accept connections until cancelled. Open connections go on."""
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
-        while True:
+        for number in itertools.count():
+            if number % ACCEPTED_A_TURN == 0:
+                await asyncio.sleep(0)  # D-401
             try:
                 client, peer = await loop.sock_accept(listener)
             except OSError as error:  # No file descriptors are left, or the client is gone.

@@ -1,18 +1,23 @@
 """The event loop of the egress proxy: a pod that always has more for it leaves others their turns."""
 
 import asyncio
+import itertools
 import socket
 
-from verifier.proxy.connections import PIECES_A_TURN, Proxy
+from verifier.proxy.connections import ACCEPTED_A_TURN, PIECES_A_TURN, Proxy
 from verifier.proxy.decide import Policy
 from verifier.proxy.flow import Flow
 from verifier.proxy.limits import Bucket, Limits
 from verifier.proxy.metrics import Metrics
+from verifier.proxy.process import listen
 from verifier.proxy.requests import read_request
 from verifier.proxy.resolve import Resolver
 
 CHUNKS = 100
 """Chunks of a body. The buffers of two sockets have room for all of them, so nothing has to wait."""
+
+CONNECTIONS = 100
+"""Connections that wait to be accepted."""
 
 
 def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
@@ -41,3 +46,21 @@ def test_upload_in_chunks_of_a_byte_leaves_others_their_turns():
     assert turns >= CHUNKS // PIECES_A_TURN
     for one in (pod, client, upstream, host):
         one.close()
+
+
+def test_flood_of_connections_leaves_others_their_turns():
+    async def main():
+        proxy = Proxy(Policy({}), Limits(connections=CONNECTIONS, new_per_second=CONNECTIONS), Resolver(), Metrics())
+        listener = listen(0, "127.0.0.1")
+        pod = [socket.create_connection(listener.getsockname()) for _ in range(CONNECTIONS)]
+        serving, accepted = asyncio.create_task(proxy.serve(listener)), [0]
+        async with asyncio.timeout(60):
+            while accepted[-1] < CONNECTIONS:
+                await asyncio.sleep(0)
+                accepted.append(proxy.open)
+        serving.cancel()
+        for one in (listener, *pod):
+            one.close()
+        return [after - before for before, after in itertools.pairwise(accepted)]
+
+    assert max(asyncio.run(main())) <= ACCEPTED_A_TURN

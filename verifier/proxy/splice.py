@@ -68,7 +68,7 @@ class Pump:
     def __init__(self, source: socket.socket, target: socket.socket, buckets: list[Bucket]):
         # Numbers, not sockets: for a socket that it does not watch, each lookup in the loop's selector formats a text about it.
         self._source, self._target, self._buckets = source.fileno(), target.fileno(), buckets
-        self._socket = target
+        self._from, self._to = source, target
         self._loop = asyncio.get_running_loop()
         self._held: tuple[int, int] | None = None
         self._inside = 0
@@ -95,7 +95,7 @@ class Pump:
 
     def _room(self) -> int:
         """Bytes that the next step may move; 0: the target must take some first."""
-        size = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        size = self._to.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         unconfirmed = int.from_bytes(fcntl.ioctl(self._target, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         free = size - unconfirmed
         return 0 if free < size * LEAST_FREE else min(PIPE_BYTES, int(free - size * SPARED))
@@ -113,15 +113,13 @@ class Pump:
             self._held = self._held or _pipe()
             number = os.splice(self._source, self._held[1], room, flags=_FLAGS)
         except BlockingIOError:
-            self._release()
-            return
+            number = 0
         except OSError as error:
             self._end(error)
             return
         if not number:
             self._release()
-            self._loop.remove_reader(self._source)
-            self._end()
+            self._receive()
             return
         self._inside += number
         self.moved += number
@@ -129,6 +127,25 @@ class Pump:
             self._rest(number)
         elif not self.ended.done():
             self._wait(self._drain, number)
+
+    def _receive(self) -> None:
+        """Move a few bytes without a pipe, or end if there will be none.
+
+        `splice` stops before an urgent byte of TCP, and the source stays readable, so the loop would ask for steps without end.
+        Reading passes over that byte, as it does in programs that do not look for it.
+        """
+        try:
+            self.left = self._from.recv(LEAST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not self.left:
+            self._end()
+            return
+        self.moved += len(self.left)
+        self._wait(self._drain, len(self.left))
 
     def _wait(self, then: Callable[..., None], *arguments: int) -> None:
         """Call a method when the target accepts bytes again."""
@@ -148,7 +165,7 @@ class Pump:
     def _drain(self, number: int) -> None:
         """Continue with what is left of a step."""
         try:
-            self.left = self.left[self._socket.send(self.left) :]
+            self.left = self.left[self._to.send(self.left) :]
         except BlockingIOError:
             return
         except OSError as error:
@@ -189,11 +206,11 @@ class Pump:
     def _end(self, error: OSError | None = None) -> None:
         if self.ended.done():
             return
+        self._loop.remove_reader(self._source)
         if error:
-            self._loop.remove_reader(self._source)
             self._loop.remove_writer(self._target)
             self.ended.set_exception(error)
             return
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            self._to.shutdown(socket.SHUT_WR)
         self.ended.set_result(None)

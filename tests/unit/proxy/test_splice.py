@@ -113,6 +113,37 @@ def test_pump_goes_on_when_its_target_takes_bytes_again(tcp_ends):
     assert came == sent
 
 
+@pytest.mark.parametrize(
+    ("after", "closes"), [(b" bytes", False), (b" bytes", True), (b"", True)], ids=["bytes", "bytes and the end", "the end"]
+)
+def test_urgent_byte_is_passed_over(tcp_ends, after, closes):
+    """The source stays readable, so a pump that did not pass over it would take steps for as long as the connection is open."""
+    sender, source, target, receiver = tcp_ends
+    steps = 0
+
+    class Counted(Pump):
+        def _step(self, least):
+            nonlocal steps
+            steps += 1
+            super()._step(least)
+
+    async def main():
+        sender.send(b"some")
+        sender.send(b"!", socket.MSG_OOB)
+        sender.send(after)
+        if closes:
+            sender.shutdown(socket.SHUT_WR)
+        pump = Counted(source, target, [Bucket(0)])
+        async with asyncio.timeout(60):
+            while steps < 1000 and (not pump.ended.done() if closes else pump.moved < len(b"some" + after) or pump.left):
+                await asyncio.sleep(0)
+        pump.stop()
+        return receiver.recv(100), pump.moved
+
+    assert asyncio.run(main()) == (b"some" + after, len(b"some" + after))
+    assert steps <= 10
+
+
 def test_pump_that_waits_ends_with_its_target(tcp_ends):
     """The buffer of a connection that was reset stays full. Waiting for room would never end, and would take a whole processor."""
     sender, source, target, receiver = tcp_ends

@@ -30,8 +30,7 @@ SPARED = 1 / 8
 """The share of the target's buffer that a step leaves free, because the kernel's own records of the bytes count too."""
 
 _spare: list[tuple[int, int]] = []
-"""Empty pipes for the next step. A pump holds one only while there are bytes in it, so a tunnel that waits costs only its two
-sockets."""
+"""Empty pipes for the next step. A pump holds one only during a step, so a tunnel that waits costs only its two sockets."""
 
 
 def _pipe() -> tuple[int, int]:
@@ -86,10 +85,6 @@ class Pump:
         self._loop.remove_writer(self._target)
         if self._timer:
             self._timer.cancel()
-        if self._held:  # It may hold bytes of this connection, so no other pump may reuse it.
-            os.close(self._held[0])
-            os.close(self._held[1])
-            self._held = None
         # Also if it is done: if the other pump failed first, nobody asks for this one's failure, and asyncio would log that.
         self.ended.cancel()
 
@@ -209,6 +204,10 @@ class Pump:
         self._loop.remove_reader(self._source)
         if error:
             self._loop.remove_writer(self._target)
+            if self._held:  # It may hold bytes of this connection, so no other pump may reuse it.
+                os.close(self._held[0])
+                os.close(self._held[1])
+                self._held = None
             self.ended.set_exception(error)
             return
         with contextlib.suppress(OSError):

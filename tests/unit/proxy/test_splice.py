@@ -10,6 +10,8 @@ import struct
 import pytest
 
 from tests.support.clock import Clock
+from tests.support.egress_proxy.not_taken import pipes
+from verifier.proxy import splice
 from verifier.proxy.limits import BURST_SECONDS, Bucket
 from verifier.proxy.splice import Pump
 
@@ -179,3 +181,27 @@ def test_failure_of_a_stopped_pump_is_no_error_of_the_loop(ends):
 
     asyncio.run(main())
     assert errors == []
+
+
+@pytest.mark.parametrize("broken", ["source", "target"])
+def test_pump_of_a_broken_connection_holds_no_pipe(ends, broken, monkeypatch):
+    """The connection may stay for minutes: the other side is still to get what the kernel has for it."""
+    monkeypatch.setattr(splice, "_spare", [])
+    sender, source, target, receiver = ends
+
+    async def main():
+        before = pipes()
+        if broken == "source":
+            source.send(b"bytes that nobody reads, so its end is a reset")
+            sender.close()
+        else:
+            sender.send(b"some bytes")
+            receiver.close()
+        pump = Pump(source, target, [Bucket(0)])
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(pump.ended, 60)
+        held = pipes() - before - len(splice._spare)
+        pump.stop()
+        return held
+
+    assert asyncio.run(main()) == 0

@@ -409,14 +409,19 @@ class Proxy:
 
     async def _deliver(self, flow: Flow) -> None:
         """Wait until both sides have taken the last bytes. If the connection ended earlier, the kernel would keep them for minutes,
-        and nothing would count them."""
-        pause, quiet_seconds, before = 0.005, 0.0, -1
-        while (left := flow.sending) > LAST_BYTES:
+        and nothing would count them; and what a limit of bytes still holds back of a host that has ended would be lost."""
+        pause, quiet_seconds, before = 0.005, 0.0, (-1, -1)
+        while (left := (flow.sending, flow.moved))[0] > LAST_BYTES or self._is_answering(flow):
             quiet_seconds = quiet_seconds + pause if left == before else 0.0
             if quiet_seconds >= _patience(flow.client):
                 raise TimeoutError
             before, pause = left, min(2 * pause, TICK_SECONDS)
             await asyncio.sleep(pause)
+
+    def _is_answering(self, flow: Flow) -> bool:
+        """Whether the host has ended, and the pump toward the client, always the last one, is not done with what it sent."""
+        assert flow.upstream
+        return bool(flow.pumps) and not flow.pumps[-1].ended.done() and _has_ended(flow.upstream[0])
 
     async def _send(self, flow: Flow, upstream: socket.socket, buckets: list[Bucket]) -> None:
         """Send a plain request with its body."""
@@ -585,9 +590,14 @@ class Proxy:
 
 def _patience(client: socket.socket) -> float:
     """Seconds for which a connection may be quiet: fewer if the client has ended its side, or the connection is broken."""
+    return LEFT_SECONDS if _has_ended(client) else IDLE_SECONDS
+
+
+def _has_ended(one: socket.socket) -> bool:
+    """Whether the other end of a socket has ended its side, or the connection is broken."""
     poll = select.poll()
-    poll.register(client, select.POLLRDHUP)
-    return LEFT_SECONDS if poll.poll(0) else IDLE_SECONDS
+    poll.register(one, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 async def _connected(address: str, port: int, seconds: float | None) -> socket.socket:

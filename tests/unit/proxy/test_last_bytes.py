@@ -1,0 +1,91 @@
+"""What a host sends last reaches the client of the egress proxy, however the connection ends."""
+
+import asyncio
+import contextlib
+import socket
+from functools import partial
+
+import pytest
+
+from verifier.proxy import connections, splice
+from verifier.proxy.connections import Proxy
+from verifier.proxy.decide import Kind, Policy
+from verifier.proxy.flow import Flow
+from verifier.proxy.limits import Limits
+from verifier.proxy.metrics import Metrics
+from verifier.proxy.requests import Asked
+from verifier.proxy.resolve import Resolver
+from verifier.records import PodAddresses
+
+POD = PodAddresses("uid-1", "alice", "", ("127.0.0.1",), "any")
+
+TURNS = 100
+"""Turns of the loop that are more than enough for what is ready: sockets of one machine are ready at once."""
+
+SENT_BYTES = 100_000
+"""The bytes of an answer. The buffer of a socket has room for them."""
+
+
+@pytest.fixture
+def ends():
+    """A pod and its end in the proxy, and a host with the proxy's end."""
+    pairs = [socket.socketpair(), socket.socketpair()]
+    (pod, client), (upstream, host) = pairs
+    for one in (pod, client, upstream):
+        one.setblocking(False)
+    yield pod, client, upstream, host
+    for one in (pod, client, upstream, host):
+        one.close()
+
+
+async def turns():
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
+def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(ends, monkeypatch):
+    """The client says something more, which finds the host gone while its answer waits in the proxy."""
+    monkeypatch.setattr(connections, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(splice, "take", lambda *_: 1.0)
+    pod, client, upstream, host = ends
+
+    async def main():
+        loop, held = asyncio.get_running_loop(), []
+        call_later = loop.call_later
+
+        def hold(seconds, call, *arguments):
+            if call != loop.add_reader:
+                return call_later(seconds, call, *arguments)
+            held.append(partial(call, *arguments))
+            return call_later(3600, lambda: None)
+
+        monkeypatch.setattr(loop, "call_later", hold)
+        host.sendall(bytes(SENT_BYTES))
+        host.close()
+        pod.send(b"x")
+        flow = Flow("127.0.0.1", client, pod=POD, asked=Asked("ok.example", 443, Kind.TUNNEL), upstream=(upstream, "192.0.2.1"))
+        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+        moving = asyncio.create_task(proxy._move(flow))
+        await turns()
+        toward_host, toward_client = held
+        toward_host()
+        await turns()
+        assert flow.pumps[0].ended.done()
+        toward_client()
+        came = 0
+        async with asyncio.timeout(60):
+            while not moving.done():
+                for go_on in held[2:]:
+                    held.remove(go_on)
+                    go_on()
+                await asyncio.sleep(0)
+                with contextlib.suppress(BlockingIOError):
+                    came += len(pod.recv(SENT_BYTES))
+        with contextlib.suppress(BlockingIOError):
+            came += len(pod.recv(SENT_BYTES))
+        with pytest.raises(ConnectionError):
+            await moving
+        proxy._close(flow)
+        return came
+
+    assert asyncio.run(main()) == SENT_BYTES

@@ -383,10 +383,9 @@ class Proxy:
         buckets = flow.buckets = self._usage.bytes(flow.pod.uid, flow.pod.tier != UNVERIFIED)
         try:
             if flow.asked.kind is Kind.TUNNEL:
-                flow.pumps.append(Pump(flow.client, upstream, buckets))
+                flow.pumps += [Pump(flow.client, upstream, buckets), Pump(upstream, flow.client, buckets)]
             else:
                 await self._send(flow, upstream, buckets)
-            flow.pumps.append(Pump(upstream, flow.client, buckets))
             await self._until_ended(flow)
         except (ConnectionError, h11.ProtocolError):
             # Many hosts reset a connection once they have sent everything, and the client is still to get it.
@@ -424,7 +423,7 @@ class Proxy:
         return bool(flow.pumps) and not flow.pumps[-1].ended.done() and _has_ended(flow.upstream[0])
 
     async def _send(self, flow: Flow, upstream: socket.socket, buckets: list[Bucket]) -> None:
-        """Send a plain request with its body."""
+        """Send a plain request with its body, and begin to move the answer: a host may answer before it has the body, and close."""
         assert flow.asked and flow.asked.connection
         loop, theirs, ours = asyncio.get_running_loop(), flow.asked.connection, h11.Connection(h11.CLIENT)
         sent = 0
@@ -444,6 +443,7 @@ class Proxy:
         if theirs.they_are_waiting_for_100_continue:
             go_on = theirs.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
             await loop.sock_sendall(flow.client, go_on or b"")
+        flow.pumps.append(Pump(upstream, flow.client, buckets))
         while True:
             event = theirs.next_event()
             if event is h11.NEED_DATA:

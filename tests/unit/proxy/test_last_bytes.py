@@ -13,7 +13,7 @@ from verifier.proxy.decide import Kind, Policy
 from verifier.proxy.flow import Flow
 from verifier.proxy.limits import Limits
 from verifier.proxy.metrics import Metrics
-from verifier.proxy.requests import Asked
+from verifier.proxy.requests import Asked, read_request
 from verifier.proxy.resolve import Resolver
 from verifier.records import PodAddresses
 
@@ -89,3 +89,34 @@ def test_client_gets_what_a_limit_of_bytes_held_back_when_the_host_ended(ends, m
         return came
 
     assert asyncio.run(main()) == SENT_BYTES
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["and stays", "and closes"])
+def test_client_gets_an_answer_that_comes_before_the_end_of_the_body(ends, closes):
+    """Such an answer is a refusal, often. The host does not read the rest."""
+    pod, client, upstream, host = ends
+    head = b"POST http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    answer = b"HTTP/1.1 413 Too Large\r\n\r\n"
+
+    async def main():
+        pod.send(head)
+        asked = await read_request(client)
+        flow = Flow("127.0.0.1", client, pod=POD, asked=asked, upstream=(upstream, "192.0.2.1"))
+        proxy = Proxy(Policy({}), Limits(), Resolver(), Metrics())
+        if not closes:
+            host.sendall(answer)
+        moving = asyncio.create_task(proxy._move(flow))
+        pod.send(b"a part of the body")
+        await turns()
+        if closes:
+            host.sendall(answer)
+            host.close()
+            pod.send(b"another part")
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(moving, 60)
+        came = pod.recv(1000)
+        moving.cancel()
+        proxy._close(flow)
+        return came
+
+    assert asyncio.run(main()).split(b"\r\n\r\n")[:2] == [b"HTTP/1.1 100 Continue", b"HTTP/1.1 413 Too Large"]

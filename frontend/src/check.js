@@ -93,13 +93,14 @@ export class Check {
    *
    * @param {AbortSignal} [signal] ends the waiting
    * @param {number} [since] for a server that is ready: when its build request began to wait, in ms. The waiting time counts
-   *   from then, and proof of work may use all of it
+   *   from then, and proof of work may use all of it. A ready server waits for nothing else, because the panel then has no
+   *   button to go on
    * @returns {Promise<void>} never rejects
    */
   async wait(signal, since) {
     const began = since ?? performance.now();
     const stop = new Promise((resolve) => { signal?.addEventListener("abort", resolve, { once: true }); });
-    while (this.running && !signal?.aborted) {
+    while (this.running && !signal?.aborted && (since === undefined || this.calculates)) {
       const hold = since === undefined && this.calculates ? Math.min(this._hold, GRACE_SECONDS) : this._hold;
       let limit = began + (this.state === "widget" ? this._interactiveHold : hold) * 1000;
       if (this.state === "asking") limit = Math.min(limit, this._asked + GRACE_SECONDS * 1000);

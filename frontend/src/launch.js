@@ -165,7 +165,7 @@ function delayed(launch, response, signal) {
 }
 
 // The rest of the waiting time. At this point nothing waits for a person.
-const rest = async ({ check, began }, signal) => check.calculates && check.wait(signal, began);
+const rest = ({ check, began }, signal) => check.wait(signal, began);
 
 function withToken(args, address, token) {
   try {

@@ -15,6 +15,7 @@ from tests.support.launch_tab import (
     home,
     launch,
     launch_when_solved,
+    launch_while_solving,
     person,
     press_launch,
 )
@@ -95,6 +96,23 @@ def test_another_way_replaces_a_calculation_that_does_not_begin(double, start, t
     person(opened).click()
     opened.server("user-1")
     assert hub.builds[0].tier == "verified"
+
+
+def test_ready_server_waits_for_a_calculation_and_for_no_widget(double, start, tab):
+    """The calculation comes first and fails while the server waits for it. No button would end a wait for the widget."""
+    hub = start(
+        captcha_providers={"altcha": {"order": 0} | MODEST["altcha"], "turnstile": {"order": 1} | double.options("turnstile")},
+        captcha_secret_turnstile=double.settings("turnstile")["captcha_secret_turnstile"],
+    )
+    opened = tab()
+    opened.noise.append("404")
+    launch_while_solving(hub, opened)
+    end_wait(opened, 1)
+    eventually(lambda: 3 in opened.time.timers, what="the server does not wait for the rest of the hold")
+    hub.fault, hub.fault_paths = "404", ("passes",)
+    hub.gates["passes"].open()
+    opened.server("user-1")
+    assert hub.builds[0].token is None
 
 
 def test_risen_price_is_paid_with_the_chosen_provider(double, start, tab):

@@ -135,8 +135,8 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
     example = blocks("html")[number]
     course.pages["/tag.js"] = (package / "dist/tag.js").read_bytes()
     opened = tab(course.page("" if "<button" in example else CLIENTS["EventSource"], with_addresses(example, hub)))
-    if 'type="module"' not in example:
-        opened.page.wait_for_function("Boolean(window.binderEgress)")
+    # The script is there when it has put its global name, or the module its proxy, into the page.
+    opened.page.wait_for_function("window.binderEgress || !String(fetch).includes('fetch')")
     with reconciler(store, Server("user-1")):
         opened.page.get_by_role("button").first.click()
         eventually(lambda: hub.builds, what="not launched")
@@ -146,6 +146,21 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
         else:
             opened.state("granted")
             assert hub.builds[0].token is None
+
+
+@pytest.mark.parametrize("what", ["down", "hang", "not listed"])
+def test_documented_module_launches_if_the_verifier_cannot_help(what, course, hub, start, verifier, _verifier, tab):
+    (example,) = (each for each in blocks("html") if 'type="module"' in each)
+    if what == "not listed":
+        hub = start(_verifier)
+    else:
+        hub.fault = what
+    opened = tab("about:blank")
+    # The module has run then. A page that is still loading a script has not been loaded.
+    opened.page.goto(course.page("", with_addresses(example, hub)), wait_until="domcontentloaded")
+    opened.page.get_by_role("button").click()
+    eventually(lambda: hub.builds, what="not launched")
+    assert hub.builds[0].token is None
 
 
 def test_documented_command_prints_the_tag(hub):

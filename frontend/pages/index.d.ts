@@ -45,7 +45,7 @@ export interface Detail {
    * - `needed`: the verifier offers only captchas that this page does not show, or no tier that is enough; a person can unlock the
    *   server at `unlock`
    * - `none`: the verifier refused, or the challenge could not be solved
-   * - `failed`: no server came of the launch
+   * - `failed`: no server came of the launch: the build failed, or its connection ended
    * - `unanswered`: the verifier does not answer this page
    */
   state: "checking" | "granted" | "pending" | "failed" | "needed" | "none" | "unanswered";

@@ -113,19 +113,21 @@ class Gate {
   }
 
   async readAlong(launch, answer) {
+    launch.request = answer;
     try {
       // Clone the response before the page can begin to read it.
       const copy = await answer.then((response) => (response.ok && response.body ? response.clone() : null));
       if (copy) await readEvents(copy.body, (event) => launch.hear(event, copy.url));
-      else launch.fail();
     } catch {
       // The page ended the request, or it handles the same error itself.
     }
+    launch.over(answer);
   }
 
   opened(source) {
     const launch = this.launchOf(source.url);
     if (!launch) return;
+    launch.request = source;
     source.addEventListener("message", ({ data, origin }) => {
       try {
         const event = readEvent(data);
@@ -136,7 +138,8 @@ class Gate {
       }
     });
     source.addEventListener("error", () => {
-      if (source.readyState === source.CLOSED) launch.fail();
+      // The browser connects again by itself, unless the page's own listeners, which come after this one, close the source.
+      setTimeout(() => { if (source.readyState === source.CLOSED) launch.over(source); });
     });
   }
 
@@ -228,6 +231,8 @@ class Launch {
   check = null;
   /** Whether the launch goes on: it has begun, and has neither a server nor failed. */
   underway = false;
+  /** @type {Promise<Response>|EventSource} the last request, in whose place no other one has come */
+  request = null;
 
   constructor(gate, address) {
     this.gate = gate;
@@ -239,6 +244,11 @@ class Launch {
     this.underway = true;
     if (!this.check?.token) this.check = this.gate.ahead();
     this.tell("checking");
+  }
+
+  /** Note that a request has ended, with or without a server. */
+  over(request) {
+    if (this.request === request) this.fail();
   }
 
   /** Note that the launch leads to no server. A retry starts afresh, with the same pass if there is one. */

@@ -127,20 +127,48 @@ def test_failed_build_is_the_same_with_the_tag(client, course, hub, tab):
         opened.thrown.clear()
 
 
-@pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status"])
+@pytest.mark.parametrize("failure", ["the build", "a banned repository", "a status", "a cut", "no connection"])
 @pytest.mark.parametrize("client", ["EventSource", "fetch"])
 def test_failure_of_a_launch_is_reported(client, failure, course, hub, tab):
     """Before that, the last state was `checking`."""
     hub.fails = failure == "the build"
     hub.refusal = 429 * (failure == "a banned repository")
     hub.failures = int(failure == "a status")
-    opened = tab(course.page(CLIENTS[client], script_tag(hub)))
+    hub.cuts = int(failure == "a cut")
+    # An EventSource that is left open connects again, which is no failure. Most clients close it.
+    closing = "source.addEventListener('error', () => source.close()); source.onopen"
+    opened = tab(course.page(CLIENTS[client].replace("source.onopen", closing), script_tag(hub)))
+    if failure == "no connection":
+        opened.page.route("**/build/**", lambda route: route.abort())
     opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
     said = opened.state("failed")
     assert (said["server"], said["unlock"]) == (None, None)
     opened.page.wait_for_timeout(500)
     assert opened.state("failed")
     opened.thrown.clear()
+
+
+def test_request_that_another_one_replaces_is_no_failure(course, hub, store, tab):
+    page = """<script>
+      let controller;
+      function launch(address) {
+        controller?.abort();
+        controller = new AbortController();
+        // Past the browser's cache, where the second request would wait for the first one, and be sent once more after its end.
+        fetch(address, { cache: "no-store", headers: { accept: "text/event-stream" }, signal: controller.signal })
+          .then((answer) => answer.text())
+          .then(() => { done += 1; }, () => {});
+      }
+    </script>"""
+    hub.ready.close()
+    opened = tab(course.page(page, script_tag(hub)))
+    for builds in (1, 2):
+        opened.page.evaluate("(address) => { launch(address); }", f"{hub.url}build/gh/o/cached/HEAD")
+        eventually(lambda builds=builds: len(hub.builds) == builds, what="not launched")
+    with reconciler(store, Server("user-2")):
+        hub.ready.open()
+        opened.state("granted")
+    assert [each["state"] for each in opened.page.evaluate("states")] == ["checking", "granted"]
 
 
 def test_eventsource_reconnects_by_itself_after_a_cut(course, hub, store, tab):

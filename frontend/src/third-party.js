@@ -340,4 +340,5 @@ async function worker(name, base) {
 // For the author of the page: on its console, since nothing here is shown to visitors.
 const warn = (what, why) => console.warn(["binder-egress", what, why].filter(Boolean).join(": "));
 
-const delay = (seconds) => new Promise((resolve) => { setTimeout(resolve, seconds * 1000); });
+// Browsers count the milliseconds of a timer with 31 bits, and a longer one ends at once. A million seconds are eleven days.
+const delay = (seconds) => new Promise((resolve) => { setTimeout(resolve, Math.min(seconds, 1e6) * 1000); });

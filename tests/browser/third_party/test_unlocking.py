@@ -263,6 +263,15 @@ def test_with_egress_changes_only_builds_of_this_binderhub(address, course, hub,
     assert hub.count("GET /egress/challenge") == 0
 
 
+@pytest.mark.parametrize("timeout", ["Infinity", "1e9"])
+def test_with_egress_may_wait_for_as_long_as_it_takes(timeout, course, hub, tab):
+    """More than a browser's timers can count."""
+    opened = tab(course.page("", script_tag(hub)))
+    address = f"{hub.url}build/gh/o/r/HEAD"
+    said = opened.page.evaluate(f"(address) => binderEgress.withEgress(address, {{ timeout: {timeout} }})", address)
+    assert said.startswith(f"{address}?egress_token=")
+
+
 @pytest.mark.parametrize("fault", ["down", "hang", "garbage"])
 def test_with_egress_returns_the_same_address_without_a_pass(fault, course, hub, tab):
     opened = tab(course.page("", script_tag(hub)), init=STILL)

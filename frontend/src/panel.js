@@ -9,6 +9,9 @@ import ja from "../../verifier/web/messages/launch/ja.json";
 import { chooseLanguage, direction, fill } from "./language.js";
 
 const MESSAGES = { en, de, fr, es, ja, ar };
+// Milliseconds after which the panel no longer waits for its style sheet, which comes from the host of launch.js and is small: a
+// launch may wait for a person, who must see what to do.
+const SHEET_MS = 2_000;
 // The icon of a state: a globe, with a tick or a stroke, or alone while nothing is decided. Its shape shows it, as does its colour.
 const GLOBE = "M3 12a9 9 0 1018 0 9 9 0 10-18 0h18M12 3c4 4 4 14 0 18M12 3c-4 4-4 14 0 18";
 const ICONS = {
@@ -30,7 +33,8 @@ export class Panel {
   _closed = false;
 
   /**
-   * Make a panel. It appears on the page with its first message, as soon as its style sheet has loaded.
+   * Make a panel. It appears on the page with its first message, as soon as its style sheet has loaded, and without it if that
+   * fails or takes longer than two seconds.
    *
    * @param {string} sheet the address of the style sheet
    */
@@ -80,7 +84,8 @@ export class Panel {
     // Room at the end of the page, so that nothing that is scrolled to or focused is behind the panel.
     const room = make("div");
     // Without its style sheet it is text at the end of the page (D-314).
-    const appear = () => {
+    const appear = this._appear = () => {
+      clearTimeout(this._late);
       section.hidden = false;
       this._renderSoon();
     };
@@ -103,6 +108,7 @@ export class Panel {
     this._closed = false;
     if (!this.host.isConnected) {
       document.body.append(this.host);
+      this._late = setTimeout(this._appear, SHEET_MS);
       this._renderSoon();
     }
     return this.widget;

@@ -200,6 +200,19 @@ def test_panel_without_its_style_sheet_is_text_on_the_page(hub, tab):
     eventually(lambda: hub.builds and hub.builds[-1].token, what="no launch with a pass")
 
 
+def test_panel_appears_if_its_style_sheet_hangs(double, start, tab):
+    """The launch waits for the person, who must see the widget and the buttons."""
+    hub = start(**double.settings("turnstile"))
+    opened = tab()
+    opened.page.route("**/panel-*.css", lambda route: None)
+    launch(hub, opened)
+    eventually(lambda: 60 in opened.time.timers, what="the launch does not wait for a person")
+    opened.time.let_pass(2)
+    opened.expect("confirm")
+    opened.button("carry_on").click()
+    opened.server("user-1")
+
+
 def test_panel_links_to_the_page_of_a_server_without_access(hub, tab):
     hub.stays = True
     opened = tab()

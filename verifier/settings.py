@@ -469,6 +469,10 @@ class ReconcilerSettings(CommonSettings):
     """The admission policies that are enabled in the values but were not rendered."""
     agent_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("agent.enabled"))
     """The labels of the agents' pods; none: there is no agent."""
+    proxy_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("proxy.enabled"))
+    """The labels of the egress proxy's pods, for `doctor`; none: there is no egress proxy. JupyterHub's proxy has some of them."""
+    receiver_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_json)] = Field({}, json_schema_extra=_value("detections"))
+    """The labels of the receiver's pod, for `doctor`; none: there is no receiver."""
     proxy: bool = Field(False, json_schema_extra=_value("proxy.enabled"))
     """Whether to publish the addresses of user pods, for the egress proxy."""
     proxy_service: str = Field("", json_schema_extra=_value("proxy.enabled"))

@@ -322,7 +322,9 @@ def test_settings_are_those_that_the_image_reads(render):
         if kind == "Deployment"
     }
     assert with_proxy["binder-egress-reconciler"] == fields
-    assert set(env["reconciler"]) == fields - {f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "AGENT_LABELS")}
+    assert set(env["reconciler"]) == fields - {
+        f"{PREFIX}{name}" for name in ("PROXY", "PROXY_SERVICE", "PROXY_LABELS", "RECEIVER_LABELS", "AGENT_LABELS")
+    }
     assert with_proxy["binder-egress-proxy"] <= {PREFIX + field.upper() for field in ProxySettings.model_fields}
     assert with_proxy["binder-egress-receiver"] <= {PREFIX + field.upper() for field in ReceiverSettings.model_fields}
 

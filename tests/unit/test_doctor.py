@@ -22,7 +22,7 @@ from verifier.gatecheck.doctor import OK, PROBLEM, WARNING, examine
 from verifier.gatecheck.netpol import Judgement
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.ping import CLOSED, SYSCTL
-from verifier.settings import ReconcilerSettings, Source, load
+from verifier.settings import ReconcilerSettings, load
 from verifier.store.connection import connect
 from verifier.store.errors import StoreUnavailable
 from verifier.store.reconciler_counters import FAILURES, START_GUARD, WITHOUT_RECORD
@@ -75,7 +75,8 @@ class FakeNamespace:
 
     def pods(self, selector, most=100):
         self._check()
-        return self.found_pods
+        wanted = [pair.split("=") for pair in selector.split(",") if "=" in pair and "!" not in pair]
+        return [pod for pod in self.found_pods if all(pod["metadata"]["labels"].get(key) == value for key, value in wanted)]
 
     def clock(self):
         self._check()
@@ -201,23 +202,28 @@ def test_other_checks_run_without_redis(ours, namespace, redis_server):
     assert states(checks)["policies"] == OK
 
 
-def pod_that_is(*ready):
-    return [
-        {"metadata": {"labels": {}}, "spec": {"containers": [{}]}, "status": {"conditions": [{"type": "Ready", "status": each}]}}
-        for each in ready
-    ]
+def pods_that_are(labels, *ready):
+    def status(each):
+        return {"conditions": [{"type": "Ready", "status": each}]}
+
+    return [{"metadata": {"labels": labels}, "spec": {"containers": [{}]}, "status": status(each)} for each in ready]
 
 
-@pytest.mark.parametrize("name", ["pods of the egress proxy", "pod of the receiver"])
-def test_components_that_are_not_ready_are_a_problem(ours, well, namespace, name):
-    ours = ours.model_copy(update={"proxy": True, "detections": {"falco": Source()}})
-    namespace.found_pods = pod_that_is("True", "False")
+@pytest.mark.parametrize(
+    ("setting", "component", "name"),
+    [("proxy_labels", "proxy", "pods of the egress proxy"), ("receiver_labels", "receiver", "pod of the receiver")],
+)
+def test_components_that_are_not_ready_are_a_problem(ours, well, namespace, setting, component, name):
+    """JupyterHub's own proxy has the same component."""
+    labels = {"app.kubernetes.io/component": component, "app.kubernetes.io/name": "binder-egress"}
+    of_the_hub = pods_that_are(labels | {"app.kubernetes.io/name": "jupyterhub"}, "True")
+    ours = ours.model_copy(update={setting: labels})
+    namespace.found_pods = of_the_hub + pods_that_are(labels, "True", "False")
     checks = examine(ours, well, namespace)
     assert (states(checks)[name], text(checks, name)) == (OK, "1 of 2 ready")
-    namespace.found_pods = pod_that_is("False")
-    assert states(examine(ours, well, namespace))[name] == PROBLEM
-    namespace.found_pods = []
-    assert states(examine(ours, well, namespace)).get(name) == (PROBLEM if "proxy" in name else None)
+    for pods in (pods_that_are(labels, "False"), []):
+        namespace.found_pods = of_the_hub + pods
+        assert states(examine(ours, well, namespace))[name] == PROBLEM
     namespace.unreadable = True
     assert states(examine(ours, well, namespace))[name] == WARNING
 

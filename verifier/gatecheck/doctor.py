@@ -97,26 +97,25 @@ def examine(settings: ReconcilerSettings, store: Store, namespace: Namespace, no
         checks.append(_clock("clock of the API server", namespace.clock()))
     except ApiServerUnavailable as error:
         checks.append(Check("clock of the API server", WARNING, f"unknown: {error}"))
-    if settings.proxy:
-        text = "programs that use its variables fail, in pods with a tier too"
-        checks += _pods(namespace, "proxy", "pods of the egress proxy", text, expected=True)
-    if settings.detections:
-        # Without tokens and without the agent, reports come from `egress detect` alone, and there is no receiver.
-        checks += _pods(namespace, "receiver", "pod of the receiver", "reports of detectors and agents are lost", expected=False)
+    without_proxy = "programs that use its variables fail, in pods with a tier too"
+    checks += _pods(namespace, settings.proxy_labels, "pods of the egress proxy", without_proxy)
+    checks += _pods(namespace, settings.receiver_labels, "pod of the receiver", "reports of detectors and agents are lost")
     return checks + _gate(settings, namespace, now())
 
 
-def _pods(namespace: Namespace, component: str, name: str, otherwise: str, expected: bool) -> list[Check]:
-    """The line about the pods of a component. `otherwise` is what follows if none is ready."""
+def _pods(namespace: Namespace, labels: dict[str, str], name: str, otherwise: str) -> list[Check]:
+    """The line about the pods of a component, if it is on. `otherwise` is what follows if none is ready."""
+    if not labels:
+        return []
     try:
-        pods = namespace.pods(f"app.kubernetes.io/component={component}")
+        pods = namespace.pods(",".join(f"{label}={value}" for label, value in sorted(labels.items())))
     except ApiServerUnavailable as error:
         return [Check(name, WARNING, f"unknown: {error}")]
     states = [{item["type"]: item["status"] for item in pod["status"].get("conditions") or []} for pod in pods]
     ready = sum(state.get("Ready") == "True" for state in states)
     if ready:
         return [Check(name, OK, f"{ready} of {len(pods)} ready")]
-    return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods")] if pods or expected else []
+    return [Check(name, PROBLEM, f"none is ready: {otherwise}. Look at its pods")]
 
 
 def _mode(settings: ReconcilerSettings) -> Check:

@@ -279,12 +279,13 @@ class Reconciler:
 
     def _withdraw_addresses(self, server: Server) -> None:
         """Publish at once that a pod has ended: its address may soon be another pod's, and the worker may be busy for longer, while
-        heartbeats go on and confirm what is published."""
-        if self._addresses:
+        heartbeats go on and confirm what is published. If Redis is lost, the next heartbeat publishes everything before that."""
+        if self._addresses and not self._redis_is_lost:
             try:
                 self._addresses.publish(server)
             except StoreUnavailable:
                 self._addresses.invalidate()
+                self._lose_redis()
 
     # -- the listener
 

@@ -179,6 +179,26 @@ def test_address_of_an_ended_pod_does_not_wait_for_the_worker(reconciler, cluste
     assert published(store) == []
 
 
+def test_watching_does_not_wait_for_a_redis_that_is_lost(reconciler, cluster, store, monkeypatch):
+    """A pod's end is several events, and each would wait for the time-out."""
+    asked = []
+
+    def fail(*_):
+        asked.append(1)
+        raise StoreUnavailable("no Redis")
+
+    pods = [cluster.add(f"user-{number}", f"uid-{number}", addresses=(f"10.42.0.{number}",)) for number in range(3)]
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    with monkeypatch.context() as faulty:
+        faulty.setattr(store, "publish_addresses", fail)
+        for pod in pods:
+            reconciler.observe("MODIFIED", cluster.change(pod, ended=True))
+    assert len(asked) == 1
+    reconciler.heartbeat()
+    assert published(store) == []
+
+
 def test_address_that_could_not_be_withdrawn_is_gone_before_the_next_beat(reconciler, cluster, store, monkeypatch):
     def fail(*_):
         raise StoreUnavailable("no Redis")

@@ -286,7 +286,8 @@ class Launch {
       if (token) state = await this.present(page, token);
     }
     if (state === "refused") state = "none";
-    this.tell(state, server, ["granted", "pending"].includes(state) ? null : page);
+    // Where nothing is closed, a person can do nothing on the server's page (D-399).
+    this.tell(state, server, ["granted", "pending"].includes(state) || check?.access === null ? null : page);
   }
 
   /** Present a pass: the verifier's state, `refused` if this pass is at fault, `none` if no pass would help, or `unanswered`. */

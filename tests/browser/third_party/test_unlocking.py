@@ -124,6 +124,14 @@ def test_unlock_link_is_shown_if_a_widget_is_needed(double, course, start, tab):
     assert not any(double.url in url for url in opened.requests)
 
 
+def test_site_that_only_watches_shows_no_link(double, course, start, tab):
+    hub = start(mode="observe", **double.settings("turnstile"), allowed_origins=[course.origin])
+    opened = tab(course.page(LINK, script_tag(hub, link="#egress")))
+    opened.launch(hub)
+    assert opened.state("needed")["unlock"] is None
+    assert opened.page.locator("#egress a").count() == 0
+
+
 def test_tier_that_is_not_enough_is_not_solved_for(course, start, tab):
     tiers = {"verified": {"internet": True}, "small": {"internet": False}}
     hub = start(tiers=tiers, captcha_providers={"altcha": {**MODEST["altcha"], "tier": "small"}}, allowed_origins=[course.origin])

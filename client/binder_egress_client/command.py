@@ -21,7 +21,7 @@ from . import __version__
 from .check import PersonNeeded, earn
 from .launch import Launch, LaunchFailed
 from .solving import Unsolvable
-from .unlocking import UNVERIFIED, Outcome, only_watches
+from .unlocking import UNVERIFIED, WATCHED, Outcome, only_watches
 from .unlocking import keep as keep_server
 from .unlocking import unlock as unlock_server
 from .verifier import NoAnswer, NoGate, Refused, Server, Verifier
@@ -299,7 +299,7 @@ def status(server: Server, as_json: bool) -> Exit:
     if as_json:
         click.echo(json.dumps(shown))
     elif only_watches(shown):
-        click.echo("egress: what the hub gives; this site only watches")
+        click.echo("egress: what the hub gives, because it only watches")
     elif shown["tier"] != UNVERIFIED:
         click.echo(f"egress: {shown['tier']}{_until(shown.get('expires_in'))}")
         if shown.get("renewable_in") == 0:
@@ -423,6 +423,8 @@ def _conclude(outcome: Outcome) -> None:
         renewed = "Renewed. " if outcome.renewed else ""
         _say(f"{renewed}The server has egress ({outcome.tier}){_until(outcome.expires_in)}.", "green")
         _say_renewable(outcome.renewable_in)
+    elif outcome is WATCHED:
+        _say("This hub only watches: the server has the network that the hub gives.")
     elif outcome.kind == "no-gate":
         _say(
             f"This hub has no egress gate that this client knows of ({outcome.why}): the server has the network that the hub gives."

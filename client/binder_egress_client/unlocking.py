@@ -70,7 +70,7 @@ def only_watches(shown: dict[str, Any]) -> bool:
     return shown["tier"] == UNVERIFIED and shown.get("access", "") is None
 
 
-WATCHED = Outcome(None, UNVERIFIED, why="this site only watches, and closes nothing", kind="no-gate")
+WATCHED = Outcome(None, UNVERIFIED, why="this hub only watches, and closes nothing", kind="no-gate")
 """The outcome for a server without a tier on such a site."""
 
 

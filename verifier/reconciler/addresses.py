@@ -26,7 +26,7 @@ class AddressBook:
 
     def __init__(self, cache: PodCache, store: Store, clock: Callable[[], float]):
         self._cache, self._store, self._clock = cache, store, clock
-        # Two threads publish, and the state that was read last must be written last.
+        # Several threads publish, and the state that was read last must be written last.
         self._lock = threading.Lock()
         self._is_complete = False  # whether every server is published as it is known
 

@@ -60,9 +60,9 @@ class PodCache:
             self._add(pod)
 
     def update(self, pod: Pod) -> None:
-        """Replace a pod by its new state. If it was removed in the meantime, it stays removed."""
+        """Replace a pod by its new state. If it was removed or has ended in the meantime, that stays so."""
         with self._lock:
-            if pod.uid in self._pods:
+            if (known := self._pods.get(pod.uid)) and (pod.ended or not known.ended):
                 self._add(pod)
                 self._updated.add(pod.uid)
 

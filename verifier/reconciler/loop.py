@@ -2,8 +2,8 @@
 
 Three threads:
 
-- **list and watch** reads events of user pods. It lists them at the start and after a watch that lost events; a watch that only
-  ended continues where it was.
+- **list and watch** reads events of user pods, and publishes for the egress proxy that a pod has ended. It lists them at the start
+  and after a watch that lost events; a watch that only ended continues where it was.
 - **the listener** reads notifications from Redis' lists `wake` and `actions`, and the reports of detectors. It also sends the
   heartbeat, and queues servers that are due: those whose lease is over, and at a resync once a minute, every server.
 - **the worker** takes servers from the work queue and converges one at a time (`converge`).

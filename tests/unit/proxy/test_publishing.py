@@ -179,6 +179,26 @@ def test_address_of_an_ended_pod_does_not_wait_for_the_worker(reconciler, cluste
     assert published(store) == []
 
 
+def test_late_answer_to_a_patch_does_not_bring_an_ended_pod_back(reconciler, cluster, store, monkeypatch):
+    """The pod ends right after it was patched, and the watch is quicker than the answer."""
+    cluster.add(**ADDRESSES)
+    list_and_converge(reconciler)
+    reconciler.heartbeat()
+    record_unlock(store, make_grant())
+    reconciler.take(store.woken(0.1))
+    patch = cluster.patch
+
+    def overtaken(pod, grant):
+        patched = patch(pod, grant)
+        reconciler.observe("MODIFIED", cluster.change(patched, ended=True))
+        return patched
+
+    monkeypatch.setattr(cluster, "patch", overtaken)
+    converge_due(reconciler)
+    reconciler.heartbeat()
+    assert published(store) == []
+
+
 def test_watching_does_not_wait_for_a_redis_that_is_lost(reconciler, cluster, store, monkeypatch):
     """A pod's end is several events, and each would wait for the time-out."""
     asked = []

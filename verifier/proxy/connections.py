@@ -282,7 +282,12 @@ class Proxy:
         if why := self._no_longer(flow, flow.pod):
             raise Refused(Refusal(why, 0, ""))
         if asked.kind is Kind.TUNNEL:
-            await self._pass_hellos(flow)
+            try:
+                await self._pass_hellos(flow)
+            except (ConnectionError, Refused):
+                # The client is still to get what the host has sent.
+                await self._deliver(flow)
+                raise
 
     async def _pass_hellos(self, flow: Flow) -> None:
         """Pass the ClientHello on, and a second one if the host asks for it (HelloRetryRequest). Both are judged, so the host gets
@@ -330,7 +335,9 @@ class Proxy:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(ANSWER_SECONDS):
             while not (answer := read_answer(received)).complete:
-                more = await loop.sock_recv(flow.upstream[0], READ_BYTES)
+                # What comes after a HelloRetryRequest stays in memory until the client has answered it. A read of 0 bytes would
+                # look like the host's end.
+                more = await loop.sock_recv(flow.upstream[0], max(1, MAX_HELLO_BYTES + HEADER_BYTES - len(received)))
                 if not more:
                     return False, b""  # A host that has ended its side answers nothing any more. The pumps end the other side.
                 await self._pass(flow, flow.client, more)

@@ -69,7 +69,7 @@ class Flow:
     @property
     def waiting(self) -> int:
         """The memory, in bytes, of everything that was received from one side and not confirmed by the other yet, but for the
-        piece of a plain request's body that is being sent."""
+        piece of a plain request's body that is being sent, and for what is kept while hellos are judged (D-403)."""
         return sum(sum(_memory(one)) for one in self.sockets) + sum(len(pump.left) for pump in self.pumps)
 
     def end(self, why: Reason) -> None:

@@ -34,8 +34,9 @@ ENDED, OTHER_NAME, NOT_TLS = ("allowed", "ended"), ("refused", "server-name"), (
 
 
 @asynccontextmanager
-async def tunnel(monkeypatch, tier=UNVERIFIED):
-    """A pod has an open tunnel to `a.example`. Yields the sockets of both ends."""
+async def tunnel(monkeypatch, tier=UNVERIFIED, buffer=0):
+    """A pod has an open tunnel to `a.example`. Yields the sockets of both ends, and the proxy. `buffer`: bytes that the pod can
+    receive without reading."""
     proxy = connections.Proxy(POLICY, Limits(), Resolver(lambda name: ["203.0.113.1"]), Metrics(), log_connections=True)
     proxy.identities.load(AddressVersion(), {"alice/": [PodAddresses("uid-1", "alice", "", ("127.0.0.1",), tier)]})
     proxy.identities.apply(AddressChange(AddressVersion()))
@@ -50,7 +51,11 @@ async def tunnel(monkeypatch, tier=UNVERIFIED):
     port = free_port()
     listener = listen(port, "127.0.0.1")
     serving = asyncio.create_task(proxy.serve(listener))
-    pod = socket.create_connection(("127.0.0.1", port), 60)
+    pod = socket.socket()
+    pod.settimeout(60)
+    if buffer:
+        pod.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    pod.connect(("127.0.0.1", port))
     try:
         async with asyncio.timeout(120):
             pod.sendall(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
@@ -58,7 +63,7 @@ async def tunnel(monkeypatch, tier=UNVERIFIED):
             while not head.endswith(b"\r\n\r\n"):
                 head += await asyncio.to_thread(pod.recv, 1)
             assert b" 200 " in head
-            yield pod, host
+            yield pod, host, proxy
     finally:
         pod.close()
         host.close()
@@ -119,7 +124,7 @@ def test_honest_client_reaches_a_host_of_any_kind(curve, newest, hellos, server,
     context.maximum_version = newest
 
     async def main():
-        async with tunnel(monkeypatch) as (pod, host):
+        async with tunnel(monkeypatch) as (pod, host, _):
             return (await asyncio.gather(asyncio.to_thread(spoken, pod), asyncio.to_thread(serve, host)))[0]
 
     assert asyncio.run(main()) == (newest.name.replace("_", "."), b"hello")
@@ -142,7 +147,7 @@ def test_second_hello_for_another_host_does_not_reach_an_openssl_host(at_once, s
         return seen
 
     async def main():
-        async with tunnel(monkeypatch) as (pod, host):
+        async with tunnel(monkeypatch) as (pod, host, _):
             serving = asyncio.create_task(asyncio.to_thread(serve, host))
             seen = await asyncio.to_thread(escape, pod)
             await serving
@@ -169,7 +174,7 @@ def exchange(monkeypatch, turns, tier=UNVERIFIED, is_open=True):
     then. Returns what each got that the other sent, until the host had no answer, and what each got in the end."""
 
     async def main():
-        async with tunnel(monkeypatch, tier) as (pod, host):
+        async with tunnel(monkeypatch, tier) as (pod, host, _):
             got = []
             for sent, answer in turns:
                 await asyncio.to_thread(pod.sendall, sent)
@@ -244,7 +249,7 @@ def test_other_hellos_end_the_tunnel(turns, end, tier, monkeypatch, ends):
 @pytest.mark.parametrize("early", [CHANGE_CIPHER_SPEC + EARLY_DATA, bytes(2 * MAX_HELLO_BYTES)], ids=["early data", "much"])
 def test_host_gets_what_follows_the_hello_once_it_has_answered(early, monkeypatch, ends):
     async def main():
-        async with tunnel(monkeypatch) as (pod, host):
+        async with tunnel(monkeypatch) as (pod, host, _):
             await asyncio.to_thread(pod.sendall, WITH_KEY + early)
             assert await asyncio.to_thread(received, host, len(WITH_KEY)) == WITH_KEY
             await asyncio.sleep(0.05)
@@ -266,12 +271,32 @@ def test_host_that_closes_at_once_closes_the_tunnel(answer, monkeypatch, ends):
     assert ends() == [ENDED]
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["no TLS", "broken"])
+def test_client_that_reads_nothing_keeps_its_connection(broken, monkeypatch, ends):
+    """What the host has sent would otherwise stay in the kernel for minutes, and nothing would count it."""
+    answer = (ANSWERS if broken else b"") + bytes(60_000)
+
+    async def main():
+        async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
+            pod.sendall(WITH_KEY + b"more")
+            await asyncio.to_thread(received, host, len(WITH_KEY))
+            if broken:
+                host.shutdown(socket.SHUT_RD)  # What follows the hello cannot be passed on.
+            host.sendall(answer)
+            await asyncio.sleep(0.2)
+            assert proxy.open == 1
+            return len(await asyncio.to_thread(received, pod, len(answer)))
+
+    assert asyncio.run(main()) > 10_000
+    assert len(ends()) == 1
+
+
 @pytest.mark.parametrize("answer", [b"", WARNING, ASKS[:20]], ids=["nothing", "warning", "half an answer"])
 def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkeypatch, ends):
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.1)
 
     async def main():
-        async with tunnel(monkeypatch) as (pod, host):
+        async with tunnel(monkeypatch) as (pod, host, _):
             pod.sendall(WITH_KEY)
             host.sendall(answer)
             with suppress(ConnectionResetError):
@@ -283,7 +308,7 @@ def test_tunnel_to_a_host_that_does_not_answer_ends_in_time(answer, monkeypatch,
 
 def test_second_hello_has_a_time_limit(monkeypatch, ends):
     async def main():
-        async with tunnel(monkeypatch) as (pod, host):
+        async with tunnel(monkeypatch) as (pod, host, _):
             pod.sendall(NO_KEY)
             await asyncio.to_thread(received, host, len(NO_KEY))
             monkeypatch.setattr(connections, "HELLO_SECONDS", 0.1)

@@ -284,8 +284,9 @@ class Proxy:
         if asked.kind is Kind.TUNNEL:
             try:
                 await self._pass_hellos(flow)
-            except (ConnectionError, Refused):
-                # The client is still to get what the host has sent.
+            except (ConnectionError, Refused) as error:
+                # Its frames would hold what was judged until the client has got what the host has sent.
+                error.__traceback__ = error.__context__ = None
                 await self._deliver(flow)
                 raise
 

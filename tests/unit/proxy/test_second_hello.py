@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import tracemalloc
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -289,6 +290,28 @@ def test_client_that_reads_nothing_keeps_its_connection(broken, monkeypatch, end
 
     assert asyncio.run(main()) > 10_000
     assert len(ends()) == 1
+
+
+def test_judged_bytes_are_not_kept_while_the_client_reads_nothing(monkeypatch):
+    """They are 16 KiB of each side, and the client may take an hour."""
+
+    async def main():
+        async with tunnel(monkeypatch, buffer=2048) as (pod, host, proxy):
+            tracemalloc.start()
+            try:
+                before, _ = tracemalloc.get_traced_memory()
+                pod.sendall(WITH_KEY + bytes(14_000))
+                await asyncio.to_thread(received, host, len(WITH_KEY))
+                host.sendall(bytes(60_000))
+                await asyncio.sleep(0.5)
+                kept = tracemalloc.get_traced_memory()[0] - before
+            finally:
+                tracemalloc.stop()
+            assert proxy.open == 1
+            await asyncio.to_thread(received, pod, 60_000)
+            return kept
+
+    assert asyncio.run(main()) < 12_000
 
 
 @pytest.mark.parametrize("answer", [b"", WARNING, ASKS[:20]], ids=["nothing", "warning", "half an answer"])

@@ -1,6 +1,5 @@
 """Reads lines of logs and of mybinder's archive, and Prometheus. Only counts are kept."""
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -14,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from .. import repositories
-from ..detections.reports import PREFIX
+from ..detections.reports import Unreadable, object_at_start
 from ..records import BY_DETECTOR, UNVERIFIED
 
 DAY_SECONDS = 86400.0
@@ -139,18 +138,19 @@ class Traffic:
         self._detected: defaultdict[str, _Detected] = defaultdict(_Detected)  # by pod, or by URL if the pod is unknown
 
     def read(self, lines: Iterable[str]) -> None:
-        """Read lines of JSON of any of these kinds. Other lines are counted, and are never an error."""
+        """Read lines of JSON of any of these kinds. Other lines are counted, and are never an error.
+
+        The object begins the line, as in a detector's report: a stranger's text may stand behind spaces (D-320).
+        """
         for text in lines:
             if not text.strip():
                 continue
-            prefix = PREFIX.match(text)
             try:
-                line = json.loads(text[prefix.end() :] if prefix else text)
-            except (ValueError, RecursionError):
+                line, stamp = object_at_start(text)
+            except Unreadable:
                 self.lines["broken"] += 1
-                continue
-            stamp = (prefix and prefix["at"]) or ""
-            self.lines[self._take(line, stamp) if isinstance(line, dict) else "other"] += 1
+            else:
+                self.lines[self._take(line, stamp)] += 1
 
     def settle(self) -> None:
         """Tie detections and revocations to repositories. Must be called once, after everything was read."""

@@ -50,7 +50,7 @@ SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _POD = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")  # Kubernetes' rule for names of pods, a little wider
 _UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
-PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
+_PREFIX = re.compile(r"(?:\[pod/\S{1,400}\] )?(?:(?P<at>\d{4}-\d\d-\d\dT\S{1,40}) )?(?=\{)")
 """What `kubectl logs --prefix --timestamps` writes before a line. Nothing else: minesweeper's log contains the logs of pods, each
 line after spaces, and the files of a container runtime have long lines in pieces, which may begin anywhere (D-320)."""
 
@@ -132,11 +132,8 @@ def read(line: str, received: float) -> Report | None:
     """
     if len(line) > MAX_LINE_CHARACTERS:
         raise Unreadable(f"It is longer than {MAX_LINE_CHARACTERS} characters.")
-    prefix = PREFIX.match(line)
-    if not prefix:
-        raise Unreadable("It does not begin with a JSON object.")
-    content = _object(line[prefix.end() :])
-    at = _time(prefix["at"])
+    content, stamp = object_at_start(line)
+    at = _time(stamp)
     kind = _kind(content)
     wrapped = content.get("log", content.get("message"))
     # Not if the object is itself a report: an alert may quote what a stranger wrote.
@@ -151,6 +148,24 @@ def read(line: str, received: float) -> Report | None:
     if "action" in content or "event" in content:
         return None  # cryptnono logs other things, too
     raise Unreadable("It is of no known kind.")
+
+
+def object_at_start(line: str) -> tuple[dict[str, Any], str]:
+    """The JSON object that a line begins with, or that follows what `kubectl logs` writes before a line.
+
+    Args:
+        line: the line.
+
+    Returns:
+        The object, and the time that `kubectl logs --timestamps` wrote, or `""`.
+
+    Raises:
+        Unreadable: the line begins with something else, or is no JSON.
+    """
+    prefix = _PREFIX.match(line)
+    if not prefix:
+        raise Unreadable("It does not begin with a JSON object.")
+    return _object(line[prefix.end() :]), prefix["at"] or ""
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def test_name_that_looks_like_a_data_sets_does_not_hide_the_owner(name, whose):
         ("{", "broken"),
         ("[" * 100_000, "broken"),
         ("9" * 5000, "broken"),
-        ("[]", "other"),
+        ("[]", "broken"),
         ('{"message": "launch"}', "other"),
         ('{"name": "events-2026-08-01.jsonl", "date": "2026-08-01", "count": 3}', "other"),
         (launch(at=END + DAY), "outside"),
@@ -223,6 +223,15 @@ def test_name_that_looks_like_a_data_sets_does_not_hide_the_owner(name, whose):
 def test_line_that_does_not_count_is_counted(line, kind):
     found = traffic(line)
     assert found.lines == {kind: 1} and found.repositories == {}
+
+
+@pytest.mark.parametrize("line", [launch(), revoke(AT), archived(REPOSITORY, AT), json.dumps(MINESWEEPER)])
+@pytest.mark.parametrize("before", ["    ", "2026-11-25T00:00:00.5Z     ", "[pod/minesweeper-x7/minesweeper]     ", "err! "])
+def test_line_behind_anything_but_what_kubectl_writes_does_not_count(line, before):
+    """minesweeper prints the logs of pods into its own, behind four spaces."""
+    assert traffic(line).lines["broken"] == 0
+    found = traffic(before + line)
+    assert (found.lines, found.repositories, found.untied) == ({"broken": 1}, {}, 0)
 
 
 ANYTHING = st.recursive(

@@ -22,6 +22,10 @@ NETWORK_LAUNCHES = 10
 NETWORK_SHARE = 0.9
 """The least share of its launches that are of proposed repositories. A network is a /24 or a /48, so other people are in it."""
 
+NETWORK_PREFIXES = {4: 24, 6: 48}
+"""The fewest bits of a network that is proposed, by the version of IP: the defaults of `logClientNetwork`. A wider network has too
+many other people in it to be banned, and `0.0.0.0/0` would ban everybody."""
+
 NETWORK_LABEL = "a network that misused this hub"
 """The label in `ban_networks`. BinderHub shows it: "Requests from … are not allowed"."""
 
@@ -126,9 +130,12 @@ def ban_networks(traffic: Traffic, found: list[Score]) -> dict[str, str]:
     for network, number in sorted(bad.items()):
         if number >= NETWORK_LAUNCHES and number >= NETWORK_SHARE * everything[network]:
             try:
-                networks[str(ipaddress.ip_network(network))] = NETWORK_LABEL
+                cidr = ipaddress.ip_network(network)
             except ValueError:
                 traffic.lines["broken"] += 1
+                continue
+            if cidr.prefixlen >= NETWORK_PREFIXES[cidr.version]:
+                networks[str(cidr)] = NETWORK_LABEL
     return networks
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from verifier import repositories
 from verifier.bans.command import Report
-from verifier.bans.proposals import NETWORK_LABEL, Ban, ban_networks, bans, shown
+from verifier.bans.proposals import NETWORK_LABEL, NETWORK_PREFIXES, Ban, ban_networks, bans, shown
 from verifier.bans.reading import Repository, Traffic
 from verifier.bans.score import MIN_LAUNCHES, Part, Score
 from verifier.bans.values_file import with_bans
+from verifier.settings import VerifierSettings
 
 
 def scored(name, points=90.0, launches=20, networks=()):
@@ -175,6 +176,16 @@ def test_networks_are_proposed_where_nearly_nothing_else_comes_from():
         scored("github.com/good/class", 10, networks={"198.51.100.0/24": 2, "203.0.113.0/24": 3}),
     ]
     assert ban_networks(Traffic(0, 1), found) == {"198.51.100.0/24": NETWORK_LABEL, "2001:db8::/48": NETWORK_LABEL}
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "198.51.0.0/23", "::/0", "2001:db8::/47"])
+def test_network_wider_than_in_the_logs_is_not_proposed(network):
+    """A wider one comes from a site that logs fewer bits, or from a line that nobody logged."""
+    prefixes = {4: "log_ipv4_prefix", 6: "log_ipv6_prefix"}
+    assert {version: VerifierSettings.model_fields[name].default for version, name in prefixes.items()} == NETWORK_PREFIXES
+    traffic = Traffic(0, 1)
+    assert ban_networks(traffic, [scored("github.com/eve/a", networks={network: 20})]) == {}
+    assert traffic.lines["broken"] == 0
 
 
 # -- names that strangers chose

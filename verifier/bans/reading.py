@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from .. import repositories
-from ..detections.reports import Unreadable, object_at_start
+from ..detections.reports import Unreadable, container_in, kubelet_labels, object_at_start
 from ..records import BY_DETECTOR, UNVERIFIED
 
 DAY_SECONDS = 86400.0
@@ -241,12 +241,12 @@ class Traffic:
             self._revoked.add((user, server, at))
 
     def _detection(self, line: dict[str, Any], at: float | None) -> str:
-        places = [line, *(value for value in line.values() if isinstance(value, dict))]
-        # Docker's labels are those of the image, which the author of a build chooses (D-373).
-        found_by_kubelet = [place for place in places if place.get("container_type") == "cri"]
-        labels = [found for place in found_by_kubelet if isinstance(found := place.get("labels"), dict)]
-        pod = _text(line, "pod") or next(filter(None, (_text(found, "io.kubernetes.pod.name") for found in labels)), "")
-        url = next(filter(None, (_text(place, "BINDER_REF_URL") for place in places)), "")
+        pod = _text(line, "pod") or _text(kubelet_labels(line), "io.kubernetes.pod.name")
+        container = container_in(line)
+        places = [line, container, line.get("env"), container.get("env")]
+        urls = (_text(place, "BINDER_REF_URL") for place in places if isinstance(place, dict))
+        # minesweeper names no type. Docker's container has what the author of a build chose (D-373).
+        url = next(filter(None, urls), "") if container.get("container_type", "cri") == "cri" else ""
         # Without the pod's name, all lines for a repository count as one detection.
         seen = self._detected[pod or url]
         seen.url = url or seen.url

@@ -214,13 +214,30 @@ def _strange(report: Report) -> str:
 # -- the kinds
 
 
+def container_in(line: dict[str, Any]) -> dict[str, Any]:
+    """What a line says about a container: cryptnono's flowkiller in the field `container`, execwhacker in the line itself."""
+    container = line.get("container")
+    return container if isinstance(container, dict) else line
+
+
+def kubelet_labels(line: dict[str, Any]) -> dict[str, Any]:
+    """The labels that the kubelet gave to the container of a line.
+
+    Args:
+        line: the object in a line of cryptnono.
+
+    Returns:
+        The labels. Empty for Docker's container: its labels are those of the image, which the author of a build chooses (D-373).
+    """
+    container = container_in(line)
+    labels = container.get("labels")
+    return labels if container.get("container_type") == "cri" and isinstance(labels, dict) else {}
+
+
 def _killed(content: dict[str, Any], at: float | None, received: float) -> Report | None:
     """cryptnono killed a process. It asks the container runtime about the process; the container's labels name the pod."""
-    container = content.get("container")
-    container = container if isinstance(container, dict) else content
-    labels = container.get("labels")
-    # Docker's labels are those of the image, which the author of a build chooses (D-373).
-    if container.get("container_type") != "cri" or not isinstance(labels, dict) or "io.kubernetes.pod.name" not in labels:
+    labels = kubelet_labels(content)
+    if "io.kubernetes.pod.name" not in labels:
         raise Unreadable("cryptnono did not find the pod (it needs containerdHostPath), or it was a build's.")
     if "matched" in content:
         list_name, label = "execwhacker", content["matched"]

@@ -80,7 +80,9 @@ def test_sources_that_see_the_same_launches_are_not_added_up():
 MINESWEEPER = {"action": "delete", "pod": "jupyter-b", "env": {"BINDER_REF_URL": f"https://{REPOSITORY}/tree/{'a' * 40}"}}
 CONTAINER = {"container_type": "cri", "labels": {"io.kubernetes.pod.name": "jupyter-someone-2dx-2dk3"}}
 FLOWKILLER = {"action": "killed", "pid": 7, "container": CONTAINER}
-BUILD = {"action": "killed", "pid": 7, "matched": "xmrig", **CONTAINER, "container_type": "docker"}  # the labels of its Dockerfile
+CHOSEN = {"io.kubernetes.pod.name": "jupyter-someone-2dx-2dk3", "container_type": "cri", **MINESWEEPER["env"]}
+IN_DOCKER = {"container_type": "docker", "labels": CHOSEN, "env": CHOSEN}  # LABEL and ENV of a Dockerfile
+BUILD = {"action": "killed", "pid": 7, "matched": "xmrig", **IN_DOCKER}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,8 @@ BUILD = {"action": "killed", "pid": 7, "matched": "xmrig", **CONTAINER, "contain
         (detection("renamed", AT), {"renamed"}),
         (json.dumps(FLOWKILLER), {"jupyter-someone-2dx-2dk3"}),
         (json.dumps(BUILD), set()),
+        (json.dumps(FLOWKILLER | {"container": IN_DOCKER}), set()),
+        (json.dumps({"action": "killed", "container_type": "cri", "labels": MINESWEEPER["env"]}), set()),
         (json.dumps(MINESWEEPER), {"jupyter-b"}),
         ("[pod/minesweeper-x7/minesweeper] 2026-11-25T00:00:00.5Z " + json.dumps(MINESWEEPER), {"jupyter-b"}),
         ("2026-01-25T00:00:00.5Z " + json.dumps(MINESWEEPER), set()),

@@ -105,7 +105,8 @@ class Report:
             for score in ban.scores
         ]
         table = ["| repository | launches | score | why |", "|---|---|---|---|", *rows]
-        return "\n".join(["Made by `egress propose-bans`; a later run replaces it.", "", *self.sentences(), "", *table, ""])
+        look = "Anybody can launch a repository and run a miner in it: look at its files before you merge."
+        return "\n".join(["Made by `egress propose-bans`; a later run replaces it.", look, "", *self.sentences(), "", *table, ""])
 
 
 def _given(score: Score) -> list[tuple[str, Any]]:

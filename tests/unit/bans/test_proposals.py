@@ -222,6 +222,7 @@ def test_name_writes_nothing_but_itself_where_people_read(name):
     for text in (found.text(5), found.markdown(), found.alert()):
         assert all(letter in string.printable and letter not in "\t\r\x0b\x0c" for letter in text)
     # As many lines as for a harmless name: only the providers make a difference.
+    assert "before you merge" in PLAIN.markdown()
     assert found.markdown().count("\n") == PLAIN.markdown().count("\n") and "\n" not in found.alert()
     assert re.fullmatch(
         r"\| `[\w.~/%-]+` \| 20 \| 90 \| detections 90 \(20 of 20 servers\) \|", found.markdown().splitlines()[-1], re.ASCII

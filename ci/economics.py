@@ -45,6 +45,7 @@ from ci.economics_model import (
 from verifier.fairness import WORKERS
 
 PAGES = ("docs/economics.md", "docs/install.md")
+OPEN_CONNECTIONS = "the same, where connections stay open when a lease ends"
 PLOTS = ("docs/images/economics-attackers.svg", "docs/images/economics-classes.svg")
 
 
@@ -106,8 +107,8 @@ def income_range() -> tuple[float, float]:
     def at(**ends: str) -> float:
         return income({**USUAL, **{key: getattr(ASSUMPTIONS[key], end) for key, end in ends.items()}})
 
-    worst = at(hashes="low", network_hashes="high", coin_dollars="low")
-    return worst, at(hashes="high", network_hashes="low", coin_dollars="high")
+    worst = at(hashes="low", cores="low", network_hashes="high", coin_dollars="low")
+    return worst, at(hashes="high", cores="high", network_hashes="low", coin_dollars="high")
 
 
 def honest_table() -> str:
@@ -210,7 +211,11 @@ ELSE: dict[str, Callable[[Numbers], str]] = {
 def sensitivity_table() -> str:
     """Each assumption at both ends of its range."""
     settings = settings_of()
-    lines = [["*all as assumed*", "", *(percent(cheapest(setting, USUAL)) for setting in settings), "", ""]]
+    kept = [setting.with_open_connections() for setting in settings]
+    lines = [
+        ["*all as assumed*", "", *(percent(cheapest(setting, USUAL)) for setting in settings), "", ""],
+        [f"*{OPEN_CONNECTIONS}*", "", *(percent(cheapest(setting, USUAL)) for setting in kept), "", "[leases.md](leases.md)"],
+    ]
     for key, assumption in ASSUMPTIONS.items():
         ends = [{**USUAL, key: assumption.low}, {**USUAL, key: assumption.high}]
         cells = []

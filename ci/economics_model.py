@@ -8,7 +8,7 @@ Decisions: D-360, D-362.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -62,8 +62,11 @@ ASSUMPTIONS = {
     "hand_seconds": Assumption("seconds that a person takes for a launch or a check", 20, 10, 60, "assumed"),
     "hand_dollars": Assumption("dollars for an hour of that person's time", 2, 0.5, 10, "assumed"),
     "hashes": Assumption(
-        "hashes per second in a pod that mines (RandomX)", 72, 72, 720,
+        "hashes per second on a core that mines (RandomX)", 72, 72, 720,
         "published for one thread; low: light mode, as in 2 GiB of memory; high: fast mode",
+    ),
+    "cores": Assumption(
+        "cores of a pod that mine", 1, 1, 4, "1: mybinder.org's limit; zero-to-jupyterhub sets none. 4 assumed"
     ),
     "network_hashes": Assumption("hashes per second in the whole network", 5e9, 3e9, 8e9, "assumed: no figure for 2026 was found"),
     "coin_dollars": Assumption("dollars for one coin", 350, 200, 500, "assumed: no figure for 2026 was found"),
@@ -122,6 +125,11 @@ class Setting:
     def interval_hours(self, numbers: Numbers) -> float:
         """Hours of a farm's pod that one solution opens, on average."""
         return numbers["life_hours"] / self.solutions(numbers["life_hours"])
+
+    def with_open_connections(self) -> "Setting":
+        """The setting on a network that leaves connections open when a lease ends (docs/leases.md). Mining needs one connection,
+        so a miner pays once for each pod."""
+        return replace(self, lease_seconds=0)
 
 
 def settings_of() -> list[Setting]:
@@ -233,14 +241,14 @@ def service(setting: Setting, numbers: Numbers) -> Cost | None:
 
 def income(numbers: Numbers) -> float:
     """Dollars that a pod earns in an hour by mining Monero, which pays 720 blocks of 0.6 coins a day to its whole network."""
-    return numbers["hashes"] / numbers["network_hashes"] * 720 * 0.6 / 24 * numbers["coin_dollars"]
+    return numbers["cores"] * numbers["hashes"] / numbers["network_hashes"] * 720 * 0.6 / 24 * numbers["coin_dollars"]
 
 
 def tax(setting: Setting, numbers: Numbers) -> float:
-    """The share of a pod's processor that it gives if pods solve for themselves, in a farm with one address; 0 where proof of work
+    """The share of a pod's cores that it gives if pods solve for themselves, in a farm with one address; 0 where proof of work
     opens nothing."""
     found = script(setting, numbers, 1)
-    return found.core_seconds / HOUR if found else 0.0
+    return found.core_seconds / HOUR / numbers["cores"] if found else 0.0
 
 
 def cheapest(setting: Setting, numbers: Numbers) -> float:

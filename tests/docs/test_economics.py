@@ -134,6 +134,18 @@ def test_conclusions_hold_at_each_end_of_each_range(model):
             numbers = {**model.USUAL, key: end}
             assert max(model.cheapest(opened, numbers), model.cheapest(balanced, numbers)) < 0.01, key
             assert model.cheapest(strict, numbers) > 1, key
+    assert model.cheapest(strict, {**model.USUAL, "hashes": model.ASSUMPTIONS["hashes"].high, "cores": 2}) < 1
+
+
+def test_conclusions_hold_where_connections_outlive_their_lease(model, module):
+    strict = model.Setting.read("strict")
+    kept = strict.with_open_connections()
+    assert model.cheapest(kept, model.USUAL) > 1
+    ends = {"hashes": "high", "cores": "high", "solve_dollars": "low", "life_hours": "high"}
+    for key, value in [("cores", 2), *((key, getattr(model.ASSUMPTIONS[key], end)) for key, end in ends.items())]:
+        assert model.cheapest(kept, {**model.USUAL, key: value}) < 1, key
+    shares = (module.percent(model.cheapest(each, model.USUAL)) for each in (kept, strict))
+    assert "*strict* costs {} of what mining earns, not {}".format(*shares) in PAGE
 
 
 def test_plots_have_figures_from_end_to_end():

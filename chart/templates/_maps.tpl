@@ -1,4 +1,4 @@
-{{- /* Maps in the values, without the entries that are off. Each template takes the map. */}}
+{{- /* Maps in the values, without the entries that are off. A template takes the map, unless it says otherwise. */}}
 
 {{- /* binder-egress.enabledKeys: the keys of a map {key: true|false} that are on, sorted, as a JSON list. */}}
 {{- define "binder-egress.enabledKeys" -}}
@@ -12,6 +12,13 @@
 {{- $on := dict -}}
 {{- range $name, $tier := . }}{{ if $tier }}{{ $_ := set $on $name $tier }}{{ end }}{{ end -}}
 {{ toJson $on }}
+{{- end }}
+
+{{- /* binder-egress.signedInUsers: "true" if a rule gives users who sign in a tier. Takes the root. */}}
+{{- define "binder-egress.signedInUsers" -}}
+{{- range $tiers := list .Values.rules.authenticatedUsers .Values.rules.authenticatedGroups -}}
+{{- if include "binder-egress.tiersByName" $tiers | fromJson }}true{{ end -}}
+{{- end -}}
 {{- end }}
 
 {{- /* binder-egress.netpol.named: a map of named peers or rules, as items of a list. */}}

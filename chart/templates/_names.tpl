@@ -56,6 +56,14 @@ serviceAccount), the last from the values.
 {{- end }}
 
 {{- /*
+binder-egress.elsewhere: "true" if the verifier may be on another host than BinderHub, where it works only if BinderHub's origin is
+in allowedOrigins.
+*/}}
+{{- define "binder-egress.elsewhere" -}}
+{{- if and .Values.publicUrl .Values.allowedOrigins }}true{{ end }}
+{{- end }}
+
+{{- /*
 binder-egress.tlsHosts: hosts of the Ingress for which hosts and TLS differ, as JSON: `unserved`, the TLS hosts that match no host,
 and `unnamed`, the hosts that no TLS host matches. An entry of `tls` without hosts is for all of them.
 */}}

@@ -81,6 +81,25 @@ def test_pods_of_helm_test_are_deleted_in_one_release_only():
     assert not [command for command in commands if "app.kubernetes.io/instance=" not in command]
 
 
+def test_annotations_for_prometheus_name_the_ports_that_the_monitors_scrape(helm, tmp_path):
+    _, annotations = section("docs/operating.md", "Metrics", "yaml")
+    (tmp_path / "values.yaml").write_text(annotations)
+    parts = "proxy.enabled=true,agent.enabled=true,agent.configMap=lists,metrics.podMonitor.enabled=true"
+    options = ("--values", str(tmp_path / "values.yaml"), "--set", parts)
+    named, scraped = {}, {}
+    for (kind, _), one in by_name(helm("template", "binder-egress", str(TOP / "chart"), *options)).items():
+        if kind == "PodMonitor":
+            (endpoint,) = one["spec"]["podMetricsEndpoints"]
+            scraped[one["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"]] = endpoint["port"]
+        pod = one["spec"]["template"] if kind in ("Deployment", "DaemonSet") else {}
+        marks = pod.get("metadata", {}).get("annotations", {})
+        if marks.get("prometheus.io/scrape") == "true":
+            (container,) = pod["spec"]["containers"]
+            names = {str(port["containerPort"]): port["name"] for port in container["ports"]}
+            named[pod["metadata"]["labels"]["app.kubernetes.io/component"]] = names[marks["prometheus.io/port"]]
+    assert named == scraped == {"verifier": "internal", "proxy": "admin", "agent": "admin"}
+
+
 def test_values_for_many_servers_are_accepted(helm, tmp_path):
     (text,) = section("docs/guarantees.md", "Values for 20,000 servers", "yaml")
     (tmp_path / "values.yaml").write_text(text)

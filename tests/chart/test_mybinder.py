@@ -230,6 +230,8 @@ def test_fifth_diff_gives_staging_packages_without_a_pass(deploy, render):
     assert tiers["unverified"]["hosts"] == ["conda", "julia", "python", "r"] and tiers["verified"]["hosts"] == ["*"]
     assert set(tiers["verified"]["ports"]) == {str(port) for port in PORTS}
     (proxy,) = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["spec"]["containers"]
+    annotations = objects["Deployment", "binder-egress-proxy"]["spec"]["template"]["metadata"]["annotations"]
+    assert {"name": "admin", "containerPort": int(annotations["prometheus.io/port"]), "protocol": "TCP"} in proxy["ports"]
     (names,) = [one["value"] for one in proxy["env"] if one["name"] == "BINDER_EGRESS_PROXY_OWN_NAMES"]
     assert set(json.loads(names)) == {f"{host}staging.mybinder.org" for host in ("", "hub.", "hub.ovh.", "ovh.")}
     # The page of a server says so.

@@ -17,7 +17,7 @@ SECRETS = re.findall(r"`secrets/config/common/binder-egress.yaml`:\n\n```yaml\n(
 BANS = re.findall(r"use it:\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)[0]
 MEMBERS = {"hetzner-2i2c": "2i2c", "hetzner-gesis": "gesis", "bids-ovh": "bids"}
 OBSERVED = ("hetzner-2i2c", "hetzner-gesis")
-"""Members that only look at the end of the diffs."""
+"""Members that only observe at the end of the diffs."""
 PORTS = {80, 443, 9418, 873, 1094, 1095, 16286, 4001}
 
 pytestmark = pytest.mark.timeout(1800)
@@ -250,7 +250,7 @@ def of_deny():
 
 
 @pytest.mark.parametrize("member", OBSERVED)
-def test_deny_on_a_member_that_only_looks_needs_no_policy_of_others(deploy, render, member):
+def test_deny_on_a_member_that_only_observes_needs_no_policy_of_others(deploy, render, member):
     for number in (1, 2, 3, 4):
         apply(deploy, number)
     objects = render(member, *of_deny())

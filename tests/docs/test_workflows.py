@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 TOP = Path(__file__).parents[2]
 WORKFLOWS = sorted((TOP / ".github/workflows").glob("*.yml"))
@@ -24,6 +25,20 @@ def test_actions_are_pinned_by_commit(workflow):
 def test_scripts_exist(workflow):
     for script in re.findall(r"run: (ci/[\w/-]+)", workflow.read_text()):
         assert os.access(TOP / script, os.X_OK), script
+
+
+def test_unit_tests_get_their_programs_and_rights():
+    """They run the egress proxy in network namespaces: Docker refuses `unshare` in a container without rights, and Debian's image
+    has no `ip`."""
+    files = [*TOP.glob("tests/unit/**/*.py"), *TOP.glob("tests/support/egress_proxy/*.py")]
+    called = set(re.findall(r'"(unshare|ip|curl|git|wget|redis-server|openssl)[" ]', "".join(file.read_text() for file in files)))
+    assert {"unshare", "ip"} <= called
+    jobs = yaml.safe_load((TOP / ".github/workflows/test.yml").read_text())["jobs"].values()
+    (job,) = (job for job in jobs if "unit" in job["strategy"]["matrix"]["parts"])
+    assert "--privileged" in job["container"]["options"].split()
+    (unit,) = re.findall(r"^unit\(\) \{\n(.*?)^\}", (TOP / "ci/test").read_text(), re.DOTALL | re.MULTILINE)
+    (packages,) = re.findall(r"^  packages (.*)$", unit, re.MULTILINE)
+    assert {{"ip": "iproute2"}.get(program, program) for program in called - {"unshare"}} <= set(packages.split())
 
 
 def test_a_release_is_refused_while_a_file_has_another_version():

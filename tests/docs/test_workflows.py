@@ -1,10 +1,15 @@
 """The workflows: the scripts that they call exist, the actions that they use are pinned, and a release is checked. `ci/test lint`
 runs actionlint."""
 
+import base64
 import os
 import re
 import runpy
+import shutil
 import subprocess
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,6 +30,64 @@ def test_actions_are_pinned_by_commit(workflow):
 def test_scripts_exist(workflow):
     for script in re.findall(r"run: (ci/[\w/-]+)", workflow.read_text()):
         assert os.access(TOP / script, os.X_OK), script
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_checkouts_keep_no_token(workflow):
+    """What runs after a checkout could read a token that is in it."""
+    jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
+    steps = [step for job in jobs for step in job.get("steps", []) if step.get("uses", "").startswith("actions/checkout@")]
+    assert steps and all(step["with"]["persist-credentials"] is False for step in steps)
+
+
+def test_lock_files_are_made_without_strangers_programs_and_without_the_token():
+    (job,) = yaml.safe_load((TOP / ".github/workflows/refreeze.yml").read_text())["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "token" in str(step)] == ["ci/release-refreeze"] and "env" not in job
+    (compiled,) = re.findall(r'uv" pip compile (?:.*\\\n)+.*', (TOP / "ci/refreeze").read_text())
+    assert " --only-binary :all: " in compiled
+
+
+def test_new_lock_files_are_pushed_with_the_token_of_the_environment(tmp_path):
+    """`gh` is a small program here, and GitHub a server that wants a password and then says no."""
+    got = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            got.append(self.headers["Authorization"])
+            self.send_response(403 if got[-1] else 401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    top, programs = tmp_path / "top", tmp_path / "bin"
+    (top / "ci").mkdir(parents=True)
+    shutil.copy(TOP / "ci/release-refreeze", top / "ci")
+    programs.mkdir()
+    gh = programs / "gh"
+    gh.write_text('#!/bin/sh\n[ "$*" != "auth git-credential get" ] || printf "username=x\\npassword=%s\\n" "$GH_TOKEN"\n')
+    gh.chmod(0o755)
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GH_TOKEN": "secret",
+    }
+    run = partial(subprocess.run, cwd=top, env=environment, capture_output=True, text=True)
+    origin = f"http://127.0.0.1:{server.server_port}/o/r.git"
+    who = ("-c", "user.name=n", "-c", "user.email=n@example.org")
+    for command in (("init",), ("remote", "add", "origin", origin), ("add", "."), (*who, "commit", "--message=m")):
+        run(["git", *command], check=True)
+    with (top / "ci/release-refreeze").open("a") as file:
+        file.write("# newer\n")
+    assert run(["ci/release-refreeze"]).returncode
+    server.shutdown()
+    server.server_close()
+    assert got == [None, f"Basic {base64.b64encode(b'x:secret').decode()}"]
+    assert "secret" not in (top / ".git/config").read_text()
 
 
 def test_unit_tests_get_their_programs_and_rights():

@@ -7,7 +7,9 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,7 +107,7 @@ def test_unit_tests_get_their_programs_and_rights():
 
 
 def test_a_release_is_refused_while_a_file_has_another_version():
-    refused = subprocess.run([TOP / "ci/release-check", "9.9.9"], capture_output=True, text=True)
+    refused = subprocess.run([TOP / "ci/release-check", "9.9.9-rc.1"], capture_output=True, text=True)
     assert refused.returncode == 1 and not refused.stdout
     places = re.findall(r"^(\S+?)[:,]", refused.stderr, re.MULTILINE)
     assert set(places) == {
@@ -126,14 +128,51 @@ def test_a_release_is_refused_while_a_file_has_another_version():
 
 
 def test_all_files_have_one_version():
-    """The changelog is the exception: it says `(unreleased)` until the release is made."""
+    """The changelog is the exception: it says `(unreleased)` until the release is made. Pages may speak of the time before, too."""
     (version,) = re.findall(r"^version: (\S+)$", (TOP / "chart/Chart.yaml").read_text(), re.MULTILINE)
     checked = subprocess.run([TOP / "ci/release-check", version], capture_output=True, text=True)
-    assert checked.stderr in ("", f"Not {version}:\nCHANGELOG.md, the first heading: {version} (unreleased)\n")
+    assert checked.stderr.partition("True only")[0] in (
+        "",
+        f"Not {version}:\nCHANGELOG.md, the first heading: {version} (unreleased)\n",
+    )
     if not checked.returncode:
         images = {"image": "verifier", "agent": "agent", "node-guard": "node-guard"}
         told = [f"version={version}", *(f"{key}=docker.io/binder-egress/{name}" for key, name in images.items())]
         assert checked.stdout.splitlines() == [*told, "redis=docker.io/library/redis:7.2-bookworm", "registry=docker.io"]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        ("README.md", "Nothing has been published yet, so [build the image](docs/install.md#chart-and-images) first."),
+        ("SECURITY.md", "Nothing has been released yet."),
+        ("client/README.md", "`pip install ./client` installs it from a checkout; it needs Python 3.11 or later."),
+        ("frontend/pages/README.md", "It is not on npm yet."),
+        ("chart/README.md", "    repository: …"),
+        ("docs/agent.md", "The agent has an image of its own: build it (`docker build --target agent .`)."),
+        ("docs/install.md", "Build and push the images of the new version first, as long as none are published."),
+    ],
+)
+def test_pages_that_say_that_there_is_no_release_are_found(tmp_path, page, line):
+    for file in ("ci/release-check", page):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(TOP / "ci/release-check", tmp_path / "ci")
+    (tmp_path / page).write_text(f"# Title\n\n{line}\n")
+    (found,) = runpy.run_path(str(tmp_path / "ci/release-check"))["not_yet"]()
+    place, words = found.split(": ", 1)
+    assert place == f"{page}, line 3" and words in line
+
+
+@pytest.mark.parametrize(("version", "refused"), [("9.9.9", True), ("9.9.9-rc.1", False)])
+def test_a_release_is_refused_while_a_page_says_that_there_is_none(monkeypatch, capsys, version, refused):
+    """A release candidate is not: it is tried while pages still say so."""
+    check = runpy.run_path(str(TOP / "ci/release-check"))["main"]
+    monkeypatch.setitem(check.__globals__, "versions", lambda: iter(()))
+    monkeypatch.setitem(check.__globals__, "not_yet", lambda: iter(["a page"]))
+    monkeypatch.setattr(sys, "argv", ["ci/release-check", version])
+    with pytest.raises(SystemExit, match="a page") if refused else nullcontext():
+        check()
+    assert (f"version={version}\n" in capsys.readouterr().out) != refused
 
 
 @pytest.mark.parametrize(

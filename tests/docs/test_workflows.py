@@ -34,6 +34,12 @@ def test_scripts_exist(workflow):
         assert os.access(TOP / script, os.X_OK), script
 
 
+def test_half_an_upload_to_pypi_can_be_finished():
+    """PyPI refuses a file that it has, and a job that runs again uploads all of them."""
+    jobs = yaml.safe_load((TOP / ".github/workflows/release.yml").read_text())["jobs"]
+    assert jobs["python-client"]["steps"][-1]["with"]["skip-existing"] is True
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_checkouts_keep_no_token(workflow):
     """What runs after a checkout could read a token that is in it."""

@@ -40,6 +40,23 @@ def test_half_an_upload_to_pypi_can_be_finished():
     assert jobs["python-client"]["steps"][-1]["with"]["skip-existing"] is True
 
 
+@pytest.mark.parametrize(
+    ("releases", "passes"), [("", True), ("9.9.9-rc.1 9.9.90 9x9.9", True), ("9.9.8 9.9.9", False), ("error", False)]
+)
+def test_a_version_is_published_once(tmp_path, releases, passes):
+    """The workflow's own commands. An error is not an answer."""
+    jobs = yaml.safe_load((TOP / ".github/workflows/release.yml").read_text())["jobs"]
+    (once,) = (step for step in jobs["check"]["steps"] if "published once" in step.get("name", ""))
+    gh = tmp_path / "gh"
+    gh.write_text(
+        f'#!/bin/sh\n[ "$2 $3" = "--paginate repos/o/r/releases" ] || exit 2\n[ error != "{releases}" ] || exit 1\n'
+        f"printf '%s\\n' {releases}\n"
+    )
+    gh.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "o/r", "GITHUB_REF_NAME": "9.9.9"}
+    assert (subprocess.run(["bash", "-e", "-c", once["run"]], env=environment).returncode == 0) == passes
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_checkouts_keep_no_token(workflow):
     """What runs after a checkout could read a token that is in it."""

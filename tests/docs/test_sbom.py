@@ -107,6 +107,12 @@ def test_scan_finds_what_concerns_the_installed_version(scan, part, known):
     assert (code, "flask 3.1.1: X-0 CVE-0 bad" in out) == (int(known), known), error
 
 
+@pytest.mark.parametrize("spelled", ["python-json-logger", "python_json.logger", "Python-JSON-Logger"])
+def test_scan_knows_every_spelling_of_a_name(scan, spelled):
+    record = {"affected": [affected("PyPI", spelled, ["2.0.7"])]}
+    assert scan([("pypi", "python-json-logger", "2.0.7")], record)[0] == 1
+
+
 def test_scan_looks_at_npm_packages_too(scan):
     part = affected("npm", "altcha", [], {"introduced": "0"}, {"fixed": "3.2.3"})
     assert scan([("npm", "altcha", "3.2.2")], {"affected": [part]})[0] == 1

@@ -18,10 +18,11 @@ DIGEST, AGENT, REDIS = ("sha256:" + letter * 64 for letter in "dae")
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path):
+@pytest.mark.parametrize(("version", "candidate"), [("9.9.9", "false"), ("9.9.9-rc.1", "true")])
+def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path, version, candidate):
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([TOP / "ci/release-chart", "9.9.9", DIGEST, AGENT, REDIS, tmp_path], env=environment, check=True)
-    chart = tmp_path / "binder-egress-9.9.9.tgz"
+    subprocess.run([TOP / "ci/release-chart", version, DIGEST, AGENT, REDIS, tmp_path], env=environment, check=True)
+    chart = tmp_path / f"binder-egress-{version}.tgz"
     with_agent = ("--set=agent.enabled=true", "--set=agent.configMap=lists")
     rendered = helm("template", "r", chart, "--namespace", "binder", *with_agent)
     documents = [document for document in yaml.safe_load_all(rendered) if document]
@@ -32,7 +33,9 @@ def test_published_chart_has_its_images_by_digest(tools, helm, tmp_path):
     with tarfile.open(chart) as archive:
         values = yaml.safe_load(archive.extractfile("binder-egress/values.yaml"))
         about = yaml.safe_load(archive.extractfile("binder-egress/Chart.yaml"))
-    assert about["version"] == about["appVersion"] == "9.9.9"
+        licence = archive.extractfile("binder-egress/LICENSE").read()
+    assert about["version"] == about["appVersion"] == version
+    assert about["annotations"]["artifacthub.io/prerelease"] == candidate and licence == (TOP / "LICENSE").read_bytes()
     guard = values["integration"]["binderhub"]["jupyterhub"]["custom"]["binderEgress"]["startGuard"]["image"]
     assert guard.endswith(f"@{DIGEST}") and guard in about["annotations"]["artifacthub.io/images"]
     assert f"redis:7.2-bookworm@{REDIS}" in about["annotations"]["artifacthub.io/images"]

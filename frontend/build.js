@@ -1,7 +1,7 @@
 // Bundles src/ into the folder of the first argument, verifier/web/static by default. File names carry a checksum of the content,
 // so that browsers may cache the files for ever. manifest.json maps each name to the current file.
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -58,6 +58,10 @@ for (const [name, [entry, format]] of Object.entries(thirdParty)) {
     define: { WORKER_FILES: JSON.stringify(forThirdParties) },
   });
   keep(name, bundle.outputFiles[0].contents);
+}
+// Their code is in the files above, minified, without the texts that their licences want kept with it.
+for (const [name, text] of [["altcha", "LICENSE.txt"], ["hash-wasm", "LICENSE"]]) {
+  copyFileSync(join(here, "node_modules", name, text), join(out, `LICENSE-${name}.txt`));
 }
 writeFileSync(join(out, "manifest.json"), JSON.stringify(manifest, null, 2) + "\n");
 for (const [name, file] of Object.entries(manifest)) console.log(name, file, readFileSync(join(out, file)).length);

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_static_files_can_be_loaded_by_launch_pages_of_another_host(public, serv
     answer = public.get(f"/egress/static/{services.assets.file('server.js')}")
     assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
     assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+def test_licences_of_bundled_packages_lie_beside_the_scripts(public):
+    top = Path(__file__).parents[2]
+    lock = json.loads((top / "frontend/package-lock.json").read_text())["packages"]
+    used = {path.removeprefix("node_modules/") for path, about in lock.items() if not (about.get("dev") or about.get("optional"))}
+    for name in used - {"", "esbuild"}:
+        (text,) = (top / "frontend/node_modules" / name).glob("LICENSE*")
+        assert public.get(f"/egress/static/LICENSE-{name}.txt").data == text.read_bytes()
 
 
 # -- the script for third-party pages

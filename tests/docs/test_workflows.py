@@ -172,6 +172,7 @@ def test_all_files_have_one_version():
         ("client/README.md", "`pip install ./client` installs it from a checkout; it needs Python 3.11 or later."),
         ("frontend/pages/README.md", "It is not on npm yet."),
         ("chart/README.md", "    repository: …"),
+        ("docs/bans.md", "with: {ref: 0.1.0}  # the id of a commit, until this tag exists"),
         ("docs/agent.md", "The agent has an image of its own: build it (`docker build --target agent .`)."),
         ("docs/install.md", "Build and push the images of the new version first, as long as none are published."),
     ],

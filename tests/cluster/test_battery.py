@@ -6,6 +6,7 @@ repeated by BinderHub under a new user name (test_launches.py), solving again af
 hand (test_unlock.py, test_gatecheck.py).
 """
 
+import ipaddress
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import yaml
 from tests.support.cluster.canary import canary
 from tests.support.cluster.commands import doctor, egress
 from tests.support.cluster.hub import start_by_hub, stop_by_hub
+from tests.support.cluster.made_up_sources import ELSEWHERE, ELSEWHERE4, MadeUp, hearing, send, send_from_here
 from tests.support.cluster.node_guard import TABLE, is_whole, node_guard
 from tests.support.cluster.patience import (
     ANSWER_SECONDS,
@@ -71,7 +73,7 @@ def cells() -> dict[str, dict[str, str]]:
     """The page's table: state → target → `–`, or `open` with the number of a note."""
     head, _, *rows = [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\|(.+)\|$", PAGE, re.MULTILINE)]
     for row in rows:
-        assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²]?", cell) for cell in row[1:]), row
+        assert len(row) == len(head) and all(re.fullmatch(r"–|open[¹²³]?", cell) for cell in row[1:]), row
     return {state: {row[0]: row[number] for row in rows} for number, state in enumerate(head) if number}
 
 
@@ -91,8 +93,8 @@ class Seen:
 
     Attributes:
         rows: the names of the targets.
-        reached: state → target → whether it answered.
-        answers: the targets that answered a pod that no policy selects, or the node.
+        reached: state → target → whether it answered, or heard a packet with a made-up source.
+        answers: the targets that answered a pod that no policy selects, or the node, or heard the node.
         stranger: the targets that the pod without a policy reached.
         through_proxy: the status of a user's server, asked through the hub's proxy.
         refused: API and token that was found in a user pod → status.
@@ -194,6 +196,32 @@ def targets(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, 
     return {name: target for name, target in found.items() if name in rows(known["family"])}
 
 
+def made_up(stage: Stage, known: dict, neighbours: dict[str, str]) -> dict[str, MadeUp]:
+    """Packets with a source that is not the pod's: name in the table → packet. The hearers are the internet, the node and the
+    neighbours."""
+    found = {
+        "public address, UDP, made-up source": MadeUp(known["public_ip"], ELSEWHERE4, "internet"),
+        **{
+            f"{who} neighbour, IPv6 link-local multicast, made-up source": MadeUp("ff02::1%eth0", ELSEWHERE, who)
+            for who in neighbours
+        },
+    }
+    if known["family"] == "dual":
+        unused = str(ipaddress.ip_network(known["pod_cidrs"][1])[0xDEAD])
+        found |= {
+            "public IPv6 address, UDP, made-up source": MadeUp(known["public6_ip"], ELSEWHERE, "internet"),
+            "public IPv6 address, UDP, made-up source of the pods' range": MadeUp(known["public6_ip"], unused, "internet"),
+            "host-network service, UDP, IPv6, made-up source of the pods' range": MadeUp(known["node6_ip"], unused, "node"),
+            **{
+                f"{who} neighbour, UDP, IPv6, made-up source of the pods' range": MadeUp(
+                    address_of(stage, user, 6).strip("[]"), unused, who
+                )
+                for who, user in neighbours.items()
+            },
+        }
+    return found
+
+
 @contextmanager
 def running(*command: str) -> Iterator[None]:
     """A command that runs in the meantime."""
@@ -274,7 +302,13 @@ def seen(stage: Stage) -> Seen:
         internet = f"--net=/run/netns/{os.environ['CLUSTER_NAME']}-internet"
         relay = (sys.executable, "-c", RELAY, known["public_ip"], "8000", known["node_ip"], node_port)
         stack.enter_context(running("nsenter", internet, *relay))
-        tried = targets(stage, known, neighbours)
+        tried, forged = targets(stage, known, neighbours), made_up(stage, known, neighbours)
+        places = {"internet": ("nsenter", internet, sys.executable), "node": (sys.executable,)}
+        for who, user in neighbours.items():
+            places[who] = ("kubectl", "--namespace", stage.namespace, "exec", stage.pod(user)["metadata"]["name"], "--", "python3")
+        heard = {who: stack.enter_context(hearing(*command)) for who, command in places.items()}
+        hosts = {"internet": known["public_ip"], "node": "127.0.0.1"}
+        hosts |= {who: address_of(stage, user, 4) for who, user in neighbours.items()}
         # Each target must be alive, or `–` would say nothing.
         with ThreadPoolExecutor(len(STATES)) as pool:
 
@@ -298,6 +332,26 @@ def seen(stage: Stage) -> Seen:
                 opened = {name: target for name, target in opened.items() if cells()[state][name] == "–"}
                 eventually(lambda: not any(stage.battery_in(pods[state], opened).values()), TIER_SECONDS, f"{state} is not shut")
 
+            def await_ears(word: str) -> None:
+                """Wait until all hearers have heard the node. By then they have heard what was sent before."""
+
+                def all_hear() -> bool:
+                    for host in hosts.values():
+                        send_from_here(host, word)
+                    return all(word in words for words in heard.values())
+
+                eventually(all_hear, TIER_SECONDS, lambda: f"nothing arrives at {[who for who in heard if word not in heard[who]]}")
+
+            def arrived_from(states: Iterable[str], how: str) -> dict[str, dict[str, bool]]:
+                """The packets with a made-up source that arrived, from each pod."""
+                await_ears(f"before {how}")
+                list(pool.map(lambda state: send(stage, pods[state], forged, f"{how} {state}"), states))
+                await_ears(f"after {how}")
+                return {
+                    state: {name: f"{how} {state} {name}" in heard[each.hearer] for name, each in forged.items()}
+                    for state in states
+                }
+
             for state in ("revoked", "blocked"):
                 await_shut(state)
             reached = all_of([state for state in STATES if state != "expired"])
@@ -305,16 +359,20 @@ def seen(stage: Stage) -> Seen:
             eventually(lambda: egress(stage, "explain", users["expired"])["rule"] == "expired", RECONCILER_SECONDS)
             await_shut("expired")
             reached |= all_of(["expired"])
+            for state, arrived in arrived_from(STATES, "unguarded").items():
+                reached[state] |= arrived
             token = launches["neighbour"].ready["token"]
             address = f"{stage.url('proxy-public', 80)}/user/{users['neighbour']}/api/status"
             status = requests.get(address, params={"token": token}, timeout=ANSWER_SECONDS).status_code
             refused = try_tokens(stage, known, users["unverified"], token)
             with node_guard():
                 guarded = all_of(STATES)
+                for state, arrived in arrived_from(STATES, "guarded").items():
+                    guarded[state] |= arrived
                 put_back = {how: comes_back(how) for how in ("flush", "delete")}
             local = {name: target for name, target in tried.items() if "link-local" in name}
             unguarded = stage.battery_in(pods["unverified"], local, *PATIENT)
-        return Seen(rows(known["family"]), reached, answers, stranger, status, refused, guarded, put_back, unguarded)
+        return Seen(rows(known["family"]), reached, answers | {*forged}, stranger, status, refused, guarded, put_back, unguarded)
 
 
 def comes_back(how: str) -> bool:
@@ -386,7 +444,7 @@ def test_tokens_found_in_a_user_pod_open_nothing(seen):
 
 @pytest.mark.parametrize("state", STATES)
 def test_node_guard_closes_what_the_network_plugin_leaves_open(seen, state):
-    assert seen.guarded[state] == {name: cells()[state][name] in ("open", "open²") for name in seen.rows}
+    assert seen.guarded[state] == {name: cells()[state][name] in ("open", "open²", "open³") for name in seen.rows}
 
 
 def test_node_guard_puts_its_rules_back(seen):
@@ -399,12 +457,18 @@ def test_node_guard_leaves_nothing_behind(seen):
 
 
 def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
-    """It closes IPv6 link-local without access to the nodes, except that they must allow the sysctl."""
+    """It closes IPv6 link-local, and made-up addresses, without access to the nodes, except that they must allow the sysctl."""
+    known = json.loads(Path(os.environ["CLUSTER_TARGETS"]).read_text())
     (found,) = re.findall(r"^   ```yaml\n(.+?)^   ```", (TOP / "docs/gatecheck.md").read_text(), re.MULTILINE | re.DOTALL)
     wanted = yaml.safe_load(found)["jupyterhub"]["singleuser"]["extraPodConfig"]["securityContext"]
     gateway = link_local_of(Path("/proc/net/if_inet6").read_text(), "cni0")
     tried = {"kubelet, IPv6 link-local": f"tcp://{gateway}:10250"}
-    assert all(stage.battery(stage.launch().user, tried).values()), "it is open without"
+    packets = {"multicast": MadeUp("ff02::1%eth0", ELSEWHERE, "neighbours")}
+    if known["family"] == "dual":
+        packets["internet"] = MadeUp(known["public6_ip"], ELSEWHERE, "internet")
+    without = stage.launch().user
+    assert all(stage.battery(without, tried).values()), "it is open without"
+    assert send(stage, stage.pod(without)["metadata"]["name"], packets, "without") == set()
     stage.install_binderhub(f"--set-json=jupyterhub.singleuser.extraPodConfig.securityContext={json.dumps(wanted)}")
     try:
         user = stage.launch(token=stage.get_pass()).user
@@ -418,6 +482,7 @@ def test_sysctl_of_the_page_closes_link_local(stage, local_cluster):
         assert stage.battery(user, tried) == dict.fromkeys(tried, False)
         pod = stage.pod(user)["metadata"]["name"]
         assert stage.kubectl("exec", pod, "--", "cat", "/proc/net/if_inet6") == "", "it has an IPv6 address, so neighbours reach it"
+        assert send(stage, pod, packets, "with") == {*packets}
     finally:
         stage.install_binderhub()
 

@@ -19,13 +19,14 @@ def rules() -> str:
 
 def is_whole() -> bool:
     """Whether the table drops what it should."""
-    return all(f"ip6 {end} fe80::/10 drop" in rules() for end in ("saddr", "daddr"))
+    dropped = ("ip6 saddr fe80::/10", "ip6 daddr fe80::/10", "ip6 daddr ff00::/8", "fib saddr . iif oif missing")
+    return all(f"{each} drop" in rules() for each in dropped)
 
 
 @contextmanager
 def node_guard() -> Iterator[None]:
     """The guard, from the moment that its rules are in place. Afterwards nothing is left."""
-    on, off = section("docs/gatecheck.md", "IPv6 link-local")
+    on, off = section("docs/gatecheck.md", "How to close them")
     try:
         subprocess.run(["bash", "-euc", on], cwd=TOP, check=True, timeout=COMMAND_SECONDS)
         eventually(is_whole, POD_SECONDS, rules)

@@ -1,6 +1,6 @@
 """Names of repositories. For blocking, all spellings of a URL have one name. For trusting, only the plain spelling counts.
 
-Decisions: D-066, D-209.
+Decisions: D-066, D-209, D-405.
 """
 
 import re
@@ -18,7 +18,10 @@ MAX_DECODINGS = 5
 CASELESS = {"github.com", "gist.github.com", "gitlab.com", "bitbucket.org"}
 """Hosts on which the case of owners and names does not matter."""
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+")  # no dots: those are in host names, as in github.com:/owner/name
+_SCHEME = re.compile(r"[a-z][a-z0-9+-]*:/+", re.IGNORECASE)  # no dots: those are in host names, as in github.com:/owner/name
+_AUTHORITY = re.compile(rf"{_SCHEME.pattern}([^/]*)|([^/:]*):", re.IGNORECASE)
+_TRANSPORT = re.compile(r"[a-z0-9+.-]+::")
+_IGNORED = re.compile(r"[\s\x00-\x1f\x7f]")
 _PLAIN = re.compile(r"https://([a-z0-9-]+(?:\.[a-z0-9-]+)+)((?:/[a-z0-9._-]+){2,})/?", re.ASCII | re.IGNORECASE)
 
 
@@ -41,8 +44,9 @@ def name(url: str) -> str | None:
         url: the URL of the repository, as BinderHub reports it; a DOI for archives; or a pattern that ends in `/*`.
 
     Returns:
-        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too many times, or has a
-        host that is not a host name. Every block of a repository then applies.
+        The name. None: nobody can tell which repository this is, because the URL is too long, is encoded too many times, has a
+        host that is not a host name, or has user and host in a form that programs read differently. Every block of a repository
+        then applies.
     """
     for _ in range(MAX_DECODINGS + 1):
         if len(url) > MAX_URL_CHARACTERS:
@@ -55,24 +59,48 @@ def name(url: str) -> str | None:
 
 
 def _shorten(url: str) -> str | None:
-    text = unicodedata.normalize("NFKC", unquote(url)).casefold().replace("\\", "/")
-    text = re.split(r"[?#]", re.sub(r"[\s\x00-\x1f\x7f]", "", text))[0]
+    url = _IGNORED.sub("", url)
+    found = _AUTHORITY.match(url)
+    # For https, git finds the host before it decodes anything; for ssh, it decodes first, and neither `?` nor `#` ends the host.
+    # What they read differently has no name.
+    if found and not _NOT_IN_AUTHORITY.isdisjoint(_decode(found[1] or found[2] or "")):
+        return None
+    end = found.end() if found else 0
+    text = re.split(r"[?#]", (_decode(url[:end]) + _decode(url[end:])).replace("\\", "/"))[0]
+    text = re.sub(r"^doi:(?=10\.)", "", text)  # repo2docker takes a DOI with it too
+    if _TRANSPORT.match(text):
+        return None  # https::https://host/owner/name, and others that git gives to a program of its own
     scheme = _SCHEME.match(text)
     authority, _, path = text[scheme.end() if scheme else 0 :].partition("/")
-    host, _, after = authority.rpartition("@")[2].partition(":")
+    if scheme:
+        host, _, after = authority.rpartition("@")[2].partition(":")
+    else:
+        host, _, after = authority.partition(":")  # git@host:owner/name
+        host = host.rpartition("@")[2]
     if after and not (scheme and after.isdigit()):
-        path = f"{after}/{path}"  # git@host:owner/name
+        path = f"{after}/{path}"
     mapped = _ascii_host(host)
     if mapped is None:
         return None
     host = re.sub(r"^(www\.)+", "", mapped.rstrip("."))
-    parts: list[str] = [] if host in ("doi.org", "dx.doi.org") else [host]
+    if found and (not host or "%" in host):
+        return None
+    parts: list[str] = [] if host in ("doi.org", "dx.doi.org") and path.lstrip("/").startswith("10.") else [host]
     for part in path.split("/"):
         if part == "..":
             parts = parts[:1] + parts[1:-1]
         elif part not in ("", "."):
             parts.append(part)
     return re.sub(r"(\.git)+$", "", "/".join(filter(None, parts)))
+
+
+_NOT_IN_AUTHORITY = frozenset("/?#\\[")
+"""Characters that no part of an authority may have once it is decoded. A bracket is for ssh no part of the host's name."""
+
+
+def _decode(text: str) -> str:
+    """A text with one layer of percent-encoding less, without case, compatibility characters, spaces and control characters."""
+    return _IGNORED.sub("", unicodedata.normalize("NFKC", unquote(text)).casefold())
 
 
 def _ascii_host(host: str) -> str | None:

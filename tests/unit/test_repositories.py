@@ -55,7 +55,7 @@ github.com/owner/name
 
 
 @pytest.mark.parametrize(
-    "url", [*SPELLINGS, " https://github.com/owner/name\t", "https://github.com/owner/na\nme", "https://github.com\\owner\\name"]
+    "url", [*SPELLINGS, " https://github.com/owner/name\t", "https://github.com/owner/na\nme", "https://github.com/owner\\name"]
 )
 def test_blocked_repository_is_blocked_in_every_spelling(url):
     assert name(url) == "github.com/owner/name"
@@ -99,8 +99,26 @@ def test_host_in_another_script_has_its_ascii_form():
         "https://github.com/owner/name?" + "x" * MAX_URL_CHARACTERS,
         "https://github.com/owner/%" + "25" * (MAX_DECODINGS + 1) + "41",
         "https://github.com/" + "\ufdfa" * 1000,
+        "https://x%2F@github.com/owner/name",
+        "https://github.com\\owner\\name",
+        "ssh://x#@github.com/owner/name",
+        "x?@github.com:owner/name",
+        "git@[github.com]:owner/name",
+        "https://user@/github.com/owner/name",
+        "https::https://github.com/owner/name",
     ],
-    ids=["no host name", "too long", "too long a query", "encoded too often", "expands too far"],
+    ids=[
+        *("no host name", "too long", "too long a query", "encoded too often", "expands too far"),
+        *(
+            "slash in the user",
+            "backslash in the host",
+            "hash in ssh's user",
+            "query in scp's user",
+            "brackets",
+            "no host",
+            "transport",
+        ),
+    ],
 )
 def test_url_without_a_name_is_covered_by_every_pattern(url):
     assert name(url) is None
@@ -158,6 +176,21 @@ def test_number_after_a_colon_is_an_owner_without_a_scheme_and_a_port_with_one()
     assert name("ssh://git@github.com:2024/owner/name") == "github.com/owner/name"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://github.com%2Fowner%2Fname%23@evil.example/x/y",
+        "https://github.com%252Fowner%252Fname%2523.evil.example/x/y",
+        "https://github.com\\owner\\name%23.evil.example/x/y",
+        "evil.example:x@github.com/owner/name",
+        "https://doi.org/github.com/owner/name",
+        "https://\u00ad/github.com/owner/name",
+    ],
+)
+def test_repository_elsewhere_does_not_get_the_name_of_another(url):
+    assert name(url) != "github.com/owner/name"
+
+
 def test_pattern_of_an_owner_blocks_all_repositories_of_that_owner_only():
     assert matches("github.com/owner/*", "https://github.com/OWNER/anything.git")
     assert not matches("github.com/owner/*", "https://github.com/owner2/anything")
@@ -181,6 +214,8 @@ def test_pattern_of_a_host_blocks_all_repositories_of_that_host_only():
         ("10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),  # BinderHub's providers of archives have this as URL
         ("https://doi.org/10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
         ("https://dx.doi.org/10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
+        ("doi:10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
+        ("DOI: 10.5281/zenodo.3242074", "10.5281/zenodo.3242074"),
         ("https://www.hydroshare.org/resource/b8f6/", "hydroshare.org/resource/b8f6"),
         ("10.7910/DVN/TJCLKP", "10.7910/dvn/tjclkp"),
     ],

@@ -1,4 +1,5 @@
-"""Hosts of repositories compared with git: if git connects to a blocked host, the block applies to that spelling.
+"""Names of repositories compared with git: if git connects to a blocked host, the block applies to that spelling; if it connects
+elsewhere, the repository has no name on that host.
 
 git gets a proxy on loopback, which records the host that git asks for and refuses the connection.
 """
@@ -28,14 +29,15 @@ LETTERS = st.characters(exclude_categories=["Cs"], min_codepoint=0x80) | st.samp
 
 
 class Refuses(socketserver.StreamRequestHandler):
-    """A proxy that records the host of a CONNECT request and refuses the request."""
+    """A proxy that records the host of a request and refuses the request."""
 
     timeout = 10
 
     def handle(self):
         method, address, _ = self.rfile.readline().decode("latin-1").split(" ", 2)
-        assert method == "CONNECT"
-        self.server.hosts.append(address.rpartition(":")[0])
+        # Without a scheme, libcurl takes http.
+        host = address.rpartition(":")[0] if method == "CONNECT" else address.removeprefix("http://").partition("/")[0]
+        self.server.hosts.append(host)
         while self.rfile.readline().strip():
             pass
         self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -92,3 +94,52 @@ def test_block_holds_for_every_unicode_character(proxy, insertions, replaced, do
     url = f"https://{host}/owner/name"
     if git_connects_to(proxy, url).removeprefix("www.") == "github.com":
         assert covers(BLOCKED, name(url)), ascii(url)
+
+
+def check(proxy, url):
+    """Checks a URL's name against the host that git connects to, and returns that host."""
+    host = git_connects_to(proxy, url).removeprefix("www.")
+    if host == "github.com":
+        assert covers(BLOCKED, name(url)), ascii(url)
+    elif host:
+        assert not (name(url) or "").startswith("github.com/"), ascii(url)
+    return host
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        *("x", "x:y", "x%2F", "x%23", "x%3F", "x%5C", "x\\", "x\uff0f", "x\uff1f", "x%EF%BC%8F", "x%252F"),
+        *("evil.example:80", "evil.example%2F", ":%2F"),
+    ],
+)
+def test_user_does_not_hide_a_blocked_host(proxy, user):
+    assert check(proxy, f"https://{user}@github.com/owner/name") == "github.com"
+
+
+@pytest.mark.parametrize("prefix", ["https::https://", "http::https://", "http::http://", "https::https://x%2F@"])
+def test_transport_prefix_does_not_hide_a_blocked_host(proxy, prefix):
+    assert check(proxy, f"{prefix}github.com/owner/name") == "github.com"
+
+
+@pytest.mark.parametrize("end", ["", "%2F", "%23", "%3F", "\\", "\uff0f", "%2F..%2F..%2Fowner%2Fname%3F:p"])
+def test_user_lends_a_repository_no_other_host(proxy, end):
+    assert check(proxy, f"https://github.com%2Fowner%2Fname{end}@evil.example/x/y") == "evil.example"
+
+
+PIECES = st.sampled_from(
+    [
+        *("github.com", "evil.example", "owner", ":", "@", "\\", "\uff20", "\uff0f", "\uff1a", "\uff1f", "?", "#", ".", "443", "["),
+        *("%2F", "%23", "%3F", "%40", "%3A", "%5C", "%25", "%252F", "%2523", "%EF%BC%8F"),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    prefix=st.sampled_from(["https://", "https://", "https:///", "https::https://"]),
+    pieces=st.lists(PIECES, max_size=5).map("".join),
+    end=st.sampled_from(["@github.com", "@evil.example", ".evil.example", ":443"]),
+)
+def test_name_has_the_host_of_every_authority(proxy, prefix, pieces, end):
+    check(proxy, f"{prefix}{pieces}{end}/owner/name")

@@ -325,6 +325,7 @@ def test_each_operation_of_a_process_is_allowed_to_it(server, stores, receivers)
             lambda s: s.known_of([alice]),
             lambda s: s.pending_all({alice: {"x"}}),
             lambda s: s.blocks(),
+            lambda s: s.lifted(["x"]),
             lambda s: s.revoke_key(RevokedKey("0" * 16, "", "eve", "w", 1)),
             lambda s: s.revoked_keys(),
             lambda s: s.grant(alice, record),

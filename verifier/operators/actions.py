@@ -138,12 +138,13 @@ class Operators:
 
     def blocks(self) -> list[dict[str, Any]]:
         """All blocks of repositories, networks and running servers. Includes those that Redis has forgotten but pods still
-        carry."""
+        carry, and not those that an operator removed."""
         now, known = self._clock(), self._store.all_known()
         found = {block.id: _block(block) for block in self._store.blocks() if self._stands(block, now, known)}
-        for server, has in known.items():
-            if has.grant.is_block(now) and has.grant.id not in found:
-                found[has.grant.id] = _block(_carried(server, has)) | {"only_on_pods": True}
+        carried = [_carried(server, has) for server, has in known.items() if has.grant.is_block(now)]
+        forgotten = {block.id: _block(block) | {"only_on_pods": True} for block in carried if block.id not in found}
+        removed = self._store.lifted(forgotten)
+        found |= {identity: row for identity, row in forgotten.items() if identity not in removed}
         return list(found.values())
 
     def counts(self) -> dict[str, int]:
@@ -184,14 +185,13 @@ class Operators:
         return sorted(found, key=lambda row: -row["at"])
 
     def own_block(self, server: Server, known: KnownServer) -> Block | None:
-        """The block that only this server has. One that only its pod remembers counts as its own."""
+        """The block that only this server has. One that only its pod remembers counts as its own, unless it was removed."""
         blocks, now = self._store.blocks(), self._clock()
         for block in blocks:
             if block.kind == "server" and block.uid == known.uid and block.grant.is_block(now):
                 return block
-        if known.grant.is_block(now) and known.grant.id not in {block.id for block in blocks}:
-            return _carried(server, known)
-        return None
+        is_forgotten = known.grant.id not in {block.id for block in blocks}
+        return _carried(server, known) if is_forgotten and self._is_blocked(known) else None
 
     # -- acting
 
@@ -417,9 +417,14 @@ class Operators:
             return f"No server {text!r} is known, but the reconciler is silent, so it may still be running."
         return f"No server {text!r} is running. Name a pod, user or user/server as JupyterHub calls them, or a server's page."
 
+    def _is_blocked(self, known: KnownServer) -> bool:
+        """Whether a pod carries a block that was not removed. The reconciler takes a removed one from each pod a little later."""
+        return known.grant.is_block(self._clock()) and not self._store.lifted([known.grant.id])
+
     def _refusal(self, known: KnownServer) -> Rule | None:
-        now = self._clock()
-        return Rule.BLOCKED if known.grant.is_block(now) else refusal(Facts.of(known), self._store.blocks(), self._settings, now)
+        if self._is_blocked(known):
+            return Rule.BLOCKED
+        return refusal(Facts.of(known), self._store.blocks(), self._settings, self._clock())
 
     def _because(self, known: KnownServer) -> str:
         """One sentence for an operator."""
@@ -427,6 +432,8 @@ class Operators:
         if rule == Rule.BLOCKED and not grant.is_block(self._clock()):
             return "A block applies to it, but the reconciler has not put it on the pod yet."
         if grant.is_block(self._clock()):
+            if rule != Rule.BLOCKED:
+                return "Its block was removed, but the reconciler has not taken it from the pod yet."
             return f"No network: blocked by {grant.by or 'an operator'}: {grant.why or 'no reason given'}."
         if (known.label or UNVERIFIED) != grant.tier:
             return f"Its label is {known.label or 'none'}, its grant says {grant.tier}: the reconciler has not caught up."

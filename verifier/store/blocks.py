@@ -75,6 +75,13 @@ class Blocks(Operations):
             pipe.rpush(redis_key("wake"), EVERYTHING)
             pipe.execute()
 
+    def lifted(self, blocks: Iterable[str]) -> set[str]:
+        """Those of the given blocks that an operator removed. Pods may still carry them."""
+        asked = sorted(blocks)
+        with unavailable():
+            marks = self._redis.mget([redis_key(f"lifted:{block}") for block in asked]) if asked else []
+        return {block for block, mark in zip(asked, marks, strict=True) if mark}
+
     def forget_ended_blocks(self, now: float, pods: Container[str] | None = None) -> None:
         """Forget the blocks that have ended. The reconciler calls this from time to time.
 

@@ -21,7 +21,9 @@ from tests.support.reconciling import (
     record_unlock,
 )
 from verifier.decisions.refusals import Facts, applies
+from verifier.detections.reports import Report
 from verifier.labels import GRANT_ANNOTATION, TIER_LABEL
+from verifier.operators.actions import ActionRefused
 from verifier.reconciler.loop import Reconciler
 from verifier.reconciler.user_pods import Pod, UserPods
 from verifier.records import Block, Grant, Record, Rule
@@ -190,6 +192,44 @@ def test_block_added_between_read_and_patch_wins(make, cluster, store, operators
         list_and_converge(reconciler)
     assert cluster.labelled() == set()
     assert pod(cluster).grant.rule == Rule.BLOCKED
+
+
+@pytest.mark.parametrize("way", ["command", "block", "port", "report"])
+def test_server_stays_blocked_if_it_is_cut_off_before_its_pod_is_freed(make, cluster, store, operators, services, way):
+    """The pod still carries a block that an operator has just removed, and the next action may not take it for its own."""
+    reconciler = make(detections={"cryptnono": {"on_match": "revoke"}})
+    start(cluster, reconciler)
+    removed = operators.block("repository", "github.com/owner/*", "eve", "mining")["block"]
+    serve(reconciler, store)
+    operators.unblock(removed, "eve", "the others are fine")
+    if way == "command":
+        operators.revoke(ALICE, "eve", "mining")
+    elif way == "block":
+        operators.block("server", "alice", "eve", "mining")
+    elif way == "port":
+        body = {"user": "alice", "server": "", "by": "eve", "why": "mining"}
+        assert internal_client(services).post("/api/revocations", json=body).status_code in (200, 202)
+    else:
+        store.add_report(Report("cryptnono", "list", "xmrig", time.time(), uid="uid-1"))
+        reconciler.respond()
+        assert store.detected()[0]["outcome"] == "revoked"
+    serve(reconciler, store)
+    assert pod(cluster).grant.is_block(time.time()) and pod(cluster).grant.id != removed
+    assert [(block["kind"], block["id"]) for block in operators.blocks()] == [("server", pod(cluster).grant.id)]
+
+
+def test_removed_block_is_named_no_more_though_its_pod_carries_it(reconciler, cluster, store, operators):
+    start(cluster, reconciler)
+    removed = operators.block("server", "alice", "eve", "mining")["block"]
+    serve(reconciler, store)
+    operators.unblock(removed, "eve")
+    assert pod(cluster).grant.id == removed and operators.blocks() == []
+    assert operators.explain(ALICE)["because"] == "Its block was removed, but the reconciler has not taken it from the pod yet."
+    with pytest.raises(ActionRefused, match="is not blocked"):
+        operators.unblock("alice", "eve")
+    operators.grant(ALICE, "verified", "eve", "was a mistake")
+    serve(reconciler, store)
+    assert pod(cluster).label == "verified"
 
 
 def test_block_removed_between_read_and_patch_has_no_effect(reconciler, cluster, store, operators):

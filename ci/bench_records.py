@@ -143,7 +143,7 @@ def measured_passes(url: str) -> dict[str, float]:
         grant = Grant(f"{number:016x}", "verified", "valid-pass", int(now))
         record = Record(grant, image, repository=repository, client="198.51.100.7")
         given = Pass(f"{number:032x}", "verified", 1, now, now + 300)
-        outcome = store.redeem(given, user(number), record, "198.51.100.7/32", now, 300)
+        outcome = store.redeem(given, user(number), record, "198.51.100.7/32", 300)
         assert outcome == "free", outcome
 
     size("solution, and what it is charged, B", solution)

@@ -12,15 +12,18 @@ import altcha
 import pytest
 import requests
 
-from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, carried, run_pod, solve
+from tests.support.apps import API_TOKEN, CLIENT, VerifierProcess, admit, carried, get_pass, run_pod, solve
 from tests.support.fake_cluster import FakeCluster
 from tests.support.reconciling import converge_due, record_decision
 from tests.support.waiting import eventually
 from verifier.kubernetes_api import ApiServerUnavailable
 from verifier.operators.actions import Operators
+from verifier.passes import LEEWAY_SECONDS
 from verifier.reconciler.loop import Reconciler
 from verifier.records import Grant, KnownServer, Record, Server
 from verifier.settings import ReconcilerSettings, load
+from verifier.store.errors import Replayed
+from verifier.store.redeeming import BUILD_LIMIT_SECONDS
 from verifier.store.store import Store
 
 ALICE = Server("alice")
@@ -266,6 +269,35 @@ def test_clock_five_minutes_off_only_rejects_passes(public, internal, store, mon
     told = internal.post("/api/launches", json=body | {"requested_at": time.time()})
     expected = ("unverified", "invalid") if redeeming < 0 else ("verified", "free")
     assert (told.status_code, told.json["tier"], told.json["pass_outcome"]) == (200, *expected)
+
+
+@pytest.mark.parametrize("ahead", [-300, 0, 300])
+def test_use_is_remembered_by_redis_own_clock(public, internal, store, in_redis, monkeypatch, ahead):
+    """Another verifier, whose clock is right, would count what is forgotten earlier a second time."""
+    right, lifetime = time.time, 600  # of a challenge, by default
+    token, solution = get_pass(public), solve(public)
+    in_redis.delete(*in_redis.keys("binder-egress:solution:*"))
+    monkeypatch.setattr(time, "time", lambda: right() + ahead)
+    assert public.post("/egress/passes", json={"provider": "altcha", "solution": solution}).status_code == 201
+    (used,) = in_redis.keys("binder-egress:solution:*")
+    assert lifetime < in_redis.ttl(used) <= lifetime + LEEWAY_SECONDS
+    if ahead >= 0:
+        run_pod(store)
+        body = {"user": "alice", "image": "image:1", "token": token, "client_address": CLIENT, "requested_at": time.time()}
+        assert internal.post("/api/launches", json=body).json["pass_outcome"] == "free"
+        (used,) = in_redis.keys("binder-egress:pass:*")
+        remembered = in_redis.ttl(used) - LEEWAY_SECONDS - BUILD_LIMIT_SECONDS
+        assert 300 < remembered <= 300 + LEEWAY_SECONDS  # the lifetime of a pass, by default
+
+
+def test_solution_that_redis_would_have_forgotten_is_refused(store, in_redis):
+    """A verifier whose clock is behind does not know that the challenge has expired."""
+    store.ping()
+    now = time.time()
+    store.use_solution("altcha", "late", now + 1, 600, admit, expires_at=now - LEEWAY_SECONDS / 2)
+    assert 0 < in_redis.ttl("binder-egress:solution:altcha:late") <= LEEWAY_SECONDS / 2 + 1
+    with pytest.raises(Replayed):
+        store.use_solution("altcha", "too late", now + 1, 600, admit, expires_at=now - LEEWAY_SECONDS - 1)
 
 
 def test_clock_set_back_does_not_revive_a_pass(public, internal, monkeypatch):

@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
         grant = Grant.new("verified", "renewal" if has_tier else "unlock", now)
         record = Record(grant, uid=known.uid, repository=known.repository)
         outcome = self.store.redeem(
-            used.signed, server, record, network, now, UNLOCK_TTL_SECONDS, has_tier=has_tier, carried=known.grant.id
+            used.signed, server, record, network, UNLOCK_TTL_SECONDS, has_tier=has_tier, carried=known.grant.id
         )
         assert outcome == used.redeem(server, known.repository, network, grant.id, self._is_up, has_tier, known.grant.id)
         assert (outcome in REJECTED_PASSES) == (outcome in ("used-up", "lease-given", "before-epoch"))

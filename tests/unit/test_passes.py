@@ -295,7 +295,7 @@ def test_used_pass_is_remembered_as_long_as_it_can_be_presented(store, in_redis)
 
     now = time.time()
     used = make_pass(exp=now + 300.9)
-    store.redeem(used, Server("a"), Record(Grant.new("verified", "valid-pass", now), image="i"), "", now, 600)
+    store.redeem(used, Server("a"), Record(Grant.new("verified", "valid-pass", now), image="i"), "", 600)
     remembered_until = now + in_redis.ttl(f"binder-egress:pass:{used.id}")
     assert remembered_until > used.exp + LEEWAY_SECONDS + BUILD_LIMIT_SECONDS
 

@@ -386,7 +386,7 @@ def test_each_operation_reports_that_redis_is_away(redis_server, settings, no_lo
     for ask in (
         store.ping,
         lambda: store.use_solution("altcha", "id", now, 60, admit),
-        lambda: store.redeem(Passes.new("verified", 1, now, 60), server, record, "", now, 60),
+        lambda: store.redeem(Passes.new("verified", 1, now, 60), server, record, "", 60),
         lambda: record_decision(store, server, record),
         lambda: store.known(server),
         store.reconciler_state,

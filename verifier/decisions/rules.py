@@ -196,7 +196,6 @@ class Rules:
             launch.server,
             launch.record(grant),
             launch.network,
-            now,
             self._settings.launch_timeout,
             announced=launch.announced(seen, now),
         )

@@ -61,7 +61,14 @@ class Issuing(Blocks):
         return judge(self.seen_blocks.blocks) and judge(self.blocks())
 
     def use_solution(
-        self, provider: str, solution_id: str, issued_at: float, lifetime: float, judge: Judge, charges: Sequence[Charge] = ()
+        self,
+        provider: str,
+        solution_id: str,
+        issued_at: float,
+        lifetime: float,
+        judge: Judge,
+        charges: Sequence[Charge] = (),
+        expires_at: float | None = None,
     ) -> float:
         """Mark a solution as used, and charge the client's networks for it, unless blocks refuse the client.
 
@@ -72,24 +79,27 @@ class Issuing(Blocks):
             lifetime: seconds for which the solution could be presented again.
             judge: decides whether blocks refuse the client.
             charges: the networks to charge, each with its limits. All have one window.
+            expires_at: Unix time in seconds at which its challenge expires, which then counts instead of `lifetime`.
 
         Returns:
             Unix time in seconds by Redis' clock.
 
         Raises:
             ClientRefused: a block refuses the client.
-            Replayed: the solution was used before, or may have been used before Redis was wiped.
+            Replayed: the solution was used before, or may have been: before Redis was wiped, or so long ago that it is forgotten.
             PriceRisen: a network has so many charges by now that the challenge was too cheap.
             BudgetSpent: a network has used its budget.
         """
         request: dict[str, Any] = {
             "issued": issued_at,
-            "ttl": max(1, int(lifetime) + LEEWAY_SECONDS),
+            "ttl": max(1, int(lifetime) + LEEWAY_SECONDS) if expires_at is None else LEEWAY_SECONDS,
             "word": secrets.token_hex(8),
             "revoked": redis_key("revoked"),
             "window": charges[0].window if charges else 0,
             "limits": [{"most": charge.most, "budget": charge.budget} for charge in charges],
         }
+        if expires_at is not None:
+            request["expires"] = expires_at
         charged = [redis_key(f"charges:{charge.network}") for charge in charges]
         outcome, *more = self._use_and_charge([redis_key(f"solution:{provider}:{solution_id}"), *charged], request, judge)
         if outcome in ("replayed", "before-epoch"):

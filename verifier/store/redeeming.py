@@ -39,7 +39,6 @@ class Redeeming(Blocks):
         server: Server,
         record: Record,
         network: str,
-        now: float,
         record_ttl: int,
         *,
         has_tier: bool = False,
@@ -54,7 +53,6 @@ class Redeeming(Blocks):
             server: the server that asks.
             record: a launch (no uid) or an unlock (with uid).
             network: the client's network.
-            now: Unix time in seconds.
             record_ttl: seconds that the record lives.
             has_tier: the server has this tier already, or a smaller one. The use is then not taken from another server, and does
                 not move on, even when this server is gone: it has given this server time (D-077).
@@ -75,7 +73,8 @@ class Redeeming(Blocks):
             "iat": used.iat,
             "key": used.key,
             # The leeway counts twice: once for a pass that is presented late, once for the clock of another replica.
-            "ttl": int(max(0, used.exp - now)) + 2 * LEEWAY_SECONDS + BUILD_LIMIT_SECONDS,
+            "exp": used.exp,
+            "ttl": 2 * LEEWAY_SECONDS + BUILD_LIMIT_SECONDS,
             "servers": used.servers,
             "move_window": MOVE_WINDOW_SECONDS,
             "moves": MOVES,

@@ -110,8 +110,13 @@ def from_solution(name: str, solution: str, purpose: str) -> Pass:
         raise attempt.failed(verdict.outcome, PROBLEM_TYPES[verdict.outcome], verdict.detail)
     charges = services().fairness.charges(paying_network(), verdict.price)
     lifetime = verdict.expires_at - time.time()
+    # A remote provider does not say when its challenge expires. Ours do, perhaps by the clock of another replica.
+    expires_at = None if verdict.asked else verdict.expires_at
+    solution_id = verdict.solution_id
     try:
-        issued_at = services().store.use_solution(name, verdict.solution_id, verdict.issued_at, lifetime, client_refusal, charges)
+        issued_at = services().store.use_solution(
+            name, solution_id, verdict.issued_at, lifetime, client_refusal, charges, expires_at=expires_at
+        )
     except ClientRefused as error:
         raise attempt.blocked(error.rule) from None
     except Replayed as error:

@@ -4,7 +4,7 @@
 -- ARGV: request, a JSON object:
 --   iat            when the pass was issued
 --   key            the id of the API key that it was issued for; empty: there is none
---   ttl            seconds until nobody can present the pass any more
+--   exp            when the pass expires; ttl: seconds from then on until nobody can present it any more
 --   servers        how many servers may hold a use
 --   move_window    seconds after it was first given during which a use may move
 --   moves          how many times a use may move
@@ -72,7 +72,8 @@ local function take(slot, first, moves)
   end
   uses[slot] = {server = request.server, repository = request.repository, network = request.network,
                 grant = request.grant, carried = request.carried, first = first, moves = moves}
-  redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', request.ttl)
+  -- By Redis' clock: a verifier whose clock is ahead would let it forget the uses too early (D-406).
+  redis.call('SET', KEYS[2], cjson.encode(uses), 'EX', math.ceil(math.max(0, request.exp - now)) + request.ttl)
   redis.call('SET', KEYS[3], request.record, 'EX', request.record_ttl)
   redis.call('RPUSH', request.wake, request.server)
   if request.announced then

@@ -7,7 +7,8 @@
 --   judged_by  the version of the blocks that do not refuse the client; empty: there were no blocks; null: not known
 --   issued     when the challenge was issued; absent: there was none
 --   key        the id of an API key; absent: there is none
---   ttl        seconds after which the solution could not be presented anyway
+--   expires    when its challenge expires; absent: the challenge does not say
+--   ttl        seconds for which it is remembered: after it expires, or if it is not known when it does, from now
 --   word       a random word of this call
 --   revoked    the key of the hash of revoked API keys
 --   window     seconds for which a charge counts
@@ -29,6 +30,12 @@ end
 local began = epoch(KEYS[1], now)
 if request.issued and request.issued < began then
   return {'before-epoch'}
+end
+
+-- What Redis would have forgotten by now is refused. Both go by Redis' clock, as those of verifiers may differ (D-406).
+local ttl = request.ttl + (request.expires and math.ceil(request.expires - tonumber(now)) or 0)
+if ttl < 1 then
+  return {'replayed'}
 end
 
 if request.key and redis.call('HEXISTS', request.revoked, request.key) == 1 then
@@ -90,5 +97,5 @@ for i, old in ipairs(outdated) do
     redis.call('HDEL', KEYS[2 + i], unpack(old))
   end
 end
-redis.call('SET', KEYS[2], request.word, 'EX', request.ttl)
+redis.call('SET', KEYS[2], request.word, 'EX', ttl)
 return {now}

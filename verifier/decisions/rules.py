@@ -143,7 +143,7 @@ class Rules:
             The decision of the first rule that matches. `pass_outcome` reports a rejected pass, whichever rule decided in the end.
 
         Raises:
-            StoreUnavailable: nothing was granted.
+            StoreUnavailable: no decision is known to be written down. One that Redis writes down later counts all the same.
         """
         while True:
             try:

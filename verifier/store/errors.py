@@ -4,7 +4,7 @@ from ..records import Rule
 
 
 class StoreUnavailable(Exception):
-    """Redis does not answer, or refuses to write. Nothing was granted."""
+    """Redis does not answer in time, or refuses to write. What it was asked to write, it may still write later."""
 
 
 class Replayed(Exception):

@@ -166,7 +166,7 @@ class Converger:
     # -- published, logged, counted
 
     def _publish(self, pod: Pod, pending: Pending) -> None:
-        """Publish a pod, and settle its launch once it is ready."""
+        """Publish a pod, and settle its launch once it is ready, or has had its grant."""
         facts = facts_of(pod, pending)
         known = KnownServer(
             pod.uid, pod.grant or NO_GRANT, facts.repository, client=facts.clients[0], pod=pod.name, label=pod.label or ""
@@ -174,7 +174,7 @@ class Converger:
         if known != pending.known:
             self._store.publish(pod.server, known)
         launch = launch_of(pod, pending)
-        if pod.ready and launch:
+        if launch and (pod.ready or _had(pod, launch.grant, pending.known)):
             self._store.settle(pod.server, launch)
 
     def _log_and_count_start(self, pod: Pod, pending: Pending) -> None:
@@ -207,3 +207,17 @@ class Converger:
 def carried_grants(pods: Iterable[Pod]) -> set[str]:
     """The ids of the grants that pods carry."""
     return {pod.grant.id for pod in pods if pod.grant}
+
+
+def _had(pod: Pod, launch: Grant, before: KnownServer | None) -> bool:
+    """Whether a pod carried the grant of its launch, which is over by now or replaced. If the pod is not ready for long, the record
+    would give it a second lease after a later grant.
+
+    Args:
+        pod: the pod.
+        launch: the grant.
+        before: what was published about its server last.
+    """
+    if pod.grant and pod.grant.id == launch.id:
+        return pod.grant.is_ended_lease
+    return before is not None and before.uid == pod.uid and before.grant.id == launch.id

@@ -63,6 +63,24 @@ def test_grant_on_the_pod_keeps_its_end(place, reconciler):
     assert place.cluster.labelled() == set(), "the same launch must not give it a second time"
 
 
+@pytest.mark.parametrize("seconds", [LEASE // 2, LEASE + 1], ids=["replaced", "ended"])
+def test_launch_gives_its_lease_once_though_its_pod_does_not_become_ready(place, reconciler, seconds):
+    given = Grant.new("blocked", "valid-pass", place.time)
+    record_decision(place.store, ALICE, Record(given, image="image:1", repository="r"), 3600)
+    place.cluster.add()
+    place.turn(reconciler)
+    assert place.store.pending(ALICE, set()).launch
+    place.passes(seconds)
+    place.turn(reconciler)
+    unlock = place.grant("blocked")
+    place.turn(reconciler)
+    assert (place.pod().grant.id, place.pod().label) == (unlock.id, "blocked")
+    place.passes(LEASE + 1)
+    place.turn(reconciler)
+    assert (place.pod().grant.id, place.pod().label) == (unlock.id, None)
+    assert place.store.known(ALICE).repository == "r"
+
+
 def test_grant_by_an_operator_has_the_lease_of_its_tier(place, reconciler, impatient):
     place.cluster.add()
     place.turn(reconciler)

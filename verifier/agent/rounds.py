@@ -90,7 +90,7 @@ class Watcher:
         self._signature: object = None
         self.lists = Lists()
         """The lists in force, with their problems."""
-        # The matches of each file, by its key; and by its hash, for the same program in another pod.
+        # The matches of each file, by its key; and by its hash, for the same program in another pod (D-397).
         self._known: dict[FileKey, list[Match]] = {}
         self._by_sum: dict[str, list[Match]] = {}
         self._waiting: dict[FileKey, int] = {}  # the round since which it has waited
@@ -201,44 +201,46 @@ class Watcher:
                     spent[pod] += self._clock() - started
 
     def _matches(self, file: int, key: FileKey, done: Round, scanner: list[Scanner], stack: ExitStack) -> list[Match]:
-        digest = None
+        digest = beginning = ""
         if key.size <= HASHED_BYTES:
-            digest = _sum(file, key.size)
+            digest, beginning = _sums(file, key.size)
             done.counts["hashed"] += 1
             done.counts["bytes"] += key.size
             if digest in self._by_sum:
                 return self._by_sum[digest]
         else:
             done.counts["large"] += 1
-        matches = list(self.lists.hashes.get(digest or "", ()))
+        matches = list(self.lists.hashes.get(digest, ()))
         if self.lists.rules and key.size:
             done.counts["bytes"] += min(key.size, SCAN_BYTES)
             try:
                 if not scanner:
                     scanner.append(stack.enter_context(self._start(self.lists.rules)))
                 os.lseek(file, 0, os.SEEK_SET)
-                matches += [Match(name, rule) for name, rule in scanner[0].scan(file)]
+                scanned, found = scanner[0].scan(file)
+                matches += [Match(name, rule) for name, rule in found]
                 done.counts["scanned"] += 1
+                # The file's owner may show different bytes to the two reads, so as to accuse or to hide other pods' files.
+                if digest and scanned == beginning:
+                    self._by_sum[digest] = matches
             except ScanFailed as error:
-                # A file that broke the scanner is not tried again: it is remembered, with the matches of its hash.
+                # A file that broke the scanner is not tried again: it is remembered, with the matches of its hash. The same
+                # program in another pod is, because nobody knows which bytes the scanner had.
                 while scanner:
                     scanner.pop().close()
                 done.counts[f"scan-{error}"] += 1
                 log.warning(
                     "a file could not be scanned", extra={"fields": {"why": str(error), "sha256": digest, "bytes": key.size}}
                 )
-        if digest:
-            self._by_sum[digest] = matches
         return matches
 
 
-def _sum(file: int, size: int) -> str:
-    """The SHA-256 of the first `size` bytes of a file, even if it grows meanwhile."""
-    found, at, chunk = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES))
-    while at < size:
-        number = os.preadv(file, [chunk[: min(CHUNK_BYTES, size - at)]], at)
-        if not number:
-            break
-        found.update(chunk[:number])
-        at += number
-    return found.hexdigest()
+def _sums(file: int, size: int) -> tuple[str, str]:
+    """The SHA-256 of the first `size` bytes of a file, even if it grows meanwhile, and of those that the scanner sees of them."""
+    found, at, chunk, sums = hashlib.sha256(), 0, memoryview(bytearray(CHUNK_BYTES)), []
+    for end in (min(size, SCAN_BYTES), size):
+        while at < end and (number := os.preadv(file, [chunk[: end - at]], at)):
+            found.update(chunk[:number])
+            at += number
+        sums.append(found.hexdigest())
+    return sums[1], sums[0]

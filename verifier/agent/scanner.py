@@ -3,10 +3,11 @@
     python3 -P -m verifier.agent.scanner SOCKET
 
 reads the rules from the socket, as one JSON line, and answers with the broken ones. Then it gets one open file at a time, and
-answers with the rules that match.
+answers with the SHA-256 of the bytes that it scanned and the rules that match.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -77,11 +78,14 @@ class Scanner:
             self.close()
             raise
 
-    def scan(self, file: int) -> list[tuple[str, str]]:
-        """The lists and rules that match a file.
+    def scan(self, file: int) -> tuple[str, list[tuple[str, str]]]:
+        """Match a file: its first `SCAN_BYTES`, from where it stands.
 
         Args:
             file: an open regular file.
+
+        Returns:
+            The SHA-256 of the bytes that were scanned, in hexadecimal; and the lists and rules that match them.
 
         Raises:
             ScanFailed: the process crashed or took too long. It is ended, and a new one is needed.
@@ -99,7 +103,8 @@ class Scanner:
             raise
         if not isinstance(found, list):
             raise ScanFailed(str(found))
-        return [(list_name, rule) for list_name, rule in found]
+        scanned, matching = found
+        return scanned, [(list_name, rule) for list_name, rule in matching]
 
     def close(self) -> None:
         """End the process."""
@@ -171,7 +176,8 @@ def serve(connection: socket.socket) -> None:
             content = file.read(SCAN_BYTES)
         try:
             matching = [(rule.namespace, rule.identifier) for rule in scanner.scan(content).matching_rules]
-            found: object = few_of_each(matching)
+            # Of the very bytes that were scanned: a file can change between two reads (D-397).
+            found: object = [hashlib.sha256(content).hexdigest(), few_of_each(matching)]
         except yara_x.TimeoutError:
             found = "timeout"
         except yara_x.ScanError:

@@ -12,7 +12,7 @@ from verifier.agent import rounds
 from verifier.agent.lists import Match
 from verifier.agent.processes import FileKey, Process, RunFile
 from verifier.agent.rounds import HIDDEN_LIST, Watcher
-from verifier.agent.scanner import ScanFailed
+from verifier.agent.scanner import ScanFailed, Scanner
 
 POD, OTHER = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", "11111111-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 RULES = 'rule word { strings: $a = "needle" condition: $a }'
@@ -33,6 +33,11 @@ class Node:
             yield Process(pod, unseen, tuple(RunFile(key, partial(os.open, path, os.O_RDONLY)) for key, path in files))
 
 
+def scanned(file):
+    """The SHA-256 of what a scanner sees of a file."""
+    return hashlib.sha256(os.pread(file, rounds.SCAN_BYTES, 0)).hexdigest()
+
+
 class Scans:
     """A scanner with a test's answers, which counts its requests."""
 
@@ -49,7 +54,7 @@ class Scans:
         answer = self.answers.pop(0) if self.answers else []
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return scanned(file), answer
 
     def close(self):
         pass
@@ -177,6 +182,55 @@ def test_file_that_breaks_the_scanner_is_not_tried_again(node, folder, file):
     assert scans.started == 3  # once for the lists, and again after the crash
 
 
+def test_failed_scan_speaks_for_no_other_file(node, folder, file):
+    """The same program in another pod is scanned itself."""
+    (folder / "words.yar").write_text(RULES)
+    node.run(POD, file("a"))
+    scans = Scans()
+    scans.answers = [ScanFailed("failed"), [("words", "word")]]
+    watcher = Watcher(node, [folder], scans)
+    assert watcher.round().found == []
+    node.run(OTHER, file("b"))
+    assert watcher.round().found == [(OTHER, Match("words", "word"))]
+
+
+@pytest.mark.parametrize(("shown", "hidden"), [(b"harmless", b"a needle"), (b"a needle", b"harmless")])
+def test_file_that_changes_between_hash_and_scan_speaks_for_no_other_file(node, folder, file, shown, hidden):
+    """Its owner shows the hash one content and the rules another, so that other pods' files are accused, or are not looked at."""
+
+    class Changing(Scanner):
+        def scan(self, opened):
+            if os.fstat(opened).st_ino != attacker.stat().st_ino:
+                return super().scan(opened)
+            # As a write through a shared mapping of a file in memory, this changes no time in its key.
+            before = attacker.stat()
+            attacker.write_bytes(hidden)
+            found = super().scan(opened)
+            attacker.write_bytes(shown)
+            os.utime(attacker, ns=(before.st_atime_ns, before.st_mtime_ns))
+            return found
+
+    (folder / "words.yar").write_text(RULES)
+    attacker = file("attacker", shown)
+    node.run(POD, attacker)
+    watcher = Watcher(node, [folder], Changing)
+    assert watcher.round().found == ([(POD, Match("words", "word"))] if b"needle" in hidden else [])
+    node.processes = [(POD, (attacker,), ""), (OTHER, (file("other", shown),), "")]
+    found = watcher.round().found
+    assert ((OTHER, Match("words", "word")) in found) == (b"needle" in shown)
+
+
+def test_program_of_which_the_rules_see_the_beginning_is_scanned_once(node, folder, file, monkeypatch):
+    """Two files that only begin in the same way are two programs."""
+    monkeypatch.setattr(rounds, "SCAN_BYTES", 10)
+    (folder / "words.yar").write_text(RULES)
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'the needle and an end').hexdigest()} m\n")
+    for name, end in (("a", b"an end"), ("b", b"an end"), ("c", b"another")):
+        node.run(POD, file(name, b"the needle and " + end))
+    watcher = Watcher(node, [folder], scans := Scans())
+    assert watcher.round().found == [(POD, Match("a", "m"))] and len(scans.scanned) == 2
+
+
 def test_large_file_has_no_sum(node, folder, file, monkeypatch):
     monkeypatch.setattr(rounds, "HASHED_BYTES", 10)
     (folder / "words.yar").write_text(RULES)
@@ -220,7 +274,7 @@ def test_round_ends_in_time(node, folder, file):
     class Slow(Scans):
         def scan(self, file):
             now[0] += 3
-            return []
+            return scanned(file), []
 
     (folder / "words.yar").write_text(RULES)
     for number in range(20):
@@ -238,7 +292,7 @@ def test_pod_with_slow_files_keeps_no_other_waiting(node, folder, file):
             if os.fstat(file).st_size > 100:
                 now[0] += 5
                 raise ScanFailed("timeout")
-            return [("words", "word")]
+            return scanned(file), [("words", "word")]
 
     (folder / "words.yar").write_text(RULES)
     for number in range(60):

@@ -1,5 +1,6 @@
 """The process that matches rules: it answers, and its faults end nothing else."""
 
+import hashlib
 import os
 import signal
 
@@ -20,7 +21,9 @@ def scan(tmp_path):
     def scan(scanner, content):
         (tmp_path / "file").write_bytes(content)
         with (tmp_path / "file").open("rb") as file:
-            return scanner.scan(file.fileno())
+            scanned, found = scanner.scan(file.fileno())
+        assert scanned == hashlib.sha256(content).hexdigest()
+        return found
 
     return scan
 
@@ -65,7 +68,7 @@ def test_only_the_beginning_of_a_large_file_is_read(tmp_path):
         file.write(b"needle")
         file.flush()
         file.seek(0)
-        assert scanner.scan(file.fileno()) == []
+        assert scanner.scan(file.fileno()) == (hashlib.sha256(bytes(SCAN_BYTES)).hexdigest(), [])
 
 
 def test_rule_that_takes_too_long_ends(scan, monkeypatch):
@@ -116,4 +119,4 @@ def test_example_rules_find_the_made_up_miner_and_its_script(tmp_path, scan):
         assert scan(scanner, made_up_miner.SCRIPT.encode()) == [("examples", "pool_script")]
         for ordinary in ("/bin/sh", "/usr/bin/python3", "/bin/sleep", __file__):
             with open(ordinary, "rb") as file:
-                assert scanner.scan(file.fileno()) == [], ordinary
+                assert scanner.scan(file.fileno())[1] == [], ordinary

@@ -45,6 +45,7 @@ _DELETED = " (deleted)"
 # With these flags, opening never waits, whatever the file has become, and never acquires a terminal.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +114,21 @@ class Processes:
         for name in os.listdir(self._root):
             if name.isdigit():
                 # Everything is read through the open folder, because a moment later the number may be another process's.
-                with suppress(OSError), _opened(self._root / name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) as folder:
-                    pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES))
-                    if pod and (found := self._process(pod, int(name), folder)):
-                        yield found
+                with suppress(OSError), _opened(self._root / name, _FOLDER) as process:
+                    thread = _thread(process)
+                    with _opened(thread, _FOLDER, process) as folder:
+                        pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES))
+                        if pod and (found := self._process(pod, self._root / name / thread, folder)):
+                            yield found
 
-    def _process(self, pod: str, number: int, folder: int) -> Process | None:
+    def _process(self, pod: str, path: Path, folder: int) -> Process | None:
         try:
             program = FileKey.of(os.stat("exe", dir_fd=folder))
             name = os.path.basename(os.readlink("exe", dir_fd=folder)).removesuffix(_DELETED)
         except PermissionError:
             return Process(pod, self._unseen(_text(folder, "status", 4096)))
-        except OSError:  # a zombie has no program
+        except OSError:  # it has just ended
             return None
-        path = self._root / str(number)
         files = [RunFile(program, partial(os.open, path / "exe", _READ))]
         if _INTERPRETER.fullmatch(name) and (script := _script(path, folder)):
             files.append(script)
@@ -137,6 +139,35 @@ class Processes:
         if set(ids.get("Uid", "").split()) != {str(self._uid)}:
             return OTHER_USER
         return OTHER_GROUP if set(ids.get("Gid", "").split()) != {str(self._gid)} else HIDDEN
+
+
+def _thread(process: int) -> str:
+    """The folder, below that of a process, of a thread that runs: mostly the first, whose folder is that of the process.
+
+    The first thread can end while others go on. It then shows no program, no command line and no folders, as a zombie, and with
+    cgroups of version 1 no cgroup either.
+
+    Raises:
+        OSError: all have ended.
+    """
+    if _has_program(process, "."):
+        return "."
+    with _opened("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, process) as folder, os.scandir(folder) as threads:
+        # No limit: other threads than the first leave nothing behind, unless a tracer keeps each of them, as a process of its own.
+        for thread in threads:
+            if _has_program(folder, thread.name):
+                return f"task/{thread.name}"
+    raise FileNotFoundError("a zombie")
+
+
+def _has_program(folder: int, thread: str) -> bool:
+    try:
+        os.readlink(f"{thread}/exe", dir_fd=folder)
+    except PermissionError:  # nobody may see which
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _text(folder: int, name: str, most: int) -> str:
@@ -184,8 +215,7 @@ def open_in(process: Path, name: str) -> int:
 @contextmanager
 def _way(process: Path, name: str, steps: Iterator[int]) -> Iterator[int]:
     """Go to a file step by step. The last descriptor is that of a regular file, and cannot be used for reading."""
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    with _opened(process / "root", flags) as root, _opened(process / "cwd", flags) as here:
+    with _opened(process / "root", _FOLDER) as root, _opened(process / "cwd", _FOLDER) as here:
         top = os.stat(root)
         at, links = os.dup(root if name.startswith("/") else here), 0
         try:

@@ -21,6 +21,14 @@ TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
 
 
+FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=[600]).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+"""A program whose first thread ends, while another goes on."""
+
+
 @contextmanager
 def running(*command, **more):
     """A process, when it has begun to run its program."""
@@ -127,6 +135,19 @@ def test_process_that_has_ended_is_left_out(look):
     assert look(ended) == []
 
 
+def test_process_whose_first_thread_has_ended_is_seen(look, tmp_path):
+    """It looks like a process that has ended."""
+    (tmp_path / "run.py").write_text(FIRST_THREAD_ENDS)
+    with subprocess.Popen([sys.executable, "./run.py"], cwd=tmp_path) as process:
+        try:
+            eventually(lambda: ") Z " in Path(f"/proc/{process.pid}/stat").read_text())
+            (seen,) = look(process)
+            assert (seen.pod, seen.unseen) == (POD, "")
+            assert sums(seen) == [sum_of(os.path.realpath(sys.executable)), sum_of(tmp_path / "run.py")]
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def inside(tmp_path):
     """A made-up folder of `/proc` for a process whose root and current folder are in `tmp_path`."""
@@ -206,25 +227,30 @@ print(json.dumps({p.name: [[s.unseen, len(s.files)] for s in Processes(p, pod_of
 @pytest.mark.skipif(os.getuid() != 0, reason="starts processes of several users")
 def test_same_user_without_capabilities_sees_its_own_kind_alone():
     """The agent has only the uid and gid of user pods. It also needs no package: this Python has none."""
-    hide = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print(flush=True); time.sleep(600)"
+    hide = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print(flush=True)"
+    codes = {"hidden": f"{hide}; time.sleep(600)", "thread": FIRST_THREAD_ENDS, "hidden thread": hide + FIRST_THREAD_ENDS}
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "verifier").mkdir()
         (Path(folder) / "verifier/__init__.py").write_text("")
         shutil.copytree(TOP / "verifier/agent", Path(folder) / "verifier/agent")
-        users = {"same": (1000, 1000), "hidden": (1000, 1000), "group": (1000, 100), "user": (1001, 1000), "root": (0, 0)}
+        users = {"same": (1000, 1000), "group": (1000, 100), "user": (1001, 1000), "root": (0, 0)}
+        users |= dict.fromkeys(codes, (1000, 1000))
         processes = {}
         try:
             for name, (uid, gid) in users.items():
-                command = ["/usr/bin/python3", "-c", hide] if name == "hidden" else ["/bin/sleep", "600"]
+                command = ["/usr/bin/python3", "-c", codes[name]] if name in codes else ["/bin/sleep", "600"]
                 process = subprocess.Popen(
                     command, user=uid, group=gid, extra_groups=[], cwd="/", stdout=subprocess.PIPE, text=True
                 )
                 processes[name] = process
-                if name == "hidden":
+                state = Path(f"/proc/{process.pid}/stat")
+                if "thread" in name:
+                    eventually(lambda state=state: ") Z " in state.read_text())
+                elif name in codes:
                     process.stdout.readline()
                 else:
-                    eventually(lambda pid=process.pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+                    eventually(lambda state=state: "(sleep)" in state.read_text())
                 (Path(folder) / name).mkdir()
                 (Path(folder) / name / str(process.pid)).symlink_to(f"/proc/{process.pid}")
             rights = ["--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
@@ -239,6 +265,8 @@ def test_same_user_without_capabilities_sees_its_own_kind_alone():
     assert json.loads(done.stdout) == {
         "same": [["", 1]],
         "hidden": [["hidden", 0]],
+        "thread": [["", 1]],
+        "hidden thread": [["hidden", 0]],
         "group": [["other-group", 0]],
         "user": [["other-user", 0]],
         "root": [["other-user", 0]],

@@ -5,16 +5,18 @@ from collections import Counter
 from collections.abc import Mapping
 
 from .lists import Lists
-from .processes import HIDDEN, OTHER_GROUP, OTHER_USER
+from .processes import CROWDED, HIDDEN, OTHER_GROUP, OTHER_USER
 from .rounds import Round
 
 _FILES = ("hashed", "scanned", "large", "gone", "scan-timeout", "scan-crashed", "scan-failed")
+_UNSEEN = (OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED)
 _HELP = {
     "processes": ("gauge", "Processes of pods whose program was seen in the last round."),
     "unseen_processes": (
         "gauge",
         "Processes of pods that were not seen in the last round. other-user, other-group: they run as another user or group, which "
-        "most pods of the cluster do; hidden: they run as user pods do, and hid themselves.",
+        "most pods of the cluster do; hidden: they run as user pods do, and hid themselves; crowded: their program was seen, but "
+        "not the file that it was given, because their pod has too many such processes.",
     ),
     "waiting_files": ("gauge", "New files that are left for the next round."),
     "files_total": (
@@ -47,7 +49,7 @@ class Metrics:
         self._reports.update(reports)
         rows: dict[str, dict[str, float]] = {
             "processes": {"": done.processes},
-            "unseen_processes": {f'reason="{reason}"': done.unseen[reason] for reason in (OTHER_USER, OTHER_GROUP, HIDDEN)},
+            "unseen_processes": {f'reason="{reason}"': done.unseen[reason] for reason in _UNSEEN},
             "waiting_files": {"": done.waiting},
             "files_total": {f'outcome="{outcome}"': self._files[outcome] for outcome in _FILES},
             "read_bytes_total": {"": self._files["bytes"]},

@@ -5,8 +5,11 @@ uids and gids are the reader's, it is dumpable, and it has no capability that th
 """
 
 import os
+import random
 import re
 import stat
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,8 +34,13 @@ MAX_STEPS = 512
 """The most parts that are followed for one process, for all its arguments together, at some 4 µs each. A pod may have thousands of
 processes."""
 
-OTHER_USER, OTHER_GROUP, HIDDEN = "other-user", "other-group", "hidden"
-"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE)."""
+POD_ARGUMENT_SECONDS = 0.5
+"""How long the arguments of one pod's interpreters are looked at in a round, in seconds of processor time (D-398). Those of an
+ordinary script take some 50 µs, the longest 2 ms."""
+
+OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED = "other-user", "other-group", "hidden", "crowded"
+"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE). Crowded: an
+interpreter, whose arguments are not looked at, because those of the pod's other interpreters took too long."""
 
 # Programs that run a file from their arguments: interpreters, and the dynamic loader, which does so for programs. The name may be
 # followed by a version, as in python3.11, or by the rest of ld-linux-x86-64.so.2.
@@ -89,7 +97,7 @@ class Process:
     Attributes:
         pod: the pod's uid.
         unseen: why it could not be read; empty if it could.
-        files: its program, and for an interpreter also the file that it was given.
+        files: its program, and for an interpreter also the file that it was given; only its program if it is `CROWDED`.
     """
 
     pod: str
@@ -103,25 +111,35 @@ class Processes:
     Args:
         root: the path of `/proc`.
         pod_of: returns the pod that a process is in, from the content of its `cgroup`.
+        clock: processor time of this thread in seconds.
     """
 
-    def __init__(self, root: Path = Path("/proc"), pod_of: Callable[[str], str | None] = pod_uid):
-        self._root, self._pod_of = root, pod_of
+    def __init__(
+        self,
+        root: Path = Path("/proc"),
+        pod_of: Callable[[str], str | None] = pod_uid,
+        clock: Callable[[], float] = time.thread_time,
+    ):
+        self._root, self._pod_of, self._clock = root, pod_of, clock
         self._uid, self._gid = os.getuid(), os.getgid()
 
     def all(self) -> Iterator[Process]:
         """Every process in a pod. Processes that end meanwhile are left out."""
-        for name in os.listdir(self._root):
+        names = os.listdir(self._root)
+        # So that no process of a crowded pod can come last on purpose.
+        random.shuffle(names)
+        spent: defaultdict[str, float] = defaultdict(float)
+        for name in names:
             if name.isdigit():
                 # Everything is read through the open folder, because a moment later the number may be another process's.
                 with suppress(OSError), _opened(self._root / name, _FOLDER) as process:
                     thread = _thread(process)
                     with _opened(thread, _FOLDER, process) as folder:
                         pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES))
-                        if pod and (found := self._process(pod, self._root / name / thread, folder)):
+                        if pod and (found := self._process(pod, self._root / name / thread, folder, spent)):
                             yield found
 
-    def _process(self, pod: str, path: Path, folder: int) -> Process | None:
+    def _process(self, pod: str, path: Path, folder: int, spent: defaultdict[str, float]) -> Process | None:
         try:
             program = FileKey.of(os.stat("exe", dir_fd=folder))
             name = os.path.basename(os.readlink("exe", dir_fd=folder)).removesuffix(_DELETED)
@@ -130,8 +148,13 @@ class Processes:
         except OSError:  # it has just ended
             return None
         files = [RunFile(program, partial(os.open, path / "exe", _READ))]
-        if _INTERPRETER.fullmatch(name) and (script := _script(path, folder)):
-            files.append(script)
+        if _INTERPRETER.fullmatch(name):
+            if spent[pod] > POD_ARGUMENT_SECONDS:
+                return Process(pod, CROWDED, tuple(files))
+            began = self._clock()
+            if script := _script(path, folder):
+                files.append(script)
+            spent[pod] += self._clock() - began
         return Process(pod, files=tuple(files))
 
     def _unseen(self, status: str) -> str:
@@ -179,7 +202,7 @@ def _script(path: Path, folder: int) -> RunFile | None:
     """The first argument of an interpreter that is a file, in the pod's own file system."""
     steps = iter(range(MAX_STEPS))
     # The first is the interpreter's own name.
-    for argument in _text(folder, "cmdline", CMDLINE_BYTES).split("\0")[1 : ARGUMENTS + 1]:
+    for argument in _text(folder, "cmdline", CMDLINE_BYTES).split("\0", ARGUMENTS + 1)[1 : ARGUMENTS + 1]:
         # R is given `--file=name`.
         name = argument.partition("=")[2] if argument.startswith("-") else argument
         if name and (key := _key_in(path, name, steps)):

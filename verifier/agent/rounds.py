@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import lists
 from .lists import Lists, Match
-from .processes import HIDDEN, FileKey, Processes, RunFile
+from .processes import CROWDED, HIDDEN, FileKey, Processes, RunFile
 from .scanner import SCAN_BYTES, ScanFailed, Scanner
 
 HASHED_BYTES = 128 << 20
@@ -41,8 +41,11 @@ MAX_POD_FILES = MAX_KNOWN_FILES // 4
 
 CHUNK_BYTES = 1 << 20
 
-HIDDEN_LIST = Match("hidden", "a process hides itself")
-"""The match that is reported for a pod with a process that has hidden itself (D-331)."""
+UNSEEN = {
+    HIDDEN: Match("hidden", "a process hides itself"),
+    CROWDED: Match("hidden", "too many scripts to look at all"),
+}
+"""The match that is reported for a pod with a process that was not seen, by the reason (D-331, D-398)."""
 
 log = logging.getLogger("binder-egress")
 
@@ -54,8 +57,8 @@ class Round:
     Attributes:
         found: the pods in which something matched, each match once.
         pods: the uids of all pods that have a process.
-        processes: the number of processes that could be read.
-        unseen: the number that could not be read, by reason (`processes.HIDDEN`, …).
+        processes: the number of processes whose program could be read.
+        unseen: the number that could not be read, or only in part, by reason (`processes.HIDDEN`, …).
         waiting: the number of new files that are left for the next round.
         counts: the number of files that were `hashed` and `scanned`, are too `large` for a hash or `gone`; the number of failed
             scans, by the word in `ScanFailed`; and the `bytes` that were read.
@@ -101,16 +104,16 @@ class Watcher:
         self._number += 1
         self._read_lists()
         done = Round()
-        files: dict[tuple[str, FileKey | None], list[Match]] = {}
+        files: dict[tuple[str, FileKey], list[Match]] = {}
+        unseen: set[tuple[str, Match]] = set()
         fresh: dict[FileKey, tuple[str, RunFile]] = {}
         for process in self._processes.all():
             done.pods.add(process.pod)
             if process.unseen:
                 done.unseen[process.unseen] += 1
-                if process.unseen == HIDDEN:
-                    files.setdefault((process.pod, None), [HIDDEN_LIST])
-                continue
-            done.processes += 1
+                if process.unseen in UNSEEN:
+                    unseen.add((process.pod, UNSEEN[process.unseen]))
+            done.processes += bool(process.files)
             for file in process.files:
                 if file.key in self._known:
                     files[process.pod, file.key] = self._known[file.key]
@@ -125,8 +128,8 @@ class Watcher:
         self._by_sum = {digest: matches for digest, matches in self._by_sum.items() if id(matches) in kept}
         self._waiting = {key: self._waiting.get(key, self._number) for key in fresh if key not in self._known}
         done.waiting = len(self._waiting)
-        matches = {(pod, match) for (pod, key), found in files.items() for match in (self._known.get(key, found) if key else found)}
-        done.found = sorted(matches, key=lambda row: (row[0], row[1].list_name, row[1].label))
+        matches = {(pod, match) for (pod, key), found in files.items() for match in self._known.get(key, found)}
+        done.found = sorted(matches | unseen, key=lambda row: (row[0], row[1].list_name, row[1].label))
         return done
 
     def _read_lists(self) -> None:

@@ -1,6 +1,7 @@
 """The agent's view of real processes."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -8,14 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support import made_up_miner
 from tests.support.waiting import eventually
-from verifier.agent.processes import MAX_STEPS, FileKey, Processes, open_in
+from verifier.agent.processes import MAX_STEPS, POD_ARGUMENT_SECONDS, FileKey, Processes, open_in
 
 TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
@@ -214,6 +215,30 @@ def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeyp
         (found,) = Processes(shown, lambda text: "pod").all()
         assert len(found.files) == 1
         assert 100 < len(opened) < MAX_STEPS + 200
+
+
+def test_pod_with_many_scripts_keeps_those_of_no_other_out(tmp_path):
+    """Of the first pod, only the programs are seen when its arguments have taken too long."""
+    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
+    now = itertools.count(step=POD_ARGUMENT_SECONDS)
+    with ExitStack() as stack:
+        shells = [stack.enter_context(running("/bin/sh", "./run.sh", cwd=tmp_path)) for _ in range(6)]
+        (tmp_path / "proc").mkdir()
+        for process in shells:
+            (tmp_path / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        pods = iter(["crowded"] * 4 + ["other"] * 2)
+        seen = list(Processes(tmp_path / "proc", lambda text: next(pods), lambda: next(now)).all())
+    assert [(process.pod, process.unseen, len(process.files)) for process in seen] == [
+        *[("crowded", "", 2)] * 2, *[("crowded", "crowded", 1)] * 2, *[("other", "", 2)] * 2,
+    ]  # fmt: skip
+
+
+def test_processes_come_in_another_order_each_time(look):
+    """A process cannot be the one that is always left out."""
+    with ExitStack() as stack:
+        sleeps = [stack.enter_context(running("/bin/sleep", str(600 + number))) for number in range(9)]
+        first = {os.readlink(process.files[0].open.args[0].parent) for process in (look(*sleeps)[0] for _ in range(50))}
+        assert len(first) > 1
 
 
 LOOK = """

@@ -11,7 +11,7 @@ from tests.support import made_up_miner
 from verifier.agent import rounds
 from verifier.agent.lists import Match
 from verifier.agent.processes import FileKey, Process, RunFile
-from verifier.agent.rounds import HIDDEN_LIST, Watcher
+from verifier.agent.rounds import UNSEEN, Watcher
 from verifier.agent.scanner import ScanFailed, Scanner
 
 POD, OTHER = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f", "11111111-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
@@ -332,7 +332,16 @@ def test_unseen_processes_are_counted_and_hidden_ones_reported(node, folder):
         node.run(POD, unseen=unseen)
     done = Watcher(node, [folder], Scans()).round()
     assert done.unseen == {"other-user": 2, "other-group": 1, "hidden": 1}
-    assert done.found == [(POD, HIDDEN_LIST)] and done.processes == 0
+    assert done.found == [(POD, UNSEEN["hidden"])] and done.processes == 0
+
+
+def test_program_of_a_crowded_process_is_compared(node, folder, file):
+    """Its pod is reported, too, since a script of it was not looked at."""
+    (folder / "a.sha256").write_text(f"{hashlib.sha256(b'miner').hexdigest()} m\n")
+    node.run(POD, file("miner", b"miner"), unseen="crowded")
+    done = Watcher(node, [folder], Scans()).round()
+    assert done.found == [(POD, Match("a", "m")), (POD, UNSEEN["crowded"])]
+    assert done.unseen == {"crowded": 1} and done.processes == 1
 
 
 def test_memory_is_bounded_by_running_programs(monkeypatch, node, folder, file):

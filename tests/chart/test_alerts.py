@@ -164,6 +164,25 @@ SEEN = {
             "binder_egress_agent_reports_total{outcome='sent'}": "0+1x60",
         },
     ),
+    # One agent that goes on is enough.
+    "BinderEgressAgentGone": (
+        {},
+        {
+            "binder_egress_agent_rounds_total{pod='a'}": "7x60",
+            "binder_egress_user_pods{tier='',pod='a'}": "3x60",
+            "binder_egress_user_pods{tier='verified',pod='a'}": "0x60",
+        },
+        {
+            "binder_egress_agent_rounds_total{pod='a'}": "7x60",
+            "binder_egress_agent_rounds_total{pod='b'}": "0+2x60",
+            "binder_egress_user_pods{tier='',pod='a'}": "3x60",
+        },
+    ),
+    "BinderEgressAgentGone (nothing is scraped)": (
+        {},
+        {"binder_egress_user_pods{tier='verified'}": "1x60"},
+        {"binder_egress_user_pods{tier='verified'}": "0x60"},
+    ),
     "BinderEgressVerifierGone": ({"namespace": "binder"}, {}, {"binder_egress_store_up{}": "0x60"}),
     "BinderEgressWiringLost": (
         {},

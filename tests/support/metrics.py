@@ -63,7 +63,7 @@ PROXY_NAMES = {
 """The same of the egress proxy."""
 
 
-AGENT_NAMES = {"binder_egress_agent_reports": "counter"}
+AGENT_NAMES = {"binder_egress_agent_reports": "counter", "binder_egress_agent_rounds": "counter"}
 """The same of the agent, as far as alerts use them."""
 
 

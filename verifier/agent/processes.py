@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from .cgroups import pod_uid
@@ -23,6 +24,9 @@ CMDLINE_BYTES = 65536
 
 ARGUMENTS = 32
 """How many of an interpreter's arguments are checked for a file."""
+
+SCRIPTS = 4
+"""How many of the files among an interpreter's arguments are looked at. Those of options may come before the script."""
 
 MAX_LINKS = 40
 """The most symbolic links on the way to a file, as in the kernel (path_resolution(7))."""
@@ -97,7 +101,7 @@ class Process:
     Attributes:
         pod: the pod's uid.
         unseen: why it could not be read; empty if it could.
-        files: its program, and for an interpreter also the file that it was given; only its program if it is `CROWDED`.
+        files: its program, and for an interpreter also the files that it was given; only its program if it is `CROWDED`.
     """
 
     pod: str
@@ -152,8 +156,7 @@ class Processes:
             if spent[pod] > POD_ARGUMENT_SECONDS:
                 return Process(pod, CROWDED, tuple(files))
             began = self._clock()
-            if script := _script(path, folder):
-                files.append(script)
+            files += _scripts(path, folder)
             spent[pod] += self._clock() - began
         return Process(pod, files=tuple(files))
 
@@ -198,16 +201,21 @@ def _text(folder: int, name: str, most: int) -> str:
         return os.read(file, most).decode(errors="surrogateescape")
 
 
-def _script(path: Path, folder: int) -> RunFile | None:
-    """The first argument of an interpreter that is a file, in the pod's own file system."""
+def _scripts(path: Path, folder: int) -> list[RunFile]:
+    """The arguments of an interpreter that are files, in the pod's own file system, up to the first that is no option's: that is
+    the script, and what follows is mostly its data."""
+    found: dict[FileKey, RunFile] = {}
     steps = iter(range(MAX_STEPS))
     # The first is the interpreter's own name.
-    for argument in _text(folder, "cmdline", CMDLINE_BYTES).split("\0", ARGUMENTS + 1)[1 : ARGUMENTS + 1]:
+    arguments = _text(folder, "cmdline", CMDLINE_BYTES).split("\0", ARGUMENTS + 1)[: ARGUMENTS + 1]
+    for before, argument in pairwise(arguments):
         # R is given `--file=name`.
         name = argument.partition("=")[2] if argument.startswith("-") else argument
         if name and (key := _key_in(path, name, steps)):
-            return RunFile(key, partial(open_in, path, name))
-    return None
+            found[key] = RunFile(key, partial(open_in, path, name))
+            if len(found) == SCRIPTS or not (argument.startswith("-") or before.startswith("-")):
+                break
+    return list(found.values())
 
 
 def _key_in(path: Path, name: str, steps: Iterator[int]) -> FileKey | None:

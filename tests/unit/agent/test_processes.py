@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import made_up_miner
 from tests.support.waiting import eventually
-from verifier.agent.processes import MAX_STEPS, POD_ARGUMENT_SECONDS, FileKey, Processes, open_in
+from verifier.agent.processes import MAX_STEPS, POD_ARGUMENT_SECONDS, SCRIPTS, FileKey, Processes, open_in
 
 TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
@@ -115,6 +115,33 @@ def test_file_of_an_option_is_seen(look, tmp_path):
     (tmp_path / "a file").write_text("while true; do sleep 1; done")
     with running("/bin/sh", "-c", "sleep 60; true", f"--file={tmp_path / 'a file'}") as process:
         assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "a file")]
+
+
+def test_script_behind_another_file_is_seen(look, tmp_path):
+    """A shell's option names a file, as often as one likes."""
+    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
+    (tmp_path / "rc").write_text("")
+    with running("/bin/bash", *["--rcfile", "rc"] * SCRIPTS, "./run.sh", cwd=tmp_path) as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "rc"), sum_of(tmp_path / "run.sh")]
+
+
+def test_only_the_first_files_of_options_are_seen(look, tmp_path):
+    for number in range(SCRIPTS + 1):
+        (tmp_path / str(number)).write_text(str(number))
+    options = [word for number in range(SCRIPTS + 1) for word in ("-x", str(number))]
+    with running("/bin/sh", "-c", "sleep 60; true", *options, cwd=tmp_path) as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / str(number)) for number in range(SCRIPTS)]
+
+
+def test_data_of_a_script_are_not_read(look, tmp_path):
+    (tmp_path / "run.sh").write_text("sleep 60; true\n")
+    (tmp_path / "data").write_text("data")
+    with running("/bin/sh", "-e", "run.sh", "data", "data", cwd=tmp_path) as process:
+        seen = sums(look(process)[0])[1:]
+    # `-e` may be an option with a file, so that one more file is looked at.
+    assert seen == [sum_of(tmp_path / "run.sh"), sum_of(tmp_path / "data")]
+    with running("/bin/sh", "run.sh", "data", cwd=tmp_path) as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "run.sh")]
 
 
 def test_arguments_of_other_programs_are_not_read(look, tmp_path):

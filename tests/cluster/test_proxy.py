@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.cluster.commands import cells, doctor, egress, helm_test
-from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables
+from tests.support.cluster.egress_proxy import HOLD, LISTED, OTHER, PRIVATE, VALUES, ask, ask_until, await_variables, who
 from tests.support.cluster.newborns import bear, guard_of, lives
 from tests.support.cluster.packets import assert_reaches, python_in
 from tests.support.cluster.patience import CANARY_SECONDS, POD_SECONDS, RECONCILER_SECONDS, TIER_SECONDS
@@ -34,13 +34,6 @@ def proxy(stage: Stage) -> Iterator[None]:
 def printed(stage: Stage, user: str, variable: str) -> str:
     """A variable of a user's pod."""
     return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "printenv", variable).strip()
-
-
-def who(stage: Stage, user: str) -> dict[str, str]:
-    """The proxy's answer about the pod that asks."""
-    address = stage.cluster_ip("binder-egress-proxy")
-    code = f"import urllib.request as u; print(u.build_opener(u.ProxyHandler({{}})).open('http://{address}:3128/').read().decode())"
-    return json.loads(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", code))
 
 
 def test_pod_without_a_pass_reaches_a_listed_host_and_nothing_else(stage):

@@ -20,8 +20,9 @@ from typing import TextIO
 import pytest
 
 from tests.support.cluster.commands import egress
+from tests.support.cluster.egress_proxy import who as who_am_i
 from tests.support.cluster.patience import TIER_SECONDS
-from tests.support.cluster.stage import QUICK, TOP, Stage
+from tests.support.cluster.stage import QUICK, TOP, Failed, Stage
 from tests.support.egress_proxy import guarantees
 from tests.support.egress_proxy.attempts import (
     ANY,
@@ -118,6 +119,9 @@ def seen(stage: Stage, local_cluster: str) -> Iterator[dict[str, list]]:
 
             for who in (LISTED, ANY):
                 eventually(lambda who=who: not bad(who), TIER_SECONDS, lambda who=who: bad(who))
+            # The proxy refuses a blocked pod everything else, but tells it who it is.
+            uid = stage.pod(users[BLOCKED])["metadata"]["uid"]
+            eventually(lambda: who_am_i(stage, users[BLOCKED])["uid"] == uid, TIER_SECONDS, no_answer=(Failed,))
             made = list(pool.map(run, pods))
         yield {name: result for each in made for name, result in each.items()}
         stage.delete_user_pods()

@@ -1,5 +1,7 @@
 """The egress proxy in the cluster: how tests install it, and how a program in a pod uses it."""
 
+import json
+
 from tests.support.cluster.patience import TIER_SECONDS
 from tests.support.cluster.stage import Stage
 from tests.support.waiting import eventually
@@ -63,6 +65,13 @@ def await_variables(stage: Stage, **more: str) -> None:
 def ask(stage: Stage, user: str, url: str) -> str:
     """The answer that a program in a user's pod gets from an address."""
     return stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", ASK, url).strip()
+
+
+def who(stage: Stage, user: str) -> dict[str, str]:
+    """The proxy's answer about the pod that asks."""
+    address = stage.cluster_ip("binder-egress-proxy")
+    code = f"import urllib.request as u; print(u.build_opener(u.ProxyHandler({{}})).open('http://{address}:3128/').read().decode())"
+    return json.loads(stage.kubectl("exec", stage.pod(user)["metadata"]["name"], "--", "python3", "-c", code))
 
 
 def ask_until(stage: Stage, user: str, url: str, expected: str) -> str:

@@ -212,6 +212,7 @@ def excepted(story: Story) -> str:
     return found
 
 
+@pytest.mark.timeout(3600)  # An upgrade of everything under load takes half of the usual limit on a busy machine.
 def test_upgrade_under_load_loses_nothing(story):
     story.operator.check_out(TOP / "chart")
     wiring = story.operator.folder / "binder-egress.yaml"
@@ -222,6 +223,7 @@ def test_upgrade_under_load_loses_nothing(story):
     assert wiring.read_text() == before, "BinderHub would have to be upgraded too"
 
 
+@pytest.mark.timeout(3600)  # An upgrade of everything under load takes half of the usual limit on a busy machine.
 def test_rollback_under_load_loses_nothing(story):
     under_load(story, 1)
     assert excepted(story) == "198.18.0.0/16"

@@ -2,6 +2,7 @@
 
 test_summary.py FOLDER SECONDS     prints it; FOLDER has the results, SECONDS is the time of the whole run
 test_summary.py --record FOLDER    writes the seconds of each file of cluster tests into tests/cluster/seconds.json
+test_summary.py --left FILE        exits with 1 if a failed test of a part's JUnit file has not passed when it ran once more
 """
 
 import json
@@ -24,11 +25,8 @@ def main(folder: Path, seconds: int) -> None:
     for file in sorted(folder.glob("*.xml")):
         if file.stem.endswith(AGAIN):
             continue
-        second = file.with_stem(file.stem + AGAIN)
-        again = {_name(case): _outcome(case) for case in _cases(second)} if second.exists() else {}
-        for case in _cases(file):
-            outcome = _outcome(case)
-            outcomes["flaky" if outcome == "failed" and again.get(_name(case)) == "passed" else outcome].append(case)
+        for case, outcome in _outcomes(file):
+            outcomes[outcome].append(case)
             cases.append(case)
 
     files = _by_file(cases)
@@ -67,6 +65,14 @@ def _cases(file: Path) -> list[ElementTree.Element]:
     return list(ElementTree.parse(file).iter("testcase"))
 
 
+def _outcomes(file: Path) -> list[tuple[ElementTree.Element, str]]:
+    """The tests of a part, and what became of each: a failed one that then passed is flaky."""
+    second = file.with_stem(file.stem + AGAIN)
+    again = {_name(case) for case in _cases(second) if _outcome(case) == "passed"} if second.exists() else set()
+    found = [(case, _outcome(case)) for case in _cases(file)]
+    return [(case, "flaky" if outcome == "failed" and _name(case) in again else outcome) for case, outcome in found]
+
+
 def _outcome(case: ElementTree.Element) -> str:
     found = {child.tag for child in case}
     return "failed" if found & {"failure", "error"} else "skipped" if "skipped" in found else "passed"
@@ -94,5 +100,7 @@ def _name(case: ElementTree.Element) -> str:
 if __name__ == "__main__":
     if sys.argv[1] == "--record":
         record(Path(sys.argv[2]))
+    elif sys.argv[1] == "--left":
+        sys.exit(any(outcome == "failed" for _, outcome in _outcomes(Path(sys.argv[2]))))
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]))

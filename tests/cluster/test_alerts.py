@@ -39,8 +39,8 @@ from tests.support.waiting import eventually
 from verifier.gatecheck.check import canary_of
 from verifier.networks import FEW_LAUNCHES
 
-FOR = 10
-"""Seconds that stand for every `for`: a few scrapes, one of which may fail on a busy machine."""
+FOR = 20
+"""Seconds that stand for every `for`: several scrapes, most of which may fail on a busy machine."""
 
 VISITOR = {"X-Forwarded-For": "198.51.100.9"}
 

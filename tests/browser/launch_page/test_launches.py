@@ -440,7 +440,7 @@ def test_going_back_is_a_new_launch(hub, tab):
 def test_page_from_the_browser_cache_launches_again(hub, store, kept_browser):
     """The script of the restored page goes on: the old launch is over, and the next launch is a new one."""
     context = kept_browser.new_context()
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     opened = Tab(context.new_page())
     opened.page.add_init_script("addEventListener('pageshow', (event) => { globalThis.kept = event.persisted; })")
     launch(hub, opened)

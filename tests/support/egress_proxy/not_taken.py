@@ -4,10 +4,12 @@
 """
 
 import asyncio
+import fcntl
 import os
 import re
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +39,9 @@ SHORT = 100
 
 SHORT_BYTES = 120_000
 """The bytes of such a download: the buffer toward the pod has room for them."""
+
+was_reset = threading.Event()
+"""Set when the host of `/reset` has reset the connection."""
 
 HOSTS = {"host.example": [PUBLIC[0]], "silent.example": [PUBLIC[1]]}
 
@@ -68,11 +73,19 @@ def serve(listener: socket.socket) -> None:
                     client.sendall(bytes(1 << 20))
             client.sendall(bytes(SHORT_BYTES))
             if b"/reset" in asked:
+                eventually(lambda: not unacknowledged_bytes(client), lab.WAIT_SECONDS, "the proxy does not take the download")
                 time.sleep(1)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                was_reset.set()
 
     while True:
         threading.Thread(target=send, args=[listener.accept()[0]], daemon=True).start()
+
+
+def unacknowledged_bytes(connection: socket.socket) -> int:
+    """The bytes of a connection that the other side's kernel does not have yet."""
+    return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def ask(pod: Pod, url: str = "http://host.example/endless", buffer: int = 0) -> socket.socket:
@@ -183,14 +196,17 @@ def main() -> None:
     for client in (earlier, *crowd):
         client.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
+    cut_before = cut()
     crowd = [ask(lab.PODS[LISTED], "http://host.example/short", buffer=4096) for _ in range(SHORT)]
+    eventually(lambda: cut() != cut_before, lab.WAIT_SECONDS, "no connection was cut")
     eventually(lambda: settled(cut), lab.WAIT_SECONDS, "connections are cut without end")
     found["short"] = proxy.open
     for client in crowd:
         client.close()
     eventually(lambda: not proxy.open, lab.WAIT_SECONDS, "downloads of clients that left go on")
     late = ask(lab.PODS[ANY], "http://host.example/reset", buffer=4096)
-    time.sleep(2)
+    assert was_reset.wait(2 * lab.WAIT_SECONDS)
+    time.sleep(1)
     found["reset"] = read(late, SHORT_BYTES)
     connections.LEFT_SECONDS = 0.5
     connections.MOST_WAITING_BYTES = MOST_WAITING_BYTES // 4

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from binder_egress_client.verifier import USER_AGENT
 from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import RequestHandler
 
@@ -27,11 +26,11 @@ from tests.support.launch_hook import (
     garbage,
     good,
     no_secret_in_any_log,
-    port_of,
     serve,
     slow,
     verifier,
 )
+from tests.support.ports import free_port
 
 STANDIN = Path(__file__).parents[1] / "cluster/binderhub-for-tests/chart/files/standin.py"
 
@@ -111,8 +110,7 @@ def standin(config):
 @contextlib.asynccontextmanager
 async def running(start, wiring, hub):
     """One of the two, with the config of the launch hook. Yields its address."""
-    port = port_of(bind := bind_sockets(0, "127.0.0.1")[0])
-    bind.close()
+    port = free_port()
     wiring.config.BinderHub.update(port=port, base_url="/binder/", hub_url=f"{hub}/", hub_api_token="t")
     wiring.config.Launcher.retry_delay = 0
     binder = start(wiring.config)

@@ -1,6 +1,7 @@
 """Redis away, full, slow or wiped: no grant without a decision, no hanging request, and no restart needed afterwards."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from tests.support.apps import (
 )
 from tests.support.metrics import value
 from tests.support.reconciling import record_decision
-from tests.support.waiting import eventually
+from tests.support.waiting import USUAL_SECONDS, eventually
 from verifier.records import Block, Grant, KnownServer, Record, Server
 from verifier.store import connection
 from verifier.store.connection import connect
@@ -181,12 +182,14 @@ def test_dead_connection_fails_no_request_once_redis_is_back(internal, redis_ser
 
 def test_redis_restart_during_many_launches_causes_no_fault(services, public, redis_server):
     tokens = [get_pass(public) for _ in range(4)]
-    internal = internal_client(services)
+    internal, stopped = internal_client(services), threading.Event()
 
     def go(number):
         if number == 30:
             redis_server.stop()
+            stopped.set()
         if number == 60:
+            assert stopped.wait(USUAL_SECONDS), "another thread stops it"
             redis_server.start()
         began = time.monotonic()
         answer = another(internal).post("/api/launches", json=LAUNCH | {"user": f"user-{number}", "token": tokens[number % 4]})

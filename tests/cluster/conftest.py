@@ -89,11 +89,8 @@ def _no_user_pods_left(stage: Stage, request: pytest.FixtureRequest) -> Iterator
 def kept_users(stage: Stage) -> Iterator[tuple[str, str]]:
     """The users of a server without a tier and of one with, for successive tests that leave both as they are."""
     with ThreadPoolExecutor(2) as pool:
-        plain, verified = (
-            launched.user for launched in pool.map(stage.launch, ["fake/owner/repo/main"] * 2, [None, stage.get_pass()])
-        )
-    stage.await_tier(verified, "verified")
-    yield plain, verified
+        launched, verified = pool.submit(stage.launch), pool.submit(stage.launch_verified)
+    yield launched.result().user, verified.result()
     stage.delete_user_pods()
 
 

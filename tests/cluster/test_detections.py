@@ -59,9 +59,8 @@ def outcome(stage: Stage, user: str) -> list[str]:
 
 
 def test_reported_server_loses_its_egress_and_its_neighbour_notices_nothing(stage, detector, local_cluster):
-    miner, neighbour = (stage.launch(token=stage.get_pass()).user for _ in range(2))
+    miner, neighbour = (stage.launch_verified() for _ in range(2))
     for user in (miner, neighbour):
-        stage.await_tier(user, "verified")
         ask_until(stage, user, f"http://{LISTED}/", "200")
     with stream(stage, miner) as direct, stream(stage, neighbour) as other, python_in(stage, miner, HOLD, LISTED) as tunnel:
         try:

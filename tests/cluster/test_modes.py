@@ -75,8 +75,8 @@ def test_observe_labels_and_blocks_nobody(stage, switch):
     assert "binder-egress-base" in policies(stage)
     switch("observe", "--set=observe.withoutPolicies=true")
     assert policies(stage).isdisjoint({"binder-egress-base", "binder-egress-tier-verified"})
-    plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
+    plain = stage.launch().user
+    stage.launch_verified()
     assert stage.tier(plain) is None
     # Without our policies everything is open, so every target of the other tests can be reached. Our own pods keep their policies.
     own = {"in-cluster port of the verifier", "Redis"}
@@ -93,8 +93,7 @@ def documented(stage: Stage, script: str) -> str:
 
 def test_deny_needs_one_policy(stage, switch, bypass, tmp_path):
     switch("captcha")
-    verified = stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
+    verified = stage.launch_verified()
     # As docs/operating.md says, what ends with `deny` can be saved, and the servers that had a tier are still known.
     page = (TOP / "docs/operating.md").read_text()
     ((save, find),) = re.findall(
@@ -151,8 +150,7 @@ def test_launches_are_served_after_a_rollback_out_of_deny(stage, switch):
     stage.helm("rollback", "binder-egress", "--wait", f"--timeout={ROLLOUT_SECONDS}s")
     stage.await_settled()
     stage.await_address("binder-egress", 8081, "/healthz")
-    verified = stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
+    verified = stage.launch_verified()
     assert_reaches(stage, verified, egress=True)
 
 

@@ -36,8 +36,7 @@ def parent(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 def test_dependency_entry_is_enough(parent):
     stage = parent[0].stage
-    plain, verified = stage.launch().user, stage.launch(token=stage.get_pass()).user
-    stage.await_tier(verified, "verified")
+    plain, verified = stage.launch().user, stage.launch_verified()
     assert stage.tier(plain) is None
     assert_reaches(stage, plain, egress=False)
     assert_reaches(stage, verified, egress=True)

@@ -76,8 +76,7 @@ def test_gate_closes_while_pods_run(parent, deploy):
     await_public(parent, before)
 
     deploy(own_policy=True, enabled=True, mode="observe")
-    plain, verified = parent.launch().user, parent.launch(token=parent.get_pass()).user
-    parent.await_tier(verified, "verified")
+    plain, verified = parent.launch().user, parent.launch_verified()
     assert [parent.tier(user) for user in (before, plain)] == [None, None]
     for user in (before, plain, verified):
         await_public(parent, user)

@@ -65,8 +65,7 @@ def test_label_set_by_hand_is_taken_off(stage):
 
 
 def test_label_taken_off_by_hand_comes_back(stage):
-    user = stage.launch(token=stage.get_pass()).user
-    stage.await_tier(user, "verified")
+    user = stage.launch_verified()
     stage.kubectl("label", "pod", stage.pod(user)["metadata"]["name"], "binder-egress/tier-", stage.as_reconciler)
     stage.await_tier(user, "verified")
 

@@ -1,4 +1,4 @@
-"""How long the cluster tests wait, in seconds. No other file has such numbers.
+"""How long the cluster tests wait, in seconds. A number that only one file of tests needs is in that file.
 
 Limits end a wait for something that should happen: a wait ends as soon as it has happened. They are generous, because a CI machine
 has two cores and runs several clusters beside other tests. The product's own promises in seconds are asserted in the tests.

@@ -41,7 +41,7 @@ CANARY_SECONDS = 400
 SECRET_SECONDS = 240
 """Until the kubelet has updated a changed Secret in a pod: it syncs a pod once a minute."""
 
-PAGE_SECONDS = 180
+PAGE_SECONDS = LAUNCH_SECONDS
 """Until a browser finds something on a page: an element, an address, the end of a launch."""
 
 COMMAND_SECONDS = 400

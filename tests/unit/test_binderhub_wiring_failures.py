@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from tests.support.cluster.stage import NO_ANSWER
 from tests.support.launch_hook import (
     API_TOKEN,
     LIMIT_SECONDS,
@@ -391,6 +393,21 @@ def test_answers_of_a_broken_verifier_count_as_failures(monkeypatch, answer):
         assert len(seen) == 3
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "launches"),
+    [(slow, 1), (halfway, 1), (good, 0), (error, 0), (garbage, 0), (other_json, 0), (unauthorized, 0), (elsewhere, 0)],
+)
+def test_log_tells_no_answer_from_a_wrong_one(monkeypatch, caplog, answer, launches):
+    """Cluster tests launch again after the former."""
+
+    async def main():
+        async with verifier([], answer) as api:
+            await Wiring(monkeypatch, api, limit_seconds=PRODUCT_SECONDS if launches else 30.0).launch()
+
+    asyncio.run(main())
+    assert len(re.findall(NO_ANSWER.format("fake-repo-abc"), caplog.text)) == launches
 
 
 def test_log_has_one_line_for_each_launch(monkeypatch, caplog):

@@ -85,6 +85,9 @@ if api := os.environ.get("BINDER_EGRESS_API"):
 HOOK_TRIES = 5
 """Launches for one that the verifier decides. The hook rests for half a minute after three without an answer."""
 
+NO_ANSWER = r"binder-egress: {}/(: (\w*TimeoutError|\w*StreamClosedError|ConnectionRefusedError|gaierror)\(| not announced)"
+"""What BinderHub's log says of a launch whose hook got no answer, or rests. An answer with an error is another line."""
+
 
 class Failed(Exception):
     """A command or a launch failed. The text says how."""
@@ -409,7 +412,7 @@ class Stage:
         """
         for _ in range(HOOK_TRIES):
             user = self.launch(spec, self.get_pass()).user
-            if not re.search(rf"binder-egress: {re.escape(user)}/(: | not announced)", self.kubectl("logs", "deployment/binder")):
+            if not re.search(NO_ANSWER.format(re.escape(user)), self.kubectl("logs", "deployment/binder")):
                 self.await_tier(user, "verified")
                 return user
             self.kubectl("delete", "pod", self.pod(user)["metadata"]["name"], "--grace-period=0", "--force")

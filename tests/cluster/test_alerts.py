@@ -40,7 +40,7 @@ from verifier.gatecheck.check import canary_of
 from verifier.networks import FEW_LAUNCHES
 
 FOR = 20
-"""Seconds that stand for every `for`: several scrapes, most of which may fail on a busy machine."""
+"""Seconds that stand for every `for`: several scrapes, so that one that fails on a busy machine raises no alert about absence."""
 
 VISITOR = {"X-Forwarded-For": "198.51.100.9"}
 

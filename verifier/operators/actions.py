@@ -477,7 +477,9 @@ class Operators:
 
         def done() -> bool:
             found = self._store.known_of(servers)
-            if not all(known.grant.id == grant or known.grant.is_block(self._clock()) for known in found.values()):
+            blocked = {known.grant.id for known in found.values() if known.grant.is_block(self._clock())} - {grant}
+            wanted = {grant} | blocked - self._store.lifted(blocked)
+            if not all(known.grant.id in wanted for known in found.values()):
                 return False
             return not stop or all(self._store.pending(server, set()).stop != known.uid for server, known in found.items())
 

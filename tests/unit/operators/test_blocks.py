@@ -227,7 +227,7 @@ def test_removed_block_is_named_no_more_though_its_pod_carries_it(reconciler, cl
     assert operators.explain(ALICE)["because"] == "Its block was removed, but the reconciler has not taken it from the pod yet."
     with pytest.raises(ActionRefused, match="is not blocked"):
         operators.unblock("alice", "eve")
-    operators.grant(ALICE, "verified", "eve", "was a mistake")
+    assert operators.grant(ALICE, "verified", "eve", "was a mistake")["state"] == "pending"
     serve(reconciler, store)
     assert pod(cluster).label == "verified"
 

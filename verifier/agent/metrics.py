@@ -5,18 +5,18 @@ from collections import Counter
 from collections.abc import Mapping
 
 from .lists import Lists
-from .processes import CROWDED, HIDDEN, OTHER_GROUP, OTHER_USER
+from .processes import CROWDED, HIDDEN, LATE, OTHER_GROUP, OTHER_USER
 from .rounds import Round
 
 _FILES = ("hashed", "scanned", "large", "gone", "scan-timeout", "scan-crashed", "scan-failed")
-_UNSEEN = (OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED)
+_UNSEEN = (OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED, LATE)
 _HELP = {
     "processes": ("gauge", "Processes of pods whose program was seen in the last round."),
     "unseen_processes": (
         "gauge",
         "Processes of pods that were not seen in the last round. other-user, other-group: they run as another user or group, which "
         "most pods of the cluster do; hidden: they run as user pods do, and hid themselves; crowded: their program was seen, but "
-        "not the files that it was given, because their pod has too many such processes.",
+        "not the files that it was given, because their pod has too many such processes; late: the same, because all pods have.",
     ),
     "waiting_files": ("gauge", "New files that are left for the next round."),
     "files_total": (

@@ -12,9 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from .cgroups import pod_uid
@@ -42,9 +42,18 @@ POD_ARGUMENT_SECONDS = 0.5
 """How long the arguments of one pod's interpreters are looked at in a round, in seconds of processor time (D-398). Those of an
 ordinary script take some 50 µs, the longest 2 ms."""
 
-OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED = "other-user", "other-group", "hidden", "crowded"
-"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE). Crowded: an
-interpreter, whose arguments are not looked at, because those of the pod's other interpreters took too long."""
+POD_WAIT_SECONDS = 5.0
+"""The same by the clock on the wall: a pod can make the kernel wait at each step, which costs no processor time."""
+
+ALL_WAIT_SECONDS = 60.0
+"""The same for all pods together. A round that takes five minutes ends the agent."""
+
+OTHER_USER, OTHER_GROUP, HIDDEN, CROWDED, LATE = "other-user", "other-group", "hidden", "crowded", "late"
+"""Why a process cannot be read: its uid or its gid differs, or it has hidden itself (prctl(2), PR_SET_DUMPABLE). Crowded and late:
+an interpreter, whose arguments are not looked at, because those of the pod's other interpreters, or of all pods', took too long."""
+
+THREAD_TRIES = 3
+"""How often a thread of a process is looked for to open a file: one that is found may end before it is used."""
 
 # Programs that run a file from their arguments: interpreters, and the dynamic loader, which does so for programs. The name may be
 # followed by a version, as in python3.11, or by the rest of ld-linux-x86-64.so.2.
@@ -52,6 +61,7 @@ _INTERPRETER = re.compile(
     r"(?:python|pypy|perl|ruby|node|nodejs|deno|bun|bash|sh|dash|ash|ksh|zsh|fish|busybox|toybox|php|lua|luajit|R|Rscript|julia"
     r"|java|tclsh|awk|gawk|mawk|guile|racket|erl|mono|dotnet|qemu-\w+|ld)[-0-9._]*(?:-[\w.-]+)?"
 )
+_OPTION = ("-", "+")  # of a shell, the second switches off
 _DELETED = " (deleted)"
 
 # With these flags, opening never waits, whatever the file has become, and never acquires a terminal.
@@ -101,12 +111,26 @@ class Process:
     Attributes:
         pod: the pod's uid.
         unseen: why it could not be read; empty if it could.
-        files: its program, and for an interpreter also the files that it was given; only its program if it is `CROWDED`.
+        files: its program, and for an interpreter also the files that it was given; only its program if it is `CROWDED` or `LATE`.
     """
 
     pod: str
     unseen: str = ""
     files: tuple[RunFile, ...] = ()
+
+
+@dataclass
+class _Spent:
+    """How long the arguments of interpreters were looked at in a round, in seconds (D-398).
+
+    Attributes:
+        processor, wall: processor time, and time by the clock, of each pod.
+        all: the latter of all pods.
+    """
+
+    processor: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    wall: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    all: float = 0.0
 
 
 class Processes:
@@ -116,6 +140,7 @@ class Processes:
         root: the path of `/proc`.
         pod_of: returns the pod that a process is in, from the content of its `cgroup`.
         clock: processor time of this thread in seconds.
+        wall: time in seconds.
     """
 
     def __init__(
@@ -123,8 +148,9 @@ class Processes:
         root: Path = Path("/proc"),
         pod_of: Callable[[str], str | None] = pod_uid,
         clock: Callable[[], float] = time.thread_time,
+        wall: Callable[[], float] = time.monotonic,
     ):
-        self._root, self._pod_of, self._clock = root, pod_of, clock
+        self._root, self._pod_of, self._clock, self._wall = root, pod_of, clock, wall
         self._uid, self._gid = os.getuid(), os.getgid()
 
     def all(self) -> Iterator[Process]:
@@ -132,7 +158,7 @@ class Processes:
         names = os.listdir(self._root)
         # So that no process of a crowded pod can come last on purpose.
         random.shuffle(names)
-        spent: defaultdict[str, float] = defaultdict(float)
+        spent = _Spent()
         for name in names:
             if name.isdigit():
                 # Everything is read through the open folder, because a moment later the number may be another process's.
@@ -140,10 +166,10 @@ class Processes:
                     thread = _thread(process)
                     with _opened(thread, _FOLDER, process) as folder:
                         pod = self._pod_of(_text(folder, "cgroup", CMDLINE_BYTES))
-                        if pod and (found := self._process(pod, self._root / name / thread, folder, spent)):
+                        if pod and (found := self._process(pod, self._root / name, thread, folder, spent)):
                             yield found
 
-    def _process(self, pod: str, path: Path, folder: int, spent: defaultdict[str, float]) -> Process | None:
+    def _process(self, pod: str, path: Path, thread: str, folder: int, spent: "_Spent") -> Process | None:
         try:
             program = FileKey.of(os.stat("exe", dir_fd=folder))
             name = os.path.basename(os.readlink("exe", dir_fd=folder)).removesuffix(_DELETED)
@@ -151,13 +177,19 @@ class Processes:
             return Process(pod, self._unseen(_text(folder, "status", 4096)))
         except OSError:  # it has just ended
             return None
-        files = [RunFile(program, partial(os.open, path / "exe", _READ))]
+        files = [RunFile(program, partial(_open_by_thread, path, _open_program))]
         if _INTERPRETER.fullmatch(name):
-            if spent[pod] > POD_ARGUMENT_SECONDS:
+            if spent.processor[pod] > POD_ARGUMENT_SECONDS or spent.wall[pod] > POD_WAIT_SECONDS:
                 return Process(pod, CROWDED, tuple(files))
-            began = self._clock()
-            files += _scripts(path, folder)
-            spent[pod] += self._clock() - began
+            if spent.all > ALL_WAIT_SECONDS:
+                return Process(pod, LATE, tuple(files))
+            began, began_wall = self._clock(), self._wall()
+            ends = began_wall + POD_WAIT_SECONDS - spent.wall[pod]
+            files += _scripts(path, thread, folder, takewhile(lambda _: self._wall() <= ends, range(MAX_STEPS)))
+            took = self._wall() - began_wall
+            spent.processor[pod] += self._clock() - began
+            spent.wall[pod] += took
+            spent.all += took
         return Process(pod, files=tuple(files))
 
     def _unseen(self, status: str) -> str:
@@ -201,19 +233,37 @@ def _text(folder: int, name: str, most: int) -> str:
         return os.read(file, most).decode(errors="surrogateescape")
 
 
-def _scripts(path: Path, folder: int) -> list[RunFile]:
+def _open_program(thread: Path) -> int:
+    return os.open(thread / "exe", _READ)
+
+
+def _open_by_thread(process: Path, open_file: Callable[[Path], int]) -> int:
+    """Open a file of a process by any of its threads: the one by which it was found may have ended."""
+    for _ in range(THREAD_TRIES - 1):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return open_file(process / _thread_of(process))
+    return open_file(process / _thread_of(process))
+
+
+def _thread_of(process: Path) -> str:
+    with _opened(process, _FOLDER) as folder:
+        return _thread(folder)
+
+
+def _scripts(process: Path, thread: str, folder: int, steps: Iterator[int]) -> list[RunFile]:
     """The arguments of an interpreter that are files, in the pod's own file system, up to the first that is no option's: that is
     the script, and what follows is mostly its data."""
     found: dict[FileKey, RunFile] = {}
-    steps = iter(range(MAX_STEPS))
-    # The first is the interpreter's own name.
+    # The first is the interpreter's own name. After these two names comes another, that of the shell.
     arguments = _text(folder, "cmdline", CMDLINE_BYTES).split("\0", ARGUMENTS + 1)[: ARGUMENTS + 1]
+    if os.path.basename(arguments[0]) in ("busybox", "toybox"):
+        arguments[0] = "-"
     for before, argument in pairwise(arguments):
         # R is given `--file=name`.
         name = argument.partition("=")[2] if argument.startswith("-") else argument
-        if name and (key := _key_in(path, name, steps)):
-            found[key] = RunFile(key, partial(open_in, path, name))
-            if len(found) == SCRIPTS or not (argument.startswith("-") or before.startswith("-")):
+        if name and (key := _key_in(process / thread, name, steps)):
+            found[key] = RunFile(key, partial(_open_by_thread, process, partial(open_in, name=name)))
+            if len(found) == SCRIPTS or not (argument.startswith(_OPTION) or before.startswith(_OPTION)):
                 break
     return list(found.values())
 

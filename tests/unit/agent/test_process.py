@@ -64,7 +64,7 @@ def test_process_shows_metrics_reports_faults_and_ends(tmp_path):
                      for family in text_string_to_metric_families(text)}  # fmt: skip
             assert found["binder_egress_agent_broken_list_entries"] == {("bad",): 1}
             assert found["binder_egress_agent_reports"].keys() == {("sent",), ("failed",)}
-            reasons = {("other-user",), ("other-group",), ("hidden",), ("crowded",)}
+            reasons = {("other-user",), ("other-group",), ("hidden",), ("crowded",), ("late",)}
             assert found["binder_egress_agent_unseen_processes"].keys() == reasons
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=60)

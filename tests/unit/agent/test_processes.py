@@ -16,7 +16,18 @@ import pytest
 
 from tests.support import made_up_miner
 from tests.support.waiting import eventually
-from verifier.agent.processes import MAX_STEPS, POD_ARGUMENT_SECONDS, SCRIPTS, FileKey, Processes, open_in
+from verifier.agent.processes import (
+    ALL_WAIT_SECONDS,
+    LATE,
+    MAX_STEPS,
+    POD_ARGUMENT_SECONDS,
+    POD_WAIT_SECONDS,
+    SCRIPTS,
+    FileKey,
+    Processes,
+    open_in,
+)
+from verifier.agent.rounds import UNSEEN
 
 TOP = Path(__file__).parents[3]
 POD = "7c2a4bd3-1a2b-4c3d-9e8f-0a1b2c3d4e5f"
@@ -28,6 +39,19 @@ threading.Thread(target=time.sleep, args=[600]).start()
 ctypes.CDLL(None).pthread_exit(None)
 """
 """A program whose first thread ends, while another goes on."""
+
+THREADS_TAKE_TURNS = """
+import ctypes, sys, threading, time
+def second():
+    print("next", flush=True)
+    time.sleep(600)
+def first():
+    sys.stdin.readline()
+    threading.Thread(target=second).start()
+threading.Thread(target=first).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+"""A program whose first thread ends, and whose second ends after a line of input, when a third goes on."""
 
 
 @contextmanager
@@ -123,6 +147,22 @@ def test_script_behind_another_file_is_seen(look, tmp_path):
     (tmp_path / "rc").write_text("")
     with running("/bin/bash", *["--rcfile", "rc"] * SCRIPTS, "./run.sh", cwd=tmp_path) as process:
         assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "rc"), sum_of(tmp_path / "run.sh")]
+
+
+def test_script_behind_a_word_that_is_also_a_file_is_seen(look, tmp_path):
+    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
+    (tmp_path / "extglob").write_text("")
+    with running("/bin/bash", "+O", "extglob", "./run.sh", cwd=tmp_path) as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "extglob"), sum_of(tmp_path / "run.sh")]
+
+
+def test_script_behind_the_name_of_busyboxs_shell_is_seen(look, tmp_path):
+    """Here it is another shell of that name, to which the first word is the script."""
+    (tmp_path / "run.sh").write_text("")
+    (tmp_path / "sh").write_text(made_up_miner.SCRIPT)
+    shutil.copy("/bin/sh", tmp_path / "busybox")
+    with running("./busybox", "sh", "./run.sh", cwd=tmp_path) as process:
+        assert sums(look(process)[0])[1:] == [sum_of(tmp_path / "sh"), sum_of(tmp_path / "run.sh")]
 
 
 def test_only_the_first_files_of_options_are_seen(look, tmp_path):
@@ -260,11 +300,72 @@ def test_pod_with_many_scripts_keeps_those_of_no_other_out(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.fixture
+def shells(tmp_path):
+    """A function that makes a folder of `/proc` with that many shells that run a script."""
+    (tmp_path / "run.sh").write_text(made_up_miner.SCRIPT)
+    (tmp_path / "proc").mkdir()
+    with ExitStack() as stack:
+
+        def made(number):
+            for _ in range(number):
+                process = stack.enter_context(running("/bin/sh", "./run.sh", cwd=tmp_path))
+                (tmp_path / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+            return tmp_path / "proc"
+
+        yield made
+
+
+def in_turn(*pods):
+    """Puts one process after the other into these pods."""
+    turns = iter(pods)
+    return lambda text: next(turns)
+
+
+def test_pod_that_makes_the_kernel_wait_keeps_those_of_no_other_out(shells):
+    """Waiting costs no processor time, so it counts by itself."""
+    now = itertools.count(step=POD_WAIT_SECONDS / 4)
+    seen = list(Processes(shells(6), in_turn(*["slow"] * 4, "other", "third"), lambda: 0.0, lambda: next(now)).all())
+    assert [process.unseen for process in seen] == ["", "", "crowded", "crowded", "", ""]
+    assert [len(process.files) for process in seen[-2:]] == [2, 2]
+
+
+def test_slow_arguments_end_between_two_steps(shells):
+    """One process can have hundreds of steps."""
+    now = itertools.chain([0.0], itertools.repeat(POD_WAIT_SECONDS + 1))
+    (process,) = Processes(shells(1), in_turn("slow"), lambda: 0.0, lambda: next(now)).all()
+    assert (process.unseen, len(process.files)) == ("", 1)
+
+
+def test_slow_pods_together_end_a_round_of_arguments(shells):
+    """Those of innocent pods are then counted, and not accused."""
+    now = itertools.count(step=ALL_WAIT_SECONDS)
+    seen = list(Processes(shells(3), in_turn("first", "second", "third"), lambda: 0.0, lambda: next(now)).all())
+    assert [(process.pod, process.unseen) for process in seen] == [("first", ""), ("second", "late"), ("third", "late")]
+    assert LATE not in UNSEEN
+
+
+def test_program_is_opened_by_a_thread_that_runs(look, tmp_path):
+    """The thread that was found while processes were listed has ended since."""
+    (tmp_path / "run.py").write_text(THREADS_TAKE_TURNS)
+    with subprocess.Popen([sys.executable, "./run.py"], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            eventually(lambda: ") Z " in Path(f"/proc/{process.pid}/stat").read_text())
+            (seen,) = look(process)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"next\n"
+            eventually(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 2)
+            assert sums(seen) == [sum_of(os.path.realpath(sys.executable)), sum_of(tmp_path / "run.py")]
+        finally:
+            process.kill()
+
+
 def test_processes_come_in_another_order_each_time(look):
     """A process cannot be the one that is always left out."""
     with ExitStack() as stack:
         sleeps = [stack.enter_context(running("/bin/sleep", str(600 + number))) for number in range(9)]
-        first = {os.readlink(process.files[0].open.args[0].parent) for process in (look(*sleeps)[0] for _ in range(50))}
+        first = {os.readlink(process.files[0].open.args[0]) for process in (look(*sleeps)[0] for _ in range(50))}
         assert len(first) > 1
 
 

@@ -114,4 +114,4 @@ def register(app: Flask) -> None:
     @app.errorhandler(Exception)
     def _fault(error: Exception) -> Response:
         logging.getLogger(__name__).exception("fault")
-        return response("internal", "It has been logged. Nothing was granted.")
+        return response("internal", "It has been logged.")

@@ -1,4 +1,4 @@
-"""Some thousand requests out of order, against the verifier as a process. `ci/test --long` sends a hundred thousand."""
+"""Some thousand malformed requests, against the verifier as a process. `ci/test --long` sends a hundred thousand."""
 
 import pytest
 

@@ -14,6 +14,7 @@ from .altcha import Altcha
 from .base import Outcome, Verdict
 from .providers import ROWS
 from .siteverify import Remote, State
+from .under_way import UnderWay
 
 CHECK_TROUBLED_SECONDS, CHECK_UP_SECONDS = 60.0, 900.0
 """The time between two self-checks of a provider that is down or misconfigured, and of one that is up."""
@@ -98,6 +99,7 @@ class Captcha:
         self.providers = {provider.name: provider for provider in listed}
         """The enabled providers, in order."""
         self.remotes: list[Remote] = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
+        self._under_way = UnderWay()
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
@@ -172,9 +174,14 @@ class Captcha:
         """
         provider = self._accepted(name)
         assert provider, name
-        verdict = provider.verify(solution, purpose, network, address)
-        down = isinstance(provider, Remote) and provider.state is State.DOWN
-        if self._unchecked and down and verdict.outcome is Outcome.UNAVAILABLE:
+        if not isinstance(provider, Remote):
+            return provider.verify(solution, purpose, network, address)
+        with self._under_way.place(network) as taken:
+            if taken:
+                verdict = provider.verify(solution, purpose, network, address)
+            else:
+                verdict = Verdict(Outcome.UNAVAILABLE, "Too many solutions are being checked. Try again in a minute.")
+        if self._unchecked and provider.state is State.DOWN and verdict.outcome is Outcome.UNAVAILABLE:
             return replace(verdict, outcome=Outcome.UNCHECKED, detail="")
         return verdict
 

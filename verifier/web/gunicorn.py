@@ -69,7 +69,7 @@ class Threads(ThreadPoolExecutor):
         receive_seconds: time limit for the arrival of a request to the public port.
         limit_seconds: time limit for such a request, from its beginning to the end of its answer.
         connections: the most connections of the public port at a time. One more ends the one that has waited longest for its
-            client.
+            client; if none waits for its client, the new one is ended.
         max_body: how many bytes of a body the public port receives. The application refuses a longer body.
     """
 

@@ -1,0 +1,70 @@
+"""How many solutions wait for a remote provider at a time."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from tests.support.waiting import eventually
+from verifier.captcha import Captcha
+from verifier.captcha.base import Outcome, Verdict
+from verifier.captcha.siteverify import CALLS_AT_A_TIME, Remote
+from verifier.captcha.under_way import MOST_OF_A_NETWORK, MOST_UNDER_WAY, UnderWay
+from verifier.web.gunicorn import PUBLIC_CONNECTIONS
+
+OPTIONS = {"siteKey": "s", "tier": "verified"}
+
+
+def take(under_way, stack, *networks):
+    return [stack.enter_context(under_way.place(network)) for network in networks]
+
+
+def test_one_network_leaves_room_for_others():
+    under_way = UnderWay()
+    with ExitStack() as stack:
+        assert take(under_way, stack, *["a"] * (MOST_OF_A_NETWORK + 1)) == [True] * MOST_OF_A_NETWORK + [False]
+        assert take(under_way, stack, "b") == [True]
+    assert take(under_way, ExitStack(), "a") == [True]
+
+
+def test_all_networks_have_a_limit_together():
+    under_way = UnderWay()
+    with ExitStack() as stack:
+        assert all(take(under_way, stack, *map(str, range(MOST_UNDER_WAY))))
+        assert take(under_way, stack, "another", "") == [False, False]
+
+
+def test_clients_without_a_known_network_have_that_limit_alone():
+    """Behind a proxy that hides its clients, they are many."""
+    with ExitStack() as stack:
+        assert take(UnderWay(), stack, *[""] * (MOST_UNDER_WAY + 1)) == [True] * MOST_UNDER_WAY + [False]
+
+
+def test_most_connections_are_left_for_others():
+    assert CALLS_AT_A_TIME < MOST_OF_A_NETWORK and MOST_UNDER_WAY <= PUBLIC_CONNECTIONS / 3
+
+
+def test_solutions_beyond_the_limit_are_answered_while_a_provider_hangs(monkeypatch):
+    asked, go_on = [], threading.Event()
+
+    def verify(self, solution, purpose, network, address):
+        asked.append(network)
+        go_on.wait(60)
+        return Verdict(Outcome.REJECTED)
+
+    monkeypatch.setattr(Remote, "verify", verify)
+    captcha = Captcha({"hcaptcha": OPTIONS}, ["k" * 32], {"verified"}, secrets={"HCAPTCHA": "s"}, on_outage="deny")
+    with ThreadPoolExecutor(MOST_OF_A_NETWORK + 1) as pool:
+
+        def present(network):
+            return pool.submit(captcha.verify, "hcaptcha", "x", "launch", network, "")
+
+        try:
+            waiting = [present("a") for _ in range(MOST_OF_A_NETWORK)]
+            eventually(lambda: len(asked) == MOST_OF_A_NETWORK)
+            answer = present("a").result(60)
+            assert (answer.outcome, answer.asked, len(asked)) == (Outcome.UNAVAILABLE, False, MOST_OF_A_NETWORK)
+            assert "Too many" in answer.detail and not any(each.done() for each in waiting)
+            present("b")
+            eventually(lambda: asked[-1] == "b")
+        finally:
+            go_on.set()

@@ -317,7 +317,7 @@ def test_home_page_solves_and_shows_nothing_before_a_launch(hub, tab):
     hub.ready.close()
     press_launch(opened)
     opened.expect("checked")
-    eventually(lambda: hub.builds[0].tier, what="not announced")
+    eventually(lambda: hub.builds and hub.builds[0].tier, what="not announced")
     assert hub.builds[0].tier == "verified"
 
 

@@ -141,7 +141,7 @@ def test_documented_examples_launch_with_egress(number, package, course, hub, st
         opened.page.get_by_role("button").first.click()
         eventually(lambda: hub.builds, what="not launched")
         if "withEgress" in example:
-            eventually(lambda: hub.builds[0].tier, what="not announced")
+            eventually(lambda: hub.builds and hub.builds[0].tier, what="not announced")
             assert hub.builds[0].tier == "verified"
         else:
             opened.state("granted")

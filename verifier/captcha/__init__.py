@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 from .altcha import Altcha
 from .base import Outcome, Verdict
 from .providers import ROWS
+from .room import Room
 from .siteverify import Remote, State
-from .under_way import UnderWay
 
 CHECK_TROUBLED_SECONDS, CHECK_UP_SECONDS = 60.0, 900.0
 """The time between two self-checks of a provider that is down or misconfigured, and of one that is up."""
@@ -99,7 +99,7 @@ class Captcha:
         self.providers = {provider.name: provider for provider in listed}
         """The enabled providers, in order."""
         self.remotes: list[Remote] = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
-        self._under_way = UnderWay()
+        self._room = Room()
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
@@ -176,7 +176,7 @@ class Captcha:
         assert provider, name
         if not isinstance(provider, Remote):
             return provider.verify(solution, purpose, network, address)
-        with self._under_way.place(network) as taken:
+        with self._room.place(network) as taken:
             if taken:
                 verdict = provider.verify(solution, purpose, network, address)
             else:

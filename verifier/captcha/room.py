@@ -1,21 +1,21 @@
-"""How many solutions wait for remote providers at a time."""
+"""Room for solutions that wait for remote providers."""
 
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MOST_UNDER_WAY = 128
+MOST_WAITING = 128
 """The most solutions that wait for remote providers at a time. Each keeps one of the public port's 500 connections
 (`web.gunicorn.PUBLIC_CONNECTIONS`), and without a limit made-up solutions would keep all of them (D-386)."""
 
-MOST_OF_A_NETWORK = MOST_UNDER_WAY // 2
+MOST_OF_A_NETWORK = MOST_WAITING // 2
 """The most of one client network. It is more than the calls to a provider at a time (`siteverify.CALLS_AT_A_TIME`), because a class
 behind one address may solve at the same time."""
 
 
-class UnderWay:
-    """The solutions that wait for a remote provider."""
+class Room:
+    """The solutions that wait for a remote provider. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class UnderWay:
             Whether there was one.
         """
         with self._lock:
-            taken = self._of.total() < MOST_UNDER_WAY and (not network or self._of[network] < MOST_OF_A_NETWORK)
+            taken = self._of.total() < MOST_WAITING and (not network or self._of[network] < MOST_OF_A_NETWORK)
             if taken:
                 self._of[network] += 1
         try:

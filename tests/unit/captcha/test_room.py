@@ -1,4 +1,4 @@
-"""How many solutions wait for a remote provider at a time."""
+"""Room for solutions that wait for a remote provider."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,40 +7,40 @@ from contextlib import ExitStack
 from tests.support.waiting import eventually
 from verifier.captcha import Captcha
 from verifier.captcha.base import Outcome, Verdict
+from verifier.captcha.room import MOST_OF_A_NETWORK, MOST_WAITING, Room
 from verifier.captcha.siteverify import CALLS_AT_A_TIME, Remote
-from verifier.captcha.under_way import MOST_OF_A_NETWORK, MOST_UNDER_WAY, UnderWay
 from verifier.web.gunicorn import PUBLIC_CONNECTIONS
 
 OPTIONS = {"siteKey": "s", "tier": "verified"}
 
 
-def take(under_way, stack, *networks):
-    return [stack.enter_context(under_way.place(network)) for network in networks]
+def take(room, stack, *networks):
+    return [stack.enter_context(room.place(network)) for network in networks]
 
 
 def test_one_network_leaves_room_for_others():
-    under_way = UnderWay()
+    room = Room()
     with ExitStack() as stack:
-        assert take(under_way, stack, *["a"] * (MOST_OF_A_NETWORK + 1)) == [True] * MOST_OF_A_NETWORK + [False]
-        assert take(under_way, stack, "b") == [True]
-    assert take(under_way, ExitStack(), "a") == [True]
+        assert take(room, stack, *["a"] * (MOST_OF_A_NETWORK + 1)) == [True] * MOST_OF_A_NETWORK + [False]
+        assert take(room, stack, "b") == [True]
+    assert take(room, ExitStack(), "a") == [True]
 
 
 def test_all_networks_have_a_limit_together():
-    under_way = UnderWay()
+    room = Room()
     with ExitStack() as stack:
-        assert all(take(under_way, stack, *map(str, range(MOST_UNDER_WAY))))
-        assert take(under_way, stack, "another", "") == [False, False]
+        assert all(take(room, stack, *map(str, range(MOST_WAITING))))
+        assert take(room, stack, "another", "") == [False, False]
 
 
 def test_clients_without_a_known_network_have_that_limit_alone():
     """Behind a proxy that hides its clients, they are many."""
     with ExitStack() as stack:
-        assert take(UnderWay(), stack, *[""] * (MOST_UNDER_WAY + 1)) == [True] * MOST_UNDER_WAY + [False]
+        assert take(Room(), stack, *[""] * (MOST_WAITING + 1)) == [True] * MOST_WAITING + [False]
 
 
 def test_most_connections_are_left_for_others():
-    assert CALLS_AT_A_TIME < MOST_OF_A_NETWORK and MOST_UNDER_WAY <= PUBLIC_CONNECTIONS / 3
+    assert CALLS_AT_A_TIME < MOST_OF_A_NETWORK and MOST_WAITING <= PUBLIC_CONNECTIONS / 3
 
 
 def test_solutions_beyond_the_limit_are_answered_while_a_provider_hangs(monkeypatch):

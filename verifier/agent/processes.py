@@ -169,7 +169,7 @@ class Processes:
                         if pod and (found := self._process(pod, self._root / name, thread, folder, spent)):
                             yield found
 
-    def _process(self, pod: str, path: Path, thread: str, folder: int, spent: "_Spent") -> Process | None:
+    def _process(self, pod: str, path: Path, thread: str, folder: int, spent: _Spent) -> Process | None:
         try:
             program = FileKey.of(os.stat("exe", dir_fd=folder))
             name = os.path.basename(os.readlink("exe", dir_fd=folder)).removesuffix(_DELETED)
@@ -190,6 +190,9 @@ class Processes:
             spent.processor[pod] += self._clock() - began
             spent.wall[pod] += took
             spent.all += took
+            # Its arguments may have ended with the time, in front of the script.
+            if spent.wall[pod] > POD_WAIT_SECONDS:
+                return Process(pod, CROWDED, tuple(files))
         return Process(pod, files=tuple(files))
 
     def _unseen(self, status: str) -> str:

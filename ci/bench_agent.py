@@ -75,11 +75,12 @@ def _pod(folder: Path, number: int) -> list["subprocess.Popen[bytes]"]:
     own.mkdir()
     for path in ("/bin/sh", "/bin/sleep", os.path.realpath("/usr/bin/python3")):
         shutil.copy(path, own / Path(path).name)
-    (own / "script").write_text("while true; do sleep 600; done\n")
+    # It waits for a line that never comes. A child, such as `sleep`, would outlive it and hold our output.
+    (own / "script").write_text("read -r line\n")
     (own / "script.py").write_text(f"import time\ntime.sleep(600)  # {number}\n")
     python = own / Path(os.path.realpath("/usr/bin/python3")).name
     commands = ([own / "sh", "script"], [own / "sleep", "600"], [python, "-S", "-E", "script.py"])
-    return [subprocess.Popen(command, cwd=own, env={"PYTHONHOME": "/usr"}) for command in commands]
+    return [subprocess.Popen(command, cwd=own, stdin=subprocess.PIPE, env={"PYTHONHOME": "/usr"}) for command in commands]
 
 
 def _measure(folder: Path) -> tuple[float, float, float, float]:

@@ -1,0 +1,102 @@
+"""`ci/test`: arguments that it rejects, runs that select no test, and failed tests that it runs once more (D-374)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+
+AT_FIRST_AND_THEN = """
+import pathlib
+import pytest
+
+def test_it():
+    first = pathlib.Path(__file__).with_name("first")
+    if not first.exists():
+        first.touch()
+        pytest.fail("at first")
+    {then}
+
+def test_other():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "said"),
+    [
+        ("pass", 0, "1 passed, 1 flaky, 0 failed"),
+        ("pytest.fail('and then')", 1, "1 passed, 0 flaky, 1 failed"),
+        ("pytest.skip('and then')", 1, "1 passed, 0 flaky, 1 failed"),
+    ],
+)
+def test_only_a_test_that_passes_then_is_flaky(tmp_path, then, code, said):
+    (tmp_path / "tests/part").mkdir(parents=True)
+    (tmp_path / "tests/part/test_once.py").write_text(AT_FIRST_AND_THEN.format(then=then))
+    (tmp_path / "ci").symlink_to(TOP / "ci")
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "venv/bin/python").chmod(0o755)
+    function = re.search(r"^tests\(\) \{.*?^\}$", (TOP / "ci/test").read_text(), re.MULTILINE | re.DOTALL)
+    script = f"""
+      set -euo pipefail
+      top=. results=. venv=./venv python=(./venv/bin/python) files=() arguments=() alone=() parts=(part)
+      folder_of() {{ echo "$1"; }}
+      {function and function.group()}
+      tests part -p no:schemathesis -p no:hypothesispytest -p no:anyio || code=$?
+      printf 'part\\t%d\\t0\\n' "${{code:-0}}" >parts.tsv
+      venv/bin/python ci/test_summary.py . 0
+      exit "${{code:-0}}"
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, f"{said}, 0 skipped"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("hub7", "no part hub7; see ci/test --help"),
+        ("--clusters 0 cluster", "--clusters takes a number from 1 to 9"),
+        ("-- tests/unit/test_typo.py -k one", "no file tests/unit/test_typo.py in tests/"),
+        ("unit -- tests/unit/test_typo.py::test_one", "no file tests/unit/test_typo.py in tests/"),
+        ("-- tests/support/waiting.py", "no part for tests/support"),
+        ("docs hub6 -- tests/docs/test_site.py", "part hub6, and no file in tests/cluster"),
+    ],
+)
+def test_wrong_arguments_run_nothing_and_say_why(arguments, said):
+    done = subprocess.run([TOP / "ci/test", *arguments.split()], cwd=TOP, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ci/test: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("unit docs -- -k one", 0),
+        ("unit docs -- -k none", 1),
+        ("docs -- --collect-only", 0),
+        ("--long -- tests/docs/test_any.py", 0),
+    ],
+)
+def test_run_that_selects_no_test_fails(tmp_path, arguments, code):
+    """With several parts, a part that selects none is no failure, unless no other does."""
+    for part in ("unit", "docs"):
+        (tmp_path / "tests" / part).mkdir(parents=True)
+    (tmp_path / "tests/docs/test_any.py").write_text("def test_one(): pass")
+    (tmp_path / "tests/unit/test_any.py").write_text("def test_two(): pass")
+    (tmp_path / "ci").mkdir()
+    for name in ("test", "test_summary.py"):
+        (tmp_path / "ci" / name).symlink_to(TOP / "ci" / name)
+    (tmp_path / "ci/lib.sh").write_text((TOP / "ci/lib.sh").read_text() + "packages() { :; }\n")
+    (tmp_path / "ci/frontend").write_text("#!/bin/sh\n")
+    (tmp_path / "ci/venv").write_text(f"#!/bin/sh\necho {sys.prefix}\n")
+    for name in ("frontend", "venv"):
+        (tmp_path / "ci" / name).chmod(0o755)
+    command = [tmp_path / "ci/test", *arguments.split()]
+    plugins = "-p no:schemathesis -p no:hypothesispytest -p no:anyio"  # They take seconds to load.
+    environment = {**os.environ, "BINDER_EGRESS_CACHE": str(tmp_path / "cache"), "PYTEST_ADDOPTS": plugins}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "ci/test: no test was selected" in done.stderr) == (code, code == 1), done.stdout + done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from words import words_page
 
-from ci.explained import explained
+from ci.value_comments import comments
 from verifier.web.app import internal_document, public_document
 from verifier.web.receiver import receiver_document
 
@@ -25,7 +25,7 @@ def _default(path: tuple[str, ...], value: Any, known: Iterable[tuple[str, ...]]
 
 def values_page() -> str:
     """The page of values."""
-    found = explained()
+    found = comments()
     out = ["# Values", "", "All values of the chart, from the comments in its `values.yaml`. The defaults are shown.", ""]
     group = None
     for path, (text, default) in found.items():

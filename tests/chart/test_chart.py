@@ -12,7 +12,7 @@ import tarfile
 import pytest
 import yaml
 
-from ci.explained import explained
+from ci.value_comments import comments
 from tests.support.charts import CHART, TOP, TOPOLOGIES, VALUES
 from verifier.proxy.hosts import groups
 
@@ -42,7 +42,7 @@ def test_deny_leaves_what_the_comment_of_mode_says(render):
         ("Secret", "binder-egress"),
         ("Pod", "binder-egress-canary"),
     }
-    comment, _ = explained()["mode",]
+    comment, _ = comments()["mode",]
     assert "Only policies, the start guard's ConfigMap, the Secret, and the canary with `readiness` remain." in comment
 
 
@@ -236,7 +236,7 @@ def test_exceptions_hold_on_kube_router(render):
 def test_comment_of_the_monitors_names_each_component_with_a_pod_monitor(render):
     objects = render("--set", "metrics.serviceMonitor.enabled=true,proxy.enabled=true,agent.enabled=true,agent.configMap=lists")
     names = {name.removeprefix("binder-egress-") for kind, name in objects if kind == "PodMonitor"}
-    comment, _ = explained()["metrics", "serviceMonitor", "enabled"]
+    comment, _ = comments()["metrics", "serviceMonitor", "enabled"]
     (said,) = re.findall("a PodMonitor each for the (.*) if they are enabled", comment)
     assert {part.removeprefix("egress ") for part in said.split(" and the ")} == names == {"proxy", "agent"}
 
@@ -253,7 +253,7 @@ def test_comment_of_the_right_to_stop_pods_names_what_needs_it(helm, stops, said
     refused = helm("template", "r", CHART, "--set-json", stops, check=False)
     assert refused.returncode != 0 and "reconciler.mayStopPods: true" in refused.stderr
     helm("template", "r", CHART, "--set-json", stops, "--set", "reconciler.mayStopPods=true")
-    comment, _ = explained()["reconciler", "mayStopPods"]
+    comment, _ = comments()["reconciler", "mayStopPods"]
     assert said in comment.replace("\n", " ")
 
 
@@ -513,7 +513,7 @@ def set_in_suites():
 
 
 def test_values_are_explained():
-    found = explained()
+    found = comments()
     assert not [".".join(path) for path in LEAVES if path not in found]
 
 

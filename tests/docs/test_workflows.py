@@ -67,7 +67,7 @@ def test_checkouts_keep_no_token(workflow):
 
 def test_lock_files_are_made_without_strangers_programs_and_without_the_token():
     (job,) = yaml.safe_load((TOP / ".github/workflows/refreeze.yml").read_text())["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "token" in str(step)] == ["ci/release-refreeze"] and "env" not in job
+    assert [step["run"] for step in job["steps"] if "token" in str(step)] == ["ci/refreeze-pull-request"] and "env" not in job
     (compiled,) = re.findall(r'uv" pip compile (?:.*\\\n)+.*', (TOP / "ci/refreeze").read_text())
     assert " --only-binary :all: " in compiled
 
@@ -90,7 +90,7 @@ def test_new_lock_files_are_pushed_with_the_token_of_the_environment(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     top, programs = tmp_path / "top", tmp_path / "bin"
     (top / "ci").mkdir(parents=True)
-    shutil.copy(TOP / "ci/release-refreeze", top / "ci")
+    shutil.copy(TOP / "ci/refreeze-pull-request", top / "ci")
     programs.mkdir()
     gh = programs / "gh"
     gh.write_text('#!/bin/sh\n[ "$*" != "auth git-credential get" ] || printf "username=x\\npassword=%s\\n" "$GH_TOKEN"\n')
@@ -106,9 +106,9 @@ def test_new_lock_files_are_pushed_with_the_token_of_the_environment(tmp_path):
     who = ("-c", "user.name=n", "-c", "user.email=n@example.org")
     for command in (("init",), ("remote", "add", "origin", origin), ("add", "."), (*who, "commit", "--message=m")):
         run(["git", *command], check=True)
-    with (top / "ci/release-refreeze").open("a") as file:
+    with (top / "ci/refreeze-pull-request").open("a") as file:
         file.write("# newer\n")
-    assert run(["ci/release-refreeze"]).returncode
+    assert run(["ci/refreeze-pull-request"]).returncode
     server.shutdown()
     server.server_close()
     assert got == [None, f"Basic {base64.b64encode(b'x:secret').decode()}"]

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 from .altcha import Altcha
 from .base import Outcome, Verdict
+from .limits import WaitingLimit
 from .providers import ROWS
-from .room import Room
 from .siteverify import Remote, State
 
 CHECK_TROUBLED_SECONDS, CHECK_UP_SECONDS = 60.0, 900.0
@@ -99,7 +99,7 @@ class Captcha:
         self.providers = {provider.name: provider for provider in listed}
         """The enabled providers, in order."""
         self.remotes: list[Remote] = [provider for provider in self.providers.values() if isinstance(provider, Remote)]
-        self._room = Room()
+        self._waiting = WaitingLimit()
         self._unchecked = on_outage == "allow"
         self._stand_in: Altcha | None = None
         if self.remotes and on_outage != "deny" and Altcha.name not in self.providers:
@@ -176,7 +176,7 @@ class Captcha:
         assert provider, name
         if not isinstance(provider, Remote):
             return provider.verify(solution, purpose, network, address)
-        with self._room.place(network) as taken:
+        with self._waiting.place(network) as taken:
             if taken:
                 verdict = provider.verify(solution, purpose, network, address)
             else:

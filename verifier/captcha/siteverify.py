@@ -37,7 +37,7 @@ ASK_LIMIT_SECONDS = 10.0
 the public port may take (`web.gunicorn.REQUEST_LIMIT_SECONDS`)."""
 
 CALLS_AT_A_TIME = 16
-"""The most calls to one provider at a time. Solutions beyond that wait, as far as there is room (D-386)."""
+"""The most calls to one provider at a time. Solutions beyond that wait, but not too many (`limits.MOST_WAITING`, D-386)."""
 
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer that is read. Real ones have some hundred bytes."""

@@ -1,4 +1,4 @@
-"""Room for solutions that wait for a remote provider."""
+"""How many solutions may wait for remote providers."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,36 +7,36 @@ from contextlib import ExitStack
 from tests.support.waiting import eventually
 from verifier.captcha import Captcha
 from verifier.captcha.base import Outcome, Verdict
-from verifier.captcha.room import MOST_OF_A_NETWORK, MOST_WAITING, Room
+from verifier.captcha.limits import MOST_OF_A_NETWORK, MOST_WAITING, WaitingLimit
 from verifier.captcha.siteverify import CALLS_AT_A_TIME, Remote
 from verifier.web.gunicorn import PUBLIC_CONNECTIONS
 
 OPTIONS = {"siteKey": "s", "tier": "verified"}
 
 
-def take(room, stack, *networks):
-    return [stack.enter_context(room.place(network)) for network in networks]
+def take(limit, stack, *networks):
+    return [stack.enter_context(limit.place(network)) for network in networks]
 
 
-def test_one_network_leaves_room_for_others():
-    room = Room()
+def test_one_network_leaves_places_for_others():
+    limit = WaitingLimit()
     with ExitStack() as stack:
-        assert take(room, stack, *["a"] * (MOST_OF_A_NETWORK + 1)) == [True] * MOST_OF_A_NETWORK + [False]
-        assert take(room, stack, "b") == [True]
-    assert take(room, ExitStack(), "a") == [True]
+        assert take(limit, stack, *["a"] * (MOST_OF_A_NETWORK + 1)) == [True] * MOST_OF_A_NETWORK + [False]
+        assert take(limit, stack, "b") == [True]
+    assert take(limit, ExitStack(), "a") == [True]
 
 
 def test_all_networks_have_a_limit_together():
-    room = Room()
+    limit = WaitingLimit()
     with ExitStack() as stack:
-        assert all(take(room, stack, *map(str, range(MOST_WAITING))))
-        assert take(room, stack, "another", "") == [False, False]
+        assert all(take(limit, stack, *map(str, range(MOST_WAITING))))
+        assert take(limit, stack, "another", "") == [False, False]
 
 
 def test_clients_without_a_known_network_have_that_limit_alone():
     """Behind a proxy that hides its clients, they are many."""
     with ExitStack() as stack:
-        assert take(Room(), stack, *[""] * (MOST_WAITING + 1)) == [True] * MOST_WAITING + [False]
+        assert take(WaitingLimit(), stack, *[""] * (MOST_WAITING + 1)) == [True] * MOST_WAITING + [False]
 
 
 def test_most_connections_are_left_for_others():

@@ -1,4 +1,4 @@
-"""Room for solutions that wait for remote providers."""
+"""How many solutions may wait for remote providers."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ MOST_OF_A_NETWORK = MOST_WAITING // 2
 behind one address may solve at the same time."""
 
 
-class Room:
+class WaitingLimit:
     """The solutions that wait for a remote provider. Any thread may use it."""
 
     def __init__(self) -> None:

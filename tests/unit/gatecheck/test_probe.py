@@ -14,7 +14,7 @@ from verifier.cli import cli
 from verifier.gatecheck import check, helm_test, probe
 from verifier.pods import start_guard
 
-TOP = Path(__file__).parents[2]
+TOP = Path(__file__).parents[3]
 
 
 @pytest.fixture

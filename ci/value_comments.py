@@ -22,7 +22,7 @@ LIKE = re.compile(r"The rest is as in `([\w.]+)`")
 """In a comment above a map: the map whose comments apply, as a path from the top, or as the name of a map beside it."""
 
 
-def explained() -> dict[ValuePath, tuple[str, Any]]:
+def comments() -> dict[ValuePath, tuple[str, Any]]:
     """The values with a comment, in the order of the file: path → what it says, with its line ends, and the default."""
     text = VALUES.read_text()
     found = list(_values(yaml.compose(text), text.splitlines()))

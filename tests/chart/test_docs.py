@@ -20,7 +20,7 @@ DOCUMENTS = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), TOP / "chart/READ
 def test_install_command_is_accepted(helm, document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("your-egress-values.yaml").write_text(*section("docs/install.md", "1. Look first", "yaml"))
-    text = (TOP / document).read_text()
+    text = (TOP / document).read_text().replace("\\\n", "")
     commands = re.findall(r"^helm (?:install|upgrade(?: --install)?) (binder-egress .*)$", text, re.MULTILINE)
     assert commands
     before: list[str] = []

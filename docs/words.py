@@ -105,9 +105,9 @@ def words_page() -> str:
     out = [
         "# Words",
         "",
-        "Every text that a person may meet, made from the sources: where it is told, and in each language that it has.",
+        "This page lists every text that a person may see, read from the sources: where it appears, and in each of its languages.",
         "A name in braces is filled in.",
-        "A text is short, blames nobody, and says what is, then what to do.",
+        "A text is short, blames nobody, and says how things are, then what to do.",
         "",
         "| where | " + " | ".join(LANGUAGES) + " |",
         "|---" * (len(LANGUAGES) + 1) + "|",

@@ -75,8 +75,8 @@ def decision(event: str, **fields: object) -> None:
 
 
 class Counts:
-    """Counts what strangers do, each for itself, in a window of time. The memory is bounded: the one who was quiet longest is
-    forgotten first.
+    """Counts what each stranger does in a window of time. The memory is bounded: the stranger who was quiet longest is forgotten
+    first.
 
     Args:
         seconds: the window, which begins with the first that is counted.
@@ -103,7 +103,7 @@ class Counts:
 
 
 class Refusals:
-    """Logs refusals that anybody can cause without end, up to a limit for each who causes them (D-392).
+    """Logs refusals that anybody can cause without end, up to a limit for each stranger who causes them (D-392).
 
     Args:
         clock: monotonic time in seconds.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 QUIET_SECONDS = 3600.0
-"""Seconds without any client that has a public address after which a warning about hidden clients is logged. It is logged at most
-once in that time."""
+"""If no client has a public address for this many seconds, a warning about hidden clients is logged, at most once in that
+time."""
 
 SHARES_SECONDS = 3600.0
 """Seconds for which a launch counts in the share of its client."""
@@ -82,8 +82,8 @@ def client_of(sender: str | None, forwarded_for: str | None, trusted: int | Sequ
 
     Args:
         sender: the address that the connection came from.
-        forwarded_for: `X-Forwarded-For`. Each proxy adds the address that it saw on the right side, some with a port; clients can
-            forge the left.
+        forwarded_for: `X-Forwarded-For`. Each proxy appends the address that it saw, some with a port. Clients can forge everything
+            to the left of that.
         trusted: the number of proxies, the last of which is the sender; or the networks of all proxies.
     """
     entries = (

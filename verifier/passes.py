@@ -95,7 +95,7 @@ class Passes:
         Args:
             token: the text that the client sent.
             presented_at: Unix time in seconds at which the client sent it, perhaps before a build.
-            lifetime: the most seconds from `iat` for which a pass counts, whoever issued it.
+            lifetime: the most seconds after `iat` for which a pass is valid, no matter which member of a federation issued it.
             now: Unix time in seconds by this process' clock; None: it was presented just now.
 
         Returns:

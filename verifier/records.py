@@ -51,7 +51,8 @@ class Rule(StrEnum):
 class PassOutcome(StrEnum):
     """What became of a pass. It is in logs, in metrics, and in the answer to BinderHub's hook.
 
-    The first group gives its tier, the second is no pass that counts here, the third has no use left for this server.
+    A pass with an outcome of the first group gives its tier. One of the second group is not valid here. One of the third has no
+    use left for this server.
     """
 
     HELD = "held"  # this server had the use already

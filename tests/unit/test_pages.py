@@ -166,7 +166,7 @@ REACHED = "Through this site's proxy, programs in it can reach: conda, Python pa
 def test_page_says_what_the_egress_proxy_gives_without_a_tier(redis_server, store, listed, state, reached, access):
     client = public_client(create_services(make_settings(redis_server, unverified_hosts=listed), store))
     store.publish(Server("alice"), KnownServer("uid-1"))
-    assert client.get("/egress/servers/alice", headers=CURL).text.startswith(f"{state} {reached}\n\nOpen this page")
+    assert client.get("/egress/servers/alice", headers=CURL).text.startswith(f"{state} {reached}\n\nTo unlock your server")
     page = client.get("/egress/servers/alice", headers=HTML).text
     assert f">{state}</p>" in page and f">{reached.replace(chr(39), '&#39;')}</p>" in page and f'data-access="{access}"' in page
     answer = client.get("/egress/servers/alice").json

@@ -166,7 +166,7 @@ def test_unlock_is_refused_by_the_rules_of_a_launch(site, store, known, values, 
         page = public.get("/egress/servers/alice", headers={"Accept": kind}).text
         assert "The operators of this site do not offer it here." in page
         assert ".js" not in page  # no script that could offer a challenge
-        assert "Open this page" not in page
+        assert "open this page in any browser" not in page
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ def _scripts(process: Path, thread: str, folder: int, steps: Iterator[int]) -> l
     """The arguments of an interpreter that are files, in the pod's own file system, up to the first that is no option's: that is
     the script, and what follows is mostly its data."""
     found: dict[FileKey, RunFile] = {}
-    # The first is the interpreter's own name. After these two names comes another, that of the shell.
+    # The first argument is the interpreter's own name. With busybox and toybox, the name of the shell comes after it.
     arguments = _text(folder, "cmdline", CMDLINE_BYTES).split("\0", ARGUMENTS + 1)[: ARGUMENTS + 1]
     if os.path.basename(arguments[0]) in ("busybox", "toybox"):
         arguments[0] = "-"

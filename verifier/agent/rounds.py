@@ -227,8 +227,8 @@ class Watcher:
                 if digest and scanned == beginning:
                     self._by_sum[digest] = matches
             except ScanFailed as error:
-                # A file that broke the scanner is not tried again: it is remembered, with the matches of its hash. The same
-                # program in another pod is, because nobody knows which bytes the scanner had.
+                # A file on which the scanner failed is remembered with the matches of its hash, and is not tried again. The same
+                # program in another pod is tried, because nobody knows which bytes the scanner had.
                 while scanner:
                     scanner.pop().close()
                 done.counts[f"scan-{error}"] += 1

@@ -201,7 +201,7 @@ def _reconciler(heartbeat: float | None, counters: dict[str, int], now: float) -
     failed = now - counters.get(FAILED_AT, 0)
     if failed < RECONCILER_FAILED_SECONDS:
         text += (
-            f"; an attempt on a server failed {max(0.0, failed):.0f} s ago, {counters.get(FAILURES, 0)} did so far. If they go on, "
+            f"; an attempt on a server failed {max(0.0, failed):.0f} s ago, {counters.get(FAILURES, 0)} in all. If failures go on, "
             "decisions do not reach pods: its log has the API server's answer"
         )
         return Check("reconciler", WARNING, text)

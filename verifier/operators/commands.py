@@ -235,7 +235,7 @@ def _say(done: dict[str, Any], sentence: str, as_json: bool, recorded: str = "re
 
 
 def _say_if_silent(operators: Operators) -> None:
-    """Print `SILENT` if it is so. It is no part of the output: after a wipe of Redis even an empty list may be wrong."""
+    """Print `SILENT` to standard error if the reconciler is silent: after a wipe of Redis even an empty list may be wrong."""
     if operators.reconciler_is_silent():
         click.echo(SILENT, err=True)
 

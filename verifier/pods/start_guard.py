@@ -7,8 +7,8 @@ stays open. The user's containers start only after this one has ended, so it tri
 is blocked. A launch must never fail because of the guard: whatever goes wrong, it ends within its timeout and without an error. Its
 outcome is in the termination message, and the reconciler counts it.
 
-If the egress proxy is on, it then asks the proxy which pod this is until the proxy knows it: the address may have been another
-pod's.
+If the egress proxy is on, the guard then asks the proxy which pod this is, again and again until the proxy knows: the pod's address
+may have been another pod's before.
 
 It runs in every user pod, after other init containers and before the user's containers. It imports only the standard library, so
 that it starts fast.

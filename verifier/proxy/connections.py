@@ -330,8 +330,8 @@ class Proxy:
         return hello.end, received
 
     async def _pass_answer(self, flow: Flow, received: bytes) -> tuple[bool, bytes]:
-        """Pass on what the host sends, until that is known to be a HelloRetryRequest or none. Returns which, and what came after
-        it."""
+        """Pass on what the host sends, until it is clear whether the host asks for a second ClientHello (HelloRetryRequest).
+        Returns whether it does and, if so, the bytes that came after the HelloRetryRequest."""
         assert flow.upstream
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -415,8 +415,8 @@ class Proxy:
             moved = flow.moved
 
     async def _deliver(self, flow: Flow) -> None:
-        """Wait until both sides have taken the last bytes. If the connection ended earlier, the kernel would keep them for minutes,
-        and nothing would count them; and what a limit of bytes still holds back of a host that has ended would be lost."""
+        """Wait until both sides have taken the last bytes. If the connection ended earlier, the kernel would keep these bytes for
+        minutes, and nothing would count them. Bytes that a limit holds back after the host has ended would be lost."""
         pause, quiet_seconds, before = 0.005, 0.0, (-1, -1)
         while (left := (flow.sending, flow.moved))[0] > LAST_BYTES or self._is_answering(flow):
             quiet_seconds = quiet_seconds + pause if left == before else 0.0

@@ -100,7 +100,7 @@ class Policy:
 
 
 _NOTHING = TierHosts(HostList(()))
-"""What a tier may reach that is not in the policy."""
+"""What a tier may reach if the policy does not have that tier."""
 
 
 def _lists(pod: PodAddresses, policy: Policy) -> list[HostList]:

@@ -35,7 +35,8 @@ HUB_SECONDS = 10.0
 """Seconds between two checks of the JupyterHub address that BinderHub's hook announced."""
 
 MAX_HUB_NAMES = 2
-"""The most names that are accepted from there: JupyterHub's host, and the one after a move. Each is looked up again and again."""
+"""The most names that are accepted from the hook: JupyterHub's host, and its next host after a move. Each is looked up again and
+again."""
 
 BACKLOG = 1024
 """The most connections that wait to be accepted."""

@@ -210,8 +210,8 @@ def carried_grants(pods: Iterable[Pod]) -> set[str]:
 
 
 def _had(pod: Pod, launch: Grant, before: KnownServer | None) -> bool:
-    """Whether a pod carried the grant of its launch, which is over by now or replaced. If the pod is not ready for long, the record
-    would give it a second lease after a later grant.
+    """Whether a pod has already carried the grant of its launch, and that grant is over or was replaced. While the pod takes long
+    to become ready, the record of its launch waits, and would give the pod a second lease after a later grant.
 
     Args:
         pod: the pod.

@@ -59,7 +59,7 @@ HEARTBEAT_SECONDS = 1.0
 They also carry the counts for the metrics (D-095)."""
 
 DUE_CHECK_SECONDS = 1.0
-"""Seconds between two looks for servers whose lease, block or grace is over, so how late its end may be."""
+"""Seconds between two checks for servers whose lease, block or grace is over. Such an end is noticed this much later at most."""
 
 SHORT_WATCH_SECONDS = 1.0
 """A watch that ends sooner is followed by a pause. Without an event it does not count as an answer of the API server (D-099)."""
@@ -278,8 +278,9 @@ class Reconciler:
         self.queue.put(pod.server)
 
     def _withdraw_addresses(self, server: Server) -> None:
-        """Publish at once that a pod has ended: its address may soon be another pod's, and the worker may be busy for longer, while
-        heartbeats go on and confirm what is published. If Redis is lost, the next heartbeat publishes everything before that."""
+        """Publish at once that a pod has ended. Its address may soon be another pod's; the worker may be busy for longer than that,
+        and heartbeats go on confirming what is published. If Redis is lost, the next heartbeat publishes everything before it
+        confirms anything."""
         if self._addresses and not self._redis_is_lost:
             try:
                 self._addresses.publish(server)

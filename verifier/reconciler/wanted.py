@@ -27,8 +27,8 @@ def wanted(pod: Pod, pending: Pending | None, settings: ReconcilerSettings, now:
 
     A grant counts if it is not withdrawn, its tier is in the settings, and, if it is a grant of mode `allow`, that is the mode.
     A launch without egress does not count, as `unverified` is not a tier in the settings: its pod carries nothing.
-    The end of a lease may stop the pod if a launch or an operator gave the grant. If an unlock gave it, it may only if the pod
-    was already going to be stopped (D-220).
+    The end of a lease may stop the pod if a launch or an operator gave the grant. If an unlock gave the grant, the end of its lease
+    may stop the pod only if the pod was already going to be stopped (D-220).
     A launch or an unlock whose grant is already on the pod no longer waits: the annotation says how long it lasts.
 
     Nothing is read or written. Only the random id of a new grant is not a function of the arguments.

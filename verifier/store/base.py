@@ -36,7 +36,7 @@ class Operations:
             self._begin(keys=[redis_key("epoch")])
 
     def open_connections(self, number: int) -> None:
-        """Open connections until there are so many. Requests that come later need not ask DNS for Redis' address (D-377)."""
+        """Open connections until the pool has the given number. Later requests then need not ask DNS for Redis' address (D-377)."""
         pool = self._redis.connection_pool
         if sum(count for count, _ in pool.get_connection_count()) >= number:
             return

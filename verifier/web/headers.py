@@ -109,7 +109,7 @@ def _csp(answer: Response) -> str:
 
 
 def _joined(widgets: list[str], brand: list[str]) -> list[str]:
-    """The sources of a directive. Checksums are left out next to `'unsafe-inline'`: browsers would ignore that because of them."""
+    """The sources of a directive. Beside `'unsafe-inline'`, checksums are left out: with one, browsers ignore `'unsafe-inline'`."""
     inline = "'unsafe-inline'" in widgets
     return widgets + [source for source in brand if not (inline and source.startswith("'sha256-"))]
 

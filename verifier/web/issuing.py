@@ -143,7 +143,7 @@ def _check_rejections(attempt: _Attempt, name: str, client: str) -> None:
         return
     rejected, forgotten_in = services().store.rejections(client)
     if rejected >= most:
-        detail = "Try again when they are forgotten, or solve another challenge."
+        detail = "Try again when the wrong solutions are forgotten, or solve another challenge."
         raise attempt.failed("too-many-rejected", "too-many-rejected", detail, forgotten_in)
 
 

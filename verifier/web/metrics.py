@@ -371,7 +371,8 @@ def _gatecheck(findings: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _memory(share: float | None) -> Metric:
-    """The share of its memory that Redis uses. It is asked at each scrape: what the reconciler publishes, a full Redis refuses."""
+    """The share of its memory that Redis uses. Redis is asked at each scrape, because a full Redis refuses what the reconciler
+    publishes."""
     used = GaugeMetricFamily(
         "binder_egress_redis_memory_used_ratio",
         "The share of its memory that Redis uses, 0 to 1. A full Redis accepts no grants. No sample if it has no limit, or does "

@@ -290,7 +290,7 @@ def test_failed_attempts_of_the_reconciler_are_a_warning_for_a_minute(ours, well
     well.heartbeat(now, {}, {FAILURES: 3})
     found = examine(ours, well, namespace)
     assert states(found)["reconciler"] == WARNING
-    assert "5 did so far" in text(found, "reconciler")
+    assert "5 in all" in text(found, "reconciler")
 
 
 def test_missing_verifier_is_a_problem(ours, well, namespace, in_redis):

@@ -154,6 +154,13 @@ def reported(reports: Iterable[dict[str, Any]]) -> list[Key]:
 def create(tier: str, servers_per_day: int, expires: str, origins: list[str], repositories: list[str]) -> tuple[str, Entry]:
     """A new key, and its entry.
 
+    Args:
+        tier: the tier of its servers.
+        servers_per_day: the number of servers in any 24 hours.
+        expires: the last day on which it is valid, in UTC, as in `2027-01-31`.
+        origins: the origins of the pages that may send it; none: any client may.
+        repositories: the repositories of its servers; none: any.
+
     Raises:
         ValueError: an argument is wrong. The message names it.
     """

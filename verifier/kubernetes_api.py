@@ -36,7 +36,11 @@ class ApiServerUnavailable(Exception):
 
 
 def in_cluster_client() -> client.ApiClient:
-    """A client with the rights of this pod's ServiceAccount."""
+    """A client with the rights of this pod's ServiceAccount.
+
+    Raises:
+        ConfigException: this is no pod, or it has no ServiceAccount's token.
+    """
     config.load_incluster_config()  # type: ignore[no-untyped-call]
     return client_for(client.Configuration.get_default_copy())
 

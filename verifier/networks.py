@@ -199,7 +199,7 @@ class LaunchShares:
         self._launches: deque[tuple[float, str]] = deque(maxlen=MAX_LAUNCHES)
 
     def note(self, network: str) -> None:
-        """Note a launch of a client."""
+        """Note a launch of a client, by its network, or by its address if that has none."""
         with self._lock:
             self._launches.append((time.monotonic(), network))
 

@@ -79,7 +79,15 @@ class Passes:
 
     @staticmethod
     def new(tier: str, servers: int, issued_at: float, lifetime: float, key: str = "") -> Pass:
-        """A new pass, good for `lifetime` seconds from `issued_at`."""
+        """A new pass.
+
+        Args:
+            tier: the tier that it gives.
+            servers: the number of servers that it is good for.
+            issued_at: Unix time in seconds, by Redis' clock.
+            lifetime: the seconds after `issued_at` for which it is valid.
+            key: the id of the API key that it is issued for; empty: none.
+        """
         return Pass(secrets.token_urlsafe(12), tier, servers, issued_at, issued_at + lifetime, key)
 
     def sign(self, issued: Pass) -> str:

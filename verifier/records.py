@@ -274,7 +274,11 @@ class KnownServer:
 
     @classmethod
     def loads(cls, text: str | None) -> "KnownServer | None":
-        """The server that JSON describes, or None."""
+        """The server that JSON describes; None for an empty text.
+
+        Raises:
+            ValueError, TypeError: the text is something else. Only the reconciler writes it.
+        """
         if not text:
             return None
         content = json.loads(text)
@@ -310,7 +314,11 @@ class PodAddresses:
 
     @classmethod
     def loads(cls, text: str) -> "list[PodAddresses]":
-        """The pods that JSON describes. Values that many pods have in common are in memory only once."""
+        """The pods that JSON describes. Values that many pods have in common are in memory only once.
+
+        Raises:
+            ValueError, TypeError, KeyError: the text is something else. Only the reconciler writes it.
+        """
         found = [_read(cls, {**pod, "addresses": tuple(pod["addresses"])}) for pod in json.loads(text)]
         return [replace(pod, tier=intern(pod.tier), repository=intern(pod.repository)) for pod in found]
 
@@ -329,7 +337,11 @@ class AddressVersion:
 
     @classmethod
     def loads(cls, text: str | None) -> "AddressVersion":
-        """The version that a text describes."""
+        """The version that a text describes.
+
+        Raises:
+            ValueError: the text is something else.
+        """
         began, _, number = (text or "-0").rpartition("-")
         return cls(int(number), began)
 
@@ -350,17 +362,21 @@ class AddressChange:
 
     @classmethod
     def loads(cls, text: str) -> "AddressChange":
-        """The message that JSON describes."""
+        """The message that JSON describes.
+
+        Raises:
+            ValueError, TypeError, KeyError: the text is something else. Only the reconciler sends it.
+        """
         content = json.loads(text)
         version = AddressVersion(content["number"], content["began"])
         return cls(version, content["server"], tuple(PodAddresses.loads(content["pods"] or "[]")))
 
 
 BlockKind = Literal["server", "repository", "network"]
-"""A kind of a block."""
+"""What a block applies to."""
 
 BLOCK_KINDS = get_args(BlockKind)
-"""The kinds of a block."""
+"""Everything that a block can apply to."""
 
 
 @dataclass(frozen=True)

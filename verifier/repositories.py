@@ -161,7 +161,11 @@ def strict(pattern: str) -> str:
 
 
 def within(pattern: str, url: str) -> bool:
-    """Whether a repository has exactly the name in a pattern (`exact`), or is below a pattern that ends in `/*`."""
+    """Whether a repository has exactly the name in a pattern (`exact`), or is below a pattern that ends in `/*`.
+
+    Raises:
+        ValueError: the pattern is none (`strict`).
+    """
     return covers(strict(pattern), exact(url))
 
 

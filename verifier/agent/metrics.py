@@ -44,7 +44,7 @@ class Metrics:
         self._rounds = 0
 
     def note(self, done: Round, reports: Mapping[str, int], lists: Lists, seconds: float) -> None:
-        """Note a round: its results, the outcome of its reports, and how long it took."""
+        """Note a round: its results, the number of its reports by outcome, the lists, and how many seconds it took."""
         self._rounds += 1
         self._files.update(done.counts)
         self._reports.update(reports)

@@ -82,7 +82,12 @@ class Settings:
 
 
 def run(settings: Settings, interval_seconds: float = INTERVAL_SECONDS) -> None:
-    """Look, round by round, until SIGTERM."""
+    """Look, round by round, until SIGTERM or SIGINT.
+
+    Args:
+        settings: where the lists are, and where reports go.
+        interval_seconds: the pause between two rounds.
+    """
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -148,7 +148,7 @@ def few_of_each(matching: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def serve(connection: socket.socket) -> None:
-    """Answer until the other side is gone."""
+    """Answer at this end of the socket, as the module says, until the other end is closed."""
     import yara_x
 
     lines = connection.makefile("rb")

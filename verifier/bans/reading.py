@@ -177,7 +177,7 @@ class Traffic:
         return next((user for user in candidates if user in self._launches), "")
 
     def count(self, url: str, launches: float) -> None:
-        """Add the launches that Prometheus counted for a repository."""
+        """Add the launches that Prometheus counted for a repository. It extrapolates, so less than half a launch is none."""
         if (name := _name(url)) and launches >= 0.5:
             self._repository(name).counted += launches
 

@@ -189,7 +189,8 @@ def robust(values: Iterable[float]) -> tuple[float, float]:
 
 
 def at_least(number: int, of: int) -> float:
-    """The least share that `number` of `of` shows: the lower end of Wilson's 99 % interval. Three of three show 0.31."""
+    """The share, 0 to 1, that `number` out of `of` proves at least: the lower end of Wilson's 99 % interval. Three out of three
+    prove 0.31."""
     z, share = 2.576, number / of
     spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     return (share + z * z / (2 * of) - spread) / (1 + z * z / of)

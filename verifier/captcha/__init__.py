@@ -50,7 +50,7 @@ class Provider(Protocol):
         """
 
     def verify(self, solution: str, purpose: str, network: str, address: str) -> Verdict:
-        """Check a solution. Never raises because of what a client sent."""
+        """Check a solution. Never raises because of what a client sent. The arguments are those of `Captcha.verify`."""
 
     def csp(self) -> dict[str, list[str]]:
         """What its widget needs in a page's Content-Security-Policy: directive → sources."""

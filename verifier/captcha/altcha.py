@@ -106,6 +106,11 @@ class Altcha:
     def from_options(cls, options: dict[str, Any], keys: list[str], use: str = "challenge") -> Self:
         """Make the provider from chart values.
 
+        Args:
+            options: the values in `captcha.providers.altcha`.
+            keys: the signing keys, oldest first.
+            use: what its secrets are derived for. A solution counts only where this is the same.
+
         Raises:
             ValueError: with one sentence for each wrong option, which names the chart value.
         """

@@ -204,6 +204,14 @@ class Remote:
     ) -> Self:
         """Make the provider from chart values.
 
+        Args:
+            name: its name in `captcha.providers`.
+            row: its row in the table.
+            options: the values below that name.
+            secret: what proves to the provider that it is us who ask.
+            hostnames: hosts on whose pages solutions may be made; empty: any.
+            allow_test_keys: `captcha.allowTestKeys`.
+
         Raises:
             ValueError: with one sentence for each wrong option, which names the chart value, and never the secret.
         """

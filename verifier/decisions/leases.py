@@ -36,7 +36,8 @@ def begin(grant: Grant, tier: Tier, now: float, may_stop: bool) -> Grant:
 
 
 def shorten(grant: Grant, tier: Tier, now: float) -> Grant:
-    """A grant on a pod, cut to one lease from now, because the clock was set back or the lease became shorter in the values."""
+    """A grant on a pod, cut to one lease from `now` (Unix seconds), if it is longer: the clock was set back, or the lease became
+    shorter in the values."""
     latest = int(now) + tier.lease
     too_long = tier.lease and grant.until is not None and grant.until > latest + LEEWAY_SECONDS
     return replace(grant, until=latest) if too_long else grant

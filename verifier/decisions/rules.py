@@ -66,7 +66,7 @@ class Launch:
         return Record(grant, image=self.image, repository=self.repository, client=self.client)
 
     def announced(self, seen: SeenBlocks, now: float) -> Announced:
-        """This launch, as the store counts it once it was decided by the blocks in `seen`."""
+        """This launch, as the store counts it at `now` (Unix seconds), once it was decided by the blocks in `seen`."""
         return Announced(now, self.context, seen.version, self.hub_url)
 
 

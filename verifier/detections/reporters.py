@@ -127,7 +127,14 @@ class UnreadableLines:
         self._kept: dict[str, deque[dict[str, Any]]] = {}
 
     def keep(self, source: str, line: str, why: str, at: float) -> None:
-        """Keep the beginning of a line, with its control characters written out."""
+        """Keep the beginning of a line, with its control characters written out.
+
+        Args:
+            source: the source that sent it.
+            line: the line.
+            why: what is wrong with it.
+            at: Unix time in seconds.
+        """
         text = escaped(line[:KEPT_CHARACTERS])[:KEPT_CHARACTERS]
         with self._lock:
             kept = self._kept.setdefault(source, deque(maxlen=KEPT_UNREADABLE))

@@ -439,6 +439,9 @@ def show(as_json: bool) -> bool:
 
     Returns:
         Whether no check found a problem.
+
+    Raises:
+        InvalidSettings: the environment does not have valid settings.
     """
     settings = load(ReconcilerSettings)
     checks = examine(settings, Store(connect(settings)), Namespace(settings.namespace))

@@ -282,6 +282,10 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
     A silent proxy is reported with its last known result. Otherwise a proxy that comes and goes would end the canary so often
     that its kubelet restarts it with ever longer delays, and nobody would test the gate.
 
+    Args:
+        environment: the container's environment, which has the targets and the interval.
+        message: the file for the result, which the kubelet puts into the pod's status.
+
     Raises:
         SystemExit: this container cannot connect to itself, so every target would look shut.
     """
@@ -310,7 +314,14 @@ def canary(environment: Mapping[str, str], message: Path = Path(start_guard.MESS
 
 
 def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> dict[str, bool | None]:
-    """Try all targets once, for `helm test`, and return the result. Raises as `canary`."""
+    """Try all targets once, for `helm test`. The arguments are those of `canary`.
+
+    Returns:
+        The result, as `try_all` gives it.
+
+    Raises:
+        SystemExit: as `canary`.
+    """
     if not start_guard.able():
         raise SystemExit("this container cannot even connect to itself")
     _wait_for_isolation(environment)
@@ -322,7 +333,11 @@ def once(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
 
 def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
     """Try all targets once, and fail if one is open. `helm test` uses it in modes without a pod that may read other pods'
-    results."""
+    results. The arguments are those of `canary`.
+
+    Raises:
+        SystemExit: a target is open, or none could be tried.
+    """
     reached = once(environment, message)
     if through := sorted(name for name, got in reached.items() if got):
         raise SystemExit(f"FAILED: must be shut, and is open: {', '.join(through)}. docs/gatecheck.md says what to do")
@@ -332,7 +347,11 @@ def shut(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAG
 
 
 def control(environment: Mapping[str, str], message: Path = Path(start_guard.MESSAGE_FILE)) -> None:
-    """Try all targets once from a pod that no policy isolates, and fail if none answers: shut would then look the same as dead."""
+    """Try all targets once from a pod that no policy isolates. The arguments are those of `canary`.
+
+    Raises:
+        SystemExit: no target answers, so an isolated pod's failure to reach them proves nothing.
+    """
     if True not in once(environment, message).values():
         raise SystemExit(
             "FAILED: this pod, which is not isolated, reaches nothing either, so nothing is proved: see gatecheck.shut"

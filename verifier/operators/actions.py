@@ -81,6 +81,9 @@ class Operators:
             tier: only servers with this tier; `unverified`: those without one.
             repository: only servers of this repository or pattern.
             network: only servers launched from this CIDR.
+
+        Returns:
+            A row for each server, as `egress grants --json` prints it.
         """
         networks = [_network(network)] if network else []
         pattern = _pattern(repository) if repository else ""
@@ -112,7 +115,11 @@ class Operators:
         raise ActionRefused("no-such-server", self._missing(text))
 
     def explain(self, server: Server) -> dict[str, Any]:
-        """Why a server has egress, or has none."""
+        """Why a server has egress, or has none.
+
+        Returns:
+            Its row in `grants`, with `because`, a sentence, and what `egress explain --json` prints besides.
+        """
         known = self._known(server)
         pending = self._store.pending(server, set())
         because = self._because(known)
@@ -196,7 +203,11 @@ class Operators:
     # -- acting
 
     def check_source(self, source: str) -> None:
-        """Return if the values have this source of reports; for an empty name, if they have any."""
+        """Check that the values have this source of reports; for an empty name, that they have any.
+
+        Raises:
+            ActionRefused: they have not.
+        """
         known = self._settings.detections
         if not (source in known if source else known):
             raise ActionRefused(
@@ -204,7 +215,14 @@ class Operators:
             )
 
     def report(self, report: Report) -> dict[str, Any] | None:
-        """Queue a detector's report, and wait for the reconciler. Returns the outcome, or None if it is not known in time."""
+        """Queue a detector's report, and wait for the reconciler.
+
+        Returns:
+            The row of `egress detections list` about it, or None if there is none in time.
+
+        Raises:
+            ActionRefused: the report names no source, or one that the values do not have.
+        """
         if not report.source:
             raise ActionRefused("refused", "The report names no source: use --source.")
         self.check_source(report.source)
@@ -218,7 +236,20 @@ class Operators:
         return found[0] if self._until(done) else None
 
     def grant(self, server: Server, tier: str, by: str, why: str) -> dict[str, Any]:
-        """Give a running server a tier. A block is stronger and must be removed first."""
+        """Give a running server a tier. A block is stronger and must be removed first.
+
+        Args:
+            server: the server.
+            tier: a tier of the values.
+            by: the operator.
+            why: the reason.
+
+        Returns:
+            `state`, `done` or `pending`, and the server's row in `grants`.
+
+        Raises:
+            ActionRefused: no such server runs, there is no such tier, or a rule gives this server no egress.
+        """
         known = self._known(server)
         self._tier_exists(tier)
         if rule := self._refusal(known):
@@ -229,7 +260,20 @@ class Operators:
         return self._answer(self._await([server], given.id), server)
 
     def revoke(self, server: Server, by: str, why: str, stop: bool = False) -> dict[str, Any]:
-        """Take a server's tier away and block it. With `stop`, delete its pod too."""
+        """Take a server's tier away and block it.
+
+        Args:
+            server: the server.
+            by: the operator.
+            why: the reason.
+            stop: whether to delete its pod too.
+
+        Returns:
+            `state`, `done` or `pending`, and the server's row in `grants`.
+
+        Raises:
+            ActionRefused: no such server runs, or the reconciler may not stop pods.
+        """
         if stop and not self._settings.may_stop_pods:
             raise ActionRefused(
                 "refused", "The reconciler may not stop pods: set reconciler.mayStopPods: true in the chart's values."
@@ -268,6 +312,12 @@ class Operators:
             by: the operator.
             why: the reason.
             until: Unix time in seconds of its end; None: it has none.
+
+        Returns:
+            `state`, `done` or `pending`; `block`, its id; `what`; and `servers`, the number of running servers that it applies to.
+
+        Raises:
+            ActionRefused: no such server runs, `what` cannot be read, or it is blocked already.
         """
         uid = ""
         if kind == "server":
@@ -296,6 +346,12 @@ class Operators:
             block: the block's id, or a server that has a block of its own.
             by: the operator.
             why: the reason.
+
+        Returns:
+            `state`, `done` or `pending`, and `block`, its id.
+
+        Raises:
+            ActionRefused: there is no such block, or the server has none of its own.
         """
         standing = {found["id"]: found for found in self.blocks()}
         if block not in standing:

@@ -241,7 +241,13 @@ def _say_if_silent(operators: Operators) -> None:
 
 
 def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
-    """Print a table as kubectl does. The output may be piped into other commands, so it does not depend on a terminal's width."""
+    """Print a table as kubectl does. The output may be piped into other commands, so it does not depend on a terminal's width.
+
+    Args:
+        rows: the rows, each with all columns.
+        as_json: whether to print all fields of the rows as one JSON list instead.
+        columns: the fields that become columns, in their order.
+    """
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

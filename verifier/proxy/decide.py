@@ -206,6 +206,13 @@ def decide_hello(pod: PodAddresses, host: str, name: str | None, is_tls: bool, p
 
     A tier that may reach any host may hide the name, but not use another protocol.
 
+    Args:
+        pod: the pod that the tunnel belongs to.
+        host: the host that the client asked for.
+        name: the server name in the ClientHello; None: there is not exactly one.
+        is_tls: whether these bytes are a ClientHello at all.
+        policy: the lists of the tiers.
+
     Returns:
         The reason why the tunnel ends, or None.
     """

@@ -32,7 +32,7 @@ class Bucket:
         self._tokens, self._at = rate * BURST_SECONDS, clock()
 
     def take(self, number: float = 1) -> float:
-        """Take tokens. Returns the seconds until the bucket is out of debt."""
+        """Take tokens; 0 takes none. Returns the seconds until the bucket is out of debt."""
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -97,7 +97,15 @@ class Usage:
         return len(self._open.keys() | self._new.keys() | self._bytes.keys())
 
     def admit(self, server: str, verified: bool) -> bool:
-        """Count a new connection if it is within the limits. Returns whether it is."""
+        """Count a new connection if it is within the limits.
+
+        Args:
+            server: the key of the server.
+            verified: whether it has a tier.
+
+        Returns:
+            Whether it is within the limits.
+        """
         if not self._new.setdefault(server, Bucket(self._limits.new_per_second, self._clock)).has():
             return False
         share = 1.0 if verified else UNVERIFIED_SHARE + (0 if self._open[server] else FIRST_SHARE)

@@ -115,7 +115,11 @@ async def read_request(client: socket.socket) -> Asked | None:
 
 
 def read_head(head: h11.Request, connection: h11.Connection) -> Asked:
-    """The request in a head. Raises as `read_request`."""
+    """The request in a head.
+
+    Raises:
+        Refused: as `read_request`.
+    """
     target = head.target.decode("ascii")
     if head.http_version not in (b"1.0", b"1.1"):
         raise bad("The egress proxy speaks HTTP/1.1")

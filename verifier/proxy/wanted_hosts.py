@@ -43,7 +43,8 @@ class WantedHosts:
         self._rows: dict[tuple[str, str], _Row] = {}
 
     def note(self, repository: str, host: str) -> None:
-        """Count a refused request. If the table is full, it replaces the row with the fewest requests."""
+        """Count a request of a server of this repository for this host, which was refused. If the table is full, it replaces the
+        row with the fewest requests."""
         repository = repository[:MOST_CHARACTERS]
         key = repository, host
         if key not in self._rows:

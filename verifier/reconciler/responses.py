@@ -80,7 +80,7 @@ class Responder:
             else:
                 rows.append(self._answer(report) | {"report": identity})
         if unreadable:
-            log.warning("reports that this version cannot read, of which nothing follows: %d", unreadable)
+            log.warning("reports that this version cannot read, and ignores: %d", unreadable)
         self._store.answer_reports([identity for identity, _ in waiting], rows)
 
     def _answer(self, report: Report) -> dict[str, Any]:

@@ -119,8 +119,8 @@ class StopGrace:
     """The time at which the grace of each pod whose lease is over began. An unlock within the grace saves the pod. Any thread may
     call all methods.
 
-    The time is this process' own, so neither a clock that is set forward nor a restart shortens the grace. The grace begins again
-    after Redis or all verifiers were down.
+    `now` is this process' own time in seconds (`time.monotonic`), so neither a clock that is set forward nor a restart shortens the
+    grace. The grace begins again after Redis or all verifiers were down.
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class Decisions(Blocks):
         self._unless_changed(answer)
 
     def grant(self, server: Server, record: Record) -> None:
-        """Give a running server a grant that needs no pass."""
+        """Give a running server a grant that needs no pass. The record names the server's pod by its uid."""
         with unavailable():
             pipe = self._redis.pipeline()
             pipe.set(redis_key(f"unlock:{server.key}"), record.dumps(), ex=UNLOCK_TTL_SECONDS)
@@ -69,7 +69,7 @@ class Decisions(Blocks):
             self._forget_stop(keys=[redis_key(f"stop:{server.key}")], args=[uid])
 
     def pending(self, server: Server, grants: set[str]) -> Pending:
-        """The decisions about a server, and which of them and of `grants` are withdrawn."""
+        """The decisions about a server, and which of them and of `grants`, which are ids, are withdrawn."""
         return self.pending_all({server: grants})[server]
 
     def pending_all(self, asked: Mapping[Server, set[str]]) -> dict[Server, Pending]:

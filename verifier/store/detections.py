@@ -36,13 +36,13 @@ class Detections(Operations):
             return str(pipe.execute()[0])
 
     def waiting_reports(self, most: int) -> list[tuple[str, Report | None]]:
-        """The oldest reports that wait, by id; None for an entry that this version cannot read as a report."""
+        """The oldest reports that wait, at most so many, by id; None for an entry that this version cannot read as a report."""
         with unavailable():
             rows: Any = self._redis.xrange(redis_key("detections"), count=most)
         return [(str(identity), Report.loads(fields.get("report", ""))) for identity, fields in rows]
 
     def answer_reports(self, reports: list[str], detected: list[dict[str, Any]]) -> None:
-        """Forget reports, by id, and keep their outcomes."""
+        """Forget reports, by id, and keep their outcomes: the rows of `egress detections list`."""
         with unavailable():
             pipe = self._redis.pipeline()
             for row in detected:

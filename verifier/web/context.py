@@ -123,7 +123,14 @@ def logged_network(address: str | None) -> str:
 
 
 def log_decision(event: str, tier: str, rule: str, **more: object) -> None:
-    """Log a decision about the current client, and about the server in the request's path if there is one."""
+    """Log a decision about the current client, and about the server in the request's path if there is one.
+
+    Args:
+        event: what was decided, one of the names in docs/logs.md.
+        tier: the tier that follows; empty: none.
+        rule: the rule or the reason.
+        more: further fields of the line.
+    """
     path = request.view_args or {}
     logs.decision(event, **path, client_network=logged_network(request.remote_addr), tier=tier, rule=rule, **more)
 

@@ -209,7 +209,7 @@ def test_unreadable_or_failing_report_holds_up_nothing(worker, cluster, store, i
     add_block = store.add_block
     monkeypatch.setattr(store, "add_block", lambda block, *more: 1 / 0 if "fault" in block.why else add_block(block, *more))
     assert report(worker, store, replace(OF_ALICE, label="fault"), OF_ALICE) == ["failed", "revoked"]
-    assert "reports that this version cannot read, of which nothing follows: 3" in caplog.messages
+    assert "reports that this version cannot read, and ignores: 3" in caplog.messages
     assert [row["uid"] for row in store.detected() if row["outcome"] == "failed"] == ["uid-1"]
     assert value(internal, "binder_egress_detections_total", source="", list="", outcome="failed") == 3
     assert value(internal, "binder_egress_detections_total", source="cryptnono", list="", outcome="failed") == 1

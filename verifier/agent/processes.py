@@ -314,8 +314,10 @@ def _way(process: Path, name: str, steps: Iterator[int]) -> Iterator[int]:
                 kind = os.fstat(following).st_mode
                 if stat.S_ISLNK(kind):
                     links += 1
-                    target = os.readlink("", dir_fd=following)
-                    os.close(following)
+                    try:
+                        target = os.readlink("", dir_fd=following)
+                    finally:
+                        os.close(following)
                     if links > MAX_LINKS:
                         raise OSError("too many links")
                     parts += target.split("/")[::-1]

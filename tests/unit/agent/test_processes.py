@@ -268,6 +268,18 @@ def test_nothing_but_a_file_is_opened(inside):
             read(inside, name)
 
 
+def test_link_that_cannot_be_read_leaves_no_descriptor_open():
+    """A pod can have any number of them: `bash <(…)` goes by `/proc/self`, which leads nowhere from another pod."""
+    with subprocess.Popen(["true"]) as ended:
+        link = f"/proc/{ended.pid}/exe"
+        eventually(lambda: not os.path.exists(link))
+        assert os.path.lexists(link)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError):
+            open_in(Path("/proc/self"), link)
+        assert os.listdir("/proc/self/fd") == before
+
+
 def test_arguments_of_a_process_cost_a_bounded_number_of_steps(tmp_path, monkeypatch):
     """A stranger chooses the paths, and may have thousands of processes."""
     (tmp_path / "a").mkdir()

@@ -6,6 +6,7 @@ Exit codes: 0 done, whether or not there is a proposal; 2 wrong usage, or a file
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +35,8 @@ class Report:
     """
 
     def __init__(self, traffic: Traffic, ranking: list[Score], left_out: dict[str, str], where: str):
-        self.traffic, self.ranking, self.left_out, self.where = traffic, ranking, left_out, where
+        self.traffic, self.left_out, self.where = traffic, left_out, where
+        self.ranking = [score for score in ranking if not score.spared]
         self.bans: list[Ban] = bans(ranking)
         self.specs = banned_specs(self.bans)
         self.networks = ban_networks(traffic, ranking)
@@ -170,7 +172,7 @@ def propose_bans(
         ask(traffic, prometheus)
     traffic.settle()
     ranking, left_out = scores(traffic)
-    ranking = [one for one in ranking if not any(repositories.covers(pattern, one.repository.name) for pattern in spared)]
+    ranking = [replace(one, spared=any(repositories.covers(pattern, one.repository.name) for pattern in spared)) for one in ranking]
     report = Report(traffic, ranking, left_out, where)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))

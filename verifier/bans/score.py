@@ -59,10 +59,12 @@ class Score:
     Attributes:
         repository: the repository.
         parts: the parts that could be judged, by name.
+        spared: whether the operator says not to propose it (`--except`). Its launches still count for its owner and its networks.
     """
 
     repository: Repository
     parts: dict[str, Part]
+    spared: bool = False
 
     @property
     def points(self) -> float:
@@ -71,8 +73,8 @@ class Score:
 
     @property
     def proposed(self) -> bool:
-        """Whether the score is high enough to propose a ban."""
-        return self.points >= PROPOSED_FROM and self.repository.launches >= MIN_LAUNCHES
+        """Whether the score is high enough to propose a ban, and the repository is not spared."""
+        return not self.spared and self.points >= PROPOSED_FROM and self.repository.launches >= MIN_LAUNCHES
 
 
 Judged = dict[str, Part] | None

@@ -71,6 +71,19 @@ def test_excepted_repository_is_not_proposed(run, files):
     assert "github.com/eve" not in run(*files, *UNTIL, "--except", "https://github.com/Eve/*")[1]
 
 
+def test_excepted_repository_is_in_no_ban_of_its_owner(run, files, tmp_path):
+    course = made.SCRIPT.replace("fast-", "slow-")
+    # Names of users and pods begin with that of the repository.
+    (tmp_path / "more.log").write_text(Path(files[0]).read_text().replace("fast-", "slow-"))
+    more = (*files, str(tmp_path / "more.log"), *UNTIL, "--json")
+    assert json.loads(run(*more)[1])["banned_specs"]["GitHubRepoProvider"] == ["^eve/.*"]
+    found = json.loads(run(*more, "--except", course)[1])
+    (pattern,) = found["banned_specs"]["GitHubRepoProvider"]
+    assert re.match(pattern, made.SCRIPT.partition("/")[2]) and not re.match(pattern, course.partition("/")[2])
+    assert found["egress_block"][0].endswith(f"-- repository {made.SCRIPT}")
+    assert course not in {row["repository"] for row in found["repositories"]}
+
+
 def test_alert_is_one_line_that_an_alerter_matches(run, files):
     """The same as mybinder's alerter: a regular expression for the line, and fields of its JSON."""
     (rule,) = yaml.safe_load(section("docs/bans.md", "An alert", "yaml")[0])["k8s-log-alerter-zulip"]["rules"].values()

@@ -3,6 +3,7 @@
 import re
 import shlex
 import string
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -176,6 +177,13 @@ def test_networks_are_proposed_where_nearly_nothing_else_comes_from():
         scored("github.com/good/class", 10, networks={"198.51.100.0/24": 2, "203.0.113.0/24": 3}),
     ]
     assert ban_networks(Traffic(0, 1), found) == {"198.51.100.0/24": NETWORK_LABEL, "2001:db8::/48": NETWORK_LABEL}
+
+
+def test_network_of_a_spared_repository_is_not_proposed():
+    shared = "198.51.100.0/24"
+    bad, course = scored("github.com/eve/a", networks={shared: 10}), scored("github.com/uni/course", 60, networks={shared: 200})
+    assert ban_networks(Traffic(0, 1), [bad, course]) == {shared: NETWORK_LABEL}
+    assert ban_networks(Traffic(0, 1), [bad, replace(course, spared=True)]) == {}
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "198.51.0.0/23", "::/0", "2001:db8::/47"])

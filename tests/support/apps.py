@@ -98,6 +98,8 @@ class RedisServer:
 
 
 PATIENT = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 from verifier.store import connection
 from verifier.web import servers
 connection.TIMEOUT_SECONDS = 10.0
@@ -105,7 +107,8 @@ servers.UNLOCK_WAIT_SECONDS = {unlock_wait_seconds}
 from verifier.cli import main
 main()
 """
-"""The program of a process that waits longer for Redis than the product's half a second, because CI machines are slow."""
+"""The program of a process that waits longer for Redis than the product's half a second, because CI machines are slow. Its soft
+limit of open files is that of a container."""
 
 
 PATIENT_UNLOCK_SECONDS = 15.0

@@ -18,7 +18,7 @@ from werkzeug.test import EnvironBuilder
 from tests.support.apps import API_TOKEN, CLIENT, DIRECT, VerifierProcess, is_withdrawn
 from verifier.store.redeeming import MOVES
 from verifier.web.context import place_given_back
-from verifier.web.gunicorn import RECEIVE_SECONDS, Server, Threads
+from verifier.web.gunicorn import MAX_HEAD_BYTES, RECEIVE_SECONDS, Server, Threads
 
 WITHOUT_IPV6 = """
 import errno, os, socket
@@ -36,15 +36,21 @@ socket.socket.__init__ = refuse
 
 
 @pytest.fixture(scope="module")
-def verifier(_redis_server):
-    """Starts a verifier; returns its public and its in-cluster address."""
+def process(_redis_server):
+    """A verifier."""
     _redis_server.start()
     process = VerifierProcess(_redis_server)
-    yield process.public, process.internal
+    yield process
     lines = [json.loads(line) for line in process.stop()]
     assert {"time", "level", "message"} <= lines[0].keys()
     # Malformed requests were among those that the tests sent.
     assert not [line for line in lines if "Invalid request" in line["message"]]
+
+
+@pytest.fixture(scope="module")
+def verifier(process):
+    """The verifier's public and its in-cluster address."""
+    return process.public, process.internal
 
 
 @pytest.fixture(autouse=True)
@@ -235,10 +241,23 @@ def test_thousand_kept_connections_delay_nobody(verifier, open_slow):
     assert_prompt(verifier)
 
 
-def test_thousand_public_connections_delay_nobody(verifier, open_slow):
-    """Open as many connections as gunicorn accepts on all ports together, each with half a request."""
-    open_slow(1100, SLOW["in a body"])
+@pytest.mark.parametrize("sent", [SLOW["in a body"], b""], ids=["with half a request", "with nothing"])
+def test_thousand_public_connections_delay_nobody(process, verifier, open_slow, sent):
+    """Open as many connections as gunicorn accepts on all ports together."""
+    before = process.processes()
+    open_slow(1100, sent)
     assert_prompt(verifier)
+    assert process.processes() == before
+
+
+def test_headers_have_a_limit(verifier):
+    """Those of a browser with many cookies stay within it. Without it, the headers of many connections would fill memory."""
+    address = f"{verifier[0]}/egress/challenge"
+    assert ask(address, Cookie="x" * 8000)[0] == 200
+    half = {f"X-{number}": "x" * 4000 for number in range(MAX_HEAD_BYTES // 4000 // 2)}
+    assert ask(address, **half)[0] == 200
+    more = {f"X-{number}": "x" * 4000 for number in range(MAX_HEAD_BYTES // 4000 * 2)}
+    assert ask(address, **more)[0] == 431
 
 
 def test_gunicorn_makes_no_line_of_log_for_a_request():

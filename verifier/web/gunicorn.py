@@ -1,9 +1,10 @@
 """How verifier and receiver are served: gunicorn, one process, with slow strangers kept apart from everybody else.
 
-Decisions: D-082, D-089, D-090, D-240.
+Decisions: D-082, D-089, D-090, D-240, D-408.
 """
 
 import io
+import resource
 import select
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
+from gunicorn.http import Request, RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .. import logs
@@ -28,6 +30,10 @@ ingresses send it in one go; one that passes bodies on as they arrive adds a rou
 REQUEST_LIMIT_SECONDS = 15.0
 """How long a request to the public port may take, including sending the answer. The slowest normal one takes 10 s: a solution whose
 captcha provider answers late (`siteverify.ASK_LIMIT_SECONDS`)."""
+
+MAX_HEAD_BYTES = 32 * 1024
+"""The most bytes of a request's headers. nginx passes on as many (`large_client_header_buffers`). gunicorn's limits allow 800 kB,
+with which 500 connections would fill this container's memory (D-408)."""
 
 PUBLIC_CONNECTIONS = 500
 """The most connections of the public port with a request under way. gunicorn accepts 1,000 (`worker_connections`) on both ports
@@ -196,6 +202,16 @@ def _end(sock: socket.socket, how: int) -> None:
         sock.shutdown(how)
 
 
+class _Head(Request):  # type: ignore[misc]  # gunicorn has no types
+    def parse(self, unreader: Any) -> Any:
+        self.max_buffer_headers = MAX_HEAD_BYTES
+        return super().parse(unreader)
+
+
+class _Parser(RequestParser):  # type: ignore[misc]  # gunicorn has no types
+    mesg_class = _Head
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's threaded worker, with the pools of `Threads`."""
 
@@ -220,6 +236,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
         gunicorn closes it in the thread that accepts connections, and waits there up to 2 s for the client to close it too.
         """
+        if conn.parser is None:
+            conn.parser = _Parser(conn.cfg, conn.sock, conn.client)
         kept = super().handle(conn)
         if kept is False:
             conn.close(graceful=True)
@@ -263,6 +281,14 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self.make_threads = make_threads
         self._begin = begin
         super().__init__()
+
+    def run(self) -> None:
+        """Serve until the process is told to stop."""
+        # A connection that has sent nothing yet takes two files (gunicorn's `wait_for_data`), and a container's soft limit may be
+        # 1,024. Without a file for a new connection, gunicorn's worker ends.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        super().run()
 
     def load_config(self) -> None:
         """Give gunicorn its settings."""

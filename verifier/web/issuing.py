@@ -163,7 +163,7 @@ def from_api_key() -> Pass:
         services().metrics.api_keys.labels("", "wrong" if wait is None else "too-many").inc()
         if wait is not None:
             raise Problem("too-many-wrong-keys", "Do not repeat a key that was refused. See what it should be.", wait)
-        log_decision("pass", UNVERIFIED, "wrong-key")
+        log_refusal("pass", UNVERIFIED, "wrong-key")
         raise Problem("key-refused", "Copy the key as a whole. If it is whole, ask the operators of this site for another one.")
 
     attempt = _Attempt("pass", services().metrics.api_keys, {"key": key.name})

@@ -13,6 +13,7 @@ from verifier.api_keys import (
     WRONG_KEYS_WINDOW_SECONDS,
     WrongKeys,
 )
+from verifier.logs import MAX_LINES
 
 
 def test_all_wrong_keys_get_the_same_answer_and_cost_no_call_to_redis(site, redis_server):
@@ -37,13 +38,21 @@ def test_wrong_keys_are_logged_up_to_a_limit_and_never_in_full(site, caplog):
         assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_WINDOW_SECONDS
         # Neighbours behind the same address are not shut out, and others are not counted with them.
         assert site.ask(key).status_code == 201
-        assert site.ask(wrong, client=public_client(site.services, "198.51.100.8")).status_code == 401
+        assert site.ask(wrong, client=public_client(site.services, "192.0.2.8")).status_code == 401
     logged = [record.fields for record in caplog.records if record.getMessage() == "pass" and record.fields["rule"] == "wrong-key"]
     assert len(logged) == MAX_WRONG_KEYS + 1
     text = " ".join(f"{record.getMessage()} {getattr(record, 'fields', '')}" for record in caplog.records)
     assert wrong not in text and key not in text and key[-40:] not in text
     assert site.metric("binder_egress_api_key_requests_total", key="", outcome="wrong") == MAX_WRONG_KEYS + 1
     assert site.metric("binder_egress_api_key_requests_total", key="", outcome="too-many") == 4
+
+
+def test_wrong_keys_from_many_networks_of_one_customer_are_logged_up_to_a_limit(site, caplog):
+    wrong = wrong_keys(site.add())[6]
+    with caplog.at_level(logging.INFO):
+        for number in range(MAX_LINES + 5):
+            assert site.ask(wrong, client=public_client(site.services, f"2001:db8:1:{number:x}::1")).status_code == 401
+    assert len([record for record in caplog.records if record.getMessage() == "pass"]) == MAX_LINES
 
 
 def test_wrong_keys_are_forgotten_and_take_bounded_memory():
